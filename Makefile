@@ -1,0 +1,50 @@
+# The two commands that matter: `make demo` and `make test`. Each sets up what it needs in a fresh clone.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Spinning OpenMP threads make small tensor code many times slower where cores are shared.
+export OMP_WAIT_POLICY = PASSIVE
+export HF_HUB_OFFLINE = 1
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: demo test check lint types slow gpu sheet clean
+
+demo: $(VENV)/.demo
+	@$(BIN)/python tools/demo.py out/demo
+
+test: check
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+check: lint types
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+# What takes minutes: every scene of the packaged model's card, long runs.
+slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -m slow
+
+gpu: $(VENV)/.dev
+	$(BIN)/python -m pytest -q tests/gpu
+
+# The contact sheet in the README.
+sheet: $(VENV)/.dev
+	$(BIN)/python -m tools.sheet docs/images/sheet.jpg
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) install -c constraints.txt -e ".[torch]"
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) install -c constraints.txt -e ".[torch,oracle,dev]"
+	@touch $@ $(VENV)/.demo
+
+clean:
+	rm -rf out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
