@@ -1,0 +1,175 @@
+"""What a backend is: a function that opens a session, and a session of five methods.
+
+No backend inherits from another. The denoising loop (:mod:`inlay.engine.lanes`) speaks to sessions only,
+in numpy arrays and opaque handles; nothing on this side of the protocol knows a tensor.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from inlay.errors import BackendError
+from inlay.schedulers import Table
+
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "Conditioning",
+    "Inputs",
+    "Opening",
+    "Runtime",
+    "Session",
+    "State",
+    "Step",
+    "choose",
+]
+
+# Handles that only the session that made them can read.
+Conditioning = Any
+State = Any
+
+BACKENDS = {
+    "torch": "inlay.backends.torch.session:TorchBackend",
+    "null": "inlay.backends.null:NullBackend",
+}
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What a session is opened on.
+
+    Attributes:
+        model: the registry id, for messages.
+        folder: diffusers folder, already verified.
+        in_channels, latent_channels, factor: as the model's family promises; checked against the files.
+    """
+
+    model: str
+    folder: Path
+    in_channels: int
+    latent_channels: int
+    factor: int
+    vae_folder: Path | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """What one request's pictures have in common, before any of it is encoded.
+
+    Attributes:
+        guidance_scale: 1 evaluates the conditional half only.
+        clip_skip: 1 is the text encoder's last layer.
+        image: uint8 ``[h, w, 3]`` at generation size.
+        mask: bool ``[h, w]``, True is repainted.
+        latent_mask: float32 ``[h / factor, w / factor]`` of 0 and 1.
+        noise_fill: start the masked area from noise alone, whatever the strength.
+    """
+
+    prompt: str
+    negative_prompt: str
+    clip_skip: int
+    guidance_scale: float
+    image: np.ndarray
+    mask: np.ndarray
+    latent_mask: np.ndarray
+    noise_fill: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One lane's share of one evaluation: its state, its table row and the row's fresh noise, if any."""
+
+    state: State
+    row: int
+    noise: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What ran: recorded in every result.
+
+    Attributes:
+        deterministic: each lane's bits do not depend on its company.
+    """
+
+    backend: str
+    device: str
+    dtype: str
+    deterministic: bool
+    versions: tuple[tuple[str, str], ...] = ()
+
+
+class Session(Protocol):
+    """One opened model on one device. Used from one thread at a time."""
+
+    runtime: Runtime
+
+    def encode(self, inputs: Inputs) -> tuple[Conditioning, tuple[str, ...]]:
+        """Encode prompts, image and mask once for all pictures of a request; second: warnings."""
+        ...
+
+    def start(self, conditioning: Conditioning, table: Table, noise: np.ndarray) -> State:
+        """A lane's state before its first row; ``noise`` is float32 unit variance, latent-shaped."""
+        ...
+
+    def advance(self, steps: Sequence[Step]) -> None:
+        """One network evaluation for all of them, then each lane's own table row, in place."""
+        ...
+
+    def decode(self, states: Sequence[State]) -> list[np.ndarray]:
+        """Pictures of finished lanes: uint8 ``[h, w, 3]`` each."""
+        ...
+
+    def close(self) -> None:
+        """Release the device's memory."""
+        ...
+
+
+class Backend(Protocol):
+    """A kind of engine on a kind of device. ``slots``: lanes that a batch holds by default on it."""
+
+    device: str
+    slots: int
+
+    def __init__(self, device: str, deterministic: bool | None) -> None: ...
+
+    def open(self, opening: Opening) -> Session:
+        """Load a model."""
+        ...
+
+
+def choose(backend: str, device: str, deterministic: bool | None) -> Backend:
+    """The backend that the names mean, on its device. ``auto`` is the only thing that may choose.
+
+    Raises:
+        BackendError: an unknown name, a package that is missing, a device that is not there.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise BackendError(f"device must be auto, cpu, cuda or cuda:N, not {device!r}")
+    if backend == "auto":
+        if find_spec("torch") is None:
+            raise BackendError("no backend is installed: pip install 'inlay[torch]'")
+        backend = "torch"
+    if backend not in BACKENDS:
+        raise BackendError(f"backend must be one of auto, {', '.join(sorted(BACKENDS))}, not {backend!r}")
+    return _load(backend)(device, deterministic)
+
+
+def _load(name: str) -> type[Backend]:
+    """Import a backend; a package that is missing is named with the extra that brings it."""
+    module, _, attribute = BACKENDS[name].partition(":")
+    try:
+        found: type[Backend] = getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as exc:
+        raise BackendError(
+            f"backend {name} needs the package {exc.name}, which is not installed: pip install 'inlay[{name}]'"
+        ) from exc
+    return found

@@ -1,0 +1,1 @@
+"""PyTorch, on CUDA or on the CPU, with our own networks."""

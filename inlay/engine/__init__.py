@@ -1,0 +1,1 @@
+"""The backend-neutral heart: request, plan, canvas, noise, lanes. No torch import anywhere in this folder."""

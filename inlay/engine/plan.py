@@ -1,0 +1,199 @@
+"""``Plan``: what will be done, as frozen data. Equal plans give equal pictures.
+
+A plan holds numbers, strings, tuples and hashes: no tensors, no callables, and no ``None`` that means
+"the default". It says which model (by hash), which part of which picture (by hash), which solver table
+(by name and options), and every seed. :meth:`Plan.to_dict` is its JSON.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = [
+    "PLAN_VERSION",
+    "Adapter",
+    "CanvasPlan",
+    "Geometry",
+    "ModelPlan",
+    "Plan",
+    "PromptPlan",
+    "SamplerPlan",
+]
+
+# Raised whenever an equal plan would give another picture.
+PLAN_VERSION = 1
+
+
+Size = tuple[int, int]
+Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Every size and position of one request, in pixels; sizes are ``(width, height)``.
+
+    Attributes:
+        width, height: generation size, multiples of 8.
+        source: the picture as it came, upright.
+        working: the picture that is composited into, and the output: ``source``, or the fixed size.
+        crop: ``(x0, y0, x1, y1)`` of the generated area in the working picture.
+        resized: size of the crop as generated.
+        offset: ``(x, y)`` of the resized crop in the generated picture; the rest is padding.
+    """
+
+    width: int
+    height: int
+    source: Size
+    working: Size
+    crop: Box
+    resized: Size
+    offset: Size
+
+    @property
+    def output(self) -> Size:
+        """Size of the finished picture."""
+        return self.working
+
+    @property
+    def crop_size(self) -> Size:
+        """Size of the crop in the working picture."""
+        return self.crop[2] - self.crop[0], self.crop[3] - self.crop[1]
+
+    @property
+    def scale(self) -> float:
+        """Generated pixels per working pixel."""
+        return max(self.resized) / max(self.crop_size)
+
+    @property
+    def padding(self) -> Box:
+        """Padded pixels: left, top, right, bottom."""
+        (x, y), (width, height) = self.offset, self.resized
+        return x, y, self.width - x - width, self.height - y - height
+
+
+@dataclass(frozen=True)
+class CanvasPlan:
+    """Which pixels, and how they are read and put back.
+
+    Attributes:
+        image_sha256, mask_sha256: of the normalised pictures, however they arrived.
+        The others are the request's, resolved; ``mask_padding`` -1 generates the whole picture.
+    """
+
+    geometry: Geometry
+    image_sha256: str
+    mask_sha256: str
+    mask_source: str
+    invert_mask: bool
+    mask_dilate: int
+    mask_blur: float
+    mask_padding: int
+    masked_content: str
+    color_match: bool
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One adapter: registry id, content hash, strength."""
+
+    id: str
+    sha256: str
+    strength: float
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """The resolved registry entry. ``vae`` is its own ("model") or the id and hash of another."""
+
+    id: str
+    family: str
+    sha256: str
+    in_channels: int
+    latent_channels: int
+    factor: int
+    vae: str = "model"
+    adapters: tuple[Adapter, ...] = ()
+
+
+@dataclass(frozen=True)
+class PromptPlan:
+    """Texts as they will be encoded. ``asked`` is the caller's prompt before any template."""
+
+    prompt: str
+    negative_prompt: str
+    asked: str
+    clip_skip: int
+
+
+@dataclass(frozen=True)
+class SamplerPlan:
+    """The solver table's name and options, and what follows from them.
+
+    Attributes:
+        karras: as asked; ``karras_applied`` says whether it means anything for this scheduler.
+        schedule: the model's noise schedule, sorted (name, value) pairs.
+        evaluations: network evaluations for one picture (rows of the table); 0 returns the input.
+        notes: what the table wants the result to say.
+    """
+
+    scheduler: str
+    steps: int
+    strength: float
+    karras: bool
+    karras_applied: bool
+    algorithm_type: str
+    schedule: tuple[tuple[str, Any], ...]
+    evaluations: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that determines the pictures of one request.
+
+    Attributes:
+        seeds: one for each picture.
+        token_merging: ratio of merged tokens, 0 is off.
+        safety: id of the checker, "off" without one; ``safety_action`` is what a finding does.
+    """
+
+    model: ModelPlan
+    canvas: CanvasPlan
+    prompt: PromptPlan
+    sampler: SamplerPlan
+    guidance_scale: float
+    seeds: tuple[int, ...]
+    token_merging: float = 0.0
+    safety: str = "off"
+    safety_action: str = "sensitive_content_text"
+    version: int = PLAN_VERSION
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """``(channels, height, width)`` of one picture's latents."""
+        geometry, model = self.canvas.geometry, self.model
+        return (model.latent_channels, geometry.height // model.factor, geometry.width // model.factor)
+
+    @property
+    def group(self) -> tuple[Any, ...]:
+        """What must be equal for the pictures of two plans to share a network evaluation."""
+        guided = self.guidance_scale > 1
+        return (self.model, self.latent_shape, guided, self.token_merging)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the canonical JSON: equal plans, equal hashes."""
+        text = json.dumps(self.to_dict(), sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-able values."""
+        return dataclasses.asdict(self)
+
+    def to_json(self, indent: int | None = 2) -> str:
+        """The plan as JSON text."""
+        return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False)

@@ -1,0 +1,132 @@
+"""``InpaintRequest``: what the caller asked for, in the field's standard names.
+
+One canonical request. Documented payloads of hosted endpoints are turned into it by the dialects; keyword
+arguments and the command line make it directly. ``None`` means "the model's default"; the resolver
+(:mod:`inlay.engine.resolve`) replaces every ``None`` once.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, StrictBool, ValidationError
+
+from inlay.engine.noise import MAX_SEED
+from inlay.engine.schema import describe
+from inlay.errors import RequestError
+
+__all__ = ["InpaintRequest", "Lora"]
+
+
+def _as_int(value: Any) -> Any:
+    """numpy's integers are integers too; a boolean is not, nor is 2.0."""
+    is_index = hasattr(value, "__index__") and not isinstance(value, bool)
+    return operator.index(value) if is_index else value
+
+
+Whole = BeforeValidator(_as_int)
+Number = Annotated[float, Strict()]
+Side = Annotated[int, Strict(), Field(ge=64, le=2048), Whole]
+
+
+class Lora(BaseModel):
+    """One low-rank adapter of the registry and its strength."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    id: str = Field(min_length=1)
+    strength: Annotated[float, Field(ge=-2.0, le=2.0)] = 1.0
+
+
+class InpaintRequest(BaseModel):
+    """One inpainting request: 1 to 4 pictures from one image, one mask and one prompt.
+
+    Attributes:
+        prompt, negative_prompt: text; the empty prompt asks to continue the background.
+        model: id or alias in the registry; None takes the registry's default.
+        init_image, mask_image: path, ``PIL.Image``, numpy array, bytes, data URI or raw base64. White
+            (128 and above) in the mask is repainted.
+        width, height: generation size in pixels, 64 … 2048; None follows the image.
+        fit_output: True makes the output exactly ``width`` × ``height``, the image resized to it, as the
+            hosted endpoints do; False keeps the input's size.
+        samples: 1 … 4 pictures; picture *i* has seed ``seed + i``.
+        steps: 1 … 150 of the scheduler's own steps; ``int(steps · strength)`` of them are run.
+        guidance_scale: 1 … 20, classifier-free guidance (Ho & Salimans 2022); 1 is without.
+        strength: 0 … 1, how much of the masked area's content is replaced; 0 returns the input.
+        scheduler, karras_sigmas, algorithm_type: see :mod:`inlay.schedulers`.
+        clip_skip: 1 … 8 in the hosted services' sense: 1 is the text encoder's last layer.
+        seed: 0 … 2**63 - 1; None draws one and reports it.
+        token_merging: None or False off, True the model's ratio, or a ratio 0 … 0.75.
+        mask_blur: feather of the paste-back, pixels of the output. mask_dilate: growth of the mask,
+            pixels. mask_padding: pixels around the mask; set, only the mask's surroundings are generated.
+        masked_content: what stands under the mask before denoising.
+        color_match: match the generated colours to the seam's surroundings.
+        negative numbers, infinities, NaN and unknown fields are refused.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, arbitrary_types_allowed=True, validate_default=False
+    )
+
+    prompt: str = ""
+    negative_prompt: str = ""
+    model: str | None = None
+    init_image: Any = None
+    mask_image: Any = None
+    width: Side | None = None
+    height: Side | None = None
+    fit_output: StrictBool = False
+    samples: Annotated[int, Strict(), Field(ge=1, le=4), Whole] = 1
+    steps: Annotated[int, Strict(), Field(ge=1, le=150), Whole] | None = None
+    guidance_scale: Annotated[Number, Field(ge=1, le=20)] = 7.5
+    strength: Annotated[Number, Field(ge=0, le=1)] = 0.7
+    scheduler: str | None = None
+    karras_sigmas: StrictBool = True
+    algorithm_type: str | None = None
+    clip_skip: Annotated[int, Strict(), Field(ge=1, le=8), Whole] = 2
+    seed: Annotated[int, Strict(), Field(ge=0, le=MAX_SEED), Whole] | None = None
+    loras: tuple[Lora, ...] = ()
+    vae: str | None = None
+    ip_adapter: str | None = None
+    token_merging: StrictBool | Annotated[Number, Field(ge=0, le=0.75)] | None = None
+    safety_checker: StrictBool = False
+    safety_action: Literal["blur", "pixelate", "black", "sensitive_content_text"] = "sensitive_content_text"
+    enhance_prompt: StrictBool = False
+    mask_blur: Annotated[Number, Field(ge=0, le=64)] = 4.0
+    mask_dilate: Annotated[int, Strict(), Field(ge=0, le=256), Whole] = 0
+    mask_padding: Annotated[int, Strict(), Field(ge=0, le=1024), Whole] | None = None
+    mask_source: Literal["auto", "luma", "alpha"] = "auto"
+    invert_mask: StrictBool = False
+    masked_content: Literal["original", "fill", "noise", "blank"] = "original"
+    color_match: StrictBool = False
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as exc:
+            raise _translated(exc) from exc
+
+    @classmethod
+    def parse(cls, fields: Mapping[str, Any]) -> Self:
+        """A request from a JSON object; raises :class:`RequestError` naming the first field that is wrong."""
+        if not isinstance(fields, Mapping):
+            raise RequestError("request", type(fields).__name__, "a JSON object")
+        return cls(**{str(key): value for key, value in fields.items()})
+
+
+def _translated(exc: ValidationError) -> RequestError:
+    """The first problem pydantic found, as one of ours: field, value, what is allowed."""
+    problem = exc.errors(include_url=False)[0]
+    path = [str(part) for part in problem["loc"]]
+    field = path[0] if path else "request"
+    if problem["type"] == "extra_forbidden" and len(path) == 1:
+        known = ", ".join(sorted(InpaintRequest.model_fields))
+        return RequestError(field, message=f"{field} is not a field of a request; known fields: {known}")
+    # The sentence is read off the field's own declaration, so that it cannot go stale.
+    allowed = (
+        describe(InpaintRequest, field)
+        if field != "loras"
+        else problem["msg"].removeprefix("Input should be ")
+    )
+    return RequestError(".".join(path) if field == "loras" else field, problem.get("input"), allowed)

@@ -1,0 +1,36 @@
+"""Shared by all tests: quiet, offline, one thread for each test worker, and where real data lies."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+
+PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "inpainting"
+
+
+@pytest.fixture(scope="session")
+def photos() -> list[tuple[Path, Path]]:
+    """The four photographs with their masks; skipped, with the reason, where they are absent."""
+    pairs = [(path, path.with_name(f"{path.stem}_mask.png")) for path in sorted(PHOTOS.glob("*.png"))]
+    pairs = [(image, mask) for image, mask in pairs if mask.exists()]
+    if not pairs:
+        pytest.skip(f"the real photographs are not there: {PHOTOS}")
+    return pairs
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Test workers share the cores; two of them with two threads each would fight."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        try:
+            import torch
+        except ModuleNotFoundError:
+            return
+        torch.set_num_threads(1)
