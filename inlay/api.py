@@ -1,0 +1,24 @@
+"""Functions of the public API that are not methods of an engine."""
+
+from __future__ import annotations
+
+import os
+
+from inlay.engine.plan import Plan
+from inlay.engine.registry import Registry
+from inlay.engine.request import InpaintRequest
+from inlay.engine.resolve import resolve
+
+__all__ = ["plan"]
+
+
+def plan(request: InpaintRequest, weights: str | os.PathLike[str] | None = None) -> Plan:
+    """What running ``request`` would do, without torch and without reading weights.
+
+    Args:
+        weights: path of a ``weights.toml`` whose entries go before all others.
+
+    Raises:
+        RequestError, WeightsError: what running it would raise before anything is computed.
+    """
+    return resolve(request, Registry(weights)).plan

@@ -1,0 +1,145 @@
+"""``Engine``: owns a device, opens models, runs plans, streams progress, cancels.
+
+One worker thread runs the lanes. ``run``, ``stream`` and ``submit`` may be called from any thread; the
+pictures of all their requests share batches.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Self
+
+from inlay.backends.protocol import choose
+from inlay.engine.registry import Registry
+from inlay.engine.request import InpaintRequest
+from inlay.engine.resolve import resolve
+from inlay.engine.result import Progress, Result
+from inlay.engine.ticket import Ticket
+from inlay.engine.worker import Worker
+from inlay.errors import BackendError, RequestError
+
+__all__ = ["Engine"]
+
+
+class Engine:
+    """A local inpainting engine on one device.
+
+    Args:
+        backend: ``auto``, or a name of :data:`inlay.backends.protocol.BACKENDS`. ``auto`` is CUDA with
+            torch where there is a GPU, else torch on the CPU.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        weights: path of a ``weights.toml`` whose entries go before all others.
+        slots: pictures evaluated together; None takes what suits the device.
+        deterministic: True makes a picture's bits independent of its company; None is True on a CPU,
+            where it costs nothing.
+
+    Raises:
+        BackendError: a backend, package or device that is not there.
+        WeightsError: a registry that cannot be read.
+    """
+
+    def __init__(
+        self,
+        backend: str = "auto",
+        device: str = "auto",
+        weights: str | os.PathLike[str] | None = None,
+        *,
+        slots: int | None = None,
+        deterministic: bool | None = None,
+    ) -> None:
+        if slots is not None and (
+            isinstance(slots, bool) or not isinstance(slots, int) or not 1 <= slots <= 64
+        ):
+            raise RequestError("slots", slots, "an integer between 1 and 64")
+        self.registry = Registry(weights)
+        self._worker = Worker(choose(backend, device, deterministic), slots)
+        self._inbox: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def run(self, request: InpaintRequest) -> Result:
+        """Run one request and wait for its pictures; raises what :meth:`submit` and the run raise."""
+        ticket = self.submit(request)
+        try:
+            return ticket.result()
+        except BaseException:
+            ticket.cancel()  # an interrupted caller does not want the rest computed
+            raise
+
+    def stream(self, request: InpaintRequest) -> Iterator[Progress | Result]:
+        """``Progress`` after each evaluation, then the ``Result``. Closing the iterator cancels."""
+        ticket = self.submit(request)
+        try:
+            yield from ticket.progress()
+            yield ticket.result()
+        finally:
+            ticket.cancel()
+
+    def submit(self, request: InpaintRequest) -> Ticket:
+        """Queue one request and return its future.
+
+        Returns:
+            a :class:`concurrent.futures.Future` of the :class:`Result`; its ``cancel()`` also works while
+            it runs, between two evaluations, and nothing is decoded after it.
+
+        Raises:
+            RequestError, WeightsError: what is wrong with the request itself, at once.
+            BackendError: the engine is closed.
+        """
+        began = time.perf_counter()
+        resolved = resolve(request, self.registry)
+        ticket = Ticket(resolved, began)
+        with self._lock:
+            if self._closed:
+                raise BackendError("the engine is closed")
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="inlay-engine", daemon=True)
+                self._thread.start()
+            self._inbox.put(ticket)
+        return ticket
+
+    def close(self, cancel: bool = False) -> None:
+        """Finish (or cancel) what is in flight, then release the device. May be called twice."""
+        with self._lock:
+            first, self._closed = not self._closed, True
+            thread = self._thread
+        if cancel:
+            self._worker.cancel_all = True
+        if thread is not None:
+            if first:
+                self._inbox.put(None)
+            thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(cancel=kind is not None)
+
+    def _work(self) -> None:
+        """Until closed: take what has arrived, then one turn of the lanes."""
+        is_open = True
+        while is_open or self._worker.busy:
+            is_open = self._take(is_open)
+            self._worker.turn()
+        self._worker.close()
+
+    def _take(self, is_open: bool) -> bool:
+        """Admit everything that waits; block only where there is nothing else to do."""
+        while is_open:
+            try:
+                ticket = self._inbox.get(block=not self._worker.busy)
+            except queue.Empty:
+                return True
+            if ticket is None:
+                return False
+            self._worker.add(ticket)
+        return False

@@ -1,0 +1,73 @@
+"""What comes back: pictures, seeds, effective parameters, timings, and what ran."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import Image
+
+from inlay.backends.protocol import Runtime
+from inlay.engine.plan import Plan
+
+__all__ = ["Progress", "Result"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a request is: ``step`` of ``steps`` network evaluations are done for every picture of it."""
+
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """The pictures of one request.
+
+    Attributes:
+        images: finished pictures, one for each sample; outside the feathered mask they are the input's
+            bytes.
+        generated: what the network drew, before paste-back, at generation size.
+        seeds: one for each picture.
+        plan: what was done.
+        timings: seconds by stage: ``resolve``, ``encode``, ``denoise`` (waiting for a slot left out, the
+            company's share of each evaluation left in), ``decode``, ``paste``, ``total``.
+        runtime: backend, device, dtype, package versions; None where nothing had to run.
+        warnings: everything that the caller should know.
+    """
+
+    images: list[Image.Image]
+    generated: list[Image.Image]
+    seeds: tuple[int, ...]
+    plan: Plan
+    timings: Mapping[str, float] = field(default_factory=dict)
+    runtime: Runtime | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """Effective parameters, in the names of a request."""
+        plan, sampler = self.plan, self.plan.sampler
+        return {
+            "prompt": plan.prompt.prompt,
+            "negative_prompt": plan.prompt.negative_prompt,
+            "model": plan.model.id,
+            "model_hash": plan.model.sha256,
+            "width": plan.canvas.geometry.width,
+            "height": plan.canvas.geometry.height,
+            "samples": len(plan.seeds),
+            "seed": plan.seeds[0],
+            "steps": sampler.steps,
+            "evaluations": sampler.evaluations,
+            "guidance_scale": plan.guidance_scale,
+            "strength": sampler.strength,
+            "scheduler": sampler.scheduler,
+            "karras_sigmas": sampler.karras,
+            "algorithm_type": sampler.algorithm_type,
+            "clip_skip": plan.prompt.clip_skip,
+            "token_merging": plan.token_merging,
+            "backend": self.runtime.backend if self.runtime else "",
+            "device": self.runtime.device if self.runtime else "",
+        }

@@ -1,0 +1,201 @@
+"""What the engine's thread does: requests → lanes → turns → pictures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image
+
+from inlay.backends.protocol import Backend, Conditioning, Opening, Session
+from inlay.engine.lanes import Lane, Lanes
+from inlay.engine.registry import ModelEntry
+from inlay.engine.resolve import table_of
+from inlay.engine.result import Result
+from inlay.engine.ticket import Ticket
+from inlay.engine.weights import check
+
+__all__ = ["Worker"]
+
+T = TypeVar("T")
+
+# Turns that a group may keep the device while requests for another model or size wait; about two
+# ordinary requests, so that a rare size is not starved and weights are not switched for every picture.
+PATIENCE = 50
+# Models kept open; more are closed, the longest unused first, as soon as no lane needs them.
+OPEN_MODELS = 2
+
+
+class Worker:
+    """Runs lanes on one backend. All methods but ``cancel_all`` belong to the engine's thread."""
+
+    def __init__(self, backend: Backend, slots: int | None) -> None:
+        self._backend, self._slots = backend, slots
+        self._sessions: dict[Hashable, Session] = {}
+        self._lanes: Lanes | None = None
+        self._tickets: dict[Ticket, list[Lane]] = {}
+        self._owner: dict[Lane, Ticket] = {}
+        self.cancel_all = False
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._tickets)
+
+    @property
+    def lanes(self) -> Lanes:
+        """The loop; its counters tell how full the batches were."""
+        if self._lanes is None:
+            self._lanes = Lanes(self._slots or self._backend.slots, PATIENCE, self._failed)
+        return self._lanes
+
+    def add(self, ticket: Ticket) -> None:
+        """Make a request's lanes; one without evaluations is finished at once."""
+        plan = ticket.resolved.plan
+        self._tickets[ticket] = []
+        if plan.sampler.evaluations == 0:
+            self._return_input(ticket)
+            return
+        try:
+            lanes = self._make_lanes(ticket)
+        except Exception as exc:  # noqa: BLE001 - reported through the request
+            self._fail(ticket, exc)
+            return
+        self._tickets[ticket] = lanes
+        self._owner.update(dict.fromkeys(lanes, ticket))
+        self.lanes.add(lanes)
+
+    def turn(self) -> None:
+        """One evaluation of one group, and whatever follows from it."""
+        self._drop_cancelled()
+        moved = self.lanes.turn() if self._tickets else []
+        for ticket in dict.fromkeys(self._owner[lane] for lane in moved if lane in self._owner):
+            ticket.report(min(lane.cursor for lane in self._tickets[ticket]))
+        for lane in moved:
+            if lane.done and lane in self._owner:
+                self._retire(lane)
+
+    def close(self) -> None:
+        """Close every open model."""
+        for session in self._sessions.values():
+            session.close()
+        self._sessions.clear()
+
+    def _make_lanes(self, ticket: Ticket) -> list[Lane]:
+        plan = ticket.resolved.plan
+        table = table_of(plan)
+        session = _once(lambda: self._session(ticket.resolved.entry, plan.model.sha256))
+        conditioning = _once(lambda: self._encode(ticket, session()))
+        return [
+            Lane(plan.group, sample, seed, table, plan.latent_shape, session, conditioning)
+            for sample, seed in enumerate(plan.seeds)
+        ]
+
+    def _session(self, entry: ModelEntry, sha256: str) -> Session:
+        session = self._sessions.pop(sha256, None)
+        if session is None:
+            self._make_room()
+            shape = entry.shape
+            opening = Opening(entry.id, check(entry), shape.in_channels, shape.latent_channels, shape.factor)
+            session = self._backend.open(opening)
+        self._sessions[sha256] = session  # last is the most recently used
+        return session
+
+    def _make_room(self) -> None:
+        used = {ticket.resolved.plan.model.sha256 for ticket, lanes in self._tickets.items() if lanes}
+        idle = [key for key in self._sessions if key not in used]
+        for key in idle[: max(0, len(self._sessions) - OPEN_MODELS + 1)]:
+            self._sessions.pop(key).close()
+
+    def _encode(self, ticket: Ticket, session: Session) -> Conditioning:
+        began = time.perf_counter()
+        conditioning, warnings = session.encode(ticket.resolved.inputs)
+        ticket.warnings.extend(warnings)
+        if ticket.resolved.plan.token_merging > 0:
+            ticket.warnings.append("token merging is not available in this backend; made without it")
+        ticket.denoise_began = time.perf_counter()
+        ticket.timings["encode"] = ticket.denoise_began - began
+        return conditioning
+
+    def _retire(self, lane: Lane) -> None:
+        """Decode one finished picture; the request's last one completes it."""
+        ticket = self._owner.pop(lane)
+        if ticket.cancel_asked:
+            return  # dropped, undecoded, at the next turn
+        began = time.perf_counter()
+        try:
+            ticket.generated[lane.sample] = lane.session().decode([lane.state])[0]
+            ticket.timings["decode"] = ticket.timings.get("decode", 0.0) + time.perf_counter() - began
+            lane.state = None
+            if len(ticket.generated) == len(ticket.resolved.plan.seeds):
+                ticket.timings["denoise"] = began - ticket.denoise_began
+                self._complete(ticket, lane.session())
+        except Exception as exc:  # noqa: BLE001 - reported through the request
+            self._fail(ticket, exc)
+
+    def _complete(self, ticket: Ticket, session: Session | None) -> None:
+        began = time.perf_counter()
+        plan, canvas = ticket.resolved.plan, ticket.resolved.canvas
+        generated = [ticket.generated[sample] for sample in range(len(plan.seeds))]
+        images = [canvas.paste(picture) for picture in generated]
+        ticket.timings["paste"] = time.perf_counter() - began
+        ticket.timings["total"] = time.perf_counter() - ticket.began
+        result = Result(
+            images=images,
+            generated=[Image.fromarray(picture) for picture in generated],
+            seeds=plan.seeds,
+            plan=plan,
+            timings=ticket.timings,
+            runtime=session.runtime if session else None,
+            warnings=tuple(dict.fromkeys(ticket.warnings)),
+        )
+        self._forget(ticket)
+        ticket.finish(result)
+
+    def _return_input(self, ticket: Ticket) -> None:
+        """Strength 0: nothing is replaced, so the picture is the input (at the size asked for)."""
+        canvas = ticket.resolved.canvas
+        plan = ticket.resolved.plan
+        result = Result(
+            images=[canvas.untouched() for _ in plan.seeds],
+            generated=[Image.fromarray(np.ascontiguousarray(canvas.image)) for _ in plan.seeds],
+            seeds=plan.seeds,
+            plan=plan,
+            timings=ticket.timings | {"total": time.perf_counter() - ticket.began},
+            warnings=(*ticket.warnings, "strength 0: the input is returned unchanged"),
+        )
+        self._forget(ticket)
+        ticket.finish(result)
+
+    def _drop_cancelled(self) -> None:
+        for ticket in list(self._tickets):
+            if self.cancel_all or ticket.cancel_asked:
+                ticket.cancel_asked = True
+                self._forget(ticket)
+                ticket.drop()
+
+    def _failed(self, lane: Lane, error: Exception) -> None:
+        if lane in self._owner:
+            self._fail(self._owner[lane], error)
+
+    def _fail(self, ticket: Ticket, error: BaseException) -> None:
+        self._forget(ticket)
+        ticket.fail(error)
+
+    def _forget(self, ticket: Ticket) -> None:
+        for lane in self._tickets.pop(ticket, []):
+            lane.cancelled = lane.cancelled or not lane.done
+            self._owner.pop(lane, None)
+
+
+def _once(make: Callable[[], T]) -> Callable[[], T]:
+    """A value made on first use and kept."""
+    kept: list[T] = []
+
+    def get() -> T:
+        if not kept:
+            kept.append(make())
+        return kept[0]
+
+    return get
