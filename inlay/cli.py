@@ -183,7 +183,11 @@ def main() -> None:
     # Spinning OpenMP threads starve everything else on a machine that is not ours alone.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        app(standalone_mode=False)
+        # Typer gives back the exit code that it would have ended with; None is a command that returned.
+        code = app(standalone_mode=False) or 0
+        if code == Cancelled.exit_code:
+            raise KeyboardInterrupt
+        sys.exit(code)
     except InlayError as exc:
         sys.exit(_complain(str(exc), exc.exit_code))
     except UsageError as exc:

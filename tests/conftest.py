@@ -34,3 +34,17 @@ def _one_thread() -> None:
         except ModuleNotFoundError:
             return
         torch.set_num_threads(1)
+
+
+@pytest.fixture
+def empty_registry(tmp_path: Path) -> Path:
+    """A registry whose only model has no weights: enough for everything that runs on the null backend."""
+    folder = tmp_path / "nothing"
+    folder.mkdir()
+    (folder / "model_index.json").write_text("{}")
+    path = tmp_path / "weights.toml"
+    path.write_text(
+        'schema = 1\ndefault = "nothing"\n[models.nothing]\nfamily = "sd15-inpaint"\npath = "nothing"\n'
+        'aliases = ["no_thing"]\nprompt_template = "best, {prompt}"\n'
+    )
+    return path

@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image
 
+from inlay import __version__
 from inlay.backends.protocol import Runtime
 from inlay.engine.plan import Plan
 
@@ -67,7 +68,9 @@ class Result:
             "karras_sigmas": sampler.karras,
             "algorithm_type": sampler.algorithm_type,
             "clip_skip": plan.prompt.clip_skip,
+            "mask_blur": plan.canvas.mask_blur,
             "token_merging": plan.token_merging,
             "backend": self.runtime.backend if self.runtime else "",
             "device": self.runtime.device if self.runtime else "",
+            "version": f"inlay {__version__}",
         }

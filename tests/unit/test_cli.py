@@ -1,0 +1,162 @@
+"""The command line, in a process of its own where exit codes and streams matter."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def scene(tmp_path):
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (96, 128, 3), dtype=np.uint8)).save(tmp_path / "photo.png")
+    mask = np.zeros((96, 128), np.uint8)
+    mask[30:60, 40:90] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    return tmp_path
+
+
+@pytest.fixture
+def inlay(scene, empty_registry):
+    environment = {**os.environ, "INLAY_WEIGHTS": str(empty_registry)}
+
+    def run(*arguments, stdin=None):
+        command = [sys.executable, "-c", "from inlay.cli import main; main()", *map(str, arguments)]
+        return subprocess.run(command, cwd=scene, env=environment, capture_output=True, text=True, input=stdin)
+
+    return run
+
+
+def test_inpaint_prints_the_path_and_nothing_else_on_stdout(inlay, scene):
+    done = inlay("inpaint", "photo.png", "mask.png", "--backend", "null", "--seed", 3, "-p", "a cat")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "photo-inlay.png\n", "")
+    with Image.open(scene / "photo-inlay.png") as made:
+        assert made.size == (128, 96)
+        assert "a cat" in made.text["parameters"]
+        assert json.loads(made.text["inlay"])["seed"] == 3
+
+
+def test_samples_are_numbered_and_json_is_json(inlay, scene):
+    done = inlay("inpaint", "photo.png", "mask.png", "-o", "a.webp", "--samples", 2, "--backend", "null", "--json")
+    report = json.loads(done.stdout)
+    assert report["output"] == ["a-1.webp", "a-2.webp"]
+    assert report["seeds"][1] == report["seeds"][0] + 1
+    assert all((scene / name).exists() for name in report["output"])
+
+
+def test_any_field_can_be_set(inlay):
+    done = inlay(
+        "inpaint", "photo.png", "mask.png", "--backend", "null", "--json",
+        "--set", "mask_blur=0", "--set", "masked_content=fill", "--set", "seed=9",
+    )  # fmt: skip
+    assert json.loads(done.stdout)["meta"]["seed"] == 9
+
+
+def test_no_metadata(inlay, scene):
+    inlay("inpaint", "photo.png", "mask.png", "-o", "bare.png", "--backend", "null", "--no-metadata")
+    with Image.open(scene / "bare.png") as made:
+        assert made.text == {}
+
+
+def test_plan_reads_a_file_or_standard_input_and_no_torch(inlay, scene):
+    request = {"init_image": "photo.png", "mask_image": "mask.png", "seed": 1, "steps": 10}
+    (scene / "request.json").write_text(json.dumps(request))
+    from_file = inlay("plan", "request.json")
+    assert json.loads(from_file.stdout)["sampler"]["evaluations"] == 7
+    assert inlay("plan", "-", stdin=json.dumps(request)).stdout == from_file.stdout
+
+
+BAD = [
+    (["inpaint", "gone.png", "mask.png"], 2, "init_image: file not found"),
+    (["inpaint", "photo.png", "gone.png"], 2, "mask_image: file not found"),
+    (["inpaint", "text.png", "mask.png"], 2, "init_image: "),
+    (["inpaint", "cut.png", "mask.png"], 2, "init_image: "),
+    (["inpaint", ".", "mask.png"], 2, "is a folder"),
+    (["inpaint", "photo.png", "other.png"], 2, "mask_image"),
+    (["inpaint", "photo.png", "black.png"], 2, "mask_image"),
+    (["inpaint", "photo.png", "mask.png", "--model", "nope"], 3, "Model not found: nope"),
+    (["inpaint", "photo.png", "mask.png", "--scheduler", "nope"], 2, "scheduler must be one of"),
+    (["inpaint", "photo.png", "mask.png", "--strength", "nan"], 2, "strength must be"),
+    (["inpaint", "photo.png", "mask.png", "--strength", "3"], 2, "strength must be"),
+    (["inpaint", "photo.png", "mask.png", "--steps", "0"], 2, "steps must be"),
+    (["inpaint", "photo.png", "mask.png", "--guidance", "inf"], 2, "guidance_scale must be"),
+    (["inpaint", "photo.png", "mask.png", "--size", "512"], 2, "--size must be WIDTHxHEIGHT"),
+    (["inpaint", "photo.png", "mask.png", "--size", "32x512"], 2, "width must be"),
+    (["inpaint", "photo.png", "mask.png", "--set", "stepz=3"], 2, "stepz is not a field"),
+    (["inpaint", "photo.png", "mask.png", "--set", "steps"], 2, "--set must be NAME=VALUE"),
+    (["inpaint", "photo.png", "mask.png", "-o", "made.tiff"], 2, "made.tiff"),
+    (["inpaint", "photo.png", "mask.png", "-o", "nowhere/made.png"], 2, "nowhere"),
+    (["inpaint", "photo.png", "mask.png", "-o", "photo.png"], 2, "already there"),
+    (["inpaint", "photo.png", "mask.png", "--weights", "none.toml"], 3, "no such file"),
+    (["inpaint", "photo.png", "mask.png", "--device", "cuda:77"], 4, "cuda:77"),
+    (["inpaint", "photo.png", "mask.png", "--backend", "tpu"], 4, "backend must be one of"),
+    (["plan", "none.json"], 2, "none.json cannot be read"),
+    (["plan", "text.png"], 2, "is not JSON"),
+    (["plan", "list.json"], 2, "must hold a JSON object"),
+    (["models", "path", "nope"], 3, "Model not found: nope"),
+    (["models", "verify", "nothing"], 3, "pins no files"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "sentence"), BAD, ids=[" ".join(row[0]) for row in BAD])
+def test_bad_input_is_one_line_a_code_and_no_file(inlay, scene, arguments, code, sentence):
+    (scene / "text.png").write_text("this is no picture")
+    (scene / "cut.png").write_bytes((scene / "photo.png").read_bytes()[:2000])
+    (scene / "list.json").write_text("[1]")
+    Image.new("L", (64, 64), 255).save(scene / "other.png")
+    Image.new("L", (128, 96), 0).save(scene / "black.png")
+    before = sorted(path.name for path in scene.rglob("*"))
+    null = [] if {"--backend", "--device"} & set(arguments) or arguments[0] != "inpaint" else ["--backend", "null"]
+    done = inlay(*arguments, *null)
+    assert done.returncode == code, done.stderr
+    assert sentence in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert (done.stdout == "") or arguments[:2] == ["models", "verify"]
+    assert sorted(path.name for path in scene.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nope"], ["inpaint"], ["inpaint", "a", "b", "--strength", "much"], ["models", "x"]]
+)
+def test_bad_usage_is_two(inlay, arguments):
+    done = inlay(*arguments)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_models(inlay):
+    assert "nothing\tsd15-inpaint\tinstalled, default" in inlay("models", "list").stdout
+    rows = json.loads(inlay("models", "list", "--json").stdout)
+    assert {row["id"] for row in rows} == {"nothing", "inlay-tiny"}
+    assert Path(inlay("models", "path").stdout.strip()).name == "nothing"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
+def test_interrupting_leaves_no_file_and_130(scene, empty_registry):
+    code = (
+        "import time\nfrom inlay.backends.null import NullSession\n"
+        "def slow(self, steps):\n    print('evaluating', flush=True)\n    time.sleep(0.2)\n"
+        "NullSession.advance = slow\nfrom inlay.cli import main\nmain()"
+    )
+    command = [sys.executable, "-c", code, "inpaint", "photo.png", "mask.png", "--backend", "null", "--steps", "100"]
+    environment = {**os.environ, "INLAY_WEIGHTS": str(empty_registry)}
+    process = subprocess.Popen(command, cwd=scene, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"evaluating\n"
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 130, stderr
+    assert stderr.decode().strip() == "inlay: interrupted; nothing was written"
+    assert time.monotonic() - began < 10
+    assert not list(scene.glob("*inlay*"))

@@ -1,0 +1,244 @@
+"""The engine on the null backend: results, progress, cancellation, threads, closing."""
+
+from __future__ import annotations
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+import inlay
+from inlay.backends.null import NullSession
+from inlay.backends.protocol import BACKENDS
+from inlay.engine.plan import Plan
+
+
+@pytest.fixture
+def pictures():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (96, 128, 3), dtype=np.uint8)
+    mask = np.zeros((96, 128), np.uint8)
+    mask[30:60, 40:90] = 255
+    return image, mask
+
+
+@pytest.fixture
+def request_of(pictures):
+    def make(**fields):
+        image, mask = pictures
+        return inlay.InpaintRequest(**{"init_image": image, "mask_image": mask, "seed": 1, "steps": 6, **fields})
+
+    return make
+
+
+@pytest.fixture
+def engine(empty_registry):
+    with inlay.Engine("null", weights=empty_registry) as opened:
+        yield opened
+
+
+def test_result_says_what_was_done(engine, request_of, pictures):
+    result = engine.run(request_of(samples=3, prompt="a cat", mask_blur=0))
+    assert result.seeds == (1, 2, 3)
+    assert len(result.images) == len(result.generated) == 3
+    assert result.runtime.backend == "null"
+    assert result.meta["evaluations"] == 4  # int(6 · 0.7)
+    assert result.meta["scheduler"] == "DPMSolverMultistepScheduler"
+    assert set(result.timings) == {"resolve", "encode", "denoise", "decode", "paste", "total"}
+    image, mask = pictures
+    for picture in result.images:
+        out = np.asarray(picture)
+        np.testing.assert_array_equal(out[mask == 0], image[mask == 0])
+        assert (out[mask > 0] != image[mask > 0]).any()
+    colours = {np.asarray(picture)[45, 60].tobytes() for picture in result.images}
+    assert len(colours) == 3, "three seeds, three pictures"
+
+
+def test_a_drawn_seed_is_reported_and_repeats_the_picture(engine, request_of):
+    first = engine.run(request_of(seed=None))
+    again = engine.run(request_of(seed=first.seeds[0]))
+    np.testing.assert_array_equal(first.images[0], again.images[0])
+
+
+def test_strength_zero_returns_the_input(engine, request_of, pictures):
+    result = engine.run(request_of(strength=0.0))
+    np.testing.assert_array_equal(result.images[0], pictures[0])
+    assert result.plan.sampler.evaluations == 0
+    assert any("strength 0" in warning for warning in result.warnings)
+
+
+def test_stream_counts_up_to_the_result(engine, request_of):
+    *progress, result = engine.stream(request_of(samples=2))
+    assert [event.step for event in progress] == [1, 2, 3, 4]
+    assert {event.steps for event in progress} == {4}
+    assert isinstance(result, inlay.Result)
+
+
+def test_requests_from_many_threads_give_what_they_give_alone(engine, request_of):
+    requests = [request_of(seed=seed, steps=4 + seed % 5, prompt=str(seed)) for seed in range(24)]
+    alone = [np.asarray(engine.run(each).images[0]) for each in requests]
+    with ThreadPoolExecutor(8) as pool:
+        together = [np.asarray(result.images[0]) for result in pool.map(engine.run, requests)]
+    np.testing.assert_array_equal(alone, together)
+
+
+@dataclass
+class Gate:
+    """Lets a test stop the null session between evaluations."""
+
+    reached: threading.Event = field(default_factory=threading.Event)
+    passed: threading.Event = field(default_factory=threading.Event)
+    permits: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    evaluations: int = 0
+    decoded: int = 0
+
+
+@pytest.fixture
+def gate(monkeypatch):
+    gate = Gate()
+
+    def advance(self, steps):
+        gate.evaluations += 1
+        gate.reached.set()
+        if not gate.permits.acquire(blocking=False):
+            assert gate.passed.wait(10)
+
+    original = NullSession.decode
+
+    def decode(self, states):
+        gate.decoded += 1
+        return original(self, states)
+
+    monkeypatch.setattr(NullSession, "advance", advance)
+    monkeypatch.setattr(NullSession, "decode", decode)
+    return gate
+
+
+def test_cancelling_stops_at_the_next_step_and_decodes_nothing(engine, request_of, gate):
+    ticket = engine.submit(request_of(steps=50))
+    assert gate.reached.wait(10)
+    assert ticket.cancel()
+    gate.passed.set()
+    with pytest.raises(inlay.Cancelled):
+        ticket.result(timeout=10)
+    assert gate.evaluations == 1
+    assert gate.decoded == 0
+    assert not ticket.cancel(), "it is over"
+    assert engine.run(request_of()).images, "the engine goes on"
+
+
+def test_closing_a_stream_cancels_it(engine, request_of, gate):
+    gate.permits.release()
+    events = engine.stream(request_of(steps=150, strength=1.0))
+    next(events)
+    events.close()
+    gate.passed.set()
+    engine.close()
+    assert gate.decoded == 0
+    assert gate.evaluations <= 2
+
+
+def test_close_finishes_or_cancels(request_of, empty_registry, gate):
+    finishing = inlay.Engine("null", weights=empty_registry)
+    ticket = finishing.submit(request_of())
+    gate.passed.set()
+    finishing.close()
+    assert ticket.result(timeout=0).images
+    with pytest.raises(inlay.BackendError, match="closed"):
+        finishing.submit(request_of())
+
+    gate.passed.clear()
+    gate.reached.clear()
+    dropping = inlay.Engine("null", weights=empty_registry)
+    ticket = dropping.submit(request_of(steps=100))
+    assert gate.reached.wait(10)
+    closer = threading.Thread(target=dropping.close, kwargs={"cancel": True})
+    closer.start()
+    gate.passed.set()
+    closer.join(10)
+    with pytest.raises(inlay.Cancelled):
+        ticket.result(timeout=0)
+
+
+def test_a_backend_that_fails_fails_its_request_only(engine, request_of, monkeypatch):
+    def explode(self, states):
+        raise inlay.BackendError("the decoder broke")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(NullSession, "decode", explode)
+        with pytest.raises(inlay.BackendError, match="the decoder broke"):
+            engine.run(request_of())
+    assert engine.run(request_of()).images
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"backend": "cuda"}, "backend must be one of auto, null, torch, not 'cuda'"),
+        ({"backend": "null", "device": "cuda"}, "device must be auto or cpu for the null backend"),
+        ({"backend": "null", "device": "gpu"}, "device must be auto, cpu, cuda or cuda:N, not 'gpu'"),
+    ],
+)
+def test_what_is_not_there_is_refused_by_name(arguments, sentence):
+    with pytest.raises(inlay.BackendError, match=sentence):
+        inlay.Engine(**arguments)
+
+
+def test_a_missing_package_is_named_with_its_extra(monkeypatch):
+    monkeypatch.setitem(BACKENDS, "torch", "inlay_has_no_such_module:Backend")
+    with pytest.raises(inlay.BackendError, match=r"needs the package inlay_has_no_such_module.*inlay\[torch\]"):
+        inlay.Engine("torch")
+
+
+REFUSED = [
+    ({"init_image": None}, inlay.RequestError, "init_image is required"),
+    ({"mask_image": None}, inlay.RequestError, "mask_image is required"),
+    ({"mask_image": np.zeros((96, 128), np.uint8)}, inlay.RequestError, "mask_image"),
+    ({"mask_image": np.zeros((50, 50), np.uint8)}, inlay.RequestError, "mask_image"),
+    ({"model": "nope"}, inlay.WeightsError, "Model not found: nope"),
+    ({"scheduler": "nope"}, inlay.RequestError, "scheduler must be one of DDPMScheduler"),
+    ({"steps": 1, "strength": 0.5}, inlay.RequestError, "strength"),
+    ({"vae": "nope"}, inlay.WeightsError, "VAE not found: nope"),
+    ({"loras": [{"id": "nope"}]}, inlay.WeightsError, "LoRA not found: nope"),
+    ({"ip_adapter": "nope"}, inlay.WeightsError, "IP adapter not found: nope"),
+    ({"safety_checker": True}, inlay.WeightsError, "no checker is installed"),
+    ({"seed": 2**63 - 1, "samples": 2}, inlay.RequestError, "seed"),
+    ({"fit_output": True}, inlay.RequestError, "fit_output needs both width and height"),
+    ({"algorithm_type": "nope"}, inlay.RequestError, "algorithm_type"),
+]
+
+
+@pytest.mark.parametrize(("fields", "kind", "sentence"), REFUSED, ids=[str(sorted(row[0])) for row in REFUSED])
+def test_submit_refuses_at_once(engine, request_of, fields, kind, sentence):
+    with pytest.raises(kind, match=sentence) as caught:
+        engine.submit(request_of(**fields))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_plan_is_data_and_equal_for_equal_requests(request_of, empty_registry, pictures):
+    made = inlay.plan(request_of(), weights=empty_registry)
+    assert made == inlay.plan(request_of(), weights=empty_registry)
+    assert made.sha256 == inlay.plan(request_of(), weights=empty_registry).sha256
+    assert hash(made) == hash(inlay.plan(request_of(), weights=empty_registry))
+    other_mask = pictures[1].copy()
+    other_mask[0, 0] = 255
+    changes = [{"seed": 2}, {"steps": 7}, {"prompt": "x"}, {"mask_image": other_mask}, {"mask_blur": 0.0}]
+    changes += [{"guidance_scale": 2.0}, {"scheduler": "euler"}, {"samples": 2}, {"clip_skip": 1}]
+    hashes = {inlay.plan(request_of(**change), weights=empty_registry).sha256 for change in changes}
+    assert len(hashes | {made.sha256}) == len(changes) + 1
+    read = json.loads(made.to_json())
+    assert read["seeds"] == [1]
+    assert read["sampler"]["evaluations"] == 4
+    assert isinstance(made, Plan)
+
+
+def test_output_size(engine, request_of):
+    fixed = engine.run(request_of(width=256, height=200, fit_output=True))
+    assert fixed.images[0].size == (256, 200)
+    assert fixed.generated[0].size == (256, 200)
+    kept = engine.run(request_of(width=256, height=256))
+    assert kept.images[0].size == (128, 96)
+    assert kept.generated[0].size == (256, 256)
