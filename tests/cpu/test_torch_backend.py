@@ -1,0 +1,189 @@
+"""The torch backend on the CPU with small random models: company, cancellation, both kinds of network, errors."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="needs torch: pip install 'inlay[torch]'")
+pytest.importorskip("diffusers", reason="makes its models with diffusers: pip install 'inlay[torch]'")
+
+import inlay
+from tests.random_model import write_model, write_registry
+
+SIZE = 128
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    nine = write_model(folder / "nine", 9, "tiny")
+    four = write_model(folder / "four", 4, "kl", seed=1)
+    return write_registry(folder / "weights.toml", nine=(nine, "sd15-inpaint"), four=(four, "sd15"))
+
+
+@pytest.fixture(scope="module")
+def engine(models):
+    with inlay.Engine("torch", "cpu", models) as opened:
+        yield opened
+
+
+@pytest.fixture
+def ask():
+    rng = np.random.default_rng(2)
+    image = rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+    mask = np.zeros((SIZE, SIZE), np.uint8)
+    mask[24:100, 30:90] = 255
+
+    def make(**fields):
+        defaults = {"init_image": image, "mask_image": mask, "width": SIZE, "height": SIZE, "seed": 5, "steps": 6}
+        return inlay.InpaintRequest(**{**defaults, "prompt": "ab", "model": "nine", **fields})
+
+    return make
+
+
+COMPANY = [
+    {"scheduler": "euler", "steps": 4, "strength": 1.0},
+    {"scheduler": "EulerAncestralDiscreteScheduler", "steps": 9, "seed": 8, "samples": 2},
+    {"scheduler": "HeunDiscreteScheduler", "steps": 5, "guidance_scale": 3.0},
+    {"scheduler": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++", "steps": 7, "prompt": "xyz"},
+    {"scheduler": "UniPCMultistepScheduler", "steps": 12, "strength": 0.4, "negative_prompt": "q"},
+    {"scheduler": "PNDMScheduler", "steps": 8, "guidance_scale": 1.0},
+    {"model": "four", "steps": 5},
+    {"model": "four", "steps": 4, "scheduler": "euler", "strength": 1.0},
+    {"width": 64, "height": 192, "steps": 4},
+]
+
+
+def test_same_seed_same_bits_alone_or_in_company(engine, ask):
+    requests = [ask(**fields) for fields in COMPANY]
+    alone = [engine.run(request) for request in requests]
+    again = [ticket.result() for ticket in [engine.submit(request) for request in requests]]
+    for first, second in zip(alone, again, strict=True):
+        for one, other in zip(first.generated, second.generated, strict=True):
+            np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+        assert np.asarray(first.generated[0]).std() > 1
+    assert all(result.runtime.deterministic for result in again)
+
+
+def test_batched_evaluation_agrees_with_one_lane_at_a_time(engine, models, ask):
+    requests = [ask(**fields) for fields in COMPANY[:5]]
+    alone = [engine.run(request).generated[0] for request in requests]
+    with inlay.Engine("torch", "cpu", models, deterministic=False) as together:
+        batched = [ticket.result().generated[0] for ticket in [together.submit(request) for request in requests]]
+    for one, other in zip(alone, batched, strict=True):
+        difference = np.abs(np.asarray(one, np.int16) - np.asarray(other, np.int16))
+        assert difference.max() <= 1, "float32 in another order: at most one level after rounding"
+
+
+def test_sample_i_is_the_picture_of_seed_plus_i(engine, ask):
+    several = engine.run(ask(samples=3, seed=40))
+    for sample, seed in enumerate(several.seeds):
+        alone = engine.run(ask(seed=seed))
+        np.testing.assert_array_equal(np.asarray(several.generated[sample]), np.asarray(alone.generated[0]))
+
+
+def test_outside_the_feather_every_byte_is_the_inputs(engine, ask):
+    for model in ("nine", "four"):
+        request = ask(model=model, mask_blur=3.0)
+        result = engine.run(request)
+        from inlay.engine.registry import Registry
+        from inlay.engine.resolve import resolve
+
+        touched = resolve(request, Registry(engine.registry.find("nine").declared_in)).canvas.touched()
+        out, image = np.asarray(result.images[0]), request.init_image
+        np.testing.assert_array_equal(out[~touched], image[~touched])
+        assert (out[touched] != image[touched]).mean() > 0.5
+        assert 0 < touched.mean() < 1
+
+
+def test_a_4_channel_model_keeps_the_known_region_in_its_latents(engine, ask):
+    """Outside the mask the latents end as the image's own, so the decoded picture is its reconstruction there."""
+    kept = np.asarray(engine.run(ask(model="four", prompt="ab")).generated[0], np.int16)
+    other = np.asarray(engine.run(ask(model="four", prompt="something else", seed=77)).generated[0], np.int16)
+    difference = np.abs(kept - other).max(axis=2)
+    inside = np.zeros((SIZE, SIZE), bool)
+    inside[24:100, 30:90] = True
+    far = ~inside
+    far[8:116, 14:106] = False  # the decoder's convolutions reach across the mask's edge, its mean over everything
+    assert difference[inside].mean() > 5 * max(difference[far].mean(), 0.2)
+
+
+def test_conditioning_reaches_the_picture(engine, ask):
+    """Each of these must change what is drawn; a part that is dropped would not."""
+    base = np.asarray(engine.run(ask()).generated[0])
+    changes = [{"prompt": "cd"}, {"negative_prompt": "cd"}, {"guidance_scale": 2.0}, {"clip_skip": 1}, {"seed": 6}]
+    changes += [{"strength": 1.0}, {"masked_content": "noise"}, {"masked_content": "fill"}]
+    for change in changes:
+        assert not np.array_equal(base, np.asarray(engine.run(ask(**change)).generated[0])), change
+
+
+def test_cancellation_between_steps(engine, ask):
+    ticket = engine.submit(ask(steps=150, strength=1.0))
+    next(ticket.progress())
+    ticket.cancel()
+    with pytest.raises(inlay.Cancelled):
+        ticket.result(timeout=30)
+    assert not ticket.generated
+
+
+def test_more_layers_skipped_than_there_are(engine, ask):
+    with pytest.raises(inlay.RequestError, match="clip_skip must be between 1 and 3"):
+        engine.run(ask(clip_skip=8))
+
+
+def test_a_long_prompt_is_cut_with_a_warning(engine, ask):
+    assert any("prompt cut" in warning for warning in engine.run(ask(prompt="word " * 200)).warnings)
+
+
+@pytest.fixture
+def damaged(models, tmp_path):
+    shutil.copytree(models.parent / "nine", tmp_path / "nine")
+    registry = write_registry(tmp_path / "weights.toml", nine=(tmp_path / "nine", "sd15-inpaint"))
+    return tmp_path / "nine", registry
+
+
+def truncate(folder):
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[:5000])
+
+
+def pickle_only(folder):
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").rename(folder / "unet" / "diffusion_pytorch_model.bin")
+
+
+def other_shape(folder):
+    config = folder / "unet" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "block_out_channels": [32, 96]}))
+
+
+DAMAGE = [
+    (truncate, "diffusion_pytorch_model.safetensors"),
+    (lambda folder: (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink(), "unet"),
+    (lambda folder: (folder / "vae" / "config.json").unlink(), "vae"),
+    (lambda folder: (folder / "vae" / "config.json").write_text("{"), "config.json"),
+    (lambda folder: shutil.rmtree(folder / "tokenizer"), "tokenizer"),
+    (pickle_only, "pickle"),
+    (other_shape, "unet"),
+]
+
+
+@pytest.mark.parametrize(("damage", "named"), DAMAGE)
+def test_damaged_models_are_one_line_that_names_the_file(damaged, ask, damage, named):
+    folder, registry = damaged
+    damage(folder)
+    with inlay.Engine("torch", "cpu", registry) as engine, pytest.raises(inlay.WeightsError, match=named) as caught:
+        engine.run(ask())
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_of_another_kind_than_the_registry_says(models, tmp_path, ask):
+    registry = write_registry(tmp_path / "w.toml", nine=(models.parent / "four", "sd15-inpaint"))
+    with (
+        inlay.Engine("torch", "cpu", registry) as engine,
+        pytest.raises(inlay.WeightsError, match="in_channels 4, its family in the registry promises 9"),
+    ):
+        engine.run(ask())
