@@ -52,9 +52,7 @@ class Engine:
         slots: int | None = None,
         deterministic: bool | None = None,
     ) -> None:
-        if slots is not None and (
-            isinstance(slots, bool) or not isinstance(slots, int) or not 1 <= slots <= 64
-        ):
+        if slots is not None and (isinstance(slots, bool) or not isinstance(slots, int) or not 1 <= slots <= 64):
             raise RequestError("slots", slots, "an integer between 1 and 64")
         self.registry = Registry(weights)
         self._worker = Worker(choose(backend, device, deterministic), slots)

@@ -183,11 +183,7 @@ def _folder(declared: str, registry: Path) -> Path:
 
 
 def _pinned(where: str, name: str, pin: Any) -> PinnedFile:
-    if (
-        not isinstance(pin, dict)
-        or not isinstance(pin.get("sha256"), str)
-        or not isinstance(pin.get("bytes"), int)
-    ):
+    if not isinstance(pin, dict) or not isinstance(pin.get("sha256"), str) or not isinstance(pin.get("bytes"), int):
         raise WeightsError(f"{where}: files.{name!r} must have sha256 (a string) and bytes (an integer)")
     parts = Path(name).parts
     if Path(name).is_absolute() or ".." in parts:

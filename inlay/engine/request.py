@@ -124,9 +124,5 @@ def _translated(exc: ValidationError) -> RequestError:
         known = ", ".join(sorted(InpaintRequest.model_fields))
         return RequestError(field, message=f"{field} is not a field of a request; known fields: {known}")
     # The sentence is read off the field's own declaration, so that it cannot go stale.
-    allowed = (
-        describe(InpaintRequest, field)
-        if field != "loras"
-        else problem["msg"].removeprefix("Input should be ")
-    )
+    allowed = describe(InpaintRequest, field) if field != "loras" else problem["msg"].removeprefix("Input should be ")
     return RequestError(".".join(path) if field == "loras" else field, problem.get("input"), allowed)

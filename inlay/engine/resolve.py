@@ -86,9 +86,7 @@ def _refuse_what_is_missing(request: InpaintRequest, entry: ModelEntry) -> None:
         if name:
             raise WeightsError(f"{kind} not found: {name[:120]}; the registry has none")
     if request.safety_checker:
-        raise WeightsError(
-            f"safety_checker: no checker is installed for {entry.id}; turn it off to run without one"
-        )
+        raise WeightsError(f"safety_checker: no checker is installed for {entry.id}; turn it off to run without one")
 
 
 def _sampler(request: InpaintRequest, entry: ModelEntry) -> SamplerPlan:
@@ -100,9 +98,7 @@ def _sampler(request: InpaintRequest, entry: ModelEntry) -> SamplerPlan:
     name = schedulers.resolve(scheduler)
     # Strength 0 returns the input: no rows; the table of strength 1 still checks everything else.
     strength = float(request.strength)
-    table = schedulers.table(
-        name, steps, strength=strength or 1.0, algorithm_type=request.algorithm_type, **shared
-    )
+    table = schedulers.table(name, steps, strength=strength or 1.0, algorithm_type=request.algorithm_type, **shared)
     return SamplerPlan(
         scheduler=name,
         steps=steps,

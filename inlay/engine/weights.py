@@ -34,9 +34,7 @@ def locate(entry: ModelEntry) -> Path:
             "only safetensors are loaded (convert it first)"
         )
     if not folder.is_dir():
-        raise WeightsError(
-            f"{entry.id}: its folder {folder} does not exist (declared in {entry.declared_in})"
-        )
+        raise WeightsError(f"{entry.id}: its folder {folder} does not exist (declared in {entry.declared_in})")
     if not (folder / "model_index.json").is_file():
         raise WeightsError(f"{entry.id}: {folder} has no model_index.json; expected a diffusers folder")
     return folder

@@ -1,0 +1,249 @@
+"""Writing pictures: names, formats, metadata, and files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, PngImagePlugin
+
+from inlay.engine.metadata import a1111_parameters, as_text, exif, to_json
+from inlay.errors import OutputError
+
+__all__ = ["FORMATS", "SaveOptions", "a1111_parameters", "check_outputs", "encode", "output_paths", "save"]
+
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+"""File name extension → format."""
+
+# A JPEG segment holds 65,535 bytes, two of them its length, six the word "Exif".
+_LONGEST_EXIF = 65535 - 8
+
+
+@dataclass(frozen=True)
+class SaveOptions:
+    """How a picture is encoded and written.
+
+    Attributes:
+        quality: JPEG and lossy WebP, 1 … 100.
+        lossless: WebP without loss. (JPEG is never lossless: outside the mask its bytes do change.)
+        compression: PNG, 0 (fast) … 9 (small).
+        overwrite: replace a file that is there; otherwise it is an error.
+
+    Raises:
+        OutputError: a value outside its limits.
+    """
+
+    quality: int = 95
+    lossless: bool = False
+    compression: int = 6
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.quality <= 100:
+            raise OutputError(f"quality must be between 1 and 100, not {self.quality}")
+        if not 0 <= self.compression <= 9:
+            raise OutputError(f"compression must be between 0 and 9, not {self.compression}")
+
+
+def output_paths(stem: str, folder: str | os.PathLike[str], samples: int, ext: str = ".png") -> list[Path]:
+    """``folder/stem.png``, or ``-1``, ``-2`` … after the stem where there are several samples.
+
+    Raises:
+        OutputError: an extension of no known format, or a stem that is not a file name.
+    """
+    suffix = "." + ext.lower().lstrip(".")
+    _format_of(Path(f"{stem}{suffix}"), None)
+    if not stem or stem in (".", "..") or Path(stem).name != stem or "\0" in stem:
+        raise OutputError(f"the name of an output must be a file name without a folder, not {stem!r}")
+    names = [stem] if samples == 1 else [f"{stem}-{number}" for number in range(1, samples + 1)]
+    return [Path(folder) / f"{name}{suffix}" for name in names]
+
+
+def check_outputs(paths: Iterable[str | os.PathLike[str]], *, overwrite: bool = False) -> None:
+    """Refuse, before any work is done, what :func:`save` would refuse after it.
+
+    Raises:
+        OutputError: unknown extension, missing or read-only folder, or a file that is already there.
+    """
+    for path in map(Path, paths):
+        _format_of(path, None)
+        _check(path, overwrite)
+
+
+def save(
+    image: Image.Image,
+    path: str | os.PathLike[str],
+    *,
+    format: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    parameters: str | None = None,
+    options: SaveOptions | None = None,
+) -> tuple[str, ...]:
+    """Write a picture; returns warnings. The file appears complete or not at all.
+
+    It is written to a temporary file in the same folder, flushed to the disk and renamed; after a failure
+    or an interruption nothing is left behind and a file that was there is as it was.
+
+    Args:
+        image: RGB or RGBA, or any mode that PNG knows; its colour profile (``info``) is kept.
+        path: where to; the extension decides the format unless ``format`` does.
+        format: "PNG", "JPEG" or "WEBP".
+        metadata: written as JSON (PNG text ``inlay``, else EXIF); None writes none.
+        parameters: the text from :func:`a1111_parameters`; None writes none.
+        options: see :class:`SaveOptions`.
+
+    Raises:
+        OutputError: the file cannot be written, is there already, or the format is not known.
+    """
+    options, target = options or SaveOptions(), Path(path)
+    kind = _format_of(target, format)
+    _check(target, options.overwrite)
+    try:
+        data, warnings = encode(image, kind, metadata=metadata, parameters=parameters, options=options)
+        _write_atomically(target, data, options.overwrite)
+    except (OSError, ValueError) as exc:  # ValueError: a mode or a number that the format does not have
+        raise OutputError(f"{target} cannot be written: {getattr(exc, 'strerror', None) or exc}") from exc
+    return warnings
+
+
+def encode(
+    image: Image.Image,
+    format: str,
+    *,
+    metadata: Mapping[str, Any] | None = None,
+    parameters: str | None = None,
+    options: SaveOptions | None = None,
+) -> tuple[bytes, tuple[str, ...]]:
+    """The encoded file and warnings; arguments as in :func:`save`. The picture's own text is not copied."""
+    options = options or SaveOptions()
+    warnings: tuple[str, ...] = ()
+    settings: dict[str, Any] = {"icc_profile": image.info.get("icc_profile")}
+    if format == "PNG":
+        settings |= {"compress_level": options.compression, "pnginfo": _png_text(metadata, parameters)}
+    else:
+        block, warnings = _exif(format, metadata, parameters)
+        settings |= {"quality": options.quality, "exif": block}
+    if format == "JPEG":
+        settings |= {"subsampling": 0}
+        if image.has_transparency_data:
+            warnings += ("JPEG has no transparency: the alpha channel was left out",)
+        image = _without_alpha(image)
+    elif format == "WEBP":
+        # exact: colours under transparent pixels are kept, as everywhere outside the mask
+        settings |= {"lossless": options.lossless, "exact": True, "method": 4}
+    buffer = io.BytesIO()
+    image.save(buffer, format, **settings)
+    return buffer.getvalue(), warnings
+
+
+def _png_text(metadata: Mapping[str, Any] | None, parameters: str | None) -> PngImagePlugin.PngInfo:
+    text = PngImagePlugin.PngInfo()
+    if parameters is not None:
+        text.add_text("parameters", as_text(parameters))
+    if metadata is not None:
+        text.add_text("inlay", to_json(metadata, ascii_only=True))
+    return text
+
+
+def _exif(format: str, metadata: Mapping[str, Any] | None, parameters: str | None) -> tuple[bytes, tuple[str, ...]]:
+    """The EXIF block; where JPEG cannot hold it, without the JSON, then without anything."""
+    if metadata is None and parameters is None:
+        return b"", ()
+    block = exif(parameters, metadata)
+    if format != "JPEG" or len(block) <= _LONGEST_EXIF:
+        return block, ()
+    block = exif(parameters, None)
+    if len(block) <= _LONGEST_EXIF:
+        return block, ("the metadata are too long for JPEG: only the parameters text was written",)
+    return b"", ("the metadata are too long for JPEG and were left out",)
+
+
+def _without_alpha(image: Image.Image) -> Image.Image:
+    """RGB (or L) with the stored colours; transparency is dropped, not mixed with a colour nobody chose."""
+    return image if image.mode in ("RGB", "L") else image.convert("RGBA").convert("RGB")
+
+
+def _format_of(path: Path, format: str | None) -> str:
+    if format is not None:
+        name = {"JPG": "JPEG"}.get(format.upper(), format.upper())
+        if name not in FORMATS.values():
+            raise OutputError(f"format must be one of PNG, JPEG, WEBP, not {format!r}")
+        return name
+    try:
+        return FORMATS[path.suffix.lower()]
+    except KeyError:
+        allowed = ", ".join(FORMATS)
+        raise OutputError(f"{path}: the extension must be one of {allowed}, not {path.suffix!r}") from None
+
+
+def _check(path: Path, overwrite: bool) -> None:
+    folder = path.parent
+    try:
+        if not folder.is_dir():
+            raise OutputError(f"{path} cannot be written: there is no folder {folder}")
+        if path.is_dir():
+            raise OutputError(f"{path} cannot be written: it is a folder")
+        if not overwrite and os.path.lexists(path):
+            raise OutputError(f"{path} is already there; choose another name or ask to overwrite it")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise OutputError(f"{path} cannot be written: the folder {folder} is read-only")
+    except (OSError, ValueError) as exc:  # a name that is too long, or with a NUL character
+        raise OutputError(f"{path} cannot be written: {getattr(exc, 'strerror', None) or exc}") from exc
+
+
+def _write_atomically(path: Path, data: bytes, overwrite: bool) -> None:
+    """Temporary file beside the target → flushed → renamed → folder flushed."""
+    temporary = path.with_name(f".inlay-{secrets.token_hex(8)}.part")
+    try:
+        # O_EXCL: never write through a link that someone put there; the mode follows the umask.
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        with open(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        _publish(temporary, path, overwrite)
+    except BaseException:  # an interruption too must leave nothing behind
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+        raise
+    _flush_folder(path.parent)
+
+
+def _publish(temporary: Path, path: Path, overwrite: bool) -> None:
+    """Give the finished file its name, without replacing one that came in between unless that is asked."""
+    if overwrite:
+        os.replace(temporary, path)
+        return
+    try:
+        os.link(temporary, path)  # unlike a rename it fails where the name is taken
+    except FileExistsError:
+        raise
+    except OSError as exc:
+        if exc.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS):
+            raise
+        if os.path.lexists(path):  # a file system without hard links: the gap is as small as it can be
+            raise FileExistsError(errno.EEXIST, "it is already there", str(path)) from exc
+        os.replace(temporary, path)
+    else:
+        temporary.unlink()
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the new name durable, where the system has a way to (POSIX)."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    except OSError as exc:
+        if exc.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot
+            raise
+    finally:
+        os.close(handle)

@@ -1,0 +1,214 @@
+"""Decoding and normalising: whatever form a picture arrives in, it leaves here as 8-bit RGB, upright.
+
+Orientation is applied, palettes, CMYK, 16-bit and floating-point modes are converted explicitly, and alpha
+and an RGB colour profile are kept for the output. What was lost on the way is said in ``Picture.warnings``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import threading
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from inlay.engine.modes import channels_of, levels_of, one_line, profile_of
+from inlay.errors import SourceError
+
+__all__ = ["FORMATS", "Picture", "from_array", "from_bytes", "from_image"]
+
+Bytes2D = NDArray[np.uint8]
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO")
+"""Decoders that are used. An allowlist: Pillow's EPS decoder, for one, starts Ghostscript."""
+
+_READ = "PNG, JPEG, WebP, GIF, BMP, TIFF, PPM, AVIF, JPEG 2000 or ICO"
+_ORIENTATION = 0x0112
+_BOMB_CHECK = threading.Lock()
+
+# EXIF 2.32, table of tag 0x0112: how the stored rows and columns become an upright picture.
+_UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: np.swapaxes(a, 0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.swapaxes(a[::-1, ::-1], 0, 1),
+    8: lambda a: np.rot90(a),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """An upright 8-bit picture; the arrays are read-only.
+
+    Attributes:
+        rgb: uint8 ``[H, W, 3]``.
+        alpha: uint8 ``[H, W]``, 255 opaque, or None where the source has no transparency.
+        icc_profile: the source's RGB colour profile, to be written with the output.
+        path: the file it came from, if it came from one.
+        warnings: what the caller should know about the conversion.
+    """
+
+    rgb: Bytes2D
+    alpha: Bytes2D | None = None
+    icc_profile: bytes | None = None
+    path: str | None = None
+    warnings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("rgb", "alpha"):
+            array = getattr(self, name)
+            if array is not None:
+                array = np.ascontiguousarray(array).view()  # a view: the caller keeps his own flags
+                array.setflags(write=False)
+                object.__setattr__(self, name, array)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """``(width, height)`` in pixels."""
+        return self.rgb.shape[1], self.rgb.shape[0]
+
+    @property
+    def stem(self) -> str | None:
+        """The file's name without folder and extension; None where there is no file."""
+        return PurePath(self.path).stem if self.path else None
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the normalised content (size, rgb, alpha): equal pictures, equal hashes."""
+        digest = hashlib.sha256(repr((self.rgb.shape, self.alpha is not None)).encode())
+        digest.update(self.rgb.data)
+        if self.alpha is not None:
+            digest.update(self.alpha.data)
+        return digest.hexdigest()
+
+    @cached_property
+    def gray(self) -> Bytes2D:
+        """Luma, uint8 ``[H, W]`` (ITU-R BT.601, in integers: equal channels give exactly their value)."""
+        return np.asarray(Image.fromarray(self.rgb).convert("L"))
+
+    def to_pil(self) -> Image.Image:
+        """A new RGB or RGBA ``PIL.Image`` that carries the colour profile in ``info``."""
+        planes = self.rgb if self.alpha is None else np.dstack((self.rgb, self.alpha))
+        image = Image.fromarray(planes)
+        if self.icc_profile:
+            image.info["icc_profile"] = self.icc_profile
+        return image
+
+
+def from_bytes(field: str, data: bytes, label: str, path: str | None = None) -> Picture:
+    """Decode an encoded picture. ``label`` says in an error what the bytes were ("'photo.png'", "the bytes").
+
+    Raises:
+        SourceError: empty, not a picture, truncated or damaged, or above ``Image.MAX_IMAGE_PIXELS``.
+    """
+    if not data:
+        raise SourceError(field, path, f"{label} is empty (0 bytes)")
+    try:
+        with _BOMB_CHECK, warnings.catch_warnings():
+            # Pillow only warns up to twice its limit; the limit itself is enforced in from_image().
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data), formats=_formats())
+    except UnidentifiedImageError as exc:
+        raise SourceError(field, path, f"{label} is not a picture but {_kind(data)}; {_READ} is read") from exc
+    except Image.DecompressionBombError as exc:
+        raise SourceError(field, path, f"{label} has too many pixels; {_limit()}") from exc
+    except Exception as exc:  # a decoder fed with a damaged header raises anything at all
+        raise SourceError(field, path, f"{label} is damaged: {one_line(exc)}") from exc
+    if image.format == "PNG" and b"IEND" not in data[-65536:]:
+        raise SourceError(field, path, f"{label} is truncated: the PNG has no end")
+    with image:
+        return from_image(field, image, label, path)
+
+
+def from_image(field: str, image: Image.Image, label: str = "the image", path: str | None = None) -> Picture:
+    """Normalise a ``PIL.Image`` of any mode; the image itself is left as it is.
+
+    Raises:
+        SourceError: truncated or damaged, empty, too many pixels, or values that mean nothing.
+    """
+    width, height = image.size
+    if not width or not height:
+        raise SourceError(field, path, f"{label} has no pixels ({width}x{height})")
+    if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
+        raise SourceError(field, path, f"{label} has {width}x{height} pixels; {_limit()}")
+    notes: list[str] = []
+    try:
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1 and image.format != "MPO":  # MPO: a photograph and its previews
+            notes.append(f"{field}: {label} has {frames} frames; frame {image.tell() + 1} is used")
+        image.load()
+        rgb, alpha = channels_of(image, notes, field)
+    except SourceError:
+        raise
+    except Exception as exc:  # see from_bytes()
+        raise SourceError(field, path, f"{label} is truncated or damaged: {one_line(exc)}") from exc
+    turn = _UPRIGHT.get(_orientation(image, notes, field))
+    if turn is not None:
+        rgb, alpha = turn(rgb), None if alpha is None else turn(alpha)
+    profile = profile_of(image, notes, field)
+    return Picture(rgb, alpha, icc_profile=profile, path=path, warnings=tuple(notes))
+
+
+def from_array(field: str, array: NDArray[Any]) -> Picture:
+    """Normalise ``[H, W]``, ``[H, W, 1]``, ``[H, W, 3]`` or ``[H, W, 4]`` of uint8, uint16, bool or 0…1.
+
+    Raises:
+        SourceError: another shape or type, no pixels, non-finite values, or floats outside 0…1.
+    """
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+        shapes = "[H,W], [H,W,1], [H,W,3] or [H,W,4]"
+        raise SourceError(field, None, f"an array must be {shapes}, not {array.shape}")
+    if not array.size:
+        raise SourceError(field, None, f"an array must have pixels, not shape {array.shape}")
+    levels = levels_of(field, array)
+    if levels.ndim == 2:
+        levels = levels[:, :, None]
+    rgb = np.repeat(levels, 3, axis=2) if levels.shape[2] == 1 else levels[:, :, :3].copy()
+    return Picture(rgb, levels[:, :, 3].copy() if levels.shape[2] == 4 else None)
+
+
+def _orientation(image: Image.Image, notes: list[str], field: str) -> int:
+    """EXIF orientation 1…8; 1 where there is none or it cannot be read."""
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception as exc:  # noqa: BLE001 - a parser fed with damaged data raises anything at all
+        notes.append(f"{field}: the EXIF data cannot be read and were ignored ({one_line(exc)})")
+        return 1
+    return value if isinstance(value, int) else 1
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of FORMATS that this build of Pillow has (AVIF, for one, is optional)."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _kind(data: bytes) -> str:
+    """What bytes that no decoder knows look like, in words."""
+    head = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if head.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
+        return "an HTML page"
+    if b"<svg" in head:
+        return "an SVG drawing"
+    if head.startswith((b"%!ps", b"%pdf")):
+        return "a PostScript or PDF document"
+    try:
+        text = data[:512].decode("utf-8")
+    except UnicodeDecodeError:
+        return f"data of an unknown kind ({len(data)} bytes)"
+    return "text" if text.isprintable() or "\n" in text else f"data of an unknown kind ({len(data)} bytes)"
+
+
+def _limit() -> str:
+    return f"the limit is {Image.MAX_IMAGE_PIXELS} (PIL.Image.MAX_IMAGE_PIXELS)"

@@ -1,0 +1,300 @@
+"""Output: formats, metadata, names, and files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import stat
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+
+from inlay.engine import output
+from inlay.engine.output import SaveOptions, a1111_parameters, check_outputs, encode, output_paths, save
+from inlay.errors import OutputError
+
+PIXELS = np.random.default_rng(4).integers(0, 256, (20, 30, 4), dtype=np.uint8)
+PROFILE = b"\0" * 16 + b"RGB " + b"\0" * 200
+META = {
+    "prompt": "a red circle, ünïcode 円",
+    "negative_prompt": "blurry",
+    "model": "inlay-tiny",
+    "model_hash": "0123456789abcdef",
+    "width": 512,
+    "height": 384,
+    "seed": 7,
+    "steps": 21,
+    "guidance_scale": 7.5,
+    "strength": 1.0,
+    "scheduler": "DPMSolverMultistepScheduler",
+    "karras_sigmas": True,
+    "algorithm_type": "sde-dpmsolver++",
+    "clip_skip": 2,
+    "mask_blur": 4.0,
+    "version": "0.1.0",
+}
+
+
+def picture(channels: int = 3) -> Image.Image:
+    image = Image.fromarray(PIXELS[:, :, :channels])
+    image.info["icc_profile"] = PROFILE
+    image.info["parameters"] = "of the input"
+    return image
+
+
+def listing(folder) -> set[str]:
+    return set(os.listdir(folder))
+
+
+def test_parameters_text():
+    assert a1111_parameters(META) == (
+        "a red circle, ünïcode 円\n"
+        "Negative prompt: blurry\n"
+        "Steps: 21, Sampler: DPM++ 2M SDE Karras, CFG scale: 7.5, Seed: 7, Size: 512x384, "
+        "Model hash: 0123456789, Model: inlay-tiny, Denoising strength: 1, Clip skip: 2, Mask blur: 4, "
+        "Version: 0.1.0"
+    )
+
+
+@pytest.mark.parametrize(
+    ("meta", "expected"),
+    [
+        ({}, "\n"),
+        ({"seed": 0, "strength": 0.0}, "\nSeed: 0, Denoising strength: 0"),
+        ({"scheduler": "PNDMScheduler"}, "\nSampler: PLMS"),
+        ({"scheduler": "OtherScheduler", "karras_sigmas": True}, "\nSampler: OtherScheduler Karras"),
+        ({"model": "a, b: c"}, '\nModel: "a, b: c"'),
+        ({"prompt": "x\ud800y", "negative_prompt": None}, "x\ufffdy\n"),
+    ],
+)
+def test_parameters_text_of_part_of_it(meta, expected):
+    assert a1111_parameters(meta) == expected
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_png_is_exact_and_carries_profile_and_text(tmp_path, channels):
+    image = picture(channels) if channels > 1 else Image.fromarray(PIXELS[:, :, 0])
+    text = a1111_parameters(META)
+    assert save(image, tmp_path / "x.png", metadata=META, parameters=text) == ()
+    with Image.open(tmp_path / "x.png") as again:
+        np.testing.assert_array_equal(np.asarray(again), np.asarray(image))
+        assert again.info.get("icc_profile") == image.info.get("icc_profile")
+        assert again.text["parameters"] == text
+        assert json.loads(again.text["inlay"]) == META
+        assert set(again.text) == {"parameters", "inlay"}
+    assert listing(tmp_path) == {"x.png"}
+
+
+@pytest.mark.parametrize("ext", [".png", ".jpg", ".webp"])
+def test_without_metadata_nothing_is_written_and_the_inputs_own_is_not_copied(tmp_path, ext):
+    source = io.BytesIO()
+    old = PngImagePlugin.PngInfo()
+    old.add_text("parameters", "of the input")
+    exif = Image.Exif()
+    exif[0x010E] = "of the input"
+    Image.fromarray(PIXELS[:, :, :3]).save(source, "PNG", pnginfo=old, exif=exif)
+    with Image.open(source) as image:
+        save(image, tmp_path / f"x{ext}")
+    assert b"of the input" not in (tmp_path / f"x{ext}").read_bytes()
+    with Image.open(tmp_path / f"x{ext}") as again:
+        assert not getattr(again, "text", {})
+        assert not again.getexif()
+
+
+@pytest.mark.parametrize("ext", [".jpg", ".JPEG", ".webp"])
+def test_jpeg_and_webp_carry_exif_and_profile(tmp_path, ext):
+    text = a1111_parameters(META)
+    assert save(picture(), tmp_path / f"x{ext}", metadata=META, parameters=text) == ()
+    with Image.open(tmp_path / f"x{ext}") as again:
+        assert again.info["icc_profile"] == PROFILE
+        block = again.getexif()
+        assert json.loads(block[0x010E]) == META
+        comment = block.get_ifd(0x8769)[0x9286]
+    assert comment[:8] == b"UNICODE\0"
+    assert comment[8:].decode("utf-16-be") == text
+
+
+def test_jpeg_drops_alpha_and_says_so(tmp_path):
+    warnings = save(picture(4), tmp_path / "x.jpg", options=SaveOptions(quality=100))
+    assert warnings == ("JPEG has no transparency: the alpha channel was left out",)
+    with Image.open(tmp_path / "x.jpg") as again:
+        assert again.mode == "RGB"
+        assert np.abs(np.asarray(again).astype(int) - PIXELS[:, :, :3]).mean() < 4
+
+
+def test_lossless_webp_is_exact_even_under_transparency(tmp_path):
+    image = PIXELS.copy()
+    image[:10, :, 3] = 0
+    save(Image.fromarray(image), tmp_path / "x.webp", options=SaveOptions(lossless=True))
+    with Image.open(tmp_path / "x.webp") as again:
+        np.testing.assert_array_equal(np.asarray(again), image)
+
+
+def test_quality_and_compression_matter():
+    sizes = [len(encode(picture(), "JPEG", options=SaveOptions(quality=q))[0]) for q in (20, 95)]
+    assert sizes[0] < sizes[1]
+    flat = Image.fromarray(np.zeros((99, 99, 3), np.uint8))
+    sizes = [len(encode(flat, "PNG", options=SaveOptions(compression=c))[0]) for c in (9, 0)]
+    assert sizes[0] < sizes[1]
+
+
+def test_metadata_too_long_for_jpeg(tmp_path):
+    warnings = save(picture(), tmp_path / "x.jpg", metadata={"a": "x" * 70000}, parameters="short")
+    assert any("only the parameters" in text for text in warnings)
+    warnings = save(picture(), tmp_path / "y.jpg", metadata={}, parameters="x" * 70000)
+    assert any("left out" in text for text in warnings)
+    assert save(picture(), tmp_path / "z.png", metadata={"a": "x" * 70000}, parameters="x" * 70000) == ()
+
+
+def test_format_by_name_beats_the_extension(tmp_path):
+    save(picture(), tmp_path / "x.out", format="webp")
+    with Image.open(tmp_path / "x.out") as again:
+        assert again.format == "WEBP"
+    with pytest.raises(OutputError, match="one of PNG, JPEG, WEBP, not 'gif'"):
+        save(picture(), tmp_path / "y.png", format="gif")
+
+
+def test_names(tmp_path):
+    assert output_paths("photo", tmp_path, 1) == [tmp_path / "photo.png"]
+    assert output_paths("a.b", tmp_path, 3, "JPG") == [tmp_path / f"a.b-{n}.jpg" for n in (1, 2, 3)]
+    for stem in ("", ".", "..", "a/b", "x\0"):
+        with pytest.raises(OutputError, match="file name"):
+            output_paths(stem, tmp_path, 1)
+    with pytest.raises(OutputError, match=r"must be one of .png, .jpg, .jpeg, .webp"):
+        output_paths("x", tmp_path, 1, "gif")
+
+
+def test_what_is_there_is_never_replaced_unasked(tmp_path):
+    path = tmp_path / "x.png"
+    path.write_bytes(b"precious")
+    for call in (lambda: save(picture(), path), lambda: check_outputs([path])):
+        with pytest.raises(OutputError, match="already there"):
+            call()
+        assert path.read_bytes() == b"precious"
+    check_outputs([path], overwrite=True)
+    save(picture(), path, options=SaveOptions(overwrite=True))
+    assert path.read_bytes()[:4] == b"\x89PNG"
+    assert listing(tmp_path) == {"x.png"}
+
+
+def test_a_dangling_link_is_not_followed(tmp_path):
+    (tmp_path / "x.png").symlink_to(tmp_path / "elsewhere.png")
+    with pytest.raises(OutputError, match="already there"):
+        save(picture(), tmp_path / "x.png")
+    assert not (tmp_path / "elsewhere.png").exists()
+
+
+def test_what_cannot_be_written_is_refused_before_the_work(tmp_path):
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "file").write_bytes(b"")
+    for path, expected in (
+        (tmp_path / "no" / "x.png", "there is no folder"),
+        (tmp_path / "folder.png", "it is a folder"),
+        (tmp_path / "file" / "x.png", "there is no folder"),
+        (tmp_path / "x.gif", "the extension must be one of"),
+        (tmp_path / "x", "the extension must be one of"),
+        (tmp_path / ("x" * 300 + ".png"), "cannot be written"),
+    ):
+        for call in (
+            check_outputs,
+            lambda paths: save(picture(), paths[0], options=SaveOptions(overwrite=True)),
+        ):
+            with pytest.raises(OutputError, match=expected) as caught:
+                call([path])
+            assert "\n" not in str(caught.value)
+    assert listing(tmp_path) == {"folder.png", "file"}
+
+
+def test_read_only_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)  # the superuser may write anywhere
+    with pytest.raises(OutputError, match="read-only"):
+        check_outputs([tmp_path / "x.png"])
+
+
+@pytest.mark.parametrize("step", ["fsync", "link", "replace", "open"])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_a_failure_at_any_step_leaves_nothing_behind(tmp_path, monkeypatch, step, error):
+    path, overwrite = tmp_path / "x.png", step == "replace"
+    if overwrite:
+        path.write_bytes(b"old")
+    before = listing(tmp_path)
+
+    def fail(*_args, **_more):
+        raise error
+
+    monkeypatch.setattr(output.os, step, fail)
+    with pytest.raises(OutputError if isinstance(error, OSError) else KeyboardInterrupt) as caught:
+        save(picture(), path, options=SaveOptions(overwrite=overwrite))
+    monkeypatch.undo()
+    assert listing(tmp_path) == before
+    assert not overwrite or path.read_bytes() == b"old"
+    if isinstance(error, OSError):
+        assert str(caught.value) == f"{path} cannot be written: No space left on device"
+
+
+def test_the_file_is_complete_when_it_gets_its_name(tmp_path, monkeypatch):
+    seen, link = [], os.link
+
+    def watch(source, target):
+        seen.append((os.path.dirname(source), os.path.getsize(source), os.path.exists(target)))
+        link(source, target)
+
+    monkeypatch.setattr(output.os, "link", watch)
+    save(picture(), tmp_path / "x.png")
+    assert seen == [(str(tmp_path), (tmp_path / "x.png").stat().st_size, False)]
+
+
+def test_file_systems_without_hard_links(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(output.os, "link", refuse)
+    save(picture(), tmp_path / "x.png")
+    assert listing(tmp_path) == {"x.png"}
+    with pytest.raises(OutputError, match="already there"):
+        save(picture(), tmp_path / "x.png")
+
+
+def test_two_writers_of_one_name_one_wins(tmp_path):
+    results = []
+
+    def write():
+        try:
+            results.append(save(picture(), tmp_path / "x.png"))
+        except OutputError as exc:
+            results.append(str(exc))
+
+    threads = [threading.Thread(target=write) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results.count(()) == 1
+    assert listing(tmp_path) == {"x.png"}
+
+
+def test_permissions_follow_the_umask(tmp_path):
+    old = os.umask(0o027)
+    try:
+        save(picture(), tmp_path / "x.png")
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "x.png").stat().st_mode) == 0o640
+
+
+def test_what_a_format_cannot_hold_is_one_line(tmp_path):
+    with pytest.raises(OutputError, match="cannot be written"):
+        save(Image.fromarray(np.zeros((4, 4), np.float32)), tmp_path / "x.png")
+    with pytest.raises(OutputError, match="cannot be written"):
+        save(picture(), tmp_path / "x.png", metadata={"a": float("nan")})
+    assert listing(tmp_path) == set()
+
+
+@pytest.mark.parametrize("options", [{"quality": 0}, {"quality": 101}, {"compression": -1}, {"compression": 10}])
+def test_options_outside_their_limits(options):
+    with pytest.raises(OutputError, match="must be between"):
+        SaveOptions(**options)

@@ -1,0 +1,287 @@
+"""Decoding and normalising: every mode, every orientation, and what is refused."""
+
+from __future__ import annotations
+
+import io
+import threading
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms, ImageOps
+
+from inlay.engine.pictures import Picture, from_array, from_bytes, from_image
+from inlay.errors import SourceError
+
+RNG = np.random.default_rng(5)
+COLOUR = RNG.integers(0, 256, (9, 14, 3), dtype=np.uint8)
+GRAY = RNG.integers(0, 256, (9, 14), dtype=np.uint8)
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def encoded(image: Image.Image, format: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def decode(data: bytes) -> Picture:
+    return from_bytes("init_image", data, "the content")
+
+
+def refusal(data) -> str:
+    with pytest.raises(SourceError) as caught:
+        decode(data) if isinstance(data, bytes) else from_array("init_image", data)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "I;16"])
+def test_orientation_is_applied(orientation, mode):
+    array = {
+        "RGB": COLOUR,
+        "RGBA": np.dstack((COLOUR, GRAY)),
+        "L": GRAY,
+        "I;16": GRAY.astype(np.uint16) * 257,
+    }[mode]
+    image = Image.fromarray(array)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = decode(encoded(image, exif=exif))
+    with Image.open(io.BytesIO(encoded(image, exif=exif))) as stored:
+        upright = np.asarray(ImageOps.exif_transpose(stored))
+    if mode == "I;16":
+        upright = (upright // 257).astype(np.uint8)
+    expected = upright if upright.ndim == 3 else np.dstack([upright] * 3)
+    np.testing.assert_array_equal(picture.rgb, expected[:, :, :3])
+    if mode == "RGBA":
+        np.testing.assert_array_equal(picture.alpha, expected[:, :, 3])
+
+
+def test_damaged_exif_is_said_and_ignored():
+    data = encoded(Image.fromarray(COLOUR), exif=b"Exif\0\0II*\0" + b"\xff" * 9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        picture = decode(data)
+    np.testing.assert_array_equal(picture.rgb, COLOUR)
+
+
+def test_palette_with_and_without_transparency():
+    image = Image.fromarray(COLOUR).quantize(8)
+    picture = decode(encoded(image))
+    np.testing.assert_array_equal(picture.rgb, np.asarray(image.convert("RGB")))
+    assert picture.alpha is None
+    picture = decode(encoded(image, transparency=3))
+    np.testing.assert_array_equal(picture.alpha, np.where(np.asarray(image) == 3, 0, 255))
+
+
+def test_gray_alpha_bilevel():
+    picture = decode(encoded(Image.fromarray(GRAY)))
+    np.testing.assert_array_equal(picture.gray, GRAY)
+    picture = from_image("f", Image.merge("LA", (Image.fromarray(GRAY), Image.fromarray(GRAY[::-1].copy()))))
+    np.testing.assert_array_equal(picture.gray, GRAY)
+    np.testing.assert_array_equal(picture.alpha, GRAY[::-1])
+    bits = GRAY > 100
+    picture = decode(encoded(Image.fromarray(bits)))
+    np.testing.assert_array_equal(picture.gray, bits * 255)
+
+
+def test_colour_key_transparency():
+    key = tuple(int(v) for v in COLOUR[0, 0])
+    picture = decode(encoded(Image.fromarray(COLOUR), transparency=key))
+    np.testing.assert_array_equal(picture.alpha == 0, (key == COLOUR).all(axis=2))
+    picture = decode(encoded(Image.fromarray(GRAY), transparency=int(GRAY[0, 0])))
+    np.testing.assert_array_equal(picture.alpha == 0, GRAY[0, 0] == GRAY)
+
+
+def test_sixteen_bits_are_scaled_not_clipped():
+    values = np.array([[0, 128, 129, 256, 257, 32768, 65535, 65407]], np.uint16)
+    expected = np.rint(values / 257).astype(np.uint8)
+    for picture in (
+        decode(encoded(Image.fromarray(values))),
+        from_array("f", values),
+        from_array("f", values.astype(">u2")),
+        decode(encoded(Image.fromarray(values), "TIFF")),
+    ):
+        np.testing.assert_array_equal(picture.gray, expected)
+    assert expected.max() == 255
+    assert expected[0, 5] == 128
+
+
+def test_mode_i_and_f():
+    ints = np.array([[0, 100, 255]], np.int32)
+    np.testing.assert_array_equal(from_image("f", Image.fromarray(ints)).gray, ints)
+    np.testing.assert_array_equal(from_image("f", Image.fromarray(ints * 257)).gray, ints)
+    floats = ints.astype(np.float32)
+    np.testing.assert_array_equal(from_image("f", Image.fromarray(floats / 255)).gray, ints)
+    np.testing.assert_array_equal(from_image("f", Image.fromarray(floats)).gray, ints)
+    for bad in (floats - 1, floats * 1e6, floats * np.nan, floats + np.inf):
+        with pytest.raises(SourceError):
+            from_image("f", Image.fromarray(bad.astype(np.float32)))
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "HSV", "LAB", "RGBX", "La", "RGBa", "PA", "1", "P"])
+def test_every_other_mode_is_read(mode):
+    via = {"La": "LA", "RGBa": "RGBA", "PA": "P"}.get(mode)
+    image = Image.fromarray(COLOUR)
+    if mode == "LAB":
+        lab = ImageCms.createProfile("LAB")
+        image = ImageCms.profileToProfile(image, ImageCms.createProfile("sRGB"), lab, outputMode="LAB")
+    else:
+        image = image.convert(via).convert(mode) if via else image.convert(mode)
+    picture = from_image("f", image)
+    assert picture.size == (14, 9)
+    error = np.abs(picture.rgb.astype(int) - COLOUR).mean()
+    limit = {"1": 130, "La": 80, "P": 60, "PA": 60}.get(mode, 12)
+    assert error < limit
+
+
+def test_cmyk_says_that_it_was_converted_and_drops_its_profile():
+    data = encoded(Image.fromarray(COLOUR).convert("CMYK"), "JPEG", quality=100, icc_profile=b"x" * 200)
+    picture = decode(data)
+    assert picture.icc_profile is None
+    assert any("CMYK" in text for text in picture.warnings)
+    assert np.abs(picture.rgb.astype(int) - COLOUR).mean() < 12
+
+
+def test_profiles():
+    assert decode(encoded(Image.fromarray(COLOUR), icc_profile=SRGB)).icc_profile == SRGB
+    assert decode(encoded(Image.fromarray(COLOUR))).icc_profile is None
+    gray = SRGB[:16] + b"GRAY" + SRGB[20:]
+    picture = decode(encoded(Image.fromarray(GRAY), icc_profile=gray))
+    assert picture.icc_profile is None
+    assert any("profile" in text for text in picture.warnings)
+
+
+def test_animated_pictures_give_their_first_frame():
+    frames = [Image.fromarray(np.full((6, 6, 3), level, np.uint8)) for level in (10, 200)]
+    for format in ("PNG", "WEBP", "GIF"):
+        lossless = {"lossless": True} if format == "WEBP" else {}
+        picture = decode(encoded(frames[0], format, save_all=True, append_images=frames[1:], **lossless))
+        assert (picture.rgb == 10).all()
+        assert any("2 frames; frame 1" in text for text in picture.warnings)
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO"])
+def test_formats(format):
+    assert decode(encoded(Image.fromarray(COLOUR), format)).warnings == ()
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_truncated_files_are_refused_wherever_they_end(format):
+    noise = RNG.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    data = encoded(Image.fromarray(noise), format)
+    for end in (*range(1, len(data) - 16, max(1, len(data) // 40)), len(data) - 16):
+        assert "init_image: the content is" in refusal(data[:end]), end
+
+
+def test_png_without_its_end_is_truncated():
+    assert "truncated" in refusal(encoded(Image.fromarray(COLOUR))[:-12])
+
+
+def test_decompression_bombs_are_an_error_without_a_warning(monkeypatch):
+    data = encoded(Image.fromarray(np.zeros((40, 50), np.uint8)))
+    for limit in (1999, 999):  # Pillow only warns up to twice its limit
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        assert f"the limit is {limit}" in refusal(data)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
+    assert decode(data).size == (50, 40)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert decode(data).size == (50, 40)
+
+
+def test_decoding_in_threads():
+    data, results = encoded(Image.fromarray(COLOUR)), []
+    threads = [threading.Thread(target=lambda: results.append(decode(data).sha256)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 8
+    assert len(set(results)) == 1
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        GRAY,
+        GRAY[:, :, None],
+        COLOUR,
+        np.dstack((COLOUR, GRAY)),
+        GRAY > 9,
+        COLOUR / 255,
+        COLOUR[:, ::-1],
+        np.asfortranarray(COLOUR),
+        (COLOUR / 255).astype(np.float16),
+        COLOUR.astype(np.uint16) * 257,
+    ],
+)
+def test_arrays(array):
+    picture = from_array("f", array)
+    scale = {"b": 255, "f": 255}.get(array.dtype.kind, 1 / 257 if array.dtype.itemsize == 2 else 1)
+    expected = np.rint(array.astype(np.float64) * scale)
+    if expected.ndim == 2:
+        expected = expected[:, :, None]
+    np.testing.assert_array_equal(picture.rgb, np.broadcast_to(expected[:, :, :3], picture.rgb.shape))
+    assert (picture.alpha is not None) == (array.ndim == 3 and array.shape[2] == 4)
+
+
+@pytest.mark.parametrize(
+    ("array", "expected"),
+    [
+        (np.zeros((4, 4, 2), np.uint8), "not (4, 4, 2)"),
+        (np.zeros((1, 4, 4, 3), np.uint8), "not (1, 4, 4, 3)"),
+        (np.zeros((3, 8, 8), np.uint8), "not (3, 8, 8)"),
+        (np.zeros(7, np.uint8), "not (7,)"),
+        (np.zeros((0, 4), np.uint8), "must have pixels"),
+        (np.zeros((4, 4), np.int64), "not int64"),
+        (np.zeros((4, 4), np.complex64), "not complex64"),
+        (np.zeros((4, 4), object), "not object"),
+        (np.full((4, 4), np.nan), "must be finite"),
+        (np.full((4, 4), np.inf), "must be finite"),
+        (np.full((4, 4), 1.5), "0…1"),
+        (np.full((4, 4), -0.1), "0…1"),
+    ],
+)
+def test_arrays_that_mean_nothing(array, expected):
+    assert expected in refusal(array)
+
+
+def test_a_picture_shares_nothing_with_the_callers_array():
+    array = COLOUR.copy()
+    picture = from_array("f", array)
+    array[:] = 0
+    np.testing.assert_array_equal(picture.rgb, COLOUR)
+    assert array.flags.writeable
+    with pytest.raises(ValueError, match="read-only"):
+        picture.rgb[0] = 0
+    own = COLOUR.copy()
+    Picture(own)
+    own[0] = 1  # still the caller's to write
+
+
+def test_hash_is_of_the_content():
+    a, alpha = from_array("f", COLOUR), from_array("f", np.dstack((COLOUR, GRAY)))
+    assert a.sha256 == decode(encoded(Image.fromarray(COLOUR), icc_profile=SRGB)).sha256
+    assert a.sha256 != alpha.sha256
+    assert a.sha256 != from_array("f", COLOUR.reshape(14, 9, 3)).sha256
+    other = COLOUR.copy()
+    other[0, 0, 0] ^= 1
+    assert a.sha256 != from_array("f", other).sha256
+
+
+def test_round_trip_to_pil():
+    picture = decode(encoded(Image.fromarray(np.dstack((COLOUR, GRAY))), icc_profile=SRGB))
+    again = from_image("f", picture.to_pil())
+    assert again.sha256 == picture.sha256
+    assert again.icc_profile == SRGB
+
+
+def test_a_closed_image_is_refused(tmp_path):
+    path = tmp_path / "x.png"
+    path.write_bytes(encoded(Image.fromarray(COLOUR)))
+    image = Image.open(path)
+    image.close()
+    with pytest.raises(SourceError, match="truncated or damaged"):
+        from_image("f", image)
