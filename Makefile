@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 .PHONY: demo test check lint types slow gpu sheet clean
 
 demo: $(VENV)/.demo
-	@$(BIN)/python tools/demo.py out/demo
+	@$(BIN)/python -m tools.demo out/demo
 
 test: check
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile

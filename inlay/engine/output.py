@@ -59,9 +59,9 @@ def output_paths(stem: str, folder: str | os.PathLike[str], samples: int, ext: s
         OutputError: an extension of no known format, or a stem that is not a file name.
     """
     suffix = "." + ext.lower().lstrip(".")
-    _format_of(Path(f"{stem}{suffix}"), None)
     if not stem or stem in (".", "..") or Path(stem).name != stem or "\0" in stem:
         raise OutputError(f"the name of an output must be a file name without a folder, not {stem!r}")
+    _format_of(Path(f"{stem}{suffix}"), None)
     names = [stem] if samples == 1 else [f"{stem}-{number}" for number in range(1, samples + 1)]
     return [Path(folder) / f"{name}{suffix}" for name in names]
 
