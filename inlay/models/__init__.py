@@ -1,0 +1,1 @@
+"""The networks, their configs, and the loaders of their weights. Everything here needs torch."""

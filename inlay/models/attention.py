@@ -1,0 +1,184 @@
+"""Attention over picture tokens and over a prompt, and the transformer built of both.
+
+Tokens are ``[B, H*W, C]``. In channels_last memory they are a view of the ``[B, C, H, W]`` feature map, so
+that going in and out of a transformer copies nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def tokens_of(x: Tensor) -> Tensor:
+    """[B, C, H, W] → [B, H*W, C]; a view where ``x`` is channels_last."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def feature_map(tokens: Tensor, height: int, width: int) -> Tensor:
+    """[B, H*W, C] → [B, C, H, W] in channels_last memory; always a view."""
+    batch, _, channels = tokens.shape
+    return tokens.view(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _heads(x: Tensor, parts: int, heads: int) -> Tensor:
+    """[B, T, parts*heads*d] → [parts, B, heads, T, d], a view."""
+    batch, count, _ = x.shape
+    return x.view(batch, count, parts, heads, -1).permute(2, 0, 3, 1, 4)
+
+
+def _joined(heads: Tensor) -> Tensor:
+    """[B, heads, T, d] → [B, T, heads*d]."""
+    return heads.transpose(1, 2).flatten(2)
+
+
+class SelfAttention(nn.Module):
+    """Self-attention with one packed projection.
+
+    The parameter ``qkv`` [3C, C] holds the rows of ``to_q``, ``to_k`` and ``to_v``, one below the other: one
+    matrix product instead of three, and no second copy of the weights. State dicts keep the three published
+    names: reading splits it, loading joins them.
+    """
+
+    NAMES = ("to_q.weight", "to_k.weight", "to_v.weight")
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Parameter(torch.empty(3 * channels, channels))
+        nn.init.xavier_uniform_(self.qkv)
+        self.to_out = nn.Sequential(nn.Linear(channels, channels))
+        self.register_state_dict_post_hook(_split_qkv)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_join_qkv)  # type: ignore[no-untyped-call]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, C] → [B, T, C]."""
+        query, key, value = _heads(F.linear(x, self.qkv), 3, self.heads)
+        out: Tensor = self.to_out(_joined(F.scaled_dot_product_attention(query, key, value)))
+        return out
+
+
+def _split_qkv(module: nn.Module, state: dict[str, Tensor], prefix: str, _metadata: object) -> None:
+    packed = state.pop(prefix + "qkv")
+    state.update(zip((prefix + name for name in SelfAttention.NAMES), packed.chunk(3), strict=True))
+
+
+def _join_qkv(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    names = [prefix + name for name in SelfAttention.NAMES]
+    # an incomplete set is left as it is, so that torch names what is missing
+    if all(name in state for name in names):
+        state[prefix + "qkv"] = torch.cat([state.pop(name) for name in names])
+
+
+class CrossAttention(nn.Module):
+    """Attention of picture tokens to a prompt, whose keys and values were computed once (:meth:`key_value`).
+
+    ``columns`` says where this layer's keys and values lie in the packed context; the network sets it.
+    """
+
+    def __init__(self, channels: int, context_channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.columns = slice(0, 2 * channels)
+        self.to_q = nn.Linear(channels, channels, bias=False)
+        self.to_k = nn.Linear(context_channels, channels, bias=False)
+        self.to_v = nn.Linear(context_channels, channels, bias=False)
+        self.to_out = nn.Sequential(nn.Linear(channels, channels))
+
+    def key_value(self, hidden: Tensor) -> Tensor:
+        """[B, n, D] → [B, n, 2C]: keys, then values."""
+        return torch.cat([self.to_k(hidden), self.to_v(hidden)], dim=2)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """Tokens [B, T, C] and the packed context [B, n, K] of all layers → [B, T, C]."""
+        key, value = _heads(context[:, :, self.columns], 2, self.heads)
+        (query,) = _heads(self.to_q(x), 1, self.heads)
+        out: Tensor = self.to_out(_joined(F.scaled_dot_product_attention(query, key, value)))
+        return out
+
+
+class GatedProjection(nn.Module):
+    """Linear layer gated by GELU (Shazeer 2020, GEGLU): [.., C] → [.., width]."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(channels, 2 * width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[.., C] → [.., width]."""
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        out: Tensor = value * F.gelu(gate)
+        return out
+
+
+class FeedForward(nn.Module):
+    """[.., C] → [.., C] by way of 4C. The empty middle entry of ``net`` keeps the published names."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            GatedProjection(channels, 4 * channels), nn.Identity(), nn.Linear(4 * channels, channels)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[.., C] → [.., C]."""
+        out: Tensor = self.net(x)
+        return out
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, attention to the prompt, feed-forward; each behind a LayerNorm, each added."""
+
+    def __init__(self, channels: int, context_channels: int, heads: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels)
+        self.attn1 = SelfAttention(channels, heads)
+        self.norm2 = nn.LayerNorm(channels)
+        self.attn2 = CrossAttention(channels, context_channels, heads)
+        self.norm3 = nn.LayerNorm(channels)
+        self.ff = FeedForward(channels)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """Tokens [B, T, C] and the packed context → tokens [B, T, C]."""
+        x = x + self.attn1(self.norm1(x))
+        x = x + self.attn2(self.norm2(x), context)
+        return cast(Tensor, x + self.ff(self.norm3(x)))
+
+
+class SpatialTransformer(nn.Module):
+    """Transformer blocks over the positions of a feature map, added to it.
+
+    ``proj_in`` and ``proj_out`` are 1x1 convolutions in SD1.x and linear layers in SD2.x and SDXL. Both are
+    the same product over tokens; only the shape of the stored weight differs.
+    """
+
+    def __init__(
+        self, channels: int, context_channels: int, *, heads: int, depth: int, groups: int, linear: bool
+    ) -> None:
+        super().__init__()
+
+        def projection() -> nn.Module:
+            return nn.Linear(channels, channels) if linear else nn.Conv2d(channels, channels, 1)
+
+        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.proj_in = projection()
+        self.transformer_blocks = nn.ModuleList(
+            TransformerBlock(channels, context_channels, heads) for _ in range(depth)
+        )
+        self.proj_out = projection()
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """Feature map [B, C, H, W] and the packed context → [B, C, H, W]."""
+        height, width = x.shape[-2:]
+        tokens = _project(self.proj_in, tokens_of(self.norm(x)))
+        for block in self.transformer_blocks:
+            tokens = block(tokens, context)
+        return feature_map(_project(self.proj_out, tokens), height, width) + x
+
+
+def _project(layer: nn.Module, tokens: Tensor) -> Tensor:
+    weight = cast(Tensor, layer.weight)
+    return F.linear(tokens, weight.flatten(1), cast(Tensor, layer.bias))

@@ -1,0 +1,123 @@
+"""A diffusers folder → the networks of one model, ready to run.
+
+::
+
+    model_index.json   unet/   vae/   text_encoder/   tokenizer/   [text_encoder_2/   tokenizer_2/]
+    scheduler/
+
+Only safetensors are read, and nothing but this folder: no hub, no cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from inlay.errors import WeightsError, shown
+from inlay.models.autoencoder import Autoencoder
+from inlay.models.text import TextEncoders
+from inlay.models.text_files import load_text
+from inlay.models.unet import UNet
+from inlay.models.unet_config import UNetConfig
+from inlay.models.vae_kl import AutoencoderKL, KLConfig, modern_names
+from inlay.models.vae_tiny import AutoencoderTiny, TinyConfig
+from inlay.models.weight_files import fill, find_weights, one_line, read_json, read_tensors
+
+_STEM = "diffusion_pytorch_model"
+_AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny")
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """The networks of one model and what its folder says about using them.
+
+    Attributes:
+        unet, vae, text: the networks, on one device.
+        scheduler: ``scheduler_config.json`` as it stands: noise schedule and prediction type.
+        index: ``model_index.json`` as it stands.
+    """
+
+    unet: UNet
+    vae: Autoencoder
+    text: TextEncoders
+    scheduler: Mapping[str, Any]
+    index: Mapping[str, Any]
+
+    @property
+    def zero_empty_prompt(self) -> bool:
+        """Whether an absent negative prompt is all zeros instead of the encoded empty prompt (SDXL)."""
+        return bool(self.index.get("force_zeros_for_empty_prompt", False))
+
+
+def load_pipeline_parts(
+    folder: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> Parts:
+    """Load a diffusers folder.
+
+    Args:
+        folder: the folder that holds ``model_index.json``.
+        device: where the networks go.
+        dtype: what they compute in; weights stored otherwise are cast. An autoencoder whose config says
+            ``force_upcast`` computes in float32 where float16 was asked, which it would overflow.
+
+    Raises:
+        WeightsError: anything missing, unreadable, refused or not fitting; one line that names the file.
+    """
+    folder, device = Path(folder), torch.device(device)
+    index = read_json(folder / "model_index.json")
+    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
+    text = load_text(folder, device, dtype)
+    unet = load_unet(folder / "unet", device, dtype)
+    widths = set(unet.config.cross_attention_dim)
+    if widths != {text.width}:
+        raise WeightsError(
+            f"{folder}: UNet's cross_attention_dim is {sorted(widths)}, the text encoders give {text.width}"
+        )
+    return Parts(unet, load_vae(folder / "vae", device, dtype), text, scheduler, index)
+
+
+def load_unet(folder: Path, device: torch.device, dtype: torch.dtype) -> UNet:
+    """The UNet of a folder with ``config.json`` and weights. WeightsError as above."""
+    path = folder / "config.json"
+    raw = read_json(path)
+    name = raw.get("_class_name", "UNet2DConditionModel")
+    if name != "UNet2DConditionModel":
+        raise WeightsError(f"{path}: _class_name must be 'UNet2DConditionModel', not {shown(name)}")
+    files = find_weights(folder, _STEM)
+    with torch.device("meta"), _naming(path):
+        network = UNet(UNetConfig.from_dict(raw))
+    return fill(network, read_tensors(files, device, dtype), files[0])
+
+
+def load_vae(folder: Path, device: torch.device, dtype: torch.dtype) -> AutoencoderKL | AutoencoderTiny:
+    """The autoencoder of a folder; ``_class_name`` in its config says which kind. WeightsError as above."""
+    path = folder / "config.json"
+    raw = read_json(path)
+    name = raw.get("_class_name", "AutoencoderKL")
+    if name not in _AUTOENCODERS:
+        raise WeightsError(f"{path}: _class_name must be {' or '.join(_AUTOENCODERS)}, not {shown(name)}")
+    if dtype == torch.float16 and raw.get("force_upcast") is True:
+        dtype = torch.float32
+    files = find_weights(folder, _STEM)
+    with torch.device("meta"), _naming(path):
+        if name == "AutoencoderTiny":
+            network: AutoencoderKL | AutoencoderTiny = AutoencoderTiny(TinyConfig.from_dict(raw))
+        else:
+            network = AutoencoderKL(KLConfig.from_dict(raw))
+    return fill(network, modern_names(read_tensors(files, device, dtype)), files[0])
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors about a config get the path of its file; values of the wrong type become such errors."""
+    try:
+        yield
+    except WeightsError as exc:
+        raise WeightsError(f"{path}: {exc}") from exc
+    except (TypeError, ValueError, IndexError, ZeroDivisionError) as exc:
+        raise WeightsError(f"{path}: not a usable config: {one_line(exc)}") from exc

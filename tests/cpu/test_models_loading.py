@@ -1,0 +1,296 @@
+"""A diffusers folder → networks: what loads, and what is refused with one line."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import socket
+from dataclasses import replace
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from safetensors.torch import load_file, save_file  # noqa: E402
+from transformers import CLIPTextConfig, CLIPTextModel  # noqa: E402
+
+from inlay.errors import WeightsError  # noqa: E402
+from inlay.models.loading import load_pipeline_parts, load_vae  # noqa: E402
+from inlay.models.unet import UNet  # noqa: E402
+from inlay.models.unet_config import UNetConfig  # noqa: E402
+from inlay.models.vae_kl import AutoencoderKL, KLConfig  # noqa: E402
+from inlay.models.vae_tiny import AutoencoderTiny, TinyConfig  # noqa: E402
+
+CPU = torch.device("cpu")
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+UNET = {
+    "_class_name": "UNet2DConditionModel",
+    "block_out_channels": [16, 32],
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+    "layers_per_block": 1,
+    "cross_attention_dim": 16,
+    "attention_head_dim": 2,
+    "norm_num_groups": 8,
+    "in_channels": 9,
+    "sample_size": 8,
+}
+TINY = {
+    "_class_name": "AutoencoderTiny",
+    "encoder_block_out_channels": [8] * 4,
+    "decoder_block_out_channels": [8] * 4,
+    "num_encoder_blocks": [1] * 4,
+    "num_decoder_blocks": [1] * 4,
+}
+KL = {"_class_name": "AutoencoderKL", "block_out_channels": [8, 8], "norm_num_groups": 4}
+SCHEDULER = {"_class_name": "EulerDiscreteScheduler", "prediction_type": "epsilon"}
+
+
+def write_network(folder, network, config, dtype=torch.float32):
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    state = {name: tensor.to(dtype).contiguous() for name, tensor in network.state_dict().items()}
+    save_file(state, folder / WEIGHTS)
+
+
+def write_text(folder):
+    letters = [chr(c) for c in range(33, 127)]
+    words = [*letters, *(letter + "</w>" for letter in letters), "ab", "<|startoftext|>", "<|endoftext|>"]
+    ends = {"bos_token": words[-2], "eos_token": words[-1], "unk_token": words[-1], "pad_token": words[-1]}
+    (folder / "tokenizer").mkdir()
+    (folder / "tokenizer" / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\na b\n")
+    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, **ends}
+    (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(config))
+    size = len(words)
+    ids = {"bos_token_id": size - 2, "eos_token_id": size - 1, "pad_token_id": size - 1}
+    clip = CLIPTextConfig(
+        vocab_size=size,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        **ids,
+    )
+    CLIPTextModel(clip).save_pretrained(folder / "text_encoder")
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A whole small model, float16 as it would be shipped."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("model")
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionInpaintPipeline"}))
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER))
+    write_network(folder / "unet", UNet(UNetConfig.from_dict(UNET)), UNET, torch.float16)
+    write_network(folder / "vae", AutoencoderTiny(TinyConfig.from_dict(TINY)), TINY, torch.float16)
+    write_text(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(published, tmp_path):
+    """A copy that a test may damage."""
+    return shutil.copytree(published, tmp_path / "model")
+
+
+def refusal(folder):
+    with pytest.raises(WeightsError) as caught:
+        load_pipeline_parts(folder)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert len(message) < 600
+    return message
+
+
+def test_a_folder_loads_and_draws_without_the_network(published, monkeypatch, capfd):
+    def unreachable(*_):
+        raise AssertionError("loading must not open a connection")
+
+    monkeypatch.setattr(socket.socket, "connect", unreachable)
+    parts = load_pipeline_parts(published)
+    assert capfd.readouterr() == ("", "")
+    weights = list(parts.unet.parameters())
+    assert {weight.dtype for weight in weights} == {torch.float32}
+    assert not any(weight.requires_grad or weight.is_meta for weight in weights)
+    assert parts.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    assert parts.scheduler["prediction_type"] == "epsilon"
+    assert not parts.zero_empty_prompt
+    encoding = parts.text.encode(["a b c"])
+    latents = parts.vae.encode(torch.rand(1, 3, 64, 64) * 2 - 1)
+    sample = torch.cat([latents, latents[:, :1], latents], dim=1)
+    out = parts.unet(sample, parts.unet.embed(torch.tensor([500.0])), parts.unet.context(encoding.hidden))
+    assert out.shape == latents.shape == (1, 4, 8, 8)
+    assert parts.vae.decode(out).shape == (1, 3, 64, 64)
+
+
+def test_the_weights_are_those_of_the_file(published):
+    stored = load_file(published / "unet" / WEIGHTS)
+    loaded = load_pipeline_parts(published).unet.state_dict()
+    assert loaded.keys() == stored.keys()
+    assert all(torch.equal(loaded[name], tensor.float()) for name, tensor in stored.items())
+
+
+def test_half_precision_stays_unless_the_autoencoder_would_overflow(tmp_path):
+    config = {**KL, "force_upcast": True}
+    write_network(tmp_path / "vae", AutoencoderKL(KLConfig.from_dict(config)), config)
+    assert load_vae(tmp_path / "vae", CPU, torch.float16).quant_conv.weight.dtype == torch.float32
+    (tmp_path / "vae" / "config.json").write_text(json.dumps({**config, "force_upcast": False}))
+    assert load_vae(tmp_path / "vae", CPU, torch.float16).quant_conv.weight.dtype == torch.float16
+
+
+def test_old_names_of_the_autoencoders_attention_load(tmp_path):
+    torch.manual_seed(1)
+    network = AutoencoderKL(KLConfig.from_dict(KL))
+    write_network(tmp_path / "new", network, KL)
+    write_network(tmp_path / "old", network, KL)
+    old = {}
+    for name, tensor in network.state_dict().items():
+        for new, before in (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")):
+            if f"attentions.0.{new}.weight" in name:
+                tensor = tensor[:, :, None, None]  # as 1x1 convolutions, which some files have
+            name = name.replace(f"attentions.0.{new}.", f"attentions.0.{before}.")
+        old[name] = tensor.contiguous()
+    assert not any("to_q" in name for name in old)
+    save_file(old, tmp_path / "old" / WEIGHTS)
+    latents = torch.randn(1, 4, 4, 4)
+    decoded = [load_vae(tmp_path / name, CPU, torch.float32).decode(latents) for name in ("new", "old")]
+    assert torch.equal(*decoded)
+
+
+def test_shards_and_the_fp16_variant_load(folder):
+    expected = load_pipeline_parts(folder).unet.state_dict()
+    state = load_file(folder / "unet" / WEIGHTS)
+    (folder / "unet" / WEIGHTS).rename(folder / "unet" / "diffusion_pytorch_model.fp16.safetensors")
+    variant = load_pipeline_parts(folder).unet.state_dict()
+    (folder / "unet" / "diffusion_pytorch_model.fp16.safetensors").unlink()
+    names = sorted(state)
+    shards = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for shard, part in shards.items():
+        save_file({name: state[name] for name in part}, folder / "unet" / shard)
+    where = {name: shard for shard, part in shards.items() for name in part}
+    (folder / "unet" / f"{WEIGHTS}.index.json").write_text(json.dumps({"weight_map": where}))
+    sharded = load_pipeline_parts(folder).unet.state_dict()
+    for loaded in (variant, sharded):
+        assert all(torch.equal(loaded[name], tensor) for name, tensor in expected.items())
+    (folder / "unet" / "b.safetensors").unlink()
+    assert "b.safetensors: no such file" in refusal(folder)
+
+
+def test_an_index_cannot_point_outside_its_folder(folder):
+    (folder / "unet" / WEIGHTS).unlink()
+    index = {"weight_map": {"conv_in.weight": "../vae/" + WEIGHTS}}
+    (folder / "unet" / f"{WEIGHTS}.index.json").write_text(json.dumps(index))
+    assert "in the same folder" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        "model_index.json",
+        "scheduler/scheduler_config.json",
+        "unet/config.json",
+        f"unet/{WEIGHTS}",
+        "vae/config.json",
+        f"vae/{WEIGHTS}",
+        "text_encoder/config.json",
+        "text_encoder/model.safetensors",
+        "tokenizer/tokenizer_config.json",
+    ],
+)
+def test_a_missing_file_is_named(folder, missing):
+    (folder / missing).unlink()
+    assert f"{folder / missing}: no such file" in refusal(folder)
+
+
+def test_a_missing_vocabulary_or_encoder_is_named(folder):
+    (folder / "tokenizer" / "vocab.json").unlink()
+    assert "tokenizer: must hold tokenizer.json, or vocab.json and merges.txt" in refusal(folder)
+    shutil.rmtree(folder / "text_encoder")
+    assert "text_encoder: no such folder" in refusal(folder)
+
+
+@pytest.mark.parametrize("component", ["unet", "vae", "text_encoder"])
+@pytest.mark.parametrize("suffix", [".bin", ".ckpt", ".pt"])
+def test_pickled_weights_are_refused_and_not_opened(folder, component, suffix):
+    class Trap:
+        def __reduce__(self):
+            return (pytest.fail, ("the pickle was opened",))
+
+    (weights,) = (folder / component).glob("*.safetensors")
+    (folder / component / f"{weights.stem}{suffix}").write_bytes(pickle.dumps(Trap()))
+    weights.unlink()
+    message = refusal(folder)
+    assert f"{weights.stem}{suffix}: pickled weights are refused" in message
+    assert "can run any code" in message
+
+
+@pytest.mark.parametrize("component", ["unet", "vae", "text_encoder"])
+@pytest.mark.parametrize("keep", [0, 5, 0.5, -1])
+def test_a_truncated_file_is_named(folder, component, keep):
+    (weights,) = (folder / component).glob("*.safetensors")
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: int(len(whole) * keep) if isinstance(keep, float) else keep])
+    assert f"{weights}: not readable as safetensors" in refusal(folder)
+
+
+def damaged(folder, change):
+    """Apply ``change`` to the UNet's tensors, in place."""
+    state = load_file(folder / "unet" / WEIGHTS)
+    change(state)
+    save_file(state, folder / "unet" / WEIGHTS)
+    return refusal(folder)
+
+
+def test_tensors_that_do_not_fit_are_named(folder):
+    packed = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q.weight"
+    message = damaged(folder, lambda state: state.pop(packed))
+    assert message == f"{folder / 'unet' / WEIGHTS}: missing tensors: {packed}"
+
+
+def test_left_over_tensors_are_named(folder):
+    extra = {f"extra.{i}": torch.zeros(1) for i in range(5)}
+    message = damaged(folder, lambda state: state.update(extra))
+    assert message.endswith("unexpected tensors: extra.0, extra.1, extra.2 and 2 more")
+
+
+def test_wrong_shapes_are_named(folder):
+    message = damaged(folder, lambda state: state.update({"conv_in.weight": torch.zeros(16, 4, 3, 3)}))
+    assert message.endswith("wrongly shaped tensors: conv_in.weight (16, 4, 3, 3), not (16, 9, 3, 3)")
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "expected"),
+    [
+        ("unet/config.json", "{", "not readable as JSON"),
+        ("unet/config.json", "[]", "must hold a JSON object"),
+        ("unet/config.json", '{"_class_name": "UNet3DConditionModel"}', "_class_name must be"),
+        ("unet/config.json", '{"class_embed_type": "timestep"}', "class_embed_type must be None"),
+        ("vae/config.json", '{"_class_name": "VQModel"}', "must be AutoencoderKL or AutoencoderTiny"),
+        ("vae/config.json", '{"_class_name": "AutoencoderTiny", "act_fn": "gelu"}', "act_fn must be 'relu'"),
+        (
+            "vae/config.json",
+            '{"_class_name": "AutoencoderTiny", "latent_channels": "x"}',
+            "not a usable config",
+        ),
+        ("vae/config.json", '{"latents_mean": [0.5]}', "latents_mean must be None"),
+        ("text_encoder/config.json", '{"architectures": ["T5EncoderModel"]}', "architectures must name"),
+        ("tokenizer/tokenizer_config.json", '{"tokenizer_class": "T5Tokenizer"}', "tokenizer_class must be"),
+        ("tokenizer/vocab.json", "{", "not readable as a CLIP tokenizer"),
+    ],
+)
+def test_a_file_that_says_something_else_is_named(folder, path, text, expected):
+    (folder / path).write_text(text)
+    message = refusal(folder)
+    assert expected in message
+    assert str(folder / path.split("/")[0]) in message
+
+
+def test_text_encoder_and_unet_must_fit_each_other(folder):
+    shutil.rmtree(folder / "unet")
+    config = replace(UNetConfig.from_dict(UNET), cross_attention_dim=(24, 24))
+    write_network(folder / "unet", UNet(config), {**UNET, "cross_attention_dim": 24})
+    assert "cross_attention_dim is [24], the text encoders give 16" in refusal(folder)
