@@ -1,0 +1,1 @@
+"""Measurements. Cases are data; a record holds no number unless its correctness check passed."""

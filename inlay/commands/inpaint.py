@@ -1,0 +1,161 @@
+"""``inlay inpaint``: one picture."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from inlay.commands.options import AsJson, Weights
+from inlay.errors import Cancelled, RequestError
+
+if TYPE_CHECKING:
+    from inlay.engine.result import Progress, Result
+
+__all__ = ["inpaint"]
+
+
+class Suffix(StrEnum):
+    """Output formats."""
+
+    png = "png"
+    jpg = "jpg"
+    webp = "webp"
+
+
+def inpaint(
+    image: Annotated[str, typer.Argument(help="The picture: a path, data URI or base64.")],
+    mask: Annotated[str, typer.Argument(help="The mask: white is repainted.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A file, or a folder.")] = Path(),
+    prompt: Annotated[str, typer.Option("--prompt", "-p")] = "",
+    negative_prompt: Annotated[str, typer.Option("--negative-prompt", "-n")] = "",
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Id or alias in the registry.")] = None,
+    size: Annotated[str | None, typer.Option("--size", help="Generation size, WIDTHxHEIGHT.")] = None,
+    samples: Annotated[int, typer.Option(help="1 to 4 pictures.")] = 1,
+    steps: Annotated[int | None, typer.Option(help="1 to 150.")] = None,
+    strength: Annotated[float, typer.Option(help="0 to 1.")] = 0.7,
+    guidance: Annotated[float, typer.Option(help="1 to 20; 1 is without.")] = 7.5,
+    scheduler: Annotated[str | None, typer.Option(help="Documented name or short alias.")] = None,
+    karras: Annotated[bool, typer.Option("--karras/--no-karras")] = True,
+    seed: Annotated[int | None, typer.Option(help="Drawn and reported where it is not given.")] = None,
+    clip_skip: Annotated[int, typer.Option(help="1 is the last layer.")] = 2,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any other field of a request: NAME=VALUE (JSON or text)."),
+    ] = None,
+    format: Annotated[Suffix, typer.Option(help="For a folder.")] = Suffix.png,
+    metadata: Annotated[bool, typer.Option("--metadata/--no-metadata", help="Write parameters into the file.")] = True,
+    overwrite: Annotated[bool, typer.Option(help="Replace existing files.")] = False,
+    backend: Annotated[str, typer.Option()] = "auto",
+    device: Annotated[str, typer.Option()] = "auto",
+    weights: Weights = None,
+    as_json: AsJson = False,
+) -> None:
+    """Inpaint one picture and print the paths of the results."""
+    from inlay.engine.engine import Engine
+    from inlay.engine.output import check_outputs
+    from inlay.engine.request import InpaintRequest
+
+    fields = {
+        "init_image": image, "mask_image": mask, "prompt": prompt, "negative_prompt": negative_prompt,
+        "model": model, "samples": samples, "steps": steps, "strength": strength, "guidance_scale": guidance,
+        "scheduler": scheduler, "karras_sigmas": karras, "seed": seed, "clip_skip": clip_skip,
+        **_size(size), **_settings(set_ or []),
+    }  # fmt: skip
+    request = InpaintRequest.parse(fields)
+    paths = _targets(out, image, request.samples, format.value)
+    check_outputs(paths, overwrite=overwrite)  # before the work, not after it
+    with Engine(backend, device, weights) as engine:
+        result = _with_progress(engine.stream(request))
+    warnings = _write(result, paths, metadata, overwrite)
+    _report(result, paths, warnings, as_json)
+
+
+def _size(text: str | None) -> dict[str, int]:
+    if text is None:
+        return {}
+    match = re.fullmatch(r"(\d{1,5})[xX×](\d{1,5})", text)
+    if match is None:
+        raise RequestError("--size", text, "WIDTHxHEIGHT, for example 512x512")
+    return {"width": int(match[1]), "height": int(match[2])}
+
+
+def _settings(pairs: list[str]) -> dict[str, Any]:
+    """``NAME=VALUE``, the value as JSON where it is JSON, else as text."""
+    fields: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise RequestError("--set", pair, "NAME=VALUE")
+        try:
+            fields[name.strip()] = json.loads(value)
+        except json.JSONDecodeError:
+            fields[name.strip()] = value
+    return fields
+
+
+def _targets(out: Path, image: str, samples: int, suffix: str) -> list[Path]:
+    """A path with a suffix names the file; anything else is a folder for names made from the input's."""
+    from inlay.engine.output import output_paths
+
+    if out.suffix and not out.is_dir():
+        return output_paths(out.stem, out.parent, samples, out.suffix)
+    stem = Path(image).stem if len(image) < 1024 and Path(image).is_file() else "inlay"
+    # The input's own name would collide with the input where both share a folder.
+    return output_paths(f"{stem}-inlay", out, samples, suffix)
+
+
+def _with_progress(events: Iterator[Progress | Result]) -> Result:
+    """Drain the stream; a progress bar on stderr where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    from inlay.engine.result import Progress, Result
+
+    console = Console(stderr=True)
+    with Bar(console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("denoising", total=None)
+        for event in events:
+            if isinstance(event, Progress):
+                bar.update(task, completed=event.step, total=event.steps)
+            elif isinstance(event, Result):
+                return event
+    raise Cancelled("the request ended without a result")
+
+
+def _write(result: Result, paths: list[Path], metadata: bool, overwrite: bool) -> list[str]:
+    from inlay.engine.output import SaveOptions, a1111_parameters, save
+
+    warnings: list[str] = list(result.warnings)
+    for sample, (picture, path) in enumerate(zip(result.images, paths, strict=True)):
+        meta = result.meta | {"seed": result.seeds[sample]}
+        warnings += save(
+            picture,
+            path,
+            metadata=meta if metadata else None,
+            parameters=a1111_parameters(meta) if metadata else None,
+            options=SaveOptions(overwrite=overwrite),
+        )
+    return warnings
+
+
+def _report(result: Result, paths: list[Path], warnings: list[str], as_json: bool) -> None:
+    if as_json:
+        report = {
+            "output": [str(path) for path in paths],
+            "seeds": list(result.seeds),
+            "meta": result.meta,
+            "timings": dict(result.timings),
+            "warnings": warnings,
+        }
+        typer.echo(json.dumps(report, indent=2, ensure_ascii=False))
+        return
+    for warning in warnings:
+        typer.echo(f"inlay: {warning}", err=True)
+    for path in paths:
+        typer.echo(str(path))
