@@ -34,17 +34,24 @@ def apply_row(buffer: Tensor, matrix: Tensor) -> None:
     flat[:slots] = matrix @ flat
 
 
-def langevin(matrix: Tensor, buffer: Tensor, snr: float) -> Tensor:
+def langevin(buffer: Tensor, matrix: Tensor, snr: float) -> Tensor:
     """The matrix of a row that takes its step size from norms, without leaving the device.
 
-    Song et al. 2021 ("Score-Based Generative Modeling through SDEs"), algorithm 4; the convention is
-    that of :func:`inlay.schedulers.table.langevin_step`.
+    Song et al. 2021 ("Score-Based Generative Modeling through SDEs"), algorithm 4 (corrector, variance
+    exploding); the convention is that of :func:`inlay.schedulers.tables.langevin_step`: a ratio of 1 is the row
+    as it stands, norms are over one picture, and a drift that vanishes takes no step.
+
+    Args:
+        buffer: ``[3, C, h, w]``: sample, guided output, fresh noise.
+        matrix: ``[1, 3]``.
+        snr: target ratio of the norms of drift and noise.
     """
-    output, noise = torch.linalg.vector_norm(buffer[-2:].flatten(1).double(), dim=1).unbind()
-    ratio = torch.where(output > 0, snr * noise / output.clamp_min(1e-300), torch.zeros_like(output))
-    scale = torch.ones_like(matrix)
-    scale[:, -2], scale[:, -1] = ratio**2, ratio
-    return matrix * scale
+    sample, output, noise = matrix.double()[0].unbind()
+    drift = torch.linalg.vector_norm((sample - 1) * buffer[0].double() + output * buffer[1].double())
+    push = snr * noise.abs() * torch.linalg.vector_norm(buffer[2].double())
+    ratio = torch.where(drift > 0, push / drift.clamp_min(1e-300), torch.zeros_like(drift))
+    row = torch.stack([1 + ratio**2 * (sample - 1), ratio**2 * output, ratio * noise])
+    return row[None].to(matrix.dtype)
 
 
 def keep_known(sample: Tensor, mask: Tensor, known: Tensor) -> None:

@@ -251,6 +251,13 @@ def test_a_models_configuration_is_read_and_what_is_not_linear_refused():
         ("trained_betas", [0.1, 2.0]),
         ("timestep_spacing", "wide"),
         ("use_beta_sigmas", True),
+        ("solver_order", 4),
+        ("disable_corrector", [0]),
+        ("num_train_timesteps", -3),
+        ("num_train_timesteps", "many"),
+        ("beta_start", [1]),
+        ("beta_end", math.nan),
+        ("trained_betas", "none"),
         ("_class_name", "FlowMatchEulerDiscreteScheduler"),
     ):
         with pytest.raises(WeightsError, match=r"scheduler configuration: .*"):

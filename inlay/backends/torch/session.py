@@ -208,7 +208,7 @@ class TorchSession:
             buffer[-1] = torch.from_numpy(step.noise).to(self.device)
         matrix = state.matrices[row]
         snr = float(table.langevin_snr[row])
-        apply_row(buffer, langevin(matrix, buffer, snr) if snr else matrix)
+        apply_row(buffer, langevin(buffer, matrix, snr) if snr else matrix)
         if shared.extra is None:
             image, noise = float(table.known_image[row]), float(table.known_noise[row])
             keep_known(buffer[0], shared.mask, image * shared.clean + noise * state.noise)
