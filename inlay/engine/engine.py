@@ -18,7 +18,7 @@ from inlay.backends.protocol import choose
 from inlay.engine.registry import Registry
 from inlay.engine.request import InpaintRequest
 from inlay.engine.resolve import resolve
-from inlay.engine.result import Progress, Result
+from inlay.engine.result import Counters, Progress, Result
 from inlay.engine.ticket import Ticket
 from inlay.engine.worker import Worker
 from inlay.errors import BackendError, RequestError
@@ -101,6 +101,11 @@ class Engine:
                 self._thread.start()
             self._inbox.put(ticket)
         return ticket
+
+    @property
+    def counters(self) -> Counters:
+        """How much has been evaluated so far, and how full the batches were."""
+        return self._worker.counters
 
     def close(self, cancel: bool = False) -> None:
         """Finish (or cancel) what is in flight, then release the device. May be called twice."""

@@ -12,7 +12,7 @@ from inlay import __version__
 from inlay.backends.protocol import Runtime
 from inlay.engine.plan import Plan
 
-__all__ = ["Progress", "Result"]
+__all__ = ["Counters", "Progress", "Result"]
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,26 @@ class Progress:
 
     step: int
     steps: int
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What an engine has evaluated since it was opened.
+
+    Attributes:
+        evaluations: batches that went through a network.
+        lane_rows: pictures in them, summed: rows of tables that were run.
+        slots: pictures that a batch can hold.
+    """
+
+    evaluations: int
+    lane_rows: int
+    slots: int
+
+    @property
+    def fill(self) -> float:
+        """Mean share of a batch's slots that were used, 0 … 1."""
+        return self.lane_rows / (self.evaluations * self.slots) if self.evaluations else 0.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from inlay.backends.protocol import Backend, Conditioning, Opening, Session
 from inlay.engine.lanes import Lane, Lanes
 from inlay.engine.registry import ModelEntry
 from inlay.engine.resolve import table_of
-from inlay.engine.result import Result
+from inlay.engine.result import Counters, Result
 from inlay.engine.ticket import Ticket
 from inlay.engine.weights import check
 
@@ -32,9 +32,9 @@ class Worker:
     """Runs lanes on one backend. All methods but ``cancel_all`` belong to the engine's thread."""
 
     def __init__(self, backend: Backend, slots: int | None) -> None:
-        self._backend, self._slots = backend, slots
+        self._backend = backend
         self._sessions: dict[Hashable, Session] = {}
-        self._lanes: Lanes | None = None
+        self._lanes = Lanes(slots or backend.slots, PATIENCE, self._failed)
         self._tickets: dict[Ticket, list[Lane]] = {}
         self._owner: dict[Lane, Ticket] = {}
         self.cancel_all = False
@@ -44,11 +44,8 @@ class Worker:
         return bool(self._tickets)
 
     @property
-    def lanes(self) -> Lanes:
-        """The loop; its counters tell how full the batches were."""
-        if self._lanes is None:
-            self._lanes = Lanes(self._slots or self._backend.slots, PATIENCE, self._failed)
-        return self._lanes
+    def counters(self) -> Counters:
+        return Counters(self._lanes.evaluations, self._lanes.lane_rows, self._lanes.slots)
 
     def add(self, ticket: Ticket) -> None:
         """Make a request's lanes; one without evaluations is finished at once."""
@@ -64,12 +61,12 @@ class Worker:
             return
         self._tickets[ticket] = lanes
         self._owner.update(dict.fromkeys(lanes, ticket))
-        self.lanes.add(lanes)
+        self._lanes.add(lanes)
 
     def turn(self) -> None:
         """One evaluation of one group, and whatever follows from it."""
         self._drop_cancelled()
-        moved = self.lanes.turn() if self._tickets else []
+        moved = self._lanes.turn() if self._tickets else []
         for ticket in dict.fromkeys(self._owner[lane] for lane in moved if lane in self._owner):
             ticket.report(min(lane.cursor for lane in self._tickets[ticket]))
         for lane in moved:

@@ -1,0 +1,99 @@
+"""Mixed company: requests with every documented scheduler, many step counts and strengths, in shared batches."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="needs torch: pip install 'inlay[torch]'")
+pytest.importorskip("diffusers", reason="makes its model with diffusers: pip install 'inlay[torch]'")
+
+import inlay
+from inlay.schedulers import NAMES, table
+from tests.random_model import write_model, write_registry
+
+SIZE, SLOTS = 64, 8
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return write_registry(folder / "weights.toml", nine=(write_model(folder / "nine", 9, "tiny"), "sd15-inpaint"))
+
+
+@pytest.fixture(scope="module")
+def requests():
+    """64 of them: 18 schedulers in turn, steps 4 … 50, strength 0.3 … 1, samples 1 … 4."""
+    rng = np.random.default_rng(18)
+    image = rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+    mask = np.zeros((SIZE, SIZE), np.uint8)
+    mask[10:50, 12:52] = 255
+    made = []
+    while len(made) < 64:
+        fields = {
+            "scheduler": NAMES[len(made) % 18], "karras_sigmas": bool(rng.integers(2)), "samples": int(rng.integers(1, 5)),
+            "steps": int(rng.integers(4, 51)), "strength": float(rng.uniform(0.3, 1)), "seed": int(rng.integers(1000)),
+        }  # fmt: skip
+        try:
+            table(fields["scheduler"], fields["steps"], karras=fields["karras_sigmas"], strength=fields["strength"])
+        except inlay.RequestError:
+            continue  # a combination that is refused by name: no step left, or more steps than LCM has
+        made.append(
+            inlay.InpaintRequest(
+                init_image=image, mask_image=mask, width=SIZE, height=SIZE, prompt=f"p{len(made) % 5}", **fields
+            )
+        )
+    return made
+
+
+def bits(result):
+    return [np.asarray(picture).tobytes() for picture in result.generated]
+
+
+def test_64_mixed_requests(registry, requests):
+    with inlay.Engine("torch", "cpu", registry, slots=1) as engine:
+        alone = [bits(engine.run(request)) for request in requests]
+
+    with inlay.Engine("torch", "cpu", registry, slots=SLOTS) as engine:
+        tickets = []
+        for place, request in enumerate(requests):
+            tickets.append(engine.submit(request))
+            if place % 16 == 15:
+                time.sleep(0.05)  # they arrive at different times
+        together = [bits(ticket.result()) for ticket in tickets]
+        counters = engine.counters
+
+    for request, one, other in zip(requests, alone, together, strict=True):
+        assert one == other, f"{request.scheduler} differs in company"
+    rows = sum(
+        ticket.resolved.plan.sampler.evaluations * request.samples
+        for ticket, request in zip(tickets, requests, strict=True)
+    )
+    assert counters.lane_rows == rows
+    ideal = rows / SLOTS
+    print(f"{rows} rows in {counters.evaluations} evaluations of {SLOTS}; ideal {ideal:.0f}; fill {counters.fill:.3f}")
+    assert counters.evaluations <= 1.1 * ideal
+
+
+def test_cancelling_some_in_the_middle(registry, requests):
+    chosen = requests[:18]
+    with inlay.Engine("torch", "cpu", registry, slots=SLOTS) as engine:
+        expected = [bits(engine.run(request)) for request in chosen]
+        before = engine.counters.lane_rows
+        tickets = [engine.submit(request) for request in chosen]
+        leaving = tickets[1::3]
+        for ticket in leaving:
+            next(ticket.progress(), None)
+            ticket.cancel()
+        for place, ticket in enumerate(tickets):
+            try:
+                assert bits(ticket.result()) == expected[place], chosen[place].scheduler
+            except inlay.Cancelled:
+                assert ticket in leaving
+                assert not ticket.generated or len(ticket.generated) < chosen[place].samples
+        spent = engine.counters.lane_rows - before
+    assert any(ticket.exception() for ticket in leaving)
+    planned = sum(t.resolved.plan.sampler.evaluations * r.samples for t, r in zip(tickets, chosen, strict=True))
+    assert spent < planned
