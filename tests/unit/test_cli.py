@@ -160,3 +160,34 @@ def test_interrupting_leaves_no_file_and_130(scene, empty_registry):
     assert stderr.decode().strip() == "inlay: interrupted; nothing was written"
     assert time.monotonic() - began < 10
     assert not list(scene.glob("*inlay*"))
+
+
+@pytest.mark.parametrize("arguments", [["plan", "request.json"], ["schedulers", "show", "euler"], ["models", "list"]])
+def test_what_needs_no_torch_loads_none(scene, empty_registry, arguments):
+    (scene / "request.json").write_text(json.dumps({"init_image": "photo.png", "mask_image": "mask.png"}))
+    code = (
+        "import sys\nfrom inlay.cli import main\ntry:\n    main()\nexcept SystemExit as done:\n"
+        "    print(done.code, {'torch', 'transformers', 'diffusers'} & set(sys.modules), file=sys.stderr)"
+    )
+    environment = {**os.environ, "INLAY_WEIGHTS": str(empty_registry)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=scene, env=environment, capture_output=True, text=True
+    )
+    assert done.stderr.strip() == "0 set()"
+
+
+def test_schedulers(inlay, scene):
+    rows = json.loads(inlay("schedulers", "--json").stdout)
+    assert len(rows) == 18
+    listed = inlay("schedulers").stdout
+    assert all(row["name"] in listed for row in rows)
+    shown = json.loads(inlay("schedulers", "show", "heun", "--steps", 5, "--json").stdout)
+    assert len(shown["timesteps"]) == 9
+    text = inlay("schedulers", "show", "UniPC", "--steps", 4, "--karras").stdout
+    assert "UniPCMultistepScheduler, 4 steps, 4 evaluations" in text
+    assert inlay("schedulers", "show", "heun", "--steps", 0).returncode == 2
+    assert inlay("schedulers", "show", "heun", "--plot", "heun.png").returncode == 0
+    with Image.open(scene / "heun.png") as drawn:
+        assert drawn.width > 400
+    assert inlay("schedulers", "show", "heun", "--plot", "nowhere/x.png").returncode == 2
+    assert inlay("schedulers", "show", "heun", "--plot", "heun.nope").returncode == 2
