@@ -33,9 +33,13 @@ def requests():
     made = []
     while len(made) < 64:
         fields = {
-            "scheduler": NAMES[len(made) % 18], "karras_sigmas": bool(rng.integers(2)),
-            "samples": int(rng.integers(1, 5)), "steps": int(rng.integers(4, 51)), "strength": float(rng.uniform(0.3, 1)), "seed": int(rng.integers(1000)),
-        }  # fmt: skip
+            "scheduler": NAMES[len(made) % 18],
+            "karras_sigmas": bool(rng.integers(2)),
+            "samples": int(rng.integers(1, 5)),
+            "steps": int(rng.integers(4, 51)),
+            "strength": float(rng.uniform(0.3, 1)),
+            "seed": int(rng.integers(1000)),
+        }
         try:
             table(fields["scheduler"], fields["steps"], karras=fields["karras_sigmas"], strength=fields["strength"])
         except inlay.RequestError:

@@ -6,11 +6,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from inlay.errors import WeightsError  # noqa: E402
-from inlay.models.attention import feature_map, tokens_of  # noqa: E402
-from inlay.models.embeddings import sinusoid  # noqa: E402
-from inlay.models.unet import UNet  # noqa: E402
-from inlay.models.unet_config import UNetConfig  # noqa: E402
+from inlay.errors import WeightsError
+from inlay.models.attention import feature_map, tokens_of
+from inlay.models.embeddings import sinusoid
+from inlay.models.unet import UNet
+from inlay.models.unet_config import UNetConfig
 
 SMALL = UNetConfig(
     block_out_channels=(16, 32),

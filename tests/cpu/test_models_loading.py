@@ -13,15 +13,15 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from safetensors.torch import load_file, save_file  # noqa: E402
-from transformers import CLIPTextConfig, CLIPTextModel  # noqa: E402
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig, CLIPTextModel
 
-from inlay.errors import WeightsError  # noqa: E402
-from inlay.models.loading import load_pipeline_parts, load_vae  # noqa: E402
-from inlay.models.unet import UNet  # noqa: E402
-from inlay.models.unet_config import UNetConfig  # noqa: E402
-from inlay.models.vae_kl import AutoencoderKL, KLConfig  # noqa: E402
-from inlay.models.vae_tiny import AutoencoderTiny, TinyConfig  # noqa: E402
+from inlay.errors import WeightsError
+from inlay.models.loading import load_pipeline_parts, load_vae
+from inlay.models.unet import UNet
+from inlay.models.unet_config import UNetConfig
+from inlay.models.vae_kl import AutoencoderKL, KLConfig
+from inlay.models.vae_tiny import AutoencoderTiny, TinyConfig
 
 CPU = torch.device("cpu")
 WEIGHTS = "diffusion_pytorch_model.safetensors"

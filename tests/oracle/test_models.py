@@ -7,13 +7,13 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
-import diffusers  # noqa: E402
+import diffusers
 
-from inlay.models.configs import UNETS, VAES  # noqa: E402
-from inlay.models.unet import UNet  # noqa: E402
-from inlay.models.unet_config import UNetConfig  # noqa: E402
-from inlay.models.vae_kl import AutoencoderKL, KLConfig  # noqa: E402
-from inlay.models.vae_tiny import AutoencoderTiny, TinyConfig  # noqa: E402
+from inlay.models.configs import UNETS, VAES
+from inlay.models.unet import UNet
+from inlay.models.unet_config import UNetConfig
+from inlay.models.vae_kl import AutoencoderKL, KLConfig
+from inlay.models.vae_tiny import AutoencoderTiny, TinyConfig
 
 TOLERANCE = 1e-5  # outputs are about 2 at most; the sums are only ordered differently
 

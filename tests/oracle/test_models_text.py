@@ -9,22 +9,22 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
-from diffusers import (  # noqa: E402
+from diffusers import (
     AutoencoderKL,
     EulerDiscreteScheduler,
     StableDiffusionInpaintPipeline,
     StableDiffusionXLInpaintPipeline,
     UNet2DConditionModel,
 )
-from transformers import (  # noqa: E402
+from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
 )
 
-from inlay.errors import RequestError  # noqa: E402
-from inlay.models.text_files import load_text  # noqa: E402
+from inlay.errors import RequestError
+from inlay.models.text_files import load_text
 
 PROMPTS = ["a red circle", "blue square on the left, a Ring", "", "star " * 100]
 CPU = torch.device("cpu")

@@ -10,8 +10,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed: the oracle extra brings it")
 diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed: the oracle extra brings it")
 
-from inlay.errors import RequestError  # noqa: E402
-from inlay.schedulers import NoiseSchedule, table, trace  # noqa: E402
+from inlay.errors import RequestError
+from inlay.schedulers import NoiseSchedule, table, trace
 
 # diffusers hands torch tensors to numpy functions, and numpy 2 announces that it will want newer tensors.
 pytestmark = [
