@@ -130,10 +130,27 @@ class Engine:
     def _work(self) -> None:
         """Until closed: take what has arrived, then one turn of the lanes."""
         is_open = True
-        while is_open or self._worker.busy:
-            is_open = self._take(is_open)
-            self._worker.turn()
-        self._worker.close()
+        try:
+            while is_open or self._worker.busy:
+                is_open = self._take(is_open)
+                self._worker.turn()
+        except BaseException as exc:
+            # Nothing is expected here; but whoever waits for a result must not wait for ever.
+            self._abandon(exc)
+            raise
+        finally:
+            self._worker.close()
+
+    def _abandon(self, error: BaseException) -> None:
+        """The thread ends: refuse what comes, fail what waits."""
+        with self._lock:
+            self._closed = True
+        failure = BackendError(f"the engine stopped: {type(error).__name__}: {error}")
+        while not self._inbox.empty():
+            ticket = self._inbox.get()
+            if ticket is not None:
+                ticket.fail(failure)
+        self._worker.fail_all(failure)
 
     def _take(self, is_open: bool) -> bool:
         """Admit everything that waits; block only where there is nothing else to do."""

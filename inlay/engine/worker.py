@@ -73,6 +73,11 @@ class Worker:
             if lane.done and lane in self._owner:
                 self._retire(lane)
 
+    def fail_all(self, error: BaseException) -> None:
+        """Tell every request in flight that it will not be done."""
+        for ticket in list(self._tickets):
+            self._fail(ticket, error)
+
     def close(self) -> None:
         """Close every open model."""
         for session in self._sessions.values():

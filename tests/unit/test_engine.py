@@ -174,6 +174,20 @@ def test_a_backend_that_fails_fails_its_request_only(engine, request_of, monkeyp
     assert engine.run(request_of()).images
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_nobody_waits_for_ever_if_the_thread_dies(engine, request_of, monkeypatch):
+    from inlay.engine.worker import Worker
+
+    def die(self):
+        raise SystemError("impossible")
+
+    monkeypatch.setattr(Worker, "turn", die)
+    with pytest.raises(inlay.BackendError, match="the engine stopped: SystemError: impossible"):
+        engine.submit(request_of()).result(timeout=10)
+    with pytest.raises(inlay.BackendError, match="closed"):
+        engine.submit(request_of())
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
