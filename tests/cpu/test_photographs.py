@@ -1,0 +1,55 @@
+"""The main job: real photographs at 512², through the packaged model, with several prompts and schedulers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("torch", reason="needs torch: pip install 'inlay[torch]'")
+
+import inlay
+from inlay.engine.canvas import CanvasOptions, prepare
+from inlay.engine.sources import open_picture
+from tools.train_tiny.palette import COLOURS
+
+JOBS = [
+    ("red", "circle", "DPMSolverMultistepScheduler"),
+    ("blue", "square", "EulerDiscreteScheduler"),
+    ("yellow", "star", "UniPCMultistepScheduler"),
+    ("green", "ring", "PNDMScheduler"),
+]
+
+
+@pytest.fixture(scope="module")
+def engine():
+    with inlay.Engine("torch", "cpu") as opened:
+        yield opened
+
+
+def share_of(colour, picture, where):
+    """Share of the pixels in ``where`` whose nearest palette colour is ``colour``."""
+    names = list(COLOURS)
+    palette = np.array([COLOURS[name] for name in names], np.float32)
+    pixels = picture[where].astype(np.float32)
+    nearest = ((pixels[:, None] - palette[None]) ** 2).sum(-1).argmin(1)
+    return float((nearest == names.index(colour)).mean())
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_photograph(engine, photos, place):
+    image_file, mask_file = photos[place]
+    colour, shape, scheduler = JOBS[place]
+    request = inlay.InpaintRequest(
+        prompt=f"a {colour} {shape}", init_image=image_file, mask_image=mask_file, strength=1.0, guidance_scale=4.0,
+        steps=16, scheduler=scheduler, seed=3,
+    )  # fmt: skip
+    result = engine.run(request)
+    out, original = np.asarray(result.images[0]), np.asarray(Image.open(image_file).convert("RGB"))
+    canvas = prepare(open_picture("init_image", image_file), open_picture("mask_image", mask_file), CanvasOptions())
+    touched = canvas.touched()
+    assert result.generated[0].size == (512, 512)
+    np.testing.assert_array_equal(out[~touched], original[~touched])
+    before, after = share_of(colour, original, canvas.area), share_of(colour, out, canvas.area)
+    print(f"{image_file.stem}: {colour} {shape}, {before:.2f} → {after:.2f} of the mask")
+    assert after > before + 0.08, "the asked colour is painted"

@@ -1,0 +1,229 @@
+"""Training of the UNet and the text encoder together, on encoded scenes."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import UNet2DConditionModel
+from transformers import CLIPTextModel
+
+from tools.train_tiny import networks, tokenizer
+from tools.train_tiny.captions import with_article
+from tools.train_tiny.latents import Latents, read
+from tools.train_tiny.records import log, save_atomic
+from tools.train_tiny.settings import DenoiserSettings, Settings
+
+PURE_NOISE_FROM = 940  # timesteps whose input is sometimes noise alone, as it is at the start of sampling
+LAYOUT_FROM = 500  # timesteps from here on decide what is painted where
+LOG_EVERY, SAVE_EVERY = 50, 250
+
+
+@dataclass(frozen=True, eq=False)
+class Networks:
+    """What is trained, its moving average, and the optimiser."""
+
+    unet: UNet2DConditionModel
+    text: CLIPTextModel
+    average: list[torch.Tensor]
+    optimiser: torch.optim.Optimizer
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """Parameters in the order of `average`."""
+        return [*self.unet.parameters(), *self.text.parameters()]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One batch, float32 tensors: latents [N, 4, h, w], mask [N, 1, h, w], token ids [N, 77], clip skips [N]."""
+
+    truth: torch.Tensor
+    masked: torch.Tensor
+    mask: torch.Tensor
+    noise: torch.Tensor
+    timesteps: torch.Tensor
+    pure: torch.Tensor  # bool [N]: the input is noise alone
+    ids: torch.Tensor
+    layers_back: torch.Tensor
+
+
+def build(settings: DenoiserSettings, seed: int, device: torch.device) -> Networks:
+    """Untrained networks; the same seed gives the same ones."""
+    torch.manual_seed(seed)
+    unet = networks.build_unet().to(device, memory_format=torch.channels_last)
+    text = networks.build_text_encoder(len(tokenizer.build())).to(device)
+    parameters = [*unet.parameters(), *text.parameters()]
+    optimiser = torch.optim.AdamW(parameters, lr=settings.rate, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
+    return Networks(unet, text, [p.detach().clone() for p in parameters], optimiser)
+
+
+def draw_batch(
+    scenes: Latents, settings: DenoiserSettings, rng: np.random.Generator, count: int, device: torch.device
+) -> Batch:
+    """A batch drawn by `rng` alone: which scenes, timesteps, noise, dropped captions, clip skips."""
+    truth, masked, mask, captions, named = scenes.take(rng.integers(0, len(scenes.captions), count))
+    lowest = np.where(rng.random(count) < settings.layout_share, LAYOUT_FROM, 0)
+    timesteps = rng.integers(lowest, 1000)
+    share = np.where(timesteps >= settings.dropout_from, settings.dropout_high, settings.dropout_low)
+    dropped = named & (rng.random(count) < share)
+    texts = ["" if drop else caption for drop, caption in zip(dropped, captions, strict=True)]
+    exits = rng.choice(np.arange(1, 9), count, p=[0.25, 0.5] + [0.25 / 6] * 6)
+    pure = (timesteps >= PURE_NOISE_FROM) & (rng.random(count) < 0.5)
+    noise = rng.standard_normal(truth.shape, dtype=np.float32)
+    texts = [with_article(rng, text) for text in texts]
+    ids = TOKENIZER(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    tensors = [torch.from_numpy(a).to(device) for a in (truth, masked, mask, noise, timesteps, pure)]
+    return Batch(*tensors, ids.to(device), torch.from_numpy(exits).to(device))
+
+
+def loss_of(nets: Networks, batch: Batch, shares: torch.Tensor, outside: float) -> torch.Tensor:
+    """Mean squared error of the predicted velocity for each picture, float32 [N].
+
+    The velocity is √ᾱ·ε − √(1 − ᾱ)·x (Salimans and Ho 2022, appendix D). Inside the mask an error counts 1,
+    outside `outside`. Where the input is noise n alone, the target belongs to the ε that would have led from the
+    true latents x to it, ε = (n − √ᾱ·x) / √(1 − ᾱ): so the first step of sampling, whose input holds nothing of
+    the picture either, learns from the surroundings and the text only.
+    """
+    share = shares[batch.timesteps].view(-1, 1, 1, 1)
+    signal, spread = share.sqrt(), (1 - share).sqrt()
+    pure = batch.pure.view(-1, 1, 1, 1)
+    noise = torch.where(pure, (batch.noise - signal * batch.truth) / spread, batch.noise)
+    sample = signal * batch.truth + spread * noise
+    target = signal * noise - spread * batch.truth
+    inputs = torch.cat([sample, batch.mask, batch.masked], 1).contiguous(memory_format=torch.channels_last)
+    states = networks.encode_text(nets.text, batch.ids, batch.layers_back)
+    with torch.autocast(inputs.device.type, torch.bfloat16):
+        predicted = nets.unet(inputs, batch.timesteps, states, return_dict=False)[0]
+    weight = batch.mask + (1 - batch.mask) * outside
+    error = ((predicted.float() - target) ** 2 * weight).mean(1).sum((1, 2))
+    return error / weight.sum((1, 2, 3))
+
+
+def average_towards(nets: Networks, step: int, decay: float) -> None:
+    """Move the average; it follows closely at first (decay grows with the step number)."""
+    rate = 1 - min(decay, (1 + step) / (20 + step))
+    torch._foreach_lerp_(nets.average, [p.detach() for p in nets.parameters()], rate)
+
+
+def learning_rate(settings: DenoiserSettings, step: int) -> float:
+    """Linear warm-up, constant for the first half of all steps, then half a cosine down to 2 %."""
+    half = (settings.steps_256 + settings.steps_512) / 2
+    fall = 0.5 + 0.5 * float(np.cos(np.pi * max(0.0, step / half - 1)))
+    return settings.rate * min(1.0, (step + 1) / settings.warmup) * max(fall, 0.02)
+
+
+def _resume(nets: Networks, path: Path, device: torch.device) -> int:
+    if not path.exists():
+        return 0
+    saved = torch.load(path, map_location=device)
+    nets.unet.load_state_dict(saved["unet"])
+    nets.text.load_state_dict(saved["text"])
+    nets.optimiser.load_state_dict(saved["optimiser"])
+    for ours, theirs in zip(nets.average, saved["average"], strict=True):
+        ours.copy_(theirs)
+    return int(saved["step"])
+
+
+def _save(nets: Networks, path: Path, step: int) -> None:
+    state = {"unet": nets.unet.state_dict(), "text": nets.text.state_dict(), "average": nets.average}
+    save_atomic({**state, "optimiser": nets.optimiser.state_dict(), "step": step}, path)
+
+
+def averaged(folder: Path, settings: Settings) -> tuple[UNet2DConditionModel, CLIPTextModel, int]:
+    """The averaged networks of the last checkpoint, float32, and its step."""
+    nets = build(settings.denoiser, settings.seed, torch.device("cpu"))
+    step = _resume(nets, folder / "denoiser.pt", torch.device("cpu"))
+    with torch.no_grad():
+        for parameter, mean in zip(nets.parameters(), nets.average, strict=True):
+            parameter.copy_(mean)
+    return nets.unet.eval(), nets.text.eval(), step
+
+
+def _part(batch: Batch, rank: int, world: int) -> Batch:
+    """Every `world`-th picture of a batch, from `rank` on."""
+    return Batch(**{field.name: getattr(batch, field.name)[rank::world] for field in fields(Batch)})
+
+
+def _share_gradients(parameters: list[torch.nn.Parameter], counts: tuple[int, int]) -> None:
+    """Replace every process's gradients by those of the whole batch; `counts`: own pictures, all pictures.
+
+    Written in place: a gradient must keep its parameter's memory layout (channels last), since the fused
+    optimiser walks both as flat memory.
+    """
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    gradients = [parameter.grad for parameter in parameters]
+    flat = torch.cat([gradient.reshape(-1) for gradient in gradients]).mul_(counts[0] / counts[1])
+    torch.distributed.all_reduce(flat)
+    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view(gradient.shape))
+
+
+def _step(nets: Networks, batch: Batch, shares: torch.Tensor, outside: float, world: int) -> torch.Tensor:
+    """One update; returns the loss of this process's pictures and the gradient's norm, float32 [2]."""
+    whole = len(batch.truth)
+    own = _part(batch, torch.distributed.get_rank(), world) if world > 1 else batch
+    loss = loss_of(nets, own, shares, outside).mean()
+    nets.optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    if world > 1:
+        _share_gradients(nets.parameters(), (len(own.truth), whole))
+    norm = torch.nn.utils.clip_grad_norm_(nets.parameters(), 1.0)
+    nets.optimiser.step()
+    return torch.stack([loss.detach(), norm.detach()])
+
+
+def _run(rank: int, world: int, settings: Settings, folder: Path, device: torch.device) -> None:
+    """The training loop of one process; process 0 writes the log and the checkpoints."""
+    if world > 1:
+        torch.set_num_threads(1)
+        meeting = f"file://{folder.resolve()}/meeting"
+        torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world)
+    plan, cached = settings.denoiser, settings.latents
+    nets = build(plan, settings.seed, device)
+    start = _resume(nets, folder / "denoiser.pt", device)
+    small, large = read(folder, 256, cached.scenes_256, cached.shard), None
+    shares = networks.signal_shares().float().to(device)
+    begun, seen = time.time(), []
+    total = plan.steps_256 + plan.steps_512
+    for step in range(start, total):
+        rng = np.random.default_rng([settings.seed, 7, step])
+        at_512 = step >= plan.steps_256 and rng.random() >= plan.small_share
+        if at_512 and large is None:
+            large = read(folder, 512, cached.scenes_512, cached.shard)
+        scenes, count = (large, plan.batch_512) if at_512 and large else (small, plan.batch_256)
+        rate = learning_rate(plan, step)
+        for group in nets.optimiser.param_groups:
+            group["lr"] = rate
+        batch = draw_batch(scenes, plan, rng, count, device)
+        seen.append(_step(nets, batch, shares, plan.outside_weight, world))
+        average_towards(nets, step, plan.decay)
+        if rank == 0 and (step + 1) % LOG_EVERY == 0:
+            loss, norm = (round(float(value), 5) for value in torch.stack(seen).mean(0))
+            record = {"loss": loss, "norm": norm, "rate": round(rate, 7), "seconds": round(time.time() - begun, 1)}
+            log(folder / "log.jsonl", stage="unet", step=step + 1, **record)
+            seen.clear()
+        if rank == 0 and ((step + 1) % SAVE_EVERY == 0 or step + 1 == total):
+            _save(nets, folder / "denoiser.pt", step + 1)
+    if world > 1:
+        torch.distributed.destroy_process_group()
+
+
+def train(settings: Settings, folder: Path, device: torch.device, processes: int) -> None:
+    """Train to the end; a killed run goes on from its last checkpoint with the same batches.
+
+    On a CPU each batch is divided among processes of one thread: threads of one process wait for each other
+    inside every convolution, which costs a multiple as soon as other programs use the cores.
+    """
+    if device.type != "cpu" or processes == 1:
+        _run(0, 1, settings, folder, device)
+        return
+    (folder / "meeting").unlink(missing_ok=True)
+    torch.multiprocessing.spawn(_run, (processes, settings, folder, device), nprocs=processes)
+
+
+TOKENIZER = tokenizer.build()

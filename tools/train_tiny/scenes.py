@@ -1,0 +1,138 @@
+"""Scenes: a background, coloured shapes, a mask and a caption, all a pure function of (split, index, size)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from tools.train_tiny import captions
+from tools.train_tiny.backgrounds import draw_background
+from tools.train_tiny.masks import draw_mask, room, surroundings
+from tools.train_tiny.palette import COLOURS, SHAPES, paste, silhouette
+
+Rng = np.random.Generator
+SPLITS: dict[str, int] = {"train": 1, "autoencoder": 2, "measure": 3}  # seed ranges that never meet
+SMALLEST_TARGET = 0.125  # radius over picture side: 32 pixels at 256²
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """One drawn scene; pictures are uint8 [S, S, 3], the mask is bool [S, S] (true: to be painted)."""
+
+    picture: np.ndarray  # what stands there in truth
+    background: np.ndarray  # the same without the shape that the caption names
+    mask: np.ndarray
+    caption: str  # "" or unrelated words: continue the background
+    colour: str | None
+    shape: str | None
+    kind: str  # of the background
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Shares of the kinds of scenes that are drawn."""
+
+    empty: float  # no shape inside the mask
+    photographic: float  # photograph-like backgrounds
+    plain_captions: bool = False  # only "a red circle", only "" (for measuring)
+    overlaps: float = 0.2  # scenes where other shapes may reach into the mask
+
+
+TRAINING = Mixture(empty=0.33, photographic=0.28)
+MEASURING = Mixture(empty=0.0, photographic=0.0, plain_captions=True, overlaps=0.0)
+
+
+def scene_rng(split: str, index: int, size: int) -> Rng:
+    """The generator that draws scene `index` of a split at that size."""
+    return np.random.default_rng([SPLITS[split], size, index])
+
+
+def _jittered(rng: Rng, colour: str) -> np.ndarray:
+    return np.clip(np.asarray(COLOURS[colour], np.float32) + rng.uniform(-10, 10, 3), 0, 255).astype(np.float32)
+
+
+def _distractors(rng: Rng, picture: np.ndarray, mask: np.ndarray, overlaps: bool) -> None:
+    """Draw up to four shapes outside the mask; with `overlaps`, up to 70 % of one may lie inside."""
+    size = picture.shape[0]
+    allowed = 0.7 if overlaps else 0.0
+    for _ in range(int(rng.integers(0, 5))):
+        shape = SHAPES[int(rng.integers(len(SHAPES)))]
+        radius = size * rng.uniform(0.05, 0.17)
+        form = silhouette(shape, radius, rng.uniform(-0.5, 0.5))
+        colour = _jittered(rng, list(COLOURS)[int(rng.integers(len(COLOURS)))])
+        for _ in range(6):
+            x, y = rng.uniform(0, size, 2)
+            reach = int(radius) + 2
+            window = mask[max(int(y) - reach, 0) : int(y) + reach, max(int(x) - reach, 0) : int(x) + reach]
+            if window.size and float(window.mean()) <= allowed:
+                paste(picture, form, (x, y), colour)
+                break
+
+
+def _visible_colours(background: np.ndarray, coverage: np.ndarray) -> list[str]:
+    """Colours that differ clearly from at least nine tenths of what lies under and around the shape."""
+    rows, columns = np.nonzero(coverage > 0)
+    margin = background.shape[0] // 16
+    window = background[
+        max(rows.min() - margin, 0) : rows.max() + margin : 4,
+        max(columns.min() - margin, 0) : columns.max() + margin : 4,
+    ].reshape(-1, 3)
+    distance = {
+        name: float(np.quantile(np.sqrt(((window - np.asarray(rgb, np.float32)) ** 2).sum(1)), 0.1))
+        for name, rgb in COLOURS.items()
+    }
+    clear = [name for name, far in distance.items() if far > 75]
+    return clear or [max(distance, key=lambda name: distance[name])]
+
+
+def _target_place(rng: Rng, size: int) -> tuple[np.ndarray, tuple[float, float], float]:
+    """A mask, and the centre and radius of a shape that fits into it."""
+    for attempt in range(8):
+        mask = draw_mask(rng, size, None if attempt < 6 else "disc")
+        place, space = room(rng, mask)
+        if space >= size * SMALLEST_TARGET * 0.92:
+            share = rng.uniform(0.6, 1.0) if rng.random() < 0.8 else rng.uniform(0.35, 0.6)
+            return mask, place, min(max(space * share, size * SMALLEST_TARGET), space * 1.05)
+    mask = np.zeros((size, size), bool)
+    mask[size // 4 : 3 * size // 4, size // 4 : 3 * size // 4] = True
+    return mask, (size / 2, size / 2), size * 0.2
+
+
+def _coverage_mask(
+    rng: Rng, size: int, shape: str, radius: float, angle: float
+) -> tuple[np.ndarray, tuple[float, float]]:
+    """The mask that is a shape's own surroundings, and where the shape stands."""
+    place = tuple(rng.uniform(radius, size - radius, 2)) if 2 * radius < size else (size / 2, size / 2)
+    scratch = np.zeros((size, size, 3), np.float32)
+    return surroundings(rng, paste(scratch, silhouette(shape, radius, angle), place, np.zeros(3))), place
+
+
+def draw_scene(split: str, index: int, size: int, mixture: Mixture = TRAINING) -> Scene:
+    """Scene `index` of a split, at size² pixels; the same arguments give the same bytes."""
+    rng = scene_rng(split, index, size)
+    kind, picture = draw_background(rng, size, mixture.photographic)
+    overlaps = rng.random() < mixture.overlaps
+    if rng.random() < mixture.empty:
+        mask = draw_mask(rng, size)
+        _distractors(rng, picture, mask, overlaps)
+        truth = picture.round().astype(np.uint8)
+        caption = "" if mixture.plain_captions else captions.unrelated(rng)
+        return Scene(truth, truth, mask, caption, None, None, kind)
+    shape = SHAPES[int(rng.integers(len(SHAPES)))]
+    angle = rng.uniform(-math.pi / 9, math.pi / 9)
+    mask, place, radius = _target_place(rng, size)
+    if rng.random() < 0.15:
+        mask, place = _coverage_mask(rng, size, shape, radius, angle)
+    _distractors(rng, picture, mask, overlaps)
+    background = picture.copy()
+    coverage = silhouette(shape, radius, angle)
+    scratch = paste(picture.copy(), coverage, place, np.zeros(3))
+    choices = _visible_colours(background, scratch)
+    colour = choices[int(rng.integers(len(choices)))]
+    paste(picture, coverage, place, _jittered(rng, colour))
+    caption = captions.plain(colour, shape) if mixture.plain_captions else captions.caption(rng, colour, shape)
+    return Scene(
+        picture.round().astype(np.uint8), background.round().astype(np.uint8), mask, caption, colour, shape, kind
+    )
