@@ -39,11 +39,11 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) install -c constraints.txt -e ".[torch]"
+	$(PIP) install -c constraints.txt -e ".[torch,tools]"
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) install -c constraints.txt -e ".[torch,oracle,dev]"
+	$(PIP) install -c constraints.txt -e ".[torch,tools,oracle,dev]"
 	@touch $@ $(VENV)/.demo
 
 clean:

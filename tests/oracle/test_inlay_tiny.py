@@ -49,8 +49,8 @@ def test_same_picture_as_diffusers(engine, pipeline, monkeypatch, sampler, karra
     )  # fmt: skip
     ours = np.asarray(engine.run(request).generated[0], np.float64)
 
-    options = {"use_karras_sigmas": True} if karras else {}
-    pipeline.scheduler = getattr(diffusers, sampler).from_config(pipeline.scheduler.config, **options)
+    # diffusers carries options over from one scheduler's config to the next: say it either way
+    pipeline.scheduler = getattr(diffusers, sampler).from_config(pipeline.scheduler.config, use_karras_sigmas=karras)
     noise = torch.from_numpy(inlay.noise(SEED, (4, SIZE // 8, SIZE // 8)))[None]
     monkeypatch.setattr(inpaint, "randn_tensor", lambda *args, **kwargs: noise.clone())
     theirs = pipeline(
