@@ -7,7 +7,7 @@ export OMP_WAIT_POLICY = PASSIVE
 export HF_HUB_OFFLINE = 1
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test check lint types slow gpu sheet clean
+.PHONY: demo test check lint types gpu sheet clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/python -m tools.demo out/demo
@@ -23,10 +23,6 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
-
-# What takes minutes: every scene of the packaged model's card, long runs.
-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -m slow
 
 gpu: $(VENV)/.dev
 	$(BIN)/python -m pytest -q tests/gpu
