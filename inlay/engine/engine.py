@@ -36,7 +36,7 @@ class Engine:
         weights: path of a ``weights.toml`` whose entries go before all others.
         slots: pictures evaluated together; None takes what suits the device.
         deterministic: True makes a picture's bits independent of its company; None is True on a CPU,
-            where it costs nothing.
+            where it costs about 2 % (decision 0004).
 
     Raises:
         BackendError: a backend, package or device that is not there.
