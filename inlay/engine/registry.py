@@ -12,14 +12,17 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from inlay.engine.families import FAMILIES, Family
 from inlay.errors import WeightsError
 
-__all__ = ["ModelEntry", "PinnedFile", "Registry", "normalise"]
+__all__ = ["PARTS", "ModelEntry", "PartEntry", "PinnedFile", "Registry", "normalise"]
 
 SCHEMA = 1
+PARTS = {"vaes": "VAE", "loras": "LoRA", "ip_adapters": "IP adapter", "safety": "safety checker"}
+"""Sections of a registry file besides ``models``, and what an error calls one of their entries."""
+
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 
@@ -42,6 +45,8 @@ class ModelEntry:
             own are under ``""``.
         prompt_template: what ``enhance_prompt`` makes of ``{prompt}``.
         token_merging: ratio that ``token_merging=True`` means.
+        safety: id of the model's safety checker; "" where it has none.
+        stands_in_for: ids that this model answers to as long as no entry has them; results say so.
     """
 
     id: str
@@ -53,6 +58,8 @@ class ModelEntry:
     size: int = 512
     prompt_template: str = "{prompt}"
     token_merging: float = 0.5
+    safety: str = ""
+    stands_in_for: tuple[str, ...] = ()
     licence: str = "unknown"
     source: str = ""
     defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -61,6 +68,30 @@ class ModelEntry:
     @property
     def shape(self) -> Family:
         return FAMILIES[self.family]
+
+
+@dataclass(frozen=True)
+class PartEntry:
+    """A VAE, LoRA, IP adapter or safety checker of the registry, as declared.
+
+    Attributes:
+        kind: the section that it stands in, a key of :data:`PARTS`.
+        path: folder, or one safetensors file.
+        families: model families that it fits; empty fits all.
+    """
+
+    kind: str
+    id: str
+    path: Path
+    families: tuple[str, ...] = ()
+    files: tuple[PinnedFile, ...] = ()
+    aliases: tuple[str, ...] = ()
+    licence: str = "unknown"
+    source: str = ""
+    declared_in: str = ""
+
+
+E = TypeVar("E", ModelEntry, PartEntry)
 
 
 def normalise(name: str) -> str:
@@ -81,7 +112,9 @@ class Registry:
 
     def __init__(self, weights: str | os.PathLike[str] | None = None) -> None:
         self.models: dict[str, ModelEntry] = {}
-        self._names: dict[str, str] = {}
+        self.parts: dict[str, dict[str, PartEntry]] = {kind: {} for kind in PARTS}
+        self._names: dict[str, dict[str, str]] = {section: {} for section in ("models", *PARTS)}
+        self._stand_ins: dict[str, str] = {}
         self.default = ""
         for path in _places(weights):
             self._read(path)
@@ -90,28 +123,52 @@ class Registry:
         """The entry of that id or alias; None is the default model. Unknown: :class:`WeightsError`."""
         if name is None:
             name = self.default
-        key = self._names.get(normalise(name))
+        asked = normalise(name)
+        key = self._names["models"].get(asked) or self._stand_ins.get(asked)
         if key is None:
             known = ", ".join(sorted(self.models)) or "none"
             raise WeightsError(f"Model not found: {name[:120]}; the registry has: {known}")
         return self.models[key]
+
+    def is_stand_in(self, name: str | None) -> bool:
+        """Whether another model answers to ``name`` because no entry has it."""
+        return name is not None and normalise(name) not in self._names["models"]
+
+    def part(self, kind: str, name: str) -> PartEntry:
+        """The entry of section ``kind`` with that id or alias. Unknown: :class:`WeightsError`."""
+        key = self._names[kind].get(normalise(name))
+        if key is None:
+            known = ", ".join(sorted(self.parts[kind])) or "none"
+            raise WeightsError(f"{PARTS[kind]} not found: {name[:120]}; the registry has: {known}")
+        return self.parts[kind][key]
 
     def __iter__(self) -> Iterator[ModelEntry]:
         return iter(self.models.values())
 
     def _read(self, path: Path) -> None:
         document = _load_toml(path)
-        unknown = sorted(set(document) - {"schema", "default", "models"})
+        allowed = ("schema", "default", "models", *PARTS)
+        unknown = sorted(set(document) - set(allowed))
         if unknown:
-            raise WeightsError(f"{path}: {unknown[0]} is not known; allowed: schema, default, models")
+            raise WeightsError(f"{path}: {unknown[0]} is not known; allowed: {', '.join(allowed)}")
         if document.get("schema") != SCHEMA:
             raise WeightsError(f"{path}: schema must be {SCHEMA}, not {document.get('schema')!r}")
         self.default = self.default or str(document.get("default", ""))
-        for identifier, fields in document.get("models", {}).items():
-            entry = _entry(identifier, fields, path)
-            for name in (entry.id, *entry.aliases):
-                if self._names.setdefault(normalise(name), normalise(entry.id)) == normalise(entry.id):
-                    self.models.setdefault(normalise(entry.id), entry)
+        for identifier, fields in _section(document, "models", path):
+            model = _entry(identifier, fields, path)
+            self._add("models", self.models, model)
+            for name in model.stands_in_for:
+                self._stand_ins.setdefault(normalise(name), normalise(model.id))
+        for kind in PARTS:
+            for identifier, fields in _section(document, kind, path):
+                self._add(kind, self.parts[kind], _part(kind, identifier, fields, path))
+
+    def _add(self, section: str, entries: dict[str, E], entry: E) -> None:
+        """File an entry under its id and aliases, unless an earlier file has them."""
+        names, own = self._names[section], normalise(entry.id)
+        for name in (entry.id, *entry.aliases):
+            if names.setdefault(normalise(name), own) == own:
+                entries.setdefault(own, entry)
 
 
 def _places(weights: str | os.PathLike[str] | None) -> Iterable[Path]:
@@ -135,44 +192,73 @@ def _load_toml(path: Path) -> dict[str, Any]:
         raise WeightsError(f"{path}: cannot be read as TOML: {exc}") from exc
 
 
+def _section(document: Mapping[str, Any], name: str, path: Path) -> Iterable[tuple[str, Any]]:
+    section = document.get(name, {})
+    if not isinstance(section, dict):
+        raise WeightsError(f"{path}: {name} must be a table, not {section!r}")
+    return section.items()
+
+
+_COMMON = {"path": str, "aliases": list, "licence": str, "source": str, "files": dict}
+_PART_FIELDS = {**_COMMON, "families": list}
 _FIELDS = {
+    **_COMMON,
     "family": str,
-    "path": str,
     "format": str,
-    "aliases": list,
     "size": int,
     "prompt_template": str,
     "token_merging": float,
-    "licence": str,
-    "source": str,
+    "safety": str,
+    "stands_in_for": list,
     "defaults": dict,
-    "files": dict,
 }
+
+
+def _checked(where: str, fields: Any, allowed: Mapping[str, type], required: tuple[str, ...]) -> dict[str, Any]:
+    """The fields of an entry, once every key and type is right."""
+    if not isinstance(fields, dict):
+        raise WeightsError(f"{where} must be a table, not {fields!r}")
+    for name, value in fields.items():
+        if name not in allowed:
+            raise WeightsError(f"{where}: {name} is not a key; allowed: {', '.join(allowed)}")
+        if not isinstance(value, allowed[name]):
+            raise WeightsError(f"{where}: {name} must be a {allowed[name].__name__}, not {value!r}")
+    for name in required:
+        if name not in fields:
+            raise WeightsError(f"{where}: {name} is missing")
+    return fields
 
 
 def _entry(identifier: str, fields: Any, path: Path) -> ModelEntry:
     where = f"{path}: models.{identifier}"
-    if not isinstance(fields, dict):
-        raise WeightsError(f"{where} must be a table, not {fields!r}")
-    for name, value in fields.items():
-        if name not in _FIELDS:
-            raise WeightsError(f"{where}: {name} is not a key; allowed: {', '.join(_FIELDS)}")
-        if not isinstance(value, _FIELDS[name]):
-            raise WeightsError(f"{where}: {name} must be a {_FIELDS[name].__name__}, not {value!r}")
-    for name in ("family", "path"):
-        if name not in fields:
-            raise WeightsError(f"{where}: {name} is missing")
+    fields = _checked(where, fields, _FIELDS, ("family", "path"))
     if fields["family"] not in FAMILIES:
         raise WeightsError(f"{where}: family must be one of {', '.join(FAMILIES)}, not {fields['family']!r}")
     if fields.get("format", "diffusers") != "diffusers":
         raise WeightsError(f"{where}: format must be diffusers (a folder), not {fields['format']!r}")
     settings: dict[str, Any] = {"size": FAMILIES[fields["family"]].native_size, **fields}
-    settings |= {
+    settings["stands_in_for"] = tuple(map(str, fields.get("stands_in_for", ())))
+    return ModelEntry(id=identifier, declared_in=str(path), **settings | _located(where, fields, path))
+
+
+def _part(kind: str, identifier: str, fields: Any, path: Path) -> PartEntry:
+    where = f"{path}: {kind}.{identifier}"
+    fields = _checked(where, fields, _PART_FIELDS, ("path",))
+    families = tuple(map(str, fields.get("families", ())))
+    for family in families:
+        if family not in FAMILIES:
+            raise WeightsError(f"{where}: families must be of {', '.join(FAMILIES)}, not {family!r}")
+    settings = {**fields, "families": families}
+    return PartEntry(kind=kind, id=identifier, declared_in=str(path), **settings | _located(where, fields, path))
+
+
+def _located(where: str, fields: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """What entries of every section declare in the same way."""
+    return {
         "path": _folder(fields["path"], path),
         "files": tuple(_pinned(where, name, pin) for name, pin in fields.get("files", {}).items()),
         "aliases": tuple(map(str, fields.get("aliases", ()))),
     }
-    return ModelEntry(id=identifier, declared_in=str(path), **settings)
 
 
 def _folder(declared: str, registry: Path) -> Path:
