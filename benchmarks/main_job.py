@@ -10,14 +10,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -30,6 +28,7 @@ from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion_inpai
 from PIL import Image
 
 import inlay
+from benchmarks.environment import environment
 from benchmarks.jobs import GUIDANCE, SCHEDULER, SEED, SIZE, STEPS, STRENGTH, job, ours
 
 AGREEMENT = 40.0
@@ -48,21 +47,6 @@ class Record:
     medians: dict[str, float] = field(default_factory=dict)
     ratio_diffusers_over_inlay: float | None = None
     peak_rss_mib_inlay_alone: float | None = None
-
-
-def environment() -> dict[str, object]:
-    """What the numbers depend on."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    packages = {name: version(name) for name in ("torch", "diffusers", "transformers", "numpy")}
-    return {
-        "commit": commit,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
-        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
-        **packages,
-    }
 
 
 def theirs(folder: Path) -> Callable[[], Image.Image]:
