@@ -1,6 +1,7 @@
-"""Where a picture comes from: path, bytes, data URI, base64, ``PIL.Image`` or numpy array.
+"""Where a picture comes from: path, URL, data URI, base64, bytes, ``PIL.Image`` or numpy array.
 
-The guards live here, once: a request that arrived over a network passes ``allow_paths=False``.
+What may be read is said by an :class:`Access`: a request that arrived over a network has
+``Access(allow_paths=False)``. URLs are fetched, under their own guard, by :mod:`inlay.engine.fetch`.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from inlay.engine.access import Access
 from inlay.engine.pictures import Picture, from_array, from_bytes, from_image
 from inlay.errors import SourceError, shown
 
-__all__ = ["MAX_BYTES", "ImageSource", "Picture", "Source", "open_picture", "read_source"]
+__all__ = ["MAX_BYTES", "Access", "ImageSource", "Picture", "Source", "open_picture", "read_source"]
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
 
@@ -29,12 +31,12 @@ MAX_BYTES = 512 * 1024 * 1024
 """Largest file that is read, in bytes."""
 
 _LONGEST_PATH = 4096
-_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]*={0,2}")
 _TO_STANDARD = bytes.maketrans(b"-_", b"+/")
 _BLANKS = b" \t\r\n\v\f"
 _SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP")
-_FORMS = "a path, an address, a data URI, base64, bytes, a PIL.Image or a numpy array"
+_FORMS = "a path, a URL, a data URI, base64, bytes, a PIL.Image or a numpy array"
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,13 +48,13 @@ class Source:
     path: str | None = None
 
 
-def open_picture(field: str, value: object, *, allow_paths: bool = True) -> Picture:
+def open_picture(field: str, value: object, access: Access = Access()) -> Picture:
     """Read and normalise a picture given in any accepted form.
 
     Raises:
         SourceError: it cannot be found, read or decoded; the message names ``field`` and the reason.
     """
-    source = read_source(field, value, allow_paths=allow_paths)
+    source = read_source(field, value, access)
     if isinstance(source.content, bytes):
         return from_bytes(field, source.content, source.label, source.path)
     if isinstance(source.content, np.ndarray):
@@ -60,7 +62,7 @@ def open_picture(field: str, value: object, *, allow_paths: bool = True) -> Pict
     return from_image(field, source.content, source.label, source.path)
 
 
-def read_source(field: str, value: object, *, allow_paths: bool = True) -> Source:
+def read_source(field: str, value: object, access: Access = Access()) -> Source:
     """Fetch the bytes behind ``value`` without decoding them.
 
     Raises:
@@ -73,37 +75,39 @@ def read_source(field: str, value: object, *, allow_paths: bool = True) -> Sourc
     if isinstance(value, bytes | bytearray | memoryview):
         return Source(bytes(value), "the content")
     if isinstance(value, os.PathLike):
-        return _read_path(field, os.fsdecode(value), allow_paths)
+        return _read_path(field, os.fsdecode(value), access)
     if isinstance(value, str):
-        return _read_text(field, value.strip(), allow_paths)
+        return _read_text(field, value.strip(), access)
     raise SourceError(field, value, f"must be {_FORMS}, not {type(value).__name__}")
 
 
-def _read_text(field: str, text: str, allow_paths: bool) -> Source:
+def _read_text(field: str, text: str, access: Access) -> Source:
     if not text:
         raise SourceError(field, text, "is empty")
     if text[:5].lower() == "data:":
         return Source(_data_uri(field, text), "the data URI")
-    address = _ADDRESS.match(text)
-    if address:
-        raise SourceError(field, text, _address_problem(address[1].lower(), text))
-    if allow_paths and len(text) <= _LONGEST_PATH and _exists(text):
-        return _read_path(field, text, allow_paths)
+    if _ADDRESS.match(text):
+        return _read_url(field, text, access)
+    may_be_path = access.allow_paths and len(text) <= _LONGEST_PATH
+    if may_be_path and _exists(text):
+        return _read_path(field, text, access)
     data = _decode_base64(text.encode("utf-8", "replace"))
     # Many a misspelt path is also valid base64 ("photos/cat"), so short text counts as base64 only where
     # it decodes to the beginning of a picture.
-    if data is not None and (not allow_paths or len(text) > _LONGEST_PATH or _is_picture(data)):
+    if data is not None and (not may_be_path or _is_picture(data)):
         return Source(data, "the base64 text")
-    if allow_paths and len(text) <= _LONGEST_PATH:
-        return _read_path(field, text, allow_paths)
-    forms = "a path, data URI or base64" if allow_paths else "a data URI or base64 (paths are not read here)"
+    if may_be_path:
+        return _read_path(field, text, access)
+    forms = "a path, URL, data URI or base64"
+    if not access.allow_paths:
+        forms = "a URL, data URI or base64 (paths are not read here)"
     raise SourceError(field, text, f"{shown(text)} is not {forms} of a picture")
 
 
-def _address_problem(scheme: str, text: str) -> str:
-    if scheme in ("http", "https"):
-        return f"addresses are not fetched by this version; give the picture itself, not {shown(text)}"
-    return f"{scheme}: addresses are not read ({shown(text)})"
+def _read_url(field: str, url: str, access: Access) -> Source:
+    from inlay.engine.fetch import fetch  # its HTTP client is slow to import, and most requests need none
+
+    return Source(*fetch(field, url, access))
 
 
 def _data_uri(field: str, text: str) -> bytes:
@@ -140,9 +144,9 @@ def _exists(text: str) -> bool:
     return "\0" not in text and os.path.lexists(os.path.expanduser(text))
 
 
-def _read_path(field: str, path: str, allow_paths: bool) -> Source:
-    if not allow_paths:
-        raise SourceError(field, path, f"paths are not read here, only data URIs and base64: {shown(path)}")
+def _read_path(field: str, path: str, access: Access) -> Source:
+    if not access.allow_paths:
+        raise SourceError(field, path, f"paths are not read here, only URLs, data URIs and base64: {shown(path)}")
     label, problem = shown(path), ""
     try:
         name = os.path.expanduser(path)
