@@ -6,7 +6,7 @@ that going in and out of a transformer copies nothing.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -73,9 +73,22 @@ def _join_qkv(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any)
         state[prefix + "qkv"] = torch.cat([state.pop(name) for name in names])
 
 
+class Context(NamedTuple):
+    """What cross-attention looks at: keys and values of all layers, side by side, computed once.
+
+    Attributes:
+        text: [B, n, K], of the prompt.
+        image: [B, m, K], of an IP adapter's picture, the values times its scale; None without one.
+    """
+
+    text: Tensor
+    image: Tensor | None = None
+
+
 class CrossAttention(nn.Module):
     """Attention of picture tokens to a prompt, whose keys and values were computed once (:meth:`key_value`).
 
+    To a picture beside the prompt attention is paid separately, and added (Ye et al. 2023, section 3.2.2).
     ``columns`` says where this layer's keys and values lie in the packed context; the network sets it.
     """
 
@@ -92,12 +105,18 @@ class CrossAttention(nn.Module):
         """[B, n, D] → [B, n, 2C]: keys, then values."""
         return torch.cat([self.to_k(hidden), self.to_v(hidden)], dim=2)
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """Tokens [B, T, C] and the packed context [B, n, K] of all layers → [B, T, C]."""
-        key, value = _heads(context[:, :, self.columns], 2, self.heads)
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """Tokens [B, T, C] and the packed context of all layers → [B, T, C]."""
         (query,) = _heads(self.to_q(x), 1, self.heads)
-        out: Tensor = self.to_out(_joined(F.scaled_dot_product_attention(query, key, value)))
+        found = self._look(query, context.text)
+        if context.image is not None:
+            found = found + self._look(query, context.image)
+        out: Tensor = self.to_out(_joined(found))
         return out
+
+    def _look(self, query: Tensor, packed: Tensor) -> Tensor:
+        key, value = _heads(packed[:, :, self.columns], 2, self.heads)
+        return F.scaled_dot_product_attention(query, key, value)
 
 
 class GatedProjection(nn.Module):
@@ -141,7 +160,7 @@ class TransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(channels)
         self.ff = FeedForward(channels)
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Context) -> Tensor:
         """Tokens [B, T, C] and the packed context → tokens [B, T, C]."""
         x = x + self.attn1(self.norm1(x))
         x = x + self.attn2(self.norm2(x), context)
@@ -170,7 +189,7 @@ class SpatialTransformer(nn.Module):
         )
         self.proj_out = projection()
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Context) -> Tensor:
         """Feature map [B, C, H, W] and the packed context → [B, C, H, W]."""
         height, width = x.shape[-2:]
         tokens = _project(self.proj_in, tokens_of(self.norm(x)))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from inlay.models.attention import SpatialTransformer
+from inlay.models.attention import Context, SpatialTransformer
 
 
 class ResBlock(nn.Module):
@@ -117,7 +117,7 @@ class DownBlock(nn.Module):
         self.resnets = nn.ModuleList(level.res_block(width) for width in widths)
         self.downsamplers = nn.ModuleList([] if last else [Downsample(level.channels)])
 
-    def forward(self, x: Tensor, emb: Tensor, context: Tensor, skips: list[Tensor]) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor, context: Context, skips: list[Tensor]) -> Tensor:
         """[B, inputs, H, W] → [B, C, ⌈H/2⌉, ⌈W/2⌉] (the last level keeps its size)."""
         for i, resnet in enumerate(self.resnets):
             x = resnet(x, emb)
@@ -138,7 +138,7 @@ class MidBlock(nn.Module):
         self.attentions = nn.ModuleList([level.transformer()])
         self.resnets = nn.ModuleList(level.res_block(level.channels) for _ in range(2))
 
-    def forward(self, x: Tensor, emb: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor, context: Context) -> Tensor:
         """[B, C, H, W] → [B, C, H, W]."""
         x = self.attentions[0](self.resnets[0](x, emb), context)
         out: Tensor = self.resnets[1](x, emb)
@@ -157,7 +157,7 @@ class UpBlock(nn.Module):
         )
         self.upsamplers = nn.ModuleList([] if last else [Upsample(level.channels)])
 
-    def forward(self, x: Tensor, emb: Tensor, context: Tensor, skips: list[Tensor]) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor, context: Context, skips: list[Tensor]) -> Tensor:
         """[B, inputs, H, W] → [B, C, H', W'], the size of the next map on ``skips``."""
         for i, resnet in enumerate(self.resnets):
             x = resnet(torch.cat([x, skips.pop()], dim=1), emb)

@@ -10,7 +10,7 @@ Only safetensors are read, and nothing but this folder: no hub, no cache.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,8 @@ import torch
 
 from inlay.errors import WeightsError, shown
 from inlay.models.autoencoder import Autoencoder
+from inlay.models.lora import Additions
+from inlay.models.lora_files import read_loras
 from inlay.models.text import TextEncoders
 from inlay.models.text_files import load_text
 from inlay.models.unet import UNet
@@ -55,7 +57,12 @@ class Parts:
 
 
 def load_pipeline_parts(
-    folder: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    folder: str | Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    *,
+    vae_folder: Path | None = None,
+    loras: Sequence[tuple[Path, float]] = (),
 ) -> Parts:
     """Load a diffusers folder.
 
@@ -64,6 +71,8 @@ def load_pipeline_parts(
         device: where the networks go.
         dtype: what they compute in; weights stored otherwise are cast. An autoencoder whose config says
             ``force_upcast`` computes in float32 where float16 was asked, which it would overflow.
+        vae_folder: an autoencoder in place of the folder's own.
+        loras: LoRA files and their strengths, folded into the weights of UNet and text encoders.
 
     Raises:
         WeightsError: anything missing, unreadable, refused or not fitting; one line that names the file.
@@ -71,27 +80,40 @@ def load_pipeline_parts(
     folder, device = Path(folder), torch.device(device)
     index = read_json(folder / "model_index.json")
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
-    text = load_text(folder, device, dtype)
-    unet = load_unet(folder / "unet", device, dtype)
+    additions = _additions(folder / "unet", loras)
+    text = load_text(folder, device, dtype, additions)
+    unet = load_unet(folder / "unet", device, dtype, additions)
     widths = set(unet.config.cross_attention_dim)
     if widths != {text.width}:
         raise WeightsError(
             f"{folder}: UNet's cross_attention_dim is {sorted(widths)}, the text encoders give {text.width}"
         )
-    return Parts(unet, load_vae(folder / "vae", device, dtype), text, scheduler, index)
+    return Parts(unet, load_vae(vae_folder or folder / "vae", device, dtype), text, scheduler, index)
 
 
-def load_unet(folder: Path, device: torch.device, dtype: torch.dtype) -> UNet:
-    """The UNet of a folder with ``config.json`` and weights. WeightsError as above."""
+def load_unet(folder: Path, device: torch.device, dtype: torch.dtype, additions: Additions | None = None) -> UNet:
+    """The UNet of a folder with ``config.json`` and weights, with what LoRAs add to it. WeightsError as above."""
+    config = _unet_config(folder)
+    files = find_weights(folder, _STEM)
+    with torch.device("meta"), _naming(folder / "config.json"):
+        network = UNet(config)
+    additions = additions or Additions()
+    additions.check("unet", {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()})
+    return fill(network, read_tensors(files, device, dtype, additions.to("unet")), files[0])
+
+
+def _unet_config(folder: Path) -> UNetConfig:
     path = folder / "config.json"
     raw = read_json(path)
     name = raw.get("_class_name", "UNet2DConditionModel")
     if name != "UNet2DConditionModel":
         raise WeightsError(f"{path}: _class_name must be 'UNet2DConditionModel', not {shown(name)}")
-    files = find_weights(folder, _STEM)
-    with torch.device("meta"), _naming(path):
-        network = UNet(UNetConfig.from_dict(raw))
-    return fill(network, read_tensors(files, device, dtype), files[0])
+    with _naming(path):
+        return UNetConfig.from_dict(raw)
+
+
+def _additions(unet: Path, loras: Sequence[tuple[Path, float]]) -> Additions:
+    return read_loras(loras, _unet_config(unet).layers_per_block[0]) if loras else Additions()
 
 
 def load_vae(folder: Path, device: torch.device, dtype: torch.dtype) -> AutoencoderKL | AutoencoderTiny:

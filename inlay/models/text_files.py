@@ -10,14 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from inlay.errors import WeightsError, shown
+from inlay.models.lora import Additions
 from inlay.models.text import TextEncoders, TextTower
 from inlay.models.weight_files import fill, find_weights, one_line, read_json, read_tensors
 
 _PREFIX = "text_model."
 
 
-def load_text(folder: Path, device: torch.device, dtype: torch.dtype) -> TextEncoders:
+def load_text(
+    folder: Path, device: torch.device, dtype: torch.dtype, additions: Additions | None = None
+) -> TextEncoders:
     """Load ``text_encoder`` and ``tokenizer``, and where they exist ``text_encoder_2`` and ``tokenizer_2``.
+
+    Args:
+        additions: what LoRAs add to the weights.
 
     Raises:
         WeightsError: anything missing, unreadable, refused or not fitting; one line that names the file.
@@ -25,10 +31,12 @@ def load_text(folder: Path, device: torch.device, dtype: torch.dtype) -> TextEnc
     suffixes = [suffix for suffix in ("", "_2") if (folder / f"text_encoder{suffix}").is_dir()]
     if not suffixes:
         raise WeightsError(f"{folder / 'text_encoder'}: no such folder; a model needs its text encoder")
+    additions = additions or Additions()
+    additions.check_networks(["unet", *(f"text_encoder{suffix}" for suffix in suffixes)])
     towers = []
     for suffix in suffixes:
         tokenizer = _tokenizer(folder / f"tokenizer{suffix}")
-        towers.append(TextTower(tokenizer, _encoder(folder / f"text_encoder{suffix}", device, dtype)))
+        towers.append(TextTower(tokenizer, _encoder(folder / f"text_encoder{suffix}", device, dtype, additions)))
     return TextEncoders(towers, penultimate="_2" in suffixes)
 
 
@@ -49,7 +57,7 @@ def _tokenizer(folder: Path) -> Any:
         raise WeightsError(f"{folder}: not readable as a CLIP tokenizer: {one_line(exc)}") from exc
 
 
-def _encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> nn.Module:
+def _encoder(folder: Path, device: torch.device, dtype: torch.dtype, additions: Additions) -> nn.Module:
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     path = folder / "config.json"
@@ -65,7 +73,9 @@ def _encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> nn.Modul
             model: nn.Module = kinds[name](config)
     except (TypeError, ValueError, KeyError, AttributeError) as exc:
         raise WeightsError(f"{path}: not a CLIP text encoder's config: {one_line(exc)}") from exc
-    state = _fitting_names(read_tensors(files, device, dtype), set(model.state_dict()))
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    additions.check(folder.name, wanted)
+    state = _fitting_names(read_tensors(files, device, dtype, additions.to(folder.name)), set(wanted))
     # a constant that is not stored; built on the meta device, it holds nothing yet
     embeddings: Any = getattr(model, "text_model", model).embeddings
     embeddings.position_ids = torch.arange(config.max_position_embeddings, device=device).expand(1, -1)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from inlay.models.attention import CrossAttention
+from inlay.models.attention import Context, CrossAttention
 from inlay.models.blocks import DownBlock, Level, MidBlock, ResBlock, UpBlock
 from inlay.models.embeddings import TimestepEmbedding, sinusoid
 from inlay.models.unet_config import UNetConfig
@@ -107,25 +107,32 @@ class UNet(nn.Module):
         """
         return torch.cat([attention.key_value(hidden) for attention in self._cross], dim=2)
 
-    def forward(self, sample: Tensor, emb: Tensor, context: Tensor) -> Tensor:
+    def cross_attentions(self) -> list[CrossAttention]:
+        """In the order in which diffusers counts them: down, up, then the middle."""
+        blocks = (self.down_blocks, self.up_blocks, self.mid_block)
+        return [m for block in blocks if block is not None for m in block.modules() if isinstance(m, CrossAttention)]
+
+    def forward(self, sample: Tensor, emb: Tensor, context: Tensor, image: Tensor | None = None) -> Tensor:
         """One evaluation.
 
         Args:
             sample: [B, in_channels, h, w], any size, in the dtype of the weights.
             emb: [B, T], rows of :meth:`embed`.
             context: [B, n, K], rows of :meth:`context`.
+            image: [B, m, K], an IP adapter's picture (:meth:`inlay.models.ip_adapter.IPAdapter.context`).
 
         Returns:
             [B, out_channels, h, w].
         """
+        seen = Context(context, image)
         x = self.conv_in(sample)
         skips = [x]
         for block in self.down_blocks:
-            x = block(x, emb, context, skips)
+            x = block(x, emb, seen, skips)
         if self.mid_block is not None:
-            x = self.mid_block(x, emb, context)
+            x = self.mid_block(x, emb, seen)
         for block in self.up_blocks:
-            x = block(x, emb, context, skips)
+            x = block(x, emb, seen, skips)
         out: Tensor = self.conv_out(F.silu(self.conv_norm_out(x)))
         return out
 

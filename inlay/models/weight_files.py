@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -72,8 +72,16 @@ def _shards(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
-def read_tensors(paths: Iterable[Path], device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+def read_tensors(
+    paths: Iterable[Path],
+    device: torch.device,
+    dtype: torch.dtype,
+    change: Callable[[str, Tensor], Tensor] | None = None,
+) -> dict[str, Tensor]:
     """All tensors of some safetensors files, on ``device`` as ``dtype``; one tensor at a time is held twice.
+
+    Args:
+        change: makes of each tensor, by name, as it is stored, the one to be loaded.
 
     Raises:
         WeightsError: a file that is missing, truncated or not in the safetensors format.
@@ -83,8 +91,10 @@ def read_tensors(paths: Iterable[Path], device: torch.device, dtype: torch.dtype
         try:
             with safe_open(path, framework="pt", device="cpu") as file:
                 for name in file.keys():  # noqa: SIM118  (not a mapping)
+                    stored = file.get_tensor(name)
+                    tensor = stored if change is None else change(name, stored)
                     # copied in any case: a tensor in mapped memory would change, or crash, with the file
-                    state[name] = file.get_tensor(name).to(device=device, dtype=dtype, copy=True)
+                    state[name] = tensor.to(device=device, dtype=dtype, copy=True)
         except (SafetensorError, OSError) as exc:
             raise WeightsError(f"{path}: not readable as safetensors: {one_line(exc)}") from exc
     return state

@@ -1,0 +1,204 @@
+"""VAEs, LoRAs and IP adapters of the registry: found, held to the model's family, planned; on the null backend."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+import inlay
+from inlay import InpaintRequest, IpAdapter, Lora, RequestError, WeightsError
+
+REGISTRY = """
+schema = 1
+default = "nothing"
+[models.nothing]
+family = "sd15-inpaint"
+path = "nothing"
+[vaes.soft]
+path = "soft"
+families = ["sd15", "sd15-inpaint"]
+[vaes.xl]
+path = "soft"
+families = ["sdxl"]
+[vaes.single]
+path = "ink.safetensors"
+[loras.ink]
+path = "ink.safetensors"
+aliases = ["Ink_Wash"]
+[loras.chalk]
+path = "chalk.safetensors"
+[loras.xl-only]
+path = "ink.safetensors"
+families = ["sdxl", "sdxl-inpaint"]
+[loras.gone]
+path = "gone.safetensors"
+[loras.pickled]
+path = "ink.ckpt"
+[loras.folder]
+path = "soft"
+[ip_adapters.look]
+path = "look"
+[ip_adapters.empty]
+path = "soft"
+"""
+
+
+@pytest.fixture
+def weights(tmp_path, monkeypatch):
+    monkeypatch.delenv("INLAY_WEIGHTS", raising=False)
+    for folder, file in (("nothing", "model_index.json"), ("soft", "config.json"), ("look", "ip_adapter.safetensors")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / file).write_text("{}")
+    for name in ("ink.safetensors", "chalk.safetensors", "ink.ckpt"):
+        (tmp_path / name).write_text(name)
+    path = tmp_path / "weights.toml"
+    path.write_text(REGISTRY)
+    return path
+
+
+@pytest.fixture
+def ask():
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    mask = np.zeros((64, 64), np.uint8)
+    mask[20:40, 20:40] = 255
+
+    def make(**fields):
+        return InpaintRequest(**{"init_image": image, "mask_image": mask, "seed": 1, "steps": 3, **fields})
+
+    return make
+
+
+def hash_of(name):
+    """Of an entry with one file whose content is its name: names and hashes of its files, hashed."""
+    return hashlib.sha256(f"{name} {hashlib.sha256(name.encode()).hexdigest()}".encode()).hexdigest()
+
+
+def test_the_plan_names_parts_with_their_hashes(weights, ask):
+    shown = np.full((9, 7, 3), 5, np.uint8)
+    request = ask(
+        vae="soft",
+        loras=(Lora(id="INK_wash", strength=-0.5), Lora(id="chalk")),
+        ip_adapter=IpAdapter(id="look", scale=0.25, image=shown),
+    )
+    plan = inlay.plan(request, weights)
+    assert [(each.id, each.strength) for each in plan.model.adapters] == [("ink", -0.5), ("chalk", 1.0)]
+    assert [each.sha256 for each in plan.model.adapters] == [hash_of("ink.safetensors"), hash_of("chalk.safetensors")]
+    identifier, _, digest = plan.model.vae.partition(":")
+    assert (identifier, len(digest)) == ("soft", 64)
+    assert plan.model.ip_adapter.startswith("look:")
+    assert plan.prompt.image_scale == 0.25
+    assert len(plan.prompt.image_sha256) == 64
+    assert json.loads(plan.to_json())["model"]["adapters"][0]["strength"] == -0.5
+
+
+def test_without_parts_the_plan_says_so(weights, ask):
+    plan = inlay.plan(ask(), weights)
+    assert (plan.model.vae, plan.model.adapters, plan.model.ip_adapter) == ("model", (), "none")
+    assert (plan.prompt.image_sha256, plan.prompt.image_scale) == ("", 0.0)
+
+
+def test_a_changed_file_changes_the_plan(weights, ask):
+    before = inlay.plan(ask(loras=(Lora(id="ink"),)), weights)
+    (weights.parent / "ink.safetensors").write_text("other content")
+    assert inlay.plan(ask(loras=(Lora(id="ink"),)), weights).sha256 != before.sha256
+
+
+WRONG = [
+    ({"vae": "nope"}, WeightsError, r"VAE not found: nope; the registry has: single, soft, xl"),
+    ({"loras": [{"id": "nope"}]}, WeightsError, r"LoRA not found: nope; the registry has: chalk, .*ink"),
+    ({"ip_adapter": {"id": "nope"}}, WeightsError, r"IP adapter not found: nope; the registry has: empty, look"),
+    ({"vae": "xl"}, WeightsError, r"VAE xl fits the families sdxl, not sd15-inpaint of nothing"),
+    ({"loras": [{"id": "xl-only"}]}, WeightsError, r"LoRA xl-only fits the families sdxl, sdxl-inpaint, not sd15-inp"),
+    ({"loras": [{"id": "ink"}, {"id": "ink"}]}, RequestError, r"loras must be different .*ink is there twice"),
+    ({"loras": [{"id": "ink"}, {"id": "ink-WASH"}]}, RequestError, r"ink is there twice"),
+    ({"loras": [{"id": "gone"}]}, WeightsError, r"gone: its file .*gone\.safetensors does not exist"),
+    ({"loras": [{"id": "pickled"}]}, WeightsError, r"pickled: ink\.ckpt is a pickled checkpoint.*only safetensors"),
+    ({"loras": [{"id": "folder"}]}, WeightsError, r"folder: a LoRA is one \.safetensors file"),
+    ({"vae": "single"}, WeightsError, r"single: its folder .*ink\.safetensors is a file"),
+    ({"ip_adapter": {"id": "empty", "image": np.zeros((4, 4, 3), np.uint8)}}, WeightsError, r"no ip_adapter\.safetens"),
+    ({"ip_adapter": {"id": "look"}}, RequestError, r"ip_adapter\.image is required"),
+    ({"ip_adapter": {"id": "look", "image": 7}}, RequestError, r"ip_adapter\.image: must be a path"),
+]
+
+
+@pytest.mark.parametrize(("fields", "kind", "sentence"), WRONG)
+def test_what_cannot_be_honoured_is_refused_by_name(weights, ask, fields, kind, sentence):
+    with pytest.raises(kind, match=sentence) as caught:
+        inlay.plan(ask(**fields), weights)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "allowed"),
+    [
+        ({"ip_adapter": {"id": "look", "scale": 1.5}}, "ip_adapter.scale", "less than or equal to 1"),
+        ({"ip_adapter": {"id": "look", "scale": "1"}}, "ip_adapter.scale", "a valid number"),
+        ({"ip_adapter": {"id": "look", "size": 1}}, "ip_adapter.size", "not permitted"),
+        ({"ip_adapter": {"scale": 1}}, "ip_adapter.id", "required"),
+        ({"loras": [{"id": "ink", "strength": "0.5"}]}, "loras.0.strength", "a valid number"),
+        ({"loras": [{"id": "ink", "strength": -2.1}]}, "loras.0.strength", "greater than or equal to -2"),
+        ({"loras": [{"id": ""}]}, "loras.0.id", "at least 1 character"),
+    ],
+)
+def test_malformed_parts_name_the_field(fields, field, allowed):
+    with pytest.raises(RequestError, match=allowed) as caught:
+        InpaintRequest(**fields)
+    assert caught.value.field == field
+
+
+def test_pins_of_a_single_file(weights, ask):
+    content = b"ink.safetensors"
+    pin = f'"ink.safetensors" = {{ bytes = {len(content)}, sha256 = "{hashlib.sha256(content).hexdigest()}" }}'
+    weights.write_text(REGISTRY.replace('aliases = ["Ink_Wash"]', f"[loras.ink.files]\n{pin}"))
+    request = ask(loras=(Lora(id="ink"),))
+    with inlay.Engine("null", weights=weights) as engine:
+        engine.run(request)
+    damages = (lambda file: file.write_bytes(b"iNk.safetensors"), lambda file: file.write_bytes(b"i"))
+    for damage, sentence in zip(
+        damages, ("does not have the registry's sha256", "has 1 bytes, not the 15"), strict=True
+    ):
+        damage(weights.parent / "ink.safetensors")
+        with inlay.Engine("null", weights=weights) as engine, pytest.raises(WeightsError, match=sentence):
+            engine.run(request)
+
+
+def test_each_part_reaches_the_backend_and_the_result(weights, ask):
+    def look(value, scale=1.0):
+        return IpAdapter(id="look", scale=scale, image=np.full((9, 7, 3), value, np.uint8))
+
+    variants = [
+        {},
+        {"vae": "soft"},
+        {"loras": (Lora(id="ink"),)},
+        {"loras": (Lora(id="ink", strength=0.5),)},
+        {"loras": (Lora(id="ink"), Lora(id="chalk"))},
+        {"ip_adapter": look(5)},
+        {"ip_adapter": look(6)},
+        {"ip_adapter": look(5, 0.5)},
+    ]
+    with inlay.Engine("null", weights=weights) as engine:
+        tickets = [engine.submit(ask(**fields)) for fields in variants]
+        results = [ticket.result() for ticket in tickets]
+        again = [engine.run(ask(**fields)) for fields in variants]
+    colours = [np.asarray(result.images[0])[30, 30].tobytes() for result in results]
+    assert len(set(colours)) == len(variants)
+    assert colours == [np.asarray(result.images[0])[30, 30].tobytes() for result in again]
+    assert results[1].meta["vae"].startswith("soft:")
+    assert [lora["id"] for lora in results[4].meta["loras"]] == ["ink", "chalk"]
+    assert (results[7].meta["ip_adapter"][:5], results[7].meta["ip_adapter_scale"]) == ("look:", 0.5)
+    assert (results[0].meta["vae"], results[0].meta["loras"]) == ("model", [])
+
+
+def test_models_and_their_combinations_are_closed_again(weights, ask, monkeypatch):
+    from inlay.backends.null import NullSession
+
+    closed = []
+    monkeypatch.setattr(NullSession, "close", lambda self: closed.append(self.opening.loras))
+    with inlay.Engine("null", weights=weights) as engine:
+        for strength in (0.1, 0.2, 0.3, 0.4):
+            engine.run(ask(loras=(Lora(id="ink", strength=strength),)))
+        assert [loras[0][1] for loras in closed] == [0.1, 0.2], "two stay open"
+    assert len(closed) == 4
