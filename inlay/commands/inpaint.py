@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from inlay.commands.options import AsJson, Weights
+from inlay.commands.options import AllowPrivateUrls, AsJson, Weights
 from inlay.errors import Cancelled, RequestError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Suffix(StrEnum):
 
 
 def inpaint(
-    image: Annotated[str, typer.Argument(help="The picture: a path, data URI or base64.")],
+    image: Annotated[str, typer.Argument(help="The picture: a path, URL, data URI or base64.")],
     mask: Annotated[str, typer.Argument(help="The mask: white is repainted.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="A file, or a folder.")] = Path(),
     prompt: Annotated[str, typer.Option("--prompt", "-p")] = "",
@@ -44,6 +44,13 @@ def inpaint(
     karras: Annotated[bool, typer.Option("--karras/--no-karras")] = True,
     seed: Annotated[int | None, typer.Option(help="Drawn and reported where it is not given.")] = None,
     clip_skip: Annotated[int, typer.Option(help="1 is the last layer.")] = 2,
+    lora: Annotated[
+        list[str] | None, typer.Option("--lora", help="ID or ID:STRENGTH of the registry; may be repeated.")
+    ] = None,
+    vae: Annotated[str | None, typer.Option(help="Id in the registry, in place of the model's own.")] = None,
+    ip_adapter: Annotated[str | None, typer.Option(help="Id in the registry.")] = None,
+    ip_adapter_image: Annotated[str | None, typer.Option(help="The picture that it shows to the model.")] = None,
+    ip_adapter_scale: Annotated[float, typer.Option(help="0 to 1.")] = 1.0,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="Any other field of a request: NAME=VALUE (JSON or text)."),
@@ -54,6 +61,7 @@ def inpaint(
     backend: Annotated[str, typer.Option()] = "auto",
     device: Annotated[str, typer.Option()] = "auto",
     weights: Weights = None,
+    allow_private_urls: AllowPrivateUrls = False,
     as_json: AsJson = False,
 ) -> None:
     """Inpaint one picture and print the paths of the results."""
@@ -65,12 +73,14 @@ def inpaint(
         "init_image": image, "mask_image": mask, "prompt": prompt, "negative_prompt": negative_prompt,
         "model": model, "samples": samples, "steps": steps, "strength": strength, "guidance_scale": guidance,
         "scheduler": scheduler, "karras_sigmas": karras, "seed": seed, "clip_skip": clip_skip,
+        "loras": [_lora(text) for text in lora or []], "vae": vae,
+        "ip_adapter": _ip_adapter(ip_adapter, ip_adapter_image, ip_adapter_scale),
         **_size(size), **_settings(set_ or []),
     }  # fmt: skip
     request = InpaintRequest.parse(fields)
     paths = _targets(out, image, request.samples, format.value)
     check_outputs(paths, overwrite=overwrite)  # before the work, not after it
-    with Engine(backend, device, weights) as engine:
+    with Engine(backend, device, weights, allow_private_urls=allow_private_urls) as engine:
         result = _with_progress(engine.stream(request))
     warnings = _write(result, paths, metadata, overwrite)
     _report(result, paths, warnings, as_json)
@@ -83,6 +93,20 @@ def _size(text: str | None) -> dict[str, int]:
     if match is None:
         raise RequestError("--size", text, "WIDTHxHEIGHT, for example 512x512")
     return {"width": int(match[1]), "height": int(match[2])}
+
+
+def _lora(text: str) -> dict[str, Any]:
+    name, colon, strength = text.partition(":")
+    try:
+        return {"id": name, "strength": float(strength)} if colon else {"id": name}
+    except ValueError as exc:
+        raise RequestError("--lora", text, "ID or ID:STRENGTH, for example ink:0.8") from exc
+
+
+def _ip_adapter(name: str | None, image: str | None, scale: float) -> dict[str, Any] | None:
+    if name is None and image is not None:
+        raise RequestError("--ip-adapter", message="--ip-adapter-image needs --ip-adapter")
+    return None if name is None else {"id": name, "image": image, "scale": scale}
 
 
 def _settings(pairs: list[str]) -> dict[str, Any]:
@@ -149,6 +173,7 @@ def _report(result: Result, paths: list[Path], warnings: list[str], as_json: boo
         report = {
             "output": [str(path) for path in paths],
             "seeds": list(result.seeds),
+            "nsfw": list(result.nsfw),
             "meta": result.meta,
             "timings": dict(result.timings),
             "warnings": warnings,

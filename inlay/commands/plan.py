@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from inlay.commands.options import Weights
+from inlay.commands.json_file import read_json
+from inlay.commands.options import AllowPrivateUrls, Endpoint, Weights
 from inlay.errors import RequestError
 
 __all__ = ["plan"]
@@ -17,23 +16,26 @@ __all__ = ["plan"]
 
 def plan(
     file: Annotated[Path, typer.Argument(help="A request as JSON; - reads standard input.")],
+    endpoint: Endpoint = None,
     weights: Weights = None,
+    allow_private_urls: AllowPrivateUrls = False,
 ) -> None:
-    """Print what a request would do, as JSON. Loads no model and no torch."""
-    from inlay.api import plan as make_plan
+    """Print what a request would do, as JSON. Loads no model and no torch.
+
+    Without --endpoint the fields are inlay's own, with it those of the documented endpoint.
+    """
+    from inlay.engine.access import Access
+    from inlay.engine.dialects import read
+    from inlay.engine.registry import Registry
     from inlay.engine.request import InpaintRequest
+    from inlay.engine.resolve import resolve
 
-    typer.echo(make_plan(InpaintRequest.parse(_read_json(file)), weights).to_json())
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
-        found = json.loads(text)
-    except (OSError, UnicodeDecodeError) as exc:
-        raise RequestError("FILE", message=f"{file} cannot be read: {exc}") from exc
-    except (json.JSONDecodeError, RecursionError) as exc:
-        raise RequestError("FILE", message=f"{file} is not JSON: {exc}") from exc
-    if not isinstance(found, dict):
-        raise RequestError("FILE", message=f"{file} must hold a JSON object, not a {type(found).__name__}")
-    return found
+    body, registry = read_json(file), Registry(weights)
+    if not isinstance(body, dict):
+        raise RequestError("FILE", message=f"{file} must hold a JSON object, not a {type(body).__name__}")
+    if endpoint is None:
+        request = InpaintRequest.parse(body)
+    else:
+        request = read(body, endpoint, registry).request
+    access = Access(allow_paths=endpoint is None, allow_private_urls=allow_private_urls)
+    typer.echo(resolve(request, registry, access).plan.to_json())

@@ -1,0 +1,46 @@
+"""``inlay request``: a documented request, unchanged."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from inlay.commands.json_file import read_json
+from inlay.commands.options import AllowPrivateUrls, Backend, Device, Endpoint, Weights
+from inlay.errors import InlayError, SourceError
+
+__all__ = ["request"]
+
+
+def request(
+    file: Annotated[Path, typer.Argument(help="The request's JSON body; - reads standard input.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")] = Path(),
+    endpoint: Endpoint = None,
+    backend: Backend = "auto",
+    device: Device = "auto",
+    weights: Weights = None,
+    allow_private_urls: AllowPrivateUrls = False,
+) -> None:
+    """Run a documented request and print the documented reply, as JSON, also where it is an error."""
+    from inlay.engine.engine import Engine
+    from inlay.engine.reply import answer
+
+    payload = read_json(file)
+    with Engine(backend, device, weights, allow_private_urls=allow_private_urls) as engine:
+        found = answer(engine, payload, endpoint, out)
+    typer.echo(json.dumps(found.reply, indent=2))
+    if found.error is not None:
+        raise _explained(found.error)
+
+
+def _explained(error: InlayError) -> InlayError:
+    """The error, with a hint where a picture was given as a file: documented requests do not read those."""
+    value = error.value if isinstance(error, SourceError) else None
+    if isinstance(error, SourceError) and isinstance(value, str) and len(value) < 1024 and os.path.isfile(value):
+        hint = "documented requests read no files: give a data URI or base64, or use inlay inpaint"
+        return SourceError(error.field, value, f"{value} is a file; {hint}")
+    return error

@@ -1,0 +1,38 @@
+"""``inlay schema``: the documented requests and replies as JSON Schema, or all of them as OpenAPI."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from inlay.commands.options import Endpoint
+from inlay.errors import RequestError
+
+__all__ = ["schema"]
+
+
+def schema(
+    endpoint: Endpoint = None,
+    openapi: Annotated[bool, typer.Option("--openapi", help="All endpoints as one OpenAPI 3.1 document.")] = False,
+) -> None:
+    """Print the JSON Schema of an endpoint's request and replies; of all endpoints without one."""
+    from inlay.engine import dialects
+
+    if endpoint is not None and endpoint not in dialects.ENDPOINTS:
+        raise RequestError("--endpoint", endpoint, f"one of {', '.join(dialects.ENDPOINTS)}")
+    if openapi:
+        if endpoint is not None:
+            raise RequestError("--openapi", message="--openapi describes all endpoints; leave --endpoint out")
+        typer.echo(json.dumps(dialects.openapi(), indent=2, ensure_ascii=False))
+        return
+    chosen = [endpoint] if endpoint else list(dialects.ENDPOINTS)
+    schemas = {
+        name: {
+            "request": dialects.request_schema(dialects.ENDPOINTS[name]),
+            "replies": dialects.reply_schemas(dialects.ENDPOINTS[name]),
+        }
+        for name in chosen
+    }
+    typer.echo(json.dumps(schemas[endpoint] if endpoint else schemas, indent=2, ensure_ascii=False))

@@ -1,0 +1,26 @@
+"""What every reply must be: plain JSON that the endpoint's own schema allows."""
+
+from __future__ import annotations
+
+import functools
+import json
+
+import pytest
+
+from inlay.engine.dialects import ENDPOINTS, reply_schemas, request_schema
+
+jsonschema = pytest.importorskip("jsonschema", reason="needs jsonschema: pip install -e '.[dev]'")
+
+
+@functools.cache
+def validator(endpoint, kind):
+    dialect = ENDPOINTS[endpoint]
+    schema = request_schema(dialect) if kind == "request" else reply_schemas(dialect)[kind]
+    return jsonschema.Draft202012Validator(schema)
+
+
+def checked(reply, endpoint="community"):
+    """The reply, once it is plain JSON and what the endpoint documents."""
+    assert json.loads(json.dumps(reply, allow_nan=False)) == reply
+    validator(endpoint, reply["status"]).validate(reply)
+    return reply
