@@ -6,11 +6,14 @@ that going in and out of a transformer copies nothing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from inlay.models.merging import Matcher, Matching
 
 
 def tokens_of(x: Tensor) -> Tensor:
@@ -54,11 +57,29 @@ class SelfAttention(nn.Module):
         self.register_state_dict_post_hook(_split_qkv)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_join_qkv)  # type: ignore[no-untyped-call]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, T, C] → [B, T, C]."""
+    def forward(self, x: Tensor, log_size: Tensor | None = None) -> Tensor:
+        """[B, T, C] → [B, T, C]; ``log_size`` [B, T] is added to the logits of each key (token merging)."""
         query, key, value = _heads(F.linear(x, self.qkv), 3, self.heads)
-        out: Tensor = self.to_out(_joined(F.scaled_dot_product_attention(query, key, value)))
+        if log_size is None:
+            found = F.scaled_dot_product_attention(query, key, value)
+        else:
+            found = _proportional(query, key, value, log_size)
+        out: Tensor = self.to_out(_joined(found))
         return out
+
+
+def _proportional(query: Tensor, key: Tensor, value: Tensor, log_size: Tensor) -> Tensor:
+    """Attention to keys that stand for several tokens each (Bolya et al. 2023, section 3).
+
+    The logarithm rides as one more column of the keys against a one in the queries. An attention mask would say
+    the same and send the fast kernels away; those want heads of a multiple of eight, so all three are padded.
+    """
+    width = query.shape[3]
+    room = (0, 8 - width % 8)
+    query, key, value = F.pad(query, room), F.pad(key, room), F.pad(value, room)
+    query[..., width] = 1
+    key[..., width] = (log_size * width**0.5)[:, None].to(key.dtype)
+    return F.scaled_dot_product_attention(query, key, value, scale=width**-0.5)[..., :width]
 
 
 def _split_qkv(module: nn.Module, state: dict[str, Tensor], prefix: str, _metadata: object) -> None:
@@ -74,15 +95,19 @@ def _join_qkv(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any)
 
 
 class Context(NamedTuple):
-    """What cross-attention looks at: keys and values of all layers, side by side, computed once.
+    """What transformers are told beside their tokens.
+
+    Cross-attention looks at keys and values of all layers, side by side, computed once.
 
     Attributes:
         text: [B, n, K], of the prompt.
         image: [B, m, K], of an IP adapter's picture, the values times its scale; None without one.
+        matchers: token merging of this evaluation, by height and width of the feature map; none merges nothing.
     """
 
     text: Tensor
     image: Tensor | None = None
+    matchers: Mapping[tuple[int, int], Matcher] = {}
 
 
 class CrossAttention(nn.Module):
@@ -160,11 +185,16 @@ class TransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(channels)
         self.ff = FeedForward(channels)
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
+    def forward(self, x: Tensor, context: Context, matcher: Matcher | None = None) -> Tensor:
         """Tokens [B, T, C] and the packed context → tokens [B, T, C]."""
-        x = x + self.attn1(self.norm1(x))
+        x = x + self._attend(self.norm1(x), matcher.match(x) if matcher else None)
         x = x + self.attn2(self.norm2(x), context)
         return cast(Tensor, x + self.ff(self.norm3(x)))
+
+    def _attend(self, x: Tensor, matching: Matching | None) -> Tensor:
+        if matching is None:
+            return cast(Tensor, self.attn1(x))
+        return matching.unmerge(self.attn1(matching.merge(x), matching.log_size))
 
 
 class SpatialTransformer(nn.Module):
@@ -193,8 +223,9 @@ class SpatialTransformer(nn.Module):
         """Feature map [B, C, H, W] and the packed context → [B, C, H, W]."""
         height, width = x.shape[-2:]
         tokens = _project(self.proj_in, tokens_of(self.norm(x)))
+        matcher = context.matchers.get((height, width))
         for block in self.transformer_blocks:
-            tokens = block(tokens, context)
+            tokens = block(tokens, context, matcher)
         return feature_map(_project(self.proj_out, tokens), height, width) + x
 
 

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from inlay.models.attention import Context, CrossAttention
 from inlay.models.blocks import DownBlock, Level, MidBlock, ResBlock, UpBlock
 from inlay.models.embeddings import TimestepEmbedding, sinusoid
+from inlay.models.merging import LevelMerging, Matcher
 from inlay.models.unet_config import UNetConfig
 
 
@@ -112,7 +113,26 @@ class UNet(nn.Module):
         blocks = (self.down_blocks, self.up_blocks, self.mid_block)
         return [m for block in blocks if block is not None for m in block.modules() if isinstance(m, CrossAttention)]
 
-    def forward(self, sample: Tensor, emb: Tensor, context: Tensor, image: Tensor | None = None) -> Tensor:
+    def attention_sizes(self, height: int, width: int) -> list[tuple[int, int]]:
+        """Heights and widths of the feature maps that have attention, for latents of that size, largest first."""
+        sizes: list[tuple[int, int]] = []
+        config = self.config
+        for i, depth in enumerate(config.transformer_layers):
+            last = i == len(config.transformer_layers) - 1
+            attention = config.down_attention[i] or config.up_attention[-1 - i] or (last and config.mid_block)
+            if attention and depth:
+                sizes.append((height, width))
+            height, width = (height + 1) // 2, (width + 1) // 2
+        return sizes
+
+    def forward(
+        self,
+        sample: Tensor,
+        emb: Tensor,
+        context: Tensor,
+        image: Tensor | None = None,
+        merging: Sequence[LevelMerging] = (),
+    ) -> Tensor:
         """One evaluation.
 
         Args:
@@ -120,11 +140,12 @@ class UNet(nn.Module):
             emb: [B, T], rows of :meth:`embed`.
             context: [B, n, K], rows of :meth:`context`.
             image: [B, m, K], an IP adapter's picture (:meth:`inlay.models.ip_adapter.IPAdapter.context`).
+            merging: token merging of self-attention, one for each resolution (:meth:`attention_sizes`) that merges.
 
         Returns:
             [B, out_channels, h, w].
         """
-        seen = Context(context, image)
+        seen = Context(context, image, {(level.height, level.width): Matcher(level) for level in merging})
         x = self.conv_in(sample)
         skips = [x]
         for block in self.down_blocks:

@@ -1,0 +1,260 @@
+"""Token merging: weights, masks, seeds, and what it does to pictures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'inlay[torch]'")
+pytest.importorskip("diffusers", reason="makes its model with diffusers: pip install 'inlay[torch]'")
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import inlay
+from inlay.models.attention import SelfAttention
+from inlay.models.merging import LevelMerging, Matcher, Merging, draw_choices, find_regions, level_mergings
+from tests.random_model import write_model, write_registry
+
+SIZE = 128
+
+
+def tokens(batch, count, channels=16, seed=0):
+    return torch.randn(batch, count, channels, generator=torch.Generator().manual_seed(seed))
+
+
+def destinations(lanes, cells):
+    return torch.randint(4, (lanes, cells), generator=torch.Generator().manual_seed(3))
+
+
+def noise(seed):
+    return np.random.default_rng(seed).standard_normal((4, 16, 16), dtype=np.float32)
+
+
+def matching(x, size, merged, choice, protected=None):
+    return Matcher(LevelMerging(*size, merged, choice, protected)).match(x)
+
+
+# Weights.
+
+
+@pytest.mark.parametrize("channels", [40, 64, 20])  # heads of 20, 32 and 10: none, one and no multiple of eight
+@torch.no_grad()
+def test_weighted_merging_of_equal_tokens_changes_nothing(channels):
+    """Equal keys share what each of them got, so one that counts as often is the same attention."""
+    height, width = 8, 12
+    cells = tokens(2, (height // 2) * (width // 2), channels).view(2, height // 2, width // 2, channels)
+    x = cells.repeat_interleave(2, 1).repeat_interleave(2, 2).flatten(1, 2)
+    attention = SelfAttention(channels, 2)
+    expected = attention(x)
+    found = matching(x, (height, width), 50, destinations(2, 24))
+    assert float(found.size.max()) > 1
+    out = found.unmerge(attention(found.merge(x), found.log_size))
+    torch.testing.assert_close(out, expected, atol=2e-6, rtol=0)  # float32 sums in another order
+    unweighted = found.unmerge(attention(found.merge(x)))
+    assert (unweighted - expected).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_weights_are_what_an_attention_mask_would_add():
+    attention, x = SelfAttention(24, 3), tokens(2, 10, 24)
+    size = torch.tensor([[1.0, 2, 3, 1, 1, 9, 4, 1, 1, 2], [5.0, 1, 1, 1, 2, 2, 1, 1, 7, 1]])
+    query, key, value = (part.view(2, 10, 3, 8).transpose(1, 2) for part in (x @ attention.qkv.T).chunk(3, dim=2))
+    logits = query @ key.mT / 8**0.5 + size.log()[:, None, None]
+    expected = attention.to_out((logits.softmax(dim=3) @ value).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(attention(x, size.log()), expected, atol=2e-6, rtol=0)
+
+
+def test_sizes_count_every_token_once():
+    found = matching(tokens(3, 15 * 9), (15, 9), 70, destinations(3, 28))
+    assert torch.equal(found.size.sum(dim=1), torch.full((3,), 15.0 * 9))
+    assert torch.equal(found.size, torch.stack([row.bincount(minlength=15 * 9 - 70) for row in found.place]).float())
+
+
+# Masks.
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    size=st.tuples(st.integers(2, 17), st.integers(2, 17)),
+    ratio=st.sampled_from([0.1, 0.25, 0.5, 0.65, 0.75]),
+    masked=st.floats(0, 1),
+    seed=st.integers(0, 1000),
+    blocky=st.booleans(),
+)
+def test_protected_tokens_are_never_merged(size, ratio, masked, seed, blocky):
+    height, width = size
+    rng = np.random.default_rng(seed)
+    mask = rng.random(size) < masked
+    if blocky:
+        mask = np.zeros(size, bool)
+        mask[: int(height * masked), : int(width * masked)] = True
+    for region in find_regions(Merging(ratio), [size], torch.from_numpy(mask).float()):
+        near = np.pad(mask, 1)
+        near = np.any([near[i : i + height, j : j + width] for i in range(3) for j in range(3)], axis=0)
+        protected = region.protected.numpy()
+        assert (protected >= near.ravel()).all(), "the mask and one token around it"
+        assert region.merged <= ratio * (~protected).sum()
+        assert region.merged % max(1, height * width // 16) == 0
+        (choice,) = draw_choices(noise(seed), 1, [region])
+        x = tokens(1, height * width, seed=seed)
+        found = matching(x, size, region.merged, choice, region.protected[None])
+        assert (found.size[0][found.place[0]][region.protected] == 1).all()
+        back = found.unmerge(found.merge(x))
+        assert torch.equal(back[0, region.protected], x[0, region.protected])
+        assert found.size.shape == (1, height * width - region.merged)
+
+
+def test_nothing_is_merged_where_the_mask_leaves_too_little():
+    assert find_regions(Merging(0.75), [(8, 8)], torch.ones(8, 8)) == ()
+    assert find_regions(Merging(0.0), [(8, 8)], torch.zeros(8, 8)) == ()
+    lonely = torch.ones(9, 9)
+    lonely[8, 8] = 0
+    assert find_regions(Merging(0.75), [(9, 9)], lonely) == ()
+    assert [r.merged for r in find_regions(Merging(0.5), [(8, 8)], torch.zeros(8, 8))] == [32]
+
+
+def test_levels_see_the_mask_at_their_own_size():
+    mask = torch.zeros(16, 16)
+    mask[0, 0] = 1
+    first, second = find_regions(Merging(0.5, levels=2), [(16, 16), (8, 8), (4, 4)], mask)
+    assert (int(first.protected.sum()), int(second.protected.sum())) == (4, 4)
+    assert (first.merged, second.merged) == (112, 28)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"ratio": 0.76}, "token_merging must be between 0 and 0.75, not 0.76"),
+        ({"ratio": -0.1}, "token_merging must be between 0 and 0.75"),
+        ({"ratio": float("nan")}, "token_merging must be between 0 and 0.75"),
+        ({"levels": 0}, "token_merging_levels must be at least 1, not 0"),
+        ({"reuse": 0}, "token_merging_reuse must be at least 1, not 0"),
+    ],
+)
+def test_settings_out_of_range(fields, words):
+    with pytest.raises(inlay.RequestError, match=words):
+        Merging(**fields)
+
+
+# Seeds, lanes, blocks.
+
+
+def test_choices_follow_the_lanes_own_noise():
+    regions = find_regions(Merging(0.5, levels=2), [(16, 16), (8, 8)], torch.zeros(16, 16))
+    first = draw_choices(noise(1), 5, regions)
+    assert [tuple(drawn.shape) for drawn in first] == [(5, 64), (5, 16)]
+    assert all(torch.equal(a, b) for a, b in zip(first, draw_choices(noise(1), 5, regions), strict=True))
+    assert not torch.equal(first[0], draw_choices(noise(2), 5, regions)[0])
+    assert not torch.equal(first[0][0], first[0][1])
+    assert set(first[0].flatten().tolist()) == {0, 1, 2, 3}
+
+
+def test_lanes_side_by_side_match_as_alone():
+    masks = [torch.zeros(12, 12), torch.zeros(12, 12)]
+    masks[0][2:6, 2:6] = 1
+    masks[1][6:10, 4:8] = 1  # equally many cells elsewhere
+    regions = [find_regions(Merging(0.5), [(12, 12)], mask) for mask in masks]
+    choices = [[drawn[0] for drawn in draw_choices(noise(i), 1, regions[i])] for i in range(2)]
+    x = tokens(4, 144)  # two lanes of two guided halves each
+    (both,) = level_mergings(regions, choices)
+    together = Matcher(both).match(x)
+    for i in range(2):
+        (level,) = level_mergings([regions[i]], [choices[i]])
+        alone = Matcher(level).match(x[2 * i : 2 * i + 2])
+        assert torch.equal(together.place[2 * i : 2 * i + 2], alone.place)
+        assert torch.equal(alone.place[0], alone.place[1]), "guided halves share one matching"
+
+
+def test_reuse_counts_blocks():
+    level = LevelMerging(8, 8, 20, torch.zeros(1, 16, dtype=torch.long), reuse=2)
+    matcher = Matcher(level)
+    made = [matcher.match(tokens(1, 64, seed=seed)) for seed in range(3)]
+    assert made[0] is made[1]
+    assert not torch.equal(made[1].place, made[2].place)
+
+
+# Pictures.
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    nine = (write_model(folder / "nine", 9, "tiny"), "sd15-inpaint")
+    path = write_registry(folder / "weights.toml", nine=nine, deep=nine)
+    path.write_text(path.read_text() + "token_merging_levels = 2\ntoken_merging_reuse = 2\n")  # of the last, deep
+    return path
+
+
+@pytest.fixture(scope="module")
+def engine(models):
+    with inlay.Engine("torch", "cpu", models) as opened:
+        yield opened
+
+
+@pytest.fixture
+def ask():
+    rng = np.random.default_rng(2)
+    image = rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+    mask = np.zeros((SIZE, SIZE), np.uint8)
+    mask[24:60, 30:70] = 255
+    fields = {"init_image": image, "mask_image": mask, "width": SIZE, "height": SIZE, "seed": 5, "steps": 4}
+    return lambda **other: inlay.InpaintRequest(**{**fields, "prompt": "ab", "scheduler": "euler_a", **other})
+
+
+def bits(result):
+    return [np.asarray(picture).tobytes() for picture in result.generated]
+
+
+def test_pictures_are_the_same_alone_or_in_company(engine, ask):
+    small = np.zeros((SIZE, SIZE), np.uint8)
+    small[100:, :20] = 255
+    requests = [
+        ask(token_merging=0.5, samples=2),
+        ask(token_merging=0.5, mask_image=small, seed=9),
+        ask(token_merging=0.75),
+        ask(token_merging=0.5, guidance_scale=1.0),
+        ask(),
+    ]
+    alone = [bits(engine.run(request)) for request in requests]
+    company = [bits(ticket.result()) for ticket in [engine.submit(request) for request in requests]]
+    assert alone == company
+    assert len({pictures[0] for pictures in alone}) == len(requests)
+
+
+def test_lanes_of_other_masks_are_evaluated_apart_where_lanes_are_batched(engine, models, ask):
+    small = np.zeros((SIZE, SIZE), np.uint8)
+    small[100:, :20] = 255
+    requests = [ask(token_merging=0.5, samples=2), ask(token_merging=0.5, mask_image=small, seed=9)]
+    alone = [np.asarray(engine.run(request).generated[0], np.int16) for request in requests]
+    with inlay.Engine("torch", "cpu", models, deterministic=False) as together:
+        tickets = [together.submit(request) for request in requests]
+        batched = [np.asarray(ticket.result().generated[0], np.int16) for ticket in tickets]
+    for one, other in zip(alone, batched, strict=True):
+        assert np.abs(one - other).max() <= 1  # float32 in another order: at most one level after rounding
+
+
+def test_a_full_mask_merges_nothing_and_says_so(engine, ask):
+    everything = np.full((SIZE, SIZE), 255, np.uint8)
+    plain = engine.run(ask(mask_image=everything))
+    merged = engine.run(ask(mask_image=everything, token_merging=0.75))
+    assert bits(plain) == bits(merged)
+    assert any("mask leaves too little" in warning for warning in merged.warnings)
+
+
+def test_levels_and_reuse_come_from_the_models_entry(engine, ask):
+    results = [engine.run(ask(model=name, token_merging=True)) for name in ("nine", "deep")]
+    found = [(result.plan.token_merging_levels, result.plan.token_merging_reuse) for result in results]
+    assert found == [(1, 1), (2, 2)]
+    assert bits(results[0]) != bits(results[1])
+    off = engine.run(ask(model="deep")).plan
+    assert (off.token_merging, off.token_merging_levels, off.token_merging_reuse) == (0.0, 1, 1)
+
+
+def test_results_say_what_was_merged(engine, ask):
+    result = engine.run(ask(token_merging=True))
+    assert (result.meta["token_merging"], result.runtime.token_merging) == (0.5, True)
+    assert not any("token merging" in warning for warning in result.warnings)
+    assert replace(result.plan, token_merging=0.0).group != result.plan.group
