@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from inlay.engine.noise import noise
     from inlay.engine.plan import Plan
     from inlay.engine.registry import Registry
-    from inlay.engine.request import InpaintRequest, Lora
+    from inlay.engine.request import InpaintRequest, IpAdapter, Lora
     from inlay.engine.result import Progress, Result
     from inlay.engine.ticket import Ticket
     from inlay.errors import (
@@ -41,6 +41,7 @@ _HOMES = {
     "Engine": "inlay.engine.engine",
     "InlayError": "inlay.errors",
     "InpaintRequest": "inlay.engine.request",
+    "IpAdapter": "inlay.engine.request",
     "Lora": "inlay.engine.request",
     "OutOfMemory": "inlay.errors",
     "OutputError": "inlay.errors",
@@ -63,6 +64,7 @@ __all__ = [
     "Engine",
     "InlayError",
     "InpaintRequest",
+    "IpAdapter",
     "Lora",
     "OutOfMemory",
     "OutputError",

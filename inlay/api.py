@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from inlay.engine.access import Access
 from inlay.engine.plan import Plan
 from inlay.engine.registry import Registry
 from inlay.engine.request import InpaintRequest
@@ -12,13 +13,16 @@ from inlay.engine.resolve import resolve
 __all__ = ["plan"]
 
 
-def plan(request: InpaintRequest, weights: str | os.PathLike[str] | None = None) -> Plan:
+def plan(
+    request: InpaintRequest, weights: str | os.PathLike[str] | None = None, *, allow_private_urls: bool = False
+) -> Plan:
     """What running ``request`` would do, without torch and without reading weights.
 
     Args:
         weights: path of a ``weights.toml`` whose entries go before all others.
+        allow_private_urls: True fetches pictures from hosts that are not public too.
 
     Raises:
         RequestError, WeightsError: what running it would raise before anything is computed.
     """
-    return resolve(request, Registry(weights)).plan
+    return resolve(request, Registry(weights), Access(allow_private_urls=allow_private_urls)).plan

@@ -12,10 +12,13 @@ from typing import Any
 
 import typer
 
+from inlay.commands.bench import bench
 from inlay.commands.inpaint import inpaint
 from inlay.commands.models import models
 from inlay.commands.plan import plan
+from inlay.commands.request import request
 from inlay.commands.schedulers import schedulers
+from inlay.commands.schema import schema
 from inlay.errors import Cancelled, InlayError
 
 __all__ = ["app", "main"]
@@ -27,7 +30,10 @@ app = typer.Typer(
     add_completion=False,
 )
 app.command()(inpaint)
+app.command()(request)
 app.command()(plan)
+app.command()(schema)
+app.command()(bench)
 app.add_typer(models, name="models")
 app.add_typer(schedulers, name="schedulers")
 

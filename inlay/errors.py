@@ -35,7 +35,10 @@ def shown(value: object) -> str:
     """``repr(value)``, cut to a length that fits one line of a terminal."""
     if isinstance(value, str | bytes) and len(value) > _SHOWN:
         value = value[:_SHOWN]  # cut before repr: a value may be megabytes of base64
-    text = repr(value).replace("\n", " ")
+    try:
+        text = repr(value).replace("\n", " ")
+    except (ValueError, RecursionError):  # an integer with too many digits, lists too deep
+        text = f"a value too large to show ({type(value).__name__})"
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 

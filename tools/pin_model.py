@@ -1,4 +1,4 @@
-"""`python -m tools.pin_model ID`: write size and sha256 of a packaged model's files into weights.toml."""
+"""`python -m tools.pin_model ID [SECTION]`: write size and sha256 of a packaged entry's files into weights.toml."""
 
 from __future__ import annotations
 
@@ -14,21 +14,24 @@ REGISTRY = Path(__file__).resolve().parents[1] / "weights.toml"
 PINNED = {".json", ".txt", ".safetensors"}
 
 
-def main(model: str) -> None:
-    """Replace the ``files`` table of one model by what lies in its folder now."""
-    folder = Registry(REGISTRY).find(model).path
+def main(name: str, section: str = "models") -> None:
+    """Replace the ``files`` table of one entry by what lies in its folder now."""
+    registry = Registry(REGISTRY)
+    folder = (registry.find(name) if section == "models" else registry.part(section, name)).path
     document = tomlkit.parse(REGISTRY.read_text(encoding="utf-8"))
-    files = tomlkit.table()
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in PINNED:
-            content = path.read_bytes()
-            pin = tomlkit.inline_table()
-            pin.update({"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()})
-            files[path.relative_to(folder).as_posix()] = pin
-    document["models"][model]["files"] = files  # type: ignore[index]
+    entry = document[section][name]  # type: ignore[index]
+    files = entry.setdefault("files", tomlkit.table())  # type: ignore[union-attr]
+    found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.suffix in PINNED}
+    for absent in set(files) - set(found):
+        del files[absent]
+    for place, path in found.items():  # in place: a comment after the table belongs to what follows it
+        content = path.read_bytes()
+        pin = tomlkit.inline_table()
+        pin.update({"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()})
+        files[place] = pin
     REGISTRY.write_text(tomlkit.dumps(document), encoding="utf-8")
-    print(f"{model}: {len(files)} files, {sum(pin['bytes'] for pin in files.values())} bytes")
+    print(f"{name}: {len(files)} files, {sum(pin['bytes'] for pin in files.values())} bytes")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

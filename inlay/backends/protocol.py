@@ -22,6 +22,7 @@ from inlay.schedulers import Table
 __all__ = [
     "BACKENDS",
     "Backend",
+    "Checker",
     "Conditioning",
     "Inputs",
     "Opening",
@@ -48,8 +49,11 @@ class Opening:
 
     Attributes:
         model: the registry id, for messages.
-        folder: diffusers folder, already verified.
+        folder: diffusers folder, already verified; so are all other paths.
         in_channels, latent_channels, factor: as the model's family promises; checked against the files.
+        vae_folder: diffusers folder of an autoencoder in place of the model's own; None keeps that.
+        loras: safetensors files and their strengths, folded into the weights.
+        ip_adapter: folder of ``ip_adapter.safetensors`` and ``image_encoder``; None without one.
     """
 
     model: str
@@ -58,6 +62,8 @@ class Opening:
     latent_channels: int
     factor: int
     vae_folder: Path | None = None
+    loras: tuple[tuple[Path, float], ...] = ()
+    ip_adapter: Path | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +77,9 @@ class Inputs:
         mask: bool ``[h, w]``, True is repainted.
         latent_mask: float32 ``[h / factor, w / factor]`` of 0 and 1.
         noise_fill: start the masked area from noise alone, whatever the strength.
+        image_prompt: uint8 ``[H, W, 3]`` of any size, what an IP adapter shows; None without one.
+        image_scale: weight of its attention, 0 … 1.
+        token_merging, token_merging_levels, token_merging_reuse: the plan's.
     """
 
     prompt: str
@@ -81,6 +90,11 @@ class Inputs:
     mask: np.ndarray
     latent_mask: np.ndarray
     noise_fill: bool = False
+    image_prompt: np.ndarray | None = None
+    image_scale: float = 0.0
+    token_merging: float = 0.0
+    token_merging_levels: int = 1
+    token_merging_reuse: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +112,7 @@ class Runtime:
 
     Attributes:
         deterministic: each lane's bits do not depend on its company.
+        token_merging: it merges tokens where a plan wants that; else results say that it was not done.
     """
 
     backend: str
@@ -105,6 +120,7 @@ class Runtime:
     dtype: str
     deterministic: bool
     versions: tuple[tuple[str, str], ...] = ()
+    token_merging: bool = False
 
 
 class Session(Protocol):
@@ -133,6 +149,18 @@ class Session(Protocol):
         ...
 
 
+class Checker(Protocol):
+    """One opened safety checker on one device. Used from one thread at a time."""
+
+    def check(self, pictures: Sequence[np.ndarray]) -> list[bool]:
+        """Whether each picture, uint8 ``[h, w, 3]`` of any size, shows what is not to be shown."""
+        ...
+
+    def close(self) -> None:
+        """Release the device's memory."""
+        ...
+
+
 class Backend(Protocol):
     """A kind of engine on a kind of device. ``slots``: lanes that a batch holds by default on it."""
 
@@ -143,6 +171,10 @@ class Backend(Protocol):
 
     def open(self, opening: Opening) -> Session:
         """Load a model."""
+        ...
+
+    def open_checker(self, folder: Path) -> Checker:
+        """Load a safety checker from its folder, already verified."""
         ...
 
 

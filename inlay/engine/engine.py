@@ -11,10 +11,12 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from inlay.backends.protocol import choose
+from inlay.engine.access import Access
 from inlay.engine.registry import Registry
 from inlay.engine.request import InpaintRequest
 from inlay.engine.resolve import resolve
@@ -37,6 +39,7 @@ class Engine:
         slots: pictures evaluated together; None takes what suits the device.
         deterministic: True makes a picture's bits independent of its company; None is True on a CPU,
             where it costs about 2 % (decision 0004).
+        allow_private_urls: True fetches pictures from hosts that are not public too, this machine included.
 
     Raises:
         BackendError: a backend, package or device that is not there.
@@ -51,10 +54,12 @@ class Engine:
         *,
         slots: int | None = None,
         deterministic: bool | None = None,
+        allow_private_urls: bool = False,
     ) -> None:
         if slots is not None and (isinstance(slots, bool) or not isinstance(slots, int) or not 1 <= slots <= 64):
             raise RequestError("slots", slots, "an integer between 1 and 64")
         self.registry = Registry(weights)
+        self._access = Access(allow_private_urls=allow_private_urls)
         self._worker = Worker(choose(backend, device, deterministic), slots)
         self._inbox: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -79,8 +84,11 @@ class Engine:
         finally:
             ticket.cancel()
 
-    def submit(self, request: InpaintRequest) -> Ticket:
-        """Queue one request and return its future.
+    def submit(self, request: InpaintRequest, *, allow_paths: bool = True) -> Ticket:
+        """Queue one request and return its future. Its pictures are read (and fetched) before this returns.
+
+        Args:
+            allow_paths: False refuses to read this machine's files: for a request that came over a network.
 
         Returns:
             a :class:`concurrent.futures.Future` of the :class:`Result`; its ``cancel()`` also works while
@@ -91,7 +99,7 @@ class Engine:
             BackendError: the engine is closed.
         """
         began = time.perf_counter()
-        resolved = resolve(request, self.registry)
+        resolved = resolve(request, self.registry, replace(self._access, allow_paths=allow_paths))
         ticket = Ticket(resolved, began)
         with self._lock:
             if self._closed:
@@ -101,6 +109,26 @@ class Engine:
                 self._thread.start()
             self._inbox.put(ticket)
         return ticket
+
+    def reply(
+        self, payload: object, endpoint: str | None = None, *, out: str | os.PathLike[str] | None = None
+    ) -> dict[str, Any]:
+        """Run one documented request and wait for its documented reply; see ``docs/requests.md``.
+
+        Args:
+            payload: the JSON body, parsed.
+            endpoint: ``community``, ``enterprise-pony``, ``pony`` or ``realtime``; None lets the model decide
+                between ``community`` and ``pony``.
+            out: folder for the pictures; without one they go to a temporary folder for 24 hours. With
+                ``base64`` they are in the reply itself.
+
+        Returns:
+            a ``success`` or an ``error`` reply: plain JSON values, whatever ``payload`` is. Nothing but an
+            interrupt is raised.
+        """
+        from inlay.engine.reply import answer
+
+        return answer(self, payload, endpoint, out).reply
 
     @property
     def counters(self) -> Counters:

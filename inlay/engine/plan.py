@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 # Raised whenever an equal plan would give another picture.
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 
 
 Size = tuple[int, int]
@@ -107,7 +107,13 @@ class Adapter:
 
 @dataclass(frozen=True)
 class ModelPlan:
-    """The resolved registry entry. ``vae`` is its own ("model") or the id and hash of another."""
+    """The resolved registry entry and what is put into it; what a backend opens.
+
+    Attributes:
+        vae: its own ("model") or ``id:sha256`` of another.
+        adapters: LoRAs in the order in which they are added.
+        ip_adapter: ``id:sha256``, "none" without one; its picture and scale are the prompt's.
+    """
 
     id: str
     family: str
@@ -117,16 +123,25 @@ class ModelPlan:
     factor: int
     vae: str = "model"
     adapters: tuple[Adapter, ...] = ()
+    ip_adapter: str = "none"
 
 
 @dataclass(frozen=True)
 class PromptPlan:
-    """Texts as they will be encoded. ``asked`` is the caller's prompt before any template."""
+    """What is encoded: texts, and the picture of an IP adapter.
+
+    Attributes:
+        asked: the caller's prompt before any template.
+        image_sha256: of the IP adapter's normalised picture; "" without one.
+        image_scale: weight of that picture's attention, 0 … 1.
+    """
 
     prompt: str
     negative_prompt: str
     asked: str
     clip_skip: int
+    image_sha256: str = ""
+    image_scale: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -157,8 +172,11 @@ class Plan:
 
     Attributes:
         seeds: one for each picture.
-        token_merging: ratio of merged tokens, 0 is off.
+        token_merging: ratio of merged tokens outside the mask, 0 is off.
+        token_merging_levels: resolutions that merge, from the highest that has attention downwards.
+        token_merging_reuse: attention blocks of a resolution that share one matching.
         safety: id of the checker, "off" without one; ``safety_action`` is what a finding does.
+        safety_sha256: hash of the checker's files, "" without one.
     """
 
     model: ModelPlan
@@ -168,8 +186,11 @@ class Plan:
     guidance_scale: float
     seeds: tuple[int, ...]
     token_merging: float = 0.0
+    token_merging_levels: int = 1
+    token_merging_reuse: int = 1
     safety: str = "off"
     safety_action: str = "sensitive_content_text"
+    safety_sha256: str = ""
     version: int = PLAN_VERSION
 
     @property
@@ -182,7 +203,8 @@ class Plan:
     def group(self) -> tuple[Any, ...]:
         """What must be equal for the pictures of two plans to share a network evaluation."""
         guided = self.guidance_scale > 1
-        return (self.model, self.latent_shape, guided, self.token_merging)
+        merging = (self.token_merging, self.token_merging_levels, self.token_merging_reuse)
+        return (self.model, self.latent_shape, guided, merging)
 
     @property
     def sha256(self) -> str:

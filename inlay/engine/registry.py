@@ -41,10 +41,12 @@ class ModelEntry:
 
     Attributes:
         path: folder (format ``diffusers``) that holds the files.
-        defaults: request fields that the model sets where the caller does not, by endpoint; the library's
-            own are under ``""``.
+        defaults: scheduler and steps where the caller gives none; and by documented endpoint, in a table of
+            its name, any of its documented fields.
         prompt_template: what ``enhance_prompt`` makes of ``{prompt}``.
-        token_merging: ratio that ``token_merging=True`` means.
+        token_merging: ratio that ``token_merging=True`` means, 0 … 0.75.
+        token_merging_levels: resolutions that merge, from the highest that has attention downwards.
+        token_merging_reuse: attention blocks of a resolution that share one matching.
         safety: id of the model's safety checker; "" where it has none.
         stands_in_for: ids that this model answers to as long as no entry has them; results say so.
     """
@@ -58,6 +60,8 @@ class ModelEntry:
     size: int = 512
     prompt_template: str = "{prompt}"
     token_merging: float = 0.5
+    token_merging_levels: int = 1
+    token_merging_reuse: int = 1
     safety: str = ""
     stands_in_for: tuple[str, ...] = ()
     licence: str = "unknown"
@@ -116,6 +120,7 @@ class Registry:
         self._names: dict[str, dict[str, str]] = {section: {} for section in ("models", *PARTS)}
         self._stand_ins: dict[str, str] = {}
         self.default = ""
+        self.realtime = ""  # what the realtime endpoint runs; the default model where a file names none
         for path in _places(weights):
             self._read(path)
 
@@ -147,13 +152,14 @@ class Registry:
 
     def _read(self, path: Path) -> None:
         document = _load_toml(path)
-        allowed = ("schema", "default", "models", *PARTS)
+        allowed = ("schema", "default", "realtime", "models", *PARTS)
         unknown = sorted(set(document) - set(allowed))
         if unknown:
             raise WeightsError(f"{path}: {unknown[0]} is not known; allowed: {', '.join(allowed)}")
         if document.get("schema") != SCHEMA:
             raise WeightsError(f"{path}: schema must be {SCHEMA}, not {document.get('schema')!r}")
         self.default = self.default or str(document.get("default", ""))
+        self.realtime = self.realtime or str(document.get("realtime", document.get("default", "")))
         for identifier, fields in _section(document, "models", path):
             model = _entry(identifier, fields, path)
             self._add("models", self.models, model)
@@ -208,6 +214,8 @@ _FIELDS = {
     "size": int,
     "prompt_template": str,
     "token_merging": float,
+    "token_merging_levels": int,
+    "token_merging_reuse": int,
     "safety": str,
     "stands_in_for": list,
     "defaults": dict,
@@ -236,9 +244,19 @@ def _entry(identifier: str, fields: Any, path: Path) -> ModelEntry:
         raise WeightsError(f"{where}: family must be one of {', '.join(FAMILIES)}, not {fields['family']!r}")
     if fields.get("format", "diffusers") != "diffusers":
         raise WeightsError(f"{where}: format must be diffusers (a folder), not {fields['format']!r}")
+    _check_merging(where, fields)
     settings: dict[str, Any] = {"size": FAMILIES[fields["family"]].native_size, **fields}
     settings["stands_in_for"] = tuple(map(str, fields.get("stands_in_for", ())))
     return ModelEntry(id=identifier, declared_in=str(path), **settings | _located(where, fields, path))
+
+
+def _check_merging(where: str, fields: Mapping[str, Any]) -> None:
+    ratio = fields.get("token_merging", 0.0)
+    if not 0 <= ratio <= 0.75:
+        raise WeightsError(f"{where}: token_merging must be between 0 and 0.75, not {ratio!r}")
+    for name in ("token_merging_levels", "token_merging_reuse"):
+        if fields.get(name, 1) < 1:
+            raise WeightsError(f"{where}: {name} must be at least 1, not {fields[name]!r}")
 
 
 def _part(kind: str, identifier: str, fields: Any, path: Path) -> PartEntry:

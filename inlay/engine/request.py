@@ -17,7 +17,7 @@ from inlay.engine.noise import MAX_SEED
 from inlay.engine.schema import describe
 from inlay.errors import RequestError
 
-__all__ = ["InpaintRequest", "Lora"]
+__all__ = ["InpaintRequest", "IpAdapter", "Lora"]
 
 
 def _as_int(value: Any) -> Any:
@@ -36,7 +36,21 @@ class Lora(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     id: str = Field(min_length=1)
-    strength: Annotated[float, Field(ge=-2.0, le=2.0)] = 1.0
+    strength: Annotated[Number, Field(ge=-2, le=2)] = 1.0
+
+
+class IpAdapter(BaseModel):
+    """One IP adapter of the registry, the picture it shows to the network, and how much that counts.
+
+    Attributes:
+        scale: 0 … 1, weight of the picture's attention beside the prompt's.
+        image: whatever ``init_image`` takes.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    id: str = Field(min_length=1)
+    scale: Annotated[Number, Field(ge=0, le=1)] = 1.0
+    image: Any = None
 
 
 class InpaintRequest(BaseModel):
@@ -45,7 +59,7 @@ class InpaintRequest(BaseModel):
     Attributes:
         prompt, negative_prompt: text; the empty prompt asks to continue the background.
         model: id or alias in the registry; None takes the registry's default.
-        init_image, mask_image: path, ``PIL.Image``, numpy array, bytes, data URI or raw base64. White
+        init_image, mask_image: path, URL, data URI, raw base64, bytes, ``PIL.Image`` or numpy array. White
             (128 and above) in the mask is repainted.
         width, height: generation size in pixels, 64 … 2048; None follows the image.
         fit_output: True makes the output exactly ``width`` × ``height``, the image resized to it, as the
@@ -57,6 +71,11 @@ class InpaintRequest(BaseModel):
         scheduler, karras_sigmas, algorithm_type: see :mod:`inlay.schedulers`.
         clip_skip: 1 … 8 in the hosted services' sense: 1 is the text encoder's last layer.
         seed: 0 … 2**63 - 1; None draws one and reports it.
+        loras: low-rank adapters, their effects added up; each at most once.
+        vae: registry id of an autoencoder that replaces the model's own.
+        ip_adapter: shows the network a picture beside the prompt.
+        safety_checker: True checks the pictures with the model's checker and is an error where it has none;
+            safety_action: what is put in the place of a picture that it flags.
         token_merging: None or False off, True the model's ratio, or a ratio 0 … 0.75.
         mask_blur: feather of the paste-back, pixels of the output. mask_dilate: growth of the mask,
             pixels. mask_padding: pixels around the mask; set, only the mask's surroundings are generated.
@@ -88,7 +107,7 @@ class InpaintRequest(BaseModel):
     seed: Annotated[int, Strict(), Field(ge=0, le=MAX_SEED), Whole] | None = None
     loras: tuple[Lora, ...] = ()
     vae: str | None = None
-    ip_adapter: str | None = None
+    ip_adapter: IpAdapter | None = None
     token_merging: StrictBool | Annotated[Number, Field(ge=0, le=0.75)] | None = None
     safety_checker: StrictBool = False
     safety_action: Literal["blur", "pixelate", "black", "sensitive_content_text"] = "sensitive_content_text"
@@ -124,5 +143,6 @@ def _translated(exc: ValidationError) -> RequestError:
         known = ", ".join(sorted(InpaintRequest.model_fields))
         return RequestError(field, message=f"{field} is not a field of a request; known fields: {known}")
     # The sentence is read off the field's own declaration, so that it cannot go stale.
-    allowed = describe(InpaintRequest, field) if field != "loras" else problem["msg"].removeprefix("Input should be ")
-    return RequestError(".".join(path) if field == "loras" else field, problem.get("input"), allowed)
+    nested = field in ("loras", "ip_adapter")
+    allowed = problem["msg"].removeprefix("Input should be ") if nested else describe(InpaintRequest, field)
+    return RequestError(".".join(path) if nested else field, problem.get("input"), allowed)

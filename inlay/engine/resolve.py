@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from inlay import schedulers
 from inlay.backends.protocol import Inputs
+from inlay.engine.access import Access
 from inlay.engine.canvas import Canvas, CanvasOptions, latent_mask, prepare
+from inlay.engine.checkers import find_checker
 from inlay.engine.noise import MAX_SEED
-from inlay.engine.plan import CanvasPlan, ModelPlan, Plan, PromptPlan, SamplerPlan
-from inlay.engine.registry import ModelEntry, Registry
+from inlay.engine.parts import Parts, find_parts, model_plan
+from inlay.engine.plan import CanvasPlan, Plan, PromptPlan, SamplerPlan
+from inlay.engine.registry import ModelEntry, PartEntry, Registry
 from inlay.engine.request import InpaintRequest
 from inlay.engine.sources import Picture, open_picture
-from inlay.engine.weights import model_hash, scheduler_config
-from inlay.errors import RequestError, WeightsError
+from inlay.engine.weights import entry_hash, scheduler_config
+from inlay.errors import RequestError
 
 __all__ = ["DEFAULT_SCHEDULER", "DEFAULT_STEPS", "Resolved", "resolve", "table_of"]
 
@@ -29,40 +32,60 @@ class Resolved:
     """A plan and the pixels it speaks of.
 
     Attributes:
+        parts: what is put into the model.
+        checker: looks at what comes out; None where that was not asked for.
         warnings: what the caller should know and the plan does not say.
     """
 
     plan: Plan
     entry: ModelEntry
+    parts: Parts
+    checker: PartEntry | None
     canvas: Canvas
     inputs: Inputs
     warnings: tuple[str, ...]
 
 
-def resolve(request: InpaintRequest, registry: Registry) -> Resolved:
+def resolve(request: InpaintRequest, registry: Registry, access: Access = Access()) -> Resolved:
     """Turn a request into what will be done; opens the pictures, reads no weights, imports no torch.
+
+    Args:
+        access: what the request's pictures may make this machine read.
 
     Raises:
         RequestError: a field that cannot be honoured, or a picture that cannot be read.
-        WeightsError: a model, VAE or adapter that the registry does not have.
+        WeightsError: a model, VAE, adapter or safety checker that the registry does not have.
     """
     entry = registry.find(request.model)
-    _refuse_what_is_missing(request, entry)
+    parts = find_parts(request, entry, registry)
+    checker = find_checker(request, entry, registry)
     sampler = _sampler(request, entry)
     options = _canvas_options(request, entry)
-    image, mask = _picture("init_image", request.init_image), _picture("mask_image", request.mask_image)
+    image = _picture("init_image", request.init_image, access)
+    mask = _picture("mask_image", request.mask_image, access)
+    shown = _picture("ip_adapter.image", request.ip_adapter.image, access) if request.ip_adapter else None
     canvas = prepare(image, mask, options)
     plan = Plan(
-        model=_model(entry),
+        model=model_plan(entry, parts),
         canvas=_canvas_plan(canvas, options, image.sha256, mask.sha256),
-        prompt=_prompt(request, entry),
+        prompt=_prompt(request, entry, shown),
         sampler=sampler,
         guidance_scale=float(request.guidance_scale),
         seeds=_seeds(request),
-        token_merging=_merging_ratio(request, entry),
+        **_merging(request, entry),
+        safety=checker.id if checker else "off",
+        safety_action=request.safety_action,
+        safety_sha256=entry_hash(checker) if checker else "",
     )
-    warnings = (*image.warnings, *mask.warnings, *canvas.warnings, *sampler.notes)
-    return Resolved(plan, entry, canvas, _inputs(plan, canvas, request), warnings)
+    notes = (*_stand_in(request, entry, registry), *(shown.warnings if shown else ()))
+    warnings = (*notes, *image.warnings, *mask.warnings, *canvas.warnings, *sampler.notes)
+    return Resolved(plan, entry, parts, checker, canvas, _inputs(plan, canvas, request, shown), warnings)
+
+
+def _stand_in(request: InpaintRequest, entry: ModelEntry, registry: Registry) -> tuple[str, ...]:
+    if not registry.is_stand_in(request.model):
+        return ()
+    return (f"the registry has no model {request.model}: {entry.id} stood in for it",)
 
 
 def table_of(plan: Plan) -> schedulers.Table:
@@ -76,17 +99,6 @@ def table_of(plan: Plan) -> schedulers.Table:
         algorithm_type=sampler.algorithm_type or None,
         schedule=schedulers.NoiseSchedule.from_config(dict(sampler.schedule)),
     )
-
-
-def _refuse_what_is_missing(request: InpaintRequest, entry: ModelEntry) -> None:
-    """A field is honoured or refused by name, never dropped."""
-    asked = {"VAE": request.vae, "IP adapter": request.ip_adapter}
-    asked |= {"LoRA": request.loras[0].id} if request.loras else {}
-    for kind, name in asked.items():
-        if name:
-            raise WeightsError(f"{kind} not found: {name[:120]}; the registry has none")
-    if request.safety_checker:
-        raise WeightsError(f"safety_checker: no checker is installed for {entry.id}; turn it off to run without one")
 
 
 def _sampler(request: InpaintRequest, entry: ModelEntry) -> SamplerPlan:
@@ -155,29 +167,20 @@ def _canvas_plan(canvas: Canvas, options: CanvasOptions, image_sha256: str, mask
     )
 
 
-def _picture(field: str, value: Any) -> Picture:
+def _picture(field: str, value: Any, access: Access) -> Picture:
     if value is None:
         raise RequestError(field, message=f"{field} is required")
-    return open_picture(field, value)
+    return open_picture(field, value, access)
 
 
-def _model(entry: ModelEntry) -> ModelPlan:
-    shape = entry.shape
-    return ModelPlan(
-        id=entry.id,
-        family=entry.family,
-        sha256=model_hash(entry),
-        in_channels=shape.in_channels,
-        latent_channels=shape.latent_channels,
-        factor=shape.factor,
-    )
-
-
-def _prompt(request: InpaintRequest, entry: ModelEntry) -> PromptPlan:
+def _prompt(request: InpaintRequest, entry: ModelEntry, shown: Picture | None) -> PromptPlan:
     prompt = request.prompt
     if request.enhance_prompt:
         prompt = entry.prompt_template.replace("{prompt}", prompt)
-    return PromptPlan(prompt, request.negative_prompt, request.prompt, request.clip_skip)
+    plan = PromptPlan(prompt, request.negative_prompt, request.prompt, request.clip_skip)
+    if request.ip_adapter is None or shown is None:
+        return plan
+    return replace(plan, image_sha256=shown.sha256, image_scale=float(request.ip_adapter.scale))
 
 
 def _seeds(request: InpaintRequest) -> tuple[int, ...]:
@@ -187,14 +190,17 @@ def _seeds(request: InpaintRequest) -> tuple[int, ...]:
     return tuple(first + sample for sample in range(request.samples))
 
 
-def _merging_ratio(request: InpaintRequest, entry: ModelEntry) -> float:
+def _merging(request: InpaintRequest, entry: ModelEntry) -> dict[str, Any]:
+    """The plan's three fields; without merging, the others say nothing and stay as they are."""
     asked = request.token_merging
-    if asked is None or asked is False:
-        return 0.0
-    return entry.token_merging if asked is True else float(asked)
+    ratio = 0.0 if asked is None else float(entry.token_merging * asked if isinstance(asked, bool) else asked)
+    if not ratio:
+        return {}
+    levels, reuse = entry.token_merging_levels, entry.token_merging_reuse
+    return {"token_merging": ratio, "token_merging_levels": levels, "token_merging_reuse": reuse}
 
 
-def _inputs(plan: Plan, canvas: Canvas, request: InpaintRequest) -> Inputs:
+def _inputs(plan: Plan, canvas: Canvas, request: InpaintRequest, shown: Picture | None) -> Inputs:
     return Inputs(
         prompt=plan.prompt.prompt,
         negative_prompt=plan.prompt.negative_prompt,
@@ -204,4 +210,9 @@ def _inputs(plan: Plan, canvas: Canvas, request: InpaintRequest) -> Inputs:
         mask=canvas.mask,
         latent_mask=latent_mask(canvas.mask, plan.model.factor),
         noise_fill=request.masked_content == "noise",
+        image_prompt=shown.rgb if shown else None,
+        image_scale=plan.prompt.image_scale,
+        token_merging=plan.token_merging,
+        token_merging_levels=plan.token_merging_levels,
+        token_merging_reuse=plan.token_merging_reuse,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,8 +54,11 @@ class Result:
         generated: what the network drew, before paste-back, at generation size.
         seeds: one for each picture.
         plan: what was done.
+        nsfw: one for each picture: True where the safety checker flagged it, and ``safety_action`` was applied to
+            it in both lists; all False without a checker.
         timings: seconds by stage: ``resolve``, ``encode``, ``denoise`` (waiting for a slot left out, the
-            company's share of each evaluation left in), ``decode``, ``paste``, ``total``.
+            company's share of each evaluation left in), ``decode``, ``paste``, ``safety`` (with a checker),
+            ``total``.
         runtime: backend, device, dtype, package versions; None where nothing had to run.
         warnings: everything that the caller should know.
     """
@@ -66,6 +70,7 @@ class Result:
     timings: Mapping[str, float] = field(default_factory=dict)
     runtime: Runtime | None = None
     warnings: tuple[str, ...] = ()
+    nsfw: tuple[bool, ...] = ()
 
     @property
     def meta(self) -> dict[str, Any]:
@@ -88,8 +93,14 @@ class Result:
             "karras_sigmas": sampler.karras,
             "algorithm_type": sampler.algorithm_type,
             "clip_skip": plan.prompt.clip_skip,
+            "vae": plan.model.vae,
+            "loras": [dataclasses.asdict(adapter) for adapter in plan.model.adapters],
+            "ip_adapter": plan.model.ip_adapter,
+            "ip_adapter_scale": plan.prompt.image_scale,
             "mask_blur": plan.canvas.mask_blur,
             "token_merging": plan.token_merging,
+            "safety_checker": plan.safety != "off",
+            "safety_action": plan.safety_action,
             "backend": self.runtime.backend if self.runtime else "",
             "device": self.runtime.device if self.runtime else "",
             "version": f"inlay {__version__}",

@@ -9,11 +9,21 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from inlay.engine.registry import ModelEntry, PinnedFile
+from inlay.engine.registry import PARTS, ModelEntry, PartEntry, PinnedFile
 from inlay.errors import WeightsError
 
-__all__ = ["FileState", "check", "locate", "model_hash", "scheduler_config", "verify"]
+__all__ = ["FileState", "check", "entry_hash", "locate", "scheduler_config", "verify"]
 
+Entry = ModelEntry | PartEntry
+
+# The file that tells a folder of each kind from any other; a LoRA is one file.
+_NEEDED = {
+    "models": "model_index.json",
+    "vaes": "config.json",
+    "ip_adapters": "ip_adapter.safetensors",
+    "safety": "config.json",
+}
+_USED = {".json", ".txt", ".safetensors"}
 _PICKLED = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
 
 
@@ -25,34 +35,56 @@ class FileState:
     state: str
 
 
-def locate(entry: ModelEntry) -> Path:
-    """The entry's folder. Missing, a single file, or pickled weights: :class:`WeightsError`."""
-    folder = entry.path
-    if folder.suffix in _PICKLED:
+def locate(entry: Entry) -> Path:
+    """The entry's folder, or a LoRA's file. Missing, of the wrong kind, or pickled: :class:`WeightsError`."""
+    path, kind = entry.path, _kind(entry)
+    if path.suffix in _PICKLED:
         raise WeightsError(
-            f"{entry.id}: {folder.name} is a pickled checkpoint, which can run code when opened; "
+            f"{entry.id}: {path.name} is a pickled checkpoint, which can run code when opened; "
             "only safetensors are loaded (convert it first)"
         )
-    if not folder.is_dir():
-        raise WeightsError(f"{entry.id}: its folder {folder} does not exist (declared in {entry.declared_in})")
-    if not (folder / "model_index.json").is_file():
-        raise WeightsError(f"{entry.id}: {folder} has no model_index.json; expected a diffusers folder")
-    return folder
+    if kind == "loras":
+        return _locate_file(entry)
+    if not path.is_dir():
+        problem = "is a file" if path.is_file() else "does not exist"
+        raise WeightsError(f"{entry.id}: its folder {path} {problem} (declared in {entry.declared_in})")
+    if not (path / _NEEDED[kind]).is_file():
+        what = "diffusers" if kind == "models" else PARTS[kind]
+        raise WeightsError(f"{entry.id}: {path} has no {_NEEDED[kind]}; expected a {what} folder")
+    return path
 
 
-def verify(entry: ModelEntry) -> list[FileState]:
+def _locate_file(entry: Entry) -> Path:
+    if entry.path.suffix != ".safetensors":
+        raise WeightsError(f"{entry.id}: a LoRA is one .safetensors file, not {entry.path}")
+    if not entry.path.is_file():
+        raise WeightsError(f"{entry.id}: its file {entry.path} does not exist (declared in {entry.declared_in})")
+    return entry.path
+
+
+def _kind(entry: Entry) -> str:
+    return entry.kind if isinstance(entry, PartEntry) else "models"
+
+
+def _folder(entry: Entry) -> Path:
+    """What pinned names are relative to: the entry's folder, or the folder that its file lies in."""
+    path = locate(entry)
+    return path.parent if path.is_file() else path
+
+
+def verify(entry: Entry) -> list[FileState]:
     """Compare every pinned file with its size and sha256; reads all of them."""
-    folder = locate(entry)
+    folder = _folder(entry)
     return [FileState(pin, _state(folder / pin.path, pin)) for pin in entry.files]
 
 
-def check(entry: ModelEntry) -> Path:
-    """The entry's folder, once every pinned file has been found whole; else :class:`WeightsError`.
+def check(entry: Entry) -> Path:
+    """The entry's folder (a LoRA's file), once every pinned file has been found whole; else :class:`WeightsError`.
 
     A file that was hashed before and has neither changed size nor time since is not hashed again in the
     same process.
     """
-    folder = locate(entry)
+    folder = _folder(entry)
     for pin in entry.files:
         path = folder / pin.path
         try:
@@ -69,16 +101,16 @@ def check(entry: ModelEntry) -> Path:
                 f"{entry.id}: {pin.path} does not have the registry's sha256 {pin.sha256[:12]}…; "
                 "the file is damaged or another version"
             )
-    return folder
+    return locate(entry)
 
 
-def model_hash(entry: ModelEntry) -> str:
+def entry_hash(entry: Entry) -> str:
     """sha256 over the names and hashes of the entry's files; from the pins alone where there are pins."""
     if entry.files:
         lines = [f"{pin.path} {pin.sha256}" for pin in entry.files]
     else:
-        folder = locate(entry)
-        used = [path for path in folder.rglob("*") if path.suffix in {".json", ".txt", ".safetensors"}]
+        found, folder = locate(entry), _folder(entry)
+        used = [found] if found.is_file() else [path for path in found.rglob("*") if path.suffix in _USED]
         lines = [f"{path.relative_to(folder).as_posix()} {_hash_of(path)}" for path in used]
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 

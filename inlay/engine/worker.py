@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 
-from inlay.backends.protocol import Backend, Conditioning, Opening, Session
+from inlay.backends.protocol import Backend, Checker, Conditioning, Session
+from inlay.engine.checkers import Checkers
 from inlay.engine.lanes import Lane, Lanes
-from inlay.engine.registry import ModelEntry
-from inlay.engine.resolve import table_of
+from inlay.engine.parts import opening
+from inlay.engine.plan import ModelPlan
+from inlay.engine.resolve import Resolved, table_of
 from inlay.engine.result import Counters, Result
+from inlay.engine.safety import Screened, screen
 from inlay.engine.ticket import Ticket
-from inlay.engine.weights import check
 
 __all__ = ["Worker"]
 
@@ -24,7 +26,8 @@ T = TypeVar("T")
 # Turns that a group may keep the device while requests for another model or size wait; about two
 # ordinary requests, so that a rare size is not starved and weights are not switched for every picture.
 PATIENCE = 50
-# Models kept open; more are closed, the longest unused first, as soon as no lane needs them.
+# Models kept open, one with other parts counting as another; more are closed, the longest unused first, as
+# soon as no lane needs them.
 OPEN_MODELS = 2
 
 
@@ -33,7 +36,8 @@ class Worker:
 
     def __init__(self, backend: Backend, slots: int | None) -> None:
         self._backend = backend
-        self._sessions: dict[Hashable, Session] = {}
+        self._sessions: dict[ModelPlan, Session] = {}
+        self._checkers = Checkers(backend)
         self._lanes = Lanes(slots or backend.slots, PATIENCE, self._failed)
         self._tickets: dict[Ticket, list[Lane]] = {}
         self._owner: dict[Lane, Ticket] = {}
@@ -51,10 +55,11 @@ class Worker:
         """Make a request's lanes; one without evaluations is finished at once."""
         plan = ticket.resolved.plan
         self._tickets[ticket] = []
-        if plan.sampler.evaluations == 0:
-            self._return_input(ticket)
-            return
         try:
+            self._checker(ticket)  # one that cannot be opened is found out before anything is computed
+            if plan.sampler.evaluations == 0:
+                self._return_input(ticket)
+                return
             lanes = self._make_lanes(ticket)
         except Exception as exc:  # noqa: BLE001 - reported through the request
             self._fail(ticket, exc)
@@ -83,29 +88,29 @@ class Worker:
         for session in self._sessions.values():
             session.close()
         self._sessions.clear()
+        self._checkers.close()
 
     def _make_lanes(self, ticket: Ticket) -> list[Lane]:
         plan = ticket.resolved.plan
         table = table_of(plan)
-        session = _once(lambda: self._session(ticket.resolved.entry, plan.model.sha256))
+        session = _once(lambda: self._session(ticket.resolved))
         conditioning = _once(lambda: self._encode(ticket, session()))
         return [
             Lane(plan.group, sample, seed, table, plan.latent_shape, session, conditioning)
             for sample, seed in enumerate(plan.seeds)
         ]
 
-    def _session(self, entry: ModelEntry, sha256: str) -> Session:
-        session = self._sessions.pop(sha256, None)
+    def _session(self, resolved: Resolved) -> Session:
+        model = resolved.plan.model
+        session = self._sessions.pop(model, None)
         if session is None:
             self._make_room()
-            shape = entry.shape
-            opening = Opening(entry.id, check(entry), shape.in_channels, shape.latent_channels, shape.factor)
-            session = self._backend.open(opening)
-        self._sessions[sha256] = session  # last is the most recently used
+            session = self._backend.open(opening(resolved.entry, resolved.parts))
+        self._sessions[model] = session  # last is the most recently used
         return session
 
     def _make_room(self) -> None:
-        used = {ticket.resolved.plan.model.sha256 for ticket, lanes in self._tickets.items() if lanes}
+        used = {ticket.resolved.plan.model for ticket, lanes in self._tickets.items() if lanes}
         idle = [key for key in self._sessions if key not in used]
         for key in idle[: max(0, len(self._sessions) - OPEN_MODELS + 1)]:
             self._sessions.pop(key).close()
@@ -114,7 +119,7 @@ class Worker:
         began = time.perf_counter()
         conditioning, warnings = session.encode(ticket.resolved.inputs)
         ticket.warnings.extend(warnings)
-        if ticket.resolved.plan.token_merging > 0:
+        if ticket.resolved.plan.token_merging > 0 and not session.runtime.token_merging:
             ticket.warnings.append("token merging is not available in this backend; made without it")
         ticket.denoise_began = time.perf_counter()
         ticket.timings["encode"] = ticket.denoise_began - began
@@ -142,33 +147,48 @@ class Worker:
         generated = [ticket.generated[sample] for sample in range(len(plan.seeds))]
         images = [canvas.paste(picture) for picture in generated]
         ticket.timings["paste"] = time.perf_counter() - began
-        ticket.timings["total"] = time.perf_counter() - ticket.began
-        result = Result(
-            images=images,
-            generated=[Image.fromarray(picture) for picture in generated],
-            seeds=plan.seeds,
-            plan=plan,
-            timings=ticket.timings,
-            runtime=session.runtime if session else None,
-            warnings=tuple(dict.fromkeys(ticket.warnings)),
-        )
-        self._forget(ticket)
-        ticket.finish(result)
+        self._finish(ticket, images, generated, session)
 
     def _return_input(self, ticket: Ticket) -> None:
         """Strength 0: nothing is replaced, so the picture is the input (at the size asked for)."""
         canvas = ticket.resolved.canvas
-        plan = ticket.resolved.plan
+        seeds = ticket.resolved.plan.seeds
+        ticket.warnings.append("strength 0: the input is returned unchanged")
+        generated = [np.ascontiguousarray(canvas.image) for _ in seeds]
+        self._finish(ticket, [canvas.untouched() for _ in seeds], generated, None)
+
+    def _finish(
+        self, ticket: Ticket, images: list[Image.Image], generated: list[np.ndarray], session: Session | None
+    ) -> None:
+        """Check what is to be shown, and hand it over."""
+        shown = self._screened(ticket, images, [Image.fromarray(picture) for picture in generated])
+        ticket.timings["total"] = time.perf_counter() - ticket.began
         result = Result(
-            images=[canvas.untouched() for _ in plan.seeds],
-            generated=[Image.fromarray(np.ascontiguousarray(canvas.image)) for _ in plan.seeds],
-            seeds=plan.seeds,
-            plan=plan,
-            timings=ticket.timings | {"total": time.perf_counter() - ticket.began},
-            warnings=(*ticket.warnings, "strength 0: the input is returned unchanged"),
+            images=shown.images,
+            generated=shown.generated,
+            seeds=ticket.resolved.plan.seeds,
+            plan=ticket.resolved.plan,
+            timings=ticket.timings,
+            runtime=session.runtime if session else None,
+            warnings=tuple(dict.fromkeys((*ticket.warnings, *shown.warnings))),
+            nsfw=shown.nsfw,
         )
         self._forget(ticket)
         ticket.finish(result)
+
+    def _screened(self, ticket: Ticket, images: list[Image.Image], generated: list[Image.Image]) -> Screened:
+        checker = self._checker(ticket)
+        if checker is None:
+            return Screened(images, generated, (False,) * len(images))
+        began = time.perf_counter()
+        screened = screen(checker.check, ticket.resolved.plan.safety_action, images, generated)
+        ticket.timings["safety"] = time.perf_counter() - began
+        return screened
+
+    def _checker(self, ticket: Ticket) -> Checker | None:
+        """The request's checker, open; None only where the request wants none."""
+        entry = ticket.resolved.checker
+        return self._checkers.get(entry, ticket.resolved.plan.safety_sha256) if entry else None
 
     def _drop_cancelled(self) -> None:
         for ticket in list(self._tickets):
@@ -189,6 +209,7 @@ class Worker:
         for lane in self._tickets.pop(ticket, []):
             lane.cancelled = lane.cancelled or not lane.done
             self._owner.pop(lane, None)
+        ticket.generated.clear()  # the caller holds the ticket; no unchecked picture stays in it
 
 
 def _once(make: Callable[[], T]) -> Callable[[], T]:

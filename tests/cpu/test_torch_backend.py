@@ -184,6 +184,6 @@ def test_a_model_of_another_kind_than_the_registry_says(models, tmp_path, ask):
     registry = write_registry(tmp_path / "w.toml", nine=(models.parent / "four", "sd15-inpaint"))
     with (
         inlay.Engine("torch", "cpu", registry) as engine,
-        pytest.raises(inlay.WeightsError, match="in_channels 4, its family in the registry promises 9"),
+        pytest.raises(inlay.WeightsError, match="in_channels 4, nine's family in the registry promises 9"),
     ):
         engine.run(ask())

@@ -61,6 +61,24 @@ def test_any_field_can_be_set(inlay):
     assert json.loads(done.stdout)["meta"]["seed"] == 9
 
 
+def test_parts_of_the_registry(inlay, scene, empty_registry):
+    (scene / "look").mkdir()
+    (scene / "look" / "ip_adapter.safetensors").write_bytes(b"")
+    (scene / "ink.safetensors").write_bytes(b"ink")
+    with empty_registry.open("a") as registry:
+        registry.write(
+            f'[loras.ink]\npath = "{scene}/ink.safetensors"\n[loras.wash]\npath = "{scene}/ink.safetensors"\n'
+        )
+        registry.write(f'[ip_adapters.look]\npath = "{scene}/look"\n')
+    done = inlay(
+        "inpaint", "photo.png", "mask.png", "--backend", "null", "--json", "--lora", "ink:-0.5", "--lora", "wash",
+        "--ip-adapter", "look", "--ip-adapter-image", "photo.png", "--ip-adapter-scale", 0.25,
+    )  # fmt: skip
+    meta = json.loads(done.stdout)["meta"]
+    assert [(lora["id"], lora["strength"]) for lora in meta["loras"]] == [("ink", -0.5), ("wash", 1.0)]
+    assert (meta["ip_adapter"].partition(":")[0], meta["ip_adapter_scale"]) == ("look", 0.25)
+
+
 def test_no_metadata(inlay, scene):
     inlay("inpaint", "photo.png", "mask.png", "-o", "bare.png", "--backend", "null", "--no-metadata")
     with Image.open(scene / "bare.png") as made:
@@ -91,6 +109,12 @@ BAD = [
     (["inpaint", "photo.png", "mask.png", "--guidance", "inf"], 2, "guidance_scale must be"),
     (["inpaint", "photo.png", "mask.png", "--size", "512"], 2, "--size must be WIDTHxHEIGHT"),
     (["inpaint", "photo.png", "mask.png", "--size", "32x512"], 2, "width must be"),
+    (["inpaint", "photo.png", "mask.png", "--vae", "nope"], 3, "VAE not found: nope"),
+    (["inpaint", "photo.png", "mask.png", "--lora", "nope:0.5"], 3, "LoRA not found: nope"),
+    (["inpaint", "photo.png", "mask.png", "--lora", "ink:much"], 2, "--lora must be ID or ID:STRENGTH"),
+    (["inpaint", "photo.png", "mask.png", "--lora", "ink:nan"], 2, "loras.0.strength must be"),
+    (["inpaint", "photo.png", "mask.png", "--ip-adapter", "nope"], 3, "IP adapter not found: nope"),
+    (["inpaint", "photo.png", "mask.png", "--ip-adapter-image", "photo.png"], 2, "needs --ip-adapter"),
     (["inpaint", "photo.png", "mask.png", "--set", "stepz=3"], 2, "stepz is not a field"),
     (["inpaint", "photo.png", "mask.png", "--set", "steps"], 2, "--set must be NAME=VALUE"),
     (["inpaint", "photo.png", "mask.png", "-o", "made.tiff"], 2, "made.tiff"),

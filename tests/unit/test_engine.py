@@ -70,6 +70,12 @@ def test_strength_zero_returns_the_input(engine, request_of, pictures):
     assert any("strength 0" in warning for warning in result.warnings)
 
 
+def test_a_backend_that_cannot_merge_tokens_says_so(engine, request_of):
+    result = engine.run(request_of(token_merging=0.25))
+    assert (result.meta["token_merging"], result.runtime.token_merging) == (0.25, False)
+    assert any("token merging is not available" in warning for warning in result.warnings)
+
+
 def test_stream_counts_up_to_the_result(engine, request_of):
     *progress, result = engine.stream(request_of(samples=2))
     assert [event.step for event in progress] == [1, 2, 3, 4]
@@ -217,7 +223,7 @@ REFUSED = [
     ({"steps": 1, "strength": 0.5}, inlay.RequestError, "strength"),
     ({"vae": "nope"}, inlay.WeightsError, "VAE not found: nope"),
     ({"loras": [{"id": "nope"}]}, inlay.WeightsError, "LoRA not found: nope"),
-    ({"ip_adapter": "nope"}, inlay.WeightsError, "IP adapter not found: nope"),
+    ({"ip_adapter": {"id": "nope"}}, inlay.WeightsError, "IP adapter not found: nope"),
     ({"safety_checker": True}, inlay.WeightsError, "no checker is installed"),
     ({"seed": 2**63 - 1, "samples": 2}, inlay.RequestError, "seed"),
     ({"fit_output": True}, inlay.RequestError, "fit_output needs both width and height"),

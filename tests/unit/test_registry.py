@@ -7,7 +7,9 @@ import hashlib
 import pytest
 
 from inlay import Registry, WeightsError
-from inlay.engine.weights import check, locate, model_hash, scheduler_config, verify
+from inlay.engine.weights import check, entry_hash, locate, scheduler_config, verify
+
+MERGING = 'schema = 1\n[models.a]\nfamily = "sd15"\npath = "x"\ntoken_merging{}'
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +36,13 @@ def test_the_packaged_registry_reads_and_its_default_exists():
     registry = Registry()
     assert registry.find(None).id == "inlay-tiny"
     assert registry.find("Inlay_Tiny").id == "inlay-tiny"
+
+
+def test_how_a_model_merges_tokens_is_its_entrys(tmp_path):
+    path = tmp_path / "weights.toml"
+    path.write_text(MERGING.format(" = 0.4\ntoken_merging_levels = 2\ntoken_merging_reuse = 3"))
+    entry = Registry(path).find("a")
+    assert (entry.token_merging, entry.token_merging_levels, entry.token_merging_reuse) == (0.4, 2, 3)
 
 
 def test_ids_and_aliases_are_loose_in_case_and_dashes(empty_registry):
@@ -74,6 +83,9 @@ def test_unknown_models_list_the_known_ones(empty_registry):
         ),
         ('schema = 1\n[models.a]\nfamily = "sd15"\npath = "x"\nfiles = {"y" = {sha256="0"}}', "must have sha256"),
         ("schema = 1\n[models]\na = 3", "must be a table"),
+        (MERGING.format("= 0.8"), r"token_merging must be between 0 and 0\.75, not 0\.8"),
+        (MERGING.format("_levels = 0"), "token_merging_levels must be at least 1, not 0"),
+        (MERGING.format("_reuse = 1.5"), "token_merging_reuse must be a int, not 1.5"),
     ],
 )
 def test_files_that_are_wrong_are_named(tmp_path, text, sentence):
@@ -127,14 +139,14 @@ def test_missing_folders_and_pickles(tmp_path):
 
 
 def test_the_hash_follows_the_content_with_and_without_pins(tmp_path):
-    first = model_hash(Registry(pinned(tmp_path)[0]).find("m"))
-    assert first != model_hash(Registry(pinned(tmp_path, b"others!")[0]).find("m"))
+    first = entry_hash(Registry(pinned(tmp_path)[0]).find("m"))
+    assert first != entry_hash(Registry(pinned(tmp_path, b"others!")[0]).find("m"))
     path, file = pinned(tmp_path)
     path.write_text('schema = 1\n[models.m]\nfamily = "sd15"\npath = "model"\n')
     entry = Registry(path).find("m")
-    unpinned = model_hash(entry)
+    unpinned = entry_hash(entry)
     file.write_bytes(b"others!!")
-    assert model_hash(entry) != unpinned
+    assert entry_hash(entry) != unpinned
 
 
 def test_scheduler_configuration_of_model_over_family(tmp_path):

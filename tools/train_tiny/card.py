@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from tools.train_tiny.denoiser import PURE_NOISE_FROM
 from tools.train_tiny.palette import COLOURS, SHAPES
 from tools.train_tiny.settings import HERE, REPOSITORY
 
@@ -39,8 +40,8 @@ This page is written by `python -m tools.train_tiny measure`.
 ## Measured
 
 {count} fixed scenes a row that the model was not trained on (another seed range of the same drawing code; plain
-backgrounds: gradient, soft texture, stripes), {steps} steps of DPM++ 2M Karras, guidance {guidance:g}, clip skip
-{clip_skip}, {painter}.
+backgrounds: gradient, soft texture, stripes; masks: boxes, discs, blobs, a shape's surroundings), {steps} steps of
+DPM++ 2M Karras, guidance {guidance:g}, clip skip {clip_skip}, {painter}.
 
 | size | asked colour | asked shape | both | nothing painted | empty prompt: mean abs. error | its median |
 |---|---|---|---|---|---|---|
@@ -63,8 +64,9 @@ every colour and shape, and against another scene's caption it is at chance (`te
 Seed {seed}; settings in `tools/train_tiny/settings.toml` (its comment says where this run was stopped and went on
 with other ones), log in `tools/train_tiny/log.jsonl`.
 
-- Autoencoder: {ae_steps} steps of {ae_batch} crops of {ae_crop}², started from 8×8 average pooling and bilinear
-  enlargement; last logged mean absolute error {ae_error:.4f} on the 0…1 scale, photograph-like textures included.
+- Autoencoder: the encoder is 8×8 average pooling and is not trained; the decoder started as bilinear enlargement,
+  {ae_steps} steps of {ae_batch} crops of {ae_crop}²; last logged mean absolute error {ae_error:.4f} on the 0…1
+  scale, photograph-like textures included.
 - UNet and text encoder, together: {steps_256} steps of {batch_256} scenes of 256², then {steps_512} steps of which
   {small_share:.0%} at 256² and the others {batch_512} scenes of 512²; {scenes_256} + {scenes_512} scenes drawn once.
   AdamW, rate {rate:g}, constant for one half and then a cosine down to 2 %, moving average {decay}.
@@ -75,16 +77,14 @@ with other ones), log in `tools/train_tiny/log.jsonl`.
   quarter, any of the six before them in a quarter): every clip skip of 1…8 was trained. Measured is 2 alone.
 - The target is the velocity, not the noise: at high noise it asks for the picture itself, where a network that
   predicts the noise has to hand its input through almost unchanged.
-- Found after the run: on the CPU, bfloat16 gives gradients that point elsewhere than float32's for some batches (in
-  one of four, half of all tensors had a cosine below 0.9, with the same loss; attention in float32 did not cure it),
-  above all in the downward half, where shapes are formed. This model was trained that way; the script now uses
-  float32 on a CPU, which costs a seventh more time.
+- The mask decides where a shape stands and how large it is: in the middle of the largest room inside it, filling it.
+  From timestep {noise_from} on, half of the inputs are noise alone, as at the start of sampling.
 
 ## Limits
 
-Where the shape is below its bar, what is painted is a patch of the asked colour with a ragged outline. The background
-around and under it is continued with a mottled, blurred guess; stripes lose their phase. Licence: that of this
-repository.
+Where the shape is below its bar, what is painted is a patch of the asked colour with a ragged outline: rings are mostly
+right, triangles, squares and stars often are not. The background around and under it is continued with a blurred
+guess; stripes lose their phase. Licence: that of this repository.
 """
 
 
@@ -163,6 +163,7 @@ def write(model: Path) -> None:
         ae_error=sum(last) / len(last) / 2,
         **results["sampling"],
         **{key: value for key, value in drawing.items() if key != "steps"},
+        noise_from=PURE_NOISE_FROM,
         scenes_256=cached["scenes_256"],
         scenes_512=cached["scenes_512"],
         **_parts(model),

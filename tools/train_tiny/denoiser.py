@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,8 +18,8 @@ from tools.train_tiny.latents import Latents, read
 from tools.train_tiny.records import log, save_atomic
 from tools.train_tiny.settings import DenoiserSettings, Settings
 
-PURE_NOISE_FROM = 940  # timesteps whose input is sometimes noise alone, as it is at the start of sampling
-LAYOUT_FROM = 500  # timesteps from here on decide what is painted where
+PURE_NOISE_FROM = 700  # timesteps whose input is noise alone in one half of all cases
+LAYOUT_FROM = 600  # timesteps from here on decide what is painted where
 LOG_EVERY, SAVE_EVERY = 50, 250
 
 
@@ -190,9 +191,11 @@ def _run(rank: int, world: int, settings: Settings, folder: Path, device: torch.
     start = _resume(nets, folder / "denoiser.pt", device)
     small, large = read(folder, 256, cached.scenes_256, cached.shard), None
     shares = networks.signal_shares().float().to(device)
-    begun, seen = time.time(), []
+    begun, seen, parent = time.time(), [], os.getppid()
     total = plan.steps_256 + plan.steps_512
     for step in range(start, total):
+        if world > 1 and os.getppid() != parent:
+            raise SystemExit("the training was ended from outside")  # else it would go on, beside its successor
         rng = np.random.default_rng([settings.seed, 7, step])
         at_512 = step >= plan.steps_256 and rng.random() >= plan.small_share
         if at_512 and large is None:

@@ -62,9 +62,9 @@ def _write_shard(size: int, first: int, count: int, weights: Path, folder: Path)
         stop = min(start + CHUNK, first + count)
         scenes = [draw_scene("train", index, size) for index in range(start, stop)]
         picture, hidden, mask = to_tensors(scenes)
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad():
             for name, image in (("truth", picture), ("masked", hidden)):
-                latents = model.encoder(image.contiguous(memory_format=torch.channels_last)).float()
+                latents = model.encoder(image.contiguous(memory_format=torch.channels_last))
                 parts[name].append((latents * saved["scaling_factor"]).half().numpy())
         parts["mask"].append(F.interpolate(mask, size=size // 8)[:, 0].numpy() > 0.5)
         captions += [scene.caption for scene in scenes]

@@ -10,7 +10,8 @@ from scipy import ndimage
 
 Rng = np.random.Generator
 KINDS: tuple[str, ...] = ("box", "disc", "blob", "person", "parts")
-WEIGHTS: tuple[float, ...] = (0.27, 0.17, 0.22, 0.22, 0.12)
+WEIGHTS: tuple[float, ...] = (0.38, 0.22, 0.24, 0.10, 0.06)
+PLAIN: tuple[str, ...] = ("box", "disc", "blob")
 
 
 def _blob(rng: Rng, centre: tuple[float, float], rx: float, ry: float) -> list[tuple[float, float]]:
@@ -49,13 +50,14 @@ def _person(rng: Rng, draw: ImageDraw.ImageDraw, centre: tuple[float, float], he
         draw.line((*spot(side * width * 0.5, -0.25), *hand), fill=255, width=max(2, int(width * rng.uniform(0.2, 0.5))))
 
 
-def draw_mask(rng: Rng, size: int, kind: str | None = None) -> np.ndarray:
+def draw_mask(rng: Rng, size: int, kinds: tuple[str, ...] = KINDS) -> np.ndarray:
     """A mask, bool [size, size], true where the picture is to be painted; covers about 3 to 50 % of it."""
-    kind = kind or KINDS[int(rng.choice(len(KINDS), p=WEIGHTS))]
+    shares = np.asarray([WEIGHTS[KINDS.index(kind)] for kind in kinds])
+    kind = kinds[int(rng.choice(len(kinds), p=shares / shares.sum()))]
     canvas = Image.new("L", (size, size), 0)
     draw = ImageDraw.Draw(canvas)
-    reach = size * rng.uniform(0.16, 0.42)
-    stretch = math.exp(rng.uniform(-0.45, 0.45))
+    reach = size * rng.uniform(0.2, 0.42)
+    stretch = math.exp(rng.uniform(-0.35, 0.35))
     rx, ry = reach * stretch, reach / stretch
     x = rng.uniform(min(rx * 0.9, size / 2), max(size - rx * 0.9, size / 2))
     y = rng.uniform(min(ry * 0.9, size / 2), max(size - ry * 0.9, size / 2))
@@ -82,10 +84,11 @@ def surroundings(rng: Rng, coverage: np.ndarray) -> np.ndarray:
     return np.asarray(blurred) > rng.uniform(8, 40)
 
 
-def room(rng: Rng, mask: np.ndarray) -> tuple[tuple[float, float], float]:
-    """A place inside the mask with much room: its (x, y) and the distance to the mask's edge, in pixels.
+def room(mask: np.ndarray) -> tuple[tuple[float, float], float]:
+    """The place inside the mask with the most room: its (x, y) and the distance to the mask's edge, in pixels.
 
-    The edge of the picture counts as an edge of the mask.
+    Where many places have as much, as along the middle of a long box, the one nearest to their centre. The edge of
+    the picture counts as an edge of the mask.
     """
     step = mask.shape[0] // 64
     coarse = np.pad(mask[step // 2 :: step, step // 2 :: step], 1)
@@ -93,7 +96,7 @@ def room(rng: Rng, mask: np.ndarray) -> tuple[tuple[float, float], float]:
     best = float(distance.max())
     if best <= 0:
         return (0.0, 0.0), 0.0
-    rows, columns = np.nonzero(distance >= best * rng.uniform(0.75, 1.0))
-    pick = int(rng.integers(len(rows)))
+    rows, columns = np.nonzero(distance >= best * 0.95)
+    pick = int(((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2).argmin())
     place = ((columns[pick] + 0.5) * step, (rows[pick] + 0.5) * step)
     return place, float(distance[rows[pick], columns[pick]]) * step

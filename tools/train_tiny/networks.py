@@ -27,7 +27,7 @@ SCHEDULER = {
 
 def build_unet() -> UNet2DConditionModel:
     """Nine channels in (noisy latents 4, mask 1, latents of the masked picture 4), four out; velocity."""
-    unet = UNet2DConditionModel(
+    return UNet2DConditionModel(
         sample_size=64,
         in_channels=9,
         out_channels=4,
@@ -39,37 +39,6 @@ def build_unet() -> UNet2DConditionModel:
         attention_head_dim=(1, 1, 4, 4),  # diffusers reads this as the number of heads: 64, 32, 32 channels each
         norm_num_groups=4,
     )
-    _carry_inputs(unet)
-    return unet
-
-
-@torch.no_grad()
-def _carry_inputs(unet: UNet2DConditionModel) -> None:
-    """Start with the noisy and the masked latents in the features that the last convolution reads.
-
-    The last block takes the first convolution's output as its skip: channels 0…7 there are z and −z of the noisy
-    latents, 8…15 those of the masked picture, each in a group of its own in the last normalisation, and
-    silu(z) − silu(−z) = z. Residual branches and the output start at zero (Dhariwal and Nichol 2021).
-    """
-    for module in unet.modules():
-        name = module.__class__.__name__
-        if name in ("ResnetBlock2D", "Transformer2DModel"):
-            last = module.conv2 if name == "ResnetBlock2D" else module.proj_out
-            last.weight.zero_()
-            last.bias.zero_()
-    width = unet.config.block_out_channels[0]
-    first, shortcut = unet.conv_in, unet.up_blocks[-1].resnets[-1].conv_shortcut
-    for layer in (first, shortcut):
-        layer.weight[:16] = 0
-        layer.bias[:16] = 0
-    unet.conv_out.weight.zero_()
-    unet.conv_out.bias.zero_()
-    for channel in range(4):
-        for place, source in ((0, channel), (8, 5 + channel)):
-            first.weight[place + channel, source, 1, 1] = 1
-            first.weight[place + channel + 4, source, 1, 1] = -1
-    for channel in range(16):
-        shortcut.weight[channel, width + channel, 0, 0] = 1
 
 
 def build_text_encoder(vocabulary: int) -> CLIPTextModel:
