@@ -1,1 +1,4 @@
-"""The loop's own arithmetic. Each operation has its plain reference here; fused versions stand beside it."""
+"""The loop's own arithmetic and the layers worth fusing: Triton kernels, each beside its plain reference.
+
+The references run anywhere. Triton is imported when a kernel is first launched; see ``launch.py``.
+"""

@@ -1,0 +1,232 @@
+"""GroupNorm of channels_last feature maps, with the time embedding before it and SiLU behind it in the same pass.
+
+In channels_last memory a feature map is ``[B, H*W, C]``. A program takes a run of rows (places) and a chunk
+of whole groups, as many as fill its lanes: channels in a group need not be a power of two. A large map is
+cut into row blocks; each leaves mean and squared deviations of its groups, and the second launch, cut the
+same way, puts them together in a fixed order (Chan et al. 1979), so that results do not vary from run to run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from inlay.kernels.launch import Kernel, ceil_div, check, fused_wanted, power_of_two
+
+if TYPE_CHECKING:
+    import triton.language as tl
+
+__all__ = ["Norm", "group_norm", "group_norm_reference"]
+
+# Elements of one program's tile: 32 registers a thread with four warps.
+_TILE = 4096
+# Up to so many places one launch does both, as a second launch would cost more than it spreads.
+_ONE_LAUNCH = 256
+# Row blocks of a large map: enough programs for a large GPU, few enough that combining them is nothing.
+_MOST_BLOCKS = 128
+_DEEPEST = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Norm:
+    """What a layer knows: ``weight`` and ``bias`` ``[C]`` of any float dtype, and whether SiLU follows."""
+
+    groups: int
+    weight: Tensor
+    bias: Tensor
+    eps: float = 1e-5
+    silu: bool = False
+
+
+def group_norm_reference(x: Tensor, norm: Norm, add: Tensor | None = None) -> Tensor:
+    """In float32, rounded once; see :func:`group_norm`."""
+    wide = x.float()
+    if add is not None:
+        wide = wide + add.float()[:, :, None, None]
+    wide = F.group_norm(wide, norm.groups, norm.weight.float(), norm.bias.float(), norm.eps)
+    if norm.silu:
+        wide = F.silu(wide, inplace=True)
+    return wide.to(x.dtype)
+
+
+def group_norm(x: Tensor, norm: Norm, add: Tensor | None = None, *, fused: bool | None = None) -> Tensor:
+    """Group normalisation (Wu & He 2018) of ``x + add``, with SiLU where the norm says so; float32 inside.
+
+    Args:
+        x: ``[B, C, H, W]`` float16, bfloat16 or float32 in channels_last memory.
+        add: ``[B, C]``, for every place the same (a time embedding); its rows may be a slice of wider ones.
+        fused: None takes the kernel on CUDA and the reference elsewhere.
+
+    Returns:
+        Shape and dtype of ``x``, channels_last.
+
+    Raises:
+        BackendError: a shape or layout is another, or triton is missing.
+    """
+    if not fused_wanted(fused, x, norm.weight, norm.bias, add):
+        return group_norm_reference(x, norm, add)
+    _refuse_layouts(x, norm, add)
+    out = torch.empty_like(x, memory_format=torch.channels_last)
+    if out.numel():
+        _launch(x, norm, add, out)
+    return out
+
+
+def _refuse_layouts(x: Tensor, norm: Norm, add: Tensor | None) -> None:
+    check(x.ndim == 4, "group_norm", "x", "of four dimensions", f"of shape {tuple(x.shape)}")
+    batch, channels = x.shape[:2]
+    packed = x.is_contiguous(memory_format=torch.channels_last)
+    check(packed, "group_norm", "x", "in channels_last memory", f"of strides {x.stride()}")
+    fits = norm.groups > 0 and channels % norm.groups == 0
+    check(fits, "group_norm", "groups", f"a divisor of {channels} channels", norm.groups)
+    check(channels // norm.groups <= _DEEPEST, "group_norm", "channels in a group", f"at most {_DEEPEST}", channels)
+    for name, tensor in (("weight", norm.weight), ("bias", norm.bias)):
+        fits = tensor.shape == (channels,) and tensor.is_contiguous()
+        check(fits, "group_norm", name, f"contiguous of shape ({channels},)", tuple(tensor.shape))
+    if add is not None:
+        fits = add.shape == (batch, channels) and add.stride(1) == 1
+        check(fits, "group_norm", "add", f"of shape ({batch}, {channels}), channels packed", tuple(add.shape))
+
+
+def _chunk(groups: int, depth: int) -> tuple[int, int]:
+    """Groups of ``depth`` channels that one program takes, and its lanes.
+
+    128 lanes where at most an eighth of them would idle (depth 10: 12 groups in 120 lanes), else the next
+    size where that is better filled (depth 80: 3 groups in 240 of 256).
+    """
+    narrow = max(128, power_of_two(depth))
+
+    def filled(lanes: int) -> float:
+        return min(groups, lanes // depth) * depth / lanes
+
+    lanes = narrow if filled(narrow) >= 7 / 8 else max(narrow, 2 * narrow, key=filled)
+    taken = min(groups, lanes // depth)
+    return taken, power_of_two(taken * depth)
+
+
+def _launch(x: Tensor, norm: Norm, add: Tensor | None, out: Tensor) -> None:
+    batch, channels, height, width = x.shape
+    places, depth = height * width, channels // norm.groups
+    taken, lanes = _chunk(norm.groups, depth)
+    rows = max(1, _TILE // lanes)
+    single = places <= _ONE_LAUNCH
+    # a block is whole tiles, so that only the last one has fewer rows
+    tiles = ceil_div(places, rows) if single else ceil_div(ceil_div(places, rows), _MOST_BLOCKS)
+    blocks = ceil_div(places, rows * tiles)
+    grid = (blocks, ceil_div(norm.groups, taken), batch)
+    sizes = {"DEPTH": depth, "TAKEN": taken, "CHUNK": power_of_two(taken), "LANES": lanes, "ROWS": rows}
+    sizes |= {"TILES": tiles, "BLOCKS": power_of_two(blocks), "ADD": add is not None, "SILU": norm.silu}
+    sizes |= {"num_warps": 8 if lanes * rows > _TILE else 4}
+    moments = x.new_empty(1 if single else 2 * batch * blocks * norm.groups, dtype=torch.float32)
+    shape = (places, channels, norm.groups, blocks, norm.eps)
+    given = (x, norm.weight, norm.bias, x if add is None else add, 0 if add is None else add.stride(0), moments, out)
+    for measure, apply in [(True, True)] if single else [(True, False), (False, True)]:
+        _normalise.launch(grid, *given, *shape, **sizes, MEASURE=measure, APPLY=apply)
+
+
+@Kernel
+def _normalise(
+    x: tl.tensor,
+    weight: tl.tensor,
+    bias: tl.tensor,
+    add: tl.tensor,
+    add_stride: tl.tensor,
+    moments: tl.tensor,
+    out: tl.tensor,
+    places: tl.tensor,
+    channels: tl.tensor,
+    groups: tl.tensor,
+    blocks: tl.tensor,
+    eps: tl.tensor,
+    DEPTH: tl.constexpr,
+    TAKEN: tl.constexpr,
+    CHUNK: tl.constexpr,
+    LANES: tl.constexpr,
+    ROWS: tl.constexpr,
+    TILES: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    ADD: tl.constexpr,
+    SILU: tl.constexpr,
+    MEASURE: tl.constexpr,
+    APPLY: tl.constexpr,
+) -> None:
+    """One program: a row block of ``TAKEN`` groups. ``moments`` is ``[B, blocks, 2, groups]``.
+
+    Both halves stand in one function, as a small map takes them in one launch.
+    """
+    part, batch = tl.program_id(0), tl.program_id(2)
+    first_group = tl.program_id(1) * TAKEN
+    lane = tl.arange(0, LANES)
+    channel = first_group * DEPTH + lane
+    used = (lane < TAKEN * DEPTH) & (channel < channels)
+    slot = tl.arange(0, CHUNK)
+    group = first_group + slot
+    listed = (slot < TAKEN) & (group < groups)
+    member = (lane[None, :] // DEPTH) == slot[:, None]
+    added = tl.zeros([LANES], tl.float32)
+    if ADD:
+        added = tl.load(add + batch.to(tl.int64) * add_stride + channel, mask=used, other=0.0).to(tl.float32)
+    start = part * (ROWS * TILES)
+    end = tl.minimum(start + ROWS * TILES, places)
+    picture = batch.to(tl.int64) * places * channels
+    ledger = moments + batch * blocks * 2 * groups + group
+
+    if MEASURE:
+        # each lane its own channel: running mean and squared deviations, one tile after the other
+        mean = tl.zeros([LANES], tl.float32)
+        squares = tl.zeros([LANES], tl.float32)
+        for tile in range(TILES):
+            before = tile * ROWS
+            row = start + before + tl.arange(0, ROWS)
+            inside = (row < end)[:, None] & used[None, :]
+            place = picture + row.to(tl.int64)[:, None] * channels + channel[None, :]
+            value = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
+            value = tl.where(inside, value + added[None, :], 0.0)
+            # a last block's tiles may begin beyond its end: they count nothing
+            count = tl.maximum(tl.minimum(end - start - before, ROWS), 0)
+            tile_mean = tl.sum(value, axis=0) / tl.maximum(count, 1)
+            centred = tl.where(inside, value - tile_mean[None, :], 0.0)
+            share = count / (before + tl.maximum(count, 1))
+            apart = tile_mean - mean
+            mean += apart * share
+            squares += tl.sum(centred * centred, axis=0) + apart * apart * before * share
+        # channels of equal count into groups
+        among = member & used[None, :]
+        group_mean = tl.sum(tl.where(among, mean[None, :], 0.0), axis=1) / DEPTH
+        apart_too = tl.where(among, mean[None, :] - group_mean[:, None], 0.0)
+        rows_seen = (end - start).to(tl.float32)
+        group_squares = tl.sum(tl.where(among, squares[None, :], 0.0) + apart_too * apart_too * rows_seen, axis=1)
+        if not APPLY:
+            tl.store(ledger + part * 2 * groups, group_mean, mask=listed)
+            tl.store(ledger + (part * 2 + 1) * groups, group_squares, mask=listed)
+
+    if APPLY:
+        if not MEASURE:
+            index = tl.arange(0, BLOCKS)
+            known = (index < blocks)[:, None] & listed[None, :]
+            line = ledger[None, :] + index[:, None] * 2 * groups
+            means = tl.load(line, mask=known, other=0.0)
+            seen = tl.maximum(tl.minimum(places - index * (ROWS * TILES), ROWS * TILES), 0).to(tl.float32)[:, None]
+            group_mean = tl.sum(means * (seen / places), axis=0)
+            off = tl.where(known, means - group_mean[None, :], 0.0)
+            each = tl.load(line + groups, mask=known, other=0.0)
+            group_squares = tl.sum(each + off * off * (seen * DEPTH), axis=0)
+        spread = 1.0 / tl.sqrt(group_squares / (places * DEPTH) + eps)
+        # from groups back to lanes, and all of it into one multiplication and one addition
+        gain = tl.sum(tl.where(member, spread[:, None], 0.0), axis=0)
+        centre = tl.sum(tl.where(member, group_mean[:, None], 0.0), axis=0)
+        gain *= tl.load(weight + channel, mask=used, other=0.0).to(tl.float32)
+        shift = tl.load(bias + channel, mask=used, other=0.0).to(tl.float32)
+        for tile in range(TILES):
+            row = start + tile * ROWS + tl.arange(0, ROWS)
+            inside = (row < end)[:, None] & used[None, :]
+            place = picture + row.to(tl.int64)[:, None] * channels + channel[None, :]
+            value = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
+            value = (value + (added - centre)[None, :]) * gain[None, :] + shift[None, :]
+            if SILU:
+                value = value / (1.0 + tl.exp(-value))
+            tl.store(out + place, value, mask=inside)

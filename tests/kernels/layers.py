@@ -1,0 +1,125 @@
+"""GroupNorm, LayerNorm and GEGLU against float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from inlay.errors import BackendError
+from inlay.kernels import groupnorm
+from inlay.kernels.geglu import geglu, geglu_reference
+from inlay.kernels.groupnorm import Norm, group_norm, group_norm_reference
+from inlay.kernels.layernorm import layer_norm, layer_norm_reference
+from tests.kernels import assert_rounded, guard  # noqa: F401 - a fixture
+
+LAST = torch.channels_last
+HALF, BRAIN, FULL = torch.float16, torch.bfloat16, torch.float32
+
+
+def random(*shape, dtype=FULL, device="cpu", seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype).to(device)
+
+
+def exact_group_norm(x, norm, add):
+    wide = x.double().cpu() if add is None else x.double().cpu() + add.double().cpu()[:, :, None, None]
+    wide = F.group_norm(wide, norm.groups, norm.weight.double().cpu(), norm.bias.double().cpu(), norm.eps)
+    return F.silu(wide) if norm.silu else wide
+
+
+# channels, groups, height, width, dtype; what is special about it
+MAPS = [
+    (320, 32, 5, 7, HALF),  # 10 channels a group, 12 groups of a chunk, the last chunk of 8
+    (320, 32, 16, 15, BRAIN),  # several tiles in one launch
+    (40, 4, 30, 21, FULL),  # two launches, a last block of one partial tile
+    (60, 2, 19, 17, HALF),  # two launches, 30 channels a group
+    (2560, 32, 2, 3, BRAIN),  # 80 channels a group
+    (640, 32, 1, 1, FULL),  # a single place
+    (7, 7, 3, 5, HALF),  # one channel a group
+    (130, 1, 4, 3, FULL),  # one group, wider than a chunk
+]
+
+
+@pytest.mark.parametrize("extras", [False, True], ids=["plain", "time and silu"])
+@pytest.mark.parametrize(("channels", "groups", "height", "width", "dtype"), MAPS)
+def test_group_norm(guard, device, channels, groups, height, width, dtype, extras):  # noqa: F811
+    x = guard.holding(random(2, channels, height, width, dtype=dtype, device=device) * 2 + 1, LAST)
+    weights = [random(channels, dtype=dtype, device=device, seed=seed) for seed in (1, 2)]
+    norm = Norm(groups, *(guard.holding(each) for each in weights), eps=1e-5, silu=extras)
+    # a slice of something wider, as the packed time embedding is
+    wide = guard.holding(random(2, channels + 9, dtype=dtype, device=device, seed=3))
+    add = wide[:, 4 : 4 + channels] if extras else None
+    found = group_norm(x, norm, add, fused=True)
+    assert found.is_contiguous(memory_format=LAST)
+    assert found.dtype == dtype
+    # values to 10 in float32, some roundings in a row; silu's exponential has 2 units
+    assert_rounded(found, exact_group_norm(x, norm, add), 1e-5)
+    assert_rounded(group_norm_reference(x, norm, add), exact_group_norm(x, norm, add), 1e-5)
+
+
+def test_group_norm_of_blocks_of_several_tiles(guard, device, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(groupnorm, "_MOST_BLOCKS", 3)
+    x = guard.holding(random(1, 128, 31, 11, device=device), LAST)  # 341 places: 4, 4 and 3 tiles of 32
+    norm = Norm(32, *(random(128, device=device, seed=seed) for seed in (1, 2)))
+    found = group_norm(x, norm, fused=True)
+    assert_rounded(found, exact_group_norm(x, norm, None), 1e-5)
+    assert torch.equal(found, group_norm(x, norm, fused=True))
+
+
+@pytest.mark.parametrize("height", [9, 40])
+def test_group_norm_of_values_far_from_zero(guard, device, height):  # noqa: F811
+    """Squares minus squared mean would lose the variance of 1 beside 1e6 in float32: an error near 1e-1."""
+    x = guard.holding(random(1, 12, height, 9, device=device) + 1000, LAST)
+    norm = Norm(3, torch.ones(12, device=device), torch.zeros(12, device=device))
+    # a mean of 1000 has a spacing of 6e-5
+    assert_rounded(group_norm(x, norm, fused=True), exact_group_norm(x, norm, None), 4e-4)
+
+
+@pytest.mark.parametrize(
+    ("rows", "width", "dtype"), [(3, 320, HALF), (7, 1280, BRAIN), (5, 2048, HALF), (9, 77, FULL), (1, 1, FULL)]
+)
+def test_layer_norm(guard, device, rows, width, dtype):  # noqa: F811
+    x = guard.holding(random(rows, 2, width, dtype=dtype, device=device) * 3 + 20)
+    weight, bias = (guard.holding(random(width, dtype=dtype, device=device, seed=seed)) for seed in (1, 2))
+    exact = F.layer_norm(x.double(), (width,), weight.double(), bias.double(), 1e-5).cpu()
+    # a mean of 20 has a spacing of 2e-6
+    assert_rounded(layer_norm(x, weight, bias, fused=True), exact, 2e-5)
+    assert_rounded(layer_norm_reference(x, weight, bias), exact, 2e-5)
+
+
+@pytest.mark.parametrize(("rows", "width", "dtype"), [(2, 1280, HALF), (3, 77, BRAIN), (5, 1, FULL), (2, 1030, FULL)])
+def test_geglu(guard, device, rows, width, dtype):  # noqa: F811
+    packed = guard.holding(random(rows, 2, 2 * width, dtype=dtype, device=device) * 3)
+    value, gate = packed.double().cpu().chunk(2, dim=-1)
+    exact = value * F.gelu(gate)
+    assert_rounded(geglu(packed, fused=True), exact, 1e-5)
+    assert_rounded(geglu_reference(packed), exact, 1e-5)
+
+
+def test_nothing_to_do(guard, device):  # noqa: F811
+    norm = Norm(2, torch.ones(4, device=device), torch.zeros(4, device=device))
+    assert geglu(torch.empty(0, 8, device=device), fused=True).shape == (0, 4)
+    assert layer_norm(torch.empty(0, 4, device=device), norm.weight, norm.bias, fused=True).shape == (0, 4)
+    empty = torch.zeros(0, 4, 2, 2, device=device).to(memory_format=LAST)
+    assert group_norm(empty, norm, fused=True).shape == (0, 4, 2, 2)
+
+
+def test_other_layouts_are_refused(device):
+    norm = Norm(2, torch.ones(4, device=device), torch.zeros(4, device=device))
+    x = torch.zeros(1, 4, 3, 3, device=device).to(memory_format=LAST)
+    with pytest.raises(BackendError, match="group_norm: x must be in channels_last"):
+        group_norm(x.contiguous(), norm, fused=True)
+    with pytest.raises(BackendError, match="group_norm: weight must be"):
+        group_norm(x, Norm(2, norm.weight[:3], norm.bias), fused=True)
+    with pytest.raises(BackendError, match="groups must be a divisor of 4 channels, not 3"):
+        group_norm(x, Norm(3, norm.weight, norm.bias), fused=True)
+    with pytest.raises(BackendError, match="group_norm: add must be"):
+        group_norm(x, norm, torch.zeros(1, 5, device=device), fused=True)
+    with pytest.raises(BackendError, match="layer_norm: x must be contiguous"):
+        layer_norm(torch.zeros(4, 6, device=device).T, norm.weight, norm.bias, fused=True)
+    with pytest.raises(BackendError, match="layer_norm: bias must be"):
+        layer_norm(torch.zeros(6, 4, device=device), norm.weight, norm.bias[:2], fused=True)
+    with pytest.raises(BackendError, match="geglu: packed must be contiguous"):
+        geglu(torch.zeros(4, 6, device=device).T, fused=True)
+    with pytest.raises(BackendError, match="last dimension of packed must be even, not 5"):
+        geglu(torch.zeros(4, 5, device=device), fused=True)

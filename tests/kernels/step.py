@@ -1,0 +1,180 @@
+"""The fused step against the plain one and against the tables' own loop: all schedulers, in one batch."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+
+from inlay.errors import BackendError
+from inlay.kernels.fused_step import StepLanes, advance, first_input, pack_rows, record_size
+from inlay.schedulers import NAMES, table
+from tests.kernels import guard  # noqa: F401 - a fixture
+
+SHAPE = (4, 5, 17)  # 340 elements: two programs a lane, the second partial
+GUIDANCE = 3.0
+
+
+def network(x, timestep):
+    """Any function that depends on both; smooth, so that float32 stays close."""
+    return np.tanh(0.3 * x + timestep / 1000) + 0.1 * x[::-1]
+
+
+def made_lanes(guard, tables, device, *, nine, halves, dtype):  # noqa: F811
+    """A lane for each table, at its row 0, in guarded memory; the network's input is poison."""
+    rng = np.random.default_rng(5)
+    count, slots, rows = len(tables), max(made.slots for made in tables), max(map(len, tables))
+    channels = SHAPE[0] + (5 if nine else 0)
+
+    def held(array, kind=torch.float32):
+        return guard.holding(torch.from_numpy(np.asarray(array)).to(kind).to(device))
+
+    clean, noise = rng.normal(size=(2, count, *SHAPE)).astype(np.float32)
+    state = np.zeros((count, slots + 2, *SHAPE))
+    for lane, made in enumerate(tables):
+        state[lane, 0] = made.start_image * clean[lane] + made.start_noise * noise[lane]
+    last = torch.channels_last
+    given = {
+        "state": held(state),
+        "records": held(np.stack([pack_rows(made, slots, rows) for made in tables])),
+        "row": held(np.zeros(count), torch.int32),
+        "guidance": held(np.full(count, GUIDANCE)),
+        "network_input": guard.empty((halves * count, channels, *SHAPE[1:]), dtype, device, last),
+    }
+    if nine:
+        given["extra"] = held(rng.normal(size=(count, 5, *SHAPE[1:])), dtype)
+    else:
+        given["mask"] = held(rng.random(size=(count, 1, *SHAPE[1:])) > 0.5)
+        given["clean"], given["noise"] = held(clean), held(noise)
+    return StepLanes(**given), clean, noise
+
+
+def copied(lanes, device=None):
+    tensors = {field.name: getattr(lanes, field.name) for field in fields(lanes)}
+    kept = {name: each.to(device or each.device, copy=True) for name, each in tensors.items() if torch.is_tensor(each)}
+    return replace(lanes, **kept)
+
+
+def outputs(lanes, tables, row, halves, dtype):
+    """What the network says to the inputs as they stand; the conditional half is 1.1 times the other."""
+    given = lanes.network_input[::halves, : SHAPE[0]].double().cpu().numpy()
+    made = np.zeros((halves * len(tables), *SHAPE))
+    for lane, own in enumerate(tables):
+        if row < len(own):
+            made[lane * halves] = network(given[lane], float(own.timesteps[row]))
+            made[lane * halves + halves - 1] = made[lane * halves] * (1.1 if halves == 2 else 1)
+    kept = torch.from_numpy(made).to(dtype).to(lanes.state.device)
+    return kept.to(memory_format=torch.channels_last)
+
+
+def assert_close(found, expected, share):
+    """Within ``share`` of each lane's largest value."""
+    found, expected = (each.double().cpu().flatten(1) for each in (found, expected))
+    scale = expected.abs().amax(dim=1, keepdim=True).clamp_min(1)
+    assert bool(((found - expected).abs() <= share * scale).all())
+
+
+@pytest.mark.parametrize("halves", [1, 2])
+@pytest.mark.parametrize("nine", [False, True], ids=["4 channels", "9 channels"])
+def test_every_row_of_every_scheduler(guard, device, nine, halves):  # noqa: F811
+    tables = [table(name, 4 + place % 3, strength=0.8) for place, name in enumerate(NAMES)]
+    dtype = torch.float32 if nine else torch.float16
+    lanes, clean, noise = made_lanes(guard, tables, device, nine=nine, halves=halves, dtype=dtype)
+    rng = np.random.default_rng(6)
+    fresh = rng.normal(size=(lanes.records.shape[1], len(tables), *SHAPE)).astype(np.float32)
+    first_input(lanes, fused=True)
+    for row in range(lanes.records.shape[1]):
+        lanes.row.copy_(torch.tensor([row if row < len(made) else -1 for made in tables]))
+        lanes.state[:, -1] = torch.from_numpy(fresh[row]).to(device)
+        output = outputs(lanes, tables, row, halves, dtype)
+        plain, again = copied(lanes, "cpu"), copied(lanes)
+        advance(plain, output.cpu().contiguous(memory_format=torch.channels_last), fused=False)
+        advance(lanes, output, fused=True)
+        # the same float32 operations, sums of at most six terms in another order
+        assert_close(lanes.state, plain.state, 2e-6)
+        # …and a rounding to the network's type that may fall the other way
+        assert_close(lanes.network_input, plain.network_input, 2e-6 if nine else torch.finfo(dtype).eps)
+        if row == 1:
+            advance(again, output, fused=True)
+            assert torch.equal(again.state, lanes.state)
+            assert torch.equal(again.network_input, lanes.network_input)
+            lanes.row.add_(1)
+            again = replace(lanes, network_input=torch.full_like(lanes.network_input, torch.nan))
+            first_input(again, fused=True)
+            assert torch.equal(again.network_input, lanes.network_input)
+    if nine:  # nothing is overwritten, so this is the plain loop
+        gain = 1 + GUIDANCE * 0.1 if halves == 2 else 1
+        for lane, made in enumerate(tables):
+            final = made.run(lambda x, t: gain * network(x, t), noise[lane], fresh[:, lane], clean[lane])
+            # float32 state and coefficients over up to twelve rows; levels reach 14.6
+            scale = max(1.0, float(np.abs(final).max()))
+            np.testing.assert_allclose(lanes.state[lane, 0].cpu(), final, atol=2e-4 * scale, err_msg=made.name)
+
+
+def test_the_known_region_is_the_picture_in_the_end(guard, device):  # noqa: F811
+    made = table("EulerDiscreteScheduler", 2)
+    lanes, clean, _ = made_lanes(guard, [made], device, nine=False, halves=1, dtype=torch.float32)
+    first_input(lanes, fused=True)
+    for row in range(2):
+        lanes.row.fill_(row)
+        lanes.state[:, -1] = 0
+        advance(lanes, outputs(lanes, [made], row, 1, torch.float32), fused=True)
+    known = (lanes.mask[0] <= 0.5).expand(SHAPE).cpu()
+    assert 0 < int(known.sum()) < known.numel()
+    sample = lanes.state[0, 0].cpu()
+    assert torch.equal(sample[known], torch.from_numpy(clean[0])[known])
+    assert not bool((sample == torch.from_numpy(clean[0]))[~known].any())
+
+
+def test_a_vanishing_drift_takes_no_step(guard, device):  # noqa: F811
+    made = table("ScoreSdeVeScheduler", 4)
+    row = int(np.flatnonzero(made.langevin_snr)[0])
+    lanes, _, _ = made_lanes(guard, [made], device, nine=True, halves=1, dtype=torch.float32)
+    lanes.row.fill_(row)
+    lanes.state[:, :2], lanes.state[:, 2] = 0, 1
+    output = torch.zeros(1, *SHAPE, device=device).to(memory_format=torch.channels_last)
+    advance(lanes, output, fused=True)
+    assert not bool(lanes.state[:, 0].any())
+
+
+def test_an_idle_lane_is_left_alone(guard, device):  # noqa: F811
+    tables = [table(name, 3) for name in ("ScoreSdeVeScheduler", "UniPCMultistepScheduler")]
+    lanes, _, _ = made_lanes(guard, tables, device, nine=True, halves=2, dtype=torch.float16)
+    lanes.network_input.fill_(7)
+    lanes.row.copy_(torch.tensor([-1, 0]))
+    lanes.state[:, -1] = 0
+    before = copied(lanes)
+    advance(lanes, torch.ones_like(lanes.network_input[:, :4]).to(memory_format=torch.channels_last), fused=True)
+    assert torch.equal(lanes.state[0], before.state[0])
+    assert torch.equal(lanes.network_input[:2], before.network_input[:2])
+    assert not torch.equal(lanes.state[1], before.state[1])
+    assert not bool((lanes.network_input[2:] == 7).all())
+
+
+def test_records_are_rows_and_what_does_not_fit_is_refused():
+    made = table("PNDMScheduler", 5)
+    records = pack_rows(made, made.slots, len(made) + 2)
+    size = record_size(made.slots)
+    assert records.shape == (len(made) + 2, size)
+    np.testing.assert_array_equal(records[: len(made), : size - 5], made.matrix.reshape(len(made), -1).astype("f4"))
+    np.testing.assert_array_equal(records[: len(made) - 1, -4], made.input_scale[1:].astype("f4"))
+    assert not records[len(made) :].any()
+    with pytest.raises(BackendError, match="does not fit lanes of"):
+        pack_rows(made, made.slots - 1, len(made))
+    with pytest.raises(BackendError, match="does not fit lanes of"):
+        pack_rows(made, made.slots, len(made) - 1)
+
+
+def test_other_layouts_are_refused(guard, device):  # noqa: F811
+    made = [table("DDIMScheduler", 3)]
+    lanes, _, _ = made_lanes(guard, made, device, nine=False, halves=2, dtype=torch.float16)
+    with pytest.raises(BackendError, match="step: output must be of shape"):
+        advance(lanes, torch.zeros(1, *SHAPE, device=device), fused=True)
+    with pytest.raises(BackendError, match="step: mask must be given without extra"):
+        replace(lanes, mask=None)
+    with pytest.raises(BackendError, match=r"step: row must be torch\.int32"):
+        replace(lanes, row=lanes.row.long())
+    with pytest.raises(BackendError, match="step: network_input must be"):
+        replace(lanes, network_input=lanes.network_input.contiguous())
