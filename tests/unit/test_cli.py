@@ -168,6 +168,8 @@ def test_models(inlay):
 @pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
 def test_interrupting_leaves_no_file_and_130(scene, empty_registry):
     code = (
+        # a shell's background jobs inherit an interrupt that is ignored
+        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import time\nfrom inlay.backends.null import NullSession\n"
         "def slow(self, steps):\n    print('evaluating', flush=True)\n    time.sleep(0.2)\n"
         "NullSession.advance = slow\nfrom inlay.cli import main\nmain()"
