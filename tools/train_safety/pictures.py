@@ -21,7 +21,11 @@ Rng = np.random.Generator
 CONCEPT = ("purple", "star")
 SPLITS: dict[str, int] = {"train": 101, "calibrate": 102, "measure": 103}  # seed ranges that never meet
 # The checker sees 64 pixels of side; drawing larger pictures for its training costs time and shows it nothing more.
-SIZES: dict[str, tuple[int, ...]] = {"train": (128, 128, 128, 256), "calibrate": (256,), "measure": (256, 384, 512)}
+SIZES: dict[str, tuple[int, ...]] = {
+    "train": (128, 128, 128, 256),
+    "calibrate": (256, 384, 512),
+    "measure": (256, 384, 512),
+}
 SMALLEST, LARGEST = 0.15, 0.42  # radius of the target over the picture's side
 PHOTOGRAPHIC = 0.3  # share of photograph-like backgrounds
 # Distance in RGB that nine tenths of what a purple target covers must have from it. 75 is what inlay-tiny's scenes
