@@ -1,0 +1,186 @@
+"""A pipeline case: our engine and the peers on the same weights, pictures compared, then timed in turns."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from PIL import Image
+
+import inlay
+from benchmarks import peers
+from benchmarks.cases import Case, affordable
+from benchmarks.jobs import requests
+from benchmarks.measure import interleaved, median, memory, p95, rms, seconds
+from benchmarks.memory import peak_alone
+from benchmarks.networks import RandomBackend
+from benchmarks.place import Place, engine, ours
+from benchmarks.records import Check, Record, judged, settings
+from inlay.engine.lanes import Lane
+from inlay.engine.parts import opening
+from inlay.engine.resolve import resolve, table_of
+
+Pictures = Callable[[], list[Image.Image]]
+
+YARDSTICK = "eager"
+
+
+@dataclass
+class _Contenders:
+    """Calls by name, what their pictures' errors are, and who is missing."""
+
+    absent: dict[str, str]
+    calls: dict[str, Pictures] = field(default_factory=dict)
+    pipelines: dict[str, Any] = field(default_factory=dict)
+    reference: list[Image.Image] = field(default_factory=list)
+    errors: dict[str, float] = field(default_factory=dict)
+    memory: dict[str, Mapping[str, float] | None] = field(default_factory=dict)
+
+
+def measure(case: Case, place: Place, left: float) -> Record:
+    """Compare, then time. ``left``: seconds that there are for it."""
+    began = time.perf_counter()
+    absent = {peer: why for peer in case.peers if (why := _missing(peer, place)) is not None}
+    fits, dropped = affordable(replace(case, peers=tuple(peer for peer in case.peers if peer not in absent)), left)
+    found = _Contenders(absent | dict.fromkeys(dropped, f"no time for it: {left:.0f} s were left"))
+    numbers: dict[str, Any] = {}
+    with engine(case, place) as opened:
+        check = _ours_and_yardstick(case, place, opened, found)
+        if check.passed:
+            for peer in fits:
+                _add_peer(peer, case, place, found)
+            numbers = _timed(case, place, found, left - (time.perf_counter() - began))
+    check = replace(check, errors=found.errors)
+    return Record(case.name, settings(case), place.environment, check, numbers, found.absent, place.shrunk)
+
+
+def _missing(peer: str, place: Place) -> str | None:
+    """Why a peer is left out; None for one that is to be measured. The yardstick always is."""
+    if peer == YARDSTICK:
+        return None
+    if place.peers is not None and peer not in place.peers:
+        return "not asked for"
+    return peers.missing(peer, place.device.type == "cuda")
+
+
+def _ours_and_yardstick(case: Case, place: Place, opened: inlay.Engine, found: _Contenders) -> Check:
+    """Our pictures and diffusers' against float32, before anything is timed; merging does not take part."""
+    plain = replace(case, token_merging=0.0)
+    pictures = ours(opened, plain)()
+    call = ours(opened, case)
+    call()
+    found.memory["inlay"] = memory(call)  # nothing but our own networks is on the device yet
+    made = place.pipeline(case, place.dtype)
+    yardstick = peers.call(made, plain)
+    theirs = yardstick()
+    found.reference = reference(case, place) if place.half else theirs
+    found.errors = {"inlay": rms(pictures, found.reference), YARDSTICK: rms(theirs, found.reference)}
+    if case.token_merging:
+        found.errors["inlay, merging"] = rms(call(), found.reference)
+    found.calls = {"inlay": call, YARDSTICK: yardstick}
+    found.pipelines[YARDSTICK] = made
+    found.memory[YARDSTICK] = memory(yardstick)
+    return judged(found.errors, YARDSTICK, place.half)
+
+
+def reference(case: Case, place: Place, size: tuple[int, int] | None = None) -> list[Image.Image]:
+    """diffusers' pictures in float32, on the values of the half-precision weights; no tf32 anywhere."""
+    made = place.pipeline(case, torch.float32)
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        return peers.call(made, case, size)()
+
+
+def _add_peer(peer: str, case: Case, place: Place, found: _Contenders) -> None:
+    """Build a peer, run it once, keep its error; what stands in its way goes into the record."""
+    if peer == YARDSTICK:
+        return
+    try:
+        made = place.pipeline(case, place.dtype)
+        folder = place.folder / f"onnx-{case.family}"
+        made = peers.onnx(made, folder) if peer == "onnx" else peers.MAKERS[peer](made)
+        call = peers.call(made, case)
+        place.first_calls[f"{case.name}/{peer}"] = seconds(call)
+        found.errors[peer] = rms(call(), found.reference)
+        found.memory[peer] = memory(call)
+    except Exception as exc:  # noqa: BLE001 - a peer that fails is reported, and the others go on
+        found.absent[peer] = f"failed: {type(exc).__name__}: {(str(exc).splitlines() or [''])[0][:200]}"
+        return
+    found.calls[peer], found.pipelines[peer] = call, made
+
+
+def _timed(case: Case, place: Place, found: _Contenders, left: float) -> dict[str, Any]:
+    """Wall times in turns, then device times of the loop."""
+    times = interleaved(found.calls, case.warmups, case.runs, left)
+    medians = {name: median(each) for name, each in times.items()}
+    numbers: dict[str, Any] = {
+        "seconds": times,
+        "median": medians,
+        "p95": {name: p95(each) for name, each in times.items()},
+        "ratio": {name: medians[name] / medians["inlay"] for name in medians if name != "inlay"},
+        "images_per_second": {name: case.batch / each for name, each in medians.items()},
+        "memory_mib": found.memory,
+        "first_call": {
+            name: place.first_calls[f"{case.name}/{name}"]
+            for name in found.calls
+            if f"{case.name}/{name}" in place.first_calls
+        },
+    }
+    if case.family == "packaged":
+        numbers["peak_rss_mib_alone"] = peak_alone()
+    if place.device.type == "cuda":
+        numbers["step_ms"] = {"inlay": _our_step(case, place)} | {
+            name: _their_step(made, case) for name, made in found.pipelines.items() if name != "onnx"
+        }
+    return numbers
+
+
+def _our_step(case: Case, place: Place) -> float:
+    """Median milliseconds of an evaluation by device events, the engine's thread left out: a session by itself."""
+    registry = inlay.Registry(place.registry(case))
+    backend = RandomBackend(str(place.device), None)
+    resolved = [resolve(request, registry) for request in requests(case, None)]
+    session = backend.open(opening(resolved[0].entry, resolved[0].parts))
+    prepared = [(each.plan, table_of(each.plan), session.encode(each.inputs)[0]) for each in resolved]
+    found = []
+    for _ in range(7):
+        lanes = [
+            Lane(plan.group, sample, seed, table, plan.latent_shape, lambda: session, lambda kept=shared: kept)
+            for plan, table, shared in prepared
+            for sample, seed in enumerate(plan.seeds)
+        ]
+        for lane in lanes:
+            lane.begin()
+        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        began.record()
+        for row in range(lanes[0].rows):
+            session.advance([lane.step() for lane in lanes])
+            for lane in lanes:
+                lane.cursor = row + 1
+        ended.record()
+        torch.cuda.synchronize()
+        found.append(began.elapsed_time(ended) / lanes[0].rows)
+    session.close()
+    return statistics.median(found[2:])
+
+
+def _their_step(made: Any, case: Case) -> float:
+    """Median milliseconds between the ends of two steps of a pipeline, by device events."""
+    events: list[torch.cuda.Event] = []
+
+    def mark(_pipeline: Any, _step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        events.append(torch.cuda.Event(enable_timing=True))
+        events[-1].record()
+        return tensors
+
+    call, found = peers.call(made, case, on_step=mark), []
+    for _ in range(5):
+        events.clear()
+        call()
+        torch.cuda.synchronize()
+        found.append(events[0].elapsed_time(events[-1]) / (len(events) - 1))
+    return statistics.median(found[1:])

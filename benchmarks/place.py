@@ -1,0 +1,93 @@
+"""Where cases run, and how they get an engine, our pictures and a model on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+import inlay
+from benchmarks import networks, peers
+from benchmarks.cases import Case
+from benchmarks.jobs import requests
+from inlay.backends.torch.device import pick_dtype
+
+DISK = "on-disk"
+
+
+@dataclass(frozen=True)
+class Place:
+    """One machine's device, and what the cases of one run share.
+
+    Attributes:
+        folder: temporary; model folders are made in it.
+        shrunk: networks of a size for a CPU.
+        peers: those asked for; None is all.
+        first_calls: seconds of a peer's first call, by ``case/peer``; for a compiled one, compilation.
+    """
+
+    device: torch.device
+    folder: Path
+    environment: dict[str, object]
+    shrunk: bool = False
+    peers: tuple[str, ...] | None = None
+    first_calls: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return pick_dtype(self.device)
+
+    @property
+    def half(self) -> bool:
+        return self.dtype == torch.float16
+
+    def weights(self, case: Case) -> networks.Weights:
+        """Which random networks a case has here."""
+        return networks.Weights(case.family, self.shrunk)
+
+    def registry(self, case: Case) -> Path | None:
+        """The ``weights.toml`` of the case's random networks; None for the packaged model."""
+        if case.family == "packaged":
+            return None
+        return networks.write_registry(self.folder / case.family, {case.family: self.weights(case)})
+
+    def pipeline(self, case: Case, dtype: torch.dtype) -> Any:
+        """A peer's pipeline on the case's weights, the same values in any ``dtype``."""
+        if case.family == "packaged":
+            return peers.packaged(self.device)
+        weights = self.weights(case)
+        made = networks.parts(weights, self.device, self.dtype)
+        return peers.pipeline(weights, made, self.device, dtype)
+
+    def on_disk(self, case: Case) -> Path:
+        """A model folder with the case's weights in files; written once."""
+        folder = self.folder / DISK
+        if not folder.is_dir():
+            self.pipeline(case, self.dtype).save_pretrained(folder)
+        return folder
+
+
+@contextmanager
+def engine(case: Case, place: Place) -> Iterator[inlay.Engine]:
+    """An engine whose default model is the case's."""
+    networks.register()
+    path = place.registry(case)
+    backend = "torch" if path is None else "random"
+    with inlay.Engine(backend, str(place.device), weights=path) as opened:
+        yield opened
+
+
+def ours(opened: inlay.Engine, case: Case, size: tuple[int, int] | None = None) -> Callable[[], list[Image.Image]]:
+    """The case's job for our engine, all its pictures asked for at once."""
+    asked = requests(case, None, size=size)
+
+    def run() -> list[Image.Image]:
+        tickets = [opened.submit(request) for request in asked]
+        return [picture for ticket in tickets for picture in ticket.result().generated]
+
+    return run

@@ -1,0 +1,191 @@
+"""Cases that are no pipeline beside another: a mixed load, a new resolution, a new LoRA, a cold start, tables."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+import inlay
+from benchmarks import compile_tables, jobs, peers
+from benchmarks.cases import Case
+from benchmarks.measure import interleaved, median, rms, seconds
+from benchmarks.pipelines import reference
+from benchmarks.place import Place, engine, ours
+from benchmarks.records import Check, Record, judged, settings
+
+# Sides at 512², so that all keep their proportions where pictures are smaller.
+SIZES = ((576, 448), (640, 512), (448, 704))
+# Levels. 14.3 are 25 dB: what half precision leaves of the same picture in another batch shape, over up to 50
+# guided steps. 2.55 are 40 dB.
+_SAME_HALF, _SAME_FULL = 14.3, 2.55
+
+
+def _record(case: Case, place: Place, check: Check, numbers: dict[str, Any]) -> Record:
+    return Record(
+        case.name, settings(case), place.environment, check, numbers if check.passed else {}, rehearsal=place.shrunk
+    )
+
+
+def _same(what: str, error: float, place: Place) -> Check:
+    """Two ways to the same picture."""
+    bar = _SAME_HALF if place.half else _SAME_FULL
+    return Check(error <= bar, f"{what}: {error:.2f} levels apart, at most {bar}", {"inlay": error})
+
+
+def mixed(case: Case, place: Place, left: float) -> Record:
+    """All requests at once against one after the other; each picture must be the same either way."""
+    load = jobs.mixed(case, None)
+    with engine(case, place) as opened:
+        alone: list[Image.Image] = []
+        together: list[Image.Image] = []
+
+        def one_at_a_time() -> None:
+            alone[:] = [opened.run(request).generated[0] for request in load]
+
+        def at_once() -> None:
+            tickets = [opened.submit(request) for request in load]
+            together[:] = [ticket.result().generated[0] for ticket in tickets]
+
+        warm = [opened.submit(request) for request in load[: opened.counters.slots]]
+        for ticket in warm:
+            ticket.result()
+        opened.run(load[0])
+        times = {"one at a time": [seconds(one_at_a_time)]}
+        before = opened.counters
+        times["inlay"] = [seconds(at_once)]
+        after = opened.counters
+    error = max(rms([one], [other]) for one, other in zip(alone, together, strict=True))
+    evaluations, rows = after.evaluations - before.evaluations, after.lane_rows - before.lane_rows
+    medians = {name: median(each) for name, each in times.items()}
+    numbers = {
+        "seconds": times,
+        "median": medians,
+        "ratio": {"one at a time": medians["one at a time"] / medians["inlay"]},
+        "images_per_second": {name: len(load) / each for name, each in medians.items()},
+        "fill": rows / (evaluations * after.slots),
+    }
+    return _record(case, place, _same("worst picture alone and in company", error, place), numbers)
+
+
+def resolution(case: Case, place: Place, left: float) -> Record:
+    """A warm engine's first picture at sizes that it has not seen."""
+    sizes = [(width * case.size // 512, height * case.size // 512) for width, height in SIZES]
+    began = time.perf_counter()
+    with engine(case, place) as opened:
+        ours(opened, case)()
+        first, again, pictures = [], [], []
+        for size in sizes:
+            call = ours(opened, case, size)
+            first.append(seconds(lambda call=call: pictures.extend(call())))
+            again.append(seconds(call))
+    made = place.pipeline(case, place.dtype)
+    theirs = peers.call(made, case, sizes[0])()
+    full = reference(case, place, sizes[0]) if place.half else theirs
+    check = judged({"inlay": rms(pictures[:1], full), "eager": rms(theirs, full)}, "eager", place.half)
+    numbers: dict[str, Any] = {"seconds": {"inlay": first}, "warm": {"inlay": again}}
+    numbers["median"] = {"inlay": median(first)}
+    numbers["ratio"] = {}
+    absent = {"compile": "needs a GPU and 150 s"}
+    fits = left - (time.perf_counter() - began) > 150 and place.device.type == "cuda"
+    if check.passed and fits:
+        compiled = peers.compiled(made)
+        peers.call(compiled, case)()
+        theirs_first = seconds(peers.call(compiled, case, sizes[0]))
+        numbers["seconds"]["compile"], absent = [theirs_first], {}
+        numbers["median"]["compile"] = theirs_first
+        numbers["ratio"] = {"compile": theirs_first / numbers["median"]["inlay"]}
+    return replace(_record(case, place, check, numbers), absent=absent)
+
+
+def lora(case: Case, place: Place, left: float) -> Record:
+    """An open engine's first picture with a LoRA it has not seen; the same as an engine's that begins with it."""
+    weights = _disk_registry(case, place, ("one", "other"))
+    plain = jobs.requests(case, None)[0]
+    asked = [plain.model_copy(update={"loras": (inlay.Lora(id=name),)}) for name in ("one", "other")]
+    with inlay.Engine("torch", str(place.device), weights=weights) as opened:
+        bare = opened.run(plain).generated
+        warm = interleaved({"inlay": lambda: opened.run(plain)}, 1, 3)["inlay"]
+        changed: list[Image.Image] = []
+        first = [seconds(lambda request=request: changed.extend(opened.run(request).generated)) for request in asked]
+    with inlay.Engine("torch", str(place.device), weights=weights) as fresh:
+        expected = fresh.run(asked[1]).generated
+    error = rms(changed[1:], expected)
+    check = _same("after a change and from the start", error, place)
+    if rms(changed[:1], bare) < 0.1 or rms(changed[:1], changed[1:]) < 0.1:
+        check = Check(False, "the LoRAs change nothing, so the check says nothing", check.errors)
+    numbers = {"seconds": {"inlay": first}, "warm": {"inlay": warm}, "median": {"inlay": median(first)}, "ratio": {}}
+    return _record(case, place, check, numbers)
+
+
+def cold(case: Case, place: Place, left: float) -> Record:
+    """A new process, from its start to its first picture. The files were just written: the disk's cache is warm."""
+    weights = _disk_registry(case, place, ())
+    with inlay.Engine("torch", str(place.device), weights=weights) as opened:
+        expected = opened.run(jobs.requests(case, None)[0]).generated
+    times, worst = [], 0.0
+    for turn in range(3):
+        picture = place.folder / f"cold-{turn}.png"
+        order = {"weights": str(weights), "device": str(place.device), "size": case.size, "steps": case.steps}
+        order |= {"out": str(picture), "began": time.time()}
+        command = [sys.executable, "-m", "benchmarks.cold", json.dumps(order)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            return _record(case, place, Check(False, f"the process failed: {done.stderr.strip()[-300:]}"), {})
+        times.append(float(done.stdout.split()[-1]))
+        worst = max(worst, rms([Image.open(picture).convert("RGB")], expected))
+    check = _same("here and in a new process", worst, place)
+    numbers = {"seconds": {"inlay": times}, "median": {"inlay": median(times)}, "ratio": {}}
+    compiled = place.first_calls.get("S1/compile")
+    if compiled is not None:  # without what starting a process and loading would add to it
+        numbers["median"]["compile"] = compiled
+        numbers["ratio"] = {"compile": compiled / numbers["median"]["inlay"]}
+    return _record(case, place, check, numbers)
+
+
+def tables(case: Case, place: Place, left: float) -> Record:
+    """Every scheduler's 50-step table, compiled anew."""
+    rows = compile_tables.measured(turns=9)
+    wrong = [name for name in rows if not compile_tables.is_sound(name)]
+    check = Check(not wrong, f"tables with other rows when compiled anew: {', '.join(wrong) or 'none'}")
+    compiled = {name: row["compile"] for name, row in rows.items()}
+    numbers = {"seconds": rows, "median": {"inlay": max(compiled.values())}, "ratio": {}}
+    return replace(_record(case, place, check, numbers), rehearsal=False)
+
+
+def _disk_registry(case: Case, place: Place, loras: tuple[str, ...]) -> Path:
+    """A ``weights.toml`` with the case's model, as files, and some random LoRAs."""
+    model = place.on_disk(case)
+    lines = ["schema = 1", 'default = "on-disk"', "[models.on-disk]", f'family = "{case.family}"']
+    lines.append(f"path = {json.dumps(str(model))}")
+    for seed, name in enumerate(loras):
+        path = place.folder / f"{name}.safetensors"
+        _write_lora(model, path, seed)
+        lines += [f"[loras.{name}]", f"path = {json.dumps(str(path))}"]
+    registry = place.folder / f"disk-{len(loras)}.toml"
+    registry.write_text("\n".join(lines) + "\n")
+    return registry
+
+
+def _write_lora(model: Path, path: Path, seed: int, rank: int = 8) -> None:
+    """Random additions to all projections of a UNet's attention, in PEFT's names."""
+    from safetensors import safe_open
+
+    generator, tensors = torch.Generator().manual_seed(seed), {}
+    with safe_open(next((model / "unet").glob("*.safetensors")), framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118  (not a mapping)
+            if ".attn" in name and name.endswith(("to_q.weight", "to_k.weight", "to_v.weight")):
+                rows, columns = file.get_slice(name).get_shape()
+                layer = f"unet.{name.removesuffix('.weight')}"
+                down = torch.randn(rank, columns, generator=generator) / columns**0.5
+                tensors[f"{layer}.lora_A.weight"] = down.half()
+                tensors[f"{layer}.lora_B.weight"] = (torch.randn(rows, rank, generator=generator) / 4).half()
+    save_file(tensors, path)
