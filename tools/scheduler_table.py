@@ -54,6 +54,8 @@ colours and shapes, at {size}², strength 1, guidance {guidance:g}; the same sce
 |---|---:|---:|---:|---:|---:|---:|---|
 {rows}
 
+**{verdict}**
+
 {pictures}
 """
 
@@ -155,14 +157,14 @@ def main() -> int:
             sheet(plain, karras).save(pictures / f"{name}.jpg", quality=85)
             if name not in REPORTED_ONLY and min(plain.colour, karras.colour) < BAR:
                 below.append(name)
+    verdict = f"Below the bar: {', '.join(below)}." if below else "All that the bar is set for reach it."
     page = PAGE.format(
         scenes=len(drawn), size=SIZE, guidance=GUIDANCE, bar=BAR, reported=" and ".join(REPORTED_ONLY),
-        rows="\n".join(lines),
+        rows="\n".join(lines), verdict=verdict,
         pictures="\n\n".join(f"## {name}\n\n![{name}](images/schedulers/{name}.jpg)" for name in schedulers.NAMES),
     )  # fmt: skip
     (asked.out / "schedulers-measured.md").write_text(page, encoding="utf-8")
-    if below:
-        print(f"below {BAR:.0%}: {', '.join(below)}", file=sys.stderr)
+    print(verdict, file=sys.stderr)
     return 1 if below else 0
 
 
