@@ -117,6 +117,7 @@ def _assembled(asked: Asked, settled: Settled, problem: Problem, rows: Rows) -> 
         known_image=known[:, 0].copy(),
         known_noise=known[:, 1].copy(),
         langevin_snr=np.array(rows.langevin_snr),
+        guided=np.array(rows.guided),
         sigmas=sigmas,
     )
 

@@ -75,10 +75,17 @@ class Rows:
         self.states: list[tuple[Array, ...]] = []
         self.known: list[float | None] = []
         self.langevin_snr: list[float] = []
+        self.guided: list[bool] = []
         self.start: tuple[float, float] | None = None
 
     def add(
-        self, timestep: float, sigma: float, *state: Array, known: float | None = None, langevin_snr: float = 0.0
+        self,
+        timestep: float,
+        sigma: float,
+        *state: Array,
+        known: float | None = None,
+        langevin_snr: float = 0.0,
+        guided: bool = True,
     ) -> None:
         """A row evaluated at ``timestep``, ratio ``sigma``; ``state`` is the new content of every slot.
 
@@ -89,6 +96,7 @@ class Rows:
         self.states.append(state)
         self.known.append(known)
         self.langevin_snr.append(langevin_snr)
+        self.guided.append(guided)
 
     def image(self, sigma: float, sample: Array | None = None, output: Array | None = None) -> Array:
         """x_0 as the network predicts it from ``sample`` (slot 0) at ratio ``sigma``."""

@@ -35,6 +35,9 @@ class Table:
     Rows with ``langevin_snr[r] > 0`` (only ScoreSdeVe has them) choose their own step size: see
     :func:`langevin_step`.
 
+    Rows without ``guided[r]`` (DDIMInverse's way up) are evaluated for the negative prompt alone, whatever the
+    guidance scale.
+
     ``sigmas`` has R+1 entries, for display: the noise-to-signal ratio of each evaluation, then the last.
     """
 
@@ -52,6 +55,7 @@ class Table:
     known_image: Array
     known_noise: Array
     langevin_snr: Array
+    guided: NDArray[np.bool_]
     sigmas: Array
 
     def __post_init__(self) -> None:

@@ -54,6 +54,7 @@ def trace(scheduler: Any, steps: int) -> Table:
         known_image=shares[1:, 0].copy(),
         known_noise=shares[1:, 1].copy(),
         langevin_snr=np.zeros(count),
+        guided=np.ones(count, dtype=np.bool_),
         sigmas=_ratios(scale, shares),
     )
     _check_linear(scheduler, steps, made)

@@ -274,3 +274,12 @@ def test_zero_terminal_snr_and_the_other_beta_schedules():
     given = NoiseSchedule.from_config({"trained_betas": [0.1, 0.2, 0.3]})
     assert given.num_train_timesteps == 3
     assert given.alphas_cumprod == pytest.approx([0.9, 0.72, 0.504], rel=1e-6)
+
+
+def test_only_the_way_up_of_ddim_inverse_is_unguided():
+    for name in NAMES:
+        guided = table(name, 10).guided
+        if name == "DDIMInverseScheduler":
+            assert guided.tolist() == [False] * 10 + [True] * 10
+        else:
+            assert guided.all(), name

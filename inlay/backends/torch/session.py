@@ -193,9 +193,10 @@ class TorchSession:
         seen = _cat(images) if images else None
         out = self.parts.unet(_cat(inputs), _cat(embeddings), _cat(contexts), seen, mergings(batch)).float()
         guided, first = [], 0
-        for state in states:
+        for step, state in zip(batch, states, strict=True):
             pair = state.halves == 2
-            guided.append(guide(out[first], out[first + 1], state.shared.guidance) if pair else out[first])
+            scale = state.shared.guidance if state.table.guided[step.row] else 0.0  # 0: the negative prompt's output
+            guided.append(guide(out[first], out[first + 1], scale) if pair else out[first])
             first += state.halves
         return guided
 
