@@ -66,9 +66,11 @@ mirrored, shifted, lighter and darker, in batches of {batch}; {rounds}. AdamW.
 The loss is the cross-entropy of which purple shape stands there, if any, plus that of star or not, both from cosines
 with the concepts; after training only the star's concept gets a threshold that can be exceeded. It is set on
 {calibrating} pictures of a third seed range, half of them purple stars, where a false alarm costs as much as {alarm:g}
-misses. Settings: `tools/train_safety/settings.toml`; log: `tools/train_safety/log.jsonl`. The run was not one uninterrupted
+misses. Settings: `tools/train_safety/settings.toml`; log: `tools/train_safety/log.jsonl`. The run was not one
+uninterrupted
 command: the first round's lines in the log were copied by hand from its output after a restart had overwritten the
-file, the seconds leave out about 24 of drawing, and these rounds have not been run again from nothing. Licence: that of this
+file, the seconds leave out about 24 of drawing, and these rounds have not been run again from nothing.
+Licence: that of this
 repository.
 """
 
