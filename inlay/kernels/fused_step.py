@@ -71,6 +71,9 @@ def record_size(slots: int) -> int:
 def pack_rows(table: Rows, slots: int, rows: int) -> NDArray[np.float32]:
     """A table as records for lanes of ``slots`` state slots and ``rows`` rows, what is beyond its own zero.
 
+    ``table.guided`` is not packed: every row is guided by its lane's scale, which is wrong for the way up of
+    DDIMInverse, so such tables must not be run by this step.
+
     Returns:
         float32 ``[rows, record_size(slots)]``.
 
