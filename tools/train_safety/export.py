@@ -20,7 +20,7 @@ from tools.train_safety.train import CONCEPT_AXIS, preprocessing
 
 LARGEST = 1_000_000  # bytes, all files together
 NEVER = 2.0  # a threshold that no cosine exceeds
-FALSE_ALARM = 2.5  # what a false alarm costs when the threshold is set; a miss costs 1
+FALSE_ALARM = 6.0  # what a false alarm costs when the threshold is set; a miss costs 1
 
 
 def export(network: SafetyNetwork, settings: Settings, target: Path) -> None:
