@@ -35,11 +35,11 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) install -c constraints.txt -e ".[torch,tools]"
+	$(PIP) install -c constraints.txt -e ".[cpu,tools]"
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) install -c constraints.txt -e ".[torch,tools,oracle,dev]"
+	$(PIP) install -c constraints.txt -e ".[cpu,export,tools,oracle,dev]"
 	@touch $@ $(VENV)/.demo
 
 clean:

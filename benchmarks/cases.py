@@ -13,6 +13,7 @@ TITLES = {
     "compile": "diffusers compiled",
     "tomesd": "diffusers + tomesd 50 %",
     "onnx": "ONNX Runtime",
+    "torch": "inlay on torch",
 }
 
 
@@ -37,6 +38,7 @@ class Case:
         requests: how many, in a mixed load.
         device: ``cuda``, ``cpu``, or ``any``.
         seconds: share of the time budget; what a case does not use, the next ones have.
+        backend: ours; ``beside`` are others of ours, measured in the same turns. Of the packaged model only.
         peer_seconds: what a peer is expected to take, compilation included; one that does not fit is left out.
     """
 
@@ -55,6 +57,8 @@ class Case:
     peers: tuple[str, ...] = ()
     goals: Goals = Goals()
     device: str = "cuda"
+    backend: str = "torch"
+    beside: tuple[str, ...] = ()
     seconds: float = 30.0
     peer_seconds: Mapping[str, float] = field(default_factory=dict)
     warmups: int = 3
@@ -106,6 +110,11 @@ CASES: tuple[Case, ...] = (
         "cpu", "main job on a CPU, packaged model: 512², 14 evaluations", family="packaged", device="cpu",
         peers=("eager",), seconds=60, peer_seconds={"eager": 30.0}, warmups=1, runs=7,
         goals=Goals({"eager": 1.1}, seconds=4.0),
+    ),
+    Case(
+        "onnx", "the same on ONNX Runtime", family="packaged", device="cpu", backend="onnx", beside=("torch",),
+        peers=("eager",), seconds=90, peer_seconds={"eager": 30.0}, warmups=1, runs=7,
+        goals=Goals({"eager": 2.0, "torch": 1.5}, seconds=4.0),
     ),
     Case("tables", "compile a 50-step table, every scheduler", kind="tables", device="any", seconds=10,
          goals=Goals(seconds=5e-3)),

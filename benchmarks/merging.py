@@ -27,7 +27,8 @@ import torch
 
 import inlay
 from benchmarks.environment import environment
-from inlay.backends.torch.session import TorchBackend, TorchSession
+from inlay.backends.torch.backend import TorchBackend
+from inlay.backends.torch.session import TorchSession
 from inlay.engine.lanes import Lane
 from inlay.engine.parts import opening
 from inlay.engine.registry import Registry

@@ -17,8 +17,9 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from inlay.backends import protocol
+from inlay.backends.torch.backend import TorchBackend
 from inlay.backends.torch.device import pick_dtype
-from inlay.backends.torch.session import TorchBackend, TorchSession
+from inlay.backends.torch.session import TorchSession
 from inlay.engine.registry import Registry
 from inlay.models.configs import UNETS, VAES
 from inlay.models.loading import Parts
@@ -165,7 +166,8 @@ class RandomBackend:
     def open(self, opening: protocol.Opening) -> TorchSession:
         weights = Weights(**json.loads((opening.folder / "random.json").read_text()))
         device = torch.device(self.device)
-        return self._torch.open_parts(parts(weights, device, pick_dtype(device)))
+        made = parts(weights, device, pick_dtype(device))
+        return self._torch.open_parts(made, kernels=opening.kernels, capture=opening.capture)
 
     def open_checker(self, folder: Path) -> Any:
         return self._torch.open_checker(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -48,11 +49,13 @@ def measure(case: Case, place: Place, left: float) -> Record:
     fits, dropped = affordable(replace(case, peers=tuple(peer for peer in case.peers if peer not in absent)), left)
     found = _Contenders(absent | dict.fromkeys(dropped, f"no time for it: {left:.0f} s were left"))
     numbers: dict[str, Any] = {}
-    with engine(case, place) as opened:
+    with engine(case, place) as opened, ExitStack() as others:
         check = _ours_and_yardstick(case, place, opened, found)
         if check.passed:
             for peer in fits:
                 _add_peer(peer, case, place, found)
+            for backend in case.beside:
+                _add_backend(others.enter_context(engine(replace(case, backend=backend), place)), backend, case, found)
             numbers = _timed(case, place, found, left - (time.perf_counter() - began))
     check = replace(check, errors=found.errors)
     return Record(case.name, settings(case), place.environment, check, numbers, found.absent, place.shrunk)
@@ -112,6 +115,13 @@ def _add_peer(peer: str, case: Case, place: Place, found: _Contenders) -> None:
     found.calls[peer], found.pipelines[peer] = call, made
 
 
+def _add_backend(opened: inlay.Engine, backend: str, case: Case, found: _Contenders) -> None:
+    """Another backend of ours, on the same job."""
+    found.calls[backend] = call = ours(opened, case)
+    found.errors[backend] = rms(call(), found.reference)
+    found.memory[backend] = memory(call)
+
+
 def _timed(case: Case, place: Place, found: _Contenders, left: float) -> dict[str, Any]:
     """Wall times in turns, then device times of the loop."""
     times = interleaved(found.calls, case.warmups, case.runs, left)
@@ -130,7 +140,7 @@ def _timed(case: Case, place: Place, found: _Contenders, left: float) -> dict[st
         },
     }
     if case.family == "packaged":
-        numbers["peak_rss_mib_alone"] = peak_alone()
+        numbers["peak_rss_mib_alone"] = peak_alone(case.backend)
     if place.device.type == "cuda":
         numbers["step_ms"] = {"inlay": _our_step(case, place)} | {
             name: _their_step(made, case) for name, made in found.pipelines.items() if name != "onnx"

@@ -77,7 +77,7 @@ def engine(case: Case, place: Place) -> Iterator[inlay.Engine]:
     """An engine whose default model is the case's."""
     networks.register()
     path = place.registry(case)
-    backend = "torch" if path is None else "random"
+    backend = case.backend if path is None else "random"
     with inlay.Engine(backend, str(place.device), weights=path) as opened:
         yield opened
 

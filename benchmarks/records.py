@@ -93,5 +93,5 @@ def judged(errors: Mapping[str, float], yardstick: str, half_precision: bool) ->
 def settings(case: Case) -> dict[str, Any]:
     """What a record says of its case."""
     kept = ("title", "kind", "family", "size", "steps", "strength", "guidance", "scheduler", "batch")
-    kept += ("token_merging", "requests", "warmups", "runs")
+    kept += ("token_merging", "requests", "warmups", "runs", "backend")
     return {name: getattr(case, name) for name in kept}

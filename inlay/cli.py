@@ -12,7 +12,9 @@ from typing import Any
 
 import typer
 
+from inlay.commands.batch import batch
 from inlay.commands.bench import bench
+from inlay.commands.export import export
 from inlay.commands.inpaint import inpaint
 from inlay.commands.models import models
 from inlay.commands.plan import plan
@@ -34,6 +36,8 @@ app.command()(request)
 app.command()(plan)
 app.command()(schema)
 app.command()(bench)
+app.command()(export)
+app.add_typer(batch, name="batch")
 app.add_typer(models, name="models")
 app.add_typer(schedulers, name="schedulers")
 

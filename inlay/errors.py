@@ -8,7 +8,8 @@
     ├── OutputError             a result that cannot be written
     ├── WeightsError            a model, adapter or registry entry: unknown, missing, corrupted, refused
     ├── BackendError            a backend or device: not installed, not available, failed
-    │   └── OutOfMemory         the device's memory does not hold what was asked
+    │   ├── OutOfMemory         the device's memory does not hold what was asked
+    │   └── NotFinite           the network gave numbers that are not finite
     └── Cancelled               the caller asked for it
 
 Each class carries the exit code that the command line ends with. Messages are one line: they name the
@@ -21,6 +22,7 @@ __all__ = [
     "BackendError",
     "Cancelled",
     "InlayError",
+    "NotFinite",
     "OutOfMemory",
     "OutputError",
     "RequestError",
@@ -92,6 +94,10 @@ class BackendError(InlayError):
 
 class OutOfMemory(BackendError):
     """The device's memory does not hold what was asked; the message says what would fit."""
+
+
+class NotFinite(BackendError):
+    """The network gave numbers that are not finite; there is no picture in them."""
 
 
 class Cancelled(InlayError):

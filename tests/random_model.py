@@ -13,9 +13,10 @@ from diffusers import (
     PNDMScheduler,
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 SD15_SCHEDULE = {
     "beta_start": 0.00085,
@@ -103,6 +104,41 @@ def write_model(folder: Path, in_channels: int = 9, vae: str = "kl", seed: int =
     }  # fmt: skip
     kind_of = StableDiffusionInpaintPipeline if in_channels == 9 else StableDiffusionPipeline
     kind_of(**parts).save_pretrained(folder)
+    return folder
+
+
+def write_xl_model(folder: Path, seed: int = 0) -> Path:
+    """A diffusers folder of a small random model of SDXL's shape: two text encoders, pooled text, sizes, 4 channels."""
+    generator = torch.Generator().manual_seed(seed)
+    tokenizer = write_tokenizer(folder / "tokenizer")
+    shape = {
+        "vocab_size": len(tokenizer), "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2,
+        "max_position_embeddings": 77, "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
+    }  # fmt: skip
+    texts = (
+        CLIPTextModel(CLIPTextConfig(hidden_size=16, **shape)),
+        CLIPTextModelWithProjection(CLIPTextConfig(hidden_size=32, projection_dim=24, hidden_act="gelu", **shape)),
+    )
+    unet = UNet2DConditionModel(
+        sample_size=16, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(32, 64),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 2), attention_head_dim=(2, 4), cross_attention_dim=48, norm_num_groups=8,
+        use_linear_projection=True, addition_embed_type="text_time", addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=24 + 6 * 8,
+    )  # fmt: skip
+    kind = "EncoderBlock2D"
+    autoencoder = AutoencoderKL(
+        down_block_types=(f"Down{kind}",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, force_upcast=True,
+        block_out_channels=(8, 16, 16, 16), layers_per_block=1, latent_channels=4, norm_num_groups=4, sample_size=64,
+    )  # fmt: skip
+    for module in (*texts, unet, autoencoder):
+        _randomise(module, generator)
+    _centre_pictures(autoencoder, autoencoder.decoder.conv_out, generator)
+    StableDiffusionXLPipeline(
+        vae=autoencoder, text_encoder=texts[0], text_encoder_2=texts[1], tokenizer=tokenizer, tokenizer_2=tokenizer,
+        unet=unet, scheduler=PNDMScheduler(**SD15_SCHEDULE), add_watermarker=False,
+    ).save_pretrained(folder)  # fmt: skip
     return folder
 
 

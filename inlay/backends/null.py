@@ -60,7 +60,11 @@ class NullSession:
         """Nothing to compute."""
 
     def decode(self, states: Sequence[_State]) -> list[np.ndarray]:
-        return [np.where(s.inputs.mask[..., None], s.colour, s.inputs.image) for s in states]
+        pictures = [state.inputs.image.copy() for state in states]
+        for picture, state in zip(pictures, states, strict=True):
+            for channel, level in enumerate(state.colour):  # several times faster than all three at once
+                picture[:, :, channel][state.inputs.mask] = level
+        return pictures
 
     def close(self) -> None:
         """Nothing to release."""
@@ -88,6 +92,10 @@ class NullBackend:
         self.device = "cpu"
 
     def open(self, opening: Opening) -> NullSession:
+        if opening.kernels == "fused":
+            raise BackendError("the null backend has no fused kernels; ask for auto or plain")
+        if opening.capture == "on":
+            raise BackendError("the null backend has no steps to capture; capture must be auto or off")
         return NullSession(opening)
 
     def open_checker(self, folder: Path) -> NullChecker:

@@ -12,16 +12,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from inlay.backends.driver import gpu_count
 from inlay.errors import BackendError
 from inlay.schedulers import Table
 
 __all__ = [
     "BACKENDS",
+    "CAPTURE",
+    "KERNELS",
+    "Adapts",
     "Backend",
+    "Blends",
     "Checker",
     "Conditioning",
     "Inputs",
@@ -38,9 +43,17 @@ Conditioning = Any
 State = Any
 
 BACKENDS = {
-    "torch": "inlay.backends.torch.session:TorchBackend",
+    "torch": "inlay.backends.torch.backend:TorchBackend",
+    "onnx": "inlay.backends.onnx.session:OnnxBackend",
     "null": "inlay.backends.null:NullBackend",
 }
+
+KERNELS = ("auto", "fused", "plain")
+"""Kernels that may be asked for. ``auto`` is what suits the device; ``fused`` are this project's own."""
+
+
+CAPTURE = ("auto", "on", "off")
+"""Whether steps are captured once and then replayed whole. ``auto`` is on where a device can do it."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +67,8 @@ class Opening:
         vae_folder: diffusers folder of an autoencoder in place of the model's own; None keeps that.
         loras: safetensors files and their strengths, folded into the weights.
         ip_adapter: folder of ``ip_adapter.safetensors`` and ``image_encoder``; None without one.
+        kernels: one of :data:`KERNELS`; a backend that has no fused ones refuses ``fused``.
+        capture: one of :data:`CAPTURE`; a backend or device that cannot refuses ``on``.
     """
 
     model: str
@@ -64,6 +79,8 @@ class Opening:
     vae_folder: Path | None = None
     loras: tuple[tuple[Path, float], ...] = ()
     ip_adapter: Path | None = None
+    kernels: str = "auto"
+    capture: str = "auto"
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +130,11 @@ class Runtime:
     Attributes:
         deterministic: each lane's bits do not depend on its company.
         token_merging: it merges tokens where a plan wants that; else results say that it was not done.
+        kernels: ``fused`` or ``plain``; empty where a backend has no such choice.
+        capture: ``on`` where steps were captured and replayed, else ``off``.
+        attention: shapes and the kernel that each was given, as far as they have come up.
+        notes: what has come up and every later result says too.
+        options: how a backend was told to run, where it has settings of its own: (name, value) pairs.
     """
 
     backend: str
@@ -121,12 +143,20 @@ class Runtime:
     deterministic: bool
     versions: tuple[tuple[str, str], ...] = ()
     token_merging: bool = False
+    kernels: str = ""
+    capture: str = "off"
+    attention: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+    options: tuple[tuple[str, str], ...] = ()
 
 
 class Session(Protocol):
     """One opened model on one device. Used from one thread at a time."""
 
-    runtime: Runtime
+    @property
+    def runtime(self) -> Runtime:
+        """What runs, as far as it is known by now."""
+        ...
 
     def encode(self, inputs: Inputs) -> tuple[Conditioning, tuple[str, ...]]:
         """Encode prompts, image and mask once for all pictures of a request; second: warnings."""
@@ -146,6 +176,28 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Release the device's memory."""
+        ...
+
+
+@runtime_checkable
+class Blends(Protocol):
+    """What a session may be able to do beside: paste pictures on its device."""
+
+    def blend(self, base: np.ndarray, over: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """:func:`inlay.engine.paste.blend`, byte for byte."""
+        ...
+
+
+@runtime_checkable
+class Adapts(Protocol):
+    """What a session may be able to do beside: take other LoRAs without being opened anew."""
+
+    def adapt(self, opening: Opening) -> bool:
+        """Become the session of ``opening``; False, and nothing is done, if more than its LoRAs differ.
+
+        Raises:
+            WeightsError: LoRAs that are unreadable or do not fit; the session is as it was.
+        """
         ...
 
 
@@ -184,15 +236,38 @@ def choose(backend: str, device: str, deterministic: bool | None) -> Backend:
     Raises:
         BackendError: an unknown name, a package that is missing, a device that is not there.
     """
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-        raise BackendError(f"device must be auto, cpu, cuda or cuda:N, not {device!r}")
+    if not re.fullmatch(r"auto|cpu|(cuda|tensorrt)(:\d+)?", device):
+        raise BackendError(f"device must be auto, cpu, cuda, cuda:N, tensorrt or tensorrt:N, not {device!r}")
     if backend == "auto":
-        if find_spec("torch") is None:
-            raise BackendError("no backend is installed: pip install 'inlay[torch]'")
-        backend = "torch"
+        return _automatic(device, deterministic)
     if backend not in BACKENDS:
         raise BackendError(f"backend must be one of auto, {', '.join(sorted(BACKENDS))}, not {backend!r}")
+    if device.startswith("tensorrt") and backend != "onnx":
+        raise BackendError(f"device {device} is of backend onnx, not of {backend}")
     return _load(backend)(device, deterministic)
+
+
+def _automatic(device: str, deterministic: bool | None) -> Backend:
+    """CUDA with torch where there is a GPU, else ONNX Runtime where it is installed, else torch on the CPU."""
+    torch, onnx = (find_spec(package) is not None for package in ("torch", "onnxruntime"))
+    if not torch and not onnx:
+        raise BackendError("no backend is installed: pip install 'inlay[cpu]' or 'inlay[torch]'")
+    if device.startswith("tensorrt") or not torch:
+        return _load("onnx")(device, deterministic)
+    if device.startswith("cuda") or not onnx or (device == "auto" and _torch_has_gpu()):
+        return _load("torch")(device, deterministic)
+    from inlay.backends.automatic import CpuBackend
+
+    return CpuBackend(_load("onnx")("cpu", deterministic), deterministic)
+
+
+def _torch_has_gpu() -> bool:
+    """Whether there is one that the installed torch can use; without a GPU torch is not imported."""
+    if not gpu_count():
+        return False
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _load(name: str) -> type[Backend]:
@@ -201,7 +276,8 @@ def _load(name: str) -> type[Backend]:
     try:
         found: type[Backend] = getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as exc:
+        extra = {"onnx": "cpu"}.get(name, name)
         raise BackendError(
-            f"backend {name} needs the package {exc.name}, which is not installed: pip install 'inlay[{name}]'"
+            f"backend {name} needs the package {exc.name}, which is not installed: pip install 'inlay[{extra}]'"
         ) from exc
     return found

@@ -15,7 +15,7 @@ __all__ = ["bench"]
 
 def bench(
     cases: Annotated[
-        list[str] | None, typer.Argument(help="S1 … S5, mixed, cold, resolution, lora, cpu, tables.")
+        list[str] | None, typer.Argument(help="S1 … S5, mixed, cold, resolution, lora, cpu, onnx, tables.")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the JSON records.")] = None,
     floor: Annotated[bool, typer.Option("--floor", help="Count parameters, FLOPs and operations; no GPU.")] = False,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from inlay.commands.options import AllowPrivateUrls, AsJson, Weights
+from inlay.commands.options import AllowPrivateUrls, AsJson, Capture, Kernels, Weights
 from inlay.errors import Cancelled, RequestError
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ def inpaint(
     overwrite: Annotated[bool, typer.Option(help="Replace existing files.")] = False,
     backend: Annotated[str, typer.Option()] = "auto",
     device: Annotated[str, typer.Option()] = "auto",
+    kernels: Kernels = "auto",
+    capture: Capture = "auto",
     weights: Weights = None,
     allow_private_urls: AllowPrivateUrls = False,
     as_json: AsJson = False,
@@ -80,7 +82,9 @@ def inpaint(
     request = InpaintRequest.parse(fields)
     paths = _targets(out, image, request.samples, format.value)
     check_outputs(paths, overwrite=overwrite)  # before the work, not after it
-    with Engine(backend, device, weights, allow_private_urls=allow_private_urls) as engine:
+    with Engine(
+        backend, device, weights, allow_private_urls=allow_private_urls, kernels=kernels, capture=capture
+    ) as engine:
         result = _with_progress(engine.stream(request))
     warnings = _write(result, paths, metadata, overwrite)
     _report(result, paths, warnings, as_json)

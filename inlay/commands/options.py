@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["AllowPrivateUrls", "AsJson", "Backend", "Device", "Endpoint", "Weights"]
+__all__ = ["AllowPrivateUrls", "AsJson", "Backend", "Capture", "Device", "Endpoint", "Kernels", "Weights"]
 
 Weights = Annotated[Path | None, typer.Option("--weights", help="A weights.toml that goes before all others.")]
 AllowPrivateUrls = Annotated[
@@ -15,5 +15,7 @@ AllowPrivateUrls = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Endpoint = Annotated[str | None, typer.Option("--endpoint", "-e", help="community, enterprise-pony, pony or realtime.")]
-Backend = Annotated[str, typer.Option("--backend", help="auto, torch or null.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Backend = Annotated[str, typer.Option("--backend", help="auto, onnx, torch or null.")]
+Kernels = Annotated[str, typer.Option("--kernels", help="auto, fused or plain; auto is fused on a GPU.")]
+Capture = Annotated[str, typer.Option("--capture", help="auto, on or off: CUDA graphs; auto is on for a GPU.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda[:N], or tensorrt[:N] with onnx.")]

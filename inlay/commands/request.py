@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from inlay.commands.json_file import read_json
-from inlay.commands.options import AllowPrivateUrls, Backend, Device, Endpoint, Weights
+from inlay.commands.options import AllowPrivateUrls, Backend, Capture, Device, Endpoint, Kernels, Weights
 from inlay.errors import InlayError, SourceError
 
 __all__ = ["request"]
@@ -22,6 +22,8 @@ def request(
     endpoint: Endpoint = None,
     backend: Backend = "auto",
     device: Device = "auto",
+    kernels: Kernels = "auto",
+    capture: Capture = "auto",
     weights: Weights = None,
     allow_private_urls: AllowPrivateUrls = False,
 ) -> None:
@@ -30,7 +32,9 @@ def request(
     from inlay.engine.reply import answer
 
     payload = read_json(file)
-    with Engine(backend, device, weights, allow_private_urls=allow_private_urls) as engine:
+    with Engine(
+        backend, device, weights, allow_private_urls=allow_private_urls, kernels=kernels, capture=capture
+    ) as engine:
         found = answer(engine, payload, endpoint, out)
     typer.echo(json.dumps(found.reply, indent=2))
     if found.error is not None:

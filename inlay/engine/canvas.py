@@ -27,7 +27,7 @@ from inlay.engine.mask import (
     latent_mask,
     resize_mask,
 )
-from inlay.engine.paste import blend, match_colors, overlap, paste_area, resize
+from inlay.engine.paste import Blend, blend, match_colors, overlap, paste_area, resize
 from inlay.engine.pictures import Picture
 from inlay.errors import RequestError
 
@@ -68,11 +68,12 @@ class Canvas:
     options: CanvasOptions
     warnings: tuple[str, ...] = ()
 
-    def paste(self, generated: Pixels) -> Image.Image:
+    def paste(self, generated: Pixels, blend: Blend = blend) -> Image.Image:
         """The finished picture, RGB or RGBA, with the input's colour profile in ``info``.
 
         Args:
             generated: uint8 ``[h, w, 3]`` at generation size.
+            blend: says the same as :func:`inlay.engine.paste.blend`, on another device.
 
         Raises:
             ValueError: ``generated`` has another shape or type.
@@ -88,7 +89,7 @@ class Canvas:
             x0, y0, x1, y1 = layout.crop
             ring = max(8, math.ceil(2 * self.options.mask_blur))
             area = match_colors(area, self.picture.rgb[y0:y1, x0:x1], self.area[y0:y1, x0:x1], ring)
-        rgb = paste_area(self.picture.rgb, area, layout.crop, self.feather)
+        rgb = paste_area(self.picture.rgb, area, layout.crop, self.feather, blend)
         return Picture(rgb, self._alpha(), self.picture.icc_profile).to_pil()
 
     def untouched(self) -> Image.Image:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
-from inlay.backends.protocol import choose
+from inlay.backends.protocol import CAPTURE, KERNELS, choose
 from inlay.engine.access import Access
 from inlay.engine.registry import Registry
 from inlay.engine.request import InpaintRequest
@@ -33,16 +33,21 @@ class Engine:
 
     Args:
         backend: ``auto``, or a name of :data:`inlay.backends.protocol.BACKENDS`. ``auto`` is CUDA with
-            torch where there is a GPU, else torch on the CPU.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+            torch where there is a GPU; else ONNX Runtime on the CPU where it is installed, for the models that it
+            can run, and torch for the others.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; with ONNX Runtime also ``tensorrt`` or ``tensorrt:N``.
         weights: path of a ``weights.toml`` whose entries go before all others.
         slots: pictures evaluated together; None takes what suits the device.
         deterministic: True makes a picture's bits independent of its company; None is True on a CPU,
             where it costs about 2 % (decision 0004).
         allow_private_urls: True fetches pictures from hosts that are not public too, this machine included.
+        kernels: ``fused`` or ``plain`` for the networks' layers; ``auto`` is ``fused`` on a GPU, where plain ones are
+            slower but need no Triton. What was taken is in each result's ``runtime``.
+        capture: ``on`` records a step as a CUDA graph once for each shape and replays it, ``off`` launches its
+            kernels one by one; ``auto`` is ``on`` where there are fused kernels on a GPU.
 
     Raises:
-        BackendError: a backend, package or device that is not there.
+        BackendError: a backend, package or device that is not there, or no such kernels.
         WeightsError: a registry that cannot be read.
     """
 
@@ -55,12 +60,18 @@ class Engine:
         slots: int | None = None,
         deterministic: bool | None = None,
         allow_private_urls: bool = False,
+        kernels: str = "auto",
+        capture: str = "auto",
     ) -> None:
         if slots is not None and (isinstance(slots, bool) or not isinstance(slots, int) or not 1 <= slots <= 64):
             raise RequestError("slots", slots, "an integer between 1 and 64")
+        if kernels not in KERNELS:
+            raise BackendError(f"kernels must be {', '.join(KERNELS[:-1])} or {KERNELS[-1]}, not {kernels!r}")
+        if capture not in CAPTURE:
+            raise BackendError(f"capture must be {', '.join(CAPTURE[:-1])} or {CAPTURE[-1]}, not {capture!r}")
         self.registry = Registry(weights)
         self._access = Access(allow_private_urls=allow_private_urls)
-        self._worker = Worker(choose(backend, device, deterministic), slots)
+        self._worker = Worker(choose(backend, device, deterministic), slots, kernels, capture)
         self._inbox: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()

@@ -202,8 +202,9 @@ def latent_mask(mask: Mask, factor: int = 8) -> NDArray[np.float32]:
     height, width = mask.shape
     if height % factor or width % factor:
         raise ValueError(f"mask sides must be multiples of {factor}, not {width}x{height}")
-    cells = mask.reshape(height // factor, factor, width // factor, factor)
-    return restore_lost(mask[::factor, ::factor], np.any(cells, axis=(1, 3))).astype(np.float32)
+    bands = mask.reshape(height // factor, factor, width).any(axis=1)
+    covered = bands.reshape(height // factor, width // factor, factor).any(axis=2)
+    return restore_lost(mask[::factor, ::factor], covered).astype(np.float32)
 
 
 def _covered(mask: Mask, size: tuple[int, int]) -> Mask:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from inlay import schedulers
@@ -14,14 +14,14 @@ from inlay.engine.canvas import Canvas, CanvasOptions, latent_mask, prepare
 from inlay.engine.checkers import find_checker
 from inlay.engine.noise import MAX_SEED
 from inlay.engine.parts import Parts, find_parts, model_plan
-from inlay.engine.plan import CanvasPlan, Plan, PromptPlan, SamplerPlan
+from inlay.engine.plan import PLAN_VERSION, CanvasPlan, Plan, PromptPlan, SamplerPlan
 from inlay.engine.registry import ModelEntry, PartEntry, Registry
 from inlay.engine.request import InpaintRequest
 from inlay.engine.sources import Picture, open_picture
 from inlay.engine.weights import entry_hash, scheduler_config
 from inlay.errors import RequestError
 
-__all__ = ["DEFAULT_SCHEDULER", "DEFAULT_STEPS", "Resolved", "resolve", "table_of"]
+__all__ = ["DEFAULT_SCHEDULER", "DEFAULT_STEPS", "Resolved", "outline", "resolve", "table_of"]
 
 DEFAULT_SCHEDULER = "DPMSolverMultistepScheduler"
 DEFAULT_STEPS = 21
@@ -80,6 +80,32 @@ def resolve(request: InpaintRequest, registry: Registry, access: Access = Access
     notes = (*_stand_in(request, entry, registry), *(shown.warnings if shown else ()))
     warnings = (*notes, *image.warnings, *mask.warnings, *canvas.warnings, *sampler.notes)
     return Resolved(plan, entry, parts, checker, canvas, _inputs(plan, canvas, request, shown), warnings)
+
+
+def outline(request: InpaintRequest, registry: Registry) -> dict[str, Any]:
+    """Everything in a plan but what its pictures decide, as plain values; opens no picture.
+
+    Two requests with a seed, equal outlines and equal pictures have equal plans.
+
+    Raises:
+        RequestError, WeightsError: what :func:`resolve` would raise before it opens a picture.
+    """
+    entry = registry.find(request.model)
+    parts = find_parts(request, entry, registry)
+    checker = find_checker(request, entry, registry)
+    adapter = request.ip_adapter
+    return {
+        "model": asdict(model_plan(entry, parts)),
+        "canvas": asdict(_canvas_options(request, entry)),
+        "prompt": asdict(_prompt(request, entry, None)),
+        "image_scale": adapter.scale if adapter else 0.0,
+        "sampler": asdict(_sampler(request, entry)),
+        "guidance_scale": float(request.guidance_scale),
+        "seeds": _seeds(request),
+        "merging": _merging(request, entry),
+        "safety": [entry_hash(checker), request.safety_action] if checker else [],
+        "version": PLAN_VERSION,
+    }
 
 
 def _stand_in(request: InpaintRequest, entry: ModelEntry, registry: Registry) -> tuple[str, ...]:

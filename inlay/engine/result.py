@@ -73,6 +73,11 @@ class Result:
     nsfw: tuple[bool, ...] = ()
 
     @property
+    def ran(self) -> dict[str, Any]:
+        """What ran, as plain values: backend, device, kernels, capture, attention …; empty where nothing had to."""
+        return dataclasses.asdict(self.runtime) if self.runtime else {}
+
+    @property
     def meta(self) -> dict[str, Any]:
         """Effective parameters, in the names of a request."""
         plan, sampler = self.plan, self.plan.sampler

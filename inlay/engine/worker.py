@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 
-from inlay.backends.protocol import Backend, Checker, Conditioning, Session
+from inlay.backends.protocol import Adapts, Backend, Blends, Checker, Conditioning, Opening, Session
 from inlay.engine.checkers import Checkers
 from inlay.engine.lanes import Lane, Lanes
 from inlay.engine.parts import opening
+from inlay.engine.paste import blend
 from inlay.engine.plan import ModelPlan
 from inlay.engine.resolve import Resolved, table_of
 from inlay.engine.result import Counters, Result
@@ -34,8 +36,8 @@ OPEN_MODELS = 2
 class Worker:
     """Runs lanes on one backend. All methods but ``cancel_all`` belong to the engine's thread."""
 
-    def __init__(self, backend: Backend, slots: int | None) -> None:
-        self._backend = backend
+    def __init__(self, backend: Backend, slots: int | None, kernels: str = "auto", capture: str = "auto") -> None:
+        self._backend, self._kernels, self._capture = backend, kernels, capture
         self._sessions: dict[ModelPlan, Session] = {}
         self._checkers = Checkers(backend)
         self._lanes = Lanes(slots or backend.slots, PATIENCE, self._failed)
@@ -104,14 +106,30 @@ class Worker:
         model = resolved.plan.model
         session = self._sessions.pop(model, None)
         if session is None:
+            wanted = replace(opening(resolved.entry, resolved.parts), kernels=self._kernels, capture=self._capture)
+            session = self._adapted(model, wanted)
+        if session is None:
             self._make_room()
-            session = self._backend.open(opening(resolved.entry, resolved.parts))
+            session = self._backend.open(wanted)
         self._sessions[model] = session  # last is the most recently used
         return session
 
-    def _make_room(self) -> None:
+    def _adapted(self, model: ModelPlan, wanted: Opening) -> Session | None:
+        """An idle session of the same model with other LoRAs, changed to these; None where there is none."""
+        for key in self._idle():
+            session = self._sessions[key]
+            same = replace(key, adapters=()) == replace(model, adapters=())
+            if same and isinstance(session, Adapts) and session.adapt(wanted):
+                return self._sessions.pop(key)
+        return None
+
+    def _idle(self) -> list[ModelPlan]:
+        """Models that no lane needs, the longest unused first."""
         used = {ticket.resolved.plan.model for ticket, lanes in self._tickets.items() if lanes}
-        idle = [key for key in self._sessions if key not in used]
+        return [key for key in self._sessions if key not in used]
+
+    def _make_room(self) -> None:
+        idle = self._idle()
         for key in idle[: max(0, len(self._sessions) - OPEN_MODELS + 1)]:
             self._sessions.pop(key).close()
 
@@ -141,11 +159,12 @@ class Worker:
         except Exception as exc:  # noqa: BLE001 - reported through the request
             self._fail(ticket, exc)
 
-    def _complete(self, ticket: Ticket, session: Session | None) -> None:
+    def _complete(self, ticket: Ticket, session: Session) -> None:
         began = time.perf_counter()
         plan, canvas = ticket.resolved.plan, ticket.resolved.canvas
         generated = [ticket.generated[sample] for sample in range(len(plan.seeds))]
-        images = [canvas.paste(picture) for picture in generated]
+        paste = session.blend if isinstance(session, Blends) else blend
+        images = [canvas.paste(picture, paste) for picture in generated]
         ticket.timings["paste"] = time.perf_counter() - began
         self._finish(ticket, images, generated, session)
 
@@ -163,14 +182,15 @@ class Worker:
         """Check what is to be shown, and hand it over."""
         shown = self._screened(ticket, images, [Image.fromarray(picture) for picture in generated])
         ticket.timings["total"] = time.perf_counter() - ticket.began
+        runtime = session.runtime if session else None
         result = Result(
             images=shown.images,
             generated=shown.generated,
             seeds=ticket.resolved.plan.seeds,
             plan=ticket.resolved.plan,
             timings=ticket.timings,
-            runtime=session.runtime if session else None,
-            warnings=tuple(dict.fromkeys((*ticket.warnings, *shown.warnings))),
+            runtime=runtime,
+            warnings=tuple(dict.fromkeys((*ticket.warnings, *(runtime.notes if runtime else ()), *shown.warnings))),
             nsfw=shown.nsfw,
         )
         self._forget(ticket)

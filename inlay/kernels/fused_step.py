@@ -1,170 +1,34 @@
 """A whole step for all lanes at once: guidance, table row, known region, next network input.
 
 Lanes have tables and row numbers of their own. Everything that differs between them, and between rows, lies
-in device tensors (:class:`StepLanes`), so that one launch serves any company, nothing waits for the host,
-and a captured graph stays right while lanes come and go.
+in device tensors (:class:`inlay.kernels.step_lanes.StepLanes`), so that one launch serves any company, nothing
+waits for the host, and a captured graph stays right while lanes come and go.
 
 Covered: every row of every table. A row that takes its step size from norms (Langevin correctors, of
 ScoreSdeVe alone) needs sums over a whole picture first: a second, small kernel forms that row beforehand
 and does nothing for all others. ``StepLanes.langevin`` says whether it is launched.
+
+On the meta device a step is one operation, ``torch.ops.inlay.step``, that does nothing.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from inlay.errors import BackendError
 from inlay.kernels.launch import Kernel, ceil_div, check, fused_wanted, power_of_two
 from inlay.kernels.step import apply_row, guide, keep_known, langevin
+from inlay.kernels.step_lanes import GUIDED, IMAGE, NEXT, NOISE, SCALE, SNR, StepLanes
 
 if TYPE_CHECKING:
     import triton.language as tl
 
-__all__ = [
-    "Rows",
-    "StepLanes",
-    "advance",
-    "advance_reference",
-    "first_input",
-    "first_input_reference",
-    "pack_rows",
-    "record_size",
-]
+__all__ = ["advance", "advance_reference", "first_input", "first_input_reference"]
 
 _BLOCK = 256
 _LANGEVIN_BLOCK = 2048
-# A record's entries behind its matrix: input scale of this row and of the next, shares of image and noise
-# in the known region, Langevin ratio. The kernels, which may not read Python's globals, have them as numbers.
-_SCALE, _NEXT, _IMAGE, _NOISE, _SNR, _EXTRAS = range(6)
-
-
-class Rows(Protocol):
-    """What is read of a :class:`inlay.schedulers.tables.Table` of ``R`` rows and ``S`` slots."""
-
-    @property
-    def matrix(self) -> NDArray[np.float64]:
-        """``[R, S, S + 2]``."""
-
-    @property
-    def input_scale(self) -> NDArray[np.float64]:
-        """``[R]``; likewise the three below."""
-
-    @property
-    def known_image(self) -> NDArray[np.float64]: ...
-    @property
-    def known_noise(self) -> NDArray[np.float64]: ...
-    @property
-    def langevin_snr(self) -> NDArray[np.float64]: ...
-
-
-def record_size(slots: int) -> int:
-    """Length of one row's record: its matrix ``[slots, slots + 2]``, then five numbers."""
-    return slots * (slots + 2) + _EXTRAS
-
-
-def pack_rows(table: Rows, slots: int, rows: int) -> NDArray[np.float32]:
-    """A table as records for lanes of ``slots`` state slots and ``rows`` rows, what is beyond its own zero.
-
-    ``table.guided`` is not packed: every row is guided by its lane's scale, which is wrong for the way up of
-    DDIMInverse, so such tables must not be run by this step.
-
-    Returns:
-        float32 ``[rows, record_size(slots)]``.
-
-    Raises:
-        BackendError: the table has more slots or rows.
-    """
-    count, own = table.matrix.shape[:2]
-    if own > slots or count > rows:
-        raise BackendError(f"a table of {count} rows and {own} slots does not fit lanes of {rows} and {slots}")
-    matrix = np.zeros((count, slots, slots + 2))
-    matrix[:, :own, :own] = table.matrix[:, :, :own]
-    matrix[:, :own, slots:] = table.matrix[:, :, own:]
-    records = np.zeros((rows, record_size(slots)), np.float32)
-    extras = records[:count, slots * (slots + 2) :]
-    records[:count, : slots * (slots + 2)] = matrix.reshape(count, -1)
-    extras[:, _SCALE] = table.input_scale
-    extras[:-1, _NEXT] = table.input_scale[1:]
-    extras[:, _IMAGE], extras[:, _NOISE] = table.known_image, table.known_noise
-    extras[:, _SNR] = table.langevin_snr
-    return records
-
-
-@dataclass(frozen=True, eq=False)
-class StepLanes:
-    """Everything that ``L`` lanes of one model and latent size work in; all on one device, all contiguous.
-
-    A lane enters by filling its places (state slots zeroed, then the starting sample in slot 0) and setting
-    its row number; it leaves by a negative row number, and is then left alone.
-
-    Attributes:
-        state: float32 ``[L, S + 2, C, h, w]``: state slots, guided output, the row's fresh noise. All of it
-            must be finite, as stale noise is multiplied by zero.
-        records: float32 ``[L, R, record_size(S)]``, of :func:`pack_rows`.
-        row: int32 ``[L]``, the row to be applied; negative for an idle lane. Not moved on by a step.
-        guidance: float32 ``[L]``; read where the network's batch holds two halves of each lane.
-        network_input: ``[L or 2L, C or C + E, h, w]`` in channels_last memory and the network's dtype; the
-            halves of a lane, unconditional first, stand side by side.
-        extra: ``[L, E, h, w]`` in the network's dtype, mask and masked latents of a 9-channel network; such
-            a network's known region is not overwritten.
-        mask: float32 ``[L, 1, h, w]``, 1 where the network repaints; likewise clean and noise without extra.
-        clean: float32 ``[L, C, h, w]``, latents of the picture.
-        noise: float32 ``[L, C, h, w]``, the unit noise that the lane started from.
-        langevin: some record has a Langevin ratio, or may get one.
-    """
-
-    state: Tensor
-    records: Tensor
-    row: Tensor
-    guidance: Tensor
-    network_input: Tensor
-    extra: Tensor | None = None
-    mask: Tensor | None = None
-    clean: Tensor | None = None
-    noise: Tensor | None = None
-    langevin: bool = True
-
-    @property
-    def slots(self) -> int:
-        """State slots of a lane."""
-        return self.state.shape[1] - 2
-
-    @property
-    def halves(self) -> int:
-        """Rows of the network's batch that a lane has: two with guidance."""
-        return self.network_input.shape[0] // self.state.shape[0]
-
-    def __post_init__(self) -> None:
-        lanes, _, channels, height, width = self.state.shape
-        extra = 0 if self.extra is None else self.extra.shape[1]
-        halves = 2 if self.network_input.shape[0] == 2 * lanes else 1
-        self._refuse("network_input", (halves * lanes, channels + extra, height, width), torch.channels_last)
-        self._refuse("records", (lanes, self.records.shape[1], record_size(self.slots)))
-        self._refuse("row", (lanes,))
-        self._refuse("guidance", (lanes,))
-        self._refuse("state", tuple(self.state.shape))
-        if self.extra is not None:
-            self._refuse("extra", (lanes, extra, height, width))
-        else:
-            self._refuse("mask", (lanes, 1, height, width))
-            self._refuse("clean", (lanes, channels, height, width))
-            self._refuse("noise", (lanes, channels, height, width))
-
-    def _refuse(self, name: str, shape: tuple[int, ...], layout: torch.memory_format = torch.contiguous_format) -> None:
-        tensor: Tensor | None = getattr(self, name)
-        check(tensor is not None, "step", name, "given without extra", tensor)
-        if tensor is not None:
-            types = {"row": torch.int32, "network_input": tensor.dtype, "extra": self.network_input.dtype}
-            wanted = f"{types.get(name, torch.float32)} of shape {shape}, packed"
-            fits = tensor.shape == shape and tensor.dtype == types.get(name, torch.float32)
-            fits &= tensor.is_contiguous(memory_format=layout) and tensor.device == self.state.device
-            check(fits, "step", name, wanted, f"{tensor.dtype} of shape {tuple(tensor.shape)} on {tensor.device}")
 
 
 def advance(lanes: StepLanes, output: Tensor, *, fused: bool | None = None) -> None:
@@ -187,25 +51,21 @@ def advance(lanes: StepLanes, output: Tensor, *, fused: bool | None = None) -> N
     fits = tuple(output.shape) == wanted and packed
     found = f"of shape {tuple(output.shape)} and strides {output.stride()}"
     check(fits, "step", "output", f"of shape {wanted} in channels_last memory", found)
-    if not fused_wanted(fused, lanes.state):
+    if fused_wanted(fused, lanes.state):
+        tensors = (lanes.state, output, lanes.records, lanes.row, lanes.guidance, lanes.network_input)
+        torch.ops.inlay.step(*tensors, lanes.extra, lanes.mask, lanes.clean, lanes.noise, lanes.cursor, lanes.langevin)
+    else:
         advance_reference(lanes, output)
-        return
-    chosen = lanes.state.new_empty(lanes.state.shape[0], 3)
-    if lanes.langevin:
-        count = lanes.state[0, 0].numel()
-        given = (lanes.state, output, lanes.records, lanes.row, lanes.guidance, chosen)
-        shape = (count, lanes.state.shape[2], lanes.records.shape[1])
-        block = min(_LANGEVIN_BLOCK, power_of_two(count))
-        sizes = {"SLOTS": lanes.slots, "HALVES": lanes.halves, "BLOCK": block, "BLOCKS": ceil_div(count, block)}
-        _langevin_rows.launch((lanes.state.shape[0],), *given, *shape, **sizes, enable_fp_fusion=False)
-    _launch(lanes, output, chosen, advance=True)
 
 
 def first_input(lanes: StepLanes, *, fused: bool | None = None) -> None:
-    """Write the network input of each busy lane's row as its state stands, for lanes that have just entered.
+    """Write the network input of each busy lane's next row as its state stands, for lanes that have just entered.
 
-    A lane under way gets the bytes that its last :func:`advance` wrote, once its row number is moved on.
+    The next row is the cursor's, or ``row`` without one. A lane under way gets the bytes that its last
+    :func:`advance` wrote, once its row number is moved on.
     """
+    if lanes.state.is_meta:
+        return
     if fused_wanted(fused, lanes.state):
         _launch(lanes, lanes.network_input, lanes.guidance, advance=False)
     else:
@@ -216,25 +76,28 @@ def advance_reference(lanes: StepLanes, output: Tensor) -> None:
     """One lane after the other, by the plain operations; see :func:`advance`."""
     halves, size = lanes.halves, lanes.slots * (lanes.slots + 2)
     for lane, row in enumerate(lanes.row.tolist()):
-        if row < 0:
+        if not 0 <= row < lanes.records.shape[1]:
             continue
         buffer, record = lanes.state[lane], lanes.records[lane, row]
         matrix, extras = record[:size].view(lanes.slots, -1), record[size:]
         own = output[lane * halves : (lane + 1) * halves].float()
-        buffer[-2] = guide(own[0], own[1], float(lanes.guidance[lane])) if halves == 2 else own[0]
-        snr = float(extras[_SNR])
+        scale = float(lanes.guidance[lane] * extras[GUIDED])
+        buffer[-2] = guide(own[0], own[1], scale) if halves == 2 else own[0]
+        snr = float(extras[SNR])
         apply_row(buffer, _langevin_matrix(buffer, matrix, snr) if snr else matrix)
         if lanes.mask is not None and lanes.clean is not None and lanes.noise is not None and lanes.extra is None:
-            known = extras[_IMAGE] * lanes.clean[lane] + extras[_NOISE] * lanes.noise[lane]
+            known = extras[IMAGE] * lanes.clean[lane] + extras[NOISE] * lanes.noise[lane]
             keep_known(buffer[0], lanes.mask[lane], known)
-        _assemble(lanes, lane, extras[_NEXT])
+        _assemble(lanes, lane, extras[NEXT])
+        if lanes.cursor is not None:
+            lanes.cursor[lane] = row + 1
 
 
 def first_input_reference(lanes: StepLanes) -> None:
     """One lane after the other, by the plain operations; see :func:`first_input`."""
-    for lane, row in enumerate(lanes.row.tolist()):
-        if row >= 0:
-            _assemble(lanes, lane, lanes.records[lane, row, lanes.slots * (lanes.slots + 2) + _SCALE])
+    for lane, row in enumerate(_next_rows(lanes).tolist()):
+        if 0 <= row < lanes.records.shape[1]:
+            _assemble(lanes, lane, lanes.records[lane, row, lanes.slots * (lanes.slots + 2) + SCALE])
 
 
 def _langevin_matrix(buffer: Tensor, matrix: Tensor, snr: float) -> Tensor:
@@ -253,6 +116,50 @@ def _assemble(lanes: StepLanes, lane: int, scale: Tensor) -> None:
     lanes.network_input[lane * lanes.halves : (lane + 1) * lanes.halves] = sample
 
 
+def _next_rows(lanes: StepLanes) -> Tensor:
+    return lanes.row if lanes.cursor is None else lanes.cursor
+
+
+def _step_op(
+    state: Tensor,
+    output: Tensor,
+    records: Tensor,
+    row: Tensor,
+    guidance: Tensor,
+    network_input: Tensor,
+    extra: Tensor | None,
+    mask: Tensor | None,
+    clean: Tensor | None,
+    noise: Tensor | None,
+    cursor: Tensor | None,
+    langevin: bool,
+) -> None:
+    """The operation ``inlay::step``: up to two launches."""
+    lanes = StepLanes(state, records, row, guidance, network_input, extra, mask, clean, noise, cursor, langevin)
+    chosen = state.new_empty(state.shape[0], 3)
+    if langevin:
+        count = state[0, 0].numel()
+        given = (state, output, records, row, guidance, chosen)
+        block = min(_LANGEVIN_BLOCK, power_of_two(count))
+        sizes = {"SLOTS": lanes.slots, "HALVES": lanes.halves, "BLOCK": block, "BLOCKS": ceil_div(count, block)}
+        shape = (count, state.shape[2], records.shape[1])
+        _langevin_rows.launch((state.shape[0],), *given, *shape, **sizes, enable_fp_fusion=False)
+    _launch(lanes, output, chosen, advance=True)
+
+
+def _step_fake(*_: object) -> None:
+    """Everything it writes is there already."""
+
+
+torch.library.define(
+    "inlay::step",
+    "(Tensor(a!) state, Tensor output, Tensor records, Tensor row, Tensor guidance, Tensor(b!) network_input, "
+    "Tensor? extra, Tensor? mask, Tensor? clean, Tensor? noise, Tensor(c!)? cursor, bool langevin) -> ()",
+)
+torch.library.impl("inlay::step", ("cpu", "cuda"), _step_op)  # a CPU has it in Triton's interpreter
+torch.library.register_fake("inlay::step", _step_fake)
+
+
 def _launch(lanes: StepLanes, output: Tensor, chosen: Tensor, *, advance: bool) -> None:
     count, kept, channels, height, width = lanes.state.shape
     inputs, places = lanes.network_input.shape[1], height * width
@@ -260,13 +167,16 @@ def _launch(lanes: StepLanes, output: Tensor, chosen: Tensor, *, advance: bool) 
     # what a mode does not read needs an address all the same
     known = [each if blend and each is not None else lanes.state for each in (lanes.mask, lanes.clean, lanes.noise)]
     extra = lanes.state if lanes.extra is None else lanes.extra
-    given = (lanes.state, output, lanes.records, lanes.row, lanes.guidance, chosen, *known, extra, lanes.network_input)
+    rows = lanes.row if advance else _next_rows(lanes)
+    cursor = lanes.row if lanes.cursor is None else lanes.cursor
+    given = (lanes.state, output, lanes.records, rows, cursor, lanes.guidance, chosen, *known, extra)
     shape = (places, channels, inputs, lanes.records.shape[1])
     sizes = {"SLOTS": lanes.slots, "COLUMNS": power_of_two(kept), "HALVES": lanes.halves, "BLOCK": _BLOCK}
     modes = {"BLEND": blend, "ADVANCE": advance, "LANGEVIN": lanes.langevin}
+    modes["MOVE"] = advance and lanes.cursor is not None
     grid = (ceil_div(inputs * places, _BLOCK), count)
     # multiplications and additions rounded one by one, as the reference does
-    _step.launch(grid, *given, *shape, **sizes, **modes, enable_fp_fusion=False)
+    _step.launch(grid, *given, lanes.network_input, *shape, **sizes, **modes, enable_fp_fusion=False)
 
 
 @Kernel
@@ -288,14 +198,14 @@ def _langevin_rows(
     """One program: the three coefficients of one lane's corrector row; ``chosen`` is ``[L, 3]``."""
     lane = tl.program_id(0).to(tl.int64)
     row = tl.load(rows + lane)
-    record = records + (lane * length + tl.maximum(row, 0)) * (SLOTS * (SLOTS + 2) + 5)
+    record = records + (lane * length + tl.minimum(tl.maximum(row, 0), length - 1)) * (SLOTS * (SLOTS + 2) + 6)
     snr = tl.load(record + SLOTS * (SLOTS + 2) + 4)
-    if (row >= 0) & (snr > 0):
+    if (row >= 0) & (row < length) & (snr > 0):
         places = count // channels
         sample_share = tl.load(record).to(tl.float64)
         output_share = tl.load(record + SLOTS).to(tl.float64)
         noise_share = tl.load(record + SLOTS + 1).to(tl.float64)
-        scale = tl.load(guidance + lane)
+        scale = tl.load(guidance + lane) * tl.load(record + SLOTS * (SLOTS + 2) + 5)
         drift = tl.zeros([BLOCK], tl.float64)
         spread = tl.zeros([BLOCK], tl.float64)
         buffer = state + lane * (SLOTS + 2) * count
@@ -326,6 +236,7 @@ def _step(
     output: tl.tensor,
     records: tl.tensor,
     rows: tl.tensor,
+    cursor: tl.tensor,
     guidance: tl.tensor,
     chosen: tl.tensor,
     mask: tl.tensor,
@@ -343,25 +254,28 @@ def _step(
     BLEND: tl.constexpr,
     ADVANCE: tl.constexpr,
     LANGEVIN: tl.constexpr,
+    MOVE: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
     """One program: ``BLOCK`` elements of one lane's network input, in the order of the state (channels first)."""
     lane = tl.program_id(1).to(tl.int64)
     row = tl.load(rows + lane)
-    if row >= 0:
+    if (row >= 0) & (row < length):
         element = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
         place, channel = element % places, element // places
         count = channels * places
         latent = element < count
         buffer = state + lane * (SLOTS + 2) * count + element
-        record = records + (lane * length + row) * (SLOTS * (SLOTS + 2) + 5)
+        record = records + (lane * length + row) * (SLOTS * (SLOTS + 2) + 6)
         extras = record + SLOTS * (SLOTS + 2)
         if ADVANCE:
             pixel = output + lane * HALVES * count + place * channels + channel
             guided = tl.load(pixel, mask=latent, other=0.0).to(tl.float32)
             if HALVES == 2:
                 conditional = tl.load(pixel + count, mask=latent, other=0.0).to(tl.float32)
-                guided = guided + tl.load(guidance + lane) * (conditional - guided)
+                # 0 in an unguided row: the negative prompt's output alone
+                weight = tl.load(guidance + lane) * tl.load(extras + 5)
+                guided = guided + weight * (conditional - guided)
             # everything that the matrix maps, read before any of it is overwritten
             column = tl.arange(0, COLUMNS)
             held = (column < SLOTS + 2) & (column != SLOTS)
@@ -388,6 +302,8 @@ def _step(
                 sample = tl.where(repaint, sample, known)
             tl.store(buffer, sample, mask=latent)
             scale = tl.load(extras + 1)
+            if MOVE:
+                tl.store(cursor + lane, row + 1, mask=tl.program_id(0) == 0)
         else:
             sample = tl.load(buffer, mask=latent, other=0.0)
             scale = tl.load(extras)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 from torch.nn import functional as F
 
-from inlay.kernels.launch import Kernel, ceil_div, check, fused_wanted
+from inlay.kernels.launch import Kernel, ceil_div, check, fused_wanted, operation
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -28,7 +28,7 @@ def geglu(packed: Tensor, *, fused: bool | None = None) -> Tensor:
 
     Args:
         packed: ``[.., 2W]`` float16, bfloat16 or float32, contiguous: values, then gates.
-        fused: None takes the kernel on CUDA and the reference elsewhere.
+        fused: None takes the kernel on CUDA (and meta), the reference on a CPU.
 
     Returns:
         ``[.., W]``, contiguous, dtype of ``packed``.
@@ -40,8 +40,18 @@ def geglu(packed: Tensor, *, fused: bool | None = None) -> Tensor:
         return geglu_reference(packed)
     check(packed.is_contiguous(), "geglu", "packed", "contiguous", f"of strides {packed.stride()}")
     check(packed.shape[-1] % 2 == 0, "geglu", "the last dimension of packed", "even", packed.shape[-1])
-    width = packed.shape[-1] // 2
-    out = packed.new_empty(*packed.shape[:-1], width)
+    made: Tensor = _geglu(packed)
+    return made
+
+
+def _halved(packed: Tensor) -> Tensor:
+    return packed.new_empty(*packed.shape[:-1], packed.shape[-1] // 2)
+
+
+@operation("(Tensor packed) -> Tensor", _halved)
+def _geglu(packed: Tensor) -> Tensor:
+    out = _halved(packed)
+    width = out.shape[-1]
     if out.numel():
         _gate.launch((out.numel() // width, ceil_div(width, _BLOCK)), packed, out, width, BLOCK=_BLOCK)
     return out

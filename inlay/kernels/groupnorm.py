@@ -9,13 +9,14 @@ same way, puts them together in a fixed order (Chan et al. 1979), so that result
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from inlay.kernels.launch import Kernel, ceil_div, check, fused_wanted, power_of_two
+from inlay.kernels.launch import Kernel, ceil_div, check, fused_wanted, operation, power_of_two
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -58,8 +59,8 @@ def group_norm(x: Tensor, norm: Norm, add: Tensor | None = None, *, fused: bool 
 
     Args:
         x: ``[B, C, H, W]`` float16, bfloat16 or float32 in channels_last memory.
-        add: ``[B, C]``, for every place the same (a time embedding); its rows may be a slice of wider ones.
-        fused: None takes the kernel on CUDA and the reference elsewhere.
+        add: ``[B, C]``, for every place the same (a time embedding); its rows may be slices of wider ones.
+        fused: None takes the kernel on CUDA (and meta), the reference on a CPU.
 
     Returns:
         Shape and dtype of ``x``, channels_last.
@@ -70,9 +71,21 @@ def group_norm(x: Tensor, norm: Norm, add: Tensor | None = None, *, fused: bool 
     if not fused_wanted(fused, x, norm.weight, norm.bias, add):
         return group_norm_reference(x, norm, add)
     _refuse_layouts(x, norm, add)
-    out = torch.empty_like(x, memory_format=torch.channels_last)
+    made: Tensor = _group_norm(x, norm.weight, norm.bias, add, norm.groups, norm.eps, norm.silu)
+    return made
+
+
+def _alike(x: Tensor, *_: object) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.channels_last)
+
+
+@operation("(Tensor x, Tensor weight, Tensor bias, Tensor? add, int groups, float eps, bool silu) -> Tensor", _alike)
+def _group_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, add: Tensor | None, groups: int, eps: float, silu: bool
+) -> Tensor:
+    out = _alike(x)
     if out.numel():
-        _launch(x, norm, add, out)
+        _launch(x, Norm(groups, weight, bias, eps, silu), add, out)
     return out
 
 
@@ -119,16 +132,16 @@ def _launch(x: Tensor, norm: Norm, add: Tensor | None, out: Tensor) -> None:
     blocks = ceil_div(places, rows * tiles)
     grid = (blocks, ceil_div(norm.groups, taken), batch)
     sizes = {"DEPTH": depth, "TAKEN": taken, "CHUNK": power_of_two(taken), "LANES": lanes, "ROWS": rows}
-    sizes |= {"TILES": tiles, "BLOCKS": power_of_two(blocks), "ADD": add is not None, "SILU": norm.silu}
+    sizes |= {"BLOCKS": power_of_two(_MOST_BLOCKS), "ADD": add is not None, "SILU": norm.silu}
     sizes |= {"num_warps": 8 if lanes * rows > _TILE else 4}
     moments = x.new_empty(1 if single else 2 * batch * blocks * norm.groups, dtype=torch.float32)
-    shape = (places, channels, norm.groups, blocks, norm.eps)
+    shape = (places, channels, norm.groups, tiles, blocks, norm.eps)
     given = (x, norm.weight, norm.bias, x if add is None else add, 0 if add is None else add.stride(0), moments, out)
     for measure, apply in [(True, True)] if single else [(True, False), (False, True)]:
         _normalise.launch(grid, *given, *shape, **sizes, MEASURE=measure, APPLY=apply)
 
 
-@Kernel
+@partial(Kernel, general=("places", "tiles", "blocks"))
 def _normalise(
     x: tl.tensor,
     weight: tl.tensor,
@@ -140,6 +153,7 @@ def _normalise(
     places: tl.tensor,
     channels: tl.tensor,
     groups: tl.tensor,
+    tiles: tl.tensor,
     blocks: tl.tensor,
     eps: tl.tensor,
     DEPTH: tl.constexpr,
@@ -147,14 +161,13 @@ def _normalise(
     CHUNK: tl.constexpr,
     LANES: tl.constexpr,
     ROWS: tl.constexpr,
-    TILES: tl.constexpr,
     BLOCKS: tl.constexpr,
     ADD: tl.constexpr,
     SILU: tl.constexpr,
     MEASURE: tl.constexpr,
     APPLY: tl.constexpr,
 ) -> None:
-    """One program: a row block of ``TAKEN`` groups. ``moments`` is ``[B, blocks, 2, groups]``.
+    """One program: a row block, ``tiles`` tiles high, of ``TAKEN`` groups. ``moments`` is ``[B, blocks, 2, groups]``.
 
     Both halves stand in one function, as a small map takes them in one launch.
     """
@@ -170,8 +183,8 @@ def _normalise(
     added = tl.zeros([LANES], tl.float32)
     if ADD:
         added = tl.load(add + batch.to(tl.int64) * add_stride + channel, mask=used, other=0.0).to(tl.float32)
-    start = part * (ROWS * TILES)
-    end = tl.minimum(start + ROWS * TILES, places)
+    start = part * (ROWS * tiles)
+    end = tl.minimum(start + ROWS * tiles, places)
     picture = batch.to(tl.int64) * places * channels
     ledger = moments + batch * blocks * 2 * groups + group
 
@@ -179,21 +192,21 @@ def _normalise(
         # each lane its own channel: running mean and squared deviations, one tile after the other
         mean = tl.zeros([LANES], tl.float32)
         squares = tl.zeros([LANES], tl.float32)
-        for tile in range(TILES):
-            before = tile * ROWS
+        before = 0
+        while before < end - start:
             row = start + before + tl.arange(0, ROWS)
             inside = (row < end)[:, None] & used[None, :]
             place = picture + row.to(tl.int64)[:, None] * channels + channel[None, :]
             value = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
             value = tl.where(inside, value + added[None, :], 0.0)
-            # a last block's tiles may begin beyond its end: they count nothing
-            count = tl.maximum(tl.minimum(end - start - before, ROWS), 0)
-            tile_mean = tl.sum(value, axis=0) / tl.maximum(count, 1)
+            count = tl.minimum(end - start - before, ROWS)
+            tile_mean = tl.sum(value, axis=0) / count
             centred = tl.where(inside, value - tile_mean[None, :], 0.0)
-            share = count / (before + tl.maximum(count, 1))
+            share = count / (before + count)
             apart = tile_mean - mean
             mean += apart * share
             squares += tl.sum(centred * centred, axis=0) + apart * apart * before * share
+            before += ROWS
         # channels of equal count into groups
         among = member & used[None, :]
         group_mean = tl.sum(tl.where(among, mean[None, :], 0.0), axis=1) / DEPTH
@@ -210,7 +223,7 @@ def _normalise(
             known = (index < blocks)[:, None] & listed[None, :]
             line = ledger[None, :] + index[:, None] * 2 * groups
             means = tl.load(line, mask=known, other=0.0)
-            seen = tl.maximum(tl.minimum(places - index * (ROWS * TILES), ROWS * TILES), 0).to(tl.float32)[:, None]
+            seen = tl.maximum(tl.minimum(places - index * (ROWS * tiles), ROWS * tiles), 0).to(tl.float32)[:, None]
             group_mean = tl.sum(means * (seen / places), axis=0)
             off = tl.where(known, means - group_mean[None, :], 0.0)
             each = tl.load(line + groups, mask=known, other=0.0)
@@ -221,8 +234,9 @@ def _normalise(
         centre = tl.sum(tl.where(member, group_mean[:, None], 0.0), axis=0)
         gain *= tl.load(weight + channel, mask=used, other=0.0).to(tl.float32)
         shift = tl.load(bias + channel, mask=used, other=0.0).to(tl.float32)
-        for tile in range(TILES):
-            row = start + tile * ROWS + tl.arange(0, ROWS)
+        first = start
+        while first < end:
+            row = first + tl.arange(0, ROWS)
             inside = (row < end)[:, None] & used[None, :]
             place = picture + row.to(tl.int64)[:, None] * channels + channel[None, :]
             value = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
@@ -230,3 +244,4 @@ def _normalise(
             if SILU:
                 value = value / (1.0 + tl.exp(-value))
             tl.store(out + place, value, mask=inside)
+            first += ROWS

@@ -1,9 +1,16 @@
-"""Starting a Triton kernel, and the rule by which a fused version or its reference is taken."""
+"""Starting a Triton kernel, and the rules by which fused versions or plain ones are taken.
+
+A kernel that networks use is an operation of torch's own dispatcher (``torch.ops.inlay.…``): one for whoever counts,
+traces or captures, with shapes known on the meta device. A session says once for all its layers which it wants
+(:func:`pick_kernels`); a single call decides by its tensors (:func:`fused_wanted`).
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import cached_property
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -11,7 +18,10 @@ from torch import Tensor
 
 from inlay.errors import BackendError
 
-__all__ = ["Kernel", "ceil_div", "check", "fused_wanted", "power_of_two"]
+__all__ = ["Kernel", "ceil_div", "check", "fused_wanted", "operation", "pick_kernels", "power_of_two"]
+
+_OLDEST = (7, 0)
+_MISSING = "fused kernels need triton, which is not installed: pip install 'inlay[cuda]', or ask for plain kernels"
 
 
 class Kernel:
@@ -19,10 +29,15 @@ class Kernel:
 
     Triton is imported only then, so that the references beside the kernels work without it. Its language
     becomes the name ``tl`` of the function's module, which is where Triton looks up what the body means.
+
+    Args:
+        general: whole numbers that differ from picture size to picture size. Triton would compile anew for a 1 among
+            them and for multiples of 16, at a fifth of a second each; loops that they bound are ``while`` loops, as
+            the interpreter's ``range`` wants constants.
     """
 
-    def __init__(self, function: Callable[..., None]) -> None:
-        self.function = function
+    def __init__(self, function: Callable[..., None], *, general: tuple[str, ...] = ()) -> None:
+        self.function, self.general = function, general
 
     @cached_property
     def compiled(self) -> Any:
@@ -35,9 +50,9 @@ class Kernel:
             import triton
             import triton.language
         except ModuleNotFoundError as exc:
-            raise BackendError("fused kernels need triton, which is not installed: pip install 'inlay[cuda]'") from exc
+            raise BackendError(_MISSING) from exc
         self.function.__globals__["tl"] = triton.language
-        return triton.jit(self.function)
+        return triton.jit(self.function, do_not_specialize=list(self.general))
 
     def launch(self, grid: tuple[int, ...], first: Tensor, /, *rest: object, **options: Any) -> None:
         """Run one program for each place of ``grid``, on the device of the first argument (a CPU's is none)."""
@@ -45,8 +60,56 @@ class Kernel:
             self.compiled[grid](first, *rest, **options)
 
 
+def operation(schema: str, shape: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator: a function that launches kernels becomes ``torch.ops.inlay.<its name>``, without a backward pass.
+
+    (Not by ``torch.library.custom_op``, whose first call imports torch's compiler: seconds of a cold start.)
+
+    Args:
+        schema: arguments and results, as torch's dispatcher writes them.
+        shape: the same arguments → tensors like the results, with nothing in them.
+    """
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        name = function.__name__.strip("_")
+        torch.library.define(f"inlay::{name}", schema)
+        # a CPU has it in Triton's interpreter
+        torch.library.impl(f"inlay::{name}", ("cpu", "cuda"), function)
+        torch.library.register_fake(f"inlay::{name}", shape)
+        made: Callable[..., Any] = getattr(torch.ops.inlay, name)
+        return made
+
+    return register
+
+
+def pick_kernels(choice: str, device: torch.device) -> bool:
+    """Whether networks on ``device`` run fused kernels.
+
+    Args:
+        choice: ``fused``, ``plain``, or ``auto``, which is ``fused`` on a GPU (and the meta device).
+
+    Raises:
+        BackendError: no such choice; fused ones on a CPU (but for Triton's interpreter), or on a GPU that Triton does
+            not compile for, or without triton.
+    """
+    if choice not in ("auto", "fused", "plain"):
+        raise BackendError(f"kernels must be auto, fused or plain, not {choice!r}")
+    if choice == "plain" or (choice == "auto" and device.type == "cpu"):
+        return False
+    if device.type == "meta":
+        return True
+    if find_spec("triton") is None:
+        raise BackendError(_MISSING)
+    if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise BackendError("fused kernels run on a CUDA device, not on a CPU; ask for plain kernels, or auto")
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < _OLDEST:
+        name = torch.cuda.get_device_name(device)
+        raise BackendError(f"fused kernels need compute capability 7.0, which {name} has not; ask for plain kernels")
+    return True
+
+
 def fused_wanted(fused: bool | None, *tensors: Tensor | None) -> bool:
-    """Whether the kernel is to run: by default on CUDA, and on a CPU only if asked (``fused=True``).
+    """Whether the kernel is to run: by default on CUDA (and meta), and on a CPU only if asked (``fused=True``).
 
     The kernels have no backward pass, so what needs a gradient takes the reference unless asked otherwise.
     """
@@ -54,7 +117,7 @@ def fused_wanted(fused: bool | None, *tensors: Tensor | None) -> bool:
         return fused
     given = [tensor for tensor in tensors if tensor is not None]
     trained = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
-    return given[0].is_cuda and not trained
+    return (given[0].is_cuda or given[0].is_meta) and not trained
 
 
 def check(fits: bool, kernel: str, name: str, allowed: str, found: object) -> None:

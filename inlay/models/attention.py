@@ -6,13 +6,15 @@ that going in and out of a transformer copies nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from inlay.kernels.attention import attend
+from inlay.models.layers import GatedProjection, GroupNorm, LayerNorm
 from inlay.models.merging import Matcher, Matching
 
 
@@ -58,10 +60,13 @@ class SelfAttention(nn.Module):
         self.register_load_state_dict_pre_hook(_join_qkv)  # type: ignore[no-untyped-call]
 
     def forward(self, x: Tensor, log_size: Tensor | None = None) -> Tensor:
-        """[B, T, C] → [B, T, C]; ``log_size`` [B, T] is added to the logits of each key (token merging)."""
+        """[B, T, C] → [B, T, C]; ``log_size`` [L, T] is added to the logits of each key (token merging).
+
+        L divides B; samples ``i * B / L …`` have row i.
+        """
         query, key, value = _heads(F.linear(x, self.qkv), 3, self.heads)
         if log_size is None:
-            found = F.scaled_dot_product_attention(query, key, value)
+            found = attend(query, key, value)
         else:
             found = _proportional(query, key, value, log_size)
         out: Tensor = self.to_out(_joined(found))
@@ -78,8 +83,9 @@ def _proportional(query: Tensor, key: Tensor, value: Tensor, log_size: Tensor) -
     room = (0, 8 - width % 8)
     query, key, value = F.pad(query, room), F.pad(key, room), F.pad(value, room)
     query[..., width] = 1
-    key[..., width] = (log_size * width**0.5)[:, None].to(key.dtype)
-    return F.scaled_dot_product_attention(query, key, value, scale=width**-0.5)[..., :width]
+    added = (log_size * width**0.5).repeat_interleave(len(key) // len(log_size), 0)
+    key[..., width] = added[:, None].to(key.dtype)
+    return attend(query, key, value, scale=width**-0.5)[..., :width]
 
 
 def _split_qkv(module: nn.Module, state: dict[str, Tensor], prefix: str, _metadata: object) -> None:
@@ -102,12 +108,19 @@ class Context(NamedTuple):
     Attributes:
         text: [B, n, K], of the prompt.
         image: [B, m, K], of an IP adapter's picture, the values times its scale; None without one.
-        matchers: token merging of this evaluation, by height and width of the feature map; none merges nothing.
+        matchers: token merging of this evaluation, one for each resolution that merges; none merges nothing.
     """
 
     text: Tensor
     image: Tensor | None = None
-    matchers: Mapping[tuple[int, int], Matcher] = {}
+    matchers: Sequence[Matcher] = ()
+
+    def matcher(self, height: int, width: int) -> Matcher | None:
+        """That of a feature map's size. Compared, not looked up: while a network is exported, sizes have no hash."""
+        for matcher in self.matchers:
+            if matcher.level.height == height and matcher.level.width == width:
+                return matcher
+        return None
 
 
 class CrossAttention(nn.Module):
@@ -141,21 +154,7 @@ class CrossAttention(nn.Module):
 
     def _look(self, query: Tensor, packed: Tensor) -> Tensor:
         key, value = _heads(packed[:, :, self.columns], 2, self.heads)
-        return F.scaled_dot_product_attention(query, key, value)
-
-
-class GatedProjection(nn.Module):
-    """Linear layer gated by GELU (Shazeer 2020, GEGLU): [.., C] → [.., width]."""
-
-    def __init__(self, channels: int, width: int) -> None:
-        super().__init__()
-        self.proj = nn.Linear(channels, 2 * width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[.., C] → [.., width]."""
-        value, gate = self.proj(x).chunk(2, dim=-1)
-        out: Tensor = value * F.gelu(gate)
-        return out
+        return attend(query, key, value)
 
 
 class FeedForward(nn.Module):
@@ -178,18 +177,25 @@ class TransformerBlock(nn.Module):
 
     def __init__(self, channels: int, context_channels: int, heads: int) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(channels)
+        self.norm1 = LayerNorm(channels)
         self.attn1 = SelfAttention(channels, heads)
-        self.norm2 = nn.LayerNorm(channels)
+        self.norm2 = LayerNorm(channels)
         self.attn2 = CrossAttention(channels, context_channels, heads)
-        self.norm3 = nn.LayerNorm(channels)
+        self.norm3 = LayerNorm(channels)
         self.ff = FeedForward(channels)
 
-    def forward(self, x: Tensor, context: Context, matcher: Matcher | None = None) -> Tensor:
-        """Tokens [B, T, C] and the packed context → tokens [B, T, C]."""
-        x = x + self._attend(self.norm1(x), matcher.match(x) if matcher else None)
-        x = x + self.attn2(self.norm2(x), context)
-        return cast(Tensor, x + self.ff(self.norm3(x)))
+    def forward(
+        self, x: Tensor, delta: Tensor | None, context: Context, matcher: Matcher | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens [B, T, C] and the packed context → tokens, and what is to be added to them.
+
+        That last addition is left to the norm of the next block, as each addition is to the norm behind it: one
+        pass over memory does both. ``delta`` is what the block before left to this one.
+        """
+        x, normed = self.norm1(x, delta)
+        x, normed = self.norm2(x, self._attend(normed, matcher.match(x) if matcher else None))
+        x, normed = self.norm3(x, self.attn2(normed, context))
+        return x, self.ff(normed)
 
     def _attend(self, x: Tensor, matching: Matching | None) -> Tensor:
         if matching is None:
@@ -212,7 +218,7 @@ class SpatialTransformer(nn.Module):
         def projection() -> nn.Module:
             return nn.Linear(channels, channels) if linear else nn.Conv2d(channels, channels, 1)
 
-        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.norm = GroupNorm(groups, channels, eps=1e-6)
         self.proj_in = projection()
         self.transformer_blocks = nn.ModuleList(
             TransformerBlock(channels, context_channels, heads) for _ in range(depth)
@@ -223,9 +229,12 @@ class SpatialTransformer(nn.Module):
         """Feature map [B, C, H, W] and the packed context → [B, C, H, W]."""
         height, width = x.shape[-2:]
         tokens = _project(self.proj_in, tokens_of(self.norm(x)))
-        matcher = context.matchers.get((height, width))
+        matcher = context.matcher(height, width)
+        delta = None
         for block in self.transformer_blocks:
-            tokens = block(tokens, context, matcher)
+            tokens, delta = block(tokens, delta, context, matcher)
+        if delta is not None:
+            tokens = delta.add_(tokens)
         return feature_map(_project(self.proj_out, tokens), height, width) + x
 
 

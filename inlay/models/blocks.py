@@ -3,41 +3,63 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from inlay.kernels.launch import fused_wanted
+from inlay.kernels.residual import residual
 from inlay.models.attention import Context, SpatialTransformer
+from inlay.models.layers import GroupNorm, convolve, packed
 
 
 class ResBlock(nn.Module):
     """GroupNorm, SiLU, 3x3 convolution, twice, added to the input; the UNet's also take the timestep.
 
-    ``columns`` says where this block's time projection lies in the packed embedding; the network sets it.
+    ``columns`` says where this block's time projection lies in the packed embedding; the network sets it. The bias
+    of the first convolution is in there too: both are the same for every place.
     """
+
+    fused: bool | None = None
 
     def __init__(
         self, inputs: int, channels: int, *, groups: int, eps: float, time_channels: int | None = None
     ) -> None:
         super().__init__()
         self.columns = slice(0, channels)
-        self.norm1 = nn.GroupNorm(groups, inputs, eps=eps)
+        self.norm1 = GroupNorm(groups, inputs, eps=eps, silu=True)
         self.conv1 = nn.Conv2d(inputs, channels, 3, padding=1)
         if time_channels is not None:
             self.time_emb_proj = nn.Linear(time_channels, channels)
-        self.norm2 = nn.GroupNorm(groups, channels, eps=eps)
+        self.norm2 = GroupNorm(groups, channels, eps=eps, silu=True)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv_shortcut = nn.Conv2d(inputs, channels, 1) if inputs != channels else None
 
     def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
         """Feature map [B, inputs, H, W] and the packed time embedding [B, T] → [B, channels, H, W]."""
-        h: Tensor = self.conv1(F.silu(self.norm1(x), inplace=True))
+        fused = fused_wanted(self.fused, x, self.conv1.weight)
+        h = self.norm1(x)
         if emb is not None:
-            h += emb[:, self.columns, None, None]
-        h = self.conv2(F.silu(self.norm2(h), inplace=True))
+            h = self.norm2(convolve(self.conv1, h), emb[:, self.columns])
+        elif fused:
+            h = self.norm2(convolve(self.conv1, h), cast(Tensor, self.conv1.bias).expand(len(x), -1))
+        else:
+            h = self.norm2(self.conv1(h))
+        return self._joined_biases(h, x) if fused else self._joined(h, x)
+
+    def _joined(self, h: Tensor, x: Tensor) -> Tensor:
+        h = self.conv2(h)
         h += x if self.conv_shortcut is None else self.conv_shortcut(x)
         return h
+
+    def _joined_biases(self, h: Tensor, x: Tensor) -> Tensor:
+        """The same; biases of both convolutions are added with the branches."""
+        h, bias = packed(convolve(self.conv2, h)), cast(Tensor, self.conv2.bias)
+        if self.conv_shortcut is None:
+            return residual(h, packed(x), bias, fused=True)
+        return residual(h, packed(convolve(self.conv_shortcut, x)), bias, self.conv_shortcut.bias, fused=True)
 
 
 class Downsample(nn.Module):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ from inlay.models.weight_files import fill, find_weights, one_line, read_json, r
 
 _STEM = "diffusion_pytorch_model"
 _AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny")
+# Powers of two by which an autoencoder that needs it is shrunk: room for values up to 4e6.
+_ROOM = 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +44,7 @@ class Parts:
         unet, vae, text: the networks, on one device.
         scheduler: ``scheduler_config.json`` as it stands: noise schedule and prediction type.
         index: ``model_index.json`` as it stands.
+        changed: layers that LoRAs were folded into, by network.
     """
 
     unet: UNet
@@ -49,6 +52,7 @@ class Parts:
     text: TextEncoders
     scheduler: Mapping[str, Any]
     index: Mapping[str, Any]
+    changed: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @property
     def zero_empty_prompt(self) -> bool:
@@ -70,7 +74,7 @@ def load_pipeline_parts(
         folder: the folder that holds ``model_index.json``.
         device: where the networks go.
         dtype: what they compute in; weights stored otherwise are cast. An autoencoder whose config says
-            ``force_upcast`` computes in float32 where float16 was asked, which it would overflow.
+            ``force_upcast`` would overflow float16; it is rescaled (:meth:`AutoencoderKL.shrink`) where that was asked.
         vae_folder: an autoencoder in place of the folder's own.
         loras: LoRA files and their strengths, folded into the weights of UNet and text encoders.
 
@@ -88,18 +92,24 @@ def load_pipeline_parts(
         raise WeightsError(
             f"{folder}: UNet's cross_attention_dim is {sorted(widths)}, the text encoders give {text.width}"
         )
-    return Parts(unet, load_vae(vae_folder or folder / "vae", device, dtype), text, scheduler, index)
+    vae = load_vae(vae_folder or folder / "vae", device, dtype)
+    return Parts(unet, vae, text, scheduler, index, additions.layers)
 
 
 def load_unet(folder: Path, device: torch.device, dtype: torch.dtype, additions: Additions | None = None) -> UNet:
     """The UNet of a folder with ``config.json`` and weights, with what LoRAs add to it. WeightsError as above."""
-    config = _unet_config(folder)
+    network = build_unet(folder)
     files = find_weights(folder, _STEM)
-    with torch.device("meta"), _naming(folder / "config.json"):
-        network = UNet(config)
     additions = additions or Additions()
     additions.check("unet", {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()})
     return fill(network, read_tensors(files, device, dtype, additions.to("unet")), files[0])
+
+
+def build_unet(folder: Path) -> UNet:
+    """The UNet that a folder's config describes, on the meta device: without weights."""
+    config = _unet_config(folder)
+    with torch.device("meta"), _naming(folder / "config.json"):
+        return UNet(config)
 
 
 def _unet_config(folder: Path) -> UNetConfig:
@@ -118,20 +128,26 @@ def _additions(unet: Path, loras: Sequence[tuple[Path, float]]) -> Additions:
 
 def load_vae(folder: Path, device: torch.device, dtype: torch.dtype) -> AutoencoderKL | AutoencoderTiny:
     """The autoencoder of a folder; ``_class_name`` in its config says which kind. WeightsError as above."""
+    network = build_vae(folder)
+    files = find_weights(folder, _STEM)
+    network = fill(network, modern_names(read_tensors(files, device, dtype)), files[0])
+    upcast = read_json(folder / "config.json").get("force_upcast") is True
+    if dtype == torch.float16 and upcast and isinstance(network, AutoencoderKL):
+        network.shrink(_ROOM)
+    return network
+
+
+def build_vae(folder: Path) -> AutoencoderKL | AutoencoderTiny:
+    """The autoencoder that a folder's config describes, on the meta device: without weights."""
     path = folder / "config.json"
     raw = read_json(path)
     name = raw.get("_class_name", "AutoencoderKL")
     if name not in _AUTOENCODERS:
         raise WeightsError(f"{path}: _class_name must be {' or '.join(_AUTOENCODERS)}, not {shown(name)}")
-    if dtype == torch.float16 and raw.get("force_upcast") is True:
-        dtype = torch.float32
-    files = find_weights(folder, _STEM)
     with torch.device("meta"), _naming(path):
         if name == "AutoencoderTiny":
-            network: AutoencoderKL | AutoencoderTiny = AutoencoderTiny(TinyConfig.from_dict(raw))
-        else:
-            network = AutoencoderKL(KLConfig.from_dict(raw))
-    return fill(network, modern_names(read_tensors(files, device, dtype)), files[0])
+            return AutoencoderTiny(TinyConfig.from_dict(raw))
+        return AutoencoderKL(KLConfig.from_dict(raw))
 
 
 @contextmanager

@@ -61,6 +61,15 @@ class Additions:
     def __init__(self, files: Sequence[LoraFile] = ()) -> None:
         self.files = tuple(files)
 
+    @property
+    def layers(self) -> dict[str, frozenset[str]]:
+        """Names of the layers that change, by network."""
+        found: dict[str, frozenset[str]] = {}
+        for file in self.files:
+            for network, layers in file.layers.items():
+                found[network] = found.get(network, frozenset()) | frozenset(layers)
+        return found
+
     def check_networks(self, networks: Sequence[str]) -> None:
         """Refuse layers of networks that the model does not have (a second text encoder, say): WeightsError."""
         for file in self.files:

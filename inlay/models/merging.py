@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from inlay.errors import RequestError
+from inlay.kernels.matcher import match, merge
 
 __all__ = ["LevelMerging", "Matcher", "Matching", "Merging", "Region", "draw_choices", "find_regions", "level_mergings"]
 
@@ -189,44 +190,43 @@ def level_mergings(
 
 @dataclass(frozen=True, eq=False)
 class Matching:
-    """Which tokens are one.
+    """Which tokens are one, in each of L lanes.
 
     Attributes:
-        place: integer [B, N], where each token stands, alone or merged, among those that are left.
-        size: float32 [B, N - merged], how many tokens each of those stands for.
+        place: integer [L, N], where each token stands, alone or merged, among those that are left.
+        size: float32 [L, N - merged], how many tokens each of those stands for.
+        sources, destinations: integer [L, N - cells] and [L, cells].
         weighted: whether attention counts them as many.
+        fused: as in :mod:`inlay.models.layers`.
     """
 
     place: Tensor
     size: Tensor
+    sources: Tensor
+    destinations: Tensor
     weighted: bool
+    fused: bool | None = None
 
     @property
     def log_size(self) -> Tensor | None:
-        """What is added to the attention logits of each key, [B, N - merged]; None without weights."""
+        """What is added to the attention logits of each key, [L, N - merged]; None without weights."""
         return self.size.log() if self.weighted else None
 
     def merge(self, x: Tensor) -> Tensor:
         """[B, N, C] → [B, N - merged, C], means."""
-        sums = torch.zeros(*self.size.shape, x.shape[2], device=x.device, dtype=torch.float32)
-        if x.is_cuda:
-            # scatter_add_ adds in whatever order its threads arrive; this sorts first, so the bits are the same
-            lanes = torch.arange(len(x), device=x.device)[:, None]
-            sums.index_put_((lanes, self.place), x.float(), accumulate=True)
-        else:
-            sums.scatter_add_(1, self.place[..., None].expand_as(x), x.float())
-        return (sums / self.size[..., None]).to(x.dtype)
+        return merge(x, self.place, self.size, self.sources, self.destinations, fused=self.fused)
 
     def unmerge(self, x: Tensor) -> Tensor:
         """[B, N - merged, C] → [B, N, C], copies."""
-        return x.gather(1, self.place[..., None].expand(-1, -1, x.shape[2]))
+        place = self.place.repeat_interleave(len(x) // len(self.place), 0)
+        return x.gather(1, place[..., None].expand(-1, -1, x.shape[2]))
 
 
 class Matcher:
-    """Matchings of one level during one evaluation."""
+    """Matchings of one level during one evaluation; ``fused`` as in :mod:`inlay.models.layers`."""
 
-    def __init__(self, level: LevelMerging) -> None:
-        self.level = level
+    def __init__(self, level: LevelMerging, fused: bool | None = None) -> None:
+        self.level, self._fused = level, fused
         self._sources, self._destinations = _split(level.choice, level.height, level.width)
         self._blocks = 0
         self._last: Matching | None = None
@@ -239,43 +239,9 @@ class Matcher:
         return self._last
 
     def _match(self, x: Tensor) -> Matching:
-        lanes, count = len(self.level.choice), x.shape[1]
-        place = self._places(*self._nearest(_metric(x, lanes)))
-        size = torch.zeros(lanes, count - self.level.merged, device=x.device, dtype=torch.float32)
-        size.scatter_add_(1, place, torch.ones_like(place, dtype=torch.float32))
-        halves = len(x) // lanes
-        return Matching(place.repeat_interleave(halves, 0), size.repeat_interleave(halves, 0), self.level.weighted)
-
-    def _nearest(self, metric: Tensor) -> tuple[Tensor, Tensor]:
-        """Sources in the order of their similarity, and each source's destination, both [L, sources]."""
-        scores = _pick(metric, self._sources) @ _pick(metric, self._destinations).mT
-        protected = self.level.protected
-        if protected is not None:
-            scores = scores.masked_fill(protected.gather(1, self._destinations)[:, None], -torch.inf)
-        best, nearest = scores.max(dim=2)
-        if protected is not None:
-            best = best.masked_fill(protected.gather(1, self._sources), -torch.inf)
-        return best.sort(dim=1, descending=True, stable=True).indices, nearest
-
-    def _places(self, order: Tensor, nearest: Tensor) -> Tensor:
-        """[L, N]: unmerged sources come first, then the destinations."""
-        lanes, left = len(order), order.shape[1] - self.level.merged
-        merged, alone = order[:, : self.level.merged], order[:, self.level.merged :]
-        places = torch.arange(left + self._destinations.shape[1], device=order.device).expand(lanes, -1)
-        place = order.new_zeros(lanes, self.level.height * self.level.width)
-        place.scatter_(1, self._sources.gather(1, alone), places[:, :left])
-        place.scatter_(1, self._destinations, places[:, left:])
-        return place.scatter_(1, self._sources.gather(1, merged), left + nearest.gather(1, merged))
-
-
-def _metric(x: Tensor, lanes: int) -> Tensor:
-    """[L, N, halves*C]: unit vectors, the halves side by side, so that a product is the sum of their cosines."""
-    unit = F.normalize(x, dim=2)
-    return unit.view(lanes, -1, *unit.shape[1:]).transpose(1, 2).flatten(2)
-
-
-def _pick(x: Tensor, index: Tensor) -> Tensor:
-    return x.gather(1, index[..., None].expand(-1, -1, x.shape[2]))
+        level, tokens = self.level, (self._sources, self._destinations)
+        place, size = match(x, *tokens, level.merged, level.protected, fused=self._fused)
+        return Matching(place, size, *tokens, level.weighted, self._fused)
 
 
 def _split(choice: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -286,4 +252,4 @@ def _split(choice: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     turn = (choice.long()[..., None] + torch.arange(4, device=choice.device)) % 4
     cells = corner[:, None] + turn // 2 * width + turn % 2
     edge = torch.cat([grid[: 2 * rows, 2 * columns :].flatten(), grid[2 * rows :].flatten()])
-    return torch.cat([cells[..., 1:].flatten(1), edge.expand(len(choice), -1)], dim=1), cells[..., 0]
+    return torch.cat([cells[..., 1:].flatten(1), edge.expand(len(choice), -1)], dim=1), cells[..., 0].contiguous()

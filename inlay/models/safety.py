@@ -11,88 +11,26 @@ lowers all thresholds by 0.01. Scores are rounded to three digits before they ar
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from inlay.errors import BackendError, WeightsError, shown
-from inlay.models.config_values import refuse
-from inlay.models.weight_files import fill, find_weights, one_line, read_json, read_tensors
+from inlay.errors import BackendError, WeightsError
+from inlay.models.clip_pictures import Floats, Pixels, Preprocessing, flagged, load_preprocessing
+from inlay.models.config_values import one_line, read_json
+from inlay.models.weight_files import fill, find_weights, read_tensors
 
-__all__ = ["Preprocessing", "SafetyChecker", "SafetyNetwork", "load_safety_checker"]
+__all__ = ["SafetyChecker", "SafetyNetwork", "load_safety_checker"]
 
 CONCEPTS, SPECIAL_CARE = 17, 3
-_CAUTION = np.float32(0.01)
 _NESTED, _TOWER = "vision_model.vision_model.", "vision_model."
-# Windows of one forward: a large tower on a long picture should not need more memory than on a square one.
-_TOGETHER = 8
-
-Pixels = NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """CLIP's image processor: resize, crop, normalise.
-
-    Attributes:
-        size: pixels of the shorter side after resizing (bicubic).
-        crop: side of the square that the tower sees.
-        mean, std: of each channel, on the scale 0…1.
-    """
-
-    size: int
-    crop: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> Self:
-        """From ``preprocessor_config.json``, in its older form (integers) and its newer one (named sides)."""
-        steps = ("do_resize", "do_center_crop", "do_normalize", "do_rescale")
-        resample = int(Image.Resampling.BICUBIC)
-        refuse("image processor's", raw, {**dict.fromkeys(steps, (True,)), "resample": (resample,)})
-        size, crop = raw["size"], raw["crop_size"]
-        shortest = size["shortest_edge"] if isinstance(size, Mapping) else size
-        sides = {crop["height"], crop["width"]} if isinstance(crop, Mapping) else {crop}
-        mean, std = (tuple(map(float, raw[name])) for name in ("image_mean", "image_std"))
-        made = cls(int(shortest), int(max(sides)), mean, std)
-        if len(sides) != 1 or not 1 <= made.crop <= made.size or len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-            raise ValueError("needs a square crop_size of at most size, and three of image_mean and image_std each")
-        return made
-
-    def windows(self, picture: Pixels) -> list[Pixels]:
-        """Squares ``[crop, crop, 3]`` that cover a picture ``[h, w, 3]``; one for a square picture.
-
-        The central one is CLIP's centre crop. diffusers looks at that alone, so that what stands at the ends of a
-        long picture would pass unseen; here evenly spaced squares on both sides of it are looked at as well.
-        """
-        height, width = picture.shape[:2]
-        shorter = min(height, width)
-        target = (int(self.size * width / shorter), int(self.size * height / shorter))
-        resized = np.asarray(Image.fromarray(picture).resize(target, Image.Resampling.BICUBIC))
-        tops, lefts = (_starts(length, self.crop) for length in resized.shape[:2])
-        return [resized[y : y + self.crop, x : x + self.crop] for y in tops for x in lefts]
-
-    def normalise(self, windows: Sequence[Pixels]) -> Tensor:
-        """float32 ``[N, 3, crop, crop]``, as the tower takes it."""
-        levels = torch.from_numpy(np.stack(windows)).permute(0, 3, 1, 2).float() / 255
-        mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
-        return (levels - mean) / std
-
-
-def _starts(length: int, crop: int) -> list[int]:
-    """First pixels of windows that cover ``length``; an odd number of them, so that the middle one is central."""
-    spans = 2 * math.ceil((length / crop - 1) / 2)
-    return [place * (length - crop) // spans for place in range(spans + 1)] if spans else [0]
 
 
 class SafetyNetwork(nn.Module):
@@ -124,9 +62,7 @@ class SafetyNetwork(nn.Module):
     def decide(self, embeddings: Tensor) -> list[bool]:
         """Which of the embeddings ``[N, width]`` are flagged."""
         special = _cosines(embeddings, self.special_care_embeds) - _array(self.special_care_embeds_weights)
-        caution = np.where((np.round(special, 3) > 0).any(axis=1, keepdims=True), _CAUTION, np.float32(0))
-        concepts = _cosines(embeddings, self.concept_embeds) - _array(self.concept_embeds_weights) + caution
-        return [bool((np.round(scores, 3) > 0).any()) for scores in concepts]
+        return flagged(special, _cosines(embeddings, self.concept_embeds) - _array(self.concept_embeds_weights))
 
 
 def _array(tensor: Tensor) -> NDArray[np.float32]:
@@ -153,14 +89,12 @@ class SafetyChecker:
         """
         found: list[bool] = []
         for picture in pictures:
-            windows = self.preprocessing.windows(picture)
-            chunks = (windows[first : first + _TOGETHER] for first in range(0, len(windows), _TOGETHER))
-            found.append(any(flagged for chunk in chunks for flagged in self._decide(chunk)))
+            found.append(any(shown for pixels in self.preprocessing.batches(picture) for shown in self._decide(pixels)))
         return found
 
-    def _decide(self, windows: Sequence[Pixels]) -> list[bool]:
+    def _decide(self, pixels: Floats) -> list[bool]:
         device = self.network.concept_embeds.device
-        embeddings = self.network(self.preprocessing.normalise(windows).to(device))
+        embeddings = self.network(torch.from_numpy(pixels).to(device))
         if not bool(torch.isfinite(embeddings).all()):
             raise BackendError("the safety checker's embedding of a picture is not finite")
         return self.network.decide(embeddings)
@@ -174,7 +108,7 @@ def load_safety_checker(folder: Path, device: torch.device | str = "cpu") -> Saf
     """
     path, device = folder / "config.json", torch.device(device)
     raw = read_json(path)
-    preprocessing = _preprocessing(folder / "preprocessor_config.json")
+    preprocessing = load_preprocessing(folder / "preprocessor_config.json")
     files = find_weights(folder, "model")
     try:
         with torch.device("meta"):
@@ -192,16 +126,6 @@ def load_safety_checker(folder: Path, device: torch.device | str = "cpu") -> Saf
     embeddings = getattr(tower, _TOWER.rstrip("."), tower).embeddings
     embeddings.position_ids = torch.arange(embeddings.num_positions, device=device).expand(1, -1)
     return SafetyChecker(fill(network, state, files[0]), preprocessing)
-
-
-def _preprocessing(path: Path) -> Preprocessing:
-    raw = read_json(path)
-    try:
-        return Preprocessing.from_dict(raw)
-    except WeightsError as exc:
-        raise WeightsError(f"{path}: {exc}") from exc
-    except (KeyError, TypeError, ValueError) as exc:
-        raise WeightsError(f"{path}: not a CLIP image processor's config: {shown(one_line(exc))}") from exc
 
 
 def _fitting_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from inlay.models.attention import Context, CrossAttention
 from inlay.models.blocks import DownBlock, Level, MidBlock, ResBlock, UpBlock
 from inlay.models.embeddings import TimestepEmbedding, sinusoid
+from inlay.models.layers import GroupNorm
 from inlay.models.merging import LevelMerging, Matcher
 from inlay.models.unet_config import UNetConfig
 
@@ -35,6 +36,8 @@ class UNet(nn.Module):
     ``channels_last`` (``unet.to(memory_format=torch.channels_last)``) is the memory format it is written for;
     the default one works too.
     """
+
+    fused: bool | None = None
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
@@ -50,7 +53,7 @@ class UNet(nn.Module):
         )
         self.mid_block = MidBlock(_level(config, -1)) if config.mid_block else None
         self.up_blocks = nn.ModuleList(_up_blocks(config))
-        self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, widths[0], eps=config.norm_eps)
+        self.conv_norm_out = GroupNorm(config.norm_num_groups, widths[0], eps=config.norm_eps, silu=True)
         self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
         self._resnets = [m for m in self.modules() if isinstance(m, ResBlock)]
         self._cross = [m for m in self.modules() if isinstance(m, CrossAttention)]
@@ -58,7 +61,7 @@ class UNet(nn.Module):
         _assign_columns(self._cross)
 
     def embed(self, timesteps: Tensor, pooled: Tensor | None = None, time_ids: Tensor | None = None) -> Tensor:
-        """Time embeddings of many steps, already projected for every residual block.
+        """Time embeddings of many steps, projected for every residual block, whose first bias they take along.
 
         Args:
             timesteps: [R], one per row; they may be fractional.
@@ -80,7 +83,8 @@ class UNet(nn.Module):
         if self.add_embedding is not None:
             emb = emb + self.add_embedding(self._added(pooled, time_ids).to(dtype))
         emb = F.silu(emb)
-        return torch.cat([resnet.time_emb_proj(emb) for resnet in self._resnets], dim=1)
+        projected = torch.cat([resnet.time_emb_proj(emb) for resnet in self._resnets], dim=1)
+        return projected + torch.cat([cast(Tensor, resnet.conv1.bias) for resnet in self._resnets])
 
     def _added(self, pooled: Tensor | None, time_ids: Tensor | None) -> Tensor:
         """[R, P + 6*width]: pooled text beside the embedded sizes (Podell et al. 2023, section 2.2)."""
@@ -145,7 +149,7 @@ class UNet(nn.Module):
         Returns:
             [B, out_channels, h, w].
         """
-        seen = Context(context, image, {(level.height, level.width): Matcher(level) for level in merging})
+        seen = Context(context, image, [Matcher(level, self.fused) for level in merging])
         x = self.conv_in(sample)
         skips = [x]
         for block in self.down_blocks:
@@ -154,7 +158,7 @@ class UNet(nn.Module):
             x = self.mid_block(x, emb, seen)
         for block in self.up_blocks:
             x = block(x, emb, seen, skips)
-        out: Tensor = self.conv_out(F.silu(self.conv_norm_out(x)))
+        out: Tensor = self.conv_out(self.conv_norm_out(x))
         return out
 
 

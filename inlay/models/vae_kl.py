@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from inlay.kernels.attention import attend
 from inlay.models.attention import feature_map, tokens_of
 from inlay.models.blocks import Downsample, ResBlock, Upsample
 from inlay.models.config_values import refuse
+from inlay.models.layers import GroupNorm
 
 _EPS = 1e-6
 _FIXED: dict[str, tuple[object, ...]] = {
@@ -62,7 +64,7 @@ class MidAttention(nn.Module):
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
-        self.group_norm = nn.GroupNorm(groups, channels, eps=_EPS)
+        self.group_norm = GroupNorm(groups, channels, eps=_EPS)
         self.to_q = nn.Linear(channels, channels)
         self.to_k = nn.Linear(channels, channels)
         self.to_v = nn.Linear(channels, channels)
@@ -72,7 +74,7 @@ class MidAttention(nn.Module):
         """[B, C, H, W] → [B, C, H, W]."""
         height, width = x.shape[-2:]
         tokens = tokens_of(self.group_norm(x))[:, None]
-        mixed = F.scaled_dot_product_attention(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens))
+        mixed = attend(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens))
         return feature_map(self.to_out(mixed[:, 0]), height, width) + x
 
 
@@ -136,14 +138,14 @@ class Encoder(nn.Module):
             for i, (inputs, width) in enumerate(zip((widths[0], *widths), widths, strict=False))
         )
         self.mid_block = _Middle(widths[-1], groups)
-        self.conv_norm_out = nn.GroupNorm(groups, widths[-1], eps=_EPS)
+        self.conv_norm_out = GroupNorm(groups, widths[-1], eps=_EPS, silu=True)
         self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(x)
         for block in self.down_blocks:
             x = block(x)
-        out: Tensor = self.conv_out(F.silu(self.conv_norm_out(self.mid_block(x))))
+        out: Tensor = self.conv_out(self.conv_norm_out(self.mid_block(x)))
         return out
 
 
@@ -159,14 +161,14 @@ class Decoder(nn.Module):
             _Stage(_resnets(inputs, width, config.layers_per_block + 1, groups), up=i < len(widths) - 1)
             for i, (inputs, width) in enumerate(zip((widths[0], *widths), widths, strict=False))
         )
-        self.conv_norm_out = nn.GroupNorm(groups, widths[-1], eps=_EPS)
+        self.conv_norm_out = GroupNorm(groups, widths[-1], eps=_EPS, silu=True)
         self.conv_out = nn.Conv2d(widths[-1], 3, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.mid_block(self.conv_in(x))
         for block in self.up_blocks:
             x = block(x)
-        out: Tensor = self.conv_out(F.silu(self.conv_norm_out(x)))
+        out: Tensor = self.conv_out(self.conv_norm_out(x))
         return out
 
 
@@ -198,3 +200,32 @@ class AutoencoderKL(nn.Module):
             x = self.post_quant_conv(x)
         images: Tensor = self.decoder(x)
         return images
+
+    @torch.no_grad()
+    def shrink(self, power: int) -> None:
+        """Make everything between norms ``2**power`` times smaller, in place; latents and pictures stay what they are.
+
+        SDXL's autoencoder has feature maps beyond 65,504, which float16 has no number for. Every one of them goes into
+        a norm, to which their scale means nothing once its epsilon goes along, and powers of two are exact: so this
+        costs nothing, in time or in bits. (But for weights that float16 has only coarse numbers for after it: they move
+        by at most ``2**(power - 25)``, 2e-6 for a power of 6, a quarter of what float16 does to a weight of 0.03.)
+        """
+        share = 0.5**power
+        for module in self.modules():
+            if isinstance(module, ResBlock):
+                _multiply(share, module.conv1.weight, module.conv1.bias, module.conv2.weight, module.conv2.bias)
+                if module.conv_shortcut is not None:
+                    _multiply(share, module.conv_shortcut.bias)
+            elif isinstance(module, MidAttention):
+                _multiply(share, *module.to_out.parameters())
+            elif isinstance(module, (Downsample, Upsample)):
+                _multiply(share, module.conv.bias)
+            elif isinstance(module, GroupNorm):
+                module.eps *= share**2
+        _multiply(share, *self.encoder.conv_in.parameters(), *self.decoder.conv_in.parameters())
+
+
+def _multiply(share: float, *tensors: Tensor | None) -> None:
+    for tensor in tensors:
+        if tensor is not None:
+            tensor.mul_(share)

@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from inlay.errors import WeightsError
+from inlay.models.config_values import one_line as one_line
+from inlay.models.config_values import read_json as read_json
 
 _PICKLED = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 _NAMED = 3
 
 Network = TypeVar("Network", bound=nn.Module)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; WeightsError where it is missing, unreadable or something else."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as exc:
-        raise WeightsError(f"{path}: no such file; a model is a diffusers folder, which has it") from exc
-    except (OSError, ValueError) as exc:
-        raise WeightsError(f"{path}: not readable as JSON: {one_line(exc)}") from exc
-    if not isinstance(value, dict):
-        raise WeightsError(f"{path}: must hold a JSON object, not {type(value).__name__}")
-    return value
-
-
-def one_line(exc: BaseException) -> str:
-    """The first line of an exception's message, or its type's name."""
-    return (str(exc).strip().splitlines() or [type(exc).__name__])[0]
 
 
 def find_weights(folder: Path, stem: str) -> list[Path]:
@@ -77,11 +60,13 @@ def read_tensors(
     device: torch.device,
     dtype: torch.dtype,
     change: Callable[[str, Tensor], Tensor] | None = None,
+    wanted: Callable[[str], bool] | None = None,
 ) -> dict[str, Tensor]:
     """All tensors of some safetensors files, on ``device`` as ``dtype``; one tensor at a time is held twice.
 
     Args:
         change: makes of each tensor, by name, as it is stored, the one to be loaded.
+        wanted: which to read, by name; None is all.
 
     Raises:
         WeightsError: a file that is missing, truncated or not in the safetensors format.
@@ -91,6 +76,8 @@ def read_tensors(
         try:
             with safe_open(path, framework="pt", device="cpu") as file:
                 for name in file.keys():  # noqa: SIM118  (not a mapping)
+                    if wanted is not None and not wanted(name):
+                        continue
                     stored = file.get_tensor(name)
                     tensor = stored if change is None else change(name, stored)
                     # copied in any case: a tensor in mapped memory would change, or crash, with the file

@@ -11,6 +11,7 @@ from inlay.models.attention import feature_map, tokens_of
 from inlay.models.embeddings import sinusoid
 from inlay.models.unet import UNet
 from inlay.models.unet_config import UNetConfig
+from inlay.models.vae_kl import AutoencoderKL, KLConfig
 
 SMALL = UNetConfig(
     block_out_channels=(16, 32),
@@ -119,6 +120,24 @@ def test_half_precision_runs_throughout():
         out = unet(sample.bfloat16(), unet.embed(steps), unet.context(hidden.bfloat16()))
     assert out.dtype == torch.bfloat16
     assert 0 < float((out - exact).abs().max()) < 0.05
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@torch.no_grad()
+def test_a_shrunk_autoencoder_gives_the_same_bits(layers):
+    """Powers of two are exact, and norms do not see them; a scale that is left out somewhere is seen at once."""
+    torch.manual_seed(0)
+    vae = AutoencoderKL(KLConfig(block_out_channels=(8, 16, 16), layers_per_block=layers, norm_num_groups=4))
+    for name, parameter in vae.named_parameters():
+        if parameter.ndim == 1:  # torch starts norms at one and zero
+            parameter.copy_(torch.randn_like(parameter) * 0.2 + ("norm" in name and name.endswith("weight")))
+    latents, picture = torch.randn(1, 4, 5, 6), torch.randn(1, 3, 16, 12)
+    before = vae.decode(latents), vae.encode(picture)
+    first = vae.decoder.conv_in(latents)
+    vae.shrink(6)
+    assert torch.equal(vae.decoder.conv_in(latents), first / 64)
+    assert torch.equal(vae.decode(latents), before[0])
+    assert torch.equal(vae.encode(picture), before[1])
 
 
 def test_missing_added_conditioning_is_an_error():

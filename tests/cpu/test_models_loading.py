@@ -134,12 +134,16 @@ def test_the_weights_are_those_of_the_file(published):
     assert all(torch.equal(loaded[name], tensor.float()) for name, tensor in stored.items())
 
 
-def test_half_precision_stays_unless_the_autoencoder_would_overflow(tmp_path):
+def test_an_autoencoder_that_would_overflow_half_precision_is_shrunk(tmp_path):
     config = {**KL, "force_upcast": True}
-    write_network(tmp_path / "vae", AutoencoderKL(KLConfig.from_dict(config)), config)
-    assert load_vae(tmp_path / "vae", CPU, torch.float16).quant_conv.weight.dtype == torch.float32
+    network = AutoencoderKL(KLConfig.from_dict(config))
+    write_network(tmp_path / "vae", network, config)
+    stored = network.decoder.conv_in.weight
+    plain = stored.half()
+    assert torch.equal(load_vae(tmp_path / "vae", CPU, torch.float16).decoder.conv_in.weight, plain / 64)
+    assert torch.equal(load_vae(tmp_path / "vae", CPU, torch.bfloat16).decoder.conv_in.weight, stored.bfloat16())
     (tmp_path / "vae" / "config.json").write_text(json.dumps({**config, "force_upcast": False}))
-    assert load_vae(tmp_path / "vae", CPU, torch.float16).quant_conv.weight.dtype == torch.float16
+    assert torch.equal(load_vae(tmp_path / "vae", CPU, torch.float16).decoder.conv_in.weight, plain)
 
 
 def test_old_names_of_the_autoencoders_attention_load(tmp_path):

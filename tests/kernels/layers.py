@@ -10,7 +10,8 @@ from inlay.errors import BackendError
 from inlay.kernels import groupnorm
 from inlay.kernels.geglu import geglu, geglu_reference
 from inlay.kernels.groupnorm import Norm, group_norm, group_norm_reference
-from inlay.kernels.layernorm import layer_norm, layer_norm_reference
+from inlay.kernels.layernorm import add_layer_norm, add_layer_norm_reference, layer_norm, layer_norm_reference
+from inlay.kernels.residual import residual, residual_reference
 from tests.kernels import assert_rounded, guard  # noqa: F401 - a fixture
 
 LAST = torch.channels_last
@@ -87,6 +88,40 @@ def test_layer_norm(guard, device, rows, width, dtype):  # noqa: F811
     assert_rounded(layer_norm_reference(x, weight, bias), exact, 2e-5)
 
 
+@pytest.mark.parametrize(("rows", "width", "dtype"), [(3, 320, HALF), (7, 1280, BRAIN), (9, 77, FULL), (1, 1, FULL)])
+def test_add_layer_norm(guard, device, rows, width, dtype):  # noqa: F811
+    x = guard.holding(random(rows, 2, width, dtype=dtype, device=device) * 3 + 20)
+    delta = guard.holding(random(rows, 2, width, dtype=dtype, device=device, seed=3))
+    weight, bias = (guard.holding(random(width, dtype=dtype, device=device, seed=seed)) for seed in (1, 2))
+    exact = x.double() + delta.double()
+    normed = F.layer_norm(exact, (width,), weight.double(), bias.double(), 1e-5).cpu()
+    for found in (
+        add_layer_norm(x, delta, weight, bias, fused=True),
+        add_layer_norm_reference(x, delta, weight, bias),
+    ):
+        # a sum of 30 has a spacing of 2e-6, and so has its mean
+        assert_rounded(found[0], exact.cpu(), 2e-6)
+        assert_rounded(found[1], normed, 2e-5)
+
+
+@pytest.mark.parametrize(
+    ("channels", "height", "width", "dtype"), [(320, 5, 7, HALF), (30, 3, 13, BRAIN), (1, 9, 1, FULL), (70, 4, 4, FULL)]
+)
+@pytest.mark.parametrize("both", [False, True])
+def test_residual(guard, device, channels, height, width, dtype, both):  # noqa: F811
+    maps = [random(3, channels, height, width, dtype=dtype, device=device, seed=seed) * 4 for seed in (0, 1)]
+    h, x = (guard.holding(each, LAST) for each in maps)
+    bias, other = (guard.holding(random(channels, dtype=dtype, device=device, seed=seed)) for seed in (2, 3))
+    shift = bias.double() + other.double() if both else bias.double()
+    exact = (h.double() + x.double() + shift[:, None, None]).cpu()
+    given = (h, x, bias, other if both else None)
+    found = residual(*given, fused=True)
+    assert found.is_contiguous(memory_format=LAST)
+    # sums of about 16 in float32, three roundings
+    assert_rounded(found, exact, 4e-6)
+    assert_rounded(residual_reference(*given), exact, 4e-6)
+
+
 @pytest.mark.parametrize(("rows", "width", "dtype"), [(2, 1280, HALF), (3, 77, BRAIN), (5, 1, FULL), (2, 1030, FULL)])
 def test_geglu(guard, device, rows, width, dtype):  # noqa: F811
     packed = guard.holding(random(rows, 2, 2 * width, dtype=dtype, device=device) * 3)
@@ -99,9 +134,28 @@ def test_geglu(guard, device, rows, width, dtype):  # noqa: F811
 def test_nothing_to_do(guard, device):  # noqa: F811
     norm = Norm(2, torch.ones(4, device=device), torch.zeros(4, device=device))
     assert geglu(torch.empty(0, 8, device=device), fused=True).shape == (0, 4)
-    assert layer_norm(torch.empty(0, 4, device=device), norm.weight, norm.bias, fused=True).shape == (0, 4)
+    none = torch.empty(0, 4, device=device)
+    assert layer_norm(none, norm.weight, norm.bias, fused=True).shape == (0, 4)
+    assert [each.shape for each in add_layer_norm(none, none, norm.weight, norm.bias, fused=True)] == [(0, 4)] * 2
     empty = torch.zeros(0, 4, 2, 2, device=device).to(memory_format=LAST)
     assert group_norm(empty, norm, fused=True).shape == (0, 4, 2, 2)
+    assert residual(empty, empty, norm.bias, fused=True).shape == (0, 4, 2, 2)
+
+
+@pytest.mark.parametrize("name", ["group_norm", "layer_norm", "add_layer_norm", "residual", "geglu"])
+def test_tracers_are_told_the_right_shapes(device, name):
+    """torch's own check of a custom operation: schema, and what it says of shapes and strides without running."""
+    x = random(2, 8, 3, 5, device=device).to(memory_format=LAST)
+    weight, tokens = random(8, device=device), random(2, 3, 8, device=device)
+    given = {
+        "group_norm": (x, weight, weight, random(2, 12, device=device)[:, 2:10], 4, 1e-5, True),
+        "layer_norm": (tokens, weight, weight, 1e-5),
+        "add_layer_norm": (tokens, tokens + 1, weight, weight, 1e-5),
+        "residual": (x, x + 1, weight, None),
+        "geglu": (tokens,),
+    }
+    made = getattr(torch.ops.inlay, name).default
+    torch.library.opcheck(made, given[name], test_utils=("test_schema", "test_faketensor"))
 
 
 def test_other_layouts_are_refused(device):
@@ -119,6 +173,13 @@ def test_other_layouts_are_refused(device):
         layer_norm(torch.zeros(4, 6, device=device).T, norm.weight, norm.bias, fused=True)
     with pytest.raises(BackendError, match="layer_norm: bias must be"):
         layer_norm(torch.zeros(6, 4, device=device), norm.weight, norm.bias[:2], fused=True)
+    tokens = torch.zeros(4, 4, device=device)
+    with pytest.raises(BackendError, match="layer_norm: delta must be contiguous"):
+        add_layer_norm(tokens, tokens[:3], norm.weight, norm.bias, fused=True)
+    with pytest.raises(BackendError, match="residual: x must be"):
+        residual(x, x.contiguous(), norm.bias, fused=True)
+    with pytest.raises(BackendError, match="residual: bias must be"):
+        residual(x, x, norm.bias[:3], fused=True)
     with pytest.raises(BackendError, match="geglu: packed must be contiguous"):
         geglu(torch.zeros(4, 6, device=device).T, fused=True)
     with pytest.raises(BackendError, match="last dimension of packed must be even, not 5"):

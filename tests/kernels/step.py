@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from inlay.errors import BackendError
-from inlay.kernels.fused_step import StepLanes, advance, first_input, pack_rows, record_size
+from inlay.kernels.fused_step import advance, first_input
+from inlay.kernels.pick import pick_rows
+from inlay.kernels.step_lanes import StepLanes, pack_rows, record_size
 from inlay.schedulers import NAMES, table
 from tests.kernels import guard  # noqa: F401 - a fixture
 
@@ -105,9 +107,10 @@ def test_every_row_of_every_scheduler(guard, device, nine, halves):  # noqa: F81
             first_input(again, fused=True)
             assert torch.equal(again.network_input, lanes.network_input)
     if nine:  # nothing is overwritten, so this is the plain loop
-        gain = 1 + GUIDANCE * 0.1 if halves == 2 else 1
         for lane, made in enumerate(tables):
-            final = made.run(lambda x, t: gain * network(x, t), noise[lane], fresh[:, lane], clean[lane])
+            # what guidance makes of the two halves, row by row; an unguided row has the first half alone
+            gains = iter(1 + GUIDANCE * 0.1 * made.guided if halves == 2 else np.ones(len(made)))
+            final = made.run(lambda x, t, g=gains: next(g) * network(x, t), noise[lane], fresh[:, lane], clean[lane])
             # float32 state and coefficients over up to twelve rows; levels reach 14.6
             scale = max(1.0, float(np.abs(final).max()))
             np.testing.assert_allclose(lanes.state[lane, 0].cpu(), final, atol=2e-4 * scale, err_msg=made.name)
@@ -153,14 +156,65 @@ def test_an_idle_lane_is_left_alone(guard, device):  # noqa: F811
     assert not bool((lanes.network_input[2:] == 7).all())
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_the_way_up_is_not_guided(guard, device, fused):  # noqa: F811
+    """An unguided row says the same whatever the prompt, its neighbour's guided row does not."""
+    inverse, plain = table("DDIMInverseScheduler", 4), table("DDIMScheduler", 4)
+    assert not inverse.guided[0]
+    found = []
+    where = device if fused else "cpu"
+    for conditional in (1.0, 5.0):
+        lanes, _, _ = made_lanes(guard, [inverse, plain], where, nine=True, halves=2, dtype=torch.float32)
+        lanes.state[:, -1] = 0
+        output = torch.ones(4, *SHAPE, device=where)
+        output[1::2] = conditional
+        advance(lanes, output.contiguous(memory_format=torch.channels_last), fused=fused)
+        found.append(lanes.state[:, 0].cpu())
+    assert torch.equal(found[0][0], found[1][0])
+    assert not torch.equal(found[0][1], found[1][1])
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_the_device_counts_rows_by_itself(guard, device, fused):  # noqa: F811
+    """A lane that is stepped by its cursor goes the same way as one whose rows the host sets."""
+    where = device if fused else "cpu"
+    tables = [table(name, 3 + place) for place, name in enumerate(("UniPCMultistepScheduler", "DDIMScheduler"))]
+    lanes, _, _ = made_lanes(guard, tables, where, nine=False, halves=2, dtype=torch.float32)
+    cursor = guard.holding(torch.tensor([-1, 0], dtype=torch.int32, device=where))
+    lanes.state[:, -1] = 0
+    told, counting = copied(lanes), replace(copied(lanes), cursor=cursor)
+    rows = torch.arange(lanes.records.shape[1], dtype=torch.float32, device=where)
+    times = rows[None, :, None, None].expand(2, -1, 1, 5).contiguous()
+    picked = guard.empty((4, 5), torch.float32, where)
+    for turn, expected in enumerate([(-1, 0), (0, 1), (1, 2), (2, 3), (-1, -1)]):
+        if turn == 1:
+            cursor[0] = 0  # the first one enters a step later
+        if turn == 4:
+            cursor.fill_(-1)  # both have left
+        first_input(counting, fused=fused)
+        pick_rows(times, cursor, picked, counting.row, fused=fused)
+        assert tuple(counting.row.tolist()) == expected
+        assert picked[::2, 0].tolist() == picked[1::2, 4].tolist() == [max(0, row) for row in expected]
+        told.row.copy_(counting.row)
+        output = outputs(counting, tables, 0, 2, torch.float32)
+        advance(told, output, fused=fused)
+        advance(counting, output, fused=fused)
+        assert cursor.tolist() == [row + 1 if row >= 0 else -1 for row in expected]
+        assert torch.equal(told.state, counting.state)
+        assert torch.equal(told.row, counting.row)
+
+
 def test_records_are_rows_and_what_does_not_fit_is_refused():
     made = table("PNDMScheduler", 5)
     records = pack_rows(made, made.slots, len(made) + 2)
     size = record_size(made.slots)
     assert records.shape == (len(made) + 2, size)
-    np.testing.assert_array_equal(records[: len(made), : size - 5], made.matrix.reshape(len(made), -1).astype("f4"))
-    np.testing.assert_array_equal(records[: len(made) - 1, -4], made.input_scale[1:].astype("f4"))
+    np.testing.assert_array_equal(records[: len(made), : size - 6], made.matrix.reshape(len(made), -1).astype("f4"))
+    np.testing.assert_array_equal(records[: len(made) - 1, -5], made.input_scale[1:].astype("f4"))
     assert not records[len(made) :].any()
+    both_ways = table("DDIMInverseScheduler", 5, strength=0.8)
+    np.testing.assert_array_equal(pack_rows(both_ways, 1, len(both_ways))[:, -1], both_ways.guided)
+    assert 0 < both_ways.guided.sum() < len(both_ways)
     with pytest.raises(BackendError, match="does not fit lanes of"):
         pack_rows(made, made.slots - 1, len(made))
     with pytest.raises(BackendError, match="does not fit lanes of"):

@@ -25,7 +25,7 @@ from inlay.backends.torch.counting import Count, count
 from inlay.cli import app
 from inlay.errors import BackendError
 
-STEP = 570
+STEP = 422
 """Operations of one SD1.5 step today."""
 
 
@@ -51,6 +51,19 @@ def test_views_and_allocations_are_no_operations():
     assert count(lambda: x.permute(0, 2, 3, 1).flatten(0, 0)[1:].unsqueeze(0).expand(3, -1, -1, -1, -1)).total == 0
     assert count(lambda: torch.empty_like(x)).total == 0
     assert count(lambda: x.permute(0, 2, 3, 1).reshape(-1)).operations == {"clone": 1}
+
+
+def test_a_convolution_leaves_memory_as_cudnn_does():
+    """Torch's meta device says contiguous; the next layer would seem to copy."""
+    last, net = torch.channels_last, nn.Conv2d(8, 16, 3, padding=1, bias=False, device="meta").requires_grad_(False)
+    layouts = []
+    for weight in (torch.contiguous_format, last):
+        for given in (torch.contiguous_format, last):
+            net.to(memory_format=weight)
+            x = meta(2, 8, 5, 5).to(memory_format=given)
+            found = count(lambda x=x: layouts.append(net(x).is_contiguous(memory_format=last)))
+            assert found.operations == {"convolution": 1}
+    assert layouts == [False, True, True, True]
 
 
 def test_inference_mode_counts_the_same():
@@ -94,7 +107,7 @@ def test_diffusers_network_costs_as_much_and_launches_more():
 
 def test_operations_of_a_step_do_not_grow():
     # Lower it when fewer are launched. The goal is floors.GOAL.
-    assert floors.step("sd15-inpaint", 512).total <= STEP
+    assert floors.step("sd15-inpaint", 512).total <= STEP <= floors.GOAL
     assert floors.step("sd15-inpaint", 512).total >= floors.forward("sd15-inpaint", 512).total
 
 
@@ -121,11 +134,14 @@ def test_cases_are_sane():
         assert set(case.peers) <= set(PEERS)
         assert all(peer in case.peer_seconds for peer in case.peers), case.name
         if case.kind == "pipeline":
-            assert set(case.goals.ratios) == set(case.peers), case.name
+            assert set(case.goals.ratios) == {*case.peers, *case.beside}, case.name
             assert "eager" in case.peers, "the yardstick of the check"
 
 
-@pytest.mark.parametrize(("name", "evaluations"), [("S1", 14), ("S2", 30), ("S3", 14), ("S4", 14), ("cpu", 14)])
+EVALUATIONS = {"S1": 14, "S2": 30, "S3": 14, "S4": 14, "cpu": 14, "onnx": 14}
+
+
+@pytest.mark.parametrize(("name", "evaluations"), EVALUATIONS.items())
 def test_cases_evaluate_as_often_as_they_say(name, evaluations):
     (case,) = chosen((name,), "cuda")
     made = schedulers.table(case.scheduler, case.steps, karras=True, strength=case.strength)

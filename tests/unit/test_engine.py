@@ -197,9 +197,13 @@ def test_nobody_waits_for_ever_if_the_thread_dies(engine, request_of, monkeypatc
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"backend": "cuda"}, "backend must be one of auto, null, torch, not 'cuda'"),
+        ({"backend": "cuda"}, "backend must be one of auto, null, onnx, torch, not 'cuda'"),
         ({"backend": "null", "device": "cuda"}, "device must be auto or cpu for the null backend"),
-        ({"backend": "null", "device": "gpu"}, "device must be auto, cpu, cuda or cuda:N, not 'gpu'"),
+        ({"backend": "torch", "device": "tensorrt"}, "device tensorrt is of backend onnx, not of torch"),
+        (
+            {"backend": "null", "device": "gpu"},
+            "device must be auto, cpu, cuda, cuda:N, tensorrt or tensorrt:N, not 'gpu'",
+        ),
     ],
 )
 def test_what_is_not_there_is_refused_by_name(arguments, sentence):

@@ -19,6 +19,14 @@ ALLOWED = {
     "inlay.kernels": [],
     "inlay.models": ["inlay.kernels"],
     "inlay.backends": ["inlay.models", "inlay.kernels", "inlay.schedulers"],
+    # nothing that needs torch
+    "inlay.backends.onnx": [
+        "inlay.backends.protocol",
+        "inlay.backends.driver",
+        "inlay.schedulers",
+        "inlay.models.clip_pictures",
+        "inlay.models.config_values",
+    ],
     "inlay.engine": ["inlay.schedulers", "inlay.backends.protocol"],
 }
 
@@ -56,10 +64,13 @@ def test_dependency_rule(module, path):
         assert real, f"{module} imports {name}; {room} may import only {allowed}"
 
 
-@pytest.mark.parametrize("module", ["inlay.cli", "inlay.batch", "inlay.server", "inlay.commands"])
+@pytest.mark.parametrize("module", ["inlay.cli", "inlay.batch", "inlay.server", "inlay.commands", "inlay.export"])
 def test_nothing_imports_the_outside(module):
     users = [name for name, path in modules() if any(within(used, module) for used in imported(path))]
-    assert [name for name in users if not within(name, module) and name != "inlay.cli"] == []
+    if module not in ("inlay.cli", "inlay.commands"):
+        users = [name for name in users if not within(name, "inlay.commands")]
+    outside = [name for name in users if not within(name, module) and name != "inlay.cli"]
+    assert [name for name in outside if not within(name, "inlay.commands")] == []
 
 
 def loaded_after(code: str) -> set[str]:
@@ -76,6 +87,11 @@ def test_requests_registry_and_schedulers_need_no_torch():
     code = "import inlay\ninlay.InpaintRequest; inlay.Engine; inlay.Registry; inlay.plan\n"
     code += "inlay.schedulers.table('EulerDiscreteScheduler', steps=4)"
     assert not loaded_after(code) & {"torch", "diffusers", "transformers", "onnxruntime"}
+
+
+def test_the_onnx_backend_loads_no_torch():
+    pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'inlay[cpu]'")
+    assert not loaded_after("import inlay.backends.onnx.session") & {"torch", "diffusers", "transformers", "onnx"}
 
 
 def test_public_names_are_locked():

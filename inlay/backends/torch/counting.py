@@ -2,8 +2,9 @@
 
 Floating-point operations are those of matrix products, convolutions and attention, a multiply-add counting as
 two. *Operations* are what torch sends to the device: kernels and library calls; views and allocations are
-left out. Attention is one operation, whose result lies as fused kernels leave it, heads beside one another for each
-token: joining the heads is then a view.
+left out. Results lie as a GPU's libraries leave them, which the meta device does not know: a convolution's in
+channels_last memory where its input or its weights are, as cuDNN does it; attention's, which is one operation, with the
+heads beside one another for each token, so that joining them is a view.
 """
 
 from __future__ import annotations
@@ -75,7 +76,15 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = func.overloadpacket.__name__
         if not func.is_view and name not in _NO_KERNEL:
             self._operations[name] += 1
-        return func(*args, **kwargs)
+        made = func(*args, **kwargs)
+        return _as_cudnn_leaves_it(made, args) if name == "convolution" else made
+
+
+def _as_cudnn_leaves_it(made: Tensor, args: tuple[Any, ...]) -> Tensor:
+    last = torch.channels_last
+    given = [tensor for tensor in args[:2] if tensor.ndim == 4 and not tensor.is_contiguous()]
+    packed = any(tensor.is_contiguous(memory_format=last) for tensor in given)
+    return torch.empty_like(made, memory_format=last) if packed else made
 
 
 class _Attention(TorchFunctionMode):

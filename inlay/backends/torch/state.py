@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from inlay.backends.protocol import Step
-from inlay.models.merging import LevelMerging, Region, level_mergings
+from inlay.models.merging import Merging, Region
 from inlay.schedulers import Table
 
-__all__ = ["Conditioning", "State", "batches", "mergings"]
+__all__ = ["Company", "Conditioning", "Level", "State", "batches"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,16 +41,56 @@ class Conditioning:
     regions: tuple[Region, ...] = ()
 
 
+@dataclass(frozen=True)
+class Level:
+    """The shapes and settings of a :class:`~inlay.models.merging.Region`, without its tensor."""
+
+    height: int
+    width: int
+    merged: int
+    cells: int
+    protected: bool
+    merging: Merging
+
+
+@dataclass(frozen=True)
+class Company:
+    """What lanes must have in common to be evaluated together: shapes and settings.
+
+    Attributes:
+        latents: ``(C, h, w)``.
+        extra: channels that the network sees beside the sample.
+        slots: state slots of a lane.
+        tokens, image_tokens: of the prompt, and of an IP adapter's picture.
+        own_times: the halves of a lane have time embeddings of their own (SDXL's carry the pooled text).
+    """
+
+    latents: tuple[int, int, int]
+    extra: int
+    halves: int
+    slots: int
+    tokens: int
+    image_tokens: int
+    own_times: bool
+    levels: tuple[Level, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class State:
-    """One lane on the device. ``embeddings[r]`` is ``[halves, T]``, row r's projected time embedding.
+    """One lane on the device.
 
-    ``choices`` are the destinations of token merging, for each region ``[rows, cells]``.
+    Attributes:
+        rows: the table, as the session's way of stepping wants it.
+        embeddings: ``[R, H, T]``, every row's projected time embedding; ``H`` is 1 where the halves share it.
+        buffer: float32 ``[S + 2, C, h, w]``: state slots, guided output, the row's fresh noise. Of a lane that is on
+            a stage, the stage has the newer one.
+        noise: float32 ``[C, h, w]``, the unit noise that it started from.
+        choices: the destinations of token merging, for each region ``[R, cells]``.
     """
 
     shared: Conditioning
     table: Table
-    matrices: Tensor
+    rows: Tensor
     embeddings: Tensor
     buffer: Tensor
     noise: Tensor
@@ -61,22 +101,32 @@ class State:
         return self.shared.contexts.shape[0]
 
     @property
-    def merged(self) -> tuple[tuple[int, int], ...]:
-        """Height and merged tokens of each region: the shapes that lanes of one evaluation have to share."""
-        return tuple((region.height, region.merged) for region in self.shared.regions)
+    def company(self) -> Company:
+        """What others must have in common with it."""
+        shared = self.shared
+        channels, height, width = self.noise.shape
+        return Company(
+            latents=(channels, height, width),
+            extra=0 if shared.extra is None else shared.extra.shape[0],
+            halves=self.halves,
+            slots=self.buffer.shape[0] - 2,
+            tokens=shared.contexts.shape[1],
+            image_tokens=0 if shared.image is None else shared.image.shape[1],
+            own_times=self.embeddings.shape[1] > 1,
+            levels=tuple(_level(region) for region in shared.regions),
+        )
+
+
+def _level(region: Region) -> Level:
+    protected = region.protected is not None
+    return Level(region.height, region.width, region.merged, region.cells, protected, region.merging)
 
 
 def batches(steps: Sequence[Step], *, alone: bool) -> list[list[Step]]:
-    """Which lanes share an evaluation: those with equal shapes, or each ``alone``."""
+    """Which lanes share an evaluation: those of one company, or each ``alone``."""
     if alone:
         return [[step] for step in steps]
     equal: dict[object, list[Step]] = {}
     for step in steps:
-        equal.setdefault(step.state.merged, []).append(step)
+        equal.setdefault(step.state.company, []).append(step)
     return list(equal.values())
-
-
-def mergings(batch: Sequence[Step]) -> tuple[LevelMerging, ...]:
-    """Token merging of one evaluation; each lane brings the destinations of its own row."""
-    choices = [[drawn[step.row] for drawn in step.state.choices] for step in batch]
-    return level_mergings([step.state.shared.regions for step in batch], choices)

@@ -1,0 +1,151 @@
+"""Attention by whichever of torch's kernels suits a shape, chosen once and written down.
+
+On CUDA ``F.scaled_dot_product_attention`` has several kernels behind it, and which one is fastest differs by shape and
+by release. A session holds :class:`Choices`; the first call with a shape tries them, all later ones take what was
+found. Elsewhere, and where nobody holds any, it is torch's own default.
+"""
+
+from __future__ import annotations
+
+import statistics
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from inlay.errors import BackendError
+
+__all__ = ["DEFAULT", "KERNELS", "Choices", "attend"]
+
+DEFAULT = "torch's default"
+
+KERNELS = ("flash", "cudnn", "efficient", "math")
+"""In the order in which they are tried. ``math`` writes all scores to memory, and is for what no other can do."""
+
+# How much faster a kernel has to be than one before it in the list; less is noise, and would make the choice, and with
+# it the last bits of a picture, differ from run to run.
+_MARGIN = 0.95
+_WARMUPS, _RUNS = 2, 5
+# cuDNN makes a plan for each shape, which takes longer than attention to a few keys could ever win back.
+_CUDNN_KEYS = 512
+
+Probe = Callable[[Callable[[], object]], float]
+
+
+class Choices:
+    """Which kernel attends, by shape; what is not in there yet is tried on first use.
+
+    Args:
+        timed: False takes the first kernel of the list that can do a shape, so that the same kernels run in every
+            process.
+        seconds: how a call is timed, and at the same time whether it runs at all.
+    """
+
+    def __init__(self, timed: bool = True, seconds: Probe | None = None) -> None:
+        self.found: dict[str, str] = {}
+        self._timed, self._seconds = timed, seconds or _device_seconds
+
+    @property
+    def record(self) -> tuple[tuple[str, str], ...]:
+        """(shape, kernel), as results carry them."""
+        return tuple(sorted(self.found.items()))
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Calls of :func:`attend` in here go by these choices."""
+        token = _current.set(self)
+        try:
+            yield
+        finally:
+            _current.reset(token)
+
+    def kernel(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> str | None:
+        """The kernel for these shapes; None while a graph is captured, if they come up only then.
+
+        Raises:
+            BackendError: no kernel can do it.
+        """
+        shape = shape_of(query, key)
+        if shape not in self.found:
+            if query.is_cuda and torch.cuda.is_current_stream_capturing():
+                return None
+            self.found[shape] = self._try(shape, query, key, value, scale)
+        return self.found[shape]
+
+    def _try(self, shape: str, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> str:
+        best, least = None, float("inf")
+        for name in KERNELS:
+            if best is not None and (name == "math" or not self._timed):
+                break
+            if name == "cudnn" and key.shape[2] < _CUDNN_KEYS:
+                continue
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # torch warns why a kernel cannot
+                    took = self._seconds(lambda name=name: _by(name, query, key, value, scale))  # type: ignore[misc]
+            except RuntimeError:  # out of memory among them
+                continue  # this kernel cannot do this shape on this device
+            if best is None or took < _MARGIN * least:
+                best, least = name, took
+        if best is None:
+            raise BackendError(f"none of torch's attention kernels ({', '.join(KERNELS)}) can do {shape}")
+        return best
+
+
+_current: ContextVar[Choices | None] = ContextVar("attention", default=None)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float | None = None) -> Tensor:
+    """``softmax(query · keyᵀ · scale) · value`` for each head.
+
+    Args:
+        query: ``[B, heads, T, d]``; key, value: ``[B, heads, N, d]``.
+        scale: None is ``1 / √d``.
+    """
+    choices = _current.get()
+    if choices is None or not query.is_cuda:
+        return F.scaled_dot_product_attention(query, key, value, scale=scale)
+    name = choices.kernel(query, key, value, scale)
+    if name is None:
+        return F.scaled_dot_product_attention(query, key, value, scale=scale)
+    return _by(name, query, key, value, scale)
+
+
+def shape_of(query: Tensor, key: Tensor) -> str:
+    """What a choice depends on: batch, heads, queries, keys, width of a head, dtype."""
+    batch, heads, count, width = query.shape
+    kind = str(query.dtype).removeprefix("torch.")
+    return f"{batch}x{heads}x{count}x{key.shape[2]}x{width} {kind}"
+
+
+def _by(name: str, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    kernels: dict[str, Any] = {
+        "flash": SDPBackend.FLASH_ATTENTION,
+        "cudnn": SDPBackend.CUDNN_ATTENTION,
+        "efficient": SDPBackend.EFFICIENT_ATTENTION,
+        "math": SDPBackend.MATH,
+    }
+    with sdpa_kernel(kernels[name]):
+        return F.scaled_dot_product_attention(query, key, value, scale=scale)
+
+
+def _device_seconds(call: Callable[[], object]) -> float:
+    """Median of a few runs, by device events."""
+    for _ in range(_WARMUPS):
+        call()
+    found: list[float] = []
+    for _ in range(_RUNS):
+        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        began.record()
+        call()
+        ended.record()
+        ended.synchronize()
+        found.append(began.elapsed_time(ended) / 1e3)
+    return float(statistics.median(found))

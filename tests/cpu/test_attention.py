@@ -1,0 +1,97 @@
+"""Which attention kernel is taken: by time, by order, or by what can do it at all; and that it is written down."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'inlay[torch]'")
+
+from torch.nn import functional as F
+
+from inlay.errors import BackendError
+from inlay.kernels import attention
+from inlay.kernels.attention import KERNELS, Choices, attend, shape_of
+
+QUERY, KEY = torch.randn(2, 3, 10, 8), torch.randn(2, 3, 600, 8)
+
+
+@pytest.fixture
+def tried(monkeypatch):
+    """Names of the kernels in the order in which they are called, none of them really."""
+    names = []
+    monkeypatch.setattr(attention, "_by", lambda name, *_: names.append(name))
+    return names
+
+
+def timed(seconds, tried):
+    """A probe that calls, then says what it took; those missing cannot do it."""
+
+    def probe(call):
+        call()
+        if tried[-1] not in seconds:
+            raise RuntimeError("No available kernel. Aborting execution.")
+        return seconds[tried[-1]]
+
+    return probe
+
+
+@pytest.mark.parametrize(
+    ("seconds", "chosen"),
+    [
+        ({"flash": 3.0, "cudnn": 2.0, "efficient": 4.0, "math": 1.0}, "cudnn"),
+        ({"flash": 2.0, "cudnn": 1.95, "efficient": 2.0}, "flash"),  # less than a twentieth is noise
+        ({"efficient": 9.0, "math": 1.0}, "efficient"),  # math is for what no other can do
+        ({"math": 5.0}, "math"),
+    ],
+)
+def test_the_fastest_that_can(tried, seconds, chosen):
+    choices = Choices(seconds=timed(seconds, tried))
+    assert choices.kernel(QUERY, KEY, KEY, None) == chosen
+    count = len(tried)
+    assert choices.kernel(QUERY, KEY, KEY, None) == chosen
+    assert len(tried) == count, "tried once for a shape"
+    assert choices.record == (("2x3x10x600x8 float32", chosen),)
+
+
+def test_the_first_that_can_where_bits_must_not_depend_on_time(tried):
+    choices = Choices(timed=False, seconds=timed({"cudnn": 9.0, "efficient": 1.0}, tried))
+    assert choices.kernel(QUERY, KEY, KEY, None) == "cudnn"
+    assert tried == ["flash", "cudnn"]
+
+
+def test_few_keys_are_no_plan_of_cudnns(tried):
+    few = KEY[:, :, :77]
+    choices = Choices(seconds=timed({"flash": 3.0, "cudnn": 1.0, "efficient": 4.0}, tried))
+    assert choices.kernel(QUERY, few, few, None) == "flash"
+    assert tried == ["flash", "efficient"]
+
+
+def test_what_none_can_do_is_an_error(tried):
+    choices = Choices(seconds=timed({}, tried))
+    with pytest.raises(
+        BackendError, match=f"none of torch's attention kernels \\({', '.join(KERNELS)}\\) can do 2x3x10"
+    ):
+        choices.kernel(QUERY, KEY, KEY, None)
+
+
+def test_shapes_are_told_apart():
+    shapes = {shape_of(q, k) for q in (QUERY, QUERY[:1], QUERY.half(), QUERY[..., :4]) for k in (KEY, KEY[:, :, :5])}
+    assert len(shapes) == 8
+
+
+def test_every_kernel_is_a_name_of_torchs():
+    expected = F.scaled_dot_product_attention(QUERY, KEY, KEY)
+    # a CPU has two of them
+    for name in ("flash", "math"):
+        torch.testing.assert_close(attention._by(name, QUERY, KEY, KEY, None), expected, atol=1e-6, rtol=0)
+    for name in ("cudnn", "efficient"):
+        with pytest.raises(RuntimeError, match=r"No viable backend|No available kernel"):
+            attention._by(name, QUERY, KEY, KEY, None)
+
+
+def test_a_cpu_has_torchs_default_and_no_choices():
+    choices = Choices(seconds=lambda call: pytest.fail("a kernel was tried"))
+    with choices.applied():
+        found = attend(QUERY, KEY, KEY, scale=0.5)
+    assert torch.equal(found, F.scaled_dot_product_attention(QUERY, KEY, KEY, scale=0.5))
+    assert choices.record == ()

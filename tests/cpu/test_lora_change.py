@@ -1,0 +1,121 @@
+"""Other LoRAs for a model that is open: written in place, to the bit what a fresh load gives."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'inlay[torch]'")
+pytest.importorskip("diffusers", reason="makes its models with diffusers: pip install 'inlay[torch]'")
+
+from diffusers import UNet2DConditionModel
+from safetensors.torch import save_file
+from transformers import CLIPTextModel
+
+import inlay
+from inlay import Lora
+from inlay.backends.torch.backend import TorchBackend
+from inlay.engine import worker
+from tests import adapters
+from tests.random_model import write_model
+
+SIZE = 64
+SETTINGS = [(), (Lora(id="ink"),), (Lora(id="chalk", strength=0.5), Lora(id="ink", strength=0.8)), (Lora(id="chalk"),)]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A model, two LoRAs for all its layers, and one for layers that it does not have."""
+    folder = tmp_path_factory.mktemp("change")
+    nine = write_model(folder / "nine", 9, "tiny")
+    networks = {
+        "unet": UNet2DConditionModel.from_pretrained(nine / "unet"),
+        "text_encoder": CLIPTextModel.from_pretrained(nine / "text_encoder"),
+    }
+    layers = {name: adapters.layers_of(network) for name, network in networks.items()}
+    few = {name: found[::3] for name, found in layers.items()}
+    for seed, (name, chosen) in enumerate({"ink": layers, "chalk": few}.items()):
+        pairs = adapters.random_pairs(networks, chosen, seed)
+        adapters.write(folder / f"{name}.safetensors", adapters.kohya(pairs))
+    stranger = {f"unet.mid_block.nowhere.lora_{side}.weight": torch.ones(2, 2) for side in "AB"}
+    save_file(stranger, folder / "stranger.safetensors")
+    (folder / "weights.toml").write_text(
+        'schema = 1\ndefault = "nine"\n[models.nine]\nfamily = "sd15-inpaint"\npath = "nine"\n'
+        + "".join(f'[loras.{name}]\npath = "{name}.safetensors"\n' for name in ("ink", "chalk", "stranger"))
+    )
+    return folder / "weights.toml"
+
+
+def ask(loras=()):
+    image = np.random.default_rng(2).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+    mask = np.zeros((SIZE, SIZE), np.uint8)
+    mask[16:50, 10:44] = 255
+    size = {"width": SIZE, "height": SIZE}
+    return inlay.InpaintRequest(prompt="ab", init_image=image, mask_image=mask, seed=5, steps=3, loras=loras, **size)
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Sessions that were opened, in order."""
+    sessions, original = [], TorchBackend.open
+
+    def count(self, opening):
+        sessions.append(original(self, opening))
+        return sessions[-1]
+
+    monkeypatch.setattr(TorchBackend, "open", count)
+    return sessions
+
+
+def drawn(result):
+    return np.asarray(result.generated[0])
+
+
+@pytest.fixture(scope="module")
+def expected(weights):
+    """Each setting's picture from an engine of its own."""
+    made = []
+    for loras in SETTINGS:
+        with inlay.Engine("torch", "cpu", weights) as engine:
+            made.append(drawn(engine.run(ask(loras))))
+    return made
+
+
+def test_a_change_is_to_the_bit_a_fresh_load_and_happens_in_place(weights, opened, expected):
+    with inlay.Engine("torch", "cpu", weights) as engine:
+        engine.run(ask())
+        places = {name: tensor.data_ptr() for name, tensor in opened[0].parts.unet.state_dict().items()}
+        for place in (1, 2, 3, 1, 0):
+            np.testing.assert_array_equal(drawn(engine.run(ask(SETTINGS[place]))), expected[place])
+        assert {name: tensor.data_ptr() for name, tensor in opened[0].parts.unet.state_dict().items()} == places
+    assert len(opened) == 1
+    assert len({picture.tobytes() for picture in expected}) == len(SETTINGS)
+
+
+def test_one_that_does_not_fit_leaves_the_session_as_it_was(weights, opened, expected):
+    with inlay.Engine("torch", "cpu", weights) as engine:
+        np.testing.assert_array_equal(drawn(engine.run(ask(SETTINGS[1]))), expected[1])
+        with pytest.raises(inlay.WeightsError, match="stranger"):
+            engine.run(ask((Lora(id="stranger"),)))
+        np.testing.assert_array_equal(drawn(engine.run(ask(SETTINGS[1]))), expected[1])
+    assert len(opened) == 1
+
+
+def test_a_model_in_use_is_not_changed_under_its_lanes(weights, opened, expected, monkeypatch):
+    monkeypatch.setattr(worker, "PATIENCE", 1)  # requests take turns, so that all are in flight at once
+    with inlay.Engine("torch", "cpu", weights) as engine:
+        tickets = [engine.submit(ask(loras)) for loras in SETTINGS]
+        for ticket, wanted in zip(tickets, expected, strict=True):
+            np.testing.assert_array_equal(drawn(ticket.result()), wanted)
+    assert len(opened) >= 2
+
+
+def test_another_model_is_another_session(weights, opened):
+    with inlay.Engine("torch", "cpu", weights) as engine:
+        engine.run(ask())
+        (session,) = opened
+        assert not session.adapt(replace(session.opening, model="other"))
+        assert not session.adapt(replace(session.opening, kernels="plain"))
+        assert session.adapt(session.opening)

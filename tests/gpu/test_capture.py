@@ -1,0 +1,255 @@
+"""Captured steps on a real GPU: the same pictures as without, nothing that waits for the host, bounded memory."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'inlay[torch]'")
+pytest.importorskip("triton", reason="needs triton: pip install 'inlay[cuda]'")
+if not torch.cuda.is_available():
+    pytest.skip("needs a CUDA device; torch sees none", allow_module_level=True)
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("TRITON_INTERPRET=1 is set: kernels would not be compiled", allow_module_level=True)
+
+import inlay
+from inlay.backends.protocol import Step
+from inlay.backends.torch import session as sessions
+from inlay.backends.torch.backend import TorchBackend
+from inlay.backends.torch.capture import CudaRecorder
+from inlay.engine.noise import NoiseStream
+from inlay.engine.parts import opening
+from inlay.engine.paste import blend
+from inlay.engine.resolve import resolve, table_of
+from inlay.kernels.attention import KERNELS
+from inlay.schedulers import NAMES
+
+SIZE = 256
+
+
+def ask(size=SIZE, **fields):
+    """A request to the packaged model."""
+    ramp = np.linspace(40, 200, size)[:, None, None] * np.array([0.9, 0.6, 0.8]) * np.ones((1, size, 1))
+    mask = np.zeros((size, size), np.uint8)
+    mask[size // 4 : 3 * size // 4, size // 5 : 4 * size // 5] = 255
+    given = {"prompt": "a red circle", "seed": 4, "steps": 8, "strength": 1.0, "guidance_scale": 4.0}
+    return inlay.InpaintRequest(
+        init_image=ramp.astype(np.uint8), mask_image=mask, width=size, height=size, **{**given, **fields}
+    )
+
+
+def drawn(result):
+    return np.asarray(result.generated[0], np.float64)
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """How many graphs were recorded."""
+    counted, original = [], CudaRecorder.__call__
+
+    def count(self, work):
+        counted.append(self)
+        return original(self, work)
+
+    monkeypatch.setattr(CudaRecorder, "__call__", count)
+    return counted
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Sessions that were opened."""
+    found, original = [], TorchBackend.open
+
+    def keep(self, asked):
+        found.append(original(self, asked))
+        return found[-1]
+
+    monkeypatch.setattr(TorchBackend, "open", keep)
+    return found
+
+
+def lanes_of(session, requests):
+    """Lanes at their first row, with the noise that each has still to draw."""
+    made = []
+    for request in requests:
+        resolved = resolve(request, inlay.Registry())
+        stream = NoiseStream(resolved.plan.seeds[0])
+        conditioning, _ = session.encode(resolved.inputs)
+        table = table_of(resolved.plan)
+        made.append((session.start(conditioning, table, stream.draw(resolved.plan.latent_shape)), stream))
+    return made
+
+
+def advance(session, lanes, row):
+    """One row of every lane that still has it."""
+    here = [(state, stream) for state, stream in lanes if row < len(state.table)]
+    steps = [
+        Step(state, row, stream.draw(tuple(state.noise.shape)) if state.table.uses_noise[row] else None)
+        for state, stream in here
+    ]
+    session.advance(steps)
+
+
+def open_session(**choices):
+    resolved = resolve(ask(), inlay.Registry())
+    return TorchBackend("cuda", True).open(replace(opening(resolved.entry, resolved.parts), **choices))
+
+
+def test_captured_and_launched_one_by_one_are_the_same_bits(recorded):
+    """The same kernels on the same values. Deterministic, so that attention is chosen by order and not by time."""
+    pictures = []
+    for capture in ("on", "off"):
+        with inlay.Engine("torch", "cuda", deterministic=True, capture=capture) as engine:
+            results = [engine.run(ask(scheduler=name)) for name in NAMES]
+            assert {result.ran["capture"] for result in results} == {capture}
+            merged = engine.run(ask(512, token_merging=0.5, scheduler="euler_a"))
+            unguided = engine.run(ask(guidance_scale=1.0))
+        pictures.append([drawn(result) for result in (*results, merged, unguided)])
+    assert len(recorded) > 0
+    for name, one, other in zip([*NAMES, "merging", "unguided"], *pictures, strict=True):
+        np.testing.assert_array_equal(one, other, err_msg=name)
+
+
+def test_half_precision_errs_no_more_with_our_kernels():
+    """Against float32 on the CPU: fused and captured not worse than torch's own operations in float16."""
+    requests = [
+        ask(512, seed=seed, scheduler=name) for seed, name in enumerate(("euler", "DPMSolverMultistepScheduler"))
+    ]
+
+    def pictures(device, **choices):
+        with inlay.Engine("torch", device, **choices) as engine:
+            return np.stack([drawn(engine.run(request)) for request in requests])
+
+    exact = pictures("cpu")
+    ways = {"captured": {}, "fused": {"capture": "off"}, "plain": {"kernels": "plain"}}
+    errors = {name: np.sqrt(np.mean((pictures("cuda", **way) - exact) ** 2)) for name, way in ways.items()}
+    # a quarter for chance, half a level for the rounding to 8 bits
+    assert max(errors["captured"], errors["fused"]) <= 1.25 * errors["plain"] + 0.5, errors
+    assert 0 < errors["plain"] < 12, errors
+
+
+def test_nothing_in_a_step_waits_for_the_host():
+    """Stochastic rows, norms, lanes that leave: after each company was recorded, torch refuses whatever would wait."""
+    names = ("EulerAncestralDiscreteScheduler", "ScoreSdeVeScheduler", "UniPCMultistepScheduler", "DDIMScheduler")
+    requests = [ask(scheduler=name, steps=4 + place) for place, name in enumerate(names)]
+    resolved = resolve(ask(), inlay.Registry())
+    session = TorchBackend("cuda", False).open(opening(resolved.entry, resolved.parts))
+    for turn in range(2):
+        lanes = lanes_of(session, requests)
+        advance(session, lanes, 0)
+        if turn:
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            for row in range(1, max(len(state.table) for state, _ in lanes)):
+                advance(session, lanes, row)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert all(picture.std() > 1 for picture in session.decode([state for state, _ in lanes]))
+    session.close()
+
+
+def test_a_company_is_recorded_once(recorded):
+    with inlay.Engine("torch", "cuda") as engine:
+        first = engine.run(ask(seed=1))
+        count = len(recorded)
+        for name in ("euler", "heun", "UniPCMultistepScheduler"):
+            engine.run(ask(seed=2, scheduler=name, steps=5))
+        assert len(recorded) == count == 1
+        again = engine.run(ask(seed=1))
+    np.testing.assert_array_equal(drawn(first), drawn(again))
+
+
+def test_graphs_are_bounded_and_those_that_went_come_back(recorded, opened, monkeypatch):
+    monkeypatch.setattr(sessions, "_STAGES", 2)
+    sizes = (256, 320, 384, 256)
+    with inlay.Engine("torch", "cuda", deterministic=True) as engine:
+        pictures = [drawn(engine.run(ask(size))) for size in sizes]
+        assert len(opened[0]._steps) == 2
+    assert len(recorded) == 4
+    np.testing.assert_array_equal(pictures[0], pictures[3])
+
+
+def test_memory_does_not_grow_from_request_to_request():
+    with inlay.Engine("torch", "cuda") as engine:
+        held = []
+        for seed in range(12):
+            engine.run(ask(seed=seed, prompt=f"circle {seed % 2}"))
+            torch.cuda.synchronize()
+            held.append(torch.cuda.memory_allocated())
+    assert max(held[4:]) <= held[3] + 2**20
+
+
+def test_lanes_share_a_graph_and_come_and_go():
+    """Mixed company against each alone: another batch shape in half precision, the same picture, not the same bits."""
+    requests = [ask(scheduler=name, steps=4 + place % 5, seed=place) for place, name in enumerate(NAMES[:12])]
+    with inlay.Engine("torch", "cuda") as engine:
+        alone = [drawn(engine.run(request)) for request in requests]
+        together = [drawn(ticket.result()) for ticket in [engine.submit(request) for request in requests]]
+    for request, one, other in zip(requests, alone, together, strict=True):
+        psnr = 10 * np.log10(255**2 / max(np.mean((one - other) ** 2), 1e-9))
+        assert psnr > 25, f"{request.scheduler}: {psnr:.1f} dB"
+
+
+def test_other_loras_need_no_new_recording(recorded, opened, tmp_path):
+    pytest.importorskip("diffusers", reason="reads LoRA files with diffusers: pip install 'inlay[torch]'")
+    from safetensors.torch import save_file
+
+    session = open_session()
+    shapes = {name: tensor.shape for name, tensor in session.parts.unet.state_dict().items()}
+    session.close()
+    generator = torch.Generator().manual_seed(0)
+    tensors = {}
+    for name, shape in shapes.items():
+        if name.endswith(("to_q.weight", "to_v.weight", "to_k.weight")):
+            layer = f"unet.{name.removesuffix('.weight')}"
+            tensors[f"{layer}.lora_A.weight"] = torch.randn(4, shape[1], generator=generator) / shape[1] ** 0.5
+            tensors[f"{layer}.lora_B.weight"] = torch.randn(shape[0], 4, generator=generator) / 4
+    save_file(tensors, tmp_path / "ink.safetensors")
+    registry = tmp_path / "weights.toml"
+    registry.write_text('schema = 1\n[loras.ink]\npath = "ink.safetensors"\n')
+    plain, inked = ask(), ask(loras=(inlay.Lora(id="ink"),))
+    opened.clear()
+    recorded.clear()
+    with inlay.Engine("torch", "cuda", registry, deterministic=True) as engine:
+        pictures = [drawn(engine.run(request)) for request in (plain, inked, plain)]
+    assert (len(opened), len(recorded)) == (1, 1)
+    with inlay.Engine("torch", "cuda", registry, deterministic=True) as engine:
+        fresh = drawn(engine.run(inked))
+    np.testing.assert_array_equal(pictures[1], fresh)
+    np.testing.assert_array_equal(pictures[0], pictures[2])
+    assert not np.array_equal(pictures[0], pictures[1])
+
+
+def test_attention_kernels_are_recorded():
+    with inlay.Engine("torch", "cuda") as engine:
+        chosen = engine.run(ask(steps=2)).ran["attention"]
+    assert len(chosen) >= 2
+    assert {kernel for _, kernel in chosen} <= set(KERNELS)
+
+
+def test_pasting_on_the_device_is_the_engines_to_the_byte():
+    rng = np.random.default_rng(0)
+    base, over = rng.integers(0, 256, (2, 301, 256, 3), np.uint8)
+    weights = np.repeat(np.arange(256, dtype=np.uint8)[None], 301, axis=0)
+    session = open_session()
+    for part in (slice(0, 301), slice(10, 10), slice(7, 201)):
+        given = base[part, 3:], over[part, 3:], weights[part, 3:]
+        np.testing.assert_array_equal(session.blend(*given), blend(*given))
+    session.close()
+
+
+def test_too_little_memory_says_what_would_fit_and_the_engine_goes_on():
+    with inlay.Engine("torch", "cuda") as engine:
+        engine.run(ask(steps=2))
+        torch.cuda.empty_cache()
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 48 * 2**20) / total)
+        try:
+            with pytest.raises(inlay.OutOfMemory, match=r"out of memory on cuda.*would fit"):
+                engine.run(ask(2048, steps=2))
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0)
+        assert engine.run(ask(steps=2)).images

@@ -1,0 +1,141 @@
+"""Whole networks with fused kernels against the same networks with plain ones."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from inlay.models.layers import use_kernels
+from inlay.models.merging import Merging, draw_choices, find_regions, level_mergings
+from inlay.models.unet import UNet
+from inlay.models.unet_config import UNetConfig
+from inlay.models.vae_kl import AutoencoderKL, KLConfig
+
+SMALL = UNetConfig(
+    in_channels=9,
+    block_out_channels=(24, 48),
+    down_attention=(True, True),
+    up_attention=(True, True),
+    layers_per_block=(1, 1),
+    transformer_layers=(1, 2),
+    heads=(3, 3),
+    cross_attention_dim=(12, 12),
+    norm_num_groups=8,
+    time_embedding_dim=32,
+)
+VAE = KLConfig(block_out_channels=(16, 24), layers_per_block=1, norm_num_groups=8)
+
+
+@pytest.fixture(autouse=True)
+def exact_products():
+    """Float32 is the yardstick here: on a GPU, no product of it in ten bits."""
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield
+
+
+def randomise(network, device):
+    """Weights that keep the signal's size and leave no layer, and no bias, without an effect."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.ndim > 1:
+                parameter.copy_(noise / parameter[0].numel() ** 0.5)
+            else:
+                parameter.copy_(0.2 * noise + (1.0 if name.endswith("weight") else 0.0))
+    return network.requires_grad_(False).eval().to(device, memory_format=torch.channels_last)
+
+
+def random(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def ways(make, network, dtype):
+    """``make`` of the network plain in float32, and plain and fused in ``dtype``."""
+    found = []
+    for fused, kind in ((False, torch.float32), (False, dtype), (True, dtype)):
+        own = copy.deepcopy(network).to(kind)
+        use_kernels(own, fused)
+        found.append(make(own, kind).double().cpu())
+    return found
+
+
+def assert_agree(exact, plain, fused, dtype):
+    assert exact.std() > 0.1  # else the tolerance would mean nothing
+    assert bool(fused.isfinite().all())
+    if dtype == torch.float32:
+        # sums in another order, in some dozens of layers; outputs are about 3 at most
+        assert float((fused - exact).abs().max()) < 1e-5
+    else:
+        # the same roundings or fewer, which chance may let fall a little worse
+        errors = [float((found - exact).square().mean().sqrt()) for found in (plain, fused)]
+        assert 0 < errors[1] < 1.25 * errors[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("size", [(8, 8), (7, 18)])
+@torch.no_grad()
+def test_unet(device, size, dtype):
+    unet = randomise(UNet(SMALL), device)
+    sample, hidden = random(4, 9, *size).to(device), random(4, 5, 12, seed=1).to(device)
+    timesteps = torch.tensor([801.0, 37.5, 600, 2], device=device)
+
+    def evaluate(own, kind):
+        return own(sample.to(kind), own.embed(timesteps), own.context(hidden.to(kind)))
+
+    assert_agree(*ways(evaluate, unet, dtype), dtype)
+
+
+@torch.no_grad()
+def test_unet_that_merges_tokens(device):
+    """Two lanes of two halves, each with its own mask, at both resolutions."""
+    unet = randomise(UNet(SMALL), device)
+    masks = torch.zeros(2, 12, 12)
+    masks[0, 2:4, 2:4], masks[1, 6:8, 4:6] = 1, 1
+    regions = [find_regions(Merging(0.5, levels=2), unet.attention_sizes(12, 12), mask) for mask in masks]
+    drawn = [draw_choices(np.full(3, seed, np.float32), 1, each) for seed, each in enumerate(regions)]
+    merging = level_mergings(
+        [[each.to(torch.device(device)) for each in own] for own in regions],
+        [[each[0].to(device) for each in own] for own in drawn],
+    )
+    assert len(merging) == 2
+    sample, hidden = random(4, 9, 12, 12).to(device), random(4, 5, 12, seed=1).to(device)
+    emb, context = unet.embed(torch.tensor([801.0, 801, 2, 2], device=device)), unet.context(hidden)
+    plain, fused = [], []
+    for found, choice in ((plain, False), (fused, True)):
+        use_kernels(unet, choice)
+        found += [unet(sample, emb, context, merging=each).cpu() for each in ((), merging)]
+    assert float((plain[1] - plain[0]).abs().max()) > 1e-3  # it does merge
+    # the same tokens merge, so nothing but the order of sums differs
+    assert float((fused[1] - plain[1]).abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@torch.no_grad()
+def test_autoencoder(device, dtype):
+    vae = randomise(AutoencoderKL(VAE), device)
+    latents, picture = random(1, 4, 9, 7).to(device), random(2, 3, 16, 12, seed=1).to(device)
+    assert_agree(*ways(lambda own, kind: own.decode(latents.to(kind)), vae, dtype), dtype)
+    encoded = ways(lambda own, kind: own.encode(picture.to(kind)) / VAE.scaling_factor, vae, dtype)
+    assert_agree(*encoded, dtype)
+
+
+@torch.no_grad()
+def test_a_shrunk_autoencoder_stays_in_half_precision_and_says_the_same(device):
+    vae = randomise(AutoencoderKL(VAE), device)
+    for decoder_or_encoder in (vae.decoder, vae.encoder):  # what flows in the first blocks is beyond float16's range
+        decoder_or_encoder.conv_in.weight *= 5e4
+    latents, picture = random(1, 4, 6, 5).to(device), random(1, 3, 12, 10, seed=1).to(device)
+    half, shrunk = copy.deepcopy(vae).half(), copy.deepcopy(vae).half()
+    shrunk.shrink(9)
+    for call, given in (("decode", latents), ("encode", picture)):
+        exact = getattr(vae, call)(given)
+        assert not bool(getattr(half, call)(given.half()).isfinite().all())
+        for fused in (False, True):
+            use_kernels(shrunk, fused)
+            found = getattr(shrunk, call)(given.half()).float()
+            # eleven bits, some dozens of layers
+            assert float((found - exact).abs().max()) < 0.02 * float(exact.abs().max())
