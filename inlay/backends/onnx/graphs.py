@@ -1,0 +1,178 @@
+"""Exported graphs of a model or of a safety checker: where they lie, and whether they still fit its files.
+
+A graph file holds no weights: it says at which byte of which of the model's safetensors files each of them is. So it
+depends on those files' headers (names, shapes, dtypes, places) and on the configs, but not on what the weights are,
+and ``graphs.json`` beside the graphs says by hash which headers and configs that were.
+
+Graphs lie in a folder named by the hash of everything that they depend on: for the packaged models in
+``inlay/assets/graphs``, for others in ``$INLAY_GRAPHS`` or else the user's cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from inlay.errors import WeightsError
+from inlay.models.config_values import one_line
+
+__all__ = ["FORMAT", "MANIFEST", "PACKAGED", "GraphFolder", "find_graphs", "has_graphs", "key_of", "sources", "store"]
+
+FORMAT = 1
+"""Raised whenever graphs of an earlier one would not run here any more."""
+
+MANIFEST = "graphs.json"
+PACKAGED = Path(__file__).resolve().parents[2] / "assets" / "graphs"
+
+_COMPONENTS = ("unet", "vae", "text_encoder", "text_encoder_2")
+
+
+@dataclass(frozen=True)
+class GraphFolder:
+    """Verified graphs.
+
+    Attributes:
+        folder: what lies there.
+        weights: the folder of the model, which the places of weights are relative to.
+        dtype: what the networks compute in; what goes in and comes out is float32 in any case.
+        facts: what the export knew and running needs.
+        hashes: sha256 of each graph, by name.
+    """
+
+    folder: Path
+    weights: Path
+    dtype: str
+    facts: Mapping[str, Any]
+    hashes: Mapping[str, str]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.hashes
+
+    def read(self, name: str) -> bytes:
+        """One graph; WeightsError where it is missing or not what was exported."""
+        path = self.folder / f"{name}.onnx"
+        if name not in self:
+            raise WeightsError(f"{self.folder / MANIFEST}: does not name {path.name}; {_again(self.weights)}")
+        try:
+            content = path.read_bytes()
+        except OSError as exc:
+            raise WeightsError(f"{path}: cannot be read ({exc.strerror}); {_again(self.weights)}") from exc
+        if hashlib.sha256(content).hexdigest() != self.hashes[name]:
+            raise WeightsError(f"{path}: damaged, its sha256 is not that of {MANIFEST}; {_again(self.weights)}")
+        return content
+
+
+def store() -> Path:
+    """Where exported graphs are cached: ``$INLAY_GRAPHS``, else the user's cache directory."""
+    from platformdirs import user_cache_path
+
+    asked = os.environ.get("INLAY_GRAPHS")
+    return Path(asked).expanduser() if asked else user_cache_path("inlay") / "graphs"
+
+
+def sources(folder: Path) -> dict[str, str]:
+    """sha256 of everything that graphs depend on, by path: configs, and the headers of safetensors files.
+
+    Args:
+        folder: of a model, or of a safety checker.
+
+    Raises:
+        WeightsError: a file that cannot be read, is cut off, or is not in the safetensors format.
+    """
+    is_model = (folder / "model_index.json").is_file()
+    places = [folder / name for name in _COMPONENTS if (folder / name).is_dir()] if is_model else [folder]
+    found = {"model_index.json": _hash(_read(folder / "model_index.json"))} if is_model else {}
+    for place in places:
+        for path in [place / "config.json", *sorted(place.glob("*.safetensors*"))]:
+            content = _header(path) if path.suffix == ".safetensors" else _read(path)
+            found[path.relative_to(folder).as_posix()] = _hash(content)
+    return found
+
+
+def key_of(found: Mapping[str, str], dtype: str) -> str:
+    """The name of a folder of graphs in the cache."""
+    text = json.dumps({"format": FORMAT, "dtype": dtype, "sources": dict(found)}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def has_graphs(folder: Path, dtypes: Sequence[str]) -> bool:
+    """Whether there are graphs for a model, be they good or not; WeightsError as :func:`sources`."""
+    return any(place.is_file() for place in _places(sources(folder), dtypes))
+
+
+def find_graphs(folder: Path, dtypes: Sequence[str]) -> GraphFolder:
+    """The graphs of a model, the first of ``dtypes`` that there are.
+
+    Raises:
+        WeightsError: there are none for these files, or they are not what their folder's name says.
+    """
+    now = sources(folder)
+    for path in _places(now, dtypes):
+        if path.is_file():
+            manifest = _manifest(path, folder)
+            _compare(path, manifest["sources"], now, folder)
+            return GraphFolder(path.parent, folder, manifest["dtype"], manifest["facts"], manifest["graphs"])
+    wanted = " or ".join(dtypes)
+    raise WeightsError(
+        f"{folder}: backend onnx has no {wanted} graphs that fit these files in {store()}; {_again(folder)}"
+    )
+
+
+def _places(now: Mapping[str, str], dtypes: Sequence[str]) -> Iterator[Path]:
+    for dtype in dtypes:
+        for root in (PACKAGED, store()):
+            yield root / key_of(now, dtype) / MANIFEST
+
+
+def _again(folder: Path) -> str:
+    return f"make them with inlay export (pip install 'inlay[export]') for {folder.name}"
+
+
+def _manifest(path: Path, folder: Path) -> dict[str, Any]:
+    wanted = {"format": int, "dtype": str, "facts": dict, "sources": dict, "graphs": dict}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as exc:
+        raise WeightsError(f"{path}: not readable as JSON; {_again(folder)}") from exc
+    if not isinstance(found, dict) or any(not isinstance(found.get(name), kind) for name, kind in wanted.items()):
+        raise WeightsError(f"{path}: must hold {', '.join(wanted)}; {_again(folder)}")
+    if found["format"] != FORMAT:
+        raise WeightsError(f"{path}: format must be {FORMAT}, not {found['format']}; {_again(folder)}")
+    return found
+
+
+def _compare(path: Path, then: Mapping[str, str], now: Mapping[str, str], folder: Path) -> None:
+    for name in sorted({*then, *now}):
+        if then.get(name) != now.get(name):
+            state = "is missing" if name not in now else "is new" if name not in then else "is another file"
+            raise WeightsError(f"{path}: exported for other files, {folder / name} {state}; {_again(folder)}")
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise WeightsError(f"{path}: cannot be read ({exc.strerror})") from exc
+
+
+def _header(path: Path) -> bytes:
+    """Length and JSON at the beginning of a safetensors file, once its end has been found where that says."""
+    try:
+        with safe_open(path, framework="numpy"):
+            pass
+        with path.open("rb") as file:
+            length = file.read(8)
+            return length + file.read(int.from_bytes(length, "little"))
+    except (SafetensorError, OSError) as exc:
+        raise WeightsError(f"{path}: not readable as safetensors: {one_line(exc)}") from exc

@@ -1,0 +1,234 @@
+"""A model on ONNX Runtime: encode, start, advance, decode.
+
+Each lane is evaluated by itself, always in the same shape, so that its bits do not depend on its company
+(decision 0005). A lane's buffers stay on the device from its start to its last row; the host says which row is next,
+and hands over fresh noise.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from inlay.backends.onnx.device import Device, installed_versions, pick_device, translated
+from inlay.backends.onnx.graphs import MANIFEST, GraphFolder, find_graphs, has_graphs
+from inlay.backends.onnx.safety import OnnxChecker
+from inlay.backends.onnx.state import Conditioning, Floats, Loop, State, matrices, scalars, timesteps
+from inlay.backends.onnx.tokens import load_tokens
+from inlay.backends.protocol import Inputs, Opening, Runtime, Step
+from inlay.errors import BackendError, NotFinite, RequestError, WeightsError
+from inlay.schedulers import Table
+
+__all__ = ["STEP", "OnnxBackend", "OnnxSession"]
+
+STEP = Path(__file__).with_name("step.onnx")
+"""A row of any table; ``inlay/export/step.py`` makes it."""
+
+_Prompt = tuple[Floats, Floats | None, tuple[str, ...]]
+
+# Encoded prompts kept per session, as in the torch backend.
+_PROMPTS = 64
+# What an export has to know of a model (inlay/export/folder.py).
+_FACTS = ("in_channels", "latent_channels", "factor", "added", "zero_empty_prompt", "towers")
+# The same decision on every device.
+_CHECKER = ("float32",)
+
+
+class OnnxSession:
+    """One model; see :class:`inlay.backends.protocol.Session`."""
+
+    def __init__(self, graphs: GraphFolder, device: Device) -> None:
+        self.device, self.facts = device, graphs.facts
+        self._prompts: OrderedDict[tuple[str, int, bool], _Prompt] = OrderedDict()
+        towers = self.facts["towers"]
+        self._tokens = [load_tokens(graphs.weights / tower["tokenizer"], tower["limit"]) for tower in towers]
+        self._texts = [self._open(graphs, tower["graph"]) for tower in towers]
+        self._context, self._embed = self._open(graphs, "unet_context"), self._open(graphs, "unet_embed")
+        self._encoder, self._decoder = self._open(graphs, "vae_encoder"), self._open(graphs, "vae_decoder")
+        step = device.open(STEP.read_bytes())
+        self._loop = Loop(self._open(graphs, "unet"), step, device)
+        options = (*device.options, ("graphs", graphs.hashes["unet"][:12]))
+        self.runtime = Runtime("onnx", device.name, graphs.dtype, True, installed_versions(), options=options)
+
+    def encode(self, inputs: Inputs) -> tuple[Conditioning, tuple[str, ...]]:
+        with translated("encode the request", self.device):
+            prompts = [self._prompt(inputs.prompt, inputs.clip_skip)]
+            if inputs.guidance_scale > 1:
+                prompts.insert(0, self._prompt(inputs.negative_prompt, inputs.clip_skip, negative=True))
+            pooled = [each[1] for each in prompts if each[1] is not None]
+            clean, masked = self._encode_images(inputs)
+            mask = inputs.latent_mask.astype(np.float32)[None]
+            both = np.concatenate([mask, masked])
+            conditioning = Conditioning(
+                context=self.device.put(np.concatenate([each[0] for each in prompts])),
+                pooled=np.concatenate(pooled) if pooled else None,
+                time_ids=self._time_ids(inputs),
+                guidance=inputs.guidance_scale,
+                clean=clean,
+                mask=mask,
+                extra=both if self._is_inpainting else both[:0],
+                noise_fill=inputs.noise_fill,
+            )
+        return conditioning, tuple(warning for each in prompts for warning in each[2])
+
+    def start(self, conditioning: Conditioning, table: Table, noise: np.ndarray) -> State:
+        with translated("start a picture", self.device):
+            shared = conditioning
+            first = np.zeros((table.slots, *noise.shape), np.float32)
+            first[0] = np.where(shared.mask > 0.5, 0, shared.clean) if shared.noise_fill else shared.clean
+            arrays = {
+                "state": first,
+                "noise": noise.copy(),
+                "matrices": matrices(table),
+                "scalars": scalars(table, shared.guidance, keeps_known=not self._is_inpainting),
+                "clean": shared.clean,
+                "start": noise,
+                "mask": shared.mask,
+                "extra": shared.extra,
+            }
+            return State(self._loop, shared.context, self._embeddings(shared, table), arrays)
+
+    def advance(self, steps: Sequence[Step]) -> None:
+        with translated("evaluate the network", self.device):
+            for step in steps:
+                step.state.advance(step.row, step.noise)
+
+    def decode(self, states: Sequence[State]) -> list[np.ndarray]:
+        with translated("decode a picture", self.device):
+            return [self._decode(state.latents) for state in states]
+
+    def close(self) -> None:
+        """Forget sessions and cached prompts."""
+        self._prompts.clear()
+        del self._loop, self._texts, self._context, self._embed, self._encoder, self._decoder
+
+    @property
+    def _is_inpainting(self) -> bool:
+        """Whether the network sees the mask; else the loop keeps what is outside it."""
+        return bool(self.facts["in_channels"] > self.facts["latent_channels"])
+
+    def _open(self, graphs: GraphFolder, name: str) -> ort.InferenceSession:
+        content = graphs.read(name)
+        with translated(f"load {graphs.folder / name}.onnx", self.device):
+            return self.device.open(content, graphs.weights)
+
+    def _prompt(self, text: str, clip_skip: int, negative: bool = False) -> _Prompt:
+        """Keys and values ``[1, n, K]``, pooled text ``[1, P]`` and warnings of one prompt."""
+        key = (text, clip_skip, negative)
+        if key not in self._prompts:
+            hidden, pooled, warnings = self._read(text, clip_skip)
+            if negative and not text and self.facts["zero_empty_prompt"]:
+                hidden, pooled = np.zeros_like(hidden), None if pooled is None else np.zeros_like(pooled)
+            (context,) = self._context.run(None, {"hidden": hidden})
+            self._prompts[key] = (context, pooled, warnings)
+            if len(self._prompts) > _PROMPTS:
+                self._prompts.popitem(last=False)
+        self._prompts.move_to_end(key)
+        return self._prompts[key]
+
+    def _read(self, text: str, clip_skip: int) -> _Prompt:
+        """What the text encoders make of a prompt: ``[1, n, D]``, ``[1, P]`` or None, warnings."""
+        most = min(tower["layers"] for tower in self.facts["towers"])
+        if not 1 <= clip_skip <= most:
+            raise RequestError("clip_skip", clip_skip, f"between 1 and {most} for this model")
+        hidden: list[Floats] = []
+        pooled: Floats | None = None
+        warnings: list[str] = []
+        for tokens, session in zip(self._tokens, self._texts, strict=True):
+            ids, cut = tokens.encode(text)
+            warnings += cut
+            found = session.run(None, {"ids": ids, "skip": np.array([clip_skip], np.int64)})
+            hidden.append(found[0])
+            pooled = found[1] if len(found) > 1 and pooled is None else pooled
+        return np.concatenate(hidden, axis=2), pooled, tuple(dict.fromkeys(warnings))
+
+    def _encode_images(self, inputs: Inputs) -> tuple[Floats, Floats]:
+        """Latents ``[C, h, w]`` of the image, and of the image with the mask grey (0 in -1…1)."""
+        image = inputs.image.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1
+        pictures = (image, image * ~inputs.mask)
+        clean, masked = (self._encoder.run(None, {"pictures": each[None]})[0][0] for each in pictures)
+        return clean, masked
+
+    def _time_ids(self, inputs: Inputs) -> Floats | None:
+        """SDXL's sizes (Podell et al. 2023, section 2.2): original and target are the generation size."""
+        if not self.facts["added"]:
+            return None
+        height, width = inputs.mask.shape
+        return np.array([[height, width, 0, 0, height, width]], np.float32)
+
+    def _embeddings(self, shared: Conditioning, table: Table) -> Floats:
+        """``[R + 1, halves, T]``: time embeddings of all rows in one go, each half with its own pooled text."""
+        halves = shared.context.shape()[0]
+        rows: dict[str, Any] = {"timesteps": timesteps(table)}
+        if shared.pooled is None:
+            (alike,) = self._embed.run(None, rows)
+            return np.repeat(alike[:, None], halves, axis=1)
+        rows["time_ids"] = shared.time_ids
+        made = [self._embed.run(None, {**rows, "pooled": pooled[None]})[0] for pooled in shared.pooled]
+        return np.stack(made, axis=1)
+
+    def _decode(self, latents: Floats) -> np.ndarray:
+        """``[1, C, h, w]`` → uint8 ``[H, W, 3]``."""
+        picture = self._decoder.run(None, {"latents": latents})[0][0]
+        if not np.isfinite(picture).all():
+            raise NotFinite(f"the decoded picture has values that are not finite ({self.runtime.dtype})")
+        levels = np.rint(np.clip(picture * 127.5 + 127.5, 0, 255)).astype(np.uint8)
+        return np.ascontiguousarray(levels.transpose(1, 2, 0))
+
+
+class OnnxBackend:
+    """Opens models with ONNX Runtime on one device."""
+
+    slots = 8
+
+    def __init__(self, device: str, deterministic: bool | None) -> None:
+        self._device = pick_device(device)
+        self.device = self._device.name
+
+    def runs(self, opening: Opening) -> bool:
+        """Whether :meth:`open` has what it needs: graphs, and nothing asked that it refuses."""
+        return not _refused(opening) and has_graphs(opening.folder, self._device.dtypes)
+
+    def checks(self, folder: Path) -> bool:
+        """Whether there are graphs of a safety checker."""
+        return has_graphs(folder, _CHECKER)
+
+    def open(self, opening: Opening) -> OnnxSession:
+        """Load a model's graphs; a model that was not exported, or that is not of the promised kind, is refused."""
+        refused = _refused(opening)
+        if refused:
+            raise BackendError(f"backend onnx cannot run {opening.model} with {refused}; backend torch can")
+        graphs = find_graphs(opening.folder, self._device.dtypes)
+        absent = [name for name in _FACTS if name not in graphs.facts]
+        if absent:
+            raise WeightsError(
+                f"{graphs.folder / MANIFEST}: facts lack {', '.join(absent)}; export {opening.model} again"
+            )
+        for name in ("in_channels", "latent_channels", "factor"):
+            found, promised = graphs.facts[name], getattr(opening, name)
+            if found != promised:
+                raise WeightsError(
+                    f"{opening.model}: its graphs have {name} {found}, its family in the registry promises {promised}"
+                )
+        return OnnxSession(graphs, self._device)
+
+    def open_checker(self, folder: Path) -> OnnxChecker:
+        """Load a safety checker."""
+        return OnnxChecker(find_graphs(folder, _CHECKER), self._device)
+
+
+def _refused(opening: Opening) -> str:
+    """What of a model this backend cannot do yet; empty where there is nothing."""
+    asked = {
+        "another VAE": opening.vae_folder is not None,
+        "LoRAs": bool(opening.loras),
+        "an IP adapter": opening.ip_adapter is not None,
+        "fused kernels": opening.kernels == "fused",
+        "captured steps": opening.capture == "on",
+    }
+    return next((name for name, wanted in asked.items() if wanted), "")

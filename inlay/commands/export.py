@@ -1,0 +1,58 @@
+"""``inlay export``: a model's networks as ONNX graphs, for backend onnx."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from inlay.commands.options import Weights
+from inlay.errors import BackendError
+
+__all__ = ["export"]
+
+
+class Dtype(StrEnum):
+    """What networks compute in."""
+
+    float32 = "float32"
+    float16 = "float16"
+
+
+def export(
+    model: Annotated[str | None, typer.Argument(help="Id or alias in the registry; the default model without.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Where folders of graphs are kept; the cache without.")
+    ] = None,
+    dtype: Annotated[Dtype, typer.Option(help="float16 is for GPUs.")] = Dtype.float32,
+    again: Annotated[bool, typer.Option("--again", help="Also where the graphs are there already.")] = False,
+    weights: Weights = None,
+) -> None:
+    """Export a model, and its safety checker, for backend onnx; prints the folders of their graphs.
+
+    The graphs hold no weights, they refer to the model's own files. With --out, set INLAY_GRAPHS to the same folder
+    where they are to be used.
+    """
+    from inlay.engine.registry import Registry
+    from inlay.engine.weights import check
+
+    try:
+        from inlay.export.folder import MANIFEST, cached, export_checker, export_model
+    except ModuleNotFoundError as exc:
+        raise BackendError(f"inlay export needs the package {exc.name}: pip install 'inlay[export]'") from exc
+    registry = Registry(weights)
+    entry = registry.find(model)
+    made = [(check(entry), str(dtype))]
+    if entry.safety:
+        made.append((check(registry.part("safety", entry.safety)), "float32"))
+    for folder, precision in made:
+        place = cached(folder, precision, out)
+        if again or not (place / MANIFEST).is_file():
+            typer.echo(f"inlay: exporting {folder.name}; this takes a minute or more", err=True)
+            if (folder / "model_index.json").is_file():
+                export_model(folder, place, precision)
+            else:
+                export_checker(folder, place)
+        typer.echo(str(place))

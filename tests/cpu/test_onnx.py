@@ -1,0 +1,149 @@
+"""The onnx backend against the torch backend on the CPU: the same plan gives the same picture."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'inlay[cpu]'")
+pytest.importorskip("torch", reason="compares with torch: pip install 'inlay[torch]'")
+
+import inlay
+from inlay.schedulers import NAMES
+from tools.train_tiny.scenes import MEASURING, draw_scene
+
+SIZE = 256
+# Float32 on both sides, products and convolutions in another order: a level or so here and there.
+ALIKE = 45.0
+
+
+@pytest.fixture(scope="module")
+def engines():
+    with inlay.Engine("torch", "cpu") as torch, inlay.Engine("onnx", "cpu") as onnx:
+        yield torch, onnx
+
+
+@pytest.fixture(scope="module")
+def onnx(engines):
+    return engines[1]
+
+
+@pytest.fixture(scope="module")
+def ask():
+    scene = draw_scene("measure", 3, SIZE, MEASURING)
+
+    def make(**fields):
+        defaults = {"prompt": scene.caption, "steps": 4, "strength": 1.0, "guidance_scale": 4.0, "seed": 11}
+        size = {"width": SIZE, "height": SIZE}
+        given = {"init_image": scene.background, "mask_image": scene.mask}
+        return inlay.InpaintRequest(**{**defaults, **given, **size, **fields})
+
+    return make
+
+
+def drawn(result):
+    return np.asarray(result.generated[0], np.float64)
+
+
+def psnr(one, other):
+    return 10 * np.log10(255**2 / max(np.mean((one - other) ** 2), 1e-9))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_picture_as_torch(engines, ask, name):
+    one, other = (drawn(engine.run(ask(scheduler=name))) for engine in engines)
+    assert one.std() > 5
+    assert psnr(one, other) >= ALIKE, f"{name}: {psnr(one, other):.1f} dB"
+
+
+VARIED = [
+    {"guidance_scale": 1.0},
+    {"strength": 0.5, "steps": 8},
+    {"negative_prompt": "a blue circle", "clip_skip": 1},
+    {"clip_skip": 5},
+    {"masked_content": "noise", "strength": 0.6, "steps": 8},
+    {"width": 192, "height": 320},
+    {"width": 72, "height": 136},
+    {"prompt": "a green star, " * 40},
+    {"prompt": "Émile's 42 – 'quoted'\t\n  ☃", "karras_sigmas": False},
+]
+
+
+@pytest.mark.parametrize("fields", VARIED, ids=[str(sorted(fields)) for fields in VARIED])
+def test_every_part_of_a_request_reaches_the_picture_as_it_does_in_torch(engines, ask, fields):
+    one, other = (engine.run(ask(**fields)) for engine in engines)
+    assert psnr(drawn(one), drawn(other)) >= ALIKE
+    assert one.warnings == other.warnings
+    assert not np.array_equal(drawn(other), drawn(engines[1].run(ask())))
+
+
+def test_a_picture_does_not_depend_on_its_company(onnx, ask):
+    requests = [ask(scheduler=name, steps=4 + place % 3, samples=1 + place % 2) for place, name in enumerate(NAMES[:9])]
+    alone = [onnx.run(request) for request in requests]
+    together = [ticket.result() for ticket in [onnx.submit(request) for request in requests]]
+    for one, other in zip(alone, together, strict=True):
+        assert [picture.tobytes() for picture in one.generated] == [picture.tobytes() for picture in other.generated]
+    assert all(result.runtime.deterministic for result in together)
+
+
+def test_sample_i_is_the_picture_of_seed_plus_i(onnx, ask):
+    several = onnx.run(ask(samples=2, seed=40))
+    for picture, seed in zip(several.generated, several.seeds, strict=True):
+        assert picture.tobytes() == onnx.run(ask(seed=seed)).generated[0].tobytes()
+
+
+def test_the_result_says_what_ran(onnx, ask):
+    runtime = onnx.run(ask(steps=1)).runtime
+    assert (runtime.backend, runtime.device, runtime.dtype) == ("onnx", "cpu", "float32")
+    assert dict(runtime.options)["provider"] == "CPUExecutionProvider"
+    assert "onnxruntime" in dict(runtime.versions)
+
+
+def test_outside_the_mask_every_byte_is_the_inputs(onnx, ask):
+    request = ask(mask_blur=0)
+    kept = np.asarray(request.mask_image) == 0
+    out = np.asarray(onnx.run(request).images[0])
+    np.testing.assert_array_equal(out[kept], np.asarray(request.init_image)[kept])
+    assert (out[~kept] != np.asarray(request.init_image)[~kept]).mean() > 0.5
+
+
+def test_progress_and_cancellation_between_steps(onnx, ask):
+    ticket = onnx.submit(ask(steps=150))
+    steps = ticket.progress()
+    assert next(steps).steps == 150
+    ticket.cancel()
+    began = time.monotonic()
+    with pytest.raises(inlay.Cancelled):
+        ticket.result(timeout=60)
+    assert time.monotonic() - began < 60
+    assert not ticket.generated
+
+
+def test_token_merging_is_said_not_to_be_done(onnx, ask):
+    warnings = onnx.run(ask(token_merging=0.5, steps=2)).warnings
+    assert "token merging is not available in this backend; made without it" in warnings
+
+
+def test_the_safety_checker_decides_as_torchs_does(engines, onnx, ask):
+    from inlay.backends.onnx.session import OnnxBackend
+    from inlay.backends.torch.backend import TorchBackend
+    from tools.train_safety.pictures import KINDS, draw_example
+
+    folder = onnx.registry.part("safety", "inlay-tiny-safety").path
+    pictures = [draw_example("measure", index, kind).picture for kind in KINDS for index in range(3)]
+    pictures += [np.concatenate([each, each[:, ::-1]], axis=1) for each in pictures[:2]]  # several windows
+    found = [kind("cpu", None).open_checker(folder).check(pictures) for kind in (OnnxBackend, TorchBackend)]
+    assert found[0] == found[1]
+    assert 2 < sum(found[0]) < len(pictures)
+    assert onnx.run(ask(safety_checker=True, steps=2)).nsfw == engines[0].run(ask(safety_checker=True, steps=2)).nsfw
+
+
+def test_what_it_cannot_do_is_refused_by_name(ask):
+    for arguments, sentence in (({"kernels": "fused"}, "fused kernels"), ({"capture": "on"}, "captured steps")):
+        with (
+            inlay.Engine("onnx", "cpu", **arguments) as engine,
+            pytest.raises(inlay.BackendError, match=f"backend onnx cannot run inlay-tiny with {sentence}"),
+        ):
+            engine.run(ask())

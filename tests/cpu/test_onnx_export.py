@@ -1,0 +1,377 @@
+"""Export of small random models of both families, what is wrong with graphs, and what ``auto`` chooses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+for package in ("onnxruntime", "onnx", "onnxscript", "torch", "diffusers"):
+    pytest.importorskip(package, reason=f"needs {package}: pip install 'inlay[cpu,export]'")
+
+import onnx
+import torch
+
+import inlay
+from inlay.backends.onnx import graphs
+from inlay.backends.onnx.session import STEP
+from inlay.backends.onnx.tokens import load_tokens
+from inlay.export.folder import autoencoder, cached, export_model
+from inlay.export.networks import decoder_graph
+from inlay.export.step import step_graph
+from tests.random_model import write_model, write_registry, write_xl_model
+from tests.unit.dialect_table import MINIMAL
+from tools import export_tiny
+
+SIZE = 128
+MODELS = ("nine", "xl")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Two models with a registry, and their graphs, exported once, in a cache of their own."""
+    folder = tmp_path_factory.mktemp("models")
+    made = {
+        "nine": (write_model(folder / "nine", 9, "tiny"), "sd15-inpaint"),
+        "xl": (write_xl_model(folder / "xl"), "sdxl"),
+    }
+    made["bare"] = (write_model(folder / "bare", 4, "tiny", seed=3), "sd15")
+    write_registry(folder / "weights.toml", **made)
+    for name in MODELS:
+        place = cached(made[name][0], "float32", folder / "graphs")
+        export_model(made[name][0], place)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _cache(home, monkeypatch):
+    monkeypatch.setenv("INLAY_GRAPHS", str(home / "graphs"))
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    image = np.random.default_rng(2).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+    mask = np.zeros((SIZE, SIZE), np.uint8)
+    mask[24:100, 30:90] = 255
+    return image, mask
+
+
+@pytest.fixture
+def ask(pictures):
+    def make(model, **fields):
+        defaults = {"prompt": "ab", "steps": 5, "seed": 5, "width": SIZE, "height": SIZE}
+        return inlay.InpaintRequest(
+            model=model, init_image=pictures[0], mask_image=pictures[1], **{**defaults, **fields}
+        )
+
+    return make
+
+
+def psnr(one, other):
+    one, other = (np.asarray(result.generated[0], np.float64) for result in (one, other))
+    return 10 * np.log10(255**2 / max(np.mean((one - other) ** 2), 1e-9))
+
+
+VARIED = [
+    {},
+    {"guidance_scale": 1.0, "scheduler": "EulerAncestralDiscreteScheduler"},
+    {"clip_skip": 3, "strength": 1.0, "negative_prompt": "cd", "scheduler": "UniPCMultistepScheduler"},
+    {"width": 72, "height": 104, "masked_content": "noise", "scheduler": "ScoreSdeVeScheduler"},
+]
+
+
+@pytest.mark.parametrize("fields", VARIED, ids=[str(sorted(fields)) for fields in VARIED])
+@pytest.mark.parametrize("model", MODELS)
+def test_random_models_of_both_families_as_torch_has_them(home, ask, model, fields):
+    registry = home / "weights.toml"
+    with inlay.Engine("torch", "cpu", registry) as one, inlay.Engine("onnx", "cpu", registry) as other:
+        assert psnr(one.run(ask(model, **fields)), other.run(ask(model, **fields))) >= 45
+
+
+def test_a_graph_holds_no_weights_and_no_paths_of_the_machine_that_made_it(home):
+    for path in [*home.glob("graphs/*/*.onnx"), *graphs.PACKAGED.glob("*/*.onnx")]:
+        model = onnx.load(path, load_external_data=False)
+        for tensor in model.graph.initializer:
+            outside = tensor.data_location == onnx.TensorProto.EXTERNAL
+            assert outside or np.prod(tensor.dims) < 64, f"{path.parent.name}/{path.name}: {tensor.name}"
+        content = path.read_bytes()
+        assert not any(word in content for word in (b".py", b"/home", str(home).encode(), b"site-packages"))
+
+
+def test_what_ships_is_what_its_command_makes():
+    """Graphs by the key of the packaged files as they are now, the step byte for byte."""
+    assert STEP.read_bytes() == step_graph()
+    registry = inlay.Registry()
+    entry = registry.find(export_tiny.MODEL)
+    for folder in (entry.path, registry.part("safety", entry.safety).path):
+        found = graphs.find_graphs(folder, ("float32",))
+        assert found.folder.parent == graphs.PACKAGED, "python -m tools.export_tiny makes them anew"
+        for name in found.hashes:
+            assert found.read(name)
+
+
+def test_the_same_export_gives_the_same_bytes(home):
+    place = cached(home / "nine", "float32")
+    again = decoder_graph(autoencoder(home / "nine", "float32"))
+    assert (place / "vae_decoder.onnx").read_bytes() == again
+
+
+def test_float16_graphs_take_and_give_float32(home):
+    from inlay.backends.onnx.device import Device
+
+    latents = np.random.default_rng(0).standard_normal((1, 4, 9, 12), dtype=np.float32)
+    half = decoder_graph(autoencoder(home / "nine", "float16"))
+    whole = (cached(home / "nine", "float32") / "vae_decoder.onnx").read_bytes()
+    one, other = (
+        Device("cpu").open(graph, home / "nine").run(None, {"latents": latents})[0] for graph in (half, whole)
+    )
+    assert one.dtype == np.float32
+    assert one.shape == (1, 3, 72, 96)
+    # 11 bits, a dozen convolutions
+    assert 1e-6 < np.abs(one - other).max() < 0.02
+    # SDXL's overflows float16
+    assert all(place.dtype == torch.float32 for place in autoencoder(home / "xl", "float16").module.parameters())
+
+
+@pytest.mark.parametrize("folder", ["nine", "packaged"])
+def test_tokens_are_those_of_transformers(home, folder):
+    from transformers import CLIPTokenizer
+
+    place = (home / "nine" if folder == "nine" else inlay.Registry().find(None).path) / "tokenizer"
+    theirs, ours = CLIPTokenizer.from_pretrained(place, local_files_only=True), load_tokens(place, 77)
+    texts = [
+        "",
+        "a red circle",
+        "It's  42\tÉmile’s – ☃ <|endoftext|> x",
+        "ﬁ Ⅷ ½ \u0301e",
+        "star " * 90,
+        "日本語!?.. 'll",
+    ]
+    for text in texts:
+        wanted = theirs(text, padding="max_length", max_length=77, truncation=True).input_ids
+        found, cut = ours.encode(text)
+        assert found.tolist() == [wanted], text
+        assert bool(cut) == (len(theirs(text).input_ids) > 77)
+
+
+def damaged_graph(place, model):
+    (place / "unet.onnx").write_bytes((place / "unet.onnx").read_bytes()[:-3])
+
+
+def missing_graph(place, model):
+    (place / "vae_decoder.onnx").unlink()
+
+
+def damaged_manifest(place, model):
+    (place / "graphs.json").write_text("{")
+
+
+def older_format(place, model):
+    change(place, format=0)
+
+
+def fewer_facts(place, model):
+    change(place, facts={"in_channels": 9})
+
+
+def fewer_graphs(place, model):
+    change(place, graphs={})
+
+
+def other_sources(place, model):
+    found = json.loads((place / "graphs.json").read_text())["sources"]
+    change(place, sources=found | {"unet/config.json": "0" * 64})
+
+
+def newer_opset(place, model):
+    graph = onnx.load(place / "unet.onnx", load_external_data=False)
+    graph.opset_import[0].version = 99
+    content = graph.SerializeToString()
+    (place / "unet.onnx").write_bytes(content)
+    found = json.loads((place / "graphs.json").read_text())["graphs"]
+    change(place, graphs=found | {"unet": hashlib.sha256(content).hexdigest()})
+
+
+def cut_weights(place, model):
+    path = model / "unet" / "diffusion_pytorch_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def no_weights(place, model):
+    (model / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+
+
+def other_config(place, model):
+    path = model / "vae" / "config.json"
+    path.write_text(path.read_text() + " ")
+
+
+def no_tokenizer(place, model):
+    shutil.rmtree(model / "tokenizer")
+
+
+def change(place, **fields):
+    path = place / "graphs.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+BAD = [
+    (damaged_graph, inlay.WeightsError, r"unet\.onnx: damaged, .*; make them with inlay export"),
+    (missing_graph, inlay.WeightsError, r"vae_decoder\.onnx: cannot be read .*; make them with inlay export"),
+    (damaged_manifest, inlay.WeightsError, r"graphs\.json: not readable as JSON; make them with inlay export"),
+    (older_format, inlay.WeightsError, r"graphs\.json: format must be 1, not 0; make them with inlay export"),
+    (other_sources, inlay.WeightsError, r"exported for other files, .*unet/config\.json is another file; make them"),
+    (fewer_facts, inlay.WeightsError, r"facts lack latent_channels, .*; export nine again"),
+    (fewer_graphs, inlay.WeightsError, r"graphs\.json: does not name text_encoder\.onnx; make them with inlay export"),
+    (newer_opset, inlay.BackendError, r"onnxruntime failed to load .*unet\.onnx on cpu: .*[Oo]pset"),
+    (cut_weights, inlay.WeightsError, r"diffusion_pytorch_model\.safetensors: not readable as safetensors"),
+    (no_weights, inlay.WeightsError, r"no float32 graphs that fit these files in .*; make them with inlay export"),
+    (other_config, inlay.WeightsError, r"no float32 graphs that fit these files in .*; make them with inlay export"),
+    (no_tokenizer, inlay.WeightsError, r"tokenizer_config\.json: no such file"),
+]
+
+
+@pytest.mark.parametrize(("damage", "kind", "sentence"), BAD, ids=[row[0].__name__ for row in BAD])
+def test_bad_graphs_and_files_are_one_line_that_says_what_to_do(
+    home, ask, tmp_path, monkeypatch, damage, kind, sentence
+):
+    model = tmp_path / "nine"
+    shutil.copytree(home / "nine", model)
+    place = tmp_path / "graphs" / cached(model, "float32").name
+    shutil.copytree(cached(model, "float32"), place)
+    monkeypatch.setenv("INLAY_GRAPHS", str(tmp_path / "graphs"))
+    registry = write_registry(tmp_path / "w.toml", nine=(model, "sd15-inpaint"))
+    damage(place, model)
+    with inlay.Engine("onnx", "cpu", registry) as engine, pytest.raises(kind, match=sentence) as caught:
+        engine.run(ask("nine"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_of_another_kind_than_the_registry_says(home, ask, tmp_path):
+    registry = write_registry(tmp_path / "w.toml", nine=(home / "nine", "sd15"))
+    with (
+        inlay.Engine("onnx", "cpu", registry) as engine,
+        pytest.raises(inlay.WeightsError, match="its graphs have in_channels 9, its family in the registry promises 4"),
+    ):
+        engine.run(ask("nine"))
+
+
+def test_more_layers_skipped_than_there_are(home, ask):
+    with (
+        inlay.Engine("onnx", "cpu", home / "weights.toml") as engine,
+        pytest.raises(inlay.RequestError, match="clip_skip must be between 1 and 3 for this model, not 4"),
+    ):
+        engine.run(ask("nine", clip_skip=4))
+
+
+def test_auto_takes_onnx_for_what_it_can_run_and_torch_for_the_rest(home, ask, monkeypatch):
+    monkeypatch.setattr("inlay.backends.protocol.gpu_count", lambda: 0)
+    with inlay.Engine(weights=home / "weights.toml") as engine:
+        ran = {model: engine.run(ask(model)).runtime.backend for model in ("nine", "xl", "bare", "inlay-tiny")}
+    assert ran == {"nine": "onnx", "xl": "onnx", "bare": "torch", "inlay-tiny": "onnx"}
+    with inlay.Engine(weights=home / "weights.toml", kernels="plain") as engine:
+        assert engine.run(ask("nine")).runtime.backend == "onnx"
+
+
+def test_the_command_exports_once(home, tmp_path, monkeypatch, capsys):
+    from typer.testing import CliRunner
+
+    from inlay.cli import app
+
+    arguments = ["export", "nine", "--weights", str(home / "weights.toml"), "--out", str(tmp_path)]
+    shutil.copytree(cached(home / "nine", "float32"), tmp_path / cached(home / "nine", "float32").name)
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.strip() == str(tmp_path / cached(home / "nine", "float32").name)
+    assert "exporting" not in done.output
+    monkeypatch.setitem(sys.modules, "inlay.export.folder", None)
+    refused = CliRunner().invoke(app, arguments)
+    assert isinstance(refused.exception, inlay.BackendError)
+
+
+HIDDEN = """
+import sys
+
+class Hide:
+    # What is not installed has no spec; an error would be something else.
+    def __init__(self, finder):
+        self.finder = finder
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "diffusers", "transformers", "onnx", "onnxscript", "onnx_ir"}:
+            return None
+        return self.finder.find_spec(name, path, target)
+
+sys.meta_path[:] = map(Hide, sys.meta_path)
+from inlay.cli import main
+main()
+"""
+
+
+@pytest.fixture
+def without_torch(tmp_path):
+    """The command line in a process where nothing but the base install and onnxruntime can be imported."""
+
+    def run(*arguments, stdin=None):
+        command = [sys.executable, "-c", HIDDEN, *map(str, arguments)]
+        return subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, input=stdin, env={**os.environ}, check=False
+        )
+
+    return run
+
+
+def test_inpaint_and_request_run_without_torch(without_torch, tmp_path, pictures):
+    Image.fromarray(pictures[0]).save(tmp_path / "image.png")
+    Image.fromarray(pictures[1]).save(tmp_path / "mask.png")
+    done = without_torch(
+        "inpaint", "image.png", "mask.png", "-p", "a red circle", "--steps", "2", "--json", "-o", "a.png"
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["meta"]["backend"] == "onnx"
+    with Image.open(tmp_path / "a.png") as made:
+        assert made.size == (SIZE, SIZE)
+    payload = {**MINIMAL, "model_id": "lazymixv4-inpaint", "num_inference_steps": "3", "safety_checker": "yes"}
+    done = without_torch("request", "-", "-e", "community", stdin=json.dumps(payload))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["status"] == "success"
+
+
+def test_without_torch_a_model_without_graphs_says_what_to_do(without_torch, home, tmp_path, pictures):
+    Image.fromarray(pictures[0]).save(tmp_path / "image.png")
+    Image.fromarray(pictures[1]).save(tmp_path / "mask.png")
+    done = without_torch("inpaint", "image.png", "mask.png", "-m", "bare", "--weights", home / "weights.toml")
+    assert done.returncode == 3
+    assert "make them with inlay export (pip install 'inlay[export]') for bare" in done.stderr
+
+
+def test_clip_towers_for_export_are_transformers_own(home):
+    """Float32, the same operations: what is left is the order of sums."""
+    from safetensors.torch import load_file
+
+    from inlay.export.clip import ClipText
+    from inlay.models.config_values import read_json
+    from inlay.models.text_files import load_text
+
+    texts = load_text(home / "xl", torch.device("cpu"), torch.float32)
+    for suffix, tower in zip(("", "_2"), texts.towers, strict=True):
+        folder = home / "xl" / f"text_encoder{suffix}"
+        ours = ClipText(read_json(folder / "config.json"), penultimate=True, projected=bool(suffix))
+        state = load_file(folder / "model.safetensors")
+        ours.load_state_dict({name.removeprefix("text_model."): tensor for name, tensor in state.items()})
+        batch, _ = tower.tokens(["a red circle", "b"])
+        with torch.no_grad():
+            theirs, found = tower.run(batch), ours(batch.input_ids, torch.tensor([2]))
+        torch.testing.assert_close(found[0], theirs.hidden_states[-2], atol=1e-5, rtol=1e-5)
+        if suffix:
+            torch.testing.assert_close(found[1], theirs.text_embeds, atol=1e-5, rtol=1e-5)

@@ -1,0 +1,37 @@
+"""`python -m tools.export_tiny`: the graphs that ship: inlay-tiny's, its safety checker's, and the loop's step.
+
+They hold no weights, and depend on the configs and on the headers of the safetensors files alone: after a training
+that left those as they were, this changes nothing.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+
+from inlay.backends.onnx.graphs import PACKAGED
+from inlay.backends.onnx.session import STEP
+from inlay.engine.registry import Registry
+from inlay.export.folder import cached, export_checker, export_model
+from inlay.export.step import step_graph
+
+MODEL = "inlay-tiny"
+
+
+def main() -> None:
+    """Replace inlay/assets/graphs and the step."""
+    registry = Registry()
+    entry = registry.find(MODEL)
+    checker = registry.part("safety", entry.safety)
+    STEP.write_bytes(step_graph())
+    made = [cached(part.path, "float32", PACKAGED) for part in (checker, entry)]
+    export_checker(checker.path, made[0])
+    export_model(entry.path, made[1])
+    for old in set(PACKAGED.iterdir()) - set(made):
+        shutil.rmtree(old)
+    for path in (STEP, *sorted(PACKAGED.glob("*/*"))):
+        print(f"{path.stat().st_size}\t{path}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
