@@ -1,0 +1,196 @@
+"""What the batch runner itself costs: `python -m benchmarks.batch_overhead DIR [--rows N] [--many N]`.
+
+DIR holds photographs `NAME.png` with masks `NAME_mask.png`. On the null backend the runner should be bound by PNG: it
+is held against the codec's own ceiling, the decoding of the same pictures and masks and the encoding of the same
+outputs in as many processes as there are cores, with nothing around it. Rounds of both alternate. Beside the ratio of
+rates stands the ratio of CPU time a row, which a machine that is busy with something else disturbs less. Then a
+manifest of many rows: `validate --no-decode`, and the check of a finished run. Where outputs are missing there are no
+numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import multiprocessing
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from PIL import Image
+
+from inlay import batch
+from inlay.batch.hashes import Specs, identity, sources_of
+from inlay.batch.manifest import Manifest
+from inlay.batch.results import Results
+from inlay.batch.rows import Reader, Row
+from inlay.engine.output import encode
+from inlay.engine.registry import Registry
+from inlay.engine.request import InpaintRequest
+from inlay.engine.sources import open_picture
+
+
+def spent() -> float:
+    """CPU seconds of this process and of those it has waited for."""
+    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
+def measured(call: Callable[[], object], rows: int) -> tuple[float, float]:
+    """Rows a second, and CPU seconds a row."""
+    began, cpu = time.perf_counter(), spent()
+    call()
+    return rows / (time.perf_counter() - began), (spent() - cpu) / rows
+
+
+_outputs: list[Image.Image] = []
+
+
+def codec(job: tuple[int, bytes, bytes]) -> int:
+    """The codec's share of one row: picture and mask decoded, the output encoded as the runner does it."""
+    number, image, mask = job
+    for data in (image, mask):
+        with Image.open(io.BytesIO(data)) as picture:
+            picture.load()
+    return len(encode(_outputs[number % len(_outputs)], "PNG", options=batch.Options().saving)[0])
+
+
+def codec_alone(jobs: list[tuple[int, bytes, bytes]], cores: int) -> None:
+    """All rows through the codec, on all cores; the outputs are in memory when the processes begin."""
+    with multiprocessing.get_context("fork").Pool(cores) as pool:
+        sizes = pool.map(codec, jobs, chunksize=4)
+        pool.close()
+        pool.join()
+    if not all(sizes):
+        raise SystemExit("the codec gave nothing")
+
+
+def write_manifest(folder: Path, pairs: list[tuple[Path, Path]], count: int) -> Path:
+    """Rows that use the pictures in turn, with seeds and prompts of their own, two schedulers and step counts."""
+    path = folder / "manifest.jsonl"
+    with path.open("w") as file:
+        for number in range(count):
+            image, mask = pairs[number % len(pairs)]
+            row = {
+                "id": f"row-{number}", "init_image": str(image), "mask_image": str(mask), "prompt": f"thing {number}",
+                "steps": 4 + number % 2, "scheduler": ("EulerDiscreteScheduler", "DDIMScheduler")[number % 2],
+            }  # fmt: skip
+            file.write(json.dumps(row) + "\n")
+    return path
+
+
+def overhead(folder: Path, pairs: list[tuple[Path, Path]], count: int, rounds: int) -> dict[str, float]:
+    """The runner beside the codec."""
+    cores = len(os.sched_getaffinity(0))
+    jobs = [(number, *(path.read_bytes() for path in pairs[number % len(pairs)])) for number in range(count)]
+    theirs, ours, rates = [], [], []
+    few = write_manifest(folder, pairs, cores).rename(folder / "few.jsonl")
+    start = spent()
+    batch.run(few, folder / "few", batch.Options(backend="null", workers=cores))
+    start = spent() - start  # CPU seconds that the processes take to start, whatever they do then
+    manifest = write_manifest(folder, pairs, count)
+    for turn in range(rounds):
+        out = folder / f"out-{turn}"
+        cpu = spent()
+        tally = batch.run(manifest, out, batch.Options(backend="null", workers=cores))
+        if tally.status["ok"] != count:
+            raise SystemExit(f"only {tally.status['ok']} of {count} rows were done")
+        rates.append(tally.rate)
+        ours.append((spent() - cpu - start) / (count - cores))
+        _outputs[:] = [Image.open(out / f"row-{number}.png") for number in range(len(pairs))]
+        for picture in _outputs:
+            picture.load()
+        theirs.append(measured(lambda: codec_alone(jobs, cores), count))
+    rate, cpu_alone = (statistics.median(column) for column in zip(*theirs, strict=True))
+    return {
+        "rows": count,
+        "cores": cores,
+        "codec_rows_per_second": rate,
+        "runner_rows_per_second": statistics.median(rates),
+        "share_of_the_ceiling": statistics.median(mine / other for mine, (other, _) in zip(rates, theirs, strict=True)),
+        "codec_cpu_ms": 1000 * cpu_alone,
+        "runner_cpu_ms": 1000 * statistics.median(ours),
+        "share_of_the_ceiling_by_cpu": cpu_alone / statistics.median(ours),
+    }
+
+
+def finished(manifest: Path, out: Path) -> None:
+    """What a finished run of a manifest leaves, but for the pictures, which are four bytes each."""
+    out.mkdir()
+    options = batch.Options(backend="null")
+    reader, specs = Reader(manifest.parent, options, {}), Specs(Registry(), options)
+    hashes: dict[str, str] = {}
+    lines = []
+    for line in Manifest(manifest):
+        row = reader.row(line)
+        if not isinstance(row, Row):
+            raise SystemExit(row.text)
+        sources = sources_of(row.fields)
+        for name, source in sources.items():
+            if source not in hashes:
+                hashes[source] = open_picture(name, source).sha256
+        contents = {name: hashes[source] for name, source in sources.items()}
+        spec = specs.spec(InpaintRequest.parse(row.fields), contents, row.outputs)
+        (out / row.outputs[0]).write_bytes(b"done")
+        lines.append({
+            "id": row.id, "line": row.number, "status": "ok", "time": "2026-01-01T00:00:00.000000+00:00",
+            "outputs": list(row.outputs), "bytes": [4], "sha256": ["0" * 64], "spec_hash": spec, "contents": contents,
+            "identities": {name: identity(source) for name, source in sources.items()}, "attempts": 1,
+            "timings": dict.fromkeys(("resolve", "encode", "denoise", "decode", "paste", "write", "total"), 0.123456),
+            "runtime": ["null", "cpu"], "seeds": [1], "model_sha256": "0" * 64,
+        })  # fmt: skip
+    with Results(out / "results.jsonl") as results:
+        results.add(lines)
+
+
+def many(folder: Path, pairs: list[tuple[Path, Path]], count: int) -> dict[str, float]:
+    """Seconds and peak MiB of validating many rows without decoding, and of finding all of them done."""
+    manifest, out = write_manifest(folder, pairs, count), folder / "done"
+    finished(manifest, out)
+    program = (
+        "import sys, time\nfrom inlay import batch\nfrom inlay.batch.worker import peak_memory\n"
+        "began, cpu = time.perf_counter(), time.process_time()\n"
+        "if sys.argv[1] == 'validate':\n    found = batch.validate(sys.argv[2], decode=False)\n"
+        "    assert found.rows == int(sys.argv[4]) and not found.problems\n"
+        "else:\n    tally = batch.run(sys.argv[2], sys.argv[3], batch.Options(backend='null'))\n"
+        "    assert tally.before == int(sys.argv[4]) and not tally.status\n"
+        "print(time.perf_counter() - began, time.process_time() - cpu, peak_memory())\n"
+    )
+    made: dict[str, float] = {"many_rows": count}
+    for what in ("validate", "resume"):
+        command = [sys.executable, "-c", program, what, str(manifest), str(out), str(count)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        wall, cpu, peak = map(float, done.stdout.split())
+        made |= {f"{what}_seconds": wall, f"{what}_cpu_seconds": cpu, f"{what}_peak_mib": peak}
+    return made
+
+
+def main() -> None:
+    """Print the numbers as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pictures", type=Path)
+    parser.add_argument("--rows", type=int, default=200, help="for the runner beside the codec")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--many", type=int, default=100_000, help="for validate and the check of a finished run")
+    asked = parser.parse_args()
+    pairs = [(path, path.with_name(f"{path.stem}_mask.png")) for path in sorted(asked.pictures.glob("*.png"))]
+    pairs = [(image.absolute(), mask.absolute()) for image, mask in pairs if mask.exists()]
+    if not pairs:
+        raise SystemExit(f"{asked.pictures} has no NAME.png with NAME_mask.png")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        made = overhead(folder, pairs, asked.rows, asked.rounds) if asked.rows else {}
+        made |= many(folder, pairs, asked.many) if asked.many else {}
+    print(json.dumps({key: round(value, 4) for key, value in made.items()}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

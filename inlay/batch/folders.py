@@ -1,0 +1,55 @@
+"""A folder of pictures and a folder of masks as a manifest, matched by relative path without extension."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from inlay.batch.line import Line
+from inlay.batch.settings import Pair
+from inlay.errors import RequestError
+
+__all__ = ["SUFFIXES", "check", "read"]
+
+SUFFIXES = {
+    ".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2", ".ico",
+}  # fmt: skip
+"""Extensions of picture files."""
+
+
+def check(pair: Pair) -> None:
+    """Raises :class:`RequestError` where a folder is not there."""
+    if not pair.images.is_dir():
+        raise RequestError("--images", message=f"{pair.images}: there is no such folder of pictures")
+    if not pair.masks.is_dir() and not pair.masks.is_file():
+        raise RequestError("--masks", message=f"{pair.masks}: there is no such folder of masks, nor mask")
+
+
+def read(pair: Pair) -> Iterator[Line]:
+    """A line for each picture, sorted by path; a picture whose mask is missing, or not the only one, has a problem."""
+    masks = _by_stem(pair.masks) if pair.masks.is_dir() else None
+    for number, path in enumerate(_pictures(pair.images), 1):
+        name = path.relative_to(pair.images)
+        found = [pair.masks] if masks is None else masks.get(name.with_suffix("").as_posix(), [])
+        if len(found) == 1:
+            fields = {"id": name.as_posix(), "init_image": name.as_posix(), "mask_image": str(found[0].absolute())}
+            yield Line(number, fields)
+        elif found:
+            names = ", ".join(each.name for each in found)
+            yield Line(number, {"id": name.as_posix()}, f"{name.as_posix()} has more than one mask: {names}")
+        else:
+            problem = f"{name.as_posix()} has no mask of that name in {pair.masks}"
+            yield Line(number, {"id": name.as_posix()}, problem)
+
+
+def _by_stem(folder: Path) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    for path in _pictures(folder):
+        found.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
+    return found
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """Pictures below the folder; hidden files are somebody's own business."""
+    paths = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    return sorted(path for path in paths if not path.name.startswith("."))

@@ -1,0 +1,66 @@
+"""Results of shards, actors and other machines → one ``results.jsonl``."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from inlay.batch.lock import locked
+from inlay.batch.results import History, Record, read_history, read_lines, result_files
+from inlay.errors import OutputError
+
+__all__ = ["fold", "merge"]
+
+
+def merge(out: str | os.PathLike[str], others: Sequence[str | os.PathLike[str]] = ()) -> int:
+    """Put all results in ``out``, and those in other folders, into ``out/results.jsonl``; the number of rows.
+
+    Of an id's lines the latest stays, and the latest successful one where that is another. The pictures of other
+    folders are not moved. May be repeated, and killed at any moment.
+
+    Raises:
+        OutputError: nothing to merge, a run is going on in ``out``, or a picture of a successful row is not there.
+    """
+    folder = Path(out)
+    for each in (folder, *map(Path, others)):
+        if not result_files(each):
+            raise OutputError(f"{each} holds no results of a batch run")
+    with locked(folder):
+        files = [path for each in (folder, *map(Path, others)) for path in result_files(each)]
+        history = read_history(files)
+        _check(folder, history)
+        fold(folder / "results.jsonl", history, result_files(folder))
+    return len(history.last)
+
+
+def fold(target: Path, history: History, files: Sequence[Path]) -> None:
+    """Write a history as one file of results, then remove those that it was made of; the lock is held."""
+    lines = [record for key, record in history.done.items() if history.last[key] is not record]
+    lines += history.last.values()
+    _replace(target, sorted(lines, key=lambda record: str(record.get("time", ""))))
+    for path in files:
+        if path != target:
+            path.unlink()
+
+
+def _replace(target: Path, lines: Sequence[Record]) -> None:
+    temporary = target.with_name(".inlay-results.part")
+    try:
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in lines)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except OSError as exc:
+        raise OutputError(f"{target} cannot be written: {exc.strerror or exc}") from exc
+    if sum(1 for _ in read_lines(target)) != len(lines):
+        raise OutputError(f"{target} does not hold what was written to it")
+
+
+def _check(folder: Path, history: History) -> None:
+    for record in history.done.values():
+        for name in record.get("outputs", ()):
+            if not (folder / name).is_file():
+                raise OutputError(f"{folder / name} is not there: copy the pictures of the other folders first")

@@ -1,0 +1,269 @@
+"""Lines of a manifest → rows that can be run, or the reason why not.
+
+A row is an ``InpaintRequest`` with an ``id`` and an ``output``. What can only be seen with all rows in view (ids and
+outputs that are there twice) is found by :class:`Names`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tomllib
+import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from inlay.batch.folders import SUFFIXES
+from inlay.batch.line import KEYS, Line
+from inlay.batch.settings import Options
+from inlay.engine.output import output_paths
+from inlay.engine.request import InpaintRequest
+from inlay.errors import OutputError, RequestError, shown
+
+__all__ = ["Names", "Reader", "Refused", "Row", "derived_seed", "in_shard", "is_path", "load_defaults", "read_rows"]
+
+PICTURES = ("init_image", "mask_image")
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://|data:", re.IGNORECASE)
+_LONGEST_PATH = 4096
+_LONGEST_NAME = 255
+_LONGEST_ID = 1024
+# How base64 of a PNG, JPEG, WebP, GIF, BMP or TIFF file begins.
+_BASE64 = ("iVBORw0KGgo", "/9j/", "UklGR", "R0lGOD", "Qk", "SUkq", "TU0A")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row that can be run.
+
+    Attributes:
+        number: of its line.
+        outputs: where its pictures go, relative to the output folder, one for each sample.
+        fields: of the request, paths of pictures made absolute; its seed is in it.
+    """
+
+    number: int
+    id: str
+    outputs: tuple[str, ...]
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """One row that cannot be run as it is written.
+
+    Attributes:
+        error: the class of what is wrong; see :mod:`inlay.batch.classes`.
+    """
+
+    number: int
+    id: str
+    error: str
+    text: str
+
+
+def load_defaults(path: str | os.PathLike[str] | None) -> dict[str, Any]:
+    """The fields of a defaults file. Unknown keys, and values that no request takes: :class:`RequestError`."""
+    if path is None:
+        return {}
+    try:
+        fields = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
+        raise RequestError("--defaults", message=f"{path}: cannot be read as TOML: {exc}") from exc
+    for own in ("id", "output"):
+        if own in fields:
+            raise RequestError("--defaults", message=f"{path}: {own} cannot be the same for all rows")
+    try:
+        InpaintRequest.parse(fields)
+    except RequestError as exc:
+        raise RequestError("--defaults", message=f"{path}: {exc}") from exc
+    return fields
+
+
+def derived_seed(run: int, identifier: str) -> int:
+    """The seed of a row that has none: 48 bits of a hash, so that it is the same in any order, shard and company."""
+    return int.from_bytes(hashlib.sha256(f"{run}\0{identifier}".encode()).digest()[:6], "big")
+
+
+def in_shard(identifier: str, shard: tuple[int, int]) -> bool:
+    """Whether the row of that id belongs to the part (i, n), counted from 1."""
+    part, parts = shard
+    return int.from_bytes(hashlib.sha256(identifier.encode()).digest()[-8:], "big") % parts == part - 1
+
+
+class Reader:
+    """Turns lines into rows.
+
+    Args:
+        base: folder that relative paths are relative to.
+        options: seed, format and allow_extra of the run.
+        defaults: fields under the rows'.
+    """
+
+    def __init__(self, base: Path, options: Options, defaults: Mapping[str, Any]) -> None:
+        self.base, self.options, self.defaults = str(base), options, dict(defaults)
+
+    def row(self, line: Line) -> Row | Refused:
+        """The row that a line means."""
+        if line.problem:
+            return Refused(line.number, self._given_id(line) or f"line {line.number}", "param", self._says(line))
+        fields = {**self.defaults, **{key: value for key, value in line.fields.items() if value is not None}}
+        identifier = ""
+        try:
+            self._check_keys(fields)
+            asked, output = fields.pop("id", None), fields.pop("output", None)
+            identifier = self._id(asked, fields)
+            outputs = self._outputs(identifier, output, fields.get("samples", 1))
+        except (RequestError, OutputError) as exc:
+            return Refused(line.number, identifier or self._given_id(line) or f"line {line.number}", "param", str(exc))
+        fields.setdefault("seed", derived_seed(self.options.seed, identifier))
+        for name in PICTURES:
+            if isinstance(fields.get(name), str):
+                fields[name] = self._located(fields[name])
+        fields |= self._adapter(fields)
+        return Row(line.number, identifier, outputs, {key: fields[key] for key in fields if key in KEYS})
+
+    def _says(self, line: Line) -> str:
+        return f"line {line.number} {line.problem}" if "id" not in line.fields else line.problem
+
+    def _given_id(self, line: Line) -> str:
+        """The line's own id where it is one, for the name of a row that is refused."""
+        given = line.fields.get("id")
+        return given if isinstance(given, str) and 0 < len(given) <= _LONGEST_ID and _is_encodable(given) else ""
+
+    def _check_keys(self, fields: Mapping[str, Any]) -> None:
+        unknown = [key for key in fields if key not in KEYS]
+        if unknown and not self.options.allow_extra:
+            known = ", ".join(sorted(KEYS))
+            message = f"{shown(unknown[0])} is not a key of a row (--allow-extra ignores it); known: {known}"
+            raise RequestError(unknown[0], message=message)
+
+    def _id(self, asked: Any, fields: Mapping[str, Any]) -> str:
+        """The row's id; without one, its picture's path as the manifest has it."""
+        if isinstance(asked, int) and not isinstance(asked, bool):
+            asked = str(asked)
+        if asked is None:
+            asked = fields.get("init_image")
+            if not isinstance(asked, str) or len(asked) > _LONGEST_ID or asked[:5].lower() == "data:":
+                raise RequestError("id", message="id is required where init_image is not a path or URL")
+            asked = asked.strip()
+        if not isinstance(asked, str) or not asked or len(asked) > _LONGEST_ID or not _is_encodable(asked):
+            raise RequestError("id", asked, f"a text of 1 to {_LONGEST_ID} characters")
+        return asked
+
+    def _outputs(self, identifier: str, output: Any, samples: Any) -> tuple[str, ...]:
+        if output is None:
+            output = _default_output(identifier, self.options.format)
+        if not isinstance(output, str) or not output or "\0" in output or not _is_encodable(output):
+            raise RequestError("output", output, "a path in the output folder")
+        # Plain strings: pathlib took half of the time that the check of a finished run takes.
+        parts = [part for part in output.split("/") if part not in ("", ".")]
+        if output.startswith("/") or ".." in parts or not parts or output.endswith("/"):
+            raise RequestError("output", output, "a path inside the output folder")
+        folder, (stem, suffix) = parts[:-1], os.path.splitext(parts[-1])
+        count = samples if isinstance(samples, int) and 1 <= samples <= 4 else 1  # the request refuses anything else
+        made = [path.name for path in output_paths(stem, "", count, suffix or self.options.format)]
+        if any(len(part.encode()) > _LONGEST_NAME for part in (*folder, *made)):
+            raise RequestError("output", output, f"of names with at most {_LONGEST_NAME} bytes")
+        return tuple("/".join((*folder, name)) for name in made)
+
+    def _adapter(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        adapter = fields.get("ip_adapter")
+        if not isinstance(adapter, dict) or not isinstance(adapter.get("image"), str):
+            return {}
+        return {"ip_adapter": {**adapter, "image": self._located(adapter["image"])}}
+
+    def _located(self, text: str) -> str:
+        """A relative path made absolute; URLs, data URIs and base64 as they are."""
+        text = text.strip()
+        if not text or len(text) > _LONGEST_PATH or "\0" in text or _ADDRESS.match(text):
+            return text
+        path = os.path.join(self.base, os.path.expanduser(text))
+        return text if _may_be_base64(text) and not os.path.lexists(path) else path
+
+
+def is_path(source: str) -> bool:
+    """Whether a located source is a file's path; base64 of a JPEG begins with a slash too."""
+    if not os.path.isabs(source) or len(source) > _LONGEST_PATH:
+        return False
+    return not _may_be_base64(source) or os.path.lexists(source)
+
+
+def _may_be_base64(text: str) -> bool:
+    return text.startswith(_BASE64)
+
+
+def _is_encodable(text: str) -> bool:
+    """Whether a file system can hold it: JSON can bring in halves of surrogate pairs."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _default_output(identifier: str, suffix: str) -> str:
+    """The id as a path inside the folder, with our extension for a picture's own: ``../a/b.jpg`` → ``a/b.png``."""
+    if _ADDRESS.match(identifier):
+        identifier = urlsplit(identifier).path.rpartition("/")[2]
+    parts = [part for part in identifier.split("/") if part not in ("", ".", "..")]
+    if not parts:
+        raise RequestError("output", message=f"the id {shown(identifier)} gives no file name; output is required")
+    # A dot alone makes no extension: "v1.5" stays whole.
+    stem, ending = os.path.splitext(parts[-1])
+    name = stem if ending.lower() in SUFFIXES else parts[-1]
+    return "/".join((*parts[:-1], f"{name}.{suffix}"))
+
+
+class Names:
+    """Ids and outputs of all rows, and which of them are there more than once.
+
+    Outputs that differ in case alone count as equal: on many file systems they are one file.
+    """
+
+    def __init__(self) -> None:
+        self._ids: dict[str, int] = {}
+        self._files: dict[str, int] = {}
+        self._folders: dict[str, int] = {}
+        self.refused: dict[int, str] = {}
+        self.rows = 0
+
+    def add(self, row: Row) -> None:
+        """Take in a row; whatever collides is refused, on either side."""
+        self.rows += 1
+        other = self._ids.setdefault(row.id, row.number)
+        if other != row.number:
+            self._refuse(other, row.number, f"the id {shown(row.id)}")
+        for output in row.outputs:
+            self._add_output(unicodedata.normalize("NFC", output).casefold(), output, row.number)
+
+    def _add_output(self, key: str, output: str, number: int) -> None:
+        other = self._files.setdefault(key, number)
+        if other != number:
+            self._refuse(other, number, f"the output {shown(output)}")
+        elif key in self._folders:
+            self._refuse(self._folders[key], number, f"{shown(output)}, for one a file and for the other a folder,")
+        for end in (place for place, letter in enumerate(key) if letter == "/"):
+            folder = key[:end]
+            self._folders.setdefault(folder, number)
+            if self._files.get(folder, number) != number:
+                what = f"{shown(folder)}, for one a file and for the other a folder,"
+                self._refuse(self._files[folder], number, what)
+
+    def _refuse(self, one: int, other: int, what: str) -> None:
+        for number, partner in ((one, other), (other, one)):
+            self.refused.setdefault(number, f"line {number} and line {partner} have {what} in common")
+
+
+def read_rows(lines: Iterator[Line], reader: Reader, names: Names) -> Iterator[Row | Refused]:
+    """Rows of a manifest whose names are known: what collides is refused too."""
+    for line in lines:
+        found = reader.row(line)
+        if isinstance(found, Row) and found.number in names.refused:
+            # Two rows of one id would share a line of results: the number tells them apart.
+            yield Refused(found.number, f"{found.id} (line {found.number})", "param", names.refused[found.number])
+        else:
+            yield found

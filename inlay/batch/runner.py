@@ -1,0 +1,95 @@
+"""``run`` and ``retry``: every row of a manifest is done, or named with its reason.
+
+The parent (:mod:`inlay.batch.local`) reads the manifest, keeps the results and hands out jobs; worker processes
+(:mod:`inlay.batch.crew`) make the pictures, each with a :class:`inlay.batch.painter.Painter`. Nothing is divided
+beforehand: who has room gets the next job.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+from inlay.batch.local import Watch, run_here
+from inlay.batch.lock import locked
+from inlay.batch.report import write_report
+from inlay.batch.settings import Options, Pair
+from inlay.batch.tally import Tally
+from inlay.batch.task import prepare
+
+__all__ = ["retry", "run"]
+
+
+def run(
+    manifest: str | os.PathLike[str] | Pair,
+    out: str | os.PathLike[str],
+    options: Options | None = None,
+    watch: Watch | None = None,
+) -> Tally:
+    """Run what is not done yet of a manifest, and write the results beside the pictures.
+
+    Args:
+        manifest: a ``.jsonl``, ``.csv`` or ``.parquet`` file, or a pair of folders.
+        out: the output folder; made where it is not there, and locked while the run lasts.
+        watch: sees the numbers as they change.
+
+    Returns:
+        the run's numbers; rows that failed are counted there and named in ``results.jsonl``, not raised.
+
+    Raises:
+        RequestError: the manifest, the defaults or an option cannot be used at all.
+        OutputError: the folder is in use, or it or the results cannot be written.
+        BackendError, WeightsError: no engine can be opened.
+    """
+    return _run(manifest, Path(out), options or Options(), watch, None)
+
+
+def retry(
+    manifest: str | os.PathLike[str] | Pair,
+    out: str | os.PathLike[str],
+    options: Options | None = None,
+    watch: Watch | None = None,
+    classes: Collection[str] | None = None,
+) -> Tally:
+    """Like :func:`run`, with the rows alone whose latest line is an error or cancelled.
+
+    Args:
+        classes: only errors of these classes; None takes all.
+    """
+    wanted = frozenset({""}) if classes is None else frozenset(classes)
+    return _run(manifest, Path(out), options or Options(), watch, wanted)
+
+
+def _run(
+    manifest: str | os.PathLike[str] | Pair,
+    out: Path,
+    options: Options,
+    watch: Watch | None,
+    failures: Collection[str] | None,
+) -> Tally:
+    task = prepare(manifest, out, options, failures)
+    tally, seen = Tally(rows=task.rows), watch or (lambda _: None)
+    with locked(out, options.shard):
+        _sweep(out)
+        try:
+            if options.runner == "ray":
+                from inlay.batch.ray_runner import run_on_ray
+
+                run_on_ray(task, tally, seen)
+            else:
+                run_here(task, tally, seen)
+        finally:
+            if tally.status:  # a run that found everything done says nothing new
+                write_report(out, options.shard, tally.to_dict())
+    return tally
+
+
+def _sweep(out: Path) -> None:
+    """Remove what killed runs have left of unfinished files; the lock is held, so no run is at them."""
+    for folder, _, files in os.walk(out):
+        for name in files:
+            if name.startswith(".inlay-") and name.endswith(".part"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(os.path.join(folder, name))

@@ -1,0 +1,131 @@
+"""What a batch run is asked to do, as frozen data that also travels to worker processes."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from inlay.engine.noise import MAX_SEED
+from inlay.engine.output import FORMATS, SaveOptions
+from inlay.errors import RequestError
+
+__all__ = ["Options", "Pair", "read_limit", "read_shard"]
+
+RUNNERS = ("local", "ray")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A folder of pictures with a folder of masks of the same stems, or one mask file for all of them."""
+
+    images: Path
+    masks: Path
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything about a run but its manifest and its output folder.
+
+    Attributes:
+        backend, device, weights, slots, kernels, allow_private_urls: as for :class:`inlay.Engine`. A device of
+            ``auto`` or ``cuda`` means every GPU there is.
+        deterministic: a picture's bits do not depend on its company; False is faster on a GPU.
+        workers: processes, each with its own engine; None is one for each GPU, or one on a CPU.
+        threads: for decoding, and as many again for encoding, in each process; None takes what suits the machine.
+        seed: of the run: rows without a seed get theirs from it and their id.
+        shard: (i, n): the i-th of n parts of the manifest, counted from 1, divided by hash of the id.
+        defaults: a TOML file of request fields under the rows.
+        allow_extra: keys that no request has are ignored rather than refused.
+        max_errors: the run stops when more rows than this have failed: a number, or a share as in "5%".
+        fail_fast: the run stops at the first failed row.
+        format: extension of outputs that have none.
+        compression: of PNG, 0 (fast) … 9 (small); quality: of JPEG and WebP, 1 … 100; lossless: WebP alone.
+        metadata: parameters are written into the files.
+        runner: "local", or "ray" for Ray Data.
+
+    Raises:
+        RequestError: a value outside its limits, by name.
+    """
+
+    backend: str = "auto"
+    device: str = "auto"
+    weights: str | None = None
+    slots: int | None = None
+    kernels: str = "auto"
+    deterministic: bool = True
+    allow_private_urls: bool = False
+    workers: int | None = None
+    threads: int | None = None
+    seed: int = 0
+    shard: tuple[int, int] = (1, 1)
+    defaults: str | None = None
+    allow_extra: bool = False
+    max_errors: str | None = None
+    fail_fast: bool = False
+    format: str = "png"
+    compression: int = 3
+    quality: int = 95
+    lossless: bool = False
+    metadata: bool = True
+    runner: str = "local"
+
+    def __post_init__(self) -> None:
+        _whole("workers", self.workers, 256)
+        _whole("threads", self.threads, 256)
+        if not 0 <= self.seed <= MAX_SEED:
+            raise RequestError("seed", self.seed, f"between 0 and {MAX_SEED}")
+        part, parts = self.shard
+        if not 1 <= part <= parts:
+            raise RequestError("shard", f"{part}/{parts}", "I/N with 1 <= I <= N")
+        if f".{self.format}" not in FORMATS:
+            raise RequestError("format", self.format, f"one of {', '.join(name[1:] for name in FORMATS)}")
+        if self.runner not in RUNNERS:
+            raise RequestError("runner", self.runner, f"one of {', '.join(RUNNERS)}")
+        read_limit(self.max_errors, 0)
+        _ = self.saving  # its own limits
+
+    @property
+    def saving(self) -> SaveOptions:
+        """How pictures are written. What is there already is this run's own, from before a kill."""
+        return SaveOptions(self.quality, self.lossless, self.compression, overwrite=True)
+
+    @property
+    def thread_count(self) -> int:
+        """Threads that decode in each process, and as many that encode."""
+        return self.threads or min(4, os.cpu_count() or 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-able values; ``Options.of`` reads them."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, fields: dict[str, Any]) -> Options:
+        """The options that :meth:`to_dict` gave."""
+        part, parts = fields["shard"]
+        return cls(**{**fields, "shard": (part, parts)})
+
+
+def _whole(name: str, value: int | None, most: int) -> None:
+    if value is not None and not 1 <= value <= most:
+        raise RequestError(name, value, f"between 1 and {most}")
+
+
+def read_shard(text: str) -> tuple[int, int]:
+    """``"2/8"`` → (2, 8)."""
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text.strip())
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise RequestError("shard", text, "I/N with 1 <= I <= N, for example 2/8")
+    return int(match[1]), int(match[2])
+
+
+def read_limit(text: str | None, rows: int) -> int | None:
+    """How many of ``rows`` may fail: ``"20"``, or ``"5%"`` of them; None sets no limit."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,12})|(\d{1,3}(?:\.\d{1,6})?)\s*%", str(text).strip())
+    if match is None or (match[2] and float(match[2]) > 100):
+        raise RequestError("max_errors", text, "a number of rows, or a share of them as in 5%")
+    return int(match[1]) if match[1] else int(rows * float(match[2]) / 100)

@@ -1,0 +1,115 @@
+"""``validate``: everything that can be wrong with a manifest, found before a night is spent on it."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from inlay.batch.classes import classify
+from inlay.batch.hashes import Specs, sources_of
+from inlay.batch.manifest import Manifest
+from inlay.batch.rows import Names, Reader, Refused, Row, is_path, load_defaults
+from inlay.batch.settings import Options, Pair
+from inlay.engine.access import Access
+from inlay.engine.registry import Registry
+from inlay.engine.request import InpaintRequest
+from inlay.engine.resolve import resolve
+from inlay.errors import InlayError, RequestError, SourceError, shown
+
+__all__ = ["Findings", "validate"]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What validation found.
+
+    Attributes:
+        rows: looked at.
+        problems: by line; none where the manifest is fit to be run.
+    """
+
+    rows: int
+    problems: tuple[Refused, ...]
+
+
+def validate(
+    manifest: str | os.PathLike[str] | Pair, options: Options | None = None, *, decode: bool = True
+) -> Findings:
+    """Parse every row, look for its files, and hold ids and outputs against one another.
+
+    Args:
+        decode: also open every picture and lay out every canvas, as a run would: finds damaged pictures, empty masks
+            and sizes that do not fit. Without it only the files' being there is checked.
+
+    Raises:
+        RequestError: the manifest or the defaults cannot be used at all, or there are no rows.
+    """
+    options = options or Options()
+    place = manifest if isinstance(manifest, Pair) else Path(manifest)
+    found = Manifest.of(place, options)
+    reader = Reader(found.base, options, load_defaults(options.defaults))
+    check = _Check(options, decode)
+    names, count, problems = Names(), 0, list[Refused]()
+    for row, problem in check.all(reader.row(line) for line in found):
+        count += 1
+        if isinstance(row, Row):
+            names.add(row)
+        if problem is not None:
+            problems.append(problem)
+    if not count:
+        raise RequestError("manifest", message=f"{place}: the manifest has no rows")
+    problems += [Refused(number, f"line {number}", "param", text) for number, text in names.refused.items()]
+    return Findings(count, tuple(sorted(problems, key=lambda each: each.number)))
+
+
+class _Check:
+    """What is wrong with single rows."""
+
+    def __init__(self, options: Options, decode: bool) -> None:
+        self._registry, self._decode = Registry(options.weights), decode
+        self._specs = Specs(self._registry, options)
+        self._access = Access(allow_private_urls=options.allow_private_urls)
+        self._threads = options.threads or os.cpu_count() or 1
+
+    def all(self, rows: Iterable[Row | Refused]) -> Iterator[tuple[Row | Refused, Refused | None]]:
+        """Each row with its problem, if any, in order; decoding runs in threads, a bounded way ahead."""
+        if not self._decode:
+            yield from ((row, self._one(row)) for row in rows)
+            return
+        with ThreadPoolExecutor(self._threads, "inlay-validate") as pool:
+            ahead: deque[tuple[Row | Refused, Future[Refused | None]]] = deque()
+            for row in rows:
+                ahead.append((row, pool.submit(self._one, row)))
+                if len(ahead) > 4 * self._threads:
+                    first, answer = ahead.popleft()
+                    yield first, answer.result()
+            for first, answer in ahead:
+                yield first, answer.result()
+
+    def _one(self, row: Row | Refused) -> Refused | None:
+        if isinstance(row, Refused):
+            return row
+        try:
+            request = InpaintRequest.parse(row.fields)
+            if self._decode:
+                resolve(request, self._registry, self._access)
+            else:
+                self._specs.outline(request)
+                self._look(row)
+        except InlayError as exc:
+            return Refused(row.number, row.id, classify(exc), str(exc))
+        return None
+
+    def _look(self, row: Row) -> None:
+        """Its files are there; what is behind URLs is not asked."""
+        sources = sources_of(row.fields)
+        for name in ("init_image", "mask_image"):
+            if row.fields.get(name) is None:
+                raise RequestError(name, message=f"{name} is required")
+        for name, source in sources.items():
+            if is_path(source) and not os.path.isfile(source):
+                raise SourceError(name, source, f"file not found: {shown(source)}") from FileNotFoundError(2, source)

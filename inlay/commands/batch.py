@@ -1,0 +1,238 @@
+"""``inlay batch``: offline batch inpainting."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from inlay.commands.options import AllowPrivateUrls, AsJson, Backend, Device, Kernels, Weights
+from inlay.errors import Cancelled, RequestError
+
+if TYPE_CHECKING:
+    from inlay.batch import Findings, Options, Pair, Tally
+
+__all__ = ["batch"]
+
+batch = typer.Typer(help="Offline batches: validate, run, report, retry, merge.", no_args_is_help=True)
+
+Manifest = Annotated[Path | None, typer.Argument(help="A .jsonl, .csv or .parquet file.")]
+Images = Annotated[Path | None, typer.Option("--images", help="In place of a manifest: a folder of pictures …")]
+Masks = Annotated[Path | None, typer.Option("--masks", help="… and of masks with the same names, or one mask.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for pictures and results.")]
+Folder = Annotated[Path, typer.Argument(help="The output folder of a run.")]
+Defaults = Annotated[Path | None, typer.Option("--defaults", help="A TOML file of request fields under the rows.")]
+Extra = Annotated[bool, typer.Option("--allow-extra", help="Ignore keys that no request has.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Of the run; rows without a seed get theirs from it.")]
+Shard = Annotated[str, typer.Option("--shard", help="I/N: the I-th of N parts of the rows.")]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; one for each GPU by default.")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Decoding and encoding, in each process.")]
+Slots = Annotated[int | None, typer.Option("--slots", min=1, help="Pictures evaluated together.")]
+Deterministic = Annotated[
+    bool, typer.Option("--deterministic/--fast", help="Bits that do not depend on what else is in the batch.")
+]
+MaxErrors = Annotated[str | None, typer.Option("--max-errors", help="Stop after more failures than N or P%.")]
+FailFast = Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")]
+Format = Annotated[str, typer.Option("--format", help="png, jpg or webp, for outputs without an extension.")]
+Compression = Annotated[int, typer.Option("--compression", min=0, max=9, help="Of PNG.")]
+Metadata = Annotated[bool, typer.Option("--metadata/--no-metadata", help="Write parameters into the files.")]
+Runner = Annotated[str, typer.Option("--runner", help="local or ray.")]
+Classes = Annotated[str | None, typer.Option("--class", help="Only errors of these classes, comma-separated.")]
+
+
+@batch.command("validate")
+def validate_command(
+    manifest: Manifest = None,
+    images: Images = None,
+    masks: Masks = None,
+    defaults: Defaults = None,
+    allow_extra: Extra = False,
+    decode: Annotated[bool, typer.Option("--decode/--no-decode", help="Open the pictures too.")] = True,
+    threads: Threads = None,
+    weights: Weights = None,
+    allow_private_urls: AllowPrivateUrls = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check every row before a run; exit code 2 where anything is wrong."""
+    from inlay.batch import Options, validate
+
+    options = Options(
+        weights=_text(weights), defaults=_text(defaults), allow_extra=allow_extra, threads=threads,
+        allow_private_urls=allow_private_urls,
+    )  # fmt: skip
+    found = validate(_place(manifest, images, masks), options, decode=decode)
+    typer.echo(_findings_as_json(found) if as_json else _findings_as_text(found))
+    if found.problems:
+        raise typer.Exit(RequestError.exit_code)
+
+
+@batch.command("run")
+def run_command(
+    out: Out,
+    manifest: Manifest = None,
+    images: Images = None,
+    masks: Masks = None,
+    defaults: Defaults = None,
+    allow_extra: Extra = False,
+    seed: Seed = 0,
+    shard: Shard = "1/1",
+    workers: Workers = None,
+    threads: Threads = None,
+    slots: Slots = None,
+    deterministic: Deterministic = True,
+    max_errors: MaxErrors = None,
+    fail_fast: FailFast = False,
+    format: Format = "png",
+    compression: Compression = 3,
+    metadata: Metadata = True,
+    runner: Runner = "local",
+    backend: Backend = "auto",
+    device: Device = "auto",
+    kernels: Kernels = "auto",
+    weights: Weights = None,
+    allow_private_urls: AllowPrivateUrls = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run the rows that are not done yet; exit code 1 where any failed. May be killed and started again."""
+    from inlay.batch import Options, run
+    from inlay.batch.settings import read_shard
+
+    options = Options(
+        backend, device, _text(weights), slots, kernels, deterministic, allow_private_urls, workers, threads, seed,
+        read_shard(shard), _text(defaults), allow_extra, max_errors, fail_fast, format, compression,
+        metadata=metadata, runner=runner,
+    )  # fmt: skip
+    _carry_out(run, _place(manifest, images, masks), out, options, as_json)
+
+
+@batch.command("retry")
+def retry_command(
+    out: Out,
+    manifest: Manifest = None,
+    images: Images = None,
+    masks: Masks = None,
+    classes: Classes = None,
+    defaults: Defaults = None,
+    allow_extra: Extra = False,
+    seed: Seed = 0,
+    shard: Shard = "1/1",
+    workers: Workers = None,
+    threads: Threads = None,
+    slots: Slots = None,
+    deterministic: Deterministic = True,
+    max_errors: MaxErrors = None,
+    fail_fast: FailFast = False,
+    format: Format = "png",
+    compression: Compression = 3,
+    metadata: Metadata = True,
+    runner: Runner = "local",
+    backend: Backend = "auto",
+    device: Device = "auto",
+    kernels: Kernels = "auto",
+    weights: Weights = None,
+    allow_private_urls: AllowPrivateUrls = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run only the rows that failed or were cancelled, with the same options as the run."""
+    from inlay.batch import Options, retry
+    from inlay.batch.settings import read_shard
+
+    options = Options(
+        backend, device, _text(weights), slots, kernels, deterministic, allow_private_urls, workers, threads, seed,
+        read_shard(shard), _text(defaults), allow_extra, max_errors, fail_fast, format, compression,
+        metadata=metadata, runner=runner,
+    )  # fmt: skip
+    wanted = _classes(classes)
+    _carry_out(
+        lambda place, folder, how, watch: retry(place, folder, how, watch, wanted),
+        _place(manifest, images, masks), out, options, as_json,
+    )  # fmt: skip
+
+
+@batch.command("report")
+def report_command(out: Folder, as_json: AsJson = False) -> None:
+    """Print what became of the rows, the failed ones with their reasons."""
+    from inlay.batch.report import as_text, report
+
+    made = report(out)
+    typer.echo(json.dumps(made, indent=2, ensure_ascii=False) if as_json else as_text(made))
+
+
+@batch.command("merge")
+def merge_command(
+    out: Folder,
+    others: Annotated[list[Path] | None, typer.Argument(help="Folders whose results are added.")] = None,
+) -> None:
+    """Put the results of shards (and of other folders) into one results.jsonl."""
+    from inlay.batch import merge
+
+    typer.echo(f"{merge(out, others or [])} rows in {out / 'results.jsonl'}")
+
+
+def _carry_out(
+    how: Callable[[Any, Path, Options, Callable[[Tally], None]], Tally],
+    place: Path | Pair,
+    out: Path,
+    options: Options,
+    as_json: bool,
+) -> None:
+    """Run with a live display; the numbers on stdout at the end."""
+    from inlay.batch.live import Display
+    from inlay.batch.report import run_as_text
+
+    signal.signal(signal.SIGTERM, _interrupt)  # what ends a job on a cluster is no reason to lose its rows
+    try:
+        with Display() as display:
+            tally = how(place, out, options, display)
+    except KeyboardInterrupt as exc:
+        raise Cancelled(f"interrupted; the same command goes on where it stopped ({out})") from exc
+    numbers = tally.to_dict()
+    typer.echo(json.dumps(numbers, indent=2) if as_json else run_as_text(numbers))
+    if tally.failed:
+        raise typer.Exit(1)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _place(manifest: Path | None, images: Path | None, masks: Path | None) -> Path | Pair:
+    from inlay.batch.settings import Pair
+
+    if manifest is not None and images is None and masks is None:
+        return manifest
+    if manifest is None and images is not None and masks is not None:
+        return Pair(images, masks)
+    raise RequestError("manifest", message="give either a manifest, or both --images and --masks")
+
+
+def _classes(text: str | None) -> frozenset[str] | None:
+    from inlay.batch.classes import CLASSES
+
+    if text is None:
+        return None
+    wanted = frozenset(name.strip() for name in text.split(","))
+    for name in sorted(wanted):
+        if name not in CLASSES:
+            raise RequestError("--class", name, f"one of {', '.join(CLASSES)}")
+    return wanted
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _findings_as_text(found: Findings) -> str:
+    lines = [f"line {each.number}: {each.id}: {each.error}: {each.text}" for each in found.problems]
+    bad = len({each.number for each in found.problems})
+    return "\n".join([*lines, f"{found.rows} rows, {bad} with problems"])
+
+
+def _findings_as_json(found: Findings) -> str:
+    problems = [{"line": each.number, "id": each.id, "class": each.error, "text": each.text} for each in found.problems]
+    return json.dumps({"rows": found.rows, "problems": problems}, indent=2, ensure_ascii=False)

@@ -1,0 +1,50 @@
+"""Python reads this at its start where this folder is in PYTHONPATH: the null backend becomes slow, or fails.
+
+Worker processes are new interpreters, which no fixture reaches; this does. A prompt may say ``crash`` (the process dies
+of a SIGKILL), ``crash once`` (only the first time), ``cuda`` (every call fails from then on), ``memory`` (in company),
+``nan`` or ``broken``. ``INLAY_TEST_FAULTS`` is the seconds that an evaluation takes.
+"""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+if "INLAY_TEST_FAULTS" in os.environ:
+    from inlay.backends import null
+    from inlay.errors import BackendError, NotFinite, OutOfMemory
+
+    DELAY = float(os.environ["INLAY_TEST_FAULTS"])
+    MARKS = Path(os.environ.get("INLAY_TEST_MARKS", "."))
+    start, decode = null.NullSession.start, null.NullSession.decode
+    broken = []
+
+    def faulty_start(self, conditioning, table, noise):
+        prompt = conditioning.prompt
+        if "crash once" in prompt:
+            mark = MARKS / f"{prompt}.mark"
+            if not mark.exists():
+                mark.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        elif "crash" in prompt:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if "cuda" in prompt or broken:
+            broken.append(prompt)
+            raise BackendError("torch failed to evaluate the network: CUDA error: an illegal memory access")
+        if "broken" in prompt:
+            raise ZeroDivisionError("a defect of ours")
+        return start(self, conditioning, table, noise)
+
+    def slow_advance(self, steps):
+        if len(steps) > 1 and any("memory" in step.state.inputs.prompt for step in steps):
+            raise OutOfMemory("out of memory on the device")
+        time.sleep(DELAY)
+
+    def faulty_decode(self, states):
+        if "nan" in states[0].inputs.prompt:
+            raise NotFinite("the decoded picture has values that are not finite")
+        return decode(self, states)
+
+    null.NullSession.start = faulty_start
+    null.NullSession.advance = slow_advance
+    null.NullSession.decode = faulty_decode

@@ -1,0 +1,88 @@
+"""Sixty real rows on the packaged model, killed three times: `pytest -m slow tests/batch/test_tiny.py`, minutes."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import time
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from inlay import batch
+from tests.batch.conftest import Album, lines, pictures
+
+pytestmark = pytest.mark.slow
+
+COUNT = 60
+SCHEDULERS = (
+    "EulerDiscreteScheduler",
+    "DPMSolverMultistepScheduler",
+    "DDIMScheduler",
+    "EulerAncestralDiscreteScheduler",
+)
+
+
+def scenes(folder, photos):
+    """Photographs and drawn pictures with masks, in two sizes."""
+    folder.mkdir()
+    made = []
+    for number, (image, mask) in enumerate(photos):
+        side = 128 if number % 2 else 160
+        for path, name in ((image, f"photo-{number}.png"), (mask, f"photo-{number}_mask.png")):
+            with Image.open(path) as picture:
+                picture.resize((side, side)).save(folder / name)
+        made.append((f"photo-{number}.png", f"photo-{number}_mask.png"))
+    for number in range(4):
+        side = 128 if number % 2 else 160
+        ramp = np.linspace(0, 255, side * side * 3).reshape(side, side, 3).astype(np.uint8)
+        Image.fromarray(np.roll(ramp, number, axis=2)).save(folder / f"drawn-{number}.png")
+        mask = Image.new("L", (side, side))
+        ImageDraw.Draw(mask).ellipse((30, 30, 90 + 6 * number, 100), fill=255)
+        mask.save(folder / f"drawn-{number}_mask.png")
+        made.append((f"drawn-{number}.png", f"drawn-{number}_mask.png"))
+    return made
+
+
+def test_sixty_rows_killed_three_times(tmp_path, photos):
+    names = scenes(tmp_path / "album", photos)
+    rows = [
+        {
+            "id": f"row-{number}",
+            "init_image": names[number % len(names)][0], "mask_image": names[number % len(names)][1],
+            "prompt": f"a {('red', 'blue', 'green')[number % 3]} {('circle', 'ring', 'square')[number // 3 % 3]}",
+            "scheduler": SCHEDULERS[number % 4], "steps": 3 + number % 3, "strength": 1.0,
+            **({"seed": number} if number % 5 == 0 else {}),
+        }
+        for number in range(COUNT)
+    ]  # fmt: skip
+    (tmp_path / "album/manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    manifest, out, chance = tmp_path / "album/manifest.jsonl", tmp_path / "out", random.Random(3)
+    command, environment = Album(tmp_path, tmp_path).command("run", manifest, "--out", out, "--slots", 4)
+    del environment["INLAY_WEIGHTS"]
+    for _ in range(3):
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+        goal = (len(lines(out)) if (out / "results.jsonl").exists() else 0) + chance.randint(3, 9)
+        while process.poll() is None and (not (out / "results.jsonl").exists() or _count(out) < goal):
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0, 0.2))
+        process.kill()
+        process.wait()
+        pictures(out)
+    assert _count(out) < COUNT
+    done = subprocess.run(command, env=environment, check=False, stdout=subprocess.PIPE, text=True)
+    assert done.returncode == 0
+    assert sorted(line["id"] for line in lines(out)) == sorted(row["id"] for row in rows)
+
+    random.Random(1).shuffle(rows)
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tally = batch.run(manifest, tmp_path / "reference", batch.Options(slots=4))
+    assert tally.status == {"ok": COUNT}
+    assert pictures(out) == pictures(tmp_path / "reference")
+    assert tally.fill >= 0.9, "the network waited for decoded rows"
+
+
+def _count(out):
+    return (out / "results.jsonl").read_bytes().count(b"\n")
