@@ -83,7 +83,7 @@ def test_every_kernel_is_a_name_of_torchs():
     expected = F.scaled_dot_product_attention(QUERY, KEY, KEY)
     # a CPU has two of them
     for name in ("flash", "math"):
-        torch.testing.assert_close(attention._by(name, QUERY, KEY, KEY, None), expected, atol=1e-6, rtol=0)
+        torch.testing.assert_close(attention._by(name, QUERY, KEY, KEY, None), expected, atol=5e-6, rtol=0)
     for name in ("cudnn", "efficient"):
         with pytest.raises(RuntimeError, match=r"No viable backend|No available kernel"):
             attention._by(name, QUERY, KEY, KEY, None)
