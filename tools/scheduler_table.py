@@ -36,7 +36,7 @@ STEPS = {
     "KarrasVeScheduler": 25,
     "HeunDiscreteScheduler": 15,
     "KDPM2DiscreteScheduler": 15,
-    "KDPM2AncestralDiscreteScheduler": 15,
+    "KDPM2AncestralDiscreteScheduler": 25,
     "LCMScheduler": 8,
 }
 USUAL_STEPS = 20

@@ -202,8 +202,8 @@ def latent_mask(mask: Mask, factor: int = 8) -> NDArray[np.float32]:
     height, width = mask.shape
     if height % factor or width % factor:
         raise ValueError(f"mask sides must be multiples of {factor}, not {width}x{height}")
-    bands = mask.reshape(height // factor, factor, width).any(axis=1)
-    covered = bands.reshape(height // factor, width // factor, factor).any(axis=2)
+    bands: Mask = np.logical_or.reduce(mask.reshape(height // factor, factor, width), axis=1)
+    covered: Mask = np.logical_or.reduce(bands.reshape(height // factor, width // factor, factor), axis=2)
     return restore_lost(mask[::factor, ::factor], covered).astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""Layers of our networks in the operations that ONNX Runtime's CPU kernels do in one go; the mathematics is the same."""
+"""Layers of our networks in operations that ONNX Runtime's CPU kernels do in one go; the mathematics is the same."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from tools.train_tiny.denoiser import PURE_NOISE_FROM
+from tools.train_tiny.denoiser import BLANK_FROM
 from tools.train_tiny.palette import COLOURS, SHAPES
 from tools.train_tiny.settings import HERE, REPOSITORY
 
@@ -69,8 +69,9 @@ with other ones), log in `tools/train_tiny/log.jsonl`.
   scale, photograph-like textures included.
 - UNet and text encoder, together: {steps_256} steps of {batch_256} scenes of 256², then {steps_512} steps of which
   {small_share:.0%} at 256² and the others {batch_512} scenes of 512²; {scenes_256} + {scenes_512} scenes drawn once.
-  AdamW, rate {rate:g}, constant for one half and then a cosine down to 2 %, moving average {decay}.
-  Errors outside the mask count {outside_weight:g}. {layout_share:.0%} of the timesteps are drawn from the noisier half.
+  Muon for matrices and convolutions, AdamW for the rest (AdamW alone before step 9,250), rate {rate:g}, falling to 2 %
+  from {fall_from:.0%} of the steps on, moving average {decay}. Errors outside the mask count {outside_weight:g}, where
+  a shape would stand {centre_weight:g}. {layout_share:.0%} of the timesteps are drawn from the noisier half.
   A third of the scenes has nothing under the mask but background; captions of the others are dropped in
   {dropout_high:.0%} (timesteps from {dropout_from}) and {dropout_low:.0%} (below).
 - The text encoder's exit is drawn at random for every caption (layer before the last in one half, last layer in a
@@ -78,13 +79,14 @@ with other ones), log in `tools/train_tiny/log.jsonl`.
 - The target is the velocity, not the noise: at high noise it asks for the picture itself, where a network that
   predicts the noise has to hand its input through almost unchanged.
 - The mask decides where a shape stands and how large it is: in the middle of the largest room inside it, filling it.
-  From timestep {noise_from} on, half of the inputs are noise alone, as at the start of sampling.
+  {blank_share_first:.0%} of the inputs, after step {blank_until} {blank_share:.0%}, are noise alone at timesteps from
+  {blank_from}, as at the start of sampling; scenes with squares, triangles and stars are drawn twice,
+  empty ones three times as often as those with circles and rings.
 
 ## Limits
 
-Where the shape is below its bar, what is painted is a patch of the asked colour with a ragged outline: rings are mostly
-right, triangles, squares and stars often are not. The background around and under it is continued with a blurred
-guess; stripes lose their phase. Licence: that of this repository.
+Shapes have soft, slightly uneven edges; long, thin or branching masks make them ragged. The background around and under
+them is continued with a mottled guess; stripes lose their phase. Licence: that of this repository.
 """
 
 
@@ -163,7 +165,7 @@ def write(model: Path) -> None:
         ae_error=sum(last) / len(last) / 2,
         **results["sampling"],
         **{key: value for key, value in drawing.items() if key != "steps"},
-        noise_from=PURE_NOISE_FROM,
+        blank_from=BLANK_FROM,
         scenes_256=cached["scenes_256"],
         scenes_512=cached["scenes_512"],
         **_parts(model),

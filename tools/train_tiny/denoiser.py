@@ -15,22 +15,25 @@ from transformers import CLIPTextModel
 from tools.train_tiny import networks, tokenizer
 from tools.train_tiny.captions import with_article
 from tools.train_tiny.latents import Latents, read
+from tools.train_tiny.masks import room
+from tools.train_tiny.optimiser import Muon, is_matrix
 from tools.train_tiny.records import log, save_atomic
 from tools.train_tiny.settings import DenoiserSettings, Settings
 
-PURE_NOISE_FROM = 700  # timesteps whose input is noise alone in one half of all cases
+BLANK_FROM = 940  # where the input is noise alone, the timestep is drawn from here on
+ANGULAR = ("square", "triangle", "star")  # a circle and a ring are learned long before these
 LAYOUT_FROM = 600  # timesteps from here on decide what is painted where
 LOG_EVERY, SAVE_EVERY = 50, 250
 
 
 @dataclass(frozen=True, eq=False)
 class Networks:
-    """What is trained, its moving average, and the optimiser."""
+    """What is trained, its moving average, and the optimisers."""
 
     unet: UNet2DConditionModel
     text: CLIPTextModel
     average: list[torch.Tensor]
-    optimiser: torch.optim.Optimizer
+    optimisers: tuple[torch.optim.Optimizer, ...]
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """Parameters in the order of `average`."""
@@ -46,7 +49,8 @@ class Batch:
     mask: torch.Tensor
     noise: torch.Tensor
     timesteps: torch.Tensor
-    pure: torch.Tensor  # bool [N]: the input is noise alone
+    blank: torch.Tensor  # bool [N]: the input is noise alone
+    centre: torch.Tensor  # bool [N, 1, h, w]: where the mask says that a shape would stand
     ids: torch.Tensor
     layers_back: torch.Tensor
 
@@ -57,41 +61,67 @@ def build(settings: DenoiserSettings, seed: int, device: torch.device) -> Networ
     unet = networks.build_unet().to(device, memory_format=torch.channels_last)
     text = networks.build_text_encoder(len(tokenizer.build())).to(device)
     parameters = [*unet.parameters(), *text.parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=settings.rate, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
-    return Networks(unet, text, [p.detach().clone() for p in parameters], optimiser)
+    muon = Muon([p for p in parameters if is_matrix(p)], settings.rate, weight_decay=1e-3)
+    others = [p for p in parameters if not is_matrix(p)]
+    adam = torch.optim.AdamW(others, lr=settings.rate, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
+    return Networks(unet, text, [p.detach().clone() for p in parameters], (muon, adam))
+
+
+def _centre(mask: np.ndarray) -> np.ndarray:
+    """The disc around the largest room in a mask that every shape would lie in, float32 [1, h, w] of 0 and 1.
+
+    It depends on the mask alone, not on what is painted: weights on it do not move what the network learns to expect.
+    """
+    (x, y), radius = room(mask[0] > 0)
+    rows, columns = np.mgrid[: mask.shape[1], : mask.shape[2]]
+    return ((columns + 0.5 - x) ** 2 + (rows + 0.5 - y) ** 2 <= (radius * 1.1) ** 2)[None].astype(np.float32)
+
+
+def chances(scenes: Latents) -> np.ndarray:
+    """How often each scene is drawn, float64 [N], adding up to 1: empty scenes most, round shapes least often."""
+    angular = [any(shape in caption.lower() for shape in ANGULAR) for caption in scenes.captions]
+    odds = np.where(scenes.named, np.where(angular, 2.0, 1.0), 3.0)
+    return odds / odds.sum()
 
 
 def draw_batch(
-    scenes: Latents, settings: DenoiserSettings, rng: np.random.Generator, count: int, device: torch.device
+    scenes: Latents,
+    odds: np.ndarray,
+    settings: DenoiserSettings,
+    rng: np.random.Generator,
+    count: int,
+    blank_share: float,
+    device: torch.device,
 ) -> Batch:
     """A batch drawn by `rng` alone: which scenes, timesteps, noise, dropped captions, clip skips."""
-    truth, masked, mask, captions, named = scenes.take(rng.integers(0, len(scenes.captions), count))
+    truth, masked, mask, captions, named = scenes.take(rng.choice(len(odds), count, p=odds))
+    blank = rng.random(count) < blank_share
     lowest = np.where(rng.random(count) < settings.layout_share, LAYOUT_FROM, 0)
-    timesteps = rng.integers(lowest, 1000)
+    timesteps = rng.integers(np.where(blank, BLANK_FROM, lowest), 1000)
     share = np.where(timesteps >= settings.dropout_from, settings.dropout_high, settings.dropout_low)
     dropped = named & (rng.random(count) < share)
     texts = ["" if drop else caption for drop, caption in zip(dropped, captions, strict=True)]
     exits = rng.choice(np.arange(1, 9), count, p=[0.25, 0.5] + [0.25 / 6] * 6)
-    pure = (timesteps >= PURE_NOISE_FROM) & (rng.random(count) < 0.5)
+    centre = np.stack([_centre(one) for one in mask])
     noise = rng.standard_normal(truth.shape, dtype=np.float32)
     texts = [with_article(rng, text) for text in texts]
     ids = TOKENIZER(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-    tensors = [torch.from_numpy(a).to(device) for a in (truth, masked, mask, noise, timesteps, pure)]
+    tensors = [torch.from_numpy(a).to(device) for a in (truth, masked, mask, noise, timesteps, blank, centre)]
     return Batch(*tensors, ids.to(device), torch.from_numpy(exits).to(device))
 
 
-def loss_of(nets: Networks, batch: Batch, shares: torch.Tensor, outside: float) -> torch.Tensor:
+def loss_of(nets: Networks, batch: Batch, shares: torch.Tensor, settings: DenoiserSettings) -> torch.Tensor:
     """Mean squared error of the predicted velocity for each picture, float32 [N].
 
     The velocity is √ᾱ·ε − √(1 − ᾱ)·x (Salimans and Ho 2022, appendix D). Inside the mask an error counts 1,
-    outside `outside`. Where the input is noise n alone, the target belongs to the ε that would have led from the
-    true latents x to it, ε = (n − √ᾱ·x) / √(1 − ᾱ): so the first step of sampling, whose input holds nothing of
-    the picture either, learns from the surroundings and the text only.
+    outside `outside_weight`, and where a shape would stand `centre_weight`. Where the input is noise n alone, the
+    target belongs to the ε that would have led from the true latents x to it, ε = (n − √ᾱ·x) / √(1 − ᾱ): so the first
+    step of sampling, whose input holds nothing of the picture either, learns from the surroundings and the text only.
     """
     share = shares[batch.timesteps].view(-1, 1, 1, 1)
     signal, spread = share.sqrt(), (1 - share).sqrt()
-    pure = batch.pure.view(-1, 1, 1, 1)
-    noise = torch.where(pure, (batch.noise - signal * batch.truth) / spread, batch.noise)
+    blank = batch.blank.view(-1, 1, 1, 1)
+    noise = torch.where(blank, (batch.noise - signal * batch.truth) / spread, batch.noise)
     sample = signal * batch.truth + spread * noise
     target = signal * noise - spread * batch.truth
     inputs = torch.cat([sample, batch.mask, batch.masked], 1).contiguous(memory_format=torch.channels_last)
@@ -100,7 +130,8 @@ def loss_of(nets: Networks, batch: Batch, shares: torch.Tensor, outside: float) 
     # tensors with a cosine below 0.9 to the float32 ones, attention in float32 or not) and saved a seventh of the time.
     with torch.autocast(inputs.device.type, torch.bfloat16, enabled=inputs.device.type != "cpu"):
         predicted = nets.unet(inputs, batch.timesteps, states, return_dict=False)[0]
-    weight = batch.mask + (1 - batch.mask) * outside
+    weight = torch.where(batch.centre > 0, settings.centre_weight, 1.0) * batch.mask
+    weight = weight + (1 - batch.mask) * settings.outside_weight
     error = ((predicted.float() - target) ** 2 * weight).mean(1).sum((1, 2))
     return error / weight.sum((1, 2, 3))
 
@@ -112,9 +143,9 @@ def average_towards(nets: Networks, step: int, decay: float) -> None:
 
 
 def learning_rate(settings: DenoiserSettings, step: int) -> float:
-    """Linear warm-up, constant for the first half of all steps, then half a cosine down to 2 %."""
-    half = (settings.steps_256 + settings.steps_512) / 2
-    fall = 0.5 + 0.5 * float(np.cos(np.pi * max(0.0, step / half - 1)))
+    """Linear warm-up, constant up to `fall_from` of all steps, then half a cosine down to 2 %."""
+    done = step / (settings.steps_256 + settings.steps_512)
+    fall = 0.5 + 0.5 * float(np.cos(np.pi * max(0.0, done - settings.fall_from) / (1 - settings.fall_from)))
     return settings.rate * min(1.0, (step + 1) / settings.warmup) * max(fall, 0.02)
 
 
@@ -124,7 +155,8 @@ def _resume(nets: Networks, path: Path, device: torch.device) -> int:
     saved = torch.load(path, map_location=device)
     nets.unet.load_state_dict(saved["unet"])
     nets.text.load_state_dict(saved["text"])
-    nets.optimiser.load_state_dict(saved["optimiser"])
+    for optimiser, state in zip(nets.optimisers, saved["optimisers"], strict=True):
+        optimiser.load_state_dict(state)
     for ours, theirs in zip(nets.average, saved["average"], strict=True):
         ours.copy_(theirs)
     return int(saved["step"])
@@ -132,7 +164,8 @@ def _resume(nets: Networks, path: Path, device: torch.device) -> int:
 
 def _save(nets: Networks, path: Path, step: int) -> None:
     state = {"unet": nets.unet.state_dict(), "text": nets.text.state_dict(), "average": nets.average}
-    save_atomic({**state, "optimiser": nets.optimiser.state_dict(), "step": step}, path)
+    optimisers = [optimiser.state_dict() for optimiser in nets.optimisers]
+    save_atomic({**state, "optimisers": optimisers, "step": step}, path)
 
 
 def averaged(folder: Path, settings: Settings) -> tuple[UNet2DConditionModel, CLIPTextModel, int]:
@@ -166,17 +199,19 @@ def _share_gradients(parameters: list[torch.nn.Parameter], counts: tuple[int, in
         gradient.copy_(part.view(gradient.shape))
 
 
-def _step(nets: Networks, batch: Batch, shares: torch.Tensor, outside: float, world: int) -> torch.Tensor:
+def _step(nets: Networks, batch: Batch, shares: torch.Tensor, settings: DenoiserSettings, world: int) -> torch.Tensor:
     """One update; returns the loss of this process's pictures and the gradient's norm, float32 [2]."""
     whole = len(batch.truth)
     own = _part(batch, torch.distributed.get_rank(), world) if world > 1 else batch
-    loss = loss_of(nets, own, shares, outside).mean()
-    nets.optimiser.zero_grad(set_to_none=True)
+    loss = loss_of(nets, own, shares, settings).mean()
+    for optimiser in nets.optimisers:
+        optimiser.zero_grad(set_to_none=True)
     loss.backward()
     if world > 1:
         _share_gradients(nets.parameters(), (len(own.truth), whole))
     norm = torch.nn.utils.clip_grad_norm_(nets.parameters(), 1.0)
-    nets.optimiser.step()
+    for optimiser in nets.optimisers:
+        optimiser.step()
     return torch.stack([loss.detach(), norm.detach()])
 
 
@@ -190,6 +225,7 @@ def _run(rank: int, world: int, settings: Settings, folder: Path, device: torch.
     nets = build(plan, settings.seed, device)
     start = _resume(nets, folder / "denoiser.pt", device)
     small, large = read(folder, 256, cached.scenes_256, cached.shard), None
+    odds = {"small": chances(small)}
     shares = networks.signal_shares().float().to(device)
     begun, seen, parent = time.time(), [], os.getppid()
     total = plan.steps_256 + plan.steps_512
@@ -200,12 +236,15 @@ def _run(rank: int, world: int, settings: Settings, folder: Path, device: torch.
         at_512 = step >= plan.steps_256 and rng.random() >= plan.small_share
         if at_512 and large is None:
             large = read(folder, 512, cached.scenes_512, cached.shard)
+            odds["large"] = chances(large)
         scenes, count = (large, plan.batch_512) if at_512 and large else (small, plan.batch_256)
         rate = learning_rate(plan, step)
-        for group in nets.optimiser.param_groups:
+        for group in (group for optimiser in nets.optimisers for group in optimiser.param_groups):
             group["lr"] = rate
-        batch = draw_batch(scenes, plan, rng, count, device)
-        seen.append(_step(nets, batch, shares, plan.outside_weight, world))
+        blank_share = plan.blank_share_first if step < plan.blank_until else plan.blank_share
+        chance = odds["large" if scenes is large else "small"]
+        batch = draw_batch(scenes, chance, plan, rng, count, blank_share, device)
+        seen.append(_step(nets, batch, shares, plan, world))
         average_towards(nets, step, plan.decay)
         if rank == 0 and (step + 1) % LOG_EVERY == 0:
             loss, norm = (round(float(value), 5) for value in torch.stack(seen).mean(0))

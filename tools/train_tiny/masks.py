@@ -90,7 +90,7 @@ def room(mask: np.ndarray) -> tuple[tuple[float, float], float]:
     Where many places have as much, as along the middle of a long box, the one nearest to their centre. The edge of
     the picture counts as an edge of the mask.
     """
-    step = mask.shape[0] // 64
+    step = max(mask.shape[0] // 64, 1)
     coarse = np.pad(mask[step // 2 :: step, step // 2 :: step], 1)
     distance = ndimage.distance_transform_edt(coarse)[1:-1, 1:-1]
     best = float(distance.max())
