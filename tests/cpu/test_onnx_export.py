@@ -106,7 +106,7 @@ def test_a_graph_holds_no_weights_and_no_paths_of_the_machine_that_made_it(home)
 
 
 def test_what_ships_is_what_its_command_makes():
-    """Graphs by the key of the packaged files as they are now, the step byte for byte."""
+    """Graphs by the key of the packaged files as they are now; the step and the decoder byte for byte."""
     assert STEP.read_bytes() == step_graph()
     registry = inlay.Registry()
     entry = registry.find(export_tiny.MODEL)
@@ -115,6 +115,8 @@ def test_what_ships_is_what_its_command_makes():
         assert found.folder.parent == graphs.PACKAGED, "python -m tools.export_tiny makes them anew"
         for name in found.hashes:
             assert found.read(name)
+    shipped = graphs.find_graphs(entry.path, ("float32",))
+    assert shipped.read("vae_decoder") == decoder_graph(autoencoder(entry.path, "float32"))
 
 
 def test_the_same_export_gives_the_same_bytes(home):
