@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Collection
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from inlay.batch.tally import Tally
 from inlay.batch.task import prepare
 
 __all__ = ["retry", "run"]
+
+ABANDONED = 3600  # seconds after which no shard still writes at a picture
 
 
 def run(
@@ -72,7 +75,7 @@ def _run(
     task = prepare(manifest, out, options, failures)
     tally, seen = Tally(rows=task.rows), watch or (lambda _: None)
     with locked(out, options.shard):
-        _sweep(out)
+        _sweep(out, options.shard)
         try:
             if options.runner == "ray":
                 from inlay.batch.ray_runner import run_on_ray
@@ -81,15 +84,22 @@ def _run(
             else:
                 run_here(task, tally, seen)
         finally:
+            _sweep(out, options.shard)  # a worker that was killed in this run leaves some too
             if tally.status:  # a run that found everything done says nothing new
                 write_report(out, options.shard, tally.to_dict())
     return tally
 
 
-def _sweep(out: Path) -> None:
-    """Remove what killed runs have left of unfinished files; the lock is held, so no run is at them."""
+def _sweep(out: Path, shard: tuple[int, int]) -> None:
+    """Remove what was left unfinished by processes that were killed.
+
+    The lock is held, so no other run is at these files, but for other shards: theirs are known by their age.
+    """
+    newest = time.time() - (0 if shard[1] == 1 else ABANDONED)
     for folder, _, files in os.walk(out):
         for name in files:
             if name.startswith(".inlay-") and name.endswith(".part"):
+                path = os.path.join(folder, name)
                 with contextlib.suppress(FileNotFoundError):
-                    os.unlink(os.path.join(folder, name))
+                    if os.stat(path).st_mtime <= newest:
+                        os.unlink(path)

@@ -118,8 +118,9 @@ def test_an_interrupt_names_every_row_and_the_next_run_goes_on(album, tmp_path, 
     manifest = album.manifest(rows)
     command, environment = album.command("run", manifest, "--out", out, "--backend", "null", "--slots", 2, faults=0.02)
     process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )  # fmt: skip
     while len(whole_lines(out)) < 5 and process.poll() is None:
         time.sleep(0.01)
     os.kill(process.pid, sign)

@@ -221,3 +221,21 @@ def test_a_picture_cannot_leave_by_a_link(album, tmp_path):
     tally = batch.run(album.manifest([album.row(0, output="link/a.png")]), out, album.options)
     assert tally.errors == {"io": 1}
     assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_unfinished_files_go_but_not_those_of_a_shard_at_work(album, tmp_path):
+    manifest, out = album.manifest(album.rows(4)), tmp_path / "out"
+    (out / "deep").mkdir(parents=True)
+    new, old = out / ".inlay-new.part", out / "deep" / ".inlay-old.part"
+    for path in (new, old):
+        path.write_bytes(b"torn")
+    os.utime(old, (1e9, 1e9))
+    batch.run(manifest, out, album.with_options(shard=(1, 2)))
+    assert new.exists()
+    assert not old.exists()
+    batch.run(manifest, out, album.with_options(shard=(2, 2)))
+    assert new.exists()
+    batch.run(manifest, tmp_path / "other", album.options)
+    (tmp_path / "other" / ".inlay-new.part").write_bytes(b"torn")
+    batch.run(manifest, tmp_path / "other", album.options)
+    assert not (tmp_path / "other" / ".inlay-new.part").exists()
