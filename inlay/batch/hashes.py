@@ -52,7 +52,7 @@ class Specs:
         key = f"{shared} {adapter.id} {adapter.scale}" if adapter else shared
         found = self._outlines.get(key)
         if found is None:
-            # The placeholder shows what the model's template makes of any prompt.
+            # This stand-in text shows what the model's template makes of any prompt.
             plain = request.model_copy(update={"prompt": "{prompt}", "negative_prompt": "", "seed": 0})
             found = _hash(outline(plain, self._registry))
             if len(self._outlines) < _MOST_OUTLINES:
