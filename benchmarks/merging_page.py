@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.merging import ACCURACY_GOAL, WAYS
+from benchmarks.merging import ACCURACY_GOAL, GOAL_RATIO, WAYS
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "benchmarks" / "results" / "cpu_merging.json"
@@ -43,7 +43,8 @@ def page(record: Mapping[str, Any]) -> str:
     """The whole page."""
     sampling = record["sampling"]
     said = (
-        f"`inlay-tiny`, {record['scenes']} scenes that it was not trained on, {sampling['scheduler']}, "
+        f"`inlay-tiny`, {record['scenes']} scenes that it was not trained on (the first {record['few']} of them for "
+        f"ratios other than {GOAL_RATIO:g}), {sampling['scheduler']}, "
         f"{sampling['steps']} steps, guidance {sampling['guidance_scale']:g}, CPU, float32. *Error*: RMS difference of "
         "the final latents inside the mask to the picture without merging, over all scenes; in brackets that of the "
         "median scene. *Merged*: tokens that disappear, of all at that resolution. *Colour*, *shape*: how often the "
@@ -58,23 +59,24 @@ def page(record: Mapping[str, Any]) -> str:
 def _size(size: str, found: Mapping[str, Any]) -> str:
     lines = [
         f"\n### {size}²\n",
-        "| way | ratio | error | part of tomesd's | merged | colour | shape |",
-        "|---|---|---|---|---|---|---|",
+        "| way | ratio | scenes | error | part of tomesd's | merged | colour | shape |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     table = found["summary"]
     for name, row in table.items():
         way, _, ratio = name.rpartition(" ")
         error = f"{row['rms']:.3f} ({row['median']:.3f})" if way else "–"
         part = f"{row['rms'] / table[f'tomesd {ratio}']['rms']:.2f}" if way not in ("", "tomesd") else "–"
+        merged = f"{row['scenes']} | {error} | {part} | {row['merged']:.0%}"
         judged = f"{row['colour']:.1%} | {row['shape']:.1%}"
-        lines.append(f"| {way or name} | {ratio if way else '–'} | {error} | {part} | {row['merged']:.0%} | {judged} |")
+        lines.append(f"| {way or name} | {ratio if way else '–'} | {merged} | {judged} |")
     return "\n".join(lines) + "\n" + _goals(found["goals"])
 
 
 def _goals(goals: Mapping[str, Mapping[str, Any]]) -> str:
     if not goals:
         return ""
-    lines = ["\nGoals at ratio 0.5:\n"]
+    lines = [f"\nGoals at ratio {GOAL_RATIO:g}:\n"]
     for name, goal in goals.items():
         said = "reached" if goal["reached"] else "missed"
         if name in WAYS:
