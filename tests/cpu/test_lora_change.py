@@ -19,6 +19,7 @@ from inlay import Lora
 from inlay.backends.torch.backend import TorchBackend
 from inlay.engine import worker
 from tests import adapters
+from tests.noise_request import noise_request
 from tests.random_model import write_model
 
 SIZE = 64
@@ -49,11 +50,7 @@ def weights(tmp_path_factory):
 
 
 def ask(loras=()):
-    image = np.random.default_rng(2).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
-    mask = np.zeros((SIZE, SIZE), np.uint8)
-    mask[16:50, 10:44] = 255
-    size = {"width": SIZE, "height": SIZE}
-    return inlay.InpaintRequest(prompt="ab", init_image=image, mask_image=mask, seed=5, steps=3, loras=loras, **size)
+    return noise_request(SIZE, slice(16, 50), slice(10, 44), steps=3, loras=loras)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import inlay
 from inlay.models.attention import SelfAttention
 from inlay.models.merging import LevelMerging, Matcher, Merging, draw_choices, find_regions, level_mergings
+from tests.noise_request import noise_request
 from tests.random_model import write_model, write_registry
 
 SIZE = 128
@@ -199,12 +200,10 @@ def engine(models):
 
 @pytest.fixture
 def ask():
-    rng = np.random.default_rng(2)
-    image = rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
-    mask = np.zeros((SIZE, SIZE), np.uint8)
-    mask[24:60, 30:70] = 255
-    fields = {"init_image": image, "mask_image": mask, "width": SIZE, "height": SIZE, "seed": 5, "steps": 4}
-    return lambda **other: inlay.InpaintRequest(**{**fields, "prompt": "ab", "scheduler": "euler_a", **other})
+    def make(**fields):
+        return noise_request(SIZE, slice(24, 60), slice(30, 70), **{"steps": 4, "scheduler": "euler_a", **fields})
+
+    return make
 
 
 def bits(result):

@@ -17,6 +17,7 @@ from transformers import CLIPTextModel
 import inlay
 from inlay import IpAdapter, Lora, WeightsError
 from tests import adapters
+from tests.noise_request import noise_request
 from tests.random_model import write_model
 
 SIZE = 64
@@ -58,16 +59,7 @@ def engine(home):
 
 @pytest.fixture
 def ask():
-    rng = np.random.default_rng(2)
-    image = rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
-    mask = np.zeros((SIZE, SIZE), np.uint8)
-    mask[16:50, 10:44] = 255
-
-    def make(**fields):
-        defaults = {"init_image": image, "mask_image": mask, "width": SIZE, "height": SIZE, "seed": 5, "steps": 3}
-        return inlay.InpaintRequest(**{**defaults, "prompt": "ab", **fields})
-
-    return make
+    return lambda **fields: noise_request(SIZE, slice(16, 50), slice(10, 44), **{"steps": 3, **fields})
 
 
 def drawn(result):

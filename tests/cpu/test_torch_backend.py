@@ -12,6 +12,7 @@ pytest.importorskip("torch", reason="needs torch: pip install 'inlay[torch]'")
 pytest.importorskip("diffusers", reason="makes its models with diffusers: pip install 'inlay[torch]'")
 
 import inlay
+from tests.noise_request import noise_request
 from tests.random_model import write_model, write_registry
 
 SIZE = 128
@@ -33,14 +34,8 @@ def engine(models):
 
 @pytest.fixture
 def ask():
-    rng = np.random.default_rng(2)
-    image = rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
-    mask = np.zeros((SIZE, SIZE), np.uint8)
-    mask[24:100, 30:90] = 255
-
     def make(**fields):
-        defaults = {"init_image": image, "mask_image": mask, "width": SIZE, "height": SIZE, "seed": 5, "steps": 6}
-        return inlay.InpaintRequest(**{**defaults, "prompt": "ab", "model": "nine", **fields})
+        return noise_request(SIZE, slice(24, 100), slice(30, 90), **{"steps": 6, "model": "nine", **fields})
 
     return make
 

@@ -15,22 +15,11 @@ torch = pytest.importorskip("torch", reason="torch is not installed: the oracle 
 diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed: the oracle extra brings it")
 
 from inlay.schedulers import NoiseSchedule, Table, table
+from tests.oracle.published import SD15
 
 # diffusers hands torch tensors to numpy functions, and numpy 2 announces that it will want newer tensors.
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 
-# Stable Diffusion 1.5's published scheduler_config.json, without its class name and version.
-SD15 = {
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "clip_sample": False,
-    "num_train_timesteps": 1000,
-    "set_alpha_to_one": False,
-    "skip_prk_steps": True,
-    "steps_offset": 1,
-    "trained_betas": None,
-}
 SDXL = {**SD15, "timestep_spacing": "leading", "interpolation_type": "linear", "use_karras_sigmas": False}
 STEPS = (4, 10, 21, 50)
 SHAPE = (1, 2, 3, 4)

@@ -12,6 +12,8 @@ diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed:
 
 from inlay.errors import RequestError
 from inlay.schedulers import NoiseSchedule, table, trace
+from inlay.schedulers.names import NAMES
+from tests.oracle.published import SD15
 
 # diffusers hands torch tensors to numpy functions, and numpy 2 announces that it will want newer tensors.
 pytestmark = [
@@ -19,17 +21,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
 
-SD15 = {
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "clip_sample": False,
-    "num_train_timesteps": 1000,
-    "set_alpha_to_one": False,
-    "skip_prk_steps": True,
-    "steps_offset": 1,
-    "trained_betas": None,
-}
 STEPS = (4, 10, 21, 50)
 SHAPE = (1, 2, 3, 4)
 TOLERANCE = 1e-5  # diffusers keeps its levels in float32
@@ -121,22 +112,8 @@ def test_karras_ve_is_diffusers_deprecated_class_where_that_can_be_driven(steps,
     assert off_by(state[0], sample) < TOLERANCE
 
 
-LINEAR = (
-    "DDPMScheduler",
-    "DDIMScheduler",
-    "PNDMScheduler",
-    "LMSDiscreteScheduler",
-    "EulerDiscreteScheduler",
-    "EulerAncestralDiscreteScheduler",
-    "DPMSolverMultistepScheduler",
-    "HeunDiscreteScheduler",
-    "KDPM2DiscreteScheduler",
-    "DPMSolverSinglestepScheduler",
-    "KDPM2AncestralDiscreteScheduler",
-    "UniPCMultistepScheduler",
-    "DEISMultistepScheduler",
-    "LCMScheduler",
-)
+TRACED_ELSEWHERE = ("DDIMInverseScheduler", "IPNDMScheduler", "KarrasVeScheduler", "ScoreSdeVeScheduler")
+DRIVEN_BY_PIPELINES = tuple(name for name in NAMES if name not in TRACED_ELSEWHERE)
 
 
 def outputs_of(made, unit, outputs, noises):
@@ -144,7 +121,7 @@ def outputs_of(made, unit, outputs, noises):
     return made.run(lambda x, timestep: outputs[next(rows)], unit, noises)
 
 
-@pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.parametrize("name", DRIVEN_BY_PIPELINES)
 def test_a_traced_object_is_our_table(name):
     scheduler = getattr(diffusers, name).from_config(SD15)
     traced, made = trace(scheduler, 10), table(name, 10)
