@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -175,20 +176,11 @@ def verdicts(table: dict[str, dict[str, float]]) -> dict[str, dict[str, float | 
     return found
 
 
-def measure(asked: argparse.Namespace) -> dict[str, object]:
-    """The record."""
+def measure(asked: argparse.Namespace) -> dict[str, Any]:
+    """The record; where a folder is asked for, written anew after each size."""
     sampling = Sampling(steps=asked.steps)
     work = partial(_paint_place, ratios=tuple(asked.ratios), few=asked.few, sampling=sampling)
-    sizes: dict[str, object] = {}
-    with ProcessPoolExecutor(asked.processes, mp_context=get_context("spawn")) as pool:
-        for size in asked.sizes:
-            began = time.time()
-            painted = list(pool.map(work, [(index, size) for index in range(asked.scenes)]))
-            table = summary(painted)
-            sizes[str(size)] = {"summary": table, "goals": verdicts(table), "scenes": painted}
-            print(f"{size}: {asked.scenes} scenes, {time.time() - began:.0f} s", flush=True)
-            show(table)
-    return {
+    record: dict[str, Any] = {
         "case": "token merging against none, packaged model",
         "scenes": asked.scenes,
         "few": min(asked.few, asked.scenes),
@@ -196,8 +188,20 @@ def measure(asked: argparse.Namespace) -> dict[str, object]:
         "sampling": asdict(sampling),
         "model_sha256": _resolved(draw_scene("measure", 0, 64, MEASURING)).plan.model.sha256,
         "environment": environment(),
-        "sizes": sizes,
+        "sizes": {},
     }
+    with ProcessPoolExecutor(asked.processes, mp_context=get_context("spawn")) as pool:
+        for size in asked.sizes:
+            began = time.time()
+            painted = list(pool.map(work, [(index, size) for index in range(asked.scenes)]))
+            table = summary(painted)
+            record["sizes"][str(size)] = {"summary": table, "goals": verdicts(table), "scenes": painted}
+            print(f"{size}: {asked.scenes} scenes, {time.time() - began:.0f} s", flush=True)
+            show(table)
+            if asked.out:
+                asked.out.mkdir(parents=True, exist_ok=True)
+                (asked.out / "cpu_merging.json").write_text(json.dumps(record, indent=1) + "\n")
+    return record
 
 
 def show(table: dict[str, dict[str, float]]) -> None:
@@ -219,9 +223,6 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="a folder for the JSON record")
     asked = parser.parse_args()
     record = measure(asked)
-    if asked.out:
-        asked.out.mkdir(parents=True, exist_ok=True)
-        (asked.out / "cpu_merging.json").write_text(json.dumps(record, indent=1) + "\n")
     goals = [goal for size in record["sizes"].values() for goal in size["goals"].values()]
     return 0 if all(goal["reached"] for goal in goals) else 1
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="the training needs torch")
-pytest.importorskip("diffusers", reason="the training needs diffusers")
+diffusers = pytest.importorskip("diffusers", reason="the training needs diffusers")
 
-from tools.train_tiny import denoiser, optimiser
+from tools.train_tiny import denoiser, networks, optimiser
 from tools.train_tiny.settings import read_settings
 
 SETTINGS = read_settings().denoiser
@@ -52,3 +52,28 @@ def test_the_rate_warms_up_stays_and_falls_to_a_fiftieth() -> None:
     assert denoiser.learning_rate(SETTINGS, 0) == pytest.approx(SETTINGS.rate / SETTINGS.warmup)
     assert denoiser.learning_rate(SETTINGS, int(total * SETTINGS.fall_from)) == pytest.approx(SETTINGS.rate)
     assert denoiser.learning_rate(SETTINGS, total - 1) == pytest.approx(SETTINGS.rate * 0.02)
+
+
+def test_an_input_of_the_networks_own_is_a_step_of_ddim() -> None:
+    """With the network's velocity taken as known, against diffusers' scheduler; other pictures keep their input."""
+    torch.manual_seed(4)
+    scheduler = diffusers.DDIMScheduler.from_config(networks.SCHEDULER)
+    nets = denoiser.build(SETTINGS, 5, torch.device("cpu"))
+    truth, masked, noise, plain = torch.randn(4, 3, 4, 16, 16).unbind(0)
+    mask, ids = torch.ones(3, 1, 16, 16), torch.zeros(3, 77, dtype=torch.long)
+    timesteps, starts = torch.tensor([300, 499, 499]), torch.tensor([300, 999, 749])
+    nothing = torch.zeros(3, dtype=torch.bool)
+    batch = denoiser.Batch(truth, masked, mask, noise, timesteps, nothing, starts, mask, ids, torch.ones(3).long())
+    states = torch.randn(3, 77, 64)
+    shares = networks.signal_shares().float()
+    found = denoiser._own_samples(nets, batch, plain, states, shares)
+    assert torch.equal(found[0], plain[0])
+    for index in (1, 2):
+        share = shares[starts[index]] if starts[index] < denoiser.BLANK_FROM else torch.tensor(0.0)
+        start = share.sqrt() * truth[index] + (1 - share).sqrt() * noise[index]
+        inputs = torch.cat([start, mask[index], masked[index]])[None].contiguous(memory_format=torch.channels_last)
+        with torch.no_grad():
+            velocity = nets.unet(inputs, starts[index], states[index : index + 1], return_dict=False)[0]
+        scheduler.num_inference_steps = 1000 // int(starts[index] - timesteps[index])
+        expected = scheduler.step(velocity, int(starts[index]), start[None]).prev_sample[0]
+        torch.testing.assert_close(found[index], expected, atol=2e-5, rtol=0)

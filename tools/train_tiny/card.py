@@ -82,6 +82,8 @@ with other ones), log in `tools/train_tiny/log.jsonl`.
   {blank_share_first:.0%} of the inputs, after step {blank_until} {blank_share:.0%}, are noise alone at timesteps from
   {blank_from}, as at the start of sampling; scenes with squares, triangles and stars are drawn twice,
   empty ones three times as often as those with circles and rings.
+- In {own_share:.0%} of the empty scenes the input is what the network itself makes of a noisier one in one step, as in
+  sampling, from step 18,400 on.
 
 ## Limits
 

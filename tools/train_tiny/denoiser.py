@@ -22,6 +22,7 @@ from tools.train_tiny.settings import DenoiserSettings, Settings
 
 BLANK_FROM = 940  # where the input is noise alone, the timestep is drawn from here on
 ANGULAR = ("square", "triangle", "star")  # a circle and a ring are learned long before these
+CLEANEST_OWN = 50  # below this timestep no input is the network's own: there is nothing left to mend
 LAYOUT_FROM = 600  # timesteps from here on decide what is painted where
 LOG_EVERY, SAVE_EVERY = 50, 250
 
@@ -50,6 +51,7 @@ class Batch:
     noise: torch.Tensor
     timesteps: torch.Tensor
     blank: torch.Tensor  # bool [N]: the input is noise alone
+    starts: torch.Tensor  # int [N]: where above the timestep, the input is the network's own step from there
     centre: torch.Tensor  # bool [N, 1, h, w]: where the mask says that a shape would stand
     ids: torch.Tensor
     layers_back: torch.Tensor
@@ -98,6 +100,8 @@ def draw_batch(
     blank = rng.random(count) < blank_share
     lowest = np.where(rng.random(count) < settings.layout_share, LAYOUT_FROM, 0)
     timesteps = rng.integers(np.where(blank, BLANK_FROM, lowest), 1000)
+    own = ~named & ~blank & (timesteps >= CLEANEST_OWN) & (rng.random(count) < settings.own_share)
+    starts = np.where(own, rng.integers(timesteps, 1000), timesteps)
     share = np.where(timesteps >= settings.dropout_from, settings.dropout_high, settings.dropout_low)
     dropped = named & (rng.random(count) < share)
     texts = ["" if drop else caption for drop, caption in zip(dropped, captions, strict=True)]
@@ -106,34 +110,74 @@ def draw_batch(
     noise = rng.standard_normal(truth.shape, dtype=np.float32)
     texts = [with_article(rng, text) for text in texts]
     ids = TOKENIZER(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-    tensors = [torch.from_numpy(a).to(device) for a in (truth, masked, mask, noise, timesteps, blank, centre)]
+    tensors = [torch.from_numpy(a).to(device) for a in (truth, masked, mask, noise, timesteps, blank, starts, centre)]
     return Batch(*tensors, ids.to(device), torch.from_numpy(exits).to(device))
+
+
+def _predict(
+    nets: Networks,
+    sample: torch.Tensor,
+    timesteps: torch.Tensor,
+    batch: Batch,
+    states: torch.Tensor,
+    chosen: slice | torch.Tensor,
+) -> torch.Tensor:
+    """The network's velocity for the `chosen` pictures of a batch, float32."""
+    inputs = torch.cat([sample, batch.mask, batch.masked], 1)[chosen].contiguous(memory_format=torch.channels_last)
+    # On a CPU in float32: there, bfloat16 gave gradients that point elsewhere for some batches (up to half of the
+    # tensors with a cosine below 0.9 to the float32 ones, attention in float32 or not) and saved a seventh of the time.
+    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=inputs.device.type != "cpu"):
+        return nets.unet(inputs, timesteps[chosen], states[chosen], return_dict=False)[0].float()
+
+
+@torch.no_grad()
+def _own_samples(
+    nets: Networks, batch: Batch, plain: torch.Tensor, states: torch.Tensor, shares: torch.Tensor
+) -> torch.Tensor:
+    """`plain`, where a step of sampling (DDIM, no noise) from `starts` gives the input, replaced by its result.
+
+    Sampling hands the network its own earlier guesses, which the true latents under noise never look like (exposure
+    bias; Ning et al. 2023, arXiv 2301.11706). Who has seen both learns to mend them from the surroundings.
+    """
+    chosen = (batch.starts > batch.timesteps).nonzero()[:, 0]
+    if not len(chosen):
+        return plain
+    share = shares[batch.starts].view(-1, 1, 1, 1)
+    alone = (batch.starts >= BLANK_FROM).view(-1, 1, 1, 1)
+    start = torch.where(alone, batch.noise, share.sqrt() * batch.truth + (1 - share).sqrt() * batch.noise)
+    velocity = _predict(nets, start, batch.starts, batch, states, chosen)
+    start, share, after = start[chosen], share[chosen], shares[batch.timesteps[chosen]].view(-1, 1, 1, 1)
+    guess, noise = (
+        share.sqrt() * start - (1 - share).sqrt() * velocity,
+        (1 - share).sqrt() * start + share.sqrt() * velocity,
+    )
+    samples = plain.clone()
+    samples[chosen] = after.sqrt() * guess + (1 - after).sqrt() * noise
+    return samples
 
 
 def loss_of(nets: Networks, batch: Batch, shares: torch.Tensor, settings: DenoiserSettings) -> torch.Tensor:
     """Mean squared error of the predicted velocity for each picture, float32 [N].
 
     The velocity is √ᾱ·ε − √(1 − ᾱ)·x (Salimans and Ho 2022, appendix D). Inside the mask an error counts 1,
-    outside `outside_weight`, and where a shape would stand `centre_weight`. Where the input is noise n alone, the
-    target belongs to the ε that would have led from the true latents x to it, ε = (n − √ᾱ·x) / √(1 − ᾱ): so the first
-    step of sampling, whose input holds nothing of the picture either, learns from the surroundings and the text only.
+    outside `outside_weight`, and where a shape would stand `centre_weight`. Where the input n is noise alone, or the
+    network's own, the target belongs to the ε that would have led from the true latents x to it,
+    ε = (n − √ᾱ·x) / √(1 − ᾱ): so the first step of sampling, whose input holds nothing of the picture either, learns
+    from the surroundings and the text only.
     """
     share = shares[batch.timesteps].view(-1, 1, 1, 1)
     signal, spread = share.sqrt(), (1 - share).sqrt()
-    blank = batch.blank.view(-1, 1, 1, 1)
-    noise = torch.where(blank, (batch.noise - signal * batch.truth) / spread, batch.noise)
-    sample = signal * batch.truth + spread * noise
-    target = signal * noise - spread * batch.truth
-    inputs = torch.cat([sample, batch.mask, batch.masked], 1).contiguous(memory_format=torch.channels_last)
     states = networks.encode_text(nets.text, batch.ids, batch.layers_back)
-    # On a CPU in float32: there, bfloat16 gave gradients that point elsewhere for some batches (up to half of the
-    # tensors with a cosine below 0.9 to the float32 ones, attention in float32 or not) and saved a seventh of the time.
-    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=inputs.device.type != "cpu"):
-        predicted = nets.unet(inputs, batch.timesteps, states, return_dict=False)[0]
+    plain = torch.where(batch.blank.view(-1, 1, 1, 1), batch.noise, signal * batch.truth + spread * batch.noise)
+    sample = _own_samples(nets, batch, plain, states.detach(), shares)
+    target = signal * (sample - signal * batch.truth) / spread - spread * batch.truth
+    predicted = _predict(nets, sample, batch.timesteps, batch, states, slice(None))
     weight = torch.where(batch.centre > 0, settings.centre_weight, 1.0) * batch.mask
     weight = weight + (1 - batch.mask) * settings.outside_weight
-    error = ((predicted.float() - target) ** 2 * weight).mean(1).sum((1, 2))
-    return error / weight.sum((1, 2, 3))
+    error = ((predicted - target) ** 2 * weight).mean(1).sum((1, 2)) / weight.sum((1, 2, 3))
+    # At little noise, mending a whole guess takes velocities far larger than any that true latents ask for.
+    bounded = (4 * (1 - shares[batch.timesteps])).clamp(max=1.0)
+    return torch.where(batch.starts > batch.timesteps, bounded, 1.0) * error
 
 
 def average_towards(nets: Networks, step: int, decay: float) -> None:

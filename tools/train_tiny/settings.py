@@ -56,6 +56,7 @@ class DenoiserSettings:
     dropout_high: float  # captions dropped at timesteps of `dropout_from` and above
     dropout_low: float  # and below
     dropout_from: int
+    own_share: float  # share of empty scenes whose input is the network's own step from a noisier one
 
 
 @dataclass(frozen=True)
