@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -128,6 +129,7 @@ BAD = [
     (["plan", "list.json"], 2, "must hold a JSON object"),
     (["models", "path", "nope"], 3, "Model not found: nope"),
     (["models", "verify", "nothing"], 3, "pins no files"),
+    (["models", "path", "--kind", "loras", "nope"], 3, "LoRA not found: nope; the registry has: none"),
 ]
 
 
@@ -163,6 +165,28 @@ def test_models(inlay):
     rows = json.loads(inlay("models", "list", "--json").stdout)
     assert {row["id"] for row in rows} == {"nothing", "inlay-tiny"}
     assert Path(inlay("models", "path").stdout.strip()).name == "nothing"
+
+
+def test_what_is_used_with_models(inlay, empty_registry):
+    (ink := empty_registry.with_name("ink.safetensors")).write_bytes(b"ink")
+    pin = f'"ink.safetensors" = {{bytes = 3, sha256 = "{hashlib.sha256(b"ink").hexdigest()}"}}\n'
+    empty_registry.write_text(
+        empty_registry.read_text()
+        + f'[loras.ink]\npath = "ink.safetensors"\nfamilies = ["sd15"]\n[loras.ink.files]\n{pin}'
+        + '[loras.gone]\npath = "gone.safetensors"\n'
+    )
+    loras = ("--kind", "loras")
+    listed = inlay("models", "list", *loras).stdout.splitlines()
+    assert listed == ["ink\tsd15\tinstalled\tunknown", "gone\tevery family\tmissing\tunknown"]
+    assert [row["installed"] for row in json.loads(inlay("models", "list", *loras, "--json").stdout)] == [True, False]
+    assert inlay("models", "path", *loras, "ink").stdout.strip() == str(ink)
+    assert inlay("models", "verify", *loras, "ink").stdout.startswith("ok\t3\t")
+    ink.write_bytes(b"pen")
+    changed = inlay("models", "verify", *loras, "ink")
+    assert (changed.returncode, changed.stdout.split("\t")[0]) == (3, "hash")
+    unnamed = inlay("models", "path", "--kind", "safety")
+    assert unnamed.returncode == 2
+    assert "inlay-tiny-safety" in unnamed.stderr
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
