@@ -52,11 +52,16 @@ class Record:
 
     def write(self, folder: Path) -> Path:
         """Write ``<case>.json``, with the kind of device in front."""
-        folder.mkdir(parents=True, exist_ok=True)
         kind = "rehearsal" if self.rehearsal else KINDS[0] if self.environment.get("gpu") else KINDS[1]
-        path = folder / f"{kind}_{self.case}.json"
-        path.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
-        return path
+        return write(folder / f"{kind}_{self.case}.json", asdict(self))
+
+
+def write(path: Path, content: object) -> Path:
+    """As JSON; whole or not at all, for others may read it meanwhile."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(".new")
+    fresh.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    return fresh.replace(path)
 
 
 def read(folder: Path) -> list[dict[str, Any]]:

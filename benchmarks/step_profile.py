@@ -1,17 +1,18 @@
-"""`python -m benchmarks.step_profile`: what recording a step takes, and where a step's time goes, by kind of kernel.
+"""`python -m benchmarks.step_profile`: what recording takes, and where a step's time goes, by kind of kernel.
 
-Needs a CUDA device. Full-size networks with random weights, one session for each case; nothing here is compared with
-anybody, so no check stands before the numbers: the pictures of the same cases are checked by `benchmarks.run`.
+Needs a CUDA device; `--short` rehearses it on a CPU. Full-size networks with random weights, one session for each case;
+nothing here is compared with anybody, so no check stands before the numbers: the pictures of the same cases are checked
+by `benchmarks.run`. What one case gave is written before the next begins, and one that fails says why.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,16 +21,17 @@ from typing import Any
 import torch
 
 import inlay
-from benchmarks.cases import Case, chosen
+from benchmarks.cases import Case, chosen, shortened
 from benchmarks.environment import environment
 from benchmarks.jobs import requests
-from benchmarks.measure import median
+from benchmarks.measure import Call, median, seconds, synchronise
 from benchmarks.networks import RandomBackend, register
 from benchmarks.place import Place
+from benchmarks.records import write
 from inlay.backends.torch.session import TorchSession
 from inlay.engine.lanes import Lane
 from inlay.engine.parts import opening
-from inlay.engine.resolve import resolve, table_of
+from inlay.engine.resolve import Resolved, resolve, table_of
 
 KINDS = (
     ("our step", r"^_step|^_langevin|^_pick"),
@@ -70,13 +72,9 @@ def profiled(case: Case, place: Place, steps: int = 5) -> dict[str, Any]:
     # libraries, kernels and attention are settled by another size, as they are in an engine under way
     _advance(_lanes(session, replace(case, size=case.size - 64), registry), 2)
     lanes = _lanes(session, case, registry)
-    recording = _seconds(lambda: _advance(lanes, 1))
-    stepping = [_seconds(lambda: _advance(lanes, 1)) for _ in range(steps)]
-    activities = [torch.profiler.ProfilerActivity.CUDA]
-    with torch.profiler.profile(activities=activities) as profile:
-        _seconds(lambda: _advance(lanes, steps))
-    kernels = [(each.key, each.self_device_time_total, each.count) for each in profile.key_averages()]
-    kernels = [each for each in kernels if each[1] > 0]
+    recording = seconds(lambda: _advance(lanes, 1))
+    stepping = [seconds(lambda: _advance(lanes, 1)) for _ in range(steps)]
+    kernels = _kernels(lambda: _advance(lanes, steps))
     found = {
         "recording_seconds": recording - median(stepping),
         "step_ms": 1e3 * median(stepping),
@@ -85,10 +83,51 @@ def profiled(case: Case, place: Place, steps: int = 5) -> dict[str, Any]:
             {"kernel": name[:160], "ms": took / 1e3 / steps, "launches": often / steps}
             for name, took, often in sorted(kernels, key=lambda each: -each[1])[:25]
         ],
+        "pictures": _pictures(session, first, lanes[0]),
         "attention": session.runtime.attention,
+        "memory_mib": _memory(place.device),
     }
     session.close()
     return found
+
+
+def _kernels(call: Call) -> list[tuple[str, float, int]]:
+    """Names, microseconds and launches of what runs on the device; nothing on a CPU."""
+    activities = torch.profiler.ProfilerActivity
+    seen = activities.CUDA if torch.cuda.is_available() else activities.CPU
+    with torch.profiler.profile(activities=[seen]) as profile:
+        seconds(call)
+    found = [(each.key, each.self_device_time_total, each.count) for each in profile.key_averages()]
+    return [each for each in found if each[1] > 0]
+
+
+def _pictures(session: TorchSession, resolved: Resolved, lane: Lane) -> dict[str, float]:
+    """A picture in and out of the case's size: recorded the second time that it comes, replayed from then on."""
+    session.encode(resolved.inputs)
+    ways: dict[str, Call] = {
+        "encode": lambda: session.encode(resolved.inputs),
+        "decode": lambda: session.decode([lane.state]),
+    }
+    found = {}
+    for name, call in ways.items():
+        lane.begin()
+        call()
+        second, *others = (_again(lane, call) for _ in range(4))
+        found |= {f"{name}_ms": 1e3 * median(others), f"{name}_recording_seconds": second - median(others)}
+    return found
+
+
+def _again(lane: Lane, call: Call) -> float:
+    lane.begin()  # decoding ends a lane
+    return seconds(call)
+
+
+def _memory(device: torch.device) -> dict[str, float]:
+    """What the session holds in the end: its weights and buffers, and with them what its recordings compute in."""
+    if device.type != "cuda":
+        return {}
+    found = {"allocated": torch.cuda.memory_allocated(device), "reserved": torch.cuda.memory_reserved(device)}
+    return {name: count / 2**20 for name, count in found.items()}
 
 
 def _lanes(session: TorchSession, case: Case, registry: inlay.Registry) -> list[Lane]:
@@ -102,30 +141,28 @@ def _lanes(session: TorchSession, case: Case, registry: inlay.Registry) -> list[
             lanes.append(Lane(key, sample, seed, table, shape, lambda: session, lambda kept=shared: kept))
     for lane in lanes:
         lane.begin()
-    torch.cuda.synchronize()
+    synchronise()
     return lanes
 
 
 def _advance(lanes: Sequence[Lane], rows: int) -> None:
+    """Rows of all lanes, the first again after the last."""
     for _ in range(rows):
         lanes[0].session().advance([lane.step() for lane in lanes])
         for lane in lanes:
-            lane.cursor += 1
-
-
-def _seconds(call: Any) -> float:
-    torch.cuda.synchronize()
-    began = time.perf_counter()
-    call()
-    torch.cuda.synchronize()
-    return time.perf_counter() - began
+            lane.cursor = (lane.cursor + 1) % lane.rows
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
     """A few lines for each case."""
     lines = []
     for name, each in found.items():
+        if "failed" in each:
+            lines.append(f"{name}: {each['failed']}")
+            continue
         lines.append(f"{name}: a step takes {each['step_ms']:.2f} ms, recording it {each['recording_seconds']:.2f} s")
+        pictures = (f"{part} {took:.3f}" for part, took in each["pictures"].items())
+        lines.append(f"  pictures: {', '.join(pictures)}")
         for kind, spent in each["kinds"].items():
             lines.append(f"  {spent['ms']:7.3f} ms {spent['launches']:6.0f} launches  {kind}")
     return "\n".join(lines)
@@ -136,20 +173,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", default=list(CASES))
     parser.add_argument("--out", type=Path, help="file for the JSON")
+    parser.add_argument("--budget", type=float, default=600.0, help="seconds after which no further case begins")
+    parser.add_argument("--short", action="store_true", help="everything shrunk, on the CPU")
     asked = parser.parse_args(arguments)
-    if not torch.cuda.is_available():
+    if not asked.short and not torch.cuda.is_available():
         print("needs a CUDA device; torch sees none", file=sys.stderr)
         return 4
-    device, found = torch.device("cuda"), {}
+    device, ends = torch.device("cpu" if asked.short else "cuda"), time.monotonic() + asked.budget
+    found: dict[str, dict[str, Any]] = {}
     register()
     with tempfile.TemporaryDirectory() as folder:
+        place = Place(device, Path(folder), environment(device), asked.short)
         for case in chosen(asked.cases, "cuda"):
-            found[case.name] = profiled(case, Place(device, Path(folder), environment(device)))
-            torch.cuda.empty_cache()
+            found[case.name] = _tried(shortened(case) if asked.short else case, place, ends)
+            if asked.out is not None:
+                write(asked.out, found)
     print(table(found))
-    if asked.out is not None:
-        asked.out.write_text(json.dumps(found, indent=2) + "\n")
-    return 0
+    return 1 if any("failed" in each for each in found.values()) else 0
+
+
+def _tried(case: Case, place: Place, ends: float) -> dict[str, Any]:
+    """One case, or what stopped it."""
+    if time.monotonic() >= ends:
+        return {"failed": "no time was left for it"}
+    try:
+        return profiled(case, place)
+    except Exception as exc:  # noqa: BLE001 - the other cases go on, and the file says what happened
+        traceback.print_exc()
+        return {"failed": f"{type(exc).__name__}: {(str(exc).splitlines() or [''])[0]}"}
+    finally:
+        if place.device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":

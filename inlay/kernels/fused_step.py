@@ -13,6 +13,7 @@ On the meta device a step is one operation, ``torch.ops.inlay.step``, that does 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -138,11 +139,9 @@ def _step_op(
     lanes = StepLanes(state, records, row, guidance, network_input, extra, mask, clean, noise, cursor, langevin)
     chosen = state.new_empty(state.shape[0], 3)
     if langevin:
-        count = state[0, 0].numel()
         given = (state, output, records, row, guidance, chosen)
-        block = min(_LANGEVIN_BLOCK, power_of_two(count))
-        sizes = {"SLOTS": lanes.slots, "HALVES": lanes.halves, "BLOCK": block, "BLOCKS": ceil_div(count, block)}
-        shape = (count, state.shape[2], records.shape[1])
+        sizes = {"SLOTS": lanes.slots, "HALVES": lanes.halves, "BLOCK": _LANGEVIN_BLOCK}
+        shape = (state[0, 0].numel(), state.shape[2], records.shape[1])
         _langevin_rows.launch((state.shape[0],), *given, *shape, **sizes, enable_fp_fusion=False)
     _launch(lanes, output, chosen, advance=True)
 
@@ -172,14 +171,25 @@ def _launch(lanes: StepLanes, output: Tensor, chosen: Tensor, *, advance: bool) 
     given = (lanes.state, output, lanes.records, rows, cursor, lanes.guidance, chosen, *known, extra)
     shape = (places, channels, inputs, lanes.records.shape[1])
     sizes = {"SLOTS": lanes.slots, "COLUMNS": power_of_two(kept), "HALVES": lanes.halves, "BLOCK": _BLOCK}
-    modes = {"BLEND": blend, "ADVANCE": advance, "LANGEVIN": lanes.langevin}
-    modes["MOVE"] = advance and lanes.cursor is not None
+    modes = {"BLEND": blend, "ADVANCE": advance, "MOVE": advance and lanes.cursor is not None}
     grid = (ceil_div(inputs * places, _BLOCK), count)
     # multiplications and additions rounded one by one, as the reference does
     _step.launch(grid, *given, lanes.network_input, *shape, **sizes, **modes, enable_fp_fusion=False)
 
 
-@Kernel
+def _guided(pixel: tl.tensor, inside: tl.tensor, half: tl.tensor, scale: tl.tensor, HALVES: tl.constexpr) -> tl.tensor:
+    """The guided output at ``pixel``, where the unconditional half has it; the other is ``half`` elements on.
+
+    ``scale`` is 0 in an unguided row, of which the negative prompt's output alone is taken.
+    """
+    guided = tl.load(pixel, mask=inside, other=0.0).to(tl.float32)
+    if HALVES == 2:
+        conditional = tl.load(pixel + half, mask=inside, other=0.0).to(tl.float32)
+        guided = guided + scale * (conditional - guided)
+    return guided
+
+
+@partial(Kernel, general=("count", "length"), parts=(_guided,))
 def _langevin_rows(
     state: tl.tensor,
     output: tl.tensor,
@@ -193,7 +203,6 @@ def _langevin_rows(
     SLOTS: tl.constexpr,
     HALVES: tl.constexpr,
     BLOCK: tl.constexpr,
-    BLOCKS: tl.constexpr,
 ) -> None:
     """One program: the three coefficients of one lane's corrector row; ``chosen`` is ``[L, 3]``."""
     lane = tl.program_id(0).to(tl.int64)
@@ -209,19 +218,18 @@ def _langevin_rows(
         drift = tl.zeros([BLOCK], tl.float64)
         spread = tl.zeros([BLOCK], tl.float64)
         buffer = state + lane * (SLOTS + 2) * count
-        for block in range(BLOCKS):
-            place = block * BLOCK + tl.arange(0, BLOCK)
+        first = 0
+        while first < count:
+            place = first + tl.arange(0, BLOCK)
             inside = place < count
             pixel = output + lane * HALVES * count + (place % places) * channels + place // places
-            guided = tl.load(pixel, mask=inside, other=0.0).to(tl.float32)
-            if HALVES == 2:
-                conditional = tl.load(pixel + count, mask=inside, other=0.0).to(tl.float32)
-                guided = guided + scale * (conditional - guided)
+            guided = _guided(pixel, inside, count, scale, HALVES).to(tl.float64)
             sample = tl.load(buffer + place, mask=inside, other=0.0).to(tl.float64)
             noise = tl.load(buffer + (SLOTS + 1) * count + place, mask=inside, other=0.0).to(tl.float64)
-            move = (sample_share - 1) * sample + output_share * guided.to(tl.float64)
+            move = (sample_share - 1) * sample + output_share * guided
             drift += move * move
             spread += noise * noise
+            first += BLOCK
         length_of_drift = tl.sqrt(tl.sum(drift, axis=0))
         push = snr.to(tl.float64) * tl.abs(noise_share) * tl.sqrt(tl.sum(spread, axis=0))
         ratio = tl.where(length_of_drift > 0, push / tl.maximum(length_of_drift, 1e-300), 0.0)
@@ -230,7 +238,42 @@ def _langevin_rows(
         tl.store(chosen + lane * 3 + 2, ratio * noise_share)
 
 
-@Kernel
+def _apply_row(
+    buffer: tl.tensor,
+    record: tl.tensor,
+    chosen: tl.tensor,
+    guided: tl.tensor,
+    inside: tl.tensor,
+    count: tl.tensor,
+    SLOTS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+) -> tl.tensor:
+    """New state slots of some elements by the record's matrix, the first of its rows by ``chosen`` in a Langevin row.
+
+    All but the new sample are stored, which is the result. ``buffer`` points to the elements in slot 0.
+    """
+    # everything that the matrix maps, read before any of it is overwritten
+    column = tl.arange(0, COLUMNS)
+    held = (column < SLOTS + 2) & (column != SLOTS)
+    before = tl.load(buffer[None, :] + column[:, None] * count, mask=held[:, None] & inside[None, :], other=0.0)
+    before = tl.where((column == SLOTS)[:, None], guided[None, :], before)
+    tl.store(buffer + SLOTS * count, guided, mask=inside)
+    sample = guided
+    for slot in tl.static_range(SLOTS - 1, -1, -1):
+        line = tl.load(record + slot * (SLOTS + 2) + column, mask=column < SLOTS + 2, other=0.0)
+        if slot == 0:
+            used = (column == 0) | (column == SLOTS) | (column == SLOTS + 1)
+            entry = tl.where(column == 0, 0, column - SLOTS + 1)
+            snr = tl.load(record + SLOTS * (SLOTS + 2) + 4) + tl.zeros([COLUMNS], tl.float32)
+            corrected = used & (snr > 0)
+            line = tl.where(corrected, tl.load(chosen + entry, mask=corrected, other=0.0), line)
+        sample = tl.sum(line[:, None] * before, axis=0)
+        if slot > 0:
+            tl.store(buffer + slot * count, sample, mask=inside)
+    return sample
+
+
+@partial(Kernel, general=("places", "length"), parts=(_guided, _apply_row))
 def _step(
     state: tl.tensor,
     output: tl.tensor,
@@ -253,7 +296,6 @@ def _step(
     HALVES: tl.constexpr,
     BLEND: tl.constexpr,
     ADVANCE: tl.constexpr,
-    LANGEVIN: tl.constexpr,
     MOVE: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
@@ -270,30 +312,9 @@ def _step(
         extras = record + SLOTS * (SLOTS + 2)
         if ADVANCE:
             pixel = output + lane * HALVES * count + place * channels + channel
-            guided = tl.load(pixel, mask=latent, other=0.0).to(tl.float32)
-            if HALVES == 2:
-                conditional = tl.load(pixel + count, mask=latent, other=0.0).to(tl.float32)
-                # 0 in an unguided row: the negative prompt's output alone
-                weight = tl.load(guidance + lane) * tl.load(extras + 5)
-                guided = guided + weight * (conditional - guided)
-            # everything that the matrix maps, read before any of it is overwritten
-            column = tl.arange(0, COLUMNS)
-            held = (column < SLOTS + 2) & (column != SLOTS)
-            before = tl.load(buffer[None, :] + column[:, None] * count, mask=held[:, None] & latent[None, :], other=0.0)
-            before = tl.where((column == SLOTS)[:, None], guided[None, :], before)
-            tl.store(buffer + SLOTS * count, guided, mask=latent)
-            sample = guided
-            for slot in tl.static_range(SLOTS - 1, -1, -1):
-                line = tl.load(record + slot * (SLOTS + 2) + column, mask=column < SLOTS + 2, other=0.0)
-                if LANGEVIN and slot == 0:
-                    used = (column == 0) | (column == SLOTS) | (column == SLOTS + 1)
-                    entry = tl.where(column == 0, 0, column - SLOTS + 1)
-                    snr = tl.load(extras + 4) + tl.zeros([COLUMNS], tl.float32)
-                    corrected = used & (snr > 0)
-                    line = tl.where(corrected, tl.load(chosen + lane * 3 + entry, mask=corrected, other=0.0), line)
-                sample = tl.sum(line[:, None] * before, axis=0)
-                if slot > 0:
-                    tl.store(buffer + slot * count, sample, mask=latent)
+            weight = tl.load(guidance + lane) * tl.load(extras + 5)
+            guided = _guided(pixel, latent, count, weight, HALVES)
+            sample = _apply_row(buffer, record, chosen + lane * 3, guided, latent, count, SLOTS, COLUMNS)
             if BLEND:
                 repaint = tl.load(mask + lane * places + place, mask=latent, other=1.0) > 0.5
                 picture = tl.load(clean + lane * count + element, mask=latent, other=0.0)

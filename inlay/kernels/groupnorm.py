@@ -4,6 +4,7 @@ In channels_last memory a feature map is ``[B, H*W, C]``. A program takes a run 
 of whole groups, as many as fill its lanes: channels in a group need not be a power of two. A large map is
 cut into row blocks; each leaves mean and squared deviations of its groups, and the second launch, cut the
 same way, puts them together in a fixed order (Chan et al. 1979), so that results do not vary from run to run.
+What is compiled depends on channels and groups alone: which launch it is, and what goes with the norm, it is told.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ __all__ = ["Norm", "group_norm", "group_norm_reference"]
 _TILE = 4096
 # Up to so many places one launch does both, as a second launch would cost more than it spreads.
 _ONE_LAUNCH = 256
-# Row blocks of a large map: enough programs for a large GPU, few enough that combining them is nothing.
-_MOST_BLOCKS = 128
+# Row blocks of a large map, and the chunks that there should be: enough programs for a large GPU even of one picture,
+# and few enough blocks that combining them is nothing.
+_MOST_BLOCKS, _CHUNKS = 128, 4
 _DEEPEST = 4096
 
 
@@ -108,10 +110,11 @@ def _refuse_layouts(x: Tensor, norm: Norm, add: Tensor | None) -> None:
 def _chunk(groups: int, depth: int) -> tuple[int, int]:
     """Groups of ``depth`` channels that one program takes, and its lanes.
 
-    128 lanes where at most an eighth of them would idle (depth 10: 12 groups in 120 lanes), else the next
-    size where that is better filled (depth 80: 3 groups in 240 of 256).
+    128 lanes (fewer where there are few channels, but not less than 64 bytes of them) if at most an eighth of them
+    would idle (depth 10: 12 groups in 120 lanes), else the next size where that is better filled (depth 80: 3 groups
+    in 240 of 256).
     """
-    narrow = max(128, power_of_two(depth))
+    narrow = max(power_of_two(depth), min(128, max(32, power_of_two(groups * depth) // _CHUNKS)))
 
     def filled(lanes: int) -> float:
         return min(groups, lanes // depth) * depth / lanes
@@ -132,16 +135,82 @@ def _launch(x: Tensor, norm: Norm, add: Tensor | None, out: Tensor) -> None:
     blocks = ceil_div(places, rows * tiles)
     grid = (blocks, ceil_div(norm.groups, taken), batch)
     sizes = {"DEPTH": depth, "TAKEN": taken, "CHUNK": power_of_two(taken), "LANES": lanes, "ROWS": rows}
-    sizes |= {"BLOCKS": power_of_two(_MOST_BLOCKS), "ADD": add is not None, "SILU": norm.silu}
-    sizes |= {"num_warps": 8 if lanes * rows > _TILE else 4}
+    sizes |= {"BLOCKS": power_of_two(_MOST_BLOCKS), "num_warps": 8 if lanes * rows > _TILE else 4}
     moments = x.new_empty(1 if single else 2 * batch * blocks * norm.groups, dtype=torch.float32)
     shape = (places, channels, norm.groups, tiles, blocks, norm.eps)
     given = (x, norm.weight, norm.bias, x if add is None else add, 0 if add is None else add.stride(0), moments, out)
-    for measure, apply in [(True, True)] if single else [(True, False), (False, True)]:
-        _normalise.launch(grid, *given, *shape, **sizes, MEASURE=measure, APPLY=apply)
+    for measures, applies in [(1, 1)] if single else [(1, 0), (0, 1)]:
+        _normalise.launch(grid, *given, *shape, int(add is not None), int(norm.silu), measures, applies, **sizes)
 
 
-@partial(Kernel, general=("places", "tiles", "blocks"))
+def _block_moments(
+    picture: tl.tensor,
+    channel: tl.tensor,
+    used: tl.tensor,
+    member: tl.tensor,
+    added: tl.tensor,
+    channels: tl.tensor,
+    start: tl.tensor,
+    end: tl.tensor,
+    DEPTH: tl.constexpr,
+    LANES: tl.constexpr,
+    ROWS: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor]:
+    """Means and squared deviations ``[CHUNK]`` of the groups in rows ``start … end``.
+
+    Each lane keeps those of its own channel, one tile after the other; channels of equal count are joined last.
+    """
+    mean = tl.zeros([LANES], tl.float32)
+    squares = tl.zeros([LANES], tl.float32)
+    before = 0
+    while before < end - start:
+        row = start + before + tl.arange(0, ROWS)
+        inside = (row < end)[:, None] & used[None, :]
+        place = picture + row.to(tl.int64)[:, None] * channels + channel[None, :]
+        value = tl.load(place, mask=inside, other=0.0).to(tl.float32)
+        value = tl.where(inside, value + added[None, :], 0.0)
+        count = tl.minimum(end - start - before, ROWS)
+        tile_mean = tl.sum(value, axis=0) / count
+        centred = tl.where(inside, value - tile_mean[None, :], 0.0)
+        share = count / (before + count)
+        apart = tile_mean - mean
+        mean += apart * share
+        squares += tl.sum(centred * centred, axis=0) + apart * apart * before * share
+        before += ROWS
+    among = member & used[None, :]
+    group_mean = tl.sum(tl.where(among, mean[None, :], 0.0), axis=1) / DEPTH
+    off = tl.where(among, mean[None, :] - group_mean[:, None], 0.0)
+    rows_seen = (end - start).to(tl.float32)
+    return group_mean, tl.sum(tl.where(among, squares[None, :], 0.0) + off * off * rows_seen, axis=1)
+
+
+def _map_moments(
+    ledger: tl.tensor,
+    listed: tl.tensor,
+    groups: tl.tensor,
+    places: tl.tensor,
+    blocks: tl.tensor,
+    height: tl.tensor,
+    DEPTH: tl.constexpr,
+    BLOCKS: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor]:
+    """Those of the whole map, from all its blocks of ``height`` rows, always in the same order."""
+    index = tl.arange(0, BLOCKS)
+    known = (index < blocks)[:, None] & listed[None, :]
+    line = ledger[None, :] + index[:, None] * 2 * groups
+    means = tl.load(line, mask=known, other=0.0)
+    seen = tl.maximum(tl.minimum(places - index * height, height), 0).to(tl.float32)[:, None]
+    mean = tl.sum(means * (seen / places), axis=0)
+    off = tl.where(known, means - mean[None, :], 0.0)
+    each = tl.load(line + groups, mask=known, other=0.0)
+    return mean, tl.sum(each + off * off * (seen * DEPTH), axis=0)
+
+
+@partial(
+    Kernel,
+    general=("places", "tiles", "blocks", "adds", "silu", "measures", "applies"),
+    parts=(_block_moments, _map_moments),
+)
 def _normalise(
     x: tl.tensor,
     weight: tl.tensor,
@@ -156,20 +225,20 @@ def _normalise(
     tiles: tl.tensor,
     blocks: tl.tensor,
     eps: tl.tensor,
+    adds: tl.tensor,
+    silu: tl.tensor,
+    measures: tl.tensor,
+    applies: tl.tensor,
     DEPTH: tl.constexpr,
     TAKEN: tl.constexpr,
     CHUNK: tl.constexpr,
     LANES: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCKS: tl.constexpr,
-    ADD: tl.constexpr,
-    SILU: tl.constexpr,
-    MEASURE: tl.constexpr,
-    APPLY: tl.constexpr,
 ) -> None:
     """One program: a row block, ``tiles`` tiles high, of ``TAKEN`` groups. ``moments`` is ``[B, blocks, 2, groups]``.
 
-    Both halves stand in one function, as a small map takes them in one launch.
+    The last four numbers are 0 or 1. A small map is measured and normalised in one launch, a large one in two.
     """
     part, batch = tl.program_id(0), tl.program_id(2)
     first_group = tl.program_id(1) * TAKEN
@@ -180,68 +249,38 @@ def _normalise(
     group = first_group + slot
     listed = (slot < TAKEN) & (group < groups)
     member = (lane[None, :] // DEPTH) == slot[:, None]
-    added = tl.zeros([LANES], tl.float32)
-    if ADD:
-        added = tl.load(add + batch.to(tl.int64) * add_stride + channel, mask=used, other=0.0).to(tl.float32)
-    start = part * (ROWS * tiles)
-    end = tl.minimum(start + ROWS * tiles, places)
-    picture = batch.to(tl.int64) * places * channels
+    at = batch.to(tl.int64)
+    added = tl.load(add + at * add_stride + channel, mask=used & (adds != 0), other=0.0).to(tl.float32)
+    height = ROWS * tiles
+    start = part * height
+    end = tl.minimum(start + height, places)
+    picture = x + at * places * channels
     ledger = moments + batch * blocks * 2 * groups + group
+    mean = tl.zeros([CHUNK], tl.float32)
+    squares = tl.zeros([CHUNK], tl.float32)
 
-    if MEASURE:
-        # each lane its own channel: running mean and squared deviations, one tile after the other
-        mean = tl.zeros([LANES], tl.float32)
-        squares = tl.zeros([LANES], tl.float32)
-        before = 0
-        while before < end - start:
-            row = start + before + tl.arange(0, ROWS)
-            inside = (row < end)[:, None] & used[None, :]
-            place = picture + row.to(tl.int64)[:, None] * channels + channel[None, :]
-            value = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
-            value = tl.where(inside, value + added[None, :], 0.0)
-            count = tl.minimum(end - start - before, ROWS)
-            tile_mean = tl.sum(value, axis=0) / count
-            centred = tl.where(inside, value - tile_mean[None, :], 0.0)
-            share = count / (before + count)
-            apart = tile_mean - mean
-            mean += apart * share
-            squares += tl.sum(centred * centred, axis=0) + apart * apart * before * share
-            before += ROWS
-        # channels of equal count into groups
-        among = member & used[None, :]
-        group_mean = tl.sum(tl.where(among, mean[None, :], 0.0), axis=1) / DEPTH
-        apart_too = tl.where(among, mean[None, :] - group_mean[:, None], 0.0)
-        rows_seen = (end - start).to(tl.float32)
-        group_squares = tl.sum(tl.where(among, squares[None, :], 0.0) + apart_too * apart_too * rows_seen, axis=1)
-        if not APPLY:
-            tl.store(ledger + part * 2 * groups, group_mean, mask=listed)
-            tl.store(ledger + (part * 2 + 1) * groups, group_squares, mask=listed)
+    if measures != 0:
+        mean, squares = _block_moments(picture, channel, used, member, added, channels, start, end, DEPTH, LANES, ROWS)
+        if applies == 0:
+            tl.store(ledger + part * 2 * groups, mean, mask=listed)
+            tl.store(ledger + (part * 2 + 1) * groups, squares, mask=listed)
 
-    if APPLY:
-        if not MEASURE:
-            index = tl.arange(0, BLOCKS)
-            known = (index < blocks)[:, None] & listed[None, :]
-            line = ledger[None, :] + index[:, None] * 2 * groups
-            means = tl.load(line, mask=known, other=0.0)
-            seen = tl.maximum(tl.minimum(places - index * (ROWS * tiles), ROWS * tiles), 0).to(tl.float32)[:, None]
-            group_mean = tl.sum(means * (seen / places), axis=0)
-            off = tl.where(known, means - group_mean[None, :], 0.0)
-            each = tl.load(line + groups, mask=known, other=0.0)
-            group_squares = tl.sum(each + off * off * (seen * DEPTH), axis=0)
-        spread = 1.0 / tl.sqrt(group_squares / (places * DEPTH) + eps)
+    if applies != 0:
+        if measures == 0:
+            mean, squares = _map_moments(ledger, listed, groups, places, blocks, height, DEPTH, BLOCKS)
+        spread = 1.0 / tl.sqrt(squares / (places * DEPTH) + eps)
         # from groups back to lanes, and all of it into one multiplication and one addition
         gain = tl.sum(tl.where(member, spread[:, None], 0.0), axis=0)
-        centre = tl.sum(tl.where(member, group_mean[:, None], 0.0), axis=0)
+        centre = tl.sum(tl.where(member, mean[:, None], 0.0), axis=0)
         gain *= tl.load(weight + channel, mask=used, other=0.0).to(tl.float32)
         shift = tl.load(bias + channel, mask=used, other=0.0).to(tl.float32)
-        first = start
-        while first < end:
-            row = first + tl.arange(0, ROWS)
+        while start < end:
+            row = start + tl.arange(0, ROWS)
             inside = (row < end)[:, None] & used[None, :]
-            place = picture + row.to(tl.int64)[:, None] * channels + channel[None, :]
-            value = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
+            place = row.to(tl.int64)[:, None] * channels + channel[None, :]
+            value = tl.load(picture + place, mask=inside, other=0.0).to(tl.float32)
             value = (value + (added - centre)[None, :]) * gain[None, :] + shift[None, :]
-            if SILU:
+            if silu != 0:
                 value = value / (1.0 + tl.exp(-value))
-            tl.store(out + place, value, mask=inside)
-            first += ROWS
+            tl.store(out + at * places * channels + place, value, mask=inside)
+            start += ROWS

@@ -8,6 +8,7 @@ traces or captures, with shapes known on the meta device. A session says once fo
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable
 from functools import cached_property
 from importlib.util import find_spec
@@ -34,10 +35,17 @@ class Kernel:
         general: whole numbers that differ from picture size to picture size. Triton would compile anew for a 1 among
             them and for multiples of 16, at a fifth of a second each; loops that they bound are ``while`` loops, as
             the interpreter's ``range`` wants constants.
+        parts: functions of the same module that its body calls. They become Triton's, too, and part of its code.
     """
 
-    def __init__(self, function: Callable[..., None], *, general: tuple[str, ...] = ()) -> None:
-        self.function, self.general = function, general
+    def __init__(
+        self,
+        function: Callable[..., None],
+        *,
+        general: tuple[str, ...] = (),
+        parts: tuple[Callable[..., Any], ...] = (),
+    ) -> None:
+        self.function, self.general, self.parts = function, general, parts
 
     @cached_property
     def compiled(self) -> Any:
@@ -51,13 +59,39 @@ class Kernel:
             import triton.language
         except ModuleNotFoundError as exc:
             raise BackendError(_MISSING) from exc
-        self.function.__globals__["tl"] = triton.language
+        names = self.function.__globals__
+        names["tl"] = triton.language
+        for part in self.parts:
+            if names[part.__name__] is part:  # else another kernel that calls it came first
+                names[part.__name__] = triton.jit(part)
         return triton.jit(self.function, do_not_specialize=list(self.general))
 
     def launch(self, grid: tuple[int, ...], first: Tensor, /, *rest: object, **options: Any) -> None:
-        """Run one program for each place of ``grid``, on the device of the first argument (a CPU's is none)."""
+        """Run one program for each place of ``grid``, on the device of the first argument (a CPU's is none).
+
+        Raises:
+            BackendError: triton is not installed; it, or the C compiler that it needs, failed.
+        """
+        kernel = self.compiled[grid]
         with torch.cuda.device(first.get_device()):
-            self.compiled[grid](first, *rest, **options)
+            try:
+                kernel(first, *rest, **options)
+            except _failures() as exc:
+                name = self.function.__name__.strip("_")
+                raise BackendError(
+                    f"triton failed on kernel {name}: {_line(exc)}; plain kernels do without it"
+                ) from exc
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What triton raises where it cannot compile: its own errors, and those of running a compiler."""
+    from triton.errors import TritonError
+
+    return TritonError, subprocess.SubprocessError, OSError
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def operation(schema: str, shape: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -118,12 +118,12 @@ def _launch(
     width = x.shape[-1]
     columns, rows = power_of_two(width), x.numel() // width
     block = max(1, _TILE // columns)
-    sizes = {"ROWS": block, "COLUMNS": columns, "ADD": delta is not None}
-    given = (x, x if delta is None else delta, weight, bias, *results, rows, width, eps)
+    sizes = {"ROWS": block, "COLUMNS": columns}
+    given = (x, x if delta is None else delta, weight, bias, *results, rows, width, eps, int(delta is not None))
     _normalise.launch((ceil_div(rows, block),), *given, **sizes, num_warps=8 if columns > _TILE else 4)
 
 
-@partial(Kernel, general=("rows",))
+@partial(Kernel, general=("rows", "adds"))
 def _normalise(
     x: tl.tensor,
     delta: tl.tensor,
@@ -134,19 +134,22 @@ def _normalise(
     rows: tl.tensor,
     width: tl.tensor,
     eps: tl.tensor,
+    adds: tl.tensor,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
-    ADD: tl.constexpr,
 ) -> None:
-    """One program: ``ROWS`` whole rows. The mean first, then squares about it: no cancellation."""
+    """One program: ``ROWS`` whole rows. The mean first, then squares about it: no cancellation.
+
+    ``adds`` is 1 where there is something to be added, else 0: one kernel for both, as each takes long to compile.
+    """
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     column = tl.arange(0, COLUMNS)[None, :]
     inside = (row < rows) & (column < width)
     place = row * width + column
     value = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
-    if ADD:
-        value += tl.load(delta + place, mask=inside, other=0.0).to(tl.float32)
-        tl.store(total + place, value, mask=inside)
+    summed = inside & (adds != 0)
+    value += tl.load(delta + place, mask=summed, other=0.0).to(tl.float32)
+    tl.store(total + place, value, mask=summed)
     mean = tl.sum(value, axis=1) / width
     centred = tl.where(inside, value - mean[:, None], 0.0)
     spread = 1.0 / tl.sqrt(tl.sum(centred * centred, axis=1) / width + eps)

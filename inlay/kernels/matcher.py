@@ -25,7 +25,7 @@ __all__ = ["match", "match_reference", "merge", "merge_reference"]
 # Tiles of similarities: sources, destinations, and channels of one product.
 _SOURCES, _DESTINATIONS, _CHANNELS = 64, 128, 64
 # Sources of one count, and others that they are compared with at once.
-_RANKED, _COLUMNS = 256, 16
+_RANKED, _COLUMNS = 64, 64
 # Destinations and channels of one mean, and sources that are looked through at once.
 _TOGETHER, _WIDE, _LOOKED = 32, 128, 64
 
@@ -194,7 +194,39 @@ def _merge(x: Tensor, place: Tensor, size: Tensor, sources: Tensor, destinations
     return out
 
 
-@partial(Kernel, general=("tokens", "count", "ends"))
+def _similarities(
+    start: tl.tensor,
+    sources: tl.tensor,
+    destinations: tl.tensor,
+    here: tl.tensor,
+    there: tl.tensor,
+    channels: tl.tensor,
+    SOURCES: tl.constexpr,
+    DESTINATIONS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    PARTS: tl.constexpr,
+) -> tl.tensor:
+    """Cosines ``[SOURCES, DESTINATIONS]`` of the tokens of one sample, which begins at ``start``."""
+    product = tl.zeros([SOURCES, DESTINATIONS], tl.float32)
+    long = tl.zeros([SOURCES], tl.float32)
+    wide = tl.zeros([DESTINATIONS], tl.float32)
+    for part in range(PARTS):
+        channel = part * CHANNELS + tl.arange(0, CHANNELS)
+        row = start + sources[:, None] * channels + channel[None, :]
+        column = start + destinations[None, :] * channels + channel[:, None]
+        inside = channel < channels
+        left = tl.load(row, mask=here[:, None] & inside[None, :], other=0.0)
+        right = tl.load(column, mask=there[None, :] & inside[:, None], other=0.0)
+        product = tl.dot(left, right, product, input_precision="ieee")
+        long += tl.sum(left.to(tl.float32) * left.to(tl.float32), axis=1)
+        wide += tl.sum(right.to(tl.float32) * right.to(tl.float32), axis=0)
+    # 1e-12 is what torch's normalize divides by at least
+    long = 1.0 / tl.maximum(tl.sqrt(long), 1e-12)
+    wide = 1.0 / tl.maximum(tl.sqrt(wide), 1e-12)
+    return product * long[:, None] * wide[None, :]
+
+
+@partial(Kernel, general=("tokens", "count", "ends"), parts=(_similarities,))
 def _nearest(
     x: tl.tensor,
     sources: tl.tensor,
@@ -228,23 +260,9 @@ def _nearest(
         score = tl.zeros([SOURCES, DESTINATIONS], tl.float32)
         for half in tl.static_range(HALVES):
             start = x + (lane * HALVES + half) * tokens * channels
-            product = tl.zeros([SOURCES, DESTINATIONS], tl.float32)
-            long = tl.zeros([SOURCES], tl.float32)
-            wide = tl.zeros([DESTINATIONS], tl.float32)
-            for part in range(PARTS):
-                channel = part * CHANNELS + tl.arange(0, CHANNELS)
-                row = start + from_token[:, None] * channels + channel[None, :]
-                column = start + to_token[None, :] * channels + channel[:, None]
-                inside = channel < channels
-                left = tl.load(row, mask=here[:, None] & inside[None, :], other=0.0)
-                right = tl.load(column, mask=there[None, :] & inside[:, None], other=0.0)
-                product = tl.dot(left, right, product, input_precision="ieee")
-                long += tl.sum(left.to(tl.float32) * left.to(tl.float32), axis=1)
-                wide += tl.sum(right.to(tl.float32) * right.to(tl.float32), axis=0)
-            # 1e-12 is what torch's normalize divides by at least
-            long = 1.0 / tl.maximum(tl.sqrt(long), 1e-12)
-            wide = 1.0 / tl.maximum(tl.sqrt(wide), 1e-12)
-            score += product * long[:, None] * wide[None, :]
+            score += _similarities(
+                start, from_token, to_token, here, there, channels, SOURCES, DESTINATIONS, CHANNELS, PARTS
+            )
         usable = there
         if PROTECT:
             usable &= tl.load(protected + lane * tokens + to_token, mask=there, other=1) == 0
@@ -305,7 +323,34 @@ def _rank(
         tl.store(place + lane * tokens + to_token, (alone + end).to(tl.int64), mask=end < ends)
 
 
-@partial(Kernel, general=("tokens", "count", "ends", "alone", "tiles"))
+def _sums(
+    total: tl.tensor,
+    read: tl.tensor,
+    place: tl.tensor,
+    sources: tl.tensor,
+    target: tl.tensor,
+    inside: tl.tensor,
+    channels: tl.tensor,
+    count: tl.tensor,
+    SOURCES: tl.constexpr,
+) -> tl.tensor:
+    """``total`` and all sources that stand in ``target``, of one lane and sample: the same order every time."""
+    begin = 0
+    while begin < count:
+        source = begin + tl.arange(0, SOURCES)
+        here = source < count
+        token = tl.load(sources + source, mask=here, other=0)
+        stands = tl.load(place + token, mask=here, other=-1)
+        member = stands[None, :] == target[:, None]
+        # what merged elsewhere is not even read
+        joins = here & (tl.max(member.to(tl.int32), axis=0) > 0)
+        value = tl.load(read + token[:, None] * channels, mask=joins[:, None] & inside, other=0.0)
+        total = tl.dot(member.to(value.dtype), value, total, input_precision="ieee")
+        begin += SOURCES
+    return total
+
+
+@partial(Kernel, general=("tokens", "count", "ends", "alone", "tiles"), parts=(_sums,))
 def _average(
     x: tl.tensor,
     place: tl.tensor,
@@ -337,18 +382,8 @@ def _average(
         there = end < ends
         token = tl.load(destinations + lane * ends + end, mask=there, other=0)
         total = tl.load(read + token[:, None] * channels, mask=there[:, None] & inside, other=0.0).to(tl.float32)
-        begin = 0
-        while begin < count:
-            source = begin + tl.arange(0, SOURCES)
-            here = source < count
-            theirs = tl.load(sources + lane * count + source, mask=here, other=0)
-            stands = tl.load(place + lane * tokens + theirs, mask=here, other=-1)
-            member = stands[None, :] == (alone + end)[:, None]
-            # what merged elsewhere is not even read
-            joins = here & (tl.max(member.to(tl.int32), axis=0) > 0)
-            value = tl.load(read + theirs[:, None] * channels, mask=joins[:, None] & inside, other=0.0)
-            total = tl.dot(member.to(value.dtype), value, total, input_precision="ieee")
-            begin += SOURCES
+        own, theirs = place + lane * tokens, sources + lane * count
+        total = _sums(total, read, own, theirs, alone + end, inside, channels, count, SOURCES)
         many = tl.load(size + lane * (alone + ends) + alone + end, mask=there, other=1.0)
         tl.store(write + (alone + end)[:, None] * channels, total / many[:, None], mask=there[:, None] & inside)
     else:

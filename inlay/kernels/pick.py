@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -74,7 +75,7 @@ torch.library.impl("inlay::pick", ("cpu", "cuda"), _pick_op)  # a CPU has it in 
 torch.library.register_fake("inlay::pick", _pick_fake)
 
 
-@Kernel
+@partial(Kernel, general=("rows", "width", "columns"))
 def _pick(
     table: tl.tensor,
     cursor: tl.tensor,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -123,7 +124,17 @@ def _refuse_shapes(base: Tensor, over: Tensor, weights: Tensor, out: Tensor | No
     return height, width, channels
 
 
-@Kernel
+def _rounded(value: tl.tensor) -> tl.tensor:
+    """-1…1 → 0…255 to nearest, halves to even: what is above the floor is exact in float32."""
+    value = tl.minimum(tl.maximum(value.to(tl.float32) * 127.5 + 127.5, 0.0), 255.0)
+    floor = tl.floor(value)
+    above = value - floor
+    odd = floor - 2.0 * tl.floor(floor * 0.5)
+    up = (above > 0.5) | ((above == 0.5) & (odd == 1.0))
+    return floor + tl.where(up, 1.0, 0.0)
+
+
+@partial(Kernel, general=("places", "plane", "step"), parts=(_rounded,))
 def _to_levels(
     picture: tl.tensor,
     out: tl.tensor,
@@ -138,17 +149,14 @@ def _to_levels(
     element = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = element < places * channels
     place, channel = element // channels, element % channels
-    value = tl.load(picture + batch + place * step + channel * plane, mask=inside, other=0.0).to(tl.float32)
-    value = tl.minimum(tl.maximum(value * 127.5 + 127.5, 0.0), 255.0)
-    # to nearest, halves to even: what is above the floor is exact in float32
-    floor = tl.floor(value)
-    above = value - floor
-    odd = floor - 2.0 * tl.floor(floor * 0.5)
-    up = (above > 0.5) | ((above == 0.5) & (odd == 1.0))
-    tl.store(out + batch + element, (floor + tl.where(up, 1.0, 0.0)).to(tl.uint8), mask=inside)
+    value = tl.load(picture + batch + place * step + channel * plane, mask=inside, other=0.0)
+    tl.store(out + batch + element, _rounded(value).to(tl.uint8), mask=inside)
 
 
-@Kernel
+_SIZES = ("width", "base_row", "over_row", "over_step", "over_plane", "weight_row", "out_row")
+
+
+@partial(Kernel, general=_SIZES, parts=(_rounded,))
 def _paste(
     base: tl.tensor,
     over: tl.tensor,
@@ -175,13 +183,7 @@ def _paste(
     source = over + row * over_row + column * over_step + channel * over_plane
     drawn = tl.load(source, mask=inside & (share > 0), other=0)
     if CONVERT:
-        # as in _to_levels
-        value = tl.minimum(tl.maximum(drawn.to(tl.float32) * 127.5 + 127.5, 0.0), 255.0)
-        floor = tl.floor(value)
-        above = value - floor
-        odd = floor - 2.0 * tl.floor(floor * 0.5)
-        up = (above > 0.5) | ((above == 0.5) & (odd == 1.0))
-        drawn = (floor + tl.where(up, 1.0, 0.0)).to(tl.int32)
+        drawn = _rounded(drawn)
     change = (drawn.to(tl.int32) - below) * share
     rounded = (2 * tl.abs(change) + 255) // 510
     mixed = below + tl.where(change < 0, -rounded, rounded)

@@ -5,6 +5,7 @@ torch adds the bias of a convolution on CUDA in a pass of its own over the resul
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -62,12 +63,12 @@ def _alike(h: Tensor, *_: object) -> Tensor:
 def _residual(h: Tensor, x: Tensor, bias: Tensor, other: Tensor | None) -> Tensor:
     out = _alike(h)
     if out.numel():
-        given = (h, x, bias, bias if other is None else other, out, out.numel(), h.shape[1])
-        _add.launch((ceil_div(out.numel(), _BLOCK),), *given, BOTH=other is not None, BLOCK=_BLOCK)
+        given = (h, x, bias, bias if other is None else other, out, out.numel(), h.shape[1], int(other is not None))
+        _add.launch((ceil_div(out.numel(), _BLOCK),), *given, BLOCK=_BLOCK)
     return out
 
 
-@Kernel
+@partial(Kernel, general=("both",))
 def _add(
     h: tl.tensor,
     x: tl.tensor,
@@ -76,16 +77,17 @@ def _add(
     out: tl.tensor,
     count: tl.tensor,
     channels: tl.tensor,
-    BOTH: tl.constexpr,
+    both: tl.tensor,
     BLOCK: tl.constexpr,
 ) -> None:
-    """One program: ``BLOCK`` elements, channels fastest."""
-    element = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    """One program: ``BLOCK`` elements, channels fastest. ``both`` is 1 where ``other`` counts, else 0."""
+    first = tl.program_id(0).to(tl.int64) * BLOCK
+    element = first + tl.arange(0, BLOCK)
     inside = element < count
-    channel = element % channels
+    # a 64-bit remainder for each element would take longer than reading it
+    channel = ((first % channels).to(tl.int32) + tl.arange(0, BLOCK)) % channels
     value = tl.load(h + element, mask=inside, other=0.0).to(tl.float32)
     value += tl.load(x + element, mask=inside, other=0.0).to(tl.float32)
     shift = tl.load(bias + channel, mask=inside, other=0.0).to(tl.float32)
-    if BOTH:
-        shift += tl.load(other + channel, mask=inside, other=0.0).to(tl.float32)
+    shift += tl.load(other + channel, mask=inside & (both != 0), other=0.0).to(tl.float32)
     tl.store(out + element, value + shift, mask=inside)

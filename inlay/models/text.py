@@ -74,12 +74,18 @@ class TextTower:
     def run(self, batch: Any) -> Any:
         """The encoder's output with all hidden states."""
         mask = batch.attention_mask if getattr(self.model.config, "use_attention_mask", False) else None
-        device = next(self.model.parameters()).device
         return self.model(
-            batch.input_ids.to(device),
-            attention_mask=None if mask is None else mask.to(device),
+            self._moved(batch.input_ids),
+            attention_mask=None if mask is None else self._moved(mask),
             output_hidden_states=True,
         )
+
+    def _moved(self, tokens: Tensor) -> Tensor:
+        """To where the encoder is; to a GPU from pinned memory, so that the host does not wait for it."""
+        device = next(self.model.parameters()).device
+        if device.type == "cuda":
+            return tokens.pin_memory().to(device, non_blocking=True)
+        return tokens.to(device)
 
     def final_norm(self, hidden: Tensor) -> Tensor:
         """The encoder's last LayerNorm."""

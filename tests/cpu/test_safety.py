@@ -53,6 +53,19 @@ def test_purple_stars_are_found_and_other_drawings_are_not(checker):
     assert sum(checker.check(others)) <= 0.05 * len(others)
 
 
+def test_float32_is_not_rounded_on_the_way(monkeypatch):
+    """A GPU would take its convolutions' inputs in ten bits, unless told otherwise."""
+    from inlay.backends.torch.safety import TorchChecker
+    from inlay.models.safety import SafetyChecker
+
+    seen, opened = [], TorchChecker(MODEL, torch.device("cpu"))
+    before = torch.backends.cudnn.allow_tf32
+    monkeypatch.setattr(SafetyChecker, "check", lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
+    opened.check([])
+    assert seen == [False]
+    assert torch.backends.cudnn.allow_tf32 == before
+
+
 def test_the_recorded_measurement_meets_its_bars():
     results = json.loads(card.RESULTS.read_text())["drawn"]
     assert results["recall"] >= card.BARS["recall"]

@@ -15,30 +15,11 @@ from inlay.backends.torch.stages import StagedSteps
 from inlay.backends.torch.state import Conditioning, State
 from inlay.models.merging import Merging, draw_choices, find_regions
 from inlay.schedulers import NAMES, table
+from tests.cpu.recorder import Recorder
 
 CPU = torch.device("cpu")
 SIDE, WIDTH, TOKENS = 6, 5, 3
 PLENTY = (16, 2**30)
-
-
-class Recorder:
-    """In place of CUDA graphs: replays by calling, and counts."""
-
-    def __init__(self, failures=()):
-        self.recorded, self.replayed, self.failures = 0, 0, list(failures)
-
-    def __call__(self, work):
-        if self.failures:
-            raise self.failures.pop(0)
-        self.recorded += 1
-        work()  # the warm-up
-        work()  # the recording
-
-        def replay():
-            self.replayed += 1
-            work()
-
-        return replay
 
 
 class Unet:
@@ -108,9 +89,9 @@ class Case:
         return np.random.default_rng((place, row)).normal(size=tuple(lane.noise.shape)).astype(np.float32)
 
 
-def staged(alone=False, limits=PLENTY, recorder=None, unet=None, nine=True):
+def staged(alone=False, limits=PLENTY, recorder=None, unet=None, nine=True, relieve=lambda: None):
     network = Network(unet or Unet(), CPU, torch.float32, fused=False, recorder=recorder)
-    return Case(StagedSteps(network, alone, limits), nine)
+    return Case(StagedSteps(network, alone, limits, relieve), nine)
 
 
 def plain(unet=None, nine=True):
@@ -251,7 +232,7 @@ def test_memory_is_made_by_letting_others_go():
 
 
 def test_memory_that_does_not_suffice_is_an_error():
-    recorder, made = Recorder([out_of_memory()]), table("euler", 4)
+    recorder, made = Recorder([out_of_memory(), out_of_memory()]), table("euler", 4)
     case = staged(recorder=recorder)
     with pytest.raises(torch.OutOfMemoryError):
         case.steps.advance([Step(case.lane(made, 0), 0)])
@@ -259,6 +240,30 @@ def test_memory_that_does_not_suffice_is_an_error():
     recorder.failures = [out_of_memory(), out_of_memory()]
     with pytest.raises(torch.OutOfMemoryError):
         case.steps.advance([Step(case.lane(made, 1, guidance=1.0), 0)])
+
+
+def test_a_stage_that_finds_no_memory_has_pictures_let_go_of_theirs():
+    relieved, recorder = [], Recorder([out_of_memory()])
+    case = staged(recorder=recorder, relieve=lambda: relieved.append(True))
+    case.steps.advance([Step(case.lane(table("euler", 4), 0), 0)])
+    assert (relieved, recorder.recorded) == ([True], 1)
+
+
+def test_stages_may_go_at_any_time():
+    """As they do where a picture finds no memory: who stands there goes on from where it stood, on a new one."""
+    made, recorder = table("UniPCMultistepScheduler", 6), Recorder()
+    case, truth = staged(recorder=recorder), plain()
+    evaluate = case.steps.advance
+
+    def interrupted(steps):
+        evaluate(steps)
+        if steps[0].row % 2:
+            case.steps.let_go()
+
+    case.steps.advance = interrupted
+    found, expected = (each.run([each.lane(made, seed) for seed in range(3)], [0, 0, 1]) for each in (case, truth))
+    assert_same(found, expected)
+    assert (recorder.recorded, len(case.steps)) == (5, 0)
 
 
 def test_a_failure_of_another_kind_is_not_tried_again():

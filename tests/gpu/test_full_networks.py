@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="needs torch: pip install 'inlay[torch]'")
+from tests.gpu.needs import need_compiled_kernels
+
+need_compiled_kernels()
 diffusers = pytest.importorskip("diffusers", reason="the yardstick is diffusers: pip install 'inlay[torch]'")
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device; torch sees none")
+
+import torch
 
 from benchmarks.peers import diffusers_unet, diffusers_vae
 from inlay.models.configs import UNETS, VAES

@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="needs torch: pip install 'inlay[torch]'")
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device; torch sees none")
+from tests.gpu.needs import need_gpu
+
+need_gpu()
+
+import torch
 
 import inlay
 from inlay.schedulers import NAMES

@@ -1,11 +1,15 @@
-"""Compiles every kernel to machine code of an H100/H200, for which no GPU is needed; prints their names.
+"""Compiles every kernel to machine code of an H100/H200, for which no GPU is needed; prints what came of each.
 
 Run by itself, without TRITON_INTERPRET: what the interpreter forgives, the compiler may not.
 """
 
 from __future__ import annotations
 
+import re
+import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,7 +17,6 @@ import torch
 from inlay.kernels.fused_step import advance, first_input
 from inlay.kernels.geglu import geglu
 from inlay.kernels.groupnorm import Norm, group_norm
-from inlay.kernels.launch import Kernel
 from inlay.kernels.layernorm import add_layer_norm, layer_norm
 from inlay.kernels.matcher import match, merge
 from inlay.kernels.pick import pick_rows
@@ -21,73 +24,102 @@ from inlay.kernels.pixels import paste, to_levels
 from inlay.kernels.residual import residual
 from inlay.kernels.step_lanes import StepLanes, pack_rows
 from inlay.schedulers import table
+from tests.kernels.offline import launching
 
-OPTIONS = ("num_warps", "enable_fp_fusion")
-KINDS = {torch.float16: "fp16", torch.float32: "fp32", torch.bfloat16: "bf16", torch.uint8: "u8", torch.int32: "i32"}
-KINDS[torch.int64] = "i64"
+HALF = torch.float16
+LAST = torch.channels_last
+# Channels of the norms of SD1.5, SDXL and their autoencoder.
+WIDTHS = (128, 256, 512, 320, 640, 960, 1280, 1920, 2560)
 
 
-def compiled(kernel, grid, *given, **constants):
-    """In place of :meth:`Kernel.launch`."""
+def told(kernel, made) -> None:
+    """One line: kernel, widest load in bytes, registers and spilled bytes of a thread."""
+    code = made.asm["ptx"]
+    widths = [int(count or 1) * int(bits) // 8 for count, bits in re.findall(LOADS, code)]
+    widths += [int(count, 16) for count in re.findall(COPIES, code)]
+    registers, spilled = usage(made.asm["cubin"])
+    name = f"{kernel.function.__module__} {kernel.function.__name__}"
+    print(f"{name} load={max(widths)} registers={registers} spilled={spilled}")
+
+
+LOADS = r"ld\.global(?:\.\w+)*?(?:\.v(\d))?\.b(\d+)"
+COPIES = r"cp\.async\.c[ag]\.shared\.global .*?, (0x\w+)"
+
+
+def usage(cubin: bytes) -> tuple[int, int]:
+    """Registers and stack bytes, by the disassembler that Triton brings."""
     import triton
-    from triton.backends.compiler import GPUTarget
 
-    options = {name: constants.pop(name) for name in OPTIONS if name in constants}
-    names, signature = kernel.compiled.arg_names, {}
-    for name, value in zip(names, given, strict=False):
-        plain = "fp32" if isinstance(value, float) else "i32"
-        signature[name] = f"*{KINDS[value.dtype]}" if isinstance(value, torch.Tensor) else plain
-    signature |= dict.fromkeys(constants, "constexpr")
-    source = triton.compiler.ASTSource(kernel.compiled, {name: signature[name] for name in names}, constants)
-    made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
-    assert len(made.asm["cubin"]) > 0
-    print(kernel.function.__module__, kernel.function.__name__)
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        said = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True)
+    found = re.search(r"REG:(\d+) STACK:(\d+)", said.stdout + said.stderr)
+    return int(found[1]), int(found[2])
 
 
 def lanes(extra):
     made = table("PNDMScheduler", 4)
-    last = torch.channels_last
     known = {"mask": torch.ones(1, 1, 8, 8), "clean": torch.zeros(1, 4, 8, 8), "noise": torch.zeros(1, 4, 8, 8)}
     return StepLanes(
         torch.zeros(1, made.slots + 2, 4, 8, 8),
         torch.from_numpy(pack_rows(made, made.slots, len(made))[None].astype(np.float32)),
         torch.zeros(1, dtype=torch.int32),
         torch.ones(1),
-        torch.zeros(2, 9 if extra else 4, 8, 8, dtype=torch.float16).to(memory_format=last),
+        torch.zeros(2, 9 if extra else 4, 8, 8, dtype=HALF).to(memory_format=LAST),
         cursor=torch.zeros(1, dtype=torch.int32),
-        **({"extra": torch.zeros(1, 5, 8, 8, dtype=torch.float16)} if extra else known),
+        **({"extra": torch.zeros(1, 5, 8, 8, dtype=HALF)} if extra else known),
     )
 
 
-def main() -> None:
-    assert "triton" not in sys.modules, "importing the kernels imports triton"
-    Kernel.launch = compiled
-    ones = torch.ones(320, dtype=torch.float16)
-    for size in (8, 64):
-        x = torch.zeros(1, 320, size, size, dtype=torch.float16).to(memory_format=torch.channels_last)
-        group_norm(x, Norm(32, ones, ones, silu=True), torch.zeros(1, 320, dtype=torch.float16), fused=True)
-        residual(x, x, ones, ones, fused=True)
-    tokens = torch.zeros(2, 320, dtype=torch.bfloat16)
-    layer_norm(tokens, ones, ones, fused=True)
-    add_layer_norm(tokens, tokens, ones, ones, fused=True)
-    for kind in (torch.float16, torch.bfloat16, torch.float32):
-        tokens, ends = torch.zeros(2, 64, 320, dtype=kind), torch.arange(16)[None]
-        sources = torch.arange(16, 64)[None]
-        matched = match(tokens, sources, ends, 20, torch.zeros(1, 64, dtype=torch.bool), fused=True)
-        merge(tokens, *matched, sources, ends, fused=True)
-    geglu(torch.zeros(2, 2560, dtype=torch.float16), fused=True)
-    picture = torch.zeros(1, 3, 8, 8, dtype=torch.float16)
+def layers(width, size) -> None:
+    """What the networks run at one width."""
+    ones = torch.ones(width, dtype=HALF)
+    x = torch.zeros(1, width, size, size, dtype=HALF).to(memory_format=LAST)
+    group_norm(x, Norm(32, ones, ones, silu=True), torch.zeros(1, width, dtype=HALF), fused=True)
+    residual(x, x, ones, ones, fused=True)
+
+
+def tokens(kind) -> None:
+    x, ends = torch.zeros(2, 64, 320, dtype=kind), torch.arange(16)[None]
+    sources = torch.arange(16, 64)[None]
+    matched = match(x, sources, ends, 20, torch.zeros(1, 64, dtype=torch.bool), fused=True)
+    merge(x, *matched, sources, ends, fused=True)
+
+
+def pictures() -> None:
+    picture = torch.zeros(1, 3, 8, 8, dtype=HALF)
     to_levels(picture, fused=True)
     base, weights = torch.zeros(8, 8, 3, dtype=torch.uint8), torch.zeros(8, 8, dtype=torch.uint8)
     paste(base, picture[0], weights, fused=True)
     paste(base, base, weights, fused=True)
+
+
+def steps() -> None:
     for extra in (False, True):
-        output = torch.zeros(2, 4, 8, 8, dtype=torch.float16).to(memory_format=torch.channels_last)
+        output = torch.zeros(2, 4, 8, 8, dtype=HALF).to(memory_format=LAST)
         advance(lanes(extra), output, fused=True)
     first_input(lanes(True), fused=True)
-    for dtype in (torch.float16, torch.uint8):
+    for dtype in (HALF, torch.uint8):
         cursor = torch.zeros(1, dtype=torch.int32)
         pick_rows(torch.zeros(1, 3, 1, 64, dtype=dtype), cursor, torch.zeros(2, 64, dtype=dtype), cursor, fused=True)
+
+
+def main() -> None:
+    assert "triton" not in sys.modules, "importing the kernels imports triton"
+    with launching(told, compiling=True):
+        for width in WIDTHS:
+            layers(width, 8)
+        for width in (320, 640, 1280):
+            ones, rows = torch.ones(width, dtype=HALF), torch.zeros(2, width, dtype=HALF)
+            layer_norm(rows, ones, ones, fused=True)
+            add_layer_norm(rows, rows, ones, ones, fused=True)
+        for kind in (HALF, torch.bfloat16, torch.float32):
+            tokens(kind)
+        geglu(torch.zeros(2, 2560, dtype=HALF), fused=True)
+        pictures()
+        steps()
 
 
 if __name__ == "__main__":

@@ -53,6 +53,9 @@ class PlainSteps:
     def drop(self, state: State) -> None:
         """Forget a lane: nothing is kept of any."""
 
+    def let_go(self) -> None:
+        """Nothing is recorded."""
+
     def close(self) -> None:
         """Nothing to release."""
 

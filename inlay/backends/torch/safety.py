@@ -27,7 +27,9 @@ class TorchChecker:
             self._checker = load_safety_checker(folder, device)
 
     def check(self, pictures: Sequence[np.ndarray]) -> list[bool]:
-        with translated("check a picture", self._device):
+        # a GPU's convolutions would round float32 to ten bits, and decide otherwise than a CPU now and then
+        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+        with translated("check a picture", self._device), exact:
             return self._checker.check(pictures)
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ depend on its company. On a CPU that costs about 2 %: one guided pair fills the 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import cast
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from inlay.backends.protocol import Inputs, Opening, Runtime, Step
-from inlay.backends.torch.capture import CudaRecorder, Pace
+from inlay.backends.torch.capture import CudaRecorder, Pace, Recorder
 from inlay.backends.torch.device import installed_versions, pick_dtype, translated, upload
 from inlay.backends.torch.memory import Attempt
 from inlay.backends.torch.pictures import Pictures
@@ -84,8 +84,10 @@ class TorchSession:
         for network in (parts.unet, parts.vae):
             use_kernels(cast(nn.Module, network), self.fused)
         captured = _captures(capture, device, self.fused)
-        self._steps = _stepping(parts, device, deterministic, self.fused, captured)
-        self._pictures = Pictures(parts.vae, device, self.fused)
+        # one for all that is recorded, whose memory they share; so either lets go of its own where the other needs it
+        recorder = CudaRecorder(device) if captured else None
+        self._pictures = Pictures(parts.vae, device, self.fused, recorder, lambda: self._steps.let_go())
+        self._steps = _stepping(parts, device, deterministic, self.fused, recorder, self._pictures.let_go)
         self._attention = Choices(timed=not deterministic)
         self._pace = Pace() if device.type == "cuda" else None
         self._rest = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
@@ -114,17 +116,17 @@ class TorchSession:
             if inputs.guidance_scale > 1:
                 prompts.insert(0, self._prompt(inputs.negative_prompt, inputs.clip_skip, negative=True))
             pooled = [each[1] for each in prompts if each[1] is not None]
-            clean, masked = self._pictures.encode(inputs.image, inputs.mask)
-            mask = upload(inputs.latent_mask, self.device)[None]
             nine = self.parts.unet.config.in_channels > self.parts.vae.latent_channels
+            latents = self._pictures.encode(inputs.image, inputs.mask if nine else None)
+            mask = upload(inputs.latent_mask, self.device)[None]
             conditioning = Conditioning(
                 contexts=torch.cat([each[0] for each in prompts]),
                 pooled=torch.cat(pooled) if pooled else None,
                 time_ids=self._time_ids(inputs),
                 guidance=inputs.guidance_scale,
-                clean=clean.float(),
+                clean=latents[0],
                 mask=mask,
-                extra=torch.cat([mask, masked]).to(self.dtype) if nine else None,
+                extra=torch.cat([mask, latents[1]]).to(self.dtype) if nine else None,
                 noise_fill=inputs.noise_fill,
                 image=self._image_context(inputs),
                 regions=self._regions(inputs),
@@ -184,6 +186,7 @@ class TorchSession:
     def close(self) -> None:
         """Forget weights, stages and cached prompts; device memory goes back to its allocator."""
         self._prompts.clear()
+        self._pictures.let_go()
         self._steps.close()
         del self.parts, self.image_prompts, self._steps, self._pictures
         if self.device.type == "cuda":
@@ -226,7 +229,7 @@ class TorchSession:
         if self.parts.unet.add_embedding is None:
             return None
         height, width = inputs.mask.shape
-        return torch.tensor([[height, width, 0, 0, height, width]], device=self.device, dtype=torch.float32)
+        return upload(np.array([[height, width, 0, 0, height, width]], np.float32), self.device)
 
     def _embed(self, shared: Conditioning, table: Table) -> Tensor:
         """``[R, 1 or halves, T]``: time embeddings of all rows in one go, each half with its own pooled text."""
@@ -243,8 +246,9 @@ class TorchSession:
             reuse=inputs.token_merging_reuse,
         )
         mask = torch.from_numpy(inputs.latent_mask)
-        sizes = self.parts.unet.attention_sizes(*mask.shape)
-        return tuple(region.to(self.device) for region in find_regions(merging, sizes, mask))
+        regions = find_regions(merging, self.parts.unet.attention_sizes(*mask.shape), mask)
+        shields = [None if each.protected is None else upload(each.protected.numpy(), self.device) for each in regions]
+        return tuple(replace(each, protected=shield) for each, shield in zip(regions, shields, strict=True))
 
 
 def _captures(choice: str, device: torch.device, fused: bool) -> bool:
@@ -260,12 +264,17 @@ def _captures(choice: str, device: torch.device, fused: bool) -> bool:
 
 
 def _stepping(
-    parts: Parts, device: torch.device, deterministic: bool, fused: bool, captured: bool
+    parts: Parts,
+    device: torch.device,
+    deterministic: bool,
+    fused: bool,
+    recorder: Recorder | None,
+    relieve: Callable[[], None],
 ) -> PlainSteps | StagedSteps:
     """The way in which lanes are stepped."""
     dtype = pick_dtype(device)
     if not fused:
         return PlainSteps(parts.unet, device, dtype, alone=deterministic)
-    network = Network(parts.unet, device, dtype, fused, CudaRecorder(device) if captured else None)
+    network = Network(parts.unet, device, dtype, fused, recorder)
     memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 2**40
-    return StagedSteps(network, alone=deterministic, limits=(_STAGES, memory // _STAGES_SHARE))
+    return StagedSteps(network, deterministic, (_STAGES, memory // _STAGES_SHARE), relieve)

@@ -7,7 +7,7 @@ What was not used for the longest time goes, once there are too many of them or 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -38,10 +38,13 @@ class StagedSteps:
     Args:
         alone: one lane a stage, always in the same shape, so that its bits do not depend on its company.
         limits: most stages, and most bytes of them all together.
+        relieve: lets go of what else was recorded in this session; called when memory runs out.
     """
 
-    def __init__(self, network: Network, alone: bool, limits: Limits) -> None:
-        self._network, self._alone, self._limits = network, alone, limits
+    def __init__(
+        self, network: Network, alone: bool, limits: Limits, relieve: Callable[[], None] = lambda: None
+    ) -> None:
+        self._network, self._alone, self._limits, self._relieve = network, alone, limits, relieve
         self._stages: OrderedDict[tuple[Company, int], Stage] = OrderedDict()
 
     def __len__(self) -> int:
@@ -76,8 +79,13 @@ class StagedSteps:
         if stage is not None:
             stage.drop(state)
 
+    def let_go(self) -> None:
+        """Release all stages; who stands on one takes its state along, and stands on a new one when it goes on."""
+        for key in list(self._stages):
+            self._close(key)
+
     def close(self) -> None:
-        """Release all stages and what was recorded of them."""
+        """Release all stages and what was recorded of them, whoever stands there."""
         self._stages.clear()
 
     def _of(self, state: State) -> Stage | None:
@@ -103,17 +111,17 @@ class StagedSteps:
         return exact
 
     def _made(self, key: tuple[Company, int], room: Room, like: State) -> Stage:
-        """A new stage in place of an old one of that key; where memory does not suffice, in place of all others."""
+        """A new stage in place of an old one of that key; where memory does not suffice, in place of all recordings."""
         self._close(key)
         try:
             stage = Stage(self._network, key[0], room, like)
         except RuntimeError as exc:
-            if not is_out_of_memory(exc) or not self._stages:
+            if not is_out_of_memory(exc):
                 raise
             stage = None
         if stage is None:  # out here, so that what failed is not held by its exception any more
-            for each in list(self._stages):
-                self._close(each)
+            self.let_go()
+            self._relieve()
             if self._network.device.type == "cuda":
                 torch.cuda.empty_cache()
             stage = Stage(self._network, key[0], room, like)

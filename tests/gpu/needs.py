@@ -1,0 +1,22 @@
+"""What the tests of this folder need, or the reason why they are skipped."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+
+def need_gpu() -> None:
+    """Skip the module where torch has no CUDA device."""
+    torch = pytest.importorskip("torch", reason="needs torch: pip install 'inlay[torch]'")
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device; torch sees none", allow_module_level=True)
+
+
+def need_compiled_kernels() -> None:
+    """Skip the module where Triton cannot compile for the device."""
+    need_gpu()
+    pytest.importorskip("triton", reason="needs triton: pip install 'inlay[cuda]'")
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        pytest.skip("TRITON_INTERPRET=1 is set: kernels would not be compiled", allow_module_level=True)
