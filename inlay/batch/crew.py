@@ -22,6 +22,10 @@ __all__ = ["Crew", "Event", "Member"]
 
 _STILLBORN = 3
 
+# glibc's malloc hands memory back to the system as soon as a picture is done with, and gets it anew, page by page, for
+# the next one: 3 % of a row's time at 512². With thresholds of its own a worker keeps what it had at its peak.
+_MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(256 << 20)}
+
 
 @dataclass(eq=False)
 class Member:
@@ -141,7 +145,7 @@ class Crew:
 
     def _start(self, index: int, device: str) -> Member:
         command = [sys.executable, "-m", "inlay.batch.worker"]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, _paths()))}
+        environment = {**_MALLOC, **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, _paths()))}
         # A session of its own: Ctrl-C in the terminal is the parent's to handle.
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True

@@ -30,6 +30,7 @@ Contents = Mapping[str, str]
 # What differs from row to row; the outline of all the rest is made once for all rows that share it.
 _OWN = {"prompt", "negative_prompt", "seed", "init_image", "mask_image"}
 _MOST_OUTLINES = 4096
+_CANONICAL = json.JSONEncoder(sort_keys=True)
 
 
 class Specs:
@@ -67,7 +68,7 @@ class Specs:
 
 
 def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(_CANONICAL.encode(value).encode()).hexdigest()
 
 
 def contents_of(plan: Plan) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from inlay.batch.rows import Row
@@ -44,7 +44,7 @@ class Job:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able values."""
-        return asdict(self)
+        return dict(vars(self))
 
     def again(self, degraded: str = "") -> Self:
         """The next attempt, alone, so that whatever happens is this row's doing."""

@@ -24,7 +24,7 @@ from inlay.batch.results import Record
 from inlay.batch.settings import Options
 from inlay.engine.access import Access
 from inlay.engine.engine import Engine
-from inlay.engine.output import a1111_parameters, save
+from inlay.engine.output import a1111_parameters, write
 from inlay.engine.request import InpaintRequest
 from inlay.engine.result import Result
 from inlay.engine.sources import open_picture
@@ -242,7 +242,7 @@ class Painter:
         }
 
     def _save(self, result: Result, sample: int, name: str) -> tuple[str, int]:
-        """Write one picture, whole or not at all; its sha256 and size as the disk gives them back."""
+        """Write one picture, whole or not at all; its sha256 and size in bytes."""
         path = self._out / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.parent.resolve().is_relative_to(self._root):
@@ -251,6 +251,5 @@ class Painter:
         if self._options.metadata:
             meta = result.meta | {"seed": result.seeds[sample]}
         text = a1111_parameters(meta) if meta else None
-        save(result.images[sample], path, metadata=meta, parameters=text, options=self._options.saving)
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest(), path.stat().st_size
+        data = write(result.images[sample], path, metadata=meta, parameters=text, options=self._options.saving).data
+        return hashlib.sha256(data).hexdigest(), len(data)

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from inlay.batch.folders import SUFFIXES
 from inlay.batch.line import KEYS, Line
 from inlay.batch.settings import Options
-from inlay.engine.output import output_paths
+from inlay.engine.output import output_names
 from inlay.engine.request import InpaintRequest
 from inlay.errors import OutputError, RequestError, shown
 
@@ -91,7 +91,7 @@ def derived_seed(run: int, identifier: str) -> int:
 def in_shard(identifier: str, shard: tuple[int, int]) -> bool:
     """Whether the row of that id belongs to the part (i, n), counted from 1."""
     part, parts = shard
-    return int.from_bytes(hashlib.sha256(identifier.encode()).digest()[-8:], "big") % parts == part - 1
+    return parts == 1 or int.from_bytes(hashlib.sha256(identifier.encode()).digest()[-8:], "big") % parts == part - 1
 
 
 class Reader:
@@ -165,7 +165,7 @@ class Reader:
             raise RequestError("output", output, "a path inside the output folder")
         folder, (stem, suffix) = parts[:-1], os.path.splitext(parts[-1])
         count = samples if isinstance(samples, int) and 1 <= samples <= 4 else 1  # the request refuses anything else
-        made = [path.name for path in output_paths(stem, "", count, suffix or self.options.format)]
+        made = output_names(stem, count, suffix or self.options.format)
         if any(len(part.encode()) > _LONGEST_NAME for part in (*folder, *made)):
             raise RequestError("output", output, f"of names with at most {_LONGEST_NAME} bytes")
         return tuple("/".join((*folder, name)) for name in made)
@@ -181,7 +181,7 @@ class Reader:
         text = text.strip()
         if not text or len(text) > _LONGEST_PATH or "\0" in text or _ADDRESS.match(text):
             return text
-        path = os.path.join(self.base, os.path.expanduser(text))
+        path = os.path.join(self.base, os.path.expanduser(text) if text[0] == "~" else text)
         return text if _may_be_base64(text) and not os.path.lexists(path) else path
 
 

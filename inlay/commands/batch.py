@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -71,8 +74,17 @@ def validate_command(
         raise typer.Exit(RequestError.exit_code)
 
 
-@batch.command("run")
-def run_command(
+@dataclass(frozen=True)
+class _Asked:
+    """What ``run`` and ``retry`` are both told."""
+
+    place: Path | Pair
+    out: Path
+    options: Options
+    as_json: bool
+
+
+def _asked(
     out: Out,
     manifest: Manifest = None,
     images: Images = None,
@@ -97,9 +109,8 @@ def run_command(
     weights: Weights = None,
     allow_private_urls: AllowPrivateUrls = False,
     as_json: AsJson = False,
-) -> None:
-    """Run the rows that are not done yet; exit code 1 where any failed. May be killed and started again."""
-    from inlay.batch import Options, run
+) -> _Asked:
+    from inlay.batch import Options
     from inlay.batch.settings import read_shard
 
     options = Options(
@@ -107,51 +118,39 @@ def run_command(
         read_shard(shard), _text(defaults), allow_extra, max_errors, fail_fast, format, compression,
         metadata=metadata, runner=runner,
     )  # fmt: skip
-    _carry_out(run, _place(manifest, images, masks), out, options, as_json)
+    return _Asked(_place(manifest, images, masks), out, options, as_json)
+
+
+def _with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """A command with the options of :func:`_asked` before its own; what they make is its first argument."""
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+    shared = inspect.signature(_asked, eval_str=True).parameters.values()
+
+    @functools.wraps(command)
+    def called(**given: Any) -> None:
+        its = {parameter.name: given.pop(parameter.name) for parameter in own}
+        command(_asked(**given), **its)
+
+    called.__signature__ = inspect.Signature([*shared, *own])  # type: ignore[attr-defined]  # typer reads this
+    return called
+
+
+@batch.command("run")
+@_with_options
+def run_command(asked: _Asked) -> None:
+    """Run the rows that are not done yet; exit code 1 where any failed. May be killed and started again."""
+    from inlay.batch import run
+
+    _carry_out(run, asked)
 
 
 @batch.command("retry")
-def retry_command(
-    out: Out,
-    manifest: Manifest = None,
-    images: Images = None,
-    masks: Masks = None,
-    classes: Classes = None,
-    defaults: Defaults = None,
-    allow_extra: Extra = False,
-    seed: Seed = 0,
-    shard: Shard = "1/1",
-    workers: Workers = None,
-    threads: Threads = None,
-    slots: Slots = None,
-    deterministic: Deterministic = True,
-    max_errors: MaxErrors = None,
-    fail_fast: FailFast = False,
-    format: Format = "png",
-    compression: Compression = 3,
-    metadata: Metadata = True,
-    runner: Runner = "local",
-    backend: Backend = "auto",
-    device: Device = "auto",
-    kernels: Kernels = "auto",
-    weights: Weights = None,
-    allow_private_urls: AllowPrivateUrls = False,
-    as_json: AsJson = False,
-) -> None:
+@_with_options
+def retry_command(asked: _Asked, classes: Classes = None) -> None:
     """Run only the rows that failed or were cancelled, with the same options as the run."""
-    from inlay.batch import Options, retry
-    from inlay.batch.settings import read_shard
+    from inlay.batch import retry
 
-    options = Options(
-        backend, device, _text(weights), slots, kernels, deterministic, allow_private_urls, workers, threads, seed,
-        read_shard(shard), _text(defaults), allow_extra, max_errors, fail_fast, format, compression,
-        metadata=metadata, runner=runner,
-    )  # fmt: skip
-    wanted = _classes(classes)
-    _carry_out(
-        lambda place, folder, how, watch: retry(place, folder, how, watch, wanted),
-        _place(manifest, images, masks), out, options, as_json,
-    )  # fmt: skip
+    _carry_out(functools.partial(retry, classes=_classes(classes)), asked)
 
 
 @batch.command("report")
@@ -174,13 +173,7 @@ def merge_command(
     typer.echo(f"{merge(out, others or [])} rows in {out / 'results.jsonl'}")
 
 
-def _carry_out(
-    how: Callable[[Any, Path, Options, Callable[[Tally], None]], Tally],
-    place: Path | Pair,
-    out: Path,
-    options: Options,
-    as_json: bool,
-) -> None:
+def _carry_out(how: Callable[[Any, Path, Options, Callable[[Tally], None]], Tally], asked: _Asked) -> None:
     """Run with a live display; the numbers on stdout at the end."""
     from inlay.batch.live import Display
     from inlay.batch.report import run_as_text
@@ -188,11 +181,11 @@ def _carry_out(
     signal.signal(signal.SIGTERM, _interrupt)  # what ends a job on a cluster is no reason to lose its rows
     try:
         with Display() as display:
-            tally = how(place, out, options, display)
+            tally = how(asked.place, asked.out, asked.options, display)
     except KeyboardInterrupt as exc:
-        raise Cancelled(f"interrupted; the same command goes on where it stopped ({out})") from exc
+        raise Cancelled(f"interrupted; the same command goes on where it stopped ({asked.out})") from exc
     numbers = tally.to_dict()
-    typer.echo(json.dumps(numbers, indent=2) if as_json else run_as_text(numbers))
+    typer.echo(json.dumps(numbers, indent=2) if asked.as_json else run_as_text(numbers))
     if tally.failed:
         raise typer.Exit(1)
 

@@ -52,7 +52,9 @@ def channels_of(image: Image.Image, notes: list[str], field: str) -> tuple[Bytes
     if image.has_transparency_data:
         rgba = np.asarray(image.convert("RGBA"))
         return rgba[:, :, :3].copy(), rgba[:, :, 3].copy()
-    return np.asarray(image if mode == "RGB" else image.convert("RGB")), None
+    if mode == "L":  # what convert() gives, in two thirds of its time
+        image = Image.merge("RGB", (image, image, image))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB")), None
 
 
 def _deep_gray(image: Image.Image, values: NDArray[Any], field: str) -> Bytes2D:

@@ -17,7 +17,18 @@ from PIL import Image, PngImagePlugin
 from inlay.engine.metadata import a1111_parameters, as_text, exif, to_json
 from inlay.errors import OutputError
 
-__all__ = ["FORMATS", "SaveOptions", "a1111_parameters", "check_outputs", "encode", "output_paths", "save"]
+__all__ = [
+    "FORMATS",
+    "SaveOptions",
+    "Written",
+    "a1111_parameters",
+    "check_outputs",
+    "encode",
+    "output_names",
+    "output_paths",
+    "save",
+    "write",
+]
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """File name extension → format."""
@@ -52,18 +63,37 @@ class SaveOptions:
             raise OutputError(f"compression must be between 0 and 9, not {self.compression}")
 
 
+@dataclass(frozen=True)
+class Written:
+    """A file that has been written.
+
+    Attributes:
+        data: its content.
+        warnings: what the caller should know.
+    """
+
+    data: bytes
+    warnings: tuple[str, ...]
+
+
 def output_paths(stem: str, folder: str | os.PathLike[str], samples: int, ext: str = ".png") -> list[Path]:
     """``folder/stem.png``, or ``-1``, ``-2`` … after the stem where there are several samples.
 
     Raises:
         OutputError: an extension of no known format, or a stem that is not a file name.
     """
+    return [Path(folder) / name for name in output_names(stem, samples, ext)]
+
+
+def output_names(stem: str, samples: int, ext: str = ".png") -> list[str]:
+    """Like :func:`output_paths`, without a folder, and without pathlib: a batch asks for those of every row."""
     suffix = "." + ext.lower().lstrip(".")
-    if not stem or stem in (".", "..") or Path(stem).name != stem or "\0" in stem:
+    if not stem or stem in (".", "..") or os.path.basename(stem) != stem or "\0" in stem:
         raise OutputError(f"the name of an output must be a file name without a folder, not {stem!r}")
-    _format_of(Path(f"{stem}{suffix}"), None)
+    if suffix not in FORMATS:
+        _format_of(Path(f"{stem}{suffix}"), None)
     names = [stem] if samples == 1 else [f"{stem}-{number}" for number in range(1, samples + 1)]
-    return [Path(folder) / f"{name}{suffix}" for name in names]
+    return [f"{name}{suffix}" for name in names]
 
 
 def check_outputs(paths: Iterable[str | os.PathLike[str]], *, overwrite: bool = False) -> None:
@@ -102,6 +132,19 @@ def save(
     Raises:
         OutputError: the file cannot be written, is there already, or the format is not known.
     """
+    return write(image, path, format=format, metadata=metadata, parameters=parameters, options=options).warnings
+
+
+def write(
+    image: Image.Image,
+    path: str | os.PathLike[str],
+    *,
+    format: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    parameters: str | None = None,
+    options: SaveOptions | None = None,
+) -> Written:
+    """Like :func:`save`; returns the file's content too, for whoever needs its hash or its size."""
     options, target = options or SaveOptions(), Path(path)
     kind = _format_of(target, format)
     _check(target, options.overwrite)
@@ -110,7 +153,7 @@ def save(
         _write_atomically(target, data, options.overwrite)
     except (OSError, ValueError) as exc:  # ValueError: a mode or a number that the format does not have
         raise OutputError(f"{target} cannot be written: {getattr(exc, 'strerror', None) or exc}") from exc
-    return warnings
+    return Written(data, warnings)
 
 
 def encode(

@@ -19,6 +19,10 @@ Blend = Callable[[Pixels, Pixels, Pixels], Pixels]
 _LEAST_GAIN, _MOST_GAIN = 0.8, 1.25
 _LEAST_RING = 64
 
+# Pixels that are blended at once: what is computed in between stays in the processor's cache, and is memory that the
+# process has already, where that of whole pictures comes from the system anew each time (a third of the time at 512²).
+_STRIP = 1 << 15
+
 
 def resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     """uint8 ``[H, W]`` or ``[H, W, 3]`` at ``size`` (width, height), by Lanczos where it has another."""
@@ -40,15 +44,28 @@ def blend(base: Pixels, over: Pixels, weights: NDArray[np.uint8]) -> Pixels:
         base, over: uint8 ``[h, w]`` or ``[h, w, 3]``.
         weights: uint8 ``[h, w]``.
     """
-    share = weights.astype(np.uint16)
+    mixed = np.empty(base.shape, np.uint8)
+    strip = max(1, _STRIP // max(1, base.shape[1]))
+    for top in range(0, base.shape[0], strip):
+        rows = slice(top, top + strip)
+        mixed[rows] = _mixed(base[rows], over[rows], weights[rows])
+    return mixed
+
+
+def _mixed(base: Pixels, over: Pixels, weights: NDArray[np.uint8]) -> NDArray[np.uint16]:
+    share = np.empty(base.shape, np.uint16)
     if base.ndim == 3:
-        share = np.repeat(share[:, :, None], 3, axis=2)  # quicker than broadcasting along so short an axis
+        for channel in range(3):  # quicker than broadcasting along so short an axis
+            share[:, :, channel] = weights
+    else:
+        share[:] = weights
     # 255 times the result, in integers: the same on every machine, and 255² + 127 just fits. Halves do not occur.
-    mixed = over * share
-    mixed += base * (255 - share)
+    mixed: NDArray[np.uint16] = over * share
+    np.subtract(255, share, out=share)
+    mixed += base * share
     mixed += 127
     mixed //= 255
-    return mixed.astype(np.uint8)
+    return mixed
 
 
 def paste_area(base: Pixels, area: Pixels, crop: Box, feather: Feather, blend: Blend = blend) -> Pixels:

@@ -56,6 +56,7 @@ class Picture:
         icc_profile: the source's RGB colour profile, to be written with the output.
         path: the file it came from, if it came from one.
         warnings: what the caller should know about the conversion.
+        is_gray: all three channels are known to be equal.
     """
 
     rgb: Bytes2D
@@ -63,6 +64,7 @@ class Picture:
     icc_profile: bytes | None = None
     path: str | None = None
     warnings: tuple[str, ...] = ()
+    is_gray: bool = False
 
     def __post_init__(self) -> None:
         for name in ("rgb", "alpha"):
@@ -94,7 +96,7 @@ class Picture:
     @cached_property
     def gray(self) -> Bytes2D:
         """Luma, uint8 ``[H, W]`` (ITU-R BT.601, in integers: equal channels give exactly their value)."""
-        return np.asarray(Image.fromarray(self.rgb).convert("L"))
+        return self.rgb[:, :, 0].copy() if self.is_gray else np.asarray(Image.fromarray(self.rgb).convert("L"))
 
     def to_pil(self) -> Image.Image:
         """A new RGB or RGBA ``PIL.Image`` that carries the colour profile in ``info``."""
@@ -156,7 +158,8 @@ def from_image(field: str, image: Image.Image, label: str = "the image", path: s
     if turn is not None:
         rgb, alpha = turn(rgb), None if alpha is None else turn(alpha)
     profile = profile_of(image, notes, field)
-    return Picture(rgb, alpha, icc_profile=profile, path=path, warnings=tuple(notes))
+    is_gray = image.mode in ("1", "L", "LA")
+    return Picture(rgb, alpha, icc_profile=profile, path=path, warnings=tuple(notes), is_gray=is_gray)
 
 
 def from_array(field: str, array: NDArray[Any]) -> Picture:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from inlay.engine.canvas import CanvasOptions, prepare
 from inlay.engine.mask import Feather
@@ -18,6 +19,18 @@ def test_blend_is_the_rounded_mean_for_every_pair_and_weight():
         assert np.abs(mixed - exact).max() <= 0.5
     np.testing.assert_array_equal(blend(base, over, np.zeros_like(base)), base)
     np.testing.assert_array_equal(blend(base, over, np.full_like(base, 255)), over)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (700, 1300, 3), (3, 40000, 3), (70000, 1), (0, 5, 3)])
+def test_blend_is_the_same_in_strips_of_any_shape(shape):
+    rng = np.random.default_rng(1)
+    base, over = rng.integers(0, 256, (2, *shape), np.uint8)
+    weights = rng.integers(0, 256, shape[:2], np.uint8)
+    share = (weights if len(shape) == 2 else weights[:, :, None]).astype(np.int64)
+    exact = (over * share + base * (255 - share) + 127) // 255
+    mixed = blend(base, over, weights)
+    assert mixed.dtype == np.uint8
+    np.testing.assert_array_equal(mixed, exact)
 
 
 def test_overlap():

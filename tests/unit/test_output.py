@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from inlay.engine import output
-from inlay.engine.output import SaveOptions, a1111_parameters, check_outputs, encode, output_paths, save
+from inlay.engine.output import SaveOptions, a1111_parameters, check_outputs, encode, output_paths, save, write
 from inlay.errors import OutputError
 
 PIXELS = np.random.default_rng(4).integers(0, 256, (20, 30, 4), dtype=np.uint8)
@@ -87,6 +87,12 @@ def test_png_is_exact_and_carries_profile_and_text(tmp_path, channels):
         assert json.loads(again.text["inlay"]) == META
         assert set(again.text) == {"parameters", "inlay"}
     assert listing(tmp_path) == {"x.png"}
+
+
+def test_what_was_written_is_what_is_on_the_disk(tmp_path):
+    written = write(picture(4), tmp_path / "x.jpg", metadata=META)
+    assert written.data == (tmp_path / "x.jpg").read_bytes()
+    assert written.warnings == ("JPEG has no transparency: the alpha channel was left out",)
 
 
 @pytest.mark.parametrize("ext", [".png", ".jpg", ".webp"])

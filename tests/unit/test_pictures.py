@@ -87,6 +87,14 @@ def test_gray_alpha_bilevel():
     np.testing.assert_array_equal(picture.gray, bits * 255)
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+def test_gray_is_the_luma_of_the_colours(mode):
+    image = Image.fromarray(GRAY.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(COLOUR).convert(mode)
+    found = decode(encoded(image))
+    assert found.is_gray == (mode in ("1", "L", "LA"))
+    np.testing.assert_array_equal(found.gray, np.asarray(Image.fromarray(found.rgb).convert("L")))
+
+
 def test_colour_key_transparency():
     key = tuple(int(v) for v in COLOUR[0, 0])
     picture = decode(encoded(Image.fromarray(COLOUR), transparency=key))
