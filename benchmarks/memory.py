@@ -1,4 +1,8 @@
-"""`python -m benchmarks.memory BACKEND`: peak resident MiB of a process that runs the main job twice on the CPU."""
+"""`python -m benchmarks.memory BACKEND BEGAN`: a process that runs the main job twice on the CPU.
+
+Prints the seconds from BEGAN (its parent's clock, just before it was started) to the first picture, and peak resident
+MiB.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import os
 import resource
 import subprocess
 import sys
+import time
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -14,17 +19,18 @@ from benchmarks.cases import CASES
 from benchmarks.jobs import requests
 
 
-def peak_alone(backend: str) -> float:
-    """Peak resident MiB of a process that runs our main job and never imports diffusers' pipelines."""
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.memory", backend], capture_output=True, text=True, check=True
-    )
-    return float(done.stdout.split()[-1])
+def alone(backend: str) -> dict[str, float]:
+    """Cold start in seconds and peak resident MiB of a process that runs our main job and never imports diffusers."""
+    command = [sys.executable, "-m", "benchmarks.memory", backend, str(time.time())]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    seconds, peak = done.stdout.split()[-2:]
+    return {"cold_start_seconds_alone": float(seconds), "peak_rss_mib_alone": float(peak)}
 
 
 if __name__ == "__main__":
     request = requests(next(case for case in CASES if case.name == "cpu"), None)[0]
     with inlay.Engine(sys.argv[1], "cpu") as engine:
         engine.run(request)
+        print(time.time() - float(sys.argv[2]))
         engine.run(request)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

@@ -1,8 +1,9 @@
 """`python -m benchmarks.merging`: what token merging costs in quality, in four ways, on the packaged model.
 
 Fixed scenes that the model was not trained on; each is painted without merging and then with every way and ratio, same
-noise. The error is the RMS difference of the final latents inside the mask, and the judge says whether the asked colour
-and shape are there. Writes a JSON record; `python -m benchmarks.merging_page` makes the plot and the page of it.
+noise. The error is the RMS difference of the final latents inside the mask; the goals are held to its mean over the
+scenes. The judge says whether the asked colour and shape are there. Writes a JSON record; `python -m
+benchmarks.merging_page` makes the plot and the page of it.
 """
 
 from __future__ import annotations
@@ -153,7 +154,8 @@ def summary(scenes: list[dict[str, dict[str, float | bool]]]) -> dict[str, dict[
         errors = [float(painted["error"]) for painted in each]
         found[name] = {
             "scenes": len(each),
-            "rms": math.sqrt(statistics.fmean(error**2 for error in errors)),
+            "mean": statistics.fmean(errors),
+            "pooled": math.sqrt(statistics.fmean(error**2 for error in errors)),
             "median": statistics.median(errors),
             "merged": statistics.fmean(float(painted["share"]) for painted in each),
             "colour": statistics.fmean(bool(painted["colour"]) for painted in each),
@@ -168,8 +170,9 @@ def verdicts(table: dict[str, dict[str, float]]) -> dict[str, dict[str, float | 
         return {}
     found: dict[str, dict[str, float | bool]] = {}
     for way, goal in GOALS.items():
-        part = table[f"{way} {GOAL_RATIO}"]["rms"] / max(table[f"tomesd {GOAL_RATIO}"]["rms"], 1e-12)
-        found[way] = {"part": part, "goal": goal, "reached": part <= goal}
+        ours, theirs = table[f"{way} {GOAL_RATIO}"], table[f"tomesd {GOAL_RATIO}"]
+        part, pooled = (ours[key] / max(theirs[key], 1e-12) for key in ("mean", "pooled"))
+        found[way] = {"part": part, "pooled": pooled, "goal": goal, "reached": part <= goal}
     for what in ("colour", "shape"):
         lost = table["none"][what] - table[f"weighted, mask-aware {GOAL_RATIO}"][what]
         found[what] = {"lost": lost, "goal": ACCURACY_GOAL, "reached": lost <= ACCURACY_GOAL}
@@ -195,7 +198,7 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
             began = time.time()
             painted = list(pool.map(work, [(index, size) for index in range(asked.scenes)]))
             table = summary(painted)
-            record["sizes"][str(size)] = {"summary": table, "goals": verdicts(table), "scenes": painted}
+            record["sizes"][str(size)] = painted
             print(f"{size}: {asked.scenes} scenes, {time.time() - began:.0f} s", flush=True)
             show(table)
             if asked.out:
@@ -206,9 +209,12 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
 
 def show(table: dict[str, dict[str, float]]) -> None:
     """Print one size."""
-    print(f"{'way and ratio':28} {'rms':>7} {'median':>7} {'merged':>7} {'colour':>7} {'shape':>7}")
+    print(f"{'way and ratio':28} {'mean':>7} {'median':>7} {'pooled':>7} {'merged':>7} {'colour':>7} {'shape':>7}")
     for name, row in table.items():
-        print(f"{name:28} " + " ".join(f"{row[key]:7.3f}" for key in ("rms", "median", "merged", "colour", "shape")))
+        print(
+            f"{name:28} "
+            + " ".join(f"{row[key]:7.3f}" for key in ("mean", "median", "pooled", "merged", "colour", "shape"))
+        )
 
 
 def main() -> int:
@@ -223,7 +229,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="a folder for the JSON record")
     asked = parser.parse_args()
     record = measure(asked)
-    goals = [goal for size in record["sizes"].values() for goal in size["goals"].values()]
+    goals = [goal for painted in record["sizes"].values() for goal in verdicts(summary(painted)).values()]
     return 0 if all(goal["reached"] for goal in goals) else 1
 
 

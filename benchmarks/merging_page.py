@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.merging import ACCURACY_GOAL, GOAL_RATIO, WAYS
+from benchmarks.merging import ACCURACY_GOAL, GOAL_RATIO, WAYS, summary, verdicts
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "benchmarks" / "results" / "cpu_merging.json"
@@ -46,31 +46,31 @@ def page(record: Mapping[str, Any]) -> str:
         f"`inlay-tiny`, {record['scenes']} scenes that it was not trained on (the first {record['few']} of them for "
         f"ratios other than {GOAL_RATIO:g}), {sampling['scheduler']}, "
         f"{sampling['steps']} steps, guidance {sampling['guidance_scale']:g}, CPU, float32. *Error*: RMS difference of "
-        "the final latents inside the mask to the picture without merging, over all scenes; in brackets that of the "
-        "median scene. *Merged*: tokens that disappear, of all at that resolution. *Colour*, *shape*: how often the "
-        "judge (`tools/train_tiny/judge.py`) finds what was asked. Mask-aware merging merges less at the same ratio, "
-        "because the ratio is of the tokens outside: compare it with the others by *merged* too."
+        "the final latents inside the mask to the picture without merging, the mean of all scenes; in brackets the "
+        "median. *Pooled*: the root of the mean square over all scenes, which the worst ones decide. *Merged*: tokens "
+        "that disappear, of all at that resolution. *Colour*, *shape*: how often the judge "
+        "(`tools/train_tiny/judge.py`) finds what was asked. Mask-aware merging merges less at the same ratio, because "
+        "the ratio is of the tokens outside: compare it with the others by *merged* too."
     )
-    tables = [_size(size, found) for size, found in record["sizes"].items()]
+    tables = [_size(size, summary(painted)) for size, painted in record["sizes"].items()]
     parts = ["## What it costs in quality", textwrap.fill(said, 118), "![Error against ratio](images/merging.png)"]
     return HEAD + "\n\n".join(parts) + "\n" + "".join(tables)
 
 
-def _size(size: str, found: Mapping[str, Any]) -> str:
+def _size(size: str, table: dict[str, dict[str, float]]) -> str:
     lines = [
         f"\n### {size}²\n",
-        "| way | ratio | scenes | error | part of tomesd's | merged | colour | shape |",
-        "|---|---|---|---|---|---|---|---|",
+        "| way | ratio | scenes | error | part of tomesd's | pooled | merged | colour | shape |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    table = found["summary"]
     for name, row in table.items():
         way, _, ratio = name.rpartition(" ")
-        error = f"{row['rms']:.3f} ({row['median']:.3f})" if way else "–"
-        part = f"{row['rms'] / table[f'tomesd {ratio}']['rms']:.2f}" if way not in ("", "tomesd") else "–"
-        merged = f"{row['scenes']} | {error} | {part} | {row['merged']:.0%}"
+        error = f"{row['mean']:.3f} ({row['median']:.3f})" if way else "–"
+        part = f"{row['mean'] / table[f'tomesd {ratio}']['mean']:.2f}" if way not in ("", "tomesd") else "–"
+        merged = f"{row['scenes']} | {error} | {part} | {row['pooled']:.3f} | {row['merged']:.0%}"
         judged = f"{row['colour']:.1%} | {row['shape']:.1%}"
         lines.append(f"| {way or name} | {ratio if way else '–'} | {merged} | {judged} |")
-    return "\n".join(lines) + "\n" + _goals(found["goals"])
+    return "\n".join(lines) + "\n" + _goals(verdicts(table))
 
 
 def _goals(goals: Mapping[str, Mapping[str, Any]]) -> str:
@@ -80,7 +80,10 @@ def _goals(goals: Mapping[str, Mapping[str, Any]]) -> str:
     for name, goal in goals.items():
         said = "reached" if goal["reached"] else "missed"
         if name in WAYS:
-            lines.append(f"- {name}: at most {goal['goal']:g} of tomesd's error; {goal['part']:.3f}, {said}.")
+            pooled = f"pooled, {goal['pooled']:.3f}"
+            lines.append(
+                f"- {name}: at most {goal['goal']:g} of tomesd's error; {goal['part']:.3f}, {said} ({pooled})."
+            )
         else:
             lines.append(
                 f"- {name}s rarer than without merging by at most {ACCURACY_GOAL:.0%}; {goal['lost']:+.1%}, {said}."
@@ -97,13 +100,14 @@ def plot(record: Mapping[str, Any], path: Path) -> None:
 
     sizes, ratios = record["sizes"], record["ratios"]
     figure, panels = pyplot.subplots(1, len(sizes), figsize=(4.6 * len(sizes), 3.6), sharey=True, squeeze=False)
-    for panel, (size, found) in zip(panels[0], sizes.items(), strict=True):
+    for panel, (size, painted) in zip(panels[0], sizes.items(), strict=True):
+        table = summary(painted)
         for way, marker in zip(WAYS, "osd^", strict=True):
-            errors = [found["summary"][f"{way} {ratio}"]["rms"] for ratio in ratios]
+            errors = [table[f"{way} {ratio}"]["mean"] for ratio in ratios]
             panel.plot(ratios, errors, marker=marker, label=way)
         panel.set(title=f"{size}²", xlabel="ratio", yscale="log")
         panel.grid(alpha=0.3, which="both")
-    panels[0][0].set_ylabel("RMS error inside the mask")
+    panels[0][0].set_ylabel("mean RMS error inside the mask")
     panels[0][0].legend(fontsize=8)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)

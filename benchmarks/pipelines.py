@@ -17,7 +17,7 @@ from benchmarks import peers
 from benchmarks.cases import Case, affordable
 from benchmarks.jobs import requests
 from benchmarks.measure import interleaved, median, memory, p95, rms, seconds
-from benchmarks.memory import peak_alone
+from benchmarks.memory import alone
 from benchmarks.networks import RandomBackend
 from benchmarks.place import Place, engine, ours
 from benchmarks.records import Check, Record, judged, settings
@@ -140,7 +140,7 @@ def _timed(case: Case, place: Place, found: _Contenders, left: float) -> dict[st
         },
     }
     if case.family == "packaged":
-        numbers["peak_rss_mib_alone"] = peak_alone(case.backend)
+        numbers |= alone(case.backend)
     if place.device.type == "cuda":
         numbers["step_ms"] = {"inlay": _our_step(case, place)} | {
             name: _their_step(made, case) for name, made in found.pipelines.items() if name != "onnx"

@@ -12,7 +12,7 @@ import sys
 from inlay.backends.onnx.graphs import PACKAGED
 from inlay.backends.onnx.session import STEP
 from inlay.engine.registry import Registry
-from inlay.export.folder import cached, export_checker, export_model
+from inlay.export.folder import Merges, cached, export_checker, export_model
 from inlay.export.step import step_graph
 
 MODEL = "inlay-tiny"
@@ -26,7 +26,7 @@ def main() -> None:
     STEP.write_bytes(step_graph())
     made = [cached(part.path, "float32", PACKAGED) for part in (checker, entry)]
     export_checker(checker.path, made[0])
-    export_model(entry.path, made[1])
+    export_model(entry.path, made[1], merges=Merges(entry.token_merging_levels, entry.token_merging_reuse))
     for old in set(PACKAGED.iterdir()) - set(made):
         shutil.rmtree(old)
     for path in (STEP, *sorted(PACKAGED.glob("*/*"))):

@@ -27,6 +27,9 @@ def export(
         Path | None, typer.Option("--out", "-o", help="Where folders of graphs are kept; the cache without.")
     ] = None,
     dtype: Annotated[Dtype, typer.Option(help="float16 is for GPUs.")] = Dtype.float32,
+    token_merging: Annotated[
+        bool, typer.Option(help="A second graph of the UNet, which merges tokens, as the registry says of the model.")
+    ] = True,
     again: Annotated[bool, typer.Option("--again", help="Also where the graphs are there already.")] = False,
     weights: Weights = None,
 ) -> None:
@@ -39,11 +42,12 @@ def export(
     from inlay.engine.weights import check
 
     try:
-        from inlay.export.folder import MANIFEST, cached, export_checker, export_model
+        from inlay.export.folder import MANIFEST, Merges, cached, export_checker, export_model
     except ModuleNotFoundError as exc:
         raise BackendError(f"inlay export needs the package {exc.name}: pip install 'inlay[export]'") from exc
     registry = Registry(weights)
     entry = registry.find(model)
+    merges = Merges(entry.token_merging_levels, entry.token_merging_reuse) if token_merging else None
     made = [(check(entry), str(dtype))]
     if entry.safety:
         made.append((check(registry.part("safety", entry.safety)), "float32"))
@@ -52,7 +56,7 @@ def export(
         if again or not (place / MANIFEST).is_file():
             typer.echo(f"inlay: exporting {folder.name}; this takes a minute or more", err=True)
             if (folder / "model_index.json").is_file():
-                export_model(folder, place, precision)
+                export_model(folder, place, precision, merges)
             else:
                 export_checker(folder, place)
         typer.echo(str(place))

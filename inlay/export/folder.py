@@ -6,6 +6,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +16,16 @@ from torch import nn
 from inlay.backends.onnx.graphs import FORMAT, MANIFEST, key_of, sources, store
 from inlay.errors import WeightsError
 from inlay.export.clip import ClipSafety, ClipText
-from inlay.export.networks import Network, decoder_graph, encoder_graph, safety_graph, text_graph, unet_graphs
+from inlay.export.networks import (
+    Network,
+    attending,
+    decoder_graph,
+    denoiser_graph,
+    encoder_graph,
+    safety_graph,
+    text_graph,
+    unet_graphs,
+)
 from inlay.export.stored import Stored, places, read_places
 from inlay.models.clip_pictures import load_preprocessing
 from inlay.models.config_values import read_json
@@ -24,7 +34,17 @@ from inlay.models.safety import CONCEPTS, SPECIAL_CARE
 from inlay.models.vae_kl import modern_names
 from inlay.models.weight_files import find_weights
 
-__all__ = ["DTYPES", "MANIFEST", "autoencoder", "cached", "export_checker", "export_model"]
+__all__ = [
+    "DTYPES",
+    "MANIFEST",
+    "Merges",
+    "autoencoder",
+    "cached",
+    "checker_graphs",
+    "export_checker",
+    "export_model",
+    "model_graphs",
+]
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
@@ -33,27 +53,36 @@ _POSITIONS = "embeddings.position_ids"
 Graphs = Iterator[tuple[str, bytes]]
 
 
+@dataclass(frozen=True)
+class Merges:
+    """How a graph merges tokens (:class:`inlay.models.merging.Merging`); the ratio is left to the run."""
+
+    levels: int = 1
+    reuse: int = 1
+
+
 def cached(folder: Path, dtype: str, root: Path | None = None) -> Path:
     """Where the graphs of a model (or checker) belong in the cache, or under another ``root``."""
     return (root or store()) / key_of(sources(folder), dtype)
 
 
-def export_model(folder: Path, out: Path, dtype: str = "float32") -> None:
+def export_model(folder: Path, out: Path, dtype: str = "float32", merges: Merges | None = None) -> None:
     """Write the graphs of a diffusers folder, replacing what is in ``out``.
 
     Args:
         dtype: what the networks compute in: one of :data:`DTYPES`; see :func:`autoencoder`.
+        merges: of a second graph of the UNet; None makes none.
 
     Raises:
         WeightsError: anything missing, unreadable, refused or not fitting; one line that names the file.
     """
     facts: dict[str, Any] = {}
-    _write(folder, out, dtype, facts, _model_graphs(folder, dtype, facts))
+    _write(folder, out, dtype, facts, model_graphs(folder, dtype, merges, facts))
 
 
 def export_checker(folder: Path, out: Path) -> None:
     """Likewise for a safety checker; always float32, the same decision on every device."""
-    _write(folder, out, "float32", {}, _checker_graphs(folder))
+    _write(folder, out, "float32", {}, checker_graphs(folder))
 
 
 def _write(folder: Path, out: Path, dtype: str, facts: dict[str, Any], graphs: Graphs) -> None:
@@ -74,7 +103,8 @@ def _write(folder: Path, out: Path, dtype: str, facts: dict[str, Any], graphs: G
         made.rename(out)
 
 
-def _model_graphs(folder: Path, dtype: str, facts: dict[str, Any]) -> Graphs:
+def model_graphs(folder: Path, dtype: str, merges: Merges | None, facts: dict[str, Any]) -> Graphs:
+    """Names and graphs, made one at a time; what running needs to know beside them goes into ``facts``."""
     index = read_json(folder / "model_index.json")
     suffixes = [suffix for suffix in ("", "_2") if (folder / f"text_encoder{suffix}").is_dir()]
     if not suffixes:
@@ -96,6 +126,8 @@ def _model_graphs(folder: Path, dtype: str, facts: dict[str, Any]) -> Graphs:
     unet = build_unet(folder / "unet")
     network = _network(folder, unet, _stored(folder, folder / "unet", _STEM), dtype)
     yield from unet_graphs(network)
+    if merges is not None:
+        yield "unet_merging", denoiser_graph(network, merges.levels, merges.reuse)
     vae = autoencoder(folder, dtype)
     yield "vae_encoder", encoder_graph(vae)
     yield "vae_decoder", decoder_graph(vae)
@@ -106,6 +138,8 @@ def _model_graphs(folder: Path, dtype: str, facts: dict[str, Any]) -> Graphs:
         "added": bool(unet.config.added_inputs),
         "zero_empty_prompt": bool(index.get("force_zeros_for_empty_prompt", False)),
         "towers": towers,
+        "attention": attending(unet),
+        "merging": None if merges is None else asdict(merges),
     }
 
 
@@ -119,7 +153,8 @@ def _text(
     return _network(folder, text, stored, dtype, name)
 
 
-def _checker_graphs(folder: Path) -> Graphs:
+def checker_graphs(folder: Path) -> Graphs:
+    """Likewise of a safety checker."""
     config = read_json(folder / "config.json")
     crop = load_preprocessing(folder / "preprocessor_config.json").crop
     with torch.device("meta"):

@@ -12,11 +12,23 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from inlay.export.merging import INPUTS, LevelMatcher, Tokens
 from inlay.export.stored import Stored
 from inlay.export.translate import Signature, translate
+from inlay.models.attention import Context
+from inlay.models.merging import Matcher
 from inlay.models.unet import UNet
 
-__all__ = ["Network", "decoder_graph", "encoder_graph", "safety_graph", "text_graph", "unet_graphs"]
+__all__ = [
+    "Network",
+    "attending",
+    "decoder_graph",
+    "denoiser_graph",
+    "encoder_graph",
+    "safety_graph",
+    "text_graph",
+    "unet_graphs",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +54,58 @@ class _Wrapper(nn.Module):
 
 
 class _Denoise(_Wrapper):
-    def forward(self, sample: Tensor, embeddings: Tensor, row: Tensor, context: Tensor) -> Tensor:
-        emb = embeddings.index_select(0, row)[0]
-        out: Tensor = self.network(sample.to(self.dtype), emb.to(self.dtype), context.to(self.dtype))
+    """One evaluation for the halves of a lane, which differ in nothing but the prompt they look at."""
+
+    def __init__(self, network: UNet, levels: int = 0, reuse: int = 1) -> None:
+        super().__init__(network)
+        self.merging, self.reuse = attending(network)[:levels], reuse
+
+    def forward(self, sample: Tensor, embeddings: Tensor, row: Tensor, context: Tensor, *tokens: Tensor) -> Tensor:
+        unet = cast(UNet, self.network)
+        emb = embeddings.index_select(0, row)[0].to(self.dtype)
+        seen = self._seen(context.to(self.dtype), row, tokens)
+        x = sample.to(self.dtype)
+        if unet.config.added_inputs:  # then embeddings differ too
+            x = _repeated(x, context)
+        x = unet.conv_in(x)
+        skips = [x]
+        for block, looks in zip(unet.down_blocks, seen, strict=True):
+            x = block(x, emb, looks, skips)
+        if unet.mid_block is not None:
+            x = unet.mid_block(x, emb, seen[-1])
+        x, skips = _repeated(x, context), [_repeated(skip, context) for skip in skips]
+        for block, looks in zip(unet.up_blocks, seen[::-1], strict=True):
+            x = block(x, emb, looks, skips)
+        out: Tensor = unet.conv_out(unet.conv_norm_out(x))
         return out.float()
+
+    def _seen(self, context: Tensor, row: Tensor, tokens: Sequence[Tensor]) -> list[Context]:
+        """What the transformers of each resolution are told."""
+        found: list[Context] = [_Looks(context) for _ in cast(UNet, self.network).down_blocks]
+        for place, level in enumerate(self.merging):
+            sources, destinations, *others = tokens[place * len(INPUTS) : (place + 1) * len(INPUTS)]
+            picked = (each.index_select(0, row)[0] for each in (sources, destinations))
+            matcher = LevelMatcher(Tokens(*picked, *others), self.reuse)
+            found[level] = _Looks(context, matchers=[cast(Matcher, matcher)])
+        return found
+
+
+class _Looks(Context):
+    """Of one resolution; sizes are not known while a network is exported."""
+
+    def matcher(self, height: int, width: int) -> Matcher | None:
+        return self.matchers[0] if self.matchers else None
+
+
+def _repeated(x: Tensor, context: Tensor) -> Tensor:
+    """``[1 or B, C, H, W]`` → ``[B, C, H, W]``."""
+    return x.expand(context.shape[0], -1, -1, -1) if x.shape[0] == 1 else x
+
+
+def attending(unet: UNet) -> list[int]:
+    """Resolutions that have attention, the highest first; 0 is the latents'."""
+    height = 2 ** len(unet.down_blocks)
+    return [(height // size).bit_length() - 1 for size, _ in unet.attention_sizes(height, height)]
 
 
 class _Embed(_Wrapper):
@@ -84,6 +144,8 @@ class _Safety(_Wrapper):
 
 # Examples have sides that differ, so that no dimension is taken for another, and are not square numbers of anything.
 _BATCH, _ROWS, _TOKENS, _HEIGHT, _WIDTH = 2, 3, 77, 40, 48
+# Sources and destinations differ from row to row.
+_PICKED = 2
 
 
 def unet_graphs(network: Network) -> Iterator[tuple[str, bytes]]:
@@ -100,23 +162,40 @@ def unet_graphs(network: Network) -> Iterator[tuple[str, bytes]]:
     yield "unet_embed", translate(_Embed(unet), network.places, embed)
     context = Signature({"hidden": hidden}, {"hidden": {0: "batch", 1: "tokens"}}, ["context"])
     yield "unet_context", translate(_Context(unet), network.places, context)
+    yield "unet", denoiser_graph(network)
+
+
+def denoiser_graph(network: Network, levels: int = 0, reuse: int = 1) -> bytes:
+    """One evaluation of a UNet for the halves of a lane.
+
+    Args:
+        levels: how many resolutions merge tokens, weighted, from the highest that has attention downwards.
+        reuse: how many attention blocks of a resolution share one matching.
+    """
+    unet = cast(UNet, network.module)
     columns = sum(layer.columns.stop - layer.columns.start for layer in unet._resnets)
     keys = sum(layer.columns.stop - layer.columns.start for layer in unet._cross)
-    step = Signature(
-        {
-            "sample": torch.zeros(_BATCH, config.in_channels, _HEIGHT, _WIDTH),
-            "embeddings": torch.zeros(_ROWS, _BATCH, columns),
-            "row": torch.zeros(1, dtype=torch.int64),
-            "context": torch.zeros(_BATCH, _TOKENS, keys),
-        },
-        {
-            "sample": {0: "batch", 2: "height", 3: "width"},
-            "embeddings": {0: "rows", 1: "batch"},
-            "context": {0: "batch", 1: "tokens"},
-        },
-        ["output"],
-    )
-    yield "unet", translate(_Denoise(unet), network.places, step)
+    added = bool(unet.config.added_inputs)
+    inputs = {
+        "sample": torch.zeros(1, unet.config.in_channels, _HEIGHT, _WIDTH),
+        "embeddings": torch.zeros(_ROWS, _BATCH if added else 1, columns),
+        "row": torch.zeros(1, dtype=torch.int64),
+        "context": torch.zeros(_BATCH, _TOKENS, keys),
+    }
+    dynamic = {
+        "sample": {2: "height", 3: "width"},
+        "embeddings": {0: "rows", 1: "halves"} if added else {0: "rows"},
+        "context": {0: "halves", 1: "tokens"},
+    }
+    wrapper = _Denoise(unet, levels, reuse)
+    for level in range(len(wrapper.merging)):
+        for place, name in enumerate(INPUTS):
+            # lengths are examples, and all differ
+            length = 20 + 6 * place + 30 * level
+            picked = place < _PICKED
+            inputs[f"{name}_{level}"] = torch.zeros((_ROWS, length) if picked else length, dtype=torch.int64)
+            dynamic[f"{name}_{level}"] = {0: "rows", 1: f"{name}_{level}"} if picked else {0: f"{name}_{level}"}
+    return translate(wrapper, network.places, Signature(inputs, dynamic, ["output"]))
 
 
 def encoder_graph(network: Network) -> bytes:

@@ -6,16 +6,14 @@ several did, or the same result takes fewer multiplications.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import onnx_ir as ir
 
+from inlay.export.chains import MEET, merge_stem, merge_tail
+from inlay.export.nodes import Nodes, attributes, maker
+
 __all__ = ["rewrite"]
 
-# Which rows of a 3-row kernel meet the same row of a picture that is enlarged afterwards: for even rows of the result
-# the first one, and the other two; for odd ones the first two, and the last.
-_MEET = (np.array([[1, 0, 0], [0, 1, 1]]), np.array([[1, 1, 0], [0, 0, 1]]))
 _PHASES = ((0, 0), (0, 1), (1, 0), (1, 1))
 # Which of Resize's inputs says the size of the result; where it is left out, our networks enlarge to twice the size.
 _SIZES = 3
@@ -30,8 +28,11 @@ def rewrite(model: ir.Model) -> None:
     for node in list(graph):
         if node.op_type == "Add":
             _scale_and_shift(graph, node)
-    for node in list(graph):
-        resize = _maker(node.inputs[0], "Resize") if node.op_type == "Conv" and _is_plain(node) else None
+    convolutions = [node for node in graph if node.op_type == "Conv"]
+    enlarged = [(maker(node.inputs[0], "Resize"), node) for node in convolutions if _is_plain(node)]
+    if convolutions and not merge_stem(graph, convolutions[0]):
+        merge_tail(graph, convolutions[-1])
+    for resize, node in enlarged:
         if resize is not None and len(resize.outputs[0].uses()) == 1:
             _by_phases(graph, resize, node)
 
@@ -49,14 +50,14 @@ def _scale_and_shift(graph: ir.Graph, add: ir.Node) -> None:
 
     It is inference's batch normalisation with mean 0 and variance 1.
     """
-    mul, shift = _maker(add.inputs[0], "Mul"), _maker(add.inputs[1], "Unsqueeze")
+    mul, shift = maker(add.inputs[0], "Mul"), maker(add.inputs[1], "Unsqueeze")
     if mul is None or shift is None:
         return
-    x, scale = mul.inputs[0], _maker(mul.inputs[1], "Unsqueeze")
-    if scale is None or _maker(x, "Reshape") is None:
+    x, scale = mul.inputs[0], maker(mul.inputs[1], "Unsqueeze")
+    if scale is None or maker(x, "Reshape") is None:
         return
     weight, bias = scale.inputs[0], shift.inputs[0]
-    new = _Nodes(graph, add)
+    new = Nodes(graph, add)
     size = new.make("Shape", weight)
     zeros, ones = (new.make("Expand", new.constant(np.float32(value)), size) for value in (0, 1))
     made = new.make("BatchNormalization", x, weight, bias, zeros, ones, epsilon=0.0)
@@ -64,14 +65,8 @@ def _scale_and_shift(graph: ir.Graph, add: ir.Node) -> None:
     graph.remove([add, mul, shift, scale], safe=True)
 
 
-def _maker(value: ir.Value | None, kind: str) -> ir.Node | None:
-    """The node that makes a value, where it is of that kind."""
-    node = value.producer() if value is not None else None
-    return node if node is not None and node.op_type == kind else None
-
-
 def _is_plain(conv: ir.Node) -> bool:
-    found = {name: attribute.value for name, attribute in conv.attributes.items()}
+    found = attributes(conv)
     return [list(found[name]) for name in ("kernel_shape", "pads", "strides")] == [[3, 3], [1] * 4, [1, 1]]
 
 
@@ -82,13 +77,13 @@ def _by_phases(graph: ir.Graph, resize: ir.Node, conv: ir.Node) -> None:
     not twice the picture's (odd ones), the graph falls back on what was there.
     """
     x, (weight, *bias) = resize.inputs[0], conv.inputs[1:]
-    new = _Nodes(graph, conv)
+    new = Nodes(graph, conv)
     outputs = new.make("Slice", new.make("Shape", weight), *(new.constant([i]) for i in (0, 1)))
     flat = new.make("Reshape", weight, new.constant([-1, 9]))
     kernel = new.make("Concat", new.make("Shape", weight, end=2), new.constant([2, 2]), axis=0)
     parts = []
     for row, column in _PHASES:
-        meet = new.constant(np.kron(_MEET[row], _MEET[column]).T.astype(np.float32))
+        meet = new.constant(np.kron(MEET[0][row], MEET[0][column]).T.astype(np.float32))
         taps = new.make("Reshape", new.make("MatMul", flat, meet), kernel)
         pads = [1 - row, 1 - column, row, column]
         part = new.make("Conv", x, taps, *bias, pads=pads, kernel_shape=[2, 2])
@@ -106,7 +101,7 @@ def _by_phases(graph: ir.Graph, resize: ir.Node, conv: ir.Node) -> None:
     graph.remove([conv, resize], safe=True)
 
 
-def _unless_odd(new: _Nodes, made: ir.Value, double: ir.Value, resize: ir.Node, conv: ir.Node) -> ir.Value:
+def _unless_odd(new: Nodes, made: ir.Value, double: ir.Value, resize: ir.Node, conv: ir.Node) -> ir.Value:
     """``made`` where the enlarged size is ``double`` the picture's, else the convolution of the enlarged picture."""
     x, sizes = resize.inputs[0], resize.inputs[_SIZES]
     wanted = new.make("Slice", sizes, new.constant([2]), new.constant([4]))
@@ -120,20 +115,3 @@ def _unless_odd(new: _Nodes, made: ir.Value, double: ir.Value, resize: ir.Node, 
             node.outputs[0].name = f"{conv.outputs[0].name}_{name}_{i}"
         branches[name] = ir.Graph([], list(nodes[-1].outputs), nodes=nodes, name=name)
     return new.make("If", new.make("Cast", fits, to=ir.DataType.BOOL), **branches)
-
-
-class _Nodes:
-    """Makes nodes in front of another one."""
-
-    def __init__(self, graph: ir.Graph, before: ir.Node) -> None:
-        self._graph, self._before = graph, before
-
-    def make(self, kind: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
-        """A node's only output."""
-        node = ir.node(kind, inputs, attributes=attributes)
-        self._graph.insert_before(self._before, node)
-        return node.outputs[0]
-
-    def constant(self, value: Any) -> ir.Value:
-        """An array in the graph."""
-        return self.make("Constant", value=ir.tensor(np.asarray(value)))

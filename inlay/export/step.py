@@ -9,7 +9,7 @@ the row's matrix::
     ratio  = snr ‖c · buffer‖ / ‖b · buffer‖, or 0 where b · buffer vanishes
     state' = a · buffer + ratio² b · buffer + ratio c · buffer
     slot 0 outside the mask = image · clean + noise · start + itself · slot 0
-    sample = [slot 0 · scale, extra], once for each half
+    sample = [slot 0 · scale, extra]
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ _FLOAT, _INT = TensorProto.FLOAT, TensorProto.INT64
 _PICTURE = ["C", "h", "w"]
 _INPUTS: dict[str, tuple[int, list[str | int]]] = {
     "row": (_INT, [1]),
-    "halves": (_INT, [1]),
     "matrices": (_FLOAT, ["R", "3S", "S+2"]),
     "scalars": (_FLOAT, ["R", 6]),
     "state": (_FLOAT, ["S", *_PICTURE]),
@@ -43,7 +42,6 @@ _CONSTANTS = {
     "one": np.array([1], np.int64),
     "last": np.array([-1], np.int64),
     "end": np.array([np.iinfo(np.int64).max], np.int64),
-    "ones": np.array([1, 1, 1], np.int64),
     "half": np.array(0.5, np.float32),
     "nothing": np.array(0, np.float32),
     "least": np.array(1e-30, np.float32),
@@ -89,9 +87,7 @@ _NODES: list[tuple[str, str, str, dict[str, int]]] = [
     ("Concat", "kept others", "new_state", {"axis": 0}),
     ("Mul", "kept scale", "scaled", {}),
     ("Unsqueeze", "extra zero", "more", {}),
-    ("Concat", "scaled more", "input", {"axis": 1}),
-    ("Concat", "halves ones", "times", {"axis": 0}),
-    ("Expand", "input times", "sample", {}),
+    ("Concat", "scaled more", "sample", {"axis": 1}),
 ]
 
 
@@ -101,7 +97,7 @@ def step_graph() -> bytes:
     inputs = [helper.make_tensor_value_info(name, dtype, shape) for name, (dtype, shape) in _INPUTS.items()]
     outputs = [
         helper.make_tensor_value_info("new_state", _FLOAT, ["S", *_PICTURE]),
-        helper.make_tensor_value_info("sample", _FLOAT, ["H", "C+E", "h", "w"]),
+        helper.make_tensor_value_info("sample", _FLOAT, [1, "C+E", "h", "w"]),
     ]
     constants = [numpy_helper.from_array(value, name) for name, value in _CONSTANTS.items()]
     graph = helper.make_graph(nodes, "step", inputs, outputs, constants)

@@ -7,9 +7,9 @@ cast to what the network computes in. ONNX Runtime does the casts once, when it 
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from inlay.errors import WeightsError
-from inlay.export.forms import cpu_forms
+from inlay.export.forms import export_forms
 from inlay.export.rewrite import rewrite
 from inlay.export.stored import Stored
 
@@ -54,7 +54,7 @@ def translate(wrapper: nn.Module, places: Mapping[str, Sequence[Stored]], signat
         wrapper: has the network as ``network``; its parameters' values are not looked at.
         places: by the network's parameter names.
     """
-    with cpu_forms() if _is_float32(wrapper) else nullcontext():
+    with export_forms(cpu=_is_float32(wrapper)):
         model = _exported(wrapper.eval(), signature)
     weights = _as_inputs(model.graph, {PREFIX + name for name in places})
     _optimise(model)
@@ -74,12 +74,12 @@ def _is_float32(wrapper: nn.Module) -> bool:
 
 
 def _exported(wrapper: nn.Module, signature: Signature) -> ir.Model:
-    shapes = {name: dict.fromkeys(signature.dynamic.get(name, {}), Dim.DYNAMIC) for name in signature.inputs}
+    shapes = [dict.fromkeys(signature.dynamic.get(name, {}), Dim.DYNAMIC) for name in signature.inputs]
+    named = sum(kind.kind is not kind.VAR_POSITIONAL for kind in inspect.signature(wrapper.forward).parameters.values())
+    dynamic = (*shapes[:named], *([tuple(shapes[named:])] if shapes[named:] else ()))
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, about its own future
-        program = torch.export.export(
-            wrapper, tuple(signature.inputs.values()), dynamic_shapes=tuple(shapes.values()), strict=False
-        )
+        program = torch.export.export(wrapper, tuple(signature.inputs.values()), dynamic_shapes=dynamic, strict=False)
         made: Any = torch.onnx.export(
             program,
             dynamo=True,

@@ -10,7 +10,12 @@ import pytest
 pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'inlay[cpu]'")
 pytest.importorskip("torch", reason="compares with torch: pip install 'inlay[torch]'")
 
+import torch
+
 import inlay
+from inlay.backends.onnx.device import Device
+from inlay.backends.onnx.graphs import find_graphs
+from inlay.models.loading import load_vae
 from inlay.schedulers import NAMES
 from tools.train_tiny.scenes import MEASURING, draw_scene
 
@@ -79,6 +84,24 @@ def test_every_part_of_a_request_reaches_the_picture_as_it_does_in_torch(engines
     assert not np.array_equal(drawn(other), drawn(engines[1].run(ask())))
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 4), (3, 2), (8, 8), (9, 14)])
+def test_the_autoencoder_is_torchs_up_to_every_border(onnx, size):
+    """Its graphs compose convolutions, and compute borders apart; only the order of sums is another."""
+    folder = onnx.registry.find(None).path
+    vae = load_vae(folder / "vae", torch.device("cpu"), torch.float32)
+    found, device = find_graphs(folder, ("float32",)), Device("cpu")
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(1, vae.latent_channels, *size, generator=generator)
+    pictures = torch.rand(1, 3, *(side * vae.factor for side in size), generator=generator) * 2 - 1
+    for graph, name, given, expected in (
+        ("vae_decoder", "latents", latents, vae.decode),
+        ("vae_encoder", "pictures", pictures, vae.encode),
+    ):
+        (made,) = device.open(found.read(graph), found.weights).run(None, {name: given.numpy()})
+        with torch.no_grad():
+            torch.testing.assert_close(torch.from_numpy(made), expected(given), atol=2e-5, rtol=0)
+
+
 def test_a_picture_does_not_depend_on_its_company(onnx, ask):
     requests = [ask(scheduler=name, steps=4 + place % 3, samples=1 + place % 2) for place, name in enumerate(NAMES[:9])]
     alone = [onnx.run(request) for request in requests]
@@ -119,11 +142,6 @@ def test_progress_and_cancellation_between_steps(onnx, ask):
         ticket.result(timeout=60)
     assert time.monotonic() - began < 60
     assert not ticket.generated
-
-
-def test_token_merging_is_said_not_to_be_done(onnx, ask):
-    warnings = onnx.run(ask(token_merging=0.5, steps=2)).warnings
-    assert "token merging is not available in this backend; made without it" in warnings
 
 
 def test_the_safety_checker_decides_as_torchs_does(engines, onnx, ask):

@@ -23,7 +23,7 @@ import inlay
 from inlay.backends.onnx import graphs
 from inlay.backends.onnx.session import STEP
 from inlay.backends.onnx.tokens import load_tokens
-from inlay.export.folder import autoencoder, cached, export_model
+from inlay.export.folder import Merges, autoencoder, cached, checker_graphs, export_model, model_graphs
 from inlay.export.networks import decoder_graph
 from inlay.export.step import step_graph
 from tests.random_model import write_model, write_registry, write_xl_model
@@ -43,10 +43,12 @@ def home(tmp_path_factory):
         "xl": (write_xl_model(folder / "xl"), "sdxl"),
     }
     made["bare"] = (write_model(folder / "bare", 4, "tiny", seed=3), "sd15")
-    write_registry(folder / "weights.toml", **made)
-    for name in MODELS:
+    registry = write_registry(folder / "weights.toml", **made)
+    merging = "token_merging_levels = 2\ntoken_merging_reuse = 2"
+    registry.write_text(registry.read_text().replace("[models.nine]", f"[models.nine]\n{merging}"))
+    for name, merges in zip(MODELS, (Merges(2, 2), None), strict=True):
         place = cached(made[name][0], "float32", folder / "graphs")
-        export_model(made[name][0], place)
+        export_model(made[name][0], place, merges=merges)
     return folder
 
 
@@ -67,9 +69,8 @@ def pictures():
 def ask(pictures):
     def make(model, **fields):
         defaults = {"prompt": "ab", "steps": 5, "seed": 5, "width": SIZE, "height": SIZE}
-        return inlay.InpaintRequest(
-            model=model, init_image=pictures[0], mask_image=pictures[1], **{**defaults, **fields}
-        )
+        given = {"init_image": pictures[0], "mask_image": pictures[1]}
+        return inlay.InpaintRequest(model=model, **{**defaults, **given, **fields})
 
     return make
 
@@ -95,6 +96,28 @@ def test_random_models_of_both_families_as_torch_has_them(home, ask, model, fiel
         assert psnr(one.run(ask(model, **fields)), other.run(ask(model, **fields))) >= 45
 
 
+@pytest.mark.parametrize("corner", [20, 60])
+def test_tokens_merge_at_several_resolutions_as_in_torch(home, ask, corner):
+    """Of the larger mask, the lower resolution has nothing left to merge."""
+    mask = np.zeros((SIZE, SIZE), np.uint8)
+    mask[corner:88, corner:88] = 255
+    asked = ask("nine", mask_image=mask, token_merging=0.75)
+    registry = home / "weights.toml"
+    with inlay.Engine("torch", "cpu", registry) as one, inlay.Engine("onnx", "cpu", registry) as other:
+        results = [engine.run(asked) for engine in (one, other)]
+        assert psnr(*results) >= 45
+        assert not [warning for result in results for warning in result.warnings if "merging" in warning]
+        # random weights hardly mind merging, but more than they mind the backend
+        unmerged = psnr(results[1], other.run(ask("nine", mask_image=mask)))
+        assert psnr(*results) > 6 + unmerged
+
+
+def test_a_model_without_a_graph_that_merges_says_so(home, ask):
+    with inlay.Engine("onnx", "cpu", home / "weights.toml") as engine:
+        result = engine.run(ask("xl", token_merging=0.5, steps=1, strength=1.0))
+    assert any("the model's graphs have none; made without it (inlay export" in each for each in result.warnings)
+
+
 def test_a_graph_holds_no_weights_and_no_paths_of_the_machine_that_made_it(home):
     for path in [*home.glob("graphs/*/*.onnx"), *graphs.PACKAGED.glob("*/*.onnx")]:
         model = onnx.load(path, load_external_data=False)
@@ -106,17 +129,24 @@ def test_a_graph_holds_no_weights_and_no_paths_of_the_machine_that_made_it(home)
 
 
 def test_what_ships_is_what_its_command_makes():
-    """Graphs by the key of the packaged files as they are now; the step and the decoder byte for byte."""
+    """Every graph byte for byte, those of the key of the packaged files as they are now; half a minute of work."""
     assert STEP.read_bytes() == step_graph()
     registry = inlay.Registry()
     entry = registry.find(export_tiny.MODEL)
-    for folder in (entry.path, registry.part("safety", entry.safety).path):
+    checker = registry.part("safety", entry.safety)
+    facts = {}
+    merges = Merges(entry.token_merging_levels, entry.token_merging_reuse)
+    made = (model_graphs(entry.path, "float32", merges, facts), checker_graphs(checker.path))
+    for folder, expected in zip((entry.path, checker.path), made, strict=True):
         found = graphs.find_graphs(folder, ("float32",))
         assert found.folder.parent == graphs.PACKAGED, "python -m tools.export_tiny makes them anew"
-        for name in found.hashes:
-            assert found.read(name)
-    shipped = graphs.find_graphs(entry.path, ("float32",))
-    assert shipped.read("vae_decoder") == decoder_graph(autoencoder(entry.path, "float32"))
+        left = set(found.hashes)
+        for name, content in expected:
+            assert found.read(name) == content, f"{name}: python -m tools.export_tiny makes it anew"
+            left.remove(name)
+        assert not left
+    assert graphs.find_graphs(entry.path, ("float32",)).facts == facts
+    assert len(list(graphs.PACKAGED.iterdir())) == len(made)
 
 
 def test_the_same_export_gives_the_same_bytes(home):
@@ -228,7 +258,7 @@ BAD = [
     (damaged_graph, inlay.WeightsError, r"unet\.onnx: damaged, .*; make them with inlay export"),
     (missing_graph, inlay.WeightsError, r"vae_decoder\.onnx: cannot be read .*; make them with inlay export"),
     (damaged_manifest, inlay.WeightsError, r"graphs\.json: not readable as JSON; make them with inlay export"),
-    (older_format, inlay.WeightsError, r"graphs\.json: format must be 1, not 0; make them with inlay export"),
+    (older_format, inlay.WeightsError, r"graphs\.json: format must be 2, not 0; make them with inlay export"),
     (other_sources, inlay.WeightsError, r"exported for other files, .*unet/config\.json is another file; make them"),
     (fewer_facts, inlay.WeightsError, r"facts lack latent_channels, .*; export nine again"),
     (fewer_graphs, inlay.WeightsError, r"graphs\.json: does not name text_encoder\.onnx; make them with inlay export"),

@@ -25,7 +25,7 @@ from inlay.models.config_values import one_line
 
 __all__ = ["FORMAT", "MANIFEST", "PACKAGED", "GraphFolder", "find_graphs", "has_graphs", "key_of", "sources", "store"]
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever graphs of an earlier one would not run here any more."""
 
 MANIFEST = "graphs.json"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import onnxruntime as ort
 
 from inlay.backends.onnx.device import Device, installed_versions, pick_device, translated
 from inlay.backends.onnx.graphs import MANIFEST, GraphFolder, find_graphs, has_graphs
+from inlay.backends.onnx.merging import Level, find_levels, level_tokens, map_sizes
 from inlay.backends.onnx.safety import OnnxChecker
 from inlay.backends.onnx.state import Conditioning, Floats, Loop, State, matrices, scalars, timesteps
 from inlay.backends.onnx.tokens import load_tokens
@@ -34,7 +36,7 @@ _Prompt = tuple[Floats, Floats | None, tuple[str, ...]]
 # Encoded prompts kept per session, as in the torch backend.
 _PROMPTS = 64
 # What an export has to know of a model (inlay/export/folder.py).
-_FACTS = ("in_channels", "latent_channels", "factor", "added", "zero_empty_prompt", "towers")
+_FACTS = ("in_channels", "latent_channels", "factor", "added", "zero_empty_prompt", "towers", "attention", "merging")
 # The same decision on every device.
 _CHECKER = ("float32",)
 
@@ -43,7 +45,7 @@ class OnnxSession:
     """One model; see :class:`inlay.backends.protocol.Session`."""
 
     def __init__(self, graphs: GraphFolder, device: Device) -> None:
-        self.device, self.facts = device, graphs.facts
+        self.device, self.facts, self._graphs = device, graphs.facts, graphs
         self._prompts: OrderedDict[tuple[str, int, bool], _Prompt] = OrderedDict()
         towers = self.facts["towers"]
         self._tokens = [load_tokens(graphs.weights / tower["tokenizer"], tower["limit"]) for tower in towers]
@@ -52,8 +54,9 @@ class OnnxSession:
         self._encoder, self._decoder = self._open(graphs, "vae_encoder"), self._open(graphs, "vae_decoder")
         step = device.open(STEP.read_bytes())
         self._loop = Loop(self._open(graphs, "unet"), step, device)
+        self._merging: Loop | None = None
         options = (*device.options, ("graphs", graphs.hashes["unet"][:12]))
-        self.runtime = Runtime("onnx", device.name, graphs.dtype, True, installed_versions(), options=options)
+        self.runtime = Runtime("onnx", device.name, graphs.dtype, True, installed_versions(), True, options=options)
 
     def encode(self, inputs: Inputs) -> tuple[Conditioning, tuple[str, ...]]:
         with translated("encode the request", self.device):
@@ -64,6 +67,7 @@ class OnnxSession:
             clean, masked = self._encode_images(inputs)
             mask = inputs.latent_mask.astype(np.float32)[None]
             both = np.concatenate([mask, masked])
+            levels, unmerged = self._levels(inputs)
             conditioning = Conditioning(
                 context=self.device.put(np.concatenate([each[0] for each in prompts])),
                 pooled=np.concatenate(pooled) if pooled else None,
@@ -73,8 +77,9 @@ class OnnxSession:
                 mask=mask,
                 extra=both if self._is_inpainting else both[:0],
                 noise_fill=inputs.noise_fill,
+                levels=levels,
             )
-        return conditioning, tuple(warning for each in prompts for warning in each[2])
+        return conditioning, (*(warning for each in prompts for warning in each[2]), *unmerged)
 
     def start(self, conditioning: Conditioning, table: Table, noise: np.ndarray) -> State:
         with translated("start a picture", self.device):
@@ -91,7 +96,9 @@ class OnnxSession:
                 "mask": shared.mask,
                 "extra": shared.extra,
             }
-            return State(self._loop, shared.context, self._embeddings(shared, table), arrays)
+            told: dict[str, np.ndarray] = {"embeddings": self._embeddings(shared, table)}
+            told |= level_tokens(shared.levels, noise, len(table))
+            return State(self._loop_for(shared.levels), shared.context, told, arrays)
 
     def advance(self, steps: Sequence[Step]) -> None:
         with translated("evaluate the network", self.device):
@@ -105,7 +112,7 @@ class OnnxSession:
     def close(self) -> None:
         """Forget sessions and cached prompts."""
         self._prompts.clear()
-        del self._loop, self._texts, self._context, self._embed, self._encoder, self._decoder
+        del self._loop, self._merging, self._texts, self._context, self._embed, self._encoder, self._decoder
 
     @property
     def _is_inpainting(self) -> bool:
@@ -162,15 +169,39 @@ class OnnxSession:
         return np.array([[height, width, 0, 0, height, width]], np.float32)
 
     def _embeddings(self, shared: Conditioning, table: Table) -> Floats:
-        """``[R + 1, halves, T]``: time embeddings of all rows in one go, each half with its own pooled text."""
-        halves = shared.context.shape()[0]
+        """``[R + 1, 1 or halves, T]``: time embeddings of all rows in one go, each half with its own pooled text."""
         rows: dict[str, Any] = {"timesteps": timesteps(table)}
         if shared.pooled is None:
-            (alike,) = self._embed.run(None, rows)
-            return np.repeat(alike[:, None], halves, axis=1)
+            alike: Floats = self._embed.run(None, rows)[0][:, None]
+            return alike
         rows["time_ids"] = shared.time_ids
         made = [self._embed.run(None, {**rows, "pooled": pooled[None]})[0] for pooled in shared.pooled]
         return np.stack(made, axis=1)
+
+    def _levels(self, inputs: Inputs) -> tuple[tuple[Level, ...], tuple[str, ...]]:
+        """Where tokens merge, and a sentence where they do not although that was asked for."""
+        if not inputs.token_merging:
+            return (), ()
+        asked = {"levels": inputs.token_merging_levels, "reuse": inputs.token_merging_reuse}
+        if self.facts["merging"] != asked:
+            found = self.facts["merging"]
+            have = "none" if found is None else "levels {levels} and reuse {reuse}".format(**found)
+            wanted = "levels {levels} and reuse {reuse}".format(**asked)
+            return (), (
+                f"token merging: {wanted} asked for, the model's graphs have {have}; made without it "
+                "(inlay export --again makes graphs with what the registry says)",
+            )
+        sizes = map_sizes(self.facts["attention"], *inputs.latent_mask.shape)[: asked["levels"]]
+        levels = find_levels(inputs.token_merging, sizes, inputs.latent_mask)
+        return levels, () if levels else ("token merging: the mask leaves too little to merge; made without it",)
+
+    def _loop_for(self, levels: Sequence[Level]) -> Loop:
+        """The network that merges is opened when it is first wanted."""
+        if not levels:
+            return self._loop
+        if self._merging is None:
+            self._merging = replace(self._loop, network=self._open(self._graphs, "unet_merging"))
+        return self._merging
 
     def _decode(self, latents: Floats) -> np.ndarray:
         """``[1, C, h, w]`` → uint8 ``[H, W, 3]``."""

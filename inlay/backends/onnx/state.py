@@ -6,6 +6,7 @@ computes). Row 0 is the start; row ``r + 1`` follows evaluation ``r``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from inlay.backends.onnx.device import Device
+from inlay.backends.onnx.merging import Level
 from inlay.schedulers import Table
 
 __all__ = ["Conditioning", "Loop", "State", "matrices", "scalars", "timesteps"]
@@ -29,6 +31,7 @@ class Conditioning:
         pooled: ``[2 or 1, P]`` for networks with added conditioning, else None; ``time_ids`` ``[1, 6]`` likewise.
         clean: latents of the image, ``[C, h, w]``; mask: ``[1, h, w]``, 1 is repainted.
         extra: mask and masked image's latents ``[1 + C, h, w]`` for 9-channel networks, else ``[0, h, w]``.
+        levels: where and how many tokens merge; none where nothing does.
     """
 
     context: ort.OrtValue
@@ -39,6 +42,7 @@ class Conditioning:
     mask: Floats
     extra: Floats
     noise_fill: bool
+    levels: tuple[Level, ...] = ()
 
     @property
     def halves(self) -> int:
@@ -94,25 +98,27 @@ class Loop:
 class State:
     """One lane on the device. Two buffers take turns as its state; everything is bound once, when it starts."""
 
-    def __init__(self, loop: Loop, context: ort.OrtValue, embeddings: Floats, arrays: dict[str, Floats]) -> None:
+    def __init__(
+        self, loop: Loop, context: ort.OrtValue, told: Mapping[str, np.ndarray], arrays: Mapping[str, Floats]
+    ) -> None:
         """Put a lane on the device and run its start.
 
         Args:
             context: ``[halves, n, K]``, on the device.
-            embeddings: ``[R + 1, halves, T]``.
+            told: what else the network takes: ``embeddings`` ``[R + 1, 1 or halves, T]``, and indices of tokens.
             arrays: by the names of the step graph's inputs; ``state`` is ``[S, C, h, w]`` before the start and
                 ``noise`` the starting noise.
         """
         put, first = loop.device.put, arrays["state"]
         held = {name: put(array) for name, array in arrays.items()}
-        halves, (_, *shape) = embeddings.shape[1], first.shape
-        held["output"] = put(np.zeros((halves, *shape), np.float32))
-        held["halves"] = put(np.array([halves], np.int64))
+        _, *shape = first.shape
+        held["output"] = put(np.zeros((context.shape()[0], *shape), np.float32))
         self._row = held["row"] = put(np.zeros(1, np.int64))
         self._noise = held["noise"]
         self._buffers = [held.pop("state"), loop.device.empty(*first.shape)]
-        sample = loop.device.empty(halves, shape[0] + len(arrays["extra"]), *shape[1:])
-        inputs = {"sample": sample, "embeddings": put(embeddings), "row": self._row, "context": context}
+        sample = loop.device.empty(1, shape[0] + len(arrays["extra"]), *shape[1:])
+        inputs = {name: put(array) for name, array in told.items()}
+        inputs |= {"sample": sample, "row": self._row, "context": context}
         self._network = _Call(loop.network, inputs, {"output": held["output"]})
         self._steps = [
             _Call(loop.step, {**held, "state": old}, {"new_state": new, "sample": sample})
