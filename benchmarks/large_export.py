@@ -6,7 +6,6 @@ file and torch's result, export, and the graph's result, which is what a user's 
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.networks import Weights, _randomise, unet_config
 from inlay.backends.onnx.device import Device
+from inlay.batch.worker import peak_memory
 from inlay.export.networks import Network, denoiser_graph
 from inlay.export.stored import places, read_places
 from inlay.models.unet import UNet
@@ -86,4 +86,4 @@ if __name__ == "__main__":
         main(sys.argv[1] if len(sys.argv) > 1 else "sd15-inpaint")
     else:
         PARTS[sys.argv[2]](Path(sys.argv[3]), sys.argv[1])
-        print(f"{sys.argv[2]}: peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
+        print(f"{sys.argv[2]}: peak {peak_memory() / 1024:.2f} GiB")

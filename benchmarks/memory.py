@@ -7,7 +7,6 @@ MiB.
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import inlay
 from benchmarks.cases import CASES
 from benchmarks.jobs import requests
+from inlay.batch.worker import peak_memory
 
 
 def alone(backend: str) -> dict[str, float]:
@@ -33,4 +33,4 @@ if __name__ == "__main__":
         engine.run(request)
         print(time.time() - float(sys.argv[2]))
         engine.run(request)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(peak_memory())

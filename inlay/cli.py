@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from typing import Any
 
 import typer
@@ -55,14 +56,27 @@ def main() -> None:
         code = app(standalone_mode=False) or 0
         if code == Cancelled.exit_code:
             raise KeyboardInterrupt
+        sys.stdout.flush()
         sys.exit(code)
     except InlayError as exc:
         sys.exit(_complain(str(exc), exc.exit_code))
     except UsageError as exc:
         exc.show()
         sys.exit(2)
+    except BrokenPipeError:  # whoever read our output has seen enough; Typer ends with 1, too
+        _close_output()
+        sys.exit(1)
+    except (OSError, UnicodeEncodeError) as exc:  # a name that no file system takes, a full disk, an ASCII terminal
+        _close_output()
+        sys.exit(_complain(str(exc), 2))
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(_complain("interrupted; nothing was written", Cancelled.exit_code))
+
+
+def _close_output() -> None:
+    """What could not be written to stdout is not tried again as the interpreter ends."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(sentence: str, code: int) -> int:

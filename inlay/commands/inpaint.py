@@ -157,19 +157,12 @@ def _with_progress(events: Iterator[Progress | Result]) -> Result:
 
 
 def _write(result: Result, paths: list[Path], metadata: bool, overwrite: bool) -> list[str]:
-    from inlay.engine.output import SaveOptions, a1111_parameters, save
+    from inlay.engine.output import SaveOptions, a1111_parameters, save_all
 
-    warnings: list[str] = list(result.warnings)
-    for sample, (picture, path) in enumerate(zip(result.images, paths, strict=True)):
-        meta = result.meta | {"seed": result.seeds[sample]}
-        warnings += save(
-            picture,
-            path,
-            metadata=meta if metadata else None,
-            parameters=a1111_parameters(meta) if metadata else None,
-            options=SaveOptions(overwrite=overwrite),
-        )
-    return warnings
+    made = [result.meta | {"seed": seed} for seed in result.seeds] if metadata else []
+    texts = [{"metadata": meta, "parameters": a1111_parameters(meta)} for meta in made] or [{}] * len(paths)
+    pictures = list(zip(result.images, paths, strict=True))
+    return [*result.warnings, *save_all(pictures, texts, SaveOptions(overwrite=overwrite))]
 
 
 def _report(result: Result, paths: list[Path], warnings: list[str], as_json: bool) -> None:

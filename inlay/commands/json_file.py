@@ -15,7 +15,7 @@ __all__ = ["read_json"]
 def read_json(file: Path) -> Any:
     """The JSON value in ``file``, or on standard input where ``file`` is ``-``; else :class:`RequestError`."""
     try:
-        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as exc:
         raise RequestError("FILE", message=f"{file} cannot be read: {exc}") from exc
     try:

@@ -110,6 +110,10 @@ class Engine:
             BackendError: the engine is closed.
         """
         began = time.perf_counter()
+        if not isinstance(request, InpaintRequest):
+            raise RequestError(
+                "request", type(request).__name__, "an InpaintRequest (InpaintRequest.parse makes one of a dict)"
+            )
         resolved = resolve(request, self.registry, replace(self._access, allow_paths=allow_paths))
         ticket = Ticket(resolved, began)
         with self._lock:
@@ -147,7 +151,10 @@ class Engine:
         return self._worker.counters
 
     def close(self, cancel: bool = False) -> None:
-        """Finish (or cancel) what is in flight, then release the device. May be called twice."""
+        """Finish (or cancel) what is in flight, then release the device. May be called twice.
+
+        Called by a ticket's own callback it cannot wait: the engine closes once the callback has returned.
+        """
         with self._lock:
             first, self._closed = not self._closed, True
             thread = self._thread
@@ -156,7 +163,8 @@ class Engine:
         if thread is not None:
             if first:
                 self._inbox.put(None)
-            thread.join()
+            if thread is not threading.current_thread():
+                thread.join()
 
     def __enter__(self) -> Self:
         return self

@@ -7,7 +7,7 @@ import errno
 import io
 import os
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ __all__ = [
     "output_names",
     "output_paths",
     "save",
+    "save_all",
     "write",
 ]
 
@@ -43,7 +44,8 @@ class SaveOptions:
 
     Attributes:
         quality: JPEG and lossy WebP, 1 … 100.
-        lossless: WebP without loss. (JPEG is never lossless: outside the mask its bytes do change.)
+        lossless: WebP without loss. JPEG is never lossless: outside the mask its pixels do change, and a warning says
+            so.
         compression: PNG, 0 (fast) … 9 (small).
         overwrite: replace a file that is there; otherwise it is an error.
 
@@ -52,7 +54,7 @@ class SaveOptions:
     """
 
     quality: int = 95
-    lossless: bool = False
+    lossless: bool = True
     compression: int = 6
     overwrite: bool = False
 
@@ -135,6 +137,36 @@ def save(
     return write(image, path, format=format, metadata=metadata, parameters=parameters, options=options).warnings
 
 
+def save_all(
+    pictures: Sequence[tuple[Image.Image, Path]],
+    texts: Sequence[Mapping[str, Any]],
+    options: SaveOptions | None = None,
+) -> tuple[str, ...]:
+    """Write pictures that belong together: all of them, or none. A file that one of them replaced stays replaced.
+
+    Args:
+        pictures: each with where it goes.
+        texts: for each, ``metadata`` and ``parameters`` of :func:`save`.
+
+    Returns:
+        warnings.
+    """
+    warnings: list[str] = []
+    fresh: list[Path] = []
+    try:
+        for (image, path), text in zip(pictures, texts, strict=True):
+            was_there = os.path.lexists(path)
+            warnings += save(image, path, options=options, **text)
+            if not was_there:
+                fresh.append(path)
+    except BaseException:  # an interruption too must leave nothing behind
+        for path in fresh:
+            with contextlib.suppress(OSError):
+                path.unlink()
+        raise
+    return tuple(warnings)
+
+
 def write(
     image: Image.Image,
     path: str | os.PathLike[str],
@@ -175,12 +207,15 @@ def encode(
         settings |= {"quality": options.quality, "exif": block}
     if format == "JPEG":
         settings |= {"subsampling": 0}
+        warnings += ("JPEG is lossy: pixels outside the mask are not exactly the input's",)
         if image.has_transparency_data:
             warnings += ("JPEG has no transparency: the alpha channel was left out",)
         image = _without_alpha(image)
     elif format == "WEBP":
         # exact: colours under transparent pixels are kept, as everywhere outside the mask
         settings |= {"lossless": options.lossless, "exact": True, "method": 4}
+        if not options.lossless:
+            warnings += ("WebP with loss: pixels outside the mask are not exactly the input's",)
     buffer = io.BytesIO()
     image.save(buffer, format, **settings)
     return buffer.getvalue(), warnings

@@ -8,14 +8,13 @@ import os
 import re
 import traceback
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inlay.engine.dialects.reading import Documented, read
 from inlay.engine.dialects.replies import Delivery, error_reply, in_documented_names, next_id, success_reply
-from inlay.engine.output import a1111_parameters, check_outputs, encode, output_paths, save
+from inlay.engine.output import a1111_parameters, check_outputs, encode, output_paths, save_all
 from inlay.engine.registry import Registry
 from inlay.engine.temporary import KEPT_HOURS, sweep, temporary_folder
 from inlay.errors import BackendError, InlayError, OutputError, RequestError
@@ -132,18 +131,9 @@ def _of_a_server(documented: Documented) -> tuple[str, ...]:
 
 def _written(result: Result, paths: list[Path]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """All pictures as files, or none of them; paths and warnings."""
-    warnings: list[str] = []
-    written: list[Path] = []
-    try:
-        for sample, path in enumerate(paths):
-            warnings += save(result.images[sample], path, **_texts(result, sample))
-            written.append(path)
-    except BaseException:  # an interruption too must leave nothing behind
-        for path in written:
-            with suppress(OSError):
-                path.unlink()
-        raise
-    return tuple(map(str, written)), tuple(warnings)
+    pictures = list(zip(result.images, paths, strict=True))
+    warnings = save_all(pictures, [_texts(result, sample) for sample in range(len(paths))])
+    return tuple(map(str, paths)), warnings
 
 
 def _encoded(result: Result) -> tuple[tuple[str, ...], tuple[str, ...]]:

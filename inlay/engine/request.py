@@ -11,7 +11,8 @@ import operator
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, StrictBool, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, StrictBool, ValidationError
+from pydantic_core import PydanticCustomError
 
 from inlay.engine.noise import MAX_SEED
 from inlay.engine.schema import describe
@@ -26,6 +27,16 @@ def _as_int(value: Any) -> Any:
     return operator.index(value) if is_index else value
 
 
+def _encodable(text: str) -> str:
+    """A lone surrogate, half of a character, is in no file and in no tokenizer's vocabulary."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise PydanticCustomError("unicode", "valid Unicode, without lone surrogates") from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(_encodable)]
 Whole = BeforeValidator(_as_int)
 Number = Annotated[float, Strict()]
 Side = Annotated[int, Strict(), Field(ge=64, le=2048), Whole]
@@ -35,7 +46,7 @@ class Lora(BaseModel):
     """One low-rank adapter of the registry and its strength."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-    id: str = Field(min_length=1)
+    id: Text = Field(min_length=1)
     strength: Annotated[Number, Field(ge=-2, le=2)] = 1.0
 
 
@@ -48,7 +59,7 @@ class IpAdapter(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-    id: str = Field(min_length=1)
+    id: Text = Field(min_length=1)
     scale: Annotated[Number, Field(ge=0, le=1)] = 1.0
     image: Any = None
 
@@ -88,9 +99,9 @@ class InpaintRequest(BaseModel):
         extra="forbid", frozen=True, allow_inf_nan=False, arbitrary_types_allowed=True, validate_default=False
     )
 
-    prompt: str = ""
-    negative_prompt: str = ""
-    model: str | None = None
+    prompt: Text = ""
+    negative_prompt: Text = ""
+    model: Text | None = None
     init_image: Any = None
     mask_image: Any = None
     width: Side | None = None
@@ -100,13 +111,13 @@ class InpaintRequest(BaseModel):
     steps: Annotated[int, Strict(), Field(ge=1, le=150), Whole] | None = None
     guidance_scale: Annotated[Number, Field(ge=1, le=20)] = 7.5
     strength: Annotated[Number, Field(ge=0, le=1)] = 0.7
-    scheduler: str | None = None
+    scheduler: Text | None = None
     karras_sigmas: StrictBool = True
-    algorithm_type: str | None = None
+    algorithm_type: Text | None = None
     clip_skip: Annotated[int, Strict(), Field(ge=1, le=8), Whole] = 2
     seed: Annotated[int, Strict(), Field(ge=0, le=MAX_SEED), Whole] | None = None
     loras: tuple[Lora, ...] = ()
-    vae: str | None = None
+    vae: Text | None = None
     ip_adapter: IpAdapter | None = None
     token_merging: StrictBool | Annotated[Number, Field(ge=0, le=0.75)] | None = None
     safety_checker: StrictBool = False
@@ -144,5 +155,6 @@ def _translated(exc: ValidationError) -> RequestError:
         return RequestError(field, message=f"{field} is not a field of a request; known fields: {known}")
     # The sentence is read off the field's own declaration, so that it cannot go stale.
     nested = field in ("loras", "ip_adapter")
-    allowed = problem["msg"].removeprefix("Input should be ") if nested else describe(InpaintRequest, field)
+    as_said = nested or problem["type"] == "unicode"
+    allowed = problem["msg"].removeprefix("Input should be ") if as_said else describe(InpaintRequest, field)
     return RequestError(".".join(path) if nested else field, problem.get("input"), allowed)

@@ -31,7 +31,8 @@ def inlay(scene, empty_registry):
     environment = {**os.environ, "INLAY_WEIGHTS": str(empty_registry)}
 
     def run(*arguments, stdin=None):
-        command = [sys.executable, "-c", "from inlay.cli import main; main()", *map(str, arguments)]
+        given = [each if isinstance(each, bytes) else str(each) for each in arguments]
+        command = [sys.executable, "-c", "from inlay.cli import main; main()", *given]
         return subprocess.run(command, cwd=scene, env=environment, capture_output=True, text=True, input=stdin)
 
     return run
@@ -122,6 +123,9 @@ BAD = [
     (["inpaint", "photo.png", "mask.png", "-o", "nowhere/made.png"], 2, "nowhere"),
     (["inpaint", "photo.png", "mask.png", "-o", "photo.png"], 2, "already there"),
     (["inpaint", "photo.png", "mask.png", "--weights", "none.toml"], 3, "no such file"),
+    (["inpaint", "photo.png", "mask.png", "-o", "x" * 300 + ".png"], 2, "File name too long"),
+    (["inpaint", "photo.png", "mask.png", "-p", b"\xff"], 2, "prompt must be valid Unicode"),
+    (["inpaint", "photo.png", "mask.png", "--lora", b"\xff"], 2, "loras.0.id must be"),
     (["inpaint", "photo.png", "mask.png", "--device", "cuda:77"], 4, "cuda:77"),
     (["inpaint", "photo.png", "mask.png", "--backend", "tpu"], 4, "backend must be one of"),
     (["plan", "none.json"], 2, "none.json cannot be read"),
@@ -133,7 +137,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "code", "sentence"), BAD, ids=[" ".join(row[0]) for row in BAD])
+@pytest.mark.parametrize(("arguments", "code", "sentence"), BAD, ids=[" ".join(map(str, row[0]))[:80] for row in BAD])
 def test_bad_input_is_one_line_a_code_and_no_file(inlay, scene, arguments, code, sentence):
     (scene / "text.png").write_text("this is no picture")
     (scene / "cut.png").write_bytes((scene / "photo.png").read_bytes()[:2000])
@@ -158,6 +162,37 @@ def test_bad_usage_is_two(inlay, arguments):
     done = inlay(*arguments)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
+def test_output_that_cannot_be_written_is_one_line_and_two(empty_registry):
+    environment = {**os.environ, "INLAY_WEIGHTS": str(empty_registry)}
+    command = [sys.executable, "-c", "from inlay.cli import main; main()", "models", "list"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, env=environment, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1), done.stderr
+    assert "No space left" in done.stderr
+    ascii_only = {**environment, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([*command[:3], "schedulers"], env=ascii_only, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as closed:
+        done = subprocess.run([*command[:3], "schema"], stdout=closed, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_samples_are_all_there_or_none(inlay, scene):
+    (scene / "s-3.png").mkdir()
+    done = inlay("inpaint", "photo.png", "mask.png", "-o", "s.png", "--samples", 4, "--backend", "null", "--overwrite")
+    assert done.returncode == 2
+    assert not [path for path in scene.glob("s-*.png") if path.is_file()]
+
+
+def test_a_request_may_begin_with_a_byte_order_mark(inlay, scene):
+    asked = {"init_image": "photo.png", "mask_image": "mask.png", "seed": 4}
+    (scene / "request.json").write_text(json.dumps(asked), encoding="utf-8-sig")
+    assert json.loads(inlay("plan", "request.json").stdout)["seeds"] == [4]
 
 
 def test_models(inlay):

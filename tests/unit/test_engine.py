@@ -242,6 +242,35 @@ def test_submit_refuses_at_once(engine, request_of, fields, kind, sentence):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("given", [None, {}, "x"])
+def test_submit_takes_requests_only(engine, given):
+    with pytest.raises(inlay.RequestError, match="request must be an InpaintRequest"):
+        engine.submit(given)
+
+
+@pytest.mark.parametrize("name", ["prompt", "negative_prompt", "model", "scheduler", "algorithm_type", "vae"])
+def test_half_a_character_is_refused(name):
+    with pytest.raises(inlay.RequestError, match=f"^{name} must be valid Unicode"):
+        inlay.InpaintRequest(**{name: "a\ud800"})
+
+
+def test_closing_from_a_callback_does_not_wait_for_itself(request_of, empty_registry):
+    opened, raised = inlay.Engine("null", weights=empty_registry), []
+
+    def close(ticket):
+        try:
+            opened.close()
+        except RuntimeError as exc:
+            raised.append(exc)
+
+    ticket = opened.submit(request_of())
+    ticket.add_done_callback(close)
+    assert ticket.result(timeout=60).images
+    opened.close()
+    assert not raised
+    assert not opened._thread.is_alive()
+
+
 def test_a_plan_is_data_and_equal_for_equal_requests(request_of, empty_registry, pictures):
     made = inlay.plan(request_of(), weights=empty_registry)
     assert made == inlay.plan(request_of(), weights=empty_registry)

@@ -14,11 +14,21 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from inlay.engine import output
-from inlay.engine.output import SaveOptions, a1111_parameters, check_outputs, encode, output_paths, save, write
+from inlay.engine.output import (
+    SaveOptions,
+    a1111_parameters,
+    check_outputs,
+    encode,
+    output_paths,
+    save,
+    save_all,
+    write,
+)
 from inlay.errors import OutputError
 
 PIXELS = np.random.default_rng(4).integers(0, 256, (20, 30, 4), dtype=np.uint8)
 PROFILE = b"\0" * 16 + b"RGB " + b"\0" * 200
+LOSSY = "JPEG is lossy: pixels outside the mask are not exactly the input's"
 META = {
     "prompt": "a red circle, ünïcode 円",
     "negative_prompt": "blurry",
@@ -92,7 +102,7 @@ def test_png_is_exact_and_carries_profile_and_text(tmp_path, channels):
 def test_what_was_written_is_what_is_on_the_disk(tmp_path):
     written = write(picture(4), tmp_path / "x.jpg", metadata=META)
     assert written.data == (tmp_path / "x.jpg").read_bytes()
-    assert written.warnings == ("JPEG has no transparency: the alpha channel was left out",)
+    assert written.warnings == (LOSSY, "JPEG has no transparency: the alpha channel was left out")
 
 
 @pytest.mark.parametrize("ext", [".png", ".jpg", ".webp"])
@@ -114,7 +124,7 @@ def test_without_metadata_nothing_is_written_and_the_inputs_own_is_not_copied(tm
 @pytest.mark.parametrize("ext", [".jpg", ".JPEG", ".webp"])
 def test_jpeg_and_webp_carry_exif_and_profile(tmp_path, ext):
     text = a1111_parameters(META)
-    assert save(picture(), tmp_path / f"x{ext}", metadata=META, parameters=text) == ()
+    assert save(picture(), tmp_path / f"x{ext}", metadata=META, parameters=text) == (() if ext == ".webp" else (LOSSY,))
     with Image.open(tmp_path / f"x{ext}") as again:
         assert again.info["icc_profile"] == PROFILE
         block = again.getexif()
@@ -126,18 +136,36 @@ def test_jpeg_and_webp_carry_exif_and_profile(tmp_path, ext):
 
 def test_jpeg_drops_alpha_and_says_so(tmp_path):
     warnings = save(picture(4), tmp_path / "x.jpg", options=SaveOptions(quality=100))
-    assert warnings == ("JPEG has no transparency: the alpha channel was left out",)
+    assert warnings == (LOSSY, "JPEG has no transparency: the alpha channel was left out")
     with Image.open(tmp_path / "x.jpg") as again:
         assert again.mode == "RGB"
         assert np.abs(np.asarray(again).astype(int) - PIXELS[:, :, :3]).mean() < 4
 
 
-def test_lossless_webp_is_exact_even_under_transparency(tmp_path):
+def test_webp_is_exact_even_under_transparency(tmp_path):
     image = PIXELS.copy()
     image[:10, :, 3] = 0
-    save(Image.fromarray(image), tmp_path / "x.webp", options=SaveOptions(lossless=True))
+    assert save(Image.fromarray(image), tmp_path / "x.webp") == ()
     with Image.open(tmp_path / "x.webp") as again:
         np.testing.assert_array_equal(np.asarray(again), image)
+
+
+def test_webp_with_loss_says_so(tmp_path):
+    (warning,) = save(picture(), tmp_path / "x.webp", options=SaveOptions(lossless=False))
+    assert "not exactly the input's" in warning
+    with Image.open(tmp_path / "x.webp") as again:
+        assert (np.asarray(again.convert("RGB")) != PIXELS[:, :, :3]).any()
+
+
+def test_pictures_that_belong_together_are_all_there_or_none(tmp_path):
+    (tmp_path / "kept.png").write_bytes(b"of before")
+    paths = [tmp_path / name for name in ("1.png", "kept.png", "2.png", "nowhere/3.png")]
+    options = SaveOptions(overwrite=True)
+    with pytest.raises(OutputError, match="nowhere"):
+        save_all([(picture(), path) for path in paths], [{}] * 4, options)
+    assert listing(tmp_path) == {"kept.png"}
+    assert save_all([(picture(), path) for path in paths[:3]], [{}] * 3, options) == ()
+    assert listing(tmp_path) == {"1.png", "kept.png", "2.png"}
 
 
 def test_quality_and_compression_matter():

@@ -250,15 +250,15 @@ def test_an_output_folder_that_is_not_there_is_refused_before_the_work(engine, t
 
 
 def test_all_files_or_none(engine, tmp_path, monkeypatch):
-    from inlay.engine import reply as replying
+    from inlay.engine import output
 
-    def save(image, path, **texts):
+    def save(image, path, *, options, **texts):
         if path.name.endswith("-2.png"):
             raise inlay.OutputError(f"{path} cannot be written: disk full")
         path.write_bytes(b"x")
         return ()
 
-    monkeypatch.setattr(replying, "save", save)
+    monkeypatch.setattr(output, "save", save)
     reply = checked(engine.reply({**SMALL, "samples": 3}, "community", out=tmp_path))
     assert "disk full" in reply["message"]
     assert list(tmp_path.glob("*.png")) == []
