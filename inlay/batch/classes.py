@@ -14,7 +14,7 @@ from inlay.errors import (
     WeightsError,
 )
 
-__all__ = ["CLASSES", "classify", "is_fatal"]
+__all__ = ["CLASSES", "classify", "is_fatal", "sentence"]
 
 CLASSES = ("decode", "mask", "size", "param", "memory", "nan", "safety", "io", "cancelled", "internal")
 """decode: a picture that is none. mask: empty, or of another shape. size: width or height. param: any other field,
@@ -43,6 +43,11 @@ def classify(error: BaseException) -> str:
         ((OutputError, OSError), "io"),
     )
     return next((name for types, name in kinds if isinstance(error, types)), "internal")
+
+
+def sentence(error: BaseException) -> str:
+    """What an error says, on one line. What is not ours may have line breaks, or say nothing at all."""
+    return " ".join(str(error).split("\n")).strip() or type(error).__name__
 
 
 def is_fatal(error: BaseException) -> bool:

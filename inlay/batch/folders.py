@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,15 +20,15 @@ SUFFIXES = {
 
 def check(pair: Pair) -> None:
     """Raises :class:`RequestError` where a folder is not there."""
-    if not pair.images.is_dir():
+    if not os.path.isdir(pair.images):
         raise RequestError("--images", message=f"{pair.images}: there is no such folder of pictures")
-    if not pair.masks.is_dir() and not pair.masks.is_file():
+    if not os.path.isdir(pair.masks) and not os.path.isfile(pair.masks):
         raise RequestError("--masks", message=f"{pair.masks}: there is no such folder of masks, nor mask")
 
 
 def read(pair: Pair) -> Iterator[Line]:
     """A line for each picture, sorted by path; a picture whose mask is missing, or not the only one, has a problem."""
-    masks = _by_stem(pair.masks) if pair.masks.is_dir() else None
+    masks = _by_stem(pair.masks) if os.path.isdir(pair.masks) else None
     for number, path in enumerate(_pictures(pair.images), 1):
         name = path.relative_to(pair.images)
         found = [pair.masks] if masks is None else masks.get(name.with_suffix("").as_posix(), [])
@@ -51,5 +52,5 @@ def _by_stem(folder: Path) -> dict[str, list[Path]]:
 
 def _pictures(folder: Path) -> list[Path]:
     """Pictures below the folder; hidden files are somebody's own business."""
-    paths = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    paths = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and os.path.isfile(path))
     return sorted(path for path in paths if not path.name.startswith("."))

@@ -21,6 +21,7 @@ class Job:
             changed since, so only reading them can tell whether the row is done. "" where nothing is known.
         alone: nothing else may be in flight beside it.
         degraded: what was done otherwise than asked, for the row's line of results.
+        own: outputs that earlier runs wrote, or set out to write, for this very row; they may be replaced.
     """
 
     number: int
@@ -31,16 +32,17 @@ class Job:
     attempt: int = 1
     alone: bool = False
     degraded: tuple[str, ...] = ()
+    own: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, row: Row, known: str = "") -> Self:
+    def of(cls, row: Row, known: str = "", own: tuple[str, ...] = ()) -> Self:
         """The first attempt at a row."""
-        return cls(row.number, row.id, row.outputs, row.fields, known)
+        return cls(row.number, row.id, row.outputs, row.fields, known, own=own)
 
     @classmethod
     def parse(cls, fields: Mapping[str, Any]) -> Self:
         """The job that :meth:`to_dict` gave, also after a way through JSON."""
-        return cls(**{**fields, "outputs": tuple(fields["outputs"]), "degraded": tuple(fields["degraded"])})
+        return cls(**{**fields, **{name: tuple(fields[name]) for name in ("outputs", "degraded", "own")}})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able values."""

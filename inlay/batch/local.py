@@ -6,19 +6,19 @@ import queue
 from collections import deque
 from collections.abc import Callable
 
+from inlay.batch.claims import Claims
 from inlay.batch.crew import Crew, Event, Member
 from inlay.batch.devices import devices
-from inlay.batch.hashes import Specs
 from inlay.batch.jobs import Job
 from inlay.batch.painter import failed
-from inlay.batch.results import Record, Results, name_of
-from inlay.batch.rows import Refused
+from inlay.batch.results import History, Record, Results, name_of, retirement
+from inlay.batch.rows import Refused, Row
 from inlay.batch.settings import read_limit
 from inlay.batch.supply import Buckets, Sieve, Supply
 from inlay.batch.tally import Tally
 from inlay.batch.task import Task, history_of
 
-__all__ = ["ATTEMPTS", "Watch", "run_here", "skipped"]
+__all__ = ["ATTEMPTS", "Watch", "name_the_rest", "refused", "run_here", "skipped"]
 
 ATTEMPTS = 3
 """How often a row is tried that runs out of memory, or whose worker process dies."""
@@ -32,25 +32,53 @@ Watch = Callable[[Tally], None]
 
 def run_here(task: Task, tally: Tally, watch: Watch) -> None:
     """Run a task with worker processes; ``tally`` says how it went, also where an interrupt ends it."""
-    with Results(task.out / name_of(task.options.shard)) as results:
-        local = _Local(task, results, tally, watch)
+    history = history_of(task.out)
+    claims = Claims(task.out, history, task.options.shard)
+    with Results(task.out / name_of(task.options.shard)) as results, claims:
+        local = _Local(task, history, results, claims, tally, watch)
         try:
             local.run()
         finally:
             local.close()
+        results.add(map(retirement, task.ghosts(history)))
 
 
-def skipped(number: int, identifier: str, reason: str) -> Record:
+def skipped(row: Row | Refused, reason: str) -> Record:
     """The record of a row that a stopped run has not begun."""
-    return failed(Job(number, identifier, (), attempt=0), "cancelled", reason) | {"status": "skipped"}
+    record = failed(Job(row.number, row.id, (), attempt=0), "cancelled", reason)
+    return record | {"status": "skipped"} | _nameless(row)
+
+
+def refused(row: Refused) -> Record:
+    """The record of a row that cannot be run."""
+    return failed(Job(row.number, row.id, ()), row.error, row.text) | _nameless(row)
+
+
+def _nameless(row: Row | Refused) -> Record:
+    return {"nameless": True} if isinstance(row, Refused) and row.is_nameless else {}
+
+
+def name_the_rest(task: Task, tally: Tally, reason: str) -> None:
+    """A line for every row of a stopped run that has none."""
+    tally.stopped = reason
+    history = history_of(task.out)
+    rows = (row for row in task.all_rows(history) if row.id not in history.last)
+    records = [skipped(row, reason) for row in rows]
+    if records:
+        with Results(task.out / name_of(task.options.shard)) as results:
+            results.add(records)
+    for record in records:
+        tally.add(record)
 
 
 class _Local:
     """One run. What happens arrives in one queue: None from the supply, an event from a worker."""
 
-    def __init__(self, task: Task, results: Results, tally: Tally, watch: Watch) -> None:
+    def __init__(
+        self, task: Task, history: History, results: Results, claims: Claims, tally: Tally, watch: Watch
+    ) -> None:
         self._task, self._results, self._tally, self._watch = task, results, tally, watch
-        self._history = history_of(task.out)
+        self._history = history
         if task.failures is not None:
             tally.rows = sum(1 for _ in task.all_rows(self._history))
         self._limit = 0 if task.options.fail_fast else read_limit(task.options.max_errors, tally.rows)
@@ -58,9 +86,8 @@ class _Local:
         self._buckets, self._again = Buckets(), deque[Job]()
         self._named = set(self._history.last)
         self._crew: Crew | None = None
-        sieve = Sieve(task.out, self._history, Specs(task.registry, task.options))
-        rows = task.all_rows(self._history)
-        self._supply = Supply(rows, sieve, task.registry, lambda: self._events.put(None))
+        sieve = Sieve(task, self._history, claims)
+        self._supply = Supply(task.all_rows(self._history), sieve, lambda: self._events.put(None))
 
     def run(self) -> None:
         """Until every row has its line, or the run is stopped."""
@@ -98,16 +125,16 @@ class _Local:
 
     def _take_in(self) -> None:
         """Sort what the supply has found; rows that cannot be run get their line at once."""
-        refused: list[Record] = []
+        unfit: list[Record] = []
         for found in self._supply.take():
             if isinstance(found, Refused):
                 self._supply.release()
-                refused.append(failed(Job(found.number, found.id, ()), found.error, found.text))
+                unfit.append(refused(found))
             else:
                 self._buckets.add(*found)
         self._tally.before = self._supply.before
-        if refused:
-            self._write(refused)
+        if unfit:
+            self._write(unfit)
 
     def _hand_out(self) -> None:
         """Whoever has room gets a job: of the bucket it is at, or one that is to run alone where it has no other."""
@@ -170,9 +197,11 @@ class _Local:
         """Cancel what is in flight; every other row that no line names gets one that says why it was not begun."""
         self._tally.stopped = reason
         self._supply.stop()
-        self._say_goodbye("stop")
-        rows = self._task.all_rows(self._history)
-        self._write([skipped(row.number, row.id, reason) for row in rows if row.id not in self._named])
+        try:
+            self._say_goodbye("stop")
+        finally:  # a worker may refuse to start at the same time
+            rows = self._task.all_rows(self._history)
+            self._write([skipped(row, reason) for row in rows if row.id not in self._named])
 
     def _say_goodbye(self, how: str) -> None:
         """Let the workers end, and hear their last words."""

@@ -7,6 +7,7 @@ file, a column that no request has, a damaged Parquet file) is a :class:`Request
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,14 +47,20 @@ class Manifest:
         if self.place.suffix.lower() not in _READERS:
             kinds = ", ".join(_READERS)
             raise RequestError("manifest", message=f"{self.place}: a manifest's extension must be one of {kinds}")
-        if not self.place.is_file():
-            problem = "is a folder" if self.place.is_dir() else "does not exist"
+        if not os.path.isfile(self.place):  # unlike pathlib's it takes a name that is too long for the file system
+            problem = "is a folder" if os.path.isdir(self.place) else "does not exist"
             raise RequestError("manifest", message=f"{self.place}: the manifest {problem}")
 
     @classmethod
     def of(cls, place: str | Path | Pair, options: Options) -> Manifest:
         """A manifest from a path or a pair of folders."""
         return cls(place if isinstance(place, Pair) else Path(place), options.allow_extra)
+
+    def without_rows(self) -> RequestError:
+        """What to raise where nothing has come of it."""
+        if isinstance(self.place, Pair):
+            return RequestError("--images", message=f"{self.place.images}: there are no pictures in this folder")
+        return RequestError("manifest", message=f"{self.place}: the manifest has no rows")
 
     def __iter__(self) -> Iterator[Line]:
         if isinstance(self.place, Pair):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Sequence
@@ -38,7 +39,7 @@ def merge(out: str | os.PathLike[str], others: Sequence[str | os.PathLike[str]] 
 def fold(target: Path, history: History, files: Sequence[Path]) -> None:
     """Write a history as one file of results, then remove those that it was made of; the lock is held."""
     lines = [record for key, record in history.done.items() if history.last[key] is not record]
-    lines += history.last.values()
+    lines += [*history.last.values(), *history.retired.values()]
     _replace(target, sorted(lines, key=lambda record: str(record.get("time", ""))))
     for path in files:
         if path != target:
@@ -53,8 +54,12 @@ def _replace(target: Path, lines: Sequence[Record]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
-    except OSError as exc:
-        raise OutputError(f"{target} cannot be written: {exc.strerror or exc}") from exc
+    except BaseException as exc:  # an interruption too must leave nothing behind
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if isinstance(exc, OSError):
+            raise OutputError(f"{target} cannot be written: {exc.strerror or exc}") from exc
+        raise
     if sum(1 for _ in read_lines(target)) != len(lines):
         raise OutputError(f"{target} does not hold what was written to it")
 
@@ -62,5 +67,5 @@ def _replace(target: Path, lines: Sequence[Record]) -> None:
 def _check(folder: Path, history: History) -> None:
     for record in history.done.values():
         for name in record.get("outputs", ()):
-            if not (folder / name).is_file():
+            if not os.path.isfile(folder / name):
                 raise OutputError(f"{folder / name} is not there: copy the pictures of the other folders first")

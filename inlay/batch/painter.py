@@ -11,13 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from inlay.batch.classes import classify
+from inlay.batch.classes import classify, sentence
 from inlay.batch.hashes import Specs, contents_of, identity, sources_of
 from inlay.batch.jobs import Job
 from inlay.batch.results import Record
@@ -160,7 +160,7 @@ class Painter:
         except Exception as exc:  # noqa: BLE001 - it is the row's, and goes into its record
             self._ahead.release()
             error: Exception = Cancelled("the run was stopped") if self._cancelled else exc
-            self._finish(item, failed(item.job, classify(error), str(error)), error)
+            self._finish(item, failed(item.job, classify(error), sentence(error)), error)
             return
         if ticket is None:
             self._ahead.release()
@@ -204,7 +204,7 @@ class Painter:
         try:
             record = self._written(item, ticket.result())
         except Exception as exc:  # noqa: BLE001 - it is the row's, and goes into its record
-            self._finish(item, failed(item.job, classify(exc), str(exc)), exc)
+            self._finish(item, failed(item.job, classify(exc), sentence(exc)), exc)
         else:
             self._finish(item, record, None)
 
@@ -217,7 +217,7 @@ class Painter:
     def _written(self, item: _Item, result: Result) -> Record:
         """Save every sample; the record of a row that is done."""
         began, job = time.perf_counter(), item.job
-        files = [self._save(result, sample, name) for sample, name in enumerate(job.outputs)]
+        files = [self._save(result, sample, name, job) for sample, name in enumerate(job.outputs)]
         now = time.perf_counter()
         timings = {name: round(value, 6) for name, value in result.timings.items() if name != "total"}
         timings |= {"write": round(now - began, 6), "total": round(now - item.began, 6)}
@@ -241,8 +241,11 @@ class Painter:
             **notes,
         }
 
-    def _save(self, result: Result, sample: int, name: str) -> tuple[str, int]:
-        """Write one picture, whole or not at all; its sha256 and size in bytes."""
+    def _save(self, result: Result, sample: int, name: str, job: Job) -> tuple[str, int]:
+        """Write one picture, whole or not at all; its sha256 and size in bytes.
+
+        Only what is the row's own is replaced: of an earlier run, or of an attempt before this one.
+        """
         path = self._out / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.parent.resolve().is_relative_to(self._root):
@@ -251,5 +254,6 @@ class Painter:
         if self._options.metadata:
             meta = result.meta | {"seed": result.seeds[sample]}
         text = a1111_parameters(meta) if meta else None
-        data = write(result.images[sample], path, metadata=meta, parameters=text, options=self._options.saving).data
+        saving = replace(self._options.saving, overwrite=name in job.own or job.attempt > 1)
+        data = write(result.images[sample], path, metadata=meta, parameters=text, options=saving).data
         return hashlib.sha256(data).hexdigest(), len(data)

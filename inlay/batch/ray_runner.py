@@ -19,16 +19,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from inlay.batch.claims import Claims
 from inlay.batch.classes import is_fatal
-from inlay.batch.hashes import Specs
 from inlay.batch.jobs import Job
-from inlay.batch.local import ATTEMPTS, Watch, skipped
+from inlay.batch.local import ATTEMPTS, Watch, name_the_rest, refused
 from inlay.batch.merge import fold
 from inlay.batch.painter import Painter, failed
-from inlay.batch.results import Record, Results, name_of, read_history, result_files
+from inlay.batch.results import History, Record, Results, name_of, read_history, result_files, retirement
 from inlay.batch.rows import Refused
 from inlay.batch.settings import Options, read_limit
-from inlay.batch.supply import Sieve, bucket
+from inlay.batch.supply import Sieve
 from inlay.batch.tally import Tally
 from inlay.batch.task import Task, history_of
 from inlay.batch.worker import FATAL, state_of
@@ -47,12 +47,13 @@ def run_on_ray(task: Task, tally: Tally, watch: Watch) -> None:
         BackendError: Ray is not installed, or the run failed as a whole.
     """
     _gather(task)
-    jobs, refused = _sorted_jobs(task, tally)
+    history = history_of(task.out)
+    jobs, unfit = _sorted_jobs(task, history, tally)
     target = task.out / name_of(task.options.shard)
     with Results(target) as results:
-        for first in range(0, len(refused), 256):
-            results.add(refused[first : first + 256])
-    for record in refused:
+        for first in range(0, len(unfit), 256):
+            results.add(unfit[first : first + 256])
+    for record in unfit:
         tally.add(record)
     limit = 0 if task.options.fail_fast else read_limit(task.options.max_errors, tally.rows)
     try:
@@ -64,7 +65,9 @@ def run_on_ray(task: Task, tally: Tally, watch: Watch) -> None:
     finally:
         _gather(task)
         if tally.stopped:
-            _name_the_rest(task, tally)
+            name_the_rest(task, tally, tally.stopped)
+    with Results(target) as results:
+        results.add(map(retirement, task.ghosts(history)))
 
 
 def _gather(task: Task) -> None:
@@ -92,22 +95,22 @@ def _begun(options: Options) -> str:
     return f".inlay-begun-{_mark(options)}-"
 
 
-def _sorted_jobs(task: Task, tally: Tally) -> tuple[list[Job], list[Record]]:
+def _sorted_jobs(task: Task, history: History, tally: Tally) -> tuple[list[Job], list[Record]]:
     """What is to be done, rows that can share an evaluation beside one another; and lines for what cannot be."""
-    history = history_of(task.out)
-    sieve = Sieve(task.out, history, Specs(task.registry, task.options))
     jobs: list[tuple[str, Job]] = []
-    refused: list[Record] = []
+    unfit: list[Record] = []
     rows = 0
-    for row in task.all_rows(history):
-        rows += 1
-        found = row if isinstance(row, Refused) else sieve.job(row)
-        if isinstance(found, Refused):
-            refused.append(failed(Job(found.number, found.id, ()), found.error, found.text))
-        elif found is not None:
-            jobs.append((repr(bucket(found.fields, task.registry)), found))
-    tally.rows, tally.before = rows, rows - len(jobs) - len(refused)
-    return [job for _, job in sorted(jobs, key=lambda pair: (pair[0], pair[1].number))], refused
+    with Claims(task.out, history, task.options.shard) as claims:
+        sieve = Sieve(task, history, claims)
+        for row in task.all_rows(history):
+            rows += 1
+            found = sieve.find(row)
+            if isinstance(found, Refused):
+                unfit.append(refused(found))
+            elif found is not None:
+                jobs.append((repr(found[0]), found[1]))
+    tally.rows, tally.before = rows, rows - len(jobs) - len(unfit)
+    return [job for _, job in sorted(jobs, key=lambda pair: (pair[0], pair[1].number))], unfit
 
 
 def _run(task: Task, jobs: list[Job], tally: Tally, watch: Watch, limit: int | None) -> None:
@@ -170,17 +173,6 @@ def _mapped(ray: Any, task: Task, jobs: list[Job]) -> Iterator[dict[str, Any]]:
 
 def _wants_gpu(options: Options) -> bool:
     return options.backend != "null" and options.device != "cpu"
-
-
-def _name_the_rest(task: Task, tally: Tally) -> None:
-    """A line for every row of a stopped run that has none."""
-    history = history_of(task.out)
-    with Results(task.out / name_of(task.options.shard)) as results:
-        rows = (row for row in task.all_rows(history) if row.id not in history.last)
-        records = [skipped(row.number, row.id, tally.stopped) for row in rows]
-        results.add(records)
-    for record in records:
-        tally.add(record)
 
 
 class Actor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections import Counter
@@ -30,8 +31,12 @@ def write_report(out: Path, shard: tuple[int, int], numbers: Mapping[str, Any]) 
     try:
         temporary.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
         os.replace(temporary, path)
-    except OSError as exc:
-        raise OutputError(f"{path} cannot be written: {exc.strerror or exc}") from exc
+    except BaseException as exc:  # an interruption too must leave nothing behind
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if isinstance(exc, OSError):
+            raise OutputError(f"{path} cannot be written: {exc.strerror or exc}") from exc
+        raise
 
 
 def report(out: str | os.PathLike[str]) -> dict[str, Any]:

@@ -7,13 +7,24 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from inlay.errors import OutputError
 
-__all__ = ["History", "Record", "Results", "name_of", "read_history", "read_lines", "result_files"]
+__all__ = [
+    "History",
+    "Record",
+    "Results",
+    "is_results",
+    "name_of",
+    "read_history",
+    "read_lines",
+    "result_files",
+    "retirement",
+]
 
 Record = dict[str, Any]
 
@@ -28,9 +39,20 @@ def name_of(shard: tuple[int, int]) -> str:
 
 def result_files(folder: Path) -> list[Path]:
     """Every file of results in a folder: the run's, shards', actors'."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return []
-    return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
+    return sorted(path for path in folder.iterdir() if is_results(path.name))
+
+
+def is_results(name: str) -> bool:
+    """Whether a file of that name holds results."""
+    return _NAME.fullmatch(name) is not None
+
+
+def retirement(record: Record) -> Record:
+    """The line that takes back another: there is no such row any more."""
+    now = datetime.now(UTC).isoformat(timespec="microseconds")
+    return {"id": record["id"], "line": record.get("line", 0), "status": "retired", "time": now}
 
 
 class Results:
@@ -107,10 +129,12 @@ class History:
     Attributes:
         last: the latest line.
         done: the latest line with status ``ok``.
+        retired: the latest line of ids that stand for no row any more; they are in neither of the others.
     """
 
     last: dict[str, Record] = field(default_factory=dict)
     done: dict[str, Record] = field(default_factory=dict)
+    retired: dict[str, Record] = field(default_factory=dict)
 
     def add(self, record: Record) -> None:
         """Take in a line; of two for one id the later one counts, by its time, then by its place."""
@@ -128,4 +152,7 @@ def read_history(paths: Iterable[Path], keep: tuple[str, ...] | None = None) -> 
     for path in paths:
         for record in read_lines(path):
             history.add(record if keep is None else {key: record[key] for key in keep if key in record})
+    for identifier in [key for key, record in history.last.items() if record["status"] == "retired"]:
+        history.retired[identifier] = history.last.pop(identifier)
+        history.done.pop(identifier, None)
     return history

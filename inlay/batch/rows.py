@@ -1,7 +1,7 @@
 """Lines of a manifest → rows that can be run, or the reason why not.
 
 A row is an ``InpaintRequest`` with an ``id`` and an ``output``. What can only be seen with all rows in view (ids and
-outputs that are there twice) is found by :class:`Names`.
+outputs that are there twice) is found by :class:`inlay.batch.names.Names`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ import hashlib
 import os
 import re
 import tomllib
-import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from inlay.engine.output import output_names
 from inlay.engine.request import InpaintRequest
 from inlay.errors import OutputError, RequestError, shown
 
-__all__ = ["Names", "Reader", "Refused", "Row", "derived_seed", "in_shard", "is_path", "load_defaults", "read_rows"]
+__all__ = ["Reader", "Refused", "Row", "derived_seed", "in_shard", "is_path", "load_defaults"]
 
 PICTURES = ("init_image", "mask_image")
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://|data:", re.IGNORECASE)
@@ -56,13 +55,18 @@ class Refused:
     """One row that cannot be run as it is written.
 
     Attributes:
+        id: its own, or one made of its line's number.
         error: the class of what is wrong; see :mod:`inlay.batch.classes`.
+        key: what says to which shard it belongs, where that is not ``id``.
+        is_nameless: ``id`` was made of the line's number, and means nothing once the manifest has changed.
     """
 
     number: int
     id: str
     error: str
     text: str
+    key: str = ""
+    is_nameless: bool = False
 
 
 def load_defaults(path: str | os.PathLike[str] | None) -> dict[str, Any]:
@@ -71,7 +75,7 @@ def load_defaults(path: str | os.PathLike[str] | None) -> dict[str, Any]:
         return {}
     try:
         fields = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
+    except (OSError, ValueError) as exc:  # ValueError: not UTF-8, not TOML, a name with a NUL
         raise RequestError("--defaults", message=f"{path}: cannot be read as TOML: {exc}") from exc
     for own in ("id", "output"):
         if own in fields:
@@ -109,16 +113,17 @@ class Reader:
     def row(self, line: Line) -> Row | Refused:
         """The row that a line means."""
         if line.problem:
-            return Refused(line.number, self._given_id(line) or f"line {line.number}", "param", self._says(line))
+            return self._refused(line, self._given_id(line), self._says(line))
         fields = {**self.defaults, **{key: value for key, value in line.fields.items() if value is not None}}
         identifier = ""
         try:
             self._check_keys(fields)
+            _check_texts(fields)
             asked, output = fields.pop("id", None), fields.pop("output", None)
             identifier = self._id(asked, fields)
             outputs = self._outputs(identifier, output, fields.get("samples", 1))
         except (RequestError, OutputError) as exc:
-            return Refused(line.number, identifier or self._given_id(line) or f"line {line.number}", "param", str(exc))
+            return self._refused(line, identifier or self._given_id(line), str(exc))
         fields.setdefault("seed", derived_seed(self.options.seed, identifier))
         for name in PICTURES:
             if isinstance(fields.get(name), str):
@@ -126,8 +131,12 @@ class Reader:
         fields |= self._adapter(fields)
         return Row(line.number, identifier, outputs, {key: fields[key] for key in fields if key in KEYS})
 
+    def _refused(self, line: Line, identifier: str, text: str) -> Refused:
+        return Refused(line.number, identifier or f"line {line.number}", "param", text, is_nameless=not identifier)
+
     def _says(self, line: Line) -> str:
-        return f"line {line.number} {line.problem}" if "id" not in line.fields else line.problem
+        text = f"line {line.number} {line.problem}" if "id" not in line.fields else line.problem
+        return text.encode("utf-8", "backslashreplace").decode()  # names of files need not be UTF-8
 
     def _given_id(self, line: Line) -> str:
         """The line's own id where it is one, for the name of a row that is refused."""
@@ -197,12 +206,28 @@ def _may_be_base64(text: str) -> bool:
 
 
 def _is_encodable(text: str) -> bool:
-    """Whether a file system can hold it: JSON can bring in halves of surrogate pairs."""
+    """Whether a file can hold it: JSON can bring in halves of surrogate pairs."""
+    if text.isascii():
+        return True
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _check_texts(fields: Mapping[str, Any]) -> None:
+    """Raises :class:`RequestError` for halves of surrogate pairs in any text of a row, however deep."""
+    for name, value in fields.items():
+        left = [value]
+        while left:
+            each = left.pop()
+            if isinstance(each, dict):
+                left += [*each, *each.values()]
+            elif isinstance(each, list):
+                left += each
+            elif isinstance(each, str) and not _is_encodable(each):
+                raise RequestError(name, each, "text that UTF-8 can hold (no halves of surrogate pairs)")
 
 
 def _default_output(identifier: str, suffix: str) -> str:
@@ -216,54 +241,3 @@ def _default_output(identifier: str, suffix: str) -> str:
     stem, ending = os.path.splitext(parts[-1])
     name = stem if ending.lower() in SUFFIXES else parts[-1]
     return "/".join((*parts[:-1], f"{name}.{suffix}"))
-
-
-class Names:
-    """Ids and outputs of all rows, and which of them are there more than once.
-
-    Outputs that differ in case alone count as equal: on many file systems they are one file.
-    """
-
-    def __init__(self) -> None:
-        self._ids: dict[str, int] = {}
-        self._files: dict[str, int] = {}
-        self._folders: dict[str, int] = {}
-        self.refused: dict[int, str] = {}
-        self.rows = 0
-
-    def add(self, row: Row) -> None:
-        """Take in a row; whatever collides is refused, on either side."""
-        self.rows += 1
-        other = self._ids.setdefault(row.id, row.number)
-        if other != row.number:
-            self._refuse(other, row.number, f"the id {shown(row.id)}")
-        for output in row.outputs:
-            self._add_output(unicodedata.normalize("NFC", output).casefold(), output, row.number)
-
-    def _add_output(self, key: str, output: str, number: int) -> None:
-        other = self._files.setdefault(key, number)
-        if other != number:
-            self._refuse(other, number, f"the output {shown(output)}")
-        elif key in self._folders:
-            self._refuse(self._folders[key], number, f"{shown(output)}, for one a file and for the other a folder,")
-        for end in (place for place, letter in enumerate(key) if letter == "/"):
-            folder = key[:end]
-            self._folders.setdefault(folder, number)
-            if self._files.get(folder, number) != number:
-                what = f"{shown(folder)}, for one a file and for the other a folder,"
-                self._refuse(self._files[folder], number, what)
-
-    def _refuse(self, one: int, other: int, what: str) -> None:
-        for number, partner in ((one, other), (other, one)):
-            self.refused.setdefault(number, f"line {number} and line {partner} have {what} in common")
-
-
-def read_rows(lines: Iterator[Line], reader: Reader, names: Names) -> Iterator[Row | Refused]:
-    """Rows of a manifest whose names are known: what collides is refused too."""
-    for line in lines:
-        found = reader.row(line)
-        if isinstance(found, Row) and found.number in names.refused:
-            # Two rows of one id would share a line of results: the number tells them apart.
-            yield Refused(found.number, f"{found.id} (line {found.number})", "param", names.refused[found.number])
-        else:
-            yield found

@@ -13,12 +13,14 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 
-from inlay.batch.local import Watch, run_here
+from inlay.batch.local import Watch, name_the_rest, run_here
 from inlay.batch.lock import locked
 from inlay.batch.report import write_report
+from inlay.batch.results import result_files
 from inlay.batch.settings import Options, Pair
 from inlay.batch.tally import Tally
-from inlay.batch.task import prepare
+from inlay.batch.task import Task, prepare
+from inlay.errors import OutputError
 
 __all__ = ["retry", "run"]
 
@@ -60,7 +62,12 @@ def retry(
 
     Args:
         classes: only errors of these classes; None takes all.
+
+    Raises:
+        OutputError: also where ``out`` holds no results.
     """
+    if not result_files(Path(out)):
+        raise OutputError(f"{Path(out)} holds no results of a batch run")
     wanted = frozenset({""}) if classes is None else frozenset(classes)
     return _run(manifest, Path(out), options or Options(), watch, wanted)
 
@@ -75,19 +82,33 @@ def _run(
     task = prepare(manifest, out, options, failures)
     tally, seen = Tally(rows=task.rows), watch or (lambda _: None)
     with locked(out, options.shard):
-        _sweep(out, options.shard)
         try:
-            if options.runner == "ray":
-                from inlay.batch.ray_runner import run_on_ray
-
-                run_on_ray(task, tally, seen)
-            else:
-                run_here(task, tally, seen)
-        finally:
-            _sweep(out, options.shard)  # a worker that was killed in this run leaves some too
-            if tally.status:  # a run that found everything done says nothing new
-                write_report(out, options.shard, tally.to_dict())
+            _sweep(out, options.shard)
+            _carry_out(task, tally, seen)
+        except BaseException as exc:
+            # Whatever fails in the wake of an error (a disk is full) would only hide it.
+            with contextlib.suppress(OSError, OutputError):
+                if isinstance(exc, KeyboardInterrupt):
+                    name_the_rest(task, tally, "interrupted")
+                _conclude(task, tally)
+            raise
+        _conclude(task, tally)
     return tally
+
+
+def _carry_out(task: Task, tally: Tally, watch: Watch) -> None:
+    if task.options.runner == "ray":
+        from inlay.batch.ray_runner import run_on_ray
+
+        run_on_ray(task, tally, watch)
+    else:
+        run_here(task, tally, watch)
+
+
+def _conclude(task: Task, tally: Tally) -> None:
+    _sweep(task.out, task.options.shard)  # a worker that was killed in this run leaves some too
+    if tally.status:  # a run that found everything done says nothing new
+        write_report(task.out, task.options.shard, tally.to_dict())
 
 
 def _sweep(out: Path, shard: tuple[int, int]) -> None:

@@ -89,8 +89,8 @@ class Options:
 
     @property
     def saving(self) -> SaveOptions:
-        """How pictures are written. What is there already is this run's own, from before a kill."""
-        return SaveOptions(self.quality, self.lossless, self.compression, overwrite=True)
+        """How pictures are encoded."""
+        return SaveOptions(self.quality, self.lossless, self.compression)
 
     @property
     def thread_count(self) -> int:

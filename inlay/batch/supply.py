@@ -3,59 +3,79 @@
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from functools import cache
 
 from PIL import Image
 
-from inlay.batch.classes import classify
+from inlay.batch.claims import Claims
+from inlay.batch.classes import classify, sentence
 from inlay.batch.hashes import Specs, identity, sources_of
 from inlay.batch.jobs import Job
 from inlay.batch.results import History, Record
-from inlay.batch.rows import Refused, Row
+from inlay.batch.rows import Refused, Row, is_path
+from inlay.batch.task import Task
 from inlay.engine.geometry import CanvasOptions, geometry
+from inlay.engine.pictures import FORMATS
 from inlay.engine.registry import Registry
 from inlay.engine.request import InpaintRequest
-from inlay.errors import InlayError, RequestError
+from inlay.errors import RequestError
 
-__all__ = ["AHEAD", "Buckets", "Sieve", "Supply", "bucket"]
+__all__ = ["AHEAD", "Buckets", "Found", "Sieve", "Supply"]
 
 AHEAD = 1024
 """Rows that are read ahead, to find those that belong together."""
+
+
+_SECONDS = 5.0  # a file system that hangs is no reason to hang with it
+
+Found = tuple[Hashable, Job] | Refused
+"""A job with its bucket, or the reason why a row makes none."""
 
 
 class Sieve:
     """Lets through what is still to be done.
 
     Args:
-        out: where the outputs of rows that are done lie.
         history: what the results say.
+        claims: where the outputs of what is let through are noted.
     """
 
-    def __init__(self, out: Path, history: History, specs: Specs) -> None:
-        self._out, self._history, self._specs = str(out), history, specs
+    def __init__(self, task: Task, history: History, claims: Claims) -> None:
+        self._out, self._registry, self._specs = str(task.out), task.registry, Specs(task.registry, task.options)
+        self._history, self._claims = history, claims
 
-    def job(self, row: Row) -> Job | Refused | None:
-        """The job that a row makes; None where it is done, :class:`Refused` where its request means nothing."""
+    def find(self, row: Row | Refused) -> Found | None:
+        """What a row makes; None where it is done. Whatever goes wrong is this row's, and no other's."""
+        if isinstance(row, Refused):
+            return row
         try:
             request = InpaintRequest.parse(row.fields)
-            for name in ("init_image", "mask_image"):
-                if getattr(request, name) is None:
-                    raise RequestError(name, message=f"{name} is required")
-            done = self._history.done.get(row.id)
-            known = str(done.get("spec_hash", "")) if done and self._has_outputs(row, done) else ""
-            if not known or done is None:
-                self._specs.outline(request)  # what is wrong with the parameters is found here, not on the device
-                return Job.of(row)
-            identities = {name: identity(source) for name, source in sources_of(row.fields).items()}
-            if self._specs.spec(request, done.get("contents", {}), row.outputs) != known:
-                return Job.of(row)
-            return None if identities in self._seen(row.id, done) and all(identities.values()) else Job.of(row, known)
-        except InlayError as exc:
-            return Refused(row.number, row.id, classify(exc), str(exc))
+            known = self._known(row, request)
+            if known is None:
+                return None
+            own = self._claims.claim(row.id, row.outputs)
+            return _bucket(request, self._registry), Job.of(row, known, own)
+        except Exception as exc:  # noqa: BLE001 - it goes into the row's record
+            return Refused(row.number, row.id, classify(exc), sentence(exc))
+
+    def _known(self, row: Row, request: InpaintRequest) -> str | None:
+        """The ``known`` of the row's job; None where it is done. Raises what is wrong with its request."""
+        for name in ("init_image", "mask_image"):
+            if getattr(request, name) is None:
+                raise RequestError(name, message=f"{name} is required")
+        done = self._history.done.get(row.id)
+        known = str(done.get("spec_hash", "")) if done and self._has_outputs(row, done) else ""
+        if not known or done is None:
+            self._specs.outline(request)  # what is wrong with the parameters is found here, not on the device
+            return ""
+        identities = {name: identity(source) for name, source in sources_of(row.fields).items()}
+        if self._specs.spec(request, done.get("contents", {}), row.outputs) != known:
+            return ""
+        return None if identities in self._seen(row.id, done) and all(identities.values()) else known
 
     def _seen(self, identifier: str, done: Record) -> list[Mapping[str, str]]:
         """The files that the content hashes of the successful line are known to belong to."""
@@ -74,12 +94,11 @@ class Sieve:
         return sizes == done.get("bytes")
 
 
-def bucket(fields: Mapping[str, Any], registry: Registry) -> Hashable:
+def _bucket(request: InpaintRequest, registry: Registry) -> Hashable:
     """What rows that can share an evaluation have in common, as far as can be seen without decoding.
 
     The engine groups by what it really finds; this only decides who travels together.
     """
-    request = InpaintRequest.parse(fields)
     entry = registry.find(request.model)
     parts = (entry.id, request.vae, request.loras, request.ip_adapter.id if request.ip_adapter else None)
     guided = request.guidance_scale > 1
@@ -90,16 +109,26 @@ def _size(request: InpaintRequest, native: int) -> Hashable:
     """The generation size, where it does not depend on the mask."""
     if request.width and request.height:
         return request.width, request.height
-    if request.mask_padding is not None or not isinstance(request.init_image, str):
+    source = request.init_image
+    if request.mask_padding is not None or not isinstance(source, str) or not is_path(source):
         return None
     try:
-        with Image.open(request.init_image) as image:  # the header alone
+        if not stat.S_ISREG(os.stat(source).st_mode):  # to open a pipe may take for ever
+            return None
+        with Image.open(source, formats=_formats()) as image:  # the header alone
             size = image.size
-    except (OSError, ValueError, Image.DecompressionBombError):
-        return None  # found out, with the reason, when it is decoded
+    except Exception:  # noqa: BLE001 - a damaged header raises anything; it is found out when it is decoded
+        return None
     options = CanvasOptions(width=request.width, height=request.height, native_size=native)
     layout = geometry(size, size, (0, 0, *size), options)
     return layout.width, layout.height
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of the engine's formats that this build of Pillow has."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 class Buckets:
@@ -127,9 +156,6 @@ class Buckets:
         return key, job
 
 
-Found = tuple[Hashable, Job] | Refused
-
-
 class Supply:
     """Goes through the rows in a thread of its own, at most :data:`AHEAD` of them ahead of who takes them.
 
@@ -138,10 +164,8 @@ class Supply:
         arrived: called, in that thread, after something was found and once at the end.
     """
 
-    def __init__(
-        self, rows: Iterable[Row | Refused], sieve: Sieve, registry: Registry, arrived: Callable[[], None]
-    ) -> None:
-        self._rows, self._sieve, self._registry, self._arrived = rows, sieve, registry, arrived
+    def __init__(self, rows: Iterable[Row | Refused], sieve: Sieve, arrived: Callable[[], None]) -> None:
+        self._rows, self._sieve, self._arrived = rows, sieve, arrived
         self._room = threading.Semaphore(AHEAD)
         self._found: deque[Found] = deque()
         self._stopped = threading.Event()
@@ -166,26 +190,23 @@ class Supply:
         """Read no further."""
         self._stopped.set()
         self._room.release()
-        self._thread.join()
+        self._thread.join(_SECONDS)
 
     def _run(self) -> None:
         try:
             for row in self._rows:
                 if self._stopped.is_set():
                     break
-                found = row if isinstance(row, Refused) else self._sieve.job(row)
+                found = self._sieve.find(row)
                 if found is None:
                     self.before += 1
                     continue
                 self._room.acquire()
                 if self._stopped.is_set():
                     break
-                self._found.append(found if isinstance(found, Refused) else self._sorted(found))
+                self._found.append(found)
                 self._arrived()
         except BaseException as exc:  # noqa: BLE001 - raised again by take()
             self._error = exc
         self.ended = True
         self._arrived()
-
-    def _sorted(self, job: Job) -> tuple[Hashable, Job]:
-        return bucket(job.fields, self._registry), job

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date, time, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from inlay.batch.line import KEYS, Line
 from inlay.errors import BackendError, RequestError, shown
@@ -22,6 +26,8 @@ _TEXTS = {
 }  # fmt: skip
 # Spreadsheets and data frames store whole numbers as floats as soon as a cell of the column is empty.
 _WHOLE = {"width", "height", "samples", "steps", "clip_skip", "seed", "mask_dilate", "mask_padding"}
+# Columns whose cells may hold a file's bytes; ``image`` is that of an IP adapter.
+_PICTURES = {"init_image", "mask_image", "image"}
 _FLAGS = {"true": True, "false": False}
 
 
@@ -109,20 +115,44 @@ def parquet_lines(path: Path, allow_extra: bool) -> Iterator[Line]:
             for batch in file.iter_batches(batch_size=4096):
                 for fields in batch.to_pylist():
                     number += 1
-                    yield Line(number, {name: _plain(name, value) for name, value in fields.items()})
+                    yield _parquet_line(number, fields)
     except ArrowException as exc:
         reason = str(exc).splitlines()[0]
         raise RequestError("manifest", message=f"{path} cannot be read as Parquet: {reason}") from exc
 
 
+def _parquet_line(number: int, fields: Mapping[str, Any]) -> Line:
+    """A row; columns that no request has were refused, or are left out."""
+    identifier = fields.get("id")
+    try:
+        return Line(number, {name: _plain(name, value) for name, value in fields.items() if name in KEYS})
+    except TypeError as exc:
+        return Line(number, {"id": identifier} if isinstance(identifier, str) else {}, str(exc))
+
+
 def _plain(name: str, value: Any) -> Any:
-    """A typed value as a request takes it: NaN is an empty cell, 20.0 steps are 20, structs without their nulls."""
+    """A typed value as a request takes it, of types that JSON has.
+
+    NaN is an empty cell, 20.0 steps are 20, structs are without their nulls, a picture's bytes are a data URI, dates
+    and the like in columns of text are text.
+
+    Raises:
+        TypeError: any other type; the message names the column.
+    """
+    if isinstance(value, bytes) and name in _PICTURES:
+        return f"data:;base64,{base64.b64encode(value).decode('ascii')}"
+    if isinstance(value, date | time | timedelta | Decimal | UUID) and name in _TEXTS:
+        return str(value)
+    if isinstance(value, Decimal):
+        value = int(value) if value == value.to_integral_value() else float(value)
     if isinstance(value, float) and name in _WHOLE and value.is_integer():
         return int(value)
     if isinstance(value, float) and math.isnan(value):
         return None
     if isinstance(value, dict):
-        return {key: inner for key, inner in value.items() if inner is not None}
+        return {key: _plain(key, inner) for key, inner in value.items() if inner is not None}
     if isinstance(value, list):
         return [_plain("", inner) for inner in value]
-    return value
+    if value is None or isinstance(value, str | int | float):  # bool is an int
+        return value
+    raise TypeError(f"{name or 'a list'} holds a value of type {type(value).__name__}, which no request takes")

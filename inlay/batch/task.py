@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from inlay.batch.manifest import Manifest
-from inlay.batch.results import History, read_history, result_files
-from inlay.batch.rows import Names, Reader, Refused, Row, in_shard, load_defaults, read_rows
+from inlay.batch.names import Names, read_rows
+from inlay.batch.results import History, Record, is_results, read_history, result_files
+from inlay.batch.rows import Reader, Refused, Row, in_shard, load_defaults
 from inlay.batch.settings import Options, Pair
 from inlay.engine.registry import Registry
 from inlay.errors import RequestError
 
-__all__ = ["Task", "history_of", "prepare"]
+__all__ = ["Task", "history_of", "keep_out", "prepare"]
 
-_KEPT = ("id", "status", "time", "error", "spec_hash", "outputs", "bytes", "contents", "identities")
+_KEPT = (
+    "id", "line", "status", "time", "error", "spec_hash", "outputs", "bytes", "contents", "identities", "nameless",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -41,18 +44,34 @@ class Task:
 
     def all_rows(self, history: History) -> Iterator[Row | Refused]:
         """The rows that the run accounts for. What was appended to the manifest since it was looked at is not."""
-        lines = (line for line, _ in zip(self.manifest, range(self.lines), strict=False))
-        for row in read_rows(lines, self.reader, self.names):
-            if in_shard(row.id, self.options.shard) and self._is_wanted(row.id, history):
+        nameless = {record.get("line"): record for record in history.last.values() if record.get("nameless")}
+        for row in self._read():
+            last = history.last.get(row.id) or nameless.get(row.number)
+            if in_shard(_key(row), self.options.shard) and self._is_wanted(last):
                 yield row
 
-    def _is_wanted(self, identifier: str, history: History) -> bool:
+    def ghosts(self, history: History) -> list[Record]:
+        """Rows that were named by their lines alone, and that the manifest has no more: it has been mended."""
+        nameless = {record["id"] for record in history.last.values() if record.get("nameless")}
+        wanted = {name for name in nameless if self._is_wanted(history.last[name])}
+        return [history.last[name] for name in sorted(wanted - {row.id for row in self._read()})] if wanted else []
+
+    def _read(self) -> Iterator[Row | Refused]:
+        lines = (line for line, _ in zip(self.manifest, range(self.lines), strict=False))
+        return read_rows(lines, self.reader, self.names)
+
+    def _is_wanted(self, last: Mapping[str, object] | None) -> bool:
+        """Whether a retry is for a row with that line of results."""
         if self.failures is None:
             return True
-        last = history.last.get(identifier)
         if last is None or last["status"] not in ("error", "cancelled"):
             return False
         return "" in self.failures or last.get("error") in self.failures
+
+
+def _key(row: Row | Refused) -> str:
+    """What says to which shard a row belongs: its id before that was changed, so that all shards say the same."""
+    return (row.key if isinstance(row, Refused) else "") or row.id
 
 
 def prepare(
@@ -64,21 +83,30 @@ def prepare(
     """Look at all names in the manifest, before anything is done.
 
     Raises:
-        RequestError: no rows, or none that the manifest's kind allows to be read.
+        RequestError: no rows, or none that the manifest's kind allows to be read; results would be written into it.
     """
     place = manifest if isinstance(manifest, Pair) else Path(manifest)
     found = Manifest.of(place, options)
     reader = Reader(found.base, options, load_defaults(options.defaults))
-    names, lines, rows = Names(), 0, 0
+    keep_out(found, out)
+    names, lines, rows = Names(out), 0, 0
     for line in found:
         lines += 1
         row = reader.row(line)
         if isinstance(row, Row):
             names.add(row)
-        rows += in_shard(row.id, options.shard)
+        rows += in_shard(_key(row), options.shard)
     if not lines:
-        raise RequestError("manifest", message=f"{place}: the manifest has no rows")
+        raise found.without_rows()
     return Task(found, reader, names, out, options, Registry(options.weights), lines, rows, failures)
+
+
+def keep_out(manifest: Manifest, out: Path) -> None:
+    """Raises :class:`RequestError` where the manifest is what the run would take for its own results."""
+    place = manifest.place
+    if isinstance(place, Path) and is_results(place.name) and os.path.realpath(place.parent) == os.path.realpath(out):
+        message = f"{place}: results would be written into the manifest; choose another folder"
+        raise RequestError("out", message=message)
 
 
 def history_of(out: Path) -> History:

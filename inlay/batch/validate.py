@@ -9,16 +9,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from inlay.batch.classes import classify
+from inlay.batch.classes import classify, sentence
 from inlay.batch.hashes import Specs, sources_of
 from inlay.batch.manifest import Manifest
-from inlay.batch.rows import Names, Reader, Refused, Row, is_path, load_defaults
+from inlay.batch.names import Names
+from inlay.batch.rows import Reader, Refused, Row, is_path, load_defaults
 from inlay.batch.settings import Options, Pair
+from inlay.batch.task import keep_out
 from inlay.engine.access import Access
 from inlay.engine.registry import Registry
 from inlay.engine.request import InpaintRequest
 from inlay.engine.resolve import resolve
-from inlay.errors import InlayError, RequestError, SourceError, shown
+from inlay.errors import RequestError, SourceError, shown
 
 __all__ = ["Findings", "validate"]
 
@@ -37,13 +39,18 @@ class Findings:
 
 
 def validate(
-    manifest: str | os.PathLike[str] | Pair, options: Options | None = None, *, decode: bool = True
+    manifest: str | os.PathLike[str] | Pair,
+    options: Options | None = None,
+    *,
+    decode: bool = True,
+    out: str | os.PathLike[str] | None = None,
 ) -> Findings:
     """Parse every row, look for its files, and hold ids and outputs against one another.
 
     Args:
         decode: also open every picture and lay out every canvas, as a run would: finds damaged pictures, empty masks
             and sizes that do not fit. Without it only the files' being there is checked.
+        out: the output folder of the run to come; with it, outputs that would replace pictures of rows are found.
 
     Raises:
         RequestError: the manifest or the defaults cannot be used at all, or there are no rows.
@@ -53,7 +60,9 @@ def validate(
     found = Manifest.of(place, options)
     reader = Reader(found.base, options, load_defaults(options.defaults))
     check = _Check(options, decode)
-    names, count, problems = Names(), 0, list[Refused]()
+    if out is not None:
+        keep_out(found, Path(out))
+    names, count, problems = Names(None if out is None else Path(out)), 0, list[Refused]()
     for row, problem in check.all(reader.row(line) for line in found):
         count += 1
         if isinstance(row, Row):
@@ -61,8 +70,10 @@ def validate(
         if problem is not None:
             problems.append(problem)
     if not count:
-        raise RequestError("manifest", message=f"{place}: the manifest has no rows")
-    problems += [Refused(number, f"line {number}", "param", text) for number, text in names.refused.items()]
+        raise found.without_rows()
+    for row in map(reader.row, found):
+        if isinstance(row, Row) and (text := names.problem(row)):
+            problems.append(Refused(row.number, row.id, "param", text))
     return Findings(count, tuple(sorted(problems, key=lambda each: each.number)))
 
 
@@ -100,8 +111,8 @@ class _Check:
             else:
                 self._specs.outline(request)
                 self._look(row)
-        except InlayError as exc:
-            return Refused(row.number, row.id, classify(exc), str(exc))
+        except Exception as exc:  # noqa: BLE001 - as in a run, it is this row's problem and no other's
+            return Refused(row.number, row.id, classify(exc), sentence(exc))
         return None
 
     def _look(self, row: Row) -> None:

@@ -31,7 +31,10 @@ FATAL = 70
 def main() -> None:
     """Until the input ends."""
     speaker = _Speaker()
-    order = json.loads(sys.stdin.readline())
+    first = sys.stdin.readline()
+    if not first.endswith("\n"):
+        os._exit(FATAL)  # the parent was stopped before it had said anything
+    order = json.loads(first)
     try:
         painter = Painter(Options.of(order["options"]), Path(order["out"]), order["device"])
     except InlayError as exc:

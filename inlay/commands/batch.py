@@ -55,6 +55,9 @@ def validate_command(
     masks: Masks = None,
     defaults: Defaults = None,
     allow_extra: Extra = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The folder of the run to come: nothing in it may be replaced.")
+    ] = None,
     decode: Annotated[bool, typer.Option("--decode/--no-decode", help="Open the pictures too.")] = True,
     threads: Threads = None,
     weights: Weights = None,
@@ -68,7 +71,7 @@ def validate_command(
         weights=_text(weights), defaults=_text(defaults), allow_extra=allow_extra, threads=threads,
         allow_private_urls=allow_private_urls,
     )  # fmt: skip
-    found = validate(_place(manifest, images, masks), options, decode=decode)
+    found = validate(_place(manifest, images, masks), options, decode=decode, out=out)
     typer.echo(_findings_as_json(found) if as_json else _findings_as_text(found))
     if found.problems:
         raise typer.Exit(RequestError.exit_code)
@@ -221,7 +224,11 @@ def _text(path: Path | None) -> str | None:
 
 
 def _findings_as_text(found: Findings) -> str:
-    lines = [f"line {each.number}: {each.id}: {each.error}: {each.text}" for each in found.problems]
+    lines = []
+    for each in found.problems:
+        line = f"line {each.number}"
+        named = line if each.id == line else f"{line}: {each.id}"
+        lines.append(f"{named}: {each.error}: {each.text}")
     bad = len({each.number for each in found.problems})
     return "\n".join([*lines, f"{found.rows} rows, {bad} with problems"])
 

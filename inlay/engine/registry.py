@@ -182,7 +182,7 @@ def _places(weights: str | os.PathLike[str] | None) -> Iterable[Path]:
 
     asked = [Path(place).expanduser() for place in (weights, os.environ.get("INLAY_WEIGHTS")) if place]
     for path in asked:
-        if not path.is_file():
+        if not os.path.isfile(path):  # unlike Path's, False also for a name that no file system takes
             raise WeightsError(f"{path}: no such file; expected a weights.toml")
     # In a wheel the packaged file lies inside the package, in a checkout at the repository's root.
     packaged = [_PACKAGE / "weights.toml", _PACKAGE.parent / "weights.toml"]

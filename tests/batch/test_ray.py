@@ -74,7 +74,7 @@ def test_the_same_bytes_also_where_a_worker_is_killed_and_rows_are_bad(album, tm
     assert bad == {"row-5": "io", "row-6": "param", "row-33": "internal"}
     assert any(line["attempts"] == 2 for line in made.values())  # what the dead one had in flight
     assert sorted(path.name for path in out.iterdir() if not path.name.endswith(".png")) == [
-        ".inlay-batch.lock", "report.json", "results.jsonl",
+        ".inlay-batch.lock", ".inlay-outputs", "report.json", "results.jsonl",
     ]  # fmt: skip
     batch.run(
         album.manifest([row for row in rows if row["id"] not in bad], "good.jsonl"), tmp_path / "here", album.options
