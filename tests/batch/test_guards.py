@@ -232,6 +232,7 @@ def test_a_file_system_that_hangs_does_not_keep_a_run_from_stopping(album, tmp_p
 
     monkeypatch.setattr(supply, "_bucket", hanging_bucket)
     monkeypatch.setattr(supply, "_SECONDS", 0.1)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's is to ignore it
     thread = threading.Timer(0, lambda: hanging.wait(60) and os.kill(os.getpid(), signal.SIGINT))
     thread.start()
     try:
@@ -241,6 +242,7 @@ def test_a_file_system_that_hangs_does_not_keep_a_run_from_stopping(album, tmp_p
     finally:
         released.set()
         thread.join()
+        signal.signal(signal.SIGINT, handler)
     assert [line["status"] for line in lines(tmp_path / "out")] == ["skipped"] * 3
 
 
