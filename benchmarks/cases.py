@@ -38,7 +38,8 @@ class Case:
         requests: how many, in a mixed load.
         device: ``cuda``, ``cpu``, or ``any``.
         seconds: share of the time budget; what a case does not use, the next ones have.
-        backend: ours; ``beside`` are others of ours, measured in the same turns. Of the packaged model only.
+        backend: ours; ``beside`` are others of ours, measured in the same turns.
+        by_name: it is measured only where it is asked for.
         peer_seconds: what a peer is expected to take, compilation included; one that does not fit is left out.
     """
 
@@ -59,6 +60,7 @@ class Case:
     device: str = "cuda"
     backend: str = "torch"
     beside: tuple[str, ...] = ()
+    by_name: bool = False
     seconds: float = 30.0
     peer_seconds: Mapping[str, float] = field(default_factory=dict)
     warmups: int = 3
@@ -72,6 +74,10 @@ CASES: tuple[Case, ...] = (
     Case(
         "S1", "SD1.5-inpaint 512², 14 evaluations", peers=PEERS, seconds=190, peer_seconds=_SMALL,
         goals=Goals({"eager": 3.0, "compile": 1.4, "tomesd": 3.2, "onnx": 2.0}, seconds=0.090, step_ms=5.0),
+    ),
+    Case(
+        "S1-onnx", "the same on ONNX Runtime, exported first", backend="onnx", beside=("torch",), peers=PEERS[:1],
+        by_name=True, seconds=190, peer_seconds=_SMALL,
     ),
     Case(
         "S2", "SDXL 1024², 30 steps", family="sdxl", size=1024, steps=30, strength=1.0, peers=PEERS, seconds=90,
@@ -125,16 +131,17 @@ BUDGET = 540.0
 
 
 def chosen(names: Sequence[str], device: str) -> list[Case]:
-    """The cases asked for, ``S5`` meaning both of its sizes; without names, all that belong to the device.
+    """The cases asked for, ``S5`` meaning both of its sizes; without names, all of the device but those by name.
 
     Raises:
         ValueError: a name that no case has.
     """
     if not names:
-        return [case for case in CASES if case.device in (device, "any")]
+        return [case for case in CASES if case.device in (device, "any") and not case.by_name]
     found = []
     for name in names:
-        cases = [case for case in CASES if name.lower() in (case.name.lower(), case.name.lower().partition("-")[0])]
+        cases = [case for case in CASES if case.name.lower() == name.lower()]
+        cases = cases or [case for case in CASES if case.name.lower().partition("-")[0] == name.lower()]
         if not cases:
             raise ValueError(f"case must be one of {', '.join(case.name for case in CASES)}, not {name!r}")
         found += cases

@@ -142,7 +142,8 @@ def _timed(case: Case, place: Place, found: _Contenders, left: float) -> dict[st
     if case.family == "packaged":
         numbers |= alone(case.backend)
     if place.device.type == "cuda":
-        numbers["step_ms"] = {"inlay": _our_step(case, place)} | {
+        numbers["step_ms"] = {"inlay": _our_step(case, place)} if case.backend == "torch" else {}
+        numbers["step_ms"] |= {
             name: _their_step(made, case) for name, made in found.pipelines.items() if name != "onnx"
         }
     return numbers

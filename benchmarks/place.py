@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,13 +73,34 @@ class Place:
             self.pipeline(case, self.dtype).save_pretrained(folder)
         return folder
 
+    def exported(self, case: Case) -> Path:
+        """The ``weights.toml`` of a model folder whose graphs are in a cache of this run's own."""
+        from inlay.export.folder import cached, export_model
+
+        model, graphs = self.on_disk(case), self.folder / "graphs"
+        os.environ["INLAY_GRAPHS"] = str(graphs)
+        dtype = "float16" if self.half else "float32"
+        if not cached(model, dtype, graphs).is_dir():
+            export_model(model, cached(model, dtype, graphs), dtype)
+        return self.listed(model, case, "exported")
+
+    def listed(self, model: Path, case: Case, name: str, more: Sequence[str] = ()) -> Path:
+        """A ``weights.toml`` with a model folder as its only model; ``more`` are further lines."""
+        lines = ["schema = 1", f'default = "{DISK}"', f"[models.{DISK}]", f'family = "{case.family}"']
+        registry = self.folder / f"{name}.toml"
+        registry.write_text("\n".join([*lines, f"path = {json.dumps(str(model))}", *more]) + "\n")
+        return registry
+
 
 @contextmanager
 def engine(case: Case, place: Place) -> Iterator[inlay.Engine]:
     """An engine whose default model is the case's."""
-    networks.register()
-    path = place.registry(case)
-    backend = case.backend if path is None else "random"
+    if case.backend == "onnx" and case.family != "packaged":
+        backend, path = "onnx", place.exported(case)
+    else:
+        networks.register()
+        path = place.registry(case)
+        backend = case.backend if path is None else "random"
     with inlay.Engine(backend, str(place.device), weights=path) as opened:
         yield opened
 

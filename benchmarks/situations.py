@@ -163,16 +163,12 @@ def tables(case: Case, place: Place, left: float) -> Record:
 
 def _disk_registry(case: Case, place: Place, loras: tuple[str, ...]) -> Path:
     """A ``weights.toml`` with the case's model, as files, and some random LoRAs."""
-    model = place.on_disk(case)
-    lines = ["schema = 1", 'default = "on-disk"', "[models.on-disk]", f'family = "{case.family}"']
-    lines.append(f"path = {json.dumps(str(model))}")
+    model, lines = place.on_disk(case), []
     for seed, name in enumerate(loras):
         path = place.folder / f"{name}.safetensors"
         _write_lora(model, path, seed)
         lines += [f"[loras.{name}]", f"path = {json.dumps(str(path))}"]
-    registry = place.folder / f"disk-{len(loras)}.toml"
-    registry.write_text("\n".join(lines) + "\n")
-    return registry
+    return place.listed(model, case, f"disk-{len(loras)}", lines)
 
 
 def _write_lora(model: Path, path: Path, seed: int, rank: int = 8) -> None:

@@ -1,18 +1,25 @@
-"""Whether this machine has a GPU, asked of its driver: no framework is imported for that."""
+"""The CUDA driver, without a framework: whether this machine has a GPU, and the library itself."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
 
-__all__ = ["gpu_count"]
+__all__ = ["gpu_count", "load_driver"]
+
+
+def load_driver() -> ctypes.CDLL | None:
+    """The driver's library; None where there is none."""
+    try:
+        return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return None
 
 
 def gpu_count() -> int:
     """CUDA devices that the driver knows; 0 without a driver."""
-    try:
-        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    except OSError:
+    driver = load_driver()
+    if driver is None:
         return 0
     count = ctypes.c_int()
     failed = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))

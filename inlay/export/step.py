@@ -10,6 +10,7 @@ the row's matrix::
     state' = a · buffer + ratio² b · buffer + ratio c · buffer
     slot 0 outside the mask = image · clean + noise · start + itself · slot 0
     sample = [slot 0 · scale, extra]
+    next_row = row + 1, so that the device counts by itself
 """
 
 from __future__ import annotations
@@ -88,6 +89,7 @@ _NODES: list[tuple[str, str, str, dict[str, int]]] = [
     ("Mul", "kept scale", "scaled", {}),
     ("Unsqueeze", "extra zero", "more", {}),
     ("Concat", "scaled more", "sample", {"axis": 1}),
+    ("Add", "row one", "next_row", {}),
 ]
 
 
@@ -98,6 +100,7 @@ def step_graph() -> bytes:
     outputs = [
         helper.make_tensor_value_info("new_state", _FLOAT, ["S", *_PICTURE]),
         helper.make_tensor_value_info("sample", _FLOAT, [1, "C+E", "h", "w"]),
+        helper.make_tensor_value_info("next_row", _INT, [1]),
     ]
     constants = [numpy_helper.from_array(value, name) for name, value in _CONSTANTS.items()]
     graph = helper.make_graph(nodes, "step", inputs, outputs, constants)

@@ -43,7 +43,8 @@ def run(step, made, *, guidance=1.0, halves=1, mask=None, extra=0, keeps_known=F
     noise, output = start, np.zeros((halves, *SHAPE), np.float32)
     for row in range(len(made) + 1):
         feeds = {**rows, **rest, "row": np.array([row]), "state": state, "noise": noise, "output": output}
-        state, sample = step.run(None, feeds)
+        state, sample, following = step.run(None, feeds)
+        assert following.tolist() == [row + 1]
         assert sample.shape == (1, SHAPE[0] + extra, *SHAPE[1:])
         assert (sample[:, SHAPE[0] :] == 5).all()
         if row < len(made):

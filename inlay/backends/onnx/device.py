@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -15,6 +15,7 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as raised
 
 from inlay.backends.driver import gpu_count
+from inlay.backends.onnx.stream import CudaStream, HostStream, Stream
 from inlay.errors import BackendError, OutOfMemory
 
 __all__ = ["Device", "installed_versions", "pick_device", "translated"]
@@ -54,6 +55,11 @@ class Device:
         return PROVIDERS[self.kind]
 
     @property
+    def captures(self) -> bool:
+        """Whether steps can be captured. TensorRT builds its engines anew as shapes come up, beneath a capture."""
+        return self.kind == "cuda"
+
+    @property
     def dtypes(self) -> tuple[str, ...]:
         """Number formats of graphs, the one that is wanted first."""
         return ("float32",) if self.kind == "cpu" else ("float16", "float32")
@@ -64,11 +70,15 @@ class Device:
         threads = str(self.threads) if self.threads else "one for each core"
         return (("provider", self.provider), ("threads", threads), ("graph_optimization", "all"))
 
-    def open(self, graph: bytes, weights: Path | None = None) -> ort.InferenceSession:
+    def open(
+        self, graph: bytes, weights: Path | None = None, *, stream: Stream | None = None, captured: bool = False
+    ) -> ort.InferenceSession:
         """A session on a graph.
 
         Args:
             weights: the folder that the graph's external weights are relative to; they are mapped, not copied.
+            stream: what it works on; None gives it a stream of its own.
+            captured: it can record runs as CUDA graphs; only with all of the graph on a GPU.
 
         Raises:
             BackendError: the provider gave way to another one.
@@ -80,9 +90,11 @@ class Device:
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE":
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # A pattern asks for all memory of a run at once from the second run on, which is the one that is captured.
+        options.enable_mem_pattern = not captured
         if weights is not None:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights))
-        session = ort.InferenceSession(graph, options, providers=self._providers())
+        session = ort.InferenceSession(graph, options, providers=self._providers(stream, captured))
         session.disable_fallback()
         if session.get_providers()[0] != self.provider:
             raise BackendError(
@@ -90,19 +102,27 @@ class Device:
             )
         return session
 
-    def _providers(self) -> list[Any]:
+    def _providers(self, stream: Stream | None, captured: bool) -> list[Any]:
         """TensorRT leaves what it cannot do to CUDA; both to the CPU, which holds shapes in any case."""
         chosen = {"cpu": ("cpu",), "cuda": ("cuda", "cpu"), "tensorrt": ("tensorrt", "cuda", "cpu")}[self.kind]
         settings = {"device_id": str(self.index)}
+        if stream is not None and stream.handle:
+            settings["user_compute_stream"] = str(stream.handle)
+        if captured:
+            settings["enable_cuda_graph"] = "1"
         return [PROVIDERS[kind] if kind == "cpu" else (PROVIDERS[kind], settings) for kind in chosen]
 
     def put(self, array: np.ndarray) -> ort.OrtValue:
         """An array on the device."""
         return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self._memory, self.index)
 
-    def empty(self, *shape: int) -> ort.OrtValue:
+    def empty(self, shape: Sequence[int]) -> ort.OrtValue:
         """float32 on the device, for a result."""
         return ort.OrtValue.ortvalue_from_shape_and_type(list(shape), np.float32, self._memory, self.index)
+
+    def stream(self) -> Stream:
+        """A new order of work."""
+        return HostStream() if self.kind == "cpu" else CudaStream(self.index)
 
     @property
     def _memory(self) -> str:

@@ -1,8 +1,8 @@
 """A model on ONNX Runtime: encode, start, advance, decode.
 
 Each lane is evaluated by itself, always in the same shape, so that its bits do not depend on its company
-(decision 0005). A lane's buffers stay on the device from its start to its last row; the host says which row is next,
-and hands over fresh noise.
+(decision 0005). A lane's buffers stay on the device from its start to its last row, and the device counts the rows; the
+host hands over fresh noise, and waits only so as not to run too far ahead.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from inlay.backends.onnx.buffers import Given, Loop, Pool
+from inlay.backends.onnx.capture import prove
 from inlay.backends.onnx.device import Device, installed_versions, pick_device, translated
 from inlay.backends.onnx.graphs import MANIFEST, GraphFolder, find_graphs, has_graphs
 from inlay.backends.onnx.merging import Level, find_levels, level_tokens, map_sizes
 from inlay.backends.onnx.safety import OnnxChecker
-from inlay.backends.onnx.state import Conditioning, Floats, Loop, State, matrices, scalars, timesteps
+from inlay.backends.onnx.state import Conditioning, Floats, State, matrices, scalars, timesteps
+from inlay.backends.onnx.stream import Stream
 from inlay.backends.onnx.tokens import load_tokens
 from inlay.backends.protocol import Inputs, Opening, Runtime, Step
 from inlay.errors import BackendError, NotFinite, RequestError, WeightsError
@@ -44,7 +47,7 @@ _CHECKER = ("float32",)
 class OnnxSession:
     """One model; see :class:`inlay.backends.protocol.Session`."""
 
-    def __init__(self, graphs: GraphFolder, device: Device) -> None:
+    def __init__(self, graphs: GraphFolder, device: Device, capture: str = "auto") -> None:
         self.device, self.facts, self._graphs = device, graphs.facts, graphs
         self._prompts: OrderedDict[tuple[str, int, bool], _Prompt] = OrderedDict()
         towers = self.facts["towers"]
@@ -52,11 +55,20 @@ class OnnxSession:
         self._texts = [self._open(graphs, tower["graph"]) for tower in towers]
         self._context, self._embed = self._open(graphs, "unet_context"), self._open(graphs, "unet_embed")
         self._encoder, self._decoder = self._open(graphs, "vae_encoder"), self._open(graphs, "vae_decoder")
-        step = device.open(STEP.read_bytes())
-        self._loop = Loop(self._open(graphs, "unet"), step, device)
-        self._merging: Loop | None = None
-        options = (*device.options, ("graphs", graphs.hashes["unet"][:12]))
-        self.runtime = Runtime("onnx", device.name, graphs.dtype, True, installed_versions(), True, options=options)
+        loop, notes = self._open_loop(capture)
+        self._pool = Pool(loop)
+        self._merging: Pool | None = None
+        self.runtime = Runtime(
+            "onnx",
+            device.name,
+            graphs.dtype,
+            True,
+            installed_versions(),
+            token_merging=True,
+            capture="on" if loop.captured else "off",
+            notes=notes,
+            options=(*device.options, ("graphs", graphs.hashes["unet"][:12])),
+        )
 
     def encode(self, inputs: Inputs) -> tuple[Conditioning, tuple[str, ...]]:
         with translated("encode the request", self.device):
@@ -98,12 +110,15 @@ class OnnxSession:
             }
             told: dict[str, np.ndarray] = {"embeddings": self._embeddings(shared, table)}
             told |= level_tokens(shared.levels, noise, len(table))
-            return State(self._loop_for(shared.levels), shared.context, told, arrays)
+            return State(self._pool_for(shared.levels), Given(shared.context, told, arrays))
 
     def advance(self, steps: Sequence[Step]) -> None:
+        stream = self._pool.loop.stream
         with translated("evaluate the network", self.device):
+            stream.wait()
             for step in steps:
                 step.state.advance(step.row, step.noise)
+            stream.mark()
 
     def decode(self, states: Sequence[State]) -> list[np.ndarray]:
         with translated("decode a picture", self.device):
@@ -112,17 +127,38 @@ class OnnxSession:
     def close(self) -> None:
         """Forget sessions and cached prompts."""
         self._prompts.clear()
-        del self._loop, self._merging, self._texts, self._context, self._embed, self._encoder, self._decoder
+        del self._pool, self._merging, self._texts, self._context, self._embed, self._encoder, self._decoder
 
     @property
     def _is_inpainting(self) -> bool:
         """Whether the network sees the mask; else the loop keeps what is outside it."""
         return bool(self.facts["in_channels"] > self.facts["latent_channels"])
 
-    def _open(self, graphs: GraphFolder, name: str) -> ort.InferenceSession:
+    def _open(self, graphs: GraphFolder, name: str, **how: Any) -> ort.InferenceSession:
         content = graphs.read(name)
         with translated(f"load {graphs.folder / name}.onnx", self.device):
-            return self.device.open(content, graphs.weights)
+            return self.device.open(content, graphs.weights, **how)
+
+    def _open_loop(self, capture: str) -> tuple[Loop, tuple[str, ...]]:
+        """Network and step, and a sentence where steps could not be captured although nobody asked for that."""
+        stream = self.device.stream()
+        notes: tuple[str, ...] = ()
+        if capture != "off" and self.device.captures:
+            try:
+                loop = self._open_pair(stream, captured=True)
+                with translated("capture a step", self.device):
+                    prove(loop, self.facts["latent_channels"])
+                return loop, ()
+            except BackendError as exc:
+                if capture == "on":
+                    raise
+                notes = (f"steps are launched one operation at a time, not captured: {exc}",)
+        return self._open_pair(stream, captured=False), notes
+
+    def _open_pair(self, stream: Stream, captured: bool) -> Loop:
+        step = self.device.open(STEP.read_bytes(), stream=stream, captured=captured)
+        network = self._open(self._graphs, "unet", stream=stream, captured=captured)
+        return Loop(network, step, self.device, stream, captured)
 
     def _prompt(self, text: str, clip_skip: int, negative: bool = False) -> _Prompt:
         """Keys and values ``[1, n, K]``, pooled text ``[1, P]`` and warnings of one prompt."""
@@ -195,12 +231,14 @@ class OnnxSession:
         levels = find_levels(inputs.token_merging, sizes, inputs.latent_mask)
         return levels, () if levels else ("token merging: the mask leaves too little to merge; made without it",)
 
-    def _loop_for(self, levels: Sequence[Level]) -> Loop:
-        """The network that merges is opened when it is first wanted."""
+    def _pool_for(self, levels: Sequence[Level]) -> Pool:
+        """The network that merges is opened when it is first wanted, and not captured: its shapes follow the mask."""
         if not levels:
-            return self._loop
+            return self._pool
         if self._merging is None:
-            self._merging = replace(self._loop, network=self._open(self._graphs, "unet_merging"))
+            loop = self._pool.loop
+            network = self._open(self._graphs, "unet_merging", stream=loop.stream)
+            self._merging = Pool(replace(loop, network=network), most=0)
         return self._merging
 
     def _decode(self, latents: Floats) -> np.ndarray:
@@ -223,7 +261,7 @@ class OnnxBackend:
 
     def runs(self, opening: Opening) -> bool:
         """Whether :meth:`open` has what it needs: graphs, and nothing asked that it refuses."""
-        return not _refused(opening) and has_graphs(opening.folder, self._device.dtypes)
+        return not _refused(opening, self._device) and has_graphs(opening.folder, self._device.dtypes)
 
     def checks(self, folder: Path) -> bool:
         """Whether there are graphs of a safety checker."""
@@ -231,7 +269,7 @@ class OnnxBackend:
 
     def open(self, opening: Opening) -> OnnxSession:
         """Load a model's graphs; a model that was not exported, or that is not of the promised kind, is refused."""
-        refused = _refused(opening)
+        refused = _refused(opening, self._device)
         if refused:
             raise BackendError(f"backend onnx cannot run {opening.model} with {refused}; backend torch can")
         graphs = find_graphs(opening.folder, self._device.dtypes)
@@ -246,20 +284,20 @@ class OnnxBackend:
                 raise WeightsError(
                     f"{opening.model}: its graphs have {name} {found}, its family in the registry promises {promised}"
                 )
-        return OnnxSession(graphs, self._device)
+        return OnnxSession(graphs, self._device, opening.capture)
 
     def open_checker(self, folder: Path) -> OnnxChecker:
         """Load a safety checker."""
         return OnnxChecker(find_graphs(folder, _CHECKER), self._device)
 
 
-def _refused(opening: Opening) -> str:
-    """What of a model this backend cannot do yet; empty where there is nothing."""
+def _refused(opening: Opening, device: Device) -> str:
+    """What of a model this backend cannot do on a device; empty where there is nothing."""
     asked = {
         "another VAE": opening.vae_folder is not None,
         "LoRAs": bool(opening.loras),
         "an IP adapter": opening.ip_adapter is not None,
         "fused kernels": opening.kernels == "fused",
-        "captured steps": opening.capture == "on",
+        f"captured steps on {device.name}": opening.capture == "on" and not device.captures,
     }
     return next((name for name, wanted in asked.items() if wanted), "")

@@ -6,18 +6,18 @@ computes). Row 0 is the start; row ``r + 1`` follows evaluation ``r``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import weakref
 from dataclasses import dataclass
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from inlay.backends.onnx.device import Device
+from inlay.backends.onnx.buffers import Given, Pool
 from inlay.backends.onnx.merging import Level
 from inlay.schedulers import Table
 
-__all__ = ["Conditioning", "Loop", "State", "matrices", "scalars", "timesteps"]
+__all__ = ["Conditioning", "State", "matrices", "scalars", "timesteps"]
 
 Floats = NDArray[np.float32]
 
@@ -86,77 +86,20 @@ def scalars(table: Table, guidance: float, *, keeps_known: bool) -> Floats:
     return made.astype(np.float32)
 
 
-@dataclass(frozen=True)
-class Loop:
-    """The two graphs that take turns: the network, and a row of the table."""
-
-    network: ort.InferenceSession
-    step: ort.InferenceSession
-    device: Device
-
-
 class State:
-    """One lane on the device. Two buffers take turns as its state; everything is bound once, when it starts."""
+    """One lane: its buffers, until nothing holds it any more."""
 
-    def __init__(
-        self, loop: Loop, context: ort.OrtValue, told: Mapping[str, np.ndarray], arrays: Mapping[str, Floats]
-    ) -> None:
-        """Put a lane on the device and run its start.
-
-        Args:
-            context: ``[halves, n, K]``, on the device.
-            told: what else the network takes: ``embeddings`` ``[R + 1, 1 or halves, T]``, and indices of tokens.
-            arrays: by the names of the step graph's inputs; ``state`` is ``[S, C, h, w]`` before the start and
-                ``noise`` the starting noise.
-        """
-        put, first = loop.device.put, arrays["state"]
-        held = {name: put(array) for name, array in arrays.items()}
-        _, *shape = first.shape
-        held["output"] = put(np.zeros((context.shape()[0], *shape), np.float32))
-        self._row = held["row"] = put(np.zeros(1, np.int64))
-        self._noise = held["noise"]
-        self._buffers = [held.pop("state"), loop.device.empty(*first.shape)]
-        sample = loop.device.empty(1, shape[0] + len(arrays["extra"]), *shape[1:])
-        inputs = {name: put(array) for name, array in told.items()}
-        inputs |= {"sample": sample, "row": self._row, "context": context}
-        self._network = _Call(loop.network, inputs, {"output": held["output"]})
-        self._steps = [
-            _Call(loop.step, {**held, "state": old}, {"new_state": new, "sample": sample})
-            for old, new in (self._buffers, self._buffers[::-1])
-        ]
-        self._turn()
+    def __init__(self, pool: Pool, given: Given) -> None:
+        """Put a lane on the device and run its start."""
+        self._buffers = pool.take(given)
+        # a lane that is cancelled is just dropped
+        weakref.finalize(self, pool.leave, self._buffers).atexit = False
 
     def advance(self, row: int, noise: Floats | None) -> None:
         """Evaluate the network for a row of the table, then do what the row says."""
-        self._row.update_inplace(np.array([row + 1], np.int64))
-        if noise is not None:
-            self._noise.update_inplace(np.ascontiguousarray(noise))
-        self._network.run()
-        self._turn()
+        self._buffers.advance(row, noise)
 
     @property
     def latents(self) -> Floats:
         """``[1, C, h, w]`` of slot 0, on the host."""
-        latents: Floats = self._buffers[0].numpy()[:1]
-        return latents
-
-    def _turn(self) -> None:
-        self._steps[0].run()
-        self._steps.reverse()
-        self._buffers.reverse()
-
-
-class _Call:
-    """A session with its buffers bound."""
-
-    def __init__(
-        self, session: ort.InferenceSession, inputs: dict[str, ort.OrtValue], outputs: dict[str, ort.OrtValue]
-    ) -> None:
-        self._session, self._binding = session, session.io_binding()
-        for name, value in inputs.items():
-            self._binding.bind_ortvalue_input(name, value)
-        for name, value in outputs.items():
-            self._binding.bind_ortvalue_output(name, value)
-
-    def run(self) -> None:
-        self._session.run_with_iobinding(self._binding)
+        return self._buffers.latents

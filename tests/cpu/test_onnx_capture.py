@@ -1,0 +1,306 @@
+"""Recorded steps of the onnx backend, without a GPU: sessions that replay what they were first given.
+
+A CUDA graph runs with the addresses that it was recorded with, whatever is bound later. A session that keeps the first
+binding of each graph's number does the same on the CPU, and so do the pictures that come of it.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'inlay[cpu]'")
+
+import onnxruntime
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail
+
+import inlay
+from inlay.backends.onnx import buffers, session
+from inlay.backends.onnx.buffers import Given, Loop, Pool
+from inlay.backends.onnx.device import Device
+from inlay.backends.onnx.session import STEP
+from inlay.backends.onnx.state import matrices, scalars
+from inlay.backends.onnx.stream import CudaStream, HostStream
+from inlay.schedulers import table
+from tests.driver import HostDriver
+
+SIZE = 128
+# Graphs that a session records before it is used: they are compared with what they recorded.
+PROOF = 2
+
+
+class Replaying:
+    """A session that records: as ONNX Runtime has it, a run is repeated until it is recorded, and 0 is a number too."""
+
+    def __init__(self, real):
+        self._real, self.kept, self.replayed, self.launched = real, {}, Counter(), 0
+
+    def __getattr__(self, name):
+        return getattr(self._real, name)
+
+    def run_with_iobinding(self, binding, options=None):
+        try:
+            number = int(options.get_run_config_entry("gpu_graph_id"))
+        except RuntimeError:
+            number = 0
+        if number == -1:
+            self.launched += 1
+            self._real.run_with_iobinding(binding, options)
+            return
+        if number not in self.kept:
+            self.kept[number] = binding
+            for _ in range(2):
+                self._real.run_with_iobinding(binding, options)
+        self.replayed[number] += 1
+        self._replay(self.kept[number], options)
+
+    def _replay(self, binding, options):
+        self._real.run_with_iobinding(binding, options)
+
+
+class Forgetful(Replaying):
+    """Its replays do nothing."""
+
+    def _replay(self, binding, options):
+        pass
+
+
+@dataclass(frozen=True)
+class Recording(Device):
+    """A CPU that says it captures."""
+
+    made: list[Replaying] = field(default_factory=list, compare=False)
+    kind_of_session: type = Replaying
+    driver: HostDriver | None = None
+
+    @property
+    def captures(self):
+        return True
+
+    def stream(self):
+        return HostStream() if self.driver is None else CudaStream(0, self.driver)
+
+    def _providers(self, stream, captured):
+        return super()._providers(None, False)
+
+    def open(self, graph, weights=None, *, stream=None, captured=False):
+        real = super().open(graph, weights)
+        if not captured:
+            return real
+        self.made.append(self.kind_of_session(real))
+        return self.made[-1]
+
+
+@pytest.fixture
+def on(monkeypatch):
+    """Engines on a given device."""
+    opened = []
+
+    def open_on(device, capture="auto", slots=None):
+        monkeypatch.setattr(session, "pick_device", lambda name: device)
+        engine = inlay.Engine("onnx", "cpu", capture=capture, slots=slots)
+        opened.append(engine)
+        return engine
+
+    yield open_on
+    for engine in opened:
+        engine.close()
+
+
+@pytest.fixture(scope="module")
+def plain():
+    with inlay.Engine("onnx", "cpu") as engine:
+        yield engine
+
+
+def ask(**fields):
+    ramp = np.linspace(40, 200, SIZE)[:, None, None] * np.array([0.9, 0.6, 0.8]) * np.ones((1, SIZE, 1))
+    mask = np.zeros((SIZE, SIZE), np.uint8)
+    mask[30:100, 25:95] = 255
+    given = {"init_image": ramp.astype(np.uint8), "mask_image": mask, "width": SIZE, "height": SIZE}
+    defaults = {"prompt": "a red circle", "seed": 4, "steps": 3, "strength": 1.0, "guidance_scale": 4.0}
+    return inlay.InpaintRequest(**{**given, **defaults, **fields})
+
+
+MIXED = [
+    {},
+    {"scheduler": "EulerDiscreteScheduler", "prompt": "a blue square"},
+    {"scheduler": "EulerAncestralDiscreteScheduler", "steps": 5, "seed": 9},
+    {"scheduler": "UniPCMultistepScheduler", "steps": 6, "samples": 2},
+    {"guidance_scale": 1.0, "prompt": "a green star"},
+    {"width": 192, "height": 128},
+    {"scheduler": "EulerDiscreteScheduler", "steps": 40, "strength": 0.9},
+]  # other numbers of slots, halves, latents and rows; some shapes come up once, some often
+
+
+def drawn(result):
+    return [np.asarray(picture) for picture in result.generated]
+
+
+@pytest.fixture(scope="module")
+def expected(plain):
+    return [drawn(plain.run(ask(**fields))) for fields in MIXED]
+
+
+def test_replayed_steps_give_the_launched_ones_bits(on, expected):
+    device = Recording("cpu")
+    engine = on(device)
+    for turn in range(3):
+        tickets = [engine.submit(ask(**fields)) for fields in (MIXED if turn != 1 else MIXED[::-1])]
+        found = [drawn(ticket.result()) for ticket in tickets]
+        for one, other in zip(found, expected if turn != 1 else expected[::-1], strict=True):
+            np.testing.assert_array_equal(one, other)
+    network, step = sorted(device.made, key=lambda each: "embeddings" not in {i.name for i in each.get_inputs()})
+    for each in (network, step):
+        assert len(each.kept) > PROOF
+        assert 0 not in each.kept
+        replays = each.replayed.total()
+        assert replays > each.launched > 0, "shapes are launched when they first come up, and replayed later"
+    assert engine.run(ask()).runtime.capture == "on"
+
+
+def test_a_shape_is_recorded_when_it_comes_up_again(on):
+    device = Recording("cpu")
+    engine = on(device)
+    engine.run(ask())
+    network = device.made[-1]
+    assert len(network.kept) == PROOF
+    engine.run(ask(seed=5))
+    assert len(network.kept) == PROOF + 2  # state and row have two places each
+    engine.run(ask(seed=6, steps=7, prompt="a triangle"))
+    assert len(network.kept) == PROOF + 2, "another lane of the same shapes, with another table, needs nothing new"
+    engine.run(ask(guidance_scale=1.0))
+    assert len(network.kept) == PROOF + 2, "one half instead of two is another shape, and new"
+
+
+def test_lanes_that_leave_early_leave_their_buffers(on, expected):
+    device = Recording("cpu")
+    engine = on(device, slots=2)
+    for _ in range(4):
+        for event in engine.stream(ask(steps=30)):
+            if isinstance(event, inlay.Progress) and event.step == 2:
+                break
+        gc.collect()
+        np.testing.assert_array_equal(drawn(engine.run(ask())), expected[0])
+    assert len(device.made[-1].kept) <= PROOF + 4, "two lanes at a time"
+
+
+def test_no_more_is_recorded_than_there_is_room_for(on, monkeypatch, expected):
+    monkeypatch.setattr(buffers.Pool.__init__, "__defaults__", (2,))
+    device = Recording("cpu")
+    engine = on(device, slots=4)
+    for _ in range(2):
+        for fields, picture in zip(MIXED, expected, strict=True):
+            for _ in range(2):
+                np.testing.assert_array_equal(drawn(engine.run(ask(**fields))), picture)
+    assert len(device.made[-1].kept) == PROOF + 4
+
+
+def test_merging_lanes_are_launched(on, plain):
+    device = Recording("cpu")
+    engine = on(device)
+    wanted = ask(token_merging=0.5, width=256, height=256, steps=2)
+    for _ in range(2):
+        np.testing.assert_array_equal(drawn(engine.run(wanted)), drawn(plain.run(wanted)))
+    assert [len(each.kept) for each in device.made] == [PROOF] * 2
+
+
+def test_recordings_that_do_something_else_are_not_used(on, expected):
+    engine = on(Recording("cpu", kind_of_session=Forgetful))
+    result = engine.run(ask())
+    np.testing.assert_array_equal(drawn(result), expected[0])
+    assert result.runtime.capture == "off"
+    said = "steps are launched one operation at a time, not captured: captured steps do not give"
+    assert [warning for warning in result.warnings if warning.startswith(said)]
+    with pytest.raises(inlay.BackendError, match="captured steps do not give what launched ones do: they differ by"):
+        on(Recording("cpu", kind_of_session=Forgetful), capture="on").run(ask())
+    device = Recording("cpu", kind_of_session=Forgetful)
+    assert not on(device, capture="off").run(ask()).warnings
+    assert not device.made
+
+
+def test_a_graph_that_cannot_be_captured_is_launched(on, monkeypatch, expected):
+    """As ONNX Runtime says it where operations of a graph are not on the GPU."""
+    sentence = "This session cannot use the graph capture feature as requested by the user"
+
+    class Refusing(Recording):
+        def open(self, graph, weights=None, *, stream=None, captured=False):
+            if captured and weights is not None:
+                raise Fail(sentence)
+            return super().open(graph, weights, stream=stream, captured=captured)
+
+    result = on(Refusing("cpu")).run(ask())
+    np.testing.assert_array_equal(drawn(result), expected[0])
+    assert [warning for warning in result.warnings if sentence in warning]
+    with pytest.raises(inlay.BackendError, match=f"onnxruntime failed to load .*unet.onnx on cpu: {sentence}"):
+        on(Refusing("cpu"), capture="on").run(ask())
+
+
+def test_through_a_cuda_stream(on, expected):
+    driver = HostDriver()
+    engine = on(Recording("cpu", driver=driver))
+    for _ in range(2):
+        found = [drawn(ticket.result()) for ticket in [engine.submit(ask(**fields)) for fields in MIXED]]
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert not driver.changed
+    uploads = len(driver.names("cuMemcpyHtoDAsync_v2"))
+    before = len(driver.names("cuStreamSynchronize"))
+    engine.run(ask(steps=40, strength=1.0, scheduler="DPMSolverMultistepScheduler"))
+    assert len(driver.names("cuMemcpyHtoDAsync_v2")) == uploads, "the device counts its rows by itself"
+    assert len(driver.names("cuStreamSynchronize")) == before + 1, "nothing is waited for before the picture is read"
+
+
+def test_what_a_lane_leaves_behind_does_not_reach_the_next():
+    """Zero times a number that is not finite is not zero, and tables have many zeros."""
+    device = Device("cpu")
+    step = Replaying(device.open(STEP.read_bytes()))
+    shape = (4, 6, 9)
+
+    class Network:
+        """Gives what it is told, which is its context's first number."""
+
+        def io_binding(self):
+            return Bound()
+
+        def run_with_iobinding(self, binding, options):
+            value = binding.inputs["context"].numpy()[0, 0, 0]
+            binding.outputs["output"].update_inplace(np.full((1, *shape), value, np.float32))
+
+    class Bound:
+        def __init__(self):
+            self.inputs, self.outputs = {}, {}
+            self.bind_ortvalue_input, self.bind_ortvalue_output = self.inputs.__setitem__, self.outputs.__setitem__
+
+    pool = Pool(Loop(Network(), step, device, HostStream(), captured=True))
+    made = table("UniPCMultistepScheduler", 4)
+
+    def lane(value):
+        field = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+        first = np.zeros((made.slots, *shape), np.float32)
+        first[0] = field
+        arrays = {
+            "state": first, "noise": field.copy(), "matrices": matrices(made), "clean": field, "start": field,
+            "scalars": scalars(made, 1.0, keeps_known=False), "mask": np.ones((1, *shape[1:]), np.float32),
+            "extra": np.zeros((0, *shape[1:]), np.float32),
+        }  # fmt: skip
+        taken = pool.take(Given(device.put(np.full((1, 1, 1), value, np.float32)), {}, arrays))
+        for row in range(len(made)):
+            taken.advance(row, None)
+        pool.leave(taken)
+        return taken.latents.copy()
+
+    first = lane(0.5)
+    assert not np.isfinite(lane(np.nan)).any()
+    assert step.kept
+    np.testing.assert_array_equal(lane(0.5), first)
+
+
+def test_this_onnxruntime_has_what_is_used():
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry("gpu_graph_id", "3")
+    assert options.get_run_config_entry("gpu_graph_id") == "3"
