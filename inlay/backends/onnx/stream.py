@@ -9,6 +9,7 @@ by which ONNX Runtime copies to and from the host, waits for it.
 from __future__ import annotations
 
 import ctypes
+import math
 import weakref
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -56,7 +57,7 @@ class Stream(Protocol):
         ...
 
     def copy(self, place: ort.OrtValue, source: ort.OrtValue) -> None:
-        """Copy on the device, likewise."""
+        """Copy float32 on the device, likewise."""
         ...
 
     def finish(self) -> None:
@@ -139,7 +140,7 @@ class CudaStream:
         self._call("cuMemcpyHtoDAsync_v2", _address(place), source, ctypes.c_size_t(array.nbytes), self._stream)
 
     def copy(self, place: ort.OrtValue, source: ort.OrtValue) -> None:
-        size = ctypes.c_size_t(source.tensor_size_in_bytes())
+        size = ctypes.c_size_t(4 * math.prod(source.shape()))
         self._call("cuMemcpyDtoDAsync_v2", _address(place), _address(source), size, self._stream)
 
     def finish(self) -> None:
