@@ -31,10 +31,12 @@ class Manifest:
         place: the file, or the two folders.
         base: what relative paths in the rows are relative to.
         allow_extra: columns that no request has are left to whoever reads the rows.
+        out: where outputs go; they are no pictures of the manifest, should they lie among them.
     """
 
     place: Path | Pair
     allow_extra: bool = False
+    out: Path | None = None
     base: Path = field(init=False)
 
     def __post_init__(self) -> None:
@@ -52,9 +54,9 @@ class Manifest:
             raise RequestError("manifest", message=f"{self.place}: the manifest {problem}")
 
     @classmethod
-    def of(cls, place: str | Path | Pair, options: Options) -> Manifest:
+    def of(cls, place: str | Path | Pair, options: Options, out: Path | None) -> Manifest:
         """A manifest from a path or a pair of folders."""
-        return cls(place if isinstance(place, Pair) else Path(place), options.allow_extra)
+        return cls(place if isinstance(place, Pair) else Path(place), options.allow_extra, out)
 
     def without_rows(self) -> RequestError:
         """What to raise where nothing has come of it."""
@@ -64,7 +66,7 @@ class Manifest:
 
     def __iter__(self) -> Iterator[Line]:
         if isinstance(self.place, Pair):
-            return folders.read(self.place)
+            return folders.read(self.place, self.out)
         return self._read(self.place)
 
     def _read(self, path: Path) -> Iterator[Line]:

@@ -86,7 +86,7 @@ def prepare(
         RequestError: no rows, or none that the manifest's kind allows to be read; results would be written into it.
     """
     place = manifest if isinstance(manifest, Pair) else Path(manifest)
-    found = Manifest.of(place, options)
+    found = Manifest.of(place, options, out)
     reader = Reader(found.base, options, load_defaults(options.defaults))
     keep_out(found, out)
     names, lines, rows = Names(out), 0, 0
@@ -102,8 +102,12 @@ def prepare(
 
 
 def keep_out(manifest: Manifest, out: Path) -> None:
-    """Raises :class:`RequestError` where the manifest is what the run would take for its own results."""
+    """Raises :class:`RequestError` where the manifest is what the run would take for results, or the reverse."""
     place = manifest.place
+    for folder in (place.images, place.masks) if isinstance(place, Pair) else ():
+        if os.path.realpath(folder) == os.path.realpath(out):
+            message = f"{folder}: the next run would take outputs for pictures; choose another folder, in it if need be"
+            raise RequestError("out", message=message)
     if isinstance(place, Path) and is_results(place.name) and os.path.realpath(place.parent) == os.path.realpath(out):
         message = f"{place}: results would be written into the manifest; choose another folder"
         raise RequestError("out", message=message)

@@ -57,7 +57,7 @@ def validate(
     """
     options = options or Options()
     place = manifest if isinstance(manifest, Pair) else Path(manifest)
-    found = Manifest.of(place, options)
+    found = Manifest.of(place, options, None if out is None else Path(out))
     reader = Reader(found.base, options, load_defaults(options.defaults))
     check = _Check(options, decode)
     if out is not None:

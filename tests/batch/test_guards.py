@@ -41,15 +41,30 @@ def quick(album):
 
 def test_a_pair_of_folders_does_not_replace_its_own_pictures(album, quick):
     pair, before = batch.Pair(album.folder / "photos", album.folder / "masks"), bytes_below(album.folder)
-    for out in ("photos", "masks"):
-        tally = batch.run(pair, album.folder / out, quick)
-        assert tally.errors == {"param": 6}
+    os.symlink(album.folder / "photos", album.folder / "same")
+    for out in ("photos", "masks", "same"):
+        for call in (lambda out: batch.run(pair, out, quick), lambda out: batch.validate(pair, quick, out=out)):
+            with pytest.raises(RequestError, match=r"(photos|masks): the next run would take outputs for pictures"):
+                call(album.folder / out)
         assert bytes_below(album.folder) == before
-        found = batch.validate(pair, quick, out=album.folder / out)
-        assert problems(found) == [(number + 1, f"{number}.png", "param") for number in range(6)]
-    (first, *_) = lines(album.folder / "photos")
-    assert first["text"].startswith("the output '0.png' would replace the init_image of line 1, ")
-    assert str(album.folder / "photos/0.png") in first["text"]
+
+
+@pytest.mark.parametrize("place", ["photos/out", "masks/out", "out"])
+def test_outputs_below_the_pictures_are_none_of_them(album, quick, place):
+    """The natural place for them; a second run finds everything done, and nothing new."""
+    for number in range(6):
+        path = album.folder / f"photos/{number}.png"
+        with Image.open(path) as picture:
+            picture.convert("RGB").save(path.with_suffix(".jpg"))
+        path.unlink()
+    (album.folder / "masks").rename(album.folder / "photos/masks")
+    masks = album.folder / "photos/masks"
+    pair, out = batch.Pair(album.folder / "photos", masks), album.folder / place.replace("masks", "photos/masks")
+    tally = batch.run(pair, out, quick)
+    assert (tally.rows, tally.status["ok"]) == (6, 6)
+    again = batch.run(pair, out, quick)
+    assert (again.rows, again.before, sum(again.status.values())) == (6, 6, 0)
+    assert batch.validate(pair, quick, out=out).rows == 6
 
 
 @pytest.mark.parametrize(
