@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from inlay import schedulers
+    from inlay import batch, schedulers
     from inlay.api import plan
     from inlay.engine.engine import Engine
     from inlay.engine.noise import noise
@@ -55,6 +55,7 @@ _HOMES = {
     "SourceError": "inlay.errors",
     "Ticket": "inlay.engine.ticket",
     "WeightsError": "inlay.errors",
+    "batch": "inlay.batch",
     "noise": "inlay.engine.noise",
     "plan": "inlay.api",
     "schedulers": "inlay.schedulers",
@@ -79,6 +80,7 @@ __all__ = [
     "SourceError",
     "Ticket",
     "WeightsError",
+    "batch",
     "noise",
     "plan",
     "schedulers",
@@ -89,7 +91,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'inlay' has no attribute {name!r}")
     module = importlib.import_module(_HOMES[name])
-    value = module if name == "schedulers" else getattr(module, name)
+    value = module if name in ("batch", "schedulers") else getattr(module, name)
     globals()[name] = value
     return value
 

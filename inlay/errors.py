@@ -18,6 +18,8 @@ thing, its value and what is allowed.
 
 from __future__ import annotations
 
+from types import UnionType
+
 __all__ = [
     "BackendError",
     "Cancelled",
@@ -28,6 +30,8 @@ __all__ = [
     "RequestError",
     "SourceError",
     "WeightsError",
+    "expect",
+    "shown",
 ]
 
 _SHOWN = 120
@@ -65,6 +69,16 @@ class RequestError(InlayError):
     def __init__(self, field: str, value: object = None, allowed: str = "", *, message: str = "") -> None:
         self.field, self.value, self.allowed = field, value, allowed
         super().__init__(message or f"{field} must be {allowed}, not {shown(value)}")
+
+
+def expect(field: str, value: object, kind: type | UnionType, allowed: str) -> None:
+    """Raise :class:`RequestError` unless ``value`` is of that kind; True and False are no numbers."""
+    if not isinstance(value, kind) or (isinstance(value, bool) and not _takes_bools(kind)):
+        raise RequestError(field, value, allowed)
+
+
+def _takes_bools(kind: type | UnionType) -> bool:
+    return bool in (kind.__args__ if isinstance(kind, UnionType) else (kind,))
 
 
 class SourceError(RequestError):

@@ -236,7 +236,7 @@ def choose(backend: str, device: str, deterministic: bool | None) -> Backend:
     Raises:
         BackendError: an unknown name, a package that is missing, a device that is not there.
     """
-    if not re.fullmatch(r"auto|cpu|(cuda|tensorrt)(:\d+)?", device):
+    if not isinstance(device, str) or not re.fullmatch(r"auto|cpu|(cuda|tensorrt)(:\d+)?", device):
         raise BackendError(f"device must be auto, cpu, cuda, cuda:N, tensorrt or tensorrt:N, not {device!r}")
     if backend == "auto":
         return _automatic(device, deterministic)

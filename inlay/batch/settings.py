@@ -6,15 +6,24 @@ import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from inlay.engine.noise import MAX_SEED
 from inlay.engine.output import FORMATS, SaveOptions
-from inlay.errors import RequestError
+from inlay.errors import RequestError, expect
 
 __all__ = ["Options", "Pair", "read_limit", "read_shard"]
 
 RUNNERS = ("local", "ray")
+
+_KINDS: dict[object, str] = {
+    str: "a text",
+    str | None: "a text or None",
+    str | int | None: "a number of rows, or a share of them as in 5%",
+    int: "an integer",
+    int | None: "an integer or None",
+    bool: "True or False",
+}
 
 
 @dataclass(frozen=True)
@@ -63,7 +72,7 @@ class Options:
     shard: tuple[int, int] = (1, 1)
     defaults: str | None = None
     allow_extra: bool = False
-    max_errors: str | None = None
+    max_errors: str | int | None = None
     fail_fast: bool = False
     format: str = "png"
     compression: int = 3
@@ -73,6 +82,14 @@ class Options:
     runner: str = "local"
 
     def __post_init__(self) -> None:
+        for name in ("weights", "defaults"):
+            path = getattr(self, name)
+            object.__setattr__(self, name, os.fspath(path) if isinstance(path, os.PathLike) else path)
+        for name, kind in get_type_hints(Options).items():
+            if name != "shard":
+                expect(name, getattr(self, name), kind, _KINDS[kind])
+        if not (isinstance(self.shard, tuple) and [type(part) for part in self.shard] == [int, int]):
+            raise RequestError("shard", self.shard, "two integers (I, N)")
         _whole("workers", self.workers, 256)
         _whole("threads", self.threads, 256)
         if not 0 <= self.seed <= MAX_SEED:
@@ -121,7 +138,7 @@ def read_shard(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def read_limit(text: str | None, rows: int) -> int | None:
+def read_limit(text: str | int | None, rows: int) -> int | None:
     """How many of ``rows`` may fail: ``"20"``, or ``"5%"`` of them; None sets no limit."""
     if text is None:
         return None

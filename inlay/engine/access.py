@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from inlay.errors import expect
+
 __all__ = ["Access"]
 
 
@@ -27,3 +29,8 @@ class Access:
     seconds: float = 30.0
     connect_seconds: float = 10.0
     max_redirects: int = 5
+
+    def __post_init__(self) -> None:
+        """Raises :class:`RequestError` for what is no plain yes or no: any text would count as yes."""
+        expect("allow_paths", self.allow_paths, bool, "True or False")
+        expect("allow_private_urls", self.allow_private_urls, bool, "True or False")

@@ -23,7 +23,7 @@ from inlay.engine.resolve import resolve
 from inlay.engine.result import Counters, Progress, Result
 from inlay.engine.ticket import Ticket
 from inlay.engine.worker import Worker
-from inlay.errors import BackendError, RequestError
+from inlay.errors import BackendError, RequestError, expect
 
 __all__ = ["Engine"]
 
@@ -63,8 +63,10 @@ class Engine:
         kernels: str = "auto",
         capture: str = "auto",
     ) -> None:
-        if slots is not None and (isinstance(slots, bool) or not isinstance(slots, int) or not 1 <= slots <= 64):
+        expect("slots", slots, int | None, "an integer between 1 and 64")
+        if slots is not None and not 1 <= slots <= 64:
             raise RequestError("slots", slots, "an integer between 1 and 64")
+        expect("deterministic", deterministic, bool | None, "True, False or None")
         if kernels not in KERNELS:
             raise BackendError(f"kernels must be {', '.join(KERNELS[:-1])} or {KERNELS[-1]}, not {kernels!r}")
         if capture not in CAPTURE:

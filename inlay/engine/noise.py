@@ -6,6 +6,8 @@ each stochastic row, in row order, so an image's noise depends on its seed and i
 
 from __future__ import annotations
 
+import operator
+
 import numpy as np
 
 from inlay.errors import RequestError
@@ -42,5 +44,14 @@ def noise(seed: int, shape: tuple[int, ...]) -> np.ndarray:
 
     Returns:
         float32 array of that shape, unit variance.
+
+    Raises:
+        RequestError: a seed or a shape that cannot be one.
     """
-    return NoiseStream(seed).draw(tuple(shape))
+    try:
+        sizes = tuple(operator.index(size) for size in shape)
+    except TypeError:
+        sizes = (-1,)
+    if min(sizes, default=0) < 0:
+        raise RequestError("shape", shape, "integers of at least 0, as in (4, 64, 64)")
+    return NoiseStream(seed).draw(sizes)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from inlay.engine.families import FAMILIES, Family
-from inlay.errors import WeightsError
+from inlay.errors import WeightsError, expect
 
 __all__ = ["PARTS", "ModelEntry", "PartEntry", "PinnedFile", "Registry", "normalise"]
 
@@ -115,6 +115,7 @@ class Registry:
     """
 
     def __init__(self, weights: str | os.PathLike[str] | None = None) -> None:
+        expect("weights", weights, str | os.PathLike | None, "the path of a weights.toml")
         self.models: dict[str, ModelEntry] = {}
         self.parts: dict[str, dict[str, PartEntry]] = {kind: {} for kind in PARTS}
         self._names: dict[str, dict[str, str]] = {section: {} for section in ("models", *PARTS)}

@@ -213,6 +213,31 @@ def test_options_out_of_bounds(changes, sentence):
         batch.Options(**changes)
 
 
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"seed": "x"}, "seed must be an integer, not 'x'"),
+        ({"workers": 1.5}, "workers must be an integer or None, not 1.5"),
+        ({"compression": True}, "compression must be an integer, not True"),
+        ({"metadata": 1}, "metadata must be True or False, not 1"),
+        ({"allow_private_urls": "no"}, "allow_private_urls must be True or False, not 'no'"),
+        ({"shard": "1/2"}, r"shard must be two integers \(I, N\), not '1/2'"),
+        ({"shard": (1,)}, r"shard must be two integers \(I, N\), not \(1,\)"),
+        ({"weights": 5}, "weights must be a text or None, not 5"),
+        ({"max_errors": 2.5}, "max_errors must be a number of rows, or a share of them as in 5%, not 2.5"),
+    ],
+)
+def test_options_of_the_wrong_kind_are_named(changes, sentence):
+    with pytest.raises(RequestError, match=sentence):
+        batch.Options(**changes)
+
+
+def test_options_take_paths_and_numbers_of_errors(tmp_path):
+    options = batch.Options(weights=tmp_path, defaults=tmp_path / "a.toml", max_errors=3)
+    assert (options.weights, options.defaults) == (str(tmp_path), str(tmp_path / "a.toml"))
+    assert batch.Options.of(json.loads(json.dumps(options.to_dict()))) == options
+
+
 def test_a_picture_cannot_leave_by_a_link(album, tmp_path):
     out = tmp_path / "out"
     (out).mkdir()

@@ -295,3 +295,25 @@ def test_output_size(engine, request_of):
     kept = engine.run(request_of(width=256, height=256))
     assert kept.images[0].size == (128, 96)
     assert kept.generated[0].size == (256, 256)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"weights": 5}, "weights must be the path of a weights.toml, not 5"),
+        ({"device": None}, "device must be auto, cpu, .*, not None"),
+        ({"deterministic": "no"}, "deterministic must be True, False or None, not 'no'"),
+        ({"allow_private_urls": "no"}, "allow_private_urls must be True or False, not 'no'"),
+        ({"slots": True}, "slots must be an integer between 1 and 64, not True"),
+        ({"slots": 1.5}, "slots must be an integer between 1 and 64, not 1.5"),
+    ],
+)
+def test_arguments_of_the_wrong_kind_are_named(given, sentence):
+    with pytest.raises(inlay.InlayError, match=sentence):
+        inlay.Engine(**{"backend": "null", **given})
+
+
+@pytest.mark.parametrize("shape", [-1, 5, (4, -8, 8), (4, 2.5, 8), "4, 8, 8", None])
+def test_noise_of_no_shape(shape):
+    with pytest.raises(inlay.RequestError, match=r"shape must be integers of at least 0, as in \(4, 64, 64\), not "):
+        inlay.noise(1, shape)
