@@ -51,13 +51,12 @@ def ask(**fields):
     mask = np.zeros((SIZE, SIZE), np.uint8)
     mask[60:200, 50:190] = 255
     defaults = {"prompt": "a red circle", "seed": 4, "steps": 12, "strength": 1.0, "guidance_scale": 4.0}
-    return inlay.InpaintRequest(
-        init_image=ramp.astype(np.uint8), mask_image=mask, width=SIZE, height=SIZE, **{**defaults, **fields}
-    )
+    given = {"init_image": ramp.astype(np.uint8), "mask_image": mask, "width": SIZE, "height": SIZE}
+    return inlay.InpaintRequest(**{**given, **defaults, **fields})
 
 
 def drawn(result):
-    return np.asarray(result.generated[0], np.float64)
+    return np.asarray(result.generated[-1], np.float64)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "LCMScheduler"])
@@ -72,6 +71,13 @@ def test_captured_steps_give_the_launched_ones_picture(graphs, cuda):
     if graphs == "float32":
         pytest.skip("float32 graphs have branches, which ONNX Runtime does not capture")
     mixed = [{"scheduler": name, "steps": 6 + place} for place, name in enumerate(NAMES[:6])]
+    other = np.zeros((SIZE, SIZE), np.uint8)
+    other[100:150, 30:220] = 255
+    mixed += [
+        {"width": 192, "height": 320},
+        {"mask_image": other, "seed": 9, "samples": 2},
+        {"width": 192, "height": 320, "mask_image": other, "prompt": "a blue square"},
+    ]
     with inlay.Engine("onnx", "cuda", capture="off") as launching:
         expected = [drawn(launching.run(ask(**fields))) for fields in mixed]
     for _ in range(3):

@@ -6,6 +6,8 @@ a lane: when a lane leaves, the next of the same shapes is written into them and
 
 from __future__ import annotations
 
+import math
+import threading
 from collections import OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,18 +15,21 @@ from dataclasses import dataclass
 import numpy as np
 import onnxruntime as ort
 
-from inlay.backends.onnx.device import Device
+from inlay.backends.onnx.device import Device, translated
 from inlay.backends.onnx.stream import Stream
+from inlay.errors import BackendError
 
 __all__ = ["Buffers", "Given", "Loop", "Pool"]
 
-# Lanes whose buffers are recorded, with four graphs each. ONNX Runtime's CUDA provider never lets go of what it has
-# recorded, so further lanes are launched.
-_MOST = 32
+# Lanes whose buffers are recorded, with four graphs each, and how many bytes these may take: 16 MB for SD1.5, 100 for
+# SDXL. ONNX Runtime's CUDA provider never lets go of what it has recorded, so further lanes are launched.
+_MOST, _MOST_BYTES = 32, 1 << 30
 # Shapes that are remembered as having come up.
 _SEEN = 256
 # Tables of nearly the same length share graphs: they are filled up to a multiple of this.
 _ROWS = 32
+# While one session records, nothing else of this process may ask for memory on the device: not another one, at least.
+_RECORDING = threading.Lock()
 _BY_ROW = ("matrices", "scalars", "embeddings")
 _NEVER = -1
 
@@ -62,6 +67,12 @@ class Given:
     arrays: Mapping[str, np.ndarray]
 
     @property
+    def size(self) -> int:
+        """In bytes."""
+        arrays = (*self.told.values(), *self.arrays.values())
+        return sum([4 * math.prod(self.context.shape()), *(array.nbytes for array in arrays)])
+
+    @property
     def shapes(self) -> Shapes:
         """What must be equal for two lanes to use the same buffers."""
         found = {name: array.shape for name, array in {**self.told, **self.arrays}.items()}
@@ -91,6 +102,7 @@ class Buffers:
 
     def __init__(self, loop: Loop, given: Given, number: int | None = None) -> None:
         self.shapes, self.number, self._loop = given.shapes, number, loop
+        self.broken = False
         put, empty = loop.device.put, loop.device.empty
         held = {name: put(array if number is None else array.copy()) for name, array in given.arrays.items()}
         inputs = {name: put(array if number is None else array.copy()) for name, array in given.told.items()}
@@ -121,6 +133,13 @@ class Buffers:
         ]
         self._begin(given)
 
+    def record(self, given: Given) -> None:
+        """Run everything once, which records it, and make the lane's start again."""
+        for network, step in self._turns:
+            network.run()
+            step.run()
+        self.take_over(given)
+
     def take_over(self, given: Given) -> None:
         """Make another lane's start of them, in place."""
         for name, array in {**given.told, **given.arrays}.items():
@@ -138,6 +157,7 @@ class Buffers:
 
     def advance(self, row: int, noise: np.ndarray | None) -> None:
         """Evaluate the network for a row of the table, then do what the row says."""
+        self.broken = True  # unless all of it goes well
         if row + 1 != self._next:  # the device counts by itself
             self._loop.stream.upload(self._rows[self._at], np.array([row + 1], np.int64))
             self._next = row + 1
@@ -145,6 +165,7 @@ class Buffers:
             self._loop.stream.upload(self._held["noise"], noise)
         self._turns[self._at][0].run()
         self._step()
+        self.broken = False
 
     @property
     def latents(self) -> np.ndarray:
@@ -178,6 +199,7 @@ class _Call:
             self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         if loop.captured:
             self._options.add_run_config_entry("gpu_graph_id", str(_NEVER if graph is None else graph))
+        self._stream = loop.stream  # goes last: the session holds its handle
 
     def run(self) -> None:
         self._session.run_with_iobinding(self._binding, self._options)
@@ -186,18 +208,22 @@ class _Call:
 class Pool:
     """A loop's buffers. What lanes leave behind is there for the next of the same shapes, where runs are recorded.
 
+    A shape is launched until a lane of it has left, and recorded from then on: many come up once and never again.
+
     Args:
         most: lanes whose runs are recorded, those at rest among them; 0 records none.
 
-    A shape is launched as it stands the first time and recorded from the second on: many come up once and never again.
+    Attributes:
+        refused: why nothing more is recorded, where something could not be.
     """
 
     def __init__(self, loop: Loop, most: int = _MOST) -> None:
         self.loop, self._most = loop, most
+        self.refused = ""
+        self._numbers = self._bytes = 0
         self._seen: OrderedDict[Shapes, None] = OrderedDict()
         self._free: dict[Shapes, list[Buffers]] = {}
         self._left: deque[Buffers] = deque()
-        self.recorded = 0
 
     def take(self, given: Given) -> Buffers:
         """Buffers in which a lane has started."""
@@ -210,27 +236,36 @@ class Pool:
             buffers = free.pop()
             buffers.take_over(given)
             return buffers
-        if not self._known(given.shapes) or self.recorded >= self._most:
-            return Buffers(self.loop, given)
-        buffers = Buffers(self.loop, given, 2 * self.recorded + 1)
-        self.recorded += 1
-        return buffers
+        if given.shapes in self._seen and self._has_room(given):
+            try:
+                return self._recorded(given)
+            except BackendError as exc:
+                # launching has always worked, and the next recording would fail as well
+                self._most, self.refused = 0, f"no further steps are captured: {exc}"
+        return Buffers(self.loop, given)
 
     def leave(self, buffers: Buffers) -> None:
         """A lane is done with its buffers; may be called from any thread."""
-        if buffers.number is not None:
-            self._left.append(buffers)
+        self._left.append(buffers)
 
     def _sort(self) -> None:
         while self._left:
             buffers = self._left.popleft()
-            self._free.setdefault(buffers.shapes, []).append(buffers)
-
-    def _known(self, shapes: Shapes) -> bool:
-        """Whether they came up before."""
-        known = shapes in self._seen
-        self._seen[shapes] = None
-        self._seen.move_to_end(shapes)
-        if len(self._seen) > _SEEN:
+            self._seen[buffers.shapes] = None
+            self._seen.move_to_end(buffers.shapes)
+            if buffers.number is not None and not buffers.broken:
+                self._free.setdefault(buffers.shapes, []).append(buffers)
+        while len(self._seen) > _SEEN:
             self._seen.popitem(last=False)
-        return known
+
+    def _has_room(self, given: Given) -> bool:
+        return self._numbers < self._most and self._bytes + given.size <= _MOST_BYTES
+
+    def _recorded(self, given: Given) -> Buffers:
+        # A number is never given out again: ONNX Runtime may have kept something under it even where this fails.
+        number = 2 * self._numbers + 1
+        self._numbers, self._bytes = self._numbers + 1, self._bytes + given.size
+        with translated("capture a step", self.loop.device), _RECORDING:
+            buffers = Buffers(self.loop, given, number)
+            buffers.record(given)
+        return buffers

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from inlay.backends.onnx.buffers import Buffers, Given, Loop
@@ -11,53 +13,69 @@ from inlay.schedulers import table
 
 __all__ = ["prove"]
 
-# Latents of a small picture, a prompt, and rows enough for each of the two graphs to be recorded and replayed.
-_SIDE, _TOKENS, _STEPS = 16, 77, 5
+# Latents of small pictures, a prompt, and rows enough for each graph to be replayed after others were.
+_SIDES, _TOKENS, _STEPS = (16, 24), 77, 4
 # Of the result's root mean square. The same kernels give the same bits; a replay of the wrong thing is another picture.
 _MOST = 0.01
 _NUMBER = 1 << 20  # beyond those of a pool
 
 
 def prove(loop: Loop, latent_channels: int) -> None:
-    """Run one lane twice, launched and recorded, and compare.
+    """Replay two lanes in turns, with a launched one of another size between, and compare with both launched alone.
+
+    What a graph reads is what it was recorded with: lanes of their own show whether that is still theirs.
 
     Raises:
         BackendError: a recording that does not do what it recorded. What ONNX Runtime raises passes through.
     """
-    found = []
-    for number in (None, _NUMBER):
-        given = _lane(loop, latent_channels)  # anew: where device and host are one, a lane writes into it
-        fresh = given.arrays["noise"].copy()
-        buffers = Buffers(loop, given, number)
-        for row in range(_STEPS):
-            buffers.advance(row, fresh * (row + 1))
-        found.append(buffers.latents)
-    launched, replayed = found
-    error = float(np.sqrt(np.mean((launched - replayed) ** 2) / max(float(np.mean(launched**2)), 1e-12)))
-    if not (error <= _MOST or np.array_equal(launched, replayed, equal_nan=True)):
-        raise BackendError(f"captured steps do not give what launched ones do: they differ by {error:.3g} of its size")
+    expected = [_run(loop, latent_channels, [seed])[0] for seed in range(2)]
+    for one, other in zip(expected, _run(loop, latent_channels, range(2), recorded=True), strict=True):
+        error = float(np.sqrt(np.mean((one - other) ** 2) / max(float(np.mean(one**2)), 1e-12)))
+        if not (error <= _MOST or np.array_equal(one, other, equal_nan=True)):
+            raise BackendError(f"captured steps do not give what launched ones do: they differ by {error:.3g} of it")
 
 
-def _lane(loop: Loop, channels: int) -> Given:
-    """Noise in the place of everything; its shapes are what the network's inputs say, and free ones small."""
+def _run(loop: Loop, channels: int, seeds: Sequence[int], *, recorded: bool = False) -> list[np.ndarray]:
+    """Latents of a lane for each seed, in float64; recorded ones have company."""
+    lanes = []
+    for seed in seeds:
+        given = _lane(loop, channels, seed, _SIDES[0])
+        lanes.append(Buffers(loop, given, _NUMBER + 2 * seed if recorded else None))
+    if recorded:
+        for seed, buffers in zip(seeds, lanes, strict=True):
+            buffers.record(_lane(loop, channels, seed, _SIDES[0]))
+        lanes.append(Buffers(loop, _lane(loop, channels, 9, _SIDES[1])))
+    for row in range(_STEPS):
+        for number, buffers in enumerate(lanes):
+            side = _SIDES[number == len(seeds)]
+            fresh = np.random.default_rng([row, *seeds[number : number + 1]])
+            buffers.advance(row, fresh.standard_normal((channels, side, side), np.float32))
+    return [buffers.latents.astype(np.float64) for buffers in lanes[: len(seeds)]]
+
+
+def _lane(loop: Loop, channels: int, seed: int, side: int) -> Given:
+    """Noise in the place of everything; shapes are what the network's inputs say, and free ones small."""
     shapes = {each.name: each.shape for each in loop.network.get_inputs()}
-    noise = np.random.default_rng(0).standard_normal((channels, _SIDE, _SIDE), np.float32)
-    made = table("EulerAncestralDiscreteScheduler", _STEPS)
-    state = np.zeros((made.slots, *noise.shape), np.float32)
-    state[0] = noise
-    mask = np.ones((1, _SIDE, _SIDE), np.float32)
-    extra = np.zeros((shapes["sample"][1] - channels, _SIDE, _SIDE), np.float32)
+    generator = np.random.default_rng(seed)
+
+    def field(count: int) -> np.ndarray:
+        return generator.standard_normal((count, side, side), np.float32)
+
+    made = table("UniPCMultistepScheduler", _STEPS)  # keeps several of the network's outputs
     alike = shapes["embeddings"][1] == 1  # one time embedding for both halves
-    embeddings = np.zeros((len(made) + 1, 1 if alike else 2, shapes["embeddings"][2]), np.float32)
+    noise, clean = field(channels), field(channels)
+    state = np.zeros((made.slots, *noise.shape), np.float32)
+    state[0] = clean
     arrays = {
         "state": state,
-        "noise": noise.copy(),
+        "noise": noise,
         "matrices": matrices(made),
-        "scalars": scalars(made, 2.0, keeps_known=False),
-        "clean": noise,
-        "start": noise,
-        "mask": mask,
-        "extra": extra,
+        "scalars": scalars(made, 2.0, keeps_known=True),
+        "clean": clean,
+        "start": noise.copy(),
+        "mask": (field(1) > 0).astype(np.float32),
+        "extra": field(shapes["sample"][1] - channels),
     }
-    context = loop.device.put(np.full((2, _TOKENS, shapes["context"][2]), 0.1, np.float32))
-    return Given(context, {"embeddings": embeddings}, arrays)
+    embeddings = np.zeros((len(made) + 1, 1 if alike else 2, shapes["embeddings"][2]), np.float32)
+    context = generator.standard_normal((2, _TOKENS, shapes["context"][2]), np.float32) * 0.1
+    return Given(loop.device.put(context), {"embeddings": embeddings}, arrays)

@@ -27,9 +27,15 @@ PROVIDERS = {
 }
 # Of ONNX Runtime's logging: errors; what is worth an exception is one anyway.
 _ERRORS_ONLY = 3
-_RAISED = tuple(
-    kind for kind in vars(raised).values() if isinstance(kind, type) and issubclass(kind, Exception)
-)  # every status code is an exception class of its own, without a common one
+# Every status code is an exception class of its own, without a common one; what CUDA says outside of operations, as in
+# copies and at the end of a capture, comes as a bare RuntimeError.
+_RAISED: tuple[type[Exception], ...] = (
+    *(kind for kind in vars(raised).values() if isinstance(kind, type) and issubclass(kind, Exception)),
+    RuntimeError,
+)
+# Up to 1.29, a captured Concat of unequal parts read its pointers from host memory that later runs write to
+# (microsoft/onnxruntime#32121). The first release that was looked at and has the change:
+_CAPTURES_RIGHT = (1, 31)
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,15 @@ class Device:
     def captures(self) -> bool:
         """Whether steps can be captured. TensorRT builds its engines anew as shapes come up, beneath a capture."""
         return self.kind == "cuda"
+
+    def why_not_captured(self, dtype: str) -> str:
+        """What keeps this ONNX Runtime from capturing graphs of a number format; empty where nothing does."""
+        if dtype == "float32":
+            return "float32 graphs have branches; inlay export MODEL --dtype float16 makes graphs that have none"
+        if tuple(map(int, ort.__version__.split(".")[:2])) < _CAPTURES_RIGHT:
+            wanted = ".".join(map(str, _CAPTURES_RIGHT))
+            return f"onnxruntime {ort.__version__} captures Concat with addresses that change; {wanted} does not"
+        return ""
 
     @property
     def dtypes(self) -> tuple[str, ...]:
@@ -96,6 +111,7 @@ class Device:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights))
         session = ort.InferenceSession(graph, options, providers=self._providers(stream, captured))
         session.disable_fallback()
+        session.stream = stream  # which has to outlive it
         if session.get_providers()[0] != self.provider:
             raise BackendError(
                 f"{self.provider} cannot be used on {self.name}: its libraries (CUDA, cuDNN, TensorRT) do not load"
@@ -108,9 +124,10 @@ class Device:
         settings = {"device_id": str(self.index)}
         if stream is not None and stream.handle:
             settings["user_compute_stream"] = str(stream.handle)
-        if captured:
-            settings["enable_cuda_graph"] = "1"
-        return [PROVIDERS[kind] if kind == "cpu" else (PROVIDERS[kind], settings) for kind in chosen]
+        # TF32 keeps 10 bits of what float32 graphs and the solver's own products are given
+        cuda = {**settings, "use_tf32": "0", "enable_cuda_graph": str(int(captured))}
+        told = {"tensorrt": settings, "cuda": cuda}
+        return [(PROVIDERS[kind], told[kind]) if kind in told else PROVIDERS[kind] for kind in chosen]
 
     def put(self, array: np.ndarray) -> ort.OrtValue:
         """An array on the device."""

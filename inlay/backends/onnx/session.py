@@ -23,7 +23,6 @@ from inlay.backends.onnx.graphs import MANIFEST, GraphFolder, find_graphs, has_g
 from inlay.backends.onnx.merging import Level, find_levels, level_tokens, map_sizes
 from inlay.backends.onnx.safety import OnnxChecker
 from inlay.backends.onnx.state import Conditioning, Floats, State, matrices, scalars, timesteps
-from inlay.backends.onnx.stream import Stream
 from inlay.backends.onnx.tokens import load_tokens
 from inlay.backends.protocol import Inputs, Opening, Runtime, Step
 from inlay.errors import BackendError, NotFinite, RequestError, WeightsError
@@ -58,7 +57,7 @@ class OnnxSession:
         loop, notes = self._open_loop(capture)
         self._pool = Pool(loop)
         self._merging: Pool | None = None
-        self.runtime = Runtime(
+        self._runtime = Runtime(
             "onnx",
             device.name,
             graphs.dtype,
@@ -69,6 +68,11 @@ class OnnxSession:
             notes=notes,
             options=(*device.options, ("graphs", graphs.hashes["unet"][:12])),
         )
+
+    @property
+    def runtime(self) -> Runtime:
+        refused = self._pool.refused
+        return replace(self._runtime, notes=(*self._runtime.notes, refused)) if refused else self._runtime
 
     def encode(self, inputs: Inputs) -> tuple[Conditioning, tuple[str, ...]]:
         with translated("encode the request", self.device):
@@ -141,21 +145,27 @@ class OnnxSession:
 
     def _open_loop(self, capture: str) -> tuple[Loop, tuple[str, ...]]:
         """Network and step, and a sentence where steps could not be captured although nobody asked for that."""
-        stream = self.device.stream()
         notes: tuple[str, ...] = ()
         if capture != "off" and self.device.captures:
             try:
-                loop = self._open_pair(stream, captured=True)
-                with translated("capture a step", self.device):
-                    prove(loop, self.facts["latent_channels"])
-                return loop, ()
+                return self._open_captured(), notes
             except BackendError as exc:
                 if capture == "on":
                     raise
                 notes = (f"steps are launched one operation at a time, not captured: {exc}",)
-        return self._open_pair(stream, captured=False), notes
+        return self._open_pair(captured=False), notes  # here, where all of the attempt is gone
 
-    def _open_pair(self, stream: Stream, captured: bool) -> Loop:
+    def _open_captured(self) -> Loop:
+        why_not = self.device.why_not_captured(self._graphs.dtype)
+        if why_not:
+            raise BackendError(f"steps cannot be captured: {why_not}")
+        loop = self._open_pair(captured=True)
+        with translated("capture a step", self.device):
+            prove(loop, self.facts["latent_channels"])
+        return loop
+
+    def _open_pair(self, captured: bool) -> Loop:
+        stream = self.device.stream()
         step = self.device.open(STEP.read_bytes(), stream=stream, captured=captured)
         network = self._open(self._graphs, "unet", stream=stream, captured=captured)
         return Loop(network, step, self.device, stream, captured)
@@ -245,7 +255,7 @@ class OnnxSession:
         """``[1, C, h, w]`` → uint8 ``[H, W, 3]``."""
         picture = self._decoder.run(None, {"latents": latents})[0][0]
         if not np.isfinite(picture).all():
-            raise NotFinite(f"the decoded picture has values that are not finite ({self.runtime.dtype})")
+            raise NotFinite(f"the decoded picture has values that are not finite ({self._runtime.dtype})")
         levels = np.rint(np.clip(picture * 127.5 + 127.5, 0, 255)).astype(np.uint8)
         return np.ascontiguousarray(levels.transpose(1, 2, 0))
 

@@ -110,18 +110,21 @@ class CudaStream:
         if self._driver is None:
             raise BackendError(f"cuda:{index} needs NVIDIA's driver, whose library does not load")
         device = ctypes.c_int()
-        self._context, stream = ctypes.c_void_p(), ctypes.c_void_p()
+        self._context, self._stream = ctypes.c_void_p(), ctypes.c_void_p()
+        self._events: list[ctypes.c_void_p] = []
+        self._staging = [_Staging() for _ in range(AHEAD)]
+        self._evaluations = 0
         self._check("cuInit", 0)
         self._check("cuDeviceGet", ctypes.byref(device), index)
         self._check("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), device)  # the one ONNX Runtime uses too
-        self._call("cuStreamCreate", ctypes.byref(stream), 0)
-        self._stream = stream
-        self.handle = int(stream.value or 0)
-        self._events = [self._event() for _ in range(AHEAD)]
-        self._staging = [_Staging() for _ in range(AHEAD)]
-        self._evaluations = 0
         blocks = [each.blocks for each in self._staging]
-        weakref.finalize(self, _release, self._driver, self._context, stream, self._events, blocks, device)
+        # At the end of the process the driver does it, and sessions that work on the stream may still be there.
+        weakref.finalize(
+            self, _release, self._driver, device, self._context, self._stream, self._events, blocks
+        ).atexit = False
+        self._call("cuStreamCreate", ctypes.byref(self._stream), 0)
+        self.handle = int(self._stream.value or 0)
+        self._events += [self._event() for _ in range(AHEAD)]
 
     def wait(self) -> None:
         # The event of this place was recorded AHEAD evaluations ago, or never, which counts as done.
@@ -187,19 +190,21 @@ def _address(value: ort.OrtValue) -> ctypes.c_uint64:
 
 def _release(
     driver: Any,
+    device: ctypes.c_int,
     context: ctypes.c_void_p,
     stream: ctypes.c_void_p,
-    events: list[ctypes.c_void_p],
+    events: Sequence[ctypes.c_void_p],
     blocks: Sequence[Mapping[int, Sequence[ctypes.Array[ctypes.c_char]]]],
-    device: ctypes.c_int,
 ) -> None:
-    """Give everything back; nobody is left who could be told of an error."""
-    driver.cuCtxSetCurrent(context)
-    driver.cuStreamSynchronize(stream)
+    """Give everything back; nobody is left who could be told of an error. The thread's own context stays as it was."""
+    driver.cuCtxPushCurrent_v2(context)
+    if stream:
+        driver.cuStreamSynchronize(stream)
+        driver.cuStreamDestroy_v2(stream)
     for event in events:
         driver.cuEventDestroy_v2(event)
     for kind in blocks:
         for block in (block for same in kind.values() for block in same):
             driver.cuMemFreeHost(ctypes.cast(block, ctypes.c_void_p))
-    driver.cuStreamDestroy_v2(stream)
+    driver.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
     driver.cuDevicePrimaryCtxRelease_v2(device)
