@@ -69,6 +69,7 @@ def measured(call: Callable[[], object], rows: int) -> tuple[float, float]:
 
 
 _outputs: list[Image.Image] = []
+_SAVING = batch.Options().saving  # made once, as a worker does it
 
 
 def codec(job: tuple[int, bytes, bytes]) -> int:
@@ -77,7 +78,7 @@ def codec(job: tuple[int, bytes, bytes]) -> int:
     for data in (image, mask):
         with Image.open(io.BytesIO(data)) as picture:
             picture.load()
-    return len(encode(_outputs[number % len(_outputs)], "PNG", options=batch.Options().saving)[0])
+    return len(encode(_outputs[number % len(_outputs)], "PNG", options=_SAVING)[0])
 
 
 def codec_alone(jobs: list[tuple[int, bytes, bytes]], cores: int) -> None:

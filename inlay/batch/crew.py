@@ -144,7 +144,8 @@ class Crew:
             _hang_up(member.process)
 
     def _start(self, index: int, device: str) -> Member:
-        command = [sys.executable, "-m", "inlay.batch.worker"]
+        # -P: what lies in the folder that the run is started in, another `inlay` among it, is not for import.
+        command = [sys.executable, "-P", "-m", "inlay.batch.worker"]
         environment = {**_MALLOC, **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, _paths()))}
         # A session of its own: Ctrl-C in the terminal is the parent's to handle.
         process = subprocess.Popen(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from inlay.batch.lock import locked
+from inlay.batch.replacing import replacing
 from inlay.batch.results import History, Record, read_history, read_lines, result_files
 from inlay.errors import OutputError
 
@@ -47,19 +47,8 @@ def fold(target: Path, history: History, files: Sequence[Path]) -> None:
 
 
 def _replace(target: Path, lines: Sequence[Record]) -> None:
-    temporary = target.with_name(".inlay-results.part")
-    try:
-        with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
-            file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in lines)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException as exc:  # an interruption too must leave nothing behind
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        if isinstance(exc, OSError):
-            raise OutputError(f"{target} cannot be written: {exc.strerror or exc}") from exc
-        raise
+    with replacing(target) as file:
+        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in lines)
     if sum(1 for _ in read_lines(target)) != len(lines):
         raise OutputError(f"{target} does not hold what was written to it")
 

@@ -1,7 +1,7 @@
 """The per-item work, the same under every runner: decode ahead → lanes of one engine → encode behind → a record.
 
-A row is decoded in one of a pool of threads, rides the engine's lanes, and is encoded and written in another pool. How
-many rows may be between decoding and the lanes' end, and how many in all, is bounded, so that memory is.
+A row is decoded by one of a pool of threads, rides the engine's lanes, and is encoded and written by the pool again.
+How many rows may be between decoding and the lanes' end, and how many in all, is bounded, so that memory is.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -20,6 +20,7 @@ from typing import Any
 from inlay.batch.classes import classify, sentence
 from inlay.batch.hashes import Specs, contents_of, identity, sources_of
 from inlay.batch.jobs import Job
+from inlay.batch.pool import Pool
 from inlay.batch.results import Record
 from inlay.batch.settings import Options
 from inlay.engine.access import Access
@@ -48,8 +49,8 @@ class _Item:
 
 
 def window(slots: int, threads: int) -> int:
-    """Rows in flight in one process: two batches ahead, and what each pool has in hand."""
-    return 2 * slots + 3 * threads
+    """Rows in flight in one process: two batches ahead, and what the threads have in hand and find next."""
+    return 2 * slots + 2 * threads
 
 
 def failed(job: Job, error: str, text: str) -> Record:
@@ -109,10 +110,8 @@ class Painter:
         self._specs_lock = threading.Lock()
         threads, slots = options.thread_count, self.engine.counters.slots
         self.window = window(slots, threads)
-        self._ahead = threading.Semaphore(2 * slots + threads)
         self._room = threading.Semaphore(self.window)
-        self._decoders = ThreadPoolExecutor(threads, "inlay-decode")
-        self._encoders = ThreadPoolExecutor(threads, "inlay-encode")
+        self._pool = Pool(threads, ahead=2 * slots + threads)
         self._cancelled = False
 
     def submit(self, job: Job, deliver: Deliver) -> None:
@@ -122,7 +121,7 @@ class Painter:
             deliver: called once, from another thread, with the record and what ended the row if anything did.
         """
         self._room.acquire()
-        self._decoders.submit(self._begin, _Item(job, deliver))
+        self._pool.read(partial(self._begin, _Item(job, deliver)))
 
     def paint(
         self,
@@ -148,22 +147,23 @@ class Painter:
         if cancel:
             self._cancelled = True
             self.engine.close(cancel=True)
-        self._decoders.shutdown()
+        for _ in range(self.window):  # with all of it at hand, nothing is in flight
+            self._room.acquire()
+        self._room.release(self.window)
         self.engine.close()
-        self._encoders.shutdown()
+        self._pool.close()
 
     def _begin(self, item: _Item) -> None:
         """Decode, and hand over to the lanes."""
-        self._ahead.acquire()
         try:
             ticket = self._start(item)
         except Exception as exc:  # noqa: BLE001 - it is the row's, and goes into its record
-            self._ahead.release()
+            self._pool.arrived()
             error: Exception = Cancelled("the run was stopped") if self._cancelled else exc
             self._finish(item, failed(item.job, classify(error), sentence(error)), error)
             return
         if ticket is None:
-            self._ahead.release()
+            self._pool.arrived()
             self._finish(item, self._skipped(item), None)
             return
         ticket.add_done_callback(lambda done: self._arrived(item, ticket))
@@ -195,9 +195,9 @@ class Painter:
         return {**_head(item.job), "status": "skipped", "text": text, **seen}
 
     def _arrived(self, item: _Item, ticket: Ticket) -> None:
-        """In the engine's thread: make room, and leave the rest to the encoders."""
-        self._ahead.release()
-        self._encoders.submit(self._end, item, ticket)
+        """In the engine's thread: leave the rest to the pool, and make room."""
+        self._pool.write(partial(self._end, item, ticket))
+        self._pool.arrived()
 
     def _end(self, item: _Item, ticket: Ticket) -> None:
         """Encode and write what came out of the lanes."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections import Counter
@@ -10,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from inlay.batch.replacing import replacing
 from inlay.batch.results import read_history, result_files
 from inlay.errors import OutputError
 
@@ -26,17 +26,8 @@ def _name(shard: tuple[int, int]) -> str:
 
 def write_report(out: Path, shard: tuple[int, int], numbers: Mapping[str, Any]) -> None:
     """Keep the numbers of a run beside its results; the file of the run before is replaced whole."""
-    path = out / _name(shard)
-    temporary = path.with_name(f".inlay-{path.name}.part")
-    try:
-        temporary.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    except BaseException as exc:  # an interruption too must leave nothing behind
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        if isinstance(exc, OSError):
-            raise OutputError(f"{path} cannot be written: {exc.strerror or exc}") from exc
-        raise
+    with replacing(out / _name(shard)) as file:
+        file.write(json.dumps(numbers, indent=2) + "\n")
 
 
 def report(out: str | os.PathLike[str]) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class Options:
             ``auto`` or ``cuda`` means every GPU there is.
         deterministic: a picture's bits do not depend on its company; False is faster on a GPU.
         workers: processes, each with its own engine; None is one for each GPU, or one on a CPU.
-        threads: for decoding, and as many again for encoding, in each process; None takes what suits the machine.
+        threads: for decoding and encoding, in each process; None takes what suits the machine.
         seed: of the run: rows without a seed get theirs from it and their id.
         shard: (i, n): the i-th of n parts of the manifest, counted from 1, divided by hash of the id.
         defaults: a TOML file of request fields under the rows.
@@ -111,8 +111,8 @@ class Options:
 
     @property
     def thread_count(self) -> int:
-        """Threads that decode in each process, and as many that encode."""
-        return self.threads or min(4, os.cpu_count() or 1)
+        """Threads that decode and encode in each process: for its share of the cores, and two, as disks let wait."""
+        return self.threads or min(8, max(2, (os.cpu_count() or 1) // (self.workers or 1)))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able values; ``Options.of`` reads them."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, Literal
 
 import numpy as np
@@ -64,7 +65,7 @@ def binarise(mask: Picture, source: MaskSource = "auto", invert: bool = False) -
     shaped = alpha is not None and bool((alpha != alpha.flat[0]).any())
     if source == "alpha" and alpha is None:
         raise RequestError("mask_source", source, "luma or auto: mask_image has no alpha channel")
-    plain = bool((gray == gray.flat[0]).all())
+    plain = alpha is not None and bool((gray == gray.flat[0]).all())
     if alpha is not None and (source == "alpha" or (source == "auto" and shaped and plain)):
         on = alpha < THRESHOLD
     elif alpha is not None and shaped:
@@ -158,7 +159,8 @@ def feather(mask: Mask, blur: float) -> Feather:
     if inner is None:
         return Feather((0, 0, 0, 0), np.zeros((0, 0), np.uint8))
     height, width = mask.shape
-    x0, y0, x1, y1 = grown(inner, feather_reach(blur), (width, height))
+    # A box of Pillow's reaches no further than its standard deviation, rounded up, and there are three of them.
+    x0, y0, x1, y1 = grown(inner, 3 * math.ceil(blur), (width, height))
     hard = mask[y0:y1, x0:x1].astype(np.uint8) * np.uint8(255)
     if blur <= 0:
         return Feather((x0, y0, x1, y1), hard)
@@ -202,8 +204,9 @@ def latent_mask(mask: Mask, factor: int = 8) -> NDArray[np.float32]:
     height, width = mask.shape
     if height % factor or width % factor:
         raise ValueError(f"mask sides must be multiples of {factor}, not {width}x{height}")
-    bands: Mask = np.logical_or.reduce(mask.reshape(height // factor, factor, width), axis=1)
-    covered: Mask = np.logical_or.reduce(bands.reshape(height // factor, width // factor, factor), axis=2)
+    # Plane by plane: twice as fast as reducing along axes this short.
+    bands: Mask = reduce(np.bitwise_or, (mask[row::factor] for row in range(factor)))
+    covered: Mask = reduce(np.bitwise_or, (bands[:, column::factor] for column in range(factor)))
     return restore_lost(mask[::factor, ::factor], covered).astype(np.float32)
 
 

@@ -126,7 +126,7 @@ def from_bytes(field: str, data: bytes, label: str, path: str | None = None) -> 
         raise SourceError(field, path, f"{label} has too many pixels; {_limit()}") from exc
     except Exception as exc:  # a decoder fed with a damaged header raises anything at all
         raise SourceError(field, path, f"{label} is damaged: {one_line(exc)}") from exc
-    if image.format == "PNG" and b"IEND" not in data[-65536:]:
+    if image.format == "PNG" and data.rfind(b"IEND", -65536) < 0:  # from the end, where it is
         raise SourceError(field, path, f"{label} is truncated: the PNG has no end")
     with image:
         return from_image(field, image, label, path)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from inlay import __version__
@@ -51,11 +54,11 @@ class Result:
     Attributes:
         images: finished pictures, one for each sample; outside the feathered mask they are the input's
             bytes.
-        generated: what the network drew, before paste-back, at generation size.
+        drawn: uint8 ``[h, w, 3]`` of each picture: what :attr:`generated` shows.
         seeds: one for each picture.
         plan: what was done.
         nsfw: one for each picture: True where the safety checker flagged it, and ``safety_action`` was applied to
-            it in both lists; all False without a checker.
+            it in both its forms; all False without a checker.
         timings: seconds by stage: ``resolve``, ``encode``, ``denoise`` (waiting for a slot left out, the
             company's share of each evaluation left in), ``decode``, ``paste``, ``safety`` (with a checker),
             ``total``.
@@ -64,13 +67,18 @@ class Result:
     """
 
     images: list[Image.Image]
-    generated: list[Image.Image]
+    drawn: Sequence[NDArray[np.uint8]]
     seeds: tuple[int, ...]
     plan: Plan
     timings: Mapping[str, float] = field(default_factory=dict)
     runtime: Runtime | None = None
     warnings: tuple[str, ...] = ()
     nsfw: tuple[bool, ...] = ()
+
+    @cached_property
+    def generated(self) -> list[Image.Image]:
+        """What the network drew, before paste-back, at generation size; made on first use, as batches never look."""
+        return [Image.fromarray(picture) for picture in self.drawn]
 
     @property
     def ran(self) -> dict[str, Any]:

@@ -33,18 +33,19 @@ class Screened:
     """Pictures after the check.
 
     Attributes:
-        images, generated: as they may be shown.
+        images: as they may be shown.
+        drawn: what the network drew, uint8 ``[h, w, 3]``, likewise.
         nsfw: one for each picture, True where it was flagged and replaced.
         warnings: which ones, in a sentence; empty without a finding.
     """
 
     images: list[Image.Image]
-    generated: list[Image.Image]
+    drawn: list[Pixels]
     nsfw: tuple[bool, ...]
     warnings: tuple[str, ...] = ()
 
 
-def screen(check: Check, action: str, images: Sequence[Image.Image], generated: Sequence[Image.Image]) -> Screened:
+def screen(check: Check, action: str, images: Sequence[Image.Image], drawn: Sequence[Pixels]) -> Screened:
     """Check every picture in both its forms and replace both where either is flagged.
 
     The finished picture is what is shown; what the network drew, before paste-back, is what a checker was made to
@@ -53,16 +54,18 @@ def screen(check: Check, action: str, images: Sequence[Image.Image], generated: 
     Args:
         check: the opened checker's; uint8 ``[h, w, 3]`` each. Transparency is left out: colours hidden by it count.
         action: a key of :data:`ACTIONS`.
+        drawn: uint8 ``[h, w, 3]``, one for each of ``images``.
     """
-    finished, drawn = check([_rgb(image) for image in images]), check([_rgb(image) for image in generated])
-    nsfw = tuple(either or other for either, other in zip(finished, drawn, strict=True))
-    shown = [
-        [replace(picture, action) if found else picture for picture, found in zip(pictures, nsfw, strict=True)]
-        for pictures in (images, generated)
-    ]
-    flagged = [str(number) for number, found in enumerate(nsfw, 1) if found]
+    found = zip(check([_rgb(image) for image in images]), check(drawn), strict=True)
+    nsfw = tuple(either or other for either, other in found)
+    flagged = [str(number) for number, is_flagged in enumerate(nsfw, 1) if is_flagged]
     warnings = (f"the safety checker flagged picture {', '.join(flagged)} of {len(nsfw)}; {action} was applied",)
-    return Screened(shown[0], shown[1], nsfw, warnings if flagged else ())
+    return Screened(
+        [replace(image, action) if bad else image for image, bad in zip(images, nsfw, strict=True)],
+        [_rgb(replace(Image.fromarray(each), action)) if bad else each for each, bad in zip(drawn, nsfw, strict=True)],
+        nsfw,
+        warnings if flagged else (),
+    )
 
 
 def replace(picture: Image.Image, action: str) -> Image.Image:

@@ -162,30 +162,29 @@ class Worker:
     def _complete(self, ticket: Ticket, session: Session) -> None:
         began = time.perf_counter()
         plan, canvas = ticket.resolved.plan, ticket.resolved.canvas
-        generated = [ticket.generated[sample] for sample in range(len(plan.seeds))]
+        drawn = [ticket.generated[sample] for sample in range(len(plan.seeds))]
         paste = session.blend if isinstance(session, Blends) else blend
-        images = [canvas.paste(picture, paste) for picture in generated]
+        images = [canvas.paste(picture, paste) for picture in drawn]
         ticket.timings["paste"] = time.perf_counter() - began
-        self._finish(ticket, images, generated, session)
+        self._finish(ticket, images, drawn, session)
 
     def _return_input(self, ticket: Ticket) -> None:
         """Strength 0: nothing is replaced, so the picture is the input (at the size asked for)."""
         canvas = ticket.resolved.canvas
         seeds = ticket.resolved.plan.seeds
         ticket.warnings.append("strength 0: the input is returned unchanged")
-        generated = [np.ascontiguousarray(canvas.image) for _ in seeds]
-        self._finish(ticket, [canvas.untouched() for _ in seeds], generated, None)
+        self._finish(ticket, [canvas.untouched() for _ in seeds], [canvas.image for _ in seeds], None)
 
     def _finish(
-        self, ticket: Ticket, images: list[Image.Image], generated: list[np.ndarray], session: Session | None
+        self, ticket: Ticket, images: list[Image.Image], drawn: list[np.ndarray], session: Session | None
     ) -> None:
         """Check what is to be shown, and hand it over."""
-        shown = self._screened(ticket, images, [Image.fromarray(picture) for picture in generated])
+        shown = self._screened(ticket, images, drawn)
         ticket.timings["total"] = time.perf_counter() - ticket.began
         runtime = session.runtime if session else None
         result = Result(
             images=shown.images,
-            generated=shown.generated,
+            drawn=shown.drawn,
             seeds=ticket.resolved.plan.seeds,
             plan=ticket.resolved.plan,
             timings=ticket.timings,
@@ -196,12 +195,12 @@ class Worker:
         self._forget(ticket)
         ticket.finish(result)
 
-    def _screened(self, ticket: Ticket, images: list[Image.Image], generated: list[Image.Image]) -> Screened:
+    def _screened(self, ticket: Ticket, images: list[Image.Image], drawn: list[np.ndarray]) -> Screened:
         checker = self._checker(ticket)
         if checker is None:
-            return Screened(images, generated, (False,) * len(images))
+            return Screened(images, drawn, (False,) * len(images))
         began = time.perf_counter()
-        screened = screen(checker.check, ticket.resolved.plan.safety_action, images, generated)
+        screened = screen(checker.check, ticket.resolved.plan.safety_action, images, drawn)
         ticket.timings["safety"] = time.perf_counter() - began
         return screened
 

@@ -19,6 +19,8 @@ from inlay import batch
 from inlay.batch import runner
 from inlay.batch.claims import Claims
 from inlay.batch.lock import locked
+from inlay.batch.replacing import replacing
+from inlay.batch.report import write_report
 from inlay.batch.results import History
 from inlay.errors import InlayError, OutputError, RequestError
 from tests.batch.conftest import lines, pictures
@@ -404,21 +406,11 @@ def test_shards_are_disjoint_and_complete_where_ids_collide(album, tmp_path):
     assert sorted(seen) == list(range(1, len(rows) + 1))
 
 
-def test_a_full_disk_neither_hides_the_error_nor_leaves_a_part(album, tmp_path, monkeypatch):
-    from pathlib import Path
-
+def test_a_report_that_cannot_be_written_neither_hides_the_error_nor_leaves_a_part(album, tmp_path, monkeypatch):
     out = tmp_path / "out"
-    real = Path.write_text
-
-    def full(self, *arguments, **options):
-        if self.name.endswith(".part"):
-            real(self, "{")
-            raise OSError(28, "No space left on device")
-        return real(self, *arguments, **options)
-
+    (out / "report.json").mkdir(parents=True)
     manifest = album.manifest([*album.rows(2), "{"])
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(OutputError, match=r"report.json cannot be written: No space left on device"):
+    with pytest.raises(OutputError, match=r"report.json cannot be written: Is a directory"):
         batch.run(manifest, out, album.options)
     assert not list(out.glob(".inlay-*.part"))
 
@@ -430,6 +422,35 @@ def test_a_full_disk_neither_hides_the_error_nor_leaves_a_part(album, tmp_path, 
     with pytest.raises(OutputError, match="the first error"):
         batch.run(manifest, out, album.options)
     assert not list(out.glob(".inlay-*.part"))
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full, which stands in for a full disk")
+def test_on_a_full_disk_a_file_stays_as_it_was(tmp_path):
+    target, part = tmp_path / "report.json", tmp_path / ".inlay-report.json.part"
+    target.write_text("before")
+    part.symlink_to("/dev/full")
+    with pytest.raises(OutputError, match=r"report\.json cannot be written: No space left on device"):
+        write_report(tmp_path, (1, 1), {"rows": 1})
+    assert (target.read_text(), list(tmp_path.iterdir())) == ("before", [target])
+
+
+def test_a_file_is_replaced_whole_or_stays_as_it_was(tmp_path):
+    target = tmp_path / "kept"
+    target.write_text("before")
+
+    def interrupted():
+        with replacing(target) as file:
+            file.write("half of")
+            file.flush()
+            assert target.read_text() == "before"
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert (target.read_text(), list(tmp_path.iterdir())) == ("before", [target])
+    with replacing(target) as file:
+        file.write("after \ud83d")
+    assert (target.read_text(), list(tmp_path.iterdir())) == ("after \\ud83d", [target])
 
 
 def test_an_empty_folder_of_pictures_is_named_in_words(album, tmp_path):
@@ -523,3 +544,11 @@ def test_an_interrupt_while_workers_start(album, tmp_path):
     made = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
     assert {line["id"] for line in made} == {row["id"] for row in album.rows(5)}
     assert {line["status"] for line in made} <= {"skipped", "cancelled"}
+
+
+def test_workers_import_nothing_of_the_folder_that_a_run_is_started_in(album, tmp_path, monkeypatch):
+    (tmp_path / "inlay").mkdir()
+    (tmp_path / "inlay" / "__init__.py").write_text("raise SystemExit('another inlay')")
+    (tmp_path / "queue.py").write_text("raise SystemExit('another queue')")
+    monkeypatch.chdir(tmp_path)
+    assert batch.run(album.manifest(album.rows(2)), tmp_path / "out", album.options).status == {"ok": 2}

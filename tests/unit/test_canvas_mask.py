@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from PIL import Image, ImageFilter
 
 from inlay.engine.mask import (
     binarise,
@@ -135,6 +136,20 @@ def test_feather(mask, blur):
         np.testing.assert_array_equal(full, mask * 255)
 
 
+@given(masks, st.sampled_from([0.2, 0.9, 1.0, 1.1, 2.0, 2.5, 3.0, 4.0, 5.75]), st.sampled_from([0, 40]))
+@settings(max_examples=150, deadline=None)
+def test_feather_is_what_a_blur_of_the_whole_picture_gives(mask, blur, margin):
+    """The box that is blurred holds all that the blur can reach."""
+    mask = np.pad(mask, margin)
+    hard = mask * np.uint8(255)
+    soft = np.asarray(Image.fromarray(hard).filter(ImageFilter.GaussianBlur(blur)))
+    shade = feather(mask, blur)
+    full = np.zeros(mask.shape, np.uint8)
+    x0, y0, x1, y1 = shade.box
+    full[y0:y1, x0:x1] = shade.weights
+    np.testing.assert_array_equal(full, np.where(mask, 255, 2 * np.minimum(soft, 127)))
+
+
 def test_feather_falls_smoothly_from_a_straight_edge():
     mask = np.zeros((200, 200), np.bool_)
     mask[:, :100] = True
@@ -189,3 +204,18 @@ def test_latent_mask_keeps_strokes_between_the_sampled_pixels():
     assert latents.sum() == 8
     with pytest.raises(ValueError, match="multiples of 8"):
         latent_mask(np.ones((60, 64), np.bool_))
+
+
+@given(masks, st.sampled_from([2, 4, 8]))
+@settings(max_examples=80, deadline=None)
+def test_latent_mask_turns_on_covered_cells_that_the_sampling_left_alone(mask, factor):
+    mask = np.pad(mask, [(0, -side % factor) for side in mask.shape])
+    rows, columns = (side // factor for side in mask.shape)
+    sampled = mask[::factor, ::factor]
+    expected = sampled.astype(np.float32)
+    for row, column in np.ndindex(rows, columns):
+        cell = mask[row * factor : (row + 1) * factor, column * factor : (column + 1) * factor]
+        near = sampled[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2]
+        if cell.any() and not near.any():
+            expected[row, column] = 1
+    np.testing.assert_array_equal(latent_mask(mask, factor), expected)

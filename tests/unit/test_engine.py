@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -55,6 +57,18 @@ def test_result_says_what_was_done(engine, request_of, pictures):
         assert (out[mask > 0] != image[mask > 0]).any()
     colours = {np.asarray(picture)[45, 60].tobytes() for picture in result.images}
     assert len(colours) == 3, "three seeds, three pictures"
+
+
+def test_what_was_drawn_is_a_picture_when_it_is_asked_for_and_stays_the_same_one(engine, request_of):
+    result = engine.run(request_of(samples=2, width=64, height=96))
+    for each in (result, copy.copy(result), pickle.loads(pickle.dumps(result))):
+        assert each.generated is each.generated
+        assert [(picture.mode, picture.size) for picture in each.generated] == [("RGB", (64, 96))] * 2
+        for picture, array in zip(each.generated, result.drawn, strict=True):
+            np.testing.assert_array_equal(picture, array)
+    assert len({array.tobytes() for array in result.drawn}) == 2
+    result.generated[0].putpixel((0, 0), (1, 2, 3))
+    assert result.generated[0].getpixel((0, 0)) == (1, 2, 3)
 
 
 def test_a_drawn_seed_is_reported_and_repeats_the_picture(engine, request_of):

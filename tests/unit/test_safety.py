@@ -87,7 +87,7 @@ def test_transparency_hides_nothing_and_does_not_come_back():
     pixels[..., :3] = (200, 0, 200)
     hidden = Image.fromarray(pixels)
     hidden.info["icc_profile"] = b"profile"
-    done = screen(NullChecker().check, "black", [hidden], [hidden])
+    done = screen(NullChecker().check, "black", [hidden], [pixels[..., :3]])
     assert done.nsfw == (True,)
     assert done.images[0].mode == "RGB"
     assert done.images[0].info["icc_profile"] == b"profile"
@@ -95,15 +95,16 @@ def test_transparency_hides_nothing_and_does_not_come_back():
 
 def test_either_form_of_a_picture_counts_and_both_are_replaced():
     clean, purple = Image.new("RGB", (32, 32), (90, 90, 90)), Image.new("RGB", (48, 48), (180, 20, 180))
-    done = screen(NullChecker().check, "black", [clean, clean, purple], [clean, purple, clean])
+    drawn = [np.asarray(picture) for picture in (clean, purple, clean)]
+    done = screen(NullChecker().check, "black", [clean, clean, purple], drawn)
     assert done.nsfw == (False, True, True)
     assert done.images[0] is clean
-    assert done.generated[0] is clean
-    for picture in (*done.images[1:], *done.generated[1:]):
+    assert done.drawn[0] is drawn[0]
+    for picture in (*done.images[1:], *done.drawn[1:]):
         assert np.asarray(picture).max() == 0
-    assert [picture.size for picture in done.generated] == [(32, 32), (48, 48), (32, 32)]
+    assert [picture.shape for picture in done.drawn] == [(32, 32, 3), (48, 48, 3), (32, 32, 3)]
     assert done.warnings == ("the safety checker flagged picture 2, 3 of 3; black was applied",)
-    assert screen(NullChecker().check, "black", [clean], [clean]).warnings == ()
+    assert screen(NullChecker().check, "black", [clean], drawn[:1]).warnings == ()
 
 
 PURPLE, GREY = (150, 40, 190), (120, 125, 118)
