@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -85,9 +86,8 @@ class Options:
         for name in ("weights", "defaults"):
             path = getattr(self, name)
             object.__setattr__(self, name, os.fspath(path) if isinstance(path, os.PathLike) else path)
-        for name, kind in get_type_hints(Options).items():
-            if name != "shard":
-                expect(name, getattr(self, name), kind, _KINDS[kind])
+        for name, kind in _kinds().items():
+            expect(name, getattr(self, name), kind, _KINDS[kind])
         if not (isinstance(self.shard, tuple) and [type(part) for part in self.shard] == [int, int]):
             raise RequestError("shard", self.shard, "two integers (I, N)")
         _whole("workers", self.workers, 256)
@@ -123,6 +123,12 @@ class Options:
         """The options that :meth:`to_dict` gave."""
         part, parts = fields["shard"]
         return cls(**{**fields, "shard": (part, parts)})
+
+
+@cache
+def _kinds() -> dict[str, Any]:
+    """What each option but the shard has to be, as it is declared."""
+    return {name: kind for name, kind in get_type_hints(Options).items() if name != "shard"}
 
 
 def _whole(name: str, value: int | None, most: int) -> None:

@@ -8,7 +8,7 @@ that feather the output is the input, byte for byte, alpha included.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -183,7 +183,7 @@ def _layout(image: Picture, area: Mask, options: CanvasOptions) -> Geometry:
 def _working(image: Picture, size: tuple[int, int]) -> Picture:
     """The picture that is composited into: the image, resized where a request fixes the output's size."""
     if image.size == size:
-        return image
+        return replace(image, rgb=np.ascontiguousarray(image.rgb), is_gray=False) if image.is_gray else image
     alpha = None if image.alpha is None else resize(image.alpha, size)
     return Picture(resize(image.rgb, size), alpha, image.icc_profile, image.path)
 

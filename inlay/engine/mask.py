@@ -120,8 +120,8 @@ def grown(box: Box, by: int, size: tuple[int, int]) -> Box:
 
 def dilate(mask: Mask, radius: int) -> Mask:
     """``mask`` grown by a disc of ``radius`` pixels (every pixel within that Euclidean distance)."""
-    box = bounding_box(mask)
-    if radius <= 0 or box is None:
+    box = bounding_box(mask) if radius > 0 else None
+    if box is None:
         return mask
     height, width = mask.shape
     x0, y0, x1, y1 = grown(box, radius, (width, height))

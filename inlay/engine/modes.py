@@ -52,8 +52,9 @@ def channels_of(image: Image.Image, notes: list[str], field: str) -> tuple[Bytes
     if image.has_transparency_data:
         rgba = np.asarray(image.convert("RGBA"))
         return rgba[:, :, :3].copy(), rgba[:, :, 3].copy()
-    if mode == "L":  # what convert() gives, in two thirds of its time
-        image = Image.merge("RGB", (image, image, image))
+    if mode in ("1", "L"):
+        plane = np.asarray(image if mode == "L" else image.convert("L"))
+        return np.broadcast_to(plane[:, :, None], (*plane.shape, 3)), None
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB")), None
 
 

@@ -51,7 +51,7 @@ class Picture:
     """An upright 8-bit picture; the arrays are read-only.
 
     Attributes:
-        rgb: uint8 ``[H, W, 3]``.
+        rgb: uint8 ``[H, W, 3]``; of a gray picture, as most masks are, one plane of memory stands for all three.
         alpha: uint8 ``[H, W]``, 255 opaque, or None where the source has no transparency.
         icc_profile: the source's RGB colour profile, to be written with the output.
         path: the file it came from, if it came from one.
@@ -67,12 +67,14 @@ class Picture:
     is_gray: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("rgb", "alpha"):
-            array = getattr(self, name)
+        rgb = self.rgb[:, :, 0] if self.is_gray else self.rgb
+        for name, array in (("rgb", rgb), ("alpha", self.alpha)):
             if array is not None:
                 array = np.ascontiguousarray(array).view()  # a view: the caller keeps his own flags
                 array.setflags(write=False)
                 object.__setattr__(self, name, array)
+        if self.is_gray:
+            object.__setattr__(self, "rgb", np.broadcast_to(self.rgb[:, :, None], (*self.rgb.shape, 3)))
 
     @property
     def size(self) -> tuple[int, int]:
@@ -86,9 +88,10 @@ class Picture:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of the normalised content (size, rgb, alpha): equal pictures, equal hashes."""
-        digest = hashlib.sha256(repr((self.rgb.shape, self.alpha is not None)).encode())
-        digest.update(self.rgb.data)
+        """Hash of the normalised content (size, colours, alpha): equal pictures, equal hashes, gray ones apart."""
+        shape = self.rgb.shape[:2] if self.is_gray else self.rgb.shape
+        digest = hashlib.sha256(repr((shape, self.alpha is not None)).encode())
+        digest.update(self.gray.data if self.is_gray else self.rgb.data)
         if self.alpha is not None:
             digest.update(self.alpha.data)
         return digest.hexdigest()
@@ -96,7 +99,7 @@ class Picture:
     @cached_property
     def gray(self) -> Bytes2D:
         """Luma, uint8 ``[H, W]`` (ITU-R BT.601, in integers: equal channels give exactly their value)."""
-        return self.rgb[:, :, 0].copy() if self.is_gray else np.asarray(Image.fromarray(self.rgb).convert("L"))
+        return self.rgb[:, :, 0] if self.is_gray else np.asarray(Image.fromarray(self.rgb).convert("L"))
 
     def to_pil(self) -> Image.Image:
         """A new RGB or RGBA ``PIL.Image`` that carries the colour profile in ``info``."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import Any
+
+import numpy as np
 
 from inlay import schedulers
 from inlay.backends.protocol import Inputs
@@ -19,7 +23,7 @@ from inlay.engine.registry import ModelEntry, PartEntry, Registry
 from inlay.engine.request import InpaintRequest
 from inlay.engine.sources import Picture, open_picture
 from inlay.engine.weights import entry_hash, scheduler_config
-from inlay.errors import RequestError
+from inlay.errors import RequestError, expect
 
 __all__ = ["DEFAULT_SCHEDULER", "DEFAULT_STEPS", "Resolved", "outline", "resolve", "table_of"]
 
@@ -117,26 +121,36 @@ def _stand_in(request: InpaintRequest, entry: ModelEntry, registry: Registry) ->
 def table_of(plan: Plan) -> schedulers.Table:
     """The plan's solver table, compiled (and cached) on demand."""
     sampler = plan.sampler
-    return schedulers.table(
-        sampler.scheduler,
-        sampler.steps,
-        karras=sampler.karras,
-        strength=sampler.strength,
-        algorithm_type=sampler.algorithm_type or None,
-        schedule=schedulers.NoiseSchedule.from_config(dict(sampler.schedule)),
-    )
+    algorithm_type = sampler.algorithm_type or None
+    asked = (sampler.scheduler, sampler.steps, sampler.strength, sampler.karras, algorithm_type)
+    return _table(*asked, json.dumps(dict(sampler.schedule)))
+
+
+@lru_cache(maxsize=256, typed=True)
+def _table(
+    scheduler: str, steps: int, strength: float, karras: bool, algorithm_type: str | None, config: str
+) -> schedulers.Table:
+    """The rows of a batch keep asking for the same few; ``config`` is the model's own, as JSON."""
+    shared: dict[str, Any] = {"karras": karras, "algorithm_type": algorithm_type, "schedule": _noise_schedule(config)}
+    return schedulers.table(scheduler, steps, strength=strength, **shared)
+
+
+@lru_cache(maxsize=64)
+def _noise_schedule(config: str) -> schedulers.NoiseSchedule:
+    """From a scheduler configuration as JSON: one for all requests, which keep asking for the same."""
+    return schedulers.NoiseSchedule.from_config(json.loads(config))
 
 
 def _sampler(request: InpaintRequest, entry: ModelEntry) -> SamplerPlan:
     scheduler = request.scheduler or _default(entry, "scheduler", DEFAULT_SCHEDULER)
     steps = request.steps or _default(entry, "steps", DEFAULT_STEPS)
     config = scheduler_config(entry)
-    schedule = schedulers.NoiseSchedule.from_config(config)
-    shared: dict[str, Any] = {"karras": request.karras_sigmas, "schedule": schedule}
-    name = schedulers.resolve(scheduler)
     # Strength 0 returns the input: no rows; the table of strength 1 still checks everything else.
     strength = float(request.strength)
-    table = schedulers.table(name, steps, strength=strength or 1.0, algorithm_type=request.algorithm_type, **shared)
+    name = schedulers.resolve(scheduler)
+    expect("steps", steps, int, "a whole number between 1 and 1000")  # a registry's default may be anything
+    asked = (steps, strength or 1.0, request.karras_sigmas, request.algorithm_type)
+    table = _table(name, *asked, json.dumps(config))
     return SamplerPlan(
         scheduler=name,
         steps=steps,
@@ -236,7 +250,7 @@ def _inputs(plan: Plan, canvas: Canvas, request: InpaintRequest, shown: Picture 
         mask=canvas.mask,
         latent_mask=latent_mask(canvas.mask, plan.model.factor),
         noise_fill=request.masked_content == "noise",
-        image_prompt=shown.rgb if shown else None,
+        image_prompt=np.ascontiguousarray(shown.rgb) if shown else None,
         image_scale=plan.prompt.image_scale,
         token_merging=plan.token_merging,
         token_merging_levels=plan.token_merging_levels,

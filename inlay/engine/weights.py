@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 from inlay.engine.registry import PARTS, ModelEntry, PartEntry, PinnedFile
@@ -118,15 +120,25 @@ def entry_hash(entry: Entry) -> str:
 def scheduler_config(entry: ModelEntry) -> dict[str, Any]:
     """The model's own scheduler configuration on top of its family's; small JSON, no weights are read."""
     path = entry.path / "scheduler" / "scheduler_config.json"
-    if not path.is_file():
+    try:
+        stat = path.stat()
+    except OSError:
         return dict(entry.shape.schedule)
+    if not S_ISREG(stat.st_mode):
+        return dict(entry.shape.schedule)
+    return {**entry.shape.schedule, **_json_object(entry.id, path, stat.st_size, stat.st_mtime_ns)}
+
+
+@lru_cache(maxsize=64)
+def _json_object(model: str, path: Path, size: int, changed_ns: int) -> Mapping[str, Any]:
+    """Keyed by size and time as well, so that a changed file is read anew. To be read, not changed: all share it."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as exc:
-        raise WeightsError(f"{entry.id}: {path} cannot be read as JSON: {exc}") from exc
+        raise WeightsError(f"{model}: {path} cannot be read as JSON: {exc}") from exc
     if not isinstance(config, dict):
-        raise WeightsError(f"{entry.id}: {path} must hold a JSON object")
-    return {**entry.shape.schedule, **config}
+        raise WeightsError(f"{model}: {path} must hold a JSON object")
+    return config
 
 
 def _state(path: Path, pin: PinnedFile) -> str:

@@ -331,3 +331,15 @@ def test_arguments_of_the_wrong_kind_are_named(given, sentence):
 def test_noise_of_no_shape(shape):
     with pytest.raises(inlay.RequestError, match=r"shape must be integers of at least 0, as in \(4, 64, 64\), not "):
         inlay.noise(1, shape)
+
+
+@pytest.mark.parametrize("default", ["steps = [5]", "steps = 5.5", "steps = true", 'scheduler = ["DDIMScheduler"]'])
+def test_a_registrys_defaults_of_the_wrong_kind_are_named(tmp_path, default):
+    folder = inlay.Registry().find("inlay-tiny").path
+    path = tmp_path / "weights.toml"
+    path.write_text(
+        f'schema = 1\n[models.m]\nfamily = "sd15-inpaint"\npath = "{folder}"\n[models.m.defaults]\n{default}\n'
+    )
+    image, mask = np.zeros((64, 64, 3), np.uint8), np.full((64, 64), 255, np.uint8)
+    with pytest.raises(inlay.RequestError, match=f"{default.partition(' ')[0]} must be"):
+        inlay.plan(inlay.InpaintRequest(model="m", prompt="x", init_image=image, mask_image=mask), path)
