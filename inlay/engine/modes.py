@@ -15,6 +15,9 @@ __all__ = ["channels_of", "levels_of", "one_line", "profile_of"]
 
 Bytes2D = NDArray[np.uint8]
 
+# The field whose colours say nothing but how bright they are: they are not kept, nor hashed.
+_MASK = "mask_image"
+
 
 def levels_of(field: str, array: NDArray[Any]) -> Bytes2D:
     """An array's values as 0…255, by its type."""
@@ -35,7 +38,7 @@ def levels_of(field: str, array: NDArray[Any]) -> Bytes2D:
 
 
 def channels_of(image: Image.Image, notes: list[str], field: str) -> tuple[Bytes2D, Bytes2D | None]:
-    """Colour and transparency of a loaded image, as stored (not yet upright)."""
+    """Colour and transparency of a loaded image, as stored (not yet upright); of a gray one, a plane three times."""
     mode = image.mode
     if mode.startswith("I;16") or mode in ("I", "F"):
         values = np.asarray(image)
@@ -52,7 +55,7 @@ def channels_of(image: Image.Image, notes: list[str], field: str) -> tuple[Bytes
     if image.has_transparency_data:
         rgba = np.asarray(image.convert("RGBA"))
         return rgba[:, :, :3].copy(), rgba[:, :, 3].copy()
-    if mode in ("1", "L"):
+    if mode in ("1", "L") or (mode == "RGB" and field == _MASK):
         plane = np.asarray(image if mode == "L" else image.convert("L"))
         return np.broadcast_to(plane[:, :, None], (*plane.shape, 3)), None
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB")), None

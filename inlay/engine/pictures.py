@@ -157,11 +157,11 @@ def from_image(field: str, image: Image.Image, label: str = "the image", path: s
         raise
     except Exception as exc:  # see from_bytes()
         raise SourceError(field, path, f"{label} is truncated or damaged: {one_line(exc)}") from exc
+    is_gray = image.mode == "LA" or rgb.strides[2] == 0
     turn = _UPRIGHT.get(_orientation(image, notes, field))
     if turn is not None:
         rgb, alpha = turn(rgb), None if alpha is None else turn(alpha)
     profile = profile_of(image, notes, field)
-    is_gray = image.mode in ("1", "L", "LA")
     return Picture(rgb, alpha, icc_profile=profile, path=path, warnings=tuple(notes), is_gray=is_gray)
 
 

@@ -293,3 +293,26 @@ def test_a_closed_image_is_refused(tmp_path):
     image.close()
     with pytest.raises(SourceError, match="truncated or damaged"):
         from_image("f", image)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "RGB"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_mask_is_its_brightness_in_any_mode(mode, orientation):
+    picture = Image.fromarray(COLOUR).convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", exif=exif)
+    mask, gray = (from_bytes(field, buffer.getvalue(), "it") for field in ("mask_image", "init_image"))
+    expected = np.asarray(picture.convert("L"))
+    np.testing.assert_array_equal(mask.gray, expected if orientation == 1 else np.rot90(expected, -1))
+    np.testing.assert_array_equal(mask.gray, gray.gray)
+    for channel in range(3):
+        np.testing.assert_array_equal(mask.rgb[:, :, channel], mask.gray)
+    assert mask.rgb.shape == gray.rgb.shape
+    assert mask.is_gray
+    with pytest.raises(ValueError, match="read-only"):
+        mask.rgb[0, 0, 0] = 1
+    as_gray = io.BytesIO()
+    picture.convert("L").save(as_gray, "PNG", exif=exif)
+    assert from_bytes("mask_image", as_gray.getvalue(), "it").sha256 == mask.sha256
