@@ -37,6 +37,7 @@ STEPS = {
     "HeunDiscreteScheduler": 15,
     "KDPM2DiscreteScheduler": 15,
     "KDPM2AncestralDiscreteScheduler": 25,
+    "IPNDMScheduler": 25,
     "LCMScheduler": 8,
 }
 USUAL_STEPS = 20
