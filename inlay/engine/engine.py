@@ -44,7 +44,8 @@ class Engine:
         kernels: ``fused`` or ``plain`` for the networks' layers; ``auto`` is ``fused`` on a GPU, where plain ones are
             slower but need no Triton. What was taken is in each result's ``runtime``.
         capture: ``on`` records a step as a CUDA graph once for each shape and replays it, ``off`` launches its
-            kernels one by one; ``auto`` is ``on`` where there are fused kernels on a GPU.
+            kernels one by one; ``auto`` is ``on`` on a GPU: with torch where kernels are fused, with ONNX Runtime
+            where it can capture the model's graphs.
 
     Raises:
         BackendError: a backend, package or device that is not there, or no such kernels.
