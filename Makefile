@@ -7,13 +7,21 @@ export OMP_WAIT_POLICY = PASSIVE
 export HF_HUB_OFFLINE = 1
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test check lint types gpu sheet clean
+.PHONY: demo test test-random test-slow check lint types gpu sheet clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/python -m tools.demo out/demo
 
 test: check
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+# The same in another order each time; the seed is in the first lines of the output.
+test-random: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -n 2 --dist load -p randomly
+
+# Tests that take minutes: before a release.
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -m slow
 
 check: lint types
 

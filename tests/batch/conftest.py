@@ -20,6 +20,11 @@ from inlay.batch import Options
 FAULTS = Path(__file__).parent / "faults"
 
 
+def python_path(first: Path) -> str:
+    """A ``PYTHONPATH`` for a new interpreter: what it has now (tests/conftest.py puts the tested tree there) behind."""
+    return os.pathsep.join([str(first), os.environ["PYTHONPATH"]])
+
+
 @dataclass(frozen=True)
 class Album:
     """A folder with six pictures of two sizes, their masks, and manifests that name them."""
@@ -65,7 +70,7 @@ class Album:
         environment = {**os.environ, "INLAY_WEIGHTS": str(self.weights)}
         if faults is not None:
             environment |= {
-                "PYTHONPATH": str(FAULTS),
+                "PYTHONPATH": python_path(FAULTS),
                 "INLAY_TEST_FAULTS": str(faults),
                 "INLAY_TEST_MARKS": str(self.folder),
             }
@@ -97,7 +102,7 @@ def album(tmp_path: Path, empty_registry: Path) -> Album:
 @pytest.fixture
 def with_faults(album: Album, monkeypatch: pytest.MonkeyPatch) -> Album:
     """Workers of this process's own runs fail as their prompts say."""
-    monkeypatch.setenv("PYTHONPATH", str(FAULTS))
+    monkeypatch.setenv("PYTHONPATH", python_path(FAULTS))
     monkeypatch.setenv("INLAY_TEST_FAULTS", "0")
     monkeypatch.setenv("INLAY_TEST_MARKS", str(album.folder))
     return album

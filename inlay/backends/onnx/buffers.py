@@ -209,6 +209,7 @@ class Pool:
     """A loop's buffers. What lanes leave behind is there for the next of the same shapes, where runs are recorded.
 
     A shape is launched until a lane of it has left, and recorded from then on: many come up once and never again.
+    Buffers whose runs are launched are freed as their lane leaves; nothing but recorded ones is kept.
 
     Args:
         most: lanes whose runs are recorded, those at rest among them; 0 records none.
@@ -220,15 +221,19 @@ class Pool:
     def __init__(self, loop: Loop, most: int = _MOST) -> None:
         self.loop, self._most = loop, most
         self.refused = ""
+        self._records = loop.captured and most > 0
         self._numbers = self._bytes = 0
         self._seen: OrderedDict[Shapes, None] = OrderedDict()
         self._free: dict[Shapes, list[Buffers]] = {}
-        self._left: deque[Buffers] = deque()
+        # Shapes of lanes that left, with their buffers where these are recorded: whoever drops a lane appends, and
+        # the thread that takes buffers sorts.
+        self._left: deque[tuple[Shapes, Buffers | None]] = deque()
 
     def take(self, given: Given) -> Buffers:
         """Buffers in which a lane has started."""
-        if not self.loop.captured or not self._most:
+        if not self._records:
             return Buffers(self.loop, given)
+
         self._sort()
         given = given.filled_up()
         free = self._free.get(given.shapes)
@@ -236,6 +241,7 @@ class Pool:
             buffers = free.pop()
             buffers.take_over(given)
             return buffers
+
         if given.shapes in self._seen and self._has_room(given):
             try:
                 return self._recorded(given)
@@ -246,15 +252,18 @@ class Pool:
 
     def leave(self, buffers: Buffers) -> None:
         """A lane is done with its buffers; may be called from any thread."""
-        self._left.append(buffers)
+        if not self._records:
+            return
+        is_recorded = buffers.number is not None and not buffers.broken
+        self._left.append((buffers.shapes, buffers if is_recorded else None))
 
     def _sort(self) -> None:
         while self._left:
-            buffers = self._left.popleft()
-            self._seen[buffers.shapes] = None
-            self._seen.move_to_end(buffers.shapes)
-            if buffers.number is not None and not buffers.broken:
-                self._free.setdefault(buffers.shapes, []).append(buffers)
+            shapes, buffers = self._left.popleft()
+            self._seen[shapes] = None
+            self._seen.move_to_end(shapes)
+            if buffers is not None:
+                self._free.setdefault(shapes, []).append(buffers)
         while len(self._seen) > _SEEN:
             self._seen.popitem(last=False)
 
