@@ -188,6 +188,7 @@ def test_a_hole_starts_as_fill_does(size, wanted):
     colours = np.asarray(coarse.resize(size[::-1], Image.Resampling.BICUBIC))
     hole = box(slice(size[0] // 4, size[0] // 2), slice(size[1] // 3, size[1] // 2), size)
     image = with_hole(0, colours, hole)
+    wanted = {"native_size": 128, **wanted}  # scaled up, down, and as it is
     original = canvas_of(image, hole, **wanted)
     filled = canvas_of(image, hole, masked_content="fill", **wanted)
     np.testing.assert_array_equal(original.image, filled.image)
