@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from inlay.engine.fill import from_surroundings, hidden_pixels, opaque
+from inlay.engine.fill import FAINT, from_surroundings, hidden_pixels, opaque
 from inlay.engine.geometry import CanvasOptions, Geometry, geometry
 from inlay.engine.mask import (
+    Box,
     Feather,
     bounding_box,
     dilate,
@@ -137,8 +138,7 @@ def prepare(image: Picture, mask: Picture, options: CanvasOptions | None = None)
     hidden = hidden_pixels(picture.alpha)
 
     x0, y0, x1, y1 = layout.crop
-    alpha = None if picture.alpha is None else picture.alpha[y0:y1, x0:x1]
-    shown = opaque(picture.rgb[y0:y1, x0:x1], alpha, area[y0:y1, x0:x1])
+    shown = _shown(picture, area, layout.crop)
     pixels = _padded(resize(shown, layout.resized), layout)
     wanted = _padded(resize_mask(area[y0:y1, x0:x1], layout.resized), layout)
     hole = np.zeros_like(wanted)
@@ -164,6 +164,18 @@ def prepare(image: Picture, mask: Picture, options: CanvasOptions | None = None)
         options=options,
         warnings=warnings,
     )
+
+
+def _shown(picture: Picture, area: Mask, crop: Box) -> Pixels:
+    """The crop without transparency: filled from its own visible pixels, or the whole picture's where it has none."""
+    x0, y0, x1, y1 = crop
+    rgb, alpha = picture.rgb[y0:y1, x0:x1], picture.alpha
+    if alpha is None:
+        return rgb
+    part = alpha[y0:y1, x0:x1]
+    if part.max() < FAINT:
+        return opaque(picture.rgb, alpha, area)[y0:y1, x0:x1]
+    return opaque(rgb, part, area[y0:y1, x0:x1])
 
 
 def _start(pixels: Pixels, wanted: Mask, hole: Mask, options: CanvasOptions) -> Pixels:

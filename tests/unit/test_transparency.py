@@ -222,6 +222,14 @@ def test_a_mask_over_everything_fills_the_hole_from_what_is_seen():
     assert (canvas_of(with_hole(255, flat), MASKS["everything"]).image == 33).all()
 
 
+def test_a_crop_inside_a_hole_is_filled_from_outside_of_it():
+    hole, flat = box(slice(4, 396), slice(4, 396), (400, 400)), np.full((400, 400, 3), 33, np.uint8)
+    mask = box(slice(180, 200), slice(180, 200), (400, 400))
+    canvas = canvas_of(with_hole(200, flat, hole), mask, mask_padding=0, native_size=64)
+    assert hole[slice(*canvas.geometry.crop[1::2]), slice(*canvas.geometry.crop[::2])].all()
+    assert (canvas.image == 33).all()
+
+
 @pytest.mark.parametrize("alpha", [0, FAINT - 1])
 def test_a_picture_of_nothing_is_plain_gray_and_says_so(alpha):
     image = np.dstack([noise(HEIGHT, WIDTH, 3), np.full((HEIGHT, WIDTH), alpha, np.uint8)])
