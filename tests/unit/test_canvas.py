@@ -13,6 +13,7 @@ from PIL import Image, ImageFilter
 from inlay.engine.canvas import BLANK, Canvas, CanvasOptions, lay_out, prepare
 from inlay.engine.fill import FAINT
 from inlay.engine.mask import dilate, resize_mask
+from inlay.engine.paste import match_colors
 from inlay.engine.pictures import Picture, from_array, from_bytes
 from inlay.engine.sources import open_picture
 from inlay.errors import RequestError
@@ -141,6 +142,18 @@ def test_a_network_that_returns_its_input_changes_nothing_much(height, width, wa
         np.testing.assert_array_equal(out, image)
 
 
+def test_the_profile_is_kept_where_the_output_is_resized():
+    picture = Picture(noise(40, 50), icc_profile=b"profile")
+    mask = from_array("mask_image", box_mask(40, 50, (5, 5, 20, 20)))
+    canvas = prepare(picture, mask, CanvasOptions(width=64, height=64, fixed_size=True))
+    assert canvas.paste(canvas.image).info["icc_profile"] == b"profile"
+
+
+def test_what_was_done_to_the_mask_is_among_the_warnings():
+    canvas = made(noise(40, 60), box_mask(20, 30, (5, 5, 20, 10)))
+    assert canvas.warnings == ("mask_image was resized from 30x20 to the image's 60x40",)
+
+
 @pytest.mark.parametrize("size", [(512, 512), (512, 768), (640, 512), (1000, 264), (256, 256)])
 def test_pictures_of_good_size_are_not_resampled(size):
     image = noise(*size)
@@ -197,6 +210,9 @@ def test_big_photographs_are_scaled_down_and_the_caller_is_told():
     layout = canvas.geometry
     assert 0.9 < layout.width * layout.height / (2.25 * 512 * 512) < 1.1
     assert any("mask_padding" in text for text in canvas.warnings)
+    canvas = made(np.zeros((1500, 2000, 3), np.uint8), box_mask(1500, 2000, (100, 100, 1900, 1400)), mask_padding=0)
+    assert canvas.geometry.scale < 0.5
+    assert canvas.warnings == (), "who has taken the advice is not given it again"
 
 
 def test_fixed_size_resizes_as_the_endpoint_does():
@@ -253,6 +269,16 @@ def test_color_match_brings_the_ring_back():
     assert np.abs(matched - image)[canvas.area].mean() < 2 < np.abs(plain - image)[canvas.area].mean()
     full = made(image, np.full((128, 128), 255, np.uint8), color_match=True, native_size=128)
     np.testing.assert_array_equal(np.asarray(full.paste(shifted)), shifted)
+
+
+@pytest.mark.parametrize(("blur", "ring"), [(0.0, 8), (4.0, 8), (11.0, 22)])
+def test_colours_are_matched_over_two_deviations_of_the_feather(blur, ring):
+    image, mask = noise(128, 128), box_mask(128, 128, (40, 40, 80, 80))
+    canvas = made(image, mask, color_match=True, native_size=128, mask_blur=blur)
+    drawn = noise(128, 128, seed=4) // 2
+    matched = match_colors(drawn, image, mask > 0, ring)
+    assert (match_colors(drawn, image, mask > 0, ring + 4) != matched).any()
+    np.testing.assert_array_equal(np.asarray(canvas.paste(drawn))[mask > 0], matched[mask > 0])
 
 
 def test_refusals():
