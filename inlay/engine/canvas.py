@@ -2,24 +2,26 @@
 
 The way there: mask read and grown, picture cropped → resized → padded to a multiple of 8. The way back:
 padding cut off → resized → blended into the picture at its own resolution by the feathered mask. Outside
-that feather the output is the input, byte for byte, alpha included.
+that feather the output is the input, byte for byte, alpha included. The network is shown an opaque picture:
+what is stored under transparent pixels takes no part; where such pixels are repainted, they become opaque.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from inlay.engine.fill import from_surroundings
+from inlay.engine.fill import FAINT, from_surroundings, hidden_pixels, opaque
 from inlay.engine.geometry import CanvasOptions, Geometry, geometry
 from inlay.engine.mask import (
+    Box,
     Feather,
-    binarise,
     bounding_box,
     dilate,
     feather,
@@ -27,7 +29,8 @@ from inlay.engine.mask import (
     latent_mask,
     resize_mask,
 )
-from inlay.engine.paste import Blend, blend, match_colors, overlap, paste_area, resize
+from inlay.engine.mask_source import binarise, why_empty
+from inlay.engine.paste import Blend, blend, composite, match_colors, paste_area, resize
 from inlay.engine.pictures import Picture
 from inlay.errors import RequestError
 
@@ -43,7 +46,7 @@ BLANK = 128
 _COARSE = 0.5
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Canvas:
     """A picture made ready for the network, and everything needed to paste the result back.
 
@@ -53,6 +56,7 @@ class Canvas:
             ("noise" leaves the picture: the engine starts those latents from noise).
         mask: bool ``[h, w]`` at generation size: the denoise mask, True = repaint.
         picture: the picture at working size.
+        shown: uint8, the crop of it as it is shown to the network, opaque, before ``masked_content``.
         area: bool ``[H, W]``: the denoise mask at working size.
         feather: the composite mask at working size.
         options: what was asked for.
@@ -63,6 +67,7 @@ class Canvas:
     image: Pixels
     mask: Mask
     picture: Picture
+    shown: Pixels
     area: Mask
     feather: Feather
     options: CanvasOptions
@@ -88,9 +93,10 @@ class Canvas:
         if self.options.color_match:
             x0, y0, x1, y1 = layout.crop
             ring = max(8, math.ceil(2 * self.options.mask_blur))
-            area = match_colors(area, self.picture.rgb[y0:y1, x0:x1], self.area[y0:y1, x0:x1], ring)
-        rgb = paste_area(self.picture.rgb, area, layout.crop, self.feather, blend)
-        return Picture(rgb, self._alpha(), self.picture.icc_profile).to_pil()
+            area = match_colors(area, self.shown, self.area[y0:y1, x0:x1], ring)
+        weights, alpha = self._layer
+        rgb = paste_area(self.picture.rgb, area, layout.crop, weights, blend)
+        return Picture(rgb, alpha, self.picture.icc_profile).to_pil()
 
     def untouched(self) -> Image.Image:
         """The picture as it is where nothing is repainted, at the output's size."""
@@ -106,18 +112,17 @@ class Canvas:
         inside[y0:y1, x0:x1] = True
         return result & inside
 
-    def _alpha(self) -> Pixels | None:
-        """The input's alpha; a transparent hole that is to be filled becomes opaque by the feather."""
-        alpha = self.picture.alpha
-        if alpha is None or not _is_hole(alpha, self.area):
-            return alpha
-        out = alpha.copy()
-        x0, y0, x1, y1 = box = overlap(self.geometry.crop, self.feather.box)
-        left, top = self.feather.box[:2]
-        weights = self.feather.weights[box[1] - top : box[3] - top, box[0] - left : box[2] - left]
-        part = alpha[y0:y1, x0:x1]
-        out[y0:y1, x0:x1] = blend(part, np.full_like(part, 255), weights)
-        return out
+    @cached_property
+    def _layer(self) -> tuple[Feather, Pixels | None]:
+        """The share of the generated colours, and the output's alpha."""
+        alpha, hidden = self.picture.alpha, hidden_pixels(self.picture.alpha)
+        if alpha is None or hidden is None:
+            return self.feather, alpha
+        if hidden[self.area].any():
+            return composite(alpha, self.geometry.crop, self.feather)
+        x0, y0, x1, y1 = self.feather.box
+        # The feather alone reaches hidden pixels: they stay hidden, and as they are.
+        return Feather(self.feather.box, np.where(hidden[y0:y1, x0:x1], np.uint8(0), self.feather.weights)), alpha
 
 
 def prepare(image: Picture, mask: Picture, options: CanvasOptions | None = None) -> Canvas:
@@ -130,22 +135,74 @@ def prepare(image: Picture, mask: Picture, options: CanvasOptions | None = None)
     area, warnings = _denoise_mask(image, mask, options)
     layout = _layout(image, area, options)
     picture = _working(image, layout.working)
+    hidden = hidden_pixels(picture.alpha)
+
     x0, y0, x1, y1 = layout.crop
-    pixels = _padded(resize(picture.rgb[y0:y1, x0:x1], layout.resized), layout)
+    shown = _shown(picture, area, layout.crop)
+    pixels = _padded(resize(shown, layout.resized), layout)
     wanted = _padded(resize_mask(area[y0:y1, x0:x1], layout.resized), layout)
-    if options.masked_content == "fill":
-        pixels = from_surroundings(pixels, wanted)
-    elif options.masked_content == "blank":
-        pixels = np.where(wanted[:, :, None], np.uint8(BLANK), pixels)
+    hole = np.zeros_like(wanted)
+    if hidden is not None:
+        hole = _padded(resize_mask((hidden & area)[y0:y1, x0:x1], layout.resized), layout)
+    pixels = _start(pixels, wanted, hole, options)
+
     if options.mask_padding is None and layout.scale < _COARSE:
         warnings += (
             f"generated at {layout.width}x{layout.height} and enlarged {1 / layout.scale:.1f} times; "
             f"mask_padding generates only the mask's surroundings, at full resolution",
         )
-    if picture.alpha is not None and not _is_hole(picture.alpha, area) and not picture.alpha[area].all():
-        warnings += ("the mask covers transparent pixels of init_image; its alpha is kept",)
-    shade = feather(area, options.mask_blur)
-    return Canvas(layout, pixels, wanted, picture, area, shade, options, warnings)
+    if hidden is not None:
+        warnings += _about_hidden(hidden, area)
+    return Canvas(
+        geometry=layout,
+        image=pixels,
+        mask=wanted,
+        picture=picture,
+        shown=shown,
+        area=area,
+        feather=feather(area, options.mask_blur),
+        options=options,
+        warnings=warnings,
+    )
+
+
+def _shown(picture: Picture, area: Mask, crop: Box) -> Pixels:
+    """The crop without transparency: filled from its own visible pixels, or the whole picture's where it has none."""
+    x0, y0, x1, y1 = crop
+    rgb, alpha = picture.rgb[y0:y1, x0:x1], picture.alpha
+    if alpha is None:
+        return rgb
+    part = alpha[y0:y1, x0:x1]
+    if part.max() < FAINT:
+        return opaque(picture.rgb, alpha, area)[y0:y1, x0:x1]
+    return opaque(rgb, part, area[y0:y1, x0:x1])
+
+
+def _start(pixels: Pixels, wanted: Mask, hole: Mask, options: CanvasOptions) -> Pixels:
+    """``pixels`` with ``masked_content`` under the mask; a hole has no content and is filled in any case.
+
+    Args:
+        wanted: the denoise mask; hole: the part of it where the picture is transparent. All at generation size.
+    """
+    content = options.masked_content
+    if content == "blank":
+        return np.where(wanted[:, :, None], np.uint8(BLANK), pixels)
+    if content == "fill":
+        return from_surroundings(pixels, wanted)
+    # A mask that covers everything leaves nothing to fill from but what it covers, and that was done.
+    if not hole.any() or wanted.all():
+        return pixels
+    return np.where(hole[:, :, None], from_surroundings(pixels, wanted), pixels)
+
+
+def _about_hidden(hidden: Mask, area: Mask) -> tuple[str, ...]:
+    """Warnings about transparent pixels, but for the plain case of a mask that covers a hole."""
+    if hidden.all():
+        return ("init_image is transparent everywhere: the network is shown plain gray",)
+    masked = hidden[area]
+    if masked.any() and 2 * int(np.count_nonzero(masked)) < masked.size:
+        return ("the mask covers transparent pixels of init_image: what is repainted becomes opaque",)
+    return ()
 
 
 def lay_out(image: Picture, mask: Picture, options: CanvasOptions | None = None) -> Geometry:
@@ -157,22 +214,25 @@ def lay_out(image: Picture, mask: Picture, options: CanvasOptions | None = None)
 
 def _denoise_mask(image: Picture, mask: Picture, options: CanvasOptions) -> tuple[Mask, tuple[str, ...]]:
     """The grown mask at working size, and warnings."""
-    binary, notes = binarise(mask, options.mask_source, options.invert_mask)
+    binary, notes = binarise(mask, options.mask_source, options.invert_mask, _looks_same(mask, image))
     area, more = fit_mask(binary, image.size)
     if not area.any():
-        raise RequestError("mask_image", message=f"mask_image is empty: {_why_empty(mask, options)}")
+        reason = why_empty(mask, options.mask_source, options.invert_mask)
+        raise RequestError("mask_image", message=f"mask_image is empty: {reason}")
     area = dilate(area, options.mask_dilate)
     if options.fixed_size and options.width and options.height:
         area = resize_mask(area, (options.width, options.height))
     return area, notes + more
 
 
-def _why_empty(mask: Picture, options: CanvasOptions) -> str:
-    if options.invert_mask:
-        return "inverted, no pixel of it is to be repainted"
-    if options.mask_source == "alpha":
-        return "no pixel of it is transparent (alpha below 128 is repainted)"
-    return f"its brightest pixel is {mask.gray.max()}, and 128 and above is repainted"
+def _looks_same(mask: Picture, image: Picture) -> bool:
+    """Whether one picture with transparency is given as both."""
+    if mask.alpha is None or image.alpha is None or mask.size != image.size:
+        return False
+    if not np.array_equal(mask.alpha, image.alpha):
+        return False
+    differs = (mask.rgb != image.rgb).any(axis=2)
+    return not differs[mask.alpha > 0].any()
 
 
 def _layout(image: Picture, area: Mask, options: CanvasOptions) -> Geometry:
@@ -185,7 +245,8 @@ def _working(image: Picture, size: tuple[int, int]) -> Picture:
     if image.size == size:
         return replace(image, rgb=np.ascontiguousarray(image.rgb), is_gray=False) if image.is_gray else image
     alpha = None if image.alpha is None else resize(image.alpha, size)
-    return Picture(resize(image.rgb, size), alpha, image.icc_profile, image.path)
+    # Opaque first: resizing mixes neighbours, and what is hidden is not to be mixed into what is seen.
+    return Picture(resize(opaque(image.rgb, image.alpha), size), alpha, image.icc_profile, image.path)
 
 
 def _padded(pixels: NDArray[Any], layout: Geometry) -> NDArray[Any]:
@@ -195,9 +256,3 @@ def _padded(pixels: NDArray[Any], layout: Geometry) -> NDArray[Any]:
         return pixels
     widths = ((top, bottom), (left, right), (0, 0))[: pixels.ndim]
     return np.pad(pixels, widths, mode="edge")
-
-
-def _is_hole(alpha: Pixels, area: Mask) -> bool:
-    """Whether the mask mostly covers pixels that are fully transparent: a hole that is to be filled."""
-    masked = alpha[area]
-    return 2 * int(np.count_nonzero(masked == 0)) >= masked.size

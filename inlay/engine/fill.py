@@ -1,4 +1,8 @@
-"""``masked_content="fill"``: the masked area smoothly filled from the colours around it."""
+"""Colours for pixels that have none of their own to show: those to be made anew, and transparent ones.
+
+What is stored under a transparent pixel is no content (black in one editor, white in another, or what was
+erased), so the network is shown the visible colours around it instead.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +10,54 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["from_surroundings"]
+__all__ = ["FAINT", "from_surroundings", "hidden_pixels", "opaque"]
 
+Pixels = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
 Levels = NDArray[np.float32]
+
+FAINT = 16
+"""A pixel whose alpha is below this, a sixteenth of opaque, is hidden.
+
+Editors that keep colours multiplied by alpha leave less than 16 levels of each colour there: noise, to the eye nothing.
+"""
 
 _MIDDLE = 127.5
 
+# Colours for hidden pixels are spread on a grid of at most so many cells a side: what is generated is rarely finer.
+_FINEST = 1024
 
-def from_surroundings(pixels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """``pixels`` with the masked ones filled in from the others by push-pull (Gortler et al. 1996, sec. 3.4).
 
-    The known pixels are averaged over ever larger cells until every cell knows a colour, then the holes of
-    each level are filled from the coarser one. Where everything is masked the result is mid-gray.
+def hidden_pixels(alpha: Pixels | None) -> Mask | None:
+    """bool ``[H, W]``, True where nothing is to be seen; None where there is no such pixel."""
+    if alpha is None or alpha.min() >= FAINT:
+        return None
+    return alpha < FAINT
+
+
+def opaque(rgb: Pixels, alpha: Pixels | None, masked: Mask | None = None) -> Pixels:
+    """The picture without transparency: visible pixels as stored, hidden ones filled from the visible around them.
+
+    Visible pixels count with their alpha as weight. The result does not depend on what is stored in hidden
+    pixels; where all are hidden it is mid-gray.
+
+    Args:
+        rgb: uint8 ``[H, W, 3]``.
+        alpha: uint8 ``[H, W]``, or None where all is opaque.
+        masked: bool ``[H, W]``: pixels whose colours are to go, spread only where nothing else is visible.
+    """
+    hidden = hidden_pixels(alpha)
+    if alpha is None or hidden is None:
+        return rgb
+    weight = np.where(hidden, np.uint8(0), alpha)
+    if masked is not None:
+        kept = np.where(masked, np.uint8(0), weight)
+        weight = kept if kept.any() else weight
+    return np.where(hidden[:, :, None], _spread(rgb, weight), rgb)
+
+
+def from_surroundings(pixels: Pixels, mask: Mask) -> Pixels:
+    """``pixels`` with the masked ones filled in from the others; where everything is masked, mid-gray.
 
     Args:
         pixels: uint8 ``[h, w, 3]``.
@@ -25,11 +65,41 @@ def from_surroundings(pixels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDA
     """
     weight = (~mask).astype(np.float32)
     filled = _pull_and_push(pixels * weight[:, :, None], weight)
-    return np.where(mask[:, :, None], np.rint(filled).clip(0, 255).astype(np.uint8), pixels)
+    return np.where(mask[:, :, None], _rounded(filled), pixels)
+
+
+def _spread(pixels: Pixels, weight: Pixels) -> Pixels:
+    """Colours everywhere, by push-pull; of a large picture on cells of some pixels a side."""
+    height, width = weight.shape
+    across, down = -(-width // _FINEST), -(-height // _FINEST)
+    colours = _rounded(_pull_and_push(*_cells(pixels, weight, across, down)))
+    if across == down == 1:
+        return colours
+    covered = (0, 0, width / across, height / down)  # the last cell may reach over the edge
+    enlarged = Image.fromarray(colours).resize((width, height), Image.Resampling.BILINEAR, box=covered)
+    return np.asarray(enlarged)
+
+
+def _cells(pixels: Pixels, weight: Pixels, across: int, down: int) -> tuple[Levels, Levels]:
+    """Weighted sums ``[h, w, 3]`` and weights ``[h, w]`` of cells of ``across`` × ``down`` pixels, added up exactly."""
+    height, width = weight.shape
+    starts = np.arange(0, width, across)
+    total = np.empty((-(-height // down), starts.size, 3), np.float32)
+    share = np.empty(total.shape[:2], np.float32)
+    for row in range(total.shape[0]):  # row by row of cells: the pixels of a large picture are never all floats
+        rows = slice(row * down, (row + 1) * down)
+        part = weight[rows].astype(np.int64)
+        share[row] = np.add.reduceat(part.sum(axis=0), starts)
+        total[row] = np.add.reduceat((pixels[rows] * part[:, :, None]).sum(axis=0), starts, axis=0)
+    return total, share
 
 
 def _pull_and_push(total: Levels, weight: Levels) -> Levels:
-    """Colours ``[h, w, 3]`` everywhere, from weighted sums ``[h, w, 3]`` and weights ``[h, w]``."""
+    """Colours ``[h, w, 3]`` everywhere, from weighted sums ``[h, w, 3]`` and weights ``[h, w]``.
+
+    Push-pull (Gortler et al. 1996, sec. 3.4): the known pixels are averaged over ever larger cells until
+    every cell knows a colour, then the holes of each level are filled from the coarser one.
+    """
     known = weight > 0
     mean: Levels = np.divide(total, np.where(known, weight, 1)[:, :, None], dtype=np.float32)
     if known.all():
@@ -53,3 +123,7 @@ def _enlarged(levels: Levels, size: tuple[int, int]) -> Levels:
     """``[h, w, 3]`` interpolated bilinearly to ``size`` (width, height)."""
     planes = (Image.fromarray(np.ascontiguousarray(levels[:, :, channel])) for channel in range(3))
     return np.dstack([np.asarray(plane.resize(size, Image.Resampling.BILINEAR)) for plane in planes])
+
+
+def _rounded(levels: Levels) -> Pixels:
+    return np.rint(levels).clip(0, 255).astype(np.uint8)

@@ -11,7 +11,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from inlay.engine.mask import Box, MaskSource, feather_reach
+from inlay.engine.mask import Box, feather_reach
+from inlay.engine.mask_source import MaskSource
 from inlay.engine.plan import Geometry
 from inlay.errors import RequestError
 

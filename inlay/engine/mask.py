@@ -9,20 +9,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from inlay.engine.pictures import Picture
+from inlay.engine.mask_source import THRESHOLD
 from inlay.errors import RequestError
 
 __all__ = [
     "Box",
     "Feather",
-    "MaskSource",
-    "binarise",
     "bounding_box",
     "dilate",
     "feather",
@@ -33,10 +31,7 @@ __all__ = [
 ]
 
 Mask = NDArray[np.bool_]
-MaskSource = Literal["auto", "luma", "alpha"]
 Box = tuple[int, int, int, int]
-
-THRESHOLD = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,35 +44,6 @@ class Feather:
 
     box: Box
     weights: NDArray[np.uint8]
-
-
-def binarise(mask: Picture, source: MaskSource = "auto", invert: bool = False) -> tuple[Mask, tuple[str, ...]]:
-    """The pixels to repaint: white (128 and above), or transparent where the mask's shape is in its alpha.
-
-    ``auto`` reads the alpha only if it varies while the brightness does not. Brightness is seen on black, so
-    white strokes on a transparent layer mean the strokes. Returns the mask and warnings.
-
-    Raises:
-        RequestError: ``alpha`` was asked for and the mask has none.
-    """
-    gray, alpha = mask.gray, mask.alpha
-    notes: tuple[str, ...] = ()
-    shaped = alpha is not None and bool((alpha != alpha.flat[0]).any())
-    if source == "alpha" and alpha is None:
-        raise RequestError("mask_source", source, "luma or auto: mask_image has no alpha channel")
-    plain = alpha is not None and bool((gray == gray.flat[0]).all())
-    if alpha is not None and (source == "alpha" or (source == "auto" and shaped and plain)):
-        on = alpha < THRESHOLD
-    elif alpha is not None and shaped:
-        on = (gray.astype(np.uint16) * alpha + 127) // 255 >= THRESHOLD
-        if source == "auto":
-            notes = (
-                "mask_image varies in brightness and in transparency; its brightness was used "
-                "(mask_source 'alpha' uses its transparency)",
-            )
-    else:
-        on = gray >= THRESHOLD
-    return (~on if invert else on), notes
 
 
 def fit_mask(mask: Mask, size: tuple[int, int]) -> tuple[Mask, tuple[str, ...]]:

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image, PngImagePlugin
 
+from inlay.engine.fill import opaque
 from inlay.engine.metadata import a1111_parameters, as_text, exif, to_json
 from inlay.errors import OutputError
 
@@ -244,8 +246,11 @@ def _exif(format: str, metadata: Mapping[str, Any] | None, parameters: str | Non
 
 
 def _without_alpha(image: Image.Image) -> Image.Image:
-    """RGB (or L) with the stored colours; transparency is dropped, not mixed with a colour nobody chose."""
-    return image if image.mode in ("RGB", "L") else image.convert("RGBA").convert("RGB")
+    """RGB (or L): what is to be seen as stored, the rest in the colours around it, none mixed with a background."""
+    if image.mode in ("RGB", "L"):
+        return image
+    levels = np.asarray(image.convert("RGBA"))
+    return Image.fromarray(opaque(levels[:, :, :3], levels[:, :, 3]))
 
 
 def _format_of(path: Path, format: str | None) -> str:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from inlay.engine.mask import Box, Feather, dilate
 
-__all__ = ["Blend", "blend", "match_colors", "overlap", "resize"]
+__all__ = ["Blend", "blend", "composite", "match_colors", "overlap", "paste_area", "resize"]
 
 Pixels = NDArray[np.uint8]
 Blend = Callable[[Pixels, Pixels, Pixels], Pixels]
@@ -79,6 +79,26 @@ def paste_area(base: Pixels, area: Pixels, crop: Box, feather: Feather, blend: B
     weights = _part(feather.weights, feather.box, box)
     out[y0:y1, x0:x1] = blend(base[y0:y1, x0:x1], _part(area, crop, box), weights)
     return out
+
+
+def composite(alpha: Pixels, crop: Box, feather: Feather) -> tuple[Feather, Pixels]:
+    """An opaque layer of coverage ``feather``, cut to ``crop``, laid over a picture that has this alpha.
+
+    "Over" of Porter and Duff 1984, for colours that are not multiplied by alpha: the less there is to be seen
+    below, the more of the colour is the layer's; nothing at all of what is stored under a transparent pixel.
+
+    Returns:
+        The layer's share of the colours, which is ``feather`` itself where the picture is opaque; and the
+        alpha of both together.
+    """
+    x0, y0, x1, y1 = box = overlap(crop, feather.box)
+    weights, below = _part(feather.weights, feather.box, box), alpha[y0:y1, x0:x1]
+    over = 255 * weights.astype(np.uint32)
+    total = over + (255 - weights).astype(np.uint32) * below
+    share = (255 * over + total // 2) // np.maximum(total, 1)
+    out = alpha.copy()
+    out[y0:y1, x0:x1] = blend(below, np.full_like(below, 255), weights)
+    return Feather(box, share.astype(np.uint8)), out
 
 
 def match_colors(area: Pixels, base: Pixels, mask: NDArray[np.bool_], ring: int) -> Pixels:

@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 # Raised whenever an equal plan would give another picture.
-PLAN_VERSION = 2
+PLAN_VERSION = 3
 
 
 Size = tuple[int, int]

@@ -90,7 +90,9 @@ class InpaintRequest(BaseModel):
         token_merging: None or False off, True the model's ratio, or a ratio 0 … 0.75.
         mask_blur: feather of the paste-back, pixels of the output. mask_dilate: growth of the mask,
             pixels. mask_padding: pixels around the mask; set, only the mask's surroundings are generated.
-        masked_content: what stands under the mask before denoising.
+        mask_source: ``luma`` repaints what is white, seen on black, ``alpha`` what is transparent; ``auto`` chooses,
+            and warns where they differ (see :mod:`inlay.engine.mask_source`). invert_mask repaints the rest.
+        masked_content: what stands under the mask before denoising; a transparent hole is filled in any case.
         color_match: match the generated colours to the seam's surroundings.
         negative numbers, infinities, NaN and unknown fields are refused.
     """

@@ -16,6 +16,7 @@ from inlay.backends.protocol import Inputs
 from inlay.engine.access import Access
 from inlay.engine.canvas import Canvas, CanvasOptions, latent_mask, prepare
 from inlay.engine.checkers import find_checker
+from inlay.engine.fill import opaque
 from inlay.engine.noise import MAX_SEED
 from inlay.engine.parts import Parts, find_parts, model_plan
 from inlay.engine.plan import PLAN_VERSION, CanvasPlan, Plan, PromptPlan, SamplerPlan
@@ -250,7 +251,7 @@ def _inputs(plan: Plan, canvas: Canvas, request: InpaintRequest, shown: Picture 
         mask=canvas.mask,
         latent_mask=latent_mask(canvas.mask, plan.model.factor),
         noise_fill=request.masked_content == "noise",
-        image_prompt=np.ascontiguousarray(shown.rgb) if shown else None,
+        image_prompt=np.ascontiguousarray(opaque(shown.rgb, shown.alpha)) if shown else None,
         image_scale=plan.prompt.image_scale,
         token_merging=plan.token_merging,
         token_merging_levels=plan.token_merging_levels,

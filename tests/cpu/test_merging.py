@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs torch: pip install 'inlay[torch]'")
 pytest.importorskip("diffusers", reason="makes its model with diffusers: pip install 'inlay[torch]'")
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import inlay
@@ -85,6 +85,8 @@ def test_sizes_count_every_token_once():
     seed=st.integers(0, 1000),
     blocky=st.booleans(),
 )
+@example(size=(16, 16), ratio=0.5, masked=0.25, seed=0, blocky=True)  # 6 × 6 protected of 16 × 16
+@example(size=(9, 17), ratio=0.75, masked=0.0, seed=1, blocky=False)
 def test_protected_tokens_are_never_merged(size, ratio, masked, seed, blocky):
     height, width = size
     rng = np.random.default_rng(seed)
@@ -92,10 +94,20 @@ def test_protected_tokens_are_never_merged(size, ratio, masked, seed, blocky):
     if blocky:
         mask = np.zeros(size, bool)
         mask[: int(height * masked), : int(width * masked)] = True
-    for region in find_regions(Merging(ratio), [size], torch.from_numpy(mask).float()):
-        near = np.pad(mask, 1)
-        near = np.any([near[i : i + height, j : j + width] for i in range(3) for j in range(3)], axis=0)
+    near = np.pad(mask, 1)
+    near = np.any([near[i : i + height, j : j + width] for i in range(3) for j in range(3)], axis=0)
+    touched = near.copy()
+    for row, column in np.ndindex(height // 2, width // 2):
+        cell = (slice(2 * row, 2 * row + 2), slice(2 * column, 2 * column + 2))
+        touched[cell] = near[cell].any()
+    step = max(1, height * width // 16)
+    has_cells = not touched[: height // 2 * 2, : width // 2 * 2].all()
+    expected = int((~touched).sum() * ratio) // step * step * has_cells
+    regions = find_regions(Merging(ratio), [size], torch.from_numpy(mask).float())
+    assert [region.merged for region in regions] == [expected] * (expected > 0)
+    for region in regions:
         protected = region.protected.numpy()
+        np.testing.assert_array_equal(protected, touched.ravel())
         assert (protected >= near.ravel()).all(), "the mask and one token around it"
         assert region.merged <= ratio * (~protected).sum()
         assert region.merged % max(1, height * width // 16) == 0
@@ -188,7 +200,7 @@ def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     nine = (write_model(folder / "nine", 9, "tiny"), "sd15-inpaint")
     path = write_registry(folder / "weights.toml", nine=nine, deep=nine)
-    path.write_text(path.read_text() + "token_merging_levels = 2\ntoken_merging_reuse = 2\n")  # of the last, deep
+    path.write_text(path.read_text() + "token_merging_levels = 2\ntoken_merging_reuse = 3\n")  # of the last, deep
     return path
 
 
@@ -249,7 +261,7 @@ def test_a_full_mask_merges_nothing_and_says_so(engine, ask):
 def test_levels_and_reuse_come_from_the_models_entry(engine, ask):
     results = [engine.run(ask(model=name, token_merging=True)) for name in ("nine", "deep")]
     found = [(result.plan.token_merging_levels, result.plan.token_merging_reuse) for result in results]
-    assert found == [(1, 1), (2, 2)]
+    assert found == [(1, 1), (2, 3)]
     assert bits(results[0]) != bits(results[1])
     off = engine.run(ask(model="deep")).plan
     assert (off.token_merging, off.token_merging_levels, off.token_merging_reuse) == (0.0, 1, 1)

@@ -1,4 +1,4 @@
-"""Masks: reading, fitting, growing, feathering, resizing; each against a slow definition of it."""
+"""Masks: fitting, growing, feathering, resizing; each against a slow definition of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageFilter
 
 from inlay.engine.mask import (
-    binarise,
     bounding_box,
     dilate,
     feather,
@@ -19,53 +18,9 @@ from inlay.engine.mask import (
     latent_mask,
     resize_mask,
 )
-from inlay.engine.pictures import Picture, from_array
 from inlay.errors import RequestError
 
 masks = st.tuples(st.integers(1, 40), st.integers(1, 40)).flatmap(lambda shape: arrays(np.bool_, shape))
-
-
-def rgba(gray: int | np.ndarray, alpha: np.ndarray) -> Picture:
-    plane = np.broadcast_to(np.asarray(gray, np.uint8), alpha.shape)
-    return Picture(np.dstack([plane] * 3), alpha.astype(np.uint8))
-
-
-def test_threshold_is_128():
-    levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    on, notes = binarise(from_array("f", levels))
-    np.testing.assert_array_equal(on, levels >= 128)
-    np.testing.assert_array_equal(binarise(from_array("f", levels), invert=True)[0], levels < 128)
-    assert notes == ()
-
-
-def test_a_shape_that_is_only_in_the_alpha():
-    alpha = np.arange(256).reshape(16, 16)
-    for gray in (0, 90, 255):
-        np.testing.assert_array_equal(binarise(rgba(gray, alpha))[0], alpha < 128)
-        np.testing.assert_array_equal(binarise(rgba(gray, alpha), "alpha", invert=True)[0], alpha >= 128)
-    assert not binarise(rgba(0, alpha), "luma")[0].any()
-
-
-def test_white_strokes_on_a_transparent_layer():
-    strokes = np.zeros((16, 16), np.uint8)
-    strokes[4:9, 2:13] = 255
-    on, notes = binarise(rgba(strokes, strokes))
-    np.testing.assert_array_equal(on, strokes > 0)
-    assert any("mask_source 'alpha'" in note for note in notes)
-    np.testing.assert_array_equal(binarise(rgba(strokes, strokes), "alpha")[0], strokes == 0)
-
-
-@pytest.mark.parametrize("level", [0, 255])
-def test_an_alpha_that_says_nothing_is_not_read(level):
-    gray = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    on, notes = binarise(rgba(gray, np.full((16, 16), level)))
-    np.testing.assert_array_equal(on, gray >= 128)
-    assert notes == ()
-
-
-def test_colours_count_by_their_brightness():
-    colours = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0]]], np.uint8)
-    np.testing.assert_array_equal(binarise(from_array("f", colours))[0], [[False, True, False, True]])
 
 
 def test_fitting_another_size_of_the_same_aspect():

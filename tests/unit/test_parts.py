@@ -192,6 +192,30 @@ def test_each_part_reaches_the_backend_and_the_result(weights, ask):
     assert (results[0].meta["vae"], results[0].meta["loras"]) == ("model", [])
 
 
+def test_what_is_hidden_in_the_shown_picture_decides_nothing(weights, ask):
+    shown = np.full((9, 7, 4), 255, np.uint8)
+    shown[:, :, :3] = np.random.default_rng(0).integers(0, 256, (9, 7, 3))
+    shown[2:5, 1:6, 3] = 0
+    colours = set()
+    with inlay.Engine("null", weights=weights) as engine:
+        for hidden in (0, 255):
+            shown[2:5, 1:6, :3] = hidden
+            result = engine.run(ask(ip_adapter=IpAdapter(id="look", image=shown)))
+            colours.add(np.asarray(result.images[0])[30, 30].tobytes())
+        other = np.ascontiguousarray(shown[::-1])
+        colours.add(
+            np.asarray(engine.run(ask(ip_adapter=IpAdapter(id="look", image=other))).images[0])[30, 30].tobytes()
+        )
+    assert len(colours) == 2
+
+
+def test_levels_and_reuse_of_token_merging_come_from_the_models_entry(weights, ask):
+    merging = 'path = "nothing"\ntoken_merging_levels = 2\ntoken_merging_reuse = 3'
+    weights.write_text(REGISTRY.replace('path = "nothing"', merging))
+    plan = inlay.plan(ask(token_merging=0.5), weights)
+    assert (plan.token_merging, plan.token_merging_levels, plan.token_merging_reuse) == (0.5, 2, 3)
+
+
 def test_models_and_their_combinations_are_closed_again(weights, ask, monkeypatch):
     from inlay.backends.null import NullSession
 
