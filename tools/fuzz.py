@@ -1,8 +1,8 @@
 """Random inputs against the engine, for as long as one likes: ``python -m tools.fuzz pictures --minutes 10``.
 
-A kind is a module with ``attempts(rng)``, an endless iterator of :class:`Attempt`, and the limits ``SECONDS`` and
-``MEBIBYTES``. Everything that an attempt raises but :class:`inlay.InlayError`, and everything that takes longer than its
-kind allows, is a finding: it is printed (the same seed brings it back), and the exit code is 1.
+A kind is a module with ``attempts(rng)``, an endless iterator of :class:`Attempt`, and limits, ``SECONDS`` for one
+attempt and ``MEBIBYTES`` for the process. Everything that an attempt raises but :class:`inlay.InlayError`, and what
+takes longer, is a finding: it is printed (the same seed brings it back), and the exit code is 1.
 """
 
 from __future__ import annotations

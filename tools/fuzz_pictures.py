@@ -43,7 +43,7 @@ def attempts(rng: random.Random) -> Iterator[Attempt]:
 
 
 def _reply(engine: inlay.Engine, pictures: dict[str, str]) -> str:
-    body = {"model_id": "inlay-tiny", "prompt": "x", "width": 64, "height": 64, "steps": 1, "base64": True, **pictures}
+    body = {"model_id": "inlay-tiny", "prompt": "x", "width": 64, "height": 64, "steps": 2, "base64": True, **pictures}
     reply = engine.reply(body, "community")
     if "failed inside inlay" in str(reply.get("message", "")):
         raise AssertionError(reply["message"])
