@@ -121,8 +121,12 @@ class Options:
         return self.threads or min(8, max(2, (os.cpu_count() or 1) // (self.workers or 1)))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON-able values, for another process; ``Options.of`` reads them."""
-        return asdict(self) | {"max_pixels": int(min(pixel_limit(self.max_pixels), _UNLIMITED))}
+        """Plain JSON-able values; ``Options.of`` reads them."""
+        return asdict(self)
+
+    def for_workers(self) -> dict[str, Any]:
+        """:meth:`to_dict` with the limit of pixels that holds in this process, Pillow's where the program set that."""
+        return self.to_dict() | {"max_pixels": int(min(pixel_limit(self.max_pixels), _UNLIMITED))}
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> Options:
