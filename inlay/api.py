@@ -14,15 +14,21 @@ __all__ = ["plan"]
 
 
 def plan(
-    request: InpaintRequest, weights: str | os.PathLike[str] | None = None, *, allow_private_urls: bool = False
+    request: InpaintRequest,
+    weights: str | os.PathLike[str] | None = None,
+    *,
+    allow_private_urls: bool = False,
+    max_pixels: int | None = None,
 ) -> Plan:
     """What running ``request`` would do, without torch and without reading weights.
 
     Args:
         weights: path of a ``weights.toml`` whose entries go before all others.
         allow_private_urls: True fetches pictures from hosts that are not public too.
+        max_pixels: largest picture that is decoded; as for :class:`inlay.Engine`.
 
     Raises:
         RequestError, WeightsError: what running it would raise before anything is computed.
     """
-    return resolve(request, Registry(weights), Access(allow_private_urls=allow_private_urls)).plan
+    access = Access(allow_private_urls=allow_private_urls, max_pixels=max_pixels)
+    return resolve(request, Registry(weights), access).plan

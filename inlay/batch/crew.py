@@ -153,7 +153,7 @@ class Crew:
         )
         member = Member(index, device, process)
         threading.Thread(target=self._listen, args=(member,), name="inlay-listen", daemon=True).start()
-        self._say(member, {"options": self._options.to_dict(), "out": str(self._out.absolute()), "device": device})
+        self._say(member, {"options": self._options.for_workers(), "out": str(self._out.absolute()), "device": device})
         return member
 
     def _listen(self, member: Member) -> None:

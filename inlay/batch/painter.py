@@ -102,10 +102,11 @@ class Painter:
             slots=options.slots,
             deterministic=options.deterministic,
             allow_private_urls=options.allow_private_urls,
+            max_pixels=options.max_pixels,
             kernels=options.kernels,
         )
         self._options, self._out, self._root = options, out, out.resolve()
-        self._access = Access(allow_private_urls=options.allow_private_urls)
+        self._access = Access(allow_private_urls=options.allow_private_urls, max_pixels=options.max_pixels)
         self._specs = Specs(self.engine.registry, options)
         self._specs_lock = threading.Lock()
         threads, slots = options.thread_count, self.engine.counters.slots

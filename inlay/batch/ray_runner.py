@@ -161,7 +161,7 @@ def _mapped(ray: Any, task: Task, jobs: list[Job]) -> Iterator[dict[str, Any]]:
     # A block for each batch: what one actor's death puts back is one batch.
     rows = ray.data.from_items(items, override_num_blocks=-(-len(jobs) // size)).map_batches(
         Actor,
-        fn_constructor_args=(options.to_dict(), str(task.out.absolute())),
+        fn_constructor_args=(options.for_workers(), str(task.out.absolute())),
         batch_size=size,
         compute=ray.data.ActorPoolStrategy(size=workers),
         num_cpus=1,

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from inlay.engine.access import Access, pixel_limit
 from inlay.engine.noise import MAX_SEED
 from inlay.engine.output import FORMATS, SaveOptions
 from inlay.errors import RequestError, expect
@@ -16,6 +17,8 @@ from inlay.errors import RequestError, expect
 __all__ = ["Options", "Pair", "read_limit", "read_shard"]
 
 RUNNERS = ("local", "ray")
+
+_UNLIMITED = 1 << 62
 
 _KINDS: dict[object, str] = {
     str: "a text",
@@ -55,6 +58,7 @@ class Options:
         compression: of PNG, 0 (fast) … 9 (small); quality: of JPEG and WebP, 1 … 100; lossless: WebP alone.
         metadata: parameters are written into the files.
         runner: "local", or "ray" for Ray Data.
+        max_pixels: as for :class:`inlay.Engine`; the limit that holds here holds in the workers.
 
     Raises:
         RequestError: a value outside its limits, by name.
@@ -81,6 +85,7 @@ class Options:
     lossless: bool = False
     metadata: bool = True
     runner: str = "local"
+    max_pixels: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("weights", "defaults"):
@@ -90,6 +95,7 @@ class Options:
             expect(name, getattr(self, name), kind, _KINDS[kind])
         if not (isinstance(self.shard, tuple) and [type(part) for part in self.shard] == [int, int]):
             raise RequestError("shard", self.shard, "two integers (I, N)")
+        Access(max_pixels=self.max_pixels)  # its own limits
         _whole("workers", self.workers, 256)
         _whole("threads", self.threads, 256)
         if not 0 <= self.seed <= MAX_SEED:
@@ -117,6 +123,10 @@ class Options:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able values; ``Options.of`` reads them."""
         return asdict(self)
+
+    def for_workers(self) -> dict[str, Any]:
+        """:meth:`to_dict` with the limit of pixels that holds in this process, Pillow's where the program set that."""
+        return self.to_dict() | {"max_pixels": int(min(pixel_limit(self.max_pixels), _UNLIMITED))}
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> Options:

@@ -7,9 +7,6 @@ import stat
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from functools import cache
-
-from PIL import Image
 
 from inlay.batch.claims import Claims
 from inlay.batch.classes import classify, sentence
@@ -18,8 +15,8 @@ from inlay.batch.jobs import Job
 from inlay.batch.results import History, Record
 from inlay.batch.rows import Refused, Row, is_path
 from inlay.batch.task import Task
+from inlay.engine.containers import size_of
 from inlay.engine.geometry import CanvasOptions, geometry
-from inlay.engine.pictures import FORMATS
 from inlay.engine.registry import Registry
 from inlay.engine.request import InpaintRequest
 from inlay.errors import RequestError
@@ -29,6 +26,9 @@ __all__ = ["AHEAD", "Buckets", "Found", "Sieve", "Supply"]
 AHEAD = 1024
 """Rows that are read ahead, to find those that belong together."""
 
+
+# Bytes of a file that say how large its picture is, if they do: of a JPEG its profile and a preview come first.
+_HEAD = 1 << 18
 
 _SECONDS = 5.0  # a file system that hangs is no reason to hang with it
 
@@ -115,20 +115,15 @@ def _size(request: InpaintRequest, native: int) -> Hashable:
     try:
         if not stat.S_ISREG(os.stat(source).st_mode):  # to open a pipe may take for ever
             return None
-        with Image.open(source, formats=_formats()) as image:  # the header alone
-            size = image.size
-    except Exception:  # noqa: BLE001 - a damaged header raises anything; it is found out when it is decoded
+        with open(source, "rb") as file:
+            size = size_of(file.read(_HEAD))
+    except (OSError, ValueError):  # it is found out when it is decoded
+        return None
+    if size is None or not all(size):
         return None
     options = CanvasOptions(width=request.width, height=request.height, native_size=native)
     layout = geometry(size, size, (0, 0, *size), options)
     return layout.width, layout.height
-
-
-@cache
-def _formats() -> tuple[str, ...]:
-    """Those of the engine's formats that this build of Pillow has."""
-    Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 class Buckets:

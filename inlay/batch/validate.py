@@ -83,7 +83,7 @@ class _Check:
     def __init__(self, options: Options, decode: bool) -> None:
         self._registry, self._decode = Registry(options.weights), decode
         self._specs = Specs(self._registry, options)
-        self._access = Access(allow_private_urls=options.allow_private_urls)
+        self._access = Access(allow_private_urls=options.allow_private_urls, max_pixels=options.max_pixels)
         self._threads = options.threads or os.cpu_count() or 1
 
     def all(self, rows: Iterable[Row | Refused]) -> Iterator[tuple[Row | Refused, Refused | None]]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from inlay.commands.options import AllowPrivateUrls, AsJson, Backend, Device, Kernels, Weights
+from inlay.commands.options import AllowPrivateUrls, AsJson, Backend, Device, Kernels, MaxPixels, Weights
 from inlay.errors import Cancelled, RequestError
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def validate_command(
     threads: Threads = None,
     weights: Weights = None,
     allow_private_urls: AllowPrivateUrls = False,
+    max_pixels: MaxPixels = None,
     as_json: AsJson = False,
 ) -> None:
     """Check every row before a run; exit code 2 where anything is wrong."""
@@ -69,7 +70,7 @@ def validate_command(
 
     options = Options(
         weights=_text(weights), defaults=_text(defaults), allow_extra=allow_extra, threads=threads,
-        allow_private_urls=allow_private_urls,
+        allow_private_urls=allow_private_urls, max_pixels=max_pixels,
     )  # fmt: skip
     found = validate(_place(manifest, images, masks), options, decode=decode, out=out)
     typer.echo(_findings_as_json(found) if as_json else _findings_as_text(found))
@@ -111,6 +112,7 @@ def _asked(
     kernels: Kernels = "auto",
     weights: Weights = None,
     allow_private_urls: AllowPrivateUrls = False,
+    max_pixels: MaxPixels = None,
     as_json: AsJson = False,
 ) -> _Asked:
     from inlay.batch import Options
@@ -119,7 +121,7 @@ def _asked(
     options = Options(
         backend, device, _text(weights), slots, kernels, deterministic, allow_private_urls, workers, threads, seed,
         read_shard(shard), _text(defaults), allow_extra, max_errors, fail_fast, format, compression,
-        metadata=metadata, runner=runner,
+        metadata=metadata, runner=runner, max_pixels=max_pixels,
     )  # fmt: skip
     return _Asked(_place(manifest, images, masks), out, options, as_json)
 

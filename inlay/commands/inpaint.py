@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from inlay.commands.options import AllowPrivateUrls, AsJson, Capture, Kernels, Weights
+from inlay.commands.options import AllowPrivateUrls, AsJson, Capture, Kernels, MaxPixels, Weights
 from inlay.errors import Cancelled, RequestError
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def inpaint(
     capture: Capture = "auto",
     weights: Weights = None,
     allow_private_urls: AllowPrivateUrls = False,
+    max_pixels: MaxPixels = None,
     as_json: AsJson = False,
 ) -> None:
     """Inpaint one picture and print the paths of the results."""
@@ -83,7 +84,13 @@ def inpaint(
     paths = _targets(out, image, request.samples, format.value)
     check_outputs(paths, overwrite=overwrite)  # before the work, not after it
     with Engine(
-        backend, device, weights, allow_private_urls=allow_private_urls, kernels=kernels, capture=capture
+        backend,
+        device,
+        weights,
+        allow_private_urls=allow_private_urls,
+        max_pixels=max_pixels,
+        kernels=kernels,
+        capture=capture,
     ) as engine:
         result = _with_progress(engine.stream(request))
     warnings = _write(result, paths, metadata, overwrite)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from inlay.commands.json_file import read_json
-from inlay.commands.options import AllowPrivateUrls, Endpoint, Weights
+from inlay.commands.options import AllowPrivateUrls, Endpoint, MaxPixels, Weights
 from inlay.errors import RequestError
 
 __all__ = ["plan"]
@@ -19,6 +19,7 @@ def plan(
     endpoint: Endpoint = None,
     weights: Weights = None,
     allow_private_urls: AllowPrivateUrls = False,
+    max_pixels: MaxPixels = None,
 ) -> None:
     """Print what a request would do, as JSON. Loads no model and no torch.
 
@@ -37,5 +38,5 @@ def plan(
         request = InpaintRequest.parse(body)
     else:
         request = read(body, endpoint, registry).request
-    access = Access(allow_paths=endpoint is None, allow_private_urls=allow_private_urls)
+    access = Access(allow_paths=endpoint is None, allow_private_urls=allow_private_urls, max_pixels=max_pixels)
     typer.echo(resolve(request, registry, access).plan.to_json())

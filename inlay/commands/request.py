@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from inlay.commands.json_file import read_json
-from inlay.commands.options import AllowPrivateUrls, Backend, Capture, Device, Endpoint, Kernels, Weights
+from inlay.commands.options import AllowPrivateUrls, Backend, Capture, Device, Endpoint, Kernels, MaxPixels, Weights
 from inlay.errors import InlayError, SourceError
 
 __all__ = ["request"]
@@ -26,6 +26,7 @@ def request(
     capture: Capture = "auto",
     weights: Weights = None,
     allow_private_urls: AllowPrivateUrls = False,
+    max_pixels: MaxPixels = None,
 ) -> None:
     """Run a documented request and print the documented reply, as JSON, also where it is an error."""
     from inlay.engine.engine import Engine
@@ -33,7 +34,13 @@ def request(
 
     payload = read_json(file)
     with Engine(
-        backend, device, weights, allow_private_urls=allow_private_urls, kernels=kernels, capture=capture
+        backend,
+        device,
+        weights,
+        allow_private_urls=allow_private_urls,
+        max_pixels=max_pixels,
+        kernels=kernels,
+        capture=capture,
     ) as engine:
         found = answer(engine, payload, endpoint, out)
     typer.echo(json.dumps(found.reply, indent=2))

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from inlay.errors import expect
+from inlay.errors import RequestError, expect
 
-__all__ = ["Access"]
+__all__ = ["MAX_PIXELS", "Access", "pixel_limit"]
+
+MAX_PIXELS = 64 * 1024 * 1024
+"""Pixels of the largest picture that is decoded by default: what cameras and telephones have, 61 and 64 million."""
+
+_PILLOWS = 1024 * 1024 * 1024 // 4 // 3
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,10 @@ class Access:
             included.
         connect_seconds: longest time for one connection, TLS included.
         max_redirects: how many are followed; each target is checked as the first address was.
+        max_pixels: largest picture that is decoded, width times height; None is what :func:`pixel_limit` says.
+
+    Raises:
+        RequestError: a permission that is no plain yes or no (any text would count as yes), or no number of pixels.
     """
 
     allow_paths: bool = True
@@ -29,8 +38,25 @@ class Access:
     seconds: float = 30.0
     connect_seconds: float = 10.0
     max_redirects: int = 5
+    max_pixels: int | None = None
 
     def __post_init__(self) -> None:
-        """Raises :class:`RequestError` for what is no plain yes or no: any text would count as yes."""
         expect("allow_paths", self.allow_paths, bool, "True or False")
         expect("allow_private_urls", self.allow_private_urls, bool, "True or False")
+        expect("max_pixels", self.max_pixels, int | None, "a number of pixels or None")
+        if self.max_pixels is not None and self.max_pixels < 1:
+            raise RequestError("max_pixels", self.max_pixels, "a number of pixels, at least 1")
+
+
+def pixel_limit(max_pixels: int | None = None) -> float:
+    """The limit that holds: ``max_pixels``, else ``PIL.Image.MAX_IMAGE_PIXELS`` where the program has set that.
+
+    Where it has not, :data:`MAX_PIXELS`; infinity where it has set None, Pillow's word for no limit.
+    """
+    if max_pixels is not None:
+        return max_pixels
+    from PIL import Image  # slow to import, and most of this module's users never open a picture
+
+    if Image.MAX_IMAGE_PIXELS is None:
+        return float("inf")
+    return MAX_PIXELS if Image.MAX_IMAGE_PIXELS == _PILLOWS else Image.MAX_IMAGE_PIXELS

@@ -41,6 +41,8 @@ class Engine:
         deterministic: True makes a picture's bits independent of its company; None is True on a CPU,
             where it costs about 2 % (decision 0004).
         allow_private_urls: True fetches pictures from hosts that are not public too, this machine included.
+        max_pixels: largest picture that is decoded, width times height; None is 64 Mi (67,108,864), or
+            ``PIL.Image.MAX_IMAGE_PIXELS`` where the program has set that.
         kernels: ``fused`` or ``plain`` for the networks' layers; ``auto`` is ``fused`` on a GPU, where plain ones are
             slower but need no Triton. What was taken is in each result's ``runtime``.
         capture: ``on`` records a step as a CUDA graph once for each shape and replays it, ``off`` launches its
@@ -61,6 +63,7 @@ class Engine:
         slots: int | None = None,
         deterministic: bool | None = None,
         allow_private_urls: bool = False,
+        max_pixels: int | None = None,
         kernels: str = "auto",
         capture: str = "auto",
     ) -> None:
@@ -73,7 +76,7 @@ class Engine:
         if capture not in CAPTURE:
             raise BackendError(f"capture must be {', '.join(CAPTURE[:-1])} or {CAPTURE[-1]}, not {capture!r}")
         self.registry = Registry(weights)
-        self._access = Access(allow_private_urls=allow_private_urls)
+        self._access = Access(allow_private_urls=allow_private_urls, max_pixels=max_pixels)
         self._worker = Worker(choose(backend, device, deterministic), slots, kernels, capture)
         self._inbox: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None

@@ -7,32 +7,28 @@ and an RGB colour profile are kept for the output. What was lost on the way is s
 from __future__ import annotations
 
 import hashlib
-import io
-import threading
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from inlay.engine.containers import Damaged
+from inlay.engine.decoding import FORMATS, Pixels, check_size, decode, is_deep
 from inlay.engine.modes import channels_of, levels_of, one_line, profile_of
-from inlay.errors import SourceError
+from inlay.errors import InlayError, OutOfMemory, SourceError
 
 __all__ = ["FORMATS", "Picture", "from_array", "from_bytes", "from_image"]
 
 Bytes2D = NDArray[np.uint8]
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO")
-"""Decoders that are used. An allowlist: Pillow's EPS decoder, for one, starts Ghostscript."""
-
 _READ = "PNG, JPEG, WebP, GIF, BMP, TIFF, PPM, AVIF, JPEG 2000 or ICO"
 _ORIENTATION = 0x0112
-_BOMB_CHECK = threading.Lock()
 
 # EXIF 2.32, table of tag 0x0112: how the stored rows and columns become an upright picture.
 _UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
@@ -110,62 +106,77 @@ class Picture:
         return image
 
 
-def from_bytes(field: str, data: bytes, label: str, path: str | None = None) -> Picture:
+def from_bytes(field: str, data: bytes, label: str, path: str | None = None, max_pixels: int | None = None) -> Picture:
     """Decode an encoded picture. ``label`` says in an error what the bytes were ("'photo.png'", "the bytes").
 
+    Args:
+        max_pixels: see :func:`inlay.engine.access.pixel_limit`.
+
     Raises:
-        SourceError: empty, not a picture, truncated or damaged, or above ``Image.MAX_IMAGE_PIXELS``.
+        SourceError: empty, not a picture, truncated or damaged, or too many pixels.
+        OutOfMemory: there is no memory to decode it in.
     """
     if not data:
         raise SourceError(field, path, f"{label} is empty (0 bytes)")
-    try:
-        with _BOMB_CHECK, warnings.catch_warnings():
-            # Pillow only warns up to twice its limit; the limit itself is enforced in from_image().
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=_formats())
-    except UnidentifiedImageError as exc:
-        raise SourceError(field, path, f"{label} is not a picture but {_kind(data)}; {_READ} is read") from exc
-    except Image.DecompressionBombError as exc:
-        raise SourceError(field, path, f"{label} has too many pixels; {_limit()}") from exc
-    except Exception as exc:  # a decoder fed with a damaged header raises anything at all
-        raise SourceError(field, path, f"{label} is damaged: {one_line(exc)}") from exc
-    if image.format == "PNG" and data.rfind(b"IEND", -65536) < 0:  # from the end, where it is
-        raise SourceError(field, path, f"{label} is truncated: the PNG has no end")
-    with image:
-        return from_image(field, image, label, path)
+    notes: list[str] = []
+    with _named(field, label, path, data):
+        pixels = decode(field, data, notes, max_pixels)
+        profile = profile_of(pixels.profile, pixels.mode, notes, field)
+        return _upright(pixels, profile, notes, path)
 
 
-def from_image(field: str, image: Image.Image, label: str = "the image", path: str | None = None) -> Picture:
+def from_image(
+    field: str, image: Image.Image, label: str = "the image", path: str | None = None, max_pixels: int | None = None
+) -> Picture:
     """Normalise a ``PIL.Image`` of any mode; the image itself is left as it is.
 
     Raises:
         SourceError: truncated or damaged, empty, too many pixels, or values that mean nothing.
+        OutOfMemory: there is no memory to decode it in.
     """
-    width, height = image.size
-    if not width or not height:
-        raise SourceError(field, path, f"{label} has no pixels ({width}x{height})")
-    if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
-        raise SourceError(field, path, f"{label} has {width}x{height} pixels; {_limit()}")
     notes: list[str] = []
-    try:
-        frames = getattr(image, "n_frames", 1)
-        if frames > 1 and image.format != "MPO":  # MPO: a photograph and its previews
-            notes.append(f"{field}: {label} has {frames} frames; frame {image.tell() + 1} is used")
+    with _named(field, label, path):
+        check_size(image.size, max_pixels)
+        if getattr(image, "is_animated", False) and image.format != "MPO":  # MPO: a photograph and its previews
+            notes.append(f"{field}: there is more than one frame or page; number {image.tell() + 1} is used")
+        if is_deep(image):
+            notes.append(f"{field}: 16 bits a channel were cut to 8")
         image.load()
         rgb, alpha = channels_of(image, notes, field)
-    except SourceError:
-        raise
-    except Exception as exc:  # see from_bytes()
-        raise SourceError(field, path, f"{label} is truncated or damaged: {one_line(exc)}") from exc
-    is_gray = image.mode == "LA" or rgb.strides[2] == 0
-    turn = _UPRIGHT.get(_orientation(image, notes, field))
+        is_gray = image.mode == "LA" or rgb.strides[2] == 0
+        profile = profile_of(image.info.get("icc_profile"), image.mode, notes, field)
+        orientation = _orientation(image, notes, field)
+        pixels = Pixels(
+            rgb=rgb, alpha=alpha, is_gray=is_gray, orientation=orientation, profile=profile, mode=image.mode
+        )
+        return _upright(pixels, profile, notes, path)
+
+
+def _upright(pixels: Pixels, profile: bytes | None, notes: list[str], path: str | None) -> Picture:
+    rgb, alpha = pixels.rgb, pixels.alpha
+    turn = _UPRIGHT.get(pixels.orientation)
     if turn is not None:
         rgb, alpha = turn(rgb), None if alpha is None else turn(alpha)
-    profile = profile_of(image, notes, field)
-    return Picture(rgb, alpha, icc_profile=profile, path=path, warnings=tuple(notes), is_gray=is_gray)
+    return Picture(rgb, alpha, icc_profile=profile, path=path, warnings=tuple(notes), is_gray=pixels.is_gray)
 
 
-def from_array(field: str, array: NDArray[Any]) -> Picture:
+@contextmanager
+def _named(field: str, label: str, path: str | None, data: bytes = b"") -> Iterator[None]:
+    """Gives what goes wrong in decoding the names of field and file."""
+    try:
+        yield
+    except InlayError:
+        raise
+    except Damaged as exc:
+        reason = str(exc) or f"is not a picture but {_kind(data)}; {_READ} is read"
+        raise SourceError(field, path, f"{label} {reason}") from exc
+    except Exception as exc:  # a decoder fed with damaged data raises anything at all
+        if isinstance(exc, MemoryError) or "out of memory" in str(exc).lower():
+            raise OutOfMemory(f"{field}: {label} cannot be decoded: this machine's memory has run out") from exc
+        raise SourceError(field, path, f"{label} is truncated or damaged: {one_line(exc)}") from exc
+
+
+def from_array(field: str, array: NDArray[Any], max_pixels: int | None = None) -> Picture:
     """Normalise ``[H, W]``, ``[H, W, 1]``, ``[H, W, 3]`` or ``[H, W, 4]`` of uint8, uint16, bool or 0…1.
 
     Raises:
@@ -176,11 +187,15 @@ def from_array(field: str, array: NDArray[Any]) -> Picture:
         raise SourceError(field, None, f"an array must be {shapes}, not {array.shape}")
     if not array.size:
         raise SourceError(field, None, f"an array must have pixels, not shape {array.shape}")
-    levels = levels_of(field, array)
-    if levels.ndim == 2:
-        levels = levels[:, :, None]
-    rgb = np.repeat(levels, 3, axis=2) if levels.shape[2] == 1 else levels[:, :, :3].copy()
-    return Picture(rgb, levels[:, :, 3].copy() if levels.shape[2] == 4 else None)
+    notes: list[str] = []
+    with _named(field, "the array", None):
+        check_size((array.shape[1], array.shape[0]), max_pixels)
+        levels = levels_of(field, array, notes)
+        if levels.ndim == 2:
+            levels = levels[:, :, None]
+        rgb = np.repeat(levels, 3, axis=2) if levels.shape[2] == 1 else levels[:, :, :3].copy()
+        alpha = levels[:, :, 3].copy() if levels.shape[2] == 4 else None
+        return Picture(rgb, alpha, warnings=tuple(notes))
 
 
 def _orientation(image: Image.Image, notes: list[str], field: str) -> int:
@@ -191,13 +206,6 @@ def _orientation(image: Image.Image, notes: list[str], field: str) -> int:
         notes.append(f"{field}: the EXIF data cannot be read and were ignored ({one_line(exc)})")
         return 1
     return value if isinstance(value, int) else 1
-
-
-@cache
-def _formats() -> tuple[str, ...]:
-    """Those of FORMATS that this build of Pillow has (AVIF, for one, is optional)."""
-    Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _kind(data: bytes) -> str:
@@ -214,7 +222,3 @@ def _kind(data: bytes) -> str:
     except UnicodeDecodeError:
         return f"data of an unknown kind ({len(data)} bytes)"
     return "text" if text.isprintable() or "\n" in text else f"data of an unknown kind ({len(data)} bytes)"
-
-
-def _limit() -> str:
-    return f"the limit is {Image.MAX_IMAGE_PIXELS} (PIL.Image.MAX_IMAGE_PIXELS)"

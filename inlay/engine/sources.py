@@ -53,13 +53,14 @@ def open_picture(field: str, value: object, access: Access = Access()) -> Pictur
 
     Raises:
         SourceError: it cannot be found, read or decoded; the message names ``field`` and the reason.
+        OutOfMemory: there is no memory to decode it in.
     """
     source = read_source(field, value, access)
     if isinstance(source.content, bytes):
-        return from_bytes(field, source.content, source.label, source.path)
+        return from_bytes(field, source.content, source.label, source.path, access.max_pixels)
     if isinstance(source.content, np.ndarray):
-        return from_array(field, source.content)
-    return from_image(field, source.content, source.label, source.path)
+        return from_array(field, source.content, access.max_pixels)
+    return from_image(field, source.content, source.label, source.path, access.max_pixels)
 
 
 def read_source(field: str, value: object, access: Access = Access()) -> Source:

@@ -214,15 +214,15 @@ def test_whatever_preparing_a_row_raises_is_its_own(album, tmp_path, monkeypatch
     assert "\n" not in bad["text"]
 
 
-def test_a_decoder_that_raises_anything_does_not_end_the_run(album, tmp_path, monkeypatch):
-    from inlay.batch import supply
-
-    def broken(*arguments, **options):
-        raise RuntimeError("Failed to decode")
-
-    monkeypatch.setattr(supply.Image, "open", broken)  # in the parent alone: workers are processes of their own
+@pytest.mark.parametrize(
+    "head", [b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0\xff\xff", b"GIF89a", b"II*\0\xff\xff\xff\xff"]
+)
+def test_a_header_that_ends_early_does_not_end_the_run(album, tmp_path, head):
+    (album.folder / "photos/cut").write_bytes(head)
     rows = [album.row(number, width=None, height=None) for number in range(2)]
-    assert batch.run(album.manifest(rows), tmp_path / "out", album.options).status == {"ok": 2}
+    manifest = album.manifest([*rows, album.row(2, id="cut", init_image="photos/cut", width=None, height=None)])
+    tally = batch.run(manifest, tmp_path / "out", album.options)
+    assert (tally.status["ok"], tally.errors) == (2, {"decode": 1})
 
 
 def test_a_pipe_is_no_picture(album, tmp_path):

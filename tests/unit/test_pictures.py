@@ -91,7 +91,7 @@ def test_gray_alpha_bilevel():
 def test_gray_is_the_luma_of_the_colours(mode):
     image = Image.fromarray(GRAY.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(COLOUR).convert(mode)
     found = decode(encoded(image))
-    assert found.is_gray == (mode in ("1", "L", "LA"))
+    assert found.is_gray == (mode in ("1", "L", "LA", "I;16"))
     np.testing.assert_array_equal(found.gray, np.asarray(Image.fromarray(found.rgb).convert("L")))
 
 
@@ -168,7 +168,7 @@ def test_animated_pictures_give_their_first_frame():
         lossless = {"lossless": True} if format == "WEBP" else {}
         picture = decode(encoded(frames[0], format, save_all=True, append_images=frames[1:], **lossless))
         assert (picture.rgb == 10).all()
-        assert any("2 frames; frame 1" in text for text in picture.warnings)
+        assert any("more than one frame" in text for text in picture.warnings)
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO"])

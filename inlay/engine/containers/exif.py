@@ -1,0 +1,46 @@
+"""The orientation in EXIF and XMP data, the only thing that is used of them."""
+
+from __future__ import annotations
+
+import re
+import struct
+
+__all__ = ["exif_orientation", "xmp_orientation"]
+
+_ORIENTATION = 0x0112
+_SHORT, _LONG = 3, 4
+_XMP = re.compile(rb'tiff:Orientation(?:=["\']|>)([1-8])')
+_XMP_BYTES = 1 << 20
+
+
+def exif_orientation(block: bytes) -> int | None:
+    """1 … 8; None where the block says nothing of it.
+
+    Args:
+        block: EXIF data, a TIFF header first; the word "Exif" before it may be there.
+
+    Raises:
+        ValueError: it is no EXIF data, or ends early.
+    """
+    start = 6 if block.startswith(b"Exif\0") else 0
+    order = {b"II": "<", b"MM": ">"}.get(block[start : start + 2])
+    if order is None:
+        raise ValueError("no byte order")
+    try:
+        (directory,) = struct.unpack_from(f"{order}4xI", block, start)
+        (count,) = struct.unpack_from(f"{order}H", block, start + directory)
+        for entry in range(count):
+            tag, kind, _ = struct.unpack_from(f"{order}HHI", block, start + directory + 2 + 12 * entry)
+            if tag == _ORIENTATION:
+                form = {_SHORT: "H", _LONG: "I"}.get(kind, "B")
+                (value,) = struct.unpack_from(order + form, block, start + directory + 10 + 12 * entry)
+                return value if 1 <= value <= 8 else None
+    except struct.error as exc:
+        raise ValueError("it ends early") from exc
+    return None
+
+
+def xmp_orientation(packet: bytes) -> int | None:
+    """1 … 8; None where the packet says nothing of it."""
+    match = _XMP.search(packet[:_XMP_BYTES])
+    return int(match[1]) if match else None
