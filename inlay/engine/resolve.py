@@ -81,7 +81,8 @@ def resolve(request: InpaintRequest, registry: Registry, access: Access = Access
         safety_action=request.safety_action,
         safety_sha256=entry_hash(checker) if checker else "",
     )
-    notes = (*_stand_in(request, entry, registry), *(shown.warnings if shown else ()))
+    notes = (*_stand_in(request, entry, registry), *_own_mask(request, image, mask))
+    notes += shown.warnings if shown else ()
     warnings = (*notes, *image.warnings, *mask.warnings, *canvas.warnings, *sampler.notes)
     return Resolved(plan, entry, parts, checker, canvas, _inputs(plan, canvas, request, shown), warnings)
 
@@ -116,6 +117,13 @@ def _stand_in(request: InpaintRequest, entry: ModelEntry, registry: Registry) ->
     if not registry.is_stand_in(request.model):
         return ()
     return (f"the registry has no model {request.model}: {entry.id} stood in for it",)
+
+
+def _own_mask(request: InpaintRequest, image: Picture, mask: Picture) -> tuple[str, ...]:
+    """A picture's transparency may well be its mask; its brightness is one by mistake, mostly."""
+    if request.mask_source == "alpha" or image.sha256 != mask.sha256:
+        return ()
+    return ("mask_image is the very picture that is repainted: what is bright in it was taken for the mask",)
 
 
 def table_of(plan: Plan) -> schedulers.Table:
