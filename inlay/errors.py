@@ -40,7 +40,7 @@ _SHOWN = 120
 _READ = 4096  # characters of a value that are looked at: it may be megabytes of base64
 
 # A text that is an address as a whole ("https:/" too: what is misspelt is quoted most often), or holds one.
-_WHOLE_ADDRESS = re.compile(r"\s*[a-z][a-z0-9+.-]*:/", re.IGNORECASE)
+_WHOLE_ADDRESS = re.compile(r"\s*[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 _ADDRESS_QUERY = re.compile(r"(://[^\s?#'\"]*)[?#][^\s'\"]+")
 _AUTHORITY = re.compile(r"//[^\s'\"]+")
 # The same without a scheme: "example.org/a.png?key=…", "user:password@example.org/a.png". "what?.png" is a name.
@@ -85,16 +85,25 @@ def _without_login(place: str, mark: str) -> str:
 
 def shown(value: object) -> str:
     """``repr(value)`` without the keys of addresses, cut to a length that fits one line of a terminal."""
-    if isinstance(value, str):
-        value = redacted(value[:_READ])
-    if isinstance(value, str | bytes) and len(value) > _SHOWN:
-        value = value[:_SHOWN]  # cut before repr
     try:
+        value = _without_keys(value)
+        if isinstance(value, str | bytes) and len(value) > _SHOWN:
+            value = value[:_SHOWN]  # cut before repr
         text = repr(value).replace("\n", " ")
-        text = text if isinstance(value, str) else redacted(text[:_READ])
     except (ValueError, RecursionError):  # an integer with too many digits, lists too deep
         text = f"a value too large to show ({type(value).__name__})"
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+
+
+def _without_keys(value: object) -> object:
+    """The value with every text in it redacted."""
+    if isinstance(value, str):
+        return redacted(value[:_READ])
+    if isinstance(value, dict):
+        return {_without_keys(key): _without_keys(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_without_keys, value)) if type(value) in (list, tuple) else value
+    return value
 
 
 class InlayError(Exception):

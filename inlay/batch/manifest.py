@@ -6,14 +6,13 @@ file, a column that no request has, a damaged Parquet file) is a :class:`Request
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from inlay.batch import folders, parquet, tables
 from inlay.batch.line import Line
@@ -121,18 +120,19 @@ def _readable(path: Path) -> Iterator[None]:
 
 def _jsonl(path: Path) -> Iterator[Line]:
     with path.open("rb") as file:
-        raw_lines = _from_utf16(file, path) if file.peek(2)[:2] in _UTF16 else file
-        for number, raw in enumerate(raw_lines, 1):
+        is_utf16 = file.peek(2)[:2] in _UTF16
+        for number, raw in enumerate(_from_utf16(path) if is_utf16 else file, 1):
             text = raw.removeprefix(_BOM) if number == 1 else raw
             if text.strip():
                 yield _json_line(number, text)
 
 
-def _from_utf16(file: IO[bytes], path: Path) -> Iterator[bytes]:
+def _from_utf16(path: Path) -> Iterator[bytes]:
     """The lines of a file as PowerShell writes them, in UTF-8."""
     try:
-        for line in io.TextIOWrapper(file, "utf-16", newline="\n"):
-            yield line.encode()
+        with path.open(encoding="utf-16", newline="\n") as file:
+            for line in file:
+                yield line.encode()
     except UnicodeError as exc:
         raise RequestError("manifest", message=f"{path} begins like UTF-16 and is not: save it as UTF-8") from exc
 

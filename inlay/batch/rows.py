@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from inlay.errors import OutputError, RequestError, redacted, shown
 __all__ = ["Reader", "Refused", "Row", "derived_seed", "in_shard", "is_path", "load_defaults"]
 
 PICTURES = ("init_image", "mask_image")
+_MISSPELT = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # "https:/…" is an address to be refused, no path
 _LONGEST_PATH = 4096
 _LONGEST_ID = 1024
 # How base64 of a PNG, JPEG, WebP, GIF, BMP or TIFF file begins.
@@ -130,11 +132,11 @@ class Reader:
         return Row(line.number, identifier, outputs, {key: fields[key] for key in fields if key in KEYS})
 
     def _refused(self, line: Line, identifier: str, text: str) -> Refused:
+        text = redacted(text).encode("utf-8", "backslashreplace").decode()  # names of files need not be UTF-8
         return Refused(line.number, identifier or f"line {line.number}", "param", text, is_nameless=not identifier)
 
     def _says(self, line: Line) -> str:
-        text = f"line {line.number} {line.problem}" if "id" not in line.fields else line.problem
-        return redacted(text).encode("utf-8", "backslashreplace").decode()  # names of files need not be UTF-8
+        return f"line {line.number} {line.problem}" if "id" not in line.fields else line.problem
 
     def _given_id(self, line: Line) -> str:
         """The line's own id where it is one, for the name of a row that is refused."""
@@ -187,7 +189,8 @@ class Reader:
         if not text or len(text) > _LONGEST_PATH or "\0" in text or ADDRESS.match(text):
             return text
         path = os.path.join(self.base, os.path.expanduser(text) if text[0] == "~" else text)
-        return text if _may_be_base64(text) and not os.path.lexists(path) else path
+        is_other = _may_be_base64(text) or _MISSPELT.match(text)
+        return text if is_other and not os.path.lexists(path) else path
 
 
 def is_path(source: str) -> bool:
