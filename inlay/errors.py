@@ -18,6 +18,7 @@ thing, its value and what is allowed.
 
 from __future__ import annotations
 
+import re
 from types import UnionType
 
 __all__ = [
@@ -31,21 +32,78 @@ __all__ = [
     "SourceError",
     "WeightsError",
     "expect",
+    "redacted",
     "shown",
 ]
 
 _SHOWN = 120
+_READ = 4096  # characters of a value that are looked at: it may be megabytes of base64
+
+# A text that is an address as a whole ("https:/" too: what is misspelt is quoted most often), or holds one.
+_WHOLE_ADDRESS = re.compile(r"\s*[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
+_ADDRESS_QUERY = re.compile(r"(://[^\s?#'\"]*)[?#][^\s'\"]+")
+_AUTHORITY = re.compile(r"//[^\s'\"]+")
+# The same without a scheme: "example.org/a.png?key=…", "user:password@example.org/a.png". "what?.png" is a name.
+_QUERY = re.compile(r"\?(?!…)(?:[^\s?='\"]*=|[\w%.~+/-]{16,})[^\s'\"]*")
+_LOGIN = re.compile(r"[^\s/@:'\"]+:[^\s/@'\"]+@(?=[\w.-]+[/:])")
+
+
+def redacted(text: str, mark: str = "…") -> str:
+    """``text`` without what may be a key in an address: user and password, query and fragment.
+
+    Every message, file and stream shows addresses in this form. What only looks like an address, as one that is
+    misspelt does, is treated as one.
+
+    Args:
+        mark: put in the place of what was left out; "" leaves no trace of it.
+    """
+    if not any(sign in text for sign in "?#@:"):
+        return text
+    query = f"?{mark}" if mark else ""
+    if _WHOLE_ADDRESS.match(text):
+        end = min((place for place in map(text.find, "?#") if place >= 0), default=len(text))
+        scheme, slashes, place = text[:end].partition("//")
+        text = scheme + slashes + _without_login(place, mark) + (query if end < len(text) else "")
+    else:
+        text = _ADDRESS_QUERY.sub(lambda found: found[1] + query, text)
+    text = _AUTHORITY.sub(lambda found: "//" + _without_login(found[0][2:], mark), text)
+    text = _LOGIN.sub(f"{mark}@" if mark else "", text)
+    return _QUERY.sub(query, text)
+
+
+def _without_login(place: str, mark: str) -> str:
+    """Host, port and path of an address without user and password, also where these have a slash in them."""
+    authority, slash, path = place.partition("/")
+    login = f"{mark}@" if mark else ""
+    if "@" in authority:
+        return login + authority.rpartition("@")[2] + slash + path
+    host, colon, port = authority.rpartition(":")
+    if not colon or not port or port.isdigit() or "]" in port:
+        return place
+    return login + path.rpartition("@")[2] if "@" in path else host + slash + path
 
 
 def shown(value: object) -> str:
-    """``repr(value)``, cut to a length that fits one line of a terminal."""
-    if isinstance(value, str | bytes) and len(value) > _SHOWN:
-        value = value[:_SHOWN]  # cut before repr: a value may be megabytes of base64
+    """``repr(value)`` without the keys of addresses, cut to a length that fits one line of a terminal."""
     try:
+        value = _without_keys(value)
+        if isinstance(value, str | bytes) and len(value) > _SHOWN:
+            value = value[:_SHOWN]  # cut before repr
         text = repr(value).replace("\n", " ")
     except (ValueError, RecursionError):  # an integer with too many digits, lists too deep
         text = f"a value too large to show ({type(value).__name__})"
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+
+
+def _without_keys(value: object) -> object:
+    """The value with every text in it redacted."""
+    if isinstance(value, str):
+        return redacted(value[:_READ])
+    if isinstance(value, dict):
+        return {_without_keys(key): _without_keys(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_without_keys, value)) if type(value) in (list, tuple) else value
+    return value
 
 
 class InlayError(Exception):

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from inlay.batch.ids import public_id
 from inlay.batch.results import History
 from inlay.errors import OutputError
 
@@ -48,7 +49,8 @@ class Claims:
         Raises:
             OutputError: a file of that name is there which is not the row's, or the note cannot be written.
         """
-        done = self._done.get(identifier, {}).get("outputs", ())
+        done = self._done.get(identifier, {}).get("outputs")
+        done = done if isinstance(done, list) else []
         own = tuple(name for name in outputs if name in done or (identifier, name) in self._known)
         for name in outputs:
             if name not in own and os.path.lexists(os.path.join(self._out, name)):
@@ -82,6 +84,6 @@ def _read(path: Path) -> Iterator[tuple[str, str]]:
     for line in path.read_bytes().splitlines():
         try:
             identifier, name = json.loads(line)
-        except (ValueError, TypeError):
-            continue  # the empty first line, or a torn one
-        yield str(identifier), str(name)
+        except (ValueError, TypeError, RecursionError):
+            continue  # the empty first line, or a torn or foreign one
+        yield public_id(str(identifier)), str(name)

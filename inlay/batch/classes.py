@@ -12,6 +12,7 @@ from inlay.errors import (
     RequestError,
     SourceError,
     WeightsError,
+    redacted,
 )
 
 __all__ = ["CLASSES", "classify", "is_fatal", "sentence"]
@@ -47,7 +48,7 @@ def classify(error: BaseException) -> str:
 
 def sentence(error: BaseException) -> str:
     """What an error says, on one line. What is not ours may have line breaks, or say nothing at all."""
-    return " ".join(str(error).split("\n")).strip() or type(error).__name__
+    return redacted(" ".join(str(error).split("\n")).strip()) or type(error).__name__
 
 
 def is_fatal(error: BaseException) -> bool:

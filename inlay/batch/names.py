@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from inlay.batch.hashes import sources_of
 from inlay.batch.line import Line
+from inlay.batch.outputs import folded
 from inlay.batch.rows import Reader, Refused, Row, is_path
 from inlay.errors import shown
 
@@ -19,7 +19,8 @@ class Names:
     """Ids and outputs of all rows, which of them are there more than once, and the pictures in the output folder that
     rows read.
 
-    Outputs that differ in case alone count as equal: on many file systems they are one file.
+    Outputs that differ in case alone, or in how a letter and its accent are put together, count as equal: on many file
+    systems they are one file.
 
     Args:
         out: the output folder; None where it is not known.
@@ -45,7 +46,7 @@ class Names:
             self.repeated.add(row.id)
             self._refuse(other, row.number, f"the id {shown(row.id)}")
         for output in row.outputs:
-            self._add_output(unicodedata.normalize("NFC", output).casefold(), output, row.number)
+            self._add_output(folded(output), output, row.number)
         if self._root:
             self._add_inputs(row)
 

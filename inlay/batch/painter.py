@@ -7,6 +7,7 @@ How many rows may be between decoding and the lanes' end, and how many in all, i
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -248,9 +249,7 @@ class Painter:
         Only what is the row's own is replaced: of an earlier run, or of an attempt before this one.
         """
         path = self._out / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.parent.resolve().is_relative_to(self._root):
-            raise OutputError(f"{name} leaves the output folder by a link")
+        self._make_folder(path.parent, name)
         meta: dict[str, Any] | None = None
         if self._options.metadata:
             meta = result.meta | {"seed": result.seeds[sample]}
@@ -258,3 +257,19 @@ class Painter:
         saving = replace(self._options.saving, overwrite=name in job.own or job.attempt > 1)
         data = write(result.images[sample], path, metadata=meta, parameters=text, options=saving).data
         return hashlib.sha256(data).hexdigest(), len(data)
+
+    def _make_folder(self, folder: Path, name: str) -> None:
+        """The folder of an output; nothing is made behind a link that leads out of the output folder."""
+        nearest = folder
+        while not os.path.lexists(nearest):
+            nearest = nearest.parent
+        self._check_inside(nearest, name)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise OutputError(f"{folder} cannot be made: {exc.strerror or exc}") from exc
+        self._check_inside(folder, name)  # again: somebody may have put a link there meanwhile
+
+    def _check_inside(self, folder: Path, name: str) -> None:
+        if not Path(os.path.realpath(folder)).is_relative_to(self._root):
+            raise OutputError(f"{name} leaves the output folder by a link")

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from inlay.batch.ids import public_id
 from inlay.errors import OutputError
 
 __all__ = [
@@ -117,6 +118,7 @@ def read_lines(path: Path) -> Iterator[Record]:
                 except ValueError:
                     continue  # torn by a kill while it was written
                 if isinstance(record, dict) and isinstance(record.get("id"), str) and "status" in record:
+                    record["id"] = public_id(record["id"])  # earlier versions kept addresses as they were
                     yield record
     except OSError as exc:
         raise OutputError(f"{path} cannot be read: {exc.strerror or exc}") from exc

@@ -14,21 +14,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from inlay.batch.folders import SUFFIXES
+from inlay.batch.ids import ADDRESS, inline_id, public_id
 from inlay.batch.line import KEYS, Line
+from inlay.batch.outputs import checked_outputs, default_output, is_encodable
 from inlay.batch.settings import Options
-from inlay.engine.output import output_names
 from inlay.engine.request import InpaintRequest
-from inlay.errors import OutputError, RequestError, shown
+from inlay.errors import OutputError, RequestError, redacted, shown
 
 __all__ = ["Reader", "Refused", "Row", "derived_seed", "in_shard", "is_path", "load_defaults"]
 
 PICTURES = ("init_image", "mask_image")
-_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://|data:", re.IGNORECASE)
+_MISSPELT = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # "https:/…" is an address to be refused, no path
 _LONGEST_PATH = 4096
-_LONGEST_NAME = 255
 _LONGEST_ID = 1024
 # How base64 of a PNG, JPEG, WebP, GIF, BMP or TIFF file begins.
 _BASE64 = ("iVBORw0KGgo", "/9j/", "UklGR", "R0lGOD", "Qk", "SUkq", "TU0A")
@@ -74,7 +72,7 @@ def load_defaults(path: str | os.PathLike[str] | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        fields = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        fields = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as exc:  # ValueError: not UTF-8, not TOML, a name with a NUL
         raise RequestError("--defaults", message=f"{path}: cannot be read as TOML: {exc}") from exc
     for own in ("id", "output"):
@@ -121,7 +119,9 @@ class Reader:
             _check_texts(fields)
             asked, output = fields.pop("id", None), fields.pop("output", None)
             identifier = self._id(asked, fields)
-            outputs = self._outputs(identifier, output, fields.get("samples", 1))
+            if output is None:
+                output = default_output(identifier, self.options.format)
+            outputs = checked_outputs(output, fields.get("samples", 1), self.options.format)
         except (RequestError, OutputError) as exc:
             return self._refused(line, identifier or self._given_id(line), str(exc))
         fields.setdefault("seed", derived_seed(self.options.seed, identifier))
@@ -132,16 +132,17 @@ class Reader:
         return Row(line.number, identifier, outputs, {key: fields[key] for key in fields if key in KEYS})
 
     def _refused(self, line: Line, identifier: str, text: str) -> Refused:
+        text = redacted(text).encode("utf-8", "backslashreplace").decode()  # names of files need not be UTF-8
         return Refused(line.number, identifier or f"line {line.number}", "param", text, is_nameless=not identifier)
 
     def _says(self, line: Line) -> str:
-        text = f"line {line.number} {line.problem}" if "id" not in line.fields else line.problem
-        return text.encode("utf-8", "backslashreplace").decode()  # names of files need not be UTF-8
+        return f"line {line.number} {line.problem}" if "id" not in line.fields else line.problem
 
     def _given_id(self, line: Line) -> str:
         """The line's own id where it is one, for the name of a row that is refused."""
         given = line.fields.get("id")
-        return given if isinstance(given, str) and 0 < len(given) <= _LONGEST_ID and _is_encodable(given) else ""
+        identifier = public_id(given) if isinstance(given, str) else ""
+        return identifier if _is_id(identifier) else ""
 
     def _check_keys(self, fields: Mapping[str, Any]) -> None:
         unknown = [key for key in fields if key not in KEYS]
@@ -151,33 +152,23 @@ class Reader:
             raise RequestError(unknown[0], message=message)
 
     def _id(self, asked: Any, fields: Mapping[str, Any]) -> str:
-        """The row's id; without one, its picture's path as the manifest has it."""
+        """The row's id; without one, its picture's path as the manifest has it. Keys of addresses are not in it."""
+        if asked is None:
+            return self._id_of_picture(fields.get("init_image"))
         if isinstance(asked, int) and not isinstance(asked, bool):
             asked = str(asked)
-        if asked is None:
-            asked = fields.get("init_image")
-            if not isinstance(asked, str) or len(asked) > _LONGEST_ID or asked[:5].lower() == "data:":
-                raise RequestError("id", message="id is required where init_image is not a path or URL")
-            asked = asked.strip()
-        if not isinstance(asked, str) or not asked or len(asked) > _LONGEST_ID or not _is_encodable(asked):
+        identifier = public_id(asked) if isinstance(asked, str) else ""
+        if not _is_id(identifier):
             raise RequestError("id", asked, f"a text of 1 to {_LONGEST_ID} characters")
-        return asked
+        return identifier
 
-    def _outputs(self, identifier: str, output: Any, samples: Any) -> tuple[str, ...]:
-        if output is None:
-            output = _default_output(identifier, self.options.format)
-        if not isinstance(output, str) or not output or "\0" in output or not _is_encodable(output):
-            raise RequestError("output", output, "a path in the output folder")
-        # Plain strings: pathlib took half of the time that the check of a finished run takes.
-        parts = [part for part in output.split("/") if part not in ("", ".")]
-        if output.startswith("/") or ".." in parts or not parts or output.endswith("/"):
-            raise RequestError("output", output, "a path inside the output folder")
-        folder, (stem, suffix) = parts[:-1], os.path.splitext(parts[-1])
-        count = samples if isinstance(samples, int) and 1 <= samples <= 4 else 1  # the request refuses anything else
-        made = output_names(stem, count, suffix or self.options.format)
-        if any(len(part.encode()) > _LONGEST_NAME for part in (*folder, *made)):
-            raise RequestError("output", output, f"of names with at most {_LONGEST_NAME} bytes")
-        return tuple("/".join((*folder, name)) for name in made)
+    def _id_of_picture(self, source: Any) -> str:
+        if not isinstance(source, str) or not source.strip() or not is_encodable(source):
+            raise RequestError("id", message="id is required where init_image is not a text")
+        source = source.strip()
+        is_inline = not ADDRESS.match(source) and _may_be_base64(source) and self._located(source) == source
+        identifier = public_id(source)
+        return inline_id(source) if is_inline or not _is_id(identifier) else identifier
 
     def _adapter(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         adapter = fields.get("ip_adapter")
@@ -186,12 +177,20 @@ class Reader:
         return {"ip_adapter": {**adapter, "image": self._located(adapter["image"])}}
 
     def _located(self, text: str) -> str:
-        """A relative path made absolute; URLs, data URIs and base64 as they are."""
+        """A relative path made absolute; URLs, data URIs and base64 as they are.
+
+        Blanks around it are left out, unless there is a file of that very name.
+        """
+        if text != text.strip() and len(text) <= _LONGEST_PATH and "\0" not in text:
+            path = os.path.join(self.base, text)
+            if os.path.lexists(path):
+                return path
         text = text.strip()
-        if not text or len(text) > _LONGEST_PATH or "\0" in text or _ADDRESS.match(text):
+        if not text or len(text) > _LONGEST_PATH or "\0" in text or ADDRESS.match(text):
             return text
         path = os.path.join(self.base, os.path.expanduser(text) if text[0] == "~" else text)
-        return text if _may_be_base64(text) and not os.path.lexists(path) else path
+        is_other = _may_be_base64(text) or _MISSPELT.match(text)
+        return text if is_other and not os.path.lexists(path) else path
 
 
 def is_path(source: str) -> bool:
@@ -205,15 +204,8 @@ def _may_be_base64(text: str) -> bool:
     return text.startswith(_BASE64)
 
 
-def _is_encodable(text: str) -> bool:
-    """Whether a file can hold it: JSON can bring in halves of surrogate pairs."""
-    if text.isascii():
-        return True
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+def _is_id(text: str) -> bool:
+    return 0 < len(text) <= _LONGEST_ID and is_encodable(text)
 
 
 def _check_texts(fields: Mapping[str, Any]) -> None:
@@ -226,18 +218,5 @@ def _check_texts(fields: Mapping[str, Any]) -> None:
                 left += [*each, *each.values()]
             elif isinstance(each, list):
                 left += each
-            elif isinstance(each, str) and not _is_encodable(each):
+            elif isinstance(each, str) and not is_encodable(each):
                 raise RequestError(name, each, "text that UTF-8 can hold (no halves of surrogate pairs)")
-
-
-def _default_output(identifier: str, suffix: str) -> str:
-    """The id as a path inside the folder, with our extension for a picture's own: ``../a/b.jpg`` → ``a/b.png``."""
-    if _ADDRESS.match(identifier):
-        identifier = urlsplit(identifier).path.rpartition("/")[2]
-    parts = [part for part in identifier.split("/") if part not in ("", ".", "..")]
-    if not parts:
-        raise RequestError("output", message=f"the id {shown(identifier)} gives no file name; output is required")
-    # A dot alone makes no extension: "v1.5" stays whole.
-    stem, ending = os.path.splitext(parts[-1])
-    name = stem if ending.lower() in SUFFIXES else parts[-1]
-    return "/".join((*parts[:-1], f"{name}.{suffix}"))

@@ -113,7 +113,8 @@ def _size(request: InpaintRequest, native: int) -> Hashable:
     if request.mask_padding is not None or not isinstance(source, str) or not is_path(source):
         return None
     try:
-        if not stat.S_ISREG(os.stat(source).st_mode):  # to open a pipe may take for ever
+        found = os.stat(source)
+        if not stat.S_ISREG(found.st_mode) or not found.st_size:  # to read a pipe, or /proc/kmsg, may take for ever
             return None
         with open(source, "rb") as file:
             size = size_of(file.read(_HEAD))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from inlay.engine.registry import Registry
 from inlay.errors import RequestError
 
 __all__ = ["Task", "history_of", "keep_out", "prepare"]
+
+log = logging.getLogger("inlay")
 
 _KEPT = (
     "id", "line", "status", "time", "error", "spec_hash", "outputs", "bytes", "contents", "identities", "nameless",
@@ -80,7 +83,7 @@ def prepare(
     options: Options,
     failures: Collection[str] | None = None,
 ) -> Task:
-    """Look at all names in the manifest, before anything is done.
+    """Look at all names in the manifest, before anything is done; what is left out of it is logged as a warning.
 
     Raises:
         RequestError: no rows, or none that the manifest's kind allows to be read; results would be written into it.
@@ -98,6 +101,8 @@ def prepare(
         rows += in_shard(_key(row), options.shard)
     if not lines:
         raise found.without_rows()
+    for note in found.notes:
+        log.warning("%s", note)
     return Task(found, reader, names, out, options, Registry(options.weights), lines, rows, failures)
 
 

@@ -32,10 +32,12 @@ class Findings:
     Attributes:
         rows: looked at.
         problems: by line; none where the manifest is fit to be run.
+        notes: what is left out of the manifest: files of a folder that are no pictures, columns without a name.
     """
 
     rows: int
     problems: tuple[Refused, ...]
+    notes: tuple[str, ...] = ()
 
 
 def validate(
@@ -74,7 +76,7 @@ def validate(
     for row in map(reader.row, found):
         if isinstance(row, Row) and (text := names.problem(row)):
             problems.append(Refused(row.number, row.id, "param", text))
-    return Findings(count, tuple(sorted(problems, key=lambda each: each.number)))
+    return Findings(count, tuple(sorted(problems, key=lambda each: each.number)), found.notes)
 
 
 class _Check:

@@ -232,9 +232,10 @@ def _findings_as_text(found: Findings) -> str:
         named = line if each.id == line else f"{line}: {each.id}"
         lines.append(f"{named}: {each.error}: {each.text}")
     bad = len({each.number for each in found.problems})
-    return "\n".join([*lines, f"{found.rows} rows, {bad} with problems"])
+    return "\n".join([*found.notes, *lines, f"{found.rows} rows, {bad} with problems"])
 
 
 def _findings_as_json(found: Findings) -> str:
     problems = [{"line": each.number, "id": each.id, "class": each.error, "text": each.text} for each in found.problems]
-    return json.dumps({"rows": found.rows, "problems": problems}, indent=2, ensure_ascii=False)
+    numbers = {"rows": found.rows, "problems": problems, "notes": list(found.notes)}
+    return json.dumps(numbers, indent=2, ensure_ascii=False)

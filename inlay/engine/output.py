@@ -81,7 +81,7 @@ class Written:
 
 
 def output_paths(stem: str, folder: str | os.PathLike[str], samples: int, ext: str = ".png") -> list[Path]:
-    """``folder/stem.png``, or ``-1``, ``-2`` … after the stem where there are several samples.
+    """``folder/stem.png``, or ``-1``, ``-2`` … after the stem where there are several samples; ``ext`` as written.
 
     Raises:
         OutputError: an extension of no known format, or a stem that is not a file name.
@@ -91,10 +91,10 @@ def output_paths(stem: str, folder: str | os.PathLike[str], samples: int, ext: s
 
 def output_names(stem: str, samples: int, ext: str = ".png") -> list[str]:
     """Like :func:`output_paths`, without a folder, and without pathlib: a batch asks for those of every row."""
-    suffix = "." + ext.lower().lstrip(".")
+    suffix = "." + ext.lstrip(".")
     if not stem or stem in (".", "..") or os.path.basename(stem) != stem or "\0" in stem:
         raise OutputError(f"the name of an output must be a file name without a folder, not {stem!r}")
-    if suffix not in FORMATS:
+    if suffix.lower() not in FORMATS:
         _format_of(Path(f"{stem}{suffix}"), None)
     names = [stem] if samples == 1 else [f"{stem}-{number}" for number in range(1, samples + 1)]
     return [f"{name}{suffix}" for name in names]

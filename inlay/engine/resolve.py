@@ -82,7 +82,8 @@ def resolve(request: InpaintRequest, registry: Registry, access: Access = Access
         safety_action=request.safety_action,
         safety_sha256=entry_hash(checker) if checker else "",
     )
-    notes = (*_stand_in(request, entry, registry), *(shown.warnings if shown else ()))
+    notes = (*_stand_in(request, entry, registry), *_own_mask(request))
+    notes += shown.warnings if shown else ()
     warnings = (*notes, *image.warnings, *mask.warnings, *canvas.warnings, *sampler.notes)
     return Resolved(plan, entry, parts, checker, canvas, _inputs(plan, canvas, request, shown), warnings)
 
@@ -117,6 +118,15 @@ def _stand_in(request: InpaintRequest, entry: ModelEntry, registry: Registry) ->
     if not registry.is_stand_in(request.model):
         return ()
     return (f"the registry has no model {request.model}: {entry.id} stood in for it",)
+
+
+def _own_mask(request: InpaintRequest) -> tuple[str, ...]:
+    """A picture's transparency may well be its mask; its brightness is one by mistake, mostly."""
+    image, mask = request.init_image, request.mask_image
+    is_same = image is mask or (isinstance(image, str) and isinstance(mask, str) and image == mask)
+    if request.mask_source == "alpha" or not is_same:
+        return ()
+    return ("mask_image is the very picture that is repainted: what is bright in it was taken for the mask",)
 
 
 def table_of(plan: Plan) -> schedulers.Table:

@@ -78,7 +78,9 @@ def read_source(field: str, value: object, access: Access = Access()) -> Source:
     if isinstance(value, os.PathLike):
         return _read_path(field, os.fsdecode(value), access)
     if isinstance(value, str):
-        return _read_text(field, value.strip(), access)
+        # Blanks around it mean nothing, unless there is a file of that very name.
+        is_named = access.allow_paths and value != value.strip() and len(value) <= _LONGEST_PATH and _exists(value)
+        return _read_path(field, value, access) if is_named else _read_text(field, value.strip(), access)
     raise SourceError(field, value, f"must be {_FORMS}, not {type(value).__name__}")
 
 
@@ -158,9 +160,11 @@ def _read_path(field: str, path: str, access: Access) -> Source:
             problem = f"{label} is not a regular file"
         elif found.st_size > MAX_BYTES:
             problem = f"{label} has {found.st_size} bytes; at most {MAX_BYTES} are read"
+        elif not found.st_size:  # empty, or one of the system's (/proc/kmsg), where a read may wait for ever
+            return Source(b"", label, path)
         else:
             with open(name, "rb") as file:
-                return Source(file.read(), label, path)
+                return Source(file.read(MAX_BYTES), label, path)
     except FileNotFoundError as exc:
         raise SourceError(field, path, f"file not found: {label}") from exc
     except (OSError, ValueError) as exc:  # ValueError: a NUL character

@@ -294,12 +294,12 @@ def test_parquet_cells_of_other_types(album, tmp_path):
 
 def test_bytes_of_small_pictures_of_any_kind_are_pictures(tmp_path):
     """Base64 of few bytes without a known beginning would be taken for a path."""
-    from inlay.batch.tables import _plain
+    from inlay.batch.cells import plain
     from inlay.engine.sources import read_source
 
     data = b"P6 1 1 255\n\x01\x02\x03"
-    assert read_source("init_image", _plain("init_image", data)).content == data
-    adapter = _plain("ip_adapter", {"id": "look", "image": data, "scale": None})
+    assert read_source("init_image", plain("init_image", data)).content == data
+    adapter = plain("ip_adapter", {"id": "look", "image": data, "scale": None})
     assert adapter == {"id": "look", "image": "data:;base64," + base64.b64encode(data).decode()}
 
 

@@ -196,7 +196,8 @@ def test_format_by_name_beats_the_extension(tmp_path):
 
 def test_names(tmp_path):
     assert output_paths("photo", tmp_path, 1) == [tmp_path / "photo.png"]
-    assert output_paths("a.b", tmp_path, 3, "JPG") == [tmp_path / f"a.b-{n}.jpg" for n in (1, 2, 3)]
+    assert output_paths("a.b", tmp_path, 3, "jpg") == [tmp_path / f"a.b-{n}.jpg" for n in (1, 2, 3)]
+    assert output_paths("photo ", tmp_path, 2, ".PNG") == [tmp_path / "photo -1.PNG", tmp_path / "photo -2.PNG"]
     for stem in ("", ".", "..", "a/b", "x\0"):
         with pytest.raises(OutputError, match="file name"):
             output_paths(stem, tmp_path, 1)

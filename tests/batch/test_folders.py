@@ -1,0 +1,231 @@
+"""Folders as a manifest: what decodes is taken, what is left out is named, and no picture is its own mask."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import unicodedata
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from inlay import batch
+from inlay.batch import folders
+from inlay.batch.manifest import Manifest
+from inlay.errors import RequestError
+from tests.batch.conftest import lines, pictures
+
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
+
+
+def encoded(kind):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8))
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def place(tmp_path):
+    """Two folders, the masks' with one mask that fits all."""
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    mask = np.zeros((16, 16), np.uint8)
+    mask[4:12, 4:12] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    return tmp_path
+
+
+def listed(place, masks="mask.png", out=None):
+    """Rows by id → their problems, and what was left out by reason."""
+    manifest = Manifest(batch.Pair(place / "images", place / masks), out=out)
+    prefix = f"{place / 'images'}: left out, "
+    assert all(note.startswith(prefix) for note in manifest.notes)
+    return {line.fields["id"]: line.problem for line in manifest}, [note[len(prefix) :] for note in manifest.notes]
+
+
+def test_the_content_decides_and_the_rest_is_named(place, tmp_path):
+    images, other = place / "images", place / "other"
+    png, jpeg = encoded("PNG"), encoded("JPEG")
+    taken = {
+        "plain.jpg": jpeg, "download.jfif": jpeg, "scan.jpe": jpeg, "loop.apng": png, "no-extension": png,
+        "odd.dat": encoded("WEBP"), "SHOT.PNG": png, "gray.pbm": encoded("PPM"), "v1.5": encoded("BMP"),
+        "damaged.png": b"text", "empty.jpg": b"", "scan": encoded("TIFF"),
+    }  # fmt: skip
+    left_out = {
+        "IMG_1.HEIC": HEIC, "IMG_2": HEIC, "notes.txt": b"BMW and P5 are words", "raw.nef": encoded("TIFF"),
+        "nothing": b"", "clip.mp4": b"\0\0\0\x18ftypmp42" + bytes(64), "drawing.svg": b"<svg/>",
+    }  # fmt: skip
+    hidden = [".DS_Store", "._plain.jpg", "Thumbs.db", "desktop.ini", ".hidden.png"]
+    for name, data in {**taken, **left_out, **dict.fromkeys(hidden, png)}.items():
+        (images / name).write_bytes(data)
+    for name in (".thumbnails", "@eaDir", "deep/er", "done"):
+        (images / name).mkdir(parents=True)
+        (images / name / "x.png").write_bytes(png)
+    (images / "done/results-1-of-2.jsonl").write_text("")
+    other.mkdir()
+    (other / "linked.png").write_bytes(png)
+    os.symlink(other / "linked.png", images / "link.png")
+    os.symlink(other, images / "album")
+    os.symlink(images, images / "round")
+    os.symlink("loop", images / "loop")
+    os.symlink("/nowhere/annex-key", images / "annexed.png")
+    rows, notes = listed(place)
+    assert set(rows) == {*taken, "deep/er/x.png", "link.png"}
+    assert notes == [
+        "a link to a folder, which is not followed: 'album', 'round'",
+        "a link to nothing: 'annexed.png', 'loop'",
+        "hidden: '.DS_Store', '._plain.jpg', '.hidden.png', '.thumbnails', '@eaDir', 'Thumbs.db', 'desktop.ini'",
+        "no picture of a kind that is read: " + ", ".join(f"'{name}'" for name in sorted(left_out)),
+        "outputs of another run: 'done'",
+    ]
+
+
+def test_what_is_left_out_is_said_before_the_work(album, tmp_path):
+    (album.folder / "photos/IMG_1.HEIC").write_bytes(HEIC)
+    (album.folder / "defaults.toml").write_text("steps = 2\nwidth = 64\nheight = 64\n")
+    where = ["--images", album.folder / "photos", "--masks", album.folder / "masks"]
+    sentence = f"{album.folder}/photos: left out, no picture of a kind that is read: 'IMG_1.HEIC'"
+    done = album.call("run", *where, "--out", tmp_path / "out", "--backend", "null", "--defaults", "defaults.toml")
+    assert (done.returncode, done.stderr.splitlines()) == (0, [sentence])
+    done = album.call("validate", *where)
+    assert (done.returncode, done.stdout.splitlines()) == (0, [sentence, "6 rows, 0 with problems"])
+    done = album.call("validate", *where, "--json")
+    assert json.loads(done.stdout) == {"rows": 6, "problems": [], "notes": [sentence]}
+
+
+def test_many_names_are_counted(place):
+    for number in range(25):
+        (place / f"images/{number:02}.heic").write_bytes(HEIC)
+    rows, (note,) = listed(place)
+    assert rows == {}
+    assert note.endswith("'19.heic' and 5 more")
+    assert note.count(".heic") == 20
+    pair = batch.Pair(place / "images", place / "mask.png")
+    with pytest.raises(RequestError, match=r"there are no pictures in this folder; .*left out, no picture.*'00.heic'"):
+        batch.validate(pair)
+
+
+def test_a_folder_that_cannot_be_read_is_named(place, monkeypatch):
+    (place / "images/locked").mkdir()
+    real = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert listed(place)[1] == ["cannot be read (Permission denied): 'locked'"]
+
+
+COMPOSED, DECOMPOSED = unicodedata.normalize("NFC", "bébé"), unicodedata.normalize("NFD", "bébé")
+
+
+@pytest.mark.parametrize(
+    ("picture", "masks", "found"),
+    [
+        ("cat.JPG", ["cat.PNG"], "cat.PNG"),
+        (f"{COMPOSED}.png", [f"{DECOMPOSED}.png"], f"{DECOMPOSED}.png"),
+        (f"{DECOMPOSED}.jpg", [f"{COMPOSED}.png"], f"{COMPOSED}.png"),
+        ("IMG_1.JPG", ["img_1.png"], "img_1.png"),
+        ("IMG_1.JPG", ["img_1.png", "IMG_1.png"], "IMG_1.png"),
+        (f"{COMPOSED}.png", [f"{DECOMPOSED}.png", f"{COMPOSED}.png"], f"{COMPOSED}.png"),
+        ("v1.5", ["v1.5.png"], "v1.5.png"),
+        ("v1.5", ["v1.5"], "v1.5"),
+        ("cat.dat", ["cat.png"], "cat.png"),
+        ("cat.v2.png", ["cat.v2.png", "cat.png"], "cat.v2.png"),
+        ("cat.v2.png", ["cat.png"], None),
+        ("cat.png", ["cat.png", "cat.webp"], "more than one mask: cat.png, cat.webp"),
+        ("IMG.png", ["img.png", "Img.webp"], "more than one mask: Img.webp, img.png"),
+        ("deep/cat.png", ["cat.png"], None),
+        ("Deep/cat.png", ["deep/CAT.png"], "deep/CAT.png"),
+    ],
+)
+def test_the_mask_of_a_picture(place, picture, masks, found):
+    for folder, names in (("images", [picture]), ("masks", masks)):
+        for name in names:
+            (place / folder / name).parent.mkdir(exist_ok=True)
+            (place / folder / name).write_bytes(encoded("PNG"))
+    (line,) = Manifest(batch.Pair(place / "images", place / "masks"))
+    if found is None:
+        assert "has no mask of that name" in line.problem
+    elif "mask" in found:
+        assert found in line.problem
+    else:
+        assert line.problem == ""
+        assert line.fields["mask_image"] == str(place / "masks" / found)
+        assert line.fields["init_image"] == picture
+
+
+def test_pictures_of_other_forms_of_unicode_are_done(album, tmp_path):
+    (album.folder / "photos/0.png").rename(album.folder / f"photos/{COMPOSED}.png")
+    (album.folder / "masks/0.png").rename(album.folder / f"masks/{DECOMPOSED}.png")
+    (album.folder / "defaults.toml").write_text("steps = 2\nwidth = 64\nheight = 64\n")
+    options = album.with_options(defaults=str(album.folder / "defaults.toml"))
+    batch.run(batch.Pair(album.folder / "photos", album.folder / "masks"), tmp_path / "out", options)
+    assert f"{COMPOSED}.png" in pictures(tmp_path / "out")
+
+
+@pytest.mark.parametrize("spelling", ["images", "images/", "images/../images", "same", "same/."])
+def test_one_folder_for_pictures_and_masks_is_refused(place, spelling):
+    (place / "images/cat.png").write_bytes(encoded("PNG"))
+    (place / "images/cat_mask.png").write_bytes(encoded("PNG"))
+    os.symlink("images", place / "same")
+    pairs = [(place / "images", place / spelling), (place / spelling, place / "images")]
+    for images, masks in pairs:
+        for call in (batch.validate, lambda pair: batch.run(pair, place / "out")):
+            with pytest.raises(
+                RequestError, match="each would be its own mask; put the masks into a folder of their own"
+            ):
+                call(batch.Pair(images, masks))
+    assert not (place / "out").exists()
+
+
+def test_no_picture_is_its_own_mask(place):
+    """By a link, by a second name of the file, or as the one mask for all that lies among them."""
+    for name in ("link.png", "hard.png", "own.png"):
+        (place / "images" / name).write_bytes(encoded("PNG"))
+    os.symlink("../images/link.png", place / "masks/link.png")
+    os.link(place / "images/hard.png", place / "masks/hard.webp")
+    (place / "masks/own.png").write_bytes(encoded("PNG"))
+    rows, _ = listed(place, "masks")
+    assert {name: "is its own mask" in problem for name, problem in rows.items()} == {
+        "link.png": True, "hard.png": True, "own.png": False,
+    }  # fmt: skip
+    assert rows["own.png"] == ""
+    rows, notes = listed(place, "images/hard.png")
+    assert set(rows) == {"link.png", "own.png"}
+    assert notes == ["the mask: 'hard.png'"]
+
+
+def test_folders_in_one_another(place):
+    for name in ("images/a.png", "images/masks/a.png", "images/masks/more/b.png", "images/out/a.png", "images/b/a.png"):
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_bytes(encoded("PNG"))
+    rows, notes = listed(place, "images/masks", place / "images/out")
+    assert (list(rows), notes) == (["a.png", "b/a.png"], [])
+    assert rows["a.png"] == ""
+    # the pictures in the folder of masks
+    manifest = Manifest(batch.Pair(place / "images/masks", place / "images"))
+    assert [line.problem.partition(" in ")[0] for line in manifest] == ["", "more/b.png has no mask of that name"]
+
+
+def test_a_mask_that_is_the_picture_is_said_in_the_results(album, tmp_path):
+    """A manifest may ask for it, as for a picture whose transparency is its mask."""
+    Image.fromarray(np.full((32, 32, 3), 200, np.uint8)).save(album.folder / "photos/bright.png")
+    same = {"init_image": "photos/bright.png", "mask_image": "photos/bright.png"}
+    batch.run(album.manifest([album.row(0), album.row(2, **same)]), tmp_path / "out", album.options)
+    made = {line["id"]: line for line in lines(tmp_path / "out")}
+    assert "warnings" not in made["row-0"]
+    assert "mask_image is the very picture that is repainted" in made["row-2"]["warnings"][0]
+
+
+def test_what_counts_as_an_extension_is_what_pillow_writes_our_formats_under():
+    from inlay.engine.pictures import FORMATS
+
+    Image.init()
+    known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS}
+    assert known <= folders.SUFFIXES
