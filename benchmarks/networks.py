@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from inlay.backends import protocol
 from inlay.backends.torch.backend import TorchBackend
@@ -24,10 +24,13 @@ from inlay.engine.registry import Registry
 from inlay.models.configs import UNETS, VAES
 from inlay.models.loading import Parts
 from inlay.models.text import TextEncoders, TextTower
+from inlay.models.tokens import load_tokens
 from inlay.models.unet import UNet
 from inlay.models.unet_config import UNetConfig
 from inlay.models.vae_kl import AutoencoderKL, KLConfig
 
+TOKENIZER = Registry().find("inlay-tiny").path / "tokenizer"
+_VOCABULARY = 49408
 SCHEDULE = {
     "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000,
     "steps_offset": 1, "set_alpha_to_one": False, "prediction_type": "epsilon",
@@ -105,20 +108,20 @@ def parts(weights: Weights, device: torch.device | str, dtype: torch.dtype) -> P
         unet, vae = UNet(unet_config(weights)), AutoencoderKL(vae_config(weights))
     unet, vae = filled(unet), filled(vae)
     _settle(vae)
-    tokenizer = CLIPTokenizer.from_pretrained(str(Registry().find("inlay-tiny").path / "tokenizer"))
+    tokens = load_tokens(TOKENIZER, 77, _VOCABULARY)
     towers = []
     for place, settings in enumerate(text_configs(weights)):
         kind = CLIPTextModelWithProjection if place else CLIPTextModel
         config = CLIPTextConfig(
-            max_position_embeddings=77, vocab_size=49408, bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, **settings,
+            max_position_embeddings=77, vocab_size=_VOCABULARY, bos_token_id=None,
+            eos_token_id=tokens.end, pad_token_id=tokens.pad, **settings,
         )  # fmt: skip
         with torch.device("meta"):
             model = kind(config)
         model = filled(model)
         inner = getattr(model, "text_model", model)
         inner.embeddings.position_ids = torch.arange(77, device=device).expand(1, -1)
-        towers.append(TextTower(tokenizer, model))
+        towers.append(TextTower(tokens, model))
     index = {"force_zeros_for_empty_prompt": weights.is_xl}
     return Parts(unet, vae, TextEncoders(towers, penultimate=weights.is_xl), weights.schedule, index)
 

@@ -15,11 +15,12 @@ from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion_inpai
 from diffusers.pipelines.stable_diffusion_xl import pipeline_stable_diffusion_xl_inpaint as xl_inpaint
 from PIL import Image
 from torch import nn
+from transformers import CLIPTokenizer
 
 import inlay
 from benchmarks.cases import Case
 from benchmarks.jobs import PROMPT, SEED, pictures
-from benchmarks.networks import Weights, unet_config, vae_config
+from benchmarks.networks import TOKENIZER, Weights, unet_config, vae_config
 from inlay.models.loading import Parts
 from inlay.models.unet_config import UNetConfig
 from inlay.models.vae_kl import KLConfig
@@ -33,7 +34,7 @@ def pipeline(weights: Weights, parts: Parts, device: torch.device, dtype: torch.
         unet = diffusers.UNet2DConditionModel(**diffusers_unet(unet_config(weights)))
         vae = diffusers.AutoencoderKL(**diffusers_vae(vae_config(weights)))
     texts = [copy.deepcopy(tower.model).to(device, dtype) for tower in parts.text.towers]
-    tokenizer = parts.text.towers[0].tokenizer
+    tokenizer = CLIPTokenizer.from_pretrained(str(TOKENIZER), local_files_only=True)
     networks = {
         "unet": _filled(unet, parts.unet, device, dtype), "vae": _filled(vae, parts.vae, device, dtype),
         "text_encoder": texts[0], "tokenizer": tokenizer,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,8 @@ __all__ = ["CpuBackend"]
 class CpuBackend:
     """Opens with ONNX Runtime what it has graphs for, and leaves the rest to torch where that is installed.
 
-    Without torch, ONNX Runtime's own error says what is missing. Which of them ran is in every result.
+    Without torch, ONNX Runtime's own error says what is missing. Which of them ran is in every result, and where it is
+    torch, why.
     """
 
     def __init__(self, onnx: Backend, deterministic: bool | None) -> None:
@@ -28,15 +30,21 @@ class CpuBackend:
 
     def open(self, opening: Opening) -> Session:
         """Load a model."""
-        return (self._onnx if self._onnx.runs(opening) else self._other()).open(opening)
+        reason = self._onnx.why_not(opening)
+        torch = self._other() if reason else None
+        if torch is None:
+            return self._onnx.open(opening)
+        return torch.open(replace(opening, reason=reason))
 
     def open_checker(self, folder: Path) -> Checker:
         """Load a safety checker."""
-        return (self._onnx if self._onnx.checks(folder) else self._other()).open_checker(folder)
+        other = None if self._onnx.checks(folder) else self._other()
+        return (other or self._onnx).open_checker(folder)
 
-    def _other(self) -> Backend:
+    def _other(self) -> Backend | None:
+        """torch; None where it is not installed."""
         if find_spec("torch") is None:
-            return self._onnx
+            return None
         if self._torch is None:
             from inlay.backends.torch.backend import TorchBackend
 

@@ -69,6 +69,7 @@ class Opening:
         ip_adapter: folder of ``ip_adapter.safetensors`` and ``image_encoder``; None without one.
         kernels: one of :data:`KERNELS`; a backend that has no fused ones refuses ``fused``.
         capture: one of :data:`CAPTURE`; a backend or device that cannot refuses ``on``.
+        reason: why ``auto`` did not take the backend that it takes first; every result says it.
     """
 
     model: str
@@ -81,6 +82,7 @@ class Opening:
     ip_adapter: Path | None = None
     kernels: str = "auto"
     capture: str = "auto"
+    reason: str = ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,18 +8,23 @@ directory and in the packaged file; earlier ones win. Ids and aliases are case-i
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from inlay.checkpoints.files import one_line, read_bytes
 from inlay.engine.families import FAMILIES, Family
-from inlay.errors import WeightsError, expect
+from inlay.errors import WeightsError, expect, shown
 
 __all__ = ["PARTS", "ModelEntry", "PartEntry", "PinnedFile", "Registry", "normalise"]
 
 SCHEMA = 1
+# Pixels of the side that a model was trained at.
+_SMALLEST, _LARGEST = 8, 8192
+_SHA256 = re.compile("[0-9a-f]{64}")
 PARTS = {"vaes": "VAE", "loras": "LoRA", "ip_adapters": "IP adapter", "safety": "safety checker"}
 """Sections of a registry file besides ``models``, and what an error calls one of their entries."""
 
@@ -157,10 +162,13 @@ class Registry:
         unknown = sorted(set(document) - set(allowed))
         if unknown:
             raise WeightsError(f"{path}: {unknown[0]} is not known; allowed: {', '.join(allowed)}")
-        if document.get("schema") != SCHEMA:
-            raise WeightsError(f"{path}: schema must be {SCHEMA}, not {document.get('schema')!r}")
-        self.default = self.default or str(document.get("default", ""))
-        self.realtime = self.realtime or str(document.get("realtime", document.get("default", "")))
+        if not _is(document.get("schema"), int) or document["schema"] != SCHEMA:
+            raise WeightsError(f"{path}: schema must be {SCHEMA}, not {shown(document.get('schema'))}")
+        for name in ("default", "realtime"):
+            if not isinstance(document.get(name, ""), str):
+                raise WeightsError(f"{path}: {name} must be the id of a model, not {shown(document[name])}")
+        self.default = self.default or document.get("default", "")
+        self.realtime = self.realtime or document.get("realtime", document.get("default", ""))
         for identifier, fields in _section(document, "models", path):
             model = _entry(identifier, fields, path)
             self._add("models", self.models, model)
@@ -193,16 +201,19 @@ def _places(weights: str | os.PathLike[str] | None) -> Iterable[Path]:
 
 
 def _load_toml(path: Path) -> dict[str, Any]:
+    content = read_bytes(path)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
-        raise WeightsError(f"{path}: cannot be read as TOML: {exc}") from exc
+        return tomllib.loads(content.decode("utf-8"))
+    except RecursionError as exc:
+        raise WeightsError(f"{path}: cannot be read as TOML: nested too deeply") from exc
+    except ValueError as exc:
+        raise WeightsError(f"{path}: cannot be read as TOML: {one_line(exc)}") from exc
 
 
 def _section(document: Mapping[str, Any], name: str, path: Path) -> Iterable[tuple[str, Any]]:
     section = document.get(name, {})
     if not isinstance(section, dict):
-        raise WeightsError(f"{path}: {name} must be a table, not {section!r}")
+        raise WeightsError(f"{path}: {name} must be a table, not {shown(section)}")
     return section.items()
 
 
@@ -226,47 +237,58 @@ _FIELDS = {
 def _checked(where: str, fields: Any, allowed: Mapping[str, type], required: tuple[str, ...]) -> dict[str, Any]:
     """The fields of an entry, once every key and type is right."""
     if not isinstance(fields, dict):
-        raise WeightsError(f"{where} must be a table, not {fields!r}")
+        raise WeightsError(f"{where} must be a table, not {shown(fields)}")
     for name, value in fields.items():
         if name not in allowed:
             raise WeightsError(f"{where}: {name} is not a key; allowed: {', '.join(allowed)}")
-        if not isinstance(value, allowed[name]):
-            raise WeightsError(f"{where}: {name} must be a {allowed[name].__name__}, not {value!r}")
+        if not _is(value, allowed[name]):
+            raise WeightsError(f"{where}: {name} must be a {allowed[name].__name__}, not {shown(value)}")
+        if isinstance(value, list) and not all(isinstance(each, str) for each in value):
+            raise WeightsError(f"{where}: {name} must be a list of texts, not {shown(value)}")
     for name in required:
         if name not in fields:
             raise WeightsError(f"{where}: {name} is missing")
     return fields
 
 
+def _is(value: object, kind: type) -> bool:
+    """Whether a value of a file is of a kind: true and false are no numbers, a whole number is also a float."""
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, int | float if kind is float else kind)
+
+
 def _entry(identifier: str, fields: Any, path: Path) -> ModelEntry:
     where = f"{path}: models.{identifier}"
     fields = _checked(where, fields, _FIELDS, ("family", "path"))
     if fields["family"] not in FAMILIES:
-        raise WeightsError(f"{where}: family must be one of {', '.join(FAMILIES)}, not {fields['family']!r}")
+        raise WeightsError(f"{where}: family must be one of {', '.join(FAMILIES)}, not {shown(fields['family'])}")
     if fields.get("format", "diffusers") != "diffusers":
-        raise WeightsError(f"{where}: format must be diffusers (a folder), not {fields['format']!r}")
+        raise WeightsError(f"{where}: format must be diffusers (a folder), not {shown(fields['format'])}")
+    if not _SMALLEST <= fields.get("size", 512) <= _LARGEST:
+        raise WeightsError(f"{where}: size must be between {_SMALLEST} and {_LARGEST}, not {shown(fields['size'])}")
     _check_merging(where, fields)
     settings: dict[str, Any] = {"size": FAMILIES[fields["family"]].native_size, **fields}
-    settings["stands_in_for"] = tuple(map(str, fields.get("stands_in_for", ())))
+    settings["stands_in_for"] = tuple(fields.get("stands_in_for", ()))
     return ModelEntry(id=identifier, declared_in=str(path), **settings | _located(where, fields, path))
 
 
 def _check_merging(where: str, fields: Mapping[str, Any]) -> None:
     ratio = fields.get("token_merging", 0.0)
     if not 0 <= ratio <= 0.75:
-        raise WeightsError(f"{where}: token_merging must be between 0 and 0.75, not {ratio!r}")
+        raise WeightsError(f"{where}: token_merging must be between 0 and 0.75, not {shown(ratio)}")
     for name in ("token_merging_levels", "token_merging_reuse"):
         if fields.get(name, 1) < 1:
-            raise WeightsError(f"{where}: {name} must be at least 1, not {fields[name]!r}")
+            raise WeightsError(f"{where}: {name} must be at least 1, not {shown(fields[name])}")
 
 
 def _part(kind: str, identifier: str, fields: Any, path: Path) -> PartEntry:
     where = f"{path}: {kind}.{identifier}"
     fields = _checked(where, fields, _PART_FIELDS, ("path",))
-    families = tuple(map(str, fields.get("families", ())))
+    families = tuple(fields.get("families", ()))
     for family in families:
         if family not in FAMILIES:
-            raise WeightsError(f"{where}: families must be of {', '.join(FAMILIES)}, not {family!r}")
+            raise WeightsError(f"{where}: families must be of {', '.join(FAMILIES)}, not {shown(family)}")
     settings = {**fields, "families": families}
     return PartEntry(kind=kind, id=identifier, declared_in=str(path), **settings | _located(where, fields, path))
 
@@ -274,23 +296,29 @@ def _part(kind: str, identifier: str, fields: Any, path: Path) -> PartEntry:
 def _located(where: str, fields: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """What entries of every section declare in the same way."""
     return {
-        "path": _folder(fields["path"], path),
+        "path": _folder(where, fields["path"], path),
         "files": tuple(_pinned(where, name, pin) for name, pin in fields.get("files", {}).items()),
-        "aliases": tuple(map(str, fields.get("aliases", ()))),
+        "aliases": tuple(fields.get("aliases", ())),
     }
 
 
-def _folder(declared: str, registry: Path) -> Path:
+def _folder(where: str, declared: str, registry: Path) -> Path:
     """``package:…`` is inside the installed package; anything else is relative to the registry file."""
+    if "\0" in declared or not declared:
+        raise WeightsError(f"{where}: path must name a folder or a file, not {shown(declared)}")
     if declared.startswith("package:"):
         return _PACKAGE / declared.removeprefix("package:")
-    return registry.parent / Path(declared).expanduser()
+    try:
+        return registry.parent / Path(declared).expanduser()
+    except RuntimeError as exc:  # a user that this machine does not have
+        raise WeightsError(f"{where}: path {shown(declared)}: {one_line(exc)}") from exc
 
 
 def _pinned(where: str, name: str, pin: Any) -> PinnedFile:
-    if not isinstance(pin, dict) or not isinstance(pin.get("sha256"), str) or not isinstance(pin.get("bytes"), int):
-        raise WeightsError(f"{where}: files.{name!r} must have sha256 (a string) and bytes (an integer)")
-    parts = Path(name).parts
-    if Path(name).is_absolute() or ".." in parts:
-        raise WeightsError(f"{where}: files.{name!r} must stay inside the model's folder")
+    if not isinstance(pin, dict) or not isinstance(pin.get("sha256"), str) or not _is(pin.get("bytes"), int):
+        raise WeightsError(f"{where}: files.{shown(name)} must have sha256 (a string) and bytes (an integer)")
+    if "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise WeightsError(f"{where}: files.{shown(name)} must stay inside the model's folder")
+    if not _SHA256.fullmatch(pin["sha256"].lower()) or pin["bytes"] < 0:
+        raise WeightsError(f"{where}: files.{shown(name)} must have a sha256 of 64 hexadecimal digits and a size")
     return PinnedFile(name, pin["sha256"].lower(), pin["bytes"])

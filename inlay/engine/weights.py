@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from stat import S_ISREG
 from typing import Any
 
+from inlay.checkpoints.files import is_there, read_json, regular
+from inlay.checkpoints.layout import SCHEDULER, files_read
 from inlay.engine.registry import PARTS, ModelEntry, PartEntry, PinnedFile
-from inlay.errors import WeightsError
+from inlay.errors import WeightsError, shown
 
 __all__ = ["FileState", "check", "entry_hash", "locate", "scheduler_config", "verify"]
 
@@ -25,7 +26,6 @@ _NEEDED = {
     "ip_adapters": "ip_adapter.safetensors",
     "safety": "config.json",
 }
-_USED = {".json", ".txt", ".safetensors"}
 _PICKLED = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
 
 
@@ -47,20 +47,22 @@ def locate(entry: Entry) -> Path:
         )
     if kind == "loras":
         return _locate_file(entry)
-    if not path.is_dir():
-        problem = "is a file" if path.is_file() else "does not exist"
+    if not os.path.isdir(path):
+        problem = "is a file" if os.path.isfile(path) else "does not exist"
         raise WeightsError(f"{entry.id}: its folder {path} {problem} (declared in {entry.declared_in})")
-    if not (path / _NEEDED[kind]).is_file():
+    if not is_there(path / _NEEDED[kind]):
         what = "diffusers" if kind == "models" else PARTS[kind]
         raise WeightsError(f"{entry.id}: {path} has no {_NEEDED[kind]}; expected a {what} folder")
+    regular(path / _NEEDED[kind])
     return path
 
 
 def _locate_file(entry: Entry) -> Path:
     if entry.path.suffix != ".safetensors":
         raise WeightsError(f"{entry.id}: a LoRA is one .safetensors file, not {entry.path}")
-    if not entry.path.is_file():
+    if not is_there(entry.path):
         raise WeightsError(f"{entry.id}: its file {entry.path} does not exist (declared in {entry.declared_in})")
+    regular(entry.path)
     return entry.path
 
 
@@ -71,7 +73,7 @@ def _kind(entry: Entry) -> str:
 def _folder(entry: Entry) -> Path:
     """What pinned names are relative to: the entry's folder, or the folder that its file lies in."""
     path = locate(entry)
-    return path.parent if path.is_file() else path
+    return path.parent if _kind(entry) == "loras" else path
 
 
 def verify(entry: Entry) -> list[FileState]:
@@ -89,10 +91,9 @@ def check(entry: Entry) -> Path:
     folder = _folder(entry)
     for pin in entry.files:
         path = folder / pin.path
-        try:
-            stat = path.stat()
-        except OSError as exc:
-            raise WeightsError(f"{entry.id}: {pin.path} is missing in {folder}") from exc
+        if not os.path.exists(path):
+            raise WeightsError(f"{entry.id}: {pin.path} is missing in {folder}")
+        stat = regular(path)
         if stat.st_size != pin.bytes:
             raise WeightsError(
                 f"{entry.id}: {pin.path} has {stat.st_size} bytes, not the {pin.bytes} of the registry; "
@@ -107,50 +108,52 @@ def check(entry: Entry) -> Path:
 
 
 def entry_hash(entry: Entry) -> str:
-    """sha256 over the names and hashes of the entry's files; from the pins alone where there are pins."""
+    """sha256 over the names and hashes of the entry's files; from the pins alone where there are pins.
+
+    Of a folder only what is read counts: a note beside the weights changes nothing. Links are followed.
+    """
     if entry.files:
         lines = [f"{pin.path} {pin.sha256}" for pin in entry.files]
     else:
-        found, folder = locate(entry), _folder(entry)
-        used = [found] if found.is_file() else [path for path in found.rglob("*") if path.suffix in _USED]
+        used, folder = files_read(_kind(entry), locate(entry)), _folder(entry)
         lines = [f"{path.relative_to(folder).as_posix()} {_hash_of(path)}" for path in used]
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
 def scheduler_config(entry: ModelEntry) -> dict[str, Any]:
-    """The model's own scheduler configuration on top of its family's; small JSON, no weights are read."""
-    path = entry.path / "scheduler" / "scheduler_config.json"
-    try:
-        stat = path.stat()
-    except OSError:
-        return dict(entry.shape.schedule)
-    if not S_ISREG(stat.st_mode):
-        return dict(entry.shape.schedule)
-    return {**entry.shape.schedule, **_json_object(entry.id, path, stat.st_size, stat.st_mtime_ns)}
+    """The model's own scheduler configuration on top of its family's; small JSON, no weights are read.
+
+    Where a model has none the family's stands in the plan; a backend that opens the model's files wants it there.
+    """
+    family, path = entry.shape.schedule, entry.path / SCHEDULER
+    if not is_there(path):
+        return dict(family)
+    stat = regular(path)
+    own = _scheduler_json(path, stat.st_size, stat.st_mtime_ns)
+    return {**family, **{key: value for key, value in own.items() if value is not None or key not in family}}
 
 
 @lru_cache(maxsize=64)
-def _json_object(model: str, path: Path, size: int, changed_ns: int) -> Mapping[str, Any]:
+def _scheduler_json(path: Path, size: int, changed_ns: int) -> Mapping[str, Any]:
     """Keyed by size and time as well, so that a changed file is read anew. To be read, not changed: all share it."""
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as exc:
-        raise WeightsError(f"{model}: {path} cannot be read as JSON: {exc}") from exc
-    if not isinstance(config, dict):
-        raise WeightsError(f"{model}: {path} must hold a JSON object")
+    config = read_json(path)
+    for key, value in config.items():
+        every = value if isinstance(value, list) else [value]
+        if any(isinstance(each, dict | list) for each in every):
+            raise WeightsError(f"{path}: {shown(key)} must be a text, a number or a list of them, not {shown(value)}")
     return config
 
 
 def _state(path: Path, pin: PinnedFile) -> str:
-    if not path.is_file():
+    if not os.path.exists(path):
         return "missing"
-    if path.stat().st_size != pin.bytes:
+    if regular(path).st_size != pin.bytes:
         return "size"
     return "ok" if _hash_of(path) == pin.sha256 else "hash"
 
 
 def _hash_of(path: Path) -> str:
-    stat = path.stat()
+    stat = regular(path)
     return _sha256(path, stat.st_size, stat.st_mtime_ns)
 
 

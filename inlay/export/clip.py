@@ -1,7 +1,7 @@
 """CLIP's two towers (Radford et al. 2021) as plain networks, parameter names as in transformers.
 
 The torch backend runs transformers' own; these are for export, where its mask making and output collecting would be
-in the way. A test holds them to it.
+in the way. A test holds them to it. What they are built of is read by :mod:`inlay.models.clip_config`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from inlay.models.config_values import refuse
-
 __all__ = ["ClipSafety", "ClipText"]
-
-_ACTIVATIONS = ("quick_gelu", "gelu")
 
 
 class _SelfAttention(nn.Module):
@@ -66,7 +62,6 @@ class _Layer(nn.Module):
 class _Encoder(nn.Module):
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
-        refuse("CLIP", config, {"hidden_act": _ACTIVATIONS})
         self.layers = nn.ModuleList(_Layer(config) for _ in range(int(config["num_hidden_layers"])))
 
     def forward(self, x: Tensor, causal: bool) -> list[Tensor]:
@@ -94,7 +89,6 @@ class ClipText(nn.Module):
 
     def __init__(self, config: Mapping[str, Any], *, penultimate: bool, projected: bool) -> None:
         super().__init__()
-        refuse("CLIP text", config, {"use_attention_mask": (False, None)})
         width = int(config["hidden_size"])
         self.penultimate, self.end = penultimate, int(config.get("eos_token_id", 49407))
         self.embeddings = _TextEmbeddings(config)

@@ -14,6 +14,8 @@ import torch
 from torch import nn
 
 from inlay.backends.onnx.graphs import FORMAT, MANIFEST, key_of, sources, store
+from inlay.checkpoints.files import read_json
+from inlay.checkpoints.layout import COMPONENTS, find_weights
 from inlay.errors import WeightsError
 from inlay.export.clip import ClipSafety, ClipText
 from inlay.export.networks import (
@@ -27,12 +29,12 @@ from inlay.export.networks import (
     unet_graphs,
 )
 from inlay.export.stored import Stored, places, read_places
+from inlay.models.clip_config import is_projected, read_checker_shape, read_text_shape
 from inlay.models.clip_pictures import load_preprocessing
-from inlay.models.config_values import read_json
-from inlay.models.loading import build_unet, build_vae
+from inlay.models.loading import build_unet, build_vae, read_index
 from inlay.models.safety import CONCEPTS, SPECIAL_CARE
 from inlay.models.vae_kl import modern_names
-from inlay.models.weight_files import find_weights
+from inlay.models.weight_files import check_size
 
 __all__ = [
     "DTYPES",
@@ -48,7 +50,7 @@ __all__ = [
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
-_STEM = "diffusion_pytorch_model"
+_STEM = COMPONENTS["unet"]
 _POSITIONS = "embeddings.position_ids"
 Graphs = Iterator[tuple[str, bytes]]
 
@@ -105,22 +107,23 @@ def _write(folder: Path, out: Path, dtype: str, facts: dict[str, Any], graphs: G
 
 def model_graphs(folder: Path, dtype: str, merges: Merges | None, facts: dict[str, Any]) -> Graphs:
     """Names and graphs, made one at a time; what running needs to know beside them goes into ``facts``."""
-    index = read_json(folder / "model_index.json")
+    index = read_index(folder)
     suffixes = [suffix for suffix in ("", "_2") if (folder / f"text_encoder{suffix}").is_dir()]
     if not suffixes:
         raise WeightsError(f"{folder / 'text_encoder'}: no such folder; a model needs its text encoder")
     towers = []
     for suffix in suffixes:
-        config = read_json(folder / f"text_encoder{suffix}" / "config.json")
-        projected = (config.get("architectures") or [""])[0] == "CLIPTextModelWithProjection"
-        text = _text(folder, f"text_encoder{suffix}", config, dtype, penultimate="_2" in suffixes, projected=projected)
+        path = folder / f"text_encoder{suffix}" / "config.json"
+        config = read_json(path)
+        shape, projected = read_text_shape(path, config), is_projected(path, config)
+        text = _text(folder, f"text_encoder{suffix}", shape, dtype, penultimate="_2" in suffixes, projected=projected)
         yield f"text_encoder{suffix}", text_graph(text, projected=projected)
         towers.append(
             {
                 "graph": f"text_encoder{suffix}",
                 "tokenizer": f"tokenizer{suffix}",
-                "layers": int(config["num_hidden_layers"]),
-                "limit": int(config["max_position_embeddings"]),
+                "layers": shape["num_hidden_layers"],
+                "limit": shape["max_position_embeddings"],
             }
         )
     unet = build_unet(folder / "unet")
@@ -144,21 +147,23 @@ def model_graphs(folder: Path, dtype: str, merges: Merges | None, facts: dict[st
 
 
 def _text(
-    folder: Path, name: str, config: Mapping[str, Any], dtype: str, *, penultimate: bool, projected: bool
+    folder: Path, name: str, shape: Mapping[str, Any], dtype: str, *, penultimate: bool, projected: bool
 ) -> Network:
+    check_size(folder / name / "config.json", shape["num_hidden_layers"], find_weights(folder / name, "model"))
     found = _stored(folder, folder / name, "model")
     with torch.device("meta"):
-        text = ClipText(config, penultimate=penultimate, projected=projected)
+        text = ClipText(shape, penultimate=penultimate, projected=projected)
     stored = {key.removeprefix("text_model."): value for key, value in found.items() if not key.endswith(_POSITIONS)}
     return _network(folder, text, stored, dtype, name)
 
 
 def checker_graphs(folder: Path) -> Graphs:
     """Likewise of a safety checker."""
-    config = read_json(folder / "config.json")
+    vision, width = read_checker_shape(folder / "config.json")
+    check_size(folder / "config.json", vision["num_hidden_layers"], find_weights(folder, "model"))
     crop = load_preprocessing(folder / "preprocessor_config.json").crop
     with torch.device("meta"):
-        made = ClipSafety(config["vision_config"], int(config.get("projection_dim", 512)), CONCEPTS, SPECIAL_CARE)
+        made = ClipSafety(vision, width, CONCEPTS, SPECIAL_CARE)
     stored = {
         key.replace("vision_model.vision_model.", "vision_model.", 1): value
         for key, value in _stored(folder, folder, "model").items()

@@ -15,14 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from inlay.checkpoints.files import one_line, read_json
 from inlay.errors import WeightsError, shown
-from inlay.models.config_values import one_line, read_json, refuse
+from inlay.models.config_values import refuse, whole
 
 __all__ = ["Floats", "Pixels", "Preprocessing", "flagged", "load_preprocessing"]
 
 _CAUTION = np.float32(0.01)
 # Windows of one forward: a large tower on a long picture should not need more memory than on a square one.
 _TOGETHER = 8
+_MOST_SIDE = 4096
 
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
@@ -51,12 +53,14 @@ class Preprocessing:
         refuse("image processor's", raw, {**dict.fromkeys(steps, (True,)), "resample": (resample,)})
         size, crop = raw["size"], raw["crop_size"]
         shortest = size["shortest_edge"] if isinstance(size, Mapping) else size
-        sides = {crop["height"], crop["width"]} if isinstance(crop, Mapping) else {crop}
+        sides = [crop["height"], crop["width"]] if isinstance(crop, Mapping) else [crop, crop]
+        named = {"size": shortest, "crop_size": sides[0]}
+        longest, square = (whole("image processor", named, name, None, most=_MOST_SIDE) for name in named)
         mean, std = (tuple(map(float, raw[name])) for name in ("image_mean", "image_std"))
-        made = cls(int(shortest), int(max(sides)), mean, std)
-        if len(sides) != 1 or not 1 <= made.crop <= made.size or len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        finite = all(map(math.isfinite, (*mean, *std)))
+        if sides[0] != sides[1] or square > longest or len(mean) != 3 or len(std) != 3 or not finite or min(std) <= 0:
             raise ValueError("needs a square crop_size of at most size, and three of image_mean and image_std each")
-        return made
+        return cls(longest, square, mean, std)
 
     def windows(self, picture: Pixels) -> list[Pixels]:
         """Squares ``[crop, crop, 3]`` that cover a picture ``[h, w, 3]``; one for a square picture.

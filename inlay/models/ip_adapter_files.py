@@ -13,10 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from inlay.checkpoints.files import one_line
+from inlay.checkpoints.layout import find_weights
 from inlay.errors import WeightsError
+from inlay.models.clip_config import read_vision_shape
 from inlay.models.ip_adapter import ImageProjection, ImagePrompts, IPAdapter, Resampler, resampler_shape
 from inlay.models.unet import UNet
-from inlay.models.weight_files import fill, find_weights, one_line, read_json, read_tensors
+from inlay.models.weight_files import check_size, fill, read_tensors
 
 _FILE = "ip_adapter.safetensors"
 _PREFIX = "image_proj."
@@ -69,20 +72,23 @@ def _image_encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> tu
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     path = folder / "config.json"
-    raw = read_json(path)
+    shape = read_vision_shape(path)
     files = find_weights(folder, "model")
+    check_size(path, shape["num_hidden_layers"], files)
     try:
-        config = CLIPVisionConfig.from_dict(raw)
+        # attention is named here, so that nothing else can name it
+        config = CLIPVisionConfig(**shape, attn_implementation="sdpa")
         with torch.device("meta"):
             model: nn.Module = CLIPVisionModelWithProjection(config)
-    except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError) as exc:
+    except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError, RuntimeError, ImportError) as exc:
         raise WeightsError(f"{path}: not a CLIP image encoder's config: {one_line(exc)}") from exc
     state = read_tensors(files, device, dtype)
     state.pop("vision_model.embeddings.position_ids", None)  # a constant that old files store
+    model = fill(model, state, files[0])
     embeddings: Any = model.get_submodule("vision_model.embeddings")
-    # built on the meta device, it holds nothing yet
+    # a constant that is not stored; built on the meta device, it holds nothing yet
     embeddings.position_ids = torch.arange(embeddings.num_positions, device=device).expand(1, -1)
-    return fill(model, state, files[0]), config
+    return model, config
 
 
 def _processor(size: int) -> Any:

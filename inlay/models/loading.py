@@ -18,19 +18,22 @@ from typing import Any
 
 import torch
 
+from inlay.checkpoints.files import one_line, read_json
+from inlay.checkpoints.layout import COMPONENTS, SCHEDULER, find_weights
 from inlay.errors import WeightsError, shown
 from inlay.models.autoencoder import Autoencoder
+from inlay.models.config_values import flag
 from inlay.models.lora import Additions
 from inlay.models.lora_files import read_loras
 from inlay.models.text import TextEncoders
-from inlay.models.text_files import load_text
+from inlay.models.text_files import load_text, text_shapes
 from inlay.models.unet import UNet
 from inlay.models.unet_config import UNetConfig
 from inlay.models.vae_kl import AutoencoderKL, KLConfig, modern_names
 from inlay.models.vae_tiny import AutoencoderTiny, TinyConfig
-from inlay.models.weight_files import fill, find_weights, one_line, read_json, read_tensors
+from inlay.models.weight_files import check_size, fill, read_tensors, tensor_shapes
 
-_STEM = "diffusion_pytorch_model"
+_STEM = COMPONENTS["unet"]
 _AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny")
 # Powers of two by which an autoencoder that needs it is shrunk: room for values up to 4e6.
 _ROOM = 6
@@ -45,6 +48,7 @@ class Parts:
         scheduler: ``scheduler_config.json`` as it stands: noise schedule and prediction type.
         index: ``model_index.json`` as it stands.
         changed: layers that LoRAs were folded into, by network.
+        notes: what was left out of LoRA files, a sentence each.
     """
 
     unet: UNet
@@ -53,11 +57,21 @@ class Parts:
     scheduler: Mapping[str, Any]
     index: Mapping[str, Any]
     changed: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def zero_empty_prompt(self) -> bool:
         """Whether an absent negative prompt is all zeros instead of the encoded empty prompt (SDXL)."""
-        return bool(self.index.get("force_zeros_for_empty_prompt", False))
+        return flag("pipeline", self.index, "force_zeros_for_empty_prompt", False)
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """A model's ``model_index.json``; WeightsError where it is unreadable or a value in it is not usable."""
+    path = folder / "model_index.json"
+    index = read_json(path)
+    with _naming(path):
+        flag("pipeline", index, "force_zeros_for_empty_prompt", False)
+    return index
 
 
 def load_pipeline_parts(
@@ -82,9 +96,9 @@ def load_pipeline_parts(
         WeightsError: anything missing, unreadable, refused or not fitting; one line that names the file.
     """
     folder, device = Path(folder), torch.device(device)
-    index = read_json(folder / "model_index.json")
-    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
-    additions = _additions(folder / "unet", loras)
+    index = read_index(folder)
+    scheduler = read_json(folder / SCHEDULER)
+    additions = _additions(folder, loras)
     text = load_text(folder, device, dtype, additions)
     unet = load_unet(folder / "unet", device, dtype, additions)
     widths = set(unet.config.cross_attention_dim)
@@ -93,7 +107,7 @@ def load_pipeline_parts(
             f"{folder}: UNet's cross_attention_dim is {sorted(widths)}, the text encoders give {text.width}"
         )
     vae = load_vae(vae_folder or folder / "vae", device, dtype)
-    return Parts(unet, vae, text, scheduler, index, additions.layers)
+    return Parts(unet, vae, text, scheduler, index, additions.layers, additions.notes)
 
 
 def load_unet(folder: Path, device: torch.device, dtype: torch.dtype, additions: Additions | None = None) -> UNet:
@@ -101,13 +115,13 @@ def load_unet(folder: Path, device: torch.device, dtype: torch.dtype, additions:
     network = build_unet(folder)
     files = find_weights(folder, _STEM)
     additions = additions or Additions()
-    additions.check("unet", {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()})
     return fill(network, read_tensors(files, device, dtype, additions.to("unet")), files[0])
 
 
 def build_unet(folder: Path) -> UNet:
-    """The UNet that a folder's config describes, on the meta device: without weights."""
+    """The UNet that a folder's config describes, on the meta device: without weights, which are only counted."""
     config = _unet_config(folder)
+    check_size(folder / "config.json", config.blocks, find_weights(folder, _STEM))
     with torch.device("meta"), _naming(folder / "config.json"):
         return UNet(config)
 
@@ -122,8 +136,13 @@ def _unet_config(folder: Path) -> UNetConfig:
         return UNetConfig.from_dict(raw)
 
 
-def _additions(unet: Path, loras: Sequence[tuple[Path, float]]) -> Additions:
-    return read_loras(loras, _unet_config(unet).layers_per_block[0]) if loras else Additions()
+def _additions(folder: Path, loras: Sequence[tuple[Path, float]]) -> Additions:
+    """What LoRAs add to the networks of a model, held to their shapes before any of them is loaded."""
+    if not loras:
+        return Additions()
+    unet = build_unet(folder / "unet")
+    networks = {"unet": tensor_shapes(unet), **text_shapes(folder)}
+    return read_loras(loras, unet.config.layers_per_block[0]).fitted(networks)
 
 
 def load_vae(folder: Path, device: torch.device, dtype: torch.dtype) -> AutoencoderKL | AutoencoderTiny:
@@ -138,16 +157,17 @@ def load_vae(folder: Path, device: torch.device, dtype: torch.dtype) -> Autoenco
 
 
 def build_vae(folder: Path) -> AutoencoderKL | AutoencoderTiny:
-    """The autoencoder that a folder's config describes, on the meta device: without weights."""
+    """The autoencoder that a folder's config describes, on the meta device: without weights, which are only counted."""
     path = folder / "config.json"
     raw = read_json(path)
     name = raw.get("_class_name", "AutoencoderKL")
     if name not in _AUTOENCODERS:
         raise WeightsError(f"{path}: _class_name must be {' or '.join(_AUTOENCODERS)}, not {shown(name)}")
+    with _naming(path):
+        config = TinyConfig.from_dict(raw) if name == "AutoencoderTiny" else KLConfig.from_dict(raw)
+    check_size(path, config.blocks, find_weights(folder, _STEM))
     with torch.device("meta"), _naming(path):
-        if name == "AutoencoderTiny":
-            return AutoencoderTiny(TinyConfig.from_dict(raw))
-        return AutoencoderKL(KLConfig.from_dict(raw))
+        return AutoencoderTiny(config) if isinstance(config, TinyConfig) else AutoencoderKL(config)
 
 
 @contextmanager
@@ -157,5 +177,5 @@ def _naming(path: Path) -> Iterator[None]:
         yield
     except WeightsError as exc:
         raise WeightsError(f"{path}: {exc}") from exc
-    except (TypeError, ValueError, IndexError, ZeroDivisionError) as exc:
+    except (TypeError, ValueError, IndexError, ArithmeticError, RuntimeError) as exc:
         raise WeightsError(f"{path}: not a usable config: {one_line(exc)}") from exc

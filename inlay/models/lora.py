@@ -7,7 +7,7 @@ the networks know nothing of it. Reading the files is :mod:`inlay.models.lora_fi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -16,6 +16,9 @@ from inlay.errors import WeightsError
 
 _NAMED = 3
 _UNKNOWN = "for layers that this model does not have"
+_MISFIT = "of another shape than this model's layers"
+# Share of a network's layers that a file may name in vain before it counts as made for another model.
+_MOST_STRANGE = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,10 +52,16 @@ def _as_kernel(shape: Sequence[int]) -> tuple[int, ...]:
 
 @dataclass(frozen=True, eq=False)
 class LoraFile:
-    """One file, read: ``layers["unet"]["mid_block.attentions.0.proj_in"]`` is what it adds to that layer."""
+    """One file, read.
+
+    Attributes:
+        layers: ``layers["unet"]["mid_block.attentions.0.proj_in"]`` is what it adds to that layer.
+        left_out: what of it cannot be applied, for a sentence.
+    """
 
     path: Path
     layers: Mapping[str, Mapping[str, LowRank]]
+    left_out: tuple[str, ...] = ()
 
 
 class Additions:
@@ -70,28 +79,23 @@ class Additions:
                 found[network] = found.get(network, frozenset()) | frozenset(layers)
         return found
 
-    def check_networks(self, networks: Sequence[str]) -> None:
-        """Refuse layers of networks that the model does not have (a second text encoder, say): WeightsError."""
-        for file in self.files:
-            for network, layers in file.layers.items():
-                if network not in networks:
-                    _refuse(file, network, list(layers), _UNKNOWN)
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A sentence for each file of which something was left out."""
+        left = [(file.path.name, "; ".join(file.left_out)) for file in self.files if file.left_out]
+        return tuple(f"LoRA {name}: left out, as it cannot be applied: {what}" for name, what in left)
 
-    def check(self, network: str, shapes: Mapping[str, Sequence[int]]) -> None:
-        """Hold the additions to the weights of one network; not one is passed over.
+    def fitted(self, networks: Mapping[str, Mapping[str, Sequence[int]]]) -> Additions:
+        """What of it the networks of a model can take; the rest is left out, and noted.
 
         Args:
-            shapes: shape of each tensor of the network, by its name.
+            networks: of each network, the shape of each tensor by its name.
 
         Raises:
-            WeightsError: layers that it does not have, or of another shape; the file, the first and how many.
+            WeightsError: a file for another model: with additions of another shape, with most of a network's for
+                layers that it does not have, or with none that fits. The file, the first of them and how many.
         """
-        known = {layer_of(name): shape for name, shape in shapes.items() if name.endswith(".weight")}
-        for file in self.files:
-            layers = file.layers.get(network, {})
-            _refuse(file, network, [name for name in layers if name not in known], _UNKNOWN)
-            unfit = [name for name, added in layers.items() if not added.fits(known[name])]
-            _refuse(file, network, unfit, "of another shape than this model's layers")
+        return Additions([_fitted(file, networks) for file in self.files])
 
     def to(self, network: str) -> Callable[[str, Tensor], Tensor]:
         """What makes of one stored tensor of a network, by its name, the one to be loaded."""
@@ -112,10 +116,34 @@ def layer_of(name: str) -> str:
     return name.removesuffix(".weight").removeprefix("text_model.")
 
 
+def _fitted(file: LoraFile, networks: Mapping[str, Mapping[str, Sequence[int]]]) -> LoraFile:
+    fitting: dict[str, Mapping[str, LowRank]] = {}
+    absent: list[str] = []
+    for network, layers in file.layers.items():
+        shapes = networks.get(network, {})
+        known = {layer_of(name): shape for name, shape in shapes.items() if name.endswith(".weight")}
+        _refuse(file, network, [n for n, added in layers.items() if n in known and not added.fits(known[n])], _MISFIT)
+        strange = [name for name in layers if name not in known]
+        if network in networks and len(strange) > _MOST_STRANGE * len(layers):
+            _refuse(file, network, strange, _UNKNOWN)
+        absent += [f"{network}.{name}" for name in strange]
+        kept = {name: added for name, added in layers.items() if name in known}
+        if kept:
+            fitting[network] = kept
+    if not fitting:
+        _refuse(file, "", absent, _UNKNOWN)
+    left = (f"{len(absent)} additions {_UNKNOWN}: {_listed(absent)}",) if absent else ()
+    return replace(file, layers=fitting, left_out=(*file.left_out, *left))
+
+
 def _refuse(file: LoraFile, network: str, names: list[str], problem: str) -> None:
     if not names:
         return
     total = sum(len(layers) for layers in file.layers.values())
-    shown = ", ".join(f"{network}.{name}" for name in names[:_NAMED])
+    full = [f"{network}.{name}" if network else name for name in names]
+    raise WeightsError(f"{file.path}: {len(names)} of {total} additions are {problem}: {_listed(full)}")
+
+
+def _listed(names: list[str]) -> str:
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    raise WeightsError(f"{file.path}: {len(names)} of {total} additions are {problem}: {shown}{more}")
+    return ", ".join(names[:_NAMED]) + more

@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from inlay.checkpoints.layout import COMPONENTS, find_weights
 from inlay.models.loading import Parts
 from inlay.models.lora import Additions, layer_of
 from inlay.models.lora_files import read_loras
-from inlay.models.weight_files import find_weights, read_tensors
+from inlay.models.weight_files import read_tensors, tensor_shapes
 
 __all__ = ["change_loras"]
 
@@ -33,17 +34,15 @@ def change_loras(parts: Parts, folder: Path, loras: Sequence[tuple[Path, float]]
     Raises:
         WeightsError: a file that is unreadable or does not fit; then nothing has been written.
     """
-    additions = read_loras(loras, parts.unet.config.layers_per_block[0]) if loras else Additions()
     networks = dict(_networks(parts))
-    additions.check_networks(list(networks))
-    for name, network in networks.items():
-        additions.check(name, {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()})
+    additions = read_loras(loras, parts.unet.config.layers_per_block[0]) if loras else Additions()
+    additions = additions.fitted({name: tensor_shapes(network) for name, network in networks.items()})
     # all is read before any of it is written
     fresh = [pair for name in networks for pair in _rewritten(networks[name], folder / name, additions, parts)]
     with torch.no_grad():
         for weight, wanted in fresh:
             weight.copy_(wanted)
-    return replace(parts, changed=additions.layers)
+    return replace(parts, changed=additions.layers, notes=additions.notes)
 
 
 def _networks(parts: Parts) -> Iterator[tuple[str, nn.Module]]:
@@ -62,7 +61,7 @@ def _rewritten(network: nn.Module, folder: Path, additions: Additions, parts: Pa
     state = {name: tensor for name, tensor in network.state_dict().items() if name.endswith(".weight")}
     weights = {layer_of(name): tensor for name, tensor in state.items() if layer_of(name) in touched}
     like = next(iter(weights.values()))
-    files = find_weights(folder, "diffusion_pytorch_model" if folder.name == "unet" else "model")
+    files = find_weights(folder, COMPONENTS[folder.name])
     stored = read_tensors(
         files,
         like.device,

@@ -4,12 +4,14 @@ Read are LoRAs of linear and convolution layers, one safetensors file each, name
 
 - kohya's scripts do: ``lora_unet_…``, ``lora_te_…``, with ``alpha``; for SDXL also by the original code's blocks;
 - diffusers and PEFT do: ``unet.….lora_A.weight``, and the older ``….processor.to_q_lora.down.weight``.
+
+What else a file holds (:mod:`inlay.models.lora_kinds`) is left out, and every result says so.
 """
 
 from __future__ import annotations
 
 import json
-import re
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,16 +21,16 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from inlay.errors import WeightsError
+from inlay.checkpoints.files import one_line
+from inlay.errors import WeightsError, shown
 from inlay.models.lora import Additions, LoraFile, LowRank, layer_of
-from inlay.models.weight_files import one_line, read_tensors
+from inlay.models.lora_kinds import LoraNames, phrase, sorted_names
+from inlay.models.weight_files import read_tensors, stored_names
 
 _NAMED = 3
 _NETWORKS = ("unet", "text_encoder", "text_encoder_2")
 _SETTINGS = "lora_adapter_metadata"
 _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
-_MATRIX = re.compile(r"(\.lora_|[._]lora\.|\.lora_linear_layer\.)(down|up|A|B)\.weight$")
-_OTHER = {"down": "up", "up": "down", "A": "B", "B": "A"}
 
 
 def read_loras(files: Sequence[tuple[Path, float]], layers_per_block: int) -> Additions:
@@ -38,15 +40,19 @@ def read_loras(files: Sequence[tuple[Path, float]], layers_per_block: int) -> Ad
         layers_per_block: residual blocks of each level of the UNet, to count blocks as the original code did.
 
     Raises:
-        WeightsError: a file that is not readable, or holds anything else than whole pairs of LoRA matrices.
+        WeightsError: a file that is not readable, or of which nothing can be applied; it says what the file holds.
     """
     return Additions([_read(path, strength, layers_per_block) for path, strength in files])
 
 
 def _read(path: Path, strength: float, layers_per_block: int) -> LoraFile:
-    state = read_tensors([path], torch.device("cpu"), torch.float32)
-    alphas = {name: state.pop(name) for name in list(state) if name.endswith(".alpha")}
-    _refuse_other_kinds(path, state)
+    names = _applicable(path)
+    state = read_tensors(
+        [path], torch.device("cpu"), torch.float32, wanted=(names.matrices | names.alphas).__contains__
+    )
+    _refuse(path, [name for name, tensor in state.items() if not tensor.isfinite().all()], "have values not finite")
+    alphas = {name: state.pop(name) for name in names.alphas}
+    _refuse(path, [name for name, tensor in state.items() if tensor.ndim < 2], "are not matrices")
     _apply_alphas(path, state, alphas)
     stored = _stored_settings(path)
     layers: dict[str, dict[str, LowRank]] = {}
@@ -55,9 +61,21 @@ def _read(path: Path, strength: float, layers_per_block: int) -> LoraFile:
         for name in [name for name in matrices if name.endswith(_DOWN)]:
             layer = name.removesuffix(_DOWN)
             down, up = matrices[name], matrices[layer + _UP]
-            scale = strength * _stored_scale(settings, layer, len(down))
+            scale = strength * _stored_scale(path, settings, layer, len(down))
             layers.setdefault(network, {})[layer_of(layer)] = LowRank(down, up, scale)
-    return LoraFile(path, layers)
+    return LoraFile(path, layers, tuple(phrase(kind, left) for kind, left in names.left_out.items()))
+
+
+def _applicable(path: Path) -> LoraNames:
+    """The file's names, sorted; nothing of its tensors has been read yet."""
+    names = sorted_names(stored_names([path]))
+    if names.matrices:
+        return names
+    if not names.left_out:
+        raise WeightsError(f"{path}: holds no LoRA: it is empty")
+    most = sorted(names.left_out.items(), key=lambda item: -len(item[1]))[:_NAMED]
+    found = ", ".join(phrase(kind, left) for kind, left in most)
+    raise WeightsError(f"{path}: holds no LoRA that can be applied; it has {found}")
 
 
 def _apply_alphas(path: Path, state: dict[str, Tensor], alphas: Mapping[str, Tensor]) -> None:
@@ -69,21 +87,6 @@ def _apply_alphas(path: Path, state: dict[str, Tensor], alphas: Mapping[str, Ten
             raise WeightsError(f"{path}: {name} must be one number beside a pair of LoRA matrices")
         up = state[ups[0]]
         state[ups[0]] = up * (alpha.item() / up.flatten(1).shape[1])
-
-
-def _refuse_other_kinds(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Everything must be one of a pair: not LoHa, LoKr, DoRA, Tucker ("mid") or full weights."""
-    if not state:
-        raise WeightsError(f"{path}: holds no LoRA")
-    _refuse(path, [name for name in state if not _MATRIX.search(name)], "are not matrices of a LoRA")
-    halves = [name for name in state if _partner(name) not in state]
-    _refuse(path, halves, "lack the other matrix of their pair")
-    flat = [name for name, tensor in state.items() if tensor.ndim < 2]
-    _refuse(path, flat, "are not matrices")
-
-
-def _partner(name: str) -> str:
-    return _MATRIX.sub(lambda match: f"{match[1]}{_OTHER[match[2]]}.weight", name)
 
 
 def _converted(path: Path, state: dict[str, Tensor], layers_per_block: int) -> dict[str, Tensor]:
@@ -108,7 +111,7 @@ def _by_network(path: Path, state: Mapping[str, Tensor]) -> dict[str, dict[str, 
 
     if not any(name.split(".")[0] in _NETWORKS for name in state):
         state = {f"unet.{name}": tensor for name, tensor in state.items()}  # a file of the UNet alone
-    strangers = [name for name in state if name.split(".")[0] not in _NETWORKS]
+    strangers = [name for name in state if name.split(".")[0] not in _NETWORKS]  # named otherwise than the others
     _refuse(path, strangers, f"belong to none of {', '.join(_NETWORKS)}")
     text = {**names.DIFFUSERS_OLD_TO_PEFT, **names.DIFFUSERS_TO_PEFT}
     networks = {}
@@ -133,25 +136,29 @@ def _stored_settings(path: Path) -> dict[str, Any]:
         text = (file.metadata() or {}).get(_SETTINGS, "{}")
     try:
         settings = json.loads(text)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise WeightsError(f"{path}: its {_SETTINGS} are not JSON: {one_line(exc)}") from exc
     if not isinstance(settings, dict):
         raise WeightsError(f"{path}: its {_SETTINGS} must be a JSON object, not {type(settings).__name__}")
     return settings
 
 
-def _stored_scale(settings: Mapping[str, Any], layer: str, rank: int) -> float:
+def _stored_scale(path: Path, settings: Mapping[str, Any], layer: str, rank: int) -> float:
     """alpha / rank by PEFT's rules; 1 where nothing is stored."""
-    alpha = settings.get("lora_alpha")
-    for pattern, value in (settings.get("alpha_pattern") or {}).items():
+    alpha, others = settings.get("lora_alpha"), settings.get("alpha_pattern") or {}
+    if not isinstance(others, dict):
+        raise WeightsError(f"{path}: alpha_pattern of its {_SETTINGS} must be an object, not {shown(others)}")
+    for pattern, value in others.items():
         if layer == pattern or layer.endswith("." + pattern):
             alpha = value
     if alpha is None:
         return 1.0
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+        raise WeightsError(f"{path}: lora_alpha of its {_SETTINGS} must be a number, not {shown(alpha)}")
     return float(alpha) / (rank**0.5 if settings.get("use_rslora") else rank)
 
 
-def _refuse(path: Path, names: list[str], problem: str) -> None:
+def _refuse(path: Path, names: Sequence[str], problem: str) -> None:
     if names:
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         raise WeightsError(f"{path}: {len(names)} tensors {problem}: {', '.join(names[:_NAMED])}{more}")

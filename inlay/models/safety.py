@@ -22,10 +22,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from inlay.checkpoints.files import one_line
+from inlay.checkpoints.layout import find_weights
 from inlay.errors import BackendError, WeightsError
+from inlay.models.clip_config import read_checker_shape
 from inlay.models.clip_pictures import Floats, Pixels, Preprocessing, flagged, load_preprocessing
-from inlay.models.config_values import one_line, read_json
-from inlay.models.weight_files import fill, find_weights, read_tensors
+from inlay.models.weight_files import check_size, fill, read_tensors
 
 __all__ = ["SafetyChecker", "SafetyNetwork", "load_safety_checker"]
 
@@ -37,7 +39,7 @@ class SafetyNetwork(nn.Module):
     """The tower and the concepts; parameter names are diffusers'.
 
     Args:
-        vision: the ``vision_config`` of the checker's ``config.json``.
+        vision: shape of the tower (:func:`inlay.models.clip_config.vision_shape`).
         width: its ``projection_dim``, the length of embeddings.
     """
 
@@ -45,7 +47,8 @@ class SafetyNetwork(nn.Module):
         from transformers import CLIPVisionConfig, CLIPVisionModel
 
         super().__init__()
-        config = CLIPVisionConfig.from_dict(dict(vision))
+        # attention is named here, so that nothing else can name it
+        config = CLIPVisionConfig(**vision, attn_implementation="sdpa")
         self.image_size = int(config.image_size)
         self.vision_model = CLIPVisionModel(config)
         self.visual_projection = nn.Linear(config.hidden_size, width, bias=False)
@@ -107,13 +110,14 @@ def load_safety_checker(folder: Path, device: torch.device | str = "cpu") -> Saf
         WeightsError: anything missing, unreadable, refused or not fitting; one line that names the file.
     """
     path, device = folder / "config.json", torch.device(device)
-    raw = read_json(path)
+    vision, width = read_checker_shape(path)
     preprocessing = load_preprocessing(folder / "preprocessor_config.json")
     files = find_weights(folder, "model")
+    check_size(path, vision["num_hidden_layers"], files)
     try:
         with torch.device("meta"):
-            network = SafetyNetwork(raw["vision_config"], int(raw.get("projection_dim", 512)))
-    except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError) as exc:
+            network = SafetyNetwork(vision, width)
+    except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError, RuntimeError, ImportError) as exc:
         raise WeightsError(f"{path}: not a safety checker's config: {one_line(exc)}") from exc
     if network.image_size != preprocessing.crop:
         raise WeightsError(
@@ -121,11 +125,12 @@ def load_safety_checker(folder: Path, device: torch.device | str = "cpu") -> Saf
             f"the tower of config.json takes {network.image_size}"
         )
     state = _fitting_names(read_tensors(files, device, torch.float32))
+    network = fill(network, state, files[0])
     # a constant that is not stored; built on the meta device, it holds nothing yet
     tower = cast(Any, network.vision_model)
     embeddings = getattr(tower, _TOWER.rstrip("."), tower).embeddings
     embeddings.position_ids = torch.arange(embeddings.num_positions, device=device).expand(1, -1)
-    return SafetyChecker(fill(network, state, files[0]), preprocessing)
+    return SafetyChecker(network, preprocessing)
 
 
 def _fitting_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

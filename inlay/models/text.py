@@ -1,4 +1,4 @@
-"""Prompts to vectors: CLIP tokenizers and text encoders, by way of transformers."""
+"""Prompts to vectors: CLIP tokenizers, and text encoders by way of transformers."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from inlay.errors import RequestError, shown
+from inlay.errors import RequestError
+from inlay.models.tokens import ClipTokens
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class TextEncoding:
 class TextTower:
     """One tokenizer with its text encoder (transformers' ``CLIPTextModel`` or ``…WithProjection``)."""
 
-    tokenizer: Any
+    tokens: ClipTokens
     model: nn.Module
 
     @property
@@ -49,36 +51,15 @@ class TextTower:
         """Length of each token's vector."""
         return int(cast(Any, self.model.config).hidden_size)
 
-    @property
-    def limit(self) -> int:
-        """Most tokens of a prompt, start and end included."""
-        places = cast(Any, self.model.config).max_position_embeddings
-        return min(int(self.tokenizer.model_max_length), int(places))
+    def read(self, prompts: Sequence[str]) -> tuple[Tensor, tuple[str, ...]]:
+        """Padded token ids ``[B, n]``, and a warning for every prompt that was cut."""
+        read = [self.tokens.encode(prompt) for prompt in prompts]
+        ids = torch.from_numpy(np.concatenate([ids for ids, _ in read]))
+        return ids, tuple(warning for _, cut in read for warning in cut)
 
-    def tokens(self, prompts: Sequence[str]) -> tuple[Any, tuple[str, ...]]:
-        """Padded token ids and attention mask, and a warning for every prompt that was cut."""
-        limit = self.limit
-        batch = self.tokenizer(
-            list(prompts), padding="max_length", max_length=limit, truncation=True, return_tensors="pt"
-        )
-        return batch, tuple(self._cut(prompt, limit) for prompt in prompts if self._length(prompt) > limit)
-
-    def _length(self, prompt: str) -> int:
-        return len(self.tokenizer(prompt, verbose=False).input_ids)
-
-    def _cut(self, prompt: str, limit: int) -> str:
-        # the last place is the end token's
-        rest = self.tokenizer(prompt, verbose=False).input_ids[limit - 1 : -1]
-        return f"prompt cut after {limit} tokens; not used: {shown(self.tokenizer.decode(rest))}"
-
-    def run(self, batch: Any) -> Any:
-        """The encoder's output with all hidden states."""
-        mask = batch.attention_mask if getattr(self.model.config, "use_attention_mask", False) else None
-        return self.model(
-            self._moved(batch.input_ids),
-            attention_mask=None if mask is None else self._moved(mask),
-            output_hidden_states=True,
-        )
+    def run(self, ids: Tensor) -> Any:
+        """The encoder's output with all hidden states, for :meth:`read`'s ids."""
+        return self.model(self._moved(ids), output_hidden_states=True)
 
     def _moved(self, tokens: Tensor) -> Tensor:
         """To where the encoder is; to a GPU from pinned memory, so that the host does not wait for it."""
@@ -127,8 +108,8 @@ class TextEncoders:
         warnings: list[str] = []
         with torch.no_grad():
             for tower in self.towers:
-                batch, cut = tower.tokens(prompts)
-                out = tower.run(batch)
+                ids, cut = tower.read(prompts)
+                out = tower.run(ids)
                 hidden.append(self._pick(tower, out, clip_skip))
                 pooled = getattr(out, "text_embeds", None) if pooled is None else pooled
                 warnings += cut

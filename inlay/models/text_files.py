@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from inlay.errors import WeightsError, shown
+from inlay.checkpoints.files import one_line, read_json
+from inlay.checkpoints.layout import COMPONENTS, find_weights
+from inlay.errors import WeightsError
+from inlay.models.clip_config import is_projected, read_text_shape
 from inlay.models.lora import Additions
 from inlay.models.text import TextEncoders, TextTower
-from inlay.models.weight_files import fill, find_weights, one_line, read_json, read_tensors
+from inlay.models.tokens import load_tokens
+from inlay.models.weight_files import check_size, fill, read_tensors, tensor_shapes
 
 _PREFIX = "text_model."
 
@@ -28,58 +32,59 @@ def load_text(
     Raises:
         WeightsError: anything missing, unreadable, refused or not fitting; one line that names the file.
     """
-    suffixes = [suffix for suffix in ("", "_2") if (folder / f"text_encoder{suffix}").is_dir()]
-    if not suffixes:
-        raise WeightsError(f"{folder / 'text_encoder'}: no such folder; a model needs its text encoder")
     additions = additions or Additions()
-    additions.check_networks(["unet", *(f"text_encoder{suffix}" for suffix in suffixes)])
     towers = []
+    suffixes = _suffixes(folder)
     for suffix in suffixes:
-        tokenizer = _tokenizer(folder / f"tokenizer{suffix}")
-        towers.append(TextTower(tokenizer, _encoder(folder / f"text_encoder{suffix}", device, dtype, additions)))
+        shape = read_text_shape(folder / f"text_encoder{suffix}" / "config.json")
+        places, rows = shape["max_position_embeddings"], shape["vocab_size"]
+        tokens = load_tokens(folder / f"tokenizer{suffix}", places, rows)
+        towers.append(TextTower(tokens, _encoder(folder / f"text_encoder{suffix}", device, dtype, additions)))
     return TextEncoders(towers, penultimate="_2" in suffixes)
 
 
-def _tokenizer(folder: Path) -> Any:
-    from transformers import CLIPTokenizer
+def text_shapes(folder: Path) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Shapes of the tensors of a model's text encoders, by the names of their folders; no weight is read."""
+    names = [f"text_encoder{suffix}" for suffix in _suffixes(folder)]
+    return {name: tensor_shapes(_built(folder / name)) for name in names}
 
-    whole = (folder / "tokenizer.json").is_file()
-    if not whole and not ((folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()):
-        raise WeightsError(f"{folder}: must hold tokenizer.json, or vocab.json and merges.txt")
-    path = folder / "tokenizer_config.json"
-    kind = read_json(path).get("tokenizer_class", "CLIPTokenizer")
-    if kind not in ("CLIPTokenizer", "CLIPTokenizerFast"):
-        raise WeightsError(f"{path}: tokenizer_class must be CLIPTokenizer, not {shown(kind)}")
-    try:
-        return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
-    # the tokenizers library raises bare Exception for a damaged file
-    except Exception as exc:
-        raise WeightsError(f"{folder}: not readable as a CLIP tokenizer: {one_line(exc)}") from exc
+
+def _suffixes(folder: Path) -> list[str]:
+    suffixes = [suffix for suffix in ("", "_2") if (folder / f"text_encoder{suffix}").is_dir()]
+    if not suffixes:
+        raise WeightsError(f"{folder / 'text_encoder'}: no such folder; a model needs its text encoder")
+    return suffixes
 
 
 def _encoder(folder: Path, device: torch.device, dtype: torch.dtype, additions: Additions) -> nn.Module:
+    files = find_weights(folder, COMPONENTS[folder.name])
+    model = _built(folder)
+    stored = read_tensors(files, device, dtype, additions.to(folder.name))
+    model = fill(model, _fitting_names(stored, set(tensor_shapes(model))), files[0])
+    # a constant that is not stored; built on the meta device, it holds nothing yet
+    embeddings: Any = getattr(model, "text_model", model).embeddings
+    places = cast(Any, model.config).max_position_embeddings
+    embeddings.position_ids = torch.arange(places, device=device).expand(1, -1)
+    return model
+
+
+def _built(folder: Path) -> nn.Module:
+    """The text encoder that a folder's config describes, on the meta device; its weights are only counted."""
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     path = folder / "config.json"
     raw = read_json(path)
-    kinds = {"CLIPTextModel": CLIPTextModel, "CLIPTextModelWithProjection": CLIPTextModelWithProjection}
-    name = (raw.get("architectures") or ["CLIPTextModel"])[0]
-    if name not in kinds:
-        raise WeightsError(f"{path}: architectures must name {' or '.join(kinds)}, not {shown(name)}")
-    files = find_weights(folder, "model")
+    shape = read_text_shape(path, raw)
+    kind = CLIPTextModelWithProjection if is_projected(path, raw) else CLIPTextModel
+    check_size(path, shape["num_hidden_layers"], find_weights(folder, COMPONENTS[folder.name]))
     try:
-        config = CLIPTextConfig.from_dict(raw)
+        # attention is named here, so that nothing else can name it
+        config = CLIPTextConfig(**shape, bos_token_id=None, pad_token_id=None, attn_implementation="sdpa")
         with torch.device("meta"):
-            model: nn.Module = kinds[name](config)
-    except (TypeError, ValueError, KeyError, AttributeError) as exc:
+            model: nn.Module = kind(config)
+    except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, ImportError) as exc:
         raise WeightsError(f"{path}: not a CLIP text encoder's config: {one_line(exc)}") from exc
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    additions.check(folder.name, wanted)
-    state = _fitting_names(read_tensors(files, device, dtype, additions.to(folder.name)), set(wanted))
-    # a constant that is not stored; built on the meta device, it holds nothing yet
-    embeddings: Any = getattr(model, "text_model", model).embeddings
-    embeddings.position_ids = torch.arange(config.max_position_embeddings, device=device).expand(1, -1)
-    return fill(model, state, files[0])
+    return model
 
 
 def _fitting_names(state: Mapping[str, Tensor], wanted: set[str]) -> dict[str, Tensor]:

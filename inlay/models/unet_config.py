@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from inlay.errors import WeightsError, shown
-from inlay.models.config_values import refuse
+from inlay.models.config_values import flag, number, refuse, whole, wholes
 
+_KIND = "UNet"
 _DOWN_TYPES = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
 _UP_TYPES = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
 
@@ -84,8 +85,8 @@ class UNetConfig:
         Raises:
             WeightsError: a value this network has no code for; names the key, the value and what is allowed.
         """
-        refuse("UNet", config, _FIXED)
-        channels = _ints(config, "block_out_channels", (320, 640, 1280, 1280), 4)
+        refuse(_KIND, config, _FIXED)
+        channels = wholes(_KIND, config, "block_out_channels", (320, 640, 1280, 1280))
         levels = len(channels)
         added = config.get("addition_embed_type")
         if added not in (None, "text_time"):
@@ -96,22 +97,32 @@ class UNetConfig:
             down_attention=_attention(config, "down_block_types", _DOWN_TYPES, levels),
             up_attention=_attention(config, "up_block_types", _UP_TYPES, levels),
             mid_block=_mid_block(config),
-            layers_per_block=_ints(config, "layers_per_block", 2, levels),
-            transformer_layers=_ints(config, "transformer_layers_per_block", 1, levels, least=0),
-            heads=_ints(config, "attention_head_dim", 8, levels),
-            cross_attention_dim=_ints(config, "cross_attention_dim", 1280, levels),
-            in_channels=_int(config, "in_channels", 4),
-            out_channels=_int(config, "out_channels", 4),
-            norm_num_groups=_int(config, "norm_num_groups", 32),
-            norm_eps=float(config.get("norm_eps", 1e-5)),
-            linear_projection=bool(config.get("use_linear_projection", False)),
-            flip_sin_to_cos=bool(config.get("flip_sin_to_cos", True)),
-            freq_shift=float(config.get("freq_shift", 0)),
-            time_embedding_dim=_int(config, "time_embedding_dim", 4 * channels[0]),
-            addition_time_embed_dim=_int(config, "addition_time_embed_dim", None) if added else None,
-            added_inputs=_int(config, "projection_class_embeddings_input_dim", None) if added else 0,
+            layers_per_block=_by_level(config, "layers_per_block", 2, levels),
+            transformer_layers=_by_level(config, "transformer_layers_per_block", 1, levels, least=0),
+            heads=_by_level(config, "attention_head_dim", 8, levels),
+            cross_attention_dim=_by_level(config, "cross_attention_dim", 1280, levels),
+            in_channels=whole(_KIND, config, "in_channels", 4),
+            out_channels=whole(_KIND, config, "out_channels", 4),
+            norm_num_groups=whole(_KIND, config, "norm_num_groups", 32),
+            norm_eps=number(_KIND, config, "norm_eps", 1e-5),
+            linear_projection=flag(_KIND, config, "use_linear_projection", False),
+            flip_sin_to_cos=flag(_KIND, config, "flip_sin_to_cos", True),
+            freq_shift=number(_KIND, config, "freq_shift", 0.0, positive=False),
+            time_embedding_dim=whole(_KIND, config, "time_embedding_dim", 4 * channels[0]),
+            addition_time_embed_dim=whole(_KIND, config, "addition_time_embed_dim", None) if added else None,
+            added_inputs=whole(_KIND, config, "projection_class_embeddings_input_dim", None) if added else 0,
             sample_size=size if isinstance(size, int) else None,
         )
+
+    @property
+    def blocks(self) -> int:
+        """Residual and transformer blocks of the network, each of several tensors."""
+        total = 2 + self.transformer_layers[-1] if self.mid_block else 0
+        for level, (layers, depth) in enumerate(zip(self.layers_per_block, self.transformer_layers, strict=True)):
+            total += 2 * layers + 1
+            total += layers * depth if self.down_attention[level] else 0
+            total += (layers + 1) * depth if self.up_attention[-1 - level] else 0
+        return total
 
     def __post_init__(self) -> None:
         groups = self.norm_num_groups
@@ -123,28 +134,11 @@ class UNetConfig:
 
 
 def _unsupported(key: str, value: object, allowed: str) -> WeightsError:
-    return WeightsError(f"UNet config: {key} must be {allowed}, not {shown(value)}")
+    return WeightsError(f"{_KIND} config: {key} must be {allowed}, not {shown(value)}")
 
 
-def _int(config: Mapping[str, Any], key: str, default: int | None) -> int:
-    value = config.get(key)
-    value = default if value is None else value
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise _unsupported(key, value, "a positive integer")
-    return value
-
-
-def _ints(
-    config: Mapping[str, Any], key: str, default: int | tuple[int, ...], levels: int, *, least: int = 1
-) -> tuple[int, ...]:
-    """A number for all levels, or one for each. ``block_out_channels`` says how many levels there are."""
-    value = config.get(key, default)
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = (value,) * levels
-    fits = isinstance(value, Sequence) and all(isinstance(v, int) and v >= least for v in value)
-    if not fits or (key != "block_out_channels" and len(value) != levels) or not value:
-        raise _unsupported(key, value, f"an integer of at least {least}, or one for each level")
-    return tuple(value)
+def _by_level(config: Mapping[str, Any], key: str, default: int, levels: int, *, least: int = 1) -> tuple[int, ...]:
+    return wholes(_KIND, config, key, (default,) * levels, count=levels, least=least)
 
 
 def _attention(config: Mapping[str, Any], key: str, default: tuple[str, ...], levels: int) -> tuple[bool, ...]:

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from inlay.kernels.attention import attend
 from inlay.models.attention import feature_map, tokens_of
 from inlay.models.blocks import Downsample, ResBlock, Upsample
-from inlay.models.config_values import refuse
+from inlay.models.config_values import flag, number, refuse, whole, wholes
 from inlay.models.layers import GroupNorm
 
+_KIND = "AutoencoderKL"
 _EPS = 1e-6
 _FIXED: dict[str, tuple[object, ...]] = {
     "act_fn": ("silu", "swish"),
@@ -46,17 +47,22 @@ class KLConfig:
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> KLConfig:
         """Read a diffusers ``AutoencoderKL`` config. WeightsError names what is not supported."""
-        refuse("AutoencoderKL", config, _FIXED)
+        refuse(_KIND, config, _FIXED)
         return cls(
-            block_out_channels=tuple(config.get("block_out_channels", (64,))),
-            layers_per_block=config.get("layers_per_block", 1),
-            norm_num_groups=config.get("norm_num_groups", 32),
-            latent_channels=config.get("latent_channels", 4),
-            scaling_factor=config.get("scaling_factor") or 0.18215,
-            shift_factor=config.get("shift_factor") or 0.0,
-            quant_conv=config.get("use_quant_conv", True),
-            post_quant_conv=config.get("use_post_quant_conv", True),
+            block_out_channels=wholes(_KIND, config, "block_out_channels", (64,)),
+            layers_per_block=whole(_KIND, config, "layers_per_block", 1),
+            norm_num_groups=whole(_KIND, config, "norm_num_groups", 32),
+            latent_channels=whole(_KIND, config, "latent_channels", 4),
+            scaling_factor=number(_KIND, config, "scaling_factor", 0.18215),
+            shift_factor=number(_KIND, config, "shift_factor", 0.0, positive=False),
+            quant_conv=flag(_KIND, config, "use_quant_conv", True),
+            post_quant_conv=flag(_KIND, config, "use_post_quant_conv", True),
         )
+
+    @property
+    def blocks(self) -> int:
+        """Residual blocks on the way down and up, each of several tensors."""
+        return len(self.block_out_channels) * (2 * self.layers_per_block + 1)
 
 
 class MidAttention(nn.Module):

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from inlay.models.config_values import refuse
+from inlay.models.config_values import number, refuse, whole, wholes
 
+_KIND = "AutoencoderTiny"
 _FIXED: dict[str, tuple[object, ...]] = {
     "act_fn": ("relu",),
     "in_channels": (3,),
@@ -36,25 +37,27 @@ class TinyConfig:
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> TinyConfig:
         """Read a diffusers ``AutoencoderTiny`` config. WeightsError names what is not supported."""
-        refuse("AutoencoderTiny", config, _FIXED)
+        refuse(_KIND, config, _FIXED)
         default = cls()
-        made = cls(
-            encoder_widths=tuple(config.get("encoder_block_out_channels", default.encoder_widths)),
-            decoder_widths=tuple(config.get("decoder_block_out_channels", default.decoder_widths)),
-            encoder_blocks=tuple(config.get("num_encoder_blocks", default.encoder_blocks)),
-            decoder_blocks=tuple(config.get("num_decoder_blocks", default.decoder_blocks)),
-            latent_channels=config.get("latent_channels", default.latent_channels),
-            scaling_factor=config.get("scaling_factor") or default.scaling_factor,
-            shift_factor=config.get("shift_factor") or default.shift_factor,
+        widths = wholes(_KIND, config, "encoder_block_out_channels", default.encoder_widths)
+
+        def by_level(key: str, otherwise: tuple[int, ...], least: int = 1) -> tuple[int, ...]:
+            return wholes(_KIND, config, key, otherwise, count=len(widths), least=least)
+
+        return cls(
+            encoder_widths=widths,
+            decoder_widths=by_level("decoder_block_out_channels", default.decoder_widths),
+            encoder_blocks=by_level("num_encoder_blocks", default.encoder_blocks, 0),
+            decoder_blocks=by_level("num_decoder_blocks", default.decoder_blocks, 0),
+            latent_channels=whole(_KIND, config, "latent_channels", default.latent_channels),
+            scaling_factor=number(_KIND, config, "scaling_factor", default.scaling_factor),
+            shift_factor=number(_KIND, config, "shift_factor", default.shift_factor, positive=False),
         )
-        levels = len(made.encoder_widths)
-        lengths = {
-            "num_encoder_blocks": len(made.encoder_blocks),
-            "decoder_block_out_channels": len(made.decoder_widths),
-            "num_decoder_blocks": len(made.decoder_blocks),
-        }
-        refuse("AutoencoderTiny (entries)", lengths, dict.fromkeys(lengths, (levels,)))
-        return made
+
+    @property
+    def blocks(self) -> int:
+        """Residual blocks of both halves, each of several tensors."""
+        return sum(self.encoder_blocks) + sum(self.decoder_blocks)
 
 
 class TinyBlock(nn.Module):

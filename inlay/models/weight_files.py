@@ -1,58 +1,54 @@
-"""Weight files of a diffusers folder: found, read, and checked against the network they are for."""
+"""Weight files of a diffusers folder: read, and checked against the network they are for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from inlay.checkpoints.files import one_line, regular
 from inlay.errors import WeightsError
-from inlay.models.config_values import one_line as one_line
-from inlay.models.config_values import read_json as read_json
 
-_PICKLED = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 _NAMED = 3
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def find_weights(folder: Path, stem: str) -> list[Path]:
-    """The safetensors files of one component: one file, or the shards that its index names.
+def stored_names(paths: Iterable[Path]) -> list[str]:
+    """Names of all tensors of some safetensors files, from their headers. WeightsError as :func:`read_tensors`."""
+    names: list[str] = []
+    for path in paths:
+        with _opened(path) as file:
+            names += file.keys()
+    return names
+
+
+def check_size(source: Path, blocks: int, files: Iterable[Path]) -> None:
+    """Refuse a config of more blocks than its weights have tensors, before any of them is built.
 
     Args:
-        folder: the component's folder, for example ``model/unet``.
-        stem: ``diffusion_pytorch_model`` or ``model``.
-
-    Raises:
-        WeightsError: no such file, or only pickled ones, which are refused.
+        source: the config, for the error.
+        blocks: residual, transformer and other blocks that the config asks for; each has several tensors.
     """
-    for name in (f"{stem}.safetensors", f"{stem}.fp16.safetensors"):
-        if (folder / name).is_file():
-            return [folder / name]
-    for index in sorted(folder.glob(f"{stem}*safetensors.index*.json")):
-        return _shards(index)
-    pickled = sorted(path.name for path in folder.glob("*") if path.suffix in _PICKLED)
-    if pickled:
-        raise WeightsError(
-            f"{folder / pickled[0]}: pickled weights are refused, because loading a pickle can run any code; "
-            f"convert it to {stem}.safetensors"
-        )
-    raise WeightsError(f"{folder / stem}.safetensors: no such file, nor .fp16.safetensors, nor an index of shards")
+    stored = len(stored_names(files))
+    if blocks > stored:
+        raise WeightsError(f"{source}: asks for {blocks} blocks, more than the {stored} tensors of its weights")
 
 
-def _shards(index: Path) -> list[Path]:
-    shards = read_json(index).get("weight_map")
-    names = sorted(set(shards.values())) if isinstance(shards, dict) else []
-    if not names or any(not isinstance(name, str) or Path(name).name != name for name in names):
-        raise WeightsError(f"{index}: weight_map must give each tensor the name of a file in the same folder")
-    missing = [name for name in names if not (index.parent / name).is_file()]
-    if missing:
-        raise WeightsError(f"{index.parent / missing[0]}: no such file, although {index.name} names it")
-    return [index.parent / name for name in names]
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file, once it has been found to be a regular one."""
+    regular(path)
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            yield file
+    except (SafetensorError, OSError) as exc:
+        raise WeightsError(f"{path}: not readable as safetensors: {one_line(exc)}") from exc
 
 
 def read_tensors(
@@ -73,18 +69,20 @@ def read_tensors(
     """
     state: dict[str, Tensor] = {}
     for path in paths:
-        try:
-            with safe_open(path, framework="pt", device="cpu") as file:
-                for name in file.keys():  # noqa: SIM118  (not a mapping)
-                    if wanted is not None and not wanted(name):
-                        continue
-                    stored = file.get_tensor(name)
-                    tensor = stored if change is None else change(name, stored)
-                    # copied in any case: a tensor in mapped memory would change, or crash, with the file
-                    state[name] = tensor.to(device=device, dtype=dtype, copy=True)
-        except (SafetensorError, OSError) as exc:
-            raise WeightsError(f"{path}: not readable as safetensors: {one_line(exc)}") from exc
+        with _opened(path) as file:
+            for name in file.keys():  # noqa: SIM118  (not a mapping)
+                if wanted is not None and not wanted(name):
+                    continue
+                stored = file.get_tensor(name)
+                tensor = stored if change is None else change(name, stored)
+                # copied in any case: a tensor in mapped memory would change, or crash, with the file
+                state[name] = tensor.to(device=device, dtype=dtype, copy=True)
     return state
+
+
+def tensor_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Shape of each tensor of a network, by its name."""
+    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
 
 
 def fill(network: Network, state: Mapping[str, Tensor], source: Path) -> Network:
@@ -96,7 +94,7 @@ def fill(network: Network, state: Mapping[str, Tensor], source: Path) -> Network
     Raises:
         WeightsError: tensors missing, left over or of another shape; names ``source`` and the first of them.
     """
-    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    wanted = tensor_shapes(network)
     _refuse(source, "missing", [name for name in wanted if name not in state])
     _refuse(source, "unexpected", [name for name in state if name not in wanted])
     found = {name: tuple(state[name].shape) for name in wanted}

@@ -30,6 +30,16 @@ SOLVER_KEYS = (
     "use_exponential_sigmas",
     "use_karras_sigmas",
 )
+# Those of all solvers; each takes another's for its own default.
+SOLVER_TYPES = ("midpoint", "heun", "logrho", "bh1", "bh2")
+_KNOWN = dict.fromkeys(SOLVER_KEYS, "true, false") | {
+    "algorithm_type": "a name",
+    "solver_order": "1, 2, 3",
+    "solver_type": ", ".join(SOLVER_TYPES),
+}
+MOST_TIMESTEPS = 10_000
+"""Training steps of a schedule; published ones have 1,000. Every table has an array of that length."""
+
 # Keys whose given value would make a step non-linear, or a process that is not Stable Diffusion's.
 REFUSED: dict[str, tuple[object, ...]] = {
     "clip_sample": (None, False),
@@ -80,7 +90,7 @@ class NoiseSchedule:
             WeightsError: a setting that no table can follow (``clip_sample``, thresholding, flow matching),
                 named with its value.
         """
-        class_name = str(config.get("_class_name", ""))
+        class_name = str(config.get("_class_name", ""))[:120]
         if "FlowMatch" in class_name or class_name.startswith("EDM"):
             raise WeightsError(f"scheduler configuration: {class_name} is not a Stable Diffusion noise schedule")
         for key, allowed in REFUSED.items():
@@ -91,11 +101,11 @@ class NoiseSchedule:
         extra = tuple((key, config[key]) for key in SOLVER_KEYS if config.get(key) is not None)
         try:
             if "trained_betas" in values:
-                values["trained_betas"] = tuple(float(beta) for beta in values["trained_betas"])
+                values["trained_betas"] = _trained(values["trained_betas"])
                 values["num_train_timesteps"] = len(values["trained_betas"])
             schedule = replace(cls(), **values, options=extra)
             schedule.check()
-        except (TypeError, ValueError) as exc:
+        except (TypeError, ValueError, ArithmeticError) as exc:
             raise WeightsError(f"scheduler configuration: {shown(dict(config))}: {exc}") from exc
         return schedule
 
@@ -110,13 +120,21 @@ class NoiseSchedule:
         for key, allowed in choices:
             value = getattr(self, key)
             if value is not None and value not in allowed:
-                raise WeightsError(f"scheduler configuration: {key}={shown(value)}, known: {', '.join(allowed)}")
-        for key, kind in (("beta_start", Real), ("beta_end", Real), ("steps_offset", int)):
-            if not isinstance(getattr(self, key), kind):
-                raise WeightsError(f"scheduler configuration: {key}={shown(getattr(self, key))} is no number")
-        order = dict(self.options).get("solver_order", 2)
-        if order not in (1, 2, 3):
-            raise WeightsError(f"scheduler configuration: solver_order={shown(order)}, known: 1, 2, 3")
+                raise _unknown(key, value, ", ".join(allowed))
+        for key in ("beta_start", "beta_end"):
+            value = getattr(self, key)
+            if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+                raise _unknown(key, value, "a number")
+        for key in ("set_alpha_to_one", "rescale_betas_zero_snr"):
+            if not isinstance(getattr(self, key), bool):
+                raise _unknown(key, getattr(self, key), "true, false")
+        for key, least in (("num_train_timesteps", 2), ("steps_offset", 0)):
+            value = getattr(self, key)
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MOST_TIMESTEPS:
+                raise _unknown(key, value, f"a whole number from {least} to {MOST_TIMESTEPS}")
+        for key, value in self.options:
+            if not _is_usable(key, value):
+                raise _unknown(key, value, _KNOWN[key])
         betas = self.betas
         if len(betas) < 2 or not np.isfinite(betas).all() or (betas <= 0).any() or (betas > 1).any():
             raise WeightsError("scheduler configuration: betas must lie between 0 and 1")
@@ -172,6 +190,26 @@ class NoiseSchedule:
     def sigma_of(self, timesteps: Array) -> Array:
         """Noise-to-signal ratio at fractional ``timesteps``, linear between the trained ones."""
         return np.interp(timesteps, np.arange(len(self.sigmas), dtype=np.float64), self.sigmas)
+
+
+def _unknown(key: str, value: object, known: str) -> WeightsError:
+    return WeightsError(f"scheduler configuration: {key}={shown(value)}, known: {known}")
+
+
+def _trained(betas: object) -> tuple[float, ...]:
+    """``trained_betas`` of a configuration."""
+    if not isinstance(betas, list | tuple) or any(isinstance(beta, bool | str) for beta in betas):
+        raise _unknown("trained_betas", betas, "a list of numbers")
+    return tuple(float(beta) for beta in betas)
+
+
+def _is_usable(key: str, value: object) -> bool:
+    """Whether a solver setting of a configuration is of a kind that solvers take."""
+    if key == "solver_order":
+        return not isinstance(value, bool) and isinstance(value, int) and value in (1, 2, 3)
+    if key == "solver_type":
+        return isinstance(value, str) and value in SOLVER_TYPES
+    return isinstance(value, str if key == "algorithm_type" else bool)
 
 
 def _zero_terminal_snr(betas: Array) -> Array:

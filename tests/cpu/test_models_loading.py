@@ -278,12 +278,13 @@ def test_wrong_shapes_are_named(folder):
         (
             "vae/config.json",
             '{"_class_name": "AutoencoderTiny", "latent_channels": "x"}',
-            "not a usable config",
+            "latent_channels must be a whole number from 1 to 1048576, not 'x'",
         ),
         ("vae/config.json", '{"latents_mean": [0.5]}', "latents_mean must be None"),
         ("text_encoder/config.json", '{"architectures": ["T5EncoderModel"]}', "architectures must name"),
         ("tokenizer/tokenizer_config.json", '{"tokenizer_class": "T5Tokenizer"}', "tokenizer_class must be"),
-        ("tokenizer/vocab.json", "{", "not readable as a CLIP tokenizer"),
+        ("tokenizer/vocab.json", "{", "vocab.json: not readable as JSON"),
+        ("tokenizer/merges.txt", "a b c", "tokenizer: not readable as a CLIP tokenizer"),
     ],
 )
 def test_a_file_that_says_something_else_is_named(folder, path, text, expected):

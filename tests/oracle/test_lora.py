@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch: pip install 'inlay[torch]'")
@@ -206,9 +208,9 @@ WRONG = {
         r"unet\.down_blocks\.4\.to_q, unet\.down_blocks\.5\.to_q, unet\.down_blocks\.6\.to_q and 2 more",
     ),
     "unknown kohya layers": (kohya_pair("lora_unet_nothing_here"), "1 of 1 additions are for layers"),
-    "one of two": (
-        pair_of(f"unet.{ATTENTION}.to_q") | pair_of("unet.nothing"),
-        r"1 of 2 additions are for layers that this model does not have: unet\.nothing",
+    "two of three": (
+        pair_of(f"unet.{ATTENTION}.to_q") | pair_of("unet.nothing") | pair_of("unet.less"),
+        r"2 of 3 additions are for layers that this model does not have: unet\.less, unet\.nothing",
     ),
     "unknown text layer": (pair_of("text_encoder.text_model.x"), r"does not have: text_encoder\.x"),
     "a second text encoder": (pair_of("text_encoder_2.a"), r"does not have: text_encoder_2\.a"),
@@ -219,25 +221,117 @@ WRONG = {
         pair_of(f"unet.{ATTENTION}.to_q") | {f"unet.{ATTENTION}.to_q.lora_B.weight": torch.ones(32, 3)},
         "of another shape",
     ),
-    "another network": (pair_of(f"unet.{ATTENTION}.to_q") | pair_of("transformer.x"), "belong to none of unet, text"),
-    "LoHa": ({f"{KOHYA}.hada_w1_a": torch.ones(2, 2)}, r"1 tensors are not matrices of a LoRA: .*hada_w1_a"),
-    "DoRA": (kohya_pair(KOHYA) | {f"{KOHYA}.dora_scale": torch.ones(1)}, "not matrices of a LoRA: .*dora_scale"),
-    "Tucker": (kohya_pair(KOHYA) | {f"{KOHYA}.lora_mid.weight": torch.ones(2, 2)}, "not matrices .*lora_mid"),
-    "a bias": (
-        pair_of(f"unet.{ATTENTION}.to_q") | {f"unet.{ATTENTION}.to_q.lora_B.bias": torch.ones(32)},
-        "not matrices of a LoRA: .*bias",
+    "half a pair": (
+        {f"{KOHYA}.lora_down.weight": torch.ones(2, 32)},
+        "holds no LoRA that can be applied; it has matrices without the other of their pair",
     ),
-    "half a pair": ({f"{KOHYA}.lora_down.weight": torch.ones(2, 32)}, "1 tensors lack the other matrix"),
+    "not finite": (
+        kohya_pair(KOHYA) | {f"{KOHYA}.lora_up.weight": torch.full((32, 2), torch.nan)},
+        r"1 tensors have values not finite: .*lora_up\.weight",
+    ),
+    "an alpha that is not finite": (kohya_pair(KOHYA) | {f"{KOHYA}.alpha": torch.tensor(torch.inf)}, "not finite"),
     "a vector": (
         {f"{KOHYA}.lora_down.weight": torch.ones(2), f"{KOHYA}.lora_up.weight": torch.ones(2, 2)},
         "1 tensors are not matrices",
     ),
-    "a lonely alpha": (kohya_pair(KOHYA) | {"lora_unet_x.alpha": torch.tensor(1.0)}, r"lora_unet_x\.alpha must be one"),
     "a long alpha": (kohya_pair(KOHYA) | {f"{KOHYA}.alpha": torch.ones(2)}, "alpha must be one number"),
     "two spellings": (kohya_pair(KOHYA) | kohya_pair("lora_unet_input_blocks_1_1_proj_in"), "in two spellings"),
     "not a number": (kohya_pair("lora_unet_input_blocks_x_1_proj_in"), "diffusers cannot read its layer names"),
     "nothing": ({}, "holds no LoRA"),
 }
+
+
+# Files that hold no LoRA, or none that is run: the names of their tensors, and what is said of them.
+OTHERS = {
+    "LoHa": ([f"{KOHYA}.{end}" for end in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "alpha")], "LoHa"),
+    "LoKr": ([f"{KOHYA}.lokr_w1", f"{KOHYA}.lokr_w2", f"{KOHYA}.alpha"], "LoKr"),
+    "DoRA": ([f"{KOHYA}.lora_down.weight", f"{KOHYA}.lora_up.weight", f"{KOHYA}.dora_scale"], "DoRA"),
+    "DoRA of PEFT": (
+        [f"unet.{ATTENTION}.to_q.{end}" for end in ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector")],
+        "DoRA",
+    ),
+    "Tucker": ([f"{KOHYA}.lora_{end}.weight" for end in ("down", "up", "mid")], "Tucker's middle matrices"),
+    "whole weights": ([f"{KOHYA}.diff", f"{KOHYA}.diff_b"], r"whole weights \(diff\) .* biases"),
+    "norms": (["lora_unet_conv_norm_out.w_norm", "lora_unet_conv_norm_out.b_norm"], "norms"),
+    "an embedding": (["emb_params"], "a textual-inversion embedding"),
+    "an SDXL embedding": (["clip_l", "clip_g"], "a textual-inversion embedding"),
+    "an IP adapter": (["image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight"], "an IP adapter"),
+    "a ControlNet": (["controlnet_cond_embedding.conv_in.weight", "controlnet_mid_block.weight"], "a ControlNet"),
+    "an older ControlNet": (["control_model.input_blocks.0.0.weight"], "a ControlNet"),
+    "a checkpoint": (["model.diffusion_model.out.2.weight", "first_stage_model.decoder.x.weight"], "a checkpoint"),
+    "an autoencoder": (["decoder.conv_in.weight", "encoder.conv_in.weight"], "an autoencoder"),
+    "a UNet": (["conv_in.weight", "conv_in.bias"], "a network's own weights"),
+    "a LoRA of Flux": (
+        [f"transformer.single_transformer_blocks.0.attn.to_q.lora_{half}.weight" for half in "AB"],
+        r"layers of a transformer \(Flux",
+    ),
+    "PEFT's own folder": (
+        [f"base_model.model.{ATTENTION}.to_q.lora_{half}.weight" for half in "AB"],
+        "layers in PEFT's own names",
+    ),
+    "anything": (["x"], "tensors of no known kind"),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_files_of_another_kind_are_named_by_it(folder, tmp_path, case):
+    names, kind = OTHERS[case]
+    path = adapters.write(tmp_path / "lora.safetensors", {name: torch.ones(2, 2) for name in names})
+    with pytest.raises(WeightsError, match=f"holds no LoRA that can be applied; it has {kind}") as caught:
+        load_pipeline_parts(folder, loras=[(path, 1.0)])
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+EXTRAS = {
+    "embeddings of older files": ({"bundle_emb.t.string_to_param.*": (1, 64)}, "embeddings that were trained with it"),
+    "embeddings": ({"bundle_emb.t.clip_l": (1, 64), "bundle_emb.t.clip_g": (1, 64)}, r"trained with it \(2 tensors"),
+    "an alpha": ({"lora_unet_x.alpha": ()}, r"alphas without matrices \(1 tensor: lora_unet_x\.alpha\)"),
+    "half a pair": ({"lora_unet_conv_in.lora_up.weight": (32, 2)}, "without the other of their pair"),
+    "positions": ({"text_encoder.text_model.embeddings.position_ids": (1, 77)}, "constants"),
+    "biases": ({f"{KOHYA}.diff_b": (32,)}, r"biases \(1 tensor: .*diff_b"),
+    "a third text encoder": (
+        {"lora_te3_x.lora_down.weight": (2, 4), "lora_te3_x.lora_up.weight": (4, 2), "lora_te3_x.alpha": ()},
+        r"layers of a transformer \(Flux, SD3 and others\) \(3 tensors: lora_te3_x",
+    ),
+    "a second text encoder": (
+        {f"lora_te2_text_model_encoder_layers_{i}_mlp_fc1.lora_{half}.weight": shape
+         for i in range(3) for half, shape in (("down", (2, 32)), ("up", (64, 2)))},
+        r"3 additions for layers that this model does not have: text_encoder_2\.",
+    ),
+    "a layer that is not there": (
+        {"lora_unet_nothing_here.lora_down.weight": (2, 32), "lora_unet_nothing_here.lora_up.weight": (32, 2)},
+        r"1 additions for layers that this model does not have: unet\.nothing",
+    ),
+    "a DoRA layer": (
+        {f"{KOHYA[:-1]}k.{end}": (2, 32) for end in ("lora_down.weight", "dora_scale", "alpha")}
+        | {f"{KOHYA[:-1]}k.lora_up.weight": (32, 2)},
+        r"DoRA \(4 tensors",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", EXTRAS)
+def test_what_cannot_be_applied_is_left_out_and_said(folder, networks, tmp_path, case):
+    """The rest of the file is applied, to the last bit."""
+    shapes, sentence = EXTRAS[case]
+    extra = {name: torch.ones(shape) for name, shape in shapes.items()}
+    pairs = adapters.random_pairs(networks, {"unet": [f"{ATTENTION}.to_q"]})
+    state = adapters.kohya(pairs)
+    plain = adapters.write(tmp_path / "plain.safetensors", state)
+    path = adapters.write(tmp_path / "more.safetensors", state | extra)
+    assert load_pipeline_parts(folder, loras=[(plain, 1.0)]).notes == ()
+    (note,) = load_pipeline_parts(folder, loras=[(path, 1.0)]).notes
+    assert re.search(rf"^LoRA more\.safetensors: left out, as it cannot be applied: .*{sentence}", note)
+    assert str(tmp_path) not in note
+    assert all(torch.equal(a, b) for a, b in zip(ours(folder, (path, 1.0)), ours(folder, (plain, 1.0)), strict=True))
+
+
+def test_a_checkpoint_named_as_a_lora_is_not_read(folder, tmp_path, monkeypatch):
+    path = adapters.write(tmp_path / "big.safetensors", {"model.diffusion_model.x.weight": torch.ones(2)})
+    monkeypatch.setattr("inlay.models.lora_files.read_tensors", lambda *_, **__: pytest.fail("it was read"))
+    with pytest.raises(WeightsError, match="it has a checkpoint"):
+        load_pipeline_parts(folder, loras=[(path, 1.0)])
 
 
 @pytest.mark.parametrize("case", WRONG)
@@ -257,8 +351,12 @@ def test_files_that_are_not_safetensors(folder, tmp_path):
         load_pipeline_parts(folder, loras=[(path, 1.0)])
 
 
-@pytest.mark.parametrize("text", ["[", "[1]"])
-def test_metadata_that_is_not_an_object(folder, tmp_path, text):
+WRONG_SETTINGS = ["[", "[1]", "[" * 100_000, '{"unet.lora_alpha": "many"}', '{"unet.lora_alpha": true}']
+WRONG_SETTINGS += ['{"unet.lora_alpha": NaN}', '{"unet.alpha_pattern": [1]}', '{"unet.alpha_pattern": {"to_q": []}}']
+
+
+@pytest.mark.parametrize("text", WRONG_SETTINGS, ids=range(len(WRONG_SETTINGS)))
+def test_metadata_that_cannot_be_followed(folder, tmp_path, text):
     from safetensors.torch import save_file
 
     path = tmp_path / "lora.safetensors"

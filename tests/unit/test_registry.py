@@ -18,7 +18,7 @@ def _no_user_files(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
 
 
-def pinned(tmp_path, content=b"weights", name="unet/model.safetensors", **changes):
+def pinned(tmp_path, content=b"weights", name="unet/diffusion_pytorch_model.safetensors", **changes):
     folder = tmp_path / "model"
     (folder / "unet").mkdir(parents=True, exist_ok=True)
     (folder / "model_index.json").write_text("{}")
@@ -110,7 +110,7 @@ def test_whole_files_pass(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "state", "sentence"),
     [
-        (lambda file: file.unlink(), "missing", "unet/model.safetensors is missing"),
+        (lambda file: file.unlink(), "missing", "unet/diffusion_pytorch_model.safetensors is missing"),
         (lambda file: file.write_bytes(b"weight"), "size", "has 6 bytes, not the 7"),
         (lambda file: file.write_bytes(b"wEights"), "hash", "does not have the registry's sha256"),
     ],
@@ -159,5 +159,5 @@ def test_scheduler_configuration_of_model_over_family(tmp_path):
     config.write_text('{"timestep_spacing": "trailing", "beta_start": 0.1}')
     assert scheduler_config(entry) == {"timestep_spacing": "trailing", "beta_start": 0.1}
     config.write_text("[")
-    with pytest.raises(WeightsError, match="cannot be read as JSON"):
+    with pytest.raises(WeightsError, match="not readable as JSON"):
         scheduler_config(entry)

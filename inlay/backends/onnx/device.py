@@ -91,7 +91,8 @@ class Device:
         """A session on a graph.
 
         Args:
-            weights: the folder that the graph's external weights are relative to; they are mapped, not copied.
+            weights: the folder that the graph's external weights are relative to, none of them a link that leads out
+                of it; they are mapped, not copied.
             stream: what it works on; None gives it a stream of its own.
             captured: it can record runs as CUDA graphs; only with all of the graph on a GPU.
 

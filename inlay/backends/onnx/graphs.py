@@ -20,8 +20,10 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from inlay.backends.onnx.relocate import find_root, relocated
+from inlay.checkpoints.files import one_line, read_bytes, regular
+from inlay.checkpoints.layout import COMPONENTS, network_files
 from inlay.errors import WeightsError
-from inlay.models.config_values import one_line
 
 __all__ = ["FORMAT", "MANIFEST", "PACKAGED", "GraphFolder", "find_graphs", "has_graphs", "key_of", "sources", "store"]
 
@@ -31,16 +33,16 @@ FORMAT = 2
 MANIFEST = "graphs.json"
 PACKAGED = Path(__file__).resolve().parents[2] / "assets" / "graphs"
 
-_COMPONENTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GraphFolder:
     """Verified graphs.
 
     Attributes:
         folder: what lies there.
-        weights: the folder of the model, which the places of weights are relative to.
+        weights: the folder of the model.
+        root: what the places of weights are relative to: ``weights``, or where its links lead.
+        places: of each weight file below ``root``, where that is another folder.
         dtype: what the networks compute in; what goes in and comes out is float32 in any case.
         facts: what the export knew and running needs.
         hashes: sha256 of each graph, by name.
@@ -51,6 +53,8 @@ class GraphFolder:
     dtype: str
     facts: Mapping[str, Any]
     hashes: Mapping[str, str]
+    root: Path
+    places: Mapping[str, str]
 
     def __contains__(self, name: str) -> bool:
         return name in self.hashes
@@ -66,7 +70,7 @@ class GraphFolder:
             raise WeightsError(f"{path}: cannot be read ({exc.strerror}); {_again(self.weights)}") from exc
         if hashlib.sha256(content).hexdigest() != self.hashes[name]:
             raise WeightsError(f"{path}: damaged, its sha256 is not that of {MANIFEST}; {_again(self.weights)}")
-        return content
+        return relocated(content, self.places) if self.places else content
 
 
 def store() -> Path:
@@ -78,7 +82,7 @@ def store() -> Path:
 
 
 def sources(folder: Path) -> dict[str, str]:
-    """sha256 of everything that graphs depend on, by path: configs, and the headers of safetensors files.
+    """sha256 of everything that graphs depend on, by path: configs, and the headers of the weight files that are read.
 
     Args:
         folder: of a model, or of a safety checker.
@@ -87,11 +91,11 @@ def sources(folder: Path) -> dict[str, str]:
         WeightsError: a file that cannot be read, is cut off, or is not in the safetensors format.
     """
     is_model = (folder / "model_index.json").is_file()
-    places = [folder / name for name in _COMPONENTS if (folder / name).is_dir()] if is_model else [folder]
-    found = {"model_index.json": _hash(_read(folder / "model_index.json"))} if is_model else {}
-    for place in places:
-        for path in [place / "config.json", *sorted(place.glob("*.safetensors*"))]:
-            content = _header(path) if path.suffix == ".safetensors" else _read(path)
+    networks = {folder / name: stem for name, stem in COMPONENTS.items() if (folder / name).is_dir()}
+    found = {"model_index.json": _hash(read_bytes(folder / "model_index.json"))} if is_model else {}
+    for place, stem in networks.items() if is_model else [(folder, "model")]:
+        for path in network_files(place, stem):
+            content = _header(path) if path.suffix == ".safetensors" else read_bytes(path)
             found[path.relative_to(folder).as_posix()] = _hash(content)
     return found
 
@@ -118,7 +122,16 @@ def find_graphs(folder: Path, dtypes: Sequence[str]) -> GraphFolder:
         if path.is_file():
             manifest = _manifest(path, folder)
             _compare(path, manifest["sources"], now, folder)
-            return GraphFolder(path.parent, folder, manifest["dtype"], manifest["facts"], manifest["graphs"])
+            root, moved = find_root(folder, [name for name in now if name.endswith(".safetensors")])
+            return GraphFolder(
+                folder=path.parent,
+                weights=folder,
+                dtype=manifest["dtype"],
+                facts=manifest["facts"],
+                hashes=manifest["graphs"],
+                root=root,
+                places=moved,
+            )
     wanted = " or ".join(dtypes)
     raise WeightsError(
         f"{folder}: backend onnx has no {wanted} graphs that fit these files in {store()}; {_again(folder)}"
@@ -159,15 +172,9 @@ def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as exc:
-        raise WeightsError(f"{path}: cannot be read ({exc.strerror})") from exc
-
-
 def _header(path: Path) -> bytes:
     """Length and JSON at the beginning of a safetensors file, once its end has been found where that says."""
+    regular(path)
     try:
         with safe_open(path, framework="numpy"):
             pass

@@ -22,7 +22,7 @@ class OnnxChecker:
         self._preprocessing = load_preprocessing(graphs.weights / "preprocessor_config.json")
         content = graphs.read("safety")
         with translated("load the safety checker", device):
-            self._session = device.open(content, graphs.weights)
+            self._session = device.open(content, graphs.root)
 
     def check(self, pictures: Sequence[np.ndarray]) -> list[bool]:
         with translated("check a picture", self._device):

@@ -8,7 +8,7 @@ host hands over fresh noise, and waits only so as not to run too far ahead.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,12 @@ from inlay.backends.onnx.graphs import MANIFEST, GraphFolder, find_graphs, has_g
 from inlay.backends.onnx.merging import Level, find_levels, level_tokens, map_sizes
 from inlay.backends.onnx.safety import OnnxChecker
 from inlay.backends.onnx.state import Conditioning, Floats, State, matrices, scalars, timesteps
-from inlay.backends.onnx.tokens import load_tokens
 from inlay.backends.protocol import Inputs, Opening, Runtime, Step
+from inlay.checkpoints.files import read_json
+from inlay.checkpoints.layout import SCHEDULER
 from inlay.errors import BackendError, NotFinite, RequestError, WeightsError
+from inlay.models.clip_config import read_text_shape
+from inlay.models.tokens import ClipTokens, load_tokens
 from inlay.schedulers import Table
 
 __all__ = ["STEP", "OnnxBackend", "OnnxSession"]
@@ -50,7 +53,7 @@ class OnnxSession:
         self.device, self.facts, self._graphs = device, graphs.facts, graphs
         self._prompts: OrderedDict[tuple[str, int, bool], _Prompt] = OrderedDict()
         towers = self.facts["towers"]
-        self._tokens = [load_tokens(graphs.weights / tower["tokenizer"], tower["limit"]) for tower in towers]
+        self._tokens = [_tokens(graphs.weights, tower) for tower in towers]
         self._texts = [self._open(graphs, tower["graph"]) for tower in towers]
         self._context, self._embed = self._open(graphs, "unet_context"), self._open(graphs, "unet_embed")
         self._encoder, self._decoder = self._open(graphs, "vae_encoder"), self._open(graphs, "vae_decoder")
@@ -141,7 +144,7 @@ class OnnxSession:
     def _open(self, graphs: GraphFolder, name: str, **how: Any) -> ort.InferenceSession:
         content = graphs.read(name)
         with translated(f"load {graphs.folder / name}.onnx", self.device):
-            return self.device.open(content, graphs.weights, **how)
+            return self.device.open(content, graphs.root, **how)
 
     def _open_loop(self, capture: str) -> tuple[Loop, tuple[str, ...]]:
         """Network and step, and a sentence where steps could not be captured although nobody asked for that."""
@@ -269,9 +272,14 @@ class OnnxBackend:
         self._device = pick_device(device)
         self.device = self._device.name
 
-    def runs(self, opening: Opening) -> bool:
-        """Whether :meth:`open` has what it needs: graphs, and nothing asked that it refuses."""
-        return not _refused(opening, self._device) and has_graphs(opening.folder, self._device.dtypes)
+    def why_not(self, opening: Opening) -> str:
+        """What keeps :meth:`open` from it: something asked that it refuses, or no graphs; empty where nothing does."""
+        refused = _refused(opening, self._device)
+        if refused:
+            return f"made with torch: backend onnx cannot run {opening.model} with {refused}"
+        if has_graphs(opening.folder, self._device.dtypes):
+            return ""
+        return f"made with torch: backend onnx has no graphs that fit the files of {opening.model} (see inlay export)"
 
     def checks(self, folder: Path) -> bool:
         """Whether there are graphs of a safety checker."""
@@ -282,6 +290,7 @@ class OnnxBackend:
         refused = _refused(opening, self._device)
         if refused:
             raise BackendError(f"backend onnx cannot run {opening.model} with {refused}; backend torch can")
+        read_json(opening.folder / SCHEDULER)  # a plan has read it already; a model without one is half a copy
         graphs = find_graphs(opening.folder, self._device.dtypes)
         absent = [name for name in _FACTS if name not in graphs.facts]
         if absent:
@@ -299,6 +308,12 @@ class OnnxBackend:
     def open_checker(self, folder: Path) -> OnnxChecker:
         """Load a safety checker."""
         return OnnxChecker(find_graphs(folder, _CHECKER), self._device)
+
+
+def _tokens(folder: Path, tower: Mapping[str, Any]) -> ClipTokens:
+    """The tokenizer of one of a model's text encoders."""
+    shape = read_text_shape(folder / tower["graph"] / "config.json")
+    return load_tokens(folder / tower["tokenizer"], tower["limit"], shape["vocab_size"])
 
 
 def _refused(opening: Opening, device: Device) -> str:

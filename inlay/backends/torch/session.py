@@ -106,7 +106,9 @@ class TorchSession:
     @property
     def runtime(self) -> Runtime:
         chosen = self._attention.record if self.device.type == "cuda" else (("every shape", DEFAULT),)
-        return replace(self._runtime, attention=chosen, notes=self._pictures.notes)
+        reason = (self.opening.reason,) if self.opening and self.opening.reason else ()
+        notes = (*reason, *self.parts.notes, *self._pictures.notes)
+        return replace(self._runtime, attention=chosen, notes=notes)
 
     @torch.inference_mode()
     def encode(self, inputs: Inputs) -> tuple[Conditioning, tuple[str, ...]]:
@@ -175,11 +177,13 @@ class TorchSession:
 
     def adapt(self, opening: Opening) -> bool:
         """See :class:`inlay.backends.protocol.Adapts`. What was captured stays: weights are written in place."""
-        if self.opening is None or replace(opening, loras=()) != replace(self.opening, loras=()):
+        if self.opening is None or _without_loras(opening) != _without_loras(self.opening):
             return False
+        if self.opening.reason and not opening.loras:
+            return False  # without them auto may choose the other backend, whatever ran before
         with translated(f"change the LoRAs of {opening.model}", self.device):
             self.parts = change_loras(self.parts, opening.folder, opening.loras)
-        self.opening = opening
+        self.opening = replace(opening, reason=self.opening.reason)
         self._prompts.clear()  # they were encoded by the weights before
         return True
 
@@ -249,6 +253,10 @@ class TorchSession:
         regions = find_regions(merging, self.parts.unet.attention_sizes(*mask.shape), mask)
         shields = [None if each.protected is None else upload(each.protected.numpy(), self.device) for each in regions]
         return tuple(replace(each, protected=shield) for each, shield in zip(regions, shields, strict=True))
+
+
+def _without_loras(opening: Opening) -> Opening:
+    return replace(opening, loras=(), reason="")
 
 
 def _captures(choice: str, device: torch.device, fused: bool) -> bool:

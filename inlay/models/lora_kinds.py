@@ -1,0 +1,126 @@
+"""What the tensors of a file are that was named as a LoRA, by their names alone: its matrices, and all else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+__all__ = ["MATRIX", "LoraNames", "partner", "phrase", "sorted_names"]
+
+MATRIX = re.compile(r"(\.lora_|[._]lora\.|\.lora_linear_layer\.)(down|up|A|B)\.weight$")
+_ALPHA = ".alpha"
+_OTHER = {"down": "up", "up": "down", "A": "B", "B": "A"}
+_SHOWN = 2
+
+# Networks that a LoRA is applied to, as kohya's scripts and as diffusers name them; and the UNet's own layers.
+_OURS = re.compile(
+    r"lora_(unet|te|te1|te2)_|(unet|text_encoder|text_encoder_2)\.|"
+    r"(down_blocks|up_blocks|mid_block|conv_in|conv_out|conv_norm_out|time_embedding|add_embedding|proj_in|proj_out)\b"
+)
+# Ways to change a layer other than by a pair of matrices: the layer is not what it should be without them.
+_FORMS = {
+    "LoHa": r"\.hada_\w+$",
+    "LoKr": r"\.lokr_\w+$",
+    "Tucker's middle matrices": r"\.lora_mid\.weight$",
+    "DoRA": r"\.(dora_scale|lora_magnitude_vector(\.\w+)*)$",
+    "OFT": r"\.b?oft_\w+(\.\w+)?$",
+    "GLoRA": r"\.[ab][12m]\.weight$",
+    "LoRA of embeddings": r"\.lora_embedding_[AB]$",
+}
+# What may stand beside matrices, and what other files hold.
+_BESIDE = {
+    "embeddings that were trained with it": r"^bundle_emb\.",
+    "a textual-inversion embedding": r"^(emb_params|string_to_\w+|clip_[lg]|t5xxl)\b|^<.*>$",
+    "an IP adapter": r"^(image_proj|ip_adapter)\.",
+    "a ControlNet": r"^(control_model|controlnet_\w+|lllite_\w+|input_hint_block)\b",
+    "a checkpoint": r"^(model|first_stage_model|cond_stage_model|conditioner|model_ema)\.|^denoiser\.",
+    "layers of a transformer (Flux, SD3 and others)": (
+        r"^(transformer|text_encoder_3|double_blocks|single_blocks|diffusion_model)\.|^lora_(transformer|te3)_"
+        r"|^lora_unet_(double|single|joint)_blocks"
+    ),
+    "layers in PEFT's own names": r"^base_model\.model\.",
+    "an autoencoder": r"^(encoder|decoder|quant_conv|post_quant_conv)\.",
+    "whole weights (diff)": r"\.(diff|set_weight)$",
+    "biases": r"\.(diff_b|set_bias|lora_[AB]\.bias)$",
+    "norms": r"\.[wb]_norm$",
+    "constants": r"position_ids$",
+    "a network's own weights": r"\.(weight|bias)$",
+}
+_HALVES = "matrices without the other of their pair"
+_ALPHAS = "alphas without matrices"
+_STRANGERS = "layers of networks that are neither UNet nor text encoders"
+_UNKNOWN = "tensors of no known kind"
+
+
+@dataclass(frozen=True)
+class LoraNames:
+    """The names of one file, sorted.
+
+    Attributes:
+        matrices: whole pairs, for networks that LoRAs are applied to.
+        alphas: of these pairs.
+        left_out: all others, by what they are.
+    """
+
+    matrices: frozenset[str]
+    alphas: frozenset[str]
+    left_out: Mapping[str, tuple[str, ...]]
+
+
+def sorted_names(names: Iterable[str]) -> LoraNames:
+    """Sort the names of a file's tensors. A layer that is changed in another way too is left out as a whole."""
+    names = list(names)
+    kinds = {name: _kind(name) for name in names}
+    spoiled = {_stem(name): kind for name, kind in kinds.items() if kind in _FORMS}
+    for name, kind in kinds.items():
+        if not kind:
+            kinds[name] = spoiled.get(_stem(name), "")
+    pairs = {name for name, kind in kinds.items() if not kind and MATRIX.search(name)}
+    whole = {name for name in pairs if partner(name) in pairs}
+    stems = {_stem(name) for name in whole}
+    for name, kind in kinds.items():
+        if not kind and name in pairs - whole:
+            kinds[name] = _HALVES
+        elif not kind and name.endswith(_ALPHA) and _stem(name) not in stems:
+            kinds[name] = _ALPHAS
+    left_out: dict[str, tuple[str, ...]] = {}
+    for name, kind in kinds.items():
+        if kind:
+            left_out[kind] = (*left_out.get(kind, ()), name)
+    alphas = {name for name, kind in kinds.items() if not kind} - whole
+    return LoraNames(frozenset(whole), frozenset(alphas), left_out)
+
+
+def partner(name: str) -> str:
+    """The name of the other matrix of a pair."""
+    return MATRIX.sub(lambda match: f"{match[1]}{_OTHER[match[2]]}.weight", name)
+
+
+def phrase(kind: str, names: tuple[str, ...]) -> str:
+    """What is there of one kind, for a sentence."""
+    more = ", …" if len(names) > _SHOWN else ""
+    tensors = "tensor" if len(names) == 1 else "tensors"
+    return f"{kind} ({len(names)} {tensors}: {', '.join(names[:_SHOWN])}{more})"
+
+
+def _kind(name: str) -> str:
+    """What a tensor is; "" for a matrix, or an alpha, of a network that LoRAs are applied to."""
+    for kind, pattern in _FORMS.items():
+        if re.search(pattern, name):
+            return kind
+    lora = bool(MATRIX.search(name)) or name.endswith(_ALPHA)
+    for kind, pattern in _BESIDE.items():
+        if pattern.startswith("^") and re.search(pattern, name):
+            return kind
+    if lora:
+        return "" if _OURS.match(name) else _STRANGERS
+    return next((kind for kind, pattern in _BESIDE.items() if re.search(pattern, name)), _UNKNOWN)
+
+
+def _stem(name: str) -> str:
+    """The layer as the file names it."""
+    match = MATRIX.search(name)
+    if match is None:
+        match = next((found for found in (re.search(pattern, name) for pattern in _FORMS.values()) if found), None)
+    return name[: match.start()] if match else name.removesuffix(_ALPHA)
