@@ -13,12 +13,16 @@
     └── Cancelled               the caller asked for it
 
 Each class carries the exit code that the command line ends with. Messages are one line: they name the
-thing, its value and what is allowed.
+thing, its value and what is allowed. Whatever is quoted in them, they are printable, short, and without the key of
+the request.
 """
 
 from __future__ import annotations
 
 from types import UnionType
+
+from inlay.printable import printable
+from inlay.redact import MASK, is_key, redacted
 
 __all__ = [
     "BackendError",
@@ -31,27 +35,45 @@ __all__ = [
     "SourceError",
     "WeightsError",
     "expect",
+    "named",
     "shown",
 ]
 
 _SHOWN = 120
+_LONGEST = 2000  # of a message; what is allowed may be a list of many names
 
 
 def shown(value: object) -> str:
-    """``repr(value)``, cut to a length that fits one line of a terminal."""
+    """``repr(value)``, cut to a length that fits one line of a terminal; three stars for the request's key."""
+    if is_key(value):
+        return MASK
+    if isinstance(value, str):
+        value = redacted(value)  # before it is cut: a part of a key would not be known any more
     if isinstance(value, str | bytes) and len(value) > _SHOWN:
         value = value[:_SHOWN]  # cut before repr: a value may be megabytes of base64
     try:
-        text = repr(value).replace("\n", " ")
+        text = redacted(repr(value).replace("\n", " "))
     except (ValueError, RecursionError):  # an integer with too many digits, lists too deep
         text = f"a value too large to show ({type(value).__name__})"
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+    return _cut(text, _SHOWN)
+
+
+def named(name: str) -> str:
+    """A name from a request for the middle of a sentence: as it is, but printable, cut, and never the key."""
+    return MASK if is_key(name) else _cut(printable(redacted(name)), _SHOWN)
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 class InlayError(Exception):
     """Root of the tree; ``exit_code`` is what the command line ends with."""
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(_cut(printable(redacted(message)), _LONGEST))
 
 
 class RequestError(InlayError):
