@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from inlay.batch.folders import SUFFIXES
 from inlay.batch.line import KEYS, Line
 from inlay.batch.settings import Options
+from inlay.engine.numbers import is_random_seed
 from inlay.engine.output import output_names
 from inlay.engine.request import InpaintRequest
 from inlay.errors import OutputError, RequestError, shown
@@ -124,6 +125,8 @@ class Reader:
             outputs = self._outputs(identifier, output, fields.get("samples", 1))
         except (RequestError, OutputError) as exc:
             return self._refused(line, identifier or self._given_id(line), str(exc))
+        if is_random_seed(fields.get("seed")):
+            del fields["seed"]  # drawn anew, it would paint a row again that is done
         fields.setdefault("seed", derived_seed(self.options.seed, identifier))
         for name in PICTURES:
             if isinstance(fields.get(name), str):
