@@ -22,6 +22,7 @@ from inlay.commands.plan import plan
 from inlay.commands.request import request
 from inlay.commands.schedulers import schedulers
 from inlay.commands.schema import schema
+from inlay.commands.streams import note, prepare
 from inlay.errors import Cancelled, InlayError
 
 __all__ = ["app", "main"]
@@ -51,6 +52,7 @@ def main() -> None:
     """Entry point: our errors become one line on stderr and an exit code."""
     # Spinning OpenMP threads starve everything else on a machine that is not ours alone.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    prepare()
     try:
         # Typer gives back the exit code that it would have ended with; None is a command that returned.
         code = app(standalone_mode=False) or 0
@@ -61,12 +63,11 @@ def main() -> None:
     except InlayError as exc:
         sys.exit(_complain(str(exc), exc.exit_code))
     except UsageError as exc:
-        exc.show()
-        sys.exit(2)
+        sys.exit(_complain_of_usage(exc))
     except BrokenPipeError:  # whoever read our output has seen enough; Typer ends with 1, too
         _close_output()
         sys.exit(1)
-    except (OSError, UnicodeEncodeError) as exc:  # a name that no file system takes, a full disk, an ASCII terminal
+    except (OSError, UnicodeError) as exc:  # a full disk, a name that no file system takes
         _close_output()
         sys.exit(_complain(str(exc), 2))
     except (KeyboardInterrupt, typer.Abort):
@@ -80,5 +81,15 @@ def _close_output() -> None:
 
 
 def _complain(sentence: str, code: int) -> int:
-    typer.echo(f"inlay: {sentence}", err=True)
+    note(sentence)
     return code
+
+
+def _complain_of_usage(error: Any) -> int:
+    """One line as for every other error; the whole help where nothing at all was asked for."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        with suppress(OSError):
+            error.show()
+        return 2
+    command = error.ctx.command_path if error.ctx else "inlay"
+    return _complain(f"{error.format_message().rstrip('.')} (see {command} --help)", 2)

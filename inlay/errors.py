@@ -13,13 +13,16 @@
     └── Cancelled               the caller asked for it
 
 Each class carries the exit code that the command line ends with. Messages are one line: they name the
-thing, its value and what is allowed.
+thing, its value and what is allowed. Whatever is quoted in them, they are printable, short, and without the key of
+the request.
 """
 
 from __future__ import annotations
 
-import re
 from types import UnionType
+
+from inlay.printable import printable
+from inlay.redact import MASK, is_key, redacted, without_key
 
 __all__ = [
     "BackendError",
@@ -32,67 +35,36 @@ __all__ = [
     "SourceError",
     "WeightsError",
     "expect",
-    "redacted",
+    "named",
     "shown",
 ]
 
 _SHOWN = 120
 _READ = 4096  # characters of a value that are looked at: it may be megabytes of base64
-
-# A text that is an address as a whole ("https:/" too: what is misspelt is quoted most often), or holds one.
-_WHOLE_ADDRESS = re.compile(r"\s*[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
-_ADDRESS_QUERY = re.compile(r"(://[^\s?#'\"]*)[?#][^\s'\"]+")
-_AUTHORITY = re.compile(r"//[^\s'\"]+")
-# The same without a scheme: "example.org/a.png?key=…", "user:password@example.org/a.png". "what?.png" is a name.
-_QUERY = re.compile(r"\?(?!…)(?:[^\s?='\"]*=|[\w%.~+/-]{16,})[^\s'\"]*")
-_LOGIN = re.compile(r"[^\s/@:'\"]+:[^\s/@'\"]+@(?=[\w.-]+[/:])")
-
-
-def redacted(text: str, mark: str = "…") -> str:
-    """``text`` without what may be a key in an address: user and password, query and fragment.
-
-    Every message, file and stream shows addresses in this form. What only looks like an address, as one that is
-    misspelt does, is treated as one.
-
-    Args:
-        mark: put in the place of what was left out; "" leaves no trace of it.
-    """
-    if not any(sign in text for sign in "?#@:"):
-        return text
-    query = f"?{mark}" if mark else ""
-    if _WHOLE_ADDRESS.match(text):
-        end = min((place for place in map(text.find, "?#") if place >= 0), default=len(text))
-        scheme, slashes, place = text[:end].partition("//")
-        text = scheme + slashes + _without_login(place, mark) + (query if end < len(text) else "")
-    else:
-        text = _ADDRESS_QUERY.sub(lambda found: found[1] + query, text)
-    text = _AUTHORITY.sub(lambda found: "//" + _without_login(found[0][2:], mark), text)
-    text = _LOGIN.sub(f"{mark}@" if mark else "", text)
-    return _QUERY.sub(query, text)
-
-
-def _without_login(place: str, mark: str) -> str:
-    """Host, port and path of an address without user and password, also where these have a slash in them."""
-    authority, slash, path = place.partition("/")
-    login = f"{mark}@" if mark else ""
-    if "@" in authority:
-        return login + authority.rpartition("@")[2] + slash + path
-    host, colon, port = authority.rpartition(":")
-    if not colon or not port or port.isdigit() or "]" in port:
-        return place
-    return login + path.rpartition("@")[2] if "@" in path else host + slash + path
+_LONGEST = 2000  # of a message; what is allowed may be a list of many names
 
 
 def shown(value: object) -> str:
-    """``repr(value)`` without the keys of addresses, cut to a length that fits one line of a terminal."""
+    """``repr(value)`` without keys, cut to fit one line of a terminal; stars for the request's own key."""
+    if is_key(value):
+        return MASK
     try:
         value = _without_keys(value)
         if isinstance(value, str | bytes) and len(value) > _SHOWN:
-            value = value[:_SHOWN]  # cut before repr
-        text = repr(value).replace("\n", " ")
+            value = value[:_SHOWN]  # cut before repr: a value may be megabytes of base64
+        text = without_key(repr(value).replace("\n", " "))
     except (ValueError, RecursionError):  # an integer with too many digits, lists too deep
         text = f"a value too large to show ({type(value).__name__})"
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+    return _cut(text, _SHOWN)
+
+
+def named(name: str) -> str:
+    """A name from a request for the middle of a sentence: as it is, but printable, cut, and never the key."""
+    return MASK if is_key(name) else _cut(printable(redacted(name)), _SHOWN)
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def _without_keys(value: object) -> object:
@@ -110,6 +82,9 @@ class InlayError(Exception):
     """Root of the tree; ``exit_code`` is what the command line ends with."""
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(_cut(printable(without_key(message)), _LONGEST))
 
 
 class RequestError(InlayError):

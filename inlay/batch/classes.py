@@ -12,8 +12,8 @@ from inlay.errors import (
     RequestError,
     SourceError,
     WeightsError,
-    redacted,
 )
+from inlay.redact import redacted
 
 __all__ = ["CLASSES", "classify", "is_fatal", "sentence"]
 

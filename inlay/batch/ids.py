@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 
-from inlay.errors import redacted
+from inlay.redact import redacted
 
 __all__ = ["ADDRESS", "inline_id", "public_id", "split_id"]
 

@@ -19,8 +19,10 @@ from inlay.batch.ids import ADDRESS, inline_id, public_id
 from inlay.batch.line import KEYS, Line
 from inlay.batch.outputs import checked_outputs, default_output, is_encodable
 from inlay.batch.settings import Options
+from inlay.engine.numbers import is_random_seed
 from inlay.engine.request import InpaintRequest
-from inlay.errors import OutputError, RequestError, redacted, shown
+from inlay.errors import OutputError, RequestError, shown
+from inlay.redact import redacted
 
 __all__ = ["Reader", "Refused", "Row", "derived_seed", "in_shard", "is_path", "load_defaults"]
 
@@ -124,6 +126,8 @@ class Reader:
             outputs = checked_outputs(output, fields.get("samples", 1), self.options.format)
         except (RequestError, OutputError) as exc:
             return self._refused(line, identifier or self._given_id(line), str(exc))
+        if is_random_seed(fields.get("seed")):
+            del fields["seed"]  # drawn anew, it would paint a row again that is done
         fields.setdefault("seed", derived_seed(self.options.seed, identifier))
         for name in PICTURES:
             if isinstance(fields.get(name), str):

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from inlay.commands.options import Weights
+from inlay.commands.streams import note
 from inlay.errors import BackendError
 
 __all__ = ["export"]
@@ -54,7 +55,7 @@ def export(
     for folder, precision in made:
         place = cached(folder, precision, out)
         if again or not (place / MANIFEST).is_file():
-            typer.echo(f"inlay: exporting {folder.name}; this takes a minute or more", err=True)
+            note(f"exporting {folder.name}; this takes a minute or more")
             if (folder / "model_index.json").is_file():
                 export_model(folder, place, precision, merges)
             else:

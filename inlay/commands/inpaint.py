@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from inlay.commands.options import AllowPrivateUrls, AsJson, Capture, Kernels, MaxPixels, Weights
-from inlay.errors import Cancelled, RequestError
+from inlay.commands.options import NUMBER, WHOLE, AllowPrivateUrls, AsJson, Capture, Kernels, MaxPixels, Weights
+from inlay.commands.streams import note, print_json
+from inlay.engine.numbers import number
+from inlay.errors import Cancelled, OutputError, RequestError
 
 if TYPE_CHECKING:
     from inlay.engine.result import Progress, Result
@@ -36,21 +38,21 @@ def inpaint(
     negative_prompt: Annotated[str, typer.Option("--negative-prompt", "-n")] = "",
     model: Annotated[str | None, typer.Option("--model", "-m", help="Id or alias in the registry.")] = None,
     size: Annotated[str | None, typer.Option("--size", help="Generation size, WIDTHxHEIGHT.")] = None,
-    samples: Annotated[int, typer.Option(help="1 to 4 pictures.")] = 1,
-    steps: Annotated[int | None, typer.Option(help="1 to 150.")] = None,
-    strength: Annotated[float, typer.Option(help="0 to 1.")] = 0.7,
-    guidance: Annotated[float, typer.Option(help="1 to 20; 1 is without.")] = 7.5,
+    samples: Annotated[int, typer.Option(help="1 to 4 pictures.", **WHOLE)] = 1,
+    steps: Annotated[int | None, typer.Option(help="1 to 150.", **WHOLE)] = None,
+    strength: Annotated[float, typer.Option(help="0 to 1.", **NUMBER)] = 0.7,
+    guidance: Annotated[float, typer.Option(help="0 to 20; up to 1 is without.", **NUMBER)] = 7.5,
     scheduler: Annotated[str | None, typer.Option(help="Documented name or short alias.")] = None,
     karras: Annotated[bool, typer.Option("--karras/--no-karras")] = True,
-    seed: Annotated[int | None, typer.Option(help="Drawn and reported where it is not given.")] = None,
-    clip_skip: Annotated[int, typer.Option(help="1 is the last layer.")] = 2,
+    seed: Annotated[int | None, typer.Option(help="Drawn and reported where it is -1 or not given.", **WHOLE)] = None,
+    clip_skip: Annotated[int, typer.Option(help="1 is the last layer.", **WHOLE)] = 2,
     lora: Annotated[
         list[str] | None, typer.Option("--lora", help="ID or ID:STRENGTH of the registry; may be repeated.")
     ] = None,
     vae: Annotated[str | None, typer.Option(help="Id in the registry, in place of the model's own.")] = None,
     ip_adapter: Annotated[str | None, typer.Option(help="Id in the registry.")] = None,
     ip_adapter_image: Annotated[str | None, typer.Option(help="The picture that it shows to the model.")] = None,
-    ip_adapter_scale: Annotated[float, typer.Option(help="0 to 1.")] = 1.0,
+    ip_adapter_scale: Annotated[float, typer.Option(help="0 to 1.", **NUMBER)] = 1.0,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="Any other field of a request: NAME=VALUE (JSON or text)."),
@@ -100,7 +102,7 @@ def inpaint(
 def _size(text: str | None) -> dict[str, int]:
     if text is None:
         return {}
-    match = re.fullmatch(r"(\d{1,5})[xX×](\d{1,5})", text)
+    match = re.fullmatch(r"([0-9]{1,5})[xX×]([0-9]{1,5})", text)
     if match is None:
         raise RequestError("--size", text, "WIDTHxHEIGHT, for example 512x512")
     return {"width": int(match[1]), "height": int(match[2])}
@@ -108,10 +110,12 @@ def _size(text: str | None) -> dict[str, int]:
 
 def _lora(text: str) -> dict[str, Any]:
     name, colon, strength = text.partition(":")
-    try:
-        return {"id": name, "strength": float(strength)} if colon else {"id": name}
-    except ValueError as exc:
-        raise RequestError("--lora", text, "ID or ID:STRENGTH, for example ink:0.8") from exc
+    if not colon:
+        return {"id": name}
+    weight = number(strength)
+    if weight is None:
+        raise RequestError("--lora", text, "ID or ID:STRENGTH, for example ink:0.8")
+    return {"id": name, "strength": weight}
 
 
 def _ip_adapter(name: str | None, image: str | None, scale: float) -> dict[str, Any] | None:
@@ -129,7 +133,7 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
             raise RequestError("--set", pair, "NAME=VALUE")
         try:
             fields[name.strip()] = json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # no JSON, or a number with too many digits, or lists too deep
             fields[name.strip()] = value
     return fields
 
@@ -173,6 +177,19 @@ def _write(result: Result, paths: list[Path], metadata: bool, overwrite: bool) -
 
 
 def _report(result: Result, paths: list[Path], warnings: list[str], as_json: bool) -> None:
+    """What was made, on standard output; the pictures are there whatever becomes of that."""
+    for warning in () if as_json else warnings:
+        note(warning)
+    try:
+        _print(result, paths, warnings, as_json)
+    except BrokenPipeError:
+        raise
+    except OSError as exc:
+        names = ", ".join(map(str, paths))
+        raise OutputError(f"{names}: written, but standard output cannot be: {exc.strerror or exc}") from exc
+
+
+def _print(result: Result, paths: list[Path], warnings: list[str], as_json: bool) -> None:
     if as_json:
         report = {
             "output": [str(path) for path in paths],
@@ -182,9 +199,7 @@ def _report(result: Result, paths: list[Path], warnings: list[str], as_json: boo
             "timings": dict(result.timings),
             "warnings": warnings,
         }
-        typer.echo(json.dumps(report, indent=2, ensure_ascii=False))
+        print_json(report)
         return
-    for warning in warnings:
-        typer.echo(f"inlay: {warning}", err=True)
     for path in paths:
         typer.echo(str(path))

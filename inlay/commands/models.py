@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from inlay.commands.options import AsJson, Weights
+from inlay.commands.streams import print_json
 from inlay.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def list_models(kind: OfKind = Kind.models, weights: Weights = None, as_json: As
     entries = registry if kind is Kind.models else registry.parts[kind].values()
     rows = [_row(registry, entry) for entry in entries]
     if as_json:
-        typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        print_json(rows)
         return
     for row in rows:
         marks = ("installed" if row["installed"] else "missing") + (", default" if row.get("default") else "")
@@ -71,7 +71,7 @@ def verify_model(
     states = verify(entry)
     if as_json:
         rows = [{"file": found.file.path, "bytes": found.file.bytes, "state": found.state} for found in states]
-        typer.echo(json.dumps({"model" if kind is Kind.models else "entry": entry.id, "files": rows}, indent=2))
+        print_json({"model" if kind is Kind.models else "entry": entry.id, "files": rows})
     else:
         for found in states:
             typer.echo(f"{found.state}\t{found.file.bytes}\t{found.file.path}")

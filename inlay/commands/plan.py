@@ -9,7 +9,9 @@ import typer
 
 from inlay.commands.json_file import read_json
 from inlay.commands.options import AllowPrivateUrls, Endpoint, MaxPixels, Weights
+from inlay.commands.streams import note, print_json
 from inlay.errors import RequestError
+from inlay.redact import hiding, without_key
 
 __all__ = ["plan"]
 
@@ -34,9 +36,14 @@ def plan(
     body, registry = read_json(file), Registry(weights)
     if not isinstance(body, dict):
         raise RequestError("FILE", message=f"{file} must hold a JSON object, not a {type(body).__name__}")
-    if endpoint is None:
-        request = InpaintRequest.parse(body)
-    else:
-        request = read(body, endpoint, registry).request
     access = Access(allow_paths=endpoint is None, allow_private_urls=allow_private_urls, max_pixels=max_pixels)
-    typer.echo(resolve(request, registry, access).plan.to_json())
+    with hiding(body.get("key")):
+        if endpoint is None:
+            request, notes = InpaintRequest.parse(body), tuple[str, ...]()
+        else:
+            documented = read(body, endpoint, registry)
+            request, notes = documented.request, documented.warnings
+        resolved = resolve(request, registry, access)
+        for warning in (*notes, *resolved.warnings):
+            note(without_key(warning))
+    print_json(resolved.plan.to_dict())

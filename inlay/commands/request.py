@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +10,9 @@ import typer
 
 from inlay.commands.json_file import read_json
 from inlay.commands.options import AllowPrivateUrls, Backend, Capture, Device, Endpoint, Kernels, MaxPixels, Weights
+from inlay.commands.streams import print_json
 from inlay.errors import InlayError, SourceError
+from inlay.redact import hiding
 
 __all__ = ["request"]
 
@@ -43,9 +44,10 @@ def request(
         capture=capture,
     ) as engine:
         found = answer(engine, payload, endpoint, out)
-    typer.echo(json.dumps(found.reply, indent=2))
+    print_json(found.reply)
     if found.error is not None:
-        raise _explained(found.error)
+        with hiding(payload.get("key") if isinstance(payload, dict) else None):
+            raise _explained(found.error)
 
 
 def _explained(error: InlayError) -> InlayError:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inlay.commands.options import AsJson
+from inlay.commands.options import NUMBER, WHOLE, AsJson
+from inlay.commands.streams import print_json
 from inlay.errors import BackendError, OutputError
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def list_schedulers(context: typer.Context, as_json: AsJson = False) -> None:
 
     rows = [asdict(row) for row in catalogue()]
     if as_json:
-        typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        print_json(rows)
         return
     from rich.console import Console
     from rich.table import Table as Grid
@@ -50,9 +51,9 @@ def list_schedulers(context: typer.Context, as_json: AsJson = False) -> None:
 @schedulers.command("show")
 def show_scheduler(
     name: Annotated[str, typer.Argument(help="Documented name or alias.")],
-    steps: Annotated[int, typer.Option("--steps", "-s")] = 21,
+    steps: Annotated[int, typer.Option("--steps", "-s", **WHOLE)] = 21,
     karras: Annotated[bool, typer.Option("--karras/--no-karras")] = False,
-    strength: Annotated[float, typer.Option()] = 1.0,
+    strength: Annotated[float, typer.Option(**NUMBER)] = 1.0,
     algorithm_type: Annotated[str | None, typer.Option("--algorithm-type")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw sigmas and coefficients into this file.")] = None,
     as_json: AsJson = False,

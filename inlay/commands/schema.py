@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
 from inlay.commands.options import Endpoint
+from inlay.commands.streams import print_json
 from inlay.errors import RequestError
 
 __all__ = ["schema"]
@@ -25,7 +25,7 @@ def schema(
     if openapi:
         if endpoint is not None:
             raise RequestError("--openapi", message="--openapi describes all endpoints; leave --endpoint out")
-        typer.echo(json.dumps(dialects.openapi(), indent=2, ensure_ascii=False))
+        print_json(dialects.openapi())
         return
     chosen = [endpoint] if endpoint else list(dialects.ENDPOINTS)
     schemas = {
@@ -35,4 +35,4 @@ def schema(
         }
         for name in chosen
     }
-    typer.echo(json.dumps(schemas[endpoint] if endpoint else schemas, indent=2, ensure_ascii=False))
+    print_json(schemas[endpoint] if endpoint else schemas)

@@ -23,6 +23,7 @@ from inlay.engine.access import Access
 from inlay.engine.modes import one_line
 from inlay.engine.pictures import FORMATS
 from inlay.errors import SourceError
+from inlay.redact import redacted
 
 __all__ = ["fetch"]
 
@@ -84,7 +85,7 @@ def _shown(url: httpx2.URL) -> str:
     if not url.netloc:
         return f"{url.scheme}:…"  # what follows may be the data itself
     path = url.raw_path.partition(b"?")[0].decode()
-    text = f"{url.scheme}://{url.netloc.decode()}{path}"
+    text = redacted(f"{url.scheme}://{url.netloc.decode()}{path}")
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 

@@ -103,6 +103,7 @@ def _sampler(meta: Mapping[str, Any]) -> str | None:
 
 
 def _value(value: Any) -> str:
-    """A value as it stands in the text: whole floats without ".0", separators quoted as JSON."""
-    text = f"{value:g}" if isinstance(value, float) else str(value)
-    return json.dumps(text, ensure_ascii=False) if any(mark in text for mark in ",:\n") else text
+    """A value as it stands in the text: whole floats without ".0"; quoted as JSON where it would be read otherwise."""
+    text = f"{value:.12g}" if isinstance(value, float) else str(value)
+    is_plain = text == text.strip() and text[:1] != '"' and not any(mark in text for mark in ",:\r\n")
+    return text if is_plain else json.dumps(text, ensure_ascii=False)

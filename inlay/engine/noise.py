@@ -14,14 +14,14 @@ from inlay.errors import RequestError
 
 __all__ = ["MAX_SEED", "NoiseStream", "noise"]
 
-MAX_SEED = 2**63 - 1
+MAX_SEED = 2**64 - 1
 
 
 class NoiseStream:
     """Standard normal draws of one seed, in order.
 
     Args:
-        seed: 0 … 2**63 - 1; keys a Philox counter generator (Salmon et al. 2011, "Parallel random
+        seed: 0 … 2**64 - 1; keys a Philox counter generator (Salmon et al. 2011, "Parallel random
             numbers: as easy as 1, 2, 3"), whose stream numpy keeps stable across platforms.
     """
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from inlay.checkpoints.files import one_line, read_bytes
 from inlay.engine.families import FAMILIES, Family
-from inlay.errors import WeightsError, expect, shown
+from inlay.errors import WeightsError, expect, named, shown
 
 __all__ = ["PARTS", "ModelEntry", "PartEntry", "PinnedFile", "Registry", "normalise"]
 
@@ -138,7 +138,7 @@ class Registry:
         key = self._names["models"].get(asked) or self._stand_ins.get(asked)
         if key is None:
             known = ", ".join(sorted(self.models)) or "none"
-            raise WeightsError(f"Model not found: {name[:120]}; the registry has: {known}")
+            raise WeightsError(f"Model not found: {named(name)}; the registry has: {known}")
         return self.models[key]
 
     def is_stand_in(self, name: str | None) -> bool:
@@ -150,7 +150,7 @@ class Registry:
         key = self._names[kind].get(normalise(name))
         if key is None:
             known = ", ".join(sorted(self.parts[kind])) or "none"
-            raise WeightsError(f"{PARTS[kind]} not found: {name[:120]}; the registry has: {known}")
+            raise WeightsError(f"{PARTS[kind]} not found: {named(name)}; the registry has: {known}")
         return self.parts[kind][key]
 
     def __iter__(self) -> Iterator[ModelEntry]:

@@ -18,6 +18,8 @@ from inlay.engine.output import a1111_parameters, check_outputs, encode, output_
 from inlay.engine.registry import Registry
 from inlay.engine.temporary import KEPT_HOURS, sweep, temporary_folder
 from inlay.errors import BackendError, InlayError, OutputError, RequestError
+from inlay.printable import printable
+from inlay.redact import hiding, without_key
 
 if TYPE_CHECKING:
     from inlay.engine.engine import Engine
@@ -30,7 +32,6 @@ log = logging.getLogger("inlay")
 
 # An absolute path that is no part of an address or of a longer word.
 _PATH = re.compile(r"(?<![\w/\\:.])(?:[A-Za-z]:[\\/]|~?/)[^\s'\",;]+")
-_SHORTEST_KEY = 6
 
 
 @dataclass(frozen=True)
@@ -49,16 +50,17 @@ def answer(
     Replies hold plain JSON values: no traceback, no key, and no path but that of the pictures. Interrupts
     (KeyboardInterrupt) are not answered but raised.
     """
-    try:
-        return Answer(_succeed(engine, payload, endpoint, out))
-    except InlayError as exc:
-        error: InlayError = exc
-        sentence = str(exc) if _may_show_paths(exc, out) else without_paths(str(exc), engine.registry)
-    except Exception:  # noqa: BLE001 - reported through the reply, and in full in the log
-        log.error("a documented request failed unexpectedly\n%s", _without_key(traceback.format_exc(), payload))
-        sentence = "the request failed inside inlay; its log has the details"
-        error = BackendError(sentence)
-    return Answer(error_reply(_without_key(in_documented_names(sentence), payload)), error)
+    with hiding(payload.get("key") if isinstance(payload, Mapping) else None):
+        try:
+            return Answer(_succeed(engine, payload, endpoint, out))
+        except InlayError as exc:
+            error: InlayError = exc
+            sentence = str(exc) if _may_show_paths(exc, out) else without_paths(str(exc), engine.registry)
+        except Exception:  # noqa: BLE001 - reported through the reply, and in full in the log
+            log.error("a documented request failed unexpectedly\n%s", _loggable(traceback.format_exc()))
+            sentence = "the request failed inside inlay; its log has the details"
+            error = BackendError(sentence)
+        return Answer(error_reply(without_key(in_documented_names(sentence))), error)
 
 
 def without_paths(sentence: str, registry: Registry) -> str:
@@ -76,9 +78,9 @@ def _may_show_paths(error: InlayError, out: object) -> bool:
     return isinstance(error, RequestError) or (isinstance(error, OutputError) and out is not None)
 
 
-def _without_key(text: str, payload: object) -> str:
-    key = payload.get("key") if isinstance(payload, Mapping) else None
-    return text.replace(key, "***") if isinstance(key, str) and len(key) >= _SHORTEST_KEY else text
+def _loggable(trace: str) -> str:
+    """A traceback without the key, and without anything that a terminal acts upon but its own line breaks."""
+    return "\n".join(map(printable, without_key(trace).split("\n")))
 
 
 def _succeed(
@@ -95,7 +97,7 @@ def _succeed(
     output, warnings = _written(result, paths) if paths else _encoded(result)
     delivery = Delivery(identifier, prefix, output, (*_of_a_server(documented), *warnings, *notes))
     reply = success_reply(documented, result, delivery)
-    reply["tip"] = _without_key(without_paths(reply["tip"], engine.registry), payload)
+    reply["tip"] = without_key(without_paths(reply["tip"], engine.registry))
     return reply
 
 

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from inlay.engine.noise import MAX_SEED
+from inlay.engine.numbers import is_random_seed, whole
 from inlay.engine.schema import describe
 from inlay.errors import RequestError
 
@@ -23,8 +24,21 @@ __all__ = ["InpaintRequest", "IpAdapter", "Lora"]
 
 def _as_int(value: Any) -> Any:
     """numpy's integers are integers too; a boolean is not, nor is 2.0."""
-    is_index = hasattr(value, "__index__") and not isinstance(value, bool)
-    return operator.index(value) if is_index else value
+    if isinstance(value, bool):
+        return value
+    try:
+        return operator.index(value)
+    except TypeError:  # no integer, or an array, of which only some have one
+        return value
+
+
+def _as_seed(value: Any) -> Any:
+    """None where one is to be drawn. Other tools hold 64 bits in text or floats, as JavaScript must."""
+    number = _as_int(value)
+    if is_random_seed(number):
+        return None
+    found = whole(number)
+    return number if found is None else found
 
 
 def _encodable(text: str) -> str:
@@ -77,11 +91,11 @@ class InpaintRequest(BaseModel):
             hosted endpoints do; False keeps the input's size.
         samples: 1 … 4 pictures; picture *i* has seed ``seed + i``.
         steps: 1 … 150 of the scheduler's own steps; ``int(steps · strength)`` of them are run.
-        guidance_scale: 1 … 20, classifier-free guidance (Ho & Salimans 2022); 1 is without.
+        guidance_scale: 0 … 20, classifier-free guidance (Ho & Salimans 2022); 1 and less is without, as in diffusers.
         strength: 0 … 1, how much of the masked area's content is replaced; 0 returns the input.
         scheduler, karras_sigmas, algorithm_type: see :mod:`inlay.schedulers`.
         clip_skip: 1 … 8 in the hosted services' sense: 1 is the text encoder's last layer.
-        seed: 0 … 2**63 - 1; None draws one and reports it.
+        seed: 0 … 2**64 - 1, also as text; None, -1 and "random" draw one, and it is reported.
         loras: low-rank adapters, their effects added up; each at most once.
         vae: registry id of an autoencoder that replaces the model's own.
         ip_adapter: shows the network a picture beside the prompt.
@@ -111,13 +125,13 @@ class InpaintRequest(BaseModel):
     fit_output: StrictBool = False
     samples: Annotated[int, Strict(), Field(ge=1, le=4), Whole] = 1
     steps: Annotated[int, Strict(), Field(ge=1, le=150), Whole] | None = None
-    guidance_scale: Annotated[Number, Field(ge=1, le=20)] = 7.5
+    guidance_scale: Annotated[Number, Field(ge=0, le=20)] = 7.5
     strength: Annotated[Number, Field(ge=0, le=1)] = 0.7
     scheduler: Text | None = None
     karras_sigmas: StrictBool = True
     algorithm_type: Text | None = None
     clip_skip: Annotated[int, Strict(), Field(ge=1, le=8), Whole] = 2
-    seed: Annotated[int, Strict(), Field(ge=0, le=MAX_SEED), Whole] | None = None
+    seed: Annotated[Annotated[int, Strict(), Field(ge=0, le=MAX_SEED)] | None, BeforeValidator(_as_seed)] = None
     loras: tuple[Lora, ...] = ()
     vae: Text | None = None
     ip_adapter: IpAdapter | None = None

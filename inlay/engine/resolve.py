@@ -20,11 +20,12 @@ from inlay.engine.fill import opaque
 from inlay.engine.noise import MAX_SEED
 from inlay.engine.parts import Parts, find_parts, model_plan
 from inlay.engine.plan import PLAN_VERSION, CanvasPlan, Plan, PromptPlan, SamplerPlan
+from inlay.engine.prompt_syntax import notes_on
 from inlay.engine.registry import ModelEntry, PartEntry, Registry
 from inlay.engine.request import InpaintRequest
 from inlay.engine.sources import Picture, open_picture
 from inlay.engine.weights import entry_hash, scheduler_config
-from inlay.errors import RequestError, expect
+from inlay.errors import RequestError, expect, named
 
 __all__ = ["DEFAULT_SCHEDULER", "DEFAULT_STEPS", "Resolved", "outline", "resolve", "table_of"]
 
@@ -75,14 +76,14 @@ def resolve(request: InpaintRequest, registry: Registry, access: Access = Access
         canvas=_canvas_plan(canvas, options, image.sha256, mask.sha256),
         prompt=_prompt(request, entry, shown),
         sampler=sampler,
-        guidance_scale=float(request.guidance_scale),
+        guidance_scale=_guidance(request),
         seeds=_seeds(request),
         **_merging(request, entry),
         safety=checker.id if checker else "off",
         safety_action=request.safety_action,
         safety_sha256=entry_hash(checker) if checker else "",
     )
-    notes = (*_stand_in(request, entry, registry), *_own_mask(request))
+    notes = (*_stand_in(request, entry, registry), *_own_mask(request), *_of_prompts(plan))
     notes += shown.warnings if shown else ()
     warnings = (*notes, *image.warnings, *mask.warnings, *canvas.warnings, *sampler.notes)
     return Resolved(plan, entry, parts, checker, canvas, _inputs(plan, canvas, request, shown), warnings)
@@ -106,7 +107,7 @@ def outline(request: InpaintRequest, registry: Registry) -> dict[str, Any]:
         "prompt": asdict(_prompt(request, entry, None)),
         "image_scale": adapter.scale if adapter else 0.0,
         "sampler": asdict(_sampler(request, entry)),
-        "guidance_scale": float(request.guidance_scale),
+        "guidance_scale": _guidance(request),
         "seeds": _seeds(request),
         "merging": _merging(request, entry),
         "safety": [entry_hash(checker), request.safety_action] if checker else [],
@@ -115,9 +116,18 @@ def outline(request: InpaintRequest, registry: Registry) -> dict[str, Any]:
 
 
 def _stand_in(request: InpaintRequest, entry: ModelEntry, registry: Registry) -> tuple[str, ...]:
-    if not registry.is_stand_in(request.model):
+    if request.model is None or not registry.is_stand_in(request.model):
         return ()
-    return (f"the registry has no model {request.model}: {entry.id} stood in for it",)
+    return (f"the registry has no model {named(request.model)}: {entry.id} stood in for it",)
+
+
+def _of_prompts(plan: Plan) -> tuple[str, ...]:
+    """What prompts do not do."""
+    prompt, notes = plan.prompt, []
+    if plan.guidance_scale <= 1 and prompt.negative_prompt.strip():
+        notes.append("negative_prompt has no effect without guidance: guidance_scale is not above 1")
+    texts = {"prompt": prompt.asked, "negative_prompt": prompt.negative_prompt}
+    return (*notes, *(note for field, text in texts.items() for note in notes_on(field, text)))
 
 
 def _own_mask(request: InpaintRequest) -> tuple[str, ...]:
@@ -232,6 +242,11 @@ def _prompt(request: InpaintRequest, entry: ModelEntry, shown: Picture | None) -
     if request.ip_adapter is None or shown is None:
         return plan
     return replace(plan, image_sha256=shown.sha256, image_scale=float(request.ip_adapter.scale))
+
+
+def _guidance(request: InpaintRequest) -> float:
+    """1 for everything up to it: without guidance the prompt's half is all there is to evaluate."""
+    return max(1.0, float(request.guidance_scale))
 
 
 def _seeds(request: InpaintRequest) -> tuple[int, ...]:

@@ -22,6 +22,7 @@ from PIL import Image
 from inlay.engine.access import Access
 from inlay.engine.pictures import Picture, from_array, from_bytes, from_image
 from inlay.errors import SourceError, shown
+from inlay.redact import without_query
 
 __all__ = ["MAX_BYTES", "Access", "ImageSource", "Picture", "Source", "open_picture", "read_source"]
 
@@ -104,7 +105,8 @@ def _read_text(field: str, text: str, access: Access) -> Source:
     forms = "a path, URL, data URI or base64"
     if not access.allow_paths:
         forms = "a URL, data URI or base64 (paths are not read here)"
-    raise SourceError(field, text, f"{shown(text)} is not {forms} of a picture")
+    quoted = without_query(text, with_path=True)  # an address without its scheme may still have a token in it
+    raise SourceError(field, text, f"{shown(quoted)} is not {forms} of a picture")
 
 
 def _read_url(field: str, url: str, access: Access) -> Source:

@@ -54,7 +54,7 @@ def checked_steps(steps: object, most: int) -> int:
 
 def checked_strength(strength: object) -> float:
     """``strength`` as a float above 0 and at most 1, or RequestError."""
-    if isinstance(strength, bool) or not isinstance(strength, Real) or not 0 < float(strength) <= 1:
+    if isinstance(strength, bool) or not isinstance(strength, Real) or not 0 < strength <= 1:
         raise RequestError("strength", strength, "above 0 and at most 1")
     return float(strength)
 

@@ -156,6 +156,7 @@ FORMS = "a URL, a data URI or base64 text"
 ALGORITHMS = "none, dpmsolver, dpmsolver++, sde-dpmsolver, sde-dpmsolver++, dpmsolver+++"
 ACTIONS = "sensitive_content_text, blur, pixelate, black"
 LINE = "a number, true, false or text of at most 4096 characters"
+SEED = f"an integer between 0 and {2**64 - 1}, or -1 for a random one"
 URL = "an http or https URL of at most 4096 characters"
 STRENGTHS = "between 0.1 and 1: a number, comma-separated numbers or a list"
 
@@ -225,8 +226,10 @@ ROWS = {
     "enhance_prompt": flag("enhance_prompt"),
     "tomesd": flag("tomesd", yes=0.4, no=0.0),
     "seed": [
-        *whole("seed", 0, 2**63 - 1, best=7), ("-0", 0), (-0.0, 0), (2**63 - 1, 2**63 - 1),
-        (2**63, Wrong(f"seed must be between 0 and {2**63 - 1}, not {2**63}")),
+        *((form, 7) for form in (7, "7", " 7 ", 7.0, "7.0", "+7")), (0, 0), ("0", 0), ("-0", 0), (-0.0, 0),
+        *((seed, seed) for seed in (2**53 + 1, 2**63 - 1, 2**63, 2**64 - 1)), (str(2**64 - 1), 2**64 - 1),
+        *((value, Wrong(f"seed must be {SEED}, not {value!r}"))
+          for value in (2**64, str(2**64), -2, "-2", 7.5, "7.5", "nan", float("nan"), True, [7], {}, "\uff17", "1_0")),
     ],
     "vae": [
         ("", "model"), (" ", "model"), ("mine", Wrong("VAE not found: mine; the registry has: none")),
@@ -264,7 +267,14 @@ ROWS = {
         ("https://example.com/done?id=1", "https://example.com/done?id=1"), (" http://a:80 ", "http://a:80"),
         ("", None),
         *((value, Wrong(f"webhook must be {URL}, not {value!r}"))
-          for value in ("example.com", "ftp://a/b", "http://", "http:///x", "http://a b", 7, True, ["http://a"])),
+          for value in ("example.com", "ftp://a", "http://", "http://a b", 7, True, ["http://a"])),
+        # What may be secret is not quoted: user, path, query.
+        *((value, Wrong(f"webhook must be {URL}, not {quoted!r}"))
+          for value, quoted in (
+              ("ftp://user:secret@a.com/b?token=c", "ftp://a.com…"), ("example.com/hooks/secret", "example.com…"),
+              ("http:///secret", "http://…"), ("u:p@secret@a.com", "a.com…"),
+              ("example.com?secret", "example.com…"), ("s" * 5000, "s" * 60 + "…"),
+              ("htp:/example.com/hooks/secret", "htp:/example.com…"), ("secret@example.com", "example.com…"))),
     ],
     "track_id": [
         *((value, value) for value in ("order-7", "", 7, 7.5, True, False, 0, -3, "7", "x" * 4096, 2**64)),
@@ -288,7 +298,21 @@ OWN_ROWS = {
         for name in ("width", "height")
     } | {"clip_skip": whole("clip_skip", 1, 4, best=3)},
 }  # fmt: skip
-OWN_ROWS["enterprise-pony"] = OWN_ROWS["realtime"] = OWN_ROWS["community"]
+OWN_ROWS["enterprise-pony"] = OWN_ROWS["community"]
+# Only its document has no limits of guidance: 0 … 1 is without, as in diffusers.
+OWN_ROWS["realtime"] = OWN_ROWS["community"] | {
+    "guidance_scale": [
+        *number("guidance_scale", 0, 20, best=7.5)[:2],
+        (20, 20.0),
+        ("20", 20.0),
+        (1, 1.0),
+        ("1", 1.0),
+        (1.5, 1.5),
+        *((value, 1.0) for value in (0, "0", 0.0, 0.5, "0.999", "-0")),
+        (-0.5, Wrong("guidance_scale must be between 0 and 20, not -0.5")),
+        ("nan", Wrong("guidance_scale must be a finite number between 0 and 20, not 'nan'")),
+    ]
+}
 # Realtime's model may be left out.
 REQUIRED_BLANK = {name: [("", Wrong("model_id is required"))] for name in ("community", "enterprise-pony", "pony")}
 

@@ -114,7 +114,7 @@ BAD = [
     (["inpaint", "photo.png", "mask.png", "--vae", "nope"], 3, "VAE not found: nope"),
     (["inpaint", "photo.png", "mask.png", "--lora", "nope:0.5"], 3, "LoRA not found: nope"),
     (["inpaint", "photo.png", "mask.png", "--lora", "ink:much"], 2, "--lora must be ID or ID:STRENGTH"),
-    (["inpaint", "photo.png", "mask.png", "--lora", "ink:nan"], 2, "loras.0.strength must be"),
+    (["inpaint", "photo.png", "mask.png", "--lora", "ink:nan"], 2, "--lora must be ID or ID:STRENGTH"),
     (["inpaint", "photo.png", "mask.png", "--ip-adapter", "nope"], 3, "IP adapter not found: nope"),
     (["inpaint", "photo.png", "mask.png", "--ip-adapter-image", "photo.png"], 2, "needs --ip-adapter"),
     (["inpaint", "photo.png", "mask.png", "--set", "stepz=3"], 2, "stepz is not a field"),

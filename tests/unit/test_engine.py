@@ -243,7 +243,7 @@ REFUSED = [
     ({"loras": [{"id": "nope"}]}, inlay.WeightsError, "LoRA not found: nope"),
     ({"ip_adapter": {"id": "nope"}}, inlay.WeightsError, "IP adapter not found: nope"),
     ({"safety_checker": True}, inlay.WeightsError, "no checker is installed"),
-    ({"seed": 2**63 - 1, "samples": 2}, inlay.RequestError, "seed"),
+    ({"seed": 2**64 - 1, "samples": 2}, inlay.RequestError, "seed"),
     ({"fit_output": True}, inlay.RequestError, "fit_output needs both width and height"),
     ({"algorithm_type": "nope"}, inlay.RequestError, "algorithm_type"),
 ]

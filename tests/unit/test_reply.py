@@ -150,7 +150,11 @@ def nested(depth):
 WRONG = [
     ("prompt", "x" * 10_000_000, "prompt must be at most 10000 characters, not 10000000"),
     ("width", "9" * 10_000_000, "width must be an integer between 64 and 1024"),
-    ("seed", 10**5000, "seed must be between 0 and 9223372036854775807, not a value too large to show (int)"),
+    (
+        "seed",
+        10**5000,
+        "seed must be an integer between 0 and 18446744073709551615, or -1 for a random one, not a value too large",
+    ),
     ("guidance_scale", -(10**5000), "guidance_scale must be a finite number between 1 and 20"),
     ("steps", nested(100_000), "steps must be an integer between 1 and 150, not a value too large to show (list)"),
     ("scheduler", "x" * 10_000_000, "scheduler must be one of"),

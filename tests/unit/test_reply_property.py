@@ -39,7 +39,7 @@ LIKELY = {
     "safety_checker": st.sampled_from(["no", False, 0, "yes"]),
     "safety_checker_type": st.sampled_from(["blur", "black", None]),
     "tomesd": st.sampled_from(["yes", "no", None]),
-    "seed": st.none() | st.integers() | st.sampled_from(["", "7", "-0", 2**63 - 1]),
+    "seed": st.none() | st.integers() | st.sampled_from(["", "7", "-0", 2**64 - 1, -1, "random"]),
     "lora_strength": st.sampled_from([None, 0.5, "0.5"]),
     "base64": st.sampled_from(["yes", True, True, True, "no"]),
     "webhook": st.sampled_from([None, "https://example.com", "example"]),

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from inlay import schedulers
+from inlay.engine.numbers import NUMBER, WHOLE, is_random_seed, number, whole
 from inlay.errors import RequestError
+from inlay.redact import without_query
 from inlay.schedulers.dpm_steps import ALGORITHMS
 from inlay.schedulers.settings import ALGORITHM_SPELLINGS, DEFAULT_ALGORITHM, checked_algorithm
 
@@ -32,6 +34,7 @@ __all__ = [
     "Numbers",
     "Picture",
     "Scalar",
+    "Seed",
     "Solver",
     "Text",
     "Whole",
@@ -42,9 +45,8 @@ LONGEST_TEXT = 10_000
 LONGEST_NAME = 200
 LONGEST_LINE = 4096
 
-_WHOLE = r"[+-]?[0-9]{1,30}(\.0*)?"
-_NUMBER = r"[+-]?([0-9]{1,60}(\.[0-9]{0,60})?|\.[0-9]{1,60})([eE][+-]?[0-9]{1,5})?"
 _ADDRESS = r"[Hh][Tt][Tt][Pp][Ss]?://[^\s/?#]+\S*"
+_RANDOM = ("random",)
 _YES, _NO = ("yes", "true", "on", "1", "y"), ("no", "false", "off", "0", "n")
 
 Schema = dict[str, Any]
@@ -71,20 +73,20 @@ class Whole:
     multiple: int = 1
 
     def read(self, name: str, value: Any) -> int:
-        number = _whole(value)
-        if number is None:
+        parsed = whole(value)
+        if parsed is None:
             raise RequestError(name, value, f"an integer between {self.low} and {self.high}")
-        if not self.low <= number <= self.high:
+        if not self.low <= parsed <= self.high:
             raise RequestError(name, value, f"between {self.low} and {self.high}")
-        if number % self.multiple:
+        if parsed % self.multiple:
             raise RequestError(name, value, f"divisible by {self.multiple}")
-        return number
+        return parsed
 
     def schema(self) -> Schema:
         limits: Schema = {"minimum": self.low, "maximum": self.high}
         if self.multiple > 1:
             limits["multipleOf"] = self.multiple
-        return {"anyOf": [{"type": "integer", **limits}, _pattern(_WHOLE)]}
+        return {"anyOf": [{"type": "integer", **limits}, _pattern(WHOLE)]}
 
 
 @dataclass(frozen=True)
@@ -95,15 +97,38 @@ class Number:
     high: float
 
     def read(self, name: str, value: Any) -> float:
-        number, limits = _number(value), f"between {self.low:g} and {self.high:g}"
-        if number is None:
+        parsed, limits = number(value), f"between {self.low:g} and {self.high:g}"
+        if parsed is None:
             raise RequestError(name, value, f"a finite number {limits}")
-        if not self.low <= number <= self.high:
+        if not self.low <= parsed <= self.high:
             raise RequestError(name, value, limits)
-        return number
+        return parsed
 
     def schema(self) -> Schema:
-        return {"anyOf": [{"type": "number", "minimum": self.low, "maximum": self.high}, _pattern(_NUMBER)]}
+        return {"anyOf": [{"type": "number", "minimum": self.low, "maximum": self.high}, _pattern(NUMBER)]}
+
+
+@dataclass(frozen=True)
+class Seed:
+    """A seed of 0 … ``high``; -1 and "random", as other tools say it, are null: one is drawn."""
+
+    high: int
+
+    def read(self, name: str, value: Any) -> int | None:
+        if is_random_seed(value):
+            return None
+        parsed = whole(value)
+        if parsed is None or not 0 <= parsed <= self.high:
+            raise RequestError(name, value, f"an integer between 0 and {self.high}, or -1 for a random one")
+        return parsed
+
+    def schema(self) -> Schema:
+        return {
+            "anyOf": [
+                {"type": "integer", "minimum": -1, "maximum": self.high},
+                _pattern(f"{WHOLE}|{_any_case(_RANDOM)}"),
+            ]
+        }
 
 
 @dataclass(frozen=True)
@@ -211,15 +236,15 @@ class Numbers:
 
     def read(self, name: str, value: Any) -> tuple[float, ...]:
         pieces = _pieces(value) if isinstance(value, str | list | tuple) else [value]
-        numbers = [None] if pieces is None else [_number(piece) for piece in pieces]
-        if not all(number is not None and self.low <= number <= self.high for number in numbers):
+        parsed = [None] if pieces is None else [number(piece) for piece in pieces]
+        if not all(one is not None and self.low <= one <= self.high for one in parsed):
             allowed = f"between {self.low:g} and {self.high:g}: a number, comma-separated numbers or a list"
             raise RequestError(name, value, allowed)
-        return tuple(number for number in numbers if number is not None)
+        return tuple(one for one in parsed if one is not None)
 
     def schema(self) -> Schema:
         one = Number(self.low, self.high).schema()["anyOf"]
-        several = _pattern(rf"{_NUMBER}(\s*,\s*{_NUMBER})*")
+        several = _pattern(rf"{NUMBER}(\s*,\s*{NUMBER})*")
         return {"anyOf": [one[0], several, {"type": "array", "items": {"anyOf": one}}]}
 
 
@@ -245,7 +270,8 @@ class Address:
             found = re.fullmatch(_ADDRESS, value.strip())
             if found:
                 return found[0]
-        raise RequestError(name, value, f"an http or https URL of at most {LONGEST_LINE} characters")
+        quoted = without_query(value[:LONGEST_LINE]) if isinstance(value, str) else value
+        raise RequestError(name, quoted, f"an http or https URL of at most {LONGEST_LINE} characters")
 
     def schema(self) -> Schema:
         return _pattern(_ADDRESS) | {"maxLength": LONGEST_LINE}
@@ -280,28 +306,6 @@ class Anything:
 
     def schema(self) -> Schema:
         return {}
-
-
-def _whole(value: Any) -> int | None:
-    """An integer in any form, None for everything else; -0 is 0."""
-    if isinstance(value, str) and re.fullmatch(_WHOLE, value.strip()):
-        return int(value.strip().partition(".")[0])
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def _number(value: Any) -> float | None:
-    """A finite number in any form, None for everything else; -0.0 is 0.0."""
-    if isinstance(value, str) and not re.fullmatch(_NUMBER, value.strip()):
-        return None
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:  # an integer with hundreds of digits
-        return None
-    return number + 0.0 if math.isfinite(number) else None
 
 
 def _pieces(value: Any) -> list[Any] | None:

@@ -201,7 +201,7 @@ def _without_effect(body: Mapping[str, Any], values: Mapping[str, Any]) -> list[
 
 
 def _listed(names: list[str]) -> str:
-    text = ", ".join(name if name.isidentifier() and len(name) < 60 else shown(name[:60]) for name in names[:_LISTED])
+    text = ", ".join(name if name.isidentifier() and len(name) < 60 else shown(name) for name in names[:_LISTED])
     return text if len(names) <= _LISTED else f"{text} and {len(names) - _LISTED} more"
 
 

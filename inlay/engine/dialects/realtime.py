@@ -6,6 +6,7 @@ Steps and scheduler have no default here: they are the model's, ``[models.X.defa
 from __future__ import annotations
 
 from inlay.engine.dialects.dialect import Dialect
+from inlay.engine.dialects.fields import Number
 
 __all__ = ["REALTIME"]
 
@@ -33,5 +34,7 @@ REALTIME = Dialect(
         "temp": False,
         "instant_response": False,
     },
+    # Its document has no limits; distilled models, which are the fast ones, are published with 0.
+    limits={"guidance_scale": Number(0, 20)},
     realtime=True,
 )

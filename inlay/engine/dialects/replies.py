@@ -11,6 +11,7 @@ from typing import Any
 from inlay.engine.dialects.reading import Documented
 from inlay.engine.plan import ModelPlan
 from inlay.engine.result import Result
+from inlay.printable import printable
 
 __all__ = ["Delivery", "error_reply", "meta", "next_id", "success_reply"]
 
@@ -62,7 +63,7 @@ def success_reply(documented: Documented, result: Result, delivery: Delivery) ->
         "meta": meta(documented, result, delivery.file_prefix),
         "nsfw_content_detected": any(result.nsfw),
         "webhook_status": "",
-        "tip": "; ".join(map(in_documented_names, warnings)),
+        "tip": printable("; ".join(map(in_documented_names, warnings))),
     }
     if documented.dialect.realtime:
         del reply["webhook_status"]
