@@ -79,14 +79,59 @@ def test_shapes_are_told_apart():
     assert len(shapes) == 8
 
 
-def test_every_kernel_is_a_name_of_torchs():
+def test_memory_that_runs_out_while_kernels_are_tried_is_no_choice(tried):
+    """Neither "none can do it", nor the kernel that happened to fit, for the life of a session."""
+
+    def exhausted(call):
+        call()
+        if tried[-1] in ("flash", "cudnn"):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return 1.0
+
+    choices = Choices(seconds=exhausted)
+    with pytest.raises(torch.OutOfMemoryError):
+        choices.kernel(QUERY, KEY, KEY, None)
+    assert choices.found == {}
+
+
+def test_every_kernel_is_an_operator_of_torchs():
+    """A CPU runs one of them; the others' arguments are checked by the shapes that come out."""
     expected = F.scaled_dot_product_attention(QUERY, KEY, KEY)
-    # a CPU has two of them
-    for name in ("flash", "math"):
-        torch.testing.assert_close(attention._by(name, QUERY, KEY, KEY, None), expected, atol=5e-6, rtol=0)
-    for name in ("cudnn", "efficient"):
-        with pytest.raises(RuntimeError, match=r"No viable backend|No available kernel"):
+    torch.testing.assert_close(attention._by("math", QUERY, KEY, KEY, None), expected, atol=5e-6, rtol=0)
+
+    query, key = QUERY.to("meta", torch.float16), KEY.to("meta", torch.float16)
+    for name in KERNELS:
+        assert attention._by(name, query, key, key, 0.5).shape == expected.shape
+    for name in ("flash", "cudnn", "efficient"):
+        with pytest.raises(NotImplementedError, match="CPU"):
             attention._by(name, QUERY, KEY, KEY, None)
+
+
+def test_kernels_are_timed_without_the_host(monkeypatch):
+    """What lies between the events is queued while the device is busy with something else."""
+    log = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            log.append("event")
+
+        def synchronize(self):
+            log.append("wait")
+
+        def elapsed_time(self, other):
+            return 30.0  # milliseconds
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: log.append("busy"))
+    seconds = attention._device_seconds(lambda: log.append("call"))
+    run = log[log.index("busy") :]
+    run = run[: run.index("wait") + 1]
+    assert run == ["busy", "event", *["call"] * run.count("call"), "event", "wait"]
+    assert run.count("call") > 1
+    assert seconds == pytest.approx(0.03 / run.count("call"))
 
 
 def test_a_cpu_has_torchs_default_and_no_choices():
