@@ -24,8 +24,9 @@ __all__ = ["DEFAULT", "KERNELS", "Choices", "attend"]
 
 DEFAULT = "torch's default"
 
-KERNELS = ("flash", "cudnn", "efficient", "math")
-"""In the order in which they are tried. ``math`` writes all scores to memory, and is for what no other can do."""
+KERNELS = ("flash", "cudnn", "products", "efficient", "math")
+"""In the order in which they are tried. ``products`` is for heads that are too wide for flash and cuDNN, as that of an
+autoencoder is. ``math`` writes all scores to memory, and is for what no other can do."""
 
 # How much faster a kernel has to be than one before it in the list; less is noise, and would make the choice, and with
 # it the last bits of a picture, differ from run to run.
@@ -33,6 +34,11 @@ _MARGIN = 0.95
 _WARMUPS, _RUNS, _CALLS = 2, 5, 10
 # About 2 ms of a GPU's clock: longer than the host takes to launch the calls of a run.
 _BUSY_CYCLES = 4_000_000
+# Heads that are no wider are the fused kernels' own ground; wider ones only ``efficient`` does, on few of a GPU's
+# multiprocessors.
+_WIDEST_FUSED = 256
+# Bytes of scores that ``products`` has in memory at a time.
+_SCORES = 128 * 2**20
 # Widths of heads, in elements, that the kernels take as they are. Others torch pads itself, in its default.
 _ALIGNED = 8
 # cuDNN makes a plan for each shape, which takes longer than attention to a few keys could ever win back.
@@ -88,6 +94,8 @@ class Choices:
             if best is not None and (name == "math" or not self._timed):
                 break
             if name == "cudnn" and key.shape[2] < _CUDNN_KEYS:
+                continue
+            if name == "products" and key.shape[3] <= _WIDEST_FUSED:
                 continue
             try:
                 with warnings.catch_warnings():
@@ -153,6 +161,31 @@ def _cudnn(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Te
     return cast(Tensor, attended)
 
 
+def _products(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+    """Two matrix products with a softmax between them, a bounded number of queries at a time.
+
+    Scores and softmax are float32, as inside the fused kernels.
+    """
+    batch, heads = query.shape[:2]
+    scale = query.shape[3] ** -0.5 if scale is None else scale
+    queries, keys, values = (tensor.flatten(0, 1) for tensor in (query, key, value))
+    at_once = max(1, _SCORES // (4 * batch * heads * keys.shape[1]))
+
+    parts: list[Tensor] = []
+    for some in torch.split(queries, at_once, dim=1):
+        scores = _float32_product(some, keys.transpose(1, 2)).mul_(scale)
+        parts.append(torch.bmm(torch.softmax(scores, dim=2).to(values.dtype), values))
+    attended = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+    return attended.view(batch, heads, *attended.shape[1:])
+
+
+def _float32_product(left: Tensor, right: Tensor) -> Tensor:
+    """``left · right`` in float32, whatever it is made of."""
+    if left.is_cuda and left.dtype != torch.float32:
+        return torch.bmm(left, right, out_dtype=torch.float32)
+    return torch.bmm(left.float(), right.float())
+
+
 def _efficient(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
     no_bias, log_sums = None, False
     attend_by = torch.ops.aten._scaled_dot_product_efficient_attention
@@ -165,7 +198,7 @@ def _math(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Ten
     return cast(Tensor, attended)
 
 
-_OPERATORS = {"flash": _flash, "cudnn": _cudnn, "efficient": _efficient, "math": _math}
+_OPERATORS = {"flash": _flash, "cudnn": _cudnn, "products": _products, "efficient": _efficient, "math": _math}
 
 
 def _device_seconds(call: Callable[[], object]) -> float:
@@ -179,7 +212,7 @@ def _device_seconds(call: Callable[[], object]) -> float:
     found: list[float] = []
     for _ in range(_RUNS):
         began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-        torch.cuda._sleep(_BUSY_CYCLES)
+        torch.cuda._sleep(_BUSY_CYCLES)  # type: ignore[no-untyped-call]
         began.record()
         for _ in range(_CALLS):
             call()

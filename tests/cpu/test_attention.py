@@ -66,6 +66,47 @@ def test_few_keys_are_no_plan_of_cudnns(tried):
     assert tried == ["flash", "efficient"]
 
 
+def test_products_are_for_heads_that_are_too_wide_for_the_fused_kernels(tried):
+    wide = torch.randn(1, 1, 600, 512)
+    choices = Choices(seconds=timed({"products": 1.0, "efficient": 4.0}, tried))
+    assert choices.kernel(wide, wide, wide, None) == "products"
+    choices = Choices(seconds=timed({"products": 4.0, "efficient": 1.0}, tried))
+    assert choices.kernel(wide, wide, wide, None) == "efficient", "as it is timed"
+    tried.clear()
+    Choices(seconds=timed({"efficient": 9.0}, tried)).kernel(QUERY, KEY, KEY, None)
+    assert "products" not in tried
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 64, 1000])
+@pytest.mark.parametrize("scale", [None, 0.3])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_products_are_attention(monkeypatch, at_once, scale, dtype):
+    """In parts or whole, against torch's own in float32."""
+    torch.manual_seed(1)
+    query, key, value = (torch.randn(2, 1, count, 512).to(dtype) for count in (64, 40, 40))
+    monkeypatch.setattr(attention, "_SCORES", at_once * 4 * 2 * 40)
+    expected = F.scaled_dot_product_attention(query.float(), key.float(), value.float(), scale=scale)
+    found = attention._by("products", query, key, value, scale)
+    assert (found.dtype, found.shape) == (dtype, expected.shape)
+    # float16 rounds the weights and the result: 2 times 5e-4 of values up to 4; float32 sums in another order
+    torch.testing.assert_close(found.float(), expected, atol=4e-3 if dtype == torch.float16 else 5e-5, rtol=0)
+
+
+def test_products_hold_a_bounded_number_of_scores(monkeypatch):
+    """1024 x 1024 pixels are 16,384 places: 1 GiB of scores, were they all there at once."""
+    most, product = [], attention._float32_product
+
+    def counted(left, right):
+        most.append(4 * left.shape[0] * left.shape[1] * right.shape[2])
+        return product(left, right)
+
+    monkeypatch.setattr(attention, "_float32_product", counted)
+    heads = torch.randn(1, 1, 16384, 512, device="meta", dtype=torch.float16)
+    assert attention._by("products", heads, heads, heads, None).shape == heads.shape
+    assert max(most) <= attention._SCORES
+    assert sum(most) == 4 * 16384**2
+
+
 def test_what_none_can_do_is_an_error(tried):
     choices = Choices(seconds=timed({}, tried))
     with pytest.raises(

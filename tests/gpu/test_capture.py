@@ -153,7 +153,9 @@ def test_a_graph_that_goes_takes_nothing_from_the_others():
 
 
 @pytest.mark.parametrize("name", KERNELS)
-@pytest.mark.parametrize(("queries", "keys", "width"), [(4096, 4096, 40), (1024, 77, 64), (256, 256, 160)])
+@pytest.mark.parametrize(
+    ("queries", "keys", "width"), [(4096, 4096, 40), (1024, 77, 64), (256, 256, 160), (1024, 1024, 512)]
+)
 def test_attention_operators_against_float64(name, queries, keys, width):
     """Each kernel by its own name, on heads that lie between each other in memory as the networks have them."""
     generator = torch.Generator("cuda").manual_seed(1)
