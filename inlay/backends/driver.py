@@ -1,11 +1,19 @@
-"""The CUDA driver, without a framework: whether this machine has a GPU, and the library itself."""
+"""The CUDA driver, without a framework: whether this machine has a GPU, the library itself, and who may capture."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
+import threading
 
-__all__ = ["gpu_count", "load_driver"]
+__all__ = ["CAPTURE_LOCK", "gpu_count", "load_driver"]
+
+CAPTURE_LOCK = threading.Lock()
+"""Held while a CUDA graph is captured, its warm-up included, by whatever library.
+
+CUDA invalidates a capture when any thread of the process synchronises the device or asks it for memory, and PyTorch
+does both as it begins one. So only one capture may be under way in a process.
+"""
 
 
 def load_driver() -> ctypes.CDLL | None:

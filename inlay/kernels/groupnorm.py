@@ -26,8 +26,9 @@ __all__ = ["Norm", "group_norm", "group_norm_reference"]
 
 # Elements of one program's tile: 32 registers a thread with four warps.
 _TILE = 4096
-# Up to so many places one launch does both, as a second launch would cost more than it spreads.
-_ONE_LAUNCH = 256
+# Up to so many places one launch does both, as a second launch would cost more than it spreads. Of 16 x 16 places two
+# launches already have eight times the programs: the 20 or so of one launch leave most multiprocessors idle.
+_ONE_LAUNCH = 64
 # Row blocks of a large map, and the chunks that there should be: enough programs for a large GPU even of one picture,
 # and few enough blocks that combining them is nothing.
 _MOST_BLOCKS, _CHUNKS = 128, 4

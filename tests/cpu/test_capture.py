@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import gc
+import threading
+import time
 from contextlib import contextmanager
 
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch: pip install 'inlay[torch]'")
+pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'inlay[cpu]'")
 
+from inlay.backends.driver import CAPTURE_LOCK
+from inlay.backends.onnx import buffers as onnx_buffers
 from inlay.backends.torch.capture import CudaRecorder, Pace
 
 
@@ -65,13 +70,16 @@ def device(monkeypatch):
     for name, fake in fakes.items():
         monkeypatch.setattr(torch.cuda, name, fake)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: MAIN)
+    monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: done.append(("current", stream is MAIN)))
+    monkeypatch.setattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: done.append("clear"), raising=False)
 
 
 def test_work_is_run_aside_before_it_is_recorded():
     replay = CudaRecorder(torch.device("cuda"))(lambda: done.append("work"))
     # the device's other work is waited for, and then goes on after what was run aside
     around = [("wait", False, True), "aside", "work", "back", ("wait", True, False)]
-    assert done == [*around, "record", "work", "recorded"]
+    # what is captured has cuBLAS's workspace in its own memory: the one from before is freed by others, at any time
+    assert done == [*around, "clear", "record", "work", "recorded", "clear"]
     replay()
     assert done[-1][0] == "replay"
 
@@ -91,18 +99,79 @@ def test_what_is_recorded_shares_memory_as_long_as_any_of_it_is_left():
     assert CudaRecorder(torch.device("cuda"))(lambda: None).__self__.pool() not in pools, "another session has its own"
 
 
-def test_what_could_not_be_recorded_is_not_shared_with():
-    recorder, calls = CudaRecorder(torch.device("cuda")), []
+class Broken:
+    """Work that cannot be captured, or that fails as it is captured."""
+
+    def __init__(self, error=None):
+        self.calls, self.error = 0, error or RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    def __call__(self):
+        self.calls += 1
+        if self.calls == 2:
+            raise self.error
+
+
+def test_what_cannot_be_captured_is_launched_from_then_on_and_said():
+    recorder, broken = CudaRecorder(torch.device("cuda")), Broken()
+    recorder(lambda: None)
+    assert recorder.refused == ""
+    assert recorder(broken) is broken, "launched"
+    assert recorder.refused.endswith("capturing failed (operation not permitted when stream is capturing)")
+    assert done[-2:] == ["clear", ("current", True)], "torch leaves its capture stream behind"
+    count = Graph.made
+    assert recorder(work := Broken()) is work
+    assert (Graph.made, work.calls) == (count, 0), "nothing is captured any more"
+
+
+def test_required_capture_raises_and_never_shares_the_pool_again():
+    recorder = CudaRecorder(torch.device("cuda"), required=True)
+    kept = recorder(lambda: None)
+    with pytest.raises(RuntimeError, match="not permitted"):
+        recorder(Broken())
+    assert recorder.refused == ""
+    assert recorder(lambda: None).__self__.given is None, "the allocator may take the old pool for one in use"
+    assert kept.__self__.given is None
+
+
+def test_memory_that_runs_out_in_a_capture_is_raised_for_whoever_can_free_some():
+    recorder = CudaRecorder(torch.device("cuda"))
+    kept = recorder(lambda: None)
+    with pytest.raises(torch.OutOfMemoryError):
+        recorder(Broken(torch.OutOfMemoryError("CUDA out of memory")))
+    assert recorder.refused == "", "the next attempt has more"
+    assert recorder(lambda: None).__self__.given is None
+    del kept
+
+
+def test_work_that_fails_by_itself_is_no_failed_capture():
+    recorder = CudaRecorder(torch.device("cuda"))
 
     def fails():
-        calls.append(1)
-        if len(calls) == 2:
-            raise RuntimeError("operation not permitted when stream is capturing")
+        raise RuntimeError("a shape that does not fit")
 
-    with pytest.raises(RuntimeError, match="not permitted"):
+    with pytest.raises(RuntimeError, match="shape"):
         recorder(fails)
-    gc.collect()
-    assert recorder(lambda: None).__self__.given is None
+    assert recorder.refused == ""
+
+
+def test_captures_of_all_engines_of_a_process_take_turns():
+    """Torch synchronises the device as it begins one, which would invalidate another that is under way."""
+    recorders = [CudaRecorder(torch.device("cuda")) for _ in range(2)]
+    inside, most = [], []
+
+    def work():
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.02)
+        inside.pop()
+
+    threads = [threading.Thread(target=recorder, args=(work,)) for recorder in recorders]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1, 1, 1, 1]
+    assert CAPTURE_LOCK is onnx_buffers.CAPTURE_LOCK, "ONNX Runtime's captures too"
 
 
 def test_the_host_is_two_evaluations_ahead_and_no_more(monkeypatch):

@@ -12,6 +12,7 @@ pytest.importorskip("torch", reason="needs torch: pip install 'inlay[torch]'")
 pytest.importorskip("diffusers", reason="makes its models with diffusers: pip install 'inlay[torch]'")
 
 import inlay
+from inlay.backends.torch import session as sessions
 from tests.noise_request import noise_request
 from tests.random_model import write_model, write_registry
 
@@ -182,3 +183,51 @@ def test_a_model_of_another_kind_than_the_registry_says(models, tmp_path, ask):
         pytest.raises(inlay.WeightsError, match="in_channels 4, nine's family in the registry promises 9"),
     ):
         engine.run(ask())
+
+
+class Refusing:
+    """Stands for a device on which nothing can be captured."""
+
+    def __init__(self, device, *, required=False):
+        self.refused, self.required = "", required
+
+    def __call__(self, work):
+        if self.required:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        self.refused = "steps are launched one operation at a time: capturing failed (no)"
+        return work
+
+
+@pytest.mark.parametrize("capture", ["auto", "on"])
+def test_where_nothing_can_be_captured_all_is_launched_unless_capture_is_required(monkeypatch, capture):
+    monkeypatch.setattr(sessions, "CudaRecorder", Refusing)
+    monkeypatch.setattr(sessions, "_captures", lambda *_: True)
+    request = noise_request(64, slice(16, 40), slice(16, 40), steps=2)
+    with inlay.Engine("torch", "cpu", capture=capture) as engine:
+        first = engine.run(request)  # a size is launched once, and captured when it comes again
+        assert first.ran["capture"] == "on"
+        if capture == "on":
+            with pytest.raises(inlay.BackendError, match="not permitted"):
+                engine.run(request)
+            return
+        second = engine.run(request)
+    np.testing.assert_array_equal(first.generated[0], second.generated[0])
+    assert second.ran["capture"] == "off"
+    assert [warning for warning in second.warnings if "capturing failed" in warning]
+
+
+def test_prompts_are_kept_as_long_as_they_take_little_memory(models, monkeypatch):
+    def request(prompt):
+        return noise_request(64, slice(16, 40), slice(16, 40), steps=2, model="nine", guidance_scale=1.0, prompt=prompt)
+
+    with inlay.Engine("torch", "cpu", models) as engine:
+        engine.run(request("first"))
+        (session,) = engine._worker._sessions.values()
+        (entry,) = session._prompts.values()
+        monkeypatch.setattr(sessions, "_PROMPT_BYTES", 2 * entry[0].nbytes)
+        for prompt in ("second", "third"):
+            engine.run(request(prompt))
+        assert [key[0] for key in session._prompts] == ["second", "third"], "the longest unused went"
+        monkeypatch.setattr(sessions, "_PROMPT_BYTES", 1)
+        engine.run(request("fourth"))
+        assert [key[0] for key in session._prompts] == ["fourth"], "the one in use stays"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 
 import numpy as np
@@ -23,7 +24,7 @@ from inlay.engine.noise import NoiseStream
 from inlay.engine.parts import opening
 from inlay.engine.paste import blend
 from inlay.engine.resolve import resolve, table_of
-from inlay.kernels.attention import KERNELS
+from inlay.kernels.attention import KERNELS, _by
 from inlay.models.configs import VAES
 from inlay.models.vae_kl import AutoencoderKL
 from inlay.schedulers import NAMES
@@ -97,6 +98,81 @@ def advance(session, lanes, row):
 def open_session(**choices):
     resolved = resolve(ask(), inlay.Registry())
     return TorchBackend("cuda", True).open(replace(opening(resolved.entry, resolved.parts), **choices))
+
+
+def test_graphs_own_their_workspaces():
+    """What others free, cuBLAS's workspaces of the process among it, is nothing that a captured graph reads."""
+    device = torch.device("cuda")
+    generator = torch.Generator("cuda").manual_seed(0)
+
+    def drawn_half(*shape):
+        return torch.randn(shape, device=device, dtype=torch.float16, generator=generator)
+
+    # few rows and a long sum: products that are split over their length, whose parts meet in a workspace
+    left, right = drawn_half(128, 5120), drawn_half(5120, 1280)
+    outs = [torch.empty(128, 1280, device=device, dtype=torch.float16) for _ in range(2)]
+    recorder = CudaRecorder(device)
+    with torch.inference_mode():
+        replays = [recorder(lambda out=out: torch.matmul(left, right, out=out)) for out in outs]
+        for replay in replays:
+            replay()
+        torch.cuda.synchronize()
+        expected = [out.clone() for out in outs]
+
+        torch._C._cuda_clearCublasWorkspaces()
+        torch.cuda.empty_cache()
+        poison = torch.full((2**28,), float("nan"), device=device)  # 1 GiB where the workspace may have been
+        for replay, out in zip(replays, outs, strict=True):
+            out.zero_()
+            replay()
+        torch.cuda.synchronize()
+    for out, before in zip(outs, expected, strict=True):
+        assert torch.equal(out, before)
+    assert bool(poison.isnan().all()), "a graph wrote into memory that is not its own"
+
+
+def test_a_graph_that_goes_takes_nothing_from_the_others():
+    device = torch.device("cuda")
+    left = torch.randn(128, 5120, device=device, dtype=torch.float16)
+    right = torch.randn(5120, 1280, device=device, dtype=torch.float16)
+    kept, gone = (torch.empty(128, 1280, device=device, dtype=torch.float16) for _ in range(2))
+    recorder = CudaRecorder(device)
+    with torch.inference_mode():
+        replay, other = (recorder(lambda out=out: torch.matmul(left, right, out=out)) for out in (kept, gone))
+        replay()
+        expected = kept.clone()
+        del other
+        gc.collect()
+        torch.cuda.empty_cache()
+        poison = torch.full((2**28,), float("nan"), device=device)
+        kept.zero_()
+        replay()
+        torch.cuda.synchronize()
+    assert torch.equal(kept, expected)
+    del poison
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize(
+    ("queries", "keys", "width"), [(4096, 4096, 40), (1024, 77, 64), (256, 256, 160), (1024, 1024, 512)]
+)
+def test_attention_operators_against_float64(name, queries, keys, width):
+    """Each kernel by its own name, on heads that lie between each other in memory as the networks have them."""
+    generator = torch.Generator("cuda").manual_seed(1)
+
+    def heads(count):
+        tokens = torch.randn(2, count, 8 * width, device="cuda", dtype=torch.float16, generator=generator)
+        return tokens.unflatten(2, (8, width)).transpose(1, 2)
+
+    query, key, value = heads(queries), heads(keys), heads(keys)
+    try:
+        found = _by(name, query, key, value, None)
+    except RuntimeError as exc:
+        pytest.skip(f"{name} cannot do this shape here: {str(exc).splitlines()[0]}")
+    scores = query.double() @ key.double().transpose(2, 3) / width**0.5
+    expected = torch.softmax(scores, dim=3) @ value.double()
+    error = (found.double() - expected).norm() / expected.norm()
+    assert error < 2e-3  # float16 has 11 bits: 5e-4 for each rounding of scores and weights
 
 
 def test_captured_and_launched_one_by_one_are_the_same_bits(recorded):

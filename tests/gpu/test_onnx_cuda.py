@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -106,3 +109,15 @@ def test_merging_and_company(cuda, reference):
     alone = drawn(cuda.run(ask(seed=8)))
     tickets = [cuda.submit(ask(seed=seed)) for seed in range(6, 12)]
     assert np.sqrt(np.mean((drawn(tickets[2].result()) - alone) ** 2)) < 2.0
+
+
+def test_the_provider_loads_without_torch():
+    """Torch brings CUDA's libraries with it; this backend has to find them where torch is not imported."""
+    code = (
+        "import sys, inlay\n"
+        "from inlay.backends.onnx.device import pick_device\n"
+        "from inlay.backends.onnx.session import STEP\n"
+        "print(pick_device('cuda').open(STEP.read_bytes()).get_providers()[0], 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["CUDAExecutionProvider", "False"], done.stderr

@@ -31,7 +31,8 @@ def exact_group_norm(x, norm, add):
 # channels, groups, height, width, dtype; what is special about it
 MAPS = [
     (320, 32, 5, 7, HALF),  # 10 channels a group, 12 groups of a chunk, the last chunk of 8
-    (320, 32, 16, 15, BRAIN),  # several tiles in one launch
+    (320, 32, 8, 7, BRAIN),  # several tiles in one launch
+    (320, 32, 16, 15, BRAIN),  # two launches, a block for each tile
     (40, 4, 30, 21, FULL),  # two launches, a last block of one partial tile
     (60, 2, 19, 17, HALF),  # two launches, 30 channels a group
     (2560, 32, 2, 3, BRAIN),  # 80 channels a group
@@ -58,6 +59,19 @@ def test_group_norm(guard, device, channels, groups, height, width, dtype, extra
     assert_rounded(group_norm_reference(x, norm, add), exact_group_norm(x, norm, add), 1e-5)
 
 
+@pytest.mark.parametrize(
+    ("side", "channels"),
+    [(64, 320), (64, 640), (64, 960), (32, 640), (32, 1280), (32, 1920), (16, 640), (16, 1280), (16, 2560)],
+)
+def test_group_norm_has_programs_for_a_large_gpu(monkeypatch, side, channels):
+    """The maps of an SD1.5 step, of a guided pair at 512 x 512; an H100 has 132 multiprocessors."""
+    grids = []
+    monkeypatch.setattr(groupnorm._normalise, "launch", lambda grid, *_, **__: grids.append(grid))
+    x = torch.empty(2, channels, side, side, dtype=HALF, memory_format=LAST)
+    groupnorm._launch(x, Norm(32, torch.empty(channels), torch.empty(channels)), None, x)
+    assert all(blocks * chunks * batch >= 96 for blocks, chunks, batch in grids), grids
+
+
 def test_group_norm_of_blocks_of_several_tiles(guard, device, monkeypatch):  # noqa: F811
     monkeypatch.setattr(groupnorm, "_MOST_BLOCKS", 3)
     x = guard.holding(random(1, 128, 31, 11, device=device), LAST)  # 341 places: 4, 4 and 3 tiles of 32
@@ -67,7 +81,7 @@ def test_group_norm_of_blocks_of_several_tiles(guard, device, monkeypatch):  # n
     assert torch.equal(found, group_norm(x, norm, fused=True))
 
 
-@pytest.mark.parametrize("height", [9, 40])
+@pytest.mark.parametrize("height", [7, 9, 40])
 def test_group_norm_of_values_far_from_zero(guard, device, height):  # noqa: F811
     """Squares minus squared mean would lose the variance of 1 beside 1e6 in float32: an error near 1e-1."""
     x = guard.holding(random(1, 12, height, 9, device=device) + 1000, LAST)

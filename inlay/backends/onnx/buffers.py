@@ -7,7 +7,6 @@ a lane: when a lane leaves, the next of the same shapes is written into them and
 from __future__ import annotations
 
 import math
-import threading
 from collections import OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnxruntime as ort
 
+from inlay.backends.driver import CAPTURE_LOCK
 from inlay.backends.onnx.device import Device, translated
 from inlay.backends.onnx.stream import Stream
 from inlay.errors import BackendError
@@ -28,8 +28,6 @@ _MOST, _MOST_BYTES = 32, 1 << 30
 _SEEN = 256
 # Tables of nearly the same length share graphs: they are filled up to a multiple of this.
 _ROWS = 32
-# While one session records, nothing else of this process may ask for memory on the device: not another one, at least.
-_RECORDING = threading.Lock()
 _BY_ROW = ("matrices", "scalars", "embeddings")
 _NEVER = -1
 
@@ -274,7 +272,7 @@ class Pool:
         # A number is never given out again: ONNX Runtime may have kept something under it even where this fails.
         number = 2 * self._numbers + 1
         self._numbers, self._bytes = self._numbers + 1, self._bytes + given.size
-        with translated("capture a step", self.loop.device), _RECORDING:
+        with translated("capture a step", self.loop.device), CAPTURE_LOCK:
             buffers = Buffers(self.loop, given, number)
             buffers.record(given)
         return buffers

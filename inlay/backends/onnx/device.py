@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -110,6 +112,8 @@ class Device:
         options.enable_mem_pattern = not captured
         if weights is not None:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights))
+        if self.kind != "cpu":
+            _load_cuda()
         session = ort.InferenceSession(graph, options, providers=self._providers(stream, captured))
         session.disable_fallback()
         session.stream = stream  # which has to outlive it
@@ -175,6 +179,17 @@ def installed_versions() -> tuple[tuple[str, str], ...]:
         except PackageNotFoundError:
             continue
     return tuple(found)
+
+
+@cache
+def _load_cuda() -> None:
+    """Load CUDA's libraries from pip's packages, where ONNX Runtime's provider does not look by itself.
+
+    What cannot be loaded is printed by ONNX Runtime to stdout, which is for data. Whether the provider works is asked
+    of each session instead.
+    """
+    with redirect_stdout(io.StringIO()):
+        ort.preload_dlls()
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from inlay.backends.driver import CAPTURE_LOCK
 from inlay.backends.onnx.buffers import Given, Loop, Pool
 from inlay.backends.onnx.capture import prove
 from inlay.backends.onnx.device import Device, installed_versions, pick_device, translated
@@ -163,7 +164,7 @@ class OnnxSession:
         if why_not:
             raise BackendError(f"steps cannot be captured: {why_not}")
         loop = self._open_pair(captured=True)
-        with translated("capture a step", self.device):
+        with translated("capture a step", self.device), CAPTURE_LOCK:
             prove(loop, self.facts["latent_channels"])
         return loop
 

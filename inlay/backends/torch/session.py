@@ -44,8 +44,9 @@ __all__ = ["TorchSession"]
 
 _Prompt = tuple[Tensor, Tensor | None, tuple[str, ...]]
 
-# Encoded prompts kept per session; one SD1.5 prompt is about 3 MB of keys and values in half precision.
-_PROMPTS = 64
+# Encoded prompts kept per session, and the device memory that they may take: in half precision the keys and values of
+# one prompt are 3 MB for SD1.5 and 26 MB for SDXL.
+_PROMPTS, _PROMPT_BYTES = 64, 256 * 2**20
 # Stages kept per session, and their share of a GPU's memory. A stage of eight lanes of SD1.5 takes about 100 MB.
 _STAGES, _STAGES_SHARE = 16, 8
 
@@ -85,7 +86,8 @@ class TorchSession:
             use_kernels(cast(nn.Module, network), self.fused)
         captured = _captures(capture, device, self.fused)
         # one for all that is recorded, whose memory they share; so either lets go of its own where the other needs it
-        recorder = CudaRecorder(device) if captured else None
+        recorder = CudaRecorder(device, required=capture == "on") if captured else None
+        self._recorder = recorder
         self._pictures = Pictures(parts.vae, device, self.fused, recorder, lambda: self._steps.let_go())
         self._steps = _stepping(parts, device, deterministic, self.fused, recorder, self._pictures.let_go)
         self._attention = Choices(timed=not deterministic)
@@ -107,8 +109,10 @@ class TorchSession:
     def runtime(self) -> Runtime:
         chosen = self._attention.record if self.device.type == "cuda" else (("every shape", DEFAULT),)
         reason = (self.opening.reason,) if self.opening and self.opening.reason else ()
-        notes = (*reason, *self.parts.notes, *self._pictures.notes)
-        return replace(self._runtime, attention=chosen, notes=notes)
+        notes, capture = (*reason, *self.parts.notes, *self._pictures.notes), self._runtime.capture
+        if self._recorder is not None and self._recorder.refused:
+            notes, capture = (*notes, self._recorder.refused), "off"
+        return replace(self._runtime, attention=chosen, notes=notes, capture=capture)
 
     @torch.inference_mode()
     def encode(self, inputs: Inputs) -> tuple[Conditioning, tuple[str, ...]]:
@@ -216,10 +220,16 @@ class TorchSession:
                 encoding = encoding.zeros()
             context = self.parts.unet.context(encoding.hidden.to(self.dtype))
             self._prompts[key] = (context, encoding.pooled, encoding.warnings)
-            if len(self._prompts) > _PROMPTS:
-                self._prompts.popitem(last=False)
+            self._forget_prompts()
         self._prompts.move_to_end(key)
         return self._prompts[key]
+
+    def _forget_prompts(self) -> None:
+        """Drop the longest unused, but never the last one."""
+        sizes = [context.nbytes for context, _, _ in self._prompts.values()]
+        while len(sizes) > 1 and (len(sizes) > _PROMPTS or sum(sizes) > _PROMPT_BYTES):
+            self._prompts.popitem(last=False)
+            del sizes[0]
 
     def _image_context(self, inputs: Inputs) -> Tensor | None:
         """The IP adapter's picture for each half, ``[2 or 1, m, K]``."""
