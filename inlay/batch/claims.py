@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
+from inlay.batch.ledger import Damage, is_text_list, read_values
 from inlay.batch.results import History
 from inlay.errors import OutputError
 
@@ -28,6 +28,9 @@ class Claims:
         history: names what is known from results.
         shard: each writes a file of its own.
 
+    Attributes:
+        damage: lines that say nothing.
+
     Raises:
         OutputError: the file cannot be opened.
     """
@@ -36,8 +39,10 @@ class Claims:
         self._out, self._done = str(out), history.done
         part, parts = shard
         path = out / (_NAME if parts == 1 else f"{_NAME}-{part}-of-{parts}")
+        self.damage = Damage()
+        files = sorted(each for each in out.glob(f"{_NAME}*") if each.is_file())
+        self._known = {(row, name) for each in files for row, name in read_values(each, _problem, self.damage)}
         try:
-            self._known = {claim for each in out.glob(f"{_NAME}*") for claim in _read(each)}
             self._file = path.open("ab", buffering=0)
         except OSError as exc:
             raise OutputError(f"{path} cannot be written: {exc.strerror or exc}") from exc
@@ -78,10 +83,5 @@ class Claims:
         self._file.close()
 
 
-def _read(path: Path) -> Iterator[tuple[str, str]]:
-    for line in path.read_bytes().splitlines():
-        try:
-            identifier, name = json.loads(line)
-        except (ValueError, TypeError):
-            continue  # the empty first line, or a torn one
-        yield str(identifier), str(name)
+def _problem(claim: Any) -> str:
+    return "" if is_text_list(claim) and len(claim) == 2 else "must be a row's id and the name of an output"

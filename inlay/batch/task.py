@@ -18,7 +18,8 @@ from inlay.errors import RequestError
 __all__ = ["Task", "history_of", "keep_out", "prepare"]
 
 _KEPT = (
-    "id", "line", "status", "time", "error", "spec_hash", "outputs", "bytes", "contents", "identities", "nameless",
+    "id", "line", "status", "time", "run", "error", "nameless", "spec_hash", "outputs", "bytes", "contents",
+    "identities",
 )  # fmt: skip
 
 
