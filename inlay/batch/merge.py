@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from inlay.batch.lock import locked
 from inlay.batch.replacing import replacing
-from inlay.batch.results import History, Record, order, read_history, read_lines, result_files
+from inlay.batch.results import History, Record, as_line, order, read_history, read_lines, result_files
 from inlay.errors import OutputError
 
 __all__ = ["fold", "merge"]
@@ -62,7 +61,7 @@ def fold(target: Path, history: History, files: Sequence[Path]) -> None:
 
 def _replace(target: Path, lines: Sequence[Record]) -> None:
     with replacing(target) as file:
-        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in lines)
+        file.writelines(map(as_line, lines))
     if sum(1 for _ in read_lines(target)) != len(lines):
         raise OutputError(f"{target} does not hold what was written to it")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
@@ -15,12 +14,15 @@ from typing import Self
 
 from inlay.batch.ledger import Damage, read_values
 from inlay.batch.record import Record, problem_of, timestamp
+from inlay.engine.output import flush_folder
 from inlay.errors import OutputError
+from inlay.printable import printable_json
 
 __all__ = [
     "History",
     "Record",
     "Results",
+    "as_line",
     "is_results",
     "name_of",
     "order",
@@ -71,25 +73,25 @@ class Results:
         self._mark: Record = {} if run is None else {"run": run}
         try:
             self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-            self._end = self._mend()
+            flush_folder(path.parent)
+            self._mend()
         except OSError as exc:
             raise OutputError(f"{path} cannot be written: {exc.strerror or exc}") from exc
 
     def add(self, records: Iterable[Record]) -> None:
         """Append the records, a line each, with one flush for all of them."""
-        text = "".join(_as_line(record | self._mark) for record in records)
-        data = text.encode("utf-8", "backslashreplace")  # the halves of surrogate pairs, as JSON escapes
+        data = "".join(as_line(record | self._mark) for record in records).encode()
+        end = os.fstat(self._handle).st_size
         try:
             written = 0
             while written < len(data):
                 written += os.write(self._handle, data[written:])
             os.fsync(self._handle)
         except BaseException as exc:  # an interruption too must leave whole lines
-            os.ftruncate(self._handle, self._end)
+            os.ftruncate(self._handle, end)
             if isinstance(exc, OSError):
                 raise OutputError(f"{self.path} cannot be written: {exc.strerror or exc}; the run stops") from exc
             raise
-        self._end += len(data)
 
     def close(self) -> None:
         """Close the file."""
@@ -103,17 +105,16 @@ class Results:
     ) -> None:
         self.close()
 
-    def _mend(self) -> int:
-        """The file's length, once a last line that a kill has torn is ended, so that the next begins its own."""
+    def _mend(self) -> None:
+        """End a last line that a kill has torn, so that the next begins its own."""
         end = os.fstat(self._handle).st_size
         if end and os.pread(self._handle, 1, end - 1) != b"\n":
             os.write(self._handle, b"\n")
-            end += 1
-        return end
 
 
-def _as_line(record: Record) -> str:
-    return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+def as_line(record: Record) -> str:
+    """A record as a line of JSON that every program takes for one."""
+    return printable_json(record, indent=None) + "\n"
 
 
 def read_lines(path: Path, damage: Damage | None = None) -> Iterator[Record]:
