@@ -13,14 +13,12 @@
     └── Cancelled               the caller asked for it
 
 Each class carries the exit code that the command line ends with. Messages are one line: they name the
-thing, its value and what is allowed. Whatever names and values hold, nothing in a message acts on a terminal.
+thing, its value and what is allowed.
 """
 
 from __future__ import annotations
 
 from types import UnionType
-
-from inlay.printable import printable
 
 __all__ = [
     "BackendError",
@@ -54,9 +52,6 @@ class InlayError(Exception):
     """Root of the tree; ``exit_code`` is what the command line ends with."""
 
     exit_code = 1
-
-    def __init__(self, message: str = "") -> None:
-        super().__init__(printable(" ".join(message.split("\n"))))
 
 
 class RequestError(InlayError):

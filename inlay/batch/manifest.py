@@ -11,9 +11,9 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from inlay.batch import folders, tables
-from inlay.batch.ledger import without_repeats
 from inlay.batch.line import Line
 from inlay.batch.settings import Options, Pair
 from inlay.errors import RequestError, shown
@@ -95,7 +95,7 @@ def _jsonl(path: Path) -> Iterator[Line]:
 
 def _json_line(number: int, text: bytes) -> Line:
     try:
-        fields = json.loads(text, object_pairs_hook=without_repeats)
+        fields = json.loads(text, object_pairs_hook=_without_repeats)
     except UnicodeDecodeError:
         return Line(number, problem="is not UTF-8")
     except RecursionError:
@@ -105,3 +105,13 @@ def _json_line(number: int, text: bytes) -> Line:
     if not isinstance(fields, dict):
         return Line(number, problem=f"must be a JSON object, not {shown(fields)}")
     return Line(number, fields)
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; a key that is there twice says two things."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {shown(repeated)} is there twice")
+    return made
