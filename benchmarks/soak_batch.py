@@ -30,10 +30,10 @@ SCHEDULERS = (
 )
 
 
-def manifest(folder: Path, rows: int) -> Path:
-    """Pictures and masks of all pairs of sides, and rows that take them in turn."""
+def manifest(folder: Path, rows: int, sides: tuple[int, ...] = SIDES) -> Path:
+    """Pictures and masks of all pairs of sides, and rows that take them at random."""
     rng = np.random.default_rng(0)
-    shapes = [(width, height) for width in SIDES for height in SIDES]
+    shapes = [(width, height) for width in sides for height in sides]
     for width, height in shapes:
         mask = np.zeros((height, width), np.uint8)
         mask[height // 4 : height // 2, width // 4 : width // 2] = 255
@@ -87,6 +87,9 @@ class Sample:
     threads: int
     temporary: int
 
+    def __str__(self) -> str:
+        return f"{self.rows:7d} {self.resident:10.1f} {self.descriptors:11d} {self.threads:8d} {self.temporary:9d}"
+
 
 def sample(rows: int, process: int) -> Sample:
     """Look at a worker now."""
@@ -114,8 +117,7 @@ class Curve:
             return
         for process in workers()[:1]:
             self.samples.append(sample(tally.finished, process))
-            print("{0.rows:7d} {0.resident:9.1f} {0.descriptors:11d} {0.threads:8d} {0.temporary:9d}".format(
-                self.samples[-1]), flush=True)  # fmt: skip
+            print(self.samples[-1], flush=True)
         self.mark = next(self.marks)
 
 
