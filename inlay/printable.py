@@ -24,9 +24,16 @@ def printable(text: str) -> str:
     return text if text.isprintable() else _IN_TEXT.sub(_escape, text)
 
 
-def printable_json(value: Any) -> str:
-    """A value as indented JSON whose strings hold no such character as it is; read back it is the same value."""
-    text = json.dumps(value, indent=2, ensure_ascii=False)
+def printable_json(value: Any, indent: int | None = 2) -> str:
+    """A value as JSON whose strings hold no such character as it is; read back it is the same value.
+
+    Args:
+        indent: blanks for each level; None puts everything on one line.
+
+    Raises:
+        ValueError: a number that is not finite, which JSON cannot hold.
+    """
+    text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
     return _IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from inlay.batch.ids import public_id
+from inlay.batch.ledger import Damage, is_text_list, read_values
 from inlay.batch.results import History
 from inlay.errors import OutputError
 
@@ -29,6 +29,9 @@ class Claims:
         history: names what is known from results.
         shard: each writes a file of its own.
 
+    Attributes:
+        damage: lines that say nothing.
+
     Raises:
         OutputError: the file cannot be opened.
     """
@@ -37,8 +40,11 @@ class Claims:
         self._out, self._done = str(out), history.done
         part, parts = shard
         path = out / (_NAME if parts == 1 else f"{_NAME}-{part}-of-{parts}")
+        self.damage = Damage()
+        files = sorted(each for each in out.glob(f"{_NAME}*") if each.is_file())
+        claims = (claim for each in files for claim in read_values(each, _problem, self.damage))
+        self._known = {(public_id(row), name) for row, name in claims}
         try:
-            self._known = {claim for each in out.glob(f"{_NAME}*") for claim in _read(each)}
             self._file = path.open("ab", buffering=0)
         except OSError as exc:
             raise OutputError(f"{path} cannot be written: {exc.strerror or exc}") from exc
@@ -80,10 +86,5 @@ class Claims:
         self._file.close()
 
 
-def _read(path: Path) -> Iterator[tuple[str, str]]:
-    for line in path.read_bytes().splitlines():
-        try:
-            identifier, name = json.loads(line)
-        except (ValueError, TypeError, RecursionError):
-            continue  # the empty first line, or a torn or foreign one
-        yield public_id(str(identifier)), str(name)
+def _problem(claim: Any) -> str:
+    return "" if is_text_list(claim) and len(claim) == 2 else "must be a row's id and the name of an output"

@@ -13,6 +13,7 @@ from inlay.errors import (
     SourceError,
     WeightsError,
 )
+from inlay.printable import printable
 from inlay.redact import redacted
 
 __all__ = ["CLASSES", "classify", "is_fatal", "sentence"]
@@ -23,6 +24,7 @@ or a row that cannot be read. memory: the device's. nan: numbers that are not fi
 cannot be opened. io: a file or URL that cannot be read or written. cancelled: the run was stopped. internal: the rest,
 a worker process that died among it."""
 
+_LONGEST = 10_000
 _SIZES = ("width", "height", "fit_output")
 _MASKS = ("mask_image", "mask_source", "mask_padding", "mask_dilate")
 
@@ -47,8 +49,9 @@ def classify(error: BaseException) -> str:
 
 
 def sentence(error: BaseException) -> str:
-    """What an error says, on one line. What is not ours may have line breaks, or say nothing at all."""
-    return redacted(" ".join(str(error).split("\n")).strip()) or type(error).__name__
+    """What an error says, on one line of bounded length. What is not ours may hold anything, or nothing at all."""
+    text = printable(redacted(" ".join(str(error).split("\n")).strip())) or type(error).__name__
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
 
 def is_fatal(error: BaseException) -> bool:

@@ -17,6 +17,7 @@ from inlay.batch.settings import read_limit
 from inlay.batch.supply import Buckets, Sieve, Supply
 from inlay.batch.tally import Tally
 from inlay.batch.task import Task, history_of
+from inlay.printable import printable
 
 __all__ = ["ATTEMPTS", "Watch", "name_the_rest", "refused", "run_here", "skipped"]
 
@@ -34,7 +35,8 @@ def run_here(task: Task, tally: Tally, watch: Watch) -> None:
     """Run a task with worker processes; ``tally`` says how it went, also where an interrupt ends it."""
     history = history_of(task.out)
     claims = Claims(task.out, history, task.options.shard)
-    with Results(task.out / name_of(task.options.shard)) as results, claims:
+    tally.warnings = [*history.damage.warnings, *claims.damage.warnings]
+    with Results(task.out / name_of(task.options.shard), history.next_run()) as results, claims:
         local = _Local(task, history, results, claims, tally, watch)
         try:
             local.run()
@@ -51,7 +53,7 @@ def skipped(row: Row | Refused, reason: str) -> Record:
 
 def refused(row: Refused) -> Record:
     """The record of a row that cannot be run."""
-    return failed(Job(row.number, row.id, ()), row.error, row.text) | _nameless(row)
+    return failed(Job(row.number, row.id, ()), row.error, printable(row.text)) | _nameless(row)
 
 
 def _nameless(row: Row | Refused) -> Record:
@@ -65,7 +67,7 @@ def name_the_rest(task: Task, tally: Tally, reason: str) -> None:
     rows = (row for row in task.all_rows(history) if row.id not in history.last)
     records = [skipped(row, reason) for row in rows]
     if records:
-        with Results(task.out / name_of(task.options.shard)) as results:
+        with Results(task.out / name_of(task.options.shard), history.next_run()) as results:
             results.add(records)
     for record in records:
         tally.add(record)
@@ -184,14 +186,19 @@ class _Local:
         return [failed(job, "internal", reason) for job in jobs if job.attempt >= ATTEMPTS]
 
     def _write(self, records: list[Record]) -> None:
-        if records:
-            self._results.add(records)
+        lines = [record for record in records if not self._keeps_its_line(record)]
+        if lines:
+            self._results.add(lines)
         for record in records:
             self._named.add(record["id"])
             self._tally.add(record)
         if self._crew is not None:
             self._tally.states = self._crew.states()
         self._watch(self._tally)
+
+    def _keeps_its_line(self, record: Record) -> bool:
+        """Whether a retry was stopped with the row in flight: its error stays, and the next retry takes it up."""
+        return self._task.failures is not None and record["status"] == "cancelled"
 
     def _stop(self, reason: str) -> None:
         """Cancel what is in flight; every other row that no line names gets one that says why it was not begun."""

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from inlay.batch.classes import classify, sentence
 from inlay.batch.hashes import Specs, contents_of, identity, sources_of
 from inlay.batch.jobs import Job
 from inlay.batch.pool import Pool
-from inlay.batch.results import Record
+from inlay.batch.record import Record, timestamp
 from inlay.batch.settings import Options
 from inlay.engine.access import Access
 from inlay.engine.engine import Engine
@@ -61,12 +60,8 @@ def failed(job: Job, error: str, text: str) -> Record:
 
 
 def _head(job: Job) -> Record:
-    head: Record = {"id": job.id, "line": job.number, "attempts": job.attempt, "time": _now()}
+    head: Record = {"id": job.id, "line": job.number, "attempts": job.attempt, "time": timestamp()}
     return head | ({"degraded": list(job.degraded)} if job.degraded else {})
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def _deliver(
@@ -192,7 +187,7 @@ class Painter:
             return self._specs.spec(request, contents, job.outputs)
 
     def _skipped(self, item: _Item) -> Record:
-        text = "done before: its files are new, their content is not"
+        text = "done before: the pictures are the ones that it was done with"
         seen = {"identities": dict(item.identities), "spec_hash": item.job.known}
         return {**_head(item.job), "status": "skipped", "text": text, **seen}
 

@@ -22,9 +22,11 @@ from typing import Any
 from inlay.batch.claims import Claims
 from inlay.batch.classes import is_fatal
 from inlay.batch.jobs import Job
+from inlay.batch.ledger import read_json
 from inlay.batch.local import ATTEMPTS, Watch, name_the_rest, refused
 from inlay.batch.merge import fold
 from inlay.batch.painter import Painter, failed
+from inlay.batch.record import problem_of
 from inlay.batch.results import History, Record, Results, name_of, read_history, result_files, retirement
 from inlay.batch.rows import Refused
 from inlay.batch.settings import Options, read_limit
@@ -46,11 +48,11 @@ def run_on_ray(task: Task, tally: Tally, watch: Watch) -> None:
     Raises:
         BackendError: Ray is not installed, or the run failed as a whole.
     """
-    _gather(task)
+    _gather(task, tally)
     history = history_of(task.out)
     jobs, unfit = _sorted_jobs(task, history, tally)
-    target = task.out / name_of(task.options.shard)
-    with Results(target) as results:
+    target, number = task.out / name_of(task.options.shard), history.next_run()
+    with Results(target, number) as results:
         for first in range(0, len(unfit), 256):
             results.add(unfit[first : first + 256])
     for record in unfit:
@@ -58,26 +60,28 @@ def run_on_ray(task: Task, tally: Tally, watch: Watch) -> None:
     limit = 0 if task.options.fail_fast else read_limit(task.options.max_errors, tally.rows)
     try:
         if jobs:
-            _run(task, jobs, tally, watch, limit)
+            _run(task, jobs, number, tally, watch, limit)
     except KeyboardInterrupt:
         tally.stopped = "interrupted"
         raise
     finally:
-        _gather(task)
+        _gather(task, tally)
         if tally.stopped:
             name_the_rest(task, tally, tally.stopped)
-    with Results(target) as results:
+    with Results(target, number) as results:
         results.add(map(retirement, task.ghosts(history)))
 
 
-def _gather(task: Task) -> None:
+def _gather(task: Task, tally: Tally) -> None:
     """Put what actors have left, of this run or of one that was killed, into the run's own file."""
     target, left = task.out / name_of(task.options.shard), _actor_files(task)
     for path in task.out.glob(f"{_begun(task.options)}*"):
         path.unlink()
     if left:
         files = [*left, *([target] if target.exists() else [])]
-        fold(target, read_history(files), files)
+        history = read_history(files)
+        tally.warnings += history.damage.warnings
+        fold(target, history, files)
 
 
 def _actor_files(task: Task) -> list[Path]:
@@ -101,6 +105,7 @@ def _sorted_jobs(task: Task, history: History, tally: Tally) -> tuple[list[Job],
     unfit: list[Record] = []
     rows = 0
     with Claims(task.out, history, task.options.shard) as claims:
+        tally.warnings += [*history.damage.warnings, *claims.damage.warnings]
         sieve = Sieve(task, history, claims)
         for row in task.all_rows(history):
             rows += 1
@@ -113,9 +118,9 @@ def _sorted_jobs(task: Task, history: History, tally: Tally) -> tuple[list[Job],
     return [job for _, job in sorted(jobs, key=lambda pair: (pair[0], pair[1].number))], unfit
 
 
-def _run(task: Task, jobs: list[Job], tally: Tally, watch: Watch, limit: int | None) -> None:
-    """Hand the jobs to Ray, and count what comes back."""
-    for record in _records(task, jobs):
+def _run(task: Task, jobs: list[Job], number: int, tally: Tally, watch: Watch, limit: int | None) -> None:
+    """Hand the jobs of the run of that number to Ray, and count what comes back."""
+    for record in _records(task, jobs, number):
         tally.add(record["record"])
         tally.states = _latest(tally.states, record["state"])
         watch(tally)
@@ -128,7 +133,7 @@ def _latest(states: list[dict[str, Any]], state: dict[str, Any]) -> list[dict[st
     return [*(each for each in states if each["actor"] != state["actor"]), state]
 
 
-def _records(task: Task, jobs: list[Job]) -> Iterator[dict[str, Any]]:
+def _records(task: Task, jobs: list[Job], number: int) -> Iterator[dict[str, Any]]:
     """Records and states of actors, as they come. A cluster that was started here is shut down here."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
@@ -140,7 +145,7 @@ def _records(task: Task, jobs: list[Job]) -> Iterator[dict[str, Any]]:
     if ours:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
-        yield from _mapped(ray, task, jobs)
+        yield from _mapped(ray, task, jobs, number)
     except (ray.exceptions.RayError, RuntimeError) as exc:
         reason = (str(exc).strip() or type(exc).__name__).splitlines()[-1]
         raise BackendError(f"the run on Ray failed: {reason}") from exc
@@ -149,7 +154,7 @@ def _records(task: Task, jobs: list[Job]) -> Iterator[dict[str, Any]]:
             ray.shutdown()
 
 
-def _mapped(ray: Any, task: Task, jobs: list[Job]) -> Iterator[dict[str, Any]]:
+def _mapped(ray: Any, task: Task, jobs: list[Job], number: int) -> Iterator[dict[str, Any]]:
     options = task.options
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars, context.print_on_execution_start = False, False
@@ -161,7 +166,7 @@ def _mapped(ray: Any, task: Task, jobs: list[Job]) -> Iterator[dict[str, Any]]:
     # A block for each batch: what one actor's death puts back is one batch.
     rows = ray.data.from_items(items, override_num_blocks=-(-len(jobs) // size)).map_batches(
         Actor,
-        fn_constructor_args=(options.for_workers(), str(task.out.absolute())),
+        fn_constructor_args=(options.for_workers(), str(task.out.absolute()), number),
         batch_size=size,
         compute=ray.data.ActorPoolStrategy(size=workers),
         num_cpus=1,
@@ -176,16 +181,20 @@ def _wants_gpu(options: Options) -> bool:
 
 
 class Actor:
-    """What Ray starts on each worker, and starts again where it dies: one engine, and a file of results of its own."""
+    """What Ray starts on each worker, and starts again where it dies: one engine, and a file of results of its own.
 
-    def __init__(self, options: Mapping[str, Any], out: str) -> None:
+    Args:
+        run: the number of the run, for the lines of results.
+    """
+
+    def __init__(self, options: Mapping[str, Any], out: str, run: int | None = None) -> None:
         self._options, self._out = Options.of(dict(options)), Path(out)
         self._name = secrets.token_hex(6)
         self._painter = Painter(self._options, self._out, self._options.device)
         self._read: dict[Path, int] = {}
         self._finished: dict[str, Record] = {}
         self._begun: Counter[str] = Counter()
-        self._results = Results(self._out / f"results-ray-{_mark(self._options)}-{self._name}.jsonl")
+        self._results = Results(self._out / f"results-ray-{_mark(self._options)}-{self._name}.jsonl", run)
         self._journal = self._out / f"{_begun(self._options)}{self._name}"
         self._lock = threading.Lock()
 
@@ -197,11 +206,12 @@ class Actor:
     def _catch_up(self) -> None:
         """Read what other actors have finished, and begun, since the last time: a batch may be one that was theirs."""
         for line in self._news(f"results-ray-{_mark(self._options)}-*.jsonl"):
-            self._finished[line["id"]] = line
-        self._begun.update(self._news(f"{_begun(self._options)}*"))
+            if not problem_of(line):
+                self._finished[line["id"]] = line
+        self._begun.update(name for name in self._news(f"{_begun(self._options)}*") if isinstance(name, str))
 
     def _news(self, pattern: str) -> Iterator[Any]:
-        """The lines of others that were added to their files of that name; torn ones are left out."""
+        """The values of the lines that others added to their files of that name; torn lines are left out."""
         for path in self._out.glob(pattern):
             if self._name in path.name:
                 continue
@@ -209,7 +219,7 @@ class Actor:
                 file.seek(self._read.get(path, 0))
                 lines = [line for line in file if line.endswith(b"\n")]
             self._read[path] = self._read.get(path, 0) + sum(map(len, lines))
-            yield from map(json.loads, lines)
+            yield from (value for problem, value in map(read_json, lines) if not problem)
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[str]]:
         """A batch of jobs as JSON → their records as JSON."""

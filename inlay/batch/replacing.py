@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
+from inlay.engine.output import flush_folder
 from inlay.errors import OutputError
 
 __all__ = ["replacing"]
@@ -30,6 +31,7 @@ def replacing(path: Path) -> Iterator[TextIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        flush_folder(path.parent)
     except BaseException as exc:  # an interruption too must leave nothing behind
         with contextlib.suppress(OSError):
             temporary.unlink()

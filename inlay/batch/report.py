@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from inlay.batch.ledger import LONGEST, Damage, read_json
 from inlay.batch.replacing import replacing
 from inlay.batch.results import read_history, result_files
+from inlay.batch.tally import problem_of
 from inlay.errors import OutputError
+from inlay.printable import printable
 
 __all__ = ["as_text", "report", "run_as_text", "write_report"]
 
 _SHOWN = 50
-_KEPT = ("id", "status", "time", "error", "text", "attempts", "line", "degraded")
+_KEPT = ("id", "status", "time", "run", "error", "text", "attempts", "line", "degraded")
+_NAME = re.compile(r"report(-\d+-of-\d+)?\.json")
 
 
 def _name(shard: tuple[int, int]) -> str:
@@ -33,6 +38,8 @@ def write_report(out: Path, shard: tuple[int, int], numbers: Mapping[str, Any]) 
 def report(out: str | os.PathLike[str]) -> dict[str, Any]:
     """Rows by status, failed rows with their reasons, and the numbers of the latest run (of each shard).
 
+    What is damaged among the lines and numbers is left out, and named under ``warnings``.
+
     Raises:
         OutputError: there are no results in the folder.
     """
@@ -43,7 +50,7 @@ def report(out: str | os.PathLike[str]) -> dict[str, Any]:
     history = read_history(files, _KEPT)
     status = Counter(_status(record, history.done) for record in history.last.values())
     failed = [record for record in history.last.values() if record["status"] in ("error", "cancelled")]
-    runs = {path.stem: _numbers(path) for path in sorted(folder.glob("report*.json"))}
+    runs = _runs(folder, history.damage)
     return {
         "rows": len(history.last),
         **{name: status[name] for name in ("ok", "error", "skipped", "cancelled")},
@@ -52,6 +59,7 @@ def report(out: str | os.PathLike[str]) -> dict[str, Any]:
         "degraded": sum(bool(record.get("degraded")) for record in history.last.values()),
         "failed": sorted(failed, key=lambda record: record.get("line", 0)),
         "runs": runs,
+        "warnings": history.damage.warnings,
     }
 
 
@@ -61,15 +69,24 @@ def _status(record: Mapping[str, Any], done: Mapping[str, Any]) -> str:
     return "ok" if found else str(record["status"])
 
 
-def _numbers(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as exc:
-        raise OutputError(f"{path} cannot be read: {exc}") from exc
+def _runs(folder: Path, damage: Damage) -> dict[str, Any]:
+    """The numbers of the latest run, and of each shard's, by the names of their files."""
+    runs: dict[str, Any] = {}
+    for path in sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name) and path.is_file()):
+        try:
+            with path.open("rb") as file:
+                problem, numbers = read_json(file.read(LONGEST + 1))
+        except OSError as exc:
+            raise OutputError(f"{path} cannot be read: {exc.strerror or exc}") from exc
+        if problem := problem or problem_of(numbers):
+            damage.add(path, "the file", problem)
+        else:
+            runs[path.stem] = numbers
+    return runs
 
 
 def as_text(made: Mapping[str, Any]) -> str:
-    """A report for people."""
+    """A report for people; its warnings are left to who prints it."""
     counts = ", ".join(f"{made[name]} {name}" for name in ("ok", "error", "skipped", "cancelled") if made[name])
     lines = [f"{made['rows']} rows: {counts or 'none'}"]
     lines += [f"  {name}: {count}" for name, count in made["errors"].items()]
@@ -78,12 +95,16 @@ def as_text(made: Mapping[str, Any]) -> str:
     if len(made["failed"]) > _SHOWN:
         lines.append(f"… and {len(made['failed']) - _SHOWN} more (--json shows all)")
     for name, numbers in made["runs"].items():
-        lines += ["", f"latest run ({name}.json)", run_as_text(numbers)]
-    return "\n".join(lines)
+        lines += ["", f"latest run ({name}.json)", *_lines_of(numbers)]
+    return "\n".join(map(printable, lines))
 
 
 def run_as_text(numbers: Mapping[str, Any]) -> str:
-    """The numbers of one run for people."""
+    """The numbers of one run for people; its warnings are left to who prints it."""
+    return "\n".join(map(printable, _lines_of(numbers)))
+
+
+def _lines_of(numbers: Mapping[str, Any]) -> list[str]:
     counts = [f"{numbers[name]} {name}" for name in ("ok", "error", "skipped", "cancelled") if numbers[name]]
     before = [f"{numbers['before']} done before"] if numbers["before"] else []
     lines = [f"{numbers['rows']} rows: {', '.join([*counts, *before]) or 'none'}"]
@@ -102,4 +123,4 @@ def run_as_text(numbers: Mapping[str, Any]) -> str:
         )
         stages = (f"{name} {each['p50']:.3f}/{each['p95']:.3f}" for name, each in numbers["stages"].items())
         lines.append(f"seconds a row, p50/p95: {', '.join(stages)}")
-    return "\n".join(lines)
+    return lines

@@ -114,13 +114,14 @@ def _conclude(task: Task, tally: Tally) -> None:
 def _sweep(out: Path, shard: tuple[int, int]) -> None:
     """Remove what was left unfinished by processes that were killed.
 
-    The lock is held, so no other run is at these files, but for other shards: theirs are known by their age.
+    The lock is held, so no other run is at these files, but for other shards: theirs are known by their age, which a
+    clock that was set back in between makes negative.
     """
-    newest = time.time() - (0 if shard[1] == 1 else ABANDONED)
+    now, youngest = time.time(), 0 if shard[1] == 1 else ABANDONED
     for folder, _, files in os.walk(out):
         for name in files:
             if name.startswith(".inlay-") and name.endswith(".part"):
                 path = os.path.join(folder, name)
                 with contextlib.suppress(FileNotFoundError):
-                    if os.stat(path).st_mtime <= newest:
+                    if abs(now - os.stat(path).st_mtime) >= youngest:
                         os.unlink(path)

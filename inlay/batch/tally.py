@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from inlay.batch.ledger import is_text_list
 from inlay.batch.results import Record
+from inlay.errors import shown
 
-__all__ = ["Tally", "quantile"]
+__all__ = ["Tally", "problem_of", "quantile"]
 
 
 @dataclass
@@ -26,6 +28,7 @@ class Tally:
         again: attempts beyond the first.
         first: seconds until the first picture, weights loaded by then: the warm-up.
         stages: seconds by stage, one for each row.
+        warnings: what was damaged in the files of earlier runs, and left out.
     """
 
     rows: int = 0
@@ -42,6 +45,7 @@ class Tally:
     stages: dict[str, array[float]] = field(default_factory=lambda: defaultdict(lambda: array("d")))
     states: list[dict[str, Any]] = field(default_factory=list)
     stopped: str = ""
+    warnings: list[str] = field(default_factory=list)
 
     def add(self, record: Record) -> None:
         """Take in a line of results."""
@@ -96,6 +100,7 @@ class Tally:
             "peak_memory_mib": _most(self.states, "memory"),
             "peak_device_memory_mib": _most(self.states, "device_memory"),
             "stages": {name: _spread(times) for name, times in sorted(self.stages.items())},
+            "warnings": self.warnings,
         }
 
 
@@ -111,3 +116,32 @@ def _spread(times: array[float]) -> dict[str, float]:
 def quantile(ordered: list[float], share: float) -> float:
     """The value that ``share`` of the ordered ones do not exceed (nearest rank)."""
     return ordered[min(len(ordered) - 1, max(0, -(-int(share * 1000) * len(ordered) // 1000) - 1))]
+
+
+def problem_of(numbers: Any) -> str:
+    """What keeps a value from being :meth:`Tally.to_dict`'s; "" for nothing. Other keys may hold anything."""
+    if not isinstance(numbers, dict):
+        return f"must be an object, not {shown(numbers)}"
+    for name, example in Tally().to_dict().items():
+        value = numbers.get(name, [] if name == "warnings" else None)  # earlier versions had no warnings
+        if not _is_like(value, example) or (name in _NESTED and not _NESTED[name](value)):
+            return f"{name} cannot be {shown(value)}"
+    return ""
+
+
+def _is_like(value: Any, example: Any) -> bool:
+    """Whether a value is a number, text, list or object as the example is."""
+    if isinstance(example, int | float):
+        return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e18
+    return isinstance(value, type(example))
+
+
+def _is_spread(value: Any) -> bool:
+    return isinstance(value, dict) and all(_is_like(value.get(name), 0.0) for name in ("p50", "p95"))
+
+
+_NESTED: Mapping[str, Callable[[Any], bool]] = {
+    "errors": lambda value: all(_is_like(count, 0) for count in value.values()),
+    "stages": lambda value: all(map(_is_spread, value.values())),
+    "warnings": is_text_list,
+}

@@ -21,7 +21,8 @@ __all__ = ["Task", "history_of", "keep_out", "prepare"]
 log = logging.getLogger("inlay")
 
 _KEPT = (
-    "id", "line", "status", "time", "error", "spec_hash", "outputs", "bytes", "contents", "identities", "nameless",
+    "id", "line", "status", "time", "run", "error", "nameless", "spec_hash", "outputs", "bytes", "contents",
+    "identities",
 )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from inlay.batch.classes import classify, sentence
@@ -21,6 +21,7 @@ from inlay.engine.registry import Registry
 from inlay.engine.request import InpaintRequest
 from inlay.engine.resolve import resolve
 from inlay.errors import RequestError, SourceError, shown
+from inlay.printable import printable
 
 __all__ = ["Findings", "validate"]
 
@@ -70,12 +71,12 @@ def validate(
         if isinstance(row, Row):
             names.add(row)
         if problem is not None:
-            problems.append(problem)
+            problems.append(replace(problem, text=printable(problem.text)))
     if not count:
         raise found.without_rows()
     for row in map(reader.row, found):
         if isinstance(row, Row) and (text := names.problem(row)):
-            problems.append(Refused(row.number, row.id, "param", text))
+            problems.append(Refused(row.number, row.id, "param", printable(text)))
     return Findings(count, tuple(sorted(problems, key=lambda each: each.number)), found.notes)
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-import json
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -16,6 +15,7 @@ import typer
 
 from inlay.commands.options import AllowPrivateUrls, AsJson, Backend, Device, Kernels, MaxPixels, Weights
 from inlay.errors import Cancelled, RequestError
+from inlay.printable import printable, printable_json
 
 if TYPE_CHECKING:
     from inlay.batch import Findings, Options, Pair, Tally
@@ -73,7 +73,7 @@ def validate_command(
         allow_private_urls=allow_private_urls, max_pixels=max_pixels,
     )  # fmt: skip
     found = validate(_place(manifest, images, masks), options, decode=decode, out=out)
-    typer.echo(_findings_as_json(found) if as_json else _findings_as_text(found))
+    typer.echo(printable_json(_findings_as_dict(found)) if as_json else _findings_as_text(found))
     if found.problems:
         raise typer.Exit(RequestError.exit_code)
 
@@ -164,7 +164,8 @@ def report_command(out: Folder, as_json: AsJson = False) -> None:
     from inlay.batch.report import as_text, report
 
     made = report(out)
-    typer.echo(json.dumps(made, indent=2, ensure_ascii=False) if as_json else as_text(made))
+    _warn(made["warnings"])
+    typer.echo(printable_json(made) if as_json else as_text(made))
 
 
 @batch.command("merge")
@@ -175,7 +176,11 @@ def merge_command(
     """Put the results of shards (and of other folders) into one results.jsonl."""
     from inlay.batch import merge
 
-    typer.echo(f"{merge(out, others or [])} rows in {out / 'results.jsonl'}")
+    try:
+        rows = merge(out, others or [], lambda sentence: _warn([sentence]))
+    except KeyboardInterrupt as exc:
+        raise Cancelled(f"interrupted; the same command goes on ({out})") from exc
+    typer.echo(printable(f"{rows} rows in {out / 'results.jsonl'}"))
 
 
 def _carry_out(how: Callable[[Any, Path, Options, Callable[[Tally], None]], Tally], asked: _Asked) -> None:
@@ -190,9 +195,15 @@ def _carry_out(how: Callable[[Any, Path, Options, Callable[[Tally], None]], Tall
     except KeyboardInterrupt as exc:
         raise Cancelled(f"interrupted; the same command goes on where it stopped ({asked.out})") from exc
     numbers = tally.to_dict()
-    typer.echo(json.dumps(numbers, indent=2) if asked.as_json else run_as_text(numbers))
+    _warn(tally.warnings)
+    typer.echo(printable_json(numbers) if asked.as_json else run_as_text(numbers))
     if tally.failed:
         raise typer.Exit(1)
+
+
+def _warn(sentences: Iterable[str]) -> None:
+    for sentence in sentences:
+        typer.echo(f"inlay: {sentence}", err=True)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -232,10 +243,9 @@ def _findings_as_text(found: Findings) -> str:
         named = line if each.id == line else f"{line}: {each.id}"
         lines.append(f"{named}: {each.error}: {each.text}")
     bad = len({each.number for each in found.problems})
-    return "\n".join([*found.notes, *lines, f"{found.rows} rows, {bad} with problems"])
+    return "\n".join(map(printable, [*found.notes, *lines, f"{found.rows} rows, {bad} with problems"]))
 
 
-def _findings_as_json(found: Findings) -> str:
+def _findings_as_dict(found: Findings) -> dict[str, Any]:
     problems = [{"line": each.number, "id": each.id, "class": each.error, "text": each.text} for each in found.problems]
-    numbers = {"rows": found.rows, "problems": problems, "notes": list(found.notes)}
-    return json.dumps(numbers, indent=2, ensure_ascii=False)
+    return {"rows": found.rows, "problems": problems, "notes": list(found.notes)}

@@ -26,6 +26,7 @@ __all__ = [
     "a1111_parameters",
     "check_outputs",
     "encode",
+    "flush_folder",
     "output_names",
     "output_paths",
     "save",
@@ -296,7 +297,7 @@ def _write_atomically(path: Path, data: bytes, overwrite: bool) -> None:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
         raise
-    _flush_folder(path.parent)
+    flush_folder(path.parent)
 
 
 def _publish(temporary: Path, path: Path, overwrite: bool) -> None:
@@ -318,8 +319,8 @@ def _publish(temporary: Path, path: Path, overwrite: bool) -> None:
         temporary.unlink()
 
 
-def _flush_folder(folder: Path) -> None:
-    """Make the new name durable, where the system has a way to (POSIX)."""
+def flush_folder(folder: Path) -> None:
+    """Make the names in a folder durable, where the system has a way to (POSIX)."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -77,6 +77,46 @@ def test_a_worker_that_dies_is_replaced_and_its_rows_are_run_again(with_faults, 
     assert pictures(out) == pictures(tmp_path / "reference")
 
 
+@pytest.mark.timeout(100)
+def test_a_row_that_kills_its_worker_is_given_up_and_takes_no_other_with_it_twice(with_faults, tmp_path):
+    """Its first company is run again, each alone; what comes later never meets it."""
+    rows = with_faults.rows(24)
+    rows[0]["prompt"] = "crash"
+    options = with_faults.with_options(slots=1, threads=1)  # four rows in flight at once
+    tally = batch.run(with_faults.manifest(rows), tmp_path / "out", options)
+    made = {line["id"]: line for line in lines(tmp_path / "out")}
+    assert (tally.status, tally.restarts) == ({"ok": 23, "error": 1}, 3)
+    assert (made["row-0"]["error"], made["row-0"]["attempts"]) == ("internal", 3)
+    attempts = [line["attempts"] for name, line in made.items() if name != "row-0"]
+    assert set(attempts) <= {1, 2}
+    assert attempts.count(2) <= 3
+
+
+def test_a_retry_that_is_interrupted_leaves_its_rows_to_the_next(with_faults, tmp_path, monkeypatch):
+    """Those in flight are no errors of another class now: the same command takes them up."""
+    monkeypatch.setenv("INLAY_TEST_FAULTS", "0.05")
+    rows, out = with_faults.rows(10), tmp_path / "out"
+    for row in rows:
+        row["init_image"] = row["init_image"].replace("photos", "late")
+    manifest, options = with_faults.manifest(rows), with_faults.with_options(slots=1, threads=1)
+    assert batch.run(manifest, out, options).errors == {"io": 10}
+    (with_faults.folder / "photos").rename(with_faults.folder / "late")
+
+    def interrupt(tally):
+        if tally.status["ok"]:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        batch.retry(manifest, out, options, interrupt, classes=["io"])
+    report = batch.report(out)
+    assert report["ok"] + report["error"] == 10
+    assert 1 <= report["ok"] < 10
+    assert report["runs"]["report"]["cancelled"] >= 1
+    tally = batch.retry(manifest, out, options, classes=["io"])
+    assert tally.status == {"ok": report["error"]}
+    assert batch.report(out)["ok"] == 10
+
+
 def test_after_a_cuda_error_another_process_takes_over(with_faults, tmp_path):
     rows = with_faults.rows(20)
     rows[7]["prompt"] = "cuda"

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -72,6 +73,61 @@ def test_a_write_that_fails_leaves_whole_lines(tmp_path, monkeypatch):
         results.add([line("c")])
     assert [each["id"] for each in read_lines(path)] == ["a", "c"]
     assert path.read_text().count("\n") == 2
+
+
+def watched(monkeypatch, folder):
+    """What is flushed to the disk, in order: "folder", or a file's content at that moment."""
+    real, steps = os.fsync, []
+
+    def fsync(handle):
+        found = os.fstat(handle)
+        is_folder = found.st_ino == folder.stat().st_ino
+        steps.append("folder" if is_folder else Path(f"/proc/self/fd/{handle}").read_text())
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    return steps
+
+
+def test_what_was_added_is_on_the_disk(tmp_path, monkeypatch):
+    steps = watched(monkeypatch, tmp_path)
+    with Results(tmp_path / "results.jsonl") as results:
+        assert steps == ["folder"]  # the name of the file
+        for count in (1, 2):
+            results.add([line("a"), line("b")])
+            assert len(steps) == count + 1
+            assert steps[-1] == (tmp_path / "results.jsonl").read_text()
+    assert steps[-1].count("\n") == 4
+
+
+def test_what_was_merged_is_on_the_disk_before_the_parts_go(tmp_path, monkeypatch):
+    for name in "ab":
+        with Results(tmp_path / f"results-{'ab'.index(name) + 1}-of-2.jsonl") as results:
+            results.add([line(name)])
+    steps = watched(monkeypatch, tmp_path)
+    replace, unlink = os.replace, Path.unlink
+    monkeypatch.setattr(os, "replace", lambda *paths: steps.append("replace") or replace(*paths))
+    monkeypatch.setattr(Path, "unlink", lambda path: steps.append("unlink") or unlink(path))
+    batch.merge(tmp_path)
+    assert steps == [(tmp_path / "results.jsonl").read_text(), "replace", "folder", "unlink", "unlink"]
+
+
+def test_an_interrupt_after_a_line_costs_no_line(tmp_path, monkeypatch):
+    """Whenever it comes, what is there are whole lines, and a failure later takes back its own alone."""
+    path, real = tmp_path / "results.jsonl", os.fsync
+
+    def interrupted(handle):
+        real(handle)
+        raise KeyboardInterrupt
+
+    with Results(path) as results:
+        results.add([line("a")])
+        monkeypatch.setattr(os, "fsync", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            results.add([line("b")])
+        monkeypatch.setattr(os, "fsync", real)
+        results.add([line("c")])
+    assert [each["id"] for each in read_lines(path)] == ["a", "c"]
 
 
 @contextmanager

@@ -145,10 +145,11 @@ def test_a_changed_model_or_encoding_runs_again(album, tmp_path):
 def test_too_many_errors_stop_the_run_and_every_row_is_named(album, tmp_path):
     rows = [album.row(number, strength=3.0) if number < 40 else album.row(number) for number in range(60)]
     tally = batch.run(album.manifest(rows), tmp_path / "out", album.with_options(max_errors="50%"))
-    assert tally.stopped == "40 rows failed, more than 30"
     made = {line["id"]: line["status"] for line in lines(tmp_path / "out")}
     assert len(made) == 60
-    assert sorted(made.values()).count("error") == 40
+    failed = list(made.values()).count("error")  # how many are written down together hangs on the machine
+    assert 30 < failed <= 40
+    assert tally.stopped == f"{failed} rows failed, more than 30"
     assert set(made.values()) <= {"error", "skipped", "cancelled", "ok"}
     last = batch.run(album.manifest(rows[40:]), tmp_path / "out", album.options)
     assert last.status["ok"] + last.before == 20

@@ -285,6 +285,26 @@ def test_the_file_is_complete_when_it_gets_its_name(tmp_path, monkeypatch):
     assert seen == [(str(tmp_path), (tmp_path / "x.png").stat().st_size, False)]
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_picture_and_name_are_flushed_to_the_disk_in_that_order(tmp_path, monkeypatch, overwrite):
+    path, steps = tmp_path / "x.png", []
+    real = {name: getattr(os, name) for name in ("fsync", "link", "replace")}
+
+    def fsync(handle):
+        found = os.fstat(handle)
+        steps.append("folder" if found.st_ino == tmp_path.stat().st_ino else found.st_size)
+        real["fsync"](handle)
+
+    def named(name):
+        return lambda *paths: steps.append(name) or real[name](*paths)
+
+    monkeypatch.setattr(output.os, "fsync", fsync)
+    for name in ("link", "replace"):
+        monkeypatch.setattr(output.os, name, named(name))
+    save(picture(), path, options=SaveOptions(overwrite=overwrite))
+    assert steps == [path.stat().st_size, "replace" if overwrite else "link", "folder"]
+
+
 def test_file_systems_without_hard_links(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(errno.EPERM, "Operation not permitted")

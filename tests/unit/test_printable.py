@@ -24,6 +24,9 @@ def test_what_a_terminal_acts_upon_is_an_escape(character):
     made = printable_json({character: [character]})
     assert all(each == "\n" or each.isprintable() for each in made)
     assert json.loads(made) == {character: [character]}
+    line = printable_json({character: [character]}, indent=None)
+    assert line.isprintable()
+    assert json.loads(line) == {character: [character]}
 
 
 def test_how_escapes_look():

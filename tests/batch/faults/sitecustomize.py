@@ -2,13 +2,18 @@
 
 Worker processes are new interpreters, which no fixture reaches; this does. A prompt may say ``crash`` (the process dies
 of a SIGKILL), ``crash once`` (only the first time), ``cuda`` (every call fails from then on), ``memory`` (in company),
-``nan`` or ``broken``. ``INLAY_TEST_FAULTS`` is the seconds that an evaluation takes.
+``nan`` or ``broken``. ``INLAY_TEST_FAULTS`` is the seconds that an evaluation takes, ``INLAY_TEST_CLOCK`` those by
+which the clock is ahead.
 """
 
 import os
 import signal
 import time
 from pathlib import Path
+
+if "INLAY_TEST_CLOCK" in os.environ:
+    AHEAD, right = float(os.environ["INLAY_TEST_CLOCK"]), time.time
+    time.time = lambda: right() + AHEAD
 
 if "INLAY_TEST_FAULTS" in os.environ:
     from inlay.backends import null

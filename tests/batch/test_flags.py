@@ -1,0 +1,146 @@
+"""Every flag of every ``inlay batch`` command reaches what it is for, and nothing else: one table for all."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+import inlay.batch
+from inlay.cli import app
+
+# Flag → its value, and what differs by it in the call of the library.
+RUN = {
+    "MANIFEST": ("m.csv", {"place": Path("m.csv")}),
+    "--images": ("photos", {"place": inlay.batch.Pair(Path("photos"), Path("masks"))}),
+    "--masks": ("masks", {"place": inlay.batch.Pair(Path("photos"), Path("masks"))}),
+    "--out": ("elsewhere", {"out": Path("elsewhere")}),
+    "-o": ("elsewhere", {"out": Path("elsewhere")}),
+    "--defaults": ("d.toml", {"defaults": "d.toml"}),
+    "--allow-extra": (None, {"allow_extra": True}),
+    "--seed": ("7", {"seed": 7}),
+    "--shard": ("2/3", {"shard": (2, 3)}),
+    "--workers": ("5", {"workers": 5}),
+    "--threads": ("6", {"threads": 6}),
+    "--slots": ("9", {"slots": 9}),
+    "--deterministic": (None, {}),
+    "--fast": (None, {"deterministic": False}),
+    "--max-errors": ("5%", {"max_errors": "5%"}),
+    "--fail-fast": (None, {"fail_fast": True}),
+    "--format": ("webp", {"format": "webp"}),
+    "--compression": ("8", {"compression": 8}),
+    "--metadata": (None, {}),
+    "--no-metadata": (None, {"metadata": False}),
+    "--runner": ("ray", {"runner": "ray"}),
+    "--backend": ("null", {"backend": "null"}),
+    "--device": ("cuda:1", {"device": "cuda:1"}),
+    "--kernels": ("plain", {"kernels": "plain"}),
+    "--weights": ("w.toml", {"weights": "w.toml"}),
+    "--allow-private-urls": (None, {"allow_private_urls": True}),
+    "--max-pixels": ("1000", {"max_pixels": 1000}),
+    "--json": (None, {"json": True}),
+}
+OF_VALIDATE = (
+    "MANIFEST", "--images", "--masks", "--out", "-o", "--defaults", "--allow-extra", "--threads", "--weights",
+    "--allow-private-urls", "--max-pixels", "--json",
+)  # fmt: skip
+FLAGS = {
+    "run": RUN,
+    "retry": RUN | {"--class": ("io, memory", {"classes": frozenset({"io", "memory"})})},
+    "validate": {name: RUN[name] for name in OF_VALIDATE}
+    | {"--decode": (None, {}), "--no-decode": (None, {"decode": False})},
+    "report": {"OUT": ("elsewhere", {"out": Path("elsewhere")}), "--json": (None, {"json": True})},
+    "merge": {
+        "OUT": ("elsewhere", {"out": Path("elsewhere")}),
+        "OTHERS": ("more", {"others": [Path("more")]}),
+    },
+}
+GIVEN = {
+    "run": {"MANIFEST": "m.jsonl", "--out": "out"},
+    "retry": {"MANIFEST": "m.jsonl", "--out": "out"},
+    "validate": {"MANIFEST": "m.jsonl"},
+    "report": {"OUT": "out"},
+    "merge": {"OUT": "out"},
+}
+"""What each command is called with besides the flag in question."""
+
+
+def spellings():
+    """Each command with each way to write each of its flags and arguments, but for --help."""
+    batch = typer.main.get_command(app).commands["batch"]
+    for name, command in batch.commands.items():
+        for parameter in command.params:
+            is_argument = parameter.param_type_name == "argument"
+            for flag in [parameter.name.upper()] if is_argument else [*parameter.opts, *parameter.secondary_opts]:
+                yield name, flag
+
+
+SPELLINGS = [found for found in spellings() if found[1] != "--help"]
+
+
+def call(monkeypatch, command, given):
+    """What reaches the library, and whether JSON comes back."""
+    reached = {}
+
+    def run(place, out, options, watch, **more):
+        reached.update(place=place, out=out, **asdict(options), **more)
+        return inlay.batch.Tally()
+
+    def validate(place, options, *, decode, out):
+        reached.update(place=place, decode=decode, out=out, **asdict(options))
+        return inlay.batch.Findings(1, ())
+
+    def report(out):
+        reached.update(out=out)
+        lists = {"errors": {}, "failed": [], "runs": {}, "warnings": []}
+        return {"rows": 1, "ok": 1, "error": 0, "skipped": 0, "cancelled": 0, **lists}
+
+    def merge(out, others, warn):
+        reached.update(out=out, others=others)
+        return 1
+
+    for name, stand_in in (("run", run), ("retry", run), ("validate", validate), ("merge", merge)):
+        monkeypatch.setattr(inlay.batch, name, stand_in)
+    monkeypatch.setattr(sys.modules["inlay.batch.report"], "report", report)
+    positional = [value for name, value in given.items() if name.isupper()]
+    named = [part for name, value in given.items() if not name.isupper() for part in (name, value) if part is not None]
+    done = CliRunner().invoke(app, ["batch", command, *named, *positional], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return reached | {"json": done.stdout.startswith("{") and json.loads(done.stdout) is not None}
+
+
+@pytest.mark.parametrize(("command", "flag"), SPELLINGS, ids=[" ".join(found) for found in SPELLINGS])
+def test_a_flag_reaches_the_library_and_changes_nothing_else(monkeypatch, command, flag):
+    assert flag in FLAGS[command], f"{command} {flag} has no entry in the table of this test"
+    value, changes = FLAGS[command][flag]
+    plain = call(monkeypatch, command, GIVEN[command])
+    given = {**GIVEN[command], flag: value}
+    if flag in ("--images", "--masks"):
+        given |= {"--images": "photos", "--masks": "masks"}
+        del given["MANIFEST"]
+    if flag == "-o" and "--out" in given:
+        del given["--out"]
+    assert call(monkeypatch, command, given) == plain | changes
+
+
+@pytest.mark.parametrize("command", ["run", "retry", "validate"])
+def test_without_flags_the_librarys_defaults_hold(monkeypatch, command):
+    plain = call(monkeypatch, command, GIVEN[command])
+    defaults = asdict(inlay.batch.Options())
+    assert {name: plain[name] for name in defaults} == defaults
+    others = {"run": {"out": Path("out")}, "retry": {"out": Path("out"), "classes": None}}
+    others["validate"] = {"out": None, "decode": True}
+    assert {name: value for name, value in plain.items() if name not in defaults} == {
+        "place": Path("m.jsonl"), "json": False, **others[command],
+    }  # fmt: skip
+
+
+def test_options_without_a_flag_are_few():
+    """What a program may set and the command may not: quality and lossless, of formats that are not exact."""
+    flags = {name for _, changes in RUN.values() for name in changes}
+    assert set(asdict(inlay.batch.Options())) - flags == {"quality", "lossless"}

@@ -1,0 +1,40 @@
+"""A worker of a long batch stays as large as it became in the first rows: memory, descriptors, threads, files."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from benchmarks.soak_batch import Curve, manifest
+from inlay import batch
+
+ROWS, SETTLED = 300, 50
+
+pytestmark = pytest.mark.skipif(
+    not Path(f"/proc/self/task/{os.getpid()}/children").exists(),
+    reason="no /proc that shows a worker",
+)
+
+
+@pytest.mark.parametrize("backend", ["null", "onnx"])
+def test_three_hundred_rows_leave_a_worker_as_fifty_did(tmp_path, monkeypatch, backend):
+    """What a lane of these sizes holds on ONNX Runtime, kept for 250 rows, would be a hundred MiB."""
+    if backend == "onnx":
+        pytest.importorskip("onnxruntime", reason="this backend needs onnxruntime: pip install 'inlay[cpu]'")
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    monkeypatch.setattr(tempfile, "tempdir", None)  # read anew
+    curve = Curve(iter([SETTLED, ROWS - 10, ROWS * 10]))
+    options = batch.Options(backend=backend, device="cpu", workers=1, threads=2, slots=4)
+    tally = batch.run(manifest(tmp_path, ROWS, (64, 72)), tmp_path / "out", options, curve)
+    assert tally.status == {"ok": ROWS}
+    _, early, late = curve.samples
+    assert SETTLED <= early.rows < 2 * SETTLED
+    assert late.rows >= ROWS - 10
+    assert late.resident - early.resident < 20
+    assert late.descriptors <= early.descriptors + 4  # pictures that are open at the moment
+    assert late.threads <= early.threads
+    assert late.temporary == early.temporary

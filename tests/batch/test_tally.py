@@ -1,0 +1,75 @@
+"""The numbers of a run, against what they are by hand."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from inlay.batch.crew import Member
+from inlay.batch.jobs import Job
+from inlay.batch.tally import Tally, quantile
+
+
+def ok(pictures, seconds, attempts=1):
+    outputs = [f"{number}.png" for number in range(pictures)]
+    return {"id": "a", "status": "ok", "outputs": outputs, "attempts": attempts, "timings": {"write": seconds}}
+
+
+def error(kind, attempts=1):
+    return {"id": "a", "status": "error", "error": kind, "text": "", "attempts": attempts}
+
+
+def test_numbers_of_a_run(monkeypatch):
+    """Warm-up is up to the first picture, and its pictures and seconds are in no rate."""
+    clock = iter([110.0, 112.0, 114.0, 120.0])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    tally = Tally(rows=9, before=2, began=100.0)
+    assert tally.rate == 0
+    tally.add(ok(2, 0.1))  # at 10 s
+    assert (tally.rate, tally.first) == (0, 10)
+    tally.add(error("io"))
+    tally.add(ok(1, 0.3, attempts=3))  # at 12 s
+    tally.add(error("memory", attempts=2))
+    tally.add({"id": "a", "status": "skipped", "attempts": 0})
+    tally.add({"id": "a", "status": "cancelled", "error": "cancelled"})
+    assert tally.rate == 1 / 2
+    tally.add(ok(3, 0.2))  # at 14 s
+    tally.states = [
+        {"evaluations": 10, "lane_rows": 30, "slots": 4, "memory": 100.0},
+        {"evaluations": 5, "lane_rows": 12, "slots": 4, "memory": 300.5, "device_memory": 7.0},
+    ]
+    assert tally.to_dict() == {
+        "rows": 9, "before": 2, "ok": 3, "error": 2, "skipped": 1, "cancelled": 1, "errors": {"io": 1, "memory": 1},
+        "pictures": 6, "retries": 2 + 1 - 1, "restarts": 0, "stopped": "", "seconds": 20.0, "warm_up_seconds": 10.0,
+        "pictures_per_second": 1.0, "batch_fill": 0.7, "peak_memory_mib": 300.5, "peak_device_memory_mib": 7.0,
+        "stages": {"write": {"p50": 0.2, "p95": 0.3}}, "warnings": [],
+    }  # fmt: skip
+    assert (tally.failed, tally.finished) == (2, 2 + 7)
+
+
+RANKS = [
+    (1, 0.5, 1), (1, 0.95, 1), (2, 0.5, 1), (3, 0.5, 2), (20, 0.95, 19), (100, 0.95, 95), (7, 1.0, 7), (7, 0.0, 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("count", "share", "rank"), RANKS)
+def test_quantiles_are_by_nearest_rank(count, share, rank):
+    assert quantile([float(number) for number in range(1, count + 1)], share) == rank
+
+
+def test_a_second_attempt_is_made_alone():
+    job = Job(3, "a", ("a.png",), {"seed": 1}, known="x", own=("a.png",))
+    second = job.again("run alone")
+    third = second.again()
+    assert (second.attempt, second.alone, second.degraded) == (2, True, ("run alone",))
+    assert (third.attempt, third.alone, third.degraded) == (3, True, ("run alone",))
+    assert (third.number, third.id, third.outputs, third.fields, third.known, third.own) == (
+        3, "a", ("a.png",), {"seed": 1}, "x", ("a.png",),
+    )  # fmt: skip
+    assert Job.parse(third.to_dict()) == third
+    member = Member(0, "cpu", None, window=8)
+    member.jobs[1] = job
+    assert member.room == 7
+    member.jobs = {1: second}
+    assert member.room == 0
