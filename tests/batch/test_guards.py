@@ -146,7 +146,7 @@ def test_claims_outlive_torn_lines(tmp_path):
         assert claims.claim("a", ("a.png",)) == ()
     (tmp_path / "a.png").write_bytes(b"x")
     with (tmp_path / ".inlay-outputs").open("ab") as file:
-        file.write(b'\n["b", "b.p')
+        file.write(b"\n[5]\n" + b"[" * 200_000 + b'\n["b", "b.p')
     with Claims(tmp_path, History(), (2, 3)) as claims:
         assert claims.claim("c", ("c.png",)) == ()
         assert claims.claim("a", ("a.png", "a-2.png")) == ("a.png",)
@@ -154,6 +154,12 @@ def test_claims_outlive_torn_lines(tmp_path):
             claims.claim("b", ("a.png",))
     with Claims(tmp_path, History(), (1, 1)) as claims:
         assert claims.claim("c", ("c.png",)) == ("c.png",)
+
+
+def test_claims_outlive_results_that_are_none(tmp_path):
+    history = History(done={"a": {"outputs": 5}})
+    with Claims(tmp_path, history, (1, 1)) as claims:
+        assert claims.claim("a", ("a.png",)) == ()
 
 
 def test_the_manifest_is_not_taken_for_results(album):

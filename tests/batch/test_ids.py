@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -217,12 +218,12 @@ def test_files_of_the_system_are_not_read(album, monkeypatch):
     empty = album.folder / "photos/empty.dat"
     empty.write_bytes(b"")
 
-    def never(path, *arguments, **options):
-        assert os.fspath(path) != str(empty), "it must not be opened"
+    def noted(path, *arguments, **options):
+        opened.append(str(path))
         return real(path, *arguments, **options)
 
-    real = builtins.open
-    monkeypatch.setattr(builtins, "open", never)
+    real, opened = builtins.open, []
+    monkeypatch.setattr(builtins, "open", noted)
     row = album.row(0, init_image=str(empty), width=None, height=None)
     from inlay.batch.supply import _size
     from inlay.engine.request import InpaintRequest
@@ -232,6 +233,31 @@ def test_files_of_the_system_are_not_read(album, monkeypatch):
     request = reader(album).row(Line(1, row))
     assert not isinstance(request, Refused)
     assert _size(InpaintRequest.parse(request.fields), 512) is None
+    assert str(empty) not in opened
+
+
+def test_a_link_that_comes_while_the_folder_is_made_is_noticed(album, tmp_path, monkeypatch):
+    from inlay.batch.painter import Painter
+
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    out.mkdir()
+    elsewhere.mkdir()
+    painter = Painter(album.options, out, "auto")
+    monkeypatch.setattr(Path, "mkdir", lambda folder, **options: os.symlink(elsewhere, folder))
+    with pytest.raises(OutputError, match="leaves the output folder by a link"):
+        painter._make_folder(out / "new", "new/x.png")
+    painter.close()
+
+
+def test_a_file_that_grows_is_read_up_to_the_limit(tmp_path, monkeypatch):
+    from inlay.engine import sources
+
+    (tmp_path / "log").write_bytes(b"12345")
+    size = os.stat(tmp_path / "log")
+    monkeypatch.setattr(sources, "MAX_BYTES", 6)
+    (tmp_path / "log").write_bytes(b"123456789")
+    monkeypatch.setattr(sources.os, "stat", lambda path: size)
+    assert sources.read_source("init_image", str(tmp_path / "log")).content == b"123456"
 
 
 @pytest.mark.timeout(30)
