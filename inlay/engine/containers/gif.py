@@ -68,13 +68,13 @@ class _Blocks:
                 return position, control
             if kind == _TRAILER:
                 break
+            self._count()
             if kind == _EXTENSION:
                 if data[position + 1] == _GRAPHIC_CONTROL and data[position + 2] >= 4:
                     is_keyed, key = data[position + 3] & 1, data[position + 6]
                     control = bytes([_EXTENSION, _GRAPHIC_CONTROL, 4, is_keyed, 0, 0, key, 0])
                 position = self._behind(position + 2, is_needed)
             else:
-                self._count()
                 position += 1  # as decoders do
         return None, b""
 

@@ -7,6 +7,8 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from inlay.engine.containers.container import Container, Damaged, usable_profile
 from inlay.engine.containers.exif import exif_orientation, xmp_orientation
 
@@ -22,8 +24,8 @@ _ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a segment: TEM, RST0 … 
 _MOST_SEGMENTS = 10_000
 # A progressive picture has about ten scans. Each is a walk through all coefficients, with or without data for them.
 _MOST_SCANS = 64
-# In entropy-coded data 0xFF is followed by 0 or a restart marker; anything else is the next segment.
-_MARKER = re.compile(rb"\xff+([^\xff\x00\xd0-\xd7])")
+_MARKER = re.compile(rb"\xff+([^\xff\x00])")
+_LARGEST_STRIDE = 1 << 18
 _EXIF, _XMP, _ICC = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
 
 
@@ -128,11 +130,9 @@ def _end(data: bytes, position: int) -> int:
     """Where the picture ends whose first scan is at ``position``: behind its end marker, or with the file."""
     scans = 0
     for _ in range(_MOST_SEGMENTS):
-        match = _MARKER.search(data, position)
-        if match is None:
-            return len(data)
-        kind, position = match[1][0], match.end()
-        if kind == _EOI:
+        position = _behind_marker(data, position)
+        kind = data[position - 1]
+        if position == len(data) or kind == _EOI:
             return position
         scans += kind == _SOS
         if scans > _MOST_SCANS:
@@ -140,3 +140,18 @@ def _end(data: bytes, position: int) -> int:
         if kind not in _ALONE:
             position += int.from_bytes(data[position : position + 2], "big")
     raise Damaged(f"has more than {_MOST_SEGMENTS} segments")
+
+
+def _behind_marker(data: bytes, position: int) -> int:
+    """Where the next marker ends, or the data do: in entropy-coded ones 0xFF is followed by 0 or a restart's number."""
+    stride = 1 << 12
+    while position + 1 < len(data):
+        piece = np.frombuffer(data, np.uint8, min(stride + 1, len(data) - position), position)
+        following = piece[1:]
+        is_marker = piece[:-1] == 0xFF
+        is_marker &= (following != 0) & (following != 0xFF) & ((following & 0xF8) != 0xD0)
+        if is_marker.any():
+            return position + int(is_marker.argmax()) + 2
+        position += stride
+        stride = min(2 * stride, _LARGEST_STRIDE)
+    return len(data)

@@ -32,6 +32,7 @@ class _Chunks:
     exif: int | None = None
     xmp: int | None = None
     is_animated: bool = False
+    seen: set[str] = field(default_factory=set)
     notes: dict[str, None] = field(default_factory=dict)
 
 
@@ -122,15 +123,22 @@ def _take(chunks: _Chunks, kind: bytes, chunk: memoryview) -> None:
 
 
 def _note(chunks: _Chunks, kind: bytes, content: memoryview) -> None:
-    """The chunks with a profile or an orientation."""
-    if kind == b"iCCP" and chunks.profile is None:
+    """The chunks with a profile or an orientation; of each kind the first one alone."""
+    match = _RAW_EXIF.match(content) if kind in (b"zTXt", b"tEXt") else None
+    name = "raw EXIF" if match else kind.decode()
+    if name in chunks.seen:
+        return
+    if match:
+        _read_raw_exif(chunks, bytes(content[match.end() :]), kind == b"zTXt")
+    elif kind == b"iCCP":
         chunks.profile = _profile(bytes(content), chunks)
     elif kind == b"eXIf":
         _read_exif(chunks, bytes(content))
     elif kind == b"iTXt" and content[: len(_XMP)] == _XMP:
         chunks.xmp = _xmp(bytes(content))
-    elif kind in (b"zTXt", b"tEXt") and (match := _RAW_EXIF.match(content)):
-        _read_raw_exif(chunks, bytes(content[match.end() :]), kind == b"zTXt")
+    else:
+        return
+    chunks.seen.add(name)
 
 
 def _profile(content: bytes, chunks: _Chunks) -> bytes | None:
