@@ -68,11 +68,17 @@ def test_fixed_size_is_generated_at_the_next_multiple():
         ((1024, 1024), (400, 400, 440, 440), {"native_size": 64, "mask_blur": 0}, (336, 336, 504, 504)),
         # at least the padding
         ((1024, 1024), (400, 400, 440, 440), {"native_size": 64, "mask_padding": 100}, (300, 300, 540, 540)),
+        # of the longest side, where the picture is elongated: 128 of 2048
+        ((2048, 512), (1000, 250, 1040, 290), {"native_size": 64, "mask_blur": 0}, (872, 122, 1168, 418)),
+        # what the feather reaches: 4 standard deviations and 2 pixels
+        ((256, 256), (124, 124, 132, 132), {"native_size": 64, "mask_blur": 16}, (58, 58, 198, 198)),
         # squarish around an elongated mask, cut by the picture
         ((1000, 600), (100, 300, 400, 310), {"native_size": 64}, (0, 5, 600, 600)),
         ((400, 300), (10, 10, 20, 20), {}, (0, 0, 400, 300)),
         # of the asked size's aspect
         ((2000, 2000), (950, 950, 1050, 1050), {"width": 768, "height": 384}, (616, 808, 1384, 1192)),
+        ((3000, 3000), (1300, 1200, 1700, 1800), {"width": 768, "height": 384}, (300, 900, 2700, 2100)),
+        ((3000, 3000), (1200, 1300, 1800, 1700), {"width": 384, "height": 768}, (900, 300, 2100, 2700)),
     ],
 )
 def test_only_masked_context(size, box, options, crop):

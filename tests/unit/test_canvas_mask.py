@@ -137,6 +137,12 @@ def test_resizing_loses_no_stroke(mask, width, height):
         np.testing.assert_array_equal(out, mask)
 
 
+def test_a_half_covered_pixel_is_on():
+    mask = np.zeros((8, 8), np.bool_)
+    mask[:, :3] = True  # the second of four columns is 1/8 + 3/8 covered, by a triangle's weights
+    np.testing.assert_array_equal(resize_mask(mask, (4, 4)), np.repeat([[True, True, False, False]], 4, axis=0))
+
+
 def test_a_thin_line_survives_being_scaled_down():
     mask = np.zeros((800, 800), np.bool_)
     mask[:, 401] = True

@@ -69,6 +69,23 @@ def test_color_match_limits_its_gain():
     assert matched.max() - matched.min() <= 20 * 1.25 + 12  # not blown up to the original's spread
 
 
+def test_color_match_flattens_no_further_than_its_least_gain():
+    drawn = np.random.default_rng(0).integers(60, 196, (64, 64, 3), dtype=np.uint8)
+    mask = np.zeros((64, 64), np.bool_)
+    mask[20:40, 20:40] = True
+    matched = match_colors(drawn, np.full_like(drawn, 100), mask, 8)
+    np.testing.assert_allclose(matched.std(axis=(0, 1)), 0.8 * drawn.std(axis=(0, 1)), rtol=0.01)
+
+
+def test_color_match_looks_no_further_than_its_ring():
+    rows, columns = np.mgrid[:64, :64]
+    mask = (abs(rows - 32) < 8) & (abs(columns - 32) < 8)
+    base = np.full((64, 64, 3), 220, np.uint8)
+    base[24 - 9 : 41 + 9, 24 - 9 : 41 + 9] = 100
+    matched = match_colors(np.full_like(base, 120), base, mask, 9)
+    assert (matched == 100).all()
+
+
 def test_mask_dilate_is_in_pixels_of_the_original():
     mask = np.zeros((80, 80), np.bool_)
     mask[40, 40] = True

@@ -149,13 +149,14 @@ def test_an_opacity_of_the_whole_layer_is_not_read(level):
     assert notes == ()
 
 
-def test_a_picture_with_a_hole_is_read_by_its_transparency():
+@pytest.mark.parametrize("hole", [HOLE, ~HOLE], ids=["small", "large"])
+def test_a_picture_with_a_hole_is_read_by_its_transparency(hole):
     """As several services ask for it: the picture, what is to be repainted erased."""
     for below in (0, 255):
         colours = photograph()
-        colours[HOLE] = below
-        on, notes = binarise(from_array("f", np.dstack([colours, np.where(HOLE, 0, 255).astype(np.uint8)])))
-        np.testing.assert_array_equal(on, HOLE)
+        colours[hole] = below
+        on, notes = binarise(from_array("f", np.dstack([colours, np.where(hole, 0, 255).astype(np.uint8)])))
+        np.testing.assert_array_equal(on, hole)
         assert "its transparency was used" in notes[0]
 
 
