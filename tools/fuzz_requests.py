@@ -49,9 +49,10 @@ for _ in range(3000):
 
 _HOSTILE: list[Any] = [
     None, True, False, 0, -1, 1, 2**63, 2**64 - 1, 2**64, -(10**400), 10**5000, 0.5, -0.0, 1e308, math.nan,
-    math.inf, "", " ", "0.7\x1c", "\x1f7", "７", "٣", "1_000", "1e3", "0x10", "+5", "−5", "1,5", "∞", "nan", "1e999", "9" * 5000,
-    "-1", "random", "yes", "None", "null", "true", "x" * 200_000, "\x1b[31mred", "two\nlines", "\u202eturned", "half \ud83d",
-    "\0", "', \"", "{}", "%s%n", "../../etc/passwd", "/etc/passwd", "http://127.0.0.1:9/a.png?token=x", "user:pw@host/x?y=z",
+    math.inf, "", " ", "0.7\x1c", "\x1f7", "７", "٣", "1_000", "1e3", "0x10", "+5", "−5", "1,5", "∞", "nan", "1e999",
+    "9" * 5000, "-1", "random", "yes", "None", "null", "true", "x" * 200_000, "\x1b[31mred", "two\nlines",
+    "\u202eturned", "half \ud83d", "\0", "', \"", "{}", "%s%n", "../../etc/passwd", "/etc/passwd",
+    "http://127.0.0.1:9/a.png?token=x", "user:pw@host/x?y=z",
     "htps://host/x?signature=1", [], {}, [1], ["a", None], {"a": {"b": []}}, [[[]]], _DEEP, "a,b", "0.5,0.5", "🐈" * 30,
     "<lora:ink:0.8> ((x)) [a:b:0.5] (red:1.3) BREAK {a|b} __c__", "((" * 5000, "nothing", "inlay-tiny", "pony",
 ]  # fmt: skip
