@@ -60,7 +60,12 @@ def shown(value: object) -> str:
 
 def named(name: str) -> str:
     """A name from a request for the middle of a sentence: as it is, but printable, cut, and never the key."""
-    return MASK if is_key(name) else _cut(printable(redacted(name)), _SHOWN)
+    return MASK if is_key(name) else _line(redacted(name), _SHOWN)
+
+
+def _line(text: str, longest: int) -> str:
+    # Cut first, as escapes only make it longer and it may be megabytes.
+    return _cut(printable(_cut(text, longest)), longest)
 
 
 def _cut(text: str, longest: int) -> str:
@@ -84,7 +89,7 @@ class InlayError(Exception):
     exit_code = 1
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(_cut(printable(without_key(message)), _LONGEST))
+        super().__init__(_line(without_key(message), _LONGEST))
 
 
 class RequestError(InlayError):

@@ -24,7 +24,7 @@ from inlay.batch.worker import peak_memory
 
 __all__ = ["Attempt", "main"]
 
-KINDS = {"pictures": "tools.fuzz_pictures"}
+KINDS = {"pictures": "tools.fuzz_pictures", "requests": "tools.fuzz_requests"}
 """Name → module."""
 
 

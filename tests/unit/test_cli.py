@@ -55,6 +55,14 @@ def test_samples_are_numbered_and_json_is_json(inlay, scene):
     assert all((scene / name).exists() for name in report["output"])
 
 
+def test_every_sample_says_its_own_seed(inlay, scene):
+    inlay("inpaint", "photo.png", "mask.png", "-o", "a.png", "--samples", 2, "--seed", 7, "--backend", "null")
+    for number in (1, 2):
+        with Image.open(scene / f"a-{number}.png") as made:
+            assert json.loads(made.text["inlay"])["seed"] == 6 + number
+            assert f"Seed: {6 + number}, " in made.text["parameters"]
+
+
 def test_any_field_can_be_set(inlay):
     done = inlay(
         "inpaint", "photo.png", "mask.png", "--backend", "null", "--json",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 import inlay
+from inlay.engine import reply as replying
 from tests.unit.dialect_table import IMAGE, MINIMAL, picture
 from tests.unit.replies import checked
 
@@ -120,3 +122,15 @@ def test_a_picture_that_is_not_flagged_is_as_without_a_checker(engine):
     watched = engine.reply({**SMALL, "init_image": picture((96, 64)), "safety_checker": 1}, "community")
     pixels = [np.asarray(Image.open(io.BytesIO(base64.b64decode(each["output"][0])))) for each in (plain, watched)]
     np.testing.assert_array_equal(*pixels)
+
+
+@pytest.mark.parametrize("endpoint", ["community", "enterprise-pony", "pony", "realtime"])
+@pytest.mark.parametrize("flagged", [(), (0,), (3,), (1, 2), (0, 1, 2, 3)])
+def test_one_unsafe_picture_of_four_is_enough(engine, monkeypatch, endpoint, flagged):
+    def found(engine, request, run=replying._run):
+        return dataclasses.replace(run(engine, request), nsfw=tuple(place in flagged for place in range(4)))
+
+    monkeypatch.setattr(replying, "_run", found)
+    payload = {**SMALL, "samples": 4, "width": 512, "height": 512, "steps": 2, "safety_checker": "yes"}
+    reply = checked(engine.reply(payload, endpoint), endpoint)
+    assert (len(reply["output"]), reply["nsfw_content_detected"]) == (4, bool(flagged))

@@ -1,0 +1,390 @@
+"""Every flag of every command but those of ``batch`` and ``bench``: set, it reaches the library function it is for.
+
+A flag without a row here fails: what a command forgets to pass on is otherwise noticed by nobody.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import typer.main
+
+from inlay import api, cli
+from inlay.engine import dialects, output, registry, reply, resolve, weights
+from inlay.engine import engine as engines
+from inlay.engine.noise import MAX_SEED
+
+REGISTRY = """
+schema = 1
+default = "nothing"
+[models.nothing]
+family = "sd15-inpaint"
+path = "nothing"
+[loras.ink]
+path = "ink.safetensors"
+"""
+ASKED = {"init_image": "photo.png", "mask_image": "mask.png"}
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "nothing" / "model_index.json").write_text("{}")
+    (tmp_path / "ink.safetensors").write_bytes(b"ink")
+    for name in ("weights.toml", "other.toml"):
+        (tmp_path / name).write_text(REGISTRY)
+    (tmp_path / "request.json").write_text(json.dumps(ASKED))
+    monkeypatch.setenv("INLAY_WEIGHTS", str(tmp_path / "weights.toml"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+class Seen(dict):
+    """What reached the library, by name."""
+
+    def engine(self, backend="auto", device="auto", weights=None, **others):
+        self |= {"backend": backend, "device": device, "weights": weights, **others}
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return None
+
+    def stream(self, request):
+        self |= {name: getattr(request, name) for name in type(request).model_fields}
+        return iter(())
+
+
+@pytest.fixture
+def seen(monkeypatch, place):
+    return Seen()
+
+
+def run(*arguments):
+    return cli.app([*map(str, arguments)], standalone_mode=False)
+
+
+def walk(command, path=()):
+    """(path, parameter names) of every command that does something."""
+    if path[:1] in (("batch",), ("bench",)):
+        return
+    names = {parameter.name for parameter in command.params} - {"help"}
+    children = getattr(command, "commands", {})
+    if names or not children:
+        yield " ".join(path), names
+    for name, child in children.items():
+        yield from walk(child, (*path, name))
+
+
+INPAINT = {
+    "image": ([], "init_image", "photo.png"),
+    "mask": ([], "mask_image", "mask.png"),
+    "out": (["-o", "x.png"], "paths", [Path("x.png")]),
+    "prompt": (["-p", "a cat"], "prompt", "a cat"),
+    "negative_prompt": (["-n", "a dog"], "negative_prompt", "a dog"),
+    "model": (["-m", "mine"], "model", "mine"),
+    "size": (["--size", "128x64"], ("width", "height"), (128, 64)),
+    "samples": (["--samples", 3], "samples", 3),
+    "steps": (["--steps", 9], "steps", 9),
+    "strength": (["--strength", 0.25], "strength", 0.25),
+    "guidance": (["--guidance", 0], "guidance_scale", 0.0),
+    "scheduler": (["--scheduler", "heun"], "scheduler", "heun"),
+    "karras": (["--no-karras"], "karras_sigmas", False),
+    "seed": (["--seed", MAX_SEED], "seed", MAX_SEED),
+    "clip_skip": (["--clip-skip", 3], "clip_skip", 3),
+    "lora": (["--lora", "ink:0.5"], "loras", ({"id": "ink", "strength": 0.5},)),
+    "vae": (["--vae", "soft"], "vae", "soft"),
+    "ip_adapter": (["--ip-adapter", "look"], "ip_adapter", {"id": "look", "scale": 1.0, "image": None}),
+    "ip_adapter_image": (
+        ["--ip-adapter", "look", "--ip-adapter-image", "b.png"],
+        "ip_adapter",
+        {"id": "look", "scale": 1.0, "image": "b.png"},
+    ),
+    "ip_adapter_scale": (
+        ["--ip-adapter", "look", "--ip-adapter-scale", 0.5],
+        "ip_adapter",
+        {"id": "look", "scale": 0.5, "image": None},
+    ),
+    "set_": (["--set", "mask_blur=7", "--set", "masked_content=fill"], ("mask_blur", "masked_content"), (7.0, "fill")),
+    "format": (["--format", "webp"], "paths", [Path("inlay-inlay.webp")]),
+    "metadata": (["--no-metadata"], "metadata", False),
+    "overwrite": (["--overwrite"], ("overwrite", "checked"), (True, True)),
+    "backend": (["--backend", "null"], "backend", "null"),
+    "device": (["--device", "cuda:1"], "device", "cuda:1"),
+    "kernels": (["--kernels", "plain"], "kernels", "plain"),
+    "capture": (["--capture", "off"], "capture", "off"),
+    "weights": (["--weights", "other.toml"], "weights", Path("other.toml")),
+    "allow_private_urls": (["--allow-private-urls"], "allow_private_urls", True),
+    "as_json": (["--json"], "as_json", True),
+}
+DEFAULTS = {
+    "paths": [Path("inlay-inlay.png")], "prompt": "", "negative_prompt": "", "model": None, "samples": 1, "steps": None,
+    "strength": 0.7, "guidance_scale": 7.5, "scheduler": None, "karras_sigmas": True, "seed": None, "clip_skip": 2,
+    "loras": (), "vae": None, "ip_adapter": None, "metadata": True, "overwrite": False, "checked": False,
+    "backend": "auto", "device": "auto", "kernels": "auto", "capture": "auto", "weights": None,
+    "allow_private_urls": False, "as_json": False, "width": None, "height": None,
+}  # fmt: skip
+
+
+def plain(value):
+    if isinstance(value, tuple):
+        return tuple(map(plain, value))
+    return value.model_dump() if hasattr(value, "model_dump") else value
+
+
+def look(seen, names):
+    return tuple(plain(seen[name]) for name in names) if isinstance(names, tuple) else plain(seen[names])
+
+
+@pytest.fixture
+def inpainted(seen, monkeypatch):
+    """Runs ``inlay inpaint`` and gives what reached the library."""
+    from inlay.commands import inpaint
+
+    monkeypatch.setattr(engines, "Engine", seen.engine)
+    monkeypatch.setattr(output, "check_outputs", lambda paths, overwrite: seen.update(checked=overwrite))
+    monkeypatch.setattr(inpaint, "_with_progress", list)
+
+    def write(result, paths, metadata, overwrite):
+        seen.update(paths=paths, metadata=metadata, overwrite=overwrite)
+        return []
+
+    monkeypatch.setattr(inpaint, "_write", write)
+    monkeypatch.setattr(inpaint, "_report", lambda result, paths, warnings, as_json: seen.update(as_json=as_json))
+
+    def run_inpaint(*arguments):
+        run("inpaint", "photo.png", "mask.png", *arguments)
+        return seen
+
+    return run_inpaint
+
+
+@pytest.mark.parametrize("flag", INPAINT)
+def test_inpaint(inpainted, flag):
+    arguments, names, expected = INPAINT[flag]
+    made = inpainted(*arguments)
+    assert look(made, names) == expected
+    changed = set(names if isinstance(names, tuple) else [names]) | ({"paths"} if flag == "samples" else set())
+    others = set(DEFAULTS) - changed
+    assert {name: plain(made[name]) for name in others} == {name: DEFAULTS[name] for name in others}
+
+
+@pytest.mark.parametrize("text", ["-1", "random", " -1 "])
+def test_a_seed_may_be_left_to_chance(inpainted, text):
+    assert inpainted("--seed", text)["seed"] is None
+
+
+REQUEST = {
+    "file": ([], "payload", ASKED),
+    "out": (["-o", "x"], "out", Path("x")),
+    "endpoint": (["-e", "pony"], "endpoint", "pony"),
+    **{flag: INPAINT[flag] for flag in ("backend", "device", "kernels", "capture", "weights", "allow_private_urls")},
+}
+
+
+@pytest.mark.parametrize("flag", REQUEST)
+def test_request(seen, monkeypatch, capsys, flag):
+    def answer(engine, payload, endpoint, out):
+        seen.update(payload=payload, endpoint=endpoint, out=out)
+        return reply.Answer({"status": "success"})
+
+    monkeypatch.setattr(engines, "Engine", seen.engine)
+    monkeypatch.setattr(reply, "answer", answer)
+    arguments, name, expected = REQUEST[flag]
+    run("request", "request.json", *arguments)
+    assert look(seen, name) == expected
+    assert json.loads(capsys.readouterr().out) == {"status": "success"}
+
+
+PLAN = {
+    "file": ([], "init_image", "photo.png"),
+    "endpoint": (["-e", "realtime"], "endpoint", "realtime"),
+    "weights": (["--weights", "other.toml"], "weights", Path("other.toml")),
+    "allow_private_urls": (["--allow-private-urls"], "access", (True, True)),
+}
+
+
+@pytest.mark.parametrize("flag", PLAN)
+def test_plan(seen, monkeypatch, flag):
+    class Registry(registry.Registry):
+        def __init__(self, weights):
+            seen["weights"] = weights
+            super().__init__(weights)
+
+    def resolved(request, registry, access):
+        seen.update(init_image=request.init_image, access=(access.allow_paths, access.allow_private_urls))
+        return SimpleNamespace(plan=SimpleNamespace(to_dict=dict), warnings=())
+
+    def read(body, endpoint, registry):
+        seen["endpoint"] = endpoint
+        return SimpleNamespace(request=SimpleNamespace(init_image=body["init_image"]), warnings=())
+
+    monkeypatch.setattr(registry, "Registry", Registry)
+    monkeypatch.setattr(resolve, "resolve", resolved)
+    monkeypatch.setattr(dialects, "read", read)
+    arguments, name, expected = PLAN[flag]
+    run("plan", "request.json", *arguments)
+    assert seen[name] == expected
+    assert seen["access"][0] is (flag != "endpoint"), "documented requests read no files"
+
+
+SCHEMA = {
+    "endpoint": (["-e", "pony"], lambda made: made["request"]["title"] == "inlay request: pony"),
+    "openapi": (["--openapi"], lambda made: made["openapi"] == "3.1.0"),
+}
+
+
+@pytest.mark.parametrize("flag", SCHEMA)
+def test_schema(capsys, flag):
+    arguments, is_right = SCHEMA[flag]
+    run("schema", *arguments)
+    assert is_right(json.loads(capsys.readouterr().out))
+
+
+MODELS = {
+    "models list": {
+        "kind": (["--kind", "loras"], "ink\tevery family\tinstalled\tunknown\n"),
+        "weights": (["--weights", "mine.toml"], "mine\tsd15\tmissing, default\tunknown\nnothing\t"),
+        "as_json": (["--kind", "loras", "--json"], '[\n  {\n    "id": "ink",'),
+    },
+    "models path": {
+        "name": (["nothing"], "{place}/nothing\n"),
+        "kind": (["--kind", "loras", "ink"], "{place}/ink.safetensors\n"),
+        "weights": (["--weights", "folder/other.toml"], "folder/nothing\n"),
+    },
+    "models verify": {
+        "name": (["other"], "ok\t3\tink"),
+        "kind": (["--kind", "loras", "pinned"], "ok\t3\tink.safetensors"),
+        "weights": (["--weights", "pins.toml"], "ok\t3\tink"),
+        "as_json": (["other", "--json"], '{\n  "model": "other",'),
+    },
+}
+
+
+@pytest.mark.parametrize(("command", "flag"), [(command, flag) for command, rows in MODELS.items() for flag in rows])
+def test_models(place, capsys, command, flag):
+    pin = f'"ink" = {{bytes = 3, sha256 = "{hashlib.sha256(b"ink").hexdigest()}"}}\n'
+    (place / "nothing" / "ink").write_bytes(b"ink")
+    model = 'schema = 1\ndefault = "{0}"\n[models.{0}]\nfamily = "sd15"\npath = "{1}"\n'
+    (place / "mine.toml").write_text(model.format("mine", "gone"))
+    (place / "pins.toml").write_text(model.format("pins", "nothing") + f"[models.pins.files]\n{pin}")
+    (place / "folder" / "nothing").mkdir(parents=True)
+    (place / "folder" / "nothing" / "model_index.json").write_text("{}")
+    (place / "folder" / "other.toml").write_text(REGISTRY)
+    with (place / "weights.toml").open("a") as file:
+        file.write('[models.other]\nfamily = "sd15"\npath = "nothing"\n[models.other.files]\n' + pin)
+        file.write(
+            '[loras.pinned]\npath = "ink.safetensors"\n[loras.pinned.files]\n' + pin.replace("ink", "ink.safetensors")
+        )
+    arguments, expected = MODELS[command][flag]
+    run(*command.split(), *arguments)
+    assert capsys.readouterr().out.startswith(expected.format(place=place) if "{place}" in expected else expected)
+
+
+SHOW = {
+    "name": ([], "name", "heun"),
+    "steps": (["-s", 5], "steps", 5),
+    "karras": (["--karras"], "karras", True),
+    "strength": (["--strength", 0.5], "strength", 0.5),
+    "algorithm_type": (["--algorithm-type", "dpmsolver"], "algorithm_type", "dpmsolver"),
+    "plot": (["--plot", "x.png"], "plot", Path("x.png")),
+    "as_json": (["--json"], "as_json", True),
+}
+SCHEDULERS = {"as_json": None}
+
+
+@pytest.mark.parametrize("flag", SHOW)
+def test_schedulers_show(seen, monkeypatch, capsys, flag):
+    from inlay import schedulers
+    from inlay.commands import schedulers as command
+
+    def table(name, steps, **options):
+        seen.update(name=name, steps=steps, **options)
+        return original(name, 5)
+
+    original = schedulers.table
+    monkeypatch.setattr(schedulers, "table", table)
+    monkeypatch.setattr(command, "_plot", lambda table, path: seen.update(plot=path))
+    arguments, name, expected = SHOW[flag]
+    run("schedulers", "show", "heun", *arguments)
+    seen["as_json"] = capsys.readouterr().out.startswith("{")
+    assert seen[name] == expected
+    defaults = {"name": "heun", "steps": 21, "karras": False, "strength": 1.0, "algorithm_type": None, "as_json": False}
+    others = set(defaults) - {name}
+    assert {key: seen[key] for key in others} == {key: defaults[key] for key in others}
+
+
+def test_schedulers(capsys):
+    run("schedulers", "--json")
+    assert len(json.loads(capsys.readouterr().out)) == 18
+
+
+EXPORT = {
+    "model": (["second"], "model", "second"),
+    "out": (["-o", "graphs"], "out", Path("graphs")),
+    "dtype": (["--dtype", "float16"], "dtype", "float16"),
+    "token_merging": (["--no-token-merging"], "merges", None),
+    "again": (["--again"], "exported", True),
+    "weights": (["--weights", "other.toml"], "weights", Path("other.toml")),
+}
+
+
+@pytest.mark.parametrize("flag", EXPORT)
+def test_export(seen, place, monkeypatch, flag):
+    pytest.importorskip("onnx", reason="needs onnx: pip install 'inlay[export]'")
+    folder = pytest.importorskip("inlay.export.folder", reason="needs torch and onnx: pip install 'inlay[export]'")
+    entry = SimpleNamespace(token_merging_levels=2, token_merging_reuse=3, safety="")
+
+    class Registry:
+        def __init__(self, weights):
+            seen["weights"] = weights
+
+        def find(self, model):
+            seen["model"] = model
+            return entry
+
+    def cached(path, dtype, out):
+        seen.update(dtype=dtype, out=out)
+        return place / "made"
+
+    def export_model(path, made, dtype, merges):
+        seen.update(exported=True, merges=merges)
+
+    (place / "made").mkdir()
+    if flag == "again":
+        (place / "made" / folder.MANIFEST).write_text("{}")
+    monkeypatch.setattr(registry, "Registry", Registry)
+    monkeypatch.setattr(weights, "check", lambda entry: place / "nothing")
+    monkeypatch.setattr(folder, "cached", cached)
+    monkeypatch.setattr(folder, "export_model", export_model)
+    arguments, name, expected = EXPORT[flag]
+    run("export", *arguments)
+    assert seen[name] == expected
+    if flag != "token_merging":
+        assert seen["merges"] == folder.Merges(2, 3)
+
+
+TABLE = {
+    "inpaint": INPAINT,
+    "request": REQUEST,
+    "plan": PLAN,
+    "schema": SCHEMA,
+    "export": EXPORT,
+    **MODELS,
+    "schedulers": SCHEDULERS,
+    "schedulers show": SHOW,
+}
+
+
+def test_every_flag_has_a_row():
+    found = dict(walk(typer.main.get_command(cli.app)))
+    assert {command: names for command, names in found.items() if names} == {
+        command: set(rows) for command, rows in TABLE.items()
+    }
+    assert api.plan.__kwdefaults__ == {"allow_private_urls": False}
