@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from inlay.engine.locks import lock_across_forks
 from inlay.engine.modes import channels_of, levels_of, one_line, profile_of
 from inlay.errors import SourceError
 
@@ -32,7 +32,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000
 
 _READ = "PNG, JPEG, WebP, GIF, BMP, TIFF, PPM, AVIF, JPEG 2000 or ICO"
 _ORIENTATION = 0x0112
-_BOMB_CHECK = threading.Lock()
+_BOMB_CHECK = lock_across_forks()
 
 # EXIF 2.32, table of tag 0x0112: how the stored rows and columns become an upright picture.
 _UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
