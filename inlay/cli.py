@@ -17,6 +17,7 @@ from inlay.commands.batch import batch
 from inlay.commands.bench import bench
 from inlay.commands.export import export
 from inlay.commands.inpaint import inpaint
+from inlay.commands.interrupts import take_sigterm
 from inlay.commands.models import models
 from inlay.commands.plan import plan
 from inlay.commands.request import request
@@ -53,6 +54,7 @@ def main() -> None:
     # Spinning OpenMP threads starve everything else on a machine that is not ours alone.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     prepare()
+    take_sigterm()
     try:
         # Typer gives back the exit code that it would have ended with; None is a command that returned.
         code = app(standalone_mode=False) or 0
@@ -71,7 +73,7 @@ def main() -> None:
         _close_output()
         sys.exit(_complain(str(exc), 2))
     except (KeyboardInterrupt, typer.Abort):
-        sys.exit(_complain("interrupted; nothing was written", Cancelled.exit_code))
+        sys.exit(_complain("interrupted", Cancelled.exit_code))
 
 
 def _close_output() -> None:

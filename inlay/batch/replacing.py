@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from inlay.engine.output import flush_folder
+from inlay.engine.placing import flush_folder
 from inlay.errors import OutputError
 
 __all__ = ["replacing"]

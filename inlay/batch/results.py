@@ -15,7 +15,7 @@ from typing import Self
 from inlay.batch.ids import public_id
 from inlay.batch.ledger import Damage, read_values
 from inlay.batch.record import Record, problem_of, timestamp
-from inlay.engine.output import flush_folder
+from inlay.engine.placing import flush_folder
 from inlay.errors import OutputError
 from inlay.printable import printable_json
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from inlay.commands.interrupts import held, interruptible
 from inlay.commands.options import NUMBER, WHOLE, AllowPrivateUrls, AsJson, Capture, Kernels, MaxPixels, Weights
 from inlay.commands.streams import note, print_json
 from inlay.engine.numbers import number
@@ -85,18 +86,21 @@ def inpaint(
     request = InpaintRequest.parse(fields)
     paths = _targets(out, image, request.samples, format.value)
     check_outputs(paths, overwrite=overwrite)  # before the work, not after it
-    with Engine(
-        backend,
-        device,
-        weights,
-        allow_private_urls=allow_private_urls,
-        max_pixels=max_pixels,
-        kernels=kernels,
-        capture=capture,
-    ) as engine:
-        result = _with_progress(engine.stream(request))
-    warnings = _write(result, paths, metadata, overwrite)
-    _report(result, paths, warnings, as_json)
+    with interruptible() as written:
+        with Engine(
+            backend,
+            device,
+            weights,
+            allow_private_urls=allow_private_urls,
+            max_pixels=max_pixels,
+            kernels=kernels,
+            capture=capture,
+        ) as engine:
+            result = _with_progress(engine.stream(request))
+        with held():
+            warnings = _write(result, paths, metadata, overwrite)
+            written += paths
+        _report(result, paths, warnings, as_json)
 
 
 def _size(text: str | None) -> dict[str, int]:

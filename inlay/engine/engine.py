@@ -1,15 +1,14 @@
 """``Engine``: owns a device, opens models, runs plans, streams progress, cancels.
 
-One worker thread runs the lanes. ``run``, ``stream`` and ``submit`` may be called from any thread; the
-pictures of all their requests share batches.
+One thread (:mod:`inlay.engine.thread`) runs the lanes. ``run``, ``stream`` and ``submit`` may be called from
+any thread; the pictures of all their requests share batches.
 """
 
 from __future__ import annotations
 
 import os
-import queue
-import threading
 import time
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from types import TracebackType
@@ -21,6 +20,7 @@ from inlay.engine.registry import Registry
 from inlay.engine.request import InpaintRequest
 from inlay.engine.resolve import resolve
 from inlay.engine.result import Counters, Progress, Result
+from inlay.engine.thread import EngineThread
 from inlay.engine.ticket import Ticket
 from inlay.engine.worker import Worker
 from inlay.errors import BackendError, RequestError, expect
@@ -30,6 +30,10 @@ __all__ = ["Engine"]
 
 class Engine:
     """A local inpainting engine on one device.
+
+    It is closed by ``with`` or :meth:`close`. One that is dropped without finishes what is in flight and releases
+    the device then; at the process's exit what is in flight is dropped after the evaluation under way. In a forked
+    process an engine that was used before is refused: open another there.
 
     Args:
         backend: ``auto``, or a name of :data:`inlay.backends.protocol.BACKENDS`. ``auto`` is CUDA with
@@ -78,14 +82,17 @@ class Engine:
         self.registry = Registry(weights)
         self._access = Access(allow_private_urls=allow_private_urls, max_pixels=max_pixels)
         self._worker = Worker(choose(backend, device, deterministic), slots, kernels, capture)
-        self._inbox: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
-        self._lock = threading.Lock()
-        self._closed = False
+        self._thread = EngineThread(self._worker)
+        # An engine that is dropped without close(): what is in flight is finished, then the models are released.
+        weakref.finalize(self, self._thread.end).atexit = False
 
-    def run(self, request: InpaintRequest) -> Result:
-        """Run one request and wait for its pictures; raises what :meth:`submit` and the run raise."""
-        ticket = self.submit(request)
+    def run(self, request: InpaintRequest, *, allow_paths: bool = True) -> Result:
+        """Run one request and wait for its pictures; arguments and errors are those of :meth:`submit`.
+
+        In a callback of one of the engine's own requests it is refused with BackendError, as it would wait for itself.
+        """
+        self._thread.check_run()
+        ticket = self.submit(request, allow_paths=allow_paths)
         try:
             return ticket.result()
         except BaseException:
@@ -94,6 +101,7 @@ class Engine:
 
     def stream(self, request: InpaintRequest) -> Iterator[Progress | Result]:
         """``Progress`` after each evaluation, then the ``Result``. Closing the iterator cancels."""
+        self._thread.check_run()
         ticket = self.submit(request)
         try:
             yield from ticket.progress()
@@ -113,22 +121,17 @@ class Engine:
 
         Raises:
             RequestError, WeightsError: what is wrong with the request itself, at once.
-            BackendError: the engine is closed.
+            BackendError: the engine is closed, or was used before this process was forked; its thread cannot start.
         """
+        self._thread.check_open()
         began = time.perf_counter()
         if not isinstance(request, InpaintRequest):
             raise RequestError(
                 "request", type(request).__name__, "an InpaintRequest (InpaintRequest.parse makes one of a dict)"
             )
         resolved = resolve(request, self.registry, replace(self._access, allow_paths=allow_paths))
-        ticket = Ticket(resolved, began)
-        with self._lock:
-            if self._closed:
-                raise BackendError("the engine is closed")
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="inlay-engine", daemon=True)
-                self._thread.start()
-            self._inbox.put(ticket)
+        ticket = Ticket(resolved, began, self._thread.check_wait)
+        self._thread.submit(ticket)
         return ticket
 
     def reply(
@@ -159,18 +162,10 @@ class Engine:
     def close(self, cancel: bool = False) -> None:
         """Finish (or cancel) what is in flight, then release the device. May be called twice.
 
-        Called by a ticket's own callback it cannot wait: the engine closes once the callback has returned.
+        Called by a ticket's own callback it cannot wait: the engine closes once the callback has returned. In a fork of
+        the process that used the engine it does nothing.
         """
-        with self._lock:
-            first, self._closed = not self._closed, True
-            thread = self._thread
-        if cancel:
-            self._worker.cancel_all = True
-        if thread is not None:
-            if first:
-                self._inbox.put(None)
-            if thread is not threading.current_thread():
-                thread.join()
+        self._thread.close(cancel)
 
     def __enter__(self) -> Self:
         return self
@@ -179,40 +174,3 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close(cancel=kind is not None)
-
-    def _work(self) -> None:
-        """Until closed: take what has arrived, then one turn of the lanes."""
-        is_open = True
-        try:
-            while is_open or self._worker.busy:
-                is_open = self._take(is_open)
-                self._worker.turn()
-        except BaseException as exc:
-            # Nothing is expected here; but whoever waits for a result must not wait for ever.
-            self._abandon(exc)
-            raise
-        finally:
-            self._worker.close()
-
-    def _abandon(self, error: BaseException) -> None:
-        """The thread ends: refuse what comes, fail what waits."""
-        with self._lock:
-            self._closed = True
-        failure = BackendError(f"the engine stopped: {type(error).__name__}: {error}")
-        while not self._inbox.empty():
-            ticket = self._inbox.get()
-            if ticket is not None:
-                ticket.fail(failure)
-        self._worker.fail_all(failure)
-
-    def _take(self, is_open: bool) -> bool:
-        """Admit everything that waits; block only where there is nothing else to do."""
-        while is_open:
-            try:
-                ticket = self._inbox.get(block=not self._worker.busy)
-            except queue.Empty:
-                return True
-            if ticket is None:
-                return False
-            self._worker.add(ticket)
-        return False

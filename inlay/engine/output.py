@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import io
 import os
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +14,7 @@ from PIL import Image, PngImagePlugin
 
 from inlay.engine.fill import opaque
 from inlay.engine.metadata import a1111_parameters, as_text, exif, to_json
+from inlay.engine.placing import place, sweep_once
 from inlay.errors import OutputError
 
 __all__ = [
@@ -26,7 +24,6 @@ __all__ = [
     "a1111_parameters",
     "check_outputs",
     "encode",
-    "flush_folder",
     "output_names",
     "output_paths",
     "save",
@@ -145,7 +142,9 @@ def save_all(
     texts: Sequence[Mapping[str, Any]],
     options: SaveOptions | None = None,
 ) -> tuple[str, ...]:
-    """Write pictures that belong together: all of them, or none. A file that one of them replaced stays replaced.
+    """Write pictures that belong together: all of them, or none, and then what they would replace is as it was.
+
+    Unfinished files that a killed process left in their folders a day ago or earlier are removed first.
 
     Args:
         pictures: each with where it goes.
@@ -153,20 +152,20 @@ def save_all(
 
     Returns:
         warnings.
+
+    Raises:
+        OutputError: as of :func:`save`.
     """
+    options = options or SaveOptions()
     warnings: list[str] = []
-    fresh: list[Path] = []
-    try:
-        for (image, path), text in zip(pictures, texts, strict=True):
-            was_there = os.path.lexists(path)
-            warnings += save(image, path, options=options, **text)
-            if not was_there:
-                fresh.append(path)
-    except BaseException:  # an interruption too must leave nothing behind
-        for path in fresh:
-            with contextlib.suppress(OSError):
-                path.unlink()
-        raise
+    files: list[tuple[Path, bytes]] = []
+    for (image, path), text in zip(pictures, texts, strict=True):
+        data, notes = _encoded(image, path, None, options, text)
+        files.append((path, data))
+        warnings += notes
+    for folder in {path.parent for path, _ in files}:
+        sweep_once(folder)
+    place(files, overwrite=options.overwrite)
     return tuple(warnings)
 
 
@@ -181,14 +180,21 @@ def write(
 ) -> Written:
     """Like :func:`save`; returns the file's content too, for whoever needs its hash or its size."""
     options, target = options or SaveOptions(), Path(path)
-    kind = _format_of(target, format)
-    _check(target, options.overwrite)
-    try:
-        data, warnings = encode(image, kind, metadata=metadata, parameters=parameters, options=options)
-        _write_atomically(target, data, options.overwrite)
-    except (OSError, ValueError) as exc:  # ValueError: a mode or a number that the format does not have
-        raise OutputError(f"{target} cannot be written: {getattr(exc, 'strerror', None) or exc}") from exc
+    data, warnings = _encoded(image, target, format, options, {"metadata": metadata, "parameters": parameters})
+    place([(target, data)], overwrite=options.overwrite)
     return Written(data, warnings)
+
+
+def _encoded(
+    image: Image.Image, path: Path, format: str | None, options: SaveOptions, text: Mapping[str, Any]
+) -> tuple[bytes, tuple[str, ...]]:
+    """The content of a file that can be written, as far as can be said before it is, and warnings."""
+    kind = _format_of(path, format)
+    _check(path, options.overwrite)
+    try:
+        return encode(image, kind, options=options, **text)
+    except (OSError, ValueError) as exc:  # ValueError: a mode or a number that the format does not have
+        raise OutputError(f"{path} cannot be written: {getattr(exc, 'strerror', None) or exc}") from exc
 
 
 def encode(
@@ -280,54 +286,3 @@ def _check(path: Path, overwrite: bool) -> None:
             raise OutputError(f"{path} cannot be written: the folder {folder} is read-only")
     except (OSError, ValueError) as exc:  # a name that is too long, or with a NUL character
         raise OutputError(f"{path} cannot be written: {getattr(exc, 'strerror', None) or exc}") from exc
-
-
-def _write_atomically(path: Path, data: bytes, overwrite: bool) -> None:
-    """Temporary file beside the target → flushed → renamed → folder flushed."""
-    temporary = path.with_name(f".inlay-{secrets.token_hex(8)}.part")
-    try:
-        # O_EXCL: never write through a link that someone put there; the mode follows the umask.
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-        with open(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        _publish(temporary, path, overwrite)
-    except BaseException:  # an interruption too must leave nothing behind
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
-        raise
-    flush_folder(path.parent)
-
-
-def _publish(temporary: Path, path: Path, overwrite: bool) -> None:
-    """Give the finished file its name, without replacing one that came in between unless that is asked."""
-    if overwrite:
-        os.replace(temporary, path)
-        return
-    try:
-        os.link(temporary, path)  # unlike a rename it fails where the name is taken
-    except FileExistsError:
-        raise
-    except OSError as exc:
-        if exc.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS):
-            raise
-        if os.path.lexists(path):  # a file system without hard links: the gap is as small as it can be
-            raise FileExistsError(errno.EEXIST, "it is already there", str(path)) from exc
-        os.replace(temporary, path)
-    else:
-        temporary.unlink()
-
-
-def flush_folder(folder: Path) -> None:
-    """Make the names in a folder durable, where the system has a way to (POSIX)."""
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    except OSError as exc:
-        if exc.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot
-            raise
-    finally:
-        os.close(handle)

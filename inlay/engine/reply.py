@@ -23,7 +23,6 @@ from inlay.redact import hiding, without_key
 
 if TYPE_CHECKING:
     from inlay.engine.engine import Engine
-    from inlay.engine.request import InpaintRequest
     from inlay.engine.result import Result
 
 __all__ = ["Answer", "answer"]
@@ -93,7 +92,7 @@ def _succeed(
     folder, notes = _folder(documented, out)
     paths = output_paths(prefix, folder, documented.request.samples) if folder else []
     check_outputs(paths)  # before the work, not after it
-    result = _run(engine, documented.request)
+    result = engine.run(documented.request, allow_paths=False)
     output, warnings = _written(result, paths) if paths else _encoded(result)
     delivery = Delivery(identifier, prefix, output, (*_of_a_server(documented), *warnings, *notes))
     reply = success_reply(documented, result, delivery)
@@ -111,15 +110,6 @@ def _folder(documented: Documented, out: str | os.PathLike[str] | None) -> tuple
         return temporary_folder(), (f"the pictures lie in a temporary folder and are removed after {KEPT_HOURS} hours",)
     except OSError as exc:
         raise OutputError(f"the temporary folder cannot be made: {exc.strerror}") from exc
-
-
-def _run(engine: Engine, request: InpaintRequest) -> Result:
-    ticket = engine.submit(request, allow_paths=False)
-    try:
-        return ticket.result()
-    except BaseException:
-        ticket.cancel()  # an interrupted caller does not want the rest computed
-        raise
 
 
 def _of_a_server(documented: Documented) -> tuple[str, ...]:

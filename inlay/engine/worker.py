@@ -55,6 +55,9 @@ class Worker:
 
     def add(self, ticket: Ticket) -> None:
         """Make a request's lanes; one without evaluations is finished at once."""
+        if self._is_cancelled(ticket):
+            ticket.drop()
+            return
         plan = ticket.resolved.plan
         self._tickets[ticket] = []
         try:
@@ -211,10 +214,14 @@ class Worker:
 
     def _drop_cancelled(self) -> None:
         for ticket in list(self._tickets):
-            if self.cancel_all or ticket.cancel_asked:
-                ticket.cancel_asked = True
+            if self._is_cancelled(ticket):
                 self._forget(ticket)
                 ticket.drop()
+
+    def _is_cancelled(self, ticket: Ticket) -> bool:
+        if self.cancel_all:
+            ticket.cancel()
+        return ticket.cancel_asked
 
     def _failed(self, lane: Lane, error: Exception) -> None:
         if lane in self._owner:

@@ -210,6 +210,46 @@ def test_an_empty_stage_computes_and_changes_nothing():
     assert lane not in stage
 
 
+def stage_for(lane, lanes=2):
+    return Stage(Network(Unet(), CPU, torch.float32, fused=False), lane.company, Room(lanes, 64, False), lane)
+
+
+def test_what_a_lane_leaves_behind_spoils_nobody_even_if_it_is_not_finite():
+    made, truth = table("euler_a", 3), plain()
+    lane, other = staged().lane(made, 1), truth.lane(made, 1)
+    stage = stage_for(lane)
+    stage._lanes.state.fill_(float("nan"))
+    stage.hold([Step(lane, 0)])
+    stage.run()
+    truth.steps.advance([Step(other, 0)])
+    assert_same([stage.sample(lane)], [truth.steps.sample(other)])
+
+
+def test_a_lane_that_is_dropped_goes_on_no_further():
+    made, case = table("euler", 6), staged()
+    lanes = [case.lane(made, seed) for seed in range(2)]
+    stage = stage_for(lanes[0])
+    stage.hold([Step(lane, 0) for lane in lanes])
+    stage.run()
+    stage.drop(lanes[0])
+    before = stage._lanes.state.clone()
+    stage.run()
+    assert torch.equal(stage._lanes.state[0], before[0])
+    assert not torch.equal(stage._lanes.state[1], before[1]), "the other one does"
+
+
+def test_the_stage_in_use_is_not_the_one_that_goes():
+    made, recorder = table("euler", 2), Recorder()
+    case = staged(limits=(2, 2**30), recorder=recorder)
+
+    def run(**options):
+        before = recorder.recorded
+        case.run([case.lane(made, 0, **options)], [0])
+        return recorder.recorded - before
+
+    assert [run(), run(guidance=1.0), run(), run(image=True), run()] == [1, 1, 0, 1, 0]
+
+
 def out_of_memory():
     return torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 

@@ -7,7 +7,6 @@ import json
 import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -16,30 +15,6 @@ import inlay
 from inlay.backends.null import NullSession
 from inlay.backends.protocol import BACKENDS
 from inlay.engine.plan import Plan
-
-
-@pytest.fixture
-def pictures():
-    rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (96, 128, 3), dtype=np.uint8)
-    mask = np.zeros((96, 128), np.uint8)
-    mask[30:60, 40:90] = 255
-    return image, mask
-
-
-@pytest.fixture
-def request_of(pictures):
-    def make(**fields):
-        image, mask = pictures
-        return inlay.InpaintRequest(**{"init_image": image, "mask_image": mask, "seed": 1, "steps": 6, **fields})
-
-    return make
-
-
-@pytest.fixture
-def engine(empty_registry):
-    with inlay.Engine("null", weights=empty_registry) as opened:
-        yield opened
 
 
 def test_result_says_what_was_done(engine, request_of, pictures):
@@ -103,38 +78,6 @@ def test_requests_from_many_threads_give_what_they_give_alone(engine, request_of
     with ThreadPoolExecutor(8) as pool:
         together = [np.asarray(result.images[0]) for result in pool.map(engine.run, requests)]
     np.testing.assert_array_equal(alone, together)
-
-
-@dataclass
-class Gate:
-    """Lets a test stop the null session between evaluations."""
-
-    reached: threading.Event = field(default_factory=threading.Event)
-    passed: threading.Event = field(default_factory=threading.Event)
-    permits: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
-    evaluations: int = 0
-    decoded: int = 0
-
-
-@pytest.fixture
-def gate(monkeypatch):
-    gate = Gate()
-
-    def advance(self, steps):
-        gate.evaluations += 1
-        gate.reached.set()
-        if not gate.permits.acquire(blocking=False):
-            assert gate.passed.wait(10)
-
-    original = NullSession.decode
-
-    def decode(self, states):
-        gate.decoded += 1
-        return original(self, states)
-
-    monkeypatch.setattr(NullSession, "advance", advance)
-    monkeypatch.setattr(NullSession, "decode", decode)
-    return gate
 
 
 def test_cancelling_stops_at_the_next_step_and_decodes_nothing(engine, request_of, gate):
@@ -282,7 +225,7 @@ def test_closing_from_a_callback_does_not_wait_for_itself(request_of, empty_regi
     assert ticket.result(timeout=60).images
     opened.close()
     assert not raised
-    assert not opened._thread.is_alive()
+    assert not opened._thread._thread.is_alive()
 
 
 def test_a_plan_is_data_and_equal_for_equal_requests(request_of, empty_registry, pictures):

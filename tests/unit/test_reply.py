@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import io
 import json
 import logging
@@ -254,18 +255,17 @@ def test_an_output_folder_that_is_not_there_is_refused_before_the_work(engine, t
 
 
 def test_all_files_or_none(engine, tmp_path, monkeypatch):
-    from inlay.engine import output
+    publish = os.link
 
-    def save(image, path, *, options, **texts):
-        if path.name.endswith("-2.png"):
-            raise inlay.OutputError(f"{path} cannot be written: disk full")
-        path.write_bytes(b"x")
-        return ()
+    def link(source, target):
+        if str(target).endswith("-2.png"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        publish(source, target)
 
-    monkeypatch.setattr(output, "save", save)
+    monkeypatch.setattr(os, "link", link)
     reply = checked(engine.reply({**SMALL, "samples": 3}, "community", out=tmp_path))
-    assert "disk full" in reply["message"]
-    assert list(tmp_path.glob("*.png")) == []
+    assert "No space left on device" in reply["message"]
+    assert [path.name for path in tmp_path.iterdir() if "inlay" in path.name or path.suffix == ".png"] == []
 
 
 @pytest.mark.parametrize(("payload", "out"), [({"temp": "yes"}, "here"), ({}, None)])

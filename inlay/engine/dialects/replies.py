@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from inlay.engine.dialects.reading import Documented
+from inlay.engine.locks import lock_across_forks
 from inlay.engine.plan import ModelPlan
 from inlay.engine.result import Result
 from inlay.printable import printable
@@ -40,7 +40,7 @@ class _Ids:
 
     def __init__(self) -> None:
         self._last = 0
-        self._lock = threading.Lock()
+        self._lock = lock_across_forks()
 
     def next(self) -> int:
         with self._lock:

@@ -1,0 +1,97 @@
+"""`python -m benchmarks.soak BACKEND`: resident memory against requests of mixed shapes, in one process.
+
+Prints a line for every twentieth of the requests: how many there were, resident MiB, file descriptors and threads. With
+--reopen every request has an engine of its own. Reads /proc, so Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import inlay
+from benchmarks.jobs import PROMPT, pictures
+
+_POINTS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """What a process holds after a number of requests."""
+
+    requests: int
+    resident_mib: float
+    descriptors: int
+    threads: int
+
+
+def point(requests: int) -> Point:
+    """What this process holds now."""
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    kib = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
+    descriptors = len(os.listdir("/proc/self/fd"))
+    return Point(
+        requests=requests, resident_mib=round(kib / 1024, 1), descriptors=descriptors, threads=threading.active_count()
+    )
+
+
+def drawn(rng: random.Random, smallest: int, largest: int) -> inlay.InpaintRequest:
+    """One request of any shape in steps of 8 pixels, any documented scheduler, with and without guidance."""
+    width, height = (8 * rng.randint(smallest // 8, largest // 8) for _ in range(2))
+    image, mask = pictures(width, height)
+    return inlay.InpaintRequest(
+        prompt=PROMPT, init_image=image, mask_image=mask, width=width, height=height, samples=rng.randint(1, 2),
+        steps=rng.randint(3, 6), guidance_scale=rng.choice([1.0, 7.5]), seed=rng.randrange(2**31),
+        scheduler=rng.choice(inlay.schedulers.NAMES),
+    )  # fmt: skip
+
+
+def soak(run: Callable[[inlay.InpaintRequest], object], count: int, smallest: int, largest: int) -> list[Point]:
+    """Run the requests one after the other; prints the points as they come."""
+    rng, points = random.Random(0), [point(0)]
+    print("requests  resident MiB  descriptors  threads", flush=True)
+    for number in range(1, count + 1):
+        run(drawn(rng, smallest, largest))
+        if number % max(1, count // _POINTS) == 0:
+            now = point(number)
+            points.append(now)
+            print(f"{number:8}  {now.resident_mib:12}  {now.descriptors:11}  {now.threads:7}", flush=True)
+    return points
+
+
+def _alone(backend: str, request: inlay.InpaintRequest) -> None:
+    with inlay.Engine(backend, "cpu") as engine:
+        engine.run(request)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("backend", choices=["null", "onnx", "torch"])
+    parser.add_argument("--requests", type=int, default=2000)
+    parser.add_argument("--smallest", type=int, default=64, help="least width and height in pixels")
+    parser.add_argument("--largest", type=int, default=256, help="greatest width and height in pixels")
+    parser.add_argument("--reopen", action="store_true", help="an engine for each request")
+    parser.add_argument("--json", type=Path, help="where the points are written")
+    asked = parser.parse_args()
+    with contextlib.ExitStack() as stack:
+        if asked.reopen:
+            run: Callable[[inlay.InpaintRequest], object] = partial(_alone, asked.backend)
+        else:
+            run = stack.enter_context(inlay.Engine(asked.backend, "cpu")).run
+        points = soak(run, asked.requests, asked.smallest, asked.largest)
+    if asked.json is not None:
+        asked.json.write_text(json.dumps([asdict(each) for each in points], indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""An engine on the null backend, requests for it, and a gate that holds it between evaluations."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+import inlay
+from inlay.backends.null import NullSession
+
+
+@pytest.fixture
+def pictures():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (96, 128, 3), dtype=np.uint8)
+    mask = np.zeros((96, 128), np.uint8)
+    mask[30:60, 40:90] = 255
+    return image, mask
+
+
+@pytest.fixture
+def request_of(pictures):
+    def make(**fields):
+        image, mask = pictures
+        return inlay.InpaintRequest(**{"init_image": image, "mask_image": mask, "seed": 1, "steps": 6, **fields})
+
+    return make
+
+
+@pytest.fixture
+def engine(empty_registry):
+    with inlay.Engine("null", weights=empty_registry) as opened:
+        yield opened
+
+
+@dataclass
+class Gate:
+    """Lets a test stop the null session between evaluations."""
+
+    reached: threading.Event = field(default_factory=threading.Event)
+    passed: threading.Event = field(default_factory=threading.Event)
+    permits: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    evaluations: int = 0
+    decoded: int = 0
+
+
+@pytest.fixture
+def gate(monkeypatch):
+    gate = Gate()
+
+    def advance(self, steps):
+        gate.evaluations += 1
+        gate.reached.set()
+        if not gate.permits.acquire(blocking=False):
+            assert gate.passed.wait(10)
+
+    original = NullSession.decode
+
+    def decode(self, states):
+        gate.decoded += 1
+        return original(self, states)
+
+    monkeypatch.setattr(NullSession, "advance", advance)
+    monkeypatch.setattr(NullSession, "decode", decode)
+    return gate
