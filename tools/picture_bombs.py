@@ -263,7 +263,7 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "TIFF 65,535 tags of 60 MB": lambda: _tiff([(number, 1, FULL, 8) for number in range(65535)], bytes(FULL)),
     "TIFF 3 M tags, BigTIFF": lambda: _big_tiff(FULL // 20),
     "TIFF 7 M strips": lambda: _strips(FULL // 8),
-    "TIFF 60,000 strips": lambda: _strips(60_000),
+    "TIFF 30,000 strips": lambda: _strips(30_000),
     "TIFF tile of 2 G": lambda: _tiff(
         [
             (256, 4, 1, 8),
@@ -294,7 +294,7 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "PPM comment of 60 MB": lambda: b"P6\n#" + bytes(FULL) + b"\n1 1 255\nabc",
     "PPM blanks": lambda: b"P6" + b" " * FULL + b"1 1 255\nabc",
     "PPM plain, 60 MB": lambda: b"P2 5000 5000 255\n" + b"1 " * (FULL // 2),
-    "PPM plain, 16 MB": lambda: b"P2 2800 2800 255\n" + b"1 " * 7_900_000,
+    "PPM plain, 12 MB": lambda: b"P2 2400 2400 255\n" + b"1 " * 5_800_000,
     "PFM blanks": lambda: b"Pf" + b" " * FULL,
     "AVIF boxes": lambda: _encoded(Image.new("RGB", (16, 16)), "AVIF") + struct.pack(">I4s", 8, b"free") * (FULL // 8),
     "large: PNG 1 bit": lambda: _png(SIDE, SIDE, 1, 0),

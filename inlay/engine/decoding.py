@@ -56,13 +56,14 @@ class Pixels:
     mode: str
 
 
-def check_size(size: tuple[int, int], max_pixels: int | None) -> None:
-    """Raises :class:`Damaged` where a picture has no pixels, or more than are allowed."""
-    (width, height), limit = size, pixel_limit(max_pixels)
+def check_size(size: tuple[int, int], max_pixels: int | None, cost: int = 1) -> None:
+    """Raises :class:`Damaged` where a picture has no pixels, or more than are allowed; of costly ones fewer are."""
+    (width, height), limit = size, pixel_limit(max_pixels) // cost
     if width <= 0 or height <= 0:
         raise Damaged(f"has no pixels ({width}x{height})")
     if width * height > limit:
-        raise Damaged(f"has {width}x{height} pixels; the limit is {limit} (max_pixels, --max-pixels)")
+        share = f" for this format, 1/{cost} of that for others" if cost > 1 else ""
+        raise Damaged(f"has {width}x{height} pixels; the limit is {limit:.0f}{share} (max_pixels, --max-pixels)")
     if max(size) > _LONGEST_SIDE:
         raise Damaged(f"has {width}x{height} pixels; a side of more than {_LONGEST_SIDE} is not read")
 
@@ -77,12 +78,12 @@ def decode(field: str, data: bytes, notes: list[str], max_pixels: int | None) ->
         return _from_netpbm(field, data, notes, max_pixels)
     container = unpack(data)
     if container.size is not None:
-        check_size(container.size, max_pixels)
+        check_size(container.size, max_pixels, container.cost)
     if container.has_more:
         notes.append(f"{field}: there is more than one frame or page; the first is used")
     notes += [f"{field}: {note}" for note in container.notes]
     with _opened(container) as image:
-        check_size(image.size, max_pixels)  # of some files only the decoder can tell it
+        check_size(image.size, max_pixels, container.cost)  # of some files only the decoder can tell it
         _allocate(image)
         orientation, profile = container.orientation, container.icc_profile
         if container.kind == "AVIF":

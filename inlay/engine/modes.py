@@ -105,8 +105,14 @@ def _converted(image: Image.Image, mode: str) -> Bytes2D:
     shape = (image.height, image.width, 3)[: 2 if mode == "L" else 3]
     pixels = np.empty(shape, np.uint8)
     for rows, piece in _pieces(image):
-        pixels[rows] = np.asarray(piece if piece.mode == mode else piece.convert(mode))
+        piece = piece if piece.mode == mode else piece.convert(mode)
+        pixels[rows] = _packed(piece, mode).reshape(pixels[rows].shape)
     return pixels
+
+
+def _packed(image: Image.Image, rawmode: str) -> Bytes2D:
+    """An image's samples, or those of some channels: four times as fast as ``numpy.asarray``."""
+    return np.frombuffer(image.tobytes("raw", rawmode), np.uint8)
 
 
 def _with_alpha(image: Image.Image) -> tuple[Bytes2D, Bytes2D]:
@@ -114,8 +120,9 @@ def _with_alpha(image: Image.Image) -> tuple[Bytes2D, Bytes2D]:
     straight = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)
     for rows, piece in _pieces(image):
         piece = piece.convert(straight) if straight else piece
-        pixels = np.asarray(piece if piece.mode == "RGBA" else piece.convert("RGBA"))
-        rgb[rows], alpha[rows] = pixels[:, :, :3], pixels[:, :, 3]
+        piece = piece if piece.mode == "RGBA" else piece.convert("RGBA")
+        rgb[rows] = _packed(piece, "RGB").reshape(rgb[rows].shape)
+        alpha[rows] = _packed(piece, "A").reshape(alpha[rows].shape)
     return rgb, alpha
 
 

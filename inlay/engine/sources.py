@@ -35,6 +35,7 @@ _LONGEST_PATH = 4096
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]*={0,2}")
 _TO_STANDARD = bytes.maketrans(b"-_", b"+/")
+_BYTE_ORDER_MARK = "\ufeff"  # text that was read from a file of Windows begins with it
 _BLANKS = b" \t\r\n\v\f"
 _SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP")
 _FORMS = "a path, a URL, a data URI, base64, bytes, a PIL.Image or a numpy array"
@@ -81,7 +82,9 @@ def read_source(field: str, value: object, access: Access = Access()) -> Source:
     if isinstance(value, str):
         # Blanks around it mean nothing, unless there is a file of that very name.
         is_named = access.allow_paths and value != value.strip() and len(value) <= _LONGEST_PATH and _exists(value)
-        return _read_path(field, value, access) if is_named else _read_text(field, value.strip(), access)
+        if is_named:
+            return _read_path(field, value, access)
+        return _read_text(field, value.removeprefix(_BYTE_ORDER_MARK).strip(), access)
     raise SourceError(field, value, f"must be {_FORMS}, not {type(value).__name__}")
 
 

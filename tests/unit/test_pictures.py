@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import io
+import struct
 import threading
+import tracemalloc
 import warnings
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
+from inlay.batch.classes import classify
+from inlay.engine import decoding, pictures
+from inlay.engine.access import MAX_PIXELS, pixel_limit
 from inlay.engine.pictures import Picture, from_array, from_bytes, from_image
-from inlay.errors import SourceError
+from inlay.errors import OutOfMemory, SourceError
 
 RNG = np.random.default_rng(5)
 COLOUR = RNG.integers(0, 256, (9, 14, 3), dtype=np.uint8)
@@ -316,3 +322,220 @@ def test_a_mask_is_its_brightness_in_any_mode(mode, orientation):
     as_gray = io.BytesIO()
     picture.convert("L").save(as_gray, "PNG", exif=exif)
     assert from_bytes("mask_image", as_gray.getvalue(), "it").sha256 == mask.sha256
+
+
+def deep_png(values: np.ndarray, kind: int, bits: int = 16, transparent: bytes = b"") -> bytes:
+    """A PNG of any depth, with filter 0; Pillow writes 16 bits in gray alone."""
+    height, width = values.shape[:2]
+    if bits == 16:
+        lines = [row.astype(">u2").tobytes() for row in values]
+    else:
+        unpacked = np.unpackbits(values[:, :, None].astype(np.uint8), axis=2)[:, :, -bits:]
+        lines = [np.packbits(row).tobytes() for row in unpacked]
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)), (b"tRNS", transparent)]
+    parts += [(b"IDAT", zlib.compress(b"".join(b"\0" + line for line in lines))), (b"IEND", b"")]
+    chunks = [
+        struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        for name, content in parts
+        if content or name == b"IEND"
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def deep_tiff(values: np.ndarray, order: str, packed: bool) -> bytes:
+    """A TIFF of 16-bit colour in one strip."""
+    content = values.astype(f"{order}u2").tobytes()
+    content = zlib.compress(content) if packed else content
+    height, width, channels = values.shape
+    start = 8 + 2 + 12 * 10 + 4
+    tags = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, channels, start), (259, 3, 1, 8 if packed else 1)]
+    tags += [(262, 3, 1, 2), (273, 4, 1, start + 2 * channels), (277, 3, 1, channels), (278, 4, 1, height)]
+    tags += [(279, 4, 1, len(content)), (338, 3, channels - 3, 2)]
+    short = "H2x"
+    entries = [
+        struct.pack(f"{order}HHI{short if kind == 3 and n == 1 else 'I'}", tag, kind, n, v) for tag, kind, n, v in tags
+    ]
+    entries = entries[: len(tags) - (channels == 3)]
+    head = struct.pack(f"{order}HIH", 42, 8, len(entries)) + b"".join(entries) + bytes(4)
+    mark = b"II" if order == "<" else b"MM"
+    return (mark + head).ljust(start, b"\0") + struct.pack(f"{order}{channels}H", *[16] * channels) + content
+
+
+DEEP = RNG.integers(0, 65536, (9, 14, 4)).astype(np.uint16)
+# Where the upper byte alone would be one off.
+DEEP[0, :4] = [[0x00FF, 0xFF00, 0x7F00, 0x01FF], [128, 129, 65407, 65406], [255, 256, 257, 65535], [0, 1, 65279, 33023]]
+
+
+@pytest.mark.parametrize(
+    ("data", "channels"),
+    [
+        (deep_png(DEEP[:, :, :3], 2), 3),
+        (deep_png(DEEP, 6), 4),
+        (deep_tiff(DEEP[:, :, :3], "<", False), 3),
+        (deep_tiff(DEEP[:, :, :3], ">", False), 3),
+        (deep_tiff(DEEP[:, :, :3], "<", True), 3),
+        (deep_tiff(DEEP, ">", True), 4),
+        (b"P6 14 9 65535\n" + DEEP[:, :, :3].astype(">u2").tobytes(), 3),
+        (DEEP, 4),
+    ],
+)
+def test_sixteen_bits_of_colour_are_rounded_and_said(data, channels):
+    picture = from_array("init_image", data) if isinstance(data, np.ndarray) else decode(data)
+    expected = np.rint(DEEP / 257).astype(np.uint8)
+    np.testing.assert_array_equal(picture.rgb, expected[:, :, :3])
+    assert picture.warnings == ("init_image: 16 bits a channel were scaled to 8",)
+    if channels == 4:
+        np.testing.assert_array_equal(picture.alpha, expected[:, :, 3])
+    else:
+        assert picture.alpha is None
+
+
+def test_sixteen_bits_of_gray_and_alpha():
+    picture = decode(deep_png(DEEP[:, :, :2], 4))
+    np.testing.assert_array_equal(picture.gray, np.rint(DEEP[:, :, 0] / 257))
+    np.testing.assert_array_equal(picture.alpha, np.rint(DEEP[:, :, 1] / 257))
+    assert picture.is_gray
+    assert picture.warnings == ("init_image: 16 bits a channel were scaled to 8",)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("field", ["init_image", "mask_image"])
+def test_a_transparent_gray_is_transparent_at_every_depth(bits, field):
+    values = RNG.integers(0, 1 << bits, (9, 14)).astype(np.uint16)
+    key = int(values[3, 3])
+    picture = from_bytes(field, deep_png(values, 0, bits, struct.pack(">H", key)), "it")
+    np.testing.assert_array_equal(picture.gray, np.rint(values * (255 / ((1 << bits) - 1))))
+    np.testing.assert_array_equal(picture.alpha, np.where(values == key, 0, 255))
+
+
+def test_a_transparent_colour_of_sixteen_bits_is_that_colour_alone():
+    values = DEEP[:, :, :3].copy()
+    values[:2] = (4660, 22136, 39612)
+    values[1, 0] = (4660, 22136, 39613)  # the same in 8 bits
+    picture = decode(deep_png(values, 2, 16, struct.pack(">HHH", 4660, 22136, 39612)))
+    expected = np.full((9, 14), 255)
+    expected[:2] = 0
+    expected[1, 0] = 255
+    np.testing.assert_array_equal(picture.alpha, expected)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_a_palette_with_transparency_at_every_depth(bits):
+    colours = RNG.integers(0, 256, (1 << bits, 3), dtype=np.uint8)
+    alphas = RNG.integers(0, 256, 1 << bits, dtype=np.uint8)
+    values = RNG.integers(0, 1 << bits, (9, 14)).astype(np.uint8)
+    data = deep_png(values, 3, bits, alphas.tobytes())
+    palette = struct.pack(">I", colours.nbytes) + b"PLTE" + colours.tobytes()
+    palette += struct.pack(">I", zlib.crc32(palette[4:]))
+    picture = decode(data[:33] + palette + data[33:])
+    np.testing.assert_array_equal(picture.rgb, colours[values])
+    np.testing.assert_array_equal(picture.alpha, alphas[values])
+
+
+def test_hash_is_of_the_alpha_too():
+    a, b = (from_array("f", np.dstack((COLOUR, alpha))) for alpha in (GRAY, GRAY ^ 1))
+    assert a.sha256 != b.sha256
+    gray = (Image.merge("LA", (Image.fromarray(GRAY), Image.fromarray(alpha))) for alpha in (GRAY, GRAY ^ 1))
+    assert len({from_image("f", image).sha256 for image in gray}) == 2
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError("out of memory error when reading image file")])
+def test_memory_that_runs_out_is_no_damage(monkeypatch, error):
+    def fails(*arguments):
+        raise error
+
+    for name in ("decode", "channels_of", "levels_of"):
+        monkeypatch.setattr(pictures, name, fails)
+    for make in (
+        lambda: decode(encoded(Image.fromarray(COLOUR))),
+        lambda: from_image("init_image", Image.fromarray(COLOUR)),
+        lambda: from_array("init_image", COLOUR),
+    ):
+        with pytest.raises(
+            OutOfMemory, match=r"^init_image: .* cannot be decoded: this machine's memory has run out$"
+        ) as caught:
+            make()
+        assert classify(caught.value) == "memory"
+
+
+def test_limits_of_pixels(monkeypatch):
+    assert pixel_limit() == MAX_PIXELS == 8192 * 8192
+    assert pixel_limit(5) == 5
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    assert (pixel_limit(), pixel_limit(5000)) == (1000, 5000)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert pixel_limit() == float("inf")
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "ICO"])
+def test_the_limit_of_pixels_holds_in_every_format(format):
+    data = encoded(Image.fromarray(COLOUR), format)
+    width, height = decode(data).size
+    assert from_bytes("f", data, "it", max_pixels=width * height).size == (width, height)
+    with pytest.raises(
+        SourceError, match=rf"it has {width}x{height} pixels; the limit is 9 \(max_pixels, --max-pixels\)"
+    ):
+        from_bytes("f", data, "it", max_pixels=9)
+    with pytest.raises(SourceError, match="the limit is 9"):
+        from_image("f", Image.fromarray(COLOUR), max_pixels=9)
+    with pytest.raises(SourceError, match="the limit is 9"):
+        from_array("f", COLOUR, max_pixels=9)
+
+
+def test_a_format_that_costs_more_may_have_fewer_pixels():
+    data = encoded(Image.fromarray(COLOUR), "JPEG2000")  # 14x9
+    assert from_bytes("f", data, "it", max_pixels=4 * 126).size == (14, 9)
+    with pytest.raises(SourceError, match="the limit is 125 for this format, 1/4"):
+        from_bytes("f", data, "it", max_pixels=4 * 126 - 1)
+
+
+def test_a_large_tiff_needs_nothing_of_pillows_own_limit(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 9)
+    for options in ({}, {"compression": "tiff_lzw"}):
+        data = encoded(Image.fromarray(COLOUR), "TIFF", **options)
+        np.testing.assert_array_equal(from_bytes("f", data, "it", max_pixels=1000).rgb, COLOUR)
+
+
+def test_one_that_is_slow_to_open_does_not_keep_others_waiting(monkeypatch):
+    slow, quick = encoded(Image.fromarray(GRAY)), encoded(Image.fromarray(COLOUR))
+    opening, go_on, real = threading.Event(), threading.Event(), decoding.unpack
+
+    def unpack(data):
+        if data == slow:
+            opening.set()
+            assert go_on.wait(60)
+        return real(data)
+
+    monkeypatch.setattr(decoding, "unpack", unpack)
+    thread = threading.Thread(target=lambda: decode(slow))
+    thread.start()
+    try:
+        assert opening.wait(60)
+        assert decode(quick).size == (14, 9)
+    finally:
+        go_on.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("mode", ["F", "I", "I;16"])
+def test_deep_gray_is_converted_in_strips(mode):
+    values = np.zeros((2048, 2048), {"F": np.float32, "I": np.int32, "I;16": np.uint16}[mode])
+    image = Image.fromarray(values)
+    tracemalloc.start()
+    try:
+        from_image("f", image)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < values.size * 2 + (8 << 20)  # Pillow's own memory is not in it
+
+
+def test_arrays_of_floats_are_converted_in_strips():
+    array = np.zeros((2048, 2048))
+    tracemalloc.start()
+    try:
+        from_array("f", array)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < array.size * 5 + (8 << 20)

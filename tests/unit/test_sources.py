@@ -51,11 +51,14 @@ def data_uri_forms(png: bytes) -> list[str]:
         f"data:;base64,{safe}",
         f"data:image/png;base64,{wrapped}",
         f"data:image/png;base64,{quote(text)}",
+        f"data:image/png;base64,{quote(wrapped, safe='')}",
+        f'data:image/png;charset="utf-8";base64,{text}',
+        f"\ufeffdata:image/png;base64,{text}",
         "data:image/png," + quote(png),
     ]
 
 
-@pytest.mark.parametrize("form", range(8))
+@pytest.mark.parametrize("form", range(11))
 @pytest.mark.parametrize("allow_paths", [True, False])
 def test_data_uri(png, pixels, form, allow_paths):
     picture = open_picture("init_image", data_uri_forms(png)[form], Access(allow_paths=allow_paths))
@@ -75,6 +78,7 @@ def test_raw_base64_short_and_long(png, pixels, allow_paths):
             standard.rstrip("="),
             base64.urlsafe_b64encode(data).decode(),
             f" {standard}\n",
+            f"\ufeff{standard}",
         ):
             picture = open_picture("init_image", text, Access(allow_paths=allow_paths))
             np.testing.assert_array_equal(picture.rgb, expected)

@@ -30,6 +30,7 @@ class Container:
         icc_profile: the colour profile, not examined.
         orientation: EXIF's, 1 … 8.
         bits: of a channel, where they are more than the decoder delivers.
+        cost: how many times the memory of other pictures its decoder needs; it may have so many times fewer pixels.
         key: the colour that is transparent, one sample or three of ``bits``.
         notes: what was left out that somebody may miss.
     """
@@ -41,6 +42,7 @@ class Container:
     icc_profile: bytes | None = None
     orientation: int = 1
     bits: int = 8
+    cost: int = 1
     key: tuple[int, ...] | None = None
     notes: tuple[str, ...] = ()
 

@@ -23,7 +23,8 @@ _ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a segment: TEM, RST0 … 
 
 _MOST_SEGMENTS = 10_000
 # A progressive picture has about ten scans. Each is a walk through all coefficients, with or without data for them.
-_MOST_SCANS = 64
+_MOST_SCANS, _USUAL_SCANS = 64, 20
+_MOST_SCANNED = 1 << 30  # pixels in all scans together, where there are more than usual
 _MARKER = re.compile(rb"\xff+([^\xff\x00])")
 _LARGEST_STRIDE = 1 << 18
 _EXIF, _XMP, _ICC = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
@@ -64,7 +65,7 @@ def unpack(data: bytes) -> Container:
         raise Damaged("is truncated: the JPEG ends before its picture")
     profile = usable_profile(_joined(segments), segments.notes)
     return Container(
-        data=b"".join([*segments.kept, view[scan : _end(data, scan)]]),
+        data=b"".join([*segments.kept, view[scan : _end(data, scan, segments.size)]]),
         kind="JPEG",
         size=segments.size,
         icc_profile=profile,
@@ -126,17 +127,18 @@ def _joined(segments: _Segments) -> bytes | None:
     return b"".join(part for _, part in sorted(segments.profile.items())) or None
 
 
-def _end(data: bytes, position: int) -> int:
+def _end(data: bytes, position: int, size: tuple[int, int]) -> int:
     """Where the picture ends whose first scan is at ``position``: behind its end marker, or with the file."""
-    scans = 0
+    affordable = _MOST_SCANNED // max(1, size[0] * size[1])
+    scans, most = 0, min(_MOST_SCANS, max(_USUAL_SCANS, affordable))
     for _ in range(_MOST_SEGMENTS):
         position = _behind_marker(data, position)
         kind = data[position - 1]
         if position == len(data) or kind == _EOI:
             return position
         scans += kind == _SOS
-        if scans > _MOST_SCANS:
-            raise Damaged(f"has more than {_MOST_SCANS} scans")
+        if scans > most:
+            raise Damaged(f"has more than {most} scans")
         if kind not in _ALONE:
             position += int.from_bytes(data[position : position + 2], "big")
     raise Damaged(f"has more than {_MOST_SEGMENTS} segments")

@@ -13,6 +13,7 @@ _BOXES, _CODESTREAM = b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"
 SIGNATURES = (_BOXES, _CODESTREAM)
 
 _MOST_PARTS = 1000
+_COST = 4  # OpenJPEG keeps 32 bits a sample, twice: 20 bytes for a pixel of colour
 _COD, _SOT = 0x52, 0x90
 _MOST_TILES = 1 << 12
 # A decoder keeps some hundred bytes for each code block.
@@ -40,7 +41,7 @@ def unpack(data: bytes) -> Container:
         raise Damaged("is damaged: the JPEG 2000 has no pixels")
     if -(-fields[0] // across) * -(-fields[1] // down) > _MOST_TILES:
         raise Damaged(f"has more than {_MOST_TILES} tiles")
-    return Container(data=data, kind="JPEG2000", size=(width, height), bits=bits)
+    return Container(data=data, kind="JPEG2000", size=(width, height), bits=bits, cost=_COST)
 
 
 def _codestream(data: bytes) -> int:

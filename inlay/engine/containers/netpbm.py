@@ -28,7 +28,7 @@ _BLANKS = b" \t\r\n\v\f"
 _COMMENT = re.compile(rb"#[^\r\n]*")
 _LONGEST_HEADER = 1 << 16
 # Numbers as text are read at some ten million a second.
-_MOST_PLAIN_BYTES = 16 << 20
+_MOST_PLAIN_BYTES = 12 << 20
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,8 +27,8 @@ _FORMS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 
 _MOST_TAGS = 65_535
 _MOST_PIECES = 1 << 20
-# Pieces that are not compressed are decoded one by one in Python, a few microseconds each.
-_MOST_PLAIN_PIECES = 1 << 16
+# Pieces that are not compressed are decoded one by one in Python, ten microseconds each.
+_MOST_PLAIN_PIECES = 1 << 15
 _MOST_TAG_BYTES = 1 << 20
 _LEAST_TILE = 1 << 22  # pixels of a tile that are always taken; above, it may be four times the picture
 

@@ -18,7 +18,7 @@ _ICC, _EXIF, _XMP = 0x20, 0x08, 0x04  # flags of VP8X
 def size_of(data: bytes) -> tuple[int, int] | None:
     """``(width, height)``; None where no header says it. Raises struct.error where it ends early."""
     kind = data[12:16]
-    if kind == b"VP8X":
+    if kind == b"VP8X" and len(data) >= 30:
         return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
     if kind == b"VP8L" and data[20:21] == b"\x2f":
         (bits,) = struct.unpack_from("<I", data, 21)
