@@ -275,7 +275,7 @@ def test_a_mask_without_alpha_has_none_to_be_read():
         binarise(from_array("f", np.zeros((4, 4), np.uint8)), "alpha")
 
 
-def test_what_is_said_of_a_mask_reaches_the_result(empty_registry):
+def test_what_is_said_of_mask_and_picture_reaches_the_result(empty_registry):
     deep = Image.fromarray(np.where(HOLE, 65535, 0).astype(np.uint16))
     buffer = io.BytesIO()
     frames = [Image.fromarray(np.where(part, 255, 0).astype(np.uint8)) for part in (HOLE, ~HOLE)]
@@ -286,3 +286,5 @@ def test_what_is_said_of_a_mask_reaches_the_result(empty_registry):
             request = inlay.InpaintRequest(init_image=photograph(), mask_image=mask, seed=1, steps=2)
             (warning,) = (text for text in engine.run(request).warnings if "mask_image" in text)
             assert words in warning
+        request = inlay.InpaintRequest(init_image=deep, mask_image=HOLE, seed=1, steps=2)
+        assert any("init_image" in text and "16" in text for text in engine.run(request).warnings)

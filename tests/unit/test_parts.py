@@ -10,6 +10,8 @@ import pytest
 
 import inlay
 from inlay import InpaintRequest, IpAdapter, Lora, RequestError, WeightsError
+from inlay.engine.registry import Registry
+from inlay.engine.resolve import resolve
 
 REGISTRY = """
 schema = 1
@@ -214,6 +216,12 @@ def test_levels_and_reuse_of_token_merging_come_from_the_models_entry(weights, a
     weights.write_text(REGISTRY.replace('path = "nothing"', merging))
     plan = inlay.plan(ask(token_merging=0.5), weights)
     assert (plan.token_merging, plan.token_merging_levels, plan.token_merging_reuse) == (0.5, 2, 3)
+
+
+def test_the_backend_is_told_which_content_is_noise(weights, ask):
+    contents = ("original", "fill", "noise", "blank")
+    inputs = [resolve(ask(masked_content=content), Registry(weights)).inputs for content in contents]
+    assert [each.noise_fill for each in inputs] == [False, False, True, False]
 
 
 def test_models_and_their_combinations_are_closed_again(weights, ask, monkeypatch):
