@@ -75,6 +75,8 @@ def load_defaults(path: str | os.PathLike[str] | None) -> dict[str, Any]:
         return {}
     try:
         fields = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except RecursionError as exc:
+        raise RequestError("--defaults", message=f"{path}: is nested too deeply") from exc
     except (OSError, ValueError) as exc:  # ValueError: not UTF-8, not TOML, a name with a NUL
         raise RequestError("--defaults", message=f"{path}: cannot be read as TOML: {exc}") from exc
     for own in ("id", "output"):

@@ -194,3 +194,29 @@ def test_validate_finds_what_a_run_would_find(damaged):
     } | {number + 2 for number, (fields, _, _) in enumerate(BAD[:-3]) if fields.get("mask_image", "") is None} | {
         number + 2 for number, (fields, _, _) in enumerate(BAD) if fields.get("init_image") == "photos"
     }
+
+
+@pytest.mark.parametrize(
+    "text", ["steps = " + "[" * 100_000, "steps = " + "{a=" * 100_000, "loras = " + "[" * 300 + "]" * 300], ids=len
+)
+def test_defaults_that_are_nested_deeply_are_one_line(album, text):
+    (album.folder / "deep.toml").write_text(text)
+    options = album.with_options(defaults=album.folder / "deep.toml")
+    with pytest.raises(RequestError, match=r"deep\.toml: (is nested too deeply|loras)") as caught:
+        batch.validate(album.manifest(album.rows(1)), options)
+    assert len(str(caught.value)) < 400
+    assert "\n" not in str(caught.value)
+
+
+def test_rows_that_are_nested_deeply_are_errors_of_their_own(album):
+    deep = ["[" * 200_000, "[" * 900 + "]" * 900, '{"a":' * 900 + "1" + "}" * 900]
+    lines = [f'{{"id": "{number}", "loras": {value}}}' for number, value in enumerate(deep)]
+    cells = [f'{number},a.png,"{value}"\n' for number, value in enumerate(deep[:2])]
+    (album.folder / "deep.csv").write_text("".join(["id,init_image,loras\n", *cells]))
+    for manifest, numbers in (
+        (album.manifest([*lines, album.row(0)]), [1, 2, 3]),
+        (album.folder / "deep.csv", [2, 3]),
+    ):
+        found = batch.validate(manifest, album.options)
+        assert [problem.number for problem in found.problems] == numbers
+        assert all(len(problem.text) < 2000 and problem.text.isprintable() for problem in found.problems)

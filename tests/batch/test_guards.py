@@ -523,6 +523,7 @@ def test_an_interrupt_at_the_start_names_every_row(album, tmp_path, monkeypatch)
         assert [(line["id"], line["status"]) for line in lines(out)] == [
             ("row-0", "skipped"), ("row-1", "skipped"), ("row-2", "skipped"), ("line 4", "skipped"),
         ]  # fmt: skip
+        assert all(line["run"] > 0 for line in lines(out))
         with locked(out):
             pass
         assert batch.run(manifest, out, album.options).status == {"ok": 3, "error": 1}

@@ -46,10 +46,10 @@ def cluster(tmp_path_factory):
 
 
 def test_the_same_bytes_also_where_a_worker_is_killed_and_rows_are_bad(album, tmp_path, cluster):
-    rows = album.rows(60)
+    rows = album.rows(24)  # two batches of about a dozen, which slots of four make in rounds
     rows[5]["init_image"] = "photos/gone.png"
     rows[6]["stepz"] = 1
-    rows[33]["prompt"] = "broken"
+    rows[17]["prompt"] = "broken"
     manifest, out = album.manifest(rows), tmp_path / "out"
     killed = []
 
@@ -57,7 +57,7 @@ def test_the_same_bytes_also_where_a_worker_is_killed_and_rows_are_bad(album, tm
         """The actor that has just finished something, in the middle of its batch."""
         while not killed:
             for path in out.glob("results-ray-*.jsonl"):
-                if 3 <= path.read_bytes().count(b"\n") < 20:
+                if 2 <= path.read_bytes().count(b"\n") < 8:
                     killed.extend(_writers(path)[:1])
                     for process in killed:
                         os.kill(process, signal.SIGKILL)
@@ -66,12 +66,13 @@ def test_the_same_bytes_also_where_a_worker_is_killed_and_rows_are_bad(album, tm
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    tally = batch.run(manifest, out, album.with_options(runner="ray", workers=2))
+    tally = batch.run(manifest, out, album.with_options(runner="ray", workers=2, slots=4))
     assert killed
     made = {line["id"]: line for line in lines(out)}
-    assert len(made) == tally.rows == 60
+    assert len(made) == tally.rows == 24
+    assert len({line["run"] for line in made.values()}) == 1
     bad = {name: line["error"] for name, line in made.items() if line["status"] == "error"}
-    assert bad == {"row-5": "io", "row-6": "param", "row-33": "internal"}
+    assert bad == {"row-5": "io", "row-6": "param", "row-17": "internal"}
     assert any(line["attempts"] == 2 for line in made.values())  # what the dead one had in flight
     assert sorted(path.name for path in out.iterdir() if not path.name.endswith(".png")) == [
         ".inlay-batch.lock", ".inlay-outputs", "report.json", "results.jsonl",
@@ -81,7 +82,7 @@ def test_the_same_bytes_also_where_a_worker_is_killed_and_rows_are_bad(album, tm
     )
     assert pictures(out) == pictures(tmp_path / "here")
     # what is done is done, whichever runner looks
-    assert batch.run(manifest, out, album.options).before == 57
+    assert batch.run(manifest, out, album.options).before == 21
 
 
 def test_a_row_that_kills_its_actor_is_given_up(album, tmp_path):
