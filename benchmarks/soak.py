@@ -1,7 +1,7 @@
 """`python -m benchmarks.soak BACKEND`: resident memory against requests of mixed shapes, in one process.
 
-Prints a line for every twentieth of the requests: how many there were, resident MiB, file descriptors and threads. With
---reopen every request has an engine of its own. Reads /proc, so Linux only.
+Prints a line for every twentieth of the requests: how many there were, resident MiB, file descriptors, threads and
+entries in the temporary folder. With --reopen every request has an engine of its own. Reads /proc, so Linux only.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import random
+import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -27,21 +28,25 @@ _POINTS = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """What a process holds after a number of requests."""
+    """What a process holds after a number of requests; ``temporary`` counts what lies in the temporary folder."""
 
     requests: int
     resident_mib: float
     descriptors: int
     threads: int
+    temporary: int
 
 
 def point(requests: int) -> Point:
     """What this process holds now."""
     status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     kib = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
-    descriptors = len(os.listdir("/proc/self/fd"))
     return Point(
-        requests=requests, resident_mib=round(kib / 1024, 1), descriptors=descriptors, threads=threading.active_count()
+        requests=requests,
+        resident_mib=round(kib / 1024, 1),
+        descriptors=len(os.listdir("/proc/self/fd")),
+        threads=threading.active_count(),
+        temporary=len(os.listdir(tempfile.gettempdir())),
     )
 
 
@@ -59,13 +64,14 @@ def drawn(rng: random.Random, smallest: int, largest: int) -> inlay.InpaintReque
 def soak(run: Callable[[inlay.InpaintRequest], object], count: int, smallest: int, largest: int) -> list[Point]:
     """Run the requests one after the other; prints the points as they come."""
     rng, points = random.Random(0), [point(0)]
-    print("requests  resident MiB  descriptors  threads", flush=True)
+    print("requests  resident MiB  descriptors  threads  temporary", flush=True)
     for number in range(1, count + 1):
         run(drawn(rng, smallest, largest))
         if number % max(1, count // _POINTS) == 0:
             now = point(number)
             points.append(now)
-            print(f"{number:8}  {now.resident_mib:12}  {now.descriptors:11}  {now.threads:7}", flush=True)
+            line = f"{number:8}  {now.resident_mib:12}  {now.descriptors:11}  {now.threads:7}  {now.temporary:9}"
+            print(line, flush=True)
     return points
 
 
