@@ -134,7 +134,7 @@ CASES: tuple[Case, ...] = (
         peer_seconds=_SMALL, goals=Goals({"compile": 20.0}, seconds=2.0),
     ),
     Case("lora", "first picture after a LoRA change", kind="lora", seconds=10, goals=Goals(seconds=0.3)),
-    Case("cold", "process start to first picture, weights on disk", kind="cold", seconds=25,
+    Case("cold", "process start to first picture, weights on disk", kind="cold", seconds=20,
          goals=Goals({"compile": 10.0}, seconds=10.0)),
     Case(
         "cpu", "main job on a CPU, packaged model: 512², 14 evaluations", family="packaged", device="cpu",

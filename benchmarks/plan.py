@@ -105,7 +105,7 @@ def batch(
             return groups[0], seconds
     group = groups[at]
     seconds = min(group[0].seconds, left)
-    if seconds < (_ENOUGH * group[0].seconds if begun else _LEAST):
+    if seconds < (_ENOUGH * group[0].seconds if begun else min(_LEAST, group[0].seconds)):
         return [], 0.0
     return group, seconds
 
