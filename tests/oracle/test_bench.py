@@ -17,8 +17,8 @@ from benchmarks.run import Options, run
 from inlay.errors import RequestError
 
 
-def rehearsed(case, folder):
-    failed = run(Options((case,), folder, short=True, budget=3600))
+def rehearsed(case, folder, **more):
+    failed = run(Options(cases=(case,), out=folder, short=True, budget=3600, **more))
     (path,) = folder.glob("rehearsal_*.json")
     return failed, json.loads(path.read_text())
 
@@ -55,9 +55,9 @@ def test_the_other_cases(case, tmp_path):
 
 def test_unknown_names_are_refused(tmp_path):
     with pytest.raises(RequestError, match="case must be one of S1"):
-        run(Options(("S9",), tmp_path, short=True))
+        run(Options(cases=("S9",), out=tmp_path, short=True))
     with pytest.raises(RequestError, match="peers must be of eager"):
-        run(Options(("S1",), tmp_path, short=True, peers=("lazy",)))
+        run(Options(cases=("S1",), out=tmp_path, short=True, peers=("lazy",)))
 
 
 def test_random_weights_are_those_of_their_seed():
