@@ -8,7 +8,7 @@
     ├── OutputError             a result that cannot be written
     ├── WeightsError            a model, adapter or registry entry: unknown, missing, corrupted, refused
     ├── BackendError            a backend or device: not installed, not available, failed
-    │   ├── OutOfMemory         the device's memory does not hold what was asked
+    │   ├── OutOfMemory         the device's memory, or this machine's, does not hold what was asked
     │   └── NotFinite           the network gave numbers that are not finite
     └── Cancelled               the caller asked for it
 
@@ -145,7 +145,7 @@ class BackendError(InlayError):
 
 
 class OutOfMemory(BackendError):
-    """The device's memory does not hold what was asked; the message says what would fit."""
+    """The device's memory, or this machine's, does not hold what was asked."""
 
 
 class NotFinite(BackendError):

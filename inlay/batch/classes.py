@@ -20,9 +20,9 @@ __all__ = ["CLASSES", "classify", "is_fatal", "sentence"]
 
 CLASSES = ("decode", "mask", "size", "param", "memory", "nan", "safety", "io", "cancelled", "internal")
 """decode: a picture that is none. mask: empty, or of another shape. size: width or height. param: any other field,
-or a row that cannot be read. memory: the device's. nan: numbers that are not finite. safety: the checker is missing or
-cannot be opened. io: a file or URL that cannot be read or written. cancelled: the run was stopped. internal: the rest,
-a worker process that died among it."""
+or a row that cannot be read. memory: the device's or the machine's. nan: numbers that are not finite. safety: the
+checker is missing or cannot be opened. io: a file or URL that cannot be read or written. cancelled: the run was
+stopped. internal: the rest, a worker process that died among it."""
 
 _LONGEST = 10_000
 _SIZES = ("width", "height", "fit_output")

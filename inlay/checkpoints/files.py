@@ -57,13 +57,15 @@ def regular(path: Path) -> os.stat_result:
 def read_bytes(path: Path, most: int = MOST_JSON) -> bytes:
     """The whole of a regular file; WeightsError as :func:`regular`, or where it is larger than ``most``."""
     size = regular(path).st_size
+    if size > most:
+        raise WeightsError(f"{path}: has {size} bytes, and at most {most} are read")
     try:
         with path.open("rb") as file:
-            content = file.read(most + 1) if size <= most else b""
+            content = file.read(most + 1)
     except OSError as exc:
         raise WeightsError(f"{path}: cannot be read: {one_line(exc)}") from exc
-    if size > most or len(content) > most:
-        raise WeightsError(f"{path}: has {max(size, len(content))} bytes, and at most {most} are read")
+    if len(content) > most:  # what the kernel makes as it is read has no size
+        raise WeightsError(f"{path}: has more than {most} bytes, which are read at most")
     return content
 
 

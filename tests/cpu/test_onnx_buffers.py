@@ -5,12 +5,17 @@ from __future__ import annotations
 import gc
 import weakref
 
+import numpy as np
 import pytest
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
 import inlay
 from inlay.backends.onnx import buffers as module
+from inlay.backends.protocol import Step, choose
+from inlay.engine.parts import opening
+from inlay.engine.registry import Registry
+from inlay.engine.resolve import resolve, table_of
 from tests.noise_request import noise_request
 
 SMALL = {"size": 64, "rows": slice(16, 40), "columns": slice(16, 40)}
@@ -49,3 +54,24 @@ def test_buffers_of_a_cancelled_request_are_freed(alive: weakref.WeakSet) -> Non
         del ticket
         gc.collect()
         assert len(alive) == 0
+
+
+@pytest.mark.parametrize("rows", [(0, 0, 1), (1, 2), (0, 2, 1)], ids=str)
+def test_rows_are_those_that_are_asked_for(rows: tuple[int, ...]) -> None:
+    """The device counts rows by itself; a row out of turn is uploaded. torch takes each row as it is named."""
+    pytest.importorskip("torch", reason="compares with torch: pip install 'inlay[torch]'")
+    resolved = resolve(noise_request(**SMALL, steps=4, strength=1.0, scheduler="EulerDiscreteScheduler"), Registry())
+    table, noise = table_of(resolved.plan), inlay.noise(1, resolved.plan.latent_shape)
+    drawn = {}
+    for backend in ("onnx", "torch"):
+        session = choose(backend, "cpu", None).open(opening(resolved.entry, resolved.parts))
+        conditioning, _ = session.encode(resolved.inputs)
+        for order in (rows, tuple(range(len(rows)))):
+            state = session.start(conditioning, table, noise)
+            for row in order:
+                session.advance([Step(state, row)])
+            drawn[backend, order] = session.decode([state])[0].astype(int)
+        session.close()
+    one, other = drawn["onnx", rows], drawn["torch", rows]
+    assert np.abs(one - other).max() <= 2
+    assert np.abs(one - drawn["onnx", tuple(range(len(rows)))]).max() > 2

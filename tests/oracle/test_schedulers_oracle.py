@@ -232,6 +232,7 @@ VARIANTS = [
         for kind in ("bh1", "bh2")
         for data in (True, False)
     ),
+    *(case("UniPCMultistepScheduler", lower_order_final=False, solver_order=order, **SIGMA_MIN) for order in (2, 3)),
     *(case("DEISMultistepScheduler", solver_order=order) for order in (1, 2, 3)),
     case("EulerDiscreteScheduler", final_sigmas_type="sigma_min"),
     case("EulerDiscreteScheduler", spacing="exponential"),
@@ -265,3 +266,23 @@ def test_a_models_own_configuration_is_followed(monkeypatch: pytest.MonkeyPatch,
 @pytest.mark.parametrize("wanted", VARIANTS, ids=label)
 def test_every_variant_of_a_solver(monkeypatch: pytest.MonkeyPatch, wanted: Case) -> None:
     compare(monkeypatch, wanted, SD15, "epsilon")
+
+
+# Settings that only a model's own configuration makes; none is asked for.
+OWN = [
+    ({"final_sigmas_type": "sigma_min"}, "EulerDiscreteScheduler"),
+    ({"final_sigmas_type": "sigma_min"}, "DPMSolverMultistepScheduler"),
+    ({"final_sigmas_type": "sigma_min"}, "UniPCMultistepScheduler"),
+    ({"final_sigmas_type": "sigma_min", "lower_order_final": False}, "UniPCMultistepScheduler"),
+    ({"final_sigmas_type": "sigma_min", "solver_order": 3, "solver_type": "bh1"}, "UniPCMultistepScheduler"),
+    ({"euler_at_final": True}, "DPMSolverMultistepScheduler"),
+    ({"timestep_spacing": "trailing", "rescale_betas_zero_snr": True}, "EulerDiscreteScheduler"),
+    ({"timestep_spacing": "leading", "steps_offset": 0, "set_alpha_to_one": True}, "DDIMScheduler"),
+]
+
+
+@pytest.mark.parametrize(("settings", "name"), OWN, ids=[f"{n}-{'-'.join(s)}" for s, n in OWN])
+def test_settings_of_a_models_configuration_reach_the_solver(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], name: str
+) -> None:
+    compare(monkeypatch, Case(name, {}, {}), {**SD15, **settings}, "epsilon")

@@ -1,0 +1,55 @@
+"""SDXL's session against diffusers' own SDXL inpainting pipeline: sizes that are not square, empty prompts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="needs torch: pip install 'inlay[torch]'")
+pytest.importorskip("diffusers", reason="the oracle needs diffusers: pip install 'inlay[oracle]'")
+
+import torch
+
+import inlay
+from tests.random_model import write_registry, write_xl_model
+from tests.xl_reference import HEIGHT, ORDERS, WIDTH, psnr, reference, request
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return folder, write_registry(folder / "weights.toml", xl=(write_xl_model(folder / "xl"), "sdxl"))
+
+
+@pytest.fixture(scope="module")
+def wanted(models):
+    """Pictures of diffusers by prompt and negative prompt."""
+    pairs = {(prompt, theirs) for order in ORDERS.values() for prompt, _, theirs in order}
+    return {pair: reference(models[0] / "xl", *pair) for pair in sorted(pairs, key=str)}
+
+
+def test_the_cases_differ(wanted):
+    pictures = list(wanted.values())
+    assert all(picture.std() > 5 for picture in pictures)
+    assert all(np.abs(one - other).mean() > 0.5 for i, one in enumerate(pictures) for other in pictures[:i])
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_same_picture_as_diffusers_whatever_was_encoded_before(models, wanted, order):
+    with inlay.Engine("torch", "cpu", models[1]) as engine:
+        for prompt, negative, theirs in ORDERS[order]:
+            result = engine.run(request("xl", prompt=prompt, negative_prompt=negative, guidance_scale=4.0))
+            assert psnr(result, wanted[prompt, theirs]) > 50, (prompt, negative)
+
+
+def test_the_sizes_that_the_network_is_told(models, monkeypatch):
+    from inlay.models.unet import UNet
+
+    seen = []
+    embed = UNet.embed
+    monkeypatch.setattr(UNet, "embed", lambda self, *given: (seen.append(given[2]), embed(self, *given))[1])
+    with inlay.Engine("torch", "cpu", models[1]) as engine:
+        engine.run(request("xl", prompt="ab", steps=1))
+    expected = torch.tensor([[HEIGHT, WIDTH, 0, 0, HEIGHT, WIDTH]], dtype=torch.float32)
+    assert seen
+    assert all(torch.equal(sizes, expected) for sizes in seen)
