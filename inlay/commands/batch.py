@@ -188,12 +188,14 @@ def _carry_out(how: Callable[[Any, Path, Options, Callable[[Tally], None]], Tall
     from inlay.batch.live import Display
     from inlay.batch.report import run_as_text
 
-    signal.signal(signal.SIGTERM, _interrupt)  # what ends a job on a cluster is no reason to lose its rows
+    before = signal.signal(signal.SIGTERM, _interrupt)  # what ends a job on a cluster is no reason to lose its rows
     try:
         with Display() as display:
             tally = how(asked.place, asked.out, asked.options, display)
     except KeyboardInterrupt as exc:
         raise Cancelled(f"interrupted; the same command goes on where it stopped ({asked.out})") from exc
+    finally:
+        signal.signal(signal.SIGTERM, before)
     numbers = tally.to_dict()
     _warn(tally.warnings)
     typer.echo(printable_json(numbers) if asked.as_json else run_as_text(numbers))

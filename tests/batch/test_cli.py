@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 
 import pytest
 
@@ -70,3 +71,24 @@ def test_bad_usage_is_two_and_one_line(album, arguments, sentence):
     else:
         assert done.exit_code == 2
         assert sentence in done.output
+
+
+@pytest.mark.parametrize("command", ["run", "retry", "merge"])
+def test_what_is_interrupted_goes_on_with_the_same_command(tmp_path, monkeypatch, command):
+    """They may have written something by then, so no other sentence would be true."""
+    from typer.testing import CliRunner
+
+    import inlay.batch
+    from inlay.cli import app
+    from inlay.errors import Cancelled
+
+    def interrupted(*arguments, **more):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(inlay.batch, command, interrupted)
+    given = [str(tmp_path)] if command == "merge" else ["m.jsonl", "--out", str(tmp_path)]
+    done = CliRunner().invoke(app, ["batch", command, *given])
+    assert isinstance(done.exception, Cancelled)
+    assert str(done.exception).startswith("interrupted; the same command goes on")
+    assert str(tmp_path) in str(done.exception)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

@@ -159,7 +159,7 @@ def damaged(out):
     return 6, 5
 
 
-def test_with_damaged_files_a_run_goes_on_and_every_command_says_so(album, tmp_path, capfd):
+def test_with_damaged_files_a_run_goes_on_and_every_command_says_so(album, tmp_path):
     manifest, out = album.manifest(album.rows(3)), tmp_path / "out"
     batch.run(manifest, out, album.options)
     results, outputs = damaged(out)
@@ -174,11 +174,13 @@ def test_with_damaged_files_a_run_goes_on_and_every_command_says_so(album, tmp_p
     assert told.stderr.splitlines() == [f"inlay: {sentence}" for sentence in report["warnings"]]
 
     (out / "row-2.png").unlink()
-    tally = batch.run(manifest, out, album.options)
-    assert (tally.before, tally.status) == (2, {"ok": 1})
-    assert len(tally.warnings) == results + outputs
-    assert tally.to_dict()["warnings"] == tally.warnings
-    assert batch.report(out)["runs"]["report"]["warnings"] == tally.warnings
+    given = ("--out", out, "--backend", "null", "--weights", album.weights, "--json")
+    ran = CliRunner().invoke(app, ["batch", "run", *map(str, (manifest, *given))])
+    numbers = json.loads(ran.stdout)
+    assert (ran.exit_code, numbers["before"], numbers["ok"]) == (0, 2, 1)
+    assert len(numbers["warnings"]) == results + outputs
+    assert ran.stderr.splitlines() == [f"inlay: {sentence}" for sentence in numbers["warnings"]]
+    assert batch.report(out)["runs"]["report"]["warnings"] == numbers["warnings"]
 
     done = CliRunner().invoke(app, ["batch", "merge", str(out)])
     assert (done.exit_code, done.stdout) == (0, f"3 rows in {out / 'results.jsonl'}\n")

@@ -82,6 +82,20 @@ def test_what_rows_hold_acts_on_no_terminal(album, tmp_path):
     assert all(problem.text.isprintable() for problem in batch.validate(manifest, album.options, decode=False).problems)
 
 
+def test_names_of_files_act_on_no_terminal(album, tmp_path):
+    """Pictures without masks among them, whose names are all that there is to say."""
+    pair = batch.Pair(album.folder / "photos", album.folder / "masks")
+    (pair.images / "0.png").rename(pair.images / f"{EVIL}.png")
+    (album.folder / "quick.toml").write_text("width = 64\nheight = 64\nsteps = 2\n")
+    options = album.with_options(defaults=album.folder / "quick.toml")
+    [problem] = batch.validate(pair, options, decode=False).problems
+    assert problem.text.isprintable()
+    assert SEEN in problem.text
+    assert batch.run(pair, tmp_path / "out", options).failed == 1
+    [record] = batch.report(tmp_path / "out")["failed"]
+    assert record["text"] == problem.text
+
+
 def test_names_of_folders_act_on_no_terminal(tmp_path):
     out = tmp_path / EVIL
     out.mkdir()
