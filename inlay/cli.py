@@ -23,7 +23,7 @@ from inlay.commands.plan import plan
 from inlay.commands.request import request
 from inlay.commands.schedulers import schedulers
 from inlay.commands.schema import schema
-from inlay.errors import Cancelled, InlayError
+from inlay.errors import BackendError, Cancelled, InlayError
 
 __all__ = ["app", "main"]
 
@@ -71,6 +71,10 @@ def main() -> None:
     except (OSError, UnicodeEncodeError) as exc:  # a name that no file system takes, a full disk, an ASCII terminal
         _close_output()
         sys.exit(_complain(str(exc), 2))
+    except RuntimeError as exc:
+        if str(exc) != "can't start new thread":  # of a library's: ours say which
+            raise
+        sys.exit(_complain(f"{exc}: a limit of processes or of memory is reached", BackendError.exit_code))
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(_complain("interrupted", Cancelled.exit_code))
 

@@ -18,8 +18,8 @@ pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason=
 # What resident memory may grow by after the warm-up, in MiB: malloc's arenas fill up by what is freed in another order
 # than it was taken, a few MiB whatever the number of requests. Buffers kept for one lane of 64x64 pixels are 0.1 MiB.
 NOISE = 8.0
-# Where models come and go it is blocks of 10 to 25 MiB, which level off after some 70 engines. One ONNX Runtime engine that
-# stays is 65 MiB.
+# Where models come and go it is blocks of 10 to 25 MiB, which level off after some 70 engines. One ONNX Runtime engine
+# that stays is 65 MiB.
 NOISE_OF_MODELS = 48.0
 
 PACKAGES = {"onnx": "onnxruntime", "torch": "torch"}
