@@ -24,7 +24,7 @@ from inlay.commands.request import request
 from inlay.commands.schedulers import schedulers
 from inlay.commands.schema import schema
 from inlay.commands.streams import note, prepare
-from inlay.errors import Cancelled, InlayError
+from inlay.errors import BackendError, Cancelled, InlayError
 
 __all__ = ["app", "main"]
 
@@ -72,6 +72,10 @@ def main() -> None:
     except (OSError, UnicodeError) as exc:  # a full disk, a name that no file system takes
         _close_output()
         sys.exit(_complain(str(exc), 2))
+    except RuntimeError as exc:
+        if str(exc) != "can't start new thread":  # of a library's: ours say which
+            raise
+        sys.exit(_complain(f"{exc}: a limit of processes or of memory is reached", BackendError.exit_code))
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(_complain("interrupted", Cancelled.exit_code))
 

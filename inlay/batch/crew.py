@@ -7,7 +7,6 @@ import os
 import queue
 import subprocess
 import sys
-import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Any
 
 from inlay.batch.jobs import Job
 from inlay.batch.settings import Options
+from inlay.engine.starting import start_thread
 from inlay.errors import BackendError, InlayError, RequestError, WeightsError
 
 __all__ = ["Crew", "Event", "Member"]
@@ -148,11 +148,19 @@ class Crew:
         command = [sys.executable, "-P", "-m", "inlay.batch.worker"]
         environment = {**_MALLOC, **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, _paths()))}
         # A session of its own: Ctrl-C in the terminal is the parent's to handle.
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True
-        )
+        try:
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True
+            )
+        except OSError as exc:
+            raise BackendError(f"a worker process cannot be started: {exc.strerror or exc}") from exc
         member = Member(index, device, process)
-        threading.Thread(target=self._listen, args=(member,), name="inlay-listen", daemon=True).start()
+        try:
+            start_thread(self._listen, "inlay-listen", member)
+        except BackendError:
+            process.kill()
+            process.wait()
+            raise
         self._say(member, {"options": self._options.for_workers(), "out": str(self._out.absolute()), "device": device})
         return member
 

@@ -10,6 +10,9 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from inlay.engine.starting import start_thread
+from inlay.errors import BackendError
+
 __all__ = ["Pool"]
 
 Work = Callable[[], None]
@@ -21,6 +24,9 @@ class Pool:
     Args:
         threads: how many work at a time, at reading and writing together.
         ahead: how many may have been read, or be at it, without having come back by :meth:`arrived`.
+
+    Raises:
+        BackendError: a thread cannot be started; none of the others stays.
     """
 
     def __init__(self, threads: int, ahead: int) -> None:
@@ -28,10 +34,13 @@ class Pool:
         self._writings: deque[Work] = deque()
         self._ahead, self._closed = ahead, False
         self._changed = threading.Condition()
-        names = [f"inlay-codec-{number}" for number in range(threads)]
-        self._threads = [threading.Thread(target=self._work, name=name, daemon=True) for name in names]
-        for thread in self._threads:
-            thread.start()
+        self._threads: list[threading.Thread] = []
+        try:
+            for number in range(threads):
+                self._threads.append(start_thread(self._work, f"inlay-codec-{number}"))
+        except BackendError:
+            self.close()
+            raise
 
     def read(self, work: Work) -> None:
         """Queue a reading; :meth:`arrived` has to be called once for each."""

@@ -19,6 +19,7 @@ from inlay.engine.containers import size_of
 from inlay.engine.geometry import CanvasOptions, geometry
 from inlay.engine.registry import Registry
 from inlay.engine.request import InpaintRequest
+from inlay.engine.starting import start_thread
 from inlay.errors import RequestError
 
 __all__ = ["AHEAD", "Buckets", "Found", "Sieve", "Supply"]
@@ -170,8 +171,7 @@ class Supply:
         self._error: BaseException | None = None
         self.before = 0
         self.ended = False
-        self._thread = threading.Thread(target=self._run, name="inlay-supply", daemon=True)
-        self._thread.start()
+        self._thread = start_thread(self._run, "inlay-supply")
 
     def take(self) -> Iterator[Found]:
         """What has been found since the last time; raises what reading the manifest raised."""

@@ -8,7 +8,6 @@ checks. Proxies, cookies and credentials of the environment are not used.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterable
 from concurrent.futures import Future
@@ -22,6 +21,7 @@ from inlay.engine import addresses
 from inlay.engine.access import Access
 from inlay.engine.modes import one_line
 from inlay.engine.pictures import FORMATS
+from inlay.engine.starting import start_thread
 from inlay.errors import SourceError
 from inlay.redact import redacted
 
@@ -133,8 +133,8 @@ def _looked_up(host: str, port: int, budget: _Budget) -> list[str]:
         except BaseException as exc:  # noqa: BLE001 - handed over to the thread that waits
             answer.set_exception(exc)
 
-    threading.Thread(target=ask, name="inlay-resolver", daemon=True).start()
     try:
+        start_thread(ask, "inlay-resolver")
         return answer.result(budget.seconds_left())
     except TimeoutError as exc:
         raise _Failed("its host name is not resolved in time") from exc

@@ -9,6 +9,7 @@ import queue
 import threading
 import time
 
+from inlay.engine.starting import start_thread
 from inlay.engine.ticket import Ticket
 from inlay.engine.worker import Worker
 from inlay.errors import BackendError
@@ -115,19 +116,14 @@ class EngineThread:
         return self._process is not None and self._process != os.getpid()
 
     def _start(self) -> None:
-        thread = threading.Thread(target=self._work, name="inlay-engine", daemon=True)
         _running.add(self)
         # Moved to the end of what atexit has, so that it runs before what the backend registered for itself.
         atexit.unregister(_stop_running)
         atexit.register(_stop_running)
         try:
-            self._thread = thread
-            thread.start()
-        except BaseException as exc:
-            self._thread = None  # the next request tries again; of two that do start, one has the turn
+            self._thread = start_thread(self._work, "inlay-engine")
+        except BaseException:  # the next request tries again; of two that do start, one has the turn
             _running.discard(self)
-            if isinstance(exc, RuntimeError | MemoryError):
-                raise BackendError(f"the engine's thread cannot be started: {str(exc) or type(exc).__name__}") from exc
             raise
 
     def _work(self) -> None:

@@ -283,7 +283,7 @@ def test_a_thread_that_cannot_start_fails_requests_until_it_can(
     engine, empty_registry, request_of, monkeypatch, way, error
 ):
     failing_starts(monkeypatch, error, 2)
-    sentence = f"the engine's thread cannot be started: {str(error) or 'MemoryError'}"
+    sentence = f"thread inlay-engine cannot be started: {str(error) or 'MemoryError'}"
     for _ in range(2):
         assert_ended_with(within(60, WAYS[way], engine, request_of()), way, inlay.BackendError, sentence)
     assert engine._thread not in engine_thread._running

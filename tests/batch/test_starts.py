@@ -1,0 +1,84 @@
+"""Threads and processes of a batch that the system has none to give for: one clear error, and nothing stays behind."""
+
+from __future__ import annotations
+
+import queue
+import subprocess
+import threading
+
+import pytest
+
+from inlay.batch.crew import Crew
+from inlay.batch.pool import Pool
+from inlay.batch.settings import Options
+from inlay.batch.supply import Supply
+from inlay.engine.access import Access
+from inlay.engine.fetch import fetch
+from inlay.errors import BackendError
+
+SENTENCE = "thread {} cannot be started: can't start new thread"
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Thread starts fail after so many of them."""
+    start = threading.Thread.start
+
+    def after(count):
+        left = [count]
+
+        def fail(self):
+            if not left[0]:
+                raise RuntimeError("can't start new thread")
+            left[0] -= 1
+            start(self)
+
+        monkeypatch.setattr(threading.Thread, "start", fail)
+
+    return after
+
+
+def test_a_pool_ends_the_threads_that_did_start(failing):
+    before = threading.active_count()
+    failing(2)
+    with pytest.raises(BackendError, match=SENTENCE.format("inlay-codec-2")):
+        Pool(4, ahead=1)
+    assert threading.active_count() == before
+
+
+def test_a_supply(failing):
+    failing(0)
+    with pytest.raises(BackendError, match=SENTENCE.format("inlay-supply")):
+        Supply([], None, lambda: None)
+
+
+def test_a_crew_ends_the_process_that_nobody_listens_to(failing, monkeypatch, tmp_path):
+    started, popen = [], subprocess.Popen
+
+    def remember(*arguments, **more):
+        started.append(popen(*arguments, **more))
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", remember)
+    failing(0)
+    with pytest.raises(BackendError, match=SENTENCE.format("inlay-listen")):
+        Crew(Options(backend="null"), tmp_path, ["cpu"], queue.SimpleQueue())
+    [process] = started
+    assert process.poll() is not None
+    process.stdin.close()
+    process.stdout.close()
+
+
+def test_a_crew_without_a_process(monkeypatch, tmp_path):
+    def fail(*_, **__):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", fail)
+    with pytest.raises(BackendError, match="a worker process cannot be started: Resource temporarily unavailable"):
+        Crew(Options(backend="null"), tmp_path, ["cpu"], queue.SimpleQueue())
+
+
+def test_the_thread_that_resolves_a_host(failing):
+    failing(0)
+    with pytest.raises(BackendError, match=SENTENCE.format("inlay-resolver")):
+        fetch("init_image", "http://example.org/x.png", Access())
