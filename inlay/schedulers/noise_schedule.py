@@ -123,7 +123,7 @@ class NoiseSchedule:
                 raise _unknown(key, value, ", ".join(allowed))
         for key in ("beta_start", "beta_end"):
             value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value <= 1:
+            if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) <= 1:
                 raise _unknown(key, value, "a number above 0 and at most 1")
         for key in ("set_alpha_to_one", "rescale_betas_zero_snr"):
             if not isinstance(getattr(self, key), bool):
@@ -198,9 +198,10 @@ def _unknown(key: str, value: object, known: str) -> WeightsError:
 
 def _trained(betas: object) -> tuple[float, ...]:
     """``trained_betas`` of a configuration."""
-    listed = isinstance(betas, list | tuple) and 2 <= len(betas) <= MOST_TIMESTEPS
-    if not listed or any(isinstance(beta, bool | str) for beta in betas):  # type: ignore[attr-defined]
+    if not isinstance(betas, list | tuple) or not 2 <= len(betas) <= MOST_TIMESTEPS:
         raise _unknown("trained_betas", betas, f"a list of 2 to {MOST_TIMESTEPS} numbers")
+    if any(isinstance(beta, bool | str) for beta in betas):
+        raise _unknown("trained_betas", betas, "a list of numbers")
     return tuple(float(beta) for beta in betas)
 
 

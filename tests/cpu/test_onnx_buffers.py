@@ -56,9 +56,9 @@ def test_buffers_of_a_cancelled_request_are_freed(alive: weakref.WeakSet) -> Non
         assert len(alive) == 0
 
 
-@pytest.mark.parametrize("rows", [(0, 0, 1), (1, 2), (0, 2, 1)], ids=str)
+@pytest.mark.parametrize("rows", [(0, 0, 1), (0, 1, 0, 1)], ids=str)
 def test_rows_are_those_that_are_asked_for(rows: tuple[int, ...]) -> None:
-    """The device counts rows by itself; a row out of turn is uploaded. torch takes each row as it is named."""
+    """The device counts rows by itself; one that comes again is uploaded. torch takes each row as it is named."""
     pytest.importorskip("torch", reason="compares with torch: pip install 'inlay[torch]'")
     resolved = resolve(noise_request(**SMALL, steps=4, strength=1.0, scheduler="EulerDiscreteScheduler"), Registry())
     table, noise = table_of(resolved.plan), inlay.noise(1, resolved.plan.latent_shape)

@@ -26,8 +26,10 @@ from inlay.export.folder import Merges, autoencoder, cached, checker_graphs, exp
 from inlay.export.networks import decoder_graph
 from inlay.export.step import step_graph
 from inlay.models.tokens import load_tokens
+from tests import xl_reference
 from tests.random_model import write_model, write_registry, write_xl_model
 from tests.unit.dialect_table import MINIMAL
+from tests.xl_reference import ORDERS
 from tools import export_tiny
 
 SIZE = 128
@@ -191,6 +193,16 @@ def test_tokens_are_those_of_transformers(home, folder):
         found, cut = ours.encode(text)
         assert found.tolist() == [wanted], text
         assert bool(cut) == (len(theirs(text).input_ids) > 77)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_sdxl_as_diffusers_at_a_size_that_is_not_square(home, order):
+    """Sizes that the network is told, and empty prompts, in both orders; torch's session has the same test."""
+    with inlay.Engine("onnx", "cpu", home / "weights.toml") as engine:
+        for prompt, negative, theirs in ORDERS[order]:
+            asked = xl_reference.request("xl", prompt=prompt, negative_prompt=negative, guidance_scale=4.0)
+            wanted = xl_reference.reference(home / "xl", prompt, theirs)
+            assert xl_reference.psnr(engine.run(asked), wanted) > 45, (prompt, negative)
 
 
 def damaged_graph(place, model):
