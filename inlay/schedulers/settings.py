@@ -54,9 +54,11 @@ def checked_steps(steps: object, most: int) -> int:
 
 def checked_strength(strength: object) -> float:
     """``strength`` as a float above 0 and at most 1, or RequestError."""
-    if isinstance(strength, bool) or not isinstance(strength, Real) or not 0 < strength <= 1:
+    is_number = isinstance(strength, Real) and not isinstance(strength, bool)
+    # Compared as it is: an integer may be too large for a float.
+    if not is_number or not 0 < strength <= 1:  # type: ignore[operator]
         raise RequestError("strength", strength, "above 0 and at most 1")
-    return float(strength)
+    return float(strength)  # type: ignore[arg-type]
 
 
 def checked_karras(karras: object) -> bool | None:

@@ -42,10 +42,25 @@ def pipeline(engine):
 @pytest.mark.parametrize("strength", [1.0, 0.7])
 @pytest.mark.parametrize(("sampler", "karras"), SAMPLERS, ids=[name for name, _ in SAMPLERS])
 def test_same_picture_as_diffusers(engine, pipeline, monkeypatch, sampler, karras, strength):
+    psnr = likeness(engine, pipeline, monkeypatch, sampler, karras, strength=strength, guidance_scale=4.0)
+    # Ours is rounded to 8 bits, which alone leaves 58.9 dB.
+    assert psnr >= 50, f"{sampler} strength {strength}: {psnr:.1f} dB"
+
+
+@pytest.mark.parametrize("guidance", [0.0, 0.5, 1.0])
+def test_without_guidance_it_is_the_prompts_half_alone_as_in_diffusers(engine, pipeline, monkeypatch, guidance):
+    asked = {"strength": 1.0, "guidance_scale": guidance, "negative_prompt": "a red circle"}
+    psnr = likeness(engine, pipeline, monkeypatch, "EulerDiscreteScheduler", False, steps=8, **asked)
+    assert psnr >= 50, f"guidance {guidance}: {psnr:.1f} dB"
+
+
+def likeness(engine, pipeline, monkeypatch, sampler, karras, *, steps=20, negative_prompt="", **asked):
+    """PSNR in dB of our picture and that of diffusers' pipeline."""
     scene = draw_scene("measure", 7, SIZE, MEASURING)
+    asked |= {"prompt": scene.caption, "negative_prompt": negative_prompt, "width": SIZE, "height": SIZE}
     request = inlay.InpaintRequest(
-        prompt=scene.caption, init_image=scene.background, mask_image=scene.mask, seed=SEED, steps=20, width=SIZE,
-        height=SIZE, strength=strength, guidance_scale=4.0, scheduler=sampler, karras_sigmas=karras, clip_skip=1,
+        init_image=scene.background, mask_image=scene.mask, seed=SEED, steps=steps, scheduler=sampler,
+        karras_sigmas=karras, clip_skip=1, **asked,
     )  # fmt: skip
     ours = np.asarray(engine.run(request).generated[0], np.float64)
 
@@ -54,10 +69,7 @@ def test_same_picture_as_diffusers(engine, pipeline, monkeypatch, sampler, karra
     noise = torch.from_numpy(inlay.noise(SEED, (4, SIZE // 8, SIZE // 8)))[None]
     monkeypatch.setattr(inpaint, "randn_tensor", lambda *args, **kwargs: noise.clone())
     theirs = pipeline(
-        prompt=scene.caption, negative_prompt="", image=Image.fromarray(scene.background),
-        mask_image=Image.fromarray(scene.mask), height=SIZE, width=SIZE, num_inference_steps=20, strength=strength,
-        guidance_scale=4.0, output_type="np",
+        image=Image.fromarray(scene.background), mask_image=Image.fromarray(scene.mask), num_inference_steps=steps,
+        output_type="np", **asked,
     ).images[0]  # fmt: skip
-    psnr = 10 * np.log10(255**2 / max(np.mean((ours - theirs * 255) ** 2), 1e-9))
-    # Ours is rounded to 8 bits, which alone leaves 58.9 dB.
-    assert psnr >= 50, f"{sampler} strength {strength}: {psnr:.1f} dB"
+    return 10 * np.log10(255**2 / max(np.mean((ours - theirs * 255) ** 2), 1e-9))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import random
@@ -11,6 +12,7 @@ import sys
 import pytest
 
 import inlay
+from inlay.engine import reply as replying
 from inlay.engine import resolve as resolving
 from inlay.engine.dialects import ENDPOINTS
 from inlay.errors import InlayError, RequestError, named, shown
@@ -70,6 +72,30 @@ def test_a_key_is_hidden_in_its_own_request_only():
         assert redacted("at sk-0123456789/") == "at ***/"
         assert str(RequestError("x", "sk-0123456789", "y")) == "x must be y, not ***"
     assert shown("sk-0123456789") == "'sk-0123456789'"
+
+
+def test_a_key_is_hidden_as_others_quote_it():
+    key = "k'e\"y\n/123"
+    with hiding(key):
+        for text in (key, repr(key)[1:-1], "k%27e%22y%0A/123"):
+            assert redacted(f"at {text}!") == "at ***!"
+
+
+def test_warnings_of_any_origin_are_printable_in_a_reply(engine, monkeypatch):
+    def warned(engine, request, run=replying._run):
+        return dataclasses.replace(run(engine, request), warnings=(HOSTILE, "sk-0123456789"))
+
+    monkeypatch.setattr(replying, "_run", warned)
+    tip = checked(engine.reply({**SMALL, "key": "sk-0123456789"}, "realtime"), "realtime")["tip"]
+    assert tip == "x\\x1b[31m\\nn\\u202eame\\x9b\\u2028\\u200f\\x7f; ***"
+
+
+def test_a_models_name_in_a_warning_is_printable(monkeypatch):
+    monkeypatch.delenv("INLAY_WEIGHTS", raising=False)
+    pictures = {name: MINIMAL[name] for name in ("init_image", "mask_image")}
+    with inlay.Engine("null") as engine:
+        warnings = engine.run(inlay.InpaintRequest(model="Pony_Realism\n", steps=2, **pictures)).warnings
+    assert warnings == ("the registry has no model Pony_Realism\\n: inlay-tiny stood in for it",)
 
 
 def test_the_command_line_shows_the_key_on_no_stream(empty_registry, tmp_path):

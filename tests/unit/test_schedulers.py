@@ -154,6 +154,7 @@ def test_algorithm_types_as_documented():
         ({"steps": None}, r"steps must be"),
         ({"strength": 0}, r"strength must be above 0 and at most 1, not 0"),
         ({"strength": 1.01}, r"strength must be"),
+        ({"strength": 10**400}, r"strength must be"),
         ({"strength": math.nan}, r"strength must be"),
         ({"strength": "1"}, r"strength must be"),
         ({"steps": 4, "strength": 0.2}, r"strength 0.2 leaves no step of 4 to run"),
