@@ -121,6 +121,7 @@ INPAINT = {
     "capture": (["--capture", "off"], "capture", "off"),
     "weights": (["--weights", "other.toml"], "weights", Path("other.toml")),
     "allow_private_urls": (["--allow-private-urls"], "allow_private_urls", True),
+    "max_pixels": (["--max-pixels", 5000], "max_pixels", 5000),
     "as_json": (["--json"], "as_json", True),
 }
 DEFAULTS = {
@@ -128,7 +129,7 @@ DEFAULTS = {
     "strength": 0.7, "guidance_scale": 7.5, "scheduler": None, "karras_sigmas": True, "seed": None, "clip_skip": 2,
     "loras": (), "vae": None, "ip_adapter": None, "metadata": True, "overwrite": False, "checked": False,
     "backend": "auto", "device": "auto", "kernels": "auto", "capture": "auto", "weights": None,
-    "allow_private_urls": False, "as_json": False, "width": None, "height": None,
+    "allow_private_urls": False, "max_pixels": None, "as_json": False, "width": None, "height": None,
 }  # fmt: skip
 
 
@@ -184,7 +185,10 @@ REQUEST = {
     "file": ([], "payload", ASKED),
     "out": (["-o", "x"], "out", Path("x")),
     "endpoint": (["-e", "pony"], "endpoint", "pony"),
-    **{flag: INPAINT[flag] for flag in ("backend", "device", "kernels", "capture", "weights", "allow_private_urls")},
+    **{
+        flag: INPAINT[flag]
+        for flag in ("backend", "device", "kernels", "capture", "weights", "allow_private_urls", "max_pixels")
+    },
 }
 
 
@@ -207,6 +211,7 @@ PLAN = {
     "endpoint": (["-e", "realtime"], "endpoint", "realtime"),
     "weights": (["--weights", "other.toml"], "weights", Path("other.toml")),
     "allow_private_urls": (["--allow-private-urls"], "access", (True, True)),
+    "max_pixels": (["--max-pixels", 5000], "max_pixels", 5000),
 }
 
 
@@ -219,6 +224,7 @@ def test_plan(seen, monkeypatch, flag):
 
     def resolved(request, registry, access):
         seen.update(init_image=request.init_image, access=(access.allow_paths, access.allow_private_urls))
+        seen["max_pixels"] = access.max_pixels
         return SimpleNamespace(plan=SimpleNamespace(to_dict=dict), warnings=())
 
     def read(body, endpoint, registry):
@@ -387,4 +393,4 @@ def test_every_flag_has_a_row():
     assert {command: names for command, names in found.items() if names} == {
         command: set(rows) for command, rows in TABLE.items()
     }
-    assert api.plan.__kwdefaults__ == {"allow_private_urls": False}
+    assert api.plan.__kwdefaults__ == {"allow_private_urls": False, "max_pixels": None}
