@@ -88,8 +88,11 @@ class Ticket(Future[Result]):
     def add_done_callback(self, fn: Callable[[Future[Result]], Any]) -> None:
         """Call ``fn`` with this ticket in the engine's thread once it is done, or at once where it is.
 
-        What it raises in the engine's thread is logged, and ends neither the engine nor other callbacks.
+        What it raises in the engine's thread is logged, and ends neither the engine nor other callbacks. In a forked
+        process a request that is not done is refused, as by ``result()``: nobody would call.
         """
+        if os.getpid() != self._process:
+            self._check()
         super().add_done_callback(partial(_call, fn))  # without self: a ticket is freed with its last reference
 
     def report(self, step: int) -> None:

@@ -52,6 +52,7 @@ if not child:
     for wait in (
         lambda: engine.run(request()), lambda: engine.submit(request()), lambda: next(engine.stream(request())),
         lambda: running.result(timeout=60), lambda: running.exception(), lambda: next(next_event),
+        lambda: running.add_done_callback(print),
     ):
         refused(wait)
     said.append(engine.reply({}, "community")["status"])
@@ -81,7 +82,7 @@ def test_a_forked_process_is_refused_at_once_and_may_open_its_own(empty_registry
     assert done.returncode == 0, done.stderr
     run = "the engine runs in process N, from which this one was forked; open an engine here"
     wait = "the request runs in process N, from which this one was forked; it cannot be waited for"
-    assert json.loads(done.stdout) == [*[run] * 3, *[wait] * 3, "error", False, True, 4, True, True, True]
+    assert json.loads(done.stdout) == [*[run] * 3, *[wait] * 4, "error", False, True, 4, True, True, True]
 
 
 POOL = """

@@ -10,7 +10,6 @@ import signal
 import threading
 import time
 import weakref
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -30,8 +29,8 @@ WAYS = {
 }
 
 
-def within(seconds, function, *arguments):
-    """What the call gives or raises; one that does not come back fails the test rather than to hold it."""
+def begun(function, *arguments):
+    """A call in a thread of its own, which holds nothing up if it does not come back: the thread, and its outcome."""
     outcome = []
 
     def call():
@@ -40,9 +39,15 @@ def within(seconds, function, *arguments):
         except BaseException as exc:  # noqa: BLE001 - raised again by the test, if it is not the one expected
             outcome.append((None, exc))
 
-    caller = threading.Thread(target=call, daemon=True)
-    caller.start()
-    caller.join(seconds)
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    return thread, outcome
+
+
+def within(seconds, function, *arguments):
+    """What the call gives or raises; one that does not come back fails the test."""
+    thread, outcome = begun(function, *arguments)
+    thread.join(seconds)
     assert outcome, "it waits for ever"
     return outcome[0]
 
@@ -174,10 +179,11 @@ def test_cancel_is_true_exactly_where_the_result_does_not_come(engine, request_o
 
 def test_every_reader_of_progress_sees_all_of_it_and_its_end(engine, request_of, gate):
     ticket = engine.submit(request_of())
-    with ThreadPoolExecutor(4) as pool:
-        readers = [pool.submit(lambda: [event.step for event in ticket.progress()]) for _ in range(4)]
-        gate.passed.set()
-        assert [reader.result(timeout=60) for reader in readers] == [[1, 2, 3, 4]] * 4
+    readers = [begun(lambda: [event.step for event in ticket.progress()]) for _ in range(4)]
+    gate.passed.set()
+    for thread, _ in readers:
+        thread.join(60)
+    assert [outcome for _, outcome in readers] == [[([1, 2, 3, 4], None)]] * 4
     assert ticket.result(timeout=60).images
     assert within(60, lambda: [event.step for event in ticket.progress()]) == ([1, 2, 3, 4], None)
 
@@ -198,13 +204,13 @@ def test_progress_says_the_slowest_of_a_requests_pictures_and_no_step_twice(empt
 
 def test_a_stream_of_two_readers_is_refused_or_shared_but_ends(engine, request_of):
     events = engine.stream(request_of())
-    with ThreadPoolExecutor(2) as pool:
-        readers = [pool.submit(lambda: [type(event).__name__ for event in events]) for _ in range(2)]
-        seen = []
-        for reader in readers:
-            error = reader.exception(timeout=60)
-            assert error is None or (isinstance(error, ValueError) and "already executing" in str(error))
-            seen += [] if error else reader.result()
+    readers = [begun(lambda: [type(event).__name__ for event in events]) for _ in range(2)]
+    seen = []
+    for thread, outcome in readers:
+        thread.join(60)
+        [(names, error)] = outcome
+        assert error is None or (isinstance(error, ValueError) and "already executing" in str(error))
+        seen += names or []
     assert "Result" in seen
 
 
