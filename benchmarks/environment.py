@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
+
+from benchmarks.commit import commit_of_tree, said
 
 PACKAGES = ("torch", "triton", "diffusers", "transformers", "tomesd", "onnxruntime", "onnxruntime-gpu", "numpy")
 
@@ -15,13 +16,15 @@ PACKAGES = ("torch", "triton", "diffusers", "transformers", "tomesd", "onnxrunti
 def environment(device: torch.device | None = None) -> dict[str, object]:
     """Commit, machine, driver and versions; ``gpu`` is None where none is used."""
     on_gpu = device is not None and device.type == "cuda"
+    commit, changed = commit_of_tree()
     return {
-        "commit": _said("git", "rev-parse", "HEAD"),
-        "changed_files": len(_said("git", "status", "--porcelain").splitlines()),
+        "commit": commit,
+        "changed_files": changed,
         "gpu": torch.cuda.get_device_name(device) if on_gpu else None,
-        "driver": _said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if on_gpu else None,
+        "driver": said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if on_gpu else None,
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version() if on_gpu else None,
+        "sdpa": preferred_attention(device) if on_gpu else None,
         "python": platform.python_version(),
         "machine": platform.machine(),
         "cores": os.cpu_count(),
@@ -32,12 +35,13 @@ def environment(device: torch.device | None = None) -> dict[str, object]:
     }
 
 
-def _said(*command: str) -> str:
-    """What a command prints, nothing where it is not there."""
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    except FileNotFoundError:
-        return ""
+def preferred_attention(device: torch.device | None) -> str:
+    """The kernel that torch's attention takes by itself, for the shape of SD1.5's first level at 512².
+
+    The peers' attention is that. On Hopper, torch 2.11 with cuDNN above 9.15 takes cuDNN's.
+    """
+    query = torch.zeros(2, 8, 4096, 40, dtype=torch.float16, device=device)
+    return torch.nn.attention.SDPBackend(torch._fused_sdp_choice(query, query, query)).name.lower()
 
 
 def _version(package: str) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -84,3 +84,14 @@ def memory(call: Call) -> dict[str, float] | None:
         "reserved": torch.cuda.max_memory_reserved() / 2**20,
         "added": (peak - before) / 2**20,
     }
+
+
+def nearest(samples: Iterable[torch.Tensor], reference: torch.Tensor) -> float:
+    """Largest relative RMS difference of samples ``[C, h, w]`` from those of ``reference`` that they are nearest to.
+
+    Lanes are decoded in an order of their own, so which is whose is not known; pictures are compared one by one.
+    """
+    reference = reference.double().cpu()
+    size = float(reference.square().mean().sqrt())
+    differences = [(sample.double().cpu() - reference).square().mean(dim=(1, 2, 3)).sqrt() for sample in samples]
+    return max(float(each.min()) for each in differences) / size

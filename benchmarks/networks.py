@@ -8,18 +8,21 @@ folder that holds ``random.json`` in place of weights is opened by :class:`Rando
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from inlay.backends import protocol
 from inlay.backends.torch.backend import TorchBackend
 from inlay.backends.torch.device import pick_dtype
 from inlay.backends.torch.session import TorchSession
+from inlay.backends.torch.state import State
 from inlay.engine.registry import Registry
 from inlay.models.configs import UNETS, VAES
 from inlay.models.loading import Parts
@@ -176,3 +179,24 @@ class RandomBackend:
 def register() -> None:
     """Let ``Engine("random")`` find the backend: a backend is a name in this table, imported on use."""
     protocol.BACKENDS["random"] = "benchmarks.networks:RandomBackend"
+
+
+@contextmanager
+def decoded_samples() -> Iterator[list[Tensor]]:
+    """The samples ``[4, h, w]`` that sessions of torch decode meanwhile, in float32 and in that order.
+
+    Nothing is timed meanwhile: afterwards sessions are as they were.
+    """
+    samples: list[Tensor] = []
+    decode = TorchSession.decode
+
+    def keep(session: TorchSession, states: Sequence[State]) -> list[Any]:
+        samples.extend(session._steps.sample(state).float().clone() for state in states)
+        return decode(session, states)
+
+    sessions: Any = TorchSession
+    sessions.decode = keep
+    try:
+        yield samples
+    finally:
+        sessions.decode = decode

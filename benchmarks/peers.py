@@ -97,7 +97,7 @@ def packaged(device: torch.device) -> Any:
 
 
 def call(made: Any, case: Case, size: tuple[int, int] | None = None, on_step: Any = None) -> Pictures:
-    """The case's job for a pipeline: PIL in, PIL out, our noise.
+    """The case's job for a pipeline: PIL in, PIL out, our noise. The prompt is encoded here, once, as our engine does.
 
     Args:
         on_step: called with ``(pipeline, step, timestep, tensors)`` after each step.
@@ -107,17 +107,40 @@ def call(made: Any, case: Case, size: tuple[int, int] | None = None, on_step: An
     unit = [torch.from_numpy(inlay.noise(SEED + i, (4, height // 8, width // 8))) for i in range(case.batch)]
     noise = torch.stack(unit)
     is_xl = hasattr(made, "text_encoder_2")
+    prompts = _encoded(made, is_xl)
 
     def run() -> list[Image.Image]:
         with _noise(xl_inpaint if is_xl else sd_inpaint, noise):
             done = made(
-                prompt=PROMPT, negative_prompt=None if is_xl else "", image=image, mask_image=mask, width=width,
-                height=height, strength=case.strength, num_inference_steps=case.steps,
-                guidance_scale=case.guidance, num_images_per_prompt=case.batch, callback_on_step_end=on_step,
+                **prompts, image=image, mask_image=mask, width=width, height=height, strength=case.strength,
+                num_inference_steps=case.steps, guidance_scale=case.guidance, num_images_per_prompt=case.batch,
+                callback_on_step_end=on_step,
             )  # fmt: skip
         return list(done.images)
 
     return run
+
+
+def with_samples(made: Any, case: Case) -> tuple[list[Image.Image], torch.Tensor]:
+    """A pipeline's pictures, and the samples ``[B, 4, h, w]`` that they were decoded from, in float32."""
+    samples: list[torch.Tensor] = []
+
+    def keep(_pipeline: Any, _step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        samples[:] = [tensors["latents"].float().clone()]
+        return tensors
+
+    return call(made, case, on_step=keep)(), samples[0]
+
+
+@torch.no_grad()
+def _encoded(made: Any, is_xl: bool) -> dict[str, torch.Tensor]:
+    """What the text encoders make of the prompt and of the negative one, by the names of a call's arguments."""
+    names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+    found = made.encode_prompt(
+        prompt=PROMPT, negative_prompt=None if is_xl else "", device=made.device, num_images_per_prompt=1,
+        do_classifier_free_guidance=True,
+    )  # fmt: skip
+    return dict(zip(names, found, strict=False))
 
 
 @contextmanager
@@ -147,7 +170,8 @@ def merged(made: Any) -> Any:
 def compiled(made: Any) -> Any:
     """max-autotune, channels_last, 1x1 convolutions as products, the autoencoder too.
 
-    Coordinate descent tuning is left off: it takes longer than all cases together.
+    Coordinate descent tuning is left off: it takes longer than all cases together. On a CPU it is a rehearsal: the
+    networks are traced, and run as they were.
     """
     import torch._inductor.config as inductor
 
@@ -155,9 +179,10 @@ def compiled(made: Any) -> Any:
     inductor.epilogue_fusion = False
     for network in (made.unet, made.vae):
         network.to(memory_format=torch.channels_last)
-    made.unet = torch.compile(made.unet, mode="max-autotune", fullgraph=True)
-    made.vae.encoder = torch.compile(made.vae.encoder, mode="max-autotune", fullgraph=True)
-    made.vae.decoder = torch.compile(made.vae.decoder, mode="max-autotune", fullgraph=True)
+    how: dict[str, Any] = {"mode": "max-autotune"} if made.device.type == "cuda" else {"backend": "eager"}
+    made.unet = torch.compile(made.unet, fullgraph=True, **how)
+    made.vae.encoder = torch.compile(made.vae.encoder, fullgraph=True, **how)
+    made.vae.decoder = torch.compile(made.vae.decoder, fullgraph=True, **how)
     return made
 
 
@@ -171,7 +196,7 @@ def onnx(made: Any, folder: Path) -> Any:
     return kind.from_pretrained(folder, export=True, provider="CUDAExecutionProvider")
 
 
-def missing(peer: str, on_gpu: bool) -> str | None:
+def missing(peer: str) -> str | None:
     """Why a peer cannot be measured here; None where it can."""
     needed = {"tomesd": ("tomesd",), "onnx": ("onnxruntime", "optimum")}.get(peer, ())
     absent = [name for name in needed if find_spec(name) is None]
@@ -182,8 +207,6 @@ def missing(peer: str, on_gpu: bool) -> str | None:
 
         if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
             return "ONNX Runtime is installed without CUDA"
-    if peer == "compile" and not on_gpu:
-        return "compiled for GPUs alone"
     return None
 
 

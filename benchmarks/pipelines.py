@@ -1,7 +1,12 @@
-"""A pipeline case: our engine and the peers on the same weights, pictures compared, then timed in turns."""
+"""A pipeline case: our engine and the peers on the same weights, pictures compared, then timed in turns.
+
+The compiled peer has a turn of its own (:attr:`benchmarks.place.Place.compiles`), after everything else is written:
+then only ours is timed beside it.
+"""
 
 from __future__ import annotations
 
+import gc
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -14,12 +19,12 @@ from PIL import Image
 
 import inlay
 from benchmarks import peers
-from benchmarks.cases import Case, affordable
+from benchmarks.cases import COMPILED, YARDSTICK, Case, affordable
 from benchmarks.jobs import requests
-from benchmarks.measure import interleaved, median, memory, p95, rms, seconds
+from benchmarks.measure import interleaved, median, memory, nearest, p95, rms, seconds
 from benchmarks.memory import alone
-from benchmarks.networks import RandomBackend
-from benchmarks.place import Place, engine, ours
+from benchmarks.networks import RandomBackend, decoded_samples
+from benchmarks.place import Place, engine, ours, ran
 from benchmarks.records import Check, Record, judged, settings
 from inlay.engine.lanes import Lane
 from inlay.engine.parts import opening
@@ -27,10 +32,11 @@ from inlay.engine.resolve import resolve, table_of
 
 Pictures = Callable[[], list[Image.Image]]
 
-YARDSTICK = "eager"
+_Drawn = tuple[list[Image.Image], torch.Tensor]
+"""Pictures, and the samples ``[B, 4, h, w]`` that they were decoded from."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Contenders:
     """Calls by name, what their pictures' errors are, and who is missing."""
 
@@ -39,7 +45,9 @@ class _Contenders:
     pipelines: dict[str, Any] = field(default_factory=dict)
     reference: list[Image.Image] = field(default_factory=list)
     errors: dict[str, float] = field(default_factory=dict)
+    samples: dict[str, float] = field(default_factory=dict)
     memory: dict[str, Mapping[str, float] | None] = field(default_factory=dict)
+    first_calls: dict[str, float] = field(default_factory=dict)
 
 
 def measure(case: Case, place: Place, left: float) -> Record:
@@ -47,54 +55,108 @@ def measure(case: Case, place: Place, left: float) -> Record:
     began = time.perf_counter()
     absent = {peer: why for peer in case.peers if (why := _missing(peer, place)) is not None}
     fits, dropped = affordable(replace(case, peers=tuple(peer for peer in case.peers if peer not in absent)), left)
-    found = _Contenders(absent | dict.fromkeys(dropped, f"no time for it: {left:.0f} s were left"))
+    found = _Contenders(absent=absent | dict.fromkeys(dropped, f"no time for it: {left:.0f} s were left"))
     numbers: dict[str, Any] = {}
+    reference = _reference(case, place)
     with engine(case, place) as opened, ExitStack() as others:
-        check = _ours_and_yardstick(case, place, opened, found)
+        check = _ours_and_yardstick(case, place, opened, found, reference)
         if check.passed:
             for peer in fits:
                 _add_peer(peer, case, place, found)
-            for backend in case.beside:
-                _add_backend(others.enter_context(engine(replace(case, backend=backend), place)), backend, case, found)
-            numbers = _timed(case, place, found, left - (time.perf_counter() - began))
-    check = replace(check, errors=found.errors)
+            if not place.compiles:
+                for backend in case.beside:
+                    beside = others.enter_context(engine(replace(case, backend=backend), place))
+                    _add_backend(beside, backend, case, found)
+            if not place.compiles or COMPILED in found.calls:
+                numbers = _timed(case, place, found, left - (time.perf_counter() - began))
+                numbers["ran"] = ran(opened, case)
+    check = replace(check, errors=found.errors, samples=found.samples)
     return Record(case.name, settings(case), place.environment, check, numbers, found.absent, place.shrunk)
 
 
 def _missing(peer: str, place: Place) -> str | None:
-    """Why a peer is left out; None for one that is to be measured. The yardstick always is."""
-    if peer == YARDSTICK:
+    """Why a peer is left out; None for one that is to be measured. The yardstick is, but where the compiled one is."""
+    if peer == YARDSTICK and not place.compiles:
         return None
     if place.peers is not None and peer not in place.peers:
         return "not asked for"
-    return peers.missing(peer, place.device.type == "cuda")
+    return peers.missing(peer)
 
 
-def _ours_and_yardstick(case: Case, place: Place, opened: inlay.Engine, found: _Contenders) -> Check:
-    """Our pictures and diffusers' against float32, before anything is timed; merging does not take part."""
-    plain = replace(case, token_merging=0.0)
-    pictures = ours(opened, plain)()
-    call = ours(opened, case)
-    call()
-    found.memory["inlay"] = memory(call)  # nothing but our own networks is on the device yet
-    made = place.pipeline(case, place.dtype)
-    yardstick = peers.call(made, plain)
-    theirs = yardstick()
-    found.reference = reference(case, place) if place.half else theirs
-    found.errors = {"inlay": rms(pictures, found.reference), YARDSTICK: rms(theirs, found.reference)}
-    if case.token_merging:
-        found.errors["inlay, merging"] = rms(call(), found.reference)
-    found.calls = {"inlay": call, YARDSTICK: yardstick}
-    found.pipelines[YARDSTICK] = made
-    found.memory[YARDSTICK] = memory(yardstick)
-    return judged(found.errors, YARDSTICK, place.half)
+def _reference(case: Case, place: Place) -> _Drawn | None:
+    """diffusers in float32, before anything else is on the device; in float32 itself the yardstick is the reference."""
+    if not place.half:
+        return None
+    made = place.pipeline(case, torch.float32)
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        found = peers.with_samples(made, replace(case, token_merging=0.0))
+    del made
+    release(place.device)
+    return found
 
 
-def reference(case: Case, place: Place, size: tuple[int, int] | None = None) -> list[Image.Image]:
-    """diffusers' pictures in float32, on the values of the half-precision weights; no tf32 anywhere."""
+def reference(case: Case, place: Place, size: tuple[int, int]) -> list[Image.Image]:
+    """diffusers' pictures of a size in float32, on the values of the half-precision weights; no tf32 anywhere."""
     made = place.pipeline(case, torch.float32)
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         return peers.call(made, case, size)()
+
+
+def release(device: torch.device) -> None:
+    """Give back what nobody holds any more."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _ours_and_yardstick(
+    case: Case, place: Place, opened: inlay.Engine, found: _Contenders, reference: _Drawn | None
+) -> Check:
+    """Our pictures and diffusers' against float32, before anything is timed; merging does not take part."""
+    plain = replace(case, token_merging=0.0)
+    with decoded_samples() as samples:
+        pictures = ours(opened, plain)()
+    call = ours(opened, case)
+    merged = call()
+    found.memory["inlay"] = memory(call)  # nothing but our own networks is on the device yet
+    pipeline, theirs = _yardstick(plain, place, found)
+    exact = reference or theirs
+    assert exact is not None, "without a yardstick there is a reference"
+    found.reference = exact[0]
+    found.errors["inlay"] = rms(pictures, exact[0])
+    if samples:  # sessions of torch have them
+        found.samples["inlay"] = nearest(samples, exact[1])
+    if theirs is not None:
+        found.errors[YARDSTICK], found.samples[YARDSTICK] = rms(theirs[0], exact[0]), nearest(theirs[1], exact[1])
+    check = judged(found.errors, YARDSTICK, place.half, found.samples)
+    if case.token_merging:
+        found.errors["inlay, merging"] = rms(merged, exact[0])
+    found.calls["inlay"] = call
+    if pipeline is not None and not place.compiles:
+        found.calls[YARDSTICK] = peers.call(pipeline, plain)
+        found.pipelines[YARDSTICK] = pipeline
+        found.memory[YARDSTICK] = memory(found.calls[YARDSTICK])
+    return check
+
+
+def _yardstick(case: Case, place: Place, found: _Contenders) -> tuple[Any, _Drawn | None]:
+    """diffusers' pipeline, and what it draws; in half precision nothing, named, where memory lacks for it."""
+    try:
+        made = place.pipeline(case, place.dtype)
+        return made, peers.with_samples(made, case)
+    except torch.OutOfMemoryError as exc:
+        if not place.half:
+            raise  # it is the reference
+        found.absent[YARDSTICK] = _failed(exc)
+    release(place.device)
+    return None, None
+
+
+def _failed(exc: Exception) -> str:
+    """What stopped a peer, in one line."""
+    if isinstance(exc, torch.OutOfMemoryError):
+        return "failed: not enough memory for it beside ours"
+    return f"failed: {type(exc).__name__}: {(str(exc).splitlines() or [''])[0][:200]}"
 
 
 def _add_peer(peer: str, case: Case, place: Place, found: _Contenders) -> None:
@@ -106,13 +168,15 @@ def _add_peer(peer: str, case: Case, place: Place, found: _Contenders) -> None:
         folder = place.folder / f"onnx-{case.family}"
         made = peers.onnx(made, folder) if peer == "onnx" else peers.MAKERS[peer](made)
         call = peers.call(made, case)
-        place.first_calls[f"{case.name}/{peer}"] = seconds(call)
+        found.first_calls[peer] = seconds(call)
         found.errors[peer] = rms(call(), found.reference)
         found.memory[peer] = memory(call)
     except Exception as exc:  # noqa: BLE001 - a peer that fails is reported, and the others go on
-        found.absent[peer] = f"failed: {type(exc).__name__}: {(str(exc).splitlines() or [''])[0][:200]}"
+        found.absent[peer] = _failed(exc)
+    else:
+        found.calls[peer], found.pipelines[peer] = call, made
         return
-    found.calls[peer], found.pipelines[peer] = call, made
+    release(place.device)  # out of the handler, which held what was made
 
 
 def _add_backend(opened: inlay.Engine, backend: str, case: Case, found: _Contenders) -> None:
@@ -124,7 +188,7 @@ def _add_backend(opened: inlay.Engine, backend: str, case: Case, found: _Contend
 
 def _timed(case: Case, place: Place, found: _Contenders, left: float) -> dict[str, Any]:
     """Wall times in turns, then device times of the loop."""
-    times = interleaved(found.calls, case.warmups, case.runs, left)
+    times = _turns(case, place, found, left)
     medians = {name: median(each) for name, each in times.items()}
     numbers: dict[str, Any] = {
         "seconds": times,
@@ -133,20 +197,44 @@ def _timed(case: Case, place: Place, found: _Contenders, left: float) -> dict[st
         "ratio": {name: medians[name] / medians["inlay"] for name in medians if name != "inlay"},
         "images_per_second": {name: case.batch / each for name, each in medians.items()},
         "memory_mib": found.memory,
-        "first_call": {
-            name: place.first_calls[f"{case.name}/{name}"]
-            for name in found.calls
-            if f"{case.name}/{name}" in place.first_calls
-        },
+        "first_call": found.first_calls,
     }
     if case.family == "packaged":
         numbers |= alone(case.backend)
     if place.device.type == "cuda":
-        numbers["step_ms"] = {"inlay": _our_step(case, place)} if case.backend == "torch" else {}
-        numbers["step_ms"] |= {
-            name: _their_step(made, case) for name, made in found.pipelines.items() if name != "onnx"
-        }
+        numbers["step_ms"] = _steps(case, place, found)
     return numbers
+
+
+def _turns(case: Case, place: Place, found: _Contenders, left: float) -> dict[str, list[float]]:
+    """Wall times in turns. Where memory lacks for all of them, the last peer goes, and it begins anew."""
+    while True:
+        try:
+            return interleaved(found.calls, case.warmups, case.runs, left)
+        except torch.OutOfMemoryError as exc:
+            last = next(reversed(found.calls))
+            if last == "inlay":
+                raise
+            found.absent[last] = _failed(exc)
+        del found.calls[last]
+        found.pipelines.pop(last, None)
+        release(place.device)
+
+
+def _steps(case: Case, place: Place, found: _Contenders) -> dict[str, float]:
+    """Milliseconds of an evaluation by device events; of what memory lacks for, none."""
+    calls: dict[str, Callable[[], float]] = {
+        name: lambda made=made: _their_step(made, case) for name, made in found.pipelines.items() if name != "onnx"
+    }
+    if case.backend == "torch":
+        calls["inlay"] = lambda: _our_step(case, place)
+    times = {}
+    for name, call in calls.items():
+        try:
+            times[name] = call()
+        except torch.OutOfMemoryError as exc:
+            found.absent[f"a step of {name}"] = _failed(exc)
+    return times
 
 
 def _our_step(case: Case, place: Place) -> float:
@@ -154,7 +242,7 @@ def _our_step(case: Case, place: Place) -> float:
     registry = inlay.Registry(place.registry(case))
     backend = RandomBackend(str(place.device), None)
     resolved = [resolve(request, registry) for request in requests(case, None)]
-    session = backend.open(opening(resolved[0].entry, resolved[0].parts))
+    session = backend.open(replace(opening(resolved[0].entry, resolved[0].parts), capture=place.capture))
     prepared = [(each.plan, table_of(each.plan), session.encode(each.inputs)[0]) for each in resolved]
     found = []
     for _ in range(7):

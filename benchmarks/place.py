@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from PIL import Image
 
 import inlay
 from benchmarks import networks, peers
-from benchmarks.cases import Case
+from benchmarks.cases import COMPILED, Case
 from benchmarks.jobs import requests
 from inlay.backends.torch.device import pick_dtype
 
@@ -29,8 +29,8 @@ class Place:
     Attributes:
         folder: temporary; model folders are made in it.
         shrunk: networks of a size for a CPU.
-        peers: those asked for; None is all.
-        first_calls: seconds of a peer's first call, by ``case/peer``; for a compiled one, compilation.
+        peers: those to measure; None is all.
+        capture: our engine's, on a GPU.
     """
 
     device: torch.device
@@ -38,7 +38,12 @@ class Place:
     environment: dict[str, object]
     shrunk: bool = False
     peers: tuple[str, ...] | None = None
-    first_calls: dict[str, float] = field(default_factory=dict)
+    capture: str = "auto"
+
+    @property
+    def compiles(self) -> bool:
+        """Whether the compiled peer's turn has come; then the others are not timed again."""
+        return self.peers == (COMPILED,)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -101,7 +106,8 @@ def engine(case: Case, place: Place) -> Iterator[inlay.Engine]:
         networks.register()
         path = place.registry(case)
         backend = case.backend if path is None else "random"
-    with inlay.Engine(backend, str(place.device), weights=path) as opened:
+    capture = place.capture if backend == "random" else "auto"
+    with inlay.Engine(backend, str(place.device), weights=path, capture=capture) as opened:
         yield opened
 
 
@@ -114,3 +120,8 @@ def ours(opened: inlay.Engine, case: Case, size: tuple[int, int] | None = None) 
         return [picture for ticket in tickets for picture in ticket.result().generated]
 
     return run
+
+
+def ran(opened: inlay.Engine, case: Case) -> dict[str, Any]:
+    """What runs the case in our engine: kernels, capture, attention, notes. A number without it says little."""
+    return opened.run(requests(case, None)[0]).ran

@@ -19,15 +19,23 @@ HEAD = """# Benchmarks
 
 Made by `python -m benchmarks.tables` from the records in `benchmarks/results`; nothing here is typed by hand. A
 cell is *measured (goal)*: how many times as fast as the peer inlay is, by medians of calls in turns in one process,
-PIL in → PIL out, guidance on, same weights and noise. A record holds numbers only where its pictures passed the
-check against float32.
+PIL in → PIL out, guidance on, same weights and noise. Prompts are encoded beforehand, by each for itself, as the
+engine keeps them, unless it says otherwise below. A record holds numbers only where its pictures, and the samples they
+were decoded from, passed the check against float32. The compiled peer has turns of its own beside ours, after all
+others.
+"""
+
+NO_GPU = """
+Nothing has been measured on a GPU yet; `python -m benchmarks.gpu_run` is the command for it.
 """
 
 
 def page(records: Sequence[Mapping[str, Any]]) -> str:
     """The whole page."""
     by_case = {record["case"]: record for record in records}
-    parts = [HEAD, _ratios(by_case), _absolute(by_case), _errors(by_case), _machines(by_case)]
+    on_gpu = any(record["environment"].get("gpu") for record in records)
+    head = HEAD if on_gpu else HEAD + NO_GPU
+    parts = [head, _ratios(by_case), _absolute(by_case), _errors(by_case), _machines(by_case)]
     return "\n".join(part for part in parts if part)
 
 
@@ -44,7 +52,8 @@ def _ratios(records: Mapping[str, Mapping[str, Any]]) -> str:
         if case.goals.ratios:
             cells = [_ratio(case, peer, records.get(case.name)) for peer in peers]
             lines.append(_row([f"{case.name}: {case.title}", *cells]))
-    return "\n".join(lines) + "\n"
+    notes = [f"- Goal of {case.name}: {case.note}" for case in CASES if case.note]
+    return "\n".join([*lines, "", *notes]) + "\n"
 
 
 def _ratio(case: Case, peer: str, record: Mapping[str, Any] | None) -> str:
@@ -99,6 +108,8 @@ def _machines(records: Mapping[str, Mapping[str, Any]]) -> str:
         if case.name in records:
             lines.append(f"- {case.name}: {_machine(records[case.name])}")
             absent = records[case.name].get("absent", {})
+            if case.kind == "pipeline" and "prompts" not in records[case.name]["settings"]:
+                lines.append("  - the peers encoded the prompt in each call, which counts for ours")
             lines += [f"  - without {TITLES.get(peer, peer)}: {why}" for peer, why in absent.items()]
     return "\n".join(lines) + "\n" if len(lines) > 2 else ""
 
@@ -106,8 +117,9 @@ def _machines(records: Mapping[str, Mapping[str, Any]]) -> str:
 def _machine(record: Mapping[str, Any]) -> str:
     where = record["environment"]
     device = f"{where['gpu']}, driver {where['driver']}" if where["gpu"] else f"{where['cores']} CPU cores"
+    device += f", attention by itself {where['sdpa']}" if where.get("sdpa") else ""
     packages = ", ".join(f"{name} {version}" for name, version in where["packages"].items())
-    return f"{device}, commit {where['commit'][:9]}, {packages}"
+    return f"{device}, commit {where['commit'][:9] or 'unknown'}, {packages}"
 
 
 def _number(record: Mapping[str, Any] | None, *path: str) -> float | None:

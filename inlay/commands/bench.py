@@ -40,7 +40,7 @@ def bench(
             "the cases are not part of the installed package; in a clone of the repository: python -m benchmarks.run"
         ) from exc
     chosen = tuple(name.strip() for name in peers.split(",")) if peers else None
-    failed = run(Options(tuple(cases or ()), out, short, chosen, budget))
+    failed = run(Options(cases=tuple(cases or ()), out=out, short=short, peers=chosen, budget=budget))
     raise typer.Exit(1 if failed else 0)
 
 
