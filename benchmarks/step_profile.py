@@ -1,8 +1,9 @@
-"""`python -m benchmarks.step_profile`: what recording takes, and where a step's time goes, by kind of kernel.
+"""`python -m benchmarks.step_profile`: what recording takes, and where the time of a step, of encoding a picture and
+of decoding one goes, by kind of kernel.
 
 Needs a CUDA device; `--short` rehearses it on a CPU. Full-size networks with random weights, one session for each case;
 nothing here is compared with anybody, so no check stands before the numbers: the pictures of the same cases are checked
-by `benchmarks.run`. What one case gave is written before the next begins, and one that fails says why.
+by `benchmarks.run`. What there is is written before the next begins, and what fails says why.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from benchmarks.jobs import requests
 from benchmarks.measure import Call, median, seconds, synchronise
 from benchmarks.networks import RandomBackend, register
 from benchmarks.place import Place
-from benchmarks.records import write
+from benchmarks.records import unwritable, write
 from inlay.backends.torch.session import TorchSession
 from inlay.engine.lanes import Lane
 from inlay.engine.parts import opening
@@ -64,31 +65,45 @@ def grouped(kernels: Iterable[tuple[str, float, int]], steps: int) -> dict[str, 
     return dict(sorted(found.items(), key=lambda item: -item[1]["ms"]))
 
 
-def profiled(case: Case, place: Place, steps: int = 5) -> dict[str, Any]:
-    """One case: seconds to record its step, milliseconds of a step, and of each kind of kernel in it."""
+def profiled(case: Case, place: Place, steps: int = 5) -> Iterator[dict[str, Any]]:
+    """One case: first its step, then also its pictures in and out; each time all that there is by then.
+
+    Of a step: seconds to record it, milliseconds of it, and of each kind of kernel in it. Of pictures the same.
+    """
     registry = inlay.Registry(place.registry(case))
     first = resolve(requests(case, None)[0], registry)
     session = RandomBackend(str(place.device), None).open(opening(first.entry, first.parts))
     # libraries, kernels and attention are settled by another size, as they are in an engine under way
-    _advance(_lanes(session, replace(case, size=case.size - 64), registry), 2)
+    _advance(_lanes(session, replace(case, size=case.size - 64 if case.size > 64 else 128), registry), 2)
     lanes = _lanes(session, case, registry)
     recording = seconds(lambda: _advance(lanes, 1))
     stepping = [seconds(lambda: _advance(lanes, 1)) for _ in range(steps)]
-    kernels = _kernels(lambda: _advance(lanes, steps))
     found = {
         "recording_seconds": recording - median(stepping),
         "step_ms": 1e3 * median(stepping),
-        "kinds": grouped(kernels, steps),
-        "slowest": [
-            {"kernel": name[:160], "ms": took / 1e3 / steps, "launches": often / steps}
-            for name, took, often in sorted(kernels, key=lambda each: -each[1])[:25]
-        ],
-        "pictures": _pictures(session, first, lanes[0]),
+        **_profile(lambda: _advance(lanes, steps), steps),
         "attention": session.runtime.attention,
+        "capture": session.runtime.capture,
         "memory_mib": _memory(place.device),
     }
+    yield found
+    for name, numbers in _pictures(session, first, lanes[0]):
+        found = {**found, "pictures": {**found.get("pictures", {}), name: numbers}}
+        yield found
+    yield {**found, "attention": session.runtime.attention, "memory_mib": _memory(place.device)}
     session.close()
-    return found
+
+
+def _profile(call: Call, turns: int) -> dict[str, Any]:
+    """Kernels of one of so many turns: by kind, and the slowest by name."""
+    kernels = _kernels(call)
+    return {
+        "kinds": grouped(kernels, turns),
+        "slowest": [
+            {"kernel": name[:160], "ms": took / 1e3 / turns, "launches": often / turns}
+            for name, took, often in sorted(kernels, key=lambda each: -each[1])[:25]
+        ],
+    }
 
 
 def _kernels(call: Call) -> list[tuple[str, float, int]]:
@@ -101,20 +116,20 @@ def _kernels(call: Call) -> list[tuple[str, float, int]]:
     return [each for each in found if each[1] > 0]
 
 
-def _pictures(session: TorchSession, resolved: Resolved, lane: Lane) -> dict[str, float]:
+def _pictures(session: TorchSession, resolved: Resolved, lane: Lane) -> Iterator[tuple[str, dict[str, Any]]]:
     """A picture in and out of the case's size: recorded the second time that it comes, replayed from then on."""
     session.encode(resolved.inputs)
     ways: dict[str, Call] = {
         "encode": lambda: session.encode(resolved.inputs),
         "decode": lambda: session.decode([lane.state]),
     }
-    found = {}
     for name, call in ways.items():
         lane.begin()
         call()
         second, *others = (_again(lane, call) for _ in range(4))
-        found |= {f"{name}_ms": 1e3 * median(others), f"{name}_recording_seconds": second - median(others)}
-    return found
+        lane.begin()
+        times = {"ms": 1e3 * median(others), "recording_seconds": second - median(others)}
+        yield name, times | _profile(call, 1)
 
 
 def _again(lane: Lane, call: Call) -> float:
@@ -159,13 +174,20 @@ def table(found: dict[str, dict[str, Any]]) -> str:
     for name, each in found.items():
         if "failed" in each:
             lines.append(f"{name}: {each['failed']}")
+        if "step_ms" not in each:
             continue
         lines.append(f"{name}: a step takes {each['step_ms']:.2f} ms, recording it {each['recording_seconds']:.2f} s")
-        pictures = (f"{part} {took:.3f}" for part, took in each["pictures"].items())
-        lines.append(f"  pictures: {', '.join(pictures)}")
-        for kind, spent in each["kinds"].items():
-            lines.append(f"  {spent['ms']:7.3f} ms {spent['launches']:6.0f} launches  {kind}")
+        lines += _by_kind(each)
+        for part, picture in each.get("pictures", {}).items():
+            lines.append(f"  {part}: {picture['ms']:.2f} ms, recorded in {picture['recording_seconds']:.2f} s")
+            lines += _by_kind(picture)
     return "\n".join(lines)
+
+
+def _by_kind(found: dict[str, Any]) -> list[str]:
+    return [
+        f"  {spent['ms']:7.3f} ms {spent['launches']:6.0f} launches  {kind}" for kind, spent in found["kinds"].items()
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -179,31 +201,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not asked.short and not torch.cuda.is_available():
         print("needs a CUDA device; torch sees none", file=sys.stderr)
         return 4
+    if asked.out is not None and (problem := unwritable(asked.out.resolve().parent)) is not None:
+        print(problem, file=sys.stderr)
+        return 2
     device, ends = torch.device("cpu" if asked.short else "cuda"), time.monotonic() + asked.budget
     found: dict[str, dict[str, Any]] = {}
     register()
     with tempfile.TemporaryDirectory() as folder:
         place = Place(device, Path(folder), environment(device), asked.short)
         for case in chosen(asked.cases, "cuda"):
-            found[case.name] = _tried(shortened(case) if asked.short else case, place, ends)
-            if asked.out is not None:
-                write(asked.out, found)
+            for numbers in _tried(shortened(case) if asked.short else case, place, ends):
+                found[case.name] = numbers
+                if asked.out is not None:
+                    write(asked.out, found)
     print(table(found))
     return 1 if any("failed" in each for each in found.values()) else 0
 
 
-def _tried(case: Case, place: Place, ends: float) -> dict[str, Any]:
-    """One case, or what stopped it."""
+def _tried(case: Case, place: Place, ends: float) -> Iterator[dict[str, Any]]:
+    """What one case gives, as it comes, or what stopped it beside what there was by then."""
+    found: dict[str, Any] = {}
     if time.monotonic() >= ends:
-        return {"failed": "no time was left for it"}
+        yield {"failed": "no time was left for it"}
+        return
     try:
-        return profiled(case, place)
-    except Exception as exc:  # noqa: BLE001 - the other cases go on, and the file says what happened
-        traceback.print_exc()
-        return {"failed": f"{type(exc).__name__}: {(str(exc).splitlines() or [''])[0]}"}
-    finally:
+        for found in profiled(case, place):
+            yield found
         if place.device.type == "cuda":
             torch.cuda.empty_cache()
+    except Exception as exc:  # noqa: BLE001 - the other cases go on, and the file says what happened
+        traceback.print_exc()
+        yield {**found, "failed": f"{type(exc).__name__}: {(str(exc).splitlines() or [''])[0]}"}
 
 
 if __name__ == "__main__":
