@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks.commit import commit_of_tree, said
 
 PACKAGES = ("torch", "triton", "diffusers", "transformers", "tomesd", "onnxruntime", "onnxruntime-gpu", "numpy")
 
@@ -23,7 +21,7 @@ def environment(device: torch.device | None = None) -> dict[str, object]:
         "commit": commit,
         "changed_files": changed,
         "gpu": torch.cuda.get_device_name(device) if on_gpu else None,
-        "driver": _said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if on_gpu else None,
+        "driver": said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if on_gpu else None,
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version() if on_gpu else None,
         "sdpa": preferred_attention(device) if on_gpu else None,
@@ -37,19 +35,6 @@ def environment(device: torch.device | None = None) -> dict[str, object]:
     }
 
 
-def commit_of_tree() -> tuple[str, int | None]:
-    """Commit and how many files differ from it: of git, or where the tree came without, of ``INLAY_COMMIT``.
-
-    That is ``COMMIT`` or ``COMMIT+CHANGED``. Nobody having said, the commit is empty and the count None.
-    """
-    said = os.environ.get("INLAY_COMMIT", "").strip()
-    if said:
-        commit, _, changed = said.partition("+")
-        return commit, int(changed) if changed.isdigit() else None
-    commit = _said("git", "-C", str(ROOT), "rev-parse", "HEAD")
-    return commit, len(_said("git", "-C", str(ROOT), "status", "--porcelain").splitlines()) if commit else None
-
-
 def preferred_attention(device: torch.device | None) -> str:
     """The kernel that torch's attention takes by itself, for the shape of SD1.5's first level at 512².
 
@@ -57,14 +42,6 @@ def preferred_attention(device: torch.device | None) -> str:
     """
     query = torch.zeros(2, 8, 4096, 40, dtype=torch.float16, device=device)
     return torch.nn.attention.SDPBackend(torch._fused_sdp_choice(query, query, query)).name.lower()
-
-
-def _said(*command: str) -> str:
-    """What a command prints, nothing where it is not there."""
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    except FileNotFoundError:
-        return ""
 
 
 def _version(package: str) -> str | None:

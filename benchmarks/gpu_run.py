@@ -24,10 +24,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.commit import VARIABLE, commit_of_tree
 from benchmarks.gpu_state import State, clear
 from benchmarks.part import Running
 from benchmarks.plan import PLANS, Part, batch, finished, unmeasured
@@ -135,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if asked.unpack is not None:
         return unpack(asked.unpack, RESULTS)
     began, out = time.monotonic(), asked.out.resolve()
-    parts = PLANS[asked.plan](asked.short)
+    parts = [replace(part, seconds=asked.limits * part.seconds) for part in PLANS[asked.plan](asked.short)]
     problem = _strange(asked, parts) or unwritable(out)
     if problem is not None:
         print(problem, file=sys.stderr)
@@ -145,7 +146,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="inlay-gpu-") as folder:
         work = Path(folder)
         environment, problem = _environment(asked.packages, work / "site")
-        missing = {} if problem else problems(_NEEDED, environment)
+        absent = {} if problem else problems((*_NEEDED, *_WANTED), environment)
+        missing = {name: why for name, why in absent.items() if name not in _WANTED}
         if problem or missing:
             print(problem or f"not importable: {_listed(missing)}; see python -m benchmarks.wheels", file=sys.stderr)
             return 4
@@ -154,9 +156,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except ValueError as exc:
             print(exc, file=sys.stderr)
             return 2
-        state.found["absent"] = problems(_WANTED, environment)
-        if state.found["absent"]:
-            print(f"left out, not importable: {_listed(state.found['absent'])}", flush=True)
+        state.found["absent"] = absent
+        if absent:
+            print(f"left out, not importable: {_listed(absent)}", flush=True)
+        if VARIABLE not in environment and not commit_of_tree()[0]:
+            print(f"no commit is known, so the records will name none: set {VARIABLE}", flush=True)
         for name in asked.again:
             state.parts.pop(name, None)
         try:
@@ -174,6 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=Path("out/gpu"))
     parser.add_argument("--from", dest="begins", type=Path, help="a copy of the folder of the call before")
     parser.add_argument("--budget", type=float, default=BUDGET, help="seconds for this call")
+    parser.add_argument("--limits", type=float, default=1.0, help="times each part's limit, for a slow machine")
     parser.add_argument("--short", action="store_true", help="everything shrunk, on a CPU")
     parser.add_argument("--fresh", action="store_true", help="begin anew; what is in the folder goes")
     parser.add_argument("--again", action="append", default=[], metavar="PART", help="begin a part once more")
@@ -201,8 +206,8 @@ def _environment(packages: Path | None, site: Path) -> tuple[dict[str, str], str
         if problem:
             return {}, problem
         paths.append(str(site))
-        said = os.environ.get("INLAY_COMMIT") or ("" if (ROOT / ".git").exists() else commit_beside(packages))
-        environment = {"INLAY_COMMIT": said} if said else {}
+        said = os.environ.get(VARIABLE) or ("" if commit_of_tree()[0] else commit_beside(packages))
+        environment = {VARIABLE: said} if said else {}
     paths += filter(None, [os.environ.get("PYTHONPATH")])
     return {**environment, "PYTHONPATH": os.pathsep.join(paths)}, None
 

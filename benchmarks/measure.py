@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -86,7 +86,7 @@ def memory(call: Call) -> dict[str, float] | None:
     }
 
 
-def nearest(samples: Sequence[torch.Tensor], reference: torch.Tensor) -> float:
+def nearest(samples: Iterable[torch.Tensor], reference: torch.Tensor) -> float:
     """Largest relative RMS difference of samples ``[C, h, w]`` from those of ``reference`` that they are nearest to.
 
     Lanes are decoded in an order of their own, so which is whose is not known; pictures are compared one by one.

@@ -197,8 +197,9 @@ def decoded_samples() -> Iterator[list[Tensor]]:
         samples.extend(session._steps.sample(state).float().clone() for state in states)
         return decode(session, states)
 
-    TorchSession.decode = keep  # type: ignore[method-assign]
+    sessions: Any = TorchSession
+    sessions.decode = keep
     try:
         yield samples
     finally:
-        TorchSession.decode = decode  # type: ignore[method-assign]
+        sessions.decode = decode

@@ -180,7 +180,7 @@ def compiled(made: Any) -> Any:
     inductor.epilogue_fusion = False
     for network in (made.unet, made.vae):
         network.to(memory_format=torch.channels_last)
-    how = {"mode": "max-autotune"} if made.device.type == "cuda" else {"backend": "eager"}
+    how: dict[str, Any] = {"mode": "max-autotune"} if made.device.type == "cuda" else {"backend": "eager"}
     made.unet = torch.compile(made.unet, fullgraph=True, **how)
     made.vae.encoder = torch.compile(made.vae.encoder, fullgraph=True, **how)
     made.vae.decoder = torch.compile(made.vae.decoder, fullgraph=True, **how)

@@ -32,6 +32,9 @@ from inlay.engine.resolve import resolve, table_of
 
 Pictures = Callable[[], list[Image.Image]]
 
+_Drawn = tuple[list[Image.Image], torch.Tensor]
+"""Pictures, and the samples ``[B, 4, h, w]`` that they were decoded from."""
+
 
 @dataclass(kw_only=True)
 class _Contenders:
@@ -54,9 +57,9 @@ def measure(case: Case, place: Place, left: float) -> Record:
     fits, dropped = affordable(replace(case, peers=tuple(peer for peer in case.peers if peer not in absent)), left)
     found = _Contenders(absent=absent | dict.fromkeys(dropped, f"no time for it: {left:.0f} s were left"))
     numbers: dict[str, Any] = {}
-    reference, samples = _reference(case, place)
+    reference = _reference(case, place)
     with engine(case, place) as opened, ExitStack() as others:
-        check = _ours_and_yardstick(case, place, opened, found, (reference, samples))
+        check = _ours_and_yardstick(case, place, opened, found, reference)
         if check.passed:
             for peer in fits:
                 _add_peer(peer, case, place, found)
@@ -80,10 +83,10 @@ def _missing(peer: str, place: Place) -> str | None:
     return peers.missing(peer)
 
 
-def _reference(case: Case, place: Place) -> tuple[list[Image.Image], torch.Tensor] | tuple[None, None]:
+def _reference(case: Case, place: Place) -> _Drawn | None:
     """diffusers in float32, before anything else is on the device; in float32 itself the yardstick is the reference."""
     if not place.half:
-        return None, None
+        return None
     made = place.pipeline(case, torch.float32)
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         found = peers.with_samples(made, replace(case, token_merging=0.0))
@@ -107,11 +110,7 @@ def release(device: torch.device) -> None:
 
 
 def _ours_and_yardstick(
-    case: Case,
-    place: Place,
-    opened: inlay.Engine,
-    found: _Contenders,
-    reference: tuple[list[Image.Image], torch.Tensor] | tuple[None, None],
+    case: Case, place: Place, opened: inlay.Engine, found: _Contenders, reference: _Drawn | None
 ) -> Check:
     """Our pictures and diffusers' against float32, before anything is timed; merging does not take part."""
     plain = replace(case, token_merging=0.0)
@@ -121,16 +120,17 @@ def _ours_and_yardstick(
     merged = call()
     found.memory["inlay"] = memory(call)  # nothing but our own networks is on the device yet
     pipeline, theirs = _yardstick(plain, place, found)
-    exact, exact_samples = reference if reference[0] is not None else theirs
-    found.reference = exact
-    found.errors["inlay"] = rms(pictures, exact)
+    exact = reference or theirs
+    assert exact is not None, "without a yardstick there is a reference"
+    found.reference = exact[0]
+    found.errors["inlay"] = rms(pictures, exact[0])
     if samples:  # sessions of torch have them
-        found.samples["inlay"] = nearest(samples, exact_samples)
-    if theirs[0] is not None:
-        found.errors[YARDSTICK], found.samples[YARDSTICK] = rms(theirs[0], exact), nearest(theirs[1], exact_samples)
+        found.samples["inlay"] = nearest(samples, exact[1])
+    if theirs is not None:
+        found.errors[YARDSTICK], found.samples[YARDSTICK] = rms(theirs[0], exact[0]), nearest(theirs[1], exact[1])
     check = judged(found.errors, YARDSTICK, place.half, found.samples)
     if case.token_merging:
-        found.errors["inlay, merging"] = rms(merged, exact)
+        found.errors["inlay, merging"] = rms(merged, exact[0])
     found.calls["inlay"] = call
     if pipeline is not None and not place.compiles:
         found.calls[YARDSTICK] = peers.call(pipeline, plain)
@@ -139,8 +139,8 @@ def _ours_and_yardstick(
     return check
 
 
-def _yardstick(case: Case, place: Place, found: _Contenders) -> tuple[Any, tuple[Any, Any]]:
-    """diffusers' pipeline, its pictures and samples; in half precision nothing, named, where memory lacks for it."""
+def _yardstick(case: Case, place: Place, found: _Contenders) -> tuple[Any, _Drawn | None]:
+    """diffusers' pipeline, and what it draws; in half precision nothing, named, where memory lacks for it."""
     try:
         made = place.pipeline(case, place.dtype)
         return made, peers.with_samples(made, case)
@@ -149,7 +149,7 @@ def _yardstick(case: Case, place: Place, found: _Contenders) -> tuple[Any, tuple
             raise  # it is the reference
         found.absent[YARDSTICK] = _failed(exc)
     release(place.device)
-    return None, (None, None)
+    return None, None
 
 
 def _failed(exc: Exception) -> str:

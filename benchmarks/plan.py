@@ -54,7 +54,7 @@ def first(short: bool = False) -> tuple[Part, ...]:
         return Part(name=f"{name} {COMPILED}" if peers == (COMPILED,) else name, command=command, seconds=seconds)
 
     return (
-        *_tests(), profile("S1", 60), profile("S2", 75),
+        *_tests(), profile("S1", 80), profile("S2", 90),
         case("S1", 120), case("S4", 100), case("mixed", 90), case("mixed-256", 60), case("S2", 240), case("S3", 180),
         case("S1", 400, COMPILED), case("S2", 480, COMPILED), case("S3", 480, COMPILED), case("S4", 400, COMPILED),
         case("resolution", 90), case("lora", 90), case("S5-768", 100), case("S5-1024", 120), case("cold", 150),
@@ -72,7 +72,7 @@ def _tests() -> list[Part]:
     return [
         Part(name="test workspace", command=(*pytest, graphs, "-k", "workspace"), seconds=60),
         Part(name="test capture", command=(*pytest, graphs, "-k", "not workspace"), seconds=90),
-        *(Part(name=path.stem, command=(*pytest, str(path)), seconds=110, beside="tests") for path in others),
+        *(Part(name=path.stem, command=(*pytest, str(path)), seconds=120, beside="tests") for path in others),
     ]
 
 

@@ -129,7 +129,8 @@ def _release(device: torch.device, case: Case) -> str:
     gc.collect()
     if device.type == "cuda":
         try:
-            torch.compiler.reset()
+            if "torch._dynamo" in sys.modules:  # importing it takes seconds
+                torch.compiler.reset()
             torch.cuda.synchronize()
             torch.cuda.empty_cache()
         except RuntimeError as exc:  # an illegal access stays with the process

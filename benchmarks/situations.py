@@ -152,9 +152,10 @@ def cold(case: Case, place: Place, left: float) -> Record:
     weights = _disk_registry(case, place, ())
     with inlay.Engine("torch", str(place.device), weights=weights) as opened:
         expected = opened.run(jobs.requests(case, None)[0]).generated
-    worst, times, fresh = 0.0, [], None
-    for turn in range(4):
-        has_cache = turn < 3
+    worst, fresh, warm_turns = 0.0, None, 1 if place.shrunk else 3
+    times: list[float] = []
+    for turn in range(warm_turns + 1):
+        has_cache = turn < warm_turns
         if turn and ends - time.perf_counter() < 2 * max(times):
             break
         picture = place.folder / f"cold-{turn}.png"

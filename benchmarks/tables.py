@@ -34,13 +34,8 @@ def page(records: Sequence[Mapping[str, Any]]) -> str:
     """The whole page."""
     by_case = {record["case"]: record for record in records}
     on_gpu = any(record["environment"].get("gpu") for record in records)
-    parts = [
-        HEAD if on_gpu else HEAD + NO_GPU,
-        _ratios(by_case),
-        _absolute(by_case),
-        _errors(by_case),
-        _machines(by_case),
-    ]
+    head = HEAD if on_gpu else HEAD + NO_GPU
+    parts = [head, _ratios(by_case), _absolute(by_case), _errors(by_case), _machines(by_case)]
     return "\n".join(part for part in parts if part)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from benchmarks.commit import commit_of_tree
 from benchmarks.tables import ROOT
 
 TRAVELLING = (
@@ -39,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for old in asked.out.glob("*.whl"):  # two versions of one package would not install
         old.unlink()
     code = subprocess.run(download(asked.out, asked.python), check=False).returncode
-    (asked.out / COMMIT).write_text(commit_of_tree() + "\n")
+    commit, changed = commit_of_tree()
+    (asked.out / COMMIT).write_text(f"{commit}+{changed}\n" if commit else "")
     print(f"{len(list(asked.out.glob('*.whl')))} of {len(TRAVELLING)} wheels in {asked.out}")
     return code
 
@@ -70,14 +72,6 @@ def commit_beside(packages: Path) -> str:
     """What `commit.txt` in the folder says; nothing where it is not there."""
     path = packages / COMMIT
     return path.read_text().strip() if path.is_file() else ""
-
-
-def commit_of_tree() -> str:
-    """``COMMIT+CHANGED``, as ``INLAY_COMMIT`` has it; nothing without git."""
-    here = ["git", "-C", str(ROOT)]
-    commit = subprocess.run([*here, "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    changed = subprocess.run([*here, "status", "--porcelain"], capture_output=True, text=True, check=False).stdout
-    return f"{commit}+{len(changed.splitlines())}" if commit else ""
 
 
 if __name__ == "__main__":

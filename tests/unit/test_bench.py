@@ -434,7 +434,7 @@ def test_a_yardstick_without_memory_is_named_and_ours_is_held_against_float32():
             raise NO_MEMORY
 
     found = pipelines._Contenders(absent={})
-    assert pipelines._yardstick(CASES[0], Full(), found) == (None, (None, None))
+    assert pipelines._yardstick(CASES[0], Full(), found) == (None, None)
     assert found.absent == {"eager": "failed: not enough memory for it beside ours"}
     assert judged({"inlay": 0.3}, "eager", True, {"inlay": 0.0013}).passed
     assert not judged({"inlay": 0.3}, "eager", True, {"inlay": 0.0037}).passed, "an output scaled by 1.01"
