@@ -2,7 +2,7 @@
 
 Right for timing dense work, and for comparing pictures of the same weights; they say nothing of quality. The
 same seed on the same device gives the same weights, so that engine and peers need not share memory. A model
-folder that holds ``random.json`` in place of weights is opened by :class:`RandomBackend`.
+folder whose ``model_index.json`` says ``random`` has no weights and is opened by :class:`RandomBackend`.
 """
 
 from __future__ import annotations
@@ -153,8 +153,8 @@ def write_registry(folder: Path, models: dict[str, Weights]) -> Path:
     for name, weights in models.items():
         model = folder / name
         (model / "scheduler").mkdir(parents=True, exist_ok=True)
-        (model / "model_index.json").write_text("{}")
-        (model / "random.json").write_text(json.dumps(asdict(weights)))
+        # here, as it is a file that a model's hash is made of
+        (model / "model_index.json").write_text(json.dumps({"random": asdict(weights)}))
         (model / "scheduler" / "scheduler_config.json").write_text(json.dumps(weights.schedule))
         lines += [f"[models.{name}]", f'family = "{weights.family}"', f"path = {json.dumps(str(model))}"]
     path = folder / "weights.toml"
@@ -170,7 +170,7 @@ class RandomBackend:
         self.device, self.slots = self._torch.device, self._torch.slots
 
     def open(self, opening: protocol.Opening) -> TorchSession:
-        weights = Weights(**json.loads((opening.folder / "random.json").read_text()))
+        weights = Weights(**json.loads((opening.folder / "model_index.json").read_text())["random"])
         device = torch.device(self.device)
         made = parts(weights, device, pick_dtype(device))
         return self._torch.open_parts(made, kernels=opening.kernels, capture=opening.capture)

@@ -161,3 +161,119 @@ def test_scheduler_configuration_of_model_over_family(tmp_path):
     config.write_text("[")
     with pytest.raises(WeightsError, match="not readable as JSON"):
         scheduler_config(entry)
+
+
+def test_a_hash_in_capitals_is_the_same_hash(tmp_path):
+    digest = hashlib.sha256(b"weights").hexdigest()
+    path, _ = pinned(tmp_path, sha256=digest.upper())
+    lower, _ = pinned(tmp_path)
+    entry = Registry(path).find("m")
+    assert check(entry) == entry.path
+    assert entry_hash(entry) == entry_hash(Registry(lower).find("m"))
+
+
+def test_the_hash_follows_the_names_of_files_too(tmp_path):
+    hashes = set()
+    for name in ("unet/diffusion_pytorch_model.safetensors", "unet/config.json"):
+        hashes.add(entry_hash(Registry(pinned(tmp_path, name=name)[0]).find("m")))
+    assert len(hashes) == 2
+
+
+def test_an_alias_of_an_earlier_file_hides_a_later_files_entry(tmp_path, monkeypatch):
+    first, second = tmp_path / "first.toml", tmp_path / "second.toml"
+    first.write_text('schema = 1\ndefault = "a"\n[models.a]\nfamily = "sd15"\npath = "x"\naliases = ["B"]\n')
+    second.write_text('schema = 1\n[models.b]\nfamily = "sdxl"\npath = "y"\naliases = ["a", "c"]\n')
+    monkeypatch.setenv("INLAY_WEIGHTS", str(second))
+    registry = Registry(first)
+    assert [registry.find(name).id for name in ("a", "b", "c")] == ["a", "a", "b"]
+    second.write_text('schema = 1\n[models.b]\nfamily = "sdxl"\npath = "y"\n')
+    assert "b" not in Registry(first).models, "nothing is listed that no name finds"
+
+
+WRONG_FIELDS = [
+    ("size = true", "size must be a int, not True"),
+    ("size = 0", "size must be between 8 and 8192, not 0"),
+    ("size = -512", "size must be between 8 and 8192, not -512"),
+    ("size = 100000000000000000000", "size must be between 8 and 8192"),
+    ("token_merging = true", "token_merging must be a float, not True"),
+    ("token_merging = nan", "token_merging must be between 0 and 0.75, not nan"),
+    ("token_merging_levels = true", "token_merging_levels must be a int"),
+    ('aliases = ["a", 1]', "aliases must be a list of texts"),
+    ("stands_in_for = [[]]", "stands_in_for must be a list of texts"),
+    ('path = "a\\u0000b"', "path must name a folder or a file"),
+    ('path = ""', "path must name a folder or a file"),
+    ('path = "~nobody-of-that-name/x"', "path '~nobody-of-that-name/x'"),
+    ('files = {"x" = {sha256 = "12", bytes = 1}}', "sha256 of 64 hexadecimal digits"),
+    ('files = {"x\\u0000" = {sha256 = "12", bytes = 1}}', "must stay inside"),
+    ('files = {"x" = {sha256 = "12", bytes = true}}', "must have sha256"),
+    ('files = {"/x" = {sha256 = "12", bytes = 1}}', "must stay inside"),
+]
+
+
+@pytest.mark.parametrize(("line", "sentence"), WRONG_FIELDS, ids=[line for line, _ in WRONG_FIELDS])
+def test_fields_of_a_wrong_kind_are_named(tmp_path, line, sentence):
+    fields = {"family": 'family = "sd15"', "path": 'path = "x"'}
+    fields[line.split(" ")[0]] = line
+    path = tmp_path / "w.toml"
+    path.write_text("schema = 1\n[models.a]\n" + "\n".join(fields.values()) + "\n")
+    with pytest.raises(WeightsError, match=sentence) as caught:
+        Registry(path)
+    assert str(caught.value).startswith(f"{path}: models.a")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_whole_number_is_a_ratio_too(tmp_path):
+    path = tmp_path / "w.toml"
+    path.write_text(MERGING.format(" = 0"))
+    assert Registry(path).find("a").token_merging == 0
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 20_000, "default = 5\nschema = 1", "schema = true"], ids=range(3))
+def test_registries_of_a_wrong_form_are_one_line(tmp_path, text):
+    path = tmp_path / "w.toml"
+    path.write_text(text)
+    with pytest.raises(WeightsError) as caught:
+        Registry(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a/" * 3000])
+def test_paths_that_no_file_system_takes_are_not_there(tmp_path, name):
+    path = tmp_path / "w.toml"
+    path.write_text(f'schema = 1\n[models.a]\nfamily = "sd15"\npath = "{name}"\n')
+    with pytest.raises(WeightsError, match="does not exist"):
+        locate(Registry(path).find("a"))
+
+
+def test_the_familys_size_and_the_default_of_the_realtime_endpoint(tmp_path):
+    path = tmp_path / "w.toml"
+    path.write_text('schema = 1\ndefault = "a"\n[models.a]\nfamily = "sdxl"\npath = "x"\n')
+    registry = Registry(path)
+    assert (registry.find("a").size, registry.realtime) == (1024, "a")
+    path.write_text(
+        path.read_text().replace('path = "x"', 'path = "x"\nsize = 768').replace("[m", 'realtime = "b"\n[m')
+    )
+    assert (Registry(path).find("a").size, Registry(path).realtime) == (768, "b")
+
+
+def test_an_entry_goes_before_what_stands_in_for_it(tmp_path):
+    path = tmp_path / "w.toml"
+    entry = '[models.{}]\nfamily = "sd15"\npath = "x"\n'
+    path.write_text(
+        'schema = 1\ndefault = "a"\n' + entry.format("a") + 'stands_in_for = ["b", "c"]\n' + entry.format("b")
+    )
+    registry = Registry(path)
+    assert [registry.find(name).id for name in "abc"] == ["a", "b", "a"]
+    assert [registry.is_stand_in(name) for name in "abc"] == [False, False, True]
+
+
+def test_the_users_own_file_goes_before_the_packaged_one(tmp_path, monkeypatch):
+    import platformdirs
+
+    place = platformdirs.user_config_path("inlay")
+    place.mkdir(parents=True)
+    (place / "weights.toml").write_text('schema = 1\ndefault = "own"\n[models.own]\nfamily = "sd15"\npath = "x"\n')
+    assert Registry().find(None).id == "own"
+    assert Registry().find("inlay-tiny").path.is_dir()
+    assert Registry().find("own").path == place / "x"
