@@ -161,6 +161,20 @@ def test_whoever_is_first_decides_between_a_cancellation_and_an_end(engine, requ
     assert type(ticket.exception(0)) is {"finish": type(None), "fail": ValueError, "drop": inlay.Cancelled}[end]
 
 
+def test_a_cancel_between_the_decision_and_the_result_is_too_late(engine, request_of, monkeypatch):
+    result, asked, set_result = engine.run(request_of()), [], Ticket.set_result
+
+    def cancel_first(self, value):
+        asked.append(self.cancel())
+        set_result(self, value)
+
+    monkeypatch.setattr(Ticket, "set_result", cancel_first)
+    ticket = ticket_of(engine, request_of())
+    ticket.finish(result)
+    assert asked[0] is False
+    assert ticket.result(0) is result
+
+
 def test_cancel_is_true_exactly_where_the_result_does_not_come(engine, request_of):
     rng = random.Random(1)
     made = request_of(steps=2, strength=1.0)
@@ -214,7 +228,8 @@ def test_a_stream_of_two_readers_is_refused_or_shared_but_ends(engine, request_o
     assert "Result" in seen
 
 
-def test_a_callback_that_waits_for_its_engine_is_refused_and_one_that_submits_is_not(engine, request_of):
+def test_a_callback_that_waits_for_its_engine_is_refused_and_one_that_submits_is_not(empty_registry, request_of):
+    engine = inlay.Engine("null", weights=empty_registry)  # closed at the end only: one that hangs cannot be
     refused, later, called = [], [], threading.Event()
 
     def wait_in_every_way(done):
@@ -239,6 +254,7 @@ def test_a_callback_that_waits_for_its_engine_is_refused_and_one_that_submits_is
     sentence = "a callback cannot wait for the engine that calls it; submit there instead"
     assert refused == [sentence] * 6 + [(1,)]
     assert later[0].result(timeout=60).seeds == (2,)
+    engine.close()
 
 
 def test_a_callback_may_wait_for_another_engine(engine, request_of, empty_registry):
