@@ -388,6 +388,18 @@ def test_a_ticket_is_freed_with_its_last_reference(engine, request_of):
         gc.enable()
 
 
+@pytest.mark.parametrize("strength", [0.0, 0.7])
+def test_an_idle_engine_keeps_no_request(engine, request_of, strength):
+    ticket = engine.submit(request_of(strength=strength))
+    ticket.result(timeout=60)
+    gone = weakref.ref(ticket)
+    del ticket
+    until = time.monotonic() + 20  # its thread may be on the way back from the callbacks
+    while gone() is not None and time.monotonic() < until:
+        time.sleep(0.001)
+    assert gone() is None
+
+
 def test_what_is_cancelled_before_it_is_admitted_opens_nothing(engine, request_of, gate, monkeypatch):
     first = engine.submit(request_of())
     assert gate.reached.wait(60)
