@@ -355,6 +355,17 @@ def test_a_handler_of_a_signal_may_close_the_engine_at_any_point_of_a_submission
     assert_ended_with(within(60, engine.run, request_of()), "run", inlay.BackendError, "the engine is closed")
 
 
+def test_what_is_queued_behind_the_end_is_refused(engine, request_of, gate):
+    first = engine.submit(request_of())
+    assert gate.reached.wait(60)
+    engine._thread.end()
+    late = Ticket(first.resolved, 0.0)
+    engine._thread._inbox.put(late)
+    gate.passed.set()
+    assert first.result(timeout=60).images
+    assert str(late.exception(timeout=60)) == "the engine is closed"
+
+
 def test_an_engine_that_is_dropped_finishes_what_is_in_flight_and_ends(empty_registry, request_of, gate, monkeypatch):
     closed = []
     monkeypatch.setattr(NullSession, "close", lambda self: closed.append(weakref.ref(self)))
