@@ -50,7 +50,7 @@ def assert_flat(points, warm, noise=NOISE):
     assert max(growth) <= noise, growth
 
 
-@pytest.mark.parametrize(("backend", "count", "warm"), [("null", 300, 50), ("onnx", 200, 50), ("torch", 40, 20)])
+@pytest.mark.parametrize(("backend", "count", "warm"), [("null", 300, 50), ("onnx", 150, 50), ("torch", 30, 15)])
 def test_requests(tmp_path, backend, count, warm):
     assert_flat(points(tmp_path, backend, count), warm)
 

@@ -355,6 +355,17 @@ def test_a_handler_of_a_signal_may_close_the_engine_at_any_point_of_a_submission
     assert_ended_with(within(60, engine.run, request_of()), "run", inlay.BackendError, "the engine is closed")
 
 
+def test_what_is_queued_behind_the_end_is_refused(engine, request_of, gate):
+    first = engine.submit(request_of())
+    assert gate.reached.wait(60)
+    engine._thread.end()
+    late = Ticket(first.resolved, 0.0)
+    engine._thread._inbox.put(late)
+    gate.passed.set()
+    assert first.result(timeout=60).images
+    assert str(late.exception(timeout=60)) == "the engine is closed"
+
+
 def test_an_engine_that_is_dropped_finishes_what_is_in_flight_and_ends(empty_registry, request_of, gate, monkeypatch):
     closed = []
     monkeypatch.setattr(NullSession, "close", lambda self: closed.append(weakref.ref(self)))
@@ -386,6 +397,18 @@ def test_a_ticket_is_freed_with_its_last_reference(engine, request_of):
         assert gone() is None, "pictures would stay until the next collection"
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.7])
+def test_an_idle_engine_keeps_no_request(engine, request_of, strength):
+    ticket = engine.submit(request_of(strength=strength))
+    ticket.result(timeout=60)
+    gone = weakref.ref(ticket)
+    del ticket
+    until = time.monotonic() + 20  # its thread may be on the way back from the callbacks
+    while gone() is not None and time.monotonic() < until:
+        time.sleep(0.001)
+    assert gone() is None
 
 
 def test_what_is_cancelled_before_it_is_admitted_opens_nothing(engine, request_of, gate, monkeypatch):

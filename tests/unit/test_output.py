@@ -170,6 +170,14 @@ def test_pictures_that_belong_together_are_all_there_or_none(tmp_path):
     assert listing(tmp_path) == {"1.png", "kept.png", "2.png"}
 
 
+def test_what_a_killed_process_left_is_removed_by_the_next_that_writes_there(tmp_path):
+    left = tmp_path / ".inlay-0123456789abcdef.part"
+    left.write_bytes(b"half")
+    os.utime(left, (0, 0))
+    save_all([(picture(), tmp_path / "x.png")], [{}])
+    assert listing(tmp_path) == {"x.png"}
+
+
 def test_quality_and_compression_matter():
     sizes = [len(encode(picture(), "JPEG", options=SaveOptions(quality=q))[0]) for q in (20, 95)]
     assert sizes[0] < sizes[1]

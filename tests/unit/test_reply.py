@@ -226,6 +226,15 @@ def test_interrupts_are_not_answered(engine, monkeypatch):
         engine.reply(SMALL, "community")
 
 
+@pytest.mark.parametrize("field", ["init_image", "mask_image"])
+def test_no_file_of_this_machine_is_read(engine, tmp_path, field):
+    path = tmp_path / "private.png"
+    Image.new("RGB", (96, 64)).save(path)
+    reply = checked(engine.reply({**SMALL, field: str(path)}, "community"))
+    assert reply["message"].startswith(f"{field}: ")
+    assert engine.counters.evaluations == 0
+
+
 def test_a_closed_engine_answers_too(empty_registry):
     engine = inlay.Engine("null", weights=empty_registry)
     engine.close()
