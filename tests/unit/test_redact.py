@@ -12,7 +12,6 @@ import sys
 import pytest
 
 import inlay
-from inlay.engine import reply as replying
 from inlay.engine import resolve as resolving
 from inlay.engine.dialects import ENDPOINTS
 from inlay.errors import InlayError, RequestError, named, shown
@@ -82,10 +81,12 @@ def test_a_key_is_hidden_as_others_quote_it():
 
 
 def test_warnings_of_any_origin_are_printable_in_a_reply(engine, monkeypatch):
-    def warned(engine, request, run=replying._run):
-        return dataclasses.replace(run(engine, request), warnings=(HOSTILE, "sk-0123456789"))
+    run = engine.run
 
-    monkeypatch.setattr(replying, "_run", warned)
+    def warned(*given, **more):
+        return dataclasses.replace(run(*given, **more), warnings=(HOSTILE, "sk-0123456789"))
+
+    monkeypatch.setattr(engine, "run", warned)
     tip = checked(engine.reply({**SMALL, "key": "sk-0123456789"}, "realtime"), "realtime")["tip"]
     assert tip == "x\\x1b[31m\\nn\\u202eame\\x9b\\u2028\\u200f\\x7f; ***"
 
