@@ -68,6 +68,14 @@ def _line(text: str, longest: int) -> str:
     return _cut(printable(_cut(text, longest)), longest)
 
 
+def _without_middle(text: str) -> str:
+    """A message of bounded length: its beginning says what it is about, its end what is wrong."""
+    if len(text) <= _LONGEST:
+        return text
+    end = _LONGEST // 4
+    return f"{text[: _LONGEST - end - 1]}…{text[-end:]}"
+
+
 def _cut(text: str, longest: int) -> str:
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
@@ -89,7 +97,7 @@ class InlayError(Exception):
     exit_code = 1
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(_line(without_key(message), _LONGEST))
+        super().__init__(_line(_without_middle(without_key(message)), _LONGEST))
 
 
 class RequestError(InlayError):
