@@ -72,13 +72,13 @@ class Call:
 
     def run(self) -> None:
         """Parts until all are done, or the time is over."""
-        begun = False
+        begun: set[str] = set()
         while True:
             group, limit = batch(self.parts, self.state.parts, self.ends - time.monotonic(), begun)
             if not group:
                 return
+            begun |= {part.name for part in group}
             self._side_by_side(group, limit)
-            begun = True
 
     def _side_by_side(self, group: Sequence[Part], limit: float) -> None:
         """For at most so many seconds; the file is written as each ends, as it leaves something, and now and then."""

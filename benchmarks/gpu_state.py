@@ -7,6 +7,7 @@ on from there. Beside it stands `logs.txt`, the same ends of logs for reading. N
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ FILE, LOGS = "gpu_run.json", "logs.txt"
 
 # pytest's answer where it had to skip a whole file, or nothing has the word that was asked for
 _NOTHING = 5
+# Returned by a process that somebody, or the kernel where memory lacks, has ended.
+_ENDED = (-signal.SIGKILL, -signal.SIGTERM)
 
 
 class State:
@@ -80,9 +83,10 @@ class State:
         self.parts[part.name] = {"status": "running", "tries": tries + 1}
 
     def end(self, part: Part, running: Running, limit: float, interrupted: bool = False) -> None:
-        """What came of it; one that had not the time that it should have had is not said to have failed."""
+        """What came of it. One that was ended from outside, or had less time than it should have, has not failed."""
         status = "done" if running.code in (0, _NOTHING) else "failed"
-        if running.code == TOOK_TOO_LONG and (interrupted or cut_short(part, limit)):
+        too_early = running.code == TOOK_TOO_LONG and (interrupted or cut_short(part, limit))
+        if too_early or running.code in _ENDED:
             status = "cut short"
         self.parts[part.name] |= {"status": status, "code": running.code, "seconds": round(running.seconds, 1)}
         self.found["logs"][part.name] = running.last_lines()

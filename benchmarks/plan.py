@@ -6,7 +6,7 @@ Each part is a process of its own, so that a fault of the device costs that part
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,15 +86,16 @@ def finished(state: Mapping[str, object]) -> bool:
 
 
 def batch(
-    parts: Sequence[Part], states: Mapping[str, Mapping[str, object]], left: float, begun: bool
+    parts: Sequence[Part], states: Mapping[str, Mapping[str, object]], left: float, begun: Collection[str]
 ) -> tuple[list[Part], float]:
     """What to run next, side by side, and for how many seconds; nothing where this call is over.
 
     Args:
         left: seconds of this call.
-        begun: something has run in it already.
+        begun: names of what it has begun already; what was cut short in it waits for the next call.
     """
-    groups = _groups([part for part in parts if not finished(states.get(part.name, {}))])
+    pending = [part for part in parts if not finished(states.get(part.name, {})) and part.name not in begun]
+    groups = _groups(pending)
     if not groups:
         return [], 0.0
     at = next((place for place, group in enumerate(groups) if group[0].name == MAIN), 0)
