@@ -64,7 +64,7 @@ def test_unet_configs_without_code_are_refused_by_name(key, value):
 
 
 def test_added_conditioning_needs_its_sizes():
-    with pytest.raises(WeightsError, match="addition_time_embed_dim must be a positive integer"):
+    with pytest.raises(WeightsError, match="addition_time_embed_dim must be a whole number from 1"):
         UNetConfig.from_dict({"addition_embed_type": "text_time"})
 
 
