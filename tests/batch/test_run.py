@@ -138,7 +138,9 @@ def test_a_changed_model_or_encoding_runs_again(album, tmp_path):
     batch.run(manifest, out, album.options)
     assert batch.run(manifest, out, album.with_options(compression=9)).status["ok"] == 2
     assert batch.run(manifest, out, album.with_options(compression=9)).before == 2
-    (album.weights.parent / "nothing/more.txt").write_text("weights")
+    (album.weights.parent / "nothing/more.txt").write_text("a note beside the weights")
+    assert batch.run(manifest, out, album.with_options(compression=9)).before == 2
+    (album.weights.parent / "nothing/model_index.json").write_text('{"_diffusers_version": "0.42.1"}')
     assert batch.run(manifest, out, album.with_options(compression=9)).status["ok"] == 2
 
 

@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 import inlay
-from inlay.engine import reply as replying
 from tests.unit.dialect_table import IMAGE, MINIMAL, picture
 from tests.unit.replies import checked
 
@@ -127,10 +126,12 @@ def test_a_picture_that_is_not_flagged_is_as_without_a_checker(engine):
 @pytest.mark.parametrize("endpoint", ["community", "enterprise-pony", "pony", "realtime"])
 @pytest.mark.parametrize("flagged", [(), (0,), (3,), (1, 2), (0, 1, 2, 3)])
 def test_one_unsafe_picture_of_four_is_enough(engine, monkeypatch, endpoint, flagged):
-    def found(engine, request, run=replying._run):
-        return dataclasses.replace(run(engine, request), nsfw=tuple(place in flagged for place in range(4)))
+    run = engine.run
 
-    monkeypatch.setattr(replying, "_run", found)
+    def screened(*given, **more):
+        return dataclasses.replace(run(*given, **more), nsfw=tuple(place in flagged for place in range(4)))
+
+    monkeypatch.setattr(engine, "run", screened)
     payload = {**SMALL, "samples": 4, "width": 512, "height": 512, "steps": 2, "safety_checker": "yes"}
     reply = checked(engine.reply(payload, endpoint), endpoint)
     assert (len(reply["output"]), reply["nsfw_content_detected"]) == (4, bool(flagged))
