@@ -72,8 +72,15 @@ def plain(name: str, value: Any) -> Any:
     and the like in columns of text are text.
 
     Raises:
-        CellError: a type that no request takes.
+        CellError: a type that no request takes, or lists too deep.
     """
+    try:
+        return _plain(name, value)
+    except RecursionError:
+        raise CellError(f"{name} is nested too deeply") from None
+
+
+def _plain(name: str, value: Any) -> Any:
     if name in PICTURES and isinstance(value, bytes | dict | list):
         return _picture(name, value)
     if isinstance(value, date | time | timedelta | Decimal | UUID) and name in TEXTS:
@@ -83,9 +90,9 @@ def plain(name: str, value: Any) -> Any:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return _number(name, value)
     if isinstance(value, dict):
-        return {key: plain(key, inner) for key, inner in value.items() if inner is not None}
+        return {key: _plain(key, inner) for key, inner in value.items() if inner is not None}
     if isinstance(value, list):
-        return [plain("", inner) for inner in value]
+        return [_plain("", inner) for inner in value]
     if value is None or isinstance(value, str | bool):
         return value
     raise CellError(f"{name or 'a list'} holds a value of type {type(value).__name__}, which no request takes")
