@@ -16,7 +16,7 @@ from typing import IO, Any
 from inlay.errors import OutputError, shown
 from inlay.printable import printable
 
-__all__ = ["LONGEST", "Damage", "is_count", "is_text_list", "read_json", "read_values"]
+__all__ = ["LONGEST", "Damage", "is_count", "is_text_list", "read_json", "read_values", "without_repeats"]
 
 LONGEST = 1 << 20
 """Bytes of a line: many times what a run writes, and no burden on memory."""
@@ -77,7 +77,7 @@ def read_json(data: bytes) -> tuple[str, Any]:
     if len(data) > LONGEST:
         return f"longer than {LONGEST} bytes", None
     try:
-        return "", json.loads(data.removeprefix(_BOM).decode(), object_pairs_hook=_without_repeats)
+        return "", json.loads(data.removeprefix(_BOM).decode(), object_pairs_hook=without_repeats)
     except UnicodeDecodeError:
         return "not UTF-8", None
     except RecursionError:
@@ -104,7 +104,7 @@ def _lines(file: IO[bytes]) -> Iterator[bytes]:
             line = file.readline(LONGEST + 1)
 
 
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object's keys and values; :class:`ValueError` for a key that is there twice, which says two things."""
     fields = dict(pairs)
     if len(fields) < len(pairs):

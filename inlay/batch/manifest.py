@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from inlay.batch import folders, parquet, tables
+from inlay.batch.ledger import without_repeats
 from inlay.batch.line import Line
 from inlay.batch.settings import Options, Pair
 from inlay.errors import RequestError, shown
@@ -139,7 +139,7 @@ def _from_utf16(path: Path) -> Iterator[bytes]:
 
 def _json_line(number: int, text: bytes) -> Line:
     try:
-        fields = json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_constant)
+        fields = json.loads(text, object_pairs_hook=without_repeats, parse_constant=_constant)
     except UnicodeDecodeError:
         return Line(number, problem="is not UTF-8")
     except RecursionError:
@@ -155,13 +155,3 @@ def _json_line(number: int, text: bytes) -> Line:
 def _constant(name: str) -> float | None:
     """NaN is what data frames put into an empty cell; infinities are left for the request to refuse."""
     return None if name == "NaN" else float(name)
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object; a key that is there twice says two things."""
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {shown(repeated)} is there twice")
-    return made
