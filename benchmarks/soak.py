@@ -1,13 +1,16 @@
 """`python -m benchmarks.soak BACKEND`: resident memory against requests of mixed shapes, in one process.
 
 Prints a line for every twentieth of the requests: how many there were, resident MiB, file descriptors, threads and
-entries in the temporary folder. With --reopen every request has an engine of its own. Reads /proc, so Linux only.
+entries in the temporary folder. With --reopen every request has an engine of its own. With --trim, malloc gives back
+what was freed before it is looked at, so that only what is held counts. Reads /proc, so Linux only.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
+import gc
 import json
 import os
 import random
@@ -50,6 +53,14 @@ def point(requests: int) -> Point:
     )
 
 
+def trimmed_point(requests: int) -> Point:
+    """What this process holds once unreachable objects are collected and free pages are back with the system."""
+    gc.collect()
+    with contextlib.suppress(AttributeError):  # a C library without malloc_trim
+        ctypes.CDLL(None).malloc_trim(0)
+    return point(requests)
+
+
 def drawn(rng: random.Random, smallest: int, largest: int) -> inlay.InpaintRequest:
     """One request of any shape in steps of 8 pixels, any documented scheduler, with and without guidance."""
     width, height = (8 * rng.randint(smallest // 8, largest // 8) for _ in range(2))
@@ -61,14 +72,19 @@ def drawn(rng: random.Random, smallest: int, largest: int) -> inlay.InpaintReque
     )  # fmt: skip
 
 
-def soak(run: Callable[[inlay.InpaintRequest], object], count: int, smallest: int, largest: int) -> list[Point]:
+def soak(
+    run: Callable[[inlay.InpaintRequest], object],
+    count: int,
+    sizes: tuple[int, int],
+    measured: Callable[[int], Point] = point,
+) -> list[Point]:
     """Run the requests one after the other; prints the points as they come."""
-    rng, points = random.Random(0), [point(0)]
+    rng, points = random.Random(0), [measured(0)]
     print("requests  resident MiB  descriptors  threads  temporary", flush=True)
     for number in range(1, count + 1):
-        run(drawn(rng, smallest, largest))
+        run(drawn(rng, *sizes))
         if number % max(1, count // _POINTS) == 0:
-            now = point(number)
+            now = measured(number)
             points.append(now)
             line = f"{number:8}  {now.resident_mib:12}  {now.descriptors:11}  {now.threads:7}  {now.temporary:9}"
             print(line, flush=True)
@@ -87,6 +103,7 @@ def main() -> None:
     parser.add_argument("--smallest", type=int, default=64, help="least width and height in pixels")
     parser.add_argument("--largest", type=int, default=256, help="greatest width and height in pixels")
     parser.add_argument("--reopen", action="store_true", help="an engine for each request")
+    parser.add_argument("--trim", action="store_true", help="what malloc holds free does not count")
     parser.add_argument("--json", type=Path, help="where the points are written")
     asked = parser.parse_args()
     with contextlib.ExitStack() as stack:
@@ -94,7 +111,8 @@ def main() -> None:
             run: Callable[[inlay.InpaintRequest], object] = partial(_alone, asked.backend)
         else:
             run = stack.enter_context(inlay.Engine(asked.backend, "cpu")).run
-        points = soak(run, asked.requests, asked.smallest, asked.largest)
+        sizes = (asked.smallest, asked.largest)
+        points = soak(run, asked.requests, sizes, trimmed_point if asked.trim else point)
     if asked.json is not None:
         asked.json.write_text(json.dumps([asdict(each) for each in points], indent=2) + "\n", encoding="utf-8")
 
