@@ -23,20 +23,19 @@ def registry(tmp_path_factory):
     return write_registry(folder / "weights.toml", nine=(write_model(folder / "nine", 9, "tiny"), "sd15-inpaint"))
 
 
-@pytest.fixture(scope="module")
-def requests():
-    """64 of them: 18 schedulers in turn, steps 4 … 50, strength 0.3 … 1, samples 1 … 4."""
+def mixed_requests(count, most_steps):
+    """18 schedulers in turn, steps from 4 on, strength 0.3 … 1, samples 1 … 4."""
     rng = np.random.default_rng(18)
     image = rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
     mask = np.zeros((SIZE, SIZE), np.uint8)
     mask[10:50, 12:52] = 255
     made = []
-    while len(made) < 64:
+    while len(made) < count:
         fields = {
             "scheduler": NAMES[len(made) % 18],
             "karras_sigmas": bool(rng.integers(2)),
             "samples": int(rng.integers(1, 5)),
-            "steps": int(rng.integers(4, 51)),
+            "steps": int(rng.integers(4, most_steps + 1)),
             "strength": float(rng.uniform(0.3, 1)),
             "seed": int(rng.integers(1000)),
         }
@@ -56,7 +55,13 @@ def bits(result):
     return [np.asarray(picture).tobytes() for picture in result.generated]
 
 
-def test_64_mixed_requests(registry, requests):
+@pytest.mark.parametrize(
+    ("count", "most_steps"),
+    [pytest.param(36, 12, id="few"), pytest.param(64, 50, id="many", marks=pytest.mark.slow)],
+)
+def test_mixed_requests(registry, count, most_steps):
+    """A picture has the bits that it has alone, and the slots are full but for the last requests."""
+    requests = mixed_requests(count, most_steps)
     with inlay.Engine("torch", "cpu", registry, slots=1) as engine:
         alone = [bits(engine.run(request)) for request in requests]
 
@@ -81,8 +86,8 @@ def test_64_mixed_requests(registry, requests):
     assert counters.evaluations <= 1.1 * ideal
 
 
-def test_cancelling_some_in_the_middle(registry, requests):
-    chosen = requests[:18]
+def test_cancelling_some_in_the_middle(registry):
+    chosen = mixed_requests(18, 24)
     with inlay.Engine("torch", "cpu", registry, slots=SLOTS) as engine:
         expected = [bits(engine.run(request)) for request in chosen]
         before = engine.counters.lane_rows

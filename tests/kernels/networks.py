@@ -76,12 +76,12 @@ def assert_agree(exact, plain, fused, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize("size", [(8, 8), (7, 18)])
+@pytest.mark.parametrize("size", [(8, 8), (7, 10)])
 @torch.no_grad()
 def test_unet(device, size, dtype):
     unet = randomise(UNet(SMALL), device)
-    sample, hidden = random(4, 9, *size).to(device), random(4, 5, 12, seed=1).to(device)
-    timesteps = torch.tensor([801.0, 37.5, 600, 2], device=device)
+    sample, hidden = random(2, 9, *size).to(device), random(2, 5, 12, seed=1).to(device)
+    timesteps = torch.tensor([801.0, 37.5], device=device)
 
     def evaluate(own, kind):
         return own(sample.to(kind), own.embed(timesteps), own.context(hidden.to(kind)))

@@ -117,7 +117,7 @@ def test_wrong_pictures_have_no_times(tmp_path, monkeypatch):
     assert record["check"]["errors"]["inlay"] > 20
 
 
-@pytest.mark.parametrize("case", ["mixed-256", "resolution", "lora", "cold"])
+@pytest.mark.parametrize("case", ["mixed-256", "resolution", "lora", pytest.param("cold", marks=pytest.mark.slow)])
 def test_the_other_cases(case, tmp_path):
     failed, record = rehearsed(case, tmp_path)
     assert failed == 0, record["check"]

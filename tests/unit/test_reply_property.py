@@ -1,10 +1,11 @@
-"""Any JSON in, a documented reply out: 2,000 bodies, from plausible to absurd, on the null backend."""
+"""Any JSON in, a documented reply out: bodies from plausible to absurd, on the null backend."""
 
 from __future__ import annotations
 
 import json
 
 import hypothesis
+import pytest
 from hypothesis import strategies as st
 
 import inlay
@@ -60,14 +61,15 @@ PAYLOADS = st.one_of(
 )
 
 
-def test_any_json_gives_a_documented_reply(tmp_path, monkeypatch, empty_registry):
+@pytest.mark.parametrize("examples", [500, pytest.param(5000, marks=pytest.mark.slow)])
+def test_any_json_gives_a_documented_reply(examples, tmp_path, monkeypatch, empty_registry):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     counts = {"success": 0, "error": 0}
     out = tmp_path / "out"
     out.mkdir()
     with inlay.Engine("null", weights=empty_registry) as engine:
 
-        @hypothesis.settings(max_examples=2000, deadline=None, derandomize=True, database=None)
+        @hypothesis.settings(max_examples=examples, deadline=None, derandomize=True, database=None)
         @hypothesis.given(payload=PAYLOADS, endpoint=st.sampled_from(list(ENDPOINTS)))
         def holds(payload, endpoint):
             reply = checked(engine.reply(payload, endpoint, out=out), endpoint)
@@ -86,5 +88,5 @@ def test_any_json_gives_a_documented_reply(tmp_path, monkeypatch, empty_registry
 
         holds()
     print(counts)
-    assert sum(counts.values()) >= 2000
-    assert min(counts.values()) > 100, counts
+    assert sum(counts.values()) >= examples
+    assert min(counts.values()) > examples / 20, counts
