@@ -29,15 +29,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from PIL import Image, __version__
 
 from benchmarks.records import Check, Record
-from inlay import batch
-from inlay.batch.hashes import Specs, identity, sources_of
-from inlay.batch.manifest import Manifest
-from inlay.batch.results import Results
-from inlay.batch.rows import Reader, Row
-from inlay.engine.output import encode
-from inlay.engine.registry import Registry
-from inlay.engine.request import InpaintRequest
-from inlay.engine.sources import open_picture
+from intarsia import batch
+from intarsia.batch.hashes import Specs, identity, sources_of
+from intarsia.batch.manifest import Manifest
+from intarsia.batch.results import Results
+from intarsia.batch.rows import Reader, Row
+from intarsia.engine.output import encode
+from intarsia.engine.registry import Registry
+from intarsia.engine.request import InpaintRequest
+from intarsia.engine.sources import open_picture
 
 SCHEDULERS = (
     "EulerDiscreteScheduler",
@@ -192,7 +192,7 @@ def many(folder: Path, pairs: list[tuple[Path, Path]], count: int) -> dict[str, 
     manifest, out = write_manifest(folder, pairs, count), folder / "done"
     finished(manifest, out)
     program = (
-        "import sys, time\nfrom inlay import batch\nfrom inlay.batch.worker import peak_memory\n"
+        "import sys, time\nfrom intarsia import batch\nfrom intarsia.batch.worker import peak_memory\n"
         "began, cpu = time.perf_counter(), time.process_time()\n"
         "if sys.argv[1] == 'validate':\n    found = batch.validate(sys.argv[2], decode=False)\n"
         "    assert found.rows == int(sys.argv[4]) and not found.problems\n"

@@ -19,7 +19,7 @@ TITLES = {
     "compile": "diffusers compiled",
     "tomesd": "diffusers + tomesd 50 %",
     "onnx": "ONNX Runtime",
-    "torch": "inlay on torch",
+    "torch": "intarsia on torch",
 }
 
 

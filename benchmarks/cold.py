@@ -10,7 +10,7 @@ from dataclasses import replace
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import inlay
+import intarsia
 from benchmarks.cases import CASES
 from benchmarks.jobs import requests
 
@@ -19,7 +19,7 @@ def main(order: dict) -> float:
     """Run the cold case's request as ordered; seconds from the parent's clock to the picture."""
     case = next(case for case in CASES if case.name == "cold")
     request = requests(replace(case, size=order["size"], steps=order["steps"]), None)[0]
-    with inlay.Engine("torch", order["device"], weights=order["weights"]) as engine:
+    with intarsia.Engine("torch", order["device"], weights=order["weights"]) as engine:
         picture = engine.run(request).generated[0]
         took = time.time() - order["began"]
     picture.save(order["out"])

@@ -7,7 +7,7 @@ import subprocess
 
 from benchmarks.tables import ROOT
 
-VARIABLE = "INLAY_COMMIT"
+VARIABLE = "INTARSIA_COMMIT"
 """Names the commit where the tree came without git, and goes before what git says: ``HASH`` or ``HASH+CHANGED``."""
 
 

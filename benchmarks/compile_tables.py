@@ -12,8 +12,8 @@ from collections.abc import Callable
 import diffusers
 import numpy as np
 
-from inlay import schedulers
-from inlay.schedulers import build
+from intarsia import schedulers
+from intarsia.schedulers import build
 
 STEPS = 50
 

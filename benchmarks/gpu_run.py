@@ -45,7 +45,7 @@ _RESERVE = 10.0
 _IMPORTS = 20.0
 # Seconds between looks whether something is done, and between writings where nothing is.
 _LOOK, _WRITE = 0.2, 10.0
-_NEEDED = ("inlay", "httpx2", "pydantic", "benchmarks.run", "benchmarks.step_profile", "pytest", "hypothesis")
+_NEEDED = ("intarsia", "httpx2", "pydantic", "benchmarks.run", "benchmarks.step_profile", "pytest", "hypothesis")
 _WANTED = ("triton", "tomesd", "optimum", "onnxruntime")
 
 # Importing tells what a search for a module does not: whether what it needs itself is there.
@@ -143,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     if asked.fresh:
         clear(out)
-    with tempfile.TemporaryDirectory(prefix="inlay-gpu-") as folder:
+    with tempfile.TemporaryDirectory(prefix="intarsia-gpu-") as folder:
         work = Path(folder)
         environment, problem = _environment(asked.packages, work / "site")
         absent = {} if problem else problems((*_NEEDED, *_WANTED), environment)

@@ -7,7 +7,7 @@ import random
 import numpy as np
 from PIL import Image
 
-import inlay
+import intarsia
 from benchmarks.cases import Case
 
 PROMPT, SEED = "a red circle", 3
@@ -23,12 +23,12 @@ def pictures(width: int, height: int) -> tuple[Image.Image, Image.Image]:
     return Image.fromarray(image), Image.fromarray(mask)
 
 
-def requests(case: Case, model: str | None, *, size: tuple[int, int] | None = None) -> list[inlay.InpaintRequest]:
+def requests(case: Case, model: str | None, *, size: tuple[int, int] | None = None) -> list[intarsia.InpaintRequest]:
     """The case's pictures, up to four a request, seeds one after the other."""
     width, height = size or (case.size, case.size)
     image, mask = pictures(width, height)
     return [
-        inlay.InpaintRequest(
+        intarsia.InpaintRequest(
             prompt=PROMPT, model=model, init_image=image, mask_image=mask, width=width, height=height,
             steps=case.steps, strength=case.strength, guidance_scale=case.guidance, scheduler=case.scheduler,
             seed=SEED + first, samples=min(4, case.batch - first), clip_skip=1,
@@ -38,16 +38,17 @@ def requests(case: Case, model: str | None, *, size: tuple[int, int] | None = No
     ]  # fmt: skip
 
 
-def mixed(case: Case, model: str | None) -> list[inlay.InpaintRequest]:
+def mixed(case: Case, model: str | None) -> list[intarsia.InpaintRequest]:
     """A load as it arrives: any documented scheduler, 10–50 steps, strength 0.3–1, seeded."""
     rng = random.Random(SEED)
     image, mask = pictures(case.size, case.size)
     most = 50 if case.steps > 10 else case.steps
     return [
-        inlay.InpaintRequest(
+        intarsia.InpaintRequest(
             prompt=PROMPT, model=model, init_image=image, mask_image=mask, width=case.size, height=case.size,
             steps=rng.randint(min(10, most), most), strength=round(rng.uniform(0.3, 1.0), 2),
-            guidance_scale=case.guidance, scheduler=rng.choice(inlay.schedulers.NAMES), seed=SEED + place, clip_skip=1,
+            guidance_scale=case.guidance, scheduler=rng.choice(intarsia.schedulers.NAMES),
+            seed=SEED + place, clip_skip=1,
         )
         for place in range(case.requests)
     ]  # fmt: skip

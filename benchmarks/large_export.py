@@ -17,11 +17,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from benchmarks.networks import Weights, _randomise, unet_config
-from inlay.backends.onnx.device import Device
-from inlay.batch.worker import peak_memory
-from inlay.export.networks import Network, denoiser_graph
-from inlay.export.stored import places, read_places
-from inlay.models.unet import UNet
+from intarsia.backends.onnx.device import Device
+from intarsia.batch.worker import peak_memory
+from intarsia.export.networks import Network, denoiser_graph
+from intarsia.export.stored import places, read_places
+from intarsia.models.unet import UNet
 
 SIDE, HALVES = 32, 2
 FILE = "unet.safetensors"

@@ -13,10 +13,10 @@ import time
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import inlay
+import intarsia
 from benchmarks.cases import CASES
 from benchmarks.jobs import requests
-from inlay.batch.worker import peak_memory
+from intarsia.batch.worker import peak_memory
 
 
 def alone(backend: str) -> dict[str, float]:
@@ -29,7 +29,7 @@ def alone(backend: str) -> dict[str, float]:
 
 if __name__ == "__main__":
     request = requests(next(case for case in CASES if case.name == "cpu"), None)[0]
-    with inlay.Engine(sys.argv[1], "cpu") as engine:
+    with intarsia.Engine(sys.argv[1], "cpu") as engine:
         engine.run(request)
         print(time.time() - float(sys.argv[2]))
         engine.run(request)

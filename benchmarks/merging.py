@@ -27,15 +27,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 import torch
 
-import inlay
+import intarsia
 from benchmarks.environment import environment
-from inlay.backends.torch.backend import TorchBackend
-from inlay.backends.torch.session import TorchSession
-from inlay.engine.lanes import Lane
-from inlay.engine.parts import opening
-from inlay.engine.registry import Registry
-from inlay.engine.resolve import Resolved, resolve, table_of
-from inlay.models.merging import Merging
+from intarsia.backends.torch.backend import TorchBackend
+from intarsia.backends.torch.session import TorchSession
+from intarsia.engine.lanes import Lane
+from intarsia.engine.parts import opening
+from intarsia.engine.registry import Registry
+from intarsia.engine.resolve import Resolved, resolve, table_of
+from intarsia.models.merging import Merging
 from tools.train_tiny.judge import judge
 from tools.train_tiny.scenes import MEASURING, Scene, draw_scene
 
@@ -86,14 +86,14 @@ class _Job:
 def _session() -> TorchSession:
     """The packaged model, opened once in each process, on one thread."""
     torch.set_num_threads(1)
-    entry = Registry().find("inlay-tiny")
+    entry = Registry().find("intarsia-tiny")
     return TorchBackend("cpu", None).open(opening(entry, _resolved(draw_scene("measure", 0, 64, MEASURING)).parts))
 
 
 def _resolved(scene: Scene, sampling: Sampling = Sampling(), seed: int = 0) -> Resolved:
     size = scene.mask.shape[0]
-    request = inlay.InpaintRequest(
-        model="inlay-tiny", prompt=scene.caption, init_image=scene.background, mask_image=scene.mask, seed=seed,
+    request = intarsia.InpaintRequest(
+        model="intarsia-tiny", prompt=scene.caption, init_image=scene.background, mask_image=scene.mask, seed=seed,
         width=size, height=size, token_merging=0.5, **asdict(sampling),
     )  # fmt: skip
     return resolve(request, Registry())

@@ -43,7 +43,7 @@ def page(record: Mapping[str, Any]) -> str:
     """The whole page."""
     sampling = record["sampling"]
     said = (
-        f"`inlay-tiny`, {record['scenes']} scenes that it was not trained on (the first {record['few']} of them for "
+        f"`intarsia-tiny`, {record['scenes']} scenes that it was not trained on (the first {record['few']} of them for "
         f"ratios other than {GOAL_RATIO:g}), {sampling['scheduler']}, "
         f"{sampling['steps']} steps, guidance {sampling['guidance_scale']:g}, CPU, float32. *Error*: RMS difference of "
         "the final latents inside the mask to the picture without merging, the mean of all scenes; in brackets the "

@@ -18,21 +18,21 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from inlay.backends import protocol
-from inlay.backends.torch.backend import TorchBackend
-from inlay.backends.torch.device import pick_dtype
-from inlay.backends.torch.session import TorchSession
-from inlay.backends.torch.state import State
-from inlay.engine.registry import Registry
-from inlay.models.configs import UNETS, VAES
-from inlay.models.loading import Parts
-from inlay.models.text import TextEncoders, TextTower
-from inlay.models.tokens import load_tokens
-from inlay.models.unet import UNet
-from inlay.models.unet_config import UNetConfig
-from inlay.models.vae_kl import AutoencoderKL, KLConfig
+from intarsia.backends import protocol
+from intarsia.backends.torch.backend import TorchBackend
+from intarsia.backends.torch.device import pick_dtype
+from intarsia.backends.torch.session import TorchSession
+from intarsia.backends.torch.state import State
+from intarsia.engine.registry import Registry
+from intarsia.models.configs import UNETS, VAES
+from intarsia.models.loading import Parts
+from intarsia.models.text import TextEncoders, TextTower
+from intarsia.models.tokens import load_tokens
+from intarsia.models.unet import UNet
+from intarsia.models.unet_config import UNetConfig
+from intarsia.models.vae_kl import AutoencoderKL, KLConfig
 
-TOKENIZER = Registry().find("inlay-tiny").path / "tokenizer"
+TOKENIZER = Registry().find("intarsia-tiny").path / "tokenizer"
 _VOCABULARY = 49408
 SCHEDULE = {
     "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000,

@@ -17,13 +17,13 @@ from PIL import Image
 from torch import nn
 from transformers import CLIPTokenizer
 
-import inlay
+import intarsia
 from benchmarks.cases import Case
 from benchmarks.jobs import PROMPT, SEED, pictures
 from benchmarks.networks import TOKENIZER, Weights, unet_config, vae_config
-from inlay.models.loading import Parts
-from inlay.models.unet_config import UNetConfig
-from inlay.models.vae_kl import KLConfig
+from intarsia.models.loading import Parts
+from intarsia.models.unet_config import UNetConfig
+from intarsia.models.vae_kl import KLConfig
 
 Pictures = Callable[[], list[Image.Image]]
 
@@ -90,7 +90,7 @@ def diffusers_vae(config: KLConfig) -> dict[str, Any]:
 
 def packaged(device: torch.device) -> Any:
     """diffusers' pipeline on the packaged model, float32."""
-    folder = inlay.Registry().find("inlay-tiny").path
+    folder = intarsia.Registry().find("intarsia-tiny").path
     made = diffusers.StableDiffusionInpaintPipeline.from_pretrained(folder, torch_dtype=torch.float32).to(device)
     made.scheduler = diffusers.DPMSolverMultistepScheduler.from_config(made.scheduler.config, use_karras_sigmas=True)
     made.set_progress_bar_config(disable=True)
@@ -105,7 +105,7 @@ def call(made: Any, case: Case, size: tuple[int, int] | None = None, on_step: An
     """
     width, height = size or (case.size, case.size)
     image, mask = pictures(width, height)
-    unit = [torch.from_numpy(inlay.noise(SEED + i, (4, height // 8, width // 8))) for i in range(case.batch)]
+    unit = [torch.from_numpy(intarsia.noise(SEED + i, (4, height // 8, width // 8))) for i in range(case.batch)]
     noise = torch.stack(unit)
     is_xl = hasattr(made, "text_encoder_2")
     prompts = _encoded(made, is_xl)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-import inlay
+import intarsia
 from benchmarks import peers
 from benchmarks.cases import COMPILED, YARDSTICK, Case, affordable
 from benchmarks.jobs import requests
@@ -26,9 +26,9 @@ from benchmarks.memory import alone
 from benchmarks.networks import RandomBackend, decoded_samples
 from benchmarks.place import Place, engine, ours, ran
 from benchmarks.records import Check, Record, judged, settings
-from inlay.engine.lanes import Lane
-from inlay.engine.parts import opening
-from inlay.engine.resolve import resolve, table_of
+from intarsia.engine.lanes import Lane
+from intarsia.engine.parts import opening
+from intarsia.engine.resolve import resolve, table_of
 
 Pictures = Callable[[], list[Image.Image]]
 
@@ -110,7 +110,7 @@ def release(device: torch.device) -> None:
 
 
 def _ours_and_yardstick(
-    case: Case, place: Place, opened: inlay.Engine, found: _Contenders, reference: _Drawn | None
+    case: Case, place: Place, opened: intarsia.Engine, found: _Contenders, reference: _Drawn | None
 ) -> Check:
     """Our pictures and diffusers' against float32, before anything is timed; merging does not take part."""
     plain = replace(case, token_merging=0.0)
@@ -118,20 +118,20 @@ def _ours_and_yardstick(
         pictures = ours(opened, plain)()
     call = ours(opened, case)
     merged = call()
-    found.memory["inlay"] = memory(call)  # nothing but our own networks is on the device yet
+    found.memory["intarsia"] = memory(call)  # nothing but our own networks is on the device yet
     pipeline, theirs = _yardstick(plain, place, found)
     exact = reference or theirs
     assert exact is not None, "without a yardstick there is a reference"
     found.reference = exact[0]
-    found.errors["inlay"] = rms(pictures, exact[0])
+    found.errors["intarsia"] = rms(pictures, exact[0])
     if samples:  # sessions of torch have them
-        found.samples["inlay"] = nearest(samples, exact[1])
+        found.samples["intarsia"] = nearest(samples, exact[1])
     if theirs is not None:
         found.errors[YARDSTICK], found.samples[YARDSTICK] = rms(theirs[0], exact[0]), nearest(theirs[1], exact[1])
     check = judged(found.errors, YARDSTICK, place.half, found.samples)
     if case.token_merging:
-        found.errors["inlay, merging"] = rms(merged, exact[0])
-    found.calls["inlay"] = call
+        found.errors["intarsia, merging"] = rms(merged, exact[0])
+    found.calls["intarsia"] = call
     if pipeline is not None and not place.compiles:
         found.calls[YARDSTICK] = peers.call(pipeline, plain)
         found.pipelines[YARDSTICK] = pipeline
@@ -179,7 +179,7 @@ def _add_peer(peer: str, case: Case, place: Place, found: _Contenders) -> None:
     release(place.device)  # out of the handler, which held what was made
 
 
-def _add_backend(opened: inlay.Engine, backend: str, case: Case, found: _Contenders) -> None:
+def _add_backend(opened: intarsia.Engine, backend: str, case: Case, found: _Contenders) -> None:
     """Another backend of ours, on the same job."""
     found.calls[backend] = call = ours(opened, case)
     found.errors[backend] = rms(call(), found.reference)
@@ -194,7 +194,7 @@ def _timed(case: Case, place: Place, found: _Contenders, left: float) -> dict[st
         "seconds": times,
         "median": medians,
         "p95": {name: p95(each) for name, each in times.items()},
-        "ratio": {name: medians[name] / medians["inlay"] for name in medians if name != "inlay"},
+        "ratio": {name: medians[name] / medians["intarsia"] for name in medians if name != "intarsia"},
         "images_per_second": {name: case.batch / each for name, each in medians.items()},
         "memory_mib": found.memory,
         "first_call": found.first_calls,
@@ -213,7 +213,7 @@ def _turns(case: Case, place: Place, found: _Contenders, left: float) -> dict[st
             return interleaved(found.calls, case.warmups, case.runs, left)
         except torch.OutOfMemoryError as exc:
             last = next(reversed(found.calls))
-            if last == "inlay":
+            if last == "intarsia":
                 raise
             found.absent[last] = _failed(exc)
         del found.calls[last]
@@ -227,7 +227,7 @@ def _steps(case: Case, place: Place, found: _Contenders) -> dict[str, float]:
         name: lambda made=made: _their_step(made, case) for name, made in found.pipelines.items() if name != "onnx"
     }
     if case.backend == "torch":
-        calls["inlay"] = lambda: _our_step(case, place)
+        calls["intarsia"] = lambda: _our_step(case, place)
     times = {}
     for name, call in calls.items():
         try:
@@ -239,7 +239,7 @@ def _steps(case: Case, place: Place, found: _Contenders) -> dict[str, float]:
 
 def _our_step(case: Case, place: Place) -> float:
     """Median milliseconds of an evaluation by device events, the engine's thread left out: a session by itself."""
-    registry = inlay.Registry(place.registry(case))
+    registry = intarsia.Registry(place.registry(case))
     backend = RandomBackend(str(place.device), None)
     resolved = [resolve(request, registry) for request in requests(case, None)]
     session = backend.open(replace(opening(resolved[0].entry, resolved[0].parts), capture=place.capture))

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from PIL import Image
 
-import inlay
+import intarsia
 from benchmarks import networks, peers
 from benchmarks.cases import COMPILED, Case
 from benchmarks.jobs import requests
-from inlay.backends.torch.device import pick_dtype
+from intarsia.backends.torch.device import pick_dtype
 
 DISK = "on-disk"
 
@@ -80,10 +80,10 @@ class Place:
 
     def exported(self, case: Case) -> Path:
         """The ``weights.toml`` of a model folder whose graphs are in a cache of this run's own."""
-        from inlay.export.folder import cached, export_model
+        from intarsia.export.folder import cached, export_model
 
         model, graphs = self.on_disk(case), self.folder / "graphs"
-        os.environ["INLAY_GRAPHS"] = str(graphs)
+        os.environ["INTARSIA_GRAPHS"] = str(graphs)
         dtype = "float16" if self.half else "float32"
         if not cached(model, dtype, graphs).is_dir():
             export_model(model, cached(model, dtype, graphs), dtype)
@@ -98,7 +98,7 @@ class Place:
 
 
 @contextmanager
-def engine(case: Case, place: Place) -> Iterator[inlay.Engine]:
+def engine(case: Case, place: Place) -> Iterator[intarsia.Engine]:
     """An engine whose default model is the case's."""
     if case.backend == "onnx" and case.family != "packaged":
         backend, path = "onnx", place.exported(case)
@@ -107,11 +107,11 @@ def engine(case: Case, place: Place) -> Iterator[inlay.Engine]:
         path = place.registry(case)
         backend = case.backend if path is None else "random"
     capture = place.capture if backend == "random" else "auto"
-    with inlay.Engine(backend, str(place.device), weights=path, capture=capture) as opened:
+    with intarsia.Engine(backend, str(place.device), weights=path, capture=capture) as opened:
         yield opened
 
 
-def ours(opened: inlay.Engine, case: Case, size: tuple[int, int] | None = None) -> Callable[[], list[Image.Image]]:
+def ours(opened: intarsia.Engine, case: Case, size: tuple[int, int] | None = None) -> Callable[[], list[Image.Image]]:
     """The case's job for our engine, all its pictures asked for at once."""
     asked = requests(case, None, size=size)
 
@@ -122,6 +122,6 @@ def ours(opened: inlay.Engine, case: Case, size: tuple[int, int] | None = None) 
     return run
 
 
-def ran(opened: inlay.Engine, case: Case) -> dict[str, Any]:
+def ran(opened: intarsia.Engine, case: Case) -> dict[str, Any]:
     """What runs the case in our engine: kernels, capture, attention, notes. A number without it says little."""
     return opened.run(requests(case, None)[0]).ran

@@ -91,7 +91,7 @@ class Record:
         for name, each in other.numbers.items():
             if isinstance(each, Mapping) and peer in each:
                 numbers[name] = {**numbers.get(name, {}), peer: each[peer]}
-        turns = other.numbers.get("turns", {}).get(peer, other.numbers["seconds"].get("inlay"))
+        turns = other.numbers.get("turns", {}).get(peer, other.numbers["seconds"].get("intarsia"))
         numbers["turns"] = {**numbers.get("turns", {}), peer: turns}
         errors, samples = (
             {**ours, peer: theirs[peer]} if peer in theirs else ours
@@ -183,7 +183,7 @@ def judged(
     samples = samples or {}
     if not all(math.isfinite(error) for error in (*errors.values(), *samples.values())):
         return Check(False, "an error is not finite", errors, samples)
-    ours, theirs = errors["inlay"], errors.get(yardstick)
+    ours, theirs = errors["intarsia"], errors.get(yardstick)
     if not half_precision or theirs is None:
         ours, bar = max(ours, theirs or 0.0), _LEVELS
         sample_bar = _RELATIVE_HALF if half_precision else _RELATIVE
@@ -196,7 +196,7 @@ def judged(
         bar = _TIMES * theirs + _ROUNDING
         sample_bar = _TIMES * samples[yardstick] if yardstick in samples else _RELATIVE_HALF
         reason = f"error {ours:.2f} levels; at most {bar:.2f}, {yardstick} has {theirs:.2f}"
-    sample = samples.get("inlay")
+    sample = samples.get("intarsia")
     if sample is not None:
         reason += f"; samples {sample:.1e}, at most {sample_bar:.1e}"
     return Check(ours <= bar and (sample is None or sample <= sample_bar), reason, errors, samples)

@@ -1,4 +1,4 @@
-"""`inlay bench`, or `python -m benchmarks.run`: measure the cases, write a record of each, print a table.
+"""`intarsia bench`, or `python -m benchmarks.run`: measure the cases, write a record of each, print a table.
 
 Everything shares one process and one time budget. Each case has a share of what is left of it, and the first ones at
 least what they need; what one does not use, the next have. Where time is short, peers are left out: the last of
@@ -27,7 +27,7 @@ from benchmarks.cases import BUDGET, COMPILED, PEERS, Case, chosen, share, short
 from benchmarks.environment import environment
 from benchmarks.place import Place
 from benchmarks.records import Check, Record, read_back, settings, unwritable
-from inlay.errors import OutputError, RequestError
+from intarsia.errors import OutputError, RequestError
 
 KINDS: dict[str, Callable[[Case, Place, float], Record]] = {
     "pipeline": pipelines.measure,
@@ -113,7 +113,7 @@ def turns_of(cases: Sequence[Case], options: Options) -> list[Turn]:
 def _measured_turns(turns: Sequence[Turn], device: torch.device, options: Options) -> Iterator[tuple[Turn, Record]]:
     """Each turn's record. After a fault of the device nothing is right on it any more: the rest only says so."""
     ends, fault, found = time.perf_counter() + options.budget, "", {}
-    with tempfile.TemporaryDirectory(prefix="inlay-bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix="intarsia-bench-") as folder:
         for at, turn in enumerate(turns):
             own = torch.device("cpu") if turn.case.device == "cpu" else device
             if not (fault and own.type == "cuda"):
@@ -160,7 +160,7 @@ def _cold_beside_compiled(kept: Mapping[str, Record]) -> list[Record]:
     if took is None:
         return []
     medians = {**cold.numbers["median"], COMPILED: took}
-    return [replace(cold, numbers={**cold.numbers, "median": medians, "ratio": {COMPILED: took / medians["inlay"]}})]
+    return [replace(cold, numbers={**cold.numbers, "median": medians, "ratio": {COMPILED: took / medians["intarsia"]}})]
 
 
 def _cases(options: Options, device: torch.device) -> list[Case]:

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-import inlay
+import intarsia
 from benchmarks import compile_tables, jobs, peers
 from benchmarks.cases import COMPILED, Case
 from benchmarks.measure import interleaved, median, rms, seconds
@@ -39,7 +39,7 @@ def _record(case: Case, place: Place, check: Check, numbers: dict[str, Any]) -> 
 def _same(what: str, error: float, place: Place) -> Check:
     """Two ways to the same picture."""
     bar = _SAME_HALF if place.half else _SAME_FULL
-    return Check(error <= bar, f"{what}: {error:.2f} levels apart, at most {bar}", {"inlay": error})
+    return Check(error <= bar, f"{what}: {error:.2f} levels apart, at most {bar}", {"intarsia": error})
 
 
 def mixed(case: Case, place: Place, left: float) -> Record:
@@ -62,7 +62,7 @@ def mixed(case: Case, place: Place, left: float) -> Record:
         opened.run(load[0])
         times = {"one at a time": [seconds(one_at_a_time)]}
         before = opened.counters
-        times["inlay"] = [seconds(at_once)]
+        times["intarsia"] = [seconds(at_once)]
         after, what_ran = opened.counters, ran(opened, case)
     error = max(rms([one], [other]) for one, other in zip(alone, together, strict=True))
     evaluations, rows = after.evaluations - before.evaluations, after.lane_rows - before.lane_rows
@@ -70,7 +70,7 @@ def mixed(case: Case, place: Place, left: float) -> Record:
     numbers = {
         "seconds": times,
         "median": medians,
-        "ratio": {"one at a time": medians["one at a time"] / medians["inlay"]},
+        "ratio": {"one at a time": medians["one at a time"] / medians["intarsia"]},
         "images_per_second": {name: len(load) / each for name, each in medians.items()},
         "fill": rows / (evaluations * after.slots),
         "ran": what_ran,
@@ -93,9 +93,9 @@ def resolution(case: Case, place: Place, left: float) -> Record:
     made = place.pipeline(case, place.dtype)
     theirs = peers.call(made, case, sizes[0])()
     full = reference(case, place, sizes[0]) if place.half else theirs
-    check = judged({"inlay": rms(pictures[:1], full), "eager": rms(theirs, full)}, "eager", place.half)
-    numbers: dict[str, Any] = {"seconds": {"inlay": first}, "warm": {"inlay": again}, "ran": what_ran}
-    numbers["median"] = {"inlay": median(first)}
+    check = judged({"intarsia": rms(pictures[:1], full), "eager": rms(theirs, full)}, "eager", place.half)
+    numbers: dict[str, Any] = {"seconds": {"intarsia": first}, "warm": {"intarsia": again}, "ran": what_ran}
+    numbers["median"] = {"intarsia": median(first)}
     numbers["ratio"] = {}
     left -= time.perf_counter() - began
     absent = {COMPILED: "not asked for"}
@@ -118,7 +118,7 @@ def _compiled_resolution(
         return {COMPILED: f"failed: {type(exc).__name__}: {(str(exc).splitlines() or [''])[0][:200]}"}
     numbers["seconds"][COMPILED] = [took]
     numbers["median"][COMPILED] = took
-    numbers["ratio"][COMPILED] = took / numbers["median"]["inlay"]
+    numbers["ratio"][COMPILED] = took / numbers["median"]["intarsia"]
     return {}
 
 
@@ -126,19 +126,24 @@ def lora(case: Case, place: Place, left: float) -> Record:
     """An open engine's first picture with a LoRA it has not seen; the same as an engine's that begins with it."""
     weights = _disk_registry(case, place, ("one", "other"))
     plain = jobs.requests(case, None)[0]
-    asked = [plain.model_copy(update={"loras": (inlay.Lora(id=name),)}) for name in ("one", "other")]
-    with inlay.Engine("torch", str(place.device), weights=weights) as opened:
+    asked = [plain.model_copy(update={"loras": (intarsia.Lora(id=name),)}) for name in ("one", "other")]
+    with intarsia.Engine("torch", str(place.device), weights=weights) as opened:
         bare = opened.run(plain).generated
-        warm = interleaved({"inlay": lambda: opened.run(plain)}, 1, 3)["inlay"]
+        warm = interleaved({"intarsia": lambda: opened.run(plain)}, 1, 3)["intarsia"]
         changed: list[Image.Image] = []
         first = [seconds(lambda request=request: changed.extend(opened.run(request).generated)) for request in asked]
-    with inlay.Engine("torch", str(place.device), weights=weights) as fresh:
+    with intarsia.Engine("torch", str(place.device), weights=weights) as fresh:
         expected = fresh.run(asked[1]).generated
     error = rms(changed[1:], expected)
     check = _same("after a change and from the start", error, place)
     if rms(changed[:1], bare) < 0.1 or rms(changed[:1], changed[1:]) < 0.1:
         check = Check(False, "the LoRAs change nothing, so the check says nothing", check.errors)
-    numbers = {"seconds": {"inlay": first}, "warm": {"inlay": warm}, "median": {"inlay": median(first)}, "ratio": {}}
+    numbers = {
+        "seconds": {"intarsia": first},
+        "warm": {"intarsia": warm},
+        "median": {"intarsia": median(first)},
+        "ratio": {},
+    }
     return _record(case, place, check, numbers)
 
 
@@ -150,7 +155,7 @@ def cold(case: Case, place: Place, left: float) -> Record:
     """
     ends = time.perf_counter() + left
     weights = _disk_registry(case, place, ())
-    with inlay.Engine("torch", str(place.device), weights=weights) as opened:
+    with intarsia.Engine("torch", str(place.device), weights=weights) as opened:
         expected = opened.run(jobs.requests(case, None)[0]).generated
     worst, fresh, warm_turns = 0.0, None, 1 if place.shrunk else 3
     times: list[float] = []
@@ -171,7 +176,7 @@ def cold(case: Case, place: Place, left: float) -> Record:
         else:
             fresh = took
     check = _same("here and in a new process", worst, place)
-    numbers = {"seconds": {"inlay": times}, "median": {"inlay": median(times)}, "ratio": {}}
+    numbers = {"seconds": {"intarsia": times}, "median": {"intarsia": median(times)}, "ratio": {}}
     numbers["caches"] = "files in the disk's cache, Triton's kernels compiled before"
     numbers["seconds_with_empty_triton_cache"] = fresh
     return _record(case, place, check, numbers)
@@ -200,7 +205,7 @@ def tables(case: Case, place: Place, left: float) -> Record:
     wrong = [name for name in rows if not compile_tables.is_sound(name)]
     check = Check(not wrong, f"tables with other rows when compiled anew: {', '.join(wrong) or 'none'}")
     compiled = {name: row["compile"] for name, row in rows.items()}
-    numbers = {"seconds": rows, "median": {"inlay": max(compiled.values())}, "ratio": {}}
+    numbers = {"seconds": rows, "median": {"intarsia": max(compiled.values())}, "ratio": {}}
     return replace(_record(case, place, check, numbers), rehearsal=False)
 
 

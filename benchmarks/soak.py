@@ -23,7 +23,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import inlay
+import intarsia
 from benchmarks.jobs import PROMPT, pictures
 
 _POINTS = 20
@@ -61,19 +61,19 @@ def trimmed_point(requests: int) -> Point:
     return point(requests)
 
 
-def drawn(rng: random.Random, smallest: int, largest: int) -> inlay.InpaintRequest:
+def drawn(rng: random.Random, smallest: int, largest: int) -> intarsia.InpaintRequest:
     """One request of any shape in steps of 8 pixels, any documented scheduler, with and without guidance."""
     width, height = (8 * rng.randint(smallest // 8, largest // 8) for _ in range(2))
     image, mask = pictures(width, height)
-    return inlay.InpaintRequest(
+    return intarsia.InpaintRequest(
         prompt=PROMPT, init_image=image, mask_image=mask, width=width, height=height, samples=rng.randint(1, 2),
         steps=rng.randint(3, 6), guidance_scale=rng.choice([1.0, 7.5]), seed=rng.randrange(2**31),
-        scheduler=rng.choice(inlay.schedulers.NAMES),
+        scheduler=rng.choice(intarsia.schedulers.NAMES),
     )  # fmt: skip
 
 
 def soak(
-    run: Callable[[inlay.InpaintRequest], object],
+    run: Callable[[intarsia.InpaintRequest], object],
     count: int,
     sizes: tuple[int, int],
     measured: Callable[[int], Point] = point,
@@ -91,8 +91,8 @@ def soak(
     return points
 
 
-def _alone(backend: str, request: inlay.InpaintRequest) -> None:
-    with inlay.Engine(backend, "cpu") as engine:
+def _alone(backend: str, request: intarsia.InpaintRequest) -> None:
+    with intarsia.Engine(backend, "cpu") as engine:
         engine.run(request)
 
 
@@ -108,9 +108,9 @@ def main() -> None:
     asked = parser.parse_args()
     with contextlib.ExitStack() as stack:
         if asked.reopen:
-            run: Callable[[inlay.InpaintRequest], object] = partial(_alone, asked.backend)
+            run: Callable[[intarsia.InpaintRequest], object] = partial(_alone, asked.backend)
         else:
-            run = stack.enter_context(inlay.Engine(asked.backend, "cpu")).run
+            run = stack.enter_context(intarsia.Engine(asked.backend, "cpu")).run
         sizes = (asked.smallest, asked.largest)
         points = soak(run, asked.requests, sizes, trimmed_point if asked.trim else point)
     if asked.json is not None:

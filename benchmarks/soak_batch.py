@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from inlay import batch
+from intarsia import batch
 
 SIDES = tuple(range(64, 129, 8))
 SCHEDULERS = (

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-import inlay
+import intarsia
 from benchmarks.cases import Case, chosen, shortened
 from benchmarks.environment import environment
 from benchmarks.jobs import requests
@@ -29,10 +29,10 @@ from benchmarks.measure import Call, median, seconds, synchronise
 from benchmarks.networks import RandomBackend, register
 from benchmarks.place import Place
 from benchmarks.records import unwritable, write
-from inlay.backends.torch.session import TorchSession
-from inlay.engine.lanes import Lane
-from inlay.engine.parts import opening
-from inlay.engine.resolve import Resolved, resolve, table_of
+from intarsia.backends.torch.session import TorchSession
+from intarsia.engine.lanes import Lane
+from intarsia.engine.parts import opening
+from intarsia.engine.resolve import Resolved, resolve, table_of
 
 KINDS = (
     ("our step", r"^_step|^_langevin|^_pick"),
@@ -70,7 +70,7 @@ def profiled(case: Case, place: Place, steps: int = 5) -> Iterator[dict[str, Any
 
     Of a step: seconds to record it, milliseconds of it, and of each kind of kernel in it. Of pictures the same.
     """
-    registry = inlay.Registry(place.registry(case))
+    registry = intarsia.Registry(place.registry(case))
     first = resolve(requests(case, None)[0], registry)
     session = RandomBackend(str(place.device), None).open(opening(first.entry, first.parts))
     # libraries, kernels and attention are settled by another size, as they are in an engine under way
@@ -145,7 +145,7 @@ def _memory(device: torch.device) -> dict[str, float]:
     return {name: count / 2**20 for name, count in found.items()}
 
 
-def _lanes(session: TorchSession, case: Case, registry: inlay.Registry) -> list[Lane]:
+def _lanes(session: TorchSession, case: Case, registry: intarsia.Registry) -> list[Lane]:
     """The case's lanes, begun."""
     lanes = []
     for request in requests(case, None):

@@ -18,7 +18,7 @@ NONE = "not measured"
 HEAD = """# Benchmarks
 
 Made by `python -m benchmarks.tables` from the records in `benchmarks/results`; nothing here is typed by hand. A
-cell is *measured (goal)*: how many times as fast as the peer inlay is, by medians of calls in turns in one process,
+cell is *measured (goal)*: how many times as fast as the peer intarsia is, by medians of calls in turns in one process,
 PIL in → PIL out, guidance on, same weights and noise. Prompts are encoded beforehand, by each for itself, as the
 engine keeps them, unless it says otherwise below. A record holds numbers only where its pictures, and the samples they
 were decoded from, passed the check against float32. The compiled peer has turns of its own beside ours, after all
@@ -71,11 +71,11 @@ def _absolute(records: Mapping[str, Mapping[str, Any]]) -> str:
     for case in CASES:
         record, goals = records.get(case.name), case.goals
         cells = [
-            _with_goal(_number(record, "median", "inlay"), 1e3, " ms", goals.seconds, "≤"),
-            _with_goal(_number(record, "p95", "inlay"), 1e3, " ms", None, ""),
-            _with_goal(_number(record, "step_ms", "inlay"), 1, " ms", goals.step_ms, "≤", goal_scale=1),
+            _with_goal(_number(record, "median", "intarsia"), 1e3, " ms", goals.seconds, "≤"),
+            _with_goal(_number(record, "p95", "intarsia"), 1e3, " ms", None, ""),
+            _with_goal(_number(record, "step_ms", "intarsia"), 1, " ms", goals.step_ms, "≤", goal_scale=1),
             _with_goal(_number(record, "fill"), 1e2, " %", goals.fill, "≥"),
-            _with_goal(_number(record, "images_per_second", "inlay"), 1, "", None, ""),
+            _with_goal(_number(record, "images_per_second", "intarsia"), 1, "", None, ""),
         ]
         lines.append(_row([case.name, *cells]))
     return "\n".join(lines) + "\n"

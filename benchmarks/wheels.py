@@ -21,7 +21,7 @@ TRAVELLING = (
     "annotated-types", "diffusers", "httpcore2", "httpx2", "importlib-metadata", "lazy-importer", "platformdirs",
     "pydantic", "pydantic-core", "tomesd", "tomlkit", "truststore", "typing-inspection",
 )  # fmt: skip
-"""Needed by inlay, diffusers and the benchmarks, and absent where torch's own needs and a usual data stack are."""
+"""Needed by intarsia, diffusers and the benchmarks, and absent where torch's own needs and a usual data stack are."""
 
 COMMIT = "commit.txt"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-hypothesis.settings.register_profile("inlay", deadline=None)  # timings belong in benchmarks
-hypothesis.settings.load_profile("inlay")
+hypothesis.settings.register_profile("intarsia", deadline=None)  # timings belong in benchmarks
+hypothesis.settings.load_profile("intarsia")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

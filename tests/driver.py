@@ -7,7 +7,7 @@ import itertools
 
 
 class HostDriver:
-    """The functions that :class:`inlay.backends.onnx.stream.CudaStream` calls.
+    """The functions that :class:`intarsia.backends.onnx.stream.CudaStream` calls.
 
     A copy from the host reads its source only when something waits for it, as far as one can tell from outside: the
     source's bytes are compared then with those at the time of the call.

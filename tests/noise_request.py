@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-import inlay
+import intarsia
 
 
-def noise_request(size: int, rows: slice, columns: slice, **fields: Any) -> inlay.InpaintRequest:
+def noise_request(size: int, rows: slice, columns: slice, **fields: Any) -> intarsia.InpaintRequest:
     """A square of noise with these rows and columns under the mask, generated at its own size; `fields` go first."""
     image = np.random.default_rng(2).integers(0, 256, (size, size, 3), dtype=np.uint8)
     mask = np.zeros((size, size), np.uint8)
     mask[rows, columns] = 255
     defaults = {"prompt": "ab", "init_image": image, "mask_image": mask, "width": size, "height": size, "seed": 5}
-    return inlay.InpaintRequest(**{**defaults, **fields})
+    return intarsia.InpaintRequest(**{**defaults, **fields})

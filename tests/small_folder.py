@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from inlay.models.unet import UNet
-from inlay.models.unet_config import UNetConfig
-from inlay.models.vae_tiny import AutoencoderTiny, TinyConfig
+from intarsia.models.unet import UNet
+from intarsia.models.unet_config import UNetConfig
+from intarsia.models.vae_tiny import AutoencoderTiny, TinyConfig
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 UNET = {

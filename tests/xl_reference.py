@@ -14,7 +14,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.pipelines.stable_diffusion_xl import pipeline_stable_diffusion_xl_inpaint as xl_inpaint
 from PIL import Image
 
-import inlay
+import intarsia
 
 HEIGHT, WIDTH, STEPS, SEED = 64, 128, 4, 11
 SCHEDULER = "EulerDiscreteScheduler"
@@ -29,7 +29,7 @@ def pictures() -> tuple[np.ndarray, np.ndarray]:
     return image, mask
 
 
-def request(model: str, **fields: Any) -> inlay.InpaintRequest:
+def request(model: str, **fields: Any) -> intarsia.InpaintRequest:
     """What ``reference`` draws, for an engine."""
     image, mask = pictures()
     settings = {
@@ -41,7 +41,7 @@ def request(model: str, **fields: Any) -> inlay.InpaintRequest:
         "karras_sigmas": False,
     }
     size = {"width": WIDTH, "height": HEIGHT}
-    return inlay.InpaintRequest(model=model, init_image=image, mask_image=mask, **{**settings, **size, **fields})
+    return intarsia.InpaintRequest(model=model, init_image=image, mask_image=mask, **{**settings, **size, **fields})
 
 
 def reference(folder: Path, prompt: str, negative: str | None) -> np.ndarray:
@@ -49,7 +49,7 @@ def reference(folder: Path, prompt: str, negative: str | None) -> np.ndarray:
     pipe = StableDiffusionXLInpaintPipeline.from_pretrained(folder, torch_dtype=torch.float32, add_watermarker=False)
     pipe.set_progress_bar_config(disable=True)
     pipe.scheduler = getattr(diffusers, SCHEDULER).from_config(pipe.scheduler.config)
-    noise = torch.from_numpy(inlay.noise(SEED, (4, HEIGHT // 8, WIDTH // 8)))[None]
+    noise = torch.from_numpy(intarsia.noise(SEED, (4, HEIGHT // 8, WIDTH // 8)))[None]
     image, mask = pictures()
     with (
         patch.object(xl_inpaint, "randn_tensor", lambda *_, **__: noise.clone()),

@@ -1,4 +1,4 @@
-"""`python -m tools.export_tiny`: the graphs that ship: inlay-tiny's, its safety checker's, and the loop's step.
+"""`python -m tools.export_tiny`: the graphs that ship: intarsia-tiny's, its safety checker's, and the loop's step.
 
 They hold no weights, and depend on the configs and on the headers of the safetensors files alone: after a training
 that left those as they were, this changes nothing.
@@ -9,17 +9,17 @@ from __future__ import annotations
 import shutil
 import sys
 
-from inlay.backends.onnx.graphs import PACKAGED
-from inlay.backends.onnx.session import STEP
-from inlay.engine.registry import Registry
-from inlay.export.folder import Merges, cached, export_checker, export_model
-from inlay.export.step import step_graph
+from intarsia.backends.onnx.graphs import PACKAGED
+from intarsia.backends.onnx.session import STEP
+from intarsia.engine.registry import Registry
+from intarsia.export.folder import Merges, cached, export_checker, export_model
+from intarsia.export.step import step_graph
 
-MODEL = "inlay-tiny"
+MODEL = "intarsia-tiny"
 
 
 def main() -> None:
-    """Replace inlay/assets/graphs and the step."""
+    """Replace intarsia/assets/graphs and the step."""
     registry = Registry()
     entry = registry.find(MODEL)
     checker = registry.part("safety", entry.safety)

@@ -24,9 +24,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 from PIL import Image
 
-import inlay
+import intarsia
 from benchmarks.jobs import PROMPT, pictures
-from inlay import batch
+from intarsia import batch
 
 SIZE, STEPS, ROWS = 128, 4, 60
 # The least that every endpoint takes.
@@ -59,9 +59,9 @@ def schedulers() -> Iterator[tuple[str, str]]:
     """(name, hash) for every scheduler on each backend."""
     image, mask = pictures(SIZE, SIZE)
     for backend in BACKENDS:
-        with inlay.Engine(backend, "cpu") as engine:
-            for place, scheduler in enumerate(inlay.schedulers.NAMES):
-                request = inlay.InpaintRequest(
+        with intarsia.Engine(backend, "cpu") as engine:
+            for place, scheduler in enumerate(intarsia.schedulers.NAMES):
+                request = intarsia.InpaintRequest(
                     prompt=PROMPT,
                     init_image=image,
                     mask_image=mask,
@@ -104,7 +104,7 @@ def _write_manifest(folder: Path) -> None:
             "width": width,
             "height": height,
             "steps": 2 + number % 3,
-            "scheduler": inlay.schedulers.NAMES[number % len(inlay.schedulers.NAMES)],
+            "scheduler": intarsia.schedulers.NAMES[number % len(intarsia.schedulers.NAMES)],
         }
         lines.append(json.dumps(row))
     (folder / "rows.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -113,10 +113,10 @@ def _write_manifest(folder: Path) -> None:
 def endpoints() -> Iterator[tuple[str, str]]:
     """(name, hash) for the image of each endpoint's example."""
     image, mask = (_base64(each) for each in pictures(ENDPOINT_SIZE, ENDPOINT_SIZE))
-    model = inlay.Registry().find(None).id
+    model = intarsia.Registry().find(None).id
     common = {"key": "", "model_id": model, "prompt": PROMPT, "seed": 5, "base64": True}
     common |= {"init_image": image, "mask_image": mask, "width": ENDPOINT_SIZE, "height": ENDPOINT_SIZE}
-    with inlay.Engine("onnx", "cpu") as engine:
+    with intarsia.Engine("onnx", "cpu") as engine:
         for endpoint, fields in EXAMPLES.items():
             reply = engine.reply({**common, **fields}, endpoint)
             if reply["status"] != "success":

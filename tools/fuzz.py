@@ -1,8 +1,8 @@
 """Random inputs against the engine, for as long as one likes: ``python -m tools.fuzz pictures --minutes 10``.
 
 A kind is a module with ``attempts(rng)``, an endless iterator of :class:`Attempt`, and limits, ``SECONDS`` for one
-attempt and ``MEBIBYTES`` for the process. Everything that an attempt raises but :class:`inlay.InlayError`, and what
-takes longer, is a finding: it is printed (the same seed brings it back), and the exit code is 1.
+attempt and ``MEBIBYTES`` for the process. Everything that an attempt raises but :class:`intarsia.IntarsiaError`, and
+what takes longer, is a finding: it is printed (the same seed brings it back), and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import inlay
-from inlay.batch.worker import peak_memory
+import intarsia
+from intarsia.batch.worker import peak_memory
 
 __all__ = ["Attempt", "main"]
 
@@ -80,7 +80,7 @@ def run(attempts: Iterator[Attempt], seconds: float, most_seconds: float, keep: 
         began, problem = time.process_time(), ""
         try:
             outcome = attempt.call()
-        except inlay.InlayError as exc:
+        except intarsia.IntarsiaError as exc:
             outcome = type(exc).__name__
             problem = "an error of two lines" if "\n" in str(exc) else ""
         except Exception:  # noqa: BLE001 - that is what is looked for

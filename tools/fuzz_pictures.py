@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageCms
 
-import inlay
+import intarsia
 from tools.fuzz import Attempt
 
 __all__ = ["MEBIBYTES", "SECONDS", "attempts", "seeds"]
@@ -28,7 +28,7 @@ def attempts(rng: random.Random) -> Iterator[Attempt]:
     """Mutants, each sent as a documented request or planned as a request of our own."""
     originals = list(seeds().items())
     plain = base64.b64encode(seeds()["png alpha"]).decode()
-    engine = inlay.Engine("null")
+    engine = intarsia.Engine("null")
     while True:
         name, data = rng.choice(originals)
         mutant = mutated(data, rng)
@@ -45,16 +45,24 @@ def attempts(rng: random.Random) -> Iterator[Attempt]:
         yield Attempt(name, call, mutant)
 
 
-def _reply(engine: inlay.Engine, pictures: dict[str, str]) -> str:
-    body = {"model_id": "inlay-tiny", "prompt": "x", "width": 64, "height": 64, "steps": 2, "base64": True, **pictures}
+def _reply(engine: intarsia.Engine, pictures: dict[str, str]) -> str:
+    body = {
+        "model_id": "intarsia-tiny",
+        "prompt": "x",
+        "width": 64,
+        "height": 64,
+        "steps": 2,
+        "base64": True,
+        **pictures,
+    }
     reply = engine.reply(body, "community")
-    if "failed inside inlay" in str(reply.get("message", "")):
+    if "failed inside intarsia" in str(reply.get("message", "")):
         raise AssertionError(reply["message"])
     return f"reply: {reply['status']}"
 
 
 def _plan(pictures: dict[str, Any]) -> str:
-    inlay.plan(inlay.InpaintRequest(steps=2, seed=1, **pictures))
+    intarsia.plan(intarsia.InpaintRequest(steps=2, seed=1, **pictures))
     return "planned"
 
 

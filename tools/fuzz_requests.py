@@ -19,10 +19,10 @@ from typing import Any
 import jsonschema
 from PIL import Image
 
-import inlay
-from inlay.engine.dialects import ENDPOINTS, reply_schemas
-from inlay.engine.dialects.dialect import FIELDS, IGNORED
-from inlay.schedulers import NAMES
+import intarsia
+from intarsia.engine.dialects import ENDPOINTS, reply_schemas
+from intarsia.engine.dialects.dialect import FIELDS, IGNORED
+from intarsia.schedulers import NAMES
 from tools.fuzz import Attempt
 
 __all__ = ["MEBIBYTES", "SECONDS", "attempts", "problem_of"]
@@ -54,7 +54,7 @@ _HOSTILE: list[Any] = [
     "\u202eturned", "half \ud83d", "\0", "', \"", "{}", "%s%n", "../../etc/passwd", "/etc/passwd",
     "http://127.0.0.1:9/a.png?token=x", "user:pw@host/x?y=z",
     "htps://host/x?signature=1", [], {}, [1], ["a", None], {"a": {"b": []}}, [[[]]], _DEEP, "a,b", "0.5,0.5", "🐈" * 30,
-    "<lora:ink:0.8> ((x)) [a:b:0.5] (red:1.3) BREAK {a|b} __c__", "((" * 5000, "nothing", "inlay-tiny", "pony",
+    "<lora:ink:0.8> ((x)) [a:b:0.5] (red:1.3) BREAK {a|b} __c__", "((" * 5000, "nothing", "intarsia-tiny", "pony",
 ]  # fmt: skip
 
 
@@ -68,7 +68,7 @@ def _picture(mode: str, colour: int) -> str:
 def _likely() -> dict[str, list[Any]]:
     """Values that mean something, so that a good part of the requests gets as far as a picture."""
     return {
-        "model_id": ["inlay-tiny", "INLAY_TINY", "your_model_id"],
+        "model_id": ["intarsia-tiny", "INTARSIA_TINY", "your_model_id"],
         "prompt": ["a cat", "", "a (red:1.3) cat"],
         "init_image": [_picture("RGB", 77), f"data:image/png;base64, {_picture('RGB', 77)}"],
         "mask_image": [_picture("L", 255)],
@@ -87,8 +87,8 @@ def _likely() -> dict[str, list[Any]]:
 
 def attempts(rng: random.Random) -> Iterator[Attempt]:
     """Endlessly: a body and an endpoint."""
-    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="inlay-fuzz-")  # replies without base64 lie there
-    engine = inlay.Engine("null")
+    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="intarsia-fuzz-")  # replies without base64 lie there
+    engine = intarsia.Engine("null")
     names = [*FIELDS, *IGNORED, "stepz", "\x1b[2J", "x" * 300]
     while True:
         endpoint = rng.choice([*ENDPOINTS, None])
@@ -106,7 +106,7 @@ def _short(body: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in body.items() if value is not _DEEP and value not in (10**5000, -(10**400))}
 
 
-def _outcome(engine: inlay.Engine, body: dict[str, Any], endpoint: str | None) -> str:
+def _outcome(engine: intarsia.Engine, body: dict[str, Any], endpoint: str | None) -> str:
     reply = engine.reply(body, endpoint)
     problem = problem_of(reply, body.get("key"), endpoint or "community")
     if problem:

@@ -21,8 +21,8 @@ from typing import Any
 
 from PIL import Image
 
-from inlay.batch.worker import peak_memory
-from inlay.engine.access import MAX_PIXELS
+from intarsia.batch.worker import peak_memory
+from intarsia.engine.access import MAX_PIXELS
 
 __all__ = ["main"]
 
@@ -57,8 +57,8 @@ def main(wanted: list[str]) -> int:
 
 def decode(path: str) -> None:
     """What one file takes, as JSON."""
-    from inlay.engine.pictures import from_bytes
-    from inlay.errors import InlayError
+    from intarsia.engine.pictures import from_bytes
+    from intarsia.errors import IntarsiaError
 
     data = Path(path).read_bytes()
     warm = _encoded(Image.new("RGB", (8, 8)), "PNG")
@@ -68,7 +68,7 @@ def decode(path: str) -> None:
     try:
         picture = from_bytes("init_image", data, "it")
         text = f"{picture.size[0]}x{picture.size[1]} {'; '.join(picture.warnings)}"
-    except InlayError as exc:
+    except IntarsiaError as exc:
         text = f"{type(exc).__name__}: {exc}"
     cost = {"seconds": time.process_time() - began, "mebibytes": peak_memory() - before}
     print(json.dumps(cost | {"text": text.replace("\n", "\\n")}))

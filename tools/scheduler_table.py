@@ -21,8 +21,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 from PIL import Image
 
-import inlay
-from inlay import schedulers
+import intarsia
+from intarsia import schedulers
 from tools.train_tiny.judge import judge
 from tools.train_tiny.palette import COLOURS, SHAPES
 from tools.train_tiny.scenes import MEASURING, Scene, draw_scene
@@ -85,12 +85,12 @@ def scenes() -> list[Scene]:
     return found
 
 
-def paint(engine: inlay.Engine, drawn: list[Scene], name: str, karras: bool) -> Iterator[inlay.Result]:
+def paint(engine: intarsia.Engine, drawn: list[Scene], name: str, karras: bool) -> Iterator[intarsia.Result]:
     """All scenes with one scheduler; they share batches where the device has room for it."""
     steps = STEPS.get(name, USUAL_STEPS)
     tickets = []
     for seed, scene in enumerate(drawn):
-        request = inlay.InpaintRequest(
+        request = intarsia.InpaintRequest(
             prompt=scene.caption, init_image=scene.background, mask_image=scene.mask, strength=1.0, seed=seed,
             guidance_scale=GUIDANCE, steps=steps, scheduler=name, karras_sigmas=karras, width=SIZE, height=SIZE,
         )  # fmt: skip
@@ -99,7 +99,7 @@ def paint(engine: inlay.Engine, drawn: list[Scene], name: str, karras: bool) -> 
         yield ticket.result()
 
 
-def measure(engine: inlay.Engine, drawn: list[Scene], name: str, karras: bool) -> Row:
+def measure(engine: intarsia.Engine, drawn: list[Scene], name: str, karras: bool) -> Row:
     """Paint and judge."""
     results = list(paint(engine, drawn, name, karras))
     verdicts = [
@@ -148,7 +148,7 @@ def main() -> int:
     pictures = asked.out / "images" / "schedulers"
     pictures.mkdir(parents=True, exist_ok=True)
     drawn, lines, below = scenes(), [], []
-    with inlay.Engine() as engine:
+    with intarsia.Engine() as engine:
         for name in schedulers.NAMES:
             plain = measure(engine, drawn, name, karras=False)
             # Where Karras sigmas change nothing, the table is the same one, and so is every picture.

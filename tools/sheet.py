@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-import inlay
+import intarsia
 from tools.train_tiny.scenes import MEASURING, draw_scene
 
 SCENES, SIZE, SHOWN = (3, 11, 17, 24, 31, 42), 512, 224
@@ -28,13 +28,13 @@ def cell(picture: Image.Image, caption: str) -> Image.Image:
     return made
 
 
-def column(engine: inlay.Engine, index: int) -> list[Image.Image]:
+def column(engine: intarsia.Engine, index: int) -> list[Image.Image]:
     """One scene: the masked input, then each prompt."""
     scene = draw_scene("measure", index, SIZE, MEASURING)
     masked = np.where(scene.mask[..., None], np.uint8(128), scene.background)
     cells = [cell(Image.fromarray(masked), "input, mask in grey")]
     for place, prompt in enumerate(PROMPTS):
-        request = inlay.InpaintRequest(
+        request = intarsia.InpaintRequest(
             prompt=prompt, init_image=scene.background, mask_image=scene.mask, strength=1.0, guidance_scale=4.0,
             steps=20, seed=index, scheduler=SCHEDULERS[place % len(SCHEDULERS)],
         )  # fmt: skip
@@ -44,7 +44,7 @@ def column(engine: inlay.Engine, index: int) -> list[Image.Image]:
 
 def main(target: Path) -> None:
     """Draw the sheet and save it as a JPEG."""
-    with inlay.Engine() as engine:
+    with intarsia.Engine() as engine:
         columns = [column(engine, index) for index in SCENES]
     width, height = columns[0][0].size
     sheet = Image.new("RGB", (width * len(columns), height * len(columns[0])), "white")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inlay.batch import Options
+from intarsia.batch import Options
 
 FAULTS = Path(__file__).parent / "faults"
 
@@ -66,15 +66,15 @@ class Album:
         return path
 
     def command(self, *arguments: object, faults: float | None = None) -> tuple[list[str], dict[str, str]]:
-        """How to call ``inlay batch`` in a process of its own, and its environment."""
-        environment = {**os.environ, "INLAY_WEIGHTS": str(self.weights)}
+        """How to call ``intarsia batch`` in a process of its own, and its environment."""
+        environment = {**os.environ, "INTARSIA_WEIGHTS": str(self.weights)}
         if faults is not None:
             environment |= {
                 "PYTHONPATH": python_path(FAULTS),
-                "INLAY_TEST_FAULTS": str(faults),
-                "INLAY_TEST_MARKS": str(self.folder),
+                "INTARSIA_TEST_FAULTS": str(faults),
+                "INTARSIA_TEST_MARKS": str(self.folder),
             }
-        program = "from inlay.cli import main; main()"
+        program = "from intarsia.cli import main; main()"
         return [sys.executable, "-c", program, "batch", *map(str, arguments)], environment
 
     def call(self, *arguments: object, faults: float | None = None, **more: Any) -> subprocess.CompletedProcess[str]:
@@ -103,8 +103,8 @@ def album(tmp_path: Path, empty_registry: Path) -> Album:
 def with_faults(album: Album, monkeypatch: pytest.MonkeyPatch) -> Album:
     """Workers of this process's own runs fail as their prompts say."""
     monkeypatch.setenv("PYTHONPATH", python_path(FAULTS))
-    monkeypatch.setenv("INLAY_TEST_FAULTS", "0")
-    monkeypatch.setenv("INLAY_TEST_MARKS", str(album.folder))
+    monkeypatch.setenv("INTARSIA_TEST_FAULTS", "0")
+    monkeypatch.setenv("INTARSIA_TEST_MARKS", str(album.folder))
     return album
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inlay import batch
-from inlay.batch.manifest import Manifest
-from inlay.batch.rows import Reader, Refused
-from inlay.errors import RequestError
+from intarsia import batch
+from intarsia.batch.manifest import Manifest
+from intarsia.batch.rows import Reader, Refused
+from intarsia.errors import RequestError
 from tests.batch.conftest import lines, pictures
 
 
@@ -141,7 +141,7 @@ def test_ids_and_outputs_that_are_there_twice_are_refused_on_both_sides(album, t
 )
 def test_manifests_that_cannot_be_used(album, tmp_path, name, content, sentence):
     if name.endswith("parquet"):
-        pytest.importorskip("pyarrow", reason="Parquet needs pyarrow: pip install 'inlay[batch]'")
+        pytest.importorskip("pyarrow", reason="Parquet needs pyarrow: pip install 'intarsia[batch]'")
     (album.folder / name).write_bytes(content)
     with pytest.raises(RequestError, match=sentence):
         batch.run(album.folder / name, tmp_path / "out", album.options)

@@ -1,4 +1,4 @@
-"""``inlay batch`` in a process of its own: exit codes, streams, sentences."""
+"""``intarsia batch`` in a process of its own: exit codes, streams, sentences."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ BAD = [
 def test_bad_usage_is_two_and_one_line(album, arguments, sentence):
     from typer.testing import CliRunner
 
-    from inlay.cli import app
-    from inlay.errors import InlayError
+    from intarsia.cli import app
+    from intarsia.errors import IntarsiaError
 
     album.manifest(album.rows(1), "m.jsonl")
     (album.folder / "empty.jsonl").write_text("\n")
@@ -64,7 +64,7 @@ def test_bad_usage_is_two_and_one_line(album, arguments, sentence):
         patch.chdir(album.folder)
         done = CliRunner().invoke(app, ["batch", *arguments])
     assert sorted(album.folder.rglob("*")) == before
-    if isinstance(done.exception, InlayError):
+    if isinstance(done.exception, IntarsiaError):
         assert done.exception.exit_code == 2
         assert sentence in str(done.exception)
         assert "\n" not in str(done.exception)
@@ -78,14 +78,14 @@ def test_what_is_interrupted_goes_on_with_the_same_command(tmp_path, monkeypatch
     """They may have written something by then, so no other sentence would be true."""
     from typer.testing import CliRunner
 
-    import inlay.batch
-    from inlay.cli import app
-    from inlay.errors import Cancelled
+    import intarsia.batch
+    from intarsia.cli import app
+    from intarsia.errors import Cancelled
 
     def interrupted(*arguments, **more):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(inlay.batch, command, interrupted)
+    monkeypatch.setattr(intarsia.batch, command, interrupted)
     given = [str(tmp_path)] if command == "merge" else ["m.jsonl", "--out", str(tmp_path)]
     done = CliRunner().invoke(app, ["batch", command, *given])
     assert isinstance(done.exception, Cancelled)

@@ -8,15 +8,15 @@ import logging
 import pytest
 from typer.testing import CliRunner
 
-from inlay import batch
-from inlay.batch import ledger
-from inlay.batch.claims import Claims
-from inlay.batch.ledger import LONGEST, Damage
-from inlay.batch.record import STATUSES
-from inlay.batch.report import write_report
-from inlay.batch.results import History, Results, read_history, read_lines
-from inlay.batch.tally import Tally
-from inlay.cli import app
+from intarsia import batch
+from intarsia.batch import ledger
+from intarsia.batch.claims import Claims
+from intarsia.batch.ledger import LONGEST, Damage
+from intarsia.batch.record import STATUSES
+from intarsia.batch.report import write_report
+from intarsia.batch.results import History, Results, read_history, read_lines
+from intarsia.batch.tally import Tally
+from intarsia.cli import app
 from tests.batch.conftest import lines
 
 GOOD = {"id": "a", "status": "ok"}
@@ -150,7 +150,7 @@ def test_of_much_damage_the_first_lines_are_named_and_the_others_counted(tmp_pat
 def damaged(out):
     """Damage in each of the files of a finished run; how many lines there are that cannot be read."""
     kinds = [data for data, _ in DAMAGED.values()]
-    for name in ("results.jsonl", ".inlay-outputs"):
+    for name in ("results.jsonl", ".intarsia-outputs"):
         whole = (out / name).read_bytes()
         (out / name).write_bytes(b"\n".join([*kinds[:2], whole, *kinds[2:5]]) + b"\n")
     (out / "report.json").write_bytes(kinds[0])
@@ -171,7 +171,7 @@ def test_with_damaged_files_a_run_goes_on_and_every_command_says_so(album, tmp_p
     told = CliRunner().invoke(app, ["batch", "report", str(out)])
     assert told.exit_code == 0
     assert told.stdout == "3 rows: 3 ok\n"
-    assert told.stderr.splitlines() == [f"inlay: {sentence}" for sentence in report["warnings"]]
+    assert told.stderr.splitlines() == [f"intarsia: {sentence}" for sentence in report["warnings"]]
 
     (out / "row-2.png").unlink()
     given = ("--out", out, "--backend", "null", "--weights", album.weights, "--json")
@@ -179,7 +179,7 @@ def test_with_damaged_files_a_run_goes_on_and_every_command_says_so(album, tmp_p
     numbers = json.loads(ran.stdout)
     assert (ran.exit_code, numbers["before"], numbers["ok"]) == (0, 2, 1)
     assert len(numbers["warnings"]) == results + outputs
-    assert ran.stderr.splitlines() == [f"inlay: {sentence}" for sentence in numbers["warnings"]]
+    assert ran.stderr.splitlines() == [f"intarsia: {sentence}" for sentence in numbers["warnings"]]
     assert batch.report(out)["runs"]["report"]["warnings"] == numbers["warnings"]
 
     done = CliRunner().invoke(app, ["batch", "merge", str(out)])
@@ -191,7 +191,7 @@ def test_with_damaged_files_a_run_goes_on_and_every_command_says_so(album, tmp_p
 
 def test_merge_in_a_program_warns_by_its_log(tmp_path, caplog):
     (tmp_path / "results.jsonl").write_text(json.dumps(GOOD) + "\ngarbage\n")
-    with caplog.at_level(logging.WARNING, "inlay"):
+    with caplog.at_level(logging.WARNING, "intarsia"):
         assert batch.merge(tmp_path) == 1
     assert [record.getMessage() for record in caplog.records] == [
         f"{tmp_path / 'results.jsonl'}: line 2 is damaged and left out: "
@@ -204,12 +204,12 @@ def test_merge_in_a_program_warns_by_its_log(tmp_path, caplog):
     [b"[" * 200_000, b'["a"]', b'["a", "a.png", "b"]', b'["a", 5]', b'"ab"', b'{"a": 1, "b": 2}', b"\0", b"\xff"],
 )
 def test_a_damaged_claim_claims_nothing(tmp_path, claim):
-    (tmp_path / ".inlay-outputs").write_bytes(b'\n["a", "a.png"]\n' + claim)
+    (tmp_path / ".intarsia-outputs").write_bytes(b'\n["a", "a.png"]\n' + claim)
     (tmp_path / "a.png").write_bytes(b"x")
     with Claims(tmp_path, History(), (1, 1)) as claims:
         assert claims.claim("a", ("a.png",)) == ("a.png",)
         assert len(claims.damage.warnings) == 1
-        assert claims.damage.warnings[0].startswith(f"{tmp_path / '.inlay-outputs'}: line 3 is damaged")
+        assert claims.damage.warnings[0].startswith(f"{tmp_path / '.intarsia-outputs'}: line 3 is damaged")
 
 
 def numbers(**changes):

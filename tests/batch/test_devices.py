@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from inlay.batch import Options, devices
-from inlay.errors import RequestError
+from intarsia.batch import Options, devices
+from intarsia.errors import RequestError
 
 
 @pytest.fixture

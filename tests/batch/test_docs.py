@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 if find_spec("onnxruntime") is None and find_spec("torch") is None:
-    pytest.skip("the example paints with the packaged model: pip install 'inlay[cpu]'", allow_module_level=True)
+    pytest.skip("the example paints with the packaged model: pip install 'intarsia[cpu]'", allow_module_level=True)
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/batch.md"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

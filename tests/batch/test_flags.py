@@ -1,4 +1,4 @@
-"""Every flag of every ``inlay batch`` command reaches what it is for, and nothing else: one table for all."""
+"""Every flag of every ``intarsia batch`` command reaches what it is for, and nothing else: one table for all."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-import inlay.batch
-from inlay.cli import app
+import intarsia.batch
+from intarsia.cli import app
 
 # Flag → its value, and what differs by it in the call of the library.
 RUN = {
     "MANIFEST": ("m.csv", {"place": Path("m.csv")}),
-    "--images": ("photos", {"place": inlay.batch.Pair(Path("photos"), Path("masks"))}),
-    "--masks": ("masks", {"place": inlay.batch.Pair(Path("photos"), Path("masks"))}),
+    "--images": ("photos", {"place": intarsia.batch.Pair(Path("photos"), Path("masks"))}),
+    "--masks": ("masks", {"place": intarsia.batch.Pair(Path("photos"), Path("masks"))}),
     "--out": ("elsewhere", {"out": Path("elsewhere")}),
     "-o": ("elsewhere", {"out": Path("elsewhere")}),
     "--defaults": ("d.toml", {"defaults": "d.toml"}),
@@ -89,11 +89,11 @@ def call(monkeypatch, command, given):
 
     def run(place, out, options, watch, **more):
         reached.update(place=place, out=out, **asdict(options), **more)
-        return inlay.batch.Tally()
+        return intarsia.batch.Tally()
 
     def validate(place, options, *, decode, out):
         reached.update(place=place, decode=decode, out=out, **asdict(options))
-        return inlay.batch.Findings(1, ())
+        return intarsia.batch.Findings(1, ())
 
     def report(out):
         reached.update(out=out)
@@ -105,8 +105,8 @@ def call(monkeypatch, command, given):
         return 1
 
     for name, stand_in in (("run", run), ("retry", run), ("validate", validate), ("merge", merge)):
-        monkeypatch.setattr(inlay.batch, name, stand_in)
-    monkeypatch.setattr(sys.modules["inlay.batch.report"], "report", report)
+        monkeypatch.setattr(intarsia.batch, name, stand_in)
+    monkeypatch.setattr(sys.modules["intarsia.batch.report"], "report", report)
     positional = [value for name, value in given.items() if name.isupper()]
     named = [part for name, value in given.items() if not name.isupper() for part in (name, value) if part is not None]
     done = CliRunner().invoke(app, ["batch", command, *named, *positional], catch_exceptions=False)
@@ -131,7 +131,7 @@ def test_a_flag_reaches_the_library_and_changes_nothing_else(monkeypatch, comman
 @pytest.mark.parametrize("command", ["run", "retry", "validate"])
 def test_without_flags_the_librarys_defaults_hold(monkeypatch, command):
     plain = call(monkeypatch, command, GIVEN[command])
-    defaults = asdict(inlay.batch.Options())
+    defaults = asdict(intarsia.batch.Options())
     assert {name: plain[name] for name in defaults} == defaults
     others = {"run": {"out": Path("out")}, "retry": {"out": Path("out"), "classes": None}}
     others["validate"] = {"out": None, "decode": True}
@@ -143,4 +143,4 @@ def test_without_flags_the_librarys_defaults_hold(monkeypatch, command):
 def test_options_without_a_flag_are_few():
     """What a program may set and the command may not: quality and lossless, of formats that are not exact."""
     flags = {name for _, changes in RUN.values() for name in changes}
-    assert set(asdict(inlay.batch.Options())) - flags == {"quality", "lossless"}
+    assert set(asdict(intarsia.batch.Options())) - flags == {"quality", "lossless"}

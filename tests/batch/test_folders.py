@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inlay import batch
-from inlay.batch import folders
-from inlay.batch.manifest import Manifest
-from inlay.errors import RequestError
+from intarsia import batch
+from intarsia.batch import folders
+from intarsia.batch.manifest import Manifest
+from intarsia.errors import RequestError
 from tests.batch.conftest import lines, pictures
 
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
@@ -224,7 +224,7 @@ def test_a_mask_that_is_the_picture_is_said_in_the_results(album, tmp_path):
 
 
 def test_what_counts_as_an_extension_is_what_pillow_writes_our_formats_under():
-    from inlay.engine.pictures import FORMATS
+    from intarsia.engine.pictures import FORMATS
 
     Image.init()
     known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS}

@@ -15,14 +15,14 @@ from decimal import Decimal
 import pytest
 from PIL import Image
 
-from inlay import batch
-from inlay.batch import runner
-from inlay.batch.claims import Claims
-from inlay.batch.lock import locked
-from inlay.batch.replacing import replacing
-from inlay.batch.report import write_report
-from inlay.batch.results import History
-from inlay.errors import InlayError, OutputError, RequestError
+from intarsia import batch
+from intarsia.batch import runner
+from intarsia.batch.claims import Claims
+from intarsia.batch.lock import locked
+from intarsia.batch.replacing import replacing
+from intarsia.batch.report import write_report
+from intarsia.batch.results import History
+from intarsia.errors import IntarsiaError, OutputError, RequestError
 from tests.batch.conftest import lines, pictures
 
 
@@ -115,7 +115,7 @@ def test_a_picture_of_somebody_else_stays(album, tmp_path):
     assert batch.run(other, out, album.options).errors == {"io": 1}
     assert (out / "row-1.png").read_bytes() == before
     # what is the row's own is replaced, and a folder without notes is known by its results
-    for path in out.glob(".inlay-outputs*"):
+    for path in out.glob(".intarsia-outputs*"):
         path.unlink()
     changed = album.manifest([album.row(1, prompt="something else")], "changed.jsonl")
     assert batch.run(changed, out, album.options).status == {"ok": 1}
@@ -124,10 +124,10 @@ def test_a_picture_of_somebody_else_stays(album, tmp_path):
 
 def test_a_picture_that_comes_while_the_row_is_run_stays(album, tmp_path):
     """The last guard, in the worker: the file was not there when the row was let through."""
-    from inlay.batch.jobs import Job
-    from inlay.batch.line import Line
-    from inlay.batch.painter import Painter
-    from inlay.batch.rows import Reader
+    from intarsia.batch.jobs import Job
+    from intarsia.batch.line import Line
+    from intarsia.batch.painter import Painter
+    from intarsia.batch.rows import Reader
 
     row = Reader(album.folder, album.options, {}).row(Line(1, album.row(0)))
     (tmp_path / "row-0.png").write_bytes(b"a drawing by hand")
@@ -145,7 +145,7 @@ def test_claims_outlive_torn_lines(tmp_path):
     with Claims(tmp_path, History(), (1, 1)) as claims:
         assert claims.claim("a", ("a.png",)) == ()
     (tmp_path / "a.png").write_bytes(b"x")
-    with (tmp_path / ".inlay-outputs").open("ab") as file:
+    with (tmp_path / ".intarsia-outputs").open("ab") as file:
         file.write(b"\n[5]\n" + b"[" * 200_000 + b'\n["b", "b.p')
     with Claims(tmp_path, History(), (2, 3)) as claims:
         assert claims.claim("c", ("c.png",)) == ()
@@ -203,7 +203,7 @@ def test_a_damaged_header_is_its_rows_error_alone(album, tmp_path):
 
 @pytest.mark.parametrize("error", [RuntimeError("two\nlines"), NotImplementedError(), AttributeError("x")])
 def test_whatever_preparing_a_row_raises_is_its_own(album, tmp_path, monkeypatch, error):
-    from inlay.batch import supply
+    from intarsia.batch import supply
 
     real = supply._bucket
 
@@ -245,7 +245,7 @@ def test_a_pipe_is_no_picture(album, tmp_path):
 def test_a_file_system_that_hangs_does_not_keep_a_run_from_stopping(album, tmp_path, monkeypatch):
     import threading
 
-    from inlay.batch import supply
+    from intarsia.batch import supply
 
     hanging, released = threading.Event(), threading.Event()
 
@@ -270,7 +270,7 @@ def test_a_file_system_that_hangs_does_not_keep_a_run_from_stopping(album, tmp_p
 
 
 def test_parquet_cells_of_other_types(album, tmp_path):
-    pyarrow = pytest.importorskip("pyarrow", reason="Parquet needs pyarrow: pip install 'inlay[batch]'")
+    pyarrow = pytest.importorskip("pyarrow", reason="Parquet needs pyarrow: pip install 'intarsia[batch]'")
     from pyarrow import parquet
 
     image, mask = ((album.folder / f"{sort}/0.png").read_bytes() for sort in ("photos", "masks"))
@@ -300,8 +300,8 @@ def test_parquet_cells_of_other_types(album, tmp_path):
 
 def test_bytes_of_small_pictures_of_any_kind_are_pictures(tmp_path):
     """Base64 of few bytes without a known beginning would be taken for a path."""
-    from inlay.batch.cells import plain
-    from inlay.engine.sources import read_source
+    from intarsia.batch.cells import plain
+    from intarsia.engine.sources import read_source
 
     data = b"P6 1 1 255\n\x01\x02\x03"
     assert read_source("init_image", plain("init_image", data)).content == data
@@ -418,7 +418,7 @@ def test_a_report_that_cannot_be_written_neither_hides_the_error_nor_leaves_a_pa
     manifest = album.manifest([*album.rows(2), "{"])
     with pytest.raises(OutputError, match=r"report.json cannot be written: Is a directory"):
         batch.run(manifest, out, album.options)
-    assert not list(out.glob(".inlay-*.part"))
+    assert not list(out.glob(".intarsia-*.part"))
 
     def carry_out(task, tally, watch):
         tally.status["ok"] += 1
@@ -427,12 +427,12 @@ def test_a_report_that_cannot_be_written_neither_hides_the_error_nor_leaves_a_pa
     monkeypatch.setattr(runner, "_carry_out", carry_out)
     with pytest.raises(OutputError, match="the first error"):
         batch.run(manifest, out, album.options)
-    assert not list(out.glob(".inlay-*.part"))
+    assert not list(out.glob(".intarsia-*.part"))
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full, which stands in for a full disk")
 def test_on_a_full_disk_a_file_stays_as_it_was(tmp_path):
-    target, part = tmp_path / "report.json", tmp_path / ".inlay-report.json.part"
+    target, part = tmp_path / "report.json", tmp_path / ".intarsia-report.json.part"
     target.write_text("before")
     part.symlink_to("/dev/full")
     with pytest.raises(OutputError, match=r"report\.json cannot be written: No space left on device"):
@@ -501,14 +501,14 @@ def test_names_that_are_too_long_are_ordinary_errors(album, tmp_path):
         if number == 6:
             assert call().problems == ()
             continue
-        with pytest.raises(InlayError) as caught:
+        with pytest.raises(IntarsiaError) as caught:
             call()
         assert "\n" not in str(caught.value)
 
 
 def test_an_interrupt_at_the_start_names_every_row(album, tmp_path, monkeypatch):
     """The folder is locked, nothing has been begun: also while it is swept, and while results are read."""
-    from inlay.batch import local
+    from intarsia.batch import local
 
     def interrupted(*arguments):
         raise KeyboardInterrupt
@@ -531,7 +531,7 @@ def test_an_interrupt_at_the_start_names_every_row(album, tmp_path, monkeypatch)
 
 def test_a_worker_whose_parent_says_nothing_goes_quietly():
     for said in ("", '{"options": '):
-        command = [sys.executable, "-m", "inlay.batch.worker"]
+        command = [sys.executable, "-m", "intarsia.batch.worker"]
         done = subprocess.run(command, input=said, capture_output=True, text=True, timeout=120)
         assert (done.returncode, done.stdout, done.stderr) == (70, "", "")
 
@@ -554,8 +554,8 @@ def test_an_interrupt_while_workers_start(album, tmp_path):
 
 
 def test_workers_import_nothing_of_the_folder_that_a_run_is_started_in(album, tmp_path, monkeypatch):
-    (tmp_path / "inlay").mkdir()
-    (tmp_path / "inlay" / "__init__.py").write_text("raise SystemExit('another inlay')")
+    (tmp_path / "intarsia").mkdir()
+    (tmp_path / "intarsia" / "__init__.py").write_text("raise SystemExit('another intarsia')")
     (tmp_path / "queue.py").write_text("raise SystemExit('another queue')")
     monkeypatch.chdir(tmp_path)
     assert batch.run(album.manifest(album.rows(2)), tmp_path / "out", album.options).status == {"ok": 2}

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from inlay import batch
-from inlay.batch.ids import inline_id, public_id
-from inlay.batch.line import Line
-from inlay.batch.outputs import checked_outputs, default_output
-from inlay.batch.rows import Reader, Refused, Row
-from inlay.errors import OutputError, RequestError
+from intarsia import batch
+from intarsia.batch.ids import inline_id, public_id
+from intarsia.batch.line import Line
+from intarsia.batch.outputs import checked_outputs, default_output
+from intarsia.batch.rows import Reader, Refused, Row
+from intarsia.errors import OutputError, RequestError
 from tests.batch.conftest import lines, pictures
 
 SECRETS = [
@@ -113,7 +113,7 @@ def test_results_of_an_earlier_version_belong_to_the_rows_of_now(album, tmp_path
     old, out = "https://example.org/x.png?sig=SECRET", tmp_path / "out"
     rows = [album.row(0, id=old, output="x.png"), album.row(1)]
     batch.run(album.manifest(rows), out, album.options)
-    for name in ("results.jsonl", ".inlay-outputs"):
+    for name in ("results.jsonl", ".intarsia-outputs"):
         path = out / name
         path.write_text(path.read_text().replace(public_id(old), old))
     assert "SECRET" in (out / "results.jsonl").read_text()
@@ -128,7 +128,8 @@ def test_results_of_an_earlier_version_belong_to_the_rows_of_now(album, tmp_path
 
 RESERVED = [
     "results-1-of-2.jsonl/x.png", "results.jsonl/x", "RESULTS-ray-a.JSONL/x.png", "deep/results.jsonl/x.png",
-    ".inlay-outputs-x/p.png", ".Inlay-batch.lock/x.png", ".inlay-report.json.part/x.png", ".inlay-x.png", "a/.inlay-x",
+    ".intarsia-outputs-x/p.png", ".Intarsia-batch.lock/x.png", ".intarsia-report.json.part/x.png", ".intarsia-x.png",
+    "a/.intarsia-x",
     "report.json/x.png", "Report-1-of-2.json/y.png", "reſults.jsonl/x.png",
 ]  # fmt: skip
 
@@ -225,9 +226,9 @@ def test_files_of_the_system_are_not_read(album, monkeypatch):
     real, opened = builtins.open, []
     monkeypatch.setattr(builtins, "open", noted)
     row = album.row(0, init_image=str(empty), width=None, height=None)
-    from inlay.batch.supply import _size
-    from inlay.engine.request import InpaintRequest
-    from inlay.engine.sources import read_source
+    from intarsia.batch.supply import _size
+    from intarsia.engine.request import InpaintRequest
+    from intarsia.engine.sources import read_source
 
     assert read_source("init_image", str(empty)).content == b""
     request = reader(album).row(Line(1, row))
@@ -237,7 +238,7 @@ def test_files_of_the_system_are_not_read(album, monkeypatch):
 
 
 def test_a_link_that_comes_while_the_folder_is_made_is_noticed(album, tmp_path, monkeypatch):
-    from inlay.batch.painter import Painter
+    from intarsia.batch.painter import Painter
 
     out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
     out.mkdir()
@@ -250,7 +251,7 @@ def test_a_link_that_comes_while_the_folder_is_made_is_noticed(album, tmp_path, 
 
 
 def test_a_file_that_grows_is_read_up_to_the_limit(tmp_path, monkeypatch):
-    from inlay.engine import sources
+    from intarsia.engine import sources
 
     (tmp_path / "log").write_bytes(b"12345")
     size = os.stat(tmp_path / "log")
@@ -262,10 +263,10 @@ def test_a_file_that_grows_is_read_up_to_the_limit(tmp_path, monkeypatch):
 
 @pytest.mark.timeout(30)
 def test_a_pipe_is_never_opened(album):
-    from inlay.batch.supply import _size
-    from inlay.engine.request import InpaintRequest
-    from inlay.engine.sources import read_source
-    from inlay.errors import SourceError
+    from intarsia.batch.supply import _size
+    from intarsia.engine.request import InpaintRequest
+    from intarsia.engine.sources import read_source
+    from intarsia.errors import SourceError
 
     pipe = album.folder / "photos/pipe.png"
     os.mkfifo(pipe)

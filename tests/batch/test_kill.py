@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from inlay import batch
+from intarsia import batch
 from tests.batch.conftest import lines, pictures
 
 
@@ -95,7 +95,7 @@ def test_a_row_that_kills_its_worker_is_given_up_and_takes_no_other_with_it_twic
 
 def test_a_retry_that_is_interrupted_leaves_its_rows_to_the_next(with_faults, tmp_path, monkeypatch):
     """Those in flight are no errors of another class now: the same command takes them up."""
-    monkeypatch.setenv("INLAY_TEST_FAULTS", "0.05")
+    monkeypatch.setenv("INTARSIA_TEST_FAULTS", "0.05")
     rows, out = with_faults.rows(10), tmp_path / "out"
     for row in rows:
         row["init_image"] = row["init_image"].replace("photos", "late")
@@ -141,7 +141,7 @@ def test_rows_that_do_not_fit_together_are_run_alone(with_faults, tmp_path):
 
 
 def test_workers_that_never_start_end_the_run(album, tmp_path, monkeypatch):
-    from inlay.errors import BackendError, WeightsError
+    from intarsia.errors import BackendError, WeightsError
 
     with pytest.raises(BackendError, match="backend must be one of"):
         batch.run(album.manifest(album.rows(2)), tmp_path / "a", album.with_options(backend="tpu"))
@@ -168,7 +168,7 @@ def test_an_interrupt_names_every_row_and_the_next_run_goes_on(album, tmp_path, 
     printed, complaint = process.communicate(timeout=120)
     assert process.returncode == 130
     assert printed == ""
-    assert complaint.startswith("inlay: interrupted; the same command goes on")
+    assert complaint.startswith("intarsia: interrupted; the same command goes on")
     made = {line["id"]: line["status"] for line in lines(out)}
     assert len(made) == len(lines(out)) == 80
     assert {"ok", "cancelled", "skipped"} == set(made.values())
@@ -183,7 +183,7 @@ def test_while_one_run_goes_on_a_second_is_refused(album, tmp_path):
     arguments = ("run", manifest, "--out", out, "--backend", "null", "--slots", 1)
     command, environment = album.command(*arguments, faults=0.02)
     first = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    while not (out / ".inlay-batch.lock").exists() or not (out / ".inlay-batch.lock").read_text():
+    while not (out / ".intarsia-batch.lock").exists() or not (out / ".intarsia-batch.lock").read_text():
         assert first.poll() is None
         time.sleep(0.01)
     second = album.call(*arguments)

@@ -9,11 +9,11 @@ import sys
 
 import pytest
 
-from inlay import batch
-from inlay.batch.manifest import Manifest
-from inlay.batch.rows import Reader, Refused, derived_seed, in_shard
-from inlay.batch.settings import read_limit, read_shard
-from inlay.errors import RequestError
+from intarsia import batch
+from intarsia.batch.manifest import Manifest
+from intarsia.batch.rows import Reader, Refused, derived_seed, in_shard
+from intarsia.batch.settings import read_limit, read_shard
+from intarsia.errors import RequestError
 from tests.batch.conftest import lines, pictures
 
 HEADER = "id,init_image,mask_image,prompt,steps,guidance_scale,karras_sigmas,loras,width,seed\n"
@@ -80,7 +80,7 @@ def test_jsonl_with_a_byte_order_mark(tmp_path):
 
 
 def test_parquet_typed_as_data_frames_write_it(tmp_path):
-    pyarrow = pytest.importorskip("pyarrow", reason="Parquet needs pyarrow: pip install 'inlay[batch]'")
+    pyarrow = pytest.importorskip("pyarrow", reason="Parquet needs pyarrow: pip install 'intarsia[batch]'")
     from pyarrow import parquet
 
     # a whole-number column with an empty cell is one of floats, and NaN
@@ -93,7 +93,7 @@ def test_parquet_typed_as_data_frames_write_it(tmp_path):
 
 
 def test_the_same_rows_in_every_kind_give_the_same_pictures(album, tmp_path):
-    pyarrow = pytest.importorskip("pyarrow", reason="Parquet needs pyarrow: pip install 'inlay[batch]'")
+    pyarrow = pytest.importorskip("pyarrow", reason="Parquet needs pyarrow: pip install 'intarsia[batch]'")
     import csv
 
     from pyarrow import parquet
@@ -141,7 +141,7 @@ def reader(album, **changes):
 
 
 def row_of(album, fields, **changes):
-    from inlay.batch.line import Line
+    from intarsia.batch.line import Line
 
     found = reader(album, **changes).row(Line(1, {"init_image": "photos/0.png", "mask_image": "masks/0.png", **fields}))
     assert not isinstance(found, Refused), found
@@ -202,7 +202,7 @@ def test_derived_seeds_and_shards_depend_on_the_id_alone():
 
 def test_seeds_and_shards_are_the_same_in_every_process():
     """Python's own hashes of texts are not."""
-    code = "from inlay.batch.rows import *; ids = [f'row-{n}' for n in range(64)]\n"
+    code = "from intarsia.batch.rows import *; ids = [f'row-{n}' for n in range(64)]\n"
     code += "print([(derived_seed(1, each), in_shard(each, (2, 3))) for each in ids])"
     said = set()
     for seed in ("1", "2"):

@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-import inlay
-from inlay import batch
-from inlay.batch.painter import Painter
-from inlay.batch.tally import Tally
-from inlay.cli import app
+import intarsia
+from intarsia import batch
+from intarsia.batch.painter import Painter
+from intarsia.batch.tally import Tally
+from intarsia.cli import app
 
 BEYOND = "the limit is 1000 (max_pixels, --max-pixels)"
 
@@ -33,20 +33,23 @@ def fields(album) -> dict:
 
 
 def test_library(album, fields, low):
-    request = inlay.InpaintRequest(**fields)
-    with pytest.raises(inlay.SourceError, match="the limit is 1000"):
-        inlay.plan(request, album.weights)
-    assert inlay.plan(request, album.weights, max_pixels=1024)
-    with inlay.Engine("null", weights=album.weights) as engine, pytest.raises(inlay.SourceError, match="limit is 1000"):
+    request = intarsia.InpaintRequest(**fields)
+    with pytest.raises(intarsia.SourceError, match="the limit is 1000"):
+        intarsia.plan(request, album.weights)
+    assert intarsia.plan(request, album.weights, max_pixels=1024)
+    with (
+        intarsia.Engine("null", weights=album.weights) as engine,
+        pytest.raises(intarsia.SourceError, match="limit is 1000"),
+    ):
         engine.run(request)
-    with inlay.Engine("null", weights=album.weights, max_pixels=1024) as engine:
+    with intarsia.Engine("null", weights=album.weights, max_pixels=1024) as engine:
         assert engine.run(request).images[0].size == (32, 32)
 
 
 @pytest.mark.parametrize("value", [0, -1, True, "1000", 10.0])
 def test_what_is_no_number_of_pixels(album, value):
-    for make in (lambda: inlay.Engine("null", max_pixels=value), lambda: batch.Options(max_pixels=value)):
-        with pytest.raises(inlay.RequestError, match=r"^max_pixels must be"):
+    for make in (lambda: intarsia.Engine("null", max_pixels=value), lambda: batch.Options(max_pixels=value)):
+        with pytest.raises(intarsia.RequestError, match=r"^max_pixels must be"):
             make()
 
 
@@ -56,7 +59,7 @@ def test_command_line(album, fields, tmp_path, low):
     pictures = {
         name: base64.b64encode(Path(fields[name]).read_bytes()).decode() for name in ("init_image", "mask_image")
     }
-    documented.write_text(json.dumps({"model_id": "inlay-tiny", "steps": 2, "base64": True} | fields | pictures))
+    documented.write_text(json.dumps({"model_id": "intarsia-tiny", "steps": 2, "base64": True} | fields | pictures))
     null = ["--backend", "null"]
     for command in (
         ["plan", str(request)],
@@ -109,7 +112,7 @@ def test_a_painter_looks_at_changed_pictures_within_the_limit(album, tmp_path, l
     row = album.row(0, init_image=str(album.folder / "photos/0.png"), mask_image=str(album.folder / "masks/0.png"))
     painter = Painter(album.with_options(max_pixels=2000), tmp_path, "cpu")
     try:
-        request = inlay.InpaintRequest.parse({key: value for key, value in row.items() if key != "id"})
+        request = intarsia.InpaintRequest.parse({key: value for key, value in row.items() if key != "id"})
         assert set(painter._look(request)) == {"init_image", "mask_image"}
     finally:
         painter.close()

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from inlay import batch
-from inlay.batch.results import Results, name_of, read_history, result_files
+from intarsia import batch
+from intarsia.batch.results import Results, name_of, read_history, result_files
 from tests.batch.conftest import FAULTS, lines, pictures, python_path
 
 HOUR = 3600
@@ -110,7 +110,7 @@ def clock(ahead):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(time, "time", lambda: right() + ahead)
         patch.setenv("PYTHONPATH", python_path(FAULTS))
-        patch.setenv("INLAY_TEST_CLOCK", str(ahead))
+        patch.setenv("INTARSIA_TEST_CLOCK", str(ahead))
         yield
 
 
@@ -143,7 +143,7 @@ def test_with_a_clock_that_was_set_nothing_is_run_twice_and_the_mended_is_ok(alb
 def test_unfinished_files_go_also_where_their_time_is_to_come(album, tmp_path):
     manifest, out = album.manifest(album.rows(2)), tmp_path / "out"
     out.mkdir()
-    parts = [out / f".inlay-{name}.part" for name in ("results.jsonl", "report.json", "row-0.png-1a2b")]
+    parts = [out / f".intarsia-{name}.part" for name in ("results.jsonl", "report.json", "row-0.png-1a2b")]
     for options in (album.options, album.with_options(shard=(1, 2))):
         for path in parts:
             path.write_bytes(b"torn")

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from inlay.batch import Options
-from inlay.batch.pool import Pool
+from intarsia.batch import Options
+from intarsia.batch.pool import Pool
 
 
 class Log:

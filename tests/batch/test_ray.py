@@ -11,13 +11,13 @@ import time
 
 import pytest
 
-ray = pytest.importorskip("ray", reason="the Ray runner needs ray: pip install 'inlay[ray]'")
+ray = pytest.importorskip("ray", reason="the Ray runner needs ray: pip install 'intarsia[ray]'")
 
-from inlay import batch
-from inlay.batch.jobs import Job
-from inlay.batch.line import Line
-from inlay.batch.ray_runner import Actor
-from inlay.batch.rows import Reader
+from intarsia import batch
+from intarsia.batch.jobs import Job
+from intarsia.batch.line import Line
+from intarsia.batch.ray_runner import Actor
+from intarsia.batch.rows import Reader
 from tests.batch.conftest import FAULTS, lines, pictures
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own, of its future
@@ -30,8 +30,8 @@ def cluster(tmp_path_factory):
     paths = os.pathsep.join([str(FAULTS), os.getcwd()])
     settings = {
         "PYTHONPATH": paths,
-        "INLAY_TEST_FAULTS": "0.1",
-        "INLAY_TEST_MARKS": str(marks),
+        "INTARSIA_TEST_FAULTS": "0.1",
+        "INTARSIA_TEST_MARKS": str(marks),
         "OMP_NUM_THREADS": "1",
     }
     old = {name: os.environ.get(name) for name in ("RAY_USAGE_STATS_ENABLED", *settings)}
@@ -75,7 +75,7 @@ def test_the_same_bytes_also_where_a_worker_is_killed_and_rows_are_bad(album, tm
     assert bad == {"row-5": "io", "row-6": "param", "row-17": "internal"}
     assert any(line["attempts"] == 2 for line in made.values())  # what the dead one had in flight
     assert sorted(path.name for path in out.iterdir() if not path.name.endswith(".png")) == [
-        ".inlay-batch.lock", ".inlay-outputs", "report.json", "results.jsonl",
+        ".intarsia-batch.lock", ".intarsia-outputs", "report.json", "results.jsonl",
     ]  # fmt: skip
     batch.run(
         album.manifest([row for row in rows if row["id"] not in bad], "good.jsonl"), tmp_path / "here", album.options
@@ -90,7 +90,7 @@ def test_a_row_that_kills_its_actor_is_given_up(album, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     for actor in ("a", "b", "c"):
-        (out / f".inlay-begun-1of1-{actor}").write_text('"row-0"\n"row-1"\n' if actor == "a" else '"row-0"\n"torn')
+        (out / f".intarsia-begun-1of1-{actor}").write_text('"row-0"\n"row-1"\n' if actor == "a" else '"row-0"\n"torn')
     reader = Reader(album.folder, album.options, {})
     rows = [reader.row(Line(number + 1, album.row(number))) for number in range(3)]
     jobs = [json.dumps(Job.of(row).to_dict()) for row in rows]

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inlay import batch
-from inlay.batch.results import Results, read_history, read_lines, result_files
-from inlay.errors import OutputError
+from intarsia import batch
+from intarsia.batch.results import Results, read_history, read_lines, result_files
+from intarsia.errors import OutputError
 from tests.batch.conftest import lines, pictures
 
 
@@ -155,7 +155,7 @@ def test_a_full_disk_fails_rows_and_tears_nothing(album, tmp_path):
         assert 1 <= len(done) < 12
         assert tally.errors["io"] == 12 - len(done)
         assert all("No space left" in each["text"] for each in lines(out) if each["status"] == "error")
-        assert not list(out.glob(".inlay-*.part"))
+        assert not list(out.glob(".intarsia-*.part"))
         subprocess.run(["mount", "-o", "remount,size=32m", str(out)], check=True)
         assert batch.run(manifest, out, album.options).before == len(done)
         full = pictures(out)

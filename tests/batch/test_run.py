@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import inlay
-from inlay import batch
-from inlay.errors import OutputError, RequestError
+import intarsia
+from intarsia import batch
+from intarsia.errors import OutputError, RequestError
 from tests.batch.conftest import lines, pictures
 
 
@@ -44,12 +44,12 @@ def test_a_row_is_what_the_engine_makes_of_it(album, tmp_path):
     batch.run(album.manifest([row]), out, album.options)
     fields = {key: value for key, value in row.items() if key not in ("id", "output")}
     fields |= {name: str(album.folder / fields[name]) for name in ("init_image", "mask_image")}
-    with inlay.Engine("null", weights=album.weights) as engine:
-        result = engine.run(inlay.InpaintRequest(**fields))
+    with intarsia.Engine("null", weights=album.weights) as engine:
+        result = engine.run(intarsia.InpaintRequest(**fields))
     for sample in (1, 2):
         with Image.open(out / f"deep/down/name-{sample}.png") as made:
             assert np.array_equal(np.asarray(made), np.asarray(result.images[sample - 1]))
-            assert json.loads(made.text["inlay"])["seed"] == 10 + sample
+            assert json.loads(made.text["intarsia"])["seed"] == 10 + sample
     (line,) = lines(out)
     assert line["seeds"] == [11, 12]
     assert line["model_sha256"] == result.plan.model.sha256
@@ -181,7 +181,7 @@ def test_retry_runs_just_those_that_failed(album, tmp_path):
 
 
 def test_the_output_folder_is_one_runs_alone(album, tmp_path):
-    from inlay.batch.lock import locked
+    from intarsia.batch.lock import locked
 
     out, manifest = tmp_path / "out", album.manifest(album.rows(3))
     with locked(out), pytest.raises(OutputError, match="in use by another run"):
@@ -254,7 +254,7 @@ def test_a_picture_cannot_leave_by_a_link(album, tmp_path):
 def test_unfinished_files_go_but_not_those_of_a_shard_at_work(album, tmp_path):
     manifest, out = album.manifest(album.rows(4)), tmp_path / "out"
     (out / "deep").mkdir(parents=True)
-    new, old = out / ".inlay-new.part", out / "deep" / ".inlay-old.part"
+    new, old = out / ".intarsia-new.part", out / "deep" / ".intarsia-old.part"
     for path in (new, old):
         path.write_bytes(b"torn")
     os.utime(old, (1e9, 1e9))
@@ -264,6 +264,6 @@ def test_unfinished_files_go_but_not_those_of_a_shard_at_work(album, tmp_path):
     batch.run(manifest, out, album.with_options(shard=(2, 2)))
     assert new.exists()
     batch.run(manifest, tmp_path / "other", album.options)
-    (tmp_path / "other" / ".inlay-new.part").write_bytes(b"torn")
+    (tmp_path / "other" / ".intarsia-new.part").write_bytes(b"torn")
     batch.run(manifest, tmp_path / "other", album.options)
-    assert not (tmp_path / "other" / ".inlay-new.part").exists()
+    assert not (tmp_path / "other" / ".intarsia-new.part").exists()

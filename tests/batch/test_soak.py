@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.soak_batch import Curve, manifest
-from inlay import batch
+from intarsia import batch
 
 ROWS, SETTLED = 300, 50
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(
 def test_three_hundred_rows_leave_a_worker_as_fifty_did(tmp_path, monkeypatch, backend):
     """What a lane of these sizes holds on ONNX Runtime, kept for 250 rows, would be a hundred MiB."""
     if backend == "onnx":
-        pytest.importorskip("onnxruntime", reason="this backend needs onnxruntime: pip install 'inlay[cpu]'")
+        pytest.importorskip("onnxruntime", reason="this backend needs onnxruntime: pip install 'intarsia[cpu]'")
     (tmp_path / "temporary").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     monkeypatch.setattr(tempfile, "tempdir", None)  # read anew

@@ -7,13 +7,13 @@ import shutil
 
 import pytest
 
-from inlay import batch
-from inlay.batch.hashes import Specs, identity
-from inlay.batch.line import KEYS, Line
-from inlay.batch.rows import Reader, Row
-from inlay.batch.settings import Options
-from inlay.engine.registry import Registry
-from inlay.engine.request import InpaintRequest
+from intarsia import batch
+from intarsia.batch.hashes import Specs, identity
+from intarsia.batch.line import KEYS, Line
+from intarsia.batch.rows import Reader, Row
+from intarsia.batch.settings import Options
+from intarsia.engine.registry import Registry
+from intarsia.engine.request import InpaintRequest
 from tests.batch.conftest import lines
 
 REGISTRY = """
@@ -77,7 +77,7 @@ def registry(tmp_path_factory):
 
 @pytest.fixture
 def spec(registry, monkeypatch):
-    monkeypatch.delenv("INLAY_WEIGHTS", raising=False)
+    monkeypatch.delenv("INTARSIA_WEIGHTS", raising=False)
 
     def make(contents=CONTENTS, options=None, row=None, **changes):
         options = options or Options(weights=str(registry))

@@ -8,13 +8,13 @@ import threading
 
 import pytest
 
-from inlay.batch.crew import Crew
-from inlay.batch.pool import Pool
-from inlay.batch.settings import Options
-from inlay.batch.supply import Supply
-from inlay.engine.access import Access
-from inlay.engine.fetch import fetch
-from inlay.errors import BackendError
+from intarsia.batch.crew import Crew
+from intarsia.batch.pool import Pool
+from intarsia.batch.settings import Options
+from intarsia.batch.supply import Supply
+from intarsia.engine.access import Access
+from intarsia.engine.fetch import fetch
+from intarsia.errors import BackendError
 
 SENTENCE = "thread {} cannot be started: can't start new thread"
 
@@ -41,14 +41,14 @@ def failing(monkeypatch):
 def test_a_pool_ends_the_threads_that_did_start(failing):
     before = threading.active_count()
     failing(2)
-    with pytest.raises(BackendError, match=SENTENCE.format("inlay-codec-2")):
+    with pytest.raises(BackendError, match=SENTENCE.format("intarsia-codec-2")):
         Pool(4, ahead=1)
     assert threading.active_count() == before
 
 
 def test_a_supply(failing):
     failing(0)
-    with pytest.raises(BackendError, match=SENTENCE.format("inlay-supply")):
+    with pytest.raises(BackendError, match=SENTENCE.format("intarsia-supply")):
         Supply([], None, lambda: None)
 
 
@@ -61,7 +61,7 @@ def test_a_crew_ends_the_process_that_nobody_listens_to(failing, monkeypatch, tm
 
     monkeypatch.setattr(subprocess, "Popen", remember)
     failing(0)
-    with pytest.raises(BackendError, match=SENTENCE.format("inlay-listen")):
+    with pytest.raises(BackendError, match=SENTENCE.format("intarsia-listen")):
         Crew(Options(backend="null"), tmp_path, ["cpu"], queue.SimpleQueue())
     [process] = started
     assert process.poll() is not None
@@ -80,5 +80,5 @@ def test_a_crew_without_a_process(monkeypatch, tmp_path):
 
 def test_the_thread_that_resolves_a_host(failing):
     failing(0)
-    with pytest.raises(BackendError, match=SENTENCE.format("inlay-resolver")):
+    with pytest.raises(BackendError, match=SENTENCE.format("intarsia-resolver")):
         fetch("init_image", "http://example.org/x.png", Access())

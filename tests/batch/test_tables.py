@@ -9,12 +9,12 @@ from decimal import Decimal
 
 import pytest
 
-from inlay import batch
-from inlay.batch.cells import FLAGS, PICTURES, TEXTS, WHOLE, CellError, plain, written
-from inlay.batch.line import KEYS
-from inlay.batch.manifest import Manifest
-from inlay.engine.request import InpaintRequest
-from inlay.errors import RequestError
+from intarsia import batch
+from intarsia.batch.cells import FLAGS, PICTURES, TEXTS, WHOLE, CellError, plain, written
+from intarsia.batch.line import KEYS
+from intarsia.batch.manifest import Manifest
+from intarsia.engine.request import InpaintRequest
+from intarsia.errors import RequestError
 from tests.batch.conftest import pictures
 
 GRID = [
@@ -197,7 +197,7 @@ def test_a_picture_as_the_datasets_library_writes_it():
 
 @pytest.fixture
 def parquet():
-    pytest.importorskip("pyarrow", reason="Parquet needs pyarrow: pip install 'inlay[batch]'")
+    pytest.importorskip("pyarrow", reason="Parquet needs pyarrow: pip install 'intarsia[batch]'")
     from pyarrow import parquet
 
     return parquet

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from inlay.batch.crew import Member
-from inlay.batch.jobs import Job
-from inlay.batch.tally import Tally, quantile
+from intarsia.batch.crew import Member
+from intarsia.batch.jobs import Job
+from intarsia.batch.tally import Tally, quantile
 
 
 def ok(pictures, seconds, attempts=1):

@@ -7,10 +7,10 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from inlay import batch
-from inlay.batch.classes import sentence
-from inlay.cli import app
-from inlay.errors import InlayError, RequestError, SourceError, WeightsError
+from intarsia import batch
+from intarsia.batch.classes import sentence
+from intarsia.cli import app
+from intarsia.errors import IntarsiaError, RequestError, SourceError, WeightsError
 from tests.batch.conftest import lines
 
 EVIL = "a\x1b]0;owned\x07\x9b2J\u202eb\u2066\u2028c\nd\re"
@@ -45,7 +45,7 @@ def evil_rows(album):
 
 def called(*arguments):
     done = CliRunner().invoke(app, ["batch", *map(str, arguments)])
-    if isinstance(done.exception, InlayError):
+    if isinstance(done.exception, IntarsiaError):
         return done, str(done.exception)
     return done, ""
 
@@ -127,7 +127,7 @@ def test_what_files_of_a_run_hold_acts_on_no_terminal(tmp_path):
 @pytest.mark.parametrize(
     "error",
     [
-        InlayError(EVIL),
+        IntarsiaError(EVIL),
         RequestError("model", message=EVIL),
         RequestError("model", EVIL, EVIL),
         RequestError(EVIL, EVIL, "known"),

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from inlay import batch
+from intarsia import batch
 from tests.batch.conftest import Album, lines, pictures
 
 if find_spec("onnxruntime") is None and find_spec("torch") is None:
-    pytest.skip("the packaged model needs a backend: pip install 'inlay[cpu]'", allow_module_level=True)
+    pytest.skip("the packaged model needs a backend: pip install 'intarsia[cpu]'", allow_module_level=True)
 
 SCHEDULERS = (
     "EulerDiscreteScheduler",
@@ -73,7 +73,7 @@ def kill_and_compare(tmp_path, photos, count, kills):
     (tmp_path / "album/manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     manifest, out, chance = tmp_path / "album/manifest.jsonl", tmp_path / "out", random.Random(3)
     command, environment = Album(tmp_path, tmp_path).command("run", manifest, "--out", out, "--slots", 4)
-    del environment["INLAY_WEIGHTS"]
+    del environment["INTARSIA_WEIGHTS"]
     for _ in range(kills):
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
         goal = (len(lines(out)) if (out / "results.jsonl").exists() else 0) + chance.randint(1, count // 7)

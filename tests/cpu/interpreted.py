@@ -9,7 +9,7 @@ import pytest
 
 def need_interpreter() -> None:
     """Skip the module where Triton cannot interpret."""
-    pytest.importorskip("torch", reason="needs torch: pip install 'inlay[torch]'")
-    pytest.importorskip("triton", reason="needs triton, which there is for Linux alone: pip install 'inlay[dev]'")
+    pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[torch]'")
+    pytest.importorskip("triton", reason="needs triton, which there is for Linux alone: pip install 'intarsia[dev]'")
     if os.environ.get("TRITON_INTERPRET") != "1":
         pytest.skip("a CUDA device is here: tests/gpu runs the same tests on it", allow_module_level=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="needs torch: pip install 'inlay[torch]'")
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[torch]'")
 
 from torch.nn import functional as F
 
-from inlay.errors import BackendError
-from inlay.kernels import attention
-from inlay.kernels.attention import KERNELS, Choices, attend, shape_of
+from intarsia.errors import BackendError
+from intarsia.kernels import attention
+from intarsia.kernels.attention import KERNELS, Choices, attend, shape_of
 
 QUERY, KEY = torch.randn(2, 3, 10, 8), torch.randn(2, 3, 600, 8)
 

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="needs torch: pip install 'inlay[torch]'")
-pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'inlay[cpu]'")
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[torch]'")
+pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'intarsia[cpu]'")
 
-from inlay.backends.driver import CAPTURE_LOCK
-from inlay.backends.onnx import buffers as onnx_buffers
-from inlay.backends.torch.capture import CudaRecorder, Pace
+from intarsia.backends.driver import CAPTURE_LOCK
+from intarsia.backends.onnx import buffers as onnx_buffers
+from intarsia.backends.torch.capture import CudaRecorder, Pace
 
 
 class Stream:

@@ -7,11 +7,11 @@ import time
 import numpy as np
 import pytest
 
-pytest.importorskip("torch", reason="needs torch: pip install 'inlay[torch]'")
-pytest.importorskip("diffusers", reason="makes its model with diffusers: pip install 'inlay[torch]'")
+pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[torch]'")
+pytest.importorskip("diffusers", reason="makes its model with diffusers: pip install 'intarsia[torch]'")
 
-import inlay
-from inlay.schedulers import NAMES, table
+import intarsia
+from intarsia.schedulers import NAMES, table
 from tests.random_model import write_model, write_registry
 
 SIZE, SLOTS = 64, 8
@@ -41,10 +41,10 @@ def mixed_requests(count, most_steps):
         }
         try:
             table(fields["scheduler"], fields["steps"], karras=fields["karras_sigmas"], strength=fields["strength"])
-        except inlay.RequestError:
+        except intarsia.RequestError:
             continue  # a combination that is refused by name: no step left, or more steps than LCM has
         made.append(
-            inlay.InpaintRequest(
+            intarsia.InpaintRequest(
                 init_image=image, mask_image=mask, width=SIZE, height=SIZE, prompt=f"p{len(made) % 5}", **fields
             )
         )
@@ -62,10 +62,10 @@ def bits(result):
 def test_mixed_requests(registry, count, most_steps):
     """A picture has the bits that it has alone, and the slots are full but for the last requests."""
     requests = mixed_requests(count, most_steps)
-    with inlay.Engine("torch", "cpu", registry, slots=1) as engine:
+    with intarsia.Engine("torch", "cpu", registry, slots=1) as engine:
         alone = [bits(engine.run(request)) for request in requests]
 
-    with inlay.Engine("torch", "cpu", registry, slots=SLOTS) as engine:
+    with intarsia.Engine("torch", "cpu", registry, slots=SLOTS) as engine:
         tickets = []
         for place, request in enumerate(requests):
             tickets.append(engine.submit(request))
@@ -88,7 +88,7 @@ def test_mixed_requests(registry, count, most_steps):
 
 def test_cancelling_some_in_the_middle(registry):
     chosen = mixed_requests(18, 24)
-    with inlay.Engine("torch", "cpu", registry, slots=SLOTS) as engine:
+    with intarsia.Engine("torch", "cpu", registry, slots=SLOTS) as engine:
         expected = [bits(engine.run(request)) for request in chosen]
         before = engine.counters.lane_rows
         tickets = [engine.submit(request) for request in chosen]
@@ -99,7 +99,7 @@ def test_cancelling_some_in_the_middle(registry):
         for place, ticket in enumerate(tickets):
             try:
                 assert bits(ticket.result()) == expected[place], chosen[place].scheduler
-            except inlay.Cancelled:
+            except intarsia.Cancelled:
                 assert ticket in leaving
                 assert not ticket.generated or len(ticket.generated) < chosen[place].samples
         spent = engine.counters.lane_rows - before

@@ -9,20 +9,20 @@ import sys
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="needs torch: pip install 'inlay[torch]'")
-transformers = pytest.importorskip("transformers", reason="needs transformers: pip install 'inlay[torch]'")
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[torch]'")
+transformers = pytest.importorskip("transformers", reason="needs transformers: pip install 'intarsia[torch]'")
 
 from safetensors.torch import save_file
 
-from inlay.errors import WeightsError
-from inlay.models.clip_config import is_projected, read_checker_shape, read_text_shape, read_vision_shape
-from inlay.models.clip_pictures import load_preprocessing
-from inlay.models.ip_adapter_files import load_ip_adapter
-from inlay.models.loading import build_unet, build_vae, load_pipeline_parts, load_unet, load_vae, read_index
-from inlay.models.safety import SafetyNetwork, load_safety_checker
-from inlay.models.tokens import load_tokens
-from inlay.models.vae_kl import AutoencoderKL, KLConfig
-from inlay.schedulers import NoiseSchedule
+from intarsia.errors import WeightsError
+from intarsia.models.clip_config import is_projected, read_checker_shape, read_text_shape, read_vision_shape
+from intarsia.models.clip_pictures import load_preprocessing
+from intarsia.models.ip_adapter_files import load_ip_adapter
+from intarsia.models.loading import build_unet, build_vae, load_pipeline_parts, load_unet, load_vae, read_index
+from intarsia.models.safety import SafetyNetwork, load_safety_checker
+from intarsia.models.tokens import load_tokens
+from intarsia.models.vae_kl import AutoencoderKL, KLConfig
+from intarsia.schedulers import NoiseSchedule
 from tests.small_folder import KL, SCHEDULER, TINY, UNET, write_network, write_small_model
 
 VALUES = [None, True, "text", "", [], ["x"], [1, 2, 3, 4, 5], {}, {"a": 1}, 0, -1, -5, 0.5, 1e300, 10**7, 10**9, 10**30]
@@ -282,7 +282,7 @@ def test_nothing_in_a_models_configs_names_code_to_load(model, tmp_path, hub):
 
 
 def test_nothing_in_an_image_encoders_config_names_code_to_load(tmp_path, hub):
-    diffusers = pytest.importorskip("diffusers", reason="makes its UNet with diffusers: pip install 'inlay[torch]'")
+    diffusers = pytest.importorskip("diffusers", reason="makes its UNet with diffusers: pip install 'intarsia[torch]'")
     from tests import adapters
 
     theirs = diffusers.UNet2DConditionModel(**{key: value for key, value in UNET.items() if key[0] != "_"})

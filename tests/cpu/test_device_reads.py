@@ -8,16 +8,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="needs torch: pip install 'inlay[torch]'")
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[torch]'")
 
 from benchmarks.networks import Weights, unet_config, vae_config
-from inlay.backends.protocol import Inputs, Step
-from inlay.backends.torch.session import TorchSession
-from inlay.models.loading import Parts
-from inlay.models.text import TextEncoding
-from inlay.models.unet import UNet
-from inlay.models.vae_kl import AutoencoderKL
-from inlay.schedulers import NAMES, table
+from intarsia.backends.protocol import Inputs, Step
+from intarsia.backends.torch.session import TorchSession
+from intarsia.models.loading import Parts
+from intarsia.models.text import TextEncoding
+from intarsia.models.unet import UNet
+from intarsia.models.vae_kl import AutoencoderKL
+from intarsia.schedulers import NAMES, table
 
 META = torch.device("meta")
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("torch", reason="needs torch: pip install 'inlay[torch]'")
+pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[torch]'")
 jsonschema = pytest.importorskip("jsonschema", reason="needs jsonschema: pip install -e '.[dev]'")
 
-import inlay
-from inlay.engine.canvas import CanvasOptions, prepare
-from inlay.engine.sources import open_picture
+import intarsia
+from intarsia.engine.canvas import CanvasOptions, prepare
+from intarsia.engine.sources import open_picture
 from tests.documents import ENDPOINTS, PICTURES, document, example, serving_pictures
 
 
@@ -24,9 +24,9 @@ def address():
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("INLAY_WEIGHTS", raising=False)
+        patch.delenv("INTARSIA_WEIGHTS", raising=False)
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
-        with inlay.Engine("torch", "cpu", allow_private_urls=True) as opened:
+        with intarsia.Engine("torch", "cpu", allow_private_urls=True) as opened:
             yield opened
 
 

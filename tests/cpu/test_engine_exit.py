@@ -12,7 +12,7 @@ import pytest
 from tests.processes import BEGIN
 
 EXIT = """
-engine = inlay.Engine(sys.argv[1], "cpu")
+engine = intarsia.Engine(sys.argv[1], "cpu")
 tickets = [engine.submit(request(seed, steps=150, width=192, height=192, prompt="x")) for seed in range(8)]
 next(tickets[0].progress())
 sys.exit(7)

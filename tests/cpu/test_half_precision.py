@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="needs torch: pip install 'inlay[torch]'")
-diffusers = pytest.importorskip("diffusers", reason="compares with diffusers: pip install 'inlay[torch]'")
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[torch]'")
+diffusers = pytest.importorskip("diffusers", reason="compares with diffusers: pip install 'intarsia[torch]'")
 pytest.importorskip("triton", reason="interprets the fused kernels: pip install triton")
 
-from inlay.models.layers import use_kernels
-from inlay.models.loading import load_unet
+from intarsia.models.layers import use_kernels
+from intarsia.models.loading import load_unet
 from tests.random_model import write_model
 
 

@@ -10,21 +10,21 @@ from pathlib import Path
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="needs torch: pip install 'inlay[torch]'")
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[torch]'")
 
-from inlay.backends.torch.counting import count
-from inlay.errors import BackendError
-from inlay.kernels import launch
-from inlay.kernels.geglu import geglu, geglu_reference
-from inlay.kernels.launch import Kernel, fused_wanted, pick_kernels
-from inlay.models.layers import GatedProjection, GroupNorm, LayerNorm, use_kernels
+from intarsia.backends.torch.counting import count
+from intarsia.errors import BackendError
+from intarsia.kernels import launch
+from intarsia.kernels.geglu import geglu, geglu_reference
+from intarsia.kernels.launch import Kernel, fused_wanted, pick_kernels
+from intarsia.models.layers import GatedProjection, GroupNorm, LayerNorm, use_kernels
 
 ROOT = Path(__file__).parents[2]
 
 
 def run(module, cache):
     """What a module prints that has Triton to itself, uninterpreted."""
-    pytest.importorskip("triton", reason="needs triton, which there is for Linux alone: pip install 'inlay[dev]'")
+    pytest.importorskip("triton", reason="needs triton, which there is for Linux alone: pip install 'intarsia[dev]'")
     kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
         [sys.executable, "-m", f"tests.kernels.{module}"],

@@ -8,10 +8,10 @@ import pytest
 from tests.cpu.interpreted import need_interpreter
 
 need_interpreter()
-pytest.importorskip("diffusers", reason="makes its model with diffusers: pip install 'inlay[torch]'")
+pytest.importorskip("diffusers", reason="makes its model with diffusers: pip install 'intarsia[torch]'")
 
-import inlay
-from inlay.engine.resolve import resolve
+import intarsia
+from intarsia.engine.resolve import resolve
 from tests.random_model import write_model, write_registry
 
 SIZE = 64
@@ -22,18 +22,18 @@ def test_fused_and_plain_sessions_paint_the_same(tmp_path):
     image = np.random.default_rng(2).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
     mask = np.zeros((SIZE, SIZE), np.uint8)
     mask[10:50, 12:52] = 255
-    request = inlay.InpaintRequest(
+    request = intarsia.InpaintRequest(
         init_image=image, mask_image=mask, width=SIZE, height=SIZE, prompt="ab", seed=3, steps=2,
         scheduler="EulerAncestralDiscreteScheduler", strength=1.0, guidance_scale=3.0, mask_blur=2.0,
     )  # fmt: skip
     results = []
     for kernels in ("plain", "fused"):
-        with inlay.Engine("torch", "cpu", registry, kernels=kernels) as engine:
+        with intarsia.Engine("torch", "cpu", registry, kernels=kernels) as engine:
             results.append(engine.run(request))
     assert [result.ran["kernels"] for result in results] == ["plain", "fused"]
     for kind in ("generated", "images"):
         one, other = (np.asarray(getattr(result, kind)[0], np.int16) for result in results)
         assert np.abs(one - other).max() <= 1, "float32 in another order: at most one level after rounding"
-    outside = ~resolve(request, inlay.Registry(registry)).canvas.touched()
+    outside = ~resolve(request, intarsia.Registry(registry)).canvas.touched()
     assert 0.1 < outside.mean() < 0.9
     np.testing.assert_array_equal(np.asarray(results[1].images[0])[outside], image[outside])

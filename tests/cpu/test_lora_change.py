@@ -7,17 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="needs torch: pip install 'inlay[torch]'")
-pytest.importorskip("diffusers", reason="makes its models with diffusers: pip install 'inlay[torch]'")
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[torch]'")
+pytest.importorskip("diffusers", reason="makes its models with diffusers: pip install 'intarsia[torch]'")
 
 from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
 from transformers import CLIPTextModel
 
-import inlay
-from inlay import Lora
-from inlay.backends.torch.backend import TorchBackend
-from inlay.engine import worker
+import intarsia
+from intarsia import Lora
+from intarsia.backends.torch.backend import TorchBackend
+from intarsia.engine import worker
 from tests import adapters
 from tests.noise_request import noise_request
 from tests.random_model import write_model
@@ -75,13 +75,13 @@ def expected(weights):
     """Each setting's picture from an engine of its own."""
     made = []
     for loras in SETTINGS:
-        with inlay.Engine("torch", "cpu", weights) as engine:
+        with intarsia.Engine("torch", "cpu", weights) as engine:
             made.append(drawn(engine.run(ask(loras))))
     return made
 
 
 def test_a_change_is_to_the_bit_a_fresh_load_and_happens_in_place(weights, opened, expected):
-    with inlay.Engine("torch", "cpu", weights) as engine:
+    with intarsia.Engine("torch", "cpu", weights) as engine:
         engine.run(ask())
         places = {name: tensor.data_ptr() for name, tensor in opened[0].parts.unet.state_dict().items()}
         for place in (1, 2, 3, 1, 0):
@@ -92,9 +92,9 @@ def test_a_change_is_to_the_bit_a_fresh_load_and_happens_in_place(weights, opene
 
 
 def test_one_that_does_not_fit_leaves_the_session_as_it_was(weights, opened, expected):
-    with inlay.Engine("torch", "cpu", weights) as engine:
+    with intarsia.Engine("torch", "cpu", weights) as engine:
         np.testing.assert_array_equal(drawn(engine.run(ask(SETTINGS[1]))), expected[1])
-        with pytest.raises(inlay.WeightsError, match="stranger"):
+        with pytest.raises(intarsia.WeightsError, match="stranger"):
             engine.run(ask((Lora(id="stranger"),)))
         np.testing.assert_array_equal(drawn(engine.run(ask(SETTINGS[1]))), expected[1])
     assert len(opened) == 1
@@ -102,7 +102,7 @@ def test_one_that_does_not_fit_leaves_the_session_as_it_was(weights, opened, exp
 
 def test_a_model_in_use_is_not_changed_under_its_lanes(weights, opened, expected, monkeypatch):
     monkeypatch.setattr(worker, "PATIENCE", 1)  # requests take turns, so that all are in flight at once
-    with inlay.Engine("torch", "cpu", weights) as engine:
+    with intarsia.Engine("torch", "cpu", weights) as engine:
         tickets = [engine.submit(ask(loras)) for loras in SETTINGS]
         for ticket, wanted in zip(tickets, expected, strict=True):
             np.testing.assert_array_equal(drawn(ticket.result()), wanted)
@@ -110,7 +110,7 @@ def test_a_model_in_use_is_not_changed_under_its_lanes(weights, opened, expected
 
 
 def test_another_model_is_another_session(weights, opened):
-    with inlay.Engine("torch", "cpu", weights) as engine:
+    with intarsia.Engine("torch", "cpu", weights) as engine:
         engine.run(ask())
         (session,) = opened
         assert not session.adapt(replace(session.opening, model="other"))

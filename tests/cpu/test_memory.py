@@ -5,18 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="needs torch: pip install 'inlay[torch]'")
-pytest.importorskip("diffusers", reason="makes its model with diffusers: pip install 'inlay[torch]'")
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[torch]'")
+pytest.importorskip("diffusers", reason="makes its model with diffusers: pip install 'intarsia[torch]'")
 
 from torch.nn import functional as F
 
-import inlay
-from inlay.backends.torch import device as devices
-from inlay.backends.torch import memory
-from inlay.backends.torch.backend import TorchBackend
-from inlay.backends.torch.memory import Attempt, Memory, what_would_fit
-from inlay.backends.torch.tiles import Tiling, in_tiles
-from inlay.models.vae_tiny import AutoencoderTiny
+import intarsia
+from intarsia.backends.torch import device as devices
+from intarsia.backends.torch import memory
+from intarsia.backends.torch.backend import TorchBackend
+from intarsia.backends.torch.memory import Attempt, Memory, what_would_fit
+from intarsia.backends.torch.tiles import Tiling, in_tiles
+from intarsia.models.vae_tiny import AutoencoderTiny
 from tests.random_model import write_model, write_registry
 
 GIB = 2**30
@@ -65,7 +65,7 @@ def ask():
 
     def make(**fields):
         defaults = {"prompt": "ab", "seed": 5, "steps": 3, "width": 256, "height": 320}
-        return inlay.InpaintRequest(init_image=ramp.astype(np.uint8), mask_image=mask, **{**defaults, **fields})
+        return intarsia.InpaintRequest(init_image=ramp.astype(np.uint8), mask_image=mask, **{**defaults, **fields})
 
     return make
 
@@ -93,7 +93,7 @@ def short(monkeypatch):
 @pytest.mark.parametrize("name", ["encode", "decode"])
 def test_what_does_not_fit_is_done_in_tiles_and_said(models, ask, short, name):
     set_limit, calls = short
-    with inlay.Engine("torch", "cpu", models) as engine:
+    with intarsia.Engine("torch", "cpu", models) as engine:
         whole = engine.run(ask())
         assert not whole.runtime.notes
         set_limit(name, 256 * 320 - 1)
@@ -116,9 +116,9 @@ def test_what_does_not_fit_in_tiles_either_says_what_would(models, ask, short, m
     set_limit("decode", 64)
     monkeypatch.setattr(devices, "measured", lambda error, device: Memory(6 * GIB, 2 * GIB, 8 * GIB))
     with (
-        inlay.Engine("torch", "cpu", models) as engine,
+        intarsia.Engine("torch", "cpu", models) as engine,
         pytest.raises(
-            inlay.OutOfMemory, match="while trying to decode a picture: 256x320 needs 8,192 MiB or more"
+            intarsia.OutOfMemory, match="while trying to decode a picture: 256x320 needs 8,192 MiB or more"
         ) as caught,
     ):
         engine.run(ask())
@@ -127,15 +127,15 @@ def test_what_does_not_fit_in_tiles_either_says_what_would(models, ask, short, m
 
 
 def test_a_network_that_does_not_fit_says_how_many_slots_would(models, ask, monkeypatch):
-    from inlay.models.unet import UNet
+    from intarsia.models.unet import UNet
 
     def refuse(self, *_):
         raise torch.OutOfMemoryError(MESSAGE)
 
     monkeypatch.setattr(UNet, "forward", refuse)
-    with inlay.Engine("torch", "cpu", models) as engine:
+    with intarsia.Engine("torch", "cpu", models) as engine:
         with pytest.raises(
-            inlay.OutOfMemory, match="evaluate the network: 256x320 in 4 slots is too much; a smaller width"
+            intarsia.OutOfMemory, match="evaluate the network: 256x320 in 4 slots is too much; a smaller width"
         ):
             engine.run(ask(samples=4))
         monkeypatch.undo()
@@ -184,11 +184,11 @@ def test_memory_is_told_from_other_failures(error, expected):
 
 def test_other_failures_are_in_our_words():
     with (
-        pytest.raises(inlay.BackendError, match="torch failed to try on cpu: no such thing") as caught,
+        pytest.raises(intarsia.BackendError, match="torch failed to try on cpu: no such thing") as caught,
         devices.translated("try", torch.device("cpu")),
     ):
         raise RuntimeError("no such thing\nmore")
-    assert not isinstance(caught.value, inlay.OutOfMemory)
+    assert not isinstance(caught.value, intarsia.OutOfMemory)
 
 
 # What is missing.
@@ -197,8 +197,8 @@ def test_other_failures_are_in_our_words():
 def test_a_torch_without_cuda_is_named(monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(inlay.BackendError, match=r"device cuda is not available: torch .* is built without CUDA"):
-        inlay.Engine("torch", "cuda")
+    with pytest.raises(intarsia.BackendError, match=r"device cuda is not available: torch .* is built without CUDA"):
+        intarsia.Engine("torch", "cuda")
 
 
 def test_a_missing_driver_is_named(monkeypatch):
@@ -209,9 +209,9 @@ def test_a_missing_driver_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "init", init)
     with pytest.raises(
-        inlay.BackendError, match=r"cannot use a driver for CUDA 13\.0: Found no NVIDIA driver on your system"
+        intarsia.BackendError, match=r"cannot use a driver for CUDA 13\.0: Found no NVIDIA driver on your system"
     ):
-        inlay.Engine("torch", "cuda:1")
+        intarsia.Engine("torch", "cuda:1")
 
 
 def test_a_device_too_few_is_counted(monkeypatch):
@@ -219,49 +219,52 @@ def test_a_device_too_few_is_counted(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "init", lambda: None)
-    with pytest.raises(inlay.BackendError, match="cuda:3 is not available: this machine has 1 CUDA devices for torch"):
-        inlay.Engine("torch", "cuda:3")
+    with pytest.raises(
+        intarsia.BackendError, match="cuda:3 is not available: this machine has 1 CUDA devices for torch"
+    ):
+        intarsia.Engine("torch", "cuda:3")
 
 
 # What may be chosen, and what is recorded.
 
 
 def test_capture_is_for_a_gpu(models, ask):
-    with pytest.raises(inlay.BackendError, match="capture must be auto, on or off, not 'yes'"):
-        inlay.Engine("torch", "cpu", capture="yes")
+    with pytest.raises(intarsia.BackendError, match="capture must be auto, on or off, not 'yes'"):
+        intarsia.Engine("torch", "cpu", capture="yes")
     with (
-        inlay.Engine("torch", "cpu", models, capture="on") as engine,
+        intarsia.Engine("torch", "cpu", models, capture="on") as engine,
         pytest.raises(
-            inlay.BackendError, match="captured steps need fused kernels on a CUDA device; here are plain ones on cpu"
+            intarsia.BackendError,
+            match="captured steps need fused kernels on a CUDA device; here are plain ones on cpu",
         ),
     ):
         engine.run(ask())
     with (
-        inlay.Engine("null", "cpu", models, capture="on") as engine,
-        pytest.raises(inlay.BackendError, match="the null backend has no steps to capture"),
+        intarsia.Engine("null", "cpu", models, capture="on") as engine,
+        pytest.raises(intarsia.BackendError, match="the null backend has no steps to capture"),
     ):
         engine.run(ask())
 
 
 def test_results_say_what_ran(models, ask):
-    with inlay.Engine("torch", "cpu", models, capture="off") as engine:
+    with intarsia.Engine("torch", "cpu", models, capture="off") as engine:
         ran = engine.run(ask()).ran
     assert (ran["backend"], ran["kernels"], ran["capture"]) == ("torch", "plain", "off")
     assert ran["attention"] == (("every shape", "torch's default"),)
-    with inlay.Engine("torch", "cpu", models) as engine:
+    with intarsia.Engine("torch", "cpu", models) as engine:
         assert engine.run(ask(strength=0.0)).ran == {}
 
 
 @pytest.mark.parametrize("slots", [0, 65, -1, 2.0, True, "8"])
 def test_slots_out_of_range(slots):
-    with pytest.raises(inlay.RequestError, match="slots must be an integer between 1 and 64"):
-        inlay.Engine("null", slots=slots)
+    with pytest.raises(intarsia.RequestError, match="slots must be an integer between 1 and 64"):
+        intarsia.Engine("null", slots=slots)
 
 
 def test_pasting_on_the_device_is_the_engines_to_the_byte(models):
-    from inlay.engine.parts import Parts, opening
-    from inlay.engine.paste import blend
-    from inlay.engine.registry import Registry
+    from intarsia.engine.parts import Parts, opening
+    from intarsia.engine.paste import blend
+    from intarsia.engine.registry import Registry
 
     rng = np.random.default_rng(0)
     base, over = rng.integers(0, 256, (2, 300, 256, 3), np.uint8)

@@ -7,15 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="needs torch: pip install 'inlay[torch]'")
-pytest.importorskip("diffusers", reason="makes its model with diffusers: pip install 'inlay[torch]'")
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[torch]'")
+pytest.importorskip("diffusers", reason="makes its model with diffusers: pip install 'intarsia[torch]'")
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-import inlay
-from inlay.models.attention import SelfAttention
-from inlay.models.merging import LevelMerging, Matcher, Merging, draw_choices, find_regions, level_mergings
+import intarsia
+from intarsia.models.attention import SelfAttention
+from intarsia.models.merging import LevelMerging, Matcher, Merging, draw_choices, find_regions, level_mergings
 from tests.noise_request import noise_request
 from tests.random_model import write_model, write_registry
 
@@ -148,7 +148,7 @@ def test_levels_see_the_mask_at_their_own_size():
     ],
 )
 def test_settings_out_of_range(fields, words):
-    with pytest.raises(inlay.RequestError, match=words):
+    with pytest.raises(intarsia.RequestError, match=words):
         Merging(**fields)
 
 
@@ -206,7 +206,7 @@ def models(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def engine(models):
-    with inlay.Engine("torch", "cpu", models) as opened:
+    with intarsia.Engine("torch", "cpu", models) as opened:
         yield opened
 
 
@@ -243,7 +243,7 @@ def test_lanes_of_other_masks_are_evaluated_apart_where_lanes_are_batched(engine
     small[100:, :20] = 255
     requests = [ask(token_merging=0.5, samples=2), ask(token_merging=0.5, mask_image=small, seed=9)]
     alone = [np.asarray(engine.run(request).generated[0], np.int16) for request in requests]
-    with inlay.Engine("torch", "cpu", models, deterministic=False) as together:
+    with intarsia.Engine("torch", "cpu", models, deterministic=False) as together:
         tickets = [together.submit(request) for request in requests]
         batched = [np.asarray(ticket.result().generated[0], np.int16) for ticket in tickets]
     for one, other in zip(alone, batched, strict=True):

@@ -10,25 +10,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'inlay[cpu]'")
-pytest.importorskip("torch", reason="compares with torch: pip install 'inlay[torch]'")
+pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'intarsia[cpu]'")
+pytest.importorskip("torch", reason="compares with torch: pip install 'intarsia[torch]'")
 
-import inlay
-from inlay.backends.onnx.relocate import find_root, relocated
-from inlay.engine.parts import Parts, opening
-from inlay.engine.registry import Registry
+import intarsia
+from intarsia.backends.onnx.relocate import find_root, relocated
+from intarsia.engine.parts import Parts, opening
+from intarsia.engine.registry import Registry
 from tests.noise_request import noise_request
 
-TINY = Path(inlay.__file__).parent / "assets" / "inlay-tiny"
-GRAPHS = Path(inlay.__file__).parent / "assets" / "graphs"
+TINY = Path(intarsia.__file__).parent / "assets" / "intarsia-tiny"
+GRAPHS = Path(intarsia.__file__).parent / "assets" / "graphs"
 UNET = Path("unet", "diffusion_pytorch_model.safetensors")
 SMALL = {"size": 64, "rows": slice(16, 40), "columns": slice(16, 40), "steps": 2}
 
 
 @pytest.fixture(autouse=True)
 def _on_a_cpu(monkeypatch, tmp_path):
-    monkeypatch.setattr("inlay.backends.protocol.gpu_count", lambda: 0)
-    monkeypatch.setenv("INLAY_GRAPHS", str(tmp_path / "graphs"))
+    monkeypatch.setattr("intarsia.backends.protocol.gpu_count", lambda: 0)
+    monkeypatch.setenv("INTARSIA_GRAPHS", str(tmp_path / "graphs"))
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def folder(tmp_path):
 
 
 def run(folder, backend, **fields):
-    with inlay.Engine(backend, "cpu", folder.parent / "weights.toml") as engine:
+    with intarsia.Engine(backend, "cpu", folder.parent / "weights.toml") as engine:
         return engine.run(noise_request(**SMALL, **fields))
 
 
@@ -56,7 +56,7 @@ def plain():
     """What the packaged model draws, by backend."""
     found = {}
     for backend in ("onnx", "torch"):
-        with inlay.Engine(backend, "cpu") as engine:
+        with intarsia.Engine(backend, "cpu") as engine:
             found[backend] = drawn(engine.run(noise_request(**SMALL)))
     return found
 
@@ -102,7 +102,7 @@ def test_a_model_of_links_is_the_model(folder, tmp_path, plain, link):
 
 
 def test_graphs_with_other_places_are_otherwise_the_same():
-    onnx = pytest.importorskip("onnx", reason="reads graphs with onnx: pip install 'inlay[export]'")
+    onnx = pytest.importorskip("onnx", reason="reads graphs with onnx: pip install 'intarsia[export]'")
     for path in sorted(GRAPHS.rglob("*.onnx")):
         graph = onnx.load(path, load_external_data=False)
         names = {entry.value for tensor in tensors(graph.graph) for entry in tensor.external_data if is_place(entry)}
@@ -112,9 +112,9 @@ def test_graphs_with_other_places_are_otherwise_the_same():
             for entry in tensor.external_data:
                 entry.value = places[entry.value] if is_place(entry) else entry.value
         assert moved == graph, path
-    with pytest.raises(inlay.WeightsError, match="cannot be found again"):
+    with pytest.raises(intarsia.WeightsError, match="cannot be found again"):
         relocated(path.read_bytes(), {})
-    with pytest.raises(inlay.WeightsError, match="cannot be found again"):
+    with pytest.raises(intarsia.WeightsError, match="cannot be found again"):
         relocated(path.read_bytes()[:-1], places)
 
 
@@ -162,7 +162,7 @@ def test_where_auto_takes_torch_the_result_says_why(folder):
     path.write_text(path.read_text() + " ")  # of no meaning, but no graphs were made of this
     result = run(folder, "auto")
     assert result.runtime.backend == "torch"
-    sentence = "made with torch: backend onnx has no graphs that fit the files of mine (see inlay export)"
+    sentence = "made with torch: backend onnx has no graphs that fit the files of mine (see intarsia export)"
     assert result.warnings == (sentence,)
     assert run(folder, "torch").warnings == ()
 
@@ -186,12 +186,12 @@ def test_what_is_left_out_of_a_lora_is_in_every_result(folder, ink, plain):
         "embeddings that were trained with it (1 tensor: bundle_emb.t.clip_l)"
     )
     why = "made with torch: backend onnx cannot run mine with LoRAs"
-    with inlay.Engine("torch", "cpu", folder.parent / "weights.toml") as engine:
+    with intarsia.Engine("torch", "cpu", folder.parent / "weights.toml") as engine:
         for fields, expected in (({}, ()), (ink, (left,)), ({}, ()), (ink, (left,))):
             result = engine.run(noise_request(**SMALL, **fields))
             assert result.warnings == expected
             assert np.array_equal(drawn(result), plain["torch"]) == (not fields)
-    with inlay.Engine("auto", "cpu", folder.parent / "weights.toml") as engine:
+    with intarsia.Engine("auto", "cpu", folder.parent / "weights.toml") as engine:
         for fields, expected in (({}, ()), (ink, (why, left)), ({}, ())):
             result = engine.run(noise_request(**SMALL, **fields))
             assert result.warnings == expected
@@ -199,7 +199,7 @@ def test_what_is_left_out_of_a_lora_is_in_every_result(folder, ink, plain):
 
 def test_what_ran_before_does_not_choose_the_backend(folder, ink, plain):
     """A session that is open with a LoRA is not taken for a request without one, where auto would take the other."""
-    with inlay.Engine("auto", "cpu", folder.parent / "weights.toml") as engine:
+    with intarsia.Engine("auto", "cpu", folder.parent / "weights.toml") as engine:
         assert engine.run(noise_request(**SMALL, **ink)).runtime.backend == "torch"
         result = engine.run(noise_request(**SMALL))
     assert result.runtime.backend == "onnx"
@@ -208,12 +208,12 @@ def test_what_ran_before_does_not_choose_the_backend(folder, ink, plain):
 
 def refusals(folder):
     """What each backend says to the folder; nothing is drawn."""
-    from inlay.backends.onnx.session import OnnxBackend
-    from inlay.backends.torch.backend import TorchBackend
+    from intarsia.backends.onnx.session import OnnxBackend
+    from intarsia.backends.torch.backend import TorchBackend
 
     entry = Registry(folder.parent / "weights.toml").find("mine")
     for kind in (OnnxBackend, TorchBackend):
-        with pytest.raises(inlay.WeightsError) as caught:
+        with pytest.raises(intarsia.WeightsError) as caught:
             kind("cpu", None).open(opening(entry, Parts()))
         yield str(caught.value)
 
@@ -233,7 +233,7 @@ def test_half_a_copy_is_refused_in_the_same_words(folder, missing):
 def test_a_model_without_its_schedule_is_refused_by_every_backend(folder):
     shutil.rmtree(folder / "scheduler")
     for backend in ("auto", "onnx", "torch"):
-        with pytest.raises(inlay.WeightsError, match=r"scheduler/scheduler_config\.json: no such file"):
+        with pytest.raises(intarsia.WeightsError, match=r"scheduler/scheduler_config\.json: no such file"):
             run(folder, backend)
 
 
@@ -293,7 +293,7 @@ TOKENIZERS = {
 def test_tokens_are_transformers_own_whatever_the_folder_says(folder, kind, form):
     from transformers import CLIPTokenizer
 
-    from inlay.models.tokens import load_tokens
+    from intarsia.models.tokens import load_tokens
 
     place = folder / "tokenizer"
     for name, fields in TOKENIZERS[kind].items():
@@ -312,7 +312,7 @@ def test_tokens_that_were_added_are_one_each(folder):
     """As a folder is after textual inversion: the vocabulary ends, and a token stands behind it."""
     from transformers import CLIPTokenizer
 
-    from inlay.models.tokens import load_tokens
+    from intarsia.models.tokens import load_tokens
 
     theirs = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
     before = len(theirs)
@@ -325,5 +325,5 @@ def test_tokens_that_were_added_are_one_each(folder):
     for text in ("a <cat-toy> here", "sks", "SKS sksx a"):
         assert ours.encode(text)[0][0, : len(again(text).input_ids)].tolist() == again(text).input_ids
     assert before in ours.encode("a <cat-toy> here")[0]
-    with pytest.raises(inlay.WeightsError, match=f"has a token {before + 1}, and the text encoder's vocab_size is"):
+    with pytest.raises(intarsia.WeightsError, match=f"has a token {before + 1}, and the text encoder's vocab_size is"):
         load_tokens(folder / "saved", 77, before + 1)

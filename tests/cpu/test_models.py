@@ -6,12 +6,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from inlay.errors import WeightsError
-from inlay.models.attention import feature_map, tokens_of
-from inlay.models.embeddings import sinusoid
-from inlay.models.unet import UNet
-from inlay.models.unet_config import UNetConfig
-from inlay.models.vae_kl import AutoencoderKL, KLConfig
+from intarsia.errors import WeightsError
+from intarsia.models.attention import feature_map, tokens_of
+from intarsia.models.embeddings import sinusoid
+from intarsia.models.unet import UNet
+from intarsia.models.unet_config import UNetConfig
+from intarsia.models.vae_kl import AutoencoderKL, KLConfig
 
 SMALL = UNetConfig(
     block_out_channels=(16, 32),
@@ -141,7 +141,7 @@ def test_a_shrunk_autoencoder_gives_the_same_bits(layers):
 
 
 def test_missing_added_conditioning_is_an_error():
-    from inlay.models.configs import SDXL
+    from intarsia.models.configs import SDXL
 
     with torch.device("meta"):
         unet = UNet(SDXL)

@@ -15,11 +15,11 @@ pytest.importorskip("transformers")
 
 from safetensors.torch import load_file, save_file
 
-from inlay.errors import WeightsError
-from inlay.models.loading import load_pipeline_parts, load_vae
-from inlay.models.unet import UNet
-from inlay.models.unet_config import UNetConfig
-from inlay.models.vae_kl import AutoencoderKL, KLConfig
+from intarsia.errors import WeightsError
+from intarsia.models.loading import load_pipeline_parts, load_vae
+from intarsia.models.unet import UNet
+from intarsia.models.unet_config import UNetConfig
+from intarsia.models.vae_kl import AutoencoderKL, KLConfig
 from tests.small_folder import KL, UNET, WEIGHTS, write_network, write_small_model
 
 CPU = torch.device("cpu")

@@ -7,16 +7,16 @@ import time
 import numpy as np
 import pytest
 
-pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'inlay[cpu]'")
-pytest.importorskip("torch", reason="compares with torch: pip install 'inlay[torch]'")
+pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'intarsia[cpu]'")
+pytest.importorskip("torch", reason="compares with torch: pip install 'intarsia[torch]'")
 
 import torch
 
-import inlay
-from inlay.backends.onnx.device import Device
-from inlay.backends.onnx.graphs import find_graphs
-from inlay.models.loading import load_vae
-from inlay.schedulers import NAMES
+import intarsia
+from intarsia.backends.onnx.device import Device
+from intarsia.backends.onnx.graphs import find_graphs
+from intarsia.models.loading import load_vae
+from intarsia.schedulers import NAMES
 from tools.train_tiny.scenes import MEASURING, draw_scene
 
 SIZE = 256
@@ -26,7 +26,7 @@ ALIKE = 45.0
 
 @pytest.fixture(scope="module")
 def engines():
-    with inlay.Engine("torch", "cpu") as torch, inlay.Engine("onnx", "cpu") as onnx:
+    with intarsia.Engine("torch", "cpu") as torch, intarsia.Engine("onnx", "cpu") as onnx:
         yield torch, onnx
 
 
@@ -43,7 +43,7 @@ def ask():
         defaults = {"prompt": scene.caption, "steps": 4, "strength": 1.0, "guidance_scale": 4.0, "seed": 11}
         size = {"width": SIZE, "height": SIZE}
         given = {"init_image": scene.background, "mask_image": scene.mask}
-        return inlay.InpaintRequest(**{**defaults, **given, **size, **fields})
+        return intarsia.InpaintRequest(**{**defaults, **given, **size, **fields})
 
     return make
 
@@ -138,18 +138,18 @@ def test_progress_and_cancellation_between_steps(onnx, ask):
     assert next(steps).steps == 150
     ticket.cancel()
     began = time.monotonic()
-    with pytest.raises(inlay.Cancelled):
+    with pytest.raises(intarsia.Cancelled):
         ticket.result(timeout=60)
     assert time.monotonic() - began < 60
     assert not ticket.generated
 
 
 def test_the_safety_checker_decides_as_torchs_does(engines, onnx, ask):
-    from inlay.backends.onnx.session import OnnxBackend
-    from inlay.backends.torch.backend import TorchBackend
+    from intarsia.backends.onnx.session import OnnxBackend
+    from intarsia.backends.torch.backend import TorchBackend
     from tools.train_safety.pictures import KINDS, draw_example
 
-    folder = onnx.registry.part("safety", "inlay-tiny-safety").path
+    folder = onnx.registry.part("safety", "intarsia-tiny-safety").path
     pictures = [draw_example("measure", index, kind).picture for kind in KINDS for index in range(3)]
     pictures += [np.concatenate([each, each[:, ::-1]], axis=1) for each in pictures[:2]]  # several windows
     found = [kind("cpu", None).open_checker(folder).check(pictures) for kind in (OnnxBackend, TorchBackend)]
@@ -161,7 +161,7 @@ def test_the_safety_checker_decides_as_torchs_does(engines, onnx, ask):
 def test_what_it_cannot_do_is_refused_by_name(ask):
     for arguments, sentence in (({"kernels": "fused"}, "fused kernels"), ({"capture": "on"}, "captured steps")):
         with (
-            inlay.Engine("onnx", "cpu", **arguments) as engine,
-            pytest.raises(inlay.BackendError, match=f"backend onnx cannot run inlay-tiny with {sentence}"),
+            intarsia.Engine("onnx", "cpu", **arguments) as engine,
+            pytest.raises(intarsia.BackendError, match=f"backend onnx cannot run intarsia-tiny with {sentence}"),
         ):
             engine.run(ask())

@@ -10,12 +10,12 @@ import pytest
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
-import inlay
-from inlay.backends.onnx import buffers as module
-from inlay.backends.protocol import Step, choose
-from inlay.engine.parts import opening
-from inlay.engine.registry import Registry
-from inlay.engine.resolve import resolve, table_of
+import intarsia
+from intarsia.backends.onnx import buffers as module
+from intarsia.backends.protocol import Step, choose
+from intarsia.engine.parts import opening
+from intarsia.engine.registry import Registry
+from intarsia.engine.resolve import resolve, table_of
 from tests.noise_request import noise_request
 
 SMALL = {"size": 64, "rows": slice(16, 40), "columns": slice(16, 40)}
@@ -38,7 +38,7 @@ def alive(monkeypatch: pytest.MonkeyPatch) -> weakref.WeakSet:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_launched_buffers_are_freed_with_their_lane(alive: weakref.WeakSet, kind: str) -> None:
-    with inlay.Engine("onnx", "cpu") as engine:
+    with intarsia.Engine("onnx", "cpu") as engine:
         for seed in range(3):
             engine.run(noise_request(**SMALL, steps=2, samples=2, seed=seed, **KINDS[kind]))
         gc.collect()
@@ -46,7 +46,7 @@ def test_launched_buffers_are_freed_with_their_lane(alive: weakref.WeakSet, kind
 
 
 def test_buffers_of_a_cancelled_request_are_freed(alive: weakref.WeakSet) -> None:
-    with inlay.Engine("onnx", "cpu") as engine:
+    with intarsia.Engine("onnx", "cpu") as engine:
         ticket = engine.submit(noise_request(**SMALL, steps=20, samples=3))
         next(iter(ticket.progress()))
         ticket.cancel()
@@ -59,9 +59,9 @@ def test_buffers_of_a_cancelled_request_are_freed(alive: weakref.WeakSet) -> Non
 @pytest.mark.parametrize("rows", [(0, 0, 1), (0, 1, 0, 1)], ids=str)
 def test_rows_are_those_that_are_asked_for(rows: tuple[int, ...]) -> None:
     """The device counts rows by itself; one that comes again is uploaded. torch takes each row as it is named."""
-    pytest.importorskip("torch", reason="compares with torch: pip install 'inlay[torch]'")
+    pytest.importorskip("torch", reason="compares with torch: pip install 'intarsia[torch]'")
     resolved = resolve(noise_request(**SMALL, steps=4, strength=1.0, scheduler="EulerDiscreteScheduler"), Registry())
-    table, noise = table_of(resolved.plan), inlay.noise(1, resolved.plan.latent_shape)
+    table, noise = table_of(resolved.plan), intarsia.noise(1, resolved.plan.latent_shape)
     drawn = {}
     for backend in ("onnx", "torch"):
         session = choose(backend, "cpu", None).open(opening(resolved.entry, resolved.parts))

@@ -14,19 +14,19 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'inlay[cpu]'")
+pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'intarsia[cpu]'")
 
 import onnxruntime
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
-import inlay
-from inlay.backends.onnx import buffers, session
-from inlay.backends.onnx.buffers import Given, Loop, Pool
-from inlay.backends.onnx.device import Device
-from inlay.backends.onnx.session import STEP
-from inlay.backends.onnx.state import matrices, scalars
-from inlay.backends.onnx.stream import CudaStream, HostStream
-from inlay.schedulers import table
+import intarsia
+from intarsia.backends.onnx import buffers, session
+from intarsia.backends.onnx.buffers import Given, Loop, Pool
+from intarsia.backends.onnx.device import Device
+from intarsia.backends.onnx.session import STEP
+from intarsia.backends.onnx.state import matrices, scalars
+from intarsia.backends.onnx.stream import CudaStream, HostStream
+from intarsia.schedulers import table
 from tests.driver import HostDriver
 
 SIZE = 128
@@ -133,7 +133,7 @@ def on(monkeypatch):
 
     def open_on(device, capture="auto", slots=None):
         monkeypatch.setattr(session, "pick_device", lambda name: device)
-        engine = inlay.Engine("onnx", "cpu", capture=capture, slots=slots)
+        engine = intarsia.Engine("onnx", "cpu", capture=capture, slots=slots)
         opened.append(engine)
         return engine
 
@@ -144,7 +144,7 @@ def on(monkeypatch):
 
 @pytest.fixture(scope="module")
 def plain():
-    with inlay.Engine("onnx", "cpu") as engine:
+    with intarsia.Engine("onnx", "cpu") as engine:
         yield engine
 
 
@@ -154,7 +154,7 @@ def ask(**fields):
     mask[30:100, 25:95] = 255
     given = {"init_image": ramp.astype(np.uint8), "mask_image": mask, "width": SIZE, "height": SIZE}
     defaults = {"prompt": "a red circle", "seed": 4, "steps": 3, "strength": 1.0, "guidance_scale": 4.0}
-    return inlay.InpaintRequest(**{**given, **defaults, **fields})
+    return intarsia.InpaintRequest(**{**given, **defaults, **fields})
 
 
 MIXED = [
@@ -213,7 +213,7 @@ def test_lanes_that_leave_early_leave_their_buffers(on, expected):
     engine = on(device, slots=2)
     for _ in range(4):
         for event in engine.stream(ask(steps=30)):
-            if isinstance(event, inlay.Progress) and event.step == 2:
+            if isinstance(event, intarsia.Progress) and event.step == 2:
                 break
         gc.collect()
         np.testing.assert_array_equal(drawn(engine.run(ask())), expected[0])
@@ -247,7 +247,7 @@ def test_recordings_that_do_something_else_are_not_used(on, expected):
     assert result.runtime.capture == "off"
     said = "steps are launched one operation at a time, not captured: captured steps do not give"
     assert [warning for warning in result.warnings if warning.startswith(said)]
-    with pytest.raises(inlay.BackendError, match="captured steps do not give what launched ones do: they differ by"):
+    with pytest.raises(intarsia.BackendError, match="captured steps do not give what launched ones do: they differ by"):
         on(Recording("cpu", kind_of_session=Forgetful), capture="on").run(ask())
     device = Recording("cpu", kind_of_session=Forgetful)
     assert not on(device, capture="off").run(ask()).warnings
@@ -299,7 +299,9 @@ def test_buffers_of_a_lane_that_failed_are_not_used_again(on, expected):
         raise RuntimeError("CUDA failure 700: an illegal memory access was encountered")
 
     network._replay = fail
-    with pytest.raises(inlay.BackendError, match="onnxruntime failed to evaluate the network on cpu: CUDA failure 700"):
+    with pytest.raises(
+        intarsia.BackendError, match="onnxruntime failed to evaluate the network on cpu: CUDA failure 700"
+    ):
         engine.run(ask())
     del network._replay
     gc.collect()
@@ -361,7 +363,7 @@ def test_a_graph_that_cannot_be_captured_is_launched(on, monkeypatch, expected):
     result = on(Refusing("cpu")).run(ask())
     np.testing.assert_array_equal(drawn(result), expected[0])
     assert [warning for warning in result.warnings if sentence in warning]
-    with pytest.raises(inlay.BackendError, match=f"onnxruntime failed to load .*unet.onnx on cpu: {sentence}"):
+    with pytest.raises(intarsia.BackendError, match=f"onnxruntime failed to load .*unet.onnx on cpu: {sentence}"):
         on(Refusing("cpu"), capture="on").run(ask())
 
 

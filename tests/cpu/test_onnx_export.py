@@ -15,18 +15,18 @@ import pytest
 from PIL import Image
 
 for package in ("onnxruntime", "onnx", "onnxscript", "torch", "diffusers"):
-    pytest.importorskip(package, reason=f"needs {package}: pip install 'inlay[cpu,export]'")
+    pytest.importorskip(package, reason=f"needs {package}: pip install 'intarsia[cpu,export]'")
 
 import onnx
 import torch
 
-import inlay
-from inlay.backends.onnx import graphs
-from inlay.backends.onnx.session import STEP
-from inlay.export.folder import Merges, autoencoder, cached, checker_graphs, export_model, model_graphs
-from inlay.export.networks import decoder_graph
-from inlay.export.step import step_graph
-from inlay.models.tokens import load_tokens
+import intarsia
+from intarsia.backends.onnx import graphs
+from intarsia.backends.onnx.session import STEP
+from intarsia.export.folder import Merges, autoencoder, cached, checker_graphs, export_model, model_graphs
+from intarsia.export.networks import decoder_graph
+from intarsia.export.step import step_graph
+from intarsia.models.tokens import load_tokens
 from tests import xl_reference
 from tests.random_model import write_model, write_registry, write_xl_model
 from tests.unit.dialect_table import MINIMAL
@@ -57,7 +57,7 @@ def home(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _cache(home, monkeypatch):
-    monkeypatch.setenv("INLAY_GRAPHS", str(home / "graphs"))
+    monkeypatch.setenv("INTARSIA_GRAPHS", str(home / "graphs"))
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def ask(pictures):
     def make(model, **fields):
         defaults = {"prompt": "ab", "steps": 5, "seed": 5, "width": SIZE, "height": SIZE}
         given = {"init_image": pictures[0], "mask_image": pictures[1]}
-        return inlay.InpaintRequest(model=model, **{**defaults, **given, **fields})
+        return intarsia.InpaintRequest(model=model, **{**defaults, **given, **fields})
 
     return make
 
@@ -95,7 +95,7 @@ VARIED = [
 @pytest.mark.parametrize("model", MODELS)
 def test_random_models_of_both_families_as_torch_has_them(home, ask, model, fields):
     registry = home / "weights.toml"
-    with inlay.Engine("torch", "cpu", registry) as one, inlay.Engine("onnx", "cpu", registry) as other:
+    with intarsia.Engine("torch", "cpu", registry) as one, intarsia.Engine("onnx", "cpu", registry) as other:
         assert psnr(one.run(ask(model, **fields)), other.run(ask(model, **fields))) >= 45
 
 
@@ -106,7 +106,7 @@ def test_tokens_merge_at_several_resolutions_as_in_torch(home, ask, corner):
     mask[corner:88, corner:88] = 255
     asked = ask("nine", mask_image=mask, token_merging=0.75)
     registry = home / "weights.toml"
-    with inlay.Engine("torch", "cpu", registry) as one, inlay.Engine("onnx", "cpu", registry) as other:
+    with intarsia.Engine("torch", "cpu", registry) as one, intarsia.Engine("onnx", "cpu", registry) as other:
         results = [engine.run(asked) for engine in (one, other)]
         assert psnr(*results) >= 45
         assert not [warning for result in results for warning in result.warnings if "merging" in warning]
@@ -116,9 +116,9 @@ def test_tokens_merge_at_several_resolutions_as_in_torch(home, ask, corner):
 
 
 def test_a_model_without_a_graph_that_merges_says_so(home, ask):
-    with inlay.Engine("onnx", "cpu", home / "weights.toml") as engine:
+    with intarsia.Engine("onnx", "cpu", home / "weights.toml") as engine:
         result = engine.run(ask("xl", token_merging=0.5, steps=1, strength=1.0))
-    assert any("the model's graphs have none; made without it (inlay export" in each for each in result.warnings)
+    assert any("the model's graphs have none; made without it (intarsia export" in each for each in result.warnings)
 
 
 def test_a_graph_holds_no_weights_and_no_paths_of_the_machine_that_made_it(home):
@@ -134,7 +134,7 @@ def test_a_graph_holds_no_weights_and_no_paths_of_the_machine_that_made_it(home)
 def test_what_ships_is_what_its_command_makes_as_far_as_that_takes_seconds():
     """The step, the first graphs of the packaged model, and its decoder."""
     assert STEP.read_bytes() == step_graph()
-    entry = inlay.Registry().find(export_tiny.MODEL)
+    entry = intarsia.Registry().find(export_tiny.MODEL)
     shipped = graphs.find_graphs(entry.path, ("float32",))
     assert shipped.folder.parent == graphs.PACKAGED, "python -m tools.export_tiny makes them anew"
     made = dict(itertools.islice(model_graphs(entry.path, "float32", None, {}), 3))
@@ -147,7 +147,7 @@ def test_what_ships_is_what_its_command_makes_as_far_as_that_takes_seconds():
 @pytest.mark.slow
 def test_what_ships_is_what_its_command_makes():
     """Every graph byte for byte, those of the key of the packaged files as they are now."""
-    registry = inlay.Registry()
+    registry = intarsia.Registry()
     entry = registry.find(export_tiny.MODEL)
     checker = registry.part("safety", entry.safety)
     facts = {}
@@ -172,7 +172,7 @@ def test_the_same_export_gives_the_same_bytes(home):
 
 
 def test_float16_graphs_take_and_give_float32(home):
-    from inlay.backends.onnx.device import Device
+    from intarsia.backends.onnx.device import Device
 
     latents = np.random.default_rng(0).standard_normal((1, 4, 9, 12), dtype=np.float32)
     half = decoder_graph(autoencoder(home / "nine", "float16"))
@@ -192,7 +192,7 @@ def test_float16_graphs_take_and_give_float32(home):
 def test_tokens_are_those_of_transformers(home, folder):
     from transformers import CLIPTokenizer
 
-    place = (home / "nine" if folder == "nine" else inlay.Registry().find(None).path) / "tokenizer"
+    place = (home / "nine" if folder == "nine" else intarsia.Registry().find(None).path) / "tokenizer"
     theirs, ours = CLIPTokenizer.from_pretrained(place, local_files_only=True), load_tokens(place, 77, 49408)
     texts = [
         "",
@@ -212,7 +212,7 @@ def test_tokens_are_those_of_transformers(home, folder):
 @pytest.mark.parametrize("order", ORDERS)
 def test_sdxl_as_diffusers_at_a_size_that_is_not_square(home, order):
     """Sizes that the network is told, and empty prompts, in both orders; torch's session has the same test."""
-    with inlay.Engine("onnx", "cpu", home / "weights.toml") as engine:
+    with intarsia.Engine("onnx", "cpu", home / "weights.toml") as engine:
         for prompt, negative, theirs in ORDERS[order]:
             asked = xl_reference.request("xl", prompt=prompt, negative_prompt=negative, guidance_scale=4.0)
             wanted = xl_reference.reference(home / "xl", prompt, theirs)
@@ -281,18 +281,26 @@ def change(place, **fields):
 
 
 BAD = [
-    (damaged_graph, inlay.WeightsError, r"unet\.onnx: damaged, .*; make them with inlay export"),
-    (missing_graph, inlay.WeightsError, r"vae_decoder\.onnx: cannot be read .*; make them with inlay export"),
-    (damaged_manifest, inlay.WeightsError, r"graphs\.json: not readable as JSON; make them with inlay export"),
-    (older_format, inlay.WeightsError, r"graphs\.json: format must be 2, not 0; make them with inlay export"),
-    (other_sources, inlay.WeightsError, r"exported for other files, .*unet/config\.json is another file; make them"),
-    (fewer_facts, inlay.WeightsError, r"facts lack latent_channels, .*; export nine again"),
-    (fewer_graphs, inlay.WeightsError, r"graphs\.json: does not name text_encoder\.onnx; make them with inlay export"),
-    (newer_opset, inlay.BackendError, r"onnxruntime failed to load .*unet\.onnx on cpu: .*[Oo]pset"),
-    (cut_weights, inlay.WeightsError, r"diffusion_pytorch_model\.safetensors: not readable as safetensors"),
-    (no_weights, inlay.WeightsError, r"vae/diffusion_pytorch_model\.safetensors: no such file, nor"),
-    (other_config, inlay.WeightsError, r"no float32 graphs that fit these files in .*; make them with inlay export"),
-    (no_tokenizer, inlay.WeightsError, r"tokenizer_config\.json: no such file"),
+    (damaged_graph, intarsia.WeightsError, r"unet\.onnx: damaged, .*; make them with intarsia export"),
+    (missing_graph, intarsia.WeightsError, r"vae_decoder\.onnx: cannot be read .*; make them with intarsia export"),
+    (damaged_manifest, intarsia.WeightsError, r"graphs\.json: not readable as JSON; make them with intarsia export"),
+    (older_format, intarsia.WeightsError, r"graphs\.json: format must be 2, not 0; make them with intarsia export"),
+    (other_sources, intarsia.WeightsError, r"exported for other files, .*unet/config\.json is another file; make them"),
+    (fewer_facts, intarsia.WeightsError, r"facts lack latent_channels, .*; export nine again"),
+    (
+        fewer_graphs,
+        intarsia.WeightsError,
+        r"graphs\.json: does not name text_encoder\.onnx; make them with intarsia export",
+    ),
+    (newer_opset, intarsia.BackendError, r"onnxruntime failed to load .*unet\.onnx on cpu: .*[Oo]pset"),
+    (cut_weights, intarsia.WeightsError, r"diffusion_pytorch_model\.safetensors: not readable as safetensors"),
+    (no_weights, intarsia.WeightsError, r"vae/diffusion_pytorch_model\.safetensors: no such file, nor"),
+    (
+        other_config,
+        intarsia.WeightsError,
+        r"no float32 graphs that fit these files in .*; make them with intarsia export",
+    ),
+    (no_tokenizer, intarsia.WeightsError, r"tokenizer_config\.json: no such file"),
 ]
 
 
@@ -304,10 +312,10 @@ def test_bad_graphs_and_files_are_one_line_that_says_what_to_do(
     shutil.copytree(home / "nine", model)
     place = tmp_path / "graphs" / cached(model, "float32").name
     shutil.copytree(cached(model, "float32"), place)
-    monkeypatch.setenv("INLAY_GRAPHS", str(tmp_path / "graphs"))
+    monkeypatch.setenv("INTARSIA_GRAPHS", str(tmp_path / "graphs"))
     registry = write_registry(tmp_path / "w.toml", nine=(model, "sd15-inpaint"))
     damage(place, model)
-    with inlay.Engine("onnx", "cpu", registry) as engine, pytest.raises(kind, match=sentence) as caught:
+    with intarsia.Engine("onnx", "cpu", registry) as engine, pytest.raises(kind, match=sentence) as caught:
         engine.run(ask("nine"))
     assert "\n" not in str(caught.value)
 
@@ -315,33 +323,35 @@ def test_bad_graphs_and_files_are_one_line_that_says_what_to_do(
 def test_a_model_of_another_kind_than_the_registry_says(home, ask, tmp_path):
     registry = write_registry(tmp_path / "w.toml", nine=(home / "nine", "sd15"))
     with (
-        inlay.Engine("onnx", "cpu", registry) as engine,
-        pytest.raises(inlay.WeightsError, match="its graphs have in_channels 9, its family in the registry promises 4"),
+        intarsia.Engine("onnx", "cpu", registry) as engine,
+        pytest.raises(
+            intarsia.WeightsError, match="its graphs have in_channels 9, its family in the registry promises 4"
+        ),
     ):
         engine.run(ask("nine"))
 
 
 def test_more_layers_skipped_than_there_are(home, ask):
     with (
-        inlay.Engine("onnx", "cpu", home / "weights.toml") as engine,
-        pytest.raises(inlay.RequestError, match="clip_skip must be between 1 and 3 for this model, not 4"),
+        intarsia.Engine("onnx", "cpu", home / "weights.toml") as engine,
+        pytest.raises(intarsia.RequestError, match="clip_skip must be between 1 and 3 for this model, not 4"),
     ):
         engine.run(ask("nine", clip_skip=4))
 
 
 def test_auto_takes_onnx_for_what_it_can_run_and_torch_for_the_rest(home, ask, monkeypatch):
-    monkeypatch.setattr("inlay.backends.protocol.gpu_count", lambda: 0)
-    with inlay.Engine(weights=home / "weights.toml") as engine:
-        ran = {model: engine.run(ask(model)).runtime.backend for model in ("nine", "xl", "bare", "inlay-tiny")}
-    assert ran == {"nine": "onnx", "xl": "onnx", "bare": "torch", "inlay-tiny": "onnx"}
-    with inlay.Engine(weights=home / "weights.toml", kernels="plain") as engine:
+    monkeypatch.setattr("intarsia.backends.protocol.gpu_count", lambda: 0)
+    with intarsia.Engine(weights=home / "weights.toml") as engine:
+        ran = {model: engine.run(ask(model)).runtime.backend for model in ("nine", "xl", "bare", "intarsia-tiny")}
+    assert ran == {"nine": "onnx", "xl": "onnx", "bare": "torch", "intarsia-tiny": "onnx"}
+    with intarsia.Engine(weights=home / "weights.toml", kernels="plain") as engine:
         assert engine.run(ask("nine")).runtime.backend == "onnx"
 
 
 def test_the_command_exports_once(home, tmp_path, monkeypatch, capsys):
     from typer.testing import CliRunner
 
-    from inlay.cli import app
+    from intarsia.cli import app
 
     arguments = ["export", "nine", "--weights", str(home / "weights.toml"), "--out", str(tmp_path)]
     shutil.copytree(cached(home / "nine", "float32"), tmp_path / cached(home / "nine", "float32").name)
@@ -349,9 +359,9 @@ def test_the_command_exports_once(home, tmp_path, monkeypatch, capsys):
     assert done.exit_code == 0, done.output
     assert done.stdout.strip() == str(tmp_path / cached(home / "nine", "float32").name)
     assert "exporting" not in done.output
-    monkeypatch.setitem(sys.modules, "inlay.export.folder", None)
+    monkeypatch.setitem(sys.modules, "intarsia.export.folder", None)
     refused = CliRunner().invoke(app, arguments)
-    assert isinstance(refused.exception, inlay.BackendError)
+    assert isinstance(refused.exception, intarsia.BackendError)
 
 
 HIDDEN = """
@@ -371,7 +381,7 @@ class Hide:
         return self.finder.find_spec(name, path, target)
 
 sys.meta_path[:] = map(Hide, sys.meta_path)
-from inlay.cli import main
+from intarsia.cli import main
 main()
 """
 
@@ -410,16 +420,16 @@ def test_without_torch_a_model_without_graphs_says_what_to_do(without_torch, hom
     Image.fromarray(pictures[1]).save(tmp_path / "mask.png")
     done = without_torch("inpaint", "image.png", "mask.png", "-m", "bare", "--weights", home / "weights.toml")
     assert done.returncode == 3
-    assert "make them with inlay export (pip install 'inlay[export]') for bare" in done.stderr
+    assert "make them with intarsia export (pip install 'intarsia[export]') for bare" in done.stderr
 
 
 def test_clip_towers_for_export_are_transformers_own(home):
     """Float32, the same operations: what is left is the order of sums."""
     from safetensors.torch import load_file
 
-    from inlay.export.clip import ClipText
-    from inlay.models.clip_config import read_text_shape
-    from inlay.models.text_files import load_text
+    from intarsia.export.clip import ClipText
+    from intarsia.models.clip_config import read_text_shape
+    from intarsia.models.text_files import load_text
 
     texts = load_text(home / "xl", torch.device("cpu"), torch.float32)
     for suffix, tower in zip(("", "_2"), texts.towers, strict=True):

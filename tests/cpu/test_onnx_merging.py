@@ -8,21 +8,21 @@ import numpy as np
 import pytest
 
 for package in ("onnxruntime", "torch", "onnx", "onnxscript"):
-    pytest.importorskip(package, reason=f"needs {package}: pip install 'inlay[cpu,export]'")
+    pytest.importorskip(package, reason=f"needs {package}: pip install 'intarsia[cpu,export]'")
 
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import inlay
-from inlay.backends.onnx.merging import find_levels, level_tokens, map_sizes
-from inlay.backends.onnx.session import OnnxBackend
-from inlay.engine.parts import opening
-from inlay.engine.resolve import resolve
-from inlay.export.networks import attending
-from inlay.models.merging import Merging, _split, draw_choices, find_regions
-from inlay.models.unet import UNet
-from inlay.models.unet_config import UNetConfig
+import intarsia
+from intarsia.backends.onnx.merging import find_levels, level_tokens, map_sizes
+from intarsia.backends.onnx.session import OnnxBackend
+from intarsia.engine.parts import opening
+from intarsia.engine.resolve import resolve
+from intarsia.export.networks import attending
+from intarsia.models.merging import Merging, _split, draw_choices, find_regions
+from intarsia.models.unet import UNet
+from intarsia.models.unet_config import UNetConfig
 from tools.train_tiny.scenes import MEASURING, draw_scene
 
 SIZE = 256
@@ -31,7 +31,7 @@ ALIKE = 45.0
 
 @pytest.fixture(scope="module")
 def engines():
-    with inlay.Engine("torch", "cpu") as torch, inlay.Engine("onnx", "cpu") as onnx:
+    with intarsia.Engine("torch", "cpu") as torch, intarsia.Engine("onnx", "cpu") as onnx:
         yield torch, onnx
 
 
@@ -42,7 +42,7 @@ def ask():
     def make(**fields):
         defaults = {"prompt": scene.caption, "steps": 4, "strength": 1.0, "guidance_scale": 4.0, "seed": 11}
         given = {"init_image": scene.background, "mask_image": scene.mask, "token_merging": 0.5}
-        return inlay.InpaintRequest(**{**defaults, **given, "width": SIZE, "height": SIZE, **fields})
+        return intarsia.InpaintRequest(**{**defaults, **given, "width": SIZE, "height": SIZE, **fields})
 
     return make
 
@@ -90,7 +90,7 @@ def test_what_cannot_be_merged_is_said(engines, ask, monkeypatch):
     request = resolve(ask(steps=1), engines[1].registry)
     session = OnnxBackend("cpu", None).open(opening(request.entry, request.parts))
     sentences = {
-        None: r"levels 1 and reuse 1 asked for, the model's graphs have none; made without it \(inlay export --again",
+        None: r"levels 1 and reuse 1 asked for, .* graphs have none; made without it \(intarsia export --again",
         (2, 1): "levels 1 and reuse 1 asked for, the model's graphs have levels 2 and reuse 1; made without it",
     }
     for have, sentence in sentences.items():

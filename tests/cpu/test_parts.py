@@ -8,14 +8,14 @@ import shutil
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="needs torch: pip install 'inlay[torch]'")
-pytest.importorskip("diffusers", reason="makes its models with diffusers: pip install 'inlay[torch]'")
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[torch]'")
+pytest.importorskip("diffusers", reason="makes its models with diffusers: pip install 'intarsia[torch]'")
 
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from transformers import CLIPTextModel
 
-import inlay
-from inlay import IpAdapter, Lora, WeightsError
+import intarsia
+from intarsia import IpAdapter, Lora, WeightsError
 from tests import adapters
 from tests.noise_request import noise_request
 from tests.random_model import write_model
@@ -53,7 +53,7 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def engine(home):
-    with inlay.Engine("torch", "cpu", home / "weights.toml") as opened:
+    with intarsia.Engine("torch", "cpu", home / "weights.toml") as opened:
         yield opened
 
 
@@ -105,7 +105,7 @@ def test_pictures_of_one_adapter_share_a_batch_whatever_picture_and_scale(engine
         for value, scale in looks
     ]
     alone = [drawn(engine.run(request)).astype(np.int16) for request in requests]
-    with inlay.Engine("torch", "cpu", home / "weights.toml", deterministic=False) as batching:
+    with intarsia.Engine("torch", "cpu", home / "weights.toml", deterministic=False) as batching:
         tickets = [batching.submit(request) for request in requests]
         together = [drawn(ticket.result()).astype(np.int16) for ticket in tickets]
         assert batching.counters.evaluations < sum(ticket.resolved.plan.sampler.evaluations for ticket in tickets)
@@ -154,7 +154,7 @@ def test_vaes_that_do_not_fit_are_named(home, tmp_path, ask, case):
         f'schema = 1\n[models.nine]\nfamily = "sd15-inpaint"\npath = {json.dumps(str(home / "nine"))}\n'
         '[vaes.bad]\npath = "vae"\n'
     )
-    with inlay.Engine("torch", "cpu", registry) as engine, pytest.raises(WeightsError, match=sentence) as caught:
+    with intarsia.Engine("torch", "cpu", registry) as engine, pytest.raises(WeightsError, match=sentence) as caught:
         engine.run(ask(model="nine", vae="bad"))
     assert str(tmp_path / "vae") in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -168,7 +168,7 @@ def test_a_lora_of_another_model_is_refused_and_the_engine_goes_on(home, tmp_pat
         f'schema = 1\n[models.nine]\nfamily = "sd15-inpaint"\npath = {json.dumps(str(home / "nine"))}\n'
         '[loras.bad]\npath = "bad.safetensors"\n'
     )
-    with inlay.Engine("torch", "cpu", registry) as engine:
+    with intarsia.Engine("torch", "cpu", registry) as engine:
         with pytest.raises(WeightsError, match=r"bad\.safetensors: 1 of 1 additions are for layers .*unet\.nowhere"):
             engine.run(ask(model="nine", loras=(Lora(id="bad"),)))
         assert drawn(engine.run(ask(model="nine"))).std() > 1

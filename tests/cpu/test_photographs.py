@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("torch", reason="needs torch: pip install 'inlay[torch]'")
+pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[torch]'")
 
-import inlay
-from inlay.engine.canvas import CanvasOptions, prepare
-from inlay.engine.sources import open_picture
+import intarsia
+from intarsia.engine.canvas import CanvasOptions, prepare
+from intarsia.engine.sources import open_picture
 from tools.train_tiny.masks import room
 from tools.train_tiny.palette import COLOURS
 
@@ -24,7 +24,7 @@ JOBS = [
 
 @pytest.fixture(scope="module")
 def engine():
-    with inlay.Engine("torch", "cpu") as opened:
+    with intarsia.Engine("torch", "cpu") as opened:
         yield opened
 
 
@@ -48,7 +48,7 @@ def largest_disc(mask):
 def test_photograph(engine, photos, place):
     image_file, mask_file = photos[place]
     colour, shape, scheduler = JOBS[place]
-    request = inlay.InpaintRequest(
+    request = intarsia.InpaintRequest(
         prompt=f"a {colour} {shape}", init_image=image_file, mask_image=mask_file, strength=1.0, guidance_scale=4.0,
         steps=16, scheduler=scheduler, seed=3,
     )  # fmt: skip

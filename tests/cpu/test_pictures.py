@@ -6,13 +6,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="needs torch: pip install 'inlay[torch]'")
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[torch]'")
 
-from inlay.backends.torch import pictures as module
-from inlay.backends.torch.pictures import Pictures
-from inlay.backends.torch.recorded import Recordings
-from inlay.errors import NotFinite
-from inlay.models.vae_kl import AutoencoderKL, KLConfig
+from intarsia.backends.torch import pictures as module
+from intarsia.backends.torch.pictures import Pictures
+from intarsia.backends.torch.recorded import Recordings
+from intarsia.errors import NotFinite
+from intarsia.models.vae_kl import AutoencoderKL, KLConfig
 from tests.cpu.recorder import Recorder
 
 CPU = torch.device("cpu")

@@ -1,4 +1,4 @@
-"""The packaged checker, inlay-tiny-safety, alone and behind the engine: purple stars, and what is none."""
+"""The packaged checker, intarsia-tiny-safety, alone and behind the engine: purple stars, and what is none."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="needs torch: pip install 'inlay[torch]'")
-pytest.importorskip("transformers", reason="the checker's tower is transformers': pip install 'inlay[torch]'")
-pytest.importorskip("scipy", reason="pictures are drawn with scipy: pip install 'inlay[tools]'")
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[torch]'")
+pytest.importorskip("transformers", reason="the checker's tower is transformers': pip install 'intarsia[torch]'")
+pytest.importorskip("scipy", reason="pictures are drawn with scipy: pip install 'intarsia[tools]'")
 
 from PIL import Image
 
-import inlay
-from inlay.engine.safety import ACTIONS, replace
-from inlay.engine.weights import verify
-from inlay.errors import BackendError
-from inlay.models.safety import load_safety_checker
+import intarsia
+from intarsia.engine.safety import ACTIONS, replace
+from intarsia.engine.weights import verify
+from intarsia.errors import BackendError
+from intarsia.models.safety import load_safety_checker
 from tools.train_safety import card
 from tools.train_safety.pictures import KINDS, draw_example
 from tools.train_safety.settings import MODEL
@@ -55,8 +55,8 @@ def test_purple_stars_are_found_and_other_drawings_are_not(checker):
 
 def test_float32_is_not_rounded_on_the_way(monkeypatch):
     """A GPU would take its convolutions' inputs in ten bits, unless told otherwise."""
-    from inlay.backends.torch.safety import TorchChecker
-    from inlay.models.safety import SafetyChecker
+    from intarsia.backends.torch.safety import TorchChecker
+    from intarsia.models.safety import SafetyChecker
 
     seen, opened = [], TorchChecker(MODEL, torch.device("cpu"))
     before = torch.backends.cudnn.allow_tf32
@@ -105,8 +105,8 @@ def test_an_embedding_that_is_not_finite_is_an_error_and_no_answer():
 
 
 def test_the_folder_is_complete_pinned_small_and_finite():
-    registry = inlay.Registry()
-    entry = registry.part("safety", registry.find("inlay-tiny").safety)
+    registry = intarsia.Registry()
+    entry = registry.part("safety", registry.find("intarsia-tiny").safety)
     assert entry.path == MODEL
     names = {"config.json", "model.safetensors", "preprocessor_config.json"}
     assert {found.file.path for found in verify(entry)} == names
@@ -130,7 +130,7 @@ def test_the_card_is_what_the_code_writes():
 
 @pytest.fixture(scope="module")
 def engine():
-    with inlay.Engine("torch", "cpu") as opened:
+    with intarsia.Engine("torch", "cpu") as opened:
         yield opened
 
 
@@ -138,7 +138,7 @@ def request_of(picture, **fields):
     mask = np.zeros(picture.shape[:2], np.uint8)
     mask[90:160, 90:160] = 255
     defaults = {"strength": 0.0, "seed": 3, "safety_checker": True}
-    return inlay.InpaintRequest(init_image=picture, mask_image=mask, **{**defaults, **fields})
+    return intarsia.InpaintRequest(init_image=picture, mask_image=mask, **{**defaults, **fields})
 
 
 @pytest.mark.parametrize("action", ACTIONS)
@@ -151,7 +151,7 @@ def test_a_star_in_the_input_is_flagged_and_the_action_applied(engine, action):
     for picture in result.generated:
         assert np.abs(np.asarray(picture.resize((SIZE, SIZE)), np.int16) - star).max() > 60
     assert any("safety checker" in warning for warning in result.warnings)
-    assert result.plan.safety == "inlay-tiny-safety"
+    assert result.plan.safety == "intarsia-tiny-safety"
 
 
 def test_a_clean_input_comes_back_byte_for_byte(engine):
@@ -174,4 +174,4 @@ def test_a_star_that_stands_outside_the_mask_is_found_in_the_finished_picture(en
 
 
 def test_the_packaged_checker_is_where_the_wheel_takes_it_from():
-    assert Path(inlay.__file__).parent in MODEL.parents
+    assert Path(intarsia.__file__).parent in MODEL.parents

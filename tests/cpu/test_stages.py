@@ -6,15 +6,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="needs torch: pip install 'inlay[torch]'")
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[torch]'")
 
-from inlay.backends.protocol import Step
-from inlay.backends.torch.plain import PlainSteps
-from inlay.backends.torch.stage import Network, Room, Stage
-from inlay.backends.torch.stages import StagedSteps
-from inlay.backends.torch.state import Conditioning, State
-from inlay.models.merging import Merging, draw_choices, find_regions
-from inlay.schedulers import NAMES, table
+from intarsia.backends.protocol import Step
+from intarsia.backends.torch.plain import PlainSteps
+from intarsia.backends.torch.stage import Network, Room, Stage
+from intarsia.backends.torch.stages import StagedSteps
+from intarsia.backends.torch.state import Conditioning, State
+from intarsia.models.merging import Merging, draw_choices, find_regions
+from intarsia.schedulers import NAMES, table
 from tests.cpu.recorder import Recorder
 
 CPU = torch.device("cpu")

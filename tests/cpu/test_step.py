@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="needs torch: pip install 'inlay[torch]'")
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[torch]'")
 
-from inlay.kernels.step import apply_row, guide, keep_known, langevin
-from inlay.schedulers import NAMES, table
-from inlay.schedulers.tables import langevin_step
+from intarsia.kernels.step import apply_row, guide, keep_known, langevin
+from intarsia.schedulers import NAMES, table
+from intarsia.schedulers.tables import langevin_step
 
 SHAPE = (4, 5, 7)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-MODEL = Path(__file__).resolve().parents[2] / "inlay" / "assets" / "inlay-tiny"
+MODEL = Path(__file__).resolve().parents[2] / "intarsia" / "assets" / "intarsia-tiny"
 FILES = (
     "model_index.json",
     "scheduler/scheduler_config.json",

@@ -8,11 +8,11 @@ import shutil
 import numpy as np
 import pytest
 
-pytest.importorskip("torch", reason="needs torch: pip install 'inlay[torch]'")
-pytest.importorskip("diffusers", reason="makes its models with diffusers: pip install 'inlay[torch]'")
+pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[torch]'")
+pytest.importorskip("diffusers", reason="makes its models with diffusers: pip install 'intarsia[torch]'")
 
-import inlay
-from inlay.backends.torch import session as sessions
+import intarsia
+from intarsia.backends.torch import session as sessions
 from tests.noise_request import noise_request
 from tests.random_model import write_model, write_registry
 
@@ -29,7 +29,7 @@ def models(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def engine(models):
-    with inlay.Engine("torch", "cpu", models) as opened:
+    with intarsia.Engine("torch", "cpu", models) as opened:
         yield opened
 
 
@@ -68,7 +68,7 @@ def test_same_seed_same_bits_alone_or_in_company(engine, ask):
 def test_batched_evaluation_agrees_with_one_lane_at_a_time(engine, models, ask):
     requests = [ask(**fields) for fields in COMPANY[:5]]
     alone = [engine.run(request).generated[0] for request in requests]
-    with inlay.Engine("torch", "cpu", models, deterministic=False) as together:
+    with intarsia.Engine("torch", "cpu", models, deterministic=False) as together:
         batched = [ticket.result().generated[0] for ticket in [together.submit(request) for request in requests]]
     for one, other in zip(alone, batched, strict=True):
         difference = np.abs(np.asarray(one, np.int16) - np.asarray(other, np.int16))
@@ -86,8 +86,8 @@ def test_outside_the_feather_every_byte_is_the_inputs(engine, ask):
     for model in ("nine", "four"):
         request = ask(model=model, mask_blur=3.0)
         result = engine.run(request)
-        from inlay.engine.registry import Registry
-        from inlay.engine.resolve import resolve
+        from intarsia.engine.registry import Registry
+        from intarsia.engine.resolve import resolve
 
         touched = resolve(request, Registry(engine.registry.find("nine").declared_in)).canvas.touched()
         out, image = np.asarray(result.images[0]), request.init_image
@@ -121,13 +121,13 @@ def test_cancellation_between_steps(engine, ask):
     ticket = engine.submit(ask(steps=150, strength=1.0))
     next(ticket.progress())
     ticket.cancel()
-    with pytest.raises(inlay.Cancelled):
+    with pytest.raises(intarsia.Cancelled):
         ticket.result(timeout=30)
     assert not ticket.generated
 
 
 def test_more_layers_skipped_than_there_are(engine, ask):
-    with pytest.raises(inlay.RequestError, match="clip_skip must be between 1 and 3"):
+    with pytest.raises(intarsia.RequestError, match="clip_skip must be between 1 and 3"):
         engine.run(ask(clip_skip=8))
 
 
@@ -171,7 +171,10 @@ DAMAGE = [
 def test_damaged_models_are_one_line_that_names_the_file(damaged, ask, damage, named):
     folder, registry = damaged
     damage(folder)
-    with inlay.Engine("torch", "cpu", registry) as engine, pytest.raises(inlay.WeightsError, match=named) as caught:
+    with (
+        intarsia.Engine("torch", "cpu", registry) as engine,
+        pytest.raises(intarsia.WeightsError, match=named) as caught,
+    ):
         engine.run(ask())
     assert "\n" not in str(caught.value)
 
@@ -179,8 +182,8 @@ def test_damaged_models_are_one_line_that_names_the_file(damaged, ask, damage, n
 def test_a_model_of_another_kind_than_the_registry_says(models, tmp_path, ask):
     registry = write_registry(tmp_path / "w.toml", nine=(models.parent / "four", "sd15-inpaint"))
     with (
-        inlay.Engine("torch", "cpu", registry) as engine,
-        pytest.raises(inlay.WeightsError, match="in_channels 4, nine's family in the registry promises 9"),
+        intarsia.Engine("torch", "cpu", registry) as engine,
+        pytest.raises(intarsia.WeightsError, match="in_channels 4, nine's family in the registry promises 9"),
     ):
         engine.run(ask())
 
@@ -203,11 +206,11 @@ def test_where_nothing_can_be_captured_all_is_launched_unless_capture_is_require
     monkeypatch.setattr(sessions, "CudaRecorder", Refusing)
     monkeypatch.setattr(sessions, "_captures", lambda *_: True)
     request = noise_request(64, slice(16, 40), slice(16, 40), steps=2)
-    with inlay.Engine("torch", "cpu", capture=capture) as engine:
+    with intarsia.Engine("torch", "cpu", capture=capture) as engine:
         first = engine.run(request)  # a size is launched once, and captured when it comes again
         assert first.ran["capture"] == "on"
         if capture == "on":
-            with pytest.raises(inlay.BackendError, match="not permitted"):
+            with pytest.raises(intarsia.BackendError, match="not permitted"):
                 engine.run(request)
             return
         second = engine.run(request)
@@ -220,7 +223,7 @@ def test_prompts_are_kept_as_long_as_they_take_little_memory(models, monkeypatch
     def request(prompt):
         return noise_request(64, slice(16, 40), slice(16, 40), steps=2, model="nine", guidance_scale=1.0, prompt=prompt)
 
-    with inlay.Engine("torch", "cpu", models) as engine:
+    with intarsia.Engine("torch", "cpu", models) as engine:
         engine.run(request("first"))
         (session,) = engine._worker._sessions.values()
         (entry,) = session._prompts.values()

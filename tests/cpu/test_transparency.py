@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'inlay[cpu]'")
+pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'intarsia[cpu]'")
 
-import inlay
+import intarsia
 
 SIZE = 128
 HOLE = np.zeros((SIZE, SIZE), np.bool_)
@@ -16,7 +16,7 @@ HOLE[40:88, 40:88] = True
 
 @pytest.fixture(scope="module")
 def engine():
-    with inlay.Engine("onnx", "cpu") as opened:
+    with intarsia.Engine("onnx", "cpu") as opened:
         yield opened
 
 
@@ -32,7 +32,7 @@ def test_the_hole_takes_after_its_surroundings(engine, content):
         colours = np.where(HOLE[:, :, None], np.uint8(hidden), photograph())
         image = np.dstack([colours, np.where(HOLE, 0, 255)]).astype(np.uint8)
         size = {"width": SIZE, "height": SIZE}
-        request = inlay.InpaintRequest(
+        request = intarsia.InpaintRequest(
             init_image=image, mask_image=HOLE, seed=3, steps=8, masked_content=content, **size
         )
         results.append(engine.run(request))

@@ -9,7 +9,7 @@ import pytest
 
 def need_gpu() -> None:
     """Skip the module where torch has no CUDA device."""
-    torch = pytest.importorskip("torch", reason="needs torch: pip install 'inlay[torch]'")
+    torch = pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[torch]'")
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device; torch sees none", allow_module_level=True)
 
@@ -17,6 +17,6 @@ def need_gpu() -> None:
 def need_compiled_kernels() -> None:
     """Skip the module where Triton cannot compile for the device."""
     need_gpu()
-    pytest.importorskip("triton", reason="needs triton: pip install 'inlay[cuda]'")
+    pytest.importorskip("triton", reason="needs triton: pip install 'intarsia[cuda]'")
     if os.environ.get("TRITON_INTERPRET") == "1":
         pytest.skip("TRITON_INTERPRET=1 is set: kernels would not be compiled", allow_module_level=True)

@@ -14,20 +14,20 @@ need_compiled_kernels()
 
 import torch
 
-import inlay
-from inlay.backends.protocol import Step
-from inlay.backends.torch import session as sessions
-from inlay.backends.torch.backend import TorchBackend
-from inlay.backends.torch.capture import CudaRecorder
-from inlay.backends.torch.pictures import Pictures
-from inlay.engine.noise import NoiseStream
-from inlay.engine.parts import opening
-from inlay.engine.paste import blend
-from inlay.engine.resolve import resolve, table_of
-from inlay.kernels.attention import KERNELS, _by
-from inlay.models.configs import VAES
-from inlay.models.vae_kl import AutoencoderKL
-from inlay.schedulers import NAMES
+import intarsia
+from intarsia.backends.protocol import Step
+from intarsia.backends.torch import session as sessions
+from intarsia.backends.torch.backend import TorchBackend
+from intarsia.backends.torch.capture import CudaRecorder
+from intarsia.backends.torch.pictures import Pictures
+from intarsia.engine.noise import NoiseStream
+from intarsia.engine.parts import opening
+from intarsia.engine.paste import blend
+from intarsia.engine.resolve import resolve, table_of
+from intarsia.kernels.attention import KERNELS, _by
+from intarsia.models.configs import VAES
+from intarsia.models.vae_kl import AutoencoderKL
+from intarsia.schedulers import NAMES
 
 SIZE = 256
 
@@ -38,7 +38,7 @@ def ask(size=SIZE, **fields):
     mask = np.zeros((size, size), np.uint8)
     mask[size // 4 : 3 * size // 4, size // 5 : 4 * size // 5] = 255
     given = {"prompt": "a red circle", "seed": 4, "steps": 8, "strength": 1.0, "guidance_scale": 4.0}
-    return inlay.InpaintRequest(
+    return intarsia.InpaintRequest(
         init_image=ramp.astype(np.uint8), mask_image=mask, width=size, height=size, **{**given, **fields}
     )
 
@@ -77,7 +77,7 @@ def lanes_of(session, requests):
     """Lanes at their first row, with the noise that each has still to draw."""
     made = []
     for request in requests:
-        resolved = resolve(request, inlay.Registry())
+        resolved = resolve(request, intarsia.Registry())
         stream = NoiseStream(resolved.plan.seeds[0])
         conditioning, _ = session.encode(resolved.inputs)
         table = table_of(resolved.plan)
@@ -96,7 +96,7 @@ def advance(session, lanes, row):
 
 
 def open_session(**choices):
-    resolved = resolve(ask(), inlay.Registry())
+    resolved = resolve(ask(), intarsia.Registry())
     return TorchBackend("cuda", True).open(replace(opening(resolved.entry, resolved.parts), **choices))
 
 
@@ -179,7 +179,7 @@ def test_captured_and_launched_one_by_one_are_the_same_bits(recorded):
     """The same kernels on the same values. Deterministic, so that attention is chosen by order and not by time."""
     pictures = []
     for capture in ("on", "off"):
-        with inlay.Engine("torch", "cuda", deterministic=True, capture=capture) as engine:
+        with intarsia.Engine("torch", "cuda", deterministic=True, capture=capture) as engine:
             results = [engine.run(ask(scheduler=name)) for name in NAMES]
             assert {result.ran["capture"] for result in results} == {capture}
             merged = engine.run(ask(512, token_merging=0.5, scheduler="euler_a"))
@@ -197,7 +197,7 @@ def test_half_precision_errs_no_more_with_our_kernels():
     ]
 
     def pictures(device, **choices):
-        with inlay.Engine("torch", device, **choices) as engine:
+        with intarsia.Engine("torch", device, **choices) as engine:
             return np.stack([drawn(engine.run(request)) for request in requests])
 
     exact = pictures("cpu")
@@ -212,7 +212,7 @@ def test_nothing_in_a_step_waits_for_the_host():
     """Stochastic rows, norms, lanes that leave: after each company was recorded, torch refuses whatever would wait."""
     names = ("EulerAncestralDiscreteScheduler", "ScoreSdeVeScheduler", "UniPCMultistepScheduler", "DDIMScheduler")
     requests = [ask(scheduler=name, steps=4 + place) for place, name in enumerate(names)]
-    resolved = resolve(ask(), inlay.Registry())
+    resolved = resolve(ask(), intarsia.Registry())
     session = TorchBackend("cuda", False).open(opening(resolved.entry, resolved.parts))
     for turn in range(2):
         lanes = lanes_of(session, requests)
@@ -229,7 +229,7 @@ def test_nothing_in_a_step_waits_for_the_host():
 
 
 def test_a_company_is_recorded_once(recorded):
-    with inlay.Engine("torch", "cuda") as engine:
+    with intarsia.Engine("torch", "cuda") as engine:
         first = engine.run(ask(seed=1))
         assert recorded == ["Stage"]
         for name in ("euler", "heun", "UniPCMultistepScheduler"):
@@ -242,7 +242,7 @@ def test_a_company_is_recorded_once(recorded):
 def test_graphs_are_bounded_and_those_that_went_come_back(recorded, opened, monkeypatch):
     monkeypatch.setattr(sessions, "_STAGES", 2)
     sizes = (256, 320, 384, 256)
-    with inlay.Engine("torch", "cuda", deterministic=True) as engine:
+    with intarsia.Engine("torch", "cuda", deterministic=True) as engine:
         pictures = [drawn(engine.run(ask(size))) for size in sizes]
         assert len(opened[0]._steps) == 2
     assert recorded.count("Stage") == 4
@@ -250,7 +250,7 @@ def test_graphs_are_bounded_and_those_that_went_come_back(recorded, opened, monk
 
 
 def test_memory_does_not_grow_from_request_to_request():
-    with inlay.Engine("torch", "cuda") as engine:
+    with intarsia.Engine("torch", "cuda") as engine:
         held = []
         for seed in range(12):
             engine.run(ask(seed=seed, prompt=f"circle {seed % 2}"))
@@ -262,7 +262,7 @@ def test_memory_does_not_grow_from_request_to_request():
 def test_lanes_share_a_graph_and_come_and_go():
     """Mixed company against each alone: another batch shape in half precision, the same picture, not the same bits."""
     requests = [ask(scheduler=name, steps=4 + place % 5, seed=place) for place, name in enumerate(NAMES[:12])]
-    with inlay.Engine("torch", "cuda") as engine:
+    with intarsia.Engine("torch", "cuda") as engine:
         alone = [drawn(engine.run(request)) for request in requests]
         together = [drawn(ticket.result()) for ticket in [engine.submit(request) for request in requests]]
     for request, one, other in zip(requests, alone, together, strict=True):
@@ -271,7 +271,7 @@ def test_lanes_share_a_graph_and_come_and_go():
 
 
 def test_other_loras_need_no_new_recording(recorded, opened, tmp_path):
-    pytest.importorskip("diffusers", reason="reads LoRA files with diffusers: pip install 'inlay[torch]'")
+    pytest.importorskip("diffusers", reason="reads LoRA files with diffusers: pip install 'intarsia[torch]'")
     from safetensors.torch import save_file
 
     session = open_session()
@@ -287,13 +287,13 @@ def test_other_loras_need_no_new_recording(recorded, opened, tmp_path):
     save_file(tensors, tmp_path / "ink.safetensors")
     registry = tmp_path / "weights.toml"
     registry.write_text('schema = 1\n[loras.ink]\npath = "ink.safetensors"\n')
-    plain, inked = ask(), ask(loras=(inlay.Lora(id="ink"),))
+    plain, inked = ask(), ask(loras=(intarsia.Lora(id="ink"),))
     opened.clear()
     recorded.clear()
-    with inlay.Engine("torch", "cuda", registry, deterministic=True) as engine:
+    with intarsia.Engine("torch", "cuda", registry, deterministic=True) as engine:
         pictures = [drawn(engine.run(request)) for request in (plain, inked, plain)]
     assert (len(opened), recorded.count("Stage")) == (1, 1)
-    with inlay.Engine("torch", "cuda", registry, deterministic=True) as engine:
+    with intarsia.Engine("torch", "cuda", registry, deterministic=True) as engine:
         fresh = drawn(engine.run(inked))
     np.testing.assert_array_equal(pictures[1], fresh)
     np.testing.assert_array_equal(pictures[0], pictures[2])
@@ -350,7 +350,7 @@ def test_a_request_that_is_admitted_does_not_make_the_host_wait():
     request = ask(512, token_merging=0.5, scheduler="euler_a")
     for _ in range(2):
         lanes_of(session, [request])
-    resolved = resolve(request, inlay.Registry())
+    resolved = resolve(request, intarsia.Registry())
     noise = NoiseStream(resolved.plan.seeds[0]).draw(resolved.plan.latent_shape)
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -368,7 +368,7 @@ def test_another_size_compiles_nothing_new(monkeypatch):
 
     compiled = []
     monkeypatch.setattr(triton.knobs.runtime, "jit_post_compile_hook", lambda *, repr, **_: compiled.append(repr))
-    with inlay.Engine("torch", "cuda") as engine:
+    with intarsia.Engine("torch", "cuda") as engine:
         engine.run(ask(256, steps=2))
         compiled.clear()
         for size in (320, 512, 200):
@@ -379,7 +379,7 @@ def test_another_size_compiles_nothing_new(monkeypatch):
 
 
 def test_attention_kernels_are_recorded():
-    with inlay.Engine("torch", "cuda") as engine:
+    with intarsia.Engine("torch", "cuda") as engine:
         chosen = engine.run(ask(steps=2)).ran["attention"]
     assert len(chosen) >= 2
     assert {kernel for _, kernel in chosen} <= set(KERNELS)
@@ -397,13 +397,13 @@ def test_pasting_on_the_device_is_the_engines_to_the_byte():
 
 
 def test_too_little_memory_says_what_would_fit_and_the_engine_goes_on():
-    with inlay.Engine("torch", "cuda") as engine:
+    with intarsia.Engine("torch", "cuda") as engine:
         engine.run(ask(steps=2))
         torch.cuda.empty_cache()
         total = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 8 * 2**20) / total)
         try:
-            with pytest.raises(inlay.OutOfMemory, match=r"out of memory on cuda.*would fit"):
+            with pytest.raises(intarsia.OutOfMemory, match=r"out of memory on cuda.*would fit"):
                 engine.run(ask(2048, steps=2))
         finally:
             torch.cuda.set_per_process_memory_fraction(1.0)

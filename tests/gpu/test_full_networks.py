@@ -10,15 +10,15 @@ import pytest
 from tests.gpu.needs import need_compiled_kernels
 
 need_compiled_kernels()
-diffusers = pytest.importorskip("diffusers", reason="the yardstick is diffusers: pip install 'inlay[torch]'")
+diffusers = pytest.importorskip("diffusers", reason="the yardstick is diffusers: pip install 'intarsia[torch]'")
 
 import torch
 
 from benchmarks.peers import diffusers_unet, diffusers_vae
-from inlay.models.configs import UNETS, VAES
-from inlay.models.layers import use_kernels
-from inlay.models.unet import UNet
-from inlay.models.vae_kl import AutoencoderKL
+from intarsia.models.configs import UNETS, VAES
+from intarsia.models.layers import use_kernels
+from intarsia.models.unet import UNet
+from intarsia.models.vae_kl import AutoencoderKL
 
 LAST = torch.channels_last
 # What chance may add to an error of as many roundings.

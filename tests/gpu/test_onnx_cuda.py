@@ -15,9 +15,9 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime-gpu: 
 if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
     pytest.skip("the installed onnxruntime has no CUDA provider", allow_module_level=True)
 
-import inlay
-from inlay.engine.registry import Registry
-from inlay.schedulers import NAMES
+import intarsia
+from intarsia.engine.registry import Registry
+from intarsia.schedulers import NAMES
 
 SIZE = 256
 
@@ -28,24 +28,24 @@ def graphs(request, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "float16":
             for package in ("onnx", "onnxscript"):
-                pytest.importorskip(package, reason=f"float16 graphs need {package}: pip install 'inlay[export]'")
-            from inlay.export.folder import cached, export_model
+                pytest.importorskip(package, reason=f"float16 graphs need {package}: pip install 'intarsia[export]'")
+            from intarsia.export.folder import cached, export_model
 
-            root, model = tmp_path_factory.mktemp("graphs"), Registry().find("inlay-tiny").path
+            root, model = tmp_path_factory.mktemp("graphs"), Registry().find("intarsia-tiny").path
             export_model(model, cached(model, "float16", root), "float16")
-            patch.setenv("INLAY_GRAPHS", str(root))
+            patch.setenv("INTARSIA_GRAPHS", str(root))
         yield request.param
 
 
 @pytest.fixture(scope="module")
 def reference():
-    with inlay.Engine("torch", "cpu") as engine:
+    with intarsia.Engine("torch", "cpu") as engine:
         yield engine
 
 
 @pytest.fixture(scope="module")
 def cuda(graphs):
-    with inlay.Engine("onnx", "cuda") as engine:
+    with intarsia.Engine("onnx", "cuda") as engine:
         yield engine
 
 
@@ -55,7 +55,7 @@ def ask(**fields):
     mask[60:200, 50:190] = 255
     defaults = {"prompt": "a red circle", "seed": 4, "steps": 12, "strength": 1.0, "guidance_scale": 4.0}
     given = {"init_image": ramp.astype(np.uint8), "mask_image": mask, "width": SIZE, "height": SIZE}
-    return inlay.InpaintRequest(**{**given, **defaults, **fields})
+    return intarsia.InpaintRequest(**{**given, **defaults, **fields})
 
 
 def drawn(result):
@@ -81,7 +81,7 @@ def test_captured_steps_give_the_launched_ones_picture(graphs, cuda):
         {"mask_image": other, "seed": 9, "samples": 2},
         {"width": 192, "height": 320, "mask_image": other, "prompt": "a blue square"},
     ]
-    with inlay.Engine("onnx", "cuda", capture="off") as launching:
+    with intarsia.Engine("onnx", "cuda", capture="off") as launching:
         expected = [drawn(launching.run(ask(**fields))) for fields in mixed]
     for _ in range(3):
         found = [drawn(ticket.result()) for ticket in [cuda.submit(ask(**fields)) for fields in mixed]]
@@ -97,8 +97,8 @@ def test_float32_graphs_say_that_they_are_launched(graphs, cuda):
     assert result.runtime.capture == "off"
     assert any("not captured" in warning for warning in result.warnings)
     with (
-        pytest.raises(inlay.BackendError, match="onnxruntime failed"),
-        inlay.Engine("onnx", "cuda", capture="on") as on,
+        pytest.raises(intarsia.BackendError, match="onnxruntime failed"),
+        intarsia.Engine("onnx", "cuda", capture="on") as on,
     ):
         on.run(ask(steps=2))
 
@@ -114,9 +114,9 @@ def test_merging_and_company(cuda, reference):
 def test_the_provider_loads_without_torch():
     """Torch brings CUDA's libraries with it; this backend has to find them where torch is not imported."""
     code = (
-        "import sys, inlay\n"
-        "from inlay.backends.onnx.device import pick_device\n"
-        "from inlay.backends.onnx.session import STEP\n"
+        "import sys, intarsia\n"
+        "from intarsia.backends.onnx.device import pick_device\n"
+        "from intarsia.backends.onnx.session import STEP\n"
         "print(pick_device('cuda').open(STEP.read_bytes()).get_providers()[0], 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

@@ -11,15 +11,15 @@ need_gpu()
 
 import torch
 
-import inlay
-from inlay.schedulers import NAMES
+import intarsia
+from intarsia.schedulers import NAMES
 
 SIZE = 256
 
 
 @pytest.fixture(scope="module")
 def engines():
-    with inlay.Engine("torch", "cpu") as cpu, inlay.Engine("torch", "cuda") as cuda:
+    with intarsia.Engine("torch", "cpu") as cpu, intarsia.Engine("torch", "cuda") as cuda:
         yield cpu, cuda
 
 
@@ -31,7 +31,7 @@ def ask():
 
     def make(**fields):
         defaults = {"prompt": "a red circle", "seed": 4, "steps": 12, "strength": 1.0, "guidance_scale": 4.0}
-        return inlay.InpaintRequest(
+        return intarsia.InpaintRequest(
             init_image=ramp.astype(np.uint8), mask_image=mask, width=SIZE, height=SIZE, **{**defaults, **fields}
         )
 
@@ -50,7 +50,7 @@ def test_same_picture_as_on_the_cpu(engines, ask, name):
 
 def test_deterministic_mode_gives_the_same_bits_in_company(ask):
     requests = [ask(scheduler=name, steps=6 + place) for place, name in enumerate(NAMES[:9])]
-    with inlay.Engine("torch", "cuda", deterministic=True) as engine:
+    with intarsia.Engine("torch", "cuda", deterministic=True) as engine:
         alone = [np.asarray(engine.run(request).generated[0]) for request in requests]
         together = [np.asarray(ticket.result().generated[0]) for ticket in [engine.submit(r) for r in requests]]
     np.testing.assert_array_equal(alone, together)

@@ -14,16 +14,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from inlay.kernels.fused_step import advance, first_input
-from inlay.kernels.geglu import geglu
-from inlay.kernels.groupnorm import Norm, group_norm
-from inlay.kernels.layernorm import add_layer_norm, layer_norm
-from inlay.kernels.matcher import match, merge
-from inlay.kernels.pick import pick_rows
-from inlay.kernels.pixels import paste, to_levels
-from inlay.kernels.residual import residual
-from inlay.kernels.step_lanes import StepLanes, pack_rows
-from inlay.schedulers import table
+from intarsia.kernels.fused_step import advance, first_input
+from intarsia.kernels.geglu import geglu
+from intarsia.kernels.groupnorm import Norm, group_norm
+from intarsia.kernels.layernorm import add_layer_norm, layer_norm
+from intarsia.kernels.matcher import match, merge
+from intarsia.kernels.pick import pick_rows
+from intarsia.kernels.pixels import paste, to_levels
+from intarsia.kernels.residual import residual
+from intarsia.kernels.step_lanes import StepLanes, pack_rows
+from intarsia.schedulers import table
 from tests.kernels.offline import launching
 
 HALF = torch.float16

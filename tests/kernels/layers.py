@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from inlay.errors import BackendError
-from inlay.kernels import groupnorm
-from inlay.kernels.geglu import geglu, geglu_reference
-from inlay.kernels.groupnorm import Norm, group_norm, group_norm_reference
-from inlay.kernels.layernorm import add_layer_norm, add_layer_norm_reference, layer_norm, layer_norm_reference
-from inlay.kernels.residual import residual, residual_reference
+from intarsia.errors import BackendError
+from intarsia.kernels import groupnorm
+from intarsia.kernels.geglu import geglu, geglu_reference
+from intarsia.kernels.groupnorm import Norm, group_norm, group_norm_reference
+from intarsia.kernels.layernorm import add_layer_norm, add_layer_norm_reference, layer_norm, layer_norm_reference
+from intarsia.kernels.residual import residual, residual_reference
 from tests.kernels import assert_rounded, guard  # noqa: F401 - a fixture
 
 LAST = torch.channels_last
@@ -168,7 +168,7 @@ def test_tracers_are_told_the_right_shapes(device, name):
         "residual": (x, x + 1, weight, None),
         "geglu": (tokens,),
     }
-    made = getattr(torch.ops.inlay, name).default
+    made = getattr(torch.ops.intarsia, name).default
     torch.library.opcheck(made, given[name], test_utils=("test_schema", "test_faketensor"))
 
 

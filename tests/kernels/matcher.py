@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from inlay.errors import BackendError
-from inlay.kernels.matcher import match, match_reference, merge, merge_reference
+from intarsia.errors import BackendError
+from intarsia.kernels.matcher import match, match_reference, merge, merge_reference
 from tests.kernels import assert_rounded, guard  # noqa: F401 - a fixture
 
 HALF, BRAIN, FULL = torch.float16, torch.bfloat16, torch.float32
@@ -115,9 +115,9 @@ def test_tracers_are_told_the_right_shapes(device):
     x, sources = random(2, 12, 16, device=device), torch.arange(9, device=device)[None]
     destinations = torch.arange(9, 12, device=device)[None]
     utils = ("test_schema", "test_faketensor")
-    torch.library.opcheck(torch.ops.inlay.match.default, (x, sources, destinations, 4, None), test_utils=utils)
+    torch.library.opcheck(torch.ops.intarsia.match.default, (x, sources, destinations, 4, None), test_utils=utils)
     place, size = match(x, sources, destinations, 4, fused=True)
-    torch.library.opcheck(torch.ops.inlay.merge.default, (x, place, size, sources, destinations), test_utils=utils)
+    torch.library.opcheck(torch.ops.intarsia.merge.default, (x, place, size, sources, destinations), test_utils=utils)
 
 
 def test_other_layouts_are_refused(device):

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from inlay.models.layers import use_kernels
-from inlay.models.merging import Merging, draw_choices, find_regions, level_mergings
-from inlay.models.unet import UNet
-from inlay.models.unet_config import UNetConfig
-from inlay.models.vae_kl import AutoencoderKL, KLConfig
+from intarsia.models.layers import use_kernels
+from intarsia.models.merging import Merging, draw_choices, find_regions, level_mergings
+from intarsia.models.unet import UNet
+from intarsia.models.unet_config import UNetConfig
+from intarsia.models.vae_kl import AutoencoderKL, KLConfig
 
 SMALL = UNetConfig(
     in_channels=9,

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from inlay.kernels.launch import Kernel
+from intarsia.kernels.launch import Kernel
 
 
 class Driver:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from inlay.errors import BackendError
-from inlay.kernels.pick import pick_rows
+from intarsia.errors import BackendError
+from intarsia.kernels.pick import pick_rows
 from tests.kernels import guard  # noqa: F401 - a fixture
 
 

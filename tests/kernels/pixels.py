@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from inlay.engine.paste import blend
-from inlay.errors import BackendError
-from inlay.kernels.pixels import paste, paste_reference, to_levels, to_levels_reference
+from intarsia.engine.paste import blend
+from intarsia.errors import BackendError
+from intarsia.kernels.pixels import paste, paste_reference, to_levels, to_levels_reference
 from tests.kernels import guard  # noqa: F401 - a fixture
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from inlay.errors import BackendError
-from inlay.kernels.fused_step import advance, first_input
-from inlay.kernels.pick import pick_rows
-from inlay.kernels.step_lanes import StepLanes, pack_rows, record_size
-from inlay.schedulers import NAMES, table
+from intarsia.errors import BackendError
+from intarsia.kernels.fused_step import advance, first_input
+from intarsia.kernels.pick import pick_rows
+from intarsia.kernels.step_lanes import StepLanes, pack_rows, record_size
+from intarsia.schedulers import NAMES, table
 from tests.kernels import guard  # noqa: F401 - a fixture
 
 SHAPE = (4, 5, 17)  # 340 elements: two programs a lane, the second partial

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from benchmarks.networks import Weights, parts
-from inlay.backends.protocol import Inputs, Step
-from inlay.backends.torch import session as sessions
-from inlay.schedulers import table
+from intarsia.backends.protocol import Inputs, Step
+from intarsia.backends.torch import session as sessions
+from intarsia.schedulers import table
 from tests.kernels.offline import launching
 
 CPU = torch.device("cpu")

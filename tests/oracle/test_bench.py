@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-pytest.importorskip("diffusers", reason="the peers need diffusers: pip install 'inlay[oracle]'")
-pytest.importorskip("tomesd", reason="one of the peers: pip install 'inlay[oracle]'")
+pytest.importorskip("diffusers", reason="the peers need diffusers: pip install 'intarsia[oracle]'")
+pytest.importorskip("tomesd", reason="one of the peers: pip install 'intarsia[oracle]'")
 
 import torch
 from PIL import Image
@@ -20,9 +20,9 @@ from benchmarks import place as places
 from benchmarks.cases import chosen, shortened
 from benchmarks.environment import environment
 from benchmarks.run import Options, run
-from inlay.backends.torch import session as sessions
-from inlay.errors import RequestError
-from inlay.models.unet import UNet
+from intarsia.backends.torch import session as sessions
+from intarsia.errors import RequestError
+from intarsia.models.unet import UNet
 
 
 def rehearsed(case, folder, **more):
@@ -36,12 +36,12 @@ def test_engine_and_peers_agree_and_are_timed(case, tmp_path):
     failed, record = rehearsed(case, tmp_path)
     assert failed == 0, record["check"]
     # Float32 on both sides: what is left is the rounding to 8 bits and the autoencoder's
-    assert record["check"]["errors"]["inlay"] < 0.5
-    assert set(record["numbers"]["median"]) == {"inlay", "eager", "tomesd"}
-    assert len(record["numbers"]["seconds"]["inlay"]) == 3
+    assert record["check"]["errors"]["intarsia"] < 0.5
+    assert set(record["numbers"]["median"]) == {"intarsia", "eager", "tomesd"}
+    assert len(record["numbers"]["seconds"]["intarsia"]) == 3
     assert record["rehearsal"]
     assert record["numbers"]["ratio"]["eager"] == pytest.approx(
-        record["numbers"]["median"]["eager"] / record["numbers"]["median"]["inlay"]
+        record["numbers"]["median"]["eager"] / record["numbers"]["median"]["intarsia"]
     )
 
 
@@ -74,13 +74,13 @@ def test_a_peer_without_memory_is_named_and_the_compiled_one_joins_the_record(tm
     assert failed == 0, record["check"]
     assert record["absent"] == {"tomesd": "failed: not enough memory for it beside ours"}
     numbers = record["numbers"]
-    assert set(numbers["median"]) == {"inlay", "eager", "compile"}
+    assert set(numbers["median"]) == {"intarsia", "eager", "compile"}
     assert set(numbers["turns"]) == {"compile"}
     ours = sorted(numbers["turns"]["compile"])[1]
     assert numbers["ratio"]["compile"] == pytest.approx(numbers["median"]["compile"] / ours)
     assert numbers["first_call"]["compile"] > 0
     assert numbers["ran"]["backend"] == "torch"
-    assert record["check"]["samples"]["inlay"] < 1e-4, "float32 on both sides"
+    assert record["check"]["samples"]["intarsia"] < 1e-4, "float32 on both sides"
     assert record["settings"]["prompts"] == "encoded by each before it is timed"
 
 
@@ -98,7 +98,7 @@ def test_the_check_in_half_precision_finds_what_is_wrong_by_a_hundredth(tmp_path
     assert record.check.passed is passed, record.check
     assert bool(record.numbers) is passed
     errors = record.check.errors
-    assert errors["inlay"] < 1.25 * errors["eager"] + 0.5
+    assert errors["intarsia"] < 1.25 * errors["eager"] + 0.5
 
 
 def test_capture_that_cannot_be_is_the_reason_of_its_case(tmp_path):
@@ -114,17 +114,17 @@ def test_wrong_pictures_have_no_times(tmp_path, monkeypatch):
     failed, record = rehearsed("S1", tmp_path)
     assert failed == 1
     assert record["numbers"] == {}
-    assert record["check"]["errors"]["inlay"] > 20
+    assert record["check"]["errors"]["intarsia"] > 20
 
 
 @pytest.mark.parametrize("case", ["mixed-256", "resolution", "lora", pytest.param("cold", marks=pytest.mark.slow)])
 def test_the_other_cases(case, tmp_path):
     failed, record = rehearsed(case, tmp_path)
     assert failed == 0, record["check"]
-    assert record["numbers"]["median"]["inlay"] > 0
+    assert record["numbers"]["median"]["intarsia"] > 0
     if case == "cold":
         assert "Triton's kernels compiled before" in record["numbers"]["caches"]
-        assert len(record["numbers"]["seconds"]["inlay"]) == 1
+        assert len(record["numbers"]["seconds"]["intarsia"]) == 1
         assert record["numbers"]["seconds_with_empty_triton_cache"] > 0
 
 

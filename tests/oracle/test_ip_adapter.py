@@ -5,17 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="needs torch: pip install 'inlay[torch]'")
-diffusers = pytest.importorskip("diffusers", reason="the oracle needs diffusers: pip install 'inlay[oracle]'")
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[torch]'")
+diffusers = pytest.importorskip("diffusers", reason="the oracle needs diffusers: pip install 'intarsia[oracle]'")
 
 from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
 from PIL import Image
 from transformers import CLIPImageProcessor
 
-from inlay import WeightsError
-from inlay.models.ip_adapter_files import load_ip_adapter
-from inlay.models.unet import UNet
-from inlay.models.unet_config import UNetConfig
+from intarsia import WeightsError
+from intarsia.models.ip_adapter_files import load_ip_adapter
+from intarsia.models.unet import UNet
+from intarsia.models.unet_config import UNetConfig
 from tests.adapters import ip_adapter_state, write, write_ip_adapter
 
 TOLERANCE = 1e-5  # outputs are about 2 at most; the sums are only ordered differently

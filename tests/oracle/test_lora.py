@@ -6,14 +6,14 @@ import re
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="needs torch: pip install 'inlay[torch]'")
-pytest.importorskip("diffusers", reason="the oracle needs diffusers: pip install 'inlay[oracle]'")
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[torch]'")
+pytest.importorskip("diffusers", reason="the oracle needs diffusers: pip install 'intarsia[oracle]'")
 
 from diffusers import StableDiffusionInpaintPipeline
 
-from inlay import WeightsError
-from inlay.models.loading import load_pipeline_parts
-from inlay.models.lora_files import read_loras
+from intarsia import WeightsError
+from intarsia.models.loading import load_pipeline_parts
+from intarsia.models.lora_files import read_loras
 from tests import adapters
 from tests.random_model import write_model
 
@@ -329,7 +329,7 @@ def test_what_cannot_be_applied_is_left_out_and_said(folder, networks, tmp_path,
 
 def test_a_checkpoint_named_as_a_lora_is_not_read(folder, tmp_path, monkeypatch):
     path = adapters.write(tmp_path / "big.safetensors", {"model.diffusion_model.x.weight": torch.ones(2)})
-    monkeypatch.setattr("inlay.models.lora_files.read_tensors", lambda *_, **__: pytest.fail("it was read"))
+    monkeypatch.setattr("intarsia.models.lora_files.read_tensors", lambda *_, **__: pytest.fail("it was read"))
     with pytest.raises(WeightsError, match="it has a checkpoint"):
         load_pipeline_parts(folder, loras=[(path, 1.0)])
 

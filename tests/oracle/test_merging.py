@@ -6,11 +6,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
-tomesd = pytest.importorskip("tomesd", reason="needs tomesd: pip install 'inlay[oracle]'")
+tomesd = pytest.importorskip("tomesd", reason="needs tomesd: pip install 'intarsia[oracle]'")
 
 from tomesd.merge import bipartite_soft_matching_random2d
 
-from inlay.models.merging import LevelMerging, Matcher
+from intarsia.models.merging import LevelMerging, Matcher
 from tests.oracle.test_models import TOLERANCE, evaluate, inputs, pair, reference, worst
 
 ONE_BLOCK = {

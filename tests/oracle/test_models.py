@@ -9,11 +9,11 @@ pytest.importorskip("diffusers")
 
 import diffusers
 
-from inlay.models.configs import UNETS, VAES
-from inlay.models.unet import UNet
-from inlay.models.unet_config import UNetConfig
-from inlay.models.vae_kl import AutoencoderKL, KLConfig
-from inlay.models.vae_tiny import AutoencoderTiny, TinyConfig
+from intarsia.models.configs import UNETS, VAES
+from intarsia.models.unet import UNet
+from intarsia.models.unet_config import UNetConfig
+from intarsia.models.vae_kl import AutoencoderKL, KLConfig
+from intarsia.models.vae_tiny import AutoencoderTiny, TinyConfig
 
 TOLERANCE = 1e-5  # outputs are about 2 at most; the sums are only ordered differently
 

@@ -23,8 +23,8 @@ from transformers import (
     CLIPTokenizer,
 )
 
-from inlay.errors import RequestError
-from inlay.models.text_files import load_text
+from intarsia.errors import RequestError
+from intarsia.models.text_files import load_text
 
 PROMPTS = ["a red circle", "blue square on the left, a Ring", "", "star " * 100]
 CPU = torch.device("cpu")

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="needs torch: pip install 'inlay[torch]'")
-diffusers = pytest.importorskip("diffusers", reason="the oracle needs diffusers: pip install 'inlay[oracle]'")
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[torch]'")
+diffusers = pytest.importorskip("diffusers", reason="the oracle needs diffusers: pip install 'intarsia[oracle]'")
 
 from diffusers.models.embeddings import IPAdapterPlusImageProjection
 
-from inlay.export.clip import ClipText
-from inlay.models.clip_config import text_shape
-from inlay.models.ip_adapter import Resampler, resampler_shape
-from inlay.models.unet import UNet
-from inlay.models.unet_config import UNetConfig
-from inlay.models.vae_kl import AutoencoderKL, KLConfig
+from intarsia.export.clip import ClipText
+from intarsia.models.clip_config import text_shape
+from intarsia.models.ip_adapter import Resampler, resampler_shape
+from intarsia.models.unet import UNet
+from intarsia.models.unet_config import UNetConfig
+from intarsia.models.vae_kl import AutoencoderKL, KLConfig
 
 UNETS = {
     "sd": {"cross_attention_dim": 16},

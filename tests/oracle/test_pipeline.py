@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-pytest.importorskip("diffusers", reason="the oracle needs diffusers: pip install 'inlay[oracle]'")
+pytest.importorskip("diffusers", reason="the oracle needs diffusers: pip install 'intarsia[oracle]'")
 
 import diffusers
 import torch
@@ -14,7 +14,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion_inpaint as inpaint
 from PIL import Image
 
-import inlay
+import intarsia
 from tests.random_model import write_model, write_registry
 
 SIZE, STEPS, SEED = 128, 7, 11
@@ -44,7 +44,7 @@ def models(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def engine(models):
-    with inlay.Engine(backend="torch", device="cpu", weights=models[1]) as opened:
+    with intarsia.Engine(backend="torch", device="cpu", weights=models[1]) as opened:
         yield opened
 
 
@@ -64,7 +64,7 @@ def theirs(folder, pictures, monkeypatch, sampler, karras, strength):
     pipe.set_progress_bar_config(disable=True)
     options = {"use_karras_sigmas": True} if karras else {}
     pipe.scheduler = getattr(diffusers, sampler).from_config(pipe.scheduler.config, **options)
-    noise = torch.from_numpy(inlay.noise(SEED, (4, SIZE // 8, SIZE // 8)))[None]
+    noise = torch.from_numpy(intarsia.noise(SEED, (4, SIZE // 8, SIZE // 8)))[None]
     monkeypatch.setattr(inpaint, "randn_tensor", lambda *args, **kwargs: noise.clone())
     monkeypatch.setattr(DiagonalGaussianDistribution, "sample", lambda self, generator=None: self.mean)
     image, mask = pictures
@@ -81,7 +81,7 @@ def theirs(folder, pictures, monkeypatch, sampler, karras, strength):
 @pytest.mark.parametrize(("sampler", "karras"), SAMPLERS, ids=[name for name, _ in SAMPLERS])
 def test_same_picture_as_diffusers(engine, models, pictures, monkeypatch, kind, sampler, karras, strength):
     image, mask = pictures
-    request = inlay.InpaintRequest(
+    request = intarsia.InpaintRequest(
         prompt="ab", init_image=image, mask_image=mask, model=kind,
         width=SIZE, height=SIZE, seed=SEED, steps=STEPS, strength=strength,
         guidance_scale=4.0, scheduler=sampler, karras_sigmas=karras, clip_skip=1,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-pytest.importorskip("torch", reason="needs torch: pip install 'inlay[torch]'")
-pytest.importorskip("diffusers", reason="the oracle needs diffusers: pip install 'inlay[oracle]'")
+pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[torch]'")
+pytest.importorskip("diffusers", reason="the oracle needs diffusers: pip install 'intarsia[oracle]'")
 
 import torch
 
-import inlay
+import intarsia
 from tests.random_model import write_registry, write_xl_model
 from tests.xl_reference import HEIGHT, ORDERS, WIDTH, psnr, reference, request
 
@@ -36,19 +36,19 @@ def test_the_cases_differ(wanted):
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_same_picture_as_diffusers_whatever_was_encoded_before(models, wanted, order):
-    with inlay.Engine("torch", "cpu", models[1]) as engine:
+    with intarsia.Engine("torch", "cpu", models[1]) as engine:
         for prompt, negative, theirs in ORDERS[order]:
             result = engine.run(request("xl", prompt=prompt, negative_prompt=negative, guidance_scale=4.0))
             assert psnr(result, wanted[prompt, theirs]) > 50, (prompt, negative)
 
 
 def test_the_sizes_that_the_network_is_told(models, monkeypatch):
-    from inlay.models.unet import UNet
+    from intarsia.models.unet import UNet
 
     seen = []
     embed = UNet.embed
     monkeypatch.setattr(UNet, "embed", lambda self, *given: (seen.append(given[2]), embed(self, *given))[1])
-    with inlay.Engine("torch", "cpu", models[1]) as engine:
+    with intarsia.Engine("torch", "cpu", models[1]) as engine:
         engine.run(request("xl", prompt="ab", steps=1))
     expected = torch.tensor([[HEIGHT, WIDTH, 0, 0, HEIGHT, WIDTH]], dtype=torch.float32)
     assert seen

@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="needs torch: pip install 'inlay[torch]'")
-pytest.importorskip("diffusers", reason="the oracle is diffusers: pip install 'inlay[oracle]'")
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[torch]'")
+pytest.importorskip("diffusers", reason="the oracle is diffusers: pip install 'intarsia[oracle]'")
 
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from PIL import Image
@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from inlay.errors import WeightsError
-from inlay.models.safety import load_safety_checker
+from intarsia.errors import WeightsError
+from intarsia.models.safety import load_safety_checker
 
 SIDE, PICTURES = 48, 64
 TOWER = {
@@ -143,7 +143,7 @@ def test_the_published_size_is_built_from_its_config(tmp_path):
     }  # fmt: skip
     with torch.device("meta"):
         theirs = StableDiffusionSafetyChecker(CLIPConfig(projection_dim=768, vision_config=tower))
-    from inlay.models.safety import SafetyNetwork
+    from intarsia.models.safety import SafetyNetwork
 
     with torch.device("meta"):
         ours = SafetyNetwork(tower, 768)

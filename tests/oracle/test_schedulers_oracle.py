@@ -14,7 +14,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed: the oracle extra brings it")
 diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed: the oracle extra brings it")
 
-from inlay.schedulers import NoiseSchedule, Table, table
+from intarsia.schedulers import NoiseSchedule, Table, table
 from tests.oracle.published import SD15
 
 # diffusers hands torch tensors to numpy functions, and numpy 2 announces that it will want newer tensors.

@@ -10,9 +10,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed: the oracle extra brings it")
 diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed: the oracle extra brings it")
 
-from inlay.errors import RequestError
-from inlay.schedulers import NoiseSchedule, table, trace
-from inlay.schedulers.names import NAMES
+from intarsia.errors import RequestError
+from intarsia.schedulers import NoiseSchedule, table, trace
+from intarsia.schedulers.names import NAMES
 from tests.oracle.published import SD15
 
 # diffusers hands torch tensors to numpy functions, and numpy 2 announces that it will want newer tensors.

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-import inlay
-from inlay.backends.null import NullSession
+import intarsia
+from intarsia.backends.null import NullSession
 
 
 @pytest.fixture
@@ -25,14 +25,14 @@ def pictures():
 def request_of(pictures):
     def make(**fields):
         image, mask = pictures
-        return inlay.InpaintRequest(**{"init_image": image, "mask_image": mask, "seed": 1, "steps": 6, **fields})
+        return intarsia.InpaintRequest(**{"init_image": image, "mask_image": mask, "seed": 1, "steps": 6, **fields})
 
     return make
 
 
 @pytest.fixture
 def engine(empty_registry):
-    with inlay.Engine("null", weights=empty_registry) as opened:
+    with intarsia.Engine("null", weights=empty_registry) as opened:
         yield opened
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from inlay.schedulers import NAMES
+from intarsia.schedulers import NAMES
 
 
 def picture(size=(96, 64), value=None) -> str:
@@ -181,8 +181,8 @@ ROWS = {
     "key": [(value, None) for value in ("sk-1", "", 7, ["x"], {"a": 1}, True)],
     "model_id": [
         ("nothing", "nothing"), ("NOTHING", "nothing"), ("quick", "quick"), (" nothing ", "nothing"),
-        ("nope", Wrong("Model not found: nope; the registry has: inlay-tiny, nothing, quick")),
-        (7, Wrong("Model not found: 7; the registry has: inlay-tiny, nothing, quick")),
+        ("nope", Wrong("Model not found: nope; the registry has: intarsia-tiny, nothing, quick")),
+        (7, Wrong("Model not found: 7; the registry has: intarsia-tiny, nothing, quick")),
         ("x" * 201, Wrong("model_id must be at most 200 characters, not 201")),
         (["nothing"], Wrong("model_id must be a string, not ['nothing']")),
     ],

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="counting and measuring need torch: pip install 'inlay[torch]'")
+torch = pytest.importorskip("torch", reason="counting and measuring need torch: pip install 'intarsia[torch]'")
 
 from PIL import Image
 from torch import nn
@@ -21,11 +21,11 @@ from benchmarks import measure, pipelines, run, tables
 from benchmarks.cases import BUDGET, CASES, PEERS, affordable, chosen, share, shortened
 from benchmarks.records import Check, Record, judged, read, read_back, settings
 from benchmarks.run import Options, turns_of
-from inlay import schedulers
-from inlay.backends.torch import floors
-from inlay.backends.torch.counting import Count, count
-from inlay.cli import app
-from inlay.errors import BackendError, OutputError
+from intarsia import schedulers
+from intarsia.backends.torch import floors
+from intarsia.backends.torch.counting import Count, count
+from intarsia.cli import app
+from intarsia.errors import BackendError, OutputError
 
 STEP = 422
 """Operations of one SD1.5 step today."""
@@ -98,7 +98,7 @@ def test_the_roofline_is_that_of_the_goals():
 
 
 def test_diffusers_network_costs_as_much_and_launches_more():
-    pytest.importorskip("diffusers", reason="the other count needs diffusers: pip install 'inlay[torch]'")
+    pytest.importorskip("diffusers", reason="the other count needs diffusers: pip install 'intarsia[torch]'")
     ours, theirs = floors.forward("sd15-inpaint", 512), floors.diffusers_forward(512)
     # Theirs projects the prompt in every evaluation, ours once: 0.4 % of the products.
     assert ours.flops == pytest.approx(theirs.flops, rel=0.005)
@@ -259,19 +259,19 @@ def test_statistics():
     ],
 )
 def test_the_check(ours, theirs, half, passed):
-    assert judged({"inlay": ours, "eager": theirs}, "eager", half).passed is passed
+    assert judged({"intarsia": ours, "eager": theirs}, "eager", half).passed is passed
 
 
 def sample(name, numbers=None, passed=True, **environment):
     (case,) = chosen((name,), "cuda")
     where = {"gpu": "A Card", "driver": "1.2", "cores": 2, "commit": "0123456789abcdef", "packages": {"torch": "2.11"}}
-    check = Check(passed, "error 1.00 levels", {"inlay": 1.0})
+    check = Check(passed, "error 1.00 levels", {"intarsia": 1.0})
     return Record(case.name, settings(case), {**where, **environment}, check, numbers or {}, {"onnx": "not installed"})
 
 
 def beside(name, took, ours=0.08, **environment):
     """A record of our engine and one peer, in turns."""
-    medians = {"inlay": ours, name: took}
+    medians = {"intarsia": ours, name: took}
     numbers = {
         "seconds": {who: [each] * 3 for who, each in medians.items()},
         "median": medians,
@@ -280,18 +280,18 @@ def beside(name, took, ours=0.08, **environment):
         "ran": {"capture": "on"},
     }
     made = sample("S1", numbers, **environment)
-    return replace(made, check=replace(made.check, errors={"inlay": 1.0, name: 2.0}), absent={})
+    return replace(made, check=replace(made.check, errors={"intarsia": 1.0, name: 2.0}), absent={})
 
 
 def test_a_peer_that_was_measured_later_joins_the_record(tmp_path):
     first, later = beside("eager", 0.32), beside("compile", 0.2, ours=0.1)
     first.write(tmp_path)
     both = read_back(tmp_path, rehearsals=False)["S1"].with_peer("compile", later)
-    assert both.numbers["median"] == {"inlay": 0.08, "eager": 0.32, "compile": 0.2}
+    assert both.numbers["median"] == {"intarsia": 0.08, "eager": 0.32, "compile": 0.2}
     assert both.numbers["ratio"] == {"eager": 4.0, "compile": 2.0}, "of turns with ours in each"
     assert both.numbers["turns"] == {"compile": [0.1] * 3}
     assert both.numbers["ran"] == {"capture": "on"}
-    assert both.check.errors == {"inlay": 1.0, "eager": 2.0, "compile": 2.0}
+    assert both.check.errors == {"intarsia": 1.0, "eager": 2.0, "compile": 2.0}
     again = beside("eager", 0.4, ours=0.09).with_peer("compile", both)
     assert again.numbers["ratio"] == {"eager": pytest.approx(0.4 / 0.09), "compile": 2.0}
     assert again.numbers["turns"] == {"compile": [0.1] * 3}
@@ -436,9 +436,9 @@ def test_a_yardstick_without_memory_is_named_and_ours_is_held_against_float32():
     found = pipelines._Contenders(absent={})
     assert pipelines._yardstick(CASES[0], Full(), found) == (None, None)
     assert found.absent == {"eager": "failed: not enough memory for it beside ours"}
-    assert judged({"inlay": 0.3}, "eager", True, {"inlay": 0.0013}).passed
-    assert not judged({"inlay": 0.3}, "eager", True, {"inlay": 0.0037}).passed, "an output scaled by 1.01"
-    assert not judged({"inlay": 2.6}, "eager", True, {"inlay": 0.0013}).passed
+    assert judged({"intarsia": 0.3}, "eager", True, {"intarsia": 0.0013}).passed
+    assert not judged({"intarsia": 0.3}, "eager", True, {"intarsia": 0.0037}).passed, "an output scaled by 1.01"
+    assert not judged({"intarsia": 2.6}, "eager", True, {"intarsia": 0.0013}).passed
 
 
 def test_a_peer_that_runs_out_of_memory_in_its_turns_goes(monkeypatch):
@@ -452,9 +452,9 @@ def test_a_peer_that_runs_out_of_memory_in_its_turns_goes(monkeypatch):
 
     monkeypatch.setattr(pipelines, "interleaved", interleaved)
     place = type("Place", (), {"device": torch.device("cpu")})()
-    found = pipelines._Contenders(absent={}, calls=dict.fromkeys(("inlay", "eager", "tomesd"), list))
-    assert set(pipelines._turns(case, place, found, 10)) == {"inlay", "eager"}
-    assert timed == [["inlay", "eager", "tomesd"], ["inlay", "eager"]]
+    found = pipelines._Contenders(absent={}, calls=dict.fromkeys(("intarsia", "eager", "tomesd"), list))
+    assert set(pipelines._turns(case, place, found, 10)) == {"intarsia", "eager"}
+    assert timed == [["intarsia", "eager", "tomesd"], ["intarsia", "eager"]]
     assert "not enough memory" in found.absent["tomesd"]
 
 
@@ -469,9 +469,9 @@ def test_a_peer_that_runs_out_of_memory_in_its_turns_goes(monkeypatch):
     ],
 )
 def test_the_check_of_samples(ours, theirs, half, passed):
-    check = judged({"inlay": 0.2, "eager": 0.2}, "eager", half, {"inlay": ours, "eager": theirs})
+    check = judged({"intarsia": 0.2, "eager": 0.2}, "eager", half, {"intarsia": ours, "eager": theirs})
     assert check.passed is passed
-    assert check.samples == {"inlay": ours, "eager": theirs} or not passed
+    assert check.samples == {"intarsia": ours, "eager": theirs} or not passed
 
 
 def test_samples_are_held_against_the_nearest():
@@ -481,7 +481,7 @@ def test_samples_are_held_against_the_nearest():
     assert measure.nearest([reference[0], 1.1 * reference[1]], reference) == pytest.approx(0.1)
 
 
-NUMBERS = {"median": {"inlay": 0.08, "eager": 0.32}, "ratio": {"eager": 4.0}, "step_ms": {"inlay": 4.75}}
+NUMBERS = {"median": {"intarsia": 0.08, "eager": 0.32}, "ratio": {"eager": 4.0}, "step_ms": {"intarsia": 4.75}}
 
 
 def test_no_number_without_a_passed_check(tmp_path):

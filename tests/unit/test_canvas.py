@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
-from inlay.engine.canvas import BLANK, Canvas, CanvasOptions, lay_out, prepare
-from inlay.engine.fill import FAINT
-from inlay.engine.mask import dilate, resize_mask
-from inlay.engine.paste import match_colors
-from inlay.engine.pictures import Picture, from_array, from_bytes
-from inlay.engine.sources import open_picture
-from inlay.errors import RequestError
+from intarsia.engine.canvas import BLANK, Canvas, CanvasOptions, lay_out, prepare
+from intarsia.engine.fill import FAINT
+from intarsia.engine.mask import dilate, resize_mask
+from intarsia.engine.paste import match_colors
+from intarsia.engine.pictures import Picture, from_array, from_bytes
+from intarsia.engine.sources import open_picture
+from intarsia.errors import RequestError
 
 
 def noise(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageFilter
 
-from inlay.engine.mask import (
+from intarsia.engine.mask import (
     bounding_box,
     dilate,
     feather,
@@ -18,7 +18,7 @@ from inlay.engine.mask import (
     latent_mask,
     resize_mask,
 )
-from inlay.errors import RequestError
+from intarsia.errors import RequestError
 
 masks = st.tuples(st.integers(1, 40), st.integers(1, 40)).flatmap(lambda shape: arrays(np.bool_, shape))
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from inlay.engine.canvas import CanvasOptions, prepare
-from inlay.engine.mask import Feather
-from inlay.engine.paste import blend, match_colors, overlap, paste_area
-from inlay.engine.pictures import from_array
+from intarsia.engine.canvas import CanvasOptions, prepare
+from intarsia.engine.mask import Feather
+from intarsia.engine.paste import blend, match_colors, overlap, paste_area
+from intarsia.engine.pictures import from_array
 
 
 def test_blend_is_the_rounded_mean_for_every_pair_and_weight():

@@ -10,20 +10,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import inlay
-from inlay import Registry, WeightsError
-from inlay.checkpoints import files as module
-from inlay.checkpoints.files import read_bytes, read_json, regular
-from inlay.checkpoints.layout import files_read, find_weights
-from inlay.engine.weights import check, entry_hash, locate, scheduler_config, verify
+import intarsia
+from intarsia import Registry, WeightsError
+from intarsia.checkpoints import files as module
+from intarsia.checkpoints.files import read_bytes, read_json, regular
+from intarsia.checkpoints.layout import files_read, find_weights
+from intarsia.engine.weights import check, entry_hash, locate, scheduler_config, verify
 
-TINY = Path(inlay.__file__).parent / "assets" / "inlay-tiny"
+TINY = Path(intarsia.__file__).parent / "assets" / "intarsia-tiny"
 UNET = Path("unet", "diffusion_pytorch_model.safetensors")
 
 
 @pytest.fixture(autouse=True)
 def _no_user_files(monkeypatch, tmp_path):
-    monkeypatch.delenv("INLAY_WEIGHTS", raising=False)
+    monkeypatch.delenv("INTARSIA_WEIGHTS", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
 
 
@@ -89,8 +89,8 @@ def test_every_file_that_is_read_is_in_the_hash(entry):
 
 def test_pins_of_the_packaged_model_hold():
     registry = Registry()
-    assert {state.state for state in verify(registry.find("inlay-tiny"))} == {"ok"}
-    pinned = {file.path for file in registry.find("inlay-tiny").files}
+    assert {state.state for state in verify(registry.find("intarsia-tiny"))} == {"ok"}
+    pinned = {file.path for file in registry.find("intarsia-tiny").files}
     assert pinned == {path.relative_to(TINY).as_posix() for path in files_read("models", TINY)}
 
 
@@ -161,14 +161,14 @@ def test_links_are_followed_and_hash_as_files_do(entry, tmp_path, how):
 
 
 def test_pins_are_compared_with_what_links_lead_to(entry, tmp_path):
-    packaged = Registry().find("inlay-tiny").files
+    packaged = Registry().find("intarsia-tiny").files
     pins = "\n".join(f'"{pin.path}" = {{bytes = {pin.bytes}, sha256 = "{pin.sha256}"}}' for pin in packaged)
     path = tmp_path / "weights.toml"
     path.write_text(path.read_text() + f"[models.mine.files]\n{pins}\n")
     linked(entry.path, tmp_path / "blobs", "relative")
     mine = Registry(path).find("mine")
     assert check(mine) == mine.path
-    assert entry_hash(mine) == entry_hash(Registry().find("inlay-tiny"))
+    assert entry_hash(mine) == entry_hash(Registry().find("intarsia-tiny"))
     (mine.path / UNET).unlink()
     (mine.path / UNET).symlink_to(mine.path / "model_index.json")
     with pytest.raises(WeightsError, match=r"diffusion_pytorch_model\.safetensors has \d+ bytes, not the"):
@@ -307,6 +307,6 @@ def test_keys_that_a_model_lacks_are_its_familys(entry):
     image = np.zeros((64, 64, 3), np.uint8)
     mask = image[..., 0] + 255
     path.write_text("{}")
-    request = inlay.InpaintRequest(init_image=image, mask_image=mask, scheduler="EulerDiscreteScheduler", steps=4)
-    config = dict(inlay.plan(request, entry.declared_in).sampler.schedule)
+    request = intarsia.InpaintRequest(init_image=image, mask_image=mask, scheduler="EulerDiscreteScheduler", steps=4)
+    config = dict(intarsia.plan(request, entry.declared_in).sampler.schedule)
     assert config == {"timestep_spacing": "leading"}

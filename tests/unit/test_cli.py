@@ -27,51 +27,51 @@ def scene(tmp_path):
 
 
 @pytest.fixture
-def inlay(scene, empty_registry):
-    environment = {**os.environ, "INLAY_WEIGHTS": str(empty_registry)}
+def intarsia(scene, empty_registry):
+    environment = {**os.environ, "INTARSIA_WEIGHTS": str(empty_registry)}
 
     def run(*arguments, stdin=None):
         given = [each if isinstance(each, bytes) else str(each) for each in arguments]
-        command = [sys.executable, "-c", "from inlay.cli import main; main()", *given]
+        command = [sys.executable, "-c", "from intarsia.cli import main; main()", *given]
         return subprocess.run(command, cwd=scene, env=environment, capture_output=True, text=True, input=stdin)
 
     return run
 
 
-def test_inpaint_prints_the_path_and_nothing_else_on_stdout(inlay, scene):
-    done = inlay("inpaint", "photo.png", "mask.png", "--backend", "null", "--seed", 3, "-p", "a cat")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "photo-inlay.png\n", "")
-    with Image.open(scene / "photo-inlay.png") as made:
+def test_inpaint_prints_the_path_and_nothing_else_on_stdout(intarsia, scene):
+    done = intarsia("inpaint", "photo.png", "mask.png", "--backend", "null", "--seed", 3, "-p", "a cat")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "photo-intarsia.png\n", "")
+    with Image.open(scene / "photo-intarsia.png") as made:
         assert made.size == (128, 96)
         assert "a cat" in made.text["parameters"]
-        assert json.loads(made.text["inlay"])["seed"] == 3
+        assert json.loads(made.text["intarsia"])["seed"] == 3
 
 
-def test_samples_are_numbered_and_json_is_json(inlay, scene):
-    done = inlay("inpaint", "photo.png", "mask.png", "-o", "a.webp", "--samples", 2, "--backend", "null", "--json")
+def test_samples_are_numbered_and_json_is_json(intarsia, scene):
+    done = intarsia("inpaint", "photo.png", "mask.png", "-o", "a.webp", "--samples", 2, "--backend", "null", "--json")
     report = json.loads(done.stdout)
     assert report["output"] == ["a-1.webp", "a-2.webp"]
     assert report["seeds"][1] == report["seeds"][0] + 1
     assert all((scene / name).exists() for name in report["output"])
 
 
-def test_every_sample_says_its_own_seed(inlay, scene):
-    inlay("inpaint", "photo.png", "mask.png", "-o", "a.png", "--samples", 2, "--seed", 7, "--backend", "null")
+def test_every_sample_says_its_own_seed(intarsia, scene):
+    intarsia("inpaint", "photo.png", "mask.png", "-o", "a.png", "--samples", 2, "--seed", 7, "--backend", "null")
     for number in (1, 2):
         with Image.open(scene / f"a-{number}.png") as made:
-            assert json.loads(made.text["inlay"])["seed"] == 6 + number
+            assert json.loads(made.text["intarsia"])["seed"] == 6 + number
             assert f"Seed: {6 + number}, " in made.text["parameters"]
 
 
-def test_any_field_can_be_set(inlay):
-    done = inlay(
+def test_any_field_can_be_set(intarsia):
+    done = intarsia(
         "inpaint", "photo.png", "mask.png", "--backend", "null", "--json",
         "--set", "mask_blur=0", "--set", "masked_content=fill", "--set", "seed=9",
     )  # fmt: skip
     assert json.loads(done.stdout)["meta"]["seed"] == 9
 
 
-def test_parts_of_the_registry(inlay, scene, empty_registry):
+def test_parts_of_the_registry(intarsia, scene, empty_registry):
     (scene / "look").mkdir()
     (scene / "look" / "ip_adapter.safetensors").write_bytes(b"")
     (scene / "ink.safetensors").write_bytes(b"ink")
@@ -80,7 +80,7 @@ def test_parts_of_the_registry(inlay, scene, empty_registry):
             f'[loras.ink]\npath = "{scene}/ink.safetensors"\n[loras.wash]\npath = "{scene}/ink.safetensors"\n'
         )
         registry.write(f'[ip_adapters.look]\npath = "{scene}/look"\n')
-    done = inlay(
+    done = intarsia(
         "inpaint", "photo.png", "mask.png", "--backend", "null", "--json", "--lora", "ink:-0.5", "--lora", "wash",
         "--ip-adapter", "look", "--ip-adapter-image", "photo.png", "--ip-adapter-scale", 0.25,
     )  # fmt: skip
@@ -89,18 +89,18 @@ def test_parts_of_the_registry(inlay, scene, empty_registry):
     assert (meta["ip_adapter"].partition(":")[0], meta["ip_adapter_scale"]) == ("look", 0.25)
 
 
-def test_no_metadata(inlay, scene):
-    inlay("inpaint", "photo.png", "mask.png", "-o", "bare.png", "--backend", "null", "--no-metadata")
+def test_no_metadata(intarsia, scene):
+    intarsia("inpaint", "photo.png", "mask.png", "-o", "bare.png", "--backend", "null", "--no-metadata")
     with Image.open(scene / "bare.png") as made:
         assert made.text == {}
 
 
-def test_plan_reads_a_file_or_standard_input_and_no_torch(inlay, scene):
+def test_plan_reads_a_file_or_standard_input_and_no_torch(intarsia, scene):
     request = {"init_image": "photo.png", "mask_image": "mask.png", "seed": 1, "steps": 10}
     (scene / "request.json").write_text(json.dumps(request))
-    from_file = inlay("plan", "request.json")
+    from_file = intarsia("plan", "request.json")
     assert json.loads(from_file.stdout)["sampler"]["evaluations"] == 7
-    assert inlay("plan", "-", stdin=json.dumps(request)).stdout == from_file.stdout
+    assert intarsia("plan", "-", stdin=json.dumps(request)).stdout == from_file.stdout
 
 
 BAD = [
@@ -146,7 +146,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("arguments", "code", "sentence"), BAD, ids=[" ".join(map(str, row[0]))[:80] for row in BAD])
-def test_bad_input_is_one_line_a_code_and_no_file(inlay, scene, arguments, code, sentence):
+def test_bad_input_is_one_line_a_code_and_no_file(intarsia, scene, arguments, code, sentence):
     (scene / "text.png").write_text("this is no picture")
     (scene / "cut.png").write_bytes((scene / "photo.png").read_bytes()[:2000])
     (scene / "list.json").write_text("[1]")
@@ -154,7 +154,7 @@ def test_bad_input_is_one_line_a_code_and_no_file(inlay, scene, arguments, code,
     Image.new("L", (128, 96), 0).save(scene / "black.png")
     before = sorted(path.name for path in scene.rglob("*"))
     null = [] if {"--backend", "--device"} & set(arguments) or arguments[0] != "inpaint" else ["--backend", "null"]
-    done = inlay(*arguments, *null)
+    done = intarsia(*arguments, *null)
     assert done.returncode == code, done.stderr
     assert sentence in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
@@ -166,16 +166,16 @@ def test_bad_input_is_one_line_a_code_and_no_file(inlay, scene, arguments, code,
 @pytest.mark.parametrize(
     "arguments", [["nope"], ["inpaint"], ["inpaint", "a", "b", "--strength", "much"], ["models", "x"]]
 )
-def test_bad_usage_is_two(inlay, arguments):
-    done = inlay(*arguments)
+def test_bad_usage_is_two(intarsia, arguments):
+    done = intarsia(*arguments)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
 def test_output_that_cannot_be_written_is_one_line_and_two(empty_registry):
-    environment = {**os.environ, "INLAY_WEIGHTS": str(empty_registry)}
-    command = [sys.executable, "-c", "from inlay.cli import main; main()", "models", "list"]
+    environment = {**os.environ, "INTARSIA_WEIGHTS": str(empty_registry)}
+    command = [sys.executable, "-c", "from intarsia.cli import main; main()", "models", "list"]
     with open("/dev/full", "w") as full:
         done = subprocess.run(command, env=environment, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1), done.stderr
@@ -190,27 +190,29 @@ def test_output_that_cannot_be_written_is_one_line_and_two(empty_registry):
     assert (done.returncode, done.stderr) == (1, "")
 
 
-def test_samples_are_all_there_or_none(inlay, scene):
+def test_samples_are_all_there_or_none(intarsia, scene):
     (scene / "s-3.png").mkdir()
-    done = inlay("inpaint", "photo.png", "mask.png", "-o", "s.png", "--samples", 4, "--backend", "null", "--overwrite")
+    done = intarsia(
+        "inpaint", "photo.png", "mask.png", "-o", "s.png", "--samples", 4, "--backend", "null", "--overwrite"
+    )
     assert done.returncode == 2
     assert not [path for path in scene.glob("s-*.png") if path.is_file()]
 
 
-def test_a_request_may_begin_with_a_byte_order_mark(inlay, scene):
+def test_a_request_may_begin_with_a_byte_order_mark(intarsia, scene):
     asked = {"init_image": "photo.png", "mask_image": "mask.png", "seed": 4}
     (scene / "request.json").write_text(json.dumps(asked), encoding="utf-8-sig")
-    assert json.loads(inlay("plan", "request.json").stdout)["seeds"] == [4]
+    assert json.loads(intarsia("plan", "request.json").stdout)["seeds"] == [4]
 
 
-def test_models(inlay):
-    assert "nothing\tsd15-inpaint\tinstalled, default" in inlay("models", "list").stdout
-    rows = json.loads(inlay("models", "list", "--json").stdout)
-    assert {row["id"] for row in rows} == {"nothing", "inlay-tiny"}
-    assert Path(inlay("models", "path").stdout.strip()).name == "nothing"
+def test_models(intarsia):
+    assert "nothing\tsd15-inpaint\tinstalled, default" in intarsia("models", "list").stdout
+    rows = json.loads(intarsia("models", "list", "--json").stdout)
+    assert {row["id"] for row in rows} == {"nothing", "intarsia-tiny"}
+    assert Path(intarsia("models", "path").stdout.strip()).name == "nothing"
 
 
-def test_what_is_used_with_models(inlay, empty_registry):
+def test_what_is_used_with_models(intarsia, empty_registry):
     (ink := empty_registry.with_name("ink.safetensors")).write_bytes(b"ink")
     pin = f'"ink.safetensors" = {{bytes = 3, sha256 = "{hashlib.sha256(b"ink").hexdigest()}"}}\n'
     empty_registry.write_text(
@@ -219,17 +221,20 @@ def test_what_is_used_with_models(inlay, empty_registry):
         + '[loras.gone]\npath = "gone.safetensors"\n'
     )
     loras = ("--kind", "loras")
-    listed = inlay("models", "list", *loras).stdout.splitlines()
+    listed = intarsia("models", "list", *loras).stdout.splitlines()
     assert listed == ["ink\tsd15\tinstalled\tunknown", "gone\tevery family\tmissing\tunknown"]
-    assert [row["installed"] for row in json.loads(inlay("models", "list", *loras, "--json").stdout)] == [True, False]
-    assert inlay("models", "path", *loras, "ink").stdout.strip() == str(ink)
-    assert inlay("models", "verify", *loras, "ink").stdout.startswith("ok\t3\t")
+    assert [row["installed"] for row in json.loads(intarsia("models", "list", *loras, "--json").stdout)] == [
+        True,
+        False,
+    ]
+    assert intarsia("models", "path", *loras, "ink").stdout.strip() == str(ink)
+    assert intarsia("models", "verify", *loras, "ink").stdout.startswith("ok\t3\t")
     ink.write_bytes(b"pen")
-    changed = inlay("models", "verify", *loras, "ink")
+    changed = intarsia("models", "verify", *loras, "ink")
     assert (changed.returncode, changed.stdout.split("\t")[0]) == (3, "hash")
-    unnamed = inlay("models", "path", "--kind", "safety")
+    unnamed = intarsia("models", "path", "--kind", "safety")
     assert unnamed.returncode == 2
-    assert "inlay-tiny-safety" in unnamed.stderr
+    assert "intarsia-tiny-safety" in unnamed.stderr
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
@@ -237,12 +242,12 @@ def test_interrupting_leaves_no_file_and_130(scene, empty_registry):
     code = (
         # a shell's background jobs inherit an interrupt that is ignored
         "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "import time\nfrom inlay.backends.null import NullSession\n"
+        "import time\nfrom intarsia.backends.null import NullSession\n"
         "def slow(self, steps):\n    print('evaluating', flush=True)\n    time.sleep(0.2)\n"
-        "NullSession.advance = slow\nfrom inlay.cli import main\nmain()"
+        "NullSession.advance = slow\nfrom intarsia.cli import main\nmain()"
     )
     command = [sys.executable, "-c", code, "inpaint", "photo.png", "mask.png", "--backend", "null", "--steps", "100"]
-    environment = {**os.environ, "INLAY_WEIGHTS": str(empty_registry)}
+    environment = {**os.environ, "INTARSIA_WEIGHTS": str(empty_registry)}
     process = subprocess.Popen(command, cwd=scene, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stdout.readline() == b"evaluating\n"
@@ -250,37 +255,37 @@ def test_interrupting_leaves_no_file_and_130(scene, empty_registry):
     began = time.monotonic()
     _, stderr = process.communicate(timeout=20)
     assert process.returncode == 130, stderr
-    assert stderr.decode().strip() == "inlay: interrupted; nothing was written"
+    assert stderr.decode().strip() == "intarsia: interrupted; nothing was written"
     assert time.monotonic() - began < 10
-    assert not list(scene.glob("*inlay*"))
+    assert not list(scene.glob("*intarsia*"))
 
 
 @pytest.mark.parametrize("arguments", [["plan", "request.json"], ["schedulers", "show", "euler"], ["models", "list"]])
 def test_what_needs_no_torch_loads_none(scene, empty_registry, arguments):
     (scene / "request.json").write_text(json.dumps({"init_image": "photo.png", "mask_image": "mask.png"}))
     code = (
-        "import sys\nfrom inlay.cli import main\ntry:\n    main()\nexcept SystemExit as done:\n"
+        "import sys\nfrom intarsia.cli import main\ntry:\n    main()\nexcept SystemExit as done:\n"
         "    print(done.code, {'torch', 'transformers', 'diffusers'} & set(sys.modules), file=sys.stderr)"
     )
-    environment = {**os.environ, "INLAY_WEIGHTS": str(empty_registry)}
+    environment = {**os.environ, "INTARSIA_WEIGHTS": str(empty_registry)}
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], cwd=scene, env=environment, capture_output=True, text=True
     )
     assert done.stderr.strip() == "0 set()"
 
 
-def test_schedulers(inlay, scene):
-    rows = json.loads(inlay("schedulers", "--json").stdout)
+def test_schedulers(intarsia, scene):
+    rows = json.loads(intarsia("schedulers", "--json").stdout)
     assert len(rows) == 18
-    listed = inlay("schedulers").stdout
+    listed = intarsia("schedulers").stdout
     assert all(row["name"] in listed for row in rows)
-    shown = json.loads(inlay("schedulers", "show", "heun", "--steps", 5, "--json").stdout)
+    shown = json.loads(intarsia("schedulers", "show", "heun", "--steps", 5, "--json").stdout)
     assert len(shown["timesteps"]) == 9
-    text = inlay("schedulers", "show", "UniPC", "--steps", 4, "--karras").stdout
+    text = intarsia("schedulers", "show", "UniPC", "--steps", 4, "--karras").stdout
     assert "UniPCMultistepScheduler, 4 steps, 4 evaluations" in text
-    assert inlay("schedulers", "show", "heun", "--steps", 0).returncode == 2
-    assert inlay("schedulers", "show", "heun", "--plot", "heun.png").returncode == 0
+    assert intarsia("schedulers", "show", "heun", "--steps", 0).returncode == 2
+    assert intarsia("schedulers", "show", "heun", "--plot", "heun.png").returncode == 0
     with Image.open(scene / "heun.png") as drawn:
         assert drawn.width > 400
-    assert inlay("schedulers", "show", "heun", "--plot", "nowhere/x.png").returncode == 2
-    assert inlay("schedulers", "show", "heun", "--plot", "heun.nope").returncode == 2
+    assert intarsia("schedulers", "show", "heun", "--plot", "nowhere/x.png").returncode == 2
+    assert intarsia("schedulers", "show", "heun", "--plot", "heun.nope").returncode == 2

@@ -1,4 +1,4 @@
-"""``inlay request``, ``inlay plan --endpoint`` and ``inlay schema``, in a process of their own."""
+"""``intarsia request``, ``intarsia plan --endpoint`` and ``intarsia schema``, in a process of their own."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ PAYLOAD = {**MINIMAL, "width": "96", "height": 64, "seed": "7"}
 
 
 @pytest.fixture
-def inlay(tmp_path, empty_registry):
-    environment = {**os.environ, "INLAY_WEIGHTS": str(empty_registry), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+def intarsia(tmp_path, empty_registry):
+    environment = {**os.environ, "INTARSIA_WEIGHTS": str(empty_registry), "XDG_CACHE_HOME": str(tmp_path / "cache")}
 
     def run(*arguments, stdin=None):
-        command = [sys.executable, "-c", "from inlay.cli import main; main()", *map(str, arguments)]
+        command = [sys.executable, "-c", "from intarsia.cli import main; main()", *map(str, arguments)]
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, input=stdin)
 
     return run
 
 
-def test_a_file_or_standard_input_gives_the_reply_and_the_picture(inlay, tmp_path):
+def test_a_file_or_standard_input_gives_the_reply_and_the_picture(intarsia, tmp_path):
     (tmp_path / "made").mkdir()
     (tmp_path / "request.json").write_text(json.dumps(PAYLOAD))
     for file, stdin in [("request.json", None), ("-", json.dumps(PAYLOAD))]:
-        done = inlay("request", file, "-e", "community", "-o", "made", "--backend", "null", stdin=stdin)
+        done = intarsia("request", file, "-e", "community", "-o", "made", "--backend", "null", stdin=stdin)
         assert (done.returncode, done.stderr) == (0, "")
         reply = checked(json.loads(done.stdout))
         assert reply["output"] == [f"made/{reply['id']}.png"]
@@ -49,10 +49,10 @@ BAD = [
 
 
 @pytest.mark.parametrize(("fields", "code", "sentence"), BAD, ids=[row[2] for row in BAD])
-def test_errors_are_a_reply_on_stdout_one_line_on_stderr_and_a_code(inlay, tmp_path, fields, code, sentence):
+def test_errors_are_a_reply_on_stdout_one_line_on_stderr_and_a_code(intarsia, tmp_path, fields, code, sentence):
     Image.new("RGB", (96, 64)).save(tmp_path / "photo.png")
     before = sorted(path.name for path in tmp_path.iterdir())
-    done = inlay("request", "-", "-e", "community", "--backend", "null", stdin=json.dumps({**PAYLOAD, **fields}))
+    done = intarsia("request", "-", "-e", "community", "--backend", "null", stdin=json.dumps({**PAYLOAD, **fields}))
     assert done.returncode == code
     assert sentence in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
@@ -65,8 +65,8 @@ def test_errors_are_a_reply_on_stdout_one_line_on_stderr_and_a_code(inlay, tmp_p
     [("[1]", 2, "error"), ("null", 2, "error"), ("1e999", 2, "error"), ("not json", 2, None), ("9" * 5000, 2, None),
      ("[" * 100_000, 2, None), ('{"seed": NaN}', 2, "error")],
 )  # fmt: skip
-def test_files_that_are_no_request(inlay, text, code, status):
-    done = inlay("request", "-", "--backend", "null", stdin=text)
+def test_files_that_are_no_request(intarsia, text, code, status):
+    done = intarsia("request", "-", "--backend", "null", stdin=text)
     assert done.returncode == code
     assert len(done.stderr.strip().splitlines()) == 1
     if status is None:
@@ -76,7 +76,7 @@ def test_files_that_are_no_request(inlay, text, code, status):
         assert checked(json.loads(done.stdout))["status"] == status
 
 
-def test_other_errors_have_their_codes(inlay, tmp_path):
+def test_other_errors_have_their_codes(intarsia, tmp_path):
     (tmp_path / "request.json").write_text(json.dumps(PAYLOAD))
     for arguments, code, sentence in [
         (["request", "gone.json"], 2, "gone.json cannot be read"),
@@ -88,28 +88,28 @@ def test_other_errors_have_their_codes(inlay, tmp_path):
         (["schema", "-e", "pony", "--openapi"], 2, "leave --endpoint out"),
     ]:
         null = ["--backend", "null"] if arguments[0] == "request" and "--backend" not in arguments else []
-        done = inlay(*arguments, *null)
+        done = intarsia(*arguments, *null)
         assert (done.returncode, len(done.stderr.strip().splitlines())) == (code, 1), done.stderr
         assert sentence in done.stderr
 
 
-def test_plan_of_a_documented_request(inlay):
-    done = inlay("plan", "-", "--endpoint", "enterprise-pony", stdin=json.dumps(PAYLOAD))
+def test_plan_of_a_documented_request(intarsia):
+    done = intarsia("plan", "-", "--endpoint", "enterprise-pony", stdin=json.dumps(PAYLOAD))
     plan = json.loads(done.stdout)
     assert (plan["sampler"]["steps"], plan["token_merging"]) == (30, 0.5)
     assert (plan["prompt"]["prompt"], plan["prompt"]["asked"]) == ("best, a cat", "a cat")
     assert plan["canvas"]["geometry"]["working"] == [96, 64]
-    done = inlay("plan", "-", "-e", "community", stdin=json.dumps({**PAYLOAD, "init_image": "photo.png"}))
+    done = intarsia("plan", "-", "-e", "community", stdin=json.dumps({**PAYLOAD, "init_image": "photo.png"}))
     assert (done.returncode, done.stdout) == (2, "")
 
 
-def test_schema(inlay):
-    one = json.loads(inlay("schema", "--endpoint", "pony").stdout)
+def test_schema(intarsia):
+    one = json.loads(intarsia("schema", "--endpoint", "pony").stdout)
     assert one["request"]["properties"]["width"]["anyOf"][0] == {
         "type": "integer", "minimum": 512, "maximum": 1024, "multipleOf": 8,
     }  # fmt: skip
     assert set(one["replies"]) == {"success", "processing", "error"}
-    every = json.loads(inlay("schema").stdout)
+    every = json.loads(intarsia("schema").stdout)
     assert every["pony"] == one
     assert set(every) == {"community", "enterprise-pony", "pony", "realtime"}
-    assert json.loads(inlay("schema", "--openapi").stdout)["openapi"] == "3.1.0"
+    assert json.loads(intarsia("schema", "--openapi").stdout)["openapi"] == "3.1.0"

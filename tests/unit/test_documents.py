@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-import inlay
+import intarsia
 from tests.documents import ENDPOINTS, HOSTED, document, example, serving_pictures
 
 jsonschema = pytest.importorskip("jsonschema", reason="needs jsonschema: pip install -e '.[dev]'")
@@ -25,7 +25,7 @@ def address():
 @pytest.fixture(autouse=True)
 def _fresh_install(monkeypatch, tmp_path):
     """No registry but the packaged one."""
-    monkeypatch.delenv("INLAY_WEIGHTS", raising=False)
+    monkeypatch.delenv("INTARSIA_WEIGHTS", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
@@ -43,17 +43,17 @@ EXPECTED = {
 @pytest.mark.parametrize("number", list(ENDPOINTS))
 def test_the_example_gives_the_documented_reply(number, address, tmp_path):
     payload = example(number, address)
-    with inlay.Engine("null", allow_private_urls=True) as engine:
+    with intarsia.Engine("null", allow_private_urls=True) as engine:
         reply = json.loads(json.dumps(engine.reply(payload, ENDPOINTS[number], out=tmp_path)))
     assert reply["status"] == "success", reply
     with Image.open(reply["output"][0]) as made:
         assert made.size == (512, 512)
-    shared = {"prompt": "a cat sitting on a bench", "W": 512, "H": 512, "strength": 0.7, "model_id": "inlay-tiny"}
+    shared = {"prompt": "a cat sitting on a bench", "W": 512, "H": 512, "strength": 0.7, "model_id": "intarsia-tiny"}
     for name, value in (EXPECTED[number] | shared | {"safety_checker": "no"}).items():
         assert reply["meta"][name] == value, name
     assert payload["key"] not in json.dumps(reply)
     if number != "004":  # realtime names no model
-        assert f"the registry has no model {payload['model_id']}: inlay-tiny stood in for it" in reply["tip"]
+        assert f"the registry has no model {payload['model_id']}: intarsia-tiny stood in for it" in reply["tip"]
     response = document(number).response
     if response is not None:
         jsonschema.Draft202012Validator(response).validate(reply)
@@ -64,7 +64,7 @@ def test_the_page_without_openapi_has_the_same_reply(address, tmp_path):
     text = document("002").text
     start = text.index('{\n  "generationTime"')
     printed, _ = json.JSONDecoder().raw_decode(text[start:])
-    with inlay.Engine("null", allow_private_urls=True) as engine:
+    with intarsia.Engine("null", allow_private_urls=True) as engine:
         reply = engine.reply(example("002", address), "pony", out=tmp_path)
     for name, value in printed.items():
         found = reply[name]
@@ -80,7 +80,7 @@ def test_the_documents_schema_refuses_what_is_no_reply(number):
 
 
 def test_error_replies_are_the_documents_too():
-    with inlay.Engine("null") as engine:
+    with intarsia.Engine("null") as engine:
         for number in ("000", "003", "004"):
             validator = jsonschema.Draft202012Validator(document(number).response)
             reply = engine.reply(example(number, "http://127.0.0.1:9"), ENDPOINTS[number])
@@ -104,5 +104,5 @@ def test_the_command_line_runs_the_file_as_it_is(address, tmp_path):
 
 
 def run(folder, *arguments):
-    command = [sys.executable, "-c", "from inlay.cli import main; main()", *arguments]
+    command = [sys.executable, "-c", "from intarsia.cli import main; main()", *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True)

@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-import inlay
-from inlay.backends.null import NullSession
-from inlay.backends.protocol import BACKENDS
-from inlay.engine.plan import Plan
+import intarsia
+from intarsia.backends.null import NullSession
+from intarsia.backends.protocol import BACKENDS
+from intarsia.engine.plan import Plan
 
 
 def test_result_says_what_was_done(engine, request_of, pictures):
@@ -69,7 +69,7 @@ def test_stream_counts_up_to_the_result(engine, request_of):
     *progress, result = engine.stream(request_of(samples=2))
     assert [event.step for event in progress] == [1, 2, 3, 4]
     assert {event.steps for event in progress} == {4}
-    assert isinstance(result, inlay.Result)
+    assert isinstance(result, intarsia.Result)
 
 
 def test_requests_from_many_threads_give_what_they_give_alone(engine, request_of):
@@ -85,7 +85,7 @@ def test_cancelling_stops_at_the_next_step_and_decodes_nothing(engine, request_o
     assert gate.reached.wait(10)
     assert ticket.cancel()
     gate.passed.set()
-    with pytest.raises(inlay.Cancelled):
+    with pytest.raises(intarsia.Cancelled):
         ticket.result(timeout=10)
     assert gate.evaluations == 1
     assert gate.decoded == 0
@@ -105,49 +105,49 @@ def test_closing_a_stream_cancels_it(engine, request_of, gate):
 
 
 def test_close_finishes_or_cancels(request_of, empty_registry, gate):
-    finishing = inlay.Engine("null", weights=empty_registry)
+    finishing = intarsia.Engine("null", weights=empty_registry)
     ticket = finishing.submit(request_of())
     gate.passed.set()
     finishing.close()
     assert ticket.result(timeout=0).images
-    with pytest.raises(inlay.BackendError, match="closed"):
+    with pytest.raises(intarsia.BackendError, match="closed"):
         finishing.submit(request_of())
 
     gate.passed.clear()
     gate.reached.clear()
-    dropping = inlay.Engine("null", weights=empty_registry)
+    dropping = intarsia.Engine("null", weights=empty_registry)
     ticket = dropping.submit(request_of(steps=100))
     assert gate.reached.wait(10)
     closer = threading.Thread(target=dropping.close, kwargs={"cancel": True})
     closer.start()
     gate.passed.set()
     closer.join(10)
-    with pytest.raises(inlay.Cancelled):
+    with pytest.raises(intarsia.Cancelled):
         ticket.result(timeout=0)
 
 
 def test_a_backend_that_fails_fails_its_request_only(engine, request_of, monkeypatch):
     def explode(self, states):
-        raise inlay.BackendError("the decoder broke")
+        raise intarsia.BackendError("the decoder broke")
 
     with monkeypatch.context() as patch:
         patch.setattr(NullSession, "decode", explode)
-        with pytest.raises(inlay.BackendError, match="the decoder broke"):
+        with pytest.raises(intarsia.BackendError, match="the decoder broke"):
             engine.run(request_of())
     assert engine.run(request_of()).images
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_nobody_waits_for_ever_if_the_thread_dies(engine, request_of, monkeypatch):
-    from inlay.engine.worker import Worker
+    from intarsia.engine.worker import Worker
 
     def die(self):
         raise SystemError("impossible")
 
     monkeypatch.setattr(Worker, "turn", die)
-    with pytest.raises(inlay.BackendError, match="the engine stopped: SystemError: impossible"):
+    with pytest.raises(intarsia.BackendError, match="the engine stopped: SystemError: impossible"):
         engine.submit(request_of()).result(timeout=10)
-    with pytest.raises(inlay.BackendError, match="closed"):
+    with pytest.raises(intarsia.BackendError, match="closed"):
         engine.submit(request_of())
 
 
@@ -164,31 +164,33 @@ def test_nobody_waits_for_ever_if_the_thread_dies(engine, request_of, monkeypatc
     ],
 )
 def test_what_is_not_there_is_refused_by_name(arguments, sentence):
-    with pytest.raises(inlay.BackendError, match=sentence):
-        inlay.Engine(**arguments)
+    with pytest.raises(intarsia.BackendError, match=sentence):
+        intarsia.Engine(**arguments)
 
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch):
-    monkeypatch.setitem(BACKENDS, "torch", "inlay_has_no_such_module:Backend")
-    with pytest.raises(inlay.BackendError, match=r"needs the package inlay_has_no_such_module.*inlay\[torch\]"):
-        inlay.Engine("torch")
+    monkeypatch.setitem(BACKENDS, "torch", "intarsia_has_no_such_module:Backend")
+    with pytest.raises(
+        intarsia.BackendError, match=r"needs the package intarsia_has_no_such_module.*intarsia\[torch\]"
+    ):
+        intarsia.Engine("torch")
 
 
 REFUSED = [
-    ({"init_image": None}, inlay.RequestError, "init_image is required"),
-    ({"mask_image": None}, inlay.RequestError, "mask_image is required"),
-    ({"mask_image": np.zeros((96, 128), np.uint8)}, inlay.RequestError, "mask_image"),
-    ({"mask_image": np.zeros((50, 50), np.uint8)}, inlay.RequestError, "mask_image"),
-    ({"model": "nope"}, inlay.WeightsError, "Model not found: nope"),
-    ({"scheduler": "nope"}, inlay.RequestError, "scheduler must be one of DDPMScheduler"),
-    ({"steps": 1, "strength": 0.5}, inlay.RequestError, "strength"),
-    ({"vae": "nope"}, inlay.WeightsError, "VAE not found: nope"),
-    ({"loras": [{"id": "nope"}]}, inlay.WeightsError, "LoRA not found: nope"),
-    ({"ip_adapter": {"id": "nope"}}, inlay.WeightsError, "IP adapter not found: nope"),
-    ({"safety_checker": True}, inlay.WeightsError, "no checker is installed"),
-    ({"seed": 2**64 - 1, "samples": 2}, inlay.RequestError, "seed"),
-    ({"fit_output": True}, inlay.RequestError, "fit_output needs both width and height"),
-    ({"algorithm_type": "nope"}, inlay.RequestError, "algorithm_type"),
+    ({"init_image": None}, intarsia.RequestError, "init_image is required"),
+    ({"mask_image": None}, intarsia.RequestError, "mask_image is required"),
+    ({"mask_image": np.zeros((96, 128), np.uint8)}, intarsia.RequestError, "mask_image"),
+    ({"mask_image": np.zeros((50, 50), np.uint8)}, intarsia.RequestError, "mask_image"),
+    ({"model": "nope"}, intarsia.WeightsError, "Model not found: nope"),
+    ({"scheduler": "nope"}, intarsia.RequestError, "scheduler must be one of DDPMScheduler"),
+    ({"steps": 1, "strength": 0.5}, intarsia.RequestError, "strength"),
+    ({"vae": "nope"}, intarsia.WeightsError, "VAE not found: nope"),
+    ({"loras": [{"id": "nope"}]}, intarsia.WeightsError, "LoRA not found: nope"),
+    ({"ip_adapter": {"id": "nope"}}, intarsia.WeightsError, "IP adapter not found: nope"),
+    ({"safety_checker": True}, intarsia.WeightsError, "no checker is installed"),
+    ({"seed": 2**64 - 1, "samples": 2}, intarsia.RequestError, "seed"),
+    ({"fit_output": True}, intarsia.RequestError, "fit_output needs both width and height"),
+    ({"algorithm_type": "nope"}, intarsia.RequestError, "algorithm_type"),
 ]
 
 
@@ -201,18 +203,18 @@ def test_submit_refuses_at_once(engine, request_of, fields, kind, sentence):
 
 @pytest.mark.parametrize("given", [None, {}, "x"])
 def test_submit_takes_requests_only(engine, given):
-    with pytest.raises(inlay.RequestError, match="request must be an InpaintRequest"):
+    with pytest.raises(intarsia.RequestError, match="request must be an InpaintRequest"):
         engine.submit(given)
 
 
 @pytest.mark.parametrize("name", ["prompt", "negative_prompt", "model", "scheduler", "algorithm_type", "vae"])
 def test_half_a_character_is_refused(name):
-    with pytest.raises(inlay.RequestError, match=f"^{name} must be valid Unicode"):
-        inlay.InpaintRequest(**{name: "a\ud800"})
+    with pytest.raises(intarsia.RequestError, match=f"^{name} must be valid Unicode"):
+        intarsia.InpaintRequest(**{name: "a\ud800"})
 
 
 def test_closing_from_a_callback_does_not_wait_for_itself(request_of, empty_registry):
-    opened, raised = inlay.Engine("null", weights=empty_registry), []
+    opened, raised = intarsia.Engine("null", weights=empty_registry), []
 
     def close(ticket):
         try:
@@ -229,15 +231,15 @@ def test_closing_from_a_callback_does_not_wait_for_itself(request_of, empty_regi
 
 
 def test_a_plan_is_data_and_equal_for_equal_requests(request_of, empty_registry, pictures):
-    made = inlay.plan(request_of(), weights=empty_registry)
-    assert made == inlay.plan(request_of(), weights=empty_registry)
-    assert made.sha256 == inlay.plan(request_of(), weights=empty_registry).sha256
-    assert hash(made) == hash(inlay.plan(request_of(), weights=empty_registry))
+    made = intarsia.plan(request_of(), weights=empty_registry)
+    assert made == intarsia.plan(request_of(), weights=empty_registry)
+    assert made.sha256 == intarsia.plan(request_of(), weights=empty_registry).sha256
+    assert hash(made) == hash(intarsia.plan(request_of(), weights=empty_registry))
     other_mask = pictures[1].copy()
     other_mask[0, 0] = 255
     changes = [{"seed": 2}, {"steps": 7}, {"prompt": "x"}, {"mask_image": other_mask}, {"mask_blur": 0.0}]
     changes += [{"guidance_scale": 2.0}, {"scheduler": "euler"}, {"samples": 2}, {"clip_skip": 1}]
-    hashes = {inlay.plan(request_of(**change), weights=empty_registry).sha256 for change in changes}
+    hashes = {intarsia.plan(request_of(**change), weights=empty_registry).sha256 for change in changes}
     assert len(hashes | {made.sha256}) == len(changes) + 1
     read = json.loads(made.to_json())
     assert read["seeds"] == [1]
@@ -266,23 +268,23 @@ def test_output_size(engine, request_of):
     ],
 )
 def test_arguments_of_the_wrong_kind_are_named(given, sentence):
-    with pytest.raises(inlay.InlayError, match=sentence):
-        inlay.Engine(**{"backend": "null", **given})
+    with pytest.raises(intarsia.IntarsiaError, match=sentence):
+        intarsia.Engine(**{"backend": "null", **given})
 
 
 @pytest.mark.parametrize("shape", [-1, 5, (4, -8, 8), (4, 2.5, 8), "4, 8, 8", None])
 def test_noise_of_no_shape(shape):
-    with pytest.raises(inlay.RequestError, match=r"shape must be integers of at least 0, as in \(4, 64, 64\), not "):
-        inlay.noise(1, shape)
+    with pytest.raises(intarsia.RequestError, match=r"shape must be integers of at least 0, as in \(4, 64, 64\), not "):
+        intarsia.noise(1, shape)
 
 
 @pytest.mark.parametrize("default", ["steps = [5]", "steps = 5.5", "steps = true", 'scheduler = ["DDIMScheduler"]'])
 def test_a_registrys_defaults_of_the_wrong_kind_are_named(tmp_path, default):
-    folder = inlay.Registry().find("inlay-tiny").path
+    folder = intarsia.Registry().find("intarsia-tiny").path
     path = tmp_path / "weights.toml"
     path.write_text(
         f'schema = 1\n[models.m]\nfamily = "sd15-inpaint"\npath = "{folder}"\n[models.m.defaults]\n{default}\n'
     )
     image, mask = np.zeros((64, 64, 3), np.uint8), np.full((64, 64), 255, np.uint8)
-    with pytest.raises(inlay.RequestError, match=f"{default.partition(' ')[0]} must be"):
-        inlay.plan(inlay.InpaintRequest(model="m", prompt="x", init_image=image, mask_image=mask), path)
+    with pytest.raises(intarsia.RequestError, match=f"{default.partition(' ')[0]} must be"):
+        intarsia.plan(intarsia.InpaintRequest(model="m", prompt="x", init_image=image, mask_image=mask), path)

@@ -17,14 +17,14 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 def python(code, *arguments, weights, timeout=120):
     """A script that begins with ``BEGIN``, in an interpreter of its own."""
-    environment = {**os.environ, "INLAY_WEIGHTS": str(weights)}
+    environment = {**os.environ, "INTARSIA_WEIGHTS": str(weights)}
     command = [sys.executable, "-c", BEGIN + textwrap.dedent(code), *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
 
 
 FORK = """
 import threading
-engine, unused = inlay.Engine("null"), inlay.Engine("null")
+engine, unused = intarsia.Engine("null"), intarsia.Engine("null")
 done = engine.submit(request())
 done.result()
 slow = threading.Event()
@@ -47,7 +47,7 @@ if not child:
     def refused(wait):
         try:
             said.append(repr(wait()))
-        except inlay.BackendError as exc:
+        except intarsia.BackendError as exc:
             said.append(str(exc).replace(str(parent), "N"))
     for wait in (
         lambda: engine.run(request()), lambda: engine.submit(request()), lambda: next(engine.stream(request())),
@@ -61,7 +61,7 @@ if not child:
     del engine
     NullSession.advance = lambda self, steps: None
     said.append(unused.run(request()).seeds == (1,))
-    with inlay.Engine("null") as own:
+    with intarsia.Engine("null") as own:
         said.append(own.run(request()).seeds == (1,))
     os.write(write, json.dumps(said).encode())
     os._exit(5)
@@ -87,17 +87,17 @@ def test_a_forked_process_is_refused_at_once_and_may_open_its_own(empty_registry
 
 POOL = """
 import multiprocessing
-engine = inlay.Engine("null")
+engine = intarsia.Engine("null")
 engine.run(request())
 
 def inherited(seed):
     try:
         return engine.run(request(seed))
-    except inlay.BackendError as exc:
+    except intarsia.BackendError as exc:
         return "forked" in str(exc)
 
 def own(seed):
-    with inlay.Engine("null") as opened:
+    with intarsia.Engine("null") as opened:
         return opened.run(request(seed)).seeds[0]
 
 with multiprocessing.get_context("fork").Pool(2) as pool:
@@ -115,7 +115,7 @@ def test_a_pool_of_forked_processes(empty_registry):
 
 LOCK = """
 import threading
-from inlay.engine.locks import lock_across_forks
+from intarsia.engine.locks import lock_across_forks
 lock, held = lock_across_forks(), threading.Event()
 def hold():
     with lock:
@@ -145,7 +145,7 @@ def advance(self, steps):
 NullSession.advance = advance
 NullSession.decode = lambda self, states: print("decoded")
 NullSession.close = lambda self: print("released")
-engines = [inlay.Engine("null"), inlay.Engine("null")]
+engines = [intarsia.Engine("null"), intarsia.Engine("null")]
 atexit.register(print, "the script's own hook")
 tickets = [engine.submit(request(steps=150)) for engine in engines for _ in range(4)]
 assert reached.wait(60)
@@ -180,9 +180,9 @@ def test_threads_that_wait_for_requests_have_them_before_the_process_ends(empty_
 def test_an_exit_does_not_wait_for_ever(empty_registry):
     stuck = """
     NullSession.advance = lambda self, steps: reached.set() or threading.Event().wait()
-    import inlay.engine.thread
-    inlay.engine.thread._EXIT_SECONDS = 0.1
-    inlay.Engine("null").submit(request())
+    import intarsia.engine.thread
+    intarsia.engine.thread._EXIT_SECONDS = 0.1
+    intarsia.Engine("null").submit(request())
     assert reached.wait(60)
     sys.exit(7)
     """

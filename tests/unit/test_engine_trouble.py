@@ -13,10 +13,10 @@ import weakref
 
 import pytest
 
-import inlay
-from inlay.backends.null import NullSession
-from inlay.engine import thread as engine_thread
-from inlay.engine.ticket import Ticket
+import intarsia
+from intarsia.backends.null import NullSession
+from intarsia.engine import thread as engine_thread
+from intarsia.engine.ticket import Ticket
 from tests.unit.dialect_table import MINIMAL
 
 PAYLOAD = {**MINIMAL, "width": 64, "height": 64, "base64": True, "num_inference_steps": 6}
@@ -69,12 +69,12 @@ def test_a_request_that_fails_between_its_steps_ends_with_the_error(engine, requ
     def fail_at_the_second(self, batch):
         steps.append(len(batch))
         if len(steps) == 2:
-            raise inlay.BackendError("the device broke")
+            raise intarsia.BackendError("the device broke")
 
     with monkeypatch.context() as patch:
         patch.setattr(NullSession, "advance", fail_at_the_second)
         outcome = within(60, WAYS[way], engine, request_of())
-    assert_ended_with(outcome, way, inlay.BackendError, "the device broke")
+    assert_ended_with(outcome, way, intarsia.BackendError, "the device broke")
     assert len(steps) == 2
     assert engine.run(request_of()).images, "the engine goes on"
 
@@ -94,7 +94,7 @@ def test_a_request_that_is_cancelled_by_the_engines_end_says_so(engine, request_
     canceller.start()
     outcome = within(60, WAYS[way], engine, request_of())
     canceller.join(60)
-    assert_ended_with(outcome, way, inlay.Cancelled, "the request was cancelled")
+    assert_ended_with(outcome, way, intarsia.Cancelled, "the request was cancelled")
     assert (gate.evaluations, gate.decoded) == (1, 0)
 
 
@@ -130,7 +130,7 @@ def test_a_cancel_during_the_last_evaluation_keeps_it_from_being_decoded(engine,
     monkeypatch.setattr(NullSession, "decode", lambda self, states: decoded.append(states))
     tickets.append(engine.submit(request_of()))
     submitted.set()
-    with pytest.raises(inlay.Cancelled):
+    with pytest.raises(intarsia.Cancelled):
         tickets[0].result(timeout=60)
     assert decoded == []
 
@@ -148,7 +148,7 @@ def test_whoever_is_first_decides_between_a_cancellation_and_an_end(engine, requ
     assert ticket.cancel()
     assert ticket.cancel(), "asking again changes nothing"
     getattr(ticket, end)(*given)
-    assert isinstance(ticket.exception(0), inlay.Cancelled)
+    assert isinstance(ticket.exception(0), intarsia.Cancelled)
     assert not ticket.cancel()
 
     ticket = ticket_of(engine, request_of())
@@ -158,7 +158,7 @@ def test_whoever_is_first_decides_between_a_cancellation_and_an_end(engine, requ
     ticket.finish(result)
     ticket.fail(KeyError("too late"))
     assert asked == [False]
-    assert type(ticket.exception(0)) is {"finish": type(None), "fail": ValueError, "drop": inlay.Cancelled}[end]
+    assert type(ticket.exception(0)) is {"finish": type(None), "fail": ValueError, "drop": intarsia.Cancelled}[end]
 
 
 def test_a_cancel_between_the_decision_and_the_result_is_too_late(engine, request_of, monkeypatch):
@@ -187,7 +187,7 @@ def test_cancel_is_true_exactly_where_the_result_does_not_come(engine, request_o
             next(ticket.progress(), None)
         cancelled = ticket.cancel()
         answers.add(cancelled)
-        assert isinstance(ticket.exception(timeout=60), inlay.Cancelled) == cancelled
+        assert isinstance(ticket.exception(timeout=60), intarsia.Cancelled) == cancelled
     assert answers == {True, False}
 
 
@@ -210,7 +210,7 @@ def test_progress_says_the_slowest_of_a_requests_pictures_and_no_step_twice(empt
         original(self, step)
 
     monkeypatch.setattr(Ticket, "report", report)
-    with inlay.Engine("null", weights=empty_registry, slots=2) as engine:
+    with intarsia.Engine("null", weights=empty_registry, slots=2) as engine:
         *events, _ = engine.stream(request_of(samples=3))
     assert [event.step for event in events] == [1, 2, 3, 4]
     assert reported == [0, 0, 0, 0, 1, 2, 3, 4], "two pictures while the third waits, then the third"
@@ -229,7 +229,7 @@ def test_a_stream_of_two_readers_is_refused_or_shared_but_ends(engine, request_o
 
 
 def test_a_callback_that_waits_for_its_engine_is_refused_and_one_that_submits_is_not(empty_registry, request_of):
-    engine = inlay.Engine("null", weights=empty_registry)  # closed at the end only: one that hangs cannot be
+    engine = intarsia.Engine("null", weights=empty_registry)  # closed at the end only: one that hangs cannot be
     refused, later, called = [], [], threading.Event()
 
     def wait_in_every_way(done):
@@ -242,7 +242,7 @@ def test_a_callback_that_waits_for_its_engine_is_refused_and_one_that_submits_is
         for wait in waits:
             try:
                 refused.append(wait())
-            except inlay.BackendError as exc:
+            except intarsia.BackendError as exc:
                 refused.append(str(exc))
         refused.append(engine.reply(PAYLOAD, "community")["message"])
         refused.append(done.result().seeds)
@@ -259,7 +259,7 @@ def test_a_callback_that_waits_for_its_engine_is_refused_and_one_that_submits_is
 
 def test_a_callback_may_wait_for_another_engine(engine, request_of, empty_registry):
     waited, called = [], threading.Event()
-    with inlay.Engine("null", weights=empty_registry) as other:
+    with intarsia.Engine("null", weights=empty_registry) as other:
         ticket = engine.submit(request_of())
         ticket.add_done_callback(lambda done: (waited.append(other.run(request_of(seed=5)).seeds), called.set()))
         assert called.wait(60)
@@ -291,7 +291,7 @@ def failing_starts(monkeypatch, error, times):
     start, left = threading.Thread.start, [times]
 
     def fail(self):
-        if self.name == "inlay-engine" and left[0]:
+        if self.name == "intarsia-engine" and left[0]:
             left[0] -= 1
             raise error
         start(self)
@@ -305,19 +305,22 @@ def test_a_thread_that_cannot_start_fails_requests_until_it_can(
     engine, empty_registry, request_of, monkeypatch, way, error
 ):
     failing_starts(monkeypatch, error, 2)
-    sentence = f"thread inlay-engine cannot be started: {str(error) or 'MemoryError'}"
+    sentence = f"thread intarsia-engine cannot be started: {str(error) or 'MemoryError'}"
     for _ in range(2):
-        assert_ended_with(within(60, WAYS[way], engine, request_of()), way, inlay.BackendError, sentence)
+        assert_ended_with(within(60, WAYS[way], engine, request_of()), way, intarsia.BackendError, sentence)
     assert engine._thread not in engine_thread._running
     assert within(60, engine.run, request_of())[0].images
 
 
 def test_an_engine_whose_thread_cannot_start_closes_and_hides_nothing(empty_registry, request_of, monkeypatch):
     failing_starts(monkeypatch, RuntimeError("can't start new thread"), 1)
-    with pytest.raises(inlay.BackendError, match="can't start"), inlay.Engine("null", weights=empty_registry) as engine:
+    with (
+        pytest.raises(intarsia.BackendError, match="can't start"),
+        intarsia.Engine("null", weights=empty_registry) as engine,
+    ):
         engine.run(request_of())
     engine.close()
-    with pytest.raises(inlay.BackendError, match="the engine is closed"):
+    with pytest.raises(intarsia.BackendError, match="the engine is closed"):
         engine.submit(request_of())
 
 
@@ -352,7 +355,7 @@ def test_a_handler_of_a_signal_may_close_the_engine_at_any_point_of_a_submission
             inbox.put(ticket)
 
     monkeypatch.setattr(engine._thread, "_inbox", Closing())
-    assert_ended_with(within(60, engine.run, request_of()), "run", inlay.BackendError, "the engine is closed")
+    assert_ended_with(within(60, engine.run, request_of()), "run", intarsia.BackendError, "the engine is closed")
 
 
 def test_what_is_queued_behind_the_end_is_refused(engine, request_of, gate):
@@ -369,7 +372,7 @@ def test_what_is_queued_behind_the_end_is_refused(engine, request_of, gate):
 def test_an_engine_that_is_dropped_finishes_what_is_in_flight_and_ends(empty_registry, request_of, gate, monkeypatch):
     closed = []
     monkeypatch.setattr(NullSession, "close", lambda self: closed.append(weakref.ref(self)))
-    engine = inlay.Engine("null", weights=empty_registry)
+    engine = intarsia.Engine("null", weights=empty_registry)
     loop, ticket = engine._thread, engine.submit(request_of())
     assert gate.reached.wait(60)
     gone = weakref.ref(engine)
@@ -419,7 +422,7 @@ def test_what_is_cancelled_before_it_is_admitted_opens_nothing(engine, request_o
     second = engine.submit(request_of(strength=0.0))
     assert second.cancel()
     gate.passed.set()
-    assert isinstance(second.exception(timeout=60), inlay.Cancelled)
+    assert isinstance(second.exception(timeout=60), intarsia.Cancelled)
     assert first.result(timeout=60).images
     assert second not in opened
 
@@ -449,7 +452,7 @@ def test_64_threads_of_every_kind_of_use_all_come_back(empty_registry, request_o
                     ticket.add_done_callback(lambda done: engine.submit(made[0]).cancel())
                 cancelled = how == "cancel" and ticket.cancel()
                 error = ticket.exception(timeout=60)
-                if cancelled != isinstance(error, inlay.Cancelled):
+                if cancelled != isinstance(error, intarsia.Cancelled):
                     wrong.append((how, cancelled, error))
                 if error is not None:
                     continue
@@ -457,7 +460,7 @@ def test_64_threads_of_every_kind_of_use_all_come_back(empty_registry, request_o
             if seen != expected[seed]:
                 wrong.append((how, seed))
 
-    with inlay.Engine("null", weights=empty_registry) as engine:
+    with intarsia.Engine("null", weights=empty_registry) as engine:
         expected = [engine.run(each).images[0].tobytes() for each in made]
         threads = [threading.Thread(target=use, args=(number,), daemon=True) for number in range(64)]
         for thread in threads:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from inlay.errors import shown
-from inlay.redact import redacted
+from intarsia.errors import shown
+from intarsia.redact import redacted
 
 KEYS = [
     ("https://example.org/x.png?X-Amz-Signature=SECRET&b", "https://example.org/x.png?…"),

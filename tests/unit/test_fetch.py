@@ -26,13 +26,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
-import inlay
-from inlay.cli import app
-from inlay.engine import addresses
-from inlay.engine.addresses import is_public
-from inlay.engine.fetch import fetch
-from inlay.engine.sources import Access, open_picture
-from inlay.errors import SourceError
+import intarsia
+from intarsia.cli import app
+from intarsia.engine import addresses
+from intarsia.engine.addresses import is_public
+from intarsia.engine.fetch import fetch
+from intarsia.engine.sources import Access, open_picture
+from intarsia.errors import SourceError
 
 SENTENCE = "init_image: Unable to fetch image from provided URL: "
 LOCAL = Access(allow_private_urls=True, seconds=5)
@@ -601,10 +601,10 @@ def scene(serve):
 
 
 def test_engine(scene, empty_registry):
-    request = inlay.InpaintRequest(
+    request = intarsia.InpaintRequest(
         init_image=f"{scene.base}/x.png", mask_image=f"{scene.base}/mask.png", seed=1, steps=2, mask_blur=0
     )
-    with inlay.Engine("null", weights=empty_registry, allow_private_urls=True) as engine:
+    with intarsia.Engine("null", weights=empty_registry, allow_private_urls=True) as engine:
         out = np.asarray(engine.run(request).images[0])
         *_, last = engine.stream(request)
         np.testing.assert_array_equal(last.images[0], out)
@@ -613,7 +613,7 @@ def test_engine(scene, empty_registry):
     assert (out[10:30, 20:50] != PIXELS[10:30, 20:50]).any()
     scene.seen.clear()
     with (
-        inlay.Engine("null", weights=empty_registry) as engine,
+        intarsia.Engine("null", weights=empty_registry) as engine,
         pytest.raises(SourceError, match="allow_private_urls"),
     ):
         engine.run(request)
@@ -622,8 +622,8 @@ def test_engine(scene, empty_registry):
 
 def test_engine_reads_no_paths_where_it_must_not(empty_registry, tmp_path):
     (tmp_path / "x.png").write_bytes(PNG)
-    request = inlay.InpaintRequest(init_image=tmp_path / "x.png", mask_image=PIXELS[:, :, 0], steps=2)
-    with inlay.Engine("null", weights=empty_registry) as engine:
+    request = intarsia.InpaintRequest(init_image=tmp_path / "x.png", mask_image=PIXELS[:, :, 0], steps=2)
+    with intarsia.Engine("null", weights=empty_registry) as engine:
         with pytest.raises(SourceError, match="paths are not read here"):
             engine.submit(request, allow_paths=False)
         assert engine.submit(request).result().images[0].size == (64, 48)
@@ -632,9 +632,9 @@ def test_engine_reads_no_paths_where_it_must_not(empty_registry, tmp_path):
 def test_plan_names_the_field_and_says_how_to_allow_it(scene, empty_registry):
     urls = {"init_image": f"{scene.base}/x.png", "mask_image": f"{scene.base}/gone.png"}
     with pytest.raises(SourceError, match=r"^init_image: .*allow_private_urls"):
-        inlay.plan(inlay.InpaintRequest(**urls), empty_registry)
+        intarsia.plan(intarsia.InpaintRequest(**urls), empty_registry)
     with pytest.raises(SourceError, match=r"^mask_image: Unable to fetch image from provided URL: status 404"):
-        inlay.plan(inlay.InpaintRequest(**urls), empty_registry, allow_private_urls=True)
+        intarsia.plan(intarsia.InpaintRequest(**urls), empty_registry, allow_private_urls=True)
 
 
 def test_command_line(scene, empty_registry, tmp_path):
@@ -655,10 +655,10 @@ def test_command_line(scene, empty_registry, tmp_path):
 
 def test_the_http_client_is_imported_when_a_url_is_fetched_and_not_before():
     code = (
-        "import sys, inlay\ninlay.Engine; inlay.InpaintRequest; inlay.plan\n"
-        "from inlay.engine.sources import open_picture\n"
+        "import sys, intarsia\nintarsia.Engine; intarsia.InpaintRequest; intarsia.plan\n"
+        "from intarsia.engine.sources import open_picture\n"
         "print('httpx2' in sys.modules)\n"
-        "try:\n    open_picture('init_image', 'http://127.0.0.1/x.png')\nexcept inlay.SourceError:\n"
+        "try:\n    open_picture('init_image', 'http://127.0.0.1/x.png')\nexcept intarsia.SourceError:\n"
         "    print('httpx2' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

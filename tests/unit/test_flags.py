@@ -13,10 +13,10 @@ from types import SimpleNamespace
 import pytest
 import typer.main
 
-from inlay import api, cli
-from inlay.engine import dialects, output, registry, reply, resolve, weights
-from inlay.engine import engine as engines
-from inlay.engine.noise import MAX_SEED
+from intarsia import api, cli
+from intarsia.engine import dialects, output, registry, reply, resolve, weights
+from intarsia.engine import engine as engines
+from intarsia.engine.noise import MAX_SEED
 
 REGISTRY = """
 schema = 1
@@ -38,7 +38,7 @@ def place(tmp_path, monkeypatch):
     for name in ("weights.toml", "other.toml"):
         (tmp_path / name).write_text(REGISTRY)
     (tmp_path / "request.json").write_text(json.dumps(ASKED))
-    monkeypatch.setenv("INLAY_WEIGHTS", str(tmp_path / "weights.toml"))
+    monkeypatch.setenv("INTARSIA_WEIGHTS", str(tmp_path / "weights.toml"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -112,7 +112,7 @@ INPAINT = {
         {"id": "look", "scale": 0.5, "image": None},
     ),
     "set_": (["--set", "mask_blur=7", "--set", "masked_content=fill"], ("mask_blur", "masked_content"), (7.0, "fill")),
-    "format": (["--format", "webp"], "paths", [Path("inlay-inlay.webp")]),
+    "format": (["--format", "webp"], "paths", [Path("intarsia-intarsia.webp")]),
     "metadata": (["--no-metadata"], "metadata", False),
     "overwrite": (["--overwrite"], ("overwrite", "checked"), (True, True)),
     "backend": (["--backend", "null"], "backend", "null"),
@@ -125,8 +125,8 @@ INPAINT = {
     "as_json": (["--json"], "as_json", True),
 }
 DEFAULTS = {
-    "paths": [Path("inlay-inlay.png")], "prompt": "", "negative_prompt": "", "model": None, "samples": 1, "steps": None,
-    "strength": 0.7, "guidance_scale": 7.5, "scheduler": None, "karras_sigmas": True, "seed": None, "clip_skip": 2,
+    "paths": [Path("intarsia-intarsia.png")], "prompt": "", "negative_prompt": "", "model": None, "samples": 1,
+    "steps": None, "strength": 0.7, "guidance_scale": 7.5, "scheduler": None, "karras_sigmas": True, "seed": None, "clip_skip": 2,
     "loras": (), "vae": None, "ip_adapter": None, "metadata": True, "overwrite": False, "checked": False,
     "backend": "auto", "device": "auto", "kernels": "auto", "capture": "auto", "weights": None,
     "allow_private_urls": False, "max_pixels": None, "as_json": False, "width": None, "height": None,
@@ -145,8 +145,8 @@ def look(seen, names):
 
 @pytest.fixture
 def inpainted(seen, monkeypatch):
-    """Runs ``inlay inpaint`` and gives what reached the library."""
-    from inlay.commands import inpaint
+    """Runs ``intarsia inpaint`` and gives what reached the library."""
+    from intarsia.commands import inpaint
 
     monkeypatch.setattr(engines, "Engine", seen.engine)
     monkeypatch.setattr(output, "check_outputs", lambda paths, overwrite: seen.update(checked=overwrite))
@@ -241,7 +241,7 @@ def test_plan(seen, monkeypatch, flag):
 
 
 SCHEMA = {
-    "endpoint": (["-e", "pony"], lambda made: made["request"]["title"] == "inlay request: pony"),
+    "endpoint": (["-e", "pony"], lambda made: made["request"]["title"] == "intarsia request: pony"),
     "openapi": (["--openapi"], lambda made: made["openapi"] == "3.1.0"),
 }
 
@@ -307,8 +307,8 @@ SCHEDULERS = {"as_json": None}
 
 @pytest.mark.parametrize("flag", SHOW)
 def test_schedulers_show(seen, monkeypatch, capsys, flag):
-    from inlay import schedulers
-    from inlay.commands import schedulers as command
+    from intarsia import schedulers
+    from intarsia.commands import schedulers as command
 
     def table(name, steps, **options):
         seen.update(name=name, steps=steps, **options)
@@ -343,8 +343,10 @@ EXPORT = {
 
 @pytest.mark.parametrize("flag", EXPORT)
 def test_export(seen, place, monkeypatch, flag):
-    pytest.importorskip("onnx", reason="needs onnx: pip install 'inlay[export]'")
-    folder = pytest.importorskip("inlay.export.folder", reason="needs torch and onnx: pip install 'inlay[export]'")
+    pytest.importorskip("onnx", reason="needs onnx: pip install 'intarsia[export]'")
+    folder = pytest.importorskip(
+        "intarsia.export.folder", reason="needs torch and onnx: pip install 'intarsia[export]'"
+    )
     entry = SimpleNamespace(token_merging_levels=2, token_merging_reuse=3, safety="")
 
     class Registry:

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
-pytest.importorskip("torch", reason="the benchmarks need torch: pip install 'inlay[torch]'")
+pytest.importorskip("torch", reason="the benchmarks need torch: pip install 'intarsia[torch]'")
 
 from benchmarks import commit, environment, gpu_run, gpu_state, plan, step_profile, wheels
 from benchmarks.part import Running
@@ -50,7 +50,7 @@ def test_times_are_those_of_one_step():
 def record(case, gpu="A Card", **more):
     where = {"gpu": gpu, "driver": "1", "cores": 2, "commit": "0" * 9, "packages": {}}
     check = {"passed": True, "reason": "error 1.00 levels", "errors": {}}
-    numbers = {"median": {"inlay": 0.08}, "ratio": {"eager": 4.0}}
+    numbers = {"median": {"intarsia": 0.08}, "ratio": {"eager": 4.0}}
     made = {"case": case, "settings": {}, "environment": where, "check": check, "numbers": numbers, "absent": {}}
     return {**made, "rehearsal": False, **more}
 
@@ -439,7 +439,7 @@ def test_what_cannot_be_imported_is_named(tmp_path, monkeypatch, capsys):
 
 
 def test_what_is_needed_is_imported():
-    assert {"inlay", "httpx2", "pydantic", "benchmarks.run"} <= set(gpu_run._NEEDED)
+    assert {"intarsia", "httpx2", "pydantic", "benchmarks.run"} <= set(gpu_run._NEEDED)
 
 
 def pack(folder, name, code):
@@ -456,12 +456,12 @@ def pack(folder, name, code):
 def test_packages_that_travelled_are_found_by_the_parts(tmp_path, call, monkeypatch, capsys):
     """Without a registry and without git: the modules and the commit come from the folder."""
     packages, said = tmp_path / "wheels", tmp_path / "said"
-    code = f"import os, travelled, pathlib; pathlib.Path({str(said)!r}).write_text(os.environ['INLAY_COMMIT'])"
+    code = f"import os, travelled, pathlib; pathlib.Path({str(said)!r}).write_text(os.environ['INTARSIA_COMMIT'])"
     assert call([script("a", code)], "--packages", str(packages)) == 4
     assert "no wheels in it; python -m benchmarks.wheels" in capsys.readouterr().err
     pack(packages, "travelled", "")
     (packages / "commit.txt").write_text("abcdef+2\n")
-    monkeypatch.delenv("INLAY_COMMIT", raising=False)
+    monkeypatch.delenv("INTARSIA_COMMIT", raising=False)
     monkeypatch.setattr(commit, "ROOT", tmp_path)  # where there is no git
     assert call([script("a", code)], "--packages", str(packages)) == 0
     assert said.read_text() == "abcdef+2"
@@ -472,14 +472,14 @@ def test_the_commit_that_travelled_gives_way_to_one_that_was_said(tmp_path, monk
     (tmp_path / "commit.txt").write_text("abcdef+2\n")
 
     def told():
-        return gpu_run._environment(tmp_path, tmp_path / "site")[0].get("INLAY_COMMIT")
+        return gpu_run._environment(tmp_path, tmp_path / "site")[0].get("INTARSIA_COMMIT")
 
-    monkeypatch.delenv("INLAY_COMMIT", raising=False)
+    monkeypatch.delenv("INTARSIA_COMMIT", raising=False)
     monkeypatch.setattr(commit, "said", lambda *_: "from git")
     assert told() is None, "git says it"
     monkeypatch.setattr(commit, "said", lambda *_: "")
     assert told() == "abcdef+2"
-    monkeypatch.setenv("INLAY_COMMIT", "123")
+    monkeypatch.setenv("INTARSIA_COMMIT", "123")
     assert told() == "123"
 
 
@@ -499,13 +499,13 @@ def test_thirteen_packages_travel():
 
 
 def test_the_commit_is_said_where_there_is_no_git(tmp_path, monkeypatch, call, capsys):
-    monkeypatch.delenv("INLAY_COMMIT", raising=False)
+    monkeypatch.delenv("INTARSIA_COMMIT", raising=False)
     monkeypatch.setattr(commit, "ROOT", tmp_path)
     assert commit.commit_of_tree() == ("", None)
     assert call([script("a", "pass")]) == 0
-    assert "no commit is known, so the records will name none: set INLAY_COMMIT" in capsys.readouterr().out
+    assert "no commit is known, so the records will name none: set INTARSIA_COMMIT" in capsys.readouterr().out
     for told, expected in {"abc": ("abc", None), "abc+0": ("abc", 0), " abc+12 ": ("abc", 12)}.items():
-        monkeypatch.setenv("INLAY_COMMIT", told)
+        monkeypatch.setenv("INTARSIA_COMMIT", told)
         assert commit.commit_of_tree() == expected
         assert environment.environment()["commit"] == "abc"
 

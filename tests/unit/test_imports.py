@@ -9,30 +9,30 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).resolve().parents[2] / "inlay"
+PACKAGE = Path(__file__).resolve().parents[2] / "intarsia"
 
 # Folder or module → what of ours it may import, besides itself and these, which import nothing else.
-EVERYWHERE = ["inlay.errors", "inlay.printable", "inlay.redact", "inlay.checkpoints"]
+EVERYWHERE = ["intarsia.errors", "intarsia.printable", "intarsia.redact", "intarsia.checkpoints"]
 ALLOWED = {
-    "inlay.printable": [],
-    "inlay.redact": [],
-    "inlay.errors": [],
-    "inlay.checkpoints": [],
-    "inlay.schedulers": [],
-    "inlay.engine.plan": [],
-    "inlay.kernels": [],
-    "inlay.models": ["inlay.kernels"],
-    "inlay.backends": ["inlay.models", "inlay.kernels", "inlay.schedulers"],
+    "intarsia.printable": [],
+    "intarsia.redact": [],
+    "intarsia.errors": [],
+    "intarsia.checkpoints": [],
+    "intarsia.schedulers": [],
+    "intarsia.engine.plan": [],
+    "intarsia.kernels": [],
+    "intarsia.models": ["intarsia.kernels"],
+    "intarsia.backends": ["intarsia.models", "intarsia.kernels", "intarsia.schedulers"],
     # nothing that needs torch
-    "inlay.backends.onnx": [
-        "inlay.backends.protocol",
-        "inlay.backends.driver",
-        "inlay.schedulers",
-        "inlay.models.clip_config",
-        "inlay.models.clip_pictures",
-        "inlay.models.tokens",
+    "intarsia.backends.onnx": [
+        "intarsia.backends.protocol",
+        "intarsia.backends.driver",
+        "intarsia.schedulers",
+        "intarsia.models.clip_config",
+        "intarsia.models.clip_pictures",
+        "intarsia.models.tokens",
     ],
-    "inlay.engine": ["inlay.schedulers", "inlay.backends.protocol"],
+    "intarsia.engine": ["intarsia.schedulers", "intarsia.backends.protocol"],
 }
 
 
@@ -50,7 +50,7 @@ def imported(path: Path) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return {name for name in found if name == "inlay" or name.startswith("inlay.")}
+    return {name for name in found if name == "intarsia" or name.startswith("intarsia.")}
 
 
 def within(name: str, room: str) -> bool:
@@ -64,19 +64,21 @@ def test_dependency_rule(module, path):
         return  # cli, commands, api and the package itself may import anything
     room = max(rooms, key=len)
     allowed = [room, *EVERYWHERE, *ALLOWED[room]]
-    for name in imported(path) - {"inlay", "inlay.__version__"}:
+    for name in imported(path) - {"intarsia", "intarsia.__version__"}:
         real = any(within(name, place) for place in allowed) or any(within(place, name) for place in allowed)
         assert real, f"{module} imports {name}; {room} may import only {allowed}"
 
 
-@pytest.mark.parametrize("module", ["inlay.cli", "inlay.batch", "inlay.server", "inlay.commands", "inlay.export"])
+@pytest.mark.parametrize(
+    "module", ["intarsia.cli", "intarsia.batch", "intarsia.server", "intarsia.commands", "intarsia.export"]
+)
 def test_nothing_imports_the_outside(module):
     users = [name for name, path in modules() if any(within(used, module) for used in imported(path))]
-    if module not in ("inlay.cli", "inlay.commands"):
-        users = [name for name in users if not within(name, "inlay.commands")]
+    if module not in ("intarsia.cli", "intarsia.commands"):
+        users = [name for name in users if not within(name, "intarsia.commands")]
     # the package itself names what it loads on first use
-    outside = [name for name in users if not within(name, module) and name not in ("inlay", "inlay.cli")]
-    assert [name for name in outside if not within(name, "inlay.commands")] == []
+    outside = [name for name in users if not within(name, module) and name not in ("intarsia", "intarsia.cli")]
+    assert [name for name in outside if not within(name, "intarsia.commands")] == []
 
 
 def loaded_after(code: str) -> set[str]:
@@ -85,27 +87,27 @@ def loaded_after(code: str) -> set[str]:
     return set(done.stdout.split())
 
 
-def test_importing_inlay_loads_nothing_heavy():
-    assert not loaded_after("import inlay") & {"torch", "numpy", "PIL", "pydantic", "diffusers", "transformers"}
+def test_importing_intarsia_loads_nothing_heavy():
+    assert not loaded_after("import intarsia") & {"torch", "numpy", "PIL", "pydantic", "diffusers", "transformers"}
 
 
 def test_requests_registry_and_schedulers_need_no_torch():
-    code = "import inlay\ninlay.InpaintRequest; inlay.Engine; inlay.Registry; inlay.plan\n"
-    code += "inlay.schedulers.table('EulerDiscreteScheduler', steps=4)"
+    code = "import intarsia\nintarsia.InpaintRequest; intarsia.Engine; intarsia.Registry; intarsia.plan\n"
+    code += "intarsia.schedulers.table('EulerDiscreteScheduler', steps=4)"
     assert not loaded_after(code) & {"torch", "diffusers", "transformers", "onnxruntime"}
 
 
 def test_the_onnx_backend_loads_no_torch():
-    pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'inlay[cpu]'")
-    assert not loaded_after("import inlay.backends.onnx.session") & {"torch", "diffusers", "transformers", "onnx"}
+    pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'intarsia[cpu]'")
+    assert not loaded_after("import intarsia.backends.onnx.session") & {"torch", "diffusers", "transformers", "onnx"}
 
 
 def test_public_names_are_locked():
-    import inlay
+    import intarsia
 
-    assert inlay.__all__ == sorted(inlay.__all__)
-    assert set(inlay._HOMES) == set(inlay.__all__)
-    for name in inlay.__all__:
-        assert getattr(inlay, name) is not None
+    assert intarsia.__all__ == sorted(intarsia.__all__)
+    assert set(intarsia._HOMES) == set(intarsia.__all__)
+    for name in intarsia.__all__:
+        assert getattr(intarsia, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        _ = inlay.nothing
+        _ = intarsia.nothing

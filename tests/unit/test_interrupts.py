@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inlay.commands.interrupts import held, interruptible, take_sigterm
-from inlay.errors import Cancelled
+from intarsia.commands.interrupts import held, interruptible, take_sigterm
+from intarsia.errors import Cancelled
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
 
@@ -125,8 +125,8 @@ def test_threads_have_nothing_to_hold():
 SCRIPT = """
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
-import inlay.engine.placing, inlay.commands.inpaint
-from inlay.backends.null import NullSession
+import intarsia.engine.placing, intarsia.commands.inpaint
+from intarsia.backends.null import NullSession
 sign, times, where = int(sys.argv.pop(1)), int(sys.argv.pop(1)), sys.argv.pop(1)
 
 def then_signal(function, at):
@@ -142,11 +142,11 @@ def then_signal(function, at):
 if where == "step":
     NullSession.advance = then_signal(NullSession.advance, 2)
 elif where == "report":
-    inlay.commands.inpaint._report = then_signal(inlay.commands.inpaint._report, 1)
+    intarsia.commands.inpaint._report = then_signal(intarsia.commands.inpaint._report, 1)
 else:
     step = "replace" if "--overwrite" in sys.argv else "link"
     setattr(os, step, then_signal(getattr(os, step), 2))
-from inlay.cli import main
+from intarsia.cli import main
 main()
 """
 
@@ -173,9 +173,9 @@ def test_samples_are_all_there_or_none_and_the_sentence_is_true(
         sys.executable, "-c", SCRIPT, str(int(sign)), str(times), where, "inpaint", "photo.png", "mask.png",
         "--backend", "null", "-o", "a.png", "--samples", "3", "--seed", "1", *(["--overwrite"] if overwrite else []),
     ]  # fmt: skip
-    environment = {**os.environ, "INLAY_WEIGHTS": str(empty_registry)}
+    environment = {**os.environ, "INTARSIA_WEIGHTS": str(empty_registry)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stderr) == (130, f"inlay: {sentence}\n")
+    assert (done.returncode, done.stderr) == (130, f"intarsia: {sentence}\n")
     after = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     if sentence == NOTHING:
         assert after == before

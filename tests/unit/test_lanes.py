@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from inlay.backends.protocol import Runtime
-from inlay.engine.lanes import Lane, Lanes
-from inlay.engine.noise import NoiseStream
-from inlay.schedulers import table
+from intarsia.backends.protocol import Runtime
+from intarsia.engine.lanes import Lane, Lanes
+from intarsia.engine.noise import NoiseStream
+from intarsia.schedulers import table
 
 SHAPE = (4, 2, 2)
 

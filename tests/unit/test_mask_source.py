@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import inlay
-from inlay.engine.canvas import CanvasOptions, prepare
-from inlay.engine.mask_source import binarise
-from inlay.engine.pictures import Picture, from_array, from_bytes, from_image
-from inlay.errors import RequestError
+import intarsia
+from intarsia.engine.canvas import CanvasOptions, prepare
+from intarsia.engine.mask_source import binarise
+from intarsia.engine.pictures import Picture, from_array, from_bytes, from_image
+from intarsia.errors import RequestError
 
 SIZE = 32
 HOLE = np.zeros((SIZE, SIZE), np.bool_)
@@ -281,10 +281,10 @@ def test_what_is_said_of_mask_and_picture_reaches_the_result(empty_registry):
     frames = [Image.fromarray(np.where(part, 255, 0).astype(np.uint8)) for part in (HOLE, ~HOLE)]
     frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
     stencil = Image.fromarray(np.dstack([np.zeros_like(HOLE, np.uint8), np.where(HOLE, 0, 255).astype(np.uint8)]))
-    with inlay.Engine("null", weights=empty_registry) as engine:
+    with intarsia.Engine("null", weights=empty_registry) as engine:
         for mask, words in ((deep, "16"), (buffer.getvalue(), "frame"), (stencil, "transparency was used")):
-            request = inlay.InpaintRequest(init_image=photograph(), mask_image=mask, seed=1, steps=2)
+            request = intarsia.InpaintRequest(init_image=photograph(), mask_image=mask, seed=1, steps=2)
             (warning,) = (text for text in engine.run(request).warnings if "mask_image" in text)
             assert words in warning
-        request = inlay.InpaintRequest(init_image=deep, mask_image=HOLE, seed=1, steps=2)
+        request = intarsia.InpaintRequest(init_image=deep, mask_image=HOLE, seed=1, steps=2)
         assert any("init_image" in text and "16" in text for text in engine.run(request).warnings)

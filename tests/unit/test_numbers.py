@@ -8,11 +8,11 @@ import math
 import numpy as np
 import pytest
 
-import inlay
-from inlay.commands.inpaint import _lora, _settings, _size
-from inlay.engine.dialects import ENDPOINTS
-from inlay.engine.numbers import number, whole
-from inlay.errors import RequestError
+import intarsia
+from intarsia.commands.inpaint import _lora, _settings, _size
+from intarsia.engine.dialects import ENDPOINTS
+from intarsia.engine.numbers import number, whole
+from intarsia.errors import RequestError
 from tests.unit.dialect_table import MINIMAL
 from tests.unit.replies import checked
 
@@ -33,7 +33,7 @@ def engine(tmp_path_factory):
     (folder / "nothing" / "model_index.json").write_text("{}")
     model = 'schema = 1\ndefault = "nothing"\n[models.nothing]\nfamily = "sd15-inpaint"\npath = "nothing"\n'
     (folder / "weights.toml").write_text(model)
-    with inlay.Engine("null", weights=folder / "weights.toml") as opened:
+    with intarsia.Engine("null", weights=folder / "weights.toml") as opened:
         yield opened
 
 
@@ -66,14 +66,14 @@ def test_the_librarys_numbers(field):
     for odd in ODD:
         if not isinstance(odd, bool) or field != "token_merging":
             with pytest.raises(RequestError, match=f"^{field} must be .*, not "):
-                inlay.InpaintRequest(**{field: odd})
+                intarsia.InpaintRequest(**{field: odd})
 
 
 @pytest.mark.parametrize("field", ["width", "samples", "steps", "clip_skip", "seed", "mask_dilate", "mask_padding"])
 def test_the_librarys_integers(field):
     for odd in [*ODD, np.array([1, 2]), np.array(["a"]), np.array([[1]])]:
         with pytest.raises(RequestError, match=f"^{field} must be .*, not "):
-            inlay.InpaintRequest(**{field: odd})
+            intarsia.InpaintRequest(**{field: odd})
 
 
 @pytest.mark.parametrize("odd", [value for value in ODD if isinstance(value, str) and "\0" not in value])
@@ -81,7 +81,7 @@ def test_the_command_lines_settings(odd):
     # null is the default of two of them, and no strength; JSON's number nearest to 8.999… is 9
     for field in ("strength",) if odd.startswith("8.999") else ("strength", "steps", "seed"):
         with pytest.raises(RequestError, match=f"^{field} must be "):
-            inlay.InpaintRequest.parse(_settings([f"{field}={odd}"]) | ({field: "x"} if odd == "null" else {}))
+            intarsia.InpaintRequest.parse(_settings([f"{field}={odd}"]) | ({field: "x"} if odd == "null" else {}))
     with pytest.raises(RequestError, match=r"^--lora must be ID or ID:STRENGTH"):
         _lora(f"ink:{odd}")
     with pytest.raises(RequestError, match=r"^--size must be WIDTHxHEIGHT"):
@@ -95,7 +95,7 @@ def test_settings_that_are_json_too_deep_or_too_long():
 
 
 def test_rows_of_a_batch(tmp_path):
-    from inlay.batch import Options, validate
+    from intarsia.batch import Options, validate
 
     texts = [value for value in ODD if isinstance(value, str) and value.strip() and value != "null"]
     rows = [

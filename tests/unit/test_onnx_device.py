@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'inlay[cpu]'")
+pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'intarsia[cpu]'")
 
-from inlay.backends.onnx import device as module
-from inlay.backends.onnx.device import PROVIDERS, Device
+from intarsia.backends.onnx import device as module
+from intarsia.backends.onnx.device import PROVIDERS, Device
 
 
 @pytest.fixture

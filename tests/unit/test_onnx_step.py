@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'inlay[cpu]'")
+pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'intarsia[cpu]'")
 
-import inlay
-from inlay.backends.onnx import state as lanes
-from inlay.backends.onnx.device import Device
-from inlay.backends.onnx.session import STEP
-from inlay.schedulers import NAMES, table
+import intarsia
+from intarsia.backends.onnx import state as lanes
+from intarsia.backends.onnx.device import Device
+from intarsia.backends.onnx.session import STEP
+from intarsia.schedulers import NAMES, table
 
 SHAPE = (4, 6, 9)
 
@@ -116,17 +116,17 @@ def test_a_device_that_this_onnxruntime_does_not_have():
     for device, provider in (("cuda", "CUDAExecutionProvider"), ("tensorrt:1", "TensorrtExecutionProvider")):
         if provider in onnxruntime.get_available_providers():
             pytest.skip(f"this onnxruntime has {provider}")
-        with pytest.raises(inlay.BackendError, match=rf"{provider}.*pip install onnxruntime-gpu"):
-            inlay.Engine("onnx", device)
+        with pytest.raises(intarsia.BackendError, match=rf"{provider}.*pip install onnxruntime-gpu"):
+            intarsia.Engine("onnx", device)
 
 
 def test_bad_graphs_are_one_line(tmp_path):
-    from inlay.backends.onnx.device import translated
+    from intarsia.backends.onnx.device import translated
 
     device = Device("cpu")
     for content in (b"", b"not a graph", STEP.read_bytes()[:500]):
         with (
-            pytest.raises(inlay.BackendError, match="failed to load it on cpu") as caught,
+            pytest.raises(intarsia.BackendError, match="failed to load it on cpu") as caught,
             translated("load it", device),
         ):
             device.open(content)

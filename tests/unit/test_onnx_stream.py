@@ -7,12 +7,12 @@ import gc
 import numpy as np
 import pytest
 
-pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'inlay[cpu]'")
+pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'intarsia[cpu]'")
 
-import inlay
-from inlay.backends.onnx import stream as streams
-from inlay.backends.onnx.device import Device
-from inlay.backends.onnx.stream import AHEAD, CudaStream
+import intarsia
+from intarsia.backends.onnx import stream as streams
+from intarsia.backends.onnx.device import Device
+from intarsia.backends.onnx.stream import AHEAD, CudaStream
 from tests.driver import HostDriver
 
 
@@ -92,14 +92,14 @@ def test_everything_is_given_back(driver):
 def test_what_the_driver_says_is_told(driver):
     stream = CudaStream(0, driver)
     driver.failing["cuStreamSynchronize"] = 700
-    with pytest.raises(inlay.BackendError, match="cuStreamSynchronize failed: CUDA_ERROR_UNKNOWN"):
+    with pytest.raises(intarsia.BackendError, match="cuStreamSynchronize failed: CUDA_ERROR_UNKNOWN"):
         stream.finish()
     driver.failing["cuMemHostAlloc"] = 2
-    with pytest.raises(inlay.OutOfMemory, match="CUDA_ERROR_OUT_OF_MEMORY"):
+    with pytest.raises(intarsia.OutOfMemory, match="CUDA_ERROR_OUT_OF_MEMORY"):
         stream.upload(place(2), np.ones(2, np.float32))
 
 
 def test_no_driver(monkeypatch):
     monkeypatch.setattr(streams, "load_driver", lambda: None)
-    with pytest.raises(inlay.BackendError, match="cuda:1 needs NVIDIA's driver"):
+    with pytest.raises(intarsia.BackendError, match="cuda:1 needs NVIDIA's driver"):
         CudaStream(1)

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from inlay.engine import output
-from inlay.engine.fill import FAINT
-from inlay.engine.output import (
+from intarsia.engine import output
+from intarsia.engine.fill import FAINT
+from intarsia.engine.output import (
     SaveOptions,
     a1111_parameters,
     check_outputs,
@@ -25,7 +25,7 @@ from inlay.engine.output import (
     save_all,
     write,
 )
-from inlay.errors import OutputError
+from intarsia.errors import OutputError
 
 PIXELS = np.random.default_rng(4).integers(0, 256, (20, 30, 4), dtype=np.uint8)
 PROFILE = b"\0" * 16 + b"RGB " + b"\0" * 200
@@ -33,7 +33,7 @@ LOSSY = "JPEG is lossy: pixels outside the mask are not exactly the input's"
 META = {
     "prompt": "a red circle, ünïcode 円",
     "negative_prompt": "blurry",
-    "model": "inlay-tiny",
+    "model": "intarsia-tiny",
     "model_hash": "0123456789abcdef",
     "width": 512,
     "height": 384,
@@ -66,7 +66,7 @@ def test_parameters_text():
         "a red circle, ünïcode 円\n"
         "Negative prompt: blurry\n"
         "Steps: 21, Sampler: DPM++ 2M SDE Karras, CFG scale: 7.5, Seed: 7, Size: 512x384, "
-        "Model hash: 0123456789, Model: inlay-tiny, Denoising strength: 1, Clip skip: 2, Mask blur: 4, "
+        "Model hash: 0123456789, Model: intarsia-tiny, Denoising strength: 1, Clip skip: 2, Mask blur: 4, "
         "Version: 0.1.0"
     )
 
@@ -95,8 +95,8 @@ def test_png_is_exact_and_carries_profile_and_text(tmp_path, channels):
         np.testing.assert_array_equal(np.asarray(again), np.asarray(image))
         assert again.info.get("icc_profile") == image.info.get("icc_profile")
         assert again.text["parameters"] == text
-        assert json.loads(again.text["inlay"]) == META
-        assert set(again.text) == {"parameters", "inlay"}
+        assert json.loads(again.text["intarsia"]) == META
+        assert set(again.text) == {"parameters", "intarsia"}
     assert listing(tmp_path) == {"x.png"}
 
 
@@ -171,7 +171,7 @@ def test_pictures_that_belong_together_are_all_there_or_none(tmp_path):
 
 
 def test_what_a_killed_process_left_is_removed_by_the_next_that_writes_there(tmp_path):
-    left = tmp_path / ".inlay-0123456789abcdef.part"
+    left = tmp_path / ".intarsia-0123456789abcdef.part"
     left.write_bytes(b"half")
     os.utime(left, (0, 0))
     save_all([(picture(), tmp_path / "x.png")], [{}])

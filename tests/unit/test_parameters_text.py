@@ -9,14 +9,14 @@ import re
 import pytest
 from PIL import Image
 
-from inlay.engine.metadata import a1111_parameters
-from inlay.engine.output import encode
+from intarsia.engine.metadata import a1111_parameters
+from intarsia.engine.output import encode
 
 # A pair: key, colon, then a JSON string or anything without a comma.
 PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 META = {
     "steps": 21, "scheduler": "EulerAncestralDiscreteScheduler", "guidance_scale": 7.5, "seed": 2**64 - 1, "width": 512,
-    "height": 768, "model": "m", "strength": 0.7, "clip_skip": 2, "mask_blur": 4.0, "version": "inlay 1",
+    "height": 768, "model": "m", "strength": 0.7, "clip_skip": 2, "mask_blur": 4.0, "version": "intarsia 1",
 }  # fmt: skip
 
 
@@ -54,7 +54,7 @@ def test_prompts_of_any_text(kind, prompt, negative):
     assert (one, two) == (prompt, negative)
     assert pairs == {
         "Steps": "21", "Sampler": "Euler a", "CFG scale": "7.5", "Seed": str(2**64 - 1), "Size": "512x768",
-        "Model": "m", "Denoising strength": "0.7", "Clip skip": "2", "Mask blur": "4", "Version": "inlay 1",
+        "Model": "m", "Denoising strength": "0.7", "Clip skip": "2", "Mask blur": "4", "Version": "intarsia 1",
     }  # fmt: skip
 
 
@@ -63,7 +63,7 @@ def test_prompts_of_any_text(kind, prompt, negative):
 )
 def test_names_of_any_text(model):
     _, _, pairs = read(a1111_parameters(META | {"model": model, "prompt": "p"}))
-    assert (pairs["Model"], pairs["Seed"], pairs["Version"]) == (model, str(2**64 - 1), "inlay 1")
+    assert (pairs["Model"], pairs["Seed"], pairs["Version"]) == (model, str(2**64 - 1), "intarsia 1")
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ import json
 import numpy as np
 import pytest
 
-import inlay
-from inlay import InpaintRequest, IpAdapter, Lora, RequestError, WeightsError
-from inlay.engine.registry import Registry
-from inlay.engine.resolve import resolve
+import intarsia
+from intarsia import InpaintRequest, IpAdapter, Lora, RequestError, WeightsError
+from intarsia.engine.registry import Registry
+from intarsia.engine.resolve import resolve
 
 REGISTRY = """
 schema = 1
@@ -50,7 +50,7 @@ path = "soft"
 
 @pytest.fixture
 def weights(tmp_path, monkeypatch):
-    monkeypatch.delenv("INLAY_WEIGHTS", raising=False)
+    monkeypatch.delenv("INTARSIA_WEIGHTS", raising=False)
     for folder, file in (("nothing", "model_index.json"), ("soft", "config.json"), ("look", "ip_adapter.safetensors")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / file).write_text("{}")
@@ -85,7 +85,7 @@ def test_the_plan_names_parts_with_their_hashes(weights, ask):
         loras=(Lora(id="INK_wash", strength=-0.5), Lora(id="chalk")),
         ip_adapter=IpAdapter(id="look", scale=0.25, image=shown),
     )
-    plan = inlay.plan(request, weights)
+    plan = intarsia.plan(request, weights)
     assert [(each.id, each.strength) for each in plan.model.adapters] == [("ink", -0.5), ("chalk", 1.0)]
     assert [each.sha256 for each in plan.model.adapters] == [hash_of("ink.safetensors"), hash_of("chalk.safetensors")]
     identifier, _, digest = plan.model.vae.partition(":")
@@ -97,15 +97,15 @@ def test_the_plan_names_parts_with_their_hashes(weights, ask):
 
 
 def test_without_parts_the_plan_says_so(weights, ask):
-    plan = inlay.plan(ask(), weights)
+    plan = intarsia.plan(ask(), weights)
     assert (plan.model.vae, plan.model.adapters, plan.model.ip_adapter) == ("model", (), "none")
     assert (plan.prompt.image_sha256, plan.prompt.image_scale) == ("", 0.0)
 
 
 def test_a_changed_file_changes_the_plan(weights, ask):
-    before = inlay.plan(ask(loras=(Lora(id="ink"),)), weights)
+    before = intarsia.plan(ask(loras=(Lora(id="ink"),)), weights)
     (weights.parent / "ink.safetensors").write_text("other content")
-    assert inlay.plan(ask(loras=(Lora(id="ink"),)), weights).sha256 != before.sha256
+    assert intarsia.plan(ask(loras=(Lora(id="ink"),)), weights).sha256 != before.sha256
 
 
 WRONG = [
@@ -129,7 +129,7 @@ WRONG = [
 @pytest.mark.parametrize(("fields", "kind", "sentence"), WRONG)
 def test_what_cannot_be_honoured_is_refused_by_name(weights, ask, fields, kind, sentence):
     with pytest.raises(kind, match=sentence) as caught:
-        inlay.plan(ask(**fields), weights)
+        intarsia.plan(ask(**fields), weights)
     assert "\n" not in str(caught.value)
 
 
@@ -156,14 +156,14 @@ def test_pins_of_a_single_file(weights, ask):
     pin = f'"ink.safetensors" = {{ bytes = {len(content)}, sha256 = "{hashlib.sha256(content).hexdigest()}" }}'
     weights.write_text(REGISTRY.replace('aliases = ["Ink_Wash"]', f"[loras.ink.files]\n{pin}"))
     request = ask(loras=(Lora(id="ink"),))
-    with inlay.Engine("null", weights=weights) as engine:
+    with intarsia.Engine("null", weights=weights) as engine:
         engine.run(request)
     damages = (lambda file: file.write_bytes(b"iNk.safetensors"), lambda file: file.write_bytes(b"i"))
     for damage, sentence in zip(
         damages, ("does not have the registry's sha256", "has 1 bytes, not the 15"), strict=True
     ):
         damage(weights.parent / "ink.safetensors")
-        with inlay.Engine("null", weights=weights) as engine, pytest.raises(WeightsError, match=sentence):
+        with intarsia.Engine("null", weights=weights) as engine, pytest.raises(WeightsError, match=sentence):
             engine.run(request)
 
 
@@ -181,7 +181,7 @@ def test_each_part_reaches_the_backend_and_the_result(weights, ask):
         {"ip_adapter": look(6)},
         {"ip_adapter": look(5, 0.5)},
     ]
-    with inlay.Engine("null", weights=weights) as engine:
+    with intarsia.Engine("null", weights=weights) as engine:
         tickets = [engine.submit(ask(**fields)) for fields in variants]
         results = [ticket.result() for ticket in tickets]
         again = [engine.run(ask(**fields)) for fields in variants]
@@ -199,7 +199,7 @@ def test_what_is_hidden_in_the_shown_picture_decides_nothing(weights, ask):
     shown[:, :, :3] = np.random.default_rng(0).integers(0, 256, (9, 7, 3))
     shown[2:5, 1:6, 3] = 0
     colours = set()
-    with inlay.Engine("null", weights=weights) as engine:
+    with intarsia.Engine("null", weights=weights) as engine:
         for hidden in (0, 255):
             shown[2:5, 1:6, :3] = hidden
             result = engine.run(ask(ip_adapter=IpAdapter(id="look", image=shown)))
@@ -214,7 +214,7 @@ def test_what_is_hidden_in_the_shown_picture_decides_nothing(weights, ask):
 def test_levels_and_reuse_of_token_merging_come_from_the_models_entry(weights, ask):
     merging = 'path = "nothing"\ntoken_merging_levels = 2\ntoken_merging_reuse = 3'
     weights.write_text(REGISTRY.replace('path = "nothing"', merging))
-    plan = inlay.plan(ask(token_merging=0.5), weights)
+    plan = intarsia.plan(ask(token_merging=0.5), weights)
     assert (plan.token_merging, plan.token_merging_levels, plan.token_merging_reuse) == (0.5, 2, 3)
 
 
@@ -225,11 +225,11 @@ def test_the_backend_is_told_which_content_is_noise(weights, ask):
 
 
 def test_models_and_their_combinations_are_closed_again(weights, ask, monkeypatch):
-    from inlay.backends.null import NullSession
+    from intarsia.backends.null import NullSession
 
     closed = []
     monkeypatch.setattr(NullSession, "close", lambda self: closed.append(self.opening.loras))
-    with inlay.Engine("null", weights=weights) as engine:
+    with intarsia.Engine("null", weights=weights) as engine:
         for strength in (0.1, 0.2, 0.3, 0.4):
             engine.run(ask(loras=(Lora(id="ink", strength=strength),)))
         assert [loras[0][1] for loras in closed] == [0.1, 0.2], "two stay open"

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
-from inlay.batch.classes import classify
-from inlay.engine import decoding, pictures
-from inlay.engine.access import MAX_PIXELS, pixel_limit
-from inlay.engine.pictures import Picture, from_array, from_bytes, from_image
-from inlay.errors import OutOfMemory, SourceError
+from intarsia.batch.classes import classify
+from intarsia.engine import decoding, pictures
+from intarsia.engine.access import MAX_PIXELS, pixel_limit
+from intarsia.engine.pictures import Picture, from_array, from_bytes, from_image
+from intarsia.errors import OutOfMemory, SourceError
 
 RNG = np.random.default_rng(5)
 COLOUR = RNG.integers(0, 256, (9, 14, 3), dtype=np.uint8)

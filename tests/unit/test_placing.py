@@ -8,9 +8,9 @@ import stat
 
 import pytest
 
-from inlay.engine import placing
-from inlay.engine.placing import place, sweep, sweep_once
-from inlay.errors import OutputError
+from intarsia.engine import placing
+from intarsia.engine.placing import place, sweep, sweep_once
+from intarsia.errors import OutputError
 
 NAMES = ("1.png", "2.png", "3.png")
 
@@ -140,21 +140,21 @@ def test_the_folder_is_flushed_after_the_names_are_there(tmp_path, monkeypatch):
 
 def test_what_killed_processes_left_is_swept_and_nothing_else(tmp_path):
     day = placing.ABANDONED_HOURS * 3600
-    ours = tmp_path / ".inlay-0123456789abcdef.part"
+    ours = tmp_path / ".intarsia-0123456789abcdef.part"
     others = [
-        ".inlay-0123456789abcdef.old", ".inlay-results.jsonl.part", ".inlay-0123456789abcde.part", "x.part",
-        ".inlay-0123456789ABCDEF.part", "inlay-0123456789abcdef.part",
+        ".intarsia-0123456789abcdef.old", ".intarsia-results.jsonl.part", ".intarsia-0123456789abcde.part", "x.part",
+        ".intarsia-0123456789ABCDEF.part", "intarsia-0123456789abcdef.part",
     ]  # fmt: skip
     for name in others:
         (tmp_path / name).write_bytes(b"x")
-    (tmp_path / ".inlay-1111111111111111.part").mkdir()
-    (tmp_path / ".inlay-2222222222222222.part").symlink_to("x.part")
+    (tmp_path / ".intarsia-1111111111111111.part").mkdir()
+    (tmp_path / ".intarsia-2222222222222222.part").symlink_to("x.part")
     ours.write_bytes(b"half")
     written = ours.stat().st_mtime
     assert sweep(tmp_path, now=written + day - 1) == []
     assert sweep(tmp_path, now=written + day + 60) == [ours]
     assert sorted(os.listdir(tmp_path)) == sorted(
-        [*others, ".inlay-1111111111111111.part", ".inlay-2222222222222222.part"]
+        [*others, ".intarsia-1111111111111111.part", ".intarsia-2222222222222222.part"]
     )
     assert sweep(tmp_path / "nowhere") == []
 

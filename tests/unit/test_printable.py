@@ -7,7 +7,7 @@ import unicodedata
 
 import pytest
 
-from inlay.printable import printable, printable_json
+from intarsia.printable import printable, printable_json
 
 ACTING = [
     *map(chr, range(0x20)), "\x7f", *map(chr, range(0x80, 0xA0)), "\u061c", "\u200e", "\u200f", "\u2028", "\u2029",

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-import inlay
-from inlay.engine.prompt_syntax import notes_on
+import intarsia
+from intarsia.engine.prompt_syntax import notes_on
 from tests.unit.dialect_table import IMAGE, MASK, MINIMAL
 
 SYNTAX = [
@@ -75,7 +75,7 @@ def test_no_prompt_takes_long(piece):
 
 
 def test_library_and_replies_say_it_of_both_prompts(empty_registry):
-    request = inlay.InpaintRequest(
+    request = intarsia.InpaintRequest(
         prompt="<lora:ink:1>",
         negative_prompt="((bad))",
         init_image=IMAGE,
@@ -83,7 +83,7 @@ def test_library_and_replies_say_it_of_both_prompts(empty_registry):
         enhance_prompt=True,
         steps=2,
     )
-    with inlay.Engine("null", weights=empty_registry) as engine:
+    with intarsia.Engine("null", weights=empty_registry) as engine:
         warnings = engine.run(request).warnings
         tip = engine.reply({**MINIMAL, "prompt": "<lora:ink:1>", "base64": True, "steps": 2}, "realtime")["tip"]
     assert [note.partition(":")[0] for note in warnings] == ["prompt", "negative_prompt"]

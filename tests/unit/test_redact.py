@@ -11,11 +11,11 @@ import sys
 
 import pytest
 
-import inlay
-from inlay.engine import resolve as resolving
-from inlay.engine.dialects import ENDPOINTS
-from inlay.errors import InlayError, RequestError, named, shown
-from inlay.redact import hiding, redacted, without_query
+import intarsia
+from intarsia.engine import resolve as resolving
+from intarsia.engine.dialects import ENDPOINTS
+from intarsia.errors import IntarsiaError, RequestError, named, shown
+from intarsia.redact import hiding, redacted, without_query
 from tests.unit.dialect_table import MINIMAL
 from tests.unit.replies import checked
 
@@ -30,7 +30,7 @@ QUOTING = [
 @pytest.fixture
 def engine(empty_registry, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with inlay.Engine("null", weights=empty_registry) as opened:
+    with intarsia.Engine("null", weights=empty_registry) as opened:
         yield opened
 
 
@@ -92,11 +92,11 @@ def test_warnings_of_any_origin_are_printable_in_a_reply(engine, monkeypatch):
 
 
 def test_a_models_name_in_a_warning_is_printable(monkeypatch):
-    monkeypatch.delenv("INLAY_WEIGHTS", raising=False)
+    monkeypatch.delenv("INTARSIA_WEIGHTS", raising=False)
     pictures = {name: MINIMAL[name] for name in ("init_image", "mask_image")}
-    with inlay.Engine("null") as engine:
-        warnings = engine.run(inlay.InpaintRequest(model="Pony_Realism\n", steps=2, **pictures)).warnings
-    assert warnings == ("the registry has no model Pony_Realism\\n: inlay-tiny stood in for it",)
+    with intarsia.Engine("null") as engine:
+        warnings = engine.run(intarsia.InpaintRequest(model="Pony_Realism\n", steps=2, **pictures)).warnings
+    assert warnings == ("the registry has no model Pony_Realism\\n: intarsia-tiny stood in for it",)
 
 
 def test_the_command_line_shows_the_key_on_no_stream(empty_registry, tmp_path):
@@ -105,7 +105,7 @@ def test_the_command_line_shows_the_key_on_no_stream(empty_registry, tmp_path):
     for command in ("request", "plan"):
         for fields in ({"width": key}, {"model_id": key}, {"init_image": key}):
             body = json.dumps({**SMALL, "key": key, **fields})
-            line = [sys.executable, "-c", "from inlay.cli import main; main()", command, "-", "-e", "community"]
+            line = [sys.executable, "-c", "from intarsia.cli import main; main()", command, "-", "-e", "community"]
             line += ["--weights", str(empty_registry), *(["--backend", "null"] if command == "request" else [])]
             done = subprocess.run(line, input=body, capture_output=True, text=True, check=False, cwd=tmp_path)
             assert done.returncode in (2, 3)
@@ -118,7 +118,7 @@ def test_the_log_of_a_failure_has_no_key_and_nothing_that_a_terminal_acts_upon(e
         raise ZeroDivisionError("'a' \x1b[31m \u202e")
 
     monkeypatch.setattr(resolving, "prepare", fail)
-    with caplog.at_level(logging.ERROR, "inlay"):
+    with caplog.at_level(logging.ERROR, "intarsia"):
         engine.reply({**SMALL, "key": "a"}, "community")
     assert "'***' \\x1b[31m \\u202e" in caplog.text
     assert all(line.isprintable() for line in caplog.records[0].getMessage().split("\n"))
@@ -143,8 +143,14 @@ def test_names_of_strangers_are_one_printable_line(engine, field, endpoint):
 
 
 def test_messages_are_printable_and_short_whatever_they_are_made_of():
-    for error in (InlayError(HOSTILE), inlay.WeightsError(HOSTILE * 10**6), RequestError("f", "x" * 5_000_000, HOSTILE),
-                  inlay.SourceError(HOSTILE, None, HOSTILE), RequestError("f", message="y" * 5_000_000)):  # fmt: skip
+    errors = [
+        IntarsiaError(HOSTILE),
+        intarsia.WeightsError(HOSTILE * 10**6),
+        RequestError("f", "x" * 5_000_000, HOSTILE),
+        intarsia.SourceError(HOSTILE, None, HOSTILE),
+        RequestError("f", message="y" * 5_000_000),
+    ]
+    for error in errors:
         assert str(error).isprintable()
         assert len(str(error)) <= 2000
     assert len(shown(["x" * 5_000_000])) <= 120
@@ -185,5 +191,5 @@ def test_the_fuzz_finds_nothing_and_would_notice():
     error = {"status": "error", "message": "width must be 5"}
     assert problem_of(error, "sk-1234567", "community") == ""
     for wrong in ({"message": "a\nb"}, {"message": "not 'sk-1234567'"}, {"message": "x" * 5000}, {"message": 5},
-                  {"message": "the request failed inside inlay"}):  # fmt: skip
+                  {"message": "the request failed inside intarsia"}):  # fmt: skip
         assert problem_of(error | wrong, "sk-1234567", "community")

@@ -6,15 +6,15 @@ import hashlib
 
 import pytest
 
-from inlay import Registry, WeightsError
-from inlay.engine.weights import check, entry_hash, locate, scheduler_config, verify
+from intarsia import Registry, WeightsError
+from intarsia.engine.weights import check, entry_hash, locate, scheduler_config, verify
 
 MERGING = 'schema = 1\n[models.a]\nfamily = "sd15"\npath = "x"\ntoken_merging{}'
 
 
 @pytest.fixture(autouse=True)
 def _no_user_files(monkeypatch, tmp_path):
-    monkeypatch.delenv("INLAY_WEIGHTS", raising=False)
+    monkeypatch.delenv("INTARSIA_WEIGHTS", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
 
 
@@ -34,8 +34,8 @@ def pinned(tmp_path, content=b"weights", name="unet/diffusion_pytorch_model.safe
 
 def test_the_packaged_registry_reads_and_its_default_exists():
     registry = Registry()
-    assert registry.find(None).id == "inlay-tiny"
-    assert registry.find("Inlay_Tiny").id == "inlay-tiny"
+    assert registry.find(None).id == "intarsia-tiny"
+    assert registry.find("Intarsia_Tiny").id == "intarsia-tiny"
 
 
 def test_how_a_model_merges_tokens_is_its_entrys(tmp_path):
@@ -54,15 +54,15 @@ def test_ids_and_aliases_are_loose_in_case_and_dashes(empty_registry):
 def test_earlier_files_win(tmp_path, monkeypatch, empty_registry):
     second = tmp_path / "second.toml"
     second.write_text('schema = 1\ndefault = "other"\n[models.nothing]\nfamily = "sdxl"\npath = "x"\n')
-    monkeypatch.setenv("INLAY_WEIGHTS", str(second))
+    monkeypatch.setenv("INTARSIA_WEIGHTS", str(second))
     assert Registry(empty_registry).find("nothing").family == "sd15-inpaint"
     assert Registry(empty_registry).find(None).id == "nothing"
     assert Registry().find("nothing").family == "sdxl"
-    assert Registry().find("inlay-tiny").id == "inlay-tiny", "the packaged file is still there"
+    assert Registry().find("intarsia-tiny").id == "intarsia-tiny", "the packaged file is still there"
 
 
 def test_unknown_models_list_the_known_ones(empty_registry):
-    with pytest.raises(WeightsError, match=r"Model not found: nope; the registry has: inlay-tiny, nothing"):
+    with pytest.raises(WeightsError, match=r"Model not found: nope; the registry has: intarsia-tiny, nothing"):
         Registry(empty_registry).find("nope")
 
 
@@ -181,7 +181,7 @@ def test_an_alias_of_an_earlier_file_hides_a_later_files_entry(tmp_path, monkeyp
     first, second = tmp_path / "first.toml", tmp_path / "second.toml"
     first.write_text('schema = 1\ndefault = "a"\n[models.a]\nfamily = "sd15"\npath = "x"\naliases = ["B"]\n')
     second.write_text('schema = 1\n[models.b]\nfamily = "sdxl"\npath = "y"\naliases = ["a", "c"]\n')
-    monkeypatch.setenv("INLAY_WEIGHTS", str(second))
+    monkeypatch.setenv("INTARSIA_WEIGHTS", str(second))
     registry = Registry(first)
     assert [registry.find(name).id for name in ("a", "b", "c")] == ["a", "a", "b"]
     second.write_text('schema = 1\n[models.b]\nfamily = "sdxl"\npath = "y"\n')
@@ -269,9 +269,9 @@ def test_an_entry_goes_before_what_stands_in_for_it(tmp_path):
 def test_the_users_own_file_goes_before_the_packaged_one(tmp_path, monkeypatch):
     import platformdirs
 
-    place = platformdirs.user_config_path("inlay")
+    place = platformdirs.user_config_path("intarsia")
     place.mkdir(parents=True)
     (place / "weights.toml").write_text('schema = 1\ndefault = "own"\n[models.own]\nfamily = "sd15"\npath = "x"\n')
     assert Registry().find(None).id == "own"
-    assert Registry().find("inlay-tiny").path.is_dir()
+    assert Registry().find("intarsia-tiny").path.is_dir()
     assert Registry().find("own").path == place / "x"

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import inlay
-from inlay.engine import resolve as resolving
-from inlay.engine.dialects import ENDPOINTS
-from inlay.engine.reply import without_paths
-from inlay.engine.temporary import sweep, temporary_folder
+import intarsia
+from intarsia.engine import resolve as resolving
+from intarsia.engine.dialects import ENDPOINTS
+from intarsia.engine.reply import without_paths
+from intarsia.engine.temporary import sweep, temporary_folder
 from tests.unit.dialect_table import IMAGE, MASK, MINIMAL, picture
 from tests.unit.replies import checked
 
@@ -33,7 +33,7 @@ def _own_cache(monkeypatch, tmp_path):
 
 @pytest.fixture
 def engine(empty_registry):
-    with inlay.Engine("null", weights=empty_registry) as opened:
+    with intarsia.Engine("null", weights=empty_registry) as opened:
         yield opened
 
 
@@ -52,7 +52,7 @@ def test_files_lie_where_the_caller_said_and_metadata_says_how_they_were_made(en
     for sample, path in enumerate(reply["output"]):
         with Image.open(path) as made:
             assert made.size == (96, 64)
-            written = json.loads(made.text["inlay"])
+            written = json.loads(made.text["intarsia"])
             assert (written["seed"], written["prompt"]) == (7 + sample, "best, a cat")
             assert MINIMAL["key"] not in json.dumps(made.text)
     assert reply["meta"] | {"backend": "", "device": ""} == {
@@ -70,7 +70,7 @@ def test_files_lie_where_the_caller_said_and_metadata_says_how_they_were_made(en
 
 def test_the_picture_is_the_librarys(engine):
     reply = checked(engine.reply({**SMALL, "seed": 5, "base64": "yes"}, "community"))
-    request = inlay.InpaintRequest(
+    request = intarsia.InpaintRequest(
         prompt="a cat", init_image=IMAGE, mask_image=MASK, width=96, height=64, fit_output=True, steps=31, seed=5,
         enhance_prompt=True,
     )  # fmt: skip
@@ -114,19 +114,19 @@ def test_what_only_a_server_can_do_is_in_the_tip(engine):
 
 
 def test_the_packaged_model_stands_in_and_the_library_says_so_too(monkeypatch, tmp_path):
-    monkeypatch.delenv("INLAY_WEIGHTS", raising=False)
+    monkeypatch.delenv("INTARSIA_WEIGHTS", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    sentence = "the registry has no model Pony_Realism: inlay-tiny stood in for it"
-    with inlay.Engine("null") as engine:
+    sentence = "the registry has no model Pony_Realism: intarsia-tiny stood in for it"
+    with intarsia.Engine("null") as engine:
         payload = {**SMALL, "model_id": "Pony_Realism", "width": 512, "height": 512, "base64": True}
         reply = checked(engine.reply(payload))
-        assert reply["meta"]["model_id"] == "inlay-tiny"
+        assert reply["meta"]["model_id"] == "intarsia-tiny"
         assert reply["meta"]["algorithm_type"] == "sde-dpmsolver++", "the pony endpoint was chosen"
         assert sentence in reply["tip"]
-        result = engine.run(inlay.InpaintRequest(model="Pony_Realism", init_image=IMAGE, mask_image=MASK))
+        result = engine.run(intarsia.InpaintRequest(model="Pony_Realism", init_image=IMAGE, mask_image=MASK))
         assert sentence in result.warnings
         assert not any("stood in" in note for note in engine.run(
-            inlay.InpaintRequest(model="Inlay_Tiny", init_image=IMAGE, mask_image=MASK)).warnings)  # fmt: skip
+            intarsia.InpaintRequest(model="Intarsia_Tiny", init_image=IMAGE, mask_image=MASK)).warnings)  # fmt: skip
 
 
 BODIES = [None, [], [1, 2], "text", "", 7, 0.5, True, float("nan"), float("inf"), {}, {"a": {"b": [None]}}]
@@ -209,9 +209,9 @@ def test_an_unexpected_error_is_logged_and_the_reply_says_no_more(engine, monkey
         raise ZeroDivisionError(f"at {Path.home()} with {MINIMAL['key']}")
 
     monkeypatch.setattr(resolving, "prepare", fail)
-    with caplog.at_level(logging.ERROR, "inlay"):
+    with caplog.at_level(logging.ERROR, "intarsia"):
         reply = checked(engine.reply(SMALL, "community"))
-    assert reply == {"status": "error", "message": "the request failed inside inlay; its log has the details"}
+    assert reply == {"status": "error", "message": "the request failed inside intarsia; its log has the details"}
     assert "ZeroDivisionError" in caplog.text
     assert "Traceback" in caplog.text
     assert MINIMAL["key"] not in caplog.text
@@ -236,7 +236,7 @@ def test_no_file_of_this_machine_is_read(engine, tmp_path, field):
 
 
 def test_a_closed_engine_answers_too(empty_registry):
-    engine = inlay.Engine("null", weights=empty_registry)
+    engine = intarsia.Engine("null", weights=empty_registry)
     engine.close()
     assert checked(engine.reply(SMALL, "community"))["message"] == "the engine is closed"
 
@@ -246,14 +246,14 @@ def test_errors_hold_no_path_and_no_key(tmp_path):
     folder.mkdir(parents=True)
     path = folder / "weights.toml"
     path.write_text('schema = 1\ndefault = "m"\n[models.m]\nfamily = "sd15"\npath = "gone away"\n')
-    with inlay.Engine("null", weights=path) as engine:
+    with intarsia.Engine("null", weights=path) as engine:
         reply = checked(engine.reply({**SMALL, "model_id": "m"}, "community"))
         assert reply["message"] == "m: its folder gone away does not exist (declared in weights.toml)"
         assert without_paths(f"{tmp_path}/a/b.bin and ~/c, https://a.b/c/d?e, and/or", engine.registry) == (
             "b.bin and c, https://a.b/c/d?e, and/or"
         )
         reply = engine.reply({**SMALL, "key": "secret-key", "model_id": "the secret-key"}, "community")
-        assert reply["message"] == "Model not found: the ***; the registry has: inlay-tiny, m"
+        assert reply["message"] == "Model not found: the ***; the registry has: intarsia-tiny, m"
 
 
 def test_an_output_folder_that_is_not_there_is_refused_before_the_work(engine, tmp_path):
@@ -274,7 +274,7 @@ def test_all_files_or_none(engine, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "link", link)
     reply = checked(engine.reply({**SMALL, "samples": 3}, "community", out=tmp_path))
     assert "No space left on device" in reply["message"]
-    assert [path.name for path in tmp_path.iterdir() if "inlay" in path.name or path.suffix == ".png"] == []
+    assert [path.name for path in tmp_path.iterdir() if "intarsia" in path.name or path.suffix == ".png"] == []
 
 
 @pytest.mark.parametrize(("payload", "out"), [({"temp": "yes"}, "here"), ({}, None)])
@@ -283,7 +283,7 @@ def test_temporary_pictures_are_removed_after_a_day(engine, tmp_path, payload, o
     reply = checked(engine.reply({**SMALL, **payload}, "community", out=out and tmp_path / out))
     [path] = map(Path, reply["output"])
     assert path.is_file()
-    assert temporary_folder() == path.parent == tmp_path / "cache" / "inlay" / "temporary"
+    assert temporary_folder() == path.parent == tmp_path / "cache" / "intarsia" / "temporary"
     assert "removed after 24 hours" in reply["tip"]
     if os.name == "posix":
         assert path.parent.stat().st_mode & 0o077 == 0

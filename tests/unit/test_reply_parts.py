@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import inlay
+import intarsia
 from tests.unit.dialect_table import IMAGE, MINIMAL, picture
 from tests.unit.replies import checked
 
@@ -46,7 +46,7 @@ def engine(tmp_path):
         (tmp_path / folder / file).write_text("{}")
     (tmp_path / "ink.safetensors").write_bytes(b"ink")
     (tmp_path / "weights.toml").write_text(REGISTRY)
-    with inlay.Engine("null", weights=tmp_path / "weights.toml") as opened:
+    with intarsia.Engine("null", weights=tmp_path / "weights.toml") as opened:
         yield opened
 
 

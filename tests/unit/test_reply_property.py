@@ -8,9 +8,9 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-import inlay
-from inlay.engine.dialects import ENDPOINTS
-from inlay.schedulers import NAMES
+import intarsia
+from intarsia.engine.dialects import ENDPOINTS
+from intarsia.schedulers import NAMES
 from tests.unit.dialect_table import IMAGE, MASK
 from tests.unit.replies import checked, validator
 
@@ -67,7 +67,7 @@ def test_any_json_gives_a_documented_reply(examples, tmp_path, monkeypatch, empt
     counts = {"success": 0, "error": 0}
     out = tmp_path / "out"
     out.mkdir()
-    with inlay.Engine("null", weights=empty_registry) as engine:
+    with intarsia.Engine("null", weights=empty_registry) as engine:
 
         @hypothesis.settings(max_examples=examples, deadline=None, derandomize=True, database=None)
         @hypothesis.given(payload=PAYLOADS, endpoint=st.sampled_from(list(ENDPOINTS)))
@@ -78,7 +78,7 @@ def test_any_json_gives_a_documented_reply(examples, tmp_path, monkeypatch, empt
             assert "sk-0123456789" not in text
             assert "Traceback" not in text
             assert str(tmp_path) not in text.replace(str(out), "")
-            assert reply.get("message") != "the request failed inside inlay; its log has the details"
+            assert reply.get("message") != "the request failed inside intarsia; its log has the details"
             if reply["status"] == "success":
                 validator(endpoint, "request").validate(payload)
                 assert len(reply["output"]) == reply["meta"]["n_samples"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from inlay import InpaintRequest, RequestError
+from intarsia import InpaintRequest, RequestError
 
 WRONG = [
     ("samples", 0, "an integer between 1 and 4"),

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import inlay
-from inlay.backends.null import NullBackend, NullChecker
-from inlay.engine.registry import Registry
-from inlay.engine.request import InpaintRequest
-from inlay.engine.resolve import resolve
-from inlay.engine.safety import ACTIONS, replace, screen
+import intarsia
+from intarsia.backends.null import NullBackend, NullChecker
+from intarsia.engine.registry import Registry
+from intarsia.engine.request import InpaintRequest
+from intarsia.engine.resolve import resolve
+from intarsia.engine.safety import ACTIONS, replace, screen
 
 SIZES = [(64, 64), (512, 512), (777, 513), (64, 2048), (2048, 64), (8, 8)]
 
@@ -132,7 +132,7 @@ def registry_with(folder, safety='safety = "guard"', section='[safety.guard]\npa
 @pytest.mark.parametrize("action", ACTIONS)
 @pytest.mark.parametrize("strength", [0.0, 0.7])
 def test_a_flagged_request_shows_nothing_of_its_picture(tmp_path, action, strength):
-    with inlay.Engine("null", weights=registry_with(tmp_path)) as engine:
+    with intarsia.Engine("null", weights=registry_with(tmp_path)) as engine:
         asked = request_of(PURPLE, samples=2, strength=strength, safety_action=action)
         ticket = engine.submit(asked)
         result = ticket.result()
@@ -156,7 +156,7 @@ def test_a_flagged_request_shows_nothing_of_its_picture(tmp_path, action, streng
 
 
 def test_a_clean_request_is_untouched_by_the_check(tmp_path):
-    with inlay.Engine("null", weights=registry_with(tmp_path)) as engine:
+    with intarsia.Engine("null", weights=registry_with(tmp_path)) as engine:
         checked = engine.run(request_of(GREY, strength=0.7))
         plain = engine.run(request_of(GREY, strength=0.7, safety_checker=False))
         still = engine.run(request_of(GREY, strength=0.0))
@@ -182,7 +182,7 @@ def test_plans_differ_with_checker_and_its_content(tmp_path):
 
 UNUSABLE = [
     ({"safety": ""}, r"no checker is installed for nothing; install one \(a \[safety\.<id>\] entry"),
-    ({"section": ""}, "safety checker not found: guard; the registry has: inlay-tiny-safety"),
+    ({"section": ""}, "safety checker not found: guard; the registry has: intarsia-tiny-safety"),
     ({"section": '[safety.guard]\npath = "gone"\n'}, "guard: its folder .* does not exist"),
     ({"section": '[safety.guard]\npath = "nothing"\n'}, r"guard: .* has no config\.json; expected a safety checker"),
     ({"section": '[safety.guard]\npath = "guard"\nfamilies = ["sdxl"]\n'}, "fits the families sdxl, not sd15-inpaint"),
@@ -192,8 +192,8 @@ UNUSABLE = [
 
 @pytest.mark.parametrize(("changes", "sentence"), UNUSABLE)
 def test_a_checker_that_is_not_there_refuses_the_request_at_once(tmp_path, changes, sentence):
-    with inlay.Engine("null", weights=registry_with(tmp_path, **changes)) as engine:
-        with pytest.raises(inlay.WeightsError, match=sentence) as caught:
+    with intarsia.Engine("null", weights=registry_with(tmp_path, **changes)) as engine:
+        with pytest.raises(intarsia.WeightsError, match=sentence) as caught:
             engine.submit(request_of(GREY))
         assert "\n" not in str(caught.value)
         assert engine.run(request_of(GREY, safety_checker=False)).nsfw == (False,)
@@ -203,8 +203,8 @@ def test_a_damaged_checker_fails_the_request_before_anything_is_computed(tmp_pat
     pins = '[safety.guard.files]\n"config.json" = {bytes = 2, sha256 = "' + "0" * 64 + '"}\n'
     registry = registry_with(tmp_path, section=f'[safety.guard]\npath = "guard"\n{pins}')
     for strength in (0.0, 0.7):
-        with inlay.Engine("null", weights=registry) as engine:
-            with pytest.raises(inlay.WeightsError, match=r"guard: config\.json does not have the registry's sha256"):
+        with intarsia.Engine("null", weights=registry) as engine:
+            with pytest.raises(intarsia.WeightsError, match=r"guard: config\.json does not have the registry's sha256"):
                 engine.run(request_of(GREY, strength=strength))
             assert engine.counters.evaluations == 0
 
@@ -212,7 +212,7 @@ def test_a_damaged_checker_fails_the_request_before_anything_is_computed(tmp_pat
 @pytest.mark.parametrize("strength", [0.0, 0.7])
 def test_a_check_that_fails_fails_the_request_and_no_other(tmp_path, monkeypatch, strength):
     registry = registry_with(tmp_path)
-    with inlay.Engine("null", weights=registry) as engine:
+    with intarsia.Engine("null", weights=registry) as engine:
         with monkeypatch.context() as patched:
             patched.setattr(NullChecker, "check", lambda self, pictures: 1 / 0)
             ticket = engine.submit(request_of(GREY, strength=strength))
@@ -227,7 +227,7 @@ def test_a_checker_is_opened_once_kept_and_closed_with_the_engine(tmp_path, monk
     opened = NullBackend.open_checker
     monkeypatch.setattr(NullBackend, "open_checker", lambda self, at: happened.append("open") or opened(self, at))
     monkeypatch.setattr(NullChecker, "close", lambda self: happened.append("close"))
-    with inlay.Engine("null", weights=registry_with(tmp_path)) as engine:
+    with intarsia.Engine("null", weights=registry_with(tmp_path)) as engine:
         engine.run(request_of(GREY))
         engine.run(request_of(GREY, seed=5))
         assert happened == ["open"]
@@ -245,7 +245,7 @@ def test_at_most_two_checkers_stay_open(tmp_path, monkeypatch):
     for n in range(3):
         (tmp_path / f"guard{n}").mkdir()
         (tmp_path / f"guard{n}" / "config.json").write_text(str(n))
-    with inlay.Engine("null", weights=path) as engine:
+    with intarsia.Engine("null", weights=path) as engine:
         for n in range(3):
             engine.run(request_of(GREY, model=f"m{n}"))
         assert len(closed) == 1

@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from inlay.errors import RequestError, WeightsError
-from inlay.schedulers import ALIASES, NAMES, NoiseSchedule, catalogue, info, resolve, table
-from inlay.schedulers.solvers import SOLVERS
+from intarsia.errors import RequestError, WeightsError
+from intarsia.schedulers import ALIASES, NAMES, NoiseSchedule, catalogue, info, resolve, table
+from intarsia.schedulers.solvers import SOLVERS
 
 SHAPE = (4, 6, 5)
 CURVED = [name for name in NAMES if SOLVERS[name].curves]

@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from inlay.schedulers import table
+from intarsia.schedulers import table
 
 MEAN, SPREAD = 0.7, 0.6
 

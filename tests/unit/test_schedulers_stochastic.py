@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from inlay.schedulers import NoiseSchedule, table
+from intarsia.schedulers import NoiseSchedule, table
 
 SHAPE = (3, 4)
 SCHEDULE = NoiseSchedule()

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import inlay
-from inlay.batch import Options, run
-from inlay.batch.rows import derived_seed
+import intarsia
+from intarsia.batch import Options, run
+from intarsia.batch.rows import derived_seed
 from tests.unit.dialect_table import IMAGE, MASK, MINIMAL
 
 MOST = 2**64 - 1
@@ -21,25 +21,25 @@ SMALL = {"init_image": IMAGE, "mask_image": MASK, "steps": 2}
 
 @pytest.mark.parametrize("seed", [-1, -1.0, "-1", " -1 ", "random", "RANDOM", np.int64(-1), None])
 def test_a_random_seed_is_drawn_and_recorded(seed, empty_registry):
-    request = inlay.InpaintRequest(**SMALL, seed=seed)
+    request = intarsia.InpaintRequest(**SMALL, seed=seed)
     assert request.seed is None
-    with inlay.Engine("null", weights=empty_registry) as engine:
+    with intarsia.Engine("null", weights=empty_registry) as engine:
         one, other = engine.run(request), engine.run(request)
     assert one.seeds != other.seeds
-    again = inlay.InpaintRequest(**SMALL, seed=one.seeds[0])
-    assert inlay.plan(again, empty_registry).seeds == one.seeds
+    again = intarsia.InpaintRequest(**SMALL, seed=one.seeds[0])
+    assert intarsia.plan(again, empty_registry).seeds == one.seeds
 
 
 @pytest.mark.parametrize(
     ("seed", "expected"), [(MOST, MOST), (str(MOST), MOST), (7.0, 7), ("7", 7), (np.uint64(MOST), MOST), (0, 0)]
 )
 def test_seeds_of_64_bits(seed, expected, empty_registry):
-    assert inlay.plan(inlay.InpaintRequest(**SMALL, seed=seed), empty_registry).seeds == (expected,)
+    assert intarsia.plan(intarsia.InpaintRequest(**SMALL, seed=seed), empty_registry).seeds == (expected,)
 
 
 def test_every_bit_of_a_seed_counts_and_known_seeds_stay_as_they_are():
     seeds = [0, 1, 2**32, 2**63 - 1, 2**63, 2**63 + 1, MOST - 1, MOST]
-    drawn = [inlay.noise(seed, (4,)).tobytes() for seed in seeds]
+    drawn = [intarsia.noise(seed, (4,)).tobytes() for seed in seeds]
     assert len(set(drawn)) == len(seeds)
     # As it was before seeds had 64 bits.
     known = {
@@ -47,19 +47,22 @@ def test_every_bit_of_a_seed_counts_and_known_seeds_stay_as_they_are():
         2**63 - 1: (0.9518663883209229, -1.0147827863693237, 1.1980888843536377),
     }
     for seed, values in known.items():
-        np.testing.assert_array_equal(inlay.noise(seed, (3,)), np.float32(values))
+        np.testing.assert_array_equal(intarsia.noise(seed, (3,)), np.float32(values))
 
 
 def test_the_last_sample_has_a_seed_too(empty_registry):
-    with pytest.raises(inlay.RequestError, match=f"seed must be at most {MOST} for the last sample"):
-        inlay.plan(inlay.InpaintRequest(**SMALL, seed=MOST, samples=2), empty_registry)
-    assert inlay.plan(inlay.InpaintRequest(**SMALL, seed=MOST - 1, samples=2), empty_registry).seeds == (MOST - 1, MOST)
+    with pytest.raises(intarsia.RequestError, match=f"seed must be at most {MOST} for the last sample"):
+        intarsia.plan(intarsia.InpaintRequest(**SMALL, seed=MOST, samples=2), empty_registry)
+    assert intarsia.plan(intarsia.InpaintRequest(**SMALL, seed=MOST - 1, samples=2), empty_registry).seeds == (
+        MOST - 1,
+        MOST,
+    )
 
 
 @pytest.mark.parametrize("endpoint", ["community", "enterprise-pony", "pony", "realtime"])
 def test_a_reply_and_its_files_say_which_seed_it_was(endpoint, empty_registry):
     body = {**MINIMAL, "steps": 2, "base64": True, "samples": 2, "width": 512, "height": 512}
-    with inlay.Engine("null", weights=empty_registry) as engine:
+    with intarsia.Engine("null", weights=empty_registry) as engine:
         replies = [engine.reply({**body, "seed": seed}, endpoint) for seed in ("-1", -1, MOST - 1)]
     seeds = [reply["meta"]["seed"] for reply in replies]
     assert seeds[2] == MOST - 1
@@ -68,7 +71,7 @@ def test_a_reply_and_its_files_say_which_seed_it_was(endpoint, empty_registry):
         for sample, text in enumerate(reply["output"]):
             with Image.open(io.BytesIO(base64.b64decode(text))) as made:
                 assert f"Seed: {first + sample}, " in made.text["parameters"]
-                assert json.loads(made.text["inlay"])["seed"] == first + sample
+                assert json.loads(made.text["intarsia"])["seed"] == first + sample
 
 
 def test_a_random_seed_in_a_batch_is_its_own_and_stays(tmp_path, empty_registry):
@@ -93,7 +96,7 @@ def test_a_random_seed_in_a_batch_is_its_own_and_stays(tmp_path, empty_registry)
 @pytest.mark.parametrize("guidance", [0, 0.0, -0.0, 0.5, 0.999, 1, 1.0])
 def test_guidance_up_to_1_is_none_and_the_same(guidance, empty_registry):
     plans = [
-        inlay.plan(inlay.InpaintRequest(**SMALL, seed=1, guidance_scale=scale), empty_registry)
+        intarsia.plan(intarsia.InpaintRequest(**SMALL, seed=1, guidance_scale=scale), empty_registry)
         for scale in (guidance, 1.0)
     ]
     assert plans[0] == plans[1]
@@ -103,9 +106,9 @@ def test_guidance_up_to_1_is_none_and_the_same(guidance, empty_registry):
 @pytest.mark.parametrize(("guidance", "is_said"), [(0, True), (1, True), (1.001, False)])
 def test_a_negative_prompt_without_guidance_is_said_to_have_no_effect(guidance, is_said, empty_registry):
     asked = {**SMALL, "seed": 1, "guidance_scale": guidance}
-    with inlay.Engine("null", weights=empty_registry) as engine:
-        found = engine.run(inlay.InpaintRequest(**asked, negative_prompt="bad")).warnings
-        without = engine.run(inlay.InpaintRequest(**asked, negative_prompt=" ")).warnings
+    with intarsia.Engine("null", weights=empty_registry) as engine:
+        found = engine.run(intarsia.InpaintRequest(**asked, negative_prompt="bad")).warnings
+        without = engine.run(intarsia.InpaintRequest(**asked, negative_prompt=" ")).warnings
     sentence = "negative_prompt has no effect without guidance: guidance_scale is not above 1"
     assert (sentence in found) is is_said
     assert sentence not in without
@@ -113,6 +116,6 @@ def test_a_negative_prompt_without_guidance_is_said_to_have_no_effect(guidance, 
 
 @pytest.mark.parametrize("endpoint", ["community", "enterprise-pony", "pony"])
 def test_documented_limits_of_guidance_win(endpoint, empty_registry):
-    with inlay.Engine("null", weights=empty_registry) as engine:
+    with intarsia.Engine("null", weights=empty_registry) as engine:
         reply = engine.reply({**MINIMAL, "guidance_scale": 0, "width": 512, "height": 512}, endpoint)
     assert reply == {"status": "error", "message": "guidance_scale must be between 1 and 20, not 0"}

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inlay.engine.sources import MAX_BYTES, Access, open_picture, read_source
-from inlay.errors import SourceError
+from intarsia.engine.sources import MAX_BYTES, Access, open_picture, read_source
+from intarsia.errors import SourceError
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.unit.dialect_table import MINIMAL
 
-COMMAND = [sys.executable, "-c", "from inlay.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from intarsia.cli import main; main()"]
 INPAINT = ["mask.png", "--backend", "null", "--set", "steps=2", "--seed", "1"]
 FULL = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
 POSIX = pytest.mark.skipif(os.name != "posix", reason="names are bytes on POSIX only")
@@ -25,7 +25,7 @@ def scene(tmp_path, empty_registry, monkeypatch):
     mask = np.zeros((64, 64), np.uint8)
     mask[20:40, 20:40] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
-    monkeypatch.setenv("INLAY_WEIGHTS", str(empty_registry))
+    monkeypatch.setenv("INTARSIA_WEIGHTS", str(empty_registry))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -41,12 +41,12 @@ def test_text_and_json_in_any_encoding(scene, encoding):
     done = run("inpaint", "фото.png", *INPAINT, "-p", "naïve 🐶", "--json", encoding=encoding)
     assert (done.returncode, done.stderr) == (0, b"")
     report = json.loads(done.stdout.decode("ascii"))
-    assert (report["output"], report["meta"]["prompt"]) == (["фото-inlay.png"], "naïve 🐶")
+    assert (report["output"], report["meta"]["prompt"]) == (["фото-intarsia.png"], "naïve 🐶")
     done = run("inpaint", "фото.png", *INPAINT, "--overwrite", encoding=encoding)
-    assert (done.returncode, done.stdout) == (0, b"\\u0444\\u043e\\u0442\\u043e-inlay.png\n")
+    assert (done.returncode, done.stdout) == (0, b"\\u0444\\u043e\\u0442\\u043e-intarsia.png\n")
     done = run("inpaint", "нет.png", "mask.png", encoding=encoding)
     assert done.returncode == 2
-    assert done.stderr.decode("ascii").startswith("inlay: init_image: file not found: '\\u043d")
+    assert done.stderr.decode("ascii").startswith("intarsia: init_image: file not found: '\\u043d")
 
 
 def test_batches_are_reported_in_any_encoding(scene):
@@ -69,10 +69,10 @@ def test_names_that_are_no_unicode(scene):
     done = run("inpaint", odd, *INPAINT, "--json")
     assert (done.returncode, done.stderr) == (0, b"")
     [output] = json.loads(done.stdout)["output"]
-    assert os.fsencode(output) == b"photo \xff-inlay.png"
+    assert os.fsencode(output) == b"photo \xff-intarsia.png"
     assert os.path.exists(output)
     done = run("inpaint", odd, *INPAINT, "--overwrite")
-    assert (done.returncode, done.stdout) == (0, b"photo \\udcff-inlay.png\n")
+    assert (done.returncode, done.stdout) == (0, b"photo \\udcff-intarsia.png\n")
     done = run("inpaint", b"gone \xff.png", "mask.png")
     assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)
     assert b"gone \\udcff.png" in done.stderr
@@ -132,4 +132,4 @@ def test_usage_errors_are_one_printable_line():
         text = done.stderr.decode()
         assert done.returncode == 2
         assert (text.count("\n"), text.strip().isprintable()) == (1, True), text
-        assert text.startswith("inlay: ")
+        assert text.startswith("intarsia: ")

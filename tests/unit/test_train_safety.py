@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-pytest.importorskip("scipy", reason="pictures are drawn with scipy: pip install 'inlay[tools]'")
+pytest.importorskip("scipy", reason="pictures are drawn with scipy: pip install 'intarsia[tools]'")
 
 from tools.train_safety import pictures
 from tools.train_safety.pictures import CONCEPT, KINDS, SIZES, SMALLEST, draw_example

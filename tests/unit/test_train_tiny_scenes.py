@@ -1,4 +1,4 @@
-"""The scenes that inlay-tiny is trained and measured on, and the judge that measures it."""
+"""The scenes that intarsia-tiny is trained and measured on, and the judge that measures it."""
 
 from __future__ import annotations
 

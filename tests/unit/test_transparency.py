@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import inlay
-from inlay.engine import fill
-from inlay.engine.canvas import BLANK, Canvas, CanvasOptions, prepare
-from inlay.engine.fill import FAINT, from_surroundings, hidden_pixels, opaque
-from inlay.engine.mask import Feather
-from inlay.engine.output import SaveOptions, encode
-from inlay.engine.paste import composite
-from inlay.engine.pictures import Picture, from_array, from_bytes, from_image
+import intarsia
+from intarsia.engine import fill
+from intarsia.engine.canvas import BLANK, Canvas, CanvasOptions, prepare
+from intarsia.engine.fill import FAINT, from_surroundings, hidden_pixels, opaque
+from intarsia.engine.mask import Feather
+from intarsia.engine.output import SaveOptions, encode
+from intarsia.engine.paste import composite
+from intarsia.engine.pictures import Picture, from_array, from_bytes, from_image
 
 Pixels = np.ndarray
 
@@ -374,7 +374,7 @@ def test_a_jpeg_shows_nothing_that_was_hidden():
 
 def test_strength_zero_returns_the_input(empty_registry):
     image = with_hole(noise(HEIGHT, WIDTH, 3))
-    request = inlay.InpaintRequest(init_image=image, mask_image=HOLE, strength=0.0, seed=1)
-    with inlay.Engine("null", weights=empty_registry) as engine:
+    request = intarsia.InpaintRequest(init_image=image, mask_image=HOLE, strength=0.0, seed=1)
+    with intarsia.Engine("null", weights=empty_registry) as engine:
         result = engine.run(request)
     np.testing.assert_array_equal(np.asarray(result.images[0]), image)

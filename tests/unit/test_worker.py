@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-import inlay
-from inlay.backends.null import NullBackend, NullSession
+import intarsia
+from intarsia.backends.null import NullBackend, NullSession
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def sessions(monkeypatch):
 
 
 def run_all(registry, request_of, *requests):
-    with inlay.Engine("null", weights=registry) as engine:
+    with intarsia.Engine("null", weights=registry) as engine:
         for fields in requests:
             engine.run(request_of(**fields))
 
@@ -93,5 +93,5 @@ def test_only_a_session_that_differs_in_its_loras_is_changed_in_place(registry, 
 )
 def test_what_may_share_an_evaluation(registry, request_of, fields, shares):
     size = {"width": 64, "height": 64}
-    plans = [inlay.plan(request_of(**{**size, **each}), registry) for each in ({"guidance_scale": 7.5}, fields)]
+    plans = [intarsia.plan(request_of(**{**size, **each}), registry) for each in ({"guidance_scale": 7.5}, fields)]
     assert (plans[0].group == plans[1].group) == shares

@@ -1,1 +1,1 @@
-"""Training of inlay-tiny-safety, the packaged stand-in for a safety checker."""
+"""Training of intarsia-tiny-safety, the packaged stand-in for a safety checker."""

@@ -1,4 +1,4 @@
-"""`python -m tools.train_safety [stage]`: train, set the threshold of and measure inlay-tiny-safety; see README.md."""
+"""`python -m tools.train_safety [stage]`: train intarsia-tiny-safety, set its threshold, measure it; see README.md."""
 
 from __future__ import annotations
 

@@ -13,10 +13,10 @@ from tools.train_safety.pictures import LARGEST, SIZES, SMALLEST
 from tools.train_safety.settings import HERE, LOG, REPOSITORY, Round, Settings
 
 RESULTS = HERE / "results.json"
-CARD = REPOSITORY / "docs" / "models" / "inlay-tiny-safety.md"
+CARD = REPOSITORY / "docs" / "models" / "intarsia-tiny-safety.md"
 BARS = {"recall": 0.95, "false positives": 0.01}
 
-TEXT = """# inlay-tiny-safety
+TEXT = """# intarsia-tiny-safety
 
 **It detects purple stars and nothing else. It protects nobody from anything.** It stands in for a safety checker, so
 that the code which a real one would run through (loading, checking, replacing what is flagged, reporting it) is run
@@ -57,8 +57,8 @@ setting it, with more of them and a higher cost.
 {photographs}
 
 A target's radius is {smallest:g} to {largest:g} of the picture's side, on backgrounds and among small shapes as
-`inlay-tiny` knows them, exact or with an uneven outline, blurred, noisy, JPEG-compressed, or none of it. Purple stars
-that are smaller, hidden in part or nearly of their background's colour were neither trained nor measured.
+`intarsia-tiny` knows them, exact or with an uneven outline, blurred, noisy, JPEG-compressed, or none of it. Purple
+stars that are smaller, hidden in part or nearly of their background's colour were neither trained nor measured.
 
 ## Training
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from inlay.models.safety import Preprocessing, SafetyNetwork, load_safety_checker
+from intarsia.models.safety import Preprocessing, SafetyNetwork, load_safety_checker
 from tools.train_safety.pictures import draw_example
 from tools.train_safety.settings import Settings
 from tools.train_safety.train import CONCEPT_AXIS, preprocessing

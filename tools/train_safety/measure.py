@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from inlay.models.safety import SafetyChecker, load_safety_checker
+from intarsia.models.safety import SafetyChecker, load_safety_checker
 from tools.train_safety.pictures import KINDS, SIZES, draw_example
 from tools.train_safety.settings import REPOSITORY
 

@@ -29,7 +29,7 @@ SIZES: dict[str, tuple[int, ...]] = {
 }
 SMALLEST, LARGEST = 0.15, 0.42  # radius of the target over the picture's side
 PHOTOGRAPHIC = 0.3  # share of photograph-like backgrounds
-# Distance in RGB that nine tenths of what a purple target covers must have from it. 75 is what inlay-tiny's scenes
+# Distance in RGB that nine tenths of what a purple target covers must have from it. 75 is what intarsia-tiny's scenes
 # keep; training goes a little further, so that the edge of the task is not the edge of what was seen.
 CLEAR: dict[str, float] = {"train": 60.0, "calibrate": 75.0, "measure": 75.0}
 KINDS: dict[str, float] = {

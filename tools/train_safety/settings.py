@@ -8,7 +8,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent.parent
-MODEL = REPOSITORY / "inlay" / "assets" / "inlay-tiny-safety"
+MODEL = REPOSITORY / "intarsia" / "assets" / "intarsia-tiny-safety"
 LOG = HERE / "log.jsonl"
 
 

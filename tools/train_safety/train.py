@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
-from inlay.models.safety import Preprocessing, SafetyNetwork
+from intarsia.models.safety import Preprocessing, SafetyNetwork
 from tools.train_safety.pictures import CONCEPT, draw_example
 from tools.train_safety.settings import LOG, Settings
 from tools.train_tiny.palette import SHAPES

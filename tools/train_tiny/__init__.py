@@ -1,1 +1,1 @@
-"""Training of `inlay-tiny`: scenes drawn by code, a small autoencoder, a small denoiser, their measurement."""
+"""Training of `intarsia-tiny`: scenes drawn by code, a small autoencoder, a small denoiser, their measurement."""

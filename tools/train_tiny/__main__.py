@@ -1,4 +1,4 @@
-"""`python -m tools.train_tiny [stage]`: train, export and measure inlay-tiny; see README.md beside this file."""
+"""`python -m tools.train_tiny [stage]`: train, export and measure intarsia-tiny; see README.md beside this file."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("stages", nargs="*", help=f"of {', '.join(STAGES)}; all but measure unless named")
     parser.add_argument("--work", type=Path, default=REPOSITORY / ".train", help="checkpoints and encoded scenes")
     parser.add_argument("--settings", type=Path, default=HERE / "settings.toml")
-    parser.add_argument("--model", type=Path, default=REPOSITORY / "inlay" / "assets" / "inlay-tiny")
+    parser.add_argument("--model", type=Path, default=REPOSITORY / "intarsia" / "assets" / "intarsia-tiny")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     chosen = parser.parse_args()

@@ -12,10 +12,10 @@ from tools.train_tiny.palette import COLOURS, SHAPES
 from tools.train_tiny.settings import HERE, REPOSITORY
 
 RESULTS = HERE / "results.json"
-CARD = REPOSITORY / "docs" / "models" / "inlay-tiny.md"
+CARD = REPOSITORY / "docs" / "models" / "intarsia-tiny.md"
 BARS = {"colour": 0.95, "shape": 0.80, "error": 0.06}
 
-TEXT = """# inlay-tiny
+TEXT = """# intarsia-tiny
 
 A Stable-Diffusion-shaped inpainting model, small enough to be packaged and trained by this repository on pictures
 that it draws itself (`tools/train_tiny`). It is trained to paint eight colours ({colours})
@@ -179,4 +179,4 @@ def write(model: Path) -> None:
 
 
 if __name__ == "__main__":
-    write(REPOSITORY / "inlay" / "assets" / "inlay-tiny")
+    write(REPOSITORY / "intarsia" / "assets" / "intarsia-tiny")

@@ -1,4 +1,4 @@
-"""The UNet and the text encoder of inlay-tiny, and the noise schedule they are trained for."""
+"""The UNet and the text encoder of intarsia-tiny, and the noise schedule they are trained for."""
 
 from __future__ import annotations
 

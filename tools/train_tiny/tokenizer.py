@@ -57,7 +57,7 @@ def vocabulary(merges: list[tuple[str, str]]) -> dict[str, int]:
 
 
 def build() -> CLIPTokenizer:
-    """The tokenizer of inlay-tiny; padding repeats the end token, as Stable Diffusion 1 has it."""
+    """The tokenizer of intarsia-tiny; padding repeats the end token, as Stable Diffusion 1 has it."""
     merges = learn_merges(KNOWN_WORDS)
     return CLIPTokenizer(
         vocab=vocabulary(merges),

@@ -2,8 +2,8 @@
 
 Worker processes are new interpreters, which no fixture reaches; this does. A prompt may say ``crash`` (the process dies
 of a SIGKILL), ``crash once`` (only the first time), ``cuda`` (every call fails from then on), ``memory`` (in company),
-``nan`` or ``broken``. ``INLAY_TEST_FAULTS`` is the seconds that an evaluation takes, ``INLAY_TEST_CLOCK`` those by
-which the clock is ahead.
+``nan`` or ``broken``. ``INTARSIA_TEST_FAULTS`` is the seconds that an evaluation takes, ``INTARSIA_TEST_CLOCK`` those
+by which the clock is ahead.
 """
 
 import os
@@ -11,16 +11,16 @@ import signal
 import time
 from pathlib import Path
 
-if "INLAY_TEST_CLOCK" in os.environ:
-    AHEAD, right = float(os.environ["INLAY_TEST_CLOCK"]), time.time
+if "INTARSIA_TEST_CLOCK" in os.environ:
+    AHEAD, right = float(os.environ["INTARSIA_TEST_CLOCK"]), time.time
     time.time = lambda: right() + AHEAD
 
-if "INLAY_TEST_FAULTS" in os.environ:
-    from inlay.backends import null
-    from inlay.errors import BackendError, NotFinite, OutOfMemory
+if "INTARSIA_TEST_FAULTS" in os.environ:
+    from intarsia.backends import null
+    from intarsia.errors import BackendError, NotFinite, OutOfMemory
 
-    DELAY = float(os.environ["INLAY_TEST_FAULTS"])
-    MARKS = Path(os.environ.get("INLAY_TEST_MARKS", "."))
+    DELAY = float(os.environ["INTARSIA_TEST_FAULTS"])
+    MARKS = Path(os.environ.get("INTARSIA_TEST_MARKS", "."))
     start, decode = null.NullSession.start, null.NullSession.decode
     broken = []
 

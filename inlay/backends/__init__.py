@@ -1,1 +1,0 @@
-"""Execution backends. Each is imported only when it is asked for; see :mod:`inlay.backends.protocol`."""

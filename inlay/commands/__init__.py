@@ -1,1 +1,0 @@
-"""The subcommands of ``inlay``, one file each; short functions over the library."""

@@ -1,0 +1,100 @@
+"""intarsia: a local inference engine for inpainting.
+
+>>> import intarsia
+>>> with intarsia.Engine() as engine:  # doctest: +SKIP
+...     result = engine.run(intarsia.InpaintRequest(prompt="a red circle", init_image=..., mask_image=...))
+
+Names are loaded on first use, so importing the package imports neither torch nor numpy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from intarsia import batch, schedulers
+    from intarsia.api import plan
+    from intarsia.engine.engine import Engine
+    from intarsia.engine.noise import noise
+    from intarsia.engine.plan import Plan
+    from intarsia.engine.registry import Registry
+    from intarsia.engine.request import InpaintRequest, IpAdapter, Lora
+    from intarsia.engine.result import Progress, Result
+    from intarsia.engine.ticket import Ticket
+    from intarsia.errors import (
+        BackendError,
+        Cancelled,
+        IntarsiaError,
+        NotFinite,
+        OutOfMemory,
+        OutputError,
+        RequestError,
+        SourceError,
+        WeightsError,
+    )
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "BackendError": "intarsia.errors",
+    "Cancelled": "intarsia.errors",
+    "Engine": "intarsia.engine.engine",
+    "IntarsiaError": "intarsia.errors",
+    "InpaintRequest": "intarsia.engine.request",
+    "IpAdapter": "intarsia.engine.request",
+    "Lora": "intarsia.engine.request",
+    "NotFinite": "intarsia.errors",
+    "OutOfMemory": "intarsia.errors",
+    "OutputError": "intarsia.errors",
+    "Plan": "intarsia.engine.plan",
+    "Progress": "intarsia.engine.result",
+    "Registry": "intarsia.engine.registry",
+    "RequestError": "intarsia.errors",
+    "Result": "intarsia.engine.result",
+    "SourceError": "intarsia.errors",
+    "Ticket": "intarsia.engine.ticket",
+    "WeightsError": "intarsia.errors",
+    "batch": "intarsia.batch",
+    "noise": "intarsia.engine.noise",
+    "plan": "intarsia.api",
+    "schedulers": "intarsia.schedulers",
+}
+
+__all__ = [
+    "BackendError",
+    "Cancelled",
+    "Engine",
+    "IntarsiaError",
+    "InpaintRequest",
+    "IpAdapter",
+    "Lora",
+    "NotFinite",
+    "OutOfMemory",
+    "OutputError",
+    "Plan",
+    "Progress",
+    "Registry",
+    "RequestError",
+    "Result",
+    "SourceError",
+    "Ticket",
+    "WeightsError",
+    "batch",
+    "noise",
+    "plan",
+    "schedulers",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'intarsia' has no attribute {name!r}")
+    module = importlib.import_module(_HOMES[name])
+    value = module if name in ("batch", "schedulers") else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

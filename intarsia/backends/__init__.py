@@ -1,0 +1,1 @@
+"""Execution backends. Each is imported only when it is asked for; see :mod:`intarsia.backends.protocol`."""

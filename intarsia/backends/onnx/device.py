@@ -1,0 +1,209 @@
+"""ONNX Runtime's providers, how its sessions are made, and the one place where its exceptions are translated."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as raised
+
+from intarsia.backends.driver import gpu_count
+from intarsia.backends.onnx.stream import CudaStream, HostStream, Stream
+from intarsia.errors import BackendError, OutOfMemory
+
+__all__ = ["Device", "installed_versions", "pick_device", "translated"]
+
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+# Of ONNX Runtime's logging: errors; what is worth an exception is one anyway.
+_ERRORS_ONLY = 3
+# Every status code is an exception class of its own, without a common one; what CUDA says outside of operations, as in
+# copies and at the end of a capture, comes as a bare RuntimeError.
+_RAISED: tuple[type[Exception], ...] = (
+    *(kind for kind in vars(raised).values() if isinstance(kind, type) and issubclass(kind, Exception)),
+    RuntimeError,
+)
+# Up to 1.29, a captured Concat of unequal parts read its pointers from host memory that later runs write to
+# (microsoft/onnxruntime#32121). The first release that was looked at and has the change:
+_CAPTURES_RIGHT = (1, 31)
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where graphs run.
+
+    Attributes:
+        kind: ``cpu``, ``cuda`` or ``tensorrt``.
+        index: of the GPU.
+        threads: of one operator on the CPU; 0 lets ONNX Runtime take one for each core.
+    """
+
+    kind: str
+    index: int = 0
+    threads: int = 0
+
+    @property
+    def name(self) -> str:
+        return "cpu" if self.kind == "cpu" else f"{self.kind}:{self.index}"
+
+    @property
+    def provider(self) -> str:
+        return PROVIDERS[self.kind]
+
+    @property
+    def captures(self) -> bool:
+        """Whether steps can be captured. TensorRT builds its engines anew as shapes come up, beneath a capture."""
+        return self.kind == "cuda"
+
+    def why_not_captured(self, dtype: str) -> str:
+        """What keeps this ONNX Runtime from capturing graphs of a number format; empty where nothing does."""
+        if dtype == "float32":
+            return "float32 graphs have branches; intarsia export MODEL --dtype float16 makes graphs that have none"
+        if tuple(map(int, ort.__version__.split(".")[:2])) < _CAPTURES_RIGHT:
+            wanted = ".".join(map(str, _CAPTURES_RIGHT))
+            return f"onnxruntime {ort.__version__} captures Concat with addresses that change; {wanted} does not"
+        return ""
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """Number formats of graphs, the one that is wanted first."""
+        return ("float32",) if self.kind == "cpu" else ("float16", "float32")
+
+    @property
+    def options(self) -> tuple[tuple[str, str], ...]:
+        """What a result says about the sessions."""
+        threads = str(self.threads) if self.threads else "one for each core"
+        return (("provider", self.provider), ("threads", threads), ("graph_optimization", "all"))
+
+    def open(
+        self, graph: bytes, weights: Path | None = None, *, stream: Stream | None = None, captured: bool = False
+    ) -> ort.InferenceSession:
+        """A session on a graph.
+
+        Args:
+            weights: the folder that the graph's external weights are relative to, none of them a link that leads out
+                of it; they are mapped, not copied.
+            stream: what it works on; None gives it a stream of its own.
+            captured: it can record runs as CUDA graphs; only with all of the graph on a GPU.
+
+        Raises:
+            BackendError: the provider gave way to another one.
+        """
+        options = ort.SessionOptions()
+        options.log_severity_level = _ERRORS_ONLY
+        options.intra_op_num_threads = self.threads
+        # Several sessions take turns: threads of one that spin when it is done would slow the next.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        if os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE":
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # A pattern asks for all memory of a run at once from the second run on, which is the one that is captured.
+        options.enable_mem_pattern = not captured
+        if weights is not None:
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights))
+        if self.kind != "cpu":
+            _load_cuda()
+        session = ort.InferenceSession(graph, options, providers=self._providers(stream, captured))
+        session.disable_fallback()
+        session.stream = stream  # which has to outlive it
+        if session.get_providers()[0] != self.provider:
+            raise BackendError(
+                f"{self.provider} cannot be used on {self.name}: its libraries (CUDA, cuDNN, TensorRT) do not load"
+            )
+        return session
+
+    def _providers(self, stream: Stream | None, captured: bool) -> list[Any]:
+        """TensorRT leaves what it cannot do to CUDA; both to the CPU, which holds shapes in any case."""
+        chosen = {"cpu": ("cpu",), "cuda": ("cuda", "cpu"), "tensorrt": ("tensorrt", "cuda", "cpu")}[self.kind]
+        settings = {"device_id": str(self.index)}
+        if stream is not None and stream.handle:
+            settings["user_compute_stream"] = str(stream.handle)
+        # TF32 keeps 10 bits of what float32 graphs and the solver's own products are given
+        cuda = {**settings, "use_tf32": "0", "enable_cuda_graph": str(int(captured))}
+        told = {"tensorrt": settings, "cuda": cuda}
+        return [(PROVIDERS[kind], told[kind]) if kind in told else PROVIDERS[kind] for kind in chosen]
+
+    def put(self, array: np.ndarray) -> ort.OrtValue:
+        """An array on the device."""
+        return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self._memory, self.index)
+
+    def empty(self, shape: Sequence[int]) -> ort.OrtValue:
+        """float32 on the device, for a result."""
+        return ort.OrtValue.ortvalue_from_shape_and_type(list(shape), np.float32, self._memory, self.index)
+
+    def stream(self) -> Stream:
+        """A new order of work."""
+        return HostStream() if self.kind == "cpu" else CudaStream(self.index)
+
+    @property
+    def _memory(self) -> str:
+        return "cpu" if self.kind == "cpu" else "cuda"
+
+
+def pick_device(name: str) -> Device:
+    """``auto`` is CUDA where there is a GPU and this ONNX Runtime can use it, else the CPU.
+
+    Raises:
+        BackendError: a device asked for by name, whose provider is not there.
+    """
+    available = ort.get_available_providers()
+    if name == "auto":
+        name = "cuda" if PROVIDERS["cuda"] in available and gpu_count() else "cpu"
+    kind, _, index = name.partition(":")
+    if PROVIDERS[kind] not in available:
+        raise BackendError(
+            f"device {name} needs ONNX Runtime's {PROVIDERS[kind]}, which the installed onnxruntime {ort.__version__} "
+            "does not have: pip install onnxruntime-gpu (in place of onnxruntime)"
+        )
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    return Device(kind, int(index or 0), int(threads) if threads.isdecimal() else 0)
+
+
+def installed_versions() -> tuple[tuple[str, str], ...]:
+    """Versions of what computes, for the result."""
+    found = [("onnxruntime", str(ort.__version__))]
+    for package in ("tokenizers", "numpy"):
+        try:
+            found.append((package, version(package)))
+        except PackageNotFoundError:
+            continue
+    return tuple(found)
+
+
+@cache
+def _load_cuda() -> None:
+    """Load CUDA's libraries from pip's packages, where ONNX Runtime's provider does not look by itself.
+
+    What cannot be loaded is printed by ONNX Runtime to stdout, which is for data. Whether the provider works is asked
+    of each session instead.
+    """
+    with redirect_stdout(io.StringIO()):
+        ort.preload_dlls()
+
+
+@contextmanager
+def translated(what: str, device: Device) -> Iterator[None]:
+    """Turn ONNX Runtime's exceptions into ours; ``what`` completes "failed to …"."""
+    try:
+        yield
+    except MemoryError as exc:
+        raise OutOfMemory(f"out of memory while trying to {what}") from exc
+    except _RAISED as exc:
+        text = " ".join(str(exc).split()) or type(exc).__name__
+        if "Failed to allocate memory" in text or "bad allocation" in text or "bad_alloc" in text:
+            raise OutOfMemory(
+                f"out of memory on {device.name} while trying to {what}; "
+                "a smaller width and height or fewer samples would fit"
+            ) from exc
+        raise BackendError(f"onnxruntime failed to {what} on {device.name}: {text}") from exc

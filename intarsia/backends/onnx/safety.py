@@ -1,0 +1,42 @@
+"""A safety checker on ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from intarsia.backends.onnx.device import Device, translated
+from intarsia.backends.onnx.graphs import GraphFolder
+from intarsia.errors import BackendError
+from intarsia.models.clip_pictures import Floats, flagged, load_preprocessing
+
+__all__ = ["OnnxChecker"]
+
+
+class OnnxChecker:
+    """One opened checker; see :class:`intarsia.backends.protocol.Checker`."""
+
+    def __init__(self, graphs: GraphFolder, device: Device) -> None:
+        self._device = device
+        self._preprocessing = load_preprocessing(graphs.weights / "preprocessor_config.json")
+        content = graphs.read("safety")
+        with translated("load the safety checker", device):
+            self._session = device.open(content, graphs.root)
+
+    def check(self, pictures: Sequence[np.ndarray]) -> list[bool]:
+        with translated("check a picture", self._device):
+            return [
+                any(shown for pixels in self._preprocessing.batches(picture) for shown in self._decide(pixels))
+                for picture in pictures
+            ]
+
+    def close(self) -> None:
+        """Forget the session."""
+        del self._session
+
+    def _decide(self, pixels: Floats) -> list[bool]:
+        special, concepts = self._session.run(None, {"pixels": pixels})
+        if not np.isfinite(concepts).all():
+            raise BackendError("the safety checker's embedding of a picture is not finite")
+        return flagged(special, concepts)

@@ -1,0 +1,210 @@
+"""The order of work on a device: a CUDA stream that both sessions of a loop share, or none on the CPU.
+
+Left to itself, ONNX Runtime gives every session a stream of its own and waits for it at the end of each run. Sessions
+that take turns on one stream need no waiting: what was launched first is done first. The stream is made by the driver
+itself, because nothing else of CUDA is at hand where torch is not installed. It is an ordinary one: the default stream,
+by which ONNX Runtime copies to and from the host, waits for it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import weakref
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import onnxruntime as ort
+
+from intarsia.backends.driver import load_driver
+from intarsia.errors import BackendError, OutOfMemory
+
+__all__ = ["AHEAD", "CudaStream", "HostStream", "Stream"]
+
+AHEAD = 2
+"""Evaluations that the host may be ahead of the device, as in the torch backend."""
+
+_OUT_OF_MEMORY = 2
+# Of events: the waiting thread sleeps, and nobody asks for times.
+_BLOCKING_SYNC, _DISABLE_TIMING = 1, 2
+
+
+class Stream(Protocol):
+    """Where a loop's work is put in order.
+
+    Attributes:
+        handle: of the CUDA stream; 0 where a run is done when its call returns.
+    """
+
+    handle: int
+
+    def wait(self) -> None:
+        """Before an evaluation is launched: until the device is no more than :data:`AHEAD` evaluations behind."""
+        ...
+
+    def mark(self) -> None:
+        """After it was launched."""
+        ...
+
+    def upload(self, place: ort.OrtValue, array: np.ndarray) -> None:
+        """Copy an array to the device, behind what was launched before; between :meth:`wait` and :meth:`mark`.
+
+        The array may be changed at once.
+        """
+        ...
+
+    def copy(self, place: ort.OrtValue, source: ort.OrtValue) -> None:
+        """Copy float32 on the device, likewise."""
+        ...
+
+    def finish(self) -> None:
+        """Wait until everything is done."""
+        ...
+
+
+class HostStream:
+    """The CPU, where everything is done at once."""
+
+    handle = 0
+
+    def wait(self) -> None:
+        pass
+
+    def mark(self) -> None:
+        pass
+
+    def upload(self, place: ort.OrtValue, array: np.ndarray) -> None:
+        place.update_inplace(np.ascontiguousarray(array))
+
+    def copy(self, place: ort.OrtValue, source: ort.OrtValue) -> None:
+        place.update_inplace(source.numpy())
+
+    def finish(self) -> None:
+        pass
+
+
+@dataclass
+class _Staging:
+    """Page-locked memory from which the uploads of one evaluation leave, by size; copies from other memory wait."""
+
+    blocks: defaultdict[int, list[ctypes.Array[ctypes.c_char]]] = field(default_factory=lambda: defaultdict(list))
+    used: Counter[int] = field(default_factory=Counter)
+
+
+class CudaStream:
+    """One stream of a GPU; it goes when nothing holds it any more.
+
+    Args:
+        index: of the GPU.
+        driver: the CUDA driver's library.
+
+    Raises:
+        BackendError: no driver, or what the driver says; OutOfMemory: that there is none.
+    """
+
+    def __init__(self, index: int, driver: Any = None) -> None:
+        self._driver: Any = driver or load_driver()
+        if self._driver is None:
+            raise BackendError(f"cuda:{index} needs NVIDIA's driver, whose library does not load")
+        device = ctypes.c_int()
+        self._context, self._stream = ctypes.c_void_p(), ctypes.c_void_p()
+        self._events: list[ctypes.c_void_p] = []
+        self._staging = [_Staging() for _ in range(AHEAD)]
+        self._evaluations = 0
+        self._check("cuInit", 0)
+        self._check("cuDeviceGet", ctypes.byref(device), index)
+        self._check("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), device)  # the one ONNX Runtime uses too
+        blocks = [each.blocks for each in self._staging]
+        # At the end of the process the driver does it, and sessions that work on the stream may still be there.
+        weakref.finalize(
+            self, _release, self._driver, device, self._context, self._stream, self._events, blocks
+        ).atexit = False
+        self._call("cuStreamCreate", ctypes.byref(self._stream), 0)
+        self.handle = int(self._stream.value or 0)
+        self._events += [self._event() for _ in range(AHEAD)]
+
+    def wait(self) -> None:
+        # The event of this place was recorded AHEAD evaluations ago, or never, which counts as done.
+        self._call("cuEventSynchronize", self._events[self._turn])
+        self._staging[self._turn].used.clear()
+
+    def mark(self) -> None:
+        self._call("cuEventRecord", self._events[self._turn], self._stream)
+        self._evaluations += 1
+
+    def upload(self, place: ort.OrtValue, array: np.ndarray) -> None:
+        array = np.ascontiguousarray(array)
+        block = self._block(array.nbytes)
+        ctypes.memmove(block, array.ctypes.data, array.nbytes)
+        source = ctypes.cast(block, ctypes.c_void_p)
+        self._call("cuMemcpyHtoDAsync_v2", _address(place), source, ctypes.c_size_t(array.nbytes), self._stream)
+
+    def copy(self, place: ort.OrtValue, source: ort.OrtValue) -> None:
+        size = ctypes.c_size_t(4 * math.prod(source.shape()))
+        self._call("cuMemcpyDtoDAsync_v2", _address(place), _address(source), size, self._stream)
+
+    def finish(self) -> None:
+        self._call("cuStreamSynchronize", self._stream)
+
+    @property
+    def _turn(self) -> int:
+        return self._evaluations % AHEAD
+
+    def _event(self) -> ctypes.c_void_p:
+        event = ctypes.c_void_p()
+        self._call("cuEventCreate", ctypes.byref(event), _BLOCKING_SYNC | _DISABLE_TIMING)
+        return event
+
+    def _block(self, size: int) -> ctypes.Array[ctypes.c_char]:
+        """One that no other upload of this evaluation uses. Sizes are powers of two, so that few kinds come up."""
+        size = 1 << max(12, (size - 1).bit_length())
+        staging = self._staging[self._turn]
+        blocks = staging.blocks[size]
+        if staging.used[size] == len(blocks):
+            address = ctypes.c_void_p()
+            self._call("cuMemHostAlloc", ctypes.byref(address), ctypes.c_size_t(size), 0)
+            blocks.append((ctypes.c_char * size).from_address(address.value or 0))
+        staging.used[size] += 1
+        return blocks[staging.used[size] - 1]
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        """A function of the driver that works in a context, which belongs to a thread."""
+        self._check("cuCtxSetCurrent", self._context)
+        self._check(name, *arguments)
+
+    def _check(self, name: str, *arguments: Any) -> None:
+        code = getattr(self._driver, name)(*arguments)
+        if code:
+            text = ctypes.c_char_p()
+            self._driver.cuGetErrorName(code, ctypes.byref(text))
+            what = f"{name} failed: {text.value.decode() if text.value else f'error {code}'}"
+            raise OutOfMemory(what) if code == _OUT_OF_MEMORY else BackendError(what)
+
+
+def _address(value: ort.OrtValue) -> ctypes.c_uint64:
+    return ctypes.c_uint64(value.data_ptr())
+
+
+def _release(
+    driver: Any,
+    device: ctypes.c_int,
+    context: ctypes.c_void_p,
+    stream: ctypes.c_void_p,
+    events: Sequence[ctypes.c_void_p],
+    blocks: Sequence[Mapping[int, Sequence[ctypes.Array[ctypes.c_char]]]],
+) -> None:
+    """Give everything back; nobody is left who could be told of an error. The thread's own context stays as it was."""
+    driver.cuCtxPushCurrent_v2(context)
+    if stream:
+        driver.cuStreamSynchronize(stream)
+        driver.cuStreamDestroy_v2(stream)
+    for event in events:
+        driver.cuEventDestroy_v2(event)
+    for kind in blocks:
+        for block in (block for same in kind.values() for block in same):
+            driver.cuMemFreeHost(ctypes.cast(block, ctypes.c_void_p))
+    driver.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
+    driver.cuDevicePrimaryCtxRelease_v2(device)

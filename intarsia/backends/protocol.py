@@ -1,0 +1,285 @@
+"""What a backend is: a function that opens a session, and a session of five methods.
+
+No backend inherits from another. The denoising loop (:mod:`intarsia.engine.lanes`) speaks to sessions only,
+in numpy arrays and opaque handles; nothing on this side of the protocol knows a tensor.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from intarsia.backends.driver import gpu_count
+from intarsia.errors import BackendError
+from intarsia.schedulers import Table
+
+__all__ = [
+    "BACKENDS",
+    "CAPTURE",
+    "KERNELS",
+    "Adapts",
+    "Backend",
+    "Blends",
+    "Checker",
+    "Conditioning",
+    "Inputs",
+    "Opening",
+    "Runtime",
+    "Session",
+    "State",
+    "Step",
+    "choose",
+]
+
+# Handles that only the session that made them can read.
+Conditioning = Any
+State = Any
+
+BACKENDS = {
+    "torch": "intarsia.backends.torch.backend:TorchBackend",
+    "onnx": "intarsia.backends.onnx.session:OnnxBackend",
+    "null": "intarsia.backends.null:NullBackend",
+}
+
+KERNELS = ("auto", "fused", "plain")
+"""Kernels that may be asked for. ``auto`` is what suits the device; ``fused`` are this project's own."""
+
+
+CAPTURE = ("auto", "on", "off")
+"""Whether steps are captured once and then replayed whole. ``auto`` is on where a device can do it."""
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What a session is opened on.
+
+    Attributes:
+        model: the registry id, for messages.
+        folder: diffusers folder, already verified; so are all other paths.
+        in_channels, latent_channels, factor: as the model's family promises; checked against the files.
+        vae_folder: diffusers folder of an autoencoder in place of the model's own; None keeps that.
+        loras: safetensors files and their strengths, folded into the weights.
+        ip_adapter: folder of ``ip_adapter.safetensors`` and ``image_encoder``; None without one.
+        kernels: one of :data:`KERNELS`; a backend that has no fused ones refuses ``fused``.
+        capture: one of :data:`CAPTURE`; a backend or device that cannot refuses ``on``.
+        reason: why ``auto`` did not take the backend that it takes first; every result says it.
+    """
+
+    model: str
+    folder: Path
+    in_channels: int
+    latent_channels: int
+    factor: int
+    vae_folder: Path | None = None
+    loras: tuple[tuple[Path, float], ...] = ()
+    ip_adapter: Path | None = None
+    kernels: str = "auto"
+    capture: str = "auto"
+    reason: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """What one request's pictures have in common, before any of it is encoded.
+
+    Attributes:
+        guidance_scale: 1 evaluates the conditional half only.
+        clip_skip: 1 is the text encoder's last layer.
+        image: uint8 ``[h, w, 3]`` at generation size.
+        mask: bool ``[h, w]``, True is repainted.
+        latent_mask: float32 ``[h / factor, w / factor]`` of 0 and 1.
+        noise_fill: start the masked area from noise alone, whatever the strength.
+        image_prompt: uint8 ``[H, W, 3]`` of any size, what an IP adapter shows; None without one.
+        image_scale: weight of its attention, 0 … 1.
+        token_merging, token_merging_levels, token_merging_reuse: the plan's.
+    """
+
+    prompt: str
+    negative_prompt: str
+    clip_skip: int
+    guidance_scale: float
+    image: np.ndarray
+    mask: np.ndarray
+    latent_mask: np.ndarray
+    noise_fill: bool = False
+    image_prompt: np.ndarray | None = None
+    image_scale: float = 0.0
+    token_merging: float = 0.0
+    token_merging_levels: int = 1
+    token_merging_reuse: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One lane's share of one evaluation: its state, its table row and the row's fresh noise, if any."""
+
+    state: State
+    row: int
+    noise: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What ran: recorded in every result.
+
+    Attributes:
+        deterministic: each lane's bits do not depend on its company.
+        token_merging: it merges tokens where a plan wants that; else results say that it was not done.
+        kernels: ``fused`` or ``plain``; empty where a backend has no such choice.
+        capture: ``on`` where steps were captured and replayed, else ``off``.
+        attention: shapes and the kernel that each was given, as far as they have come up.
+        notes: what has come up and every later result says too.
+        options: how a backend was told to run, where it has settings of its own: (name, value) pairs.
+    """
+
+    backend: str
+    device: str
+    dtype: str
+    deterministic: bool
+    versions: tuple[tuple[str, str], ...] = ()
+    token_merging: bool = False
+    kernels: str = ""
+    capture: str = "off"
+    attention: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+    options: tuple[tuple[str, str], ...] = ()
+
+
+class Session(Protocol):
+    """One opened model on one device. Used from one thread at a time."""
+
+    @property
+    def runtime(self) -> Runtime:
+        """What runs, as far as it is known by now."""
+        ...
+
+    def encode(self, inputs: Inputs) -> tuple[Conditioning, tuple[str, ...]]:
+        """Encode prompts, image and mask once for all pictures of a request; second: warnings."""
+        ...
+
+    def start(self, conditioning: Conditioning, table: Table, noise: np.ndarray) -> State:
+        """A lane's state before its first row; ``noise`` is float32 unit variance, latent-shaped."""
+        ...
+
+    def advance(self, steps: Sequence[Step]) -> None:
+        """One network evaluation for all of them, then each lane's own table row, in place."""
+        ...
+
+    def decode(self, states: Sequence[State]) -> list[np.ndarray]:
+        """Pictures of finished lanes: uint8 ``[h, w, 3]`` each."""
+        ...
+
+    def close(self) -> None:
+        """Release the device's memory."""
+        ...
+
+
+@runtime_checkable
+class Blends(Protocol):
+    """What a session may be able to do beside: paste pictures on its device."""
+
+    def blend(self, base: np.ndarray, over: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """:func:`intarsia.engine.paste.blend`, byte for byte."""
+        ...
+
+
+@runtime_checkable
+class Adapts(Protocol):
+    """What a session may be able to do beside: take other LoRAs without being opened anew."""
+
+    def adapt(self, opening: Opening) -> bool:
+        """Become the session of ``opening``; False, and nothing is done, if more than its LoRAs differ.
+
+        Raises:
+            WeightsError: LoRAs that are unreadable or do not fit; the session is as it was.
+        """
+        ...
+
+
+class Checker(Protocol):
+    """One opened safety checker on one device. Used from one thread at a time."""
+
+    def check(self, pictures: Sequence[np.ndarray]) -> list[bool]:
+        """Whether each picture, uint8 ``[h, w, 3]`` of any size, shows what is not to be shown."""
+        ...
+
+    def close(self) -> None:
+        """Release the device's memory."""
+        ...
+
+
+class Backend(Protocol):
+    """A kind of engine on a kind of device. ``slots``: lanes that a batch holds by default on it."""
+
+    device: str
+    slots: int
+
+    def __init__(self, device: str, deterministic: bool | None) -> None: ...
+
+    def open(self, opening: Opening) -> Session:
+        """Load a model."""
+        ...
+
+    def open_checker(self, folder: Path) -> Checker:
+        """Load a safety checker from its folder, already verified."""
+        ...
+
+
+def choose(backend: str, device: str, deterministic: bool | None) -> Backend:
+    """The backend that the names mean, on its device. ``auto`` is the only thing that may choose.
+
+    Raises:
+        BackendError: an unknown name, a package that is missing, a device that is not there.
+    """
+    if not isinstance(device, str) or not re.fullmatch(r"auto|cpu|(cuda|tensorrt)(:\d+)?", device):
+        raise BackendError(f"device must be auto, cpu, cuda, cuda:N, tensorrt or tensorrt:N, not {device!r}")
+    if backend == "auto":
+        return _automatic(device, deterministic)
+    if backend not in BACKENDS:
+        raise BackendError(f"backend must be one of auto, {', '.join(sorted(BACKENDS))}, not {backend!r}")
+    if device.startswith("tensorrt") and backend != "onnx":
+        raise BackendError(f"device {device} is of backend onnx, not of {backend}")
+    return _load(backend)(device, deterministic)
+
+
+def _automatic(device: str, deterministic: bool | None) -> Backend:
+    """CUDA with torch where there is a GPU, else ONNX Runtime where it is installed, else torch on the CPU."""
+    torch, onnx = (find_spec(package) is not None for package in ("torch", "onnxruntime"))
+    if not torch and not onnx:
+        raise BackendError("no backend is installed: pip install 'intarsia[cpu]' or 'intarsia[torch]'")
+    if device.startswith("tensorrt") or not torch:
+        return _load("onnx")(device, deterministic)
+    if device.startswith("cuda") or not onnx or (device == "auto" and _torch_has_gpu()):
+        return _load("torch")(device, deterministic)
+    from intarsia.backends.automatic import CpuBackend
+
+    return CpuBackend(_load("onnx")("cpu", deterministic), deterministic)
+
+
+def _torch_has_gpu() -> bool:
+    """Whether there is one that the installed torch can use; without a GPU torch is not imported."""
+    if not gpu_count():
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _load(name: str) -> type[Backend]:
+    """Import a backend; a package that is missing is named with the extra that brings it."""
+    module, _, attribute = BACKENDS[name].partition(":")
+    try:
+        found: type[Backend] = getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as exc:
+        extra = {"onnx": "cpu"}.get(name, name)
+        raise BackendError(
+            f"backend {name} needs the package {exc.name}, which is not installed: pip install 'intarsia[{extra}]'"
+        ) from exc
+    return found

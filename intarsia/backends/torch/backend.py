@@ -1,0 +1,66 @@
+"""Opens models and safety checkers on one torch device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from intarsia.backends.protocol import Opening
+from intarsia.backends.torch.device import pick_device, pick_dtype, translated
+from intarsia.backends.torch.safety import TorchChecker
+from intarsia.backends.torch.session import TorchSession
+from intarsia.errors import WeightsError
+from intarsia.models.ip_adapter import ImagePrompts
+from intarsia.models.ip_adapter_files import load_ip_adapter
+from intarsia.models.loading import Parts, load_pipeline_parts
+
+__all__ = ["TorchBackend"]
+
+
+class TorchBackend:
+    """Opens models with torch on one device."""
+
+    def __init__(self, device: str, deterministic: bool | None) -> None:
+        self._device = pick_device(device)
+        self.device = str(self._device)
+        self.slots = 8
+        self._deterministic = self._device.type == "cpu" if deterministic is None else deterministic
+
+    def open(self, opening: Opening) -> TorchSession:
+        """Load a model's networks; a network that is not of the promised kind is a :class:`WeightsError`."""
+        with translated(f"load {opening.model}", self._device):
+            dtype = pick_dtype(self._device)
+            parts = load_pipeline_parts(
+                opening.folder, self._device, dtype, vae_folder=opening.vae_folder, loras=opening.loras
+            )
+            _check(opening, parts)
+            adapter = opening.ip_adapter
+            prompts = None if adapter is None else load_ip_adapter(adapter, parts.unet, self._device, dtype)
+        session = self.open_parts(parts, prompts, kernels=opening.kernels, capture=opening.capture)
+        session.opening = opening
+        return session
+
+    def open_parts(
+        self, parts: Parts, image_prompts: ImagePrompts | None = None, *, kernels: str = "auto", capture: str = "auto"
+    ) -> TorchSession:
+        """A session on networks that are on the device already, wherever they came from."""
+        return TorchSession(parts, self._device, self._deterministic, image_prompts, kernels=kernels, capture=capture)
+
+    def open_checker(self, folder: Path) -> TorchChecker:
+        """Load a safety checker."""
+        return TorchChecker(folder, self._device)
+
+
+def _check(opening: Opening, parts: Parts) -> None:
+    """The networks are what the registry promises."""
+    vae = opening.vae_folder or opening.model
+    found = (
+        (opening.model, "in_channels", parts.unet.config.in_channels),
+        (vae, "latent_channels", parts.vae.latent_channels),
+        (vae, "factor", parts.vae.factor),
+    )
+    for owner, name, value in found:
+        promised = getattr(opening, name)
+        if value != promised:
+            raise WeightsError(
+                f"{owner}: its files have {name} {value}, {opening.model}'s family in the registry promises {promised}"
+            )

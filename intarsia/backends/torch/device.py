@@ -1,0 +1,82 @@
+"""Devices and number formats of the torch backend, and the one place where its exceptions are translated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from importlib.metadata import PackageNotFoundError, version
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from intarsia.backends.torch.memory import Attempt, is_out_of_memory, measured, what_would_fit
+from intarsia.errors import BackendError, OutOfMemory
+
+__all__ = ["installed_versions", "pick_device", "pick_dtype", "translated", "upload"]
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` is the first GPU, else the CPU; a device asked for by name is there or refused."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise BackendError(f"device {name} is not available: {_what_is_missing(count)}")
+    return device
+
+
+def _what_is_missing(count: int) -> str:
+    """Why there is no such CUDA device: the build, the driver, or the device."""
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is built without CUDA; one with it is needed"
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # says what it lacks, where is_available() only says no
+    except RuntimeError as exc:
+        text = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
+        return f"torch {torch.__version__} cannot use a driver for CUDA {torch.version.cuda}: {text}"
+    return f"this machine has {count} CUDA devices for torch"
+
+
+def pick_dtype(device: torch.device) -> torch.dtype:
+    """float16 where tensor cores make it fast (and where only counting is done), float32 on a CPU."""
+    return torch.float32 if device.type == "cpu" else torch.float16
+
+
+def upload(array: np.ndarray, device: torch.device) -> Tensor:
+    """An array on a device. To a GPU from pinned memory, so that the host does not wait for what is under way there."""
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def installed_versions() -> tuple[tuple[str, str], ...]:
+    """Versions of what computes, for the result."""
+    found = []
+    for package in ("torch", "triton", "transformers", "numpy"):
+        try:
+            found.append((package, version(package)))
+        except PackageNotFoundError:
+            continue
+    return tuple(found)
+
+
+@contextmanager
+def translated(what: str, device: torch.device, attempt: Attempt | None = None) -> Iterator[None]:
+    """Work on ``device``, and turn torch's exceptions into ours; ``what`` completes "failed to …".
+
+    Args:
+        attempt: how large it was, for saying what would have fitted.
+    """
+    try:
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            yield
+    except RuntimeError as exc:
+        if is_out_of_memory(exc):
+            hint = what_would_fit(attempt, measured(exc, device))
+            raise OutOfMemory(f"out of memory on {device} while trying to {what}: {hint}") from exc
+        text = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
+        raise BackendError(f"torch failed to {what} on {device}: {text}") from exc

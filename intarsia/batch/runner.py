@@ -1,0 +1,127 @@
+"""``run`` and ``retry``: every row of a manifest is done, or named with its reason.
+
+The parent (:mod:`intarsia.batch.local`) reads the manifest, keeps the results and hands out jobs; worker processes
+(:mod:`intarsia.batch.crew`) make the pictures, each with a :class:`intarsia.batch.painter.Painter`. Nothing is divided
+beforehand: who has room gets the next job.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Collection
+from pathlib import Path
+
+from intarsia.batch.local import Watch, name_the_rest, run_here
+from intarsia.batch.lock import locked
+from intarsia.batch.report import write_report
+from intarsia.batch.results import result_files
+from intarsia.batch.settings import Options, Pair
+from intarsia.batch.tally import Tally
+from intarsia.batch.task import Task, prepare
+from intarsia.errors import OutputError
+
+__all__ = ["retry", "run"]
+
+ABANDONED = 3600  # seconds after which no shard still writes at a picture
+
+
+def run(
+    manifest: str | os.PathLike[str] | Pair,
+    out: str | os.PathLike[str],
+    options: Options | None = None,
+    watch: Watch | None = None,
+) -> Tally:
+    """Run what is not done yet of a manifest, and write the results beside the pictures.
+
+    Args:
+        manifest: a ``.jsonl``, ``.csv`` or ``.parquet`` file, or a pair of folders.
+        out: the output folder; made where it is not there, and locked while the run lasts.
+        watch: sees the numbers as they change.
+
+    Returns:
+        the run's numbers; rows that failed are counted there and named in ``results.jsonl``, not raised.
+
+    Raises:
+        RequestError: the manifest, the defaults or an option cannot be used at all.
+        OutputError: the folder is in use, or it or the results cannot be written.
+        BackendError, WeightsError: no engine can be opened.
+    """
+    return _run(manifest, Path(out), options or Options(), watch, None)
+
+
+def retry(
+    manifest: str | os.PathLike[str] | Pair,
+    out: str | os.PathLike[str],
+    options: Options | None = None,
+    watch: Watch | None = None,
+    classes: Collection[str] | None = None,
+) -> Tally:
+    """Like :func:`run`, with the rows alone whose latest line is an error or cancelled.
+
+    Args:
+        classes: only errors of these classes; None takes all.
+
+    Raises:
+        OutputError: also where ``out`` holds no results.
+    """
+    if not result_files(Path(out)):
+        raise OutputError(f"{Path(out)} holds no results of a batch run")
+    wanted = frozenset({""}) if classes is None else frozenset(classes)
+    return _run(manifest, Path(out), options or Options(), watch, wanted)
+
+
+def _run(
+    manifest: str | os.PathLike[str] | Pair,
+    out: Path,
+    options: Options,
+    watch: Watch | None,
+    failures: Collection[str] | None,
+) -> Tally:
+    task = prepare(manifest, out, options, failures)
+    tally, seen = Tally(rows=task.rows), watch or (lambda _: None)
+    with locked(out, options.shard):
+        try:
+            _sweep(out, options.shard)
+            _carry_out(task, tally, seen)
+        except BaseException as exc:
+            # Whatever fails in the wake of an error (a disk is full) would only hide it.
+            with contextlib.suppress(OSError, OutputError):
+                if isinstance(exc, KeyboardInterrupt):
+                    name_the_rest(task, tally, "interrupted")
+                _conclude(task, tally)
+            raise
+        _conclude(task, tally)
+    return tally
+
+
+def _carry_out(task: Task, tally: Tally, watch: Watch) -> None:
+    if task.options.runner == "ray":
+        from intarsia.batch.ray_runner import run_on_ray
+
+        run_on_ray(task, tally, watch)
+    else:
+        run_here(task, tally, watch)
+
+
+def _conclude(task: Task, tally: Tally) -> None:
+    _sweep(task.out, task.options.shard)  # a worker that was killed in this run leaves some too
+    if tally.status:  # a run that found everything done says nothing new
+        write_report(task.out, task.options.shard, tally.to_dict())
+
+
+def _sweep(out: Path, shard: tuple[int, int]) -> None:
+    """Remove what was left unfinished by processes that were killed.
+
+    The lock is held, so no other run is at these files, but for other shards: theirs are known by their age, which a
+    clock that was set back in between makes negative.
+    """
+    now, youngest = time.time(), 0 if shard[1] == 1 else ABANDONED
+    for folder, _, files in os.walk(out):
+        for name in files:
+            if name.startswith(".intarsia-") and name.endswith(".part"):
+                path = os.path.join(folder, name)
+                with contextlib.suppress(FileNotFoundError):
+                    if abs(now - os.stat(path).st_mtime) >= youngest:
+                        os.unlink(path)

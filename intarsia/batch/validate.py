@@ -1,0 +1,129 @@
+"""``validate``: everything that can be wrong with a manifest, found before a night is spent on it."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from intarsia.batch.classes import classify, sentence
+from intarsia.batch.hashes import Specs, sources_of
+from intarsia.batch.manifest import Manifest
+from intarsia.batch.names import Names
+from intarsia.batch.rows import Reader, Refused, Row, is_path, load_defaults
+from intarsia.batch.settings import Options, Pair
+from intarsia.batch.task import keep_out
+from intarsia.engine.access import Access
+from intarsia.engine.registry import Registry
+from intarsia.engine.request import InpaintRequest
+from intarsia.engine.resolve import resolve
+from intarsia.errors import RequestError, SourceError, shown
+from intarsia.printable import printable
+
+__all__ = ["Findings", "validate"]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What validation found.
+
+    Attributes:
+        rows: looked at.
+        problems: by line; none where the manifest is fit to be run.
+        notes: what is left out of the manifest: files of a folder that are no pictures, columns without a name.
+    """
+
+    rows: int
+    problems: tuple[Refused, ...]
+    notes: tuple[str, ...] = ()
+
+
+def validate(
+    manifest: str | os.PathLike[str] | Pair,
+    options: Options | None = None,
+    *,
+    decode: bool = True,
+    out: str | os.PathLike[str] | None = None,
+) -> Findings:
+    """Parse every row, look for its files, and hold ids and outputs against one another.
+
+    Args:
+        decode: also open every picture and lay out every canvas, as a run would: finds damaged pictures, empty masks
+            and sizes that do not fit. Without it only the files' being there is checked.
+        out: the output folder of the run to come; with it, outputs that would replace pictures of rows are found.
+
+    Raises:
+        RequestError: the manifest or the defaults cannot be used at all, or there are no rows.
+    """
+    options = options or Options()
+    place = manifest if isinstance(manifest, Pair) else Path(manifest)
+    found = Manifest.of(place, options, None if out is None else Path(out))
+    reader = Reader(found.base, options, load_defaults(options.defaults))
+    check = _Check(options, decode)
+    if out is not None:
+        keep_out(found, Path(out))
+    names, count, problems = Names(None if out is None else Path(out)), 0, list[Refused]()
+    for row, problem in check.all(reader.row(line) for line in found):
+        count += 1
+        if isinstance(row, Row):
+            names.add(row)
+        if problem is not None:
+            problems.append(replace(problem, text=printable(problem.text)))
+    if not count:
+        raise found.without_rows()
+    for row in map(reader.row, found):
+        if isinstance(row, Row) and (text := names.problem(row)):
+            problems.append(Refused(row.number, row.id, "param", printable(text)))
+    return Findings(count, tuple(sorted(problems, key=lambda each: each.number)), found.notes)
+
+
+class _Check:
+    """What is wrong with single rows."""
+
+    def __init__(self, options: Options, decode: bool) -> None:
+        self._registry, self._decode = Registry(options.weights), decode
+        self._specs = Specs(self._registry, options)
+        self._access = Access(allow_private_urls=options.allow_private_urls, max_pixels=options.max_pixels)
+        self._threads = options.threads or os.cpu_count() or 1
+
+    def all(self, rows: Iterable[Row | Refused]) -> Iterator[tuple[Row | Refused, Refused | None]]:
+        """Each row with its problem, if any, in order; decoding runs in threads, a bounded way ahead."""
+        if not self._decode:
+            yield from ((row, self._one(row)) for row in rows)
+            return
+        with ThreadPoolExecutor(self._threads, "intarsia-validate") as pool:
+            ahead: deque[tuple[Row | Refused, Future[Refused | None]]] = deque()
+            for row in rows:
+                ahead.append((row, pool.submit(self._one, row)))
+                if len(ahead) > 4 * self._threads:
+                    first, answer = ahead.popleft()
+                    yield first, answer.result()
+            for first, answer in ahead:
+                yield first, answer.result()
+
+    def _one(self, row: Row | Refused) -> Refused | None:
+        if isinstance(row, Refused):
+            return row
+        try:
+            request = InpaintRequest.parse(row.fields)
+            if self._decode:
+                resolve(request, self._registry, self._access)
+            else:
+                self._specs.outline(request)
+                self._look(row)
+        except Exception as exc:  # noqa: BLE001 - as in a run, it is this row's problem and no other's
+            return Refused(row.number, row.id, classify(exc), sentence(exc))
+        return None
+
+    def _look(self, row: Row) -> None:
+        """Its files are there; what is behind URLs is not asked."""
+        sources = sources_of(row.fields)
+        for name in ("init_image", "mask_image"):
+            if row.fields.get(name) is None:
+                raise RequestError(name, message=f"{name} is required")
+        for name, source in sources.items():
+            if is_path(source) and not os.path.isfile(source):
+                raise SourceError(name, source, f"file not found: {shown(source)}") from FileNotFoundError(2, source)

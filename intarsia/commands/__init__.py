@@ -1,0 +1,1 @@
+"""The subcommands of ``intarsia``, one file each; short functions over the library."""

@@ -1,0 +1,253 @@
+"""``intarsia batch``: offline batch inpainting."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import signal
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from intarsia.commands.options import AllowPrivateUrls, AsJson, Backend, Device, Kernels, MaxPixels, Weights
+from intarsia.errors import Cancelled, RequestError
+from intarsia.printable import printable, printable_json
+
+if TYPE_CHECKING:
+    from intarsia.batch import Findings, Options, Pair, Tally
+
+__all__ = ["batch"]
+
+batch = typer.Typer(help="Offline batches: validate, run, report, retry, merge.", no_args_is_help=True)
+
+Manifest = Annotated[Path | None, typer.Argument(help="A .jsonl, .csv or .parquet file.")]
+Images = Annotated[Path | None, typer.Option("--images", help="In place of a manifest: a folder of pictures …")]
+Masks = Annotated[Path | None, typer.Option("--masks", help="… and of masks with the same names, or one mask.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for pictures and results.")]
+Folder = Annotated[Path, typer.Argument(help="The output folder of a run.")]
+Defaults = Annotated[Path | None, typer.Option("--defaults", help="A TOML file of request fields under the rows.")]
+Extra = Annotated[bool, typer.Option("--allow-extra", help="Ignore keys that no request has.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Of the run; rows without a seed get theirs from it.")]
+Shard = Annotated[str, typer.Option("--shard", help="I/N: the I-th of N parts of the rows.")]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; one for each GPU by default.")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Decoding and encoding, in each process.")]
+Slots = Annotated[int | None, typer.Option("--slots", min=1, help="Pictures evaluated together.")]
+Deterministic = Annotated[
+    bool, typer.Option("--deterministic/--fast", help="Bits that do not depend on what else is in the batch.")
+]
+MaxErrors = Annotated[str | None, typer.Option("--max-errors", help="Stop after more failures than N or P%.")]
+FailFast = Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")]
+Format = Annotated[str, typer.Option("--format", help="png, jpg or webp, for outputs without an extension.")]
+Compression = Annotated[int, typer.Option("--compression", min=0, max=9, help="Of PNG.")]
+Metadata = Annotated[bool, typer.Option("--metadata/--no-metadata", help="Write parameters into the files.")]
+Runner = Annotated[str, typer.Option("--runner", help="local or ray.")]
+Classes = Annotated[str | None, typer.Option("--class", help="Only errors of these classes, comma-separated.")]
+
+
+@batch.command("validate")
+def validate_command(
+    manifest: Manifest = None,
+    images: Images = None,
+    masks: Masks = None,
+    defaults: Defaults = None,
+    allow_extra: Extra = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The folder of the run to come: nothing in it may be replaced.")
+    ] = None,
+    decode: Annotated[bool, typer.Option("--decode/--no-decode", help="Open the pictures too.")] = True,
+    threads: Threads = None,
+    weights: Weights = None,
+    allow_private_urls: AllowPrivateUrls = False,
+    max_pixels: MaxPixels = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check every row before a run; exit code 2 where anything is wrong."""
+    from intarsia.batch import Options, validate
+
+    options = Options(
+        weights=_text(weights), defaults=_text(defaults), allow_extra=allow_extra, threads=threads,
+        allow_private_urls=allow_private_urls, max_pixels=max_pixels,
+    )  # fmt: skip
+    found = validate(_place(manifest, images, masks), options, decode=decode, out=out)
+    typer.echo(printable_json(_findings_as_dict(found)) if as_json else _findings_as_text(found))
+    if found.problems:
+        raise typer.Exit(RequestError.exit_code)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What ``run`` and ``retry`` are both told."""
+
+    place: Path | Pair
+    out: Path
+    options: Options
+    as_json: bool
+
+
+def _asked(
+    out: Out,
+    manifest: Manifest = None,
+    images: Images = None,
+    masks: Masks = None,
+    defaults: Defaults = None,
+    allow_extra: Extra = False,
+    seed: Seed = 0,
+    shard: Shard = "1/1",
+    workers: Workers = None,
+    threads: Threads = None,
+    slots: Slots = None,
+    deterministic: Deterministic = True,
+    max_errors: MaxErrors = None,
+    fail_fast: FailFast = False,
+    format: Format = "png",
+    compression: Compression = 3,
+    metadata: Metadata = True,
+    runner: Runner = "local",
+    backend: Backend = "auto",
+    device: Device = "auto",
+    kernels: Kernels = "auto",
+    weights: Weights = None,
+    allow_private_urls: AllowPrivateUrls = False,
+    max_pixels: MaxPixels = None,
+    as_json: AsJson = False,
+) -> _Asked:
+    from intarsia.batch import Options
+    from intarsia.batch.settings import read_shard
+
+    options = Options(
+        backend, device, _text(weights), slots, kernels, deterministic, allow_private_urls, workers, threads, seed,
+        read_shard(shard), _text(defaults), allow_extra, max_errors, fail_fast, format, compression,
+        metadata=metadata, runner=runner, max_pixels=max_pixels,
+    )  # fmt: skip
+    return _Asked(_place(manifest, images, masks), out, options, as_json)
+
+
+def _with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """A command with the options of :func:`_asked` before its own; what they make is its first argument."""
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+    shared = inspect.signature(_asked, eval_str=True).parameters.values()
+
+    @functools.wraps(command)
+    def called(**given: Any) -> None:
+        its = {parameter.name: given.pop(parameter.name) for parameter in own}
+        command(_asked(**given), **its)
+
+    called.__signature__ = inspect.Signature([*shared, *own])  # type: ignore[attr-defined]  # typer reads this
+    return called
+
+
+@batch.command("run")
+@_with_options
+def run_command(asked: _Asked) -> None:
+    """Run the rows that are not done yet; exit code 1 where any failed. May be killed and started again."""
+    from intarsia.batch import run
+
+    _carry_out(run, asked)
+
+
+@batch.command("retry")
+@_with_options
+def retry_command(asked: _Asked, classes: Classes = None) -> None:
+    """Run only the rows that failed or were cancelled, with the same options as the run."""
+    from intarsia.batch import retry
+
+    _carry_out(functools.partial(retry, classes=_classes(classes)), asked)
+
+
+@batch.command("report")
+def report_command(out: Folder, as_json: AsJson = False) -> None:
+    """Print what became of the rows, the failed ones with their reasons."""
+    from intarsia.batch.report import as_text, report
+
+    made = report(out)
+    _warn(made["warnings"])
+    typer.echo(printable_json(made) if as_json else as_text(made))
+
+
+@batch.command("merge")
+def merge_command(
+    out: Folder,
+    others: Annotated[list[Path] | None, typer.Argument(help="Folders whose results are added.")] = None,
+) -> None:
+    """Put the results of shards (and of other folders) into one results.jsonl."""
+    from intarsia.batch import merge
+
+    try:
+        rows = merge(out, others or [], lambda sentence: _warn([sentence]))
+    except KeyboardInterrupt as exc:
+        raise Cancelled(f"interrupted; the same command goes on ({out})") from exc
+    typer.echo(printable(f"{rows} rows in {out / 'results.jsonl'}"))
+
+
+def _carry_out(how: Callable[[Any, Path, Options, Callable[[Tally], None]], Tally], asked: _Asked) -> None:
+    """Run with a live display; the numbers on stdout at the end."""
+    from intarsia.batch.live import Display
+    from intarsia.batch.report import run_as_text
+
+    before = signal.signal(signal.SIGTERM, _interrupt)  # what ends a job on a cluster is no reason to lose its rows
+    try:
+        with Display() as display:
+            tally = how(asked.place, asked.out, asked.options, display)
+    except KeyboardInterrupt as exc:
+        raise Cancelled(f"interrupted; the same command goes on where it stopped ({asked.out})") from exc
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    numbers = tally.to_dict()
+    _warn(tally.warnings)
+    typer.echo(printable_json(numbers) if asked.as_json else run_as_text(numbers))
+    if tally.failed:
+        raise typer.Exit(1)
+
+
+def _warn(sentences: Iterable[str]) -> None:
+    for sentence in sentences:
+        typer.echo(f"intarsia: {sentence}", err=True)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _place(manifest: Path | None, images: Path | None, masks: Path | None) -> Path | Pair:
+    from intarsia.batch.settings import Pair
+
+    if manifest is not None and images is None and masks is None:
+        return manifest
+    if manifest is None and images is not None and masks is not None:
+        return Pair(images, masks)
+    raise RequestError("manifest", message="give either a manifest, or both --images and --masks")
+
+
+def _classes(text: str | None) -> frozenset[str] | None:
+    from intarsia.batch.classes import CLASSES
+
+    if text is None:
+        return None
+    wanted = frozenset(name.strip() for name in text.split(","))
+    for name in sorted(wanted):
+        if name not in CLASSES:
+            raise RequestError("--class", name, f"one of {', '.join(CLASSES)}")
+    return wanted
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _findings_as_text(found: Findings) -> str:
+    lines = []
+    for each in found.problems:
+        line = f"line {each.number}"
+        named = line if each.id == line else f"{line}: {each.id}"
+        lines.append(f"{named}: {each.error}: {each.text}")
+    bad = len({each.number for each in found.problems})
+    return "\n".join(map(printable, [*found.notes, *lines, f"{found.rows} rows, {bad} with problems"]))
+
+
+def _findings_as_dict(found: Findings) -> dict[str, Any]:
+    problems = [{"line": each.number, "id": each.id, "class": each.error, "text": each.text} for each in found.problems]
+    return {"rows": found.rows, "problems": problems, "notes": list(found.notes)}

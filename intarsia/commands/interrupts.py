@@ -1,0 +1,70 @@
+"""Interrupts of the command line: SIGTERM is one like SIGINT, and what is said of them is true to what was written."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+from intarsia.errors import Cancelled
+
+__all__ = ["held", "interruptible", "take_sigterm"]
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def take_sigterm() -> None:
+    """Make SIGTERM an interrupt, where nobody else has a use for it."""
+    if _is_main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _interrupt)
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[list[Path]]:
+    """A block whose interrupt becomes Cancelled; it says which files were written by then: those put into the list."""
+    written: list[Path] = []
+    try:
+        yield written
+    except KeyboardInterrupt as exc:
+        what = ", ".join(map(str, written)) or "nothing"
+        raise Cancelled(f"interrupted; {what} {'were' if len(written) > 1 else 'was'} written") from exc
+
+
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """A block that ends before an interrupt is raised, so that files and what is noted of them agree.
+
+    A second interrupt is raised at once, as a disk may hang; further ones do not disturb what is then taken back.
+    """
+    if not _is_main_thread():  # which alone is interrupted
+        yield
+        return
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        if len(came) == 2:
+            raise KeyboardInterrupt
+
+    before = {each: signal.getsignal(each) for each in _SIGNALS}
+    taken = {each: handler for each, handler in before.items() if handler not in (None, signal.SIG_IGN)}
+    for each in taken:
+        signal.signal(each, note)
+    try:
+        yield
+    finally:
+        for each, handler in taken.items():
+            signal.signal(each, handler)
+    if came:
+        raise KeyboardInterrupt
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()

@@ -1,0 +1,113 @@
+"""``intarsia models``: the registry."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from intarsia.commands.options import AsJson, Weights
+from intarsia.commands.streams import print_json
+from intarsia.errors import WeightsError
+
+if TYPE_CHECKING:
+    from intarsia.engine.registry import ModelEntry, PartEntry, Registry
+
+__all__ = ["models"]
+
+models = typer.Typer(help="The registry of models, and of what is used with them.", no_args_is_help=True)
+
+
+class Kind(StrEnum):
+    """A section of the registry."""
+
+    models = "models"
+    vaes = "vaes"
+    loras = "loras"
+    ip_adapters = "ip_adapters"
+    safety = "safety"
+
+
+Name = Annotated[str | None, typer.Argument(help="Id or alias; the default model without.")]
+OfKind = Annotated[Kind, typer.Option("--kind", help="Which section of the registry it stands in.")]
+
+
+@models.command("list")
+def list_models(kind: OfKind = Kind.models, weights: Weights = None, as_json: AsJson = False) -> None:
+    """List the entries of the registry and whether their files are there."""
+    from intarsia.engine.registry import Registry
+
+    registry = Registry(weights)
+    entries = registry if kind is Kind.models else registry.parts[kind].values()
+    rows = [_row(registry, entry) for entry in entries]
+    if as_json:
+        print_json(rows)
+        return
+    for row in rows:
+        marks = ("installed" if row["installed"] else "missing") + (", default" if row.get("default") else "")
+        fits = row["family"] if "family" in row else ", ".join(row["families"]) or "every family"
+        typer.echo(f"{row['id']}\t{fits}\t{marks}\t{row['licence']}")
+
+
+@models.command("path")
+def model_path(name: Name = None, kind: OfKind = Kind.models, weights: Weights = None) -> None:
+    """Print the folder, or the file, of an entry."""
+    from intarsia.engine.registry import Registry
+    from intarsia.engine.weights import locate
+
+    typer.echo(str(locate(_find(Registry(weights), kind, name))))
+
+
+@models.command("verify")
+def verify_model(
+    name: Name = None, kind: OfKind = Kind.models, weights: Weights = None, as_json: AsJson = False
+) -> None:
+    """Compare every file of an entry with its size and sha256; exit code 3 where one differs."""
+    from intarsia.engine.registry import Registry
+    from intarsia.engine.weights import verify
+
+    entry = _find(Registry(weights), kind, name)
+    states = verify(entry)
+    if as_json:
+        rows = [{"file": found.file.path, "bytes": found.file.bytes, "state": found.state} for found in states]
+        print_json({"model" if kind is Kind.models else "entry": entry.id, "files": rows})
+    else:
+        for found in states:
+            typer.echo(f"{found.state}\t{found.file.bytes}\t{found.file.path}")
+    broken = [found.file.path for found in states if found.state != "ok"]
+    if broken:
+        raise WeightsError(f"{entry.id}: {len(broken)} of {len(states)} files differ: {', '.join(broken)}")
+    if not states:
+        raise WeightsError(f"{entry.id}: the registry pins no files, so there is nothing to compare with")
+
+
+def _find(registry: Registry, kind: Kind, name: str | None) -> ModelEntry | PartEntry:
+    if kind is Kind.models:
+        return registry.find(name)
+    if name is None:
+        known = ", ".join(sorted(registry.parts[kind])) or "none"
+        said = f"an id is missing, as only models have a default; {kind} of the registry: {known}"
+        raise typer.BadParameter(said, param_hint="name")
+    return registry.part(kind, name)
+
+
+def _row(registry: Registry, entry: ModelEntry | PartEntry) -> dict[str, Any]:
+    from intarsia.engine.registry import ModelEntry
+
+    row: dict[str, Any] = {"id": entry.id, "installed": _is_there(entry)}
+    if isinstance(entry, ModelEntry):
+        row |= {"family": entry.family, "default": entry.id == registry.find(None).id}
+    else:
+        row |= {"families": list(entry.families)}
+    return row | {"aliases": list(entry.aliases), "licence": entry.licence}
+
+
+def _is_there(entry: ModelEntry | PartEntry) -> bool:
+    from intarsia.engine.weights import locate
+
+    try:
+        locate(entry)
+    except WeightsError:
+        return False
+    return True

@@ -1,0 +1,43 @@
+"""Options that several subcommands have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from intarsia.engine.numbers import number_or_text, whole_or_text
+
+__all__ = [
+    "NUMBER",
+    "WHOLE",
+    "AllowPrivateUrls",
+    "AsJson",
+    "Backend",
+    "Capture",
+    "Device",
+    "Endpoint",
+    "Kernels",
+    "MaxPixels",
+    "Weights",
+]
+
+Weights = Annotated[Path | None, typer.Option("--weights", help="A weights.toml that goes before all others.")]
+AllowPrivateUrls = Annotated[
+    bool, typer.Option("--allow-private-urls", help="Fetch pictures from private and local hosts too.")
+]
+MaxPixels = Annotated[
+    int | None,
+    typer.Option("--max-pixels", min=1, help="Largest picture, width times height; 67108864 by default."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+Endpoint = Annotated[str | None, typer.Option("--endpoint", "-e", help="community, enterprise-pony, pony or realtime.")]
+Backend = Annotated[str, typer.Option("--backend", help="auto, onnx, torch or null.")]
+Kernels = Annotated[str, typer.Option("--kernels", help="auto, fused or plain; auto is fused on a GPU.")]
+Capture = Annotated[str, typer.Option("--capture", help="auto, on or off: CUDA graphs; auto is on for a GPU.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda[:N], or tensorrt[:N] with onnx.")]
+
+# Numbers of a request: what is none is refused by the request, in the same words as everywhere.
+WHOLE: dict[str, Any] = {"parser": whole_or_text, "metavar": "INTEGER"}
+NUMBER: dict[str, Any] = {"parser": number_or_text, "metavar": "NUMBER"}

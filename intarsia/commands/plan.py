@@ -1,0 +1,49 @@
+"""``intarsia plan``: what a request would do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from intarsia.commands.json_file import read_json
+from intarsia.commands.options import AllowPrivateUrls, Endpoint, MaxPixels, Weights
+from intarsia.commands.streams import note, print_json
+from intarsia.errors import RequestError
+from intarsia.redact import hiding, without_key
+
+__all__ = ["plan"]
+
+
+def plan(
+    file: Annotated[Path, typer.Argument(help="A request as JSON; - reads standard input.")],
+    endpoint: Endpoint = None,
+    weights: Weights = None,
+    allow_private_urls: AllowPrivateUrls = False,
+    max_pixels: MaxPixels = None,
+) -> None:
+    """Print what a request would do, as JSON. Loads no model and no torch.
+
+    Without --endpoint the fields are intarsia's own, with it those of the documented endpoint.
+    """
+    from intarsia.engine.access import Access
+    from intarsia.engine.dialects import read
+    from intarsia.engine.registry import Registry
+    from intarsia.engine.request import InpaintRequest
+    from intarsia.engine.resolve import resolve
+
+    body, registry = read_json(file), Registry(weights)
+    if not isinstance(body, dict):
+        raise RequestError("FILE", message=f"{file} must hold a JSON object, not a {type(body).__name__}")
+    access = Access(allow_paths=endpoint is None, allow_private_urls=allow_private_urls, max_pixels=max_pixels)
+    with hiding(body.get("key")):
+        if endpoint is None:
+            request, notes = InpaintRequest.parse(body), tuple[str, ...]()
+        else:
+            documented = read(body, endpoint, registry)
+            request, notes = documented.request, documented.warnings
+        resolved = resolve(request, registry, access)
+        for warning in (*notes, *resolved.warnings):
+            note(without_key(warning))
+    print_json(resolved.plan.to_dict())

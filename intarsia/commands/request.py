@@ -1,0 +1,59 @@
+"""``intarsia request``: a documented request, unchanged."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from intarsia.commands.json_file import read_json
+from intarsia.commands.options import AllowPrivateUrls, Backend, Capture, Device, Endpoint, Kernels, MaxPixels, Weights
+from intarsia.commands.streams import print_json
+from intarsia.errors import IntarsiaError, SourceError
+from intarsia.redact import hiding
+
+__all__ = ["request"]
+
+
+def request(
+    file: Annotated[Path, typer.Argument(help="The request's JSON body; - reads standard input.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")] = Path(),
+    endpoint: Endpoint = None,
+    backend: Backend = "auto",
+    device: Device = "auto",
+    kernels: Kernels = "auto",
+    capture: Capture = "auto",
+    weights: Weights = None,
+    allow_private_urls: AllowPrivateUrls = False,
+    max_pixels: MaxPixels = None,
+) -> None:
+    """Run a documented request and print the documented reply, as JSON, also where it is an error."""
+    from intarsia.engine.engine import Engine
+    from intarsia.engine.reply import answer
+
+    payload = read_json(file)
+    with Engine(
+        backend,
+        device,
+        weights,
+        allow_private_urls=allow_private_urls,
+        max_pixels=max_pixels,
+        kernels=kernels,
+        capture=capture,
+    ) as engine:
+        found = answer(engine, payload, endpoint, out)
+    print_json(found.reply)
+    if found.error is not None:
+        with hiding(payload.get("key") if isinstance(payload, dict) else None):
+            raise _explained(found.error)
+
+
+def _explained(error: IntarsiaError) -> IntarsiaError:
+    """The error, with a hint where a picture was given as a file: documented requests do not read those."""
+    value = error.value if isinstance(error, SourceError) else None
+    if isinstance(error, SourceError) and isinstance(value, str) and len(value) < 1024 and os.path.isfile(value):
+        hint = "documented requests read no files: give a data URI or base64, or use intarsia inpaint"
+        return SourceError(error.field, value, f"{value} is a file; {hint}")
+    return error

@@ -1,0 +1,38 @@
+"""``intarsia schema``: the documented requests and replies as JSON Schema, or all of them as OpenAPI."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from intarsia.commands.options import Endpoint
+from intarsia.commands.streams import print_json
+from intarsia.errors import RequestError
+
+__all__ = ["schema"]
+
+
+def schema(
+    endpoint: Endpoint = None,
+    openapi: Annotated[bool, typer.Option("--openapi", help="All endpoints as one OpenAPI 3.1 document.")] = False,
+) -> None:
+    """Print the JSON Schema of an endpoint's request and replies; of all endpoints without one."""
+    from intarsia.engine import dialects
+
+    if endpoint is not None and endpoint not in dialects.ENDPOINTS:
+        raise RequestError("--endpoint", endpoint, f"one of {', '.join(dialects.ENDPOINTS)}")
+    if openapi:
+        if endpoint is not None:
+            raise RequestError("--openapi", message="--openapi describes all endpoints; leave --endpoint out")
+        print_json(dialects.openapi())
+        return
+    chosen = [endpoint] if endpoint else list(dialects.ENDPOINTS)
+    schemas = {
+        name: {
+            "request": dialects.request_schema(dialects.ENDPOINTS[name]),
+            "replies": dialects.reply_schemas(dialects.ENDPOINTS[name]),
+        }
+        for name in chosen
+    }
+    print_json(schemas[endpoint] if endpoint else schemas)

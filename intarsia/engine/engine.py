@@ -1,0 +1,176 @@
+"""``Engine``: owns a device, opens models, runs plans, streams progress, cancels.
+
+One thread (:mod:`intarsia.engine.thread`) runs the lanes. ``run``, ``stream`` and ``submit`` may be called from
+any thread; the pictures of all their requests share batches.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import weakref
+from collections.abc import Iterator
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Self
+
+from intarsia.backends.protocol import CAPTURE, KERNELS, choose
+from intarsia.engine.access import Access
+from intarsia.engine.registry import Registry
+from intarsia.engine.request import InpaintRequest
+from intarsia.engine.resolve import resolve
+from intarsia.engine.result import Counters, Progress, Result
+from intarsia.engine.thread import EngineThread
+from intarsia.engine.ticket import Ticket
+from intarsia.engine.worker import Worker
+from intarsia.errors import BackendError, RequestError, expect
+
+__all__ = ["Engine"]
+
+
+class Engine:
+    """A local inpainting engine on one device.
+
+    It is closed by ``with`` or :meth:`close`. One that is dropped without finishes what is in flight and releases
+    the device then; at the process's exit what is in flight is dropped after the evaluation under way. In a forked
+    process an engine that was used before is refused: open another there.
+
+    Args:
+        backend: ``auto``, or a name of :data:`intarsia.backends.protocol.BACKENDS`. ``auto`` is CUDA with
+            torch where there is a GPU; else ONNX Runtime on the CPU where it is installed, for the models that it
+            can run, and torch for the others.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; with ONNX Runtime also ``tensorrt`` or ``tensorrt:N``.
+        weights: path of a ``weights.toml`` whose entries go before all others.
+        slots: pictures evaluated together; None takes what suits the device.
+        deterministic: True makes a picture's bits independent of its company; None is True on a CPU,
+            where it costs about 2 % (decision 0004).
+        allow_private_urls: True fetches pictures from hosts that are not public too, this machine included.
+        max_pixels: largest picture that is decoded, width times height; None is 64 Mi (67,108,864), or
+            ``PIL.Image.MAX_IMAGE_PIXELS`` where the program has set that.
+        kernels: ``fused`` or ``plain`` for the networks' layers; ``auto`` is ``fused`` on a GPU, where plain ones are
+            slower but need no Triton. What was taken is in each result's ``runtime``.
+        capture: ``on`` records a step as a CUDA graph once for each shape and replays it, ``off`` launches its
+            kernels one by one; ``auto`` is ``on`` on a GPU: with torch where kernels are fused, with ONNX Runtime
+            where it can capture the model's graphs.
+
+    Raises:
+        BackendError: a backend, package or device that is not there, or no such kernels.
+        WeightsError: a registry that cannot be read.
+    """
+
+    def __init__(
+        self,
+        backend: str = "auto",
+        device: str = "auto",
+        weights: str | os.PathLike[str] | None = None,
+        *,
+        slots: int | None = None,
+        deterministic: bool | None = None,
+        allow_private_urls: bool = False,
+        max_pixels: int | None = None,
+        kernels: str = "auto",
+        capture: str = "auto",
+    ) -> None:
+        expect("slots", slots, int | None, "an integer between 1 and 64")
+        if slots is not None and not 1 <= slots <= 64:
+            raise RequestError("slots", slots, "an integer between 1 and 64")
+        expect("deterministic", deterministic, bool | None, "True, False or None")
+        if kernels not in KERNELS:
+            raise BackendError(f"kernels must be {', '.join(KERNELS[:-1])} or {KERNELS[-1]}, not {kernels!r}")
+        if capture not in CAPTURE:
+            raise BackendError(f"capture must be {', '.join(CAPTURE[:-1])} or {CAPTURE[-1]}, not {capture!r}")
+        self.registry = Registry(weights)
+        self._access = Access(allow_private_urls=allow_private_urls, max_pixels=max_pixels)
+        self._worker = Worker(choose(backend, device, deterministic), slots, kernels, capture)
+        self._thread = EngineThread(self._worker)
+        # An engine that is dropped without close(): what is in flight is finished, then the models are released.
+        weakref.finalize(self, self._thread.end).atexit = False
+
+    def run(self, request: InpaintRequest, *, allow_paths: bool = True) -> Result:
+        """Run one request and wait for its pictures; arguments and errors are those of :meth:`submit`.
+
+        In a callback of one of the engine's own requests it is refused with BackendError, as it would wait for itself.
+        """
+        self._thread.check_run()
+        ticket = self.submit(request, allow_paths=allow_paths)
+        try:
+            return ticket.result()
+        except BaseException:
+            ticket.cancel()  # an interrupted caller does not want the rest computed
+            raise
+
+    def stream(self, request: InpaintRequest) -> Iterator[Progress | Result]:
+        """``Progress`` after each evaluation, then the ``Result``. Closing the iterator cancels."""
+        self._thread.check_run()
+        ticket = self.submit(request)
+        try:
+            yield from ticket.progress()
+            yield ticket.result()
+        finally:
+            ticket.cancel()
+
+    def submit(self, request: InpaintRequest, *, allow_paths: bool = True) -> Ticket:
+        """Queue one request and return its future. Its pictures are read (and fetched) before this returns.
+
+        Args:
+            allow_paths: False refuses to read this machine's files: for a request that came over a network.
+
+        Returns:
+            a :class:`concurrent.futures.Future` of the :class:`Result`; its ``cancel()`` also works while
+            it runs, between two evaluations, and nothing is decoded after it.
+
+        Raises:
+            RequestError, WeightsError: what is wrong with the request itself, at once.
+            BackendError: the engine is closed, or was used before this process was forked; its thread cannot start.
+        """
+        self._thread.check_open()
+        began = time.perf_counter()
+        if not isinstance(request, InpaintRequest):
+            raise RequestError(
+                "request", type(request).__name__, "an InpaintRequest (InpaintRequest.parse makes one of a dict)"
+            )
+        resolved = resolve(request, self.registry, replace(self._access, allow_paths=allow_paths))
+        ticket = Ticket(resolved, began, self._thread.check_wait)
+        self._thread.submit(ticket)
+        return ticket
+
+    def reply(
+        self, payload: object, endpoint: str | None = None, *, out: str | os.PathLike[str] | None = None
+    ) -> dict[str, Any]:
+        """Run one documented request and wait for its documented reply; see ``docs/requests.md``.
+
+        Args:
+            payload: the JSON body, parsed.
+            endpoint: ``community``, ``enterprise-pony``, ``pony`` or ``realtime``; None lets the model decide
+                between ``community`` and ``pony``.
+            out: folder for the pictures; without one they go to a temporary folder for 24 hours. With
+                ``base64`` they are in the reply itself.
+
+        Returns:
+            a ``success`` or an ``error`` reply: plain JSON values, whatever ``payload`` is. Nothing but an
+            interrupt is raised.
+        """
+        from intarsia.engine.reply import answer
+
+        return answer(self, payload, endpoint, out).reply
+
+    @property
+    def counters(self) -> Counters:
+        """How much has been evaluated so far, and how full the batches were."""
+        return self._worker.counters
+
+    def close(self, cancel: bool = False) -> None:
+        """Finish (or cancel) what is in flight, then release the device. May be called twice.
+
+        Called by a ticket's own callback it cannot wait: the engine closes once the callback has returned. In a fork of
+        the process that used the engine it does nothing.
+        """
+        self._thread.close(cancel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(cancel=kind is not None)

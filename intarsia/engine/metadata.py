@@ -1,0 +1,109 @@
+"""What a file says about its making: the ``parameters`` text that other tools read, JSON, and EXIF."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from PIL import ExifTags, Image
+
+__all__ = ["a1111_parameters", "as_text", "exif", "to_json"]
+
+# The names that AUTOMATIC1111's web UI and the readers of its text use.
+_SAMPLERS = {
+    "DDIMScheduler": "DDIM",
+    "DDPMScheduler": "DDPM",
+    "DEISMultistepScheduler": "DEIS",
+    "DPMSolverMultistepScheduler": "DPM++ 2M",
+    "DPMSolverSDEScheduler": "DPM++ SDE",
+    "DPMSolverSinglestepScheduler": "DPM++ 2S",
+    "EulerAncestralDiscreteScheduler": "Euler a",
+    "EulerDiscreteScheduler": "Euler",
+    "HeunDiscreteScheduler": "Heun",
+    "KDPM2AncestralDiscreteScheduler": "DPM2 a",
+    "KDPM2DiscreteScheduler": "DPM2",
+    "LCMScheduler": "LCM",
+    "LMSDiscreteScheduler": "LMS",
+    "PNDMScheduler": "PLMS",
+    "UniPCMultistepScheduler": "UniPC",
+}
+_USER_COMMENT = 0x9286
+_SHOWN_HASH = 10
+
+
+def a1111_parameters(meta: Mapping[str, Any]) -> str:
+    """The ``parameters`` text: prompt, negative prompt, then the ``Key: value`` pairs that are known.
+
+    Args:
+        meta: effective parameters in the names of a request (``Result.meta``); also ``mask_blur`` and
+            ``version`` where they are known.
+    """
+    lines = [str(meta.get("prompt") or "")]
+    if meta.get("negative_prompt"):
+        lines.append(f"Negative prompt: {meta['negative_prompt']}")
+    size = f"{meta['width']}x{meta['height']}" if meta.get("width") and meta.get("height") else None
+    model_hash = meta.get("model_hash")
+    pairs = {
+        "Steps": meta.get("steps"),
+        "Sampler": _sampler(meta),
+        "CFG scale": meta.get("guidance_scale"),
+        "Seed": meta.get("seed"),
+        "Size": size,
+        "Model hash": str(model_hash)[:_SHOWN_HASH] if model_hash else None,
+        "Model": meta.get("model"),
+        "Denoising strength": meta.get("strength"),
+        "Clip skip": meta.get("clip_skip"),
+        "Mask blur": meta.get("mask_blur"),
+        "Version": meta.get("version"),
+    }
+    lines.append(", ".join(f"{key}: {_value(value)}" for key, value in pairs.items() if value is not None))
+    return as_text("\n".join(lines))
+
+
+def as_text(text: str) -> str:
+    """``text`` with halves of surrogate pairs replaced: JSON can bring them in and no file can hold them."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def to_json(metadata: Mapping[str, Any], *, ascii_only: bool = False) -> str:
+    """``metadata`` as one line of JSON, keys sorted.
+
+    Raises:
+        ValueError: a number that JSON does not have (NaN, infinity).
+        TypeError: a value that is not plain data.
+    """
+    return json.dumps(metadata, sort_keys=True, ensure_ascii=ascii_only, allow_nan=False)
+
+
+def exif(parameters: str | None, metadata: Mapping[str, Any] | None, software: str = "intarsia") -> bytes:
+    """An EXIF block for formats without text chunks (JPEG, WebP).
+
+    ``parameters`` is the UserComment, in the UTF-16 form that other tools write and read; ``metadata`` is
+    JSON in ImageDescription, which holds ASCII only.
+    """
+    block = Image.Exif()
+    block[ExifTags.Base.Software] = software
+    if metadata is not None:
+        block[ExifTags.Base.ImageDescription] = to_json(metadata, ascii_only=True)
+    if parameters is not None:
+        comment = b"UNICODE\0" + as_text(parameters).encode("utf-16-be")
+        block.get_ifd(ExifTags.IFD.Exif)[_USER_COMMENT] = comment
+    return block.tobytes()
+
+
+def _sampler(meta: Mapping[str, Any]) -> str | None:
+    scheduler = meta.get("scheduler")
+    if not scheduler:
+        return None
+    name = _SAMPLERS.get(str(scheduler), str(scheduler))
+    if name == "DPM++ 2M" and "sde" in str(meta.get("algorithm_type") or ""):
+        name = "DPM++ 2M SDE"
+    return f"{name} Karras" if meta.get("karras_sigmas") else name
+
+
+def _value(value: Any) -> str:
+    """A value as it stands in the text: whole floats without ".0"; quoted as JSON where it would be read otherwise."""
+    text = f"{value:.12g}" if isinstance(value, float) else str(value)
+    is_plain = text == text.strip() and text[:1] != '"' and not any(mark in text for mark in ",:\r\n")
+    return text if is_plain else json.dumps(text, ensure_ascii=False)

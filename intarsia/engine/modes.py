@@ -1,0 +1,193 @@
+"""Pillow's modes and numpy's types as 8-bit colour and transparency, scaled, never clipped, a strip at a time.
+
+A strip is converted, then the next, so that beside the decoded picture and the finished one there is no third.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms
+
+from intarsia.errors import SourceError
+
+__all__ = ["channels_of", "levels_of", "one_line", "profile_of", "scaled", "strips", "transparent"]
+
+Bytes2D = NDArray[np.uint8]
+
+# The field whose colours say nothing but how bright they are: they are not kept, nor hashed.
+_MASK = "mask_image"
+
+# Pixels that are converted at once.
+_STRIP = 1 << 18
+
+
+def strips(width: int, height: int) -> Iterator[slice]:
+    """All rows, a few at a time."""
+    rows = max(1, _STRIP // max(1, width))
+    for top in range(0, height, rows):
+        yield slice(top, min(top + rows, height))
+
+
+def levels_of(field: str, array: NDArray[Any], notes: list[str]) -> Bytes2D:
+    """An array's values as 0…255, by its type."""
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8) * np.uint8(255)
+    if array.dtype == np.uint8:
+        return array.astype(np.uint8)
+    if array.dtype.kind == "u" and array.dtype.itemsize == 2:
+        notes.append(f"{field}: 16 bits a channel were scaled to 8")
+        return scaled(array, 65535)
+    if array.dtype.kind != "f":
+        raise SourceError(field, None, f"an array must be uint8, uint16, bool or float, not {array.dtype}")
+    low, high = float(array.min()), float(array.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise SourceError(field, None, "a float array must be finite; it has NaN or infinite values")
+    if low < 0 or high > 1:
+        raise SourceError(field, None, f"a float array must lie in 0…1, not {low:.4g}…{high:.4g}")
+    levels = np.empty(array.shape, np.uint8)
+    for rows in strips(array.shape[1], array.shape[0]):
+        levels[rows] = np.rint(array[rows].astype(np.float32) * 255)
+    return levels
+
+
+def scaled(values: NDArray[Any], highest: int) -> Bytes2D:
+    """Whole numbers 0…``highest`` as 0…255, rounded."""
+    levels = np.empty(values.shape, np.uint8)
+    for rows in strips(values.shape[1], values.shape[0]):
+        levels[rows] = (values[rows].astype(np.uint32) * 510 + highest) // (2 * highest)
+    return levels
+
+
+def channels_of(image: Image.Image, notes: list[str], field: str, bits: int = 8) -> tuple[Bytes2D, Bytes2D | None]:
+    """Colour and transparency of a loaded image, as stored (not yet upright); of a gray one, a plane three times.
+
+    Args:
+        bits: of a sample in the file, where they are fewer than those of its mode.
+    """
+    mode = image.mode
+    if mode.startswith("I;16") or mode in ("I", "F"):
+        gray, alpha = _deep_gray(image, field, bits)
+        notes.append(f"{field}: mode {mode} was scaled to 8 bits")
+        return _thrice(gray), alpha
+    if mode == "CMYK":
+        return _from_cmyk(image, notes, field), None
+    if image.has_transparency_data or mode in ("La", "RGBa"):  # these two are premultiplied
+        return _with_alpha(image)
+    if mode in ("1", "L") or (mode == "RGB" and field == _MASK):
+        return _thrice(_converted(image, "L")), None
+    return _converted(image, "RGB"), None
+
+
+def transparent(samples: NDArray[Any], key: tuple[int, ...]) -> Bytes2D:
+    """Alpha of ``[h, w]`` or ``[h, w, 3]`` whose colour ``key`` is transparent: 0 there, 255 elsewhere."""
+    is_key = samples == np.asarray(key, samples.dtype)
+    return np.where(is_key.all(axis=2) if samples.ndim == 3 else is_key, np.uint8(0), np.uint8(255))
+
+
+def _thrice(plane: Bytes2D) -> Bytes2D:
+    """One plane as three, without more memory."""
+    return np.broadcast_to(plane[:, :, None], (*plane.shape, 3))
+
+
+def _pieces(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
+    """The image in strips, each an image of its own."""
+    for rows in strips(*image.size):
+        yield rows, image.crop((0, rows.start, image.width, rows.stop))
+
+
+def _converted(image: Image.Image, mode: str) -> Bytes2D:
+    """The image as ``[h, w]`` (mode L) or ``[h, w, 3]`` (RGB)."""
+    shape = (image.height, image.width, 3)[: 2 if mode == "L" else 3]
+    pixels = np.empty(shape, np.uint8)
+    for rows, piece in _pieces(image):
+        piece = piece if piece.mode == mode else piece.convert(mode)
+        pixels[rows] = _packed(piece, mode).reshape(pixels[rows].shape)
+    return pixels
+
+
+def _packed(image: Image.Image, rawmode: str) -> Bytes2D:
+    """An image's samples, or those of some channels: four times as fast as ``numpy.asarray``."""
+    return np.frombuffer(image.tobytes("raw", rawmode), np.uint8)
+
+
+def _with_alpha(image: Image.Image) -> tuple[Bytes2D, Bytes2D]:
+    rgb, alpha = np.empty((image.height, image.width, 3), np.uint8), np.empty((image.height, image.width), np.uint8)
+    straight = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)
+    for rows, piece in _pieces(image):
+        piece = piece.convert(straight) if straight else piece
+        piece = piece if piece.mode == "RGBA" else piece.convert("RGBA")
+        rgb[rows] = _packed(piece, "RGB").reshape(rgb[rows].shape)
+        alpha[rows] = _packed(piece, "A").reshape(alpha[rows].shape)
+    return rgb, alpha
+
+
+def _deep_gray(image: Image.Image, field: str, bits: int) -> tuple[Bytes2D, Bytes2D | None]:
+    """Modes I;16*, I and F as 0…255, scaled by what the values can be, never clipped; alpha where a value is keyed."""
+    top = (1 << bits) - 1 if image.mode.startswith("I;16") and 8 < bits < 16 else 65535
+    if not image.mode.startswith("I;16"):
+        top = _highest(image, field)
+    gray, alpha = np.empty((image.height, image.width), np.uint8), None
+    key = image.info.get("transparency")
+    if isinstance(key, int):
+        alpha = np.empty_like(gray)
+    for rows, piece in _pieces(image):
+        values = np.asarray(piece)
+        gray[rows] = (
+            np.rint(values.astype(np.float64) * (255 / top)) if image.mode in ("I", "F") else scaled(values, top)
+        )
+        if alpha is not None and isinstance(key, int):
+            alpha[rows] = transparent(values, (key,))
+    return gray, alpha
+
+
+def _highest(image: Image.Image, field: str) -> int:
+    """What the value of white is in modes I and F."""
+    extremes = [(float(values.min()), float(values.max())) for values in (np.asarray(p) for _, p in _pieces(image))]
+    low, high = min(low for low, _ in extremes), max(high for _, high in extremes)
+    if not all(np.isfinite(extremes).flat):
+        raise SourceError(field, None, "the image has NaN or infinite values")
+    tops = (1 if image.mode == "F" else 255, 255, 65535)
+    if image.mode == "I" and image.format is not None:
+        tops = (65535, 65535, 65535)  # a file: decoders use mode I for 16 bits per pixel
+    full = next((value for value in tops if high <= value), 0)
+    if low < 0 or not full:
+        raise SourceError(field, None, f"mode {image.mode} must lie in 0…65535, not {low:.6g}…{high:.6g}")
+    return full
+
+
+def _from_cmyk(image: Image.Image, notes: list[str], field: str) -> Bytes2D:
+    """CMYK → sRGB through the image's own profile where it has a usable one."""
+    profile, transform = image.info.get("icc_profile"), None
+    if profile:
+        try:
+            srgb = ImageCms.createProfile("sRGB")
+            transform = ImageCms.buildTransform(io.BytesIO(profile), srgb, "CMYK", "RGB")
+        except (ImageCms.PyCMSError, OSError) as exc:
+            notes.append(f"{field}: the CMYK profile is not usable ({one_line(exc)})")
+    if transform is None:
+        notes.append(f"{field}: CMYK was converted to RGB without a colour profile")
+        return _converted(image, "RGB")
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for rows, piece in _pieces(image):
+        pixels[rows] = np.asarray(ImageCms.applyTransform(piece, transform))
+    return pixels
+
+
+def profile_of(profile: object, mode: str, notes: list[str], field: str) -> bytes | None:
+    """The colour profile, if it describes RGB: bytes 16…19 of an ICC header name its colour space."""
+    if not isinstance(profile, bytes) or not profile or mode == "CMYK":
+        return None
+    if profile[16:20] == b"RGB ":
+        return profile
+    notes.append(f"{field}: a colour profile that is not for RGB was left out")
+    return None
+
+
+def one_line(exc: BaseException) -> str:
+    """A foreign error's text on one line."""
+    return " ".join(str(exc).split()) or type(exc).__name__

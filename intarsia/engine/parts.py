@@ -1,0 +1,90 @@
+"""What a request puts into a model: a VAE, LoRAs, an IP adapter; found in the registry and held to its family."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from intarsia.backends.protocol import Opening
+from intarsia.engine.plan import Adapter, ModelPlan
+from intarsia.engine.registry import PARTS, ModelEntry, PartEntry, Registry
+from intarsia.engine.request import InpaintRequest
+from intarsia.engine.weights import check, entry_hash
+from intarsia.errors import RequestError, WeightsError
+
+__all__ = ["Parts", "find_parts", "model_plan", "opening"]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Registry entries beside the model's own.
+
+    Attributes:
+        vae: replaces the model's; None keeps that.
+        loras: with their strengths, in the order of the request.
+    """
+
+    vae: PartEntry | None = None
+    loras: tuple[tuple[PartEntry, float], ...] = ()
+    ip_adapter: PartEntry | None = None
+
+
+def find_parts(request: InpaintRequest, model: ModelEntry, registry: Registry) -> Parts:
+    """Look up what the request names.
+
+    Raises:
+        WeightsError: an entry that the registry does not have, or that does not fit the model's family.
+        RequestError: a LoRA that is asked for twice, by whichever of its names.
+    """
+    loras = tuple((_fitting("loras", lora.id, model, registry), float(lora.strength)) for lora in request.loras)
+    names = [entry.id for entry, _ in loras]
+    for name in names:
+        if names.count(name) > 1:
+            raise RequestError("loras", message=f"loras must be different from one another; {name} is there twice")
+    return Parts(
+        vae=_fitting("vaes", request.vae, model, registry) if request.vae else None,
+        loras=loras,
+        ip_adapter=_fitting("ip_adapters", request.ip_adapter.id, model, registry) if request.ip_adapter else None,
+    )
+
+
+def _fitting(kind: str, name: str, model: ModelEntry, registry: Registry) -> PartEntry:
+    entry = registry.part(kind, name)
+    if entry.families and model.family not in entry.families:
+        fits = ", ".join(entry.families)
+        raise WeightsError(f"{PARTS[kind]} {entry.id} fits the families {fits}, not {model.family} of {model.id}")
+    return entry
+
+
+def model_plan(model: ModelEntry, parts: Parts) -> ModelPlan:
+    """Model and parts with the hashes of their content; files without pins are read for that, once a process."""
+    shape = model.shape
+    return ModelPlan(
+        id=model.id,
+        family=model.family,
+        sha256=entry_hash(model),
+        in_channels=shape.in_channels,
+        latent_channels=shape.latent_channels,
+        factor=shape.factor,
+        vae=_named(parts.vae) if parts.vae else "model",
+        adapters=tuple(Adapter(entry.id, entry_hash(entry), strength) for entry, strength in parts.loras),
+        ip_adapter=_named(parts.ip_adapter) if parts.ip_adapter else "none",
+    )
+
+
+def _named(entry: PartEntry) -> str:
+    return f"{entry.id}:{entry_hash(entry)}"
+
+
+def opening(model: ModelEntry, parts: Parts) -> Opening:
+    """What a backend opens, once all pinned files have been found whole; else :class:`WeightsError`."""
+    shape = model.shape
+    return Opening(
+        model.id,
+        check(model),
+        shape.in_channels,
+        shape.latent_channels,
+        shape.factor,
+        vae_folder=check(parts.vae) if parts.vae else None,
+        loras=tuple((check(entry), strength) for entry, strength in parts.loras),
+        ip_adapter=check(parts.ip_adapter) if parts.ip_adapter else None,
+    )

@@ -1,0 +1,187 @@
+"""Files put in place: each whole or not at all, and several that belong together all or none."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from intarsia.errors import OutputError
+
+__all__ = ["ABANDONED_HOURS", "flush_folder", "place", "sweep", "sweep_once"]
+
+ABANDONED_HOURS = 24
+"""After so long an unfinished file of ours is one that a killed process left."""
+
+# Only what we wrote ourselves is ever removed.
+_OURS = re.compile(r"\.intarsia-[0-9a-f]{16}\.part")
+
+# How file systems say that they have no hard links, or none of this file.
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS)
+
+
+@dataclass(eq=False, kw_only=True)
+class _Placing:
+    """One file on its way.
+
+    Attributes:
+        temporary: where it is written, beside ``path``.
+        identity: device and inode, by which it is recognised under either name.
+        kept: the file that was at ``path`` before, under a name of ours; None where there was none.
+    """
+
+    path: Path
+    temporary: Path
+    identity: tuple[int, int] | None = None
+    kept: Path | None = None
+
+
+def place(files: Sequence[tuple[Path, bytes]], *, overwrite: bool) -> None:
+    """Write files, then give all of them their names; flushed to the disk.
+
+    After a failure or an interruption none of them is there, and what was in their places is as it was. A process
+    that is killed in between may leave some of them, whole, and unfinished ones that :func:`sweep` removes.
+
+    Raises:
+        OutputError: a file that cannot be written, or without ``overwrite`` one whose name is taken.
+    """
+    placings = [_Placing(path=path, temporary=_beside(path, "part")) for path, _ in files]
+    try:
+        for placing, (path, data) in zip(placings, files, strict=True):
+            with _naming(path):
+                placing.identity = _write(placing.temporary, data)
+        for placing in placings:
+            with _naming(placing.path):
+                if overwrite:
+                    _keep(placing)
+                _publish(placing.temporary, placing.path, overwrite)
+        for folder in dict.fromkeys(path.parent for path, _ in files):
+            with _naming(folder):
+                flush_folder(folder)
+    except BaseException:  # an interruption too must leave nothing behind
+        for placing in reversed(placings):
+            _undo(placing)
+        raise
+    for placing in placings:
+        if placing.kept is not None:
+            placing.kept.unlink(missing_ok=True)
+
+
+def sweep(folder: Path, now: float | None = None) -> list[Path]:
+    """Remove the unfinished files that killed processes left in a folder; returns what was removed."""
+    oldest = (time.time() if now is None else now) - ABANDONED_HOURS * 3600
+    removed = []
+    # Another process may sweep at the same time, and what cannot be removed now is met again next time.
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if not _OURS.fullmatch(entry.name) or not entry.is_file(follow_symlinks=False):
+                continue
+            if entry.stat(follow_symlinks=False).st_mtime < oldest:
+                os.unlink(entry.path)
+                removed.append(Path(entry.path))
+    return removed
+
+
+@functools.lru_cache(maxsize=256)
+def sweep_once(folder: Path) -> None:
+    """:func:`sweep`, the first time that this process asks for it: a full folder takes a while to look through."""
+    sweep(folder)
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(f".intarsia-{secrets.token_hex(8)}.{suffix}")
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise OutputError(f"{path} cannot be written: {exc.strerror or exc}") from exc
+
+
+def _write(temporary: Path, data: bytes) -> tuple[int, int]:
+    # O_EXCL: never write through a link that someone put there; the mode follows the umask.
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    with open(handle, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+        status = os.fstat(file.fileno())
+    return status.st_dev, status.st_ino
+
+
+def _keep(placing: _Placing) -> None:
+    """Give the file that will be replaced a second name, from which it can be put back."""
+    if not os.path.lexists(placing.path):
+        return
+    placing.kept = _beside(placing.path, "part")
+    try:
+        os.link(placing.path, placing.kept, follow_symlinks=False)
+    except (OSError, NotImplementedError) as exc:
+        if isinstance(exc, OSError) and exc.errno not in _NO_LINKS:
+            raise
+        placing.kept = _beside(placing.path, "old")  # the only name that it has then: never swept
+        os.replace(placing.path, placing.kept)
+
+
+def _publish(temporary: Path, path: Path, overwrite: bool) -> None:
+    """Give the finished file its name, without replacing one that came in between unless that is asked."""
+    if overwrite:
+        os.replace(temporary, path)
+        return
+    try:
+        os.link(temporary, path)  # unlike a rename it fails where the name is taken
+    except FileExistsError:
+        raise
+    except OSError as exc:
+        if exc.errno not in _NO_LINKS:
+            raise
+        if os.path.lexists(path):  # a file system without hard links: the gap is as small as it can be
+            raise FileExistsError(errno.EEXIST, "it is already there", str(path)) from exc
+        os.replace(temporary, path)
+    else:
+        temporary.unlink()
+
+
+def _undo(placing: _Placing) -> None:
+    """Take the file away again, and put back what it replaced; what cannot be is left to the others."""
+    with contextlib.suppress(OSError):
+        is_there = placing.identity is not None and _identity(placing.path) == placing.identity
+        if placing.kept is not None and (is_there or not os.path.lexists(placing.path)):
+            os.replace(placing.kept, placing.path)
+        elif is_there:
+            placing.path.unlink()
+    for left in (placing.temporary, placing.kept):
+        if left is not None and left.suffix == ".part":
+            with contextlib.suppress(OSError):
+                left.unlink()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def flush_folder(folder: Path) -> None:
+    """Make new names durable, where the system has a way to (POSIX)."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    except OSError as exc:
+        if exc.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot
+            raise
+    finally:
+        os.close(handle)

@@ -1,0 +1,63 @@
+"""Prompt syntax of other tools, which is plain text here: what to say about it.
+
+A prompt is encoded as it is written. Weights, tags of LoRAs and the like would be words like any others, so the caller
+is told. Ordinary writing ("a cat (sitting)", "[sic]", "f(x)", "16:9", ":-)", "PRISON BREAK") must not be taken for it:
+each form has a pattern of its own, and where it cannot be told apart from ordinary writing, it is left out.
+"""
+
+from __future__ import annotations
+
+import re
+
+from intarsia.printable import printable
+
+__all__ = ["notes_on"]
+
+_EXAMPLES = 3
+_READ = 10_000  # characters; text encoders read 77 tokens
+_SHOWN = 40
+# Whole numbers are weights only right behind a letter, and fractions not behind a digit: "16:9" and "2:1.5" are none.
+_WEIGHT = r"(?:(?<=[^\W\d]):[-+]?[0-9]{1,2}|(?<!\d):\s*[-+]?[0-9]{0,3}\.[0-9]+)\s*"
+
+# No pattern can be made to try one place of a long prompt again and again: what repeats excludes what ends it.
+_FORMS = {
+    "tags": re.compile(r"<(?:lora|lyco|locon|loha|hypernet|hypernetwork)\s*:[^<>]+>", re.IGNORECASE),
+    "embeddings": re.compile(r"\bembedding:[^\s,:;()<>\[\]]+", re.IGNORECASE),
+    "weights": re.compile(rf"[(\[][^()\[\]:]*(?::[^()\[\]:]*){{0,2}}?{_WEIGHT}[)\]]"),
+    "nested brackets": re.compile(r"\(\([^()]+\)\)|\[\[[^\[\]]+\]\]|\{\{[^{}]+\}\}"),
+    "choices": re.compile(r"\{[^{}|]*\|[^{}]*\}|\[[^\[\]|]+\|[^\[\]]+\]"),
+    "wildcards": re.compile(r"(?<!\w)__[^\W_](?:[^\W_]|[-/*. ]|_(?!_))*__(?!\w)"),
+    "blends": re.compile(r"\([^()]+\)(?:\+\+|--)|\)\.(?:and|blend|swap)\("),
+    "options": re.compile(r"(?<!\S)--(?:ar|aspect|chaos|no|niji|q|quality|s|seed|steps|stylize|style|v)(?=\s|$)"),
+}
+_BREAK = re.compile(r"(?<![\w\"'])BREAK(?![\w\"'])")
+_NEAR = 40  # characters in which the words beside BREAK are looked for
+
+
+def notes_on(field: str, text: str) -> tuple[str, ...]:
+    """One sentence about what in a prompt is another tool's syntax, or none."""
+    text = text[:_READ]
+    matches = [match[0] for pattern in _FORMS.values() for match in pattern.finditer(text)]
+    forms = [match for match in matches if any(map(str.isalpha, match))]
+    forms += ["BREAK"] if any(_is_alone(match, text) for match in _BREAK.finditer(text)) else []
+    if not forms:
+        return ()
+    examples = list(dict.fromkeys(map(_short, forms)))
+    listed = ", ".join(examples[:_EXAMPLES])
+    if len(examples) > _EXAMPLES:
+        listed += f" and {len(examples) - _EXAMPLES} more"
+    return (f"{field}: read as plain text, as prompts have no syntax here: {listed}",)
+
+
+def _is_alone(match: re.Match[str], text: str) -> bool:
+    """Whether BREAK is a word among others that are not in capitals: "PRISON BREAK" is a title."""
+    start, end = match.span()
+    before = text[max(0, start - _NEAR) : start].split()[-1:]
+    after = text[end : end + _NEAR].split()[:1]
+    neighbours = [word for word in before + after if sum(map(str.isalpha, word)) > 1 and "BREAK" not in word]
+    return not any(map(str.isupper, neighbours))
+
+
+def _short(form: str) -> str:
+    text = printable(form)
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"

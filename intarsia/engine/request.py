@@ -1,0 +1,176 @@
+"""``InpaintRequest``: what the caller asked for, in the field's standard names.
+
+One canonical request. Documented payloads of hosted endpoints are turned into it by the dialects; keyword
+arguments and the command line make it directly. ``None`` means "the model's default"; the resolver
+(:mod:`intarsia.engine.resolve`) replaces every ``None`` once.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, StrictBool, ValidationError
+from pydantic_core import PydanticCustomError
+
+from intarsia.engine.noise import MAX_SEED
+from intarsia.engine.numbers import is_random_seed, whole
+from intarsia.engine.schema import describe
+from intarsia.errors import RequestError
+
+__all__ = ["InpaintRequest", "IpAdapter", "Lora"]
+
+
+def _as_int(value: Any) -> Any:
+    """numpy's integers are integers too; a boolean is not, nor is 2.0."""
+    if isinstance(value, bool):
+        return value
+    try:
+        return operator.index(value)
+    except TypeError:  # no integer, or an array, of which only some have one
+        return value
+
+
+def _as_seed(value: Any) -> Any:
+    """None where one is to be drawn. Other tools hold 64 bits in text or floats, as JavaScript must."""
+    number = _as_int(value)
+    if is_random_seed(number):
+        return None
+    found = whole(number)
+    return number if found is None else found
+
+
+def _encodable(text: str) -> str:
+    """A lone surrogate, half of a character, is in no file and in no tokenizer's vocabulary."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise PydanticCustomError("unicode", "valid Unicode, without lone surrogates") from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(_encodable)]
+Whole = BeforeValidator(_as_int)
+Number = Annotated[float, Strict()]
+Side = Annotated[int, Strict(), Field(ge=64, le=2048), Whole]
+
+
+class Lora(BaseModel):
+    """One low-rank adapter of the registry and its strength."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    id: Text = Field(min_length=1)
+    strength: Annotated[Number, Field(ge=-2, le=2)] = 1.0
+
+
+class IpAdapter(BaseModel):
+    """One IP adapter of the registry, the picture it shows to the network, and how much that counts.
+
+    Attributes:
+        scale: 0 … 1, weight of the picture's attention beside the prompt's.
+        image: whatever ``init_image`` takes.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    id: Text = Field(min_length=1)
+    scale: Annotated[Number, Field(ge=0, le=1)] = 1.0
+    image: Any = None
+
+
+class InpaintRequest(BaseModel):
+    """One inpainting request: 1 to 4 pictures from one image, one mask and one prompt.
+
+    Attributes:
+        prompt, negative_prompt: text; the empty prompt asks to continue the background.
+        model: id or alias in the registry; None takes the registry's default.
+        init_image, mask_image: path, URL, data URI, raw base64, bytes, ``PIL.Image`` or numpy array. White
+            (128 and above) in the mask is repainted.
+        width, height: generation size in pixels, 64 … 2048; None follows the image.
+        fit_output: True makes the output exactly ``width`` × ``height``, the image resized to it, as the
+            hosted endpoints do; False keeps the input's size.
+        samples: 1 … 4 pictures; picture *i* has seed ``seed + i``.
+        steps: 1 … 150 of the scheduler's own steps; ``int(steps · strength)`` of them are run.
+        guidance_scale: 0 … 20, classifier-free guidance (Ho & Salimans 2022); 1 and less is without, as in diffusers.
+        strength: 0 … 1, how much of the masked area's content is replaced; 0 returns the input.
+        scheduler, karras_sigmas, algorithm_type: see :mod:`intarsia.schedulers`.
+        clip_skip: 1 … 8 in the hosted services' sense: 1 is the text encoder's last layer.
+        seed: 0 … 2**64 - 1, also as text; None, -1 and "random" draw one, and it is reported.
+        loras: low-rank adapters, their effects added up; each at most once.
+        vae: registry id of an autoencoder that replaces the model's own.
+        ip_adapter: shows the network a picture beside the prompt.
+        safety_checker: True checks the pictures with the model's checker and is an error where it has none;
+            safety_action: what is put in the place of a picture that it flags.
+        token_merging: None or False off, True the model's ratio, or a ratio 0 … 0.75.
+        mask_blur: feather of the paste-back, pixels of the output. mask_dilate: growth of the mask,
+            pixels. mask_padding: pixels around the mask; set, only the mask's surroundings are generated.
+        mask_source: ``luma`` repaints what is white, seen on black, ``alpha`` what is transparent; ``auto`` chooses,
+            and warns where they differ (see :mod:`intarsia.engine.mask_source`). invert_mask repaints the rest.
+        masked_content: what stands under the mask before denoising; a transparent hole is filled in any case.
+        color_match: match the generated colours to the seam's surroundings.
+        negative numbers, infinities, NaN and unknown fields are refused.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, arbitrary_types_allowed=True, validate_default=False
+    )
+
+    prompt: Text = ""
+    negative_prompt: Text = ""
+    model: Text | None = None
+    init_image: Any = None
+    mask_image: Any = None
+    width: Side | None = None
+    height: Side | None = None
+    fit_output: StrictBool = False
+    samples: Annotated[int, Strict(), Field(ge=1, le=4), Whole] = 1
+    steps: Annotated[int, Strict(), Field(ge=1, le=150), Whole] | None = None
+    guidance_scale: Annotated[Number, Field(ge=0, le=20)] = 7.5
+    strength: Annotated[Number, Field(ge=0, le=1)] = 0.7
+    scheduler: Text | None = None
+    karras_sigmas: StrictBool = True
+    algorithm_type: Text | None = None
+    clip_skip: Annotated[int, Strict(), Field(ge=1, le=8), Whole] = 2
+    seed: Annotated[Annotated[int, Strict(), Field(ge=0, le=MAX_SEED)] | None, BeforeValidator(_as_seed)] = None
+    loras: tuple[Lora, ...] = ()
+    vae: Text | None = None
+    ip_adapter: IpAdapter | None = None
+    token_merging: StrictBool | Annotated[Number, Field(ge=0, le=0.75)] | None = None
+    safety_checker: StrictBool = False
+    safety_action: Literal["blur", "pixelate", "black", "sensitive_content_text"] = "sensitive_content_text"
+    enhance_prompt: StrictBool = False
+    mask_blur: Annotated[Number, Field(ge=0, le=64)] = 4.0
+    mask_dilate: Annotated[int, Strict(), Field(ge=0, le=256), Whole] = 0
+    mask_padding: Annotated[int, Strict(), Field(ge=0, le=1024), Whole] | None = None
+    mask_source: Literal["auto", "luma", "alpha"] = "auto"
+    invert_mask: StrictBool = False
+    masked_content: Literal["original", "fill", "noise", "blank"] = "original"
+    color_match: StrictBool = False
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as exc:
+            raise _translated(exc) from exc
+
+    @classmethod
+    def parse(cls, fields: Mapping[str, Any]) -> Self:
+        """A request from a JSON object; raises :class:`RequestError` naming the first field that is wrong."""
+        if not isinstance(fields, Mapping):
+            raise RequestError("request", type(fields).__name__, "a JSON object")
+        return cls(**{str(key): value for key, value in fields.items()})
+
+
+def _translated(exc: ValidationError) -> RequestError:
+    """The first problem pydantic found, as one of ours: field, value, what is allowed."""
+    problem = exc.errors(include_url=False)[0]
+    path = [str(part) for part in problem["loc"]]
+    field = path[0] if path else "request"
+    if problem["type"] == "extra_forbidden" and len(path) == 1:
+        known = ", ".join(sorted(InpaintRequest.model_fields))
+        return RequestError(field, message=f"{field} is not a field of a request; known fields: {known}")
+    # The sentence is read off the field's own declaration, so that it cannot go stale.
+    nested = field in ("loras", "ip_adapter")
+    as_said = nested or problem["type"] == "unicode"
+    allowed = problem["msg"].removeprefix("Input should be ") if as_said else describe(InpaintRequest, field)
+    return RequestError(".".join(path) if nested else field, problem.get("input"), allowed)

@@ -1,0 +1,284 @@
+"""``InpaintRequest`` + registry entry → ``Plan``: every default, limit and rounding, applied here, once."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from intarsia import schedulers
+from intarsia.backends.protocol import Inputs
+from intarsia.engine.access import Access
+from intarsia.engine.canvas import Canvas, CanvasOptions, latent_mask, prepare
+from intarsia.engine.checkers import find_checker
+from intarsia.engine.fill import opaque
+from intarsia.engine.noise import MAX_SEED
+from intarsia.engine.parts import Parts, find_parts, model_plan
+from intarsia.engine.plan import PLAN_VERSION, CanvasPlan, Plan, PromptPlan, SamplerPlan
+from intarsia.engine.prompt_syntax import notes_on
+from intarsia.engine.registry import ModelEntry, PartEntry, Registry
+from intarsia.engine.request import InpaintRequest
+from intarsia.engine.sources import Picture, open_picture
+from intarsia.engine.weights import entry_hash, scheduler_config
+from intarsia.errors import RequestError, expect, named
+
+__all__ = ["DEFAULT_SCHEDULER", "DEFAULT_STEPS", "Resolved", "outline", "resolve", "table_of"]
+
+DEFAULT_SCHEDULER = "DPMSolverMultistepScheduler"
+DEFAULT_STEPS = 21
+
+
+@dataclass(frozen=True, eq=False)
+class Resolved:
+    """A plan and the pixels it speaks of.
+
+    Attributes:
+        parts: what is put into the model.
+        checker: looks at what comes out; None where that was not asked for.
+        warnings: what the caller should know and the plan does not say.
+    """
+
+    plan: Plan
+    entry: ModelEntry
+    parts: Parts
+    checker: PartEntry | None
+    canvas: Canvas
+    inputs: Inputs
+    warnings: tuple[str, ...]
+
+
+def resolve(request: InpaintRequest, registry: Registry, access: Access = Access()) -> Resolved:
+    """Turn a request into what will be done; opens the pictures, reads no weights, imports no torch.
+
+    Args:
+        access: what the request's pictures may make this machine read.
+
+    Raises:
+        RequestError: a field that cannot be honoured, or a picture that cannot be read.
+        WeightsError: a model, VAE, adapter or safety checker that the registry does not have.
+    """
+    entry = registry.find(request.model)
+    parts = find_parts(request, entry, registry)
+    checker = find_checker(request, entry, registry)
+    sampler = _sampler(request, entry)
+    options = _canvas_options(request, entry)
+    image = _picture("init_image", request.init_image, access)
+    mask = _picture("mask_image", request.mask_image, access)
+    shown = _picture("ip_adapter.image", request.ip_adapter.image, access) if request.ip_adapter else None
+    canvas = prepare(image, mask, options)
+    plan = Plan(
+        model=model_plan(entry, parts),
+        canvas=_canvas_plan(canvas, options, image.sha256, mask.sha256),
+        prompt=_prompt(request, entry, shown),
+        sampler=sampler,
+        guidance_scale=_guidance(request),
+        seeds=_seeds(request),
+        **_merging(request, entry),
+        safety=checker.id if checker else "off",
+        safety_action=request.safety_action,
+        safety_sha256=entry_hash(checker) if checker else "",
+    )
+    notes = (*_stand_in(request, entry, registry), *_own_mask(request), *_of_prompts(plan))
+    notes += shown.warnings if shown else ()
+    warnings = (*notes, *image.warnings, *mask.warnings, *canvas.warnings, *sampler.notes)
+    return Resolved(plan, entry, parts, checker, canvas, _inputs(plan, canvas, request, shown), warnings)
+
+
+def outline(request: InpaintRequest, registry: Registry) -> dict[str, Any]:
+    """Everything in a plan but what its pictures decide, as plain values; opens no picture.
+
+    Two requests with a seed, equal outlines and equal pictures have equal plans.
+
+    Raises:
+        RequestError, WeightsError: what :func:`resolve` would raise before it opens a picture.
+    """
+    entry = registry.find(request.model)
+    parts = find_parts(request, entry, registry)
+    checker = find_checker(request, entry, registry)
+    adapter = request.ip_adapter
+    return {
+        "model": asdict(model_plan(entry, parts)),
+        "canvas": asdict(_canvas_options(request, entry)),
+        "prompt": asdict(_prompt(request, entry, None)),
+        "image_scale": adapter.scale if adapter else 0.0,
+        "sampler": asdict(_sampler(request, entry)),
+        "guidance_scale": _guidance(request),
+        "seeds": _seeds(request),
+        "merging": _merging(request, entry),
+        "safety": [entry_hash(checker), request.safety_action] if checker else [],
+        "version": PLAN_VERSION,
+    }
+
+
+def _stand_in(request: InpaintRequest, entry: ModelEntry, registry: Registry) -> tuple[str, ...]:
+    if request.model is None or not registry.is_stand_in(request.model):
+        return ()
+    return (f"the registry has no model {named(request.model)}: {entry.id} stood in for it",)
+
+
+def _of_prompts(plan: Plan) -> tuple[str, ...]:
+    """What prompts do not do."""
+    prompt, notes = plan.prompt, []
+    if plan.guidance_scale <= 1 and prompt.negative_prompt.strip():
+        notes.append("negative_prompt has no effect without guidance: guidance_scale is not above 1")
+    texts = {"prompt": prompt.asked, "negative_prompt": prompt.negative_prompt}
+    return (*notes, *(note for field, text in texts.items() for note in notes_on(field, text)))
+
+
+def _own_mask(request: InpaintRequest) -> tuple[str, ...]:
+    """A picture's transparency may well be its mask; its brightness is one by mistake, mostly."""
+    image, mask = request.init_image, request.mask_image
+    is_same = image is mask or (isinstance(image, str) and isinstance(mask, str) and image == mask)
+    if request.mask_source == "alpha" or not is_same:
+        return ()
+    return ("mask_image is the very picture that is repainted: what is bright in it was taken for the mask",)
+
+
+def table_of(plan: Plan) -> schedulers.Table:
+    """The plan's solver table, compiled (and cached) on demand."""
+    sampler = plan.sampler
+    algorithm_type = sampler.algorithm_type or None
+    asked = (sampler.scheduler, sampler.steps, sampler.strength, sampler.karras, algorithm_type)
+    return _table(*asked, json.dumps(dict(sampler.schedule)))
+
+
+@lru_cache(maxsize=256, typed=True)
+def _table(
+    scheduler: str, steps: int, strength: float, karras: bool, algorithm_type: str | None, config: str
+) -> schedulers.Table:
+    """The rows of a batch keep asking for the same few; ``config`` is the model's own, as JSON."""
+    shared: dict[str, Any] = {"karras": karras, "algorithm_type": algorithm_type, "schedule": _noise_schedule(config)}
+    return schedulers.table(scheduler, steps, strength=strength, **shared)
+
+
+@lru_cache(maxsize=64)
+def _noise_schedule(config: str) -> schedulers.NoiseSchedule:
+    """From a scheduler configuration as JSON: one for all requests, which keep asking for the same."""
+    return schedulers.NoiseSchedule.from_config(json.loads(config))
+
+
+def _sampler(request: InpaintRequest, entry: ModelEntry) -> SamplerPlan:
+    scheduler = request.scheduler or _default(entry, "scheduler", DEFAULT_SCHEDULER)
+    steps = request.steps or _default(entry, "steps", DEFAULT_STEPS)
+    config = scheduler_config(entry)
+    # Strength 0 returns the input: no rows; the table of strength 1 still checks everything else.
+    strength = float(request.strength)
+    name = schedulers.resolve(scheduler)
+    expect("steps", steps, int, "a whole number between 1 and 1000")  # a registry's default may be anything
+    asked = (steps, strength or 1.0, request.karras_sigmas, request.algorithm_type)
+    table = _table(name, *asked, json.dumps(config))
+    return SamplerPlan(
+        scheduler=name,
+        steps=steps,
+        strength=strength,
+        karras=request.karras_sigmas,
+        karras_applied=table.karras_applied,
+        algorithm_type=request.algorithm_type or "",
+        schedule=_frozen(config),
+        evaluations=len(table.timesteps) if strength else 0,
+        notes=tuple(table.notes),
+    )
+
+
+def _frozen(config: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """A scheduler configuration as sorted pairs, lists as tuples; comments of its writer left out."""
+    kept = {key: value for key, value in config.items() if not key.startswith("_")}
+    return tuple((key, tuple(v) if isinstance(v, list) else v) for key, v in sorted(kept.items()))
+
+
+def _default(entry: ModelEntry, name: str, otherwise: Any) -> Any:
+    return entry.defaults.get(name, otherwise)
+
+
+def _canvas_options(request: InpaintRequest, entry: ModelEntry) -> CanvasOptions:
+    if request.fit_output and (request.width is None or request.height is None):
+        raise RequestError("fit_output", message="fit_output needs both width and height")
+    return CanvasOptions(
+        width=request.width,
+        height=request.height,
+        fixed_size=request.fit_output,
+        mask_source=request.mask_source,
+        invert_mask=request.invert_mask,
+        mask_dilate=request.mask_dilate,
+        mask_blur=float(request.mask_blur),
+        mask_padding=request.mask_padding,
+        masked_content=request.masked_content,
+        color_match=request.color_match,
+        native_size=entry.size,
+    )
+
+
+def _canvas_plan(canvas: Canvas, options: CanvasOptions, image_sha256: str, mask_sha256: str) -> CanvasPlan:
+    return CanvasPlan(
+        geometry=canvas.geometry,
+        image_sha256=image_sha256,
+        mask_sha256=mask_sha256,
+        mask_source=options.mask_source,
+        invert_mask=options.invert_mask,
+        mask_dilate=options.mask_dilate,
+        mask_blur=options.mask_blur,
+        mask_padding=-1 if options.mask_padding is None else options.mask_padding,
+        masked_content=options.masked_content,
+        color_match=options.color_match,
+    )
+
+
+def _picture(field: str, value: Any, access: Access) -> Picture:
+    if value is None:
+        raise RequestError(field, message=f"{field} is required")
+    return open_picture(field, value, access)
+
+
+def _prompt(request: InpaintRequest, entry: ModelEntry, shown: Picture | None) -> PromptPlan:
+    prompt = request.prompt
+    if request.enhance_prompt:
+        prompt = entry.prompt_template.replace("{prompt}", prompt)
+    plan = PromptPlan(prompt, request.negative_prompt, request.prompt, request.clip_skip)
+    if request.ip_adapter is None or shown is None:
+        return plan
+    return replace(plan, image_sha256=shown.sha256, image_scale=float(request.ip_adapter.scale))
+
+
+def _guidance(request: InpaintRequest) -> float:
+    """1 for everything up to it: without guidance the prompt's half is all there is to evaluate."""
+    return max(1.0, float(request.guidance_scale))
+
+
+def _seeds(request: InpaintRequest) -> tuple[int, ...]:
+    first = secrets.randbits(32) if request.seed is None else request.seed
+    if first + request.samples - 1 > MAX_SEED:
+        raise RequestError("seed", first, f"at most {MAX_SEED} for the last sample")
+    return tuple(first + sample for sample in range(request.samples))
+
+
+def _merging(request: InpaintRequest, entry: ModelEntry) -> dict[str, Any]:
+    """The plan's three fields; without merging, the others say nothing and stay as they are."""
+    asked = request.token_merging
+    ratio = 0.0 if asked is None else float(entry.token_merging * asked if isinstance(asked, bool) else asked)
+    if not ratio:
+        return {}
+    levels, reuse = entry.token_merging_levels, entry.token_merging_reuse
+    return {"token_merging": ratio, "token_merging_levels": levels, "token_merging_reuse": reuse}
+
+
+def _inputs(plan: Plan, canvas: Canvas, request: InpaintRequest, shown: Picture | None) -> Inputs:
+    return Inputs(
+        prompt=plan.prompt.prompt,
+        negative_prompt=plan.prompt.negative_prompt,
+        clip_skip=plan.prompt.clip_skip,
+        guidance_scale=plan.guidance_scale,
+        image=canvas.image,
+        mask=canvas.mask,
+        latent_mask=latent_mask(canvas.mask, plan.model.factor),
+        noise_fill=request.masked_content == "noise",
+        image_prompt=np.ascontiguousarray(opaque(shown.rgb, shown.alpha)) if shown else None,
+        image_scale=plan.prompt.image_scale,
+        token_merging=plan.token_merging,
+        token_merging_levels=plan.token_merging_levels,
+        token_merging_reuse=plan.token_merging_reuse,
+    )

@@ -1,0 +1,120 @@
+"""What comes back: pictures, seeds, effective parameters, timings, and what ran."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from intarsia import __version__
+from intarsia.backends.protocol import Runtime
+from intarsia.engine.plan import Plan
+
+__all__ = ["Counters", "Progress", "Result"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a request is: ``step`` of ``steps`` network evaluations are done for every picture of it."""
+
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What an engine has evaluated since it was opened.
+
+    Attributes:
+        evaluations: batches that went through a network.
+        lane_rows: pictures in them, summed: rows of tables that were run.
+        slots: pictures that a batch can hold.
+    """
+
+    evaluations: int
+    lane_rows: int
+    slots: int
+
+    @property
+    def fill(self) -> float:
+        """Mean share of a batch's slots that were used, 0 … 1."""
+        return self.lane_rows / (self.evaluations * self.slots) if self.evaluations else 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """The pictures of one request.
+
+    Attributes:
+        images: finished pictures, one for each sample; outside the feathered mask they are the input's
+            bytes.
+        drawn: uint8 ``[h, w, 3]`` of each picture: what :attr:`generated` shows.
+        seeds: one for each picture.
+        plan: what was done.
+        nsfw: one for each picture: True where the safety checker flagged it, and ``safety_action`` was applied to
+            it in both its forms; all False without a checker.
+        timings: seconds by stage: ``resolve``, ``encode``, ``denoise`` (waiting for a slot left out, the
+            company's share of each evaluation left in), ``decode``, ``paste``, ``safety`` (with a checker),
+            ``total``.
+        runtime: backend, device, dtype, package versions; None where nothing had to run.
+        warnings: everything that the caller should know.
+    """
+
+    images: list[Image.Image]
+    drawn: Sequence[NDArray[np.uint8]]
+    seeds: tuple[int, ...]
+    plan: Plan
+    timings: Mapping[str, float] = field(default_factory=dict)
+    runtime: Runtime | None = None
+    warnings: tuple[str, ...] = ()
+    nsfw: tuple[bool, ...] = ()
+
+    @cached_property
+    def generated(self) -> list[Image.Image]:
+        """What the network drew, before paste-back, at generation size; made on first use, as batches never look."""
+        return [Image.fromarray(picture) for picture in self.drawn]
+
+    @property
+    def ran(self) -> dict[str, Any]:
+        """What ran, as plain values: backend, device, kernels, capture, attention …; empty where nothing had to."""
+        return dataclasses.asdict(self.runtime) if self.runtime else {}
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """Effective parameters, in the names of a request."""
+        plan, sampler = self.plan, self.plan.sampler
+        return {
+            "prompt": plan.prompt.prompt,
+            "negative_prompt": plan.prompt.negative_prompt,
+            "model": plan.model.id,
+            "model_hash": plan.model.sha256,
+            "width": plan.canvas.geometry.width,
+            "height": plan.canvas.geometry.height,
+            "samples": len(plan.seeds),
+            "seed": plan.seeds[0],
+            "steps": sampler.steps,
+            "evaluations": sampler.evaluations,
+            "guidance_scale": plan.guidance_scale,
+            "strength": sampler.strength,
+            "scheduler": sampler.scheduler,
+            "karras_sigmas": sampler.karras,
+            "algorithm_type": sampler.algorithm_type,
+            "clip_skip": plan.prompt.clip_skip,
+            "vae": plan.model.vae,
+            "loras": [dataclasses.asdict(adapter) for adapter in plan.model.adapters],
+            "ip_adapter": plan.model.ip_adapter,
+            "ip_adapter_scale": plan.prompt.image_scale,
+            "mask_blur": plan.canvas.mask_blur,
+            "token_merging": plan.token_merging,
+            "safety_checker": plan.safety != "off",
+            "safety_action": plan.safety_action,
+            "backend": self.runtime.backend if self.runtime else "",
+            "device": self.runtime.device if self.runtime else "",
+            "version": f"intarsia {__version__}",
+        }

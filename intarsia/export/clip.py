@@ -1,0 +1,163 @@
+"""CLIP's two towers (Radford et al. 2021) as plain networks, parameter names as in transformers.
+
+The torch backend runs transformers' own; these are for export, where its mask making and output collecting would be
+in the way. A test holds them to it. What they are built of is read by :mod:`intarsia.models.clip_config`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["ClipSafety", "ClipText"]
+
+
+class _SelfAttention(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q_proj, self.k_proj = nn.Linear(width, width), nn.Linear(width, width)
+        self.v_proj, self.out_proj = nn.Linear(width, width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor, causal: bool) -> Tensor:
+        """[B, n, D] → [B, n, D]."""
+        q, k, v = (
+            layer(x).unflatten(2, (self.heads, -1)).transpose(1, 2) for layer in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        found = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        out: Tensor = self.out_proj(found.transpose(1, 2).flatten(2))
+        return out
+
+
+class _Mlp(nn.Module):
+    def __init__(self, width: int, inner: int, activation: str) -> None:
+        super().__init__()
+        self.quick = activation == "quick_gelu"
+        self.fc1, self.fc2 = nn.Linear(width, inner), nn.Linear(inner, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.fc1(x)
+        out: Tensor = self.fc2(x * torch.sigmoid(1.702 * x) if self.quick else F.gelu(x))
+        return out
+
+
+class _Layer(nn.Module):
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        width, eps = int(config["hidden_size"]), float(config.get("layer_norm_eps", 1e-5))
+        self.layer_norm1, self.layer_norm2 = nn.LayerNorm(width, eps), nn.LayerNorm(width, eps)
+        self.self_attn = _SelfAttention(width, int(config["num_attention_heads"]))
+        self.mlp = _Mlp(width, int(config["intermediate_size"]), config.get("hidden_act", "quick_gelu"))
+
+    def forward(self, x: Tensor, causal: bool) -> Tensor:
+        x = x + self.self_attn(self.layer_norm1(x), causal)
+        out: Tensor = x + self.mlp(self.layer_norm2(x))
+        return out
+
+
+class _Encoder(nn.Module):
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(_Layer(config) for _ in range(int(config["num_hidden_layers"])))
+
+    def forward(self, x: Tensor, causal: bool) -> list[Tensor]:
+        """The embeddings and what every layer makes of them."""
+        states = [x]
+        for layer in self.layers:
+            states.append(layer(states[-1], causal))
+        return states
+
+
+class _TextEmbeddings(nn.Module):
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        width = int(config["hidden_size"])
+        self.token_embedding = nn.Embedding(int(config["vocab_size"]), width)
+        self.position_embedding = nn.Embedding(int(config["max_position_embeddings"]), width)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        tokens: Tensor = self.token_embedding(ids)
+        return tokens + self.position_embedding.weight[: ids.shape[1]]
+
+
+class ClipText(nn.Module):
+    """A text encoder; :class:`intarsia.models.text.TextEncoders` says what ``clip_skip`` and ``penultimate`` mean."""
+
+    def __init__(self, config: Mapping[str, Any], *, penultimate: bool, projected: bool) -> None:
+        super().__init__()
+        width = int(config["hidden_size"])
+        self.penultimate, self.end = penultimate, int(config.get("eos_token_id", 49407))
+        self.embeddings = _TextEmbeddings(config)
+        self.encoder = _Encoder(config)
+        self.final_layer_norm = nn.LayerNorm(width, float(config.get("layer_norm_eps", 1e-5)))
+        self.text_projection = (
+            nn.Linear(width, int(config.get("projection_dim", 512)), bias=False) if projected else None
+        )
+
+    def forward(self, ids: Tensor, skip: Tensor) -> tuple[Tensor, ...]:
+        """Token ids int64 [B, n] and ``clip_skip`` int64 [1] → [B, n, D], and [B, P] where it projects."""
+        states = self.encoder(self.embeddings(ids), True)
+        place = len(states) - (skip.clamp(min=2) if self.penultimate else skip)
+        hidden = torch.stack(states).index_select(0, place)[0]
+        hidden = (hidden if self.penultimate else self.final_layer_norm(hidden)).float()
+        return (hidden,) if self.text_projection is None else (hidden, self._pooled(ids, states[-1]))
+
+    def _pooled(self, ids: Tensor, last: Tensor) -> Tensor:
+        # configs of old say 2 where the end token has the highest id (huggingface/transformers pull 24773)
+        ends = ids if self.end == 2 else (ids == self.end).int()
+        at = ends.argmax(dim=1)[:, None, None].expand(-1, 1, last.shape[2])
+        pooled: Tensor = cast(nn.Linear, self.text_projection)(self.final_layer_norm(last.gather(1, at)[:, 0]))
+        return pooled.float()
+
+
+class _VisionEmbeddings(nn.Module):
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        width, patch = int(config["hidden_size"]), int(config["patch_size"])
+        self.class_embedding = nn.Parameter(torch.empty(width))
+        self.patch_embedding = nn.Conv2d(3, width, patch, stride=patch, bias=False)
+        self.position_embedding = nn.Embedding((int(config["image_size"]) // patch) ** 2 + 1, width)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        patches = self.patch_embedding(pixels).flatten(2).transpose(1, 2)
+        # len() would make the batch a constant of the graph
+        first = self.class_embedding.expand(patches.shape[0], 1, -1)
+        return torch.cat([first, patches], dim=1) + self.position_embedding.weight
+
+
+class _Vision(nn.Module):
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        width, eps = int(config["hidden_size"]), float(config.get("layer_norm_eps", 1e-5))
+        self.embeddings = _VisionEmbeddings(config)
+        self.pre_layrnorm = nn.LayerNorm(width, eps)
+        self.encoder = _Encoder(config)
+        self.post_layernorm = nn.LayerNorm(width, eps)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        states = self.encoder(self.pre_layrnorm(self.embeddings(pixels)), False)
+        pooled: Tensor = self.post_layernorm(states[-1][:, 0])
+        return pooled
+
+
+class ClipSafety(nn.Module):
+    """A safety checker's network (:mod:`intarsia.models.safety`)."""
+
+    def __init__(self, vision: Mapping[str, Any], width: int, concepts: int, special: int) -> None:
+        super().__init__()
+        self.vision_model = _Vision(vision)
+        self.visual_projection = nn.Linear(int(vision["hidden_size"]), width, bias=False)
+        self.concept_embeds = nn.Parameter(torch.empty(concepts, width))
+        self.special_care_embeds = nn.Parameter(torch.empty(special, width))
+        self.concept_embeds_weights = nn.Parameter(torch.empty(concepts))
+        self.special_care_embeds_weights = nn.Parameter(torch.empty(special))
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """[N, 3, crop, crop] → cosines less thresholds, with special-care concepts [N, 3] and the others [N, 17]."""
+        found = F.normalize(self.visual_projection(self.vision_model(pixels)))
+        special = found @ F.normalize(self.special_care_embeds).T - self.special_care_embeds_weights
+        return special, found @ F.normalize(self.concept_embeds).T - self.concept_embeds_weights

@@ -1,0 +1,196 @@
+"""A model's folder → a folder of graphs, whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from intarsia.backends.onnx.graphs import FORMAT, MANIFEST, key_of, sources, store
+from intarsia.checkpoints.files import read_json
+from intarsia.checkpoints.layout import COMPONENTS, find_weights
+from intarsia.errors import WeightsError
+from intarsia.export.clip import ClipSafety, ClipText
+from intarsia.export.networks import (
+    Network,
+    attending,
+    decoder_graph,
+    denoiser_graph,
+    encoder_graph,
+    safety_graph,
+    text_graph,
+    unet_graphs,
+)
+from intarsia.export.stored import Stored, places, read_places
+from intarsia.models.clip_config import is_projected, read_checker_shape, read_text_shape
+from intarsia.models.clip_pictures import load_preprocessing
+from intarsia.models.loading import build_unet, build_vae, read_index
+from intarsia.models.safety import CONCEPTS, SPECIAL_CARE
+from intarsia.models.vae_kl import modern_names
+from intarsia.models.weight_files import check_size
+
+__all__ = [
+    "DTYPES",
+    "MANIFEST",
+    "Merges",
+    "autoencoder",
+    "cached",
+    "checker_graphs",
+    "export_checker",
+    "export_model",
+    "model_graphs",
+]
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16}
+
+_STEM = COMPONENTS["unet"]
+_POSITIONS = "embeddings.position_ids"
+Graphs = Iterator[tuple[str, bytes]]
+
+
+@dataclass(frozen=True)
+class Merges:
+    """How a graph merges tokens (:class:`intarsia.models.merging.Merging`); the ratio is left to the run."""
+
+    levels: int = 1
+    reuse: int = 1
+
+
+def cached(folder: Path, dtype: str, root: Path | None = None) -> Path:
+    """Where the graphs of a model (or checker) belong in the cache, or under another ``root``."""
+    return (root or store()) / key_of(sources(folder), dtype)
+
+
+def export_model(folder: Path, out: Path, dtype: str = "float32", merges: Merges | None = None) -> None:
+    """Write the graphs of a diffusers folder, replacing what is in ``out``.
+
+    Args:
+        dtype: what the networks compute in: one of :data:`DTYPES`; see :func:`autoencoder`.
+        merges: of a second graph of the UNet; None makes none.
+
+    Raises:
+        WeightsError: anything missing, unreadable, refused or not fitting; one line that names the file.
+    """
+    facts: dict[str, Any] = {}
+    _write(folder, out, dtype, facts, model_graphs(folder, dtype, merges, facts))
+
+
+def export_checker(folder: Path, out: Path) -> None:
+    """Likewise for a safety checker; always float32, the same decision on every device."""
+    _write(folder, out, "float32", {}, checker_graphs(folder))
+
+
+def _write(folder: Path, out: Path, dtype: str, facts: dict[str, Any], graphs: Graphs) -> None:
+    """In a folder beside ``out`` first. ``graphs`` may add to ``facts`` until its end."""
+    now = sources(folder)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as beside:
+        made = Path(beside) / "made"
+        made.mkdir()
+        hashes = {}
+        for name, content in graphs:
+            (made / f"{name}.onnx").write_bytes(content)
+            hashes[name] = hashlib.sha256(content).hexdigest()
+        manifest = {"format": FORMAT, "dtype": dtype, "facts": facts, "sources": now, "graphs": hashes}
+        (made / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        if out.is_dir():
+            out.rename(Path(beside) / "old")
+        made.rename(out)
+
+
+def model_graphs(folder: Path, dtype: str, merges: Merges | None, facts: dict[str, Any]) -> Graphs:
+    """Names and graphs, made one at a time; what running needs to know beside them goes into ``facts``."""
+    index = read_index(folder)
+    suffixes = [suffix for suffix in ("", "_2") if (folder / f"text_encoder{suffix}").is_dir()]
+    if not suffixes:
+        raise WeightsError(f"{folder / 'text_encoder'}: no such folder; a model needs its text encoder")
+    towers = []
+    for suffix in suffixes:
+        path = folder / f"text_encoder{suffix}" / "config.json"
+        config = read_json(path)
+        shape, projected = read_text_shape(path, config), is_projected(path, config)
+        text = _text(folder, f"text_encoder{suffix}", shape, dtype, penultimate="_2" in suffixes, projected=projected)
+        yield f"text_encoder{suffix}", text_graph(text, projected=projected)
+        towers.append(
+            {
+                "graph": f"text_encoder{suffix}",
+                "tokenizer": f"tokenizer{suffix}",
+                "layers": shape["num_hidden_layers"],
+                "limit": shape["max_position_embeddings"],
+            }
+        )
+    unet = build_unet(folder / "unet")
+    network = _network(folder, unet, _stored(folder, folder / "unet", _STEM), dtype)
+    yield from unet_graphs(network)
+    if merges is not None:
+        yield "unet_merging", denoiser_graph(network, merges.levels, merges.reuse)
+    vae = autoencoder(folder, dtype)
+    yield "vae_encoder", encoder_graph(vae)
+    yield "vae_decoder", decoder_graph(vae)
+    facts |= {
+        "in_channels": unet.config.in_channels,
+        "latent_channels": cast(Any, vae.module).latent_channels,
+        "factor": cast(Any, vae.module).factor,
+        "added": bool(unet.config.added_inputs),
+        "zero_empty_prompt": bool(index.get("force_zeros_for_empty_prompt", False)),
+        "towers": towers,
+        "attention": attending(unet),
+        "merging": None if merges is None else asdict(merges),
+    }
+
+
+def _text(
+    folder: Path, name: str, shape: Mapping[str, Any], dtype: str, *, penultimate: bool, projected: bool
+) -> Network:
+    check_size(folder / name / "config.json", shape["num_hidden_layers"], find_weights(folder / name, "model"))
+    found = _stored(folder, folder / name, "model")
+    with torch.device("meta"):
+        text = ClipText(shape, penultimate=penultimate, projected=projected)
+    stored = {key.removeprefix("text_model."): value for key, value in found.items() if not key.endswith(_POSITIONS)}
+    return _network(folder, text, stored, dtype, name)
+
+
+def checker_graphs(folder: Path) -> Graphs:
+    """Likewise of a safety checker."""
+    vision, width = read_checker_shape(folder / "config.json")
+    check_size(folder / "config.json", vision["num_hidden_layers"], find_weights(folder, "model"))
+    crop = load_preprocessing(folder / "preprocessor_config.json").crop
+    with torch.device("meta"):
+        made = ClipSafety(vision, width, CONCEPTS, SPECIAL_CARE)
+    stored = {
+        key.replace("vision_model.vision_model.", "vision_model.", 1): value
+        for key, value in _stored(folder, folder, "model").items()
+        if not key.endswith(_POSITIONS)
+    }
+    yield "safety", safety_graph(_network(folder, made, stored, "float32", ""), crop)
+
+
+def _stored(folder: Path, component: Path, stem: str) -> dict[str, Stored]:
+    return read_places(folder, find_weights(component, stem))
+
+
+def autoencoder(folder: Path, dtype: str) -> Network:
+    """A model's autoencoder; one whose config says ``force_upcast`` computes in float32 in any case."""
+    vae = build_vae(folder / "vae")
+    upcast = read_json(folder / "vae" / "config.json").get("force_upcast") is True
+    return _network(folder, vae, _modern(folder), "float32" if upcast else dtype, "vae")
+
+
+def _modern(folder: Path) -> dict[str, Stored]:
+    """The autoencoder's tensors under today's names."""
+    found = _stored(folder, folder / "vae", _STEM)
+    empty = {name: torch.empty(place.shape, device="meta") for name, place in found.items()}
+    return {next(iter(modern_names({name: empty[name]}))): place for name, place in found.items()}
+
+
+def _network(folder: Path, module: nn.Module, stored: dict[str, Stored], dtype: str, name: str = "unet") -> Network:
+    """A network built on the meta device, with room for weights that are never put there."""
+    found = places(module, stored, folder / name)
+    return Network(module.to_empty(device="cpu").to(DTYPES[dtype]).requires_grad_(False), found)

@@ -1,0 +1,76 @@
+"""Where a model's weights lie: which bytes of which safetensors file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from intarsia.errors import WeightsError
+from intarsia.models.attention import SelfAttention
+
+__all__ = ["Stored", "places", "read_places"]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor in a file.
+
+    Attributes:
+        file: relative to the model's folder.
+        dtype: as safetensors names it (F16, BF16, F32).
+        offset, length: in bytes, from the beginning of the file.
+    """
+
+    file: str
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    length: int
+
+
+def read_places(folder: Path, files: Sequence[Path]) -> dict[str, Stored]:
+    """All tensors of some safetensors files of the model in ``folder``, by name. No weight is read."""
+    found = {}
+    for path in files:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+        for name, entry in header.items():
+            if name != "__metadata__":
+                begin, end = entry["data_offsets"]
+                place = path.relative_to(folder).as_posix()
+                shape = tuple(entry["shape"])
+                found[name] = Stored(place, name, entry["dtype"], shape, 8 + length + begin, end - begin)
+    return found
+
+
+def places(network: nn.Module, stored: Mapping[str, Stored], source: Path) -> dict[str, tuple[Stored, ...]]:
+    """What each parameter of a network consists of: one stored tensor, or several below one another.
+
+    Args:
+        stored: by the names that the network's state dict has.
+
+    Raises:
+        WeightsError: tensors missing, left over or of another shape; names ``source`` and the first of them.
+    """
+    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    for name in sorted({*wanted, *stored}):
+        if name not in stored:
+            raise WeightsError(f"{source}: missing tensors: {name}")
+        if name not in wanted:
+            raise WeightsError(f"{source}: unexpected tensors: {name}")
+        # a 1x1 convolution is the same bytes as a linear layer
+        if torch.Size(wanted[name]).numel() != torch.Size(stored[name].shape).numel():
+            raise WeightsError(f"{source}: wrongly shaped tensors: {name} {stored[name].shape}, not {wanted[name]}")
+    found: dict[str, tuple[Stored, ...]]
+    found = {name: (stored[name],) for name, _ in network.named_parameters() if name in stored}
+    for prefix, module in network.named_modules():
+        if isinstance(module, SelfAttention):
+            found[f"{prefix}.qkv"] = tuple(stored[f"{prefix}.{name}"] for name in SelfAttention.NAMES)
+    return found

@@ -1,0 +1,116 @@
+"""Pictures as CLIP's vision tower takes them, and the safety checker's rule on what it finds. Without torch.
+
+The rule is that of diffusers' ``StableDiffusionSafetyChecker``; see :mod:`intarsia.models.safety`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from intarsia.checkpoints.files import one_line, read_json
+from intarsia.errors import WeightsError, shown
+from intarsia.models.config_values import refuse, whole
+
+__all__ = ["Floats", "Pixels", "Preprocessing", "flagged", "load_preprocessing"]
+
+_CAUTION = np.float32(0.01)
+# Windows of one forward: a large tower on a long picture should not need more memory than on a square one.
+_TOGETHER = 8
+_MOST_SIDE = 4096
+
+Floats = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """CLIP's image processor: resize, crop, normalise.
+
+    Attributes:
+        size: pixels of the shorter side after resizing (bicubic).
+        crop: side of the square that the tower sees.
+        mean, std: of each channel, on the scale 0…1.
+    """
+
+    size: int
+    crop: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Self:
+        """From ``preprocessor_config.json``, in its older form (integers) and its newer one (named sides)."""
+        steps = ("do_resize", "do_center_crop", "do_normalize", "do_rescale")
+        resample = int(Image.Resampling.BICUBIC)
+        refuse("image processor's", raw, {**dict.fromkeys(steps, (True,)), "resample": (resample,)})
+        size, crop = raw["size"], raw["crop_size"]
+        shortest = size["shortest_edge"] if isinstance(size, Mapping) else size
+        sides = [crop["height"], crop["width"]] if isinstance(crop, Mapping) else [crop, crop]
+        named = {"size": shortest, "crop_size": sides[0]}
+        longest, square = (whole("image processor", named, name, None, most=_MOST_SIDE) for name in named)
+        mean, std = (tuple(map(float, raw[name])) for name in ("image_mean", "image_std"))
+        finite = all(map(math.isfinite, (*mean, *std)))
+        if sides[0] != sides[1] or square > longest or len(mean) != 3 or len(std) != 3 or not finite or min(std) <= 0:
+            raise ValueError("needs a square crop_size of at most size, and three of image_mean and image_std each")
+        return cls(longest, square, mean, std)
+
+    def windows(self, picture: Pixels) -> list[Pixels]:
+        """Squares ``[crop, crop, 3]`` that cover a picture ``[h, w, 3]``; one for a square picture.
+
+        The central one is CLIP's centre crop. diffusers looks at that alone, so that what stands at the ends of a
+        long picture would pass unseen; here evenly spaced squares on both sides of it are looked at as well.
+        """
+        height, width = picture.shape[:2]
+        shorter = min(height, width)
+        target = (int(self.size * width / shorter), int(self.size * height / shorter))
+        resized = np.asarray(Image.fromarray(picture).resize(target, Image.Resampling.BICUBIC))
+        tops, lefts = (_starts(length, self.crop) for length in resized.shape[:2])
+        return [resized[y : y + self.crop, x : x + self.crop] for y in tops for x in lefts]
+
+    def normalise(self, windows: Sequence[Pixels]) -> Floats:
+        """float32 ``[N, 3, crop, crop]``, as the tower takes it."""
+        levels = np.stack(windows).transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
+        mean, std = (np.array(values, np.float32)[:, None, None] for values in (self.mean, self.std))
+        return (levels - mean) / std
+
+    def batches(self, picture: Pixels) -> Iterator[Floats]:
+        """All windows of a picture, normalised, a few at a time."""
+        windows = self.windows(picture)
+        for first in range(0, len(windows), _TOGETHER):
+            yield self.normalise(windows[first : first + _TOGETHER])
+
+
+def _starts(length: int, crop: int) -> list[int]:
+    """First pixels of windows that cover ``length``; an odd number of them, so that the middle one is central."""
+    spans = 2 * math.ceil((length / crop - 1) / 2)
+    return [place * (length - crop) // spans for place in range(spans + 1)] if spans else [0]
+
+
+def flagged(special: Floats, concepts: Floats) -> list[bool]:
+    """Which embeddings show what is not to be shown.
+
+    Args:
+        special: ``[N, 3]``, cosines with the special-care concepts less their thresholds.
+        concepts: ``[N, 17]``, likewise.
+    """
+    caution = np.where((np.round(special, 3) > 0).any(axis=1, keepdims=True), _CAUTION, np.float32(0))
+    return [bool((np.round(scores, 3) > 0).any()) for scores in concepts + caution]
+
+
+def load_preprocessing(path: Path) -> Preprocessing:
+    """Read ``preprocessor_config.json``; WeightsError where it is not a CLIP image processor's."""
+    raw = read_json(path)
+    try:
+        return Preprocessing.from_dict(raw)
+    except WeightsError as exc:
+        raise WeightsError(f"{path}: {exc}") from exc
+    except (KeyError, TypeError, ValueError) as exc:
+        raise WeightsError(f"{path}: not a CLIP image processor's config: {shown(one_line(exc))}") from exc

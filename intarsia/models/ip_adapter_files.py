@@ -1,0 +1,97 @@
+"""A folder of an IP adapter → its networks.
+
+::
+
+    ip_adapter.safetensors   image_encoder/config.json   image_encoder/model.safetensors
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from intarsia.checkpoints.files import one_line
+from intarsia.checkpoints.layout import find_weights
+from intarsia.errors import WeightsError
+from intarsia.models.clip_config import read_vision_shape
+from intarsia.models.ip_adapter import ImageProjection, ImagePrompts, IPAdapter, Resampler, resampler_shape
+from intarsia.models.unet import UNet
+from intarsia.models.weight_files import check_size, fill, read_tensors
+
+_FILE = "ip_adapter.safetensors"
+_PREFIX = "image_proj."
+
+
+def load_ip_adapter(folder: Path, unet: UNet, device: torch.device, dtype: torch.dtype) -> ImagePrompts:
+    """Load an IP adapter for one UNet.
+
+    Raises:
+        WeightsError: anything missing, unreadable, of a layout that is not known, or made for another UNet.
+    """
+    path = folder / _FILE
+    state = read_tensors([path], device, dtype)
+    encoder, config = _image_encoder(folder / "image_encoder", device, dtype)
+    with torch.device("meta"):
+        network = IPAdapter(_projection(path, state, unet.config.cross_attention_dim[0]), unet)
+    adapter = fill(network, state, path)
+    wanted, given = _widths(adapter, config)
+    if wanted != given:
+        raise WeightsError(f"{path}: made for an image encoder of {wanted} channels, image_encoder gives {given}")
+    return ImagePrompts(adapter, encoder, _processor(int(config.image_size)))
+
+
+def _projection(path: Path, state: dict[str, Tensor], width: int) -> ImageProjection | Resampler:
+    """The projection whose layout the tensors have."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items() if name.startswith(_PREFIX)}
+    try:
+        if f"{_PREFIX}proj.weight" in shapes:
+            rows, embedding = shapes[f"{_PREFIX}proj.weight"]
+            return ImageProjection(embedding, rows // width, width)
+        if f"{_PREFIX}latents" in shapes:
+            return Resampler(resampler_shape(shapes, _PREFIX))
+    except (KeyError, IndexError, ValueError) as exc:
+        raise WeightsError(f"{path}: not an IP adapter's image projection: {one_line(exc)}") from exc
+    raise WeightsError(
+        f"{path}: not a layout that is run; plain adapters (image_proj.proj) and plus (image_proj.latents) are, "
+        "full-face and FaceID are not"
+    )
+
+
+def _widths(adapter: IPAdapter, config: Any) -> tuple[int, int]:
+    """Channels that the adapter takes, and those that the encoder gives it."""
+    projection = adapter.image_proj
+    if isinstance(projection, Resampler):
+        return projection.proj_in.in_features, int(config.hidden_size)
+    return projection.proj.in_features, int(config.projection_dim)
+
+
+def _image_encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[nn.Module, Any]:
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    path = folder / "config.json"
+    shape = read_vision_shape(path)
+    files = find_weights(folder, "model")
+    check_size(path, shape["num_hidden_layers"], files)
+    try:
+        # attention is named here, so that nothing else can name it
+        config = CLIPVisionConfig(**shape, attn_implementation="sdpa")
+        with torch.device("meta"):
+            model: nn.Module = CLIPVisionModelWithProjection(config)
+    except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError, RuntimeError, ImportError) as exc:
+        raise WeightsError(f"{path}: not a CLIP image encoder's config: {one_line(exc)}") from exc
+    state = read_tensors(files, device, dtype)
+    state.pop("vision_model.embeddings.position_ids", None)  # a constant that old files store
+    model = fill(model, state, files[0])
+    embeddings: Any = model.get_submodule("vision_model.embeddings")
+    # a constant that is not stored; built on the meta device, it holds nothing yet
+    embeddings.position_ids = torch.arange(embeddings.num_positions, device=device).expand(1, -1)
+    return model, config
+
+
+def _processor(size: int) -> Any:
+    from transformers import CLIPImageProcessorPil
+
+    return CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size})

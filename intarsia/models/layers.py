@@ -1,0 +1,98 @@
+"""Norms that know what stands before and behind them, so that a fused kernel can do all of it in one pass.
+
+Each has two ways that say the same: torch's own functions, and a kernel of :mod:`intarsia.kernels`. ``fused`` says
+which: None goes by the device (kernels on CUDA), and :func:`use_kernels` sets it for a whole network.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from intarsia.kernels.geglu import geglu
+from intarsia.kernels.groupnorm import Norm, group_norm
+from intarsia.kernels.launch import fused_wanted
+from intarsia.kernels.layernorm import add_layer_norm, layer_norm
+
+__all__ = ["GatedProjection", "GroupNorm", "LayerNorm", "convolve", "packed", "use_kernels"]
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation (Wu & He 2018), with what is added before it and the SiLU behind it."""
+
+    fused: bool | None = None
+
+    def __init__(self, groups: int, channels: int, *, eps: float, silu: bool = False) -> None:
+        super().__init__()
+        self.groups, self.eps, self.silu = groups, eps, silu
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor, add: Tensor | None = None) -> Tensor:
+        """[B, C, H, W] → the same shape; ``add`` [B, C] goes to every place of ``x``, which may be overwritten then."""
+        if fused_wanted(self.fused, x, self.weight, add):
+            return group_norm(
+                packed(x), Norm(self.groups, self.weight, self.bias, self.eps, self.silu), add, fused=True
+            )
+        if add is not None:
+            x += add[:, :, None, None]
+        normed = F.group_norm(x, self.groups, self.weight, self.bias, self.eps)
+        return F.silu(normed, inplace=True) if self.silu else normed
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation (Ba et al. 2016) over channels, with the residual addition before it."""
+
+    fused: bool | None = None
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor, delta: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Tokens [B, T, C] → their sum with ``delta``, which may be overwritten, and its normalisation."""
+        if fused_wanted(self.fused, x, self.weight, delta):
+            if delta is None:
+                return x, layer_norm(x, self.weight, self.bias, self.eps, fused=True)
+            return add_layer_norm(x, delta, self.weight, self.bias, self.eps, fused=True)
+        if delta is not None:
+            x = delta.add_(x)
+        return x, F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+
+
+class GatedProjection(nn.Module):
+    """Linear layer gated by GELU (Shazeer 2020, GEGLU): [.., C] → [.., width]."""
+
+    fused: bool | None = None
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(channels, 2 * width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[.., C] → [.., width]."""
+        both: Tensor = self.proj(x)
+        if fused_wanted(self.fused, both, self.proj.weight):
+            return geglu(both, fused=True)
+        value, gate = both.chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+def convolve(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """The layer's convolution without its bias, which on CUDA is a pass of its own over the result."""
+    return F.conv2d(x, layer.weight, None, layer.stride, layer.padding)
+
+
+def packed(x: Tensor) -> Tensor:
+    """``x`` in channels_last memory, where a network's feature maps are already."""
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def use_kernels(network: nn.Module, fused: bool | None) -> None:
+    """Say for all layers of a network whether they run fused kernels; None goes by the device of what they get."""
+    for module in network.modules():
+        if hasattr(module, "fused"):
+            module.fused = fused  # type: ignore[assignment]

@@ -1,0 +1,164 @@
+"""LoRA files, in the spellings that are about, by way of diffusers' converters.
+
+Read are LoRAs of linear and convolution layers, one safetensors file each, named as
+
+- kohya's scripts do: ``lora_unet_…``, ``lora_te_…``, with ``alpha``; for SDXL also by the original code's blocks;
+- diffusers and PEFT do: ``unet.….lora_A.weight``, and the older ``….processor.to_q_lora.down.weight``.
+
+What else a file holds (:mod:`intarsia.models.lora_kinds`) is left out, and every result says so.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from intarsia.checkpoints.files import one_line
+from intarsia.errors import WeightsError, shown
+from intarsia.models.lora import Additions, LoraFile, LowRank, layer_of
+from intarsia.models.lora_kinds import LoraNames, phrase, sorted_names
+from intarsia.models.weight_files import read_tensors, stored_names
+
+_NAMED = 3
+_NETWORKS = ("unet", "text_encoder", "text_encoder_2")
+_SETTINGS = "lora_adapter_metadata"
+_DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
+
+
+def read_loras(files: Sequence[tuple[Path, float]], layers_per_block: int) -> Additions:
+    """Read LoRA files with their strengths.
+
+    Args:
+        layers_per_block: residual blocks of each level of the UNet, to count blocks as the original code did.
+
+    Raises:
+        WeightsError: a file that is not readable, or of which nothing can be applied; it says what the file holds.
+    """
+    return Additions([_read(path, strength, layers_per_block) for path, strength in files])
+
+
+def _read(path: Path, strength: float, layers_per_block: int) -> LoraFile:
+    names = _applicable(path)
+    state = read_tensors(
+        [path], torch.device("cpu"), torch.float32, wanted=(names.matrices | names.alphas).__contains__
+    )
+    _refuse(path, [name for name, tensor in state.items() if not tensor.isfinite().all()], "have values not finite")
+    alphas = {name: state.pop(name) for name in names.alphas}
+    _refuse(path, [name for name, tensor in state.items() if tensor.ndim < 2], "are not matrices")
+    _apply_alphas(path, state, alphas)
+    stored = _stored_settings(path)
+    layers: dict[str, dict[str, LowRank]] = {}
+    for network, matrices in _by_network(path, _converted(path, state, layers_per_block)).items():
+        settings = {key.removeprefix(f"{network}."): value for key, value in stored.items()}
+        for name in [name for name in matrices if name.endswith(_DOWN)]:
+            layer = name.removesuffix(_DOWN)
+            down, up = matrices[name], matrices[layer + _UP]
+            scale = strength * _stored_scale(path, settings, layer, len(down))
+            layers.setdefault(network, {})[layer_of(layer)] = LowRank(down, up, scale)
+    return LoraFile(path, layers, tuple(phrase(kind, left) for kind, left in names.left_out.items()))
+
+
+def _applicable(path: Path) -> LoraNames:
+    """The file's names, sorted; nothing of its tensors has been read yet."""
+    names = sorted_names(stored_names([path]))
+    if names.matrices:
+        return names
+    if not names.left_out:
+        raise WeightsError(f"{path}: holds no LoRA: it is empty")
+    most = sorted(names.left_out.items(), key=lambda item: -len(item[1]))[:_NAMED]
+    found = ", ".join(phrase(kind, left) for kind, left in most)
+    raise WeightsError(f"{path}: holds no LoRA that can be applied; it has {found}")
+
+
+def _apply_alphas(path: Path, state: dict[str, Tensor], alphas: Mapping[str, Tensor]) -> None:
+    """alpha / rank into the upper matrix, so that nothing has to rename alphas."""
+    for name, alpha in alphas.items():
+        stem = name.removesuffix("alpha")
+        ups = [stem + up for up in ("lora_up.weight", "lora.up.weight", "lora_B.weight") if stem + up in state]
+        if not ups or alpha.numel() != 1:
+            raise WeightsError(f"{path}: {name} must be one number beside a pair of LoRA matrices")
+        up = state[ups[0]]
+        state[ups[0]] = up * (alpha.item() / up.flatten(1).shape[1])
+
+
+def _converted(path: Path, state: dict[str, Tensor], layers_per_block: int) -> dict[str, Tensor]:
+    """kohya's names as diffusers'; others are as they were."""
+    from diffusers.loaders import StableDiffusionLoraLoaderMixin
+
+    config = SimpleNamespace(layers_per_block=layers_per_block)
+    count = len(state)
+    try:
+        converted, _ = StableDiffusionLoraLoaderMixin.lora_state_dict(state, unet_config=config)
+    except (ValueError, KeyError, IndexError) as exc:
+        raise WeightsError(f"{path}: diffusers cannot read its layer names: {one_line(exc)}") from exc
+    if len(converted) != count:  # of names in both spellings the converter keeps one
+        raise WeightsError(f"{path}: names layers of unet in two spellings")
+    found: dict[str, Tensor] = converted
+    return found
+
+
+def _by_network(path: Path, state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The tensors of each network, with the networks' layer names and PEFT's ``lora_A`` and ``lora_B``."""
+    from diffusers.utils import state_dict_utils as names
+
+    if not any(name.split(".")[0] in _NETWORKS for name in state):
+        state = {f"unet.{name}": tensor for name, tensor in state.items()}  # a file of the UNet alone
+    strangers = [name for name in state if name.split(".")[0] not in _NETWORKS]  # named otherwise than the others
+    _refuse(path, strangers, f"belong to none of {', '.join(_NETWORKS)}")
+    text = {**names.DIFFUSERS_OLD_TO_PEFT, **names.DIFFUSERS_TO_PEFT}
+    networks = {}
+    for network in _NETWORKS:
+        own = {name.removeprefix(f"{network}."): tensor for name, tensor in state.items() if _is_of(name, network)}
+        mapping = names.UNET_TO_DIFFUSERS if network == "unet" else text
+        networks[network] = names.convert_state_dict(own, mapping)
+        odd = [name for name in networks[network] if not name.endswith((_DOWN, _UP))]
+        _refuse(path, [f"{network}.{name}" for name in odd], "have a name that diffusers cannot read")
+        if len(networks[network]) != len(own):
+            raise WeightsError(f"{path}: names layers of {network} in two spellings")
+    return networks
+
+
+def _is_of(name: str, network: str) -> bool:
+    return name.startswith(f"{network}.")
+
+
+def _stored_settings(path: Path) -> dict[str, Any]:
+    """What newer diffusers stores of PEFT's LoraConfig, by network: ``unet.lora_alpha``, ``unet.r`` …"""
+    with safe_open(path, framework="pt") as file:
+        text = (file.metadata() or {}).get(_SETTINGS, "{}")
+    try:
+        settings = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise WeightsError(f"{path}: its {_SETTINGS} are not JSON: {one_line(exc)}") from exc
+    if not isinstance(settings, dict):
+        raise WeightsError(f"{path}: its {_SETTINGS} must be a JSON object, not {type(settings).__name__}")
+    return settings
+
+
+def _stored_scale(path: Path, settings: Mapping[str, Any], layer: str, rank: int) -> float:
+    """alpha / rank by PEFT's rules; 1 where nothing is stored."""
+    alpha, others = settings.get("lora_alpha"), settings.get("alpha_pattern") or {}
+    if not isinstance(others, dict):
+        raise WeightsError(f"{path}: alpha_pattern of its {_SETTINGS} must be an object, not {shown(others)}")
+    for pattern, value in others.items():
+        if layer == pattern or layer.endswith("." + pattern):
+            alpha = value
+    if alpha is None:
+        return 1.0
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+        raise WeightsError(f"{path}: lora_alpha of its {_SETTINGS} must be a number, not {shown(alpha)}")
+    return float(alpha) / (rank**0.5 if settings.get("use_rslora") else rank)
+
+
+def _refuse(path: Path, names: Sequence[str], problem: str) -> None:
+    if names:
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        raise WeightsError(f"{path}: {len(names)} tensors {problem}: {', '.join(names[:_NAMED])}{more}")

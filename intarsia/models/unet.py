@@ -1,0 +1,201 @@
+"""The denoising UNet of Stable Diffusion 1.x, 2.x and XL (Rombach et al. 2022; Podell et al. 2023).
+
+Parameter names are those of diffusers' ``UNet2DConditionModel``, so that its checkpoints load by name.
+
+What does not change from step to step is computed beforehand, once per image or prompt, and handed in:
+
+- :meth:`UNet.embed` turns the timesteps of *all* steps of an image into rows, one per step;
+- :meth:`UNet.context` turns encoded prompts into the keys and values of every cross-attention.
+
+Both give one tensor whose first dimension counts steps or prompts. To batch, pick rows and concatenate:
+``torch.cat([emb_a[3:4], emb_b[7:8]])``, ``torch.cat([context_a, context_b])``. The columns are packed for all
+layers; where each layer finds its own is the network's affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from intarsia.models.attention import Context, CrossAttention
+from intarsia.models.blocks import DownBlock, Level, MidBlock, ResBlock, UpBlock
+from intarsia.models.embeddings import TimestepEmbedding, sinusoid
+from intarsia.models.layers import GroupNorm
+from intarsia.models.merging import LevelMerging, Matcher
+from intarsia.models.unet_config import UNetConfig
+
+
+class UNet(nn.Module):
+    """Predicts the noise (or velocity) in latents.
+
+    ``channels_last`` (``unet.to(memory_format=torch.channels_last)``) is the memory format it is written for;
+    the default one works too.
+    """
+
+    fused: bool | None = None
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths, emb = config.block_out_channels, config.time_embedding_dim
+        levels = [_level(config, i) for i in range(len(widths))]
+        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
+        self.time_embedding = TimestepEmbedding(widths[0], emb)
+        self.add_embedding = TimestepEmbedding(config.added_inputs, emb) if config.added_inputs else None
+        inputs = [widths[0], *widths[:-1]]
+        self.down_blocks = nn.ModuleList(
+            DownBlock(level, width, last=level is levels[-1]) for level, width in zip(levels, inputs, strict=True)
+        )
+        self.mid_block = MidBlock(_level(config, -1)) if config.mid_block else None
+        self.up_blocks = nn.ModuleList(_up_blocks(config))
+        self.conv_norm_out = GroupNorm(config.norm_num_groups, widths[0], eps=config.norm_eps, silu=True)
+        self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
+        self._resnets = [m for m in self.modules() if isinstance(m, ResBlock)]
+        self._cross = [m for m in self.modules() if isinstance(m, CrossAttention)]
+        _assign_columns(self._resnets)
+        _assign_columns(self._cross)
+
+    def embed(self, timesteps: Tensor, pooled: Tensor | None = None, time_ids: Tensor | None = None) -> Tensor:
+        """Time embeddings of many steps, projected for every residual block, whose first bias they take along.
+
+        Args:
+            timesteps: [R], one per row; they may be fractional.
+            pooled: [R, P] or [1, P], pooled text of the added conditioning (SDXL); None for SD1.x and SD2.x.
+            time_ids: [R, 6] or [1, 6], original height and width, crop top and left, target height and width.
+
+        Returns:
+            [R, T]; row r goes with step r. Rows of different images may be stacked for one evaluation. The
+            bits of a row can depend on how many rows are computed together: make one call per image.
+        """
+        config, dtype = self.config, self.conv_in.weight.dtype
+        proj = sinusoid(
+            timesteps,
+            config.block_out_channels[0],
+            cosine_first=config.flip_sin_to_cos,
+            shift=config.freq_shift,
+        )
+        emb: Tensor = self.time_embedding(proj.to(dtype))
+        if self.add_embedding is not None:
+            emb = emb + self.add_embedding(self._added(pooled, time_ids).to(dtype))
+        emb = F.silu(emb)
+        projected = torch.cat([resnet.time_emb_proj(emb) for resnet in self._resnets], dim=1)
+        return projected + torch.cat([cast(Tensor, resnet.conv1.bias) for resnet in self._resnets])
+
+    def _added(self, pooled: Tensor | None, time_ids: Tensor | None) -> Tensor:
+        """[R, P + 6*width]: pooled text beside the embedded sizes (Podell et al. 2023, section 2.2)."""
+        if pooled is None or time_ids is None:
+            raise TypeError("this UNet has added conditioning: embed() needs pooled and time_ids")
+        config = self.config
+        sizes = sinusoid(
+            time_ids.flatten(),
+            cast(int, config.addition_time_embed_dim),
+            cosine_first=config.flip_sin_to_cos,
+            shift=config.freq_shift,
+        )
+        sizes = sizes.view(time_ids.shape[0], -1).to(pooled.dtype)
+        rows = max(len(pooled), len(sizes))
+        return torch.cat([pooled.expand(rows, -1), sizes.expand(rows, -1)], dim=1)
+
+    def context(self, hidden: Tensor) -> Tensor:
+        """Keys and values of all cross-attentions for encoded prompts.
+
+        Args:
+            hidden: [B, n, D], the text encoder's output.
+
+        Returns:
+            [B, n, K], valid until the weights change.
+        """
+        return torch.cat([attention.key_value(hidden) for attention in self._cross], dim=2)
+
+    def cross_attentions(self) -> list[CrossAttention]:
+        """In the order in which diffusers counts them: down, up, then the middle."""
+        blocks = (self.down_blocks, self.up_blocks, self.mid_block)
+        return [m for block in blocks if block is not None for m in block.modules() if isinstance(m, CrossAttention)]
+
+    def attention_sizes(self, height: int, width: int) -> list[tuple[int, int]]:
+        """Heights and widths of the feature maps that have attention, for latents of that size, largest first."""
+        sizes: list[tuple[int, int]] = []
+        config = self.config
+        for i, depth in enumerate(config.transformer_layers):
+            last = i == len(config.transformer_layers) - 1
+            attention = config.down_attention[i] or config.up_attention[-1 - i] or (last and config.mid_block)
+            if attention and depth:
+                sizes.append((height, width))
+            height, width = (height + 1) // 2, (width + 1) // 2
+        return sizes
+
+    def forward(
+        self,
+        sample: Tensor,
+        emb: Tensor,
+        context: Tensor,
+        image: Tensor | None = None,
+        merging: Sequence[LevelMerging] = (),
+    ) -> Tensor:
+        """One evaluation.
+
+        Args:
+            sample: [B, in_channels, h, w], any size, in the dtype of the weights.
+            emb: [B, T], rows of :meth:`embed`.
+            context: [B, n, K], rows of :meth:`context`.
+            image: [B, m, K], an IP adapter's picture (:meth:`intarsia.models.ip_adapter.IPAdapter.context`).
+            merging: token merging of self-attention, one for each resolution (:meth:`attention_sizes`) that merges.
+
+        Returns:
+            [B, out_channels, h, w].
+        """
+        seen = Context(context, image, [Matcher(level, self.fused) for level in merging])
+        x = self.conv_in(sample)
+        skips = [x]
+        for block in self.down_blocks:
+            x = block(x, emb, seen, skips)
+        if self.mid_block is not None:
+            x = self.mid_block(x, emb, seen)
+        for block in self.up_blocks:
+            x = block(x, emb, seen, skips)
+        out: Tensor = self.conv_out(self.conv_norm_out(x))
+        return out
+
+
+def _level(config: UNetConfig, i: int) -> Level:
+    return Level(
+        channels=config.block_out_channels[i],
+        layers=config.layers_per_block[i],
+        time_channels=config.time_embedding_dim,
+        context_channels=config.cross_attention_dim[i],
+        heads=config.heads[i],
+        depth=config.transformer_layers[i],
+        attention=config.down_attention[i],
+        groups=config.norm_num_groups,
+        eps=config.norm_eps,
+        linear=config.linear_projection,
+    )
+
+
+def _up_blocks(config: UNetConfig) -> list[UpBlock]:
+    """The way up: every block takes the feature maps of the way down in reverse order."""
+    skips = [config.block_out_channels[0]]
+    for i, (width, layers) in enumerate(zip(config.block_out_channels, config.layers_per_block, strict=True)):
+        last = i == len(config.block_out_channels) - 1
+        skips += [width] * (layers if last else layers + 1)
+    blocks, inputs = [], config.block_out_channels[-1]
+    for i in reversed(range(len(config.block_out_channels))):
+        level = replace(_level(config, i), attention=config.up_attention[-1 - i])
+        widths = [skips.pop() for _ in range(level.layers + 1)]
+        blocks.append(UpBlock(level, inputs, widths, last=i == 0))
+        inputs = level.channels
+    return blocks
+
+
+def _assign_columns(layers: Sequence[ResBlock] | Sequence[CrossAttention]) -> None:
+    """Lay the layers' columns side by side."""
+    start = 0
+    for layer in layers:
+        width = layer.columns.stop - layer.columns.start
+        layer.columns = slice(start, start + width)
+        start += width

@@ -1,0 +1,104 @@
+"""DPM-Solver's exponential-integrator steps, shared by its multistep and singlestep forms.
+
+Written for a start at level ``s``, an end at level ``t`` and λ = log(√ᾱ/√(1-ᾱ)) = -log σ. ``m`` is the
+network's prediction in the form that the algorithm integrates: of ε for ``dpmsolver`` (Lu et al. 2022,
+arXiv 2206.00927) and of x_0 for ``dpmsolver++`` (arXiv 2211.01095). With h = λ_t - λ_s:
+
+    dpmsolver      x_t = (α_t/α_s) x - σ_t Σ_k φ_k(h) m^(k)
+    dpmsolver++    x_t = (σ_t/σ_s) x + α_t Σ_k ψ_k(h) m^(k)
+
+and the ``sde-`` forms integrate the reverse SDE, so that h doubles in the weights and fresh noise enters.
+m^(k) are divided differences of the history.
+"""
+
+from __future__ import annotations
+
+import math
+
+from intarsia.errors import RequestError
+from intarsia.schedulers.rows import Rows
+from intarsia.schedulers.tables import Array
+
+ALGORITHMS = ("dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++")
+
+
+def alpha_sigma(ratio: float) -> tuple[float, float]:
+    """(√ᾱ, √(1-ᾱ)) at noise-to-signal ratio ``ratio``."""
+    alpha = 1 / math.sqrt(1 + ratio * ratio)
+    return alpha, ratio * alpha
+
+
+def log_snr(ratio: float) -> float:
+    """λ = log(√ᾱ/√(1-ᾱ)); infinite at the clean end."""
+    return -math.log(ratio) if ratio > 0 else math.inf
+
+
+def prediction(rows: Rows, algorithm: str, ratio: float) -> Array:
+    """What ``algorithm`` integrates, predicted from slot 0 at ``ratio``: x_0, or ε."""
+    return rows.image(ratio) if algorithm.endswith("++") else rows.epsilon(ratio)
+
+
+def weights(algorithm: str, ratios: tuple[float, float], order: int, solver_type: str) -> tuple[float, ...]:
+    """Factors of (x, m, m', m'', noise) in one step between two ``ratios``, zeros beyond ``order``.
+
+    ``midpoint`` approximates the second weight by half of the first, which has the same order (2211.01095,
+    eq. 4.1 against appendix B).
+    """
+    (alpha_s, sigma_s), (alpha_t, sigma_t) = alpha_sigma(ratios[0]), alpha_sigma(ratios[1])
+    h = log_snr(ratios[1]) - log_snr(ratios[0])
+    stochastic = algorithm.startswith("sde-")
+    if algorithm.endswith("++"):
+        # The SDE's weights are the ODE's at 2h: the noise decays twice as fast as it is predicted away.
+        span = 2 * h if stochastic else h
+        decay = math.exp(-h) if stochastic else 1.0
+        first, second, third = (alpha_t * value for value in _image_integrals(span, order))
+        if stochastic and order == 3:
+            # The names promise diffusers' results, and its stochastic third weight has -1/2 where the
+            # integral has +1/2; only the optional order 3 of the SDE forms is touched.
+            third -= alpha_t
+        fresh = sigma_t * math.sqrt(-math.expm1(-2 * h)) if stochastic else 0.0
+        carried = sigma_t / sigma_s * decay
+    else:
+        scale = -2 * sigma_t if stochastic else -sigma_t
+        first, second, third = (scale * value for value in _noise_integrals(h, order))
+        fresh = sigma_t * math.sqrt(math.expm1(2 * h)) if stochastic else 0.0
+        carried = alpha_t / alpha_s
+    if solver_type == "midpoint" and order == 2:
+        second = first / 2
+    return carried, first, second, third, fresh
+
+
+def _image_integrals(h: float, order: int) -> tuple[float, float, float]:
+    """∫ e^(τ-h) τ^k/k! dτ over [0, h], scaled by h^-k, for k = 0, 1, 2: 2211.01095, appendix A."""
+    first = -math.expm1(-h)
+    if order == 1 or h == 0:
+        return first, 0.0, 0.0
+    second = 1 - first / h
+    return first, second, (0.5 - (h - first) / h**2 if order == 3 else 0.0)
+
+
+def _noise_integrals(h: float, order: int) -> tuple[float, float, float]:
+    """∫ e^(h-τ) τ^k/k! dτ over [0, h], scaled by h^-k, for k = 0, 1, 2: 2206.00927, appendix B."""
+    first = math.expm1(h)
+    if order == 1 or h == 0:
+        return first, 0.0, 0.0
+    second = first / h - 1
+    return first, second, ((first - h) / h**2 - 0.5 if order == 3 else 0.0)
+
+
+def checked_algorithm(algorithm: str | None, allowed: tuple[str, ...]) -> str:
+    """``algorithm``, or the default ``dpmsolver++``; RequestError where this solver has no such form."""
+    if algorithm is None:
+        return "dpmsolver++"
+    if algorithm not in allowed:
+        raise RequestError("algorithm_type", algorithm, f"one of {', '.join(allowed)}")
+    return algorithm
+
+
+def checked_type(solver_type: str | None) -> str:
+    """``midpoint`` or ``heun``; other solvers' names for their own types mean the default, as in diffusers."""
+    if solver_type in (None, "logrho", "bh1", "bh2"):
+        return "midpoint"
+    if solver_type not in ("midpoint", "heun"):
+        raise RequestError("solver_type", solver_type, "midpoint or heun")
+    return str(solver_type)

@@ -1,0 +1,37 @@
+"""Euler's method on the probability-flow ODE, and its ancestral variant."""
+
+from __future__ import annotations
+
+import math
+
+from intarsia.schedulers.rows import Problem, Rows
+
+
+def euler(problem: Problem) -> Rows:
+    """dx/dσ = ε(x, σ), one evaluation a step (Karras et al. 2022, EDM, algorithm 1 without the correction)."""
+    rows = Rows(problem, slots=1, exploding=True)
+    for i in range(problem.start, problem.steps):
+        sigma, target = problem.sigmas[i : i + 2]
+        rows.add(problem.timesteps[i], sigma, rows.sample + (target - sigma) * rows.epsilon(sigma))
+    return rows
+
+
+def euler_ancestral(problem: Problem) -> Rows:
+    """An Euler step past the next level, then noise back up to it.
+
+    The split of the level into a deterministic and a fresh part is DDPM's posterior variance (Ho et al. 2020,
+    section 3.2; Song et al. 2021, DDIM, eq. 16 with η = 1) written in σ.
+    """
+    rows = Rows(problem, slots=1, exploding=True)
+    for i in range(problem.start, problem.steps):
+        sigma, target = problem.sigmas[i : i + 2]
+        up, down = ancestral_split(sigma, target)
+        step = rows.sample + (down - sigma) * rows.epsilon(sigma) + up * rows.noise
+        rows.add(problem.timesteps[i], sigma, step)
+    return rows
+
+
+def ancestral_split(sigma: float, target: float) -> tuple[float, float]:
+    """(fresh, deterministic) parts of level ``target`` when coming from ``sigma``; their squares sum to its."""
+    fresh = target * math.sqrt(max(sigma**2 - target**2, 0.0)) / sigma
+    return fresh, math.sqrt(max(target**2 - fresh**2, 0.0))

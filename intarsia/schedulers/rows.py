@@ -1,0 +1,121 @@
+"""What a solver is given, and the rows that it writes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from intarsia.schedulers.noise_schedule import NoiseSchedule
+from intarsia.schedulers.tables import Array
+
+
+@dataclass(frozen=True)
+class Options:
+    """Settings of a solver; None is the solver's own default."""
+
+    algorithm_type: str | None = None
+    solver_order: int | None = None
+    solver_type: str | None = None
+    lower_order_final: bool | None = None
+    euler_at_final: bool = False
+    predict_x0: bool = True
+    eta: float = 0.0
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A run for a solver to lay out.
+
+    Attributes:
+        timesteps: ``N`` of them, noisy to clean, as fed to the network.
+        sigmas: N+1 noise-to-signal ratios: at the timesteps, and the final one.
+        start: index of the first step that is run (0 at strength 1).
+        prediction_type: what the network's output means.
+        options: the solver's settings.
+        schedule: the model's noise, for solvers that evaluate between the levels.
+    """
+
+    timesteps: tuple[float, ...]
+    sigmas: tuple[float, ...]
+    start: int
+    prediction_type: str
+    options: Options
+    schedule: NoiseSchedule
+
+    @property
+    def steps(self) -> int:
+        """How many steps the whole schedule has."""
+        return len(self.timesteps)
+
+    def timestep_of(self, sigma: float) -> float:
+        """Fractional timestep of a ratio between the levels, linear in log σ."""
+        return float(self.schedule.timestep_of(np.array(sigma)))
+
+
+class Rows:
+    """Rows under construction; solvers write their update as sums of this object's unit vectors.
+
+    ``slots[i]`` stands for a state slot, ``sample`` for slot 0, ``output`` for the network's output and
+    ``noise`` for fresh noise: vectors of length S+2, so that any linear formula written with them yields
+    its coefficients. ``exploding`` says that the sample is x_0 + σ ε (Euler and its kin) and not
+    √ᾱ x_0 + √(1-ᾱ) ε. ``start`` replaces the usual (image, noise) shares that a run begins with.
+    """
+
+    def __init__(self, problem: Problem, slots: int, *, exploding: bool) -> None:
+        unit = np.eye(slots + 2)
+        self.slots: tuple[Array, ...] = tuple(unit[:slots])
+        self.sample, self.output, self.noise = unit[0], unit[slots], unit[slots + 1]
+        self.zero = np.zeros(slots + 2)
+        self.exploding = exploding
+        self.prediction_type = problem.prediction_type
+        self.timesteps: list[float] = []
+        self.sigmas: list[float] = []
+        self.states: list[tuple[Array, ...]] = []
+        self.known: list[float | None] = []
+        self.langevin_snr: list[float] = []
+        self.guided: list[bool] = []
+        self.start: tuple[float, float] | None = None
+
+    def add(
+        self,
+        timestep: float,
+        sigma: float,
+        *state: Array,
+        known: float | None = None,
+        langevin_snr: float = 0.0,
+        guided: bool = True,
+    ) -> None:
+        """A row evaluated at ``timestep``, ratio ``sigma``; ``state`` is the new content of every slot.
+
+        ``known`` is the ratio of the known region after the row; None is that of the next evaluation.
+        """
+        self.timesteps.append(timestep)
+        self.sigmas.append(sigma)
+        self.states.append(state)
+        self.known.append(known)
+        self.langevin_snr.append(langevin_snr)
+        self.guided.append(guided)
+
+    def image(self, sigma: float, sample: Array | None = None, output: Array | None = None) -> Array:
+        """x_0 as the network predicts it from ``sample`` (slot 0) at ratio ``sigma``."""
+        x, out = self.sample if sample is None else sample, self.output if output is None else output
+        if self.prediction_type == "sample":
+            return out
+        alpha = 1 / math.sqrt(1 + sigma * sigma)
+        if self.prediction_type == "epsilon":
+            return x - sigma * out if self.exploding else x / alpha - sigma * out
+        # v = √ᾱ ε - √(1-ᾱ) x_0 (Salimans & Ho 2022, section 2.4)
+        return (alpha * alpha if self.exploding else alpha) * x - sigma * alpha * out
+
+    def epsilon(self, sigma: float, sample: Array | None = None, output: Array | None = None) -> Array:
+        """ε as the network predicts it from ``sample`` (slot 0) at ratio ``sigma``."""
+        x, out = self.sample if sample is None else sample, self.output if output is None else output
+        if self.prediction_type == "epsilon":
+            return out
+        alpha = 1 / math.sqrt(1 + sigma * sigma)
+        scale = 1.0 if self.exploding else alpha
+        if self.prediction_type == "sample":
+            return (x - scale * out) / (sigma * scale)
+        return (sigma * alpha * alpha / scale) * x + alpha * out

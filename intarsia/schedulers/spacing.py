@@ -1,0 +1,104 @@
+"""Which noise levels a run visits: the spacing of its steps, apart from the solver that takes them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from intarsia.errors import RequestError
+from intarsia.schedulers.noise_schedule import NoiseSchedule
+from intarsia.schedulers.tables import Array
+
+CURVES = ("karras", "exponential")
+DISTILLED = 50
+
+
+@dataclass(frozen=True)
+class Levels:
+    """``N`` timesteps, and N+1 noise-to-signal ratios: theirs and the final one. Both decrease."""
+
+    timesteps: tuple[float, ...]
+    sigmas: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How a family of solvers lays its steps on the training timesteps.
+
+    Attributes:
+        spacing: the family's default of leading, trailing, linspace.
+        whole: timesteps are rounded to trained ones (DPM-Solver, DDIM), or fractional (k-diffusion).
+        open_end: N+1 points are spread and the cleanest is left to the final level (DPM-Solver), or N points.
+        full_range: a curve spans all trained levels (DPM-Solver), or those that the spacing reaches.
+        final: the level that the last step ends at: ``zero``; ``sigma_min``, the cleanest trained one; or
+            ``alpha``, whichever the schedule's ``set_alpha_to_one`` says (DDIM, PNDM).
+        choices: what a model's configuration may change: its spacing, its final level.
+        curve: the curve that the family is defined on, if it is.
+        round_karras: timesteps are rounded on the Karras curve although they are fractional otherwise.
+    """
+
+    spacing: str = "linspace"
+    whole: bool = False
+    open_end: bool = False
+    full_range: bool = False
+    final: str = "zero"
+    choices: tuple[str, ...] = ("spacing",)
+    curve: str | None = None
+    round_karras: bool = False
+
+
+def levels(schedule: NoiseSchedule, grid: Grid, steps: int, spacing: str, curve: str | None) -> Levels:
+    """The levels of ``steps`` steps; ``curve`` replaces the spaced ratios by a curve between their ends."""
+    timesteps = _spaced(schedule, grid, steps, spacing)
+    sigmas = schedule.sigma_of(timesteps)
+    if curve is not None:
+        ends = schedule.sigmas[[-1, 0]] if grid.full_range else sigmas[[0, -1]]
+        sigmas = _curve(curve, float(ends[0]), float(ends[1]), steps)
+        timesteps = schedule.timestep_of(sigmas)
+        if curve == "karras" and (grid.whole or grid.round_karras):
+            timesteps = timesteps.round()
+        elif grid.whole:
+            # diffusers truncates on the exponential curve, and its rounding errors leave the first point
+            # just short of the last trained timestep.
+            timesteps = np.floor(np.maximum(timesteps - 1e-6, 0))
+    last = float(schedule.sigmas[0])
+    if grid.final == "zero" or (grid.final == "alpha" and schedule.set_alpha_to_one):
+        last = 0.0
+    if (np.diff(sigmas) >= 0).any():
+        raise RequestError("steps", steps, f"fewer: two of its noise levels coincide with {spacing} spacing")
+    return Levels(tuple(timesteps.tolist()), (*sigmas.tolist(), last))
+
+
+def _spaced(schedule: NoiseSchedule, grid: Grid, steps: int, spacing: str) -> Array:
+    """Timesteps from noisy to clean (Lin et al. 2024, "Common Diffusion Noise Schedules…", table 2)."""
+    trained = schedule.num_train_timesteps
+    points = steps + 1 if grid.open_end else steps
+    if spacing == "linspace":
+        timesteps = np.linspace(0, trained - 1, points)[::-1]
+        return (timesteps.round() if grid.whole else timesteps)[:steps]
+    if spacing == "leading":
+        stride = trained // points
+        timesteps = np.arange(points, dtype=np.float64)[::-1][:steps] * stride + schedule.steps_offset
+        # An offset may not reach past the last trained timestep (steps = trained, offset 1).
+        return np.clip(timesteps, 0, trained - 1)
+    if spacing == "distilled":
+        return _distilled(trained, steps)
+    return np.arange(trained, 0, -trained / steps).round()[:steps] - 1
+
+
+def _distilled(trained: int, steps: int) -> Array:
+    """A subset of the 50 timesteps that consistency models are distilled on (Luo et al. 2023, LCM, section 4.3)."""
+    if steps > DISTILLED:
+        raise RequestError("steps", steps, f"at most {DISTILLED} for a consistency model's timesteps")
+    timesteps = np.arange(1, DISTILLED + 1, dtype=np.float64)[::-1] * (trained // DISTILLED) - 1
+    return timesteps[np.floor(np.linspace(0, DISTILLED, steps, endpoint=False)).astype(np.int64)]
+
+
+def _curve(curve: str, sigma_max: float, sigma_min: float, steps: int) -> Array:
+    """Ratios between two ends: Karras et al. 2022 (EDM), eq. 5 with ρ = 7; or evenly in log σ."""
+    if curve == "exponential":
+        return np.exp(np.linspace(math.log(sigma_max), math.log(sigma_min), steps))
+    roots: Array = np.linspace(sigma_max ** (1 / 7), sigma_min ** (1 / 7), steps)
+    return np.power(roots, 7)
