@@ -30,14 +30,14 @@ from PIL import Image, __version__
 
 from benchmarks.records import Check, Record
 from intarsia import batch
-from intarsia.batch.hashes import Specs, identity, sources_of
-from intarsia.batch.manifest import Manifest
-from intarsia.batch.results import Results
-from intarsia.batch.rows import Reader, Row
-from intarsia.engine.output import encode
-from intarsia.engine.registry import Registry
+from intarsia.batch.ledger.results import Results
+from intarsia.batch.manifest.reader import Manifest
+from intarsia.batch.manifest.rows import Reader, Row
+from intarsia.batch.manifest.spec_hash import Specs, identity, sources_of
 from intarsia.engine.request import InpaintRequest
-from intarsia.engine.sources import open_picture
+from intarsia.images.save import encode
+from intarsia.images.sources import open_picture
+from intarsia.registry.registry import Registry
 
 SCHEDULERS = (
     "EulerDiscreteScheduler",
@@ -192,7 +192,7 @@ def many(folder: Path, pairs: list[tuple[Path, Path]], count: int) -> dict[str, 
     manifest, out = write_manifest(folder, pairs, count), folder / "done"
     finished(manifest, out)
     program = (
-        "import sys, time\nfrom intarsia import batch\nfrom intarsia.batch.worker import peak_memory\n"
+        "import sys, time\nfrom intarsia import batch\nfrom intarsia.batch.running.worker import peak_memory\n"
         "began, cpu = time.perf_counter(), time.process_time()\n"
         "if sys.argv[1] == 'validate':\n    found = batch.validate(sys.argv[2], decode=False)\n"
         "    assert found.rows == int(sys.argv[4]) and not found.problems\n"

@@ -23,7 +23,6 @@ from intarsia.backends.torch.backend import TorchBackend
 from intarsia.backends.torch.device import pick_dtype
 from intarsia.backends.torch.session import TorchSession
 from intarsia.backends.torch.state import State
-from intarsia.engine.registry import Registry
 from intarsia.models.configs import UNETS, VAES
 from intarsia.models.loading import Parts
 from intarsia.models.text import TextEncoders, TextTower
@@ -31,6 +30,7 @@ from intarsia.models.tokens import load_tokens
 from intarsia.models.unet import UNet
 from intarsia.models.unet_config import UNetConfig
 from intarsia.models.vae_kl import AutoencoderKL, KLConfig
+from intarsia.registry.registry import Registry
 
 TOKENIZER = Registry().find("intarsia-tiny").path / "tokenizer"
 _VOCABULARY = 49408

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from intarsia.engine.engine import Engine
     from intarsia.engine.noise import noise
     from intarsia.engine.plan import Plan
-    from intarsia.engine.registry import Registry
     from intarsia.engine.request import InpaintRequest, IpAdapter, Lora
     from intarsia.engine.result import Progress, Result
     from intarsia.engine.ticket import Ticket
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
         SourceError,
         WeightsError,
     )
+    from intarsia.registry.registry import Registry
 
 __version__ = "0.1.0"
 
@@ -49,7 +49,7 @@ _HOMES = {
     "OutputError": "intarsia.errors",
     "Plan": "intarsia.engine.plan",
     "Progress": "intarsia.engine.result",
-    "Registry": "intarsia.engine.registry",
+    "Registry": "intarsia.registry.registry",
     "RequestError": "intarsia.errors",
     "Result": "intarsia.engine.result",
     "SourceError": "intarsia.errors",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 
-from intarsia.engine.access import Access
 from intarsia.engine.plan import Plan
-from intarsia.engine.registry import Registry
 from intarsia.engine.request import InpaintRequest
 from intarsia.engine.resolve import resolve
+from intarsia.images.access import Access
+from intarsia.registry.registry import Registry
 
 __all__ = ["plan"]
 

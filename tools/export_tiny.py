@@ -11,9 +11,9 @@ import sys
 
 from intarsia.backends.onnx.graphs import PACKAGED
 from intarsia.backends.onnx.session import STEP
-from intarsia.engine.registry import Registry
 from intarsia.export.folder import Merges, cached, export_checker, export_model
 from intarsia.export.step import step_graph
+from intarsia.registry.registry import Registry
 
 MODEL = "intarsia-tiny"
 

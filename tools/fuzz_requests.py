@@ -20,8 +20,8 @@ import jsonschema
 from PIL import Image
 
 import intarsia
-from intarsia.engine.dialects import ENDPOINTS, reply_schemas
-from intarsia.engine.dialects.dialect import FIELDS, IGNORED
+from intarsia.endpoints import ENDPOINTS, reply_schemas
+from intarsia.endpoints.dialect import FIELDS, IGNORED
 from intarsia.schedulers import NAMES
 from tools.fuzz import Attempt
 

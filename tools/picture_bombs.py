@@ -21,8 +21,8 @@ from typing import Any
 
 from PIL import Image
 
-from intarsia.batch.worker import peak_memory
-from intarsia.engine.access import MAX_PIXELS
+from intarsia.batch.running.worker import peak_memory
+from intarsia.images.access import MAX_PIXELS
 
 __all__ = ["main"]
 
@@ -57,8 +57,8 @@ def main(wanted: list[str]) -> int:
 
 def decode(path: str) -> None:
     """What one file takes, as JSON."""
-    from intarsia.engine.pictures import from_bytes
     from intarsia.errors import IntarsiaError
+    from intarsia.images.rgb_image import from_bytes
 
     data = Path(path).read_bytes()
     warm = _encoded(Image.new("RGB", (8, 8)), "PNG")

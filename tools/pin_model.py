@@ -8,7 +8,7 @@ from pathlib import Path
 
 import tomlkit
 
-from intarsia.engine.registry import Registry
+from intarsia.registry.registry import Registry
 
 REGISTRY = Path(__file__).resolve().parents[1] / "weights.toml"
 PINNED = {".json", ".txt", ".safetensors"}

@@ -186,7 +186,7 @@ class Blends(Protocol):
     """What a session may be able to do beside: paste pictures on its device."""
 
     def blend(self, base: np.ndarray, over: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """:func:`intarsia.engine.paste.blend`, byte for byte."""
+        """:func:`intarsia.canvas.paste.blend`, byte for byte."""
         ...
 
 

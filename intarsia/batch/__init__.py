@@ -9,11 +9,11 @@
 
 from __future__ import annotations
 
-from intarsia.batch.merge import merge
-from intarsia.batch.report import report
+from intarsia.batch.ledger.merge import merge
+from intarsia.batch.ledger.report import report
+from intarsia.batch.ledger.run_stats import Tally
 from intarsia.batch.runner import retry, run
 from intarsia.batch.settings import Options, Pair
-from intarsia.batch.tally import Tally
 from intarsia.batch.validate import Findings, validate
 
 __all__ = ["Findings", "Options", "Pair", "Tally", "merge", "report", "retry", "run", "validate"]

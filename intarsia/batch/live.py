@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from intarsia.batch.tally import Tally, quantile
+from intarsia.batch.ledger.run_stats import Tally, quantile
 
 __all__ = ["Display"]
 

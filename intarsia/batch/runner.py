@@ -1,8 +1,8 @@
 """``run`` and ``retry``: every row of a manifest is done, or named with its reason.
 
-The parent (:mod:`intarsia.batch.local`) reads the manifest, keeps the results and hands out jobs; worker processes
-(:mod:`intarsia.batch.crew`) make the pictures, each with a :class:`intarsia.batch.painter.Painter`. Nothing is divided
-beforehand: who has room gets the next job.
+The parent (:mod:`intarsia.batch.running.local`) reads the manifest, keeps the results and hands out jobs. Worker
+processes (:mod:`intarsia.batch.running.worker_pool`) make the images. Rows are not divided beforehand: a worker with
+capacity left gets the next job.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 
-from intarsia.batch.local import Watch, name_the_rest, run_here
-from intarsia.batch.lock import locked
-from intarsia.batch.report import write_report
-from intarsia.batch.results import result_files
+from intarsia.batch.ledger.lock import locked
+from intarsia.batch.ledger.report import write_report
+from intarsia.batch.ledger.results import result_files
+from intarsia.batch.ledger.run_stats import Tally
+from intarsia.batch.running.local import Watch, name_the_rest, run_here
+from intarsia.batch.running.task import Task, prepare
 from intarsia.batch.settings import Options, Pair
-from intarsia.batch.tally import Tally
-from intarsia.batch.task import Task, prepare
 from intarsia.errors import OutputError
 
 __all__ = ["retry", "run"]
@@ -98,7 +98,7 @@ def _run(
 
 def _carry_out(task: Task, tally: Tally, watch: Watch) -> None:
     if task.options.runner == "ray":
-        from intarsia.batch.ray_runner import run_on_ray
+        from intarsia.batch.running.ray_runner import run_on_ray
 
         run_on_ray(task, tally, watch)
     else:

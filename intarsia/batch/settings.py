@@ -9,10 +9,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from intarsia.engine.access import Access, pixel_limit
 from intarsia.engine.noise import MAX_SEED
-from intarsia.engine.output import FORMATS, SaveOptions
 from intarsia.errors import RequestError, expect
+from intarsia.images.access import Access, pixel_limit
+from intarsia.images.save import FORMATS, SaveOptions
 
 __all__ = ["Options", "Pair", "read_limit", "read_shard"]
 

@@ -9,19 +9,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from intarsia.batch.classes import classify, sentence
-from intarsia.batch.hashes import Specs, sources_of
-from intarsia.batch.manifest import Manifest
-from intarsia.batch.names import Names
-from intarsia.batch.rows import Reader, Refused, Row, is_path, load_defaults
+from intarsia.batch.ledger.error_kinds import classify, sentence
+from intarsia.batch.manifest.collisions import Names
+from intarsia.batch.manifest.reader import Manifest
+from intarsia.batch.manifest.rows import Reader, Refused, Row, is_path, load_defaults
+from intarsia.batch.manifest.spec_hash import Specs, sources_of
+from intarsia.batch.running.task import keep_out
 from intarsia.batch.settings import Options, Pair
-from intarsia.batch.task import keep_out
-from intarsia.engine.access import Access
-from intarsia.engine.registry import Registry
 from intarsia.engine.request import InpaintRequest
 from intarsia.engine.resolve import resolve
 from intarsia.errors import RequestError, SourceError, shown
+from intarsia.images.access import Access
 from intarsia.printable import printable
+from intarsia.registry.registry import Registry
 
 __all__ = ["Findings", "validate"]
 

@@ -161,7 +161,7 @@ def retry_command(asked: _Asked, classes: Classes = None) -> None:
 @batch.command("report")
 def report_command(out: Folder, as_json: AsJson = False) -> None:
     """Print what became of the rows, the failed ones with their reasons."""
-    from intarsia.batch.report import as_text, report
+    from intarsia.batch.ledger.report import as_text, report
 
     made = report(out)
     _warn(made["warnings"])
@@ -185,8 +185,8 @@ def merge_command(
 
 def _carry_out(how: Callable[[Any, Path, Options, Callable[[Tally], None]], Tally], asked: _Asked) -> None:
     """Run with a live display; the numbers on stdout at the end."""
+    from intarsia.batch.ledger.report import run_as_text
     from intarsia.batch.live import Display
-    from intarsia.batch.report import run_as_text
 
     before = signal.signal(signal.SIGTERM, _interrupt)  # what ends a job on a cluster is no reason to lose its rows
     try:
@@ -223,7 +223,7 @@ def _place(manifest: Path | None, images: Path | None, masks: Path | None) -> Pa
 
 
 def _classes(text: str | None) -> frozenset[str] | None:
-    from intarsia.batch.classes import CLASSES
+    from intarsia.batch.ledger.error_kinds import CLASSES
 
     if text is None:
         return None

@@ -39,8 +39,8 @@ def export(
     The graphs hold no weights, they refer to the model's own files. With --out, set INTARSIA_GRAPHS to the same folder
     where they are to be used.
     """
-    from intarsia.engine.registry import Registry
-    from intarsia.engine.weights import check
+    from intarsia.registry.files import check
+    from intarsia.registry.registry import Registry
 
     try:
         from intarsia.export.folder import MANIFEST, Merges, cached, export_checker, export_model

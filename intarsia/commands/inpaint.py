@@ -14,8 +14,8 @@ import typer
 from intarsia.commands.interrupts import held, interruptible
 from intarsia.commands.options import NUMBER, WHOLE, AllowPrivateUrls, AsJson, Capture, Kernels, MaxPixels, Weights
 from intarsia.commands.streams import note, print_json
-from intarsia.engine.numbers import number
 from intarsia.errors import Cancelled, OutputError, RequestError
+from intarsia.numbers import number
 
 if TYPE_CHECKING:
     from intarsia.engine.result import Progress, Result
@@ -72,8 +72,8 @@ def inpaint(
 ) -> None:
     """Inpaint one picture and print the paths of the results."""
     from intarsia.engine.engine import Engine
-    from intarsia.engine.output import check_outputs
     from intarsia.engine.request import InpaintRequest
+    from intarsia.images.save import check_outputs
 
     fields = {
         "init_image": image, "mask_image": mask, "prompt": prompt, "negative_prompt": negative_prompt,
@@ -144,7 +144,7 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
 
 def _targets(out: Path, image: str, samples: int, suffix: str) -> list[Path]:
     """A path with a suffix names the file; anything else is a folder for names made from the input's."""
-    from intarsia.engine.output import output_paths
+    from intarsia.images.save import output_paths
 
     if out.suffix and not out.is_dir():
         return output_paths(out.stem, out.parent, samples, out.suffix)
@@ -172,7 +172,7 @@ def _with_progress(events: Iterator[Progress | Result]) -> Result:
 
 
 def _write(result: Result, paths: list[Path], metadata: bool, overwrite: bool) -> list[str]:
-    from intarsia.engine.output import SaveOptions, a1111_parameters, save_all
+    from intarsia.images.save import SaveOptions, a1111_parameters, save_all
 
     made = [result.meta | {"seed": seed} for seed in result.seeds] if metadata else []
     texts = [{"metadata": meta, "parameters": a1111_parameters(meta)} for meta in made] or [{}] * len(paths)

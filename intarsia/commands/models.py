@@ -12,7 +12,7 @@ from intarsia.commands.streams import print_json
 from intarsia.errors import WeightsError
 
 if TYPE_CHECKING:
-    from intarsia.engine.registry import ModelEntry, PartEntry, Registry
+    from intarsia.registry.registry import ModelEntry, PartEntry, Registry
 
 __all__ = ["models"]
 
@@ -36,7 +36,7 @@ OfKind = Annotated[Kind, typer.Option("--kind", help="Which section of the regis
 @models.command("list")
 def list_models(kind: OfKind = Kind.models, weights: Weights = None, as_json: AsJson = False) -> None:
     """List the entries of the registry and whether their files are there."""
-    from intarsia.engine.registry import Registry
+    from intarsia.registry.registry import Registry
 
     registry = Registry(weights)
     entries = registry if kind is Kind.models else registry.parts[kind].values()
@@ -53,8 +53,8 @@ def list_models(kind: OfKind = Kind.models, weights: Weights = None, as_json: As
 @models.command("path")
 def model_path(name: Name = None, kind: OfKind = Kind.models, weights: Weights = None) -> None:
     """Print the folder, or the file, of an entry."""
-    from intarsia.engine.registry import Registry
-    from intarsia.engine.weights import locate
+    from intarsia.registry.files import locate
+    from intarsia.registry.registry import Registry
 
     typer.echo(str(locate(_find(Registry(weights), kind, name))))
 
@@ -64,8 +64,8 @@ def verify_model(
     name: Name = None, kind: OfKind = Kind.models, weights: Weights = None, as_json: AsJson = False
 ) -> None:
     """Compare every file of an entry with its size and sha256; exit code 3 where one differs."""
-    from intarsia.engine.registry import Registry
-    from intarsia.engine.weights import verify
+    from intarsia.registry.files import verify
+    from intarsia.registry.registry import Registry
 
     entry = _find(Registry(weights), kind, name)
     states = verify(entry)
@@ -93,7 +93,7 @@ def _find(registry: Registry, kind: Kind, name: str | None) -> ModelEntry | Part
 
 
 def _row(registry: Registry, entry: ModelEntry | PartEntry) -> dict[str, Any]:
-    from intarsia.engine.registry import ModelEntry
+    from intarsia.registry.registry import ModelEntry
 
     row: dict[str, Any] = {"id": entry.id, "installed": _is_there(entry)}
     if isinstance(entry, ModelEntry):
@@ -104,7 +104,7 @@ def _row(registry: Registry, entry: ModelEntry | PartEntry) -> dict[str, Any]:
 
 
 def _is_there(entry: ModelEntry | PartEntry) -> bool:
-    from intarsia.engine.weights import locate
+    from intarsia.registry.files import locate
 
     try:
         locate(entry)

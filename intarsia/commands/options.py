@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from intarsia.engine.numbers import number_or_text, whole_or_text
+from intarsia.numbers import number_or_text, whole_or_text
 
 __all__ = [
     "NUMBER",

@@ -27,11 +27,11 @@ def plan(
 
     Without --endpoint the fields are intarsia's own, with it those of the documented endpoint.
     """
-    from intarsia.engine.access import Access
-    from intarsia.engine.dialects import read
-    from intarsia.engine.registry import Registry
+    from intarsia.endpoints import read
     from intarsia.engine.request import InpaintRequest
     from intarsia.engine.resolve import resolve
+    from intarsia.images.access import Access
+    from intarsia.registry.registry import Registry
 
     body, registry = read_json(file), Registry(weights)
     if not isinstance(body, dict):

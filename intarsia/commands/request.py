@@ -30,8 +30,8 @@ def request(
     max_pixels: MaxPixels = None,
 ) -> None:
     """Run a documented request and print the documented reply, as JSON, also where it is an error."""
+    from intarsia.endpoints.answer import answer
     from intarsia.engine.engine import Engine
-    from intarsia.engine.reply import answer
 
     payload = read_json(file)
     with Engine(

@@ -18,7 +18,7 @@ def schema(
     openapi: Annotated[bool, typer.Option("--openapi", help="All endpoints as one OpenAPI 3.1 document.")] = False,
 ) -> None:
     """Print the JSON Schema of an endpoint's request and replies; of all endpoints without one."""
-    from intarsia.engine import dialects
+    from intarsia import endpoints as dialects
 
     if endpoint is not None and endpoint not in dialects.ENDPOINTS:
         raise RequestError("--endpoint", endpoint, f"one of {', '.join(dialects.ENDPOINTS)}")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from intarsia.backends.protocol import Backend, Checker
-from intarsia.engine.registry import ModelEntry, PartEntry, Registry
 from intarsia.engine.request import InpaintRequest
-from intarsia.engine.weights import check, locate
 from intarsia.errors import WeightsError
+from intarsia.registry.files import check, locate
+from intarsia.registry.registry import ModelEntry, PartEntry, Registry
 
 __all__ = ["Checkers", "find_checker"]
 

@@ -15,8 +15,6 @@ from types import TracebackType
 from typing import Any, Self
 
 from intarsia.backends.protocol import CAPTURE, KERNELS, choose
-from intarsia.engine.access import Access
-from intarsia.engine.registry import Registry
 from intarsia.engine.request import InpaintRequest
 from intarsia.engine.resolve import resolve
 from intarsia.engine.result import Counters, Progress, Result
@@ -24,6 +22,8 @@ from intarsia.engine.thread import EngineThread
 from intarsia.engine.ticket import Ticket
 from intarsia.engine.worker import Worker
 from intarsia.errors import BackendError, RequestError, expect
+from intarsia.images.access import Access
+from intarsia.registry.registry import Registry
 
 __all__ = ["Engine"]
 
@@ -150,7 +150,7 @@ class Engine:
             a ``success`` or an ``error`` reply: plain JSON values, whatever ``payload`` is. Nothing but an
             interrupt is raised.
         """
-        from intarsia.engine.reply import answer
+        from intarsia.endpoints.answer import answer
 
         return answer(self, payload, endpoint, out).reply
 

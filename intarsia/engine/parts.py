@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from intarsia.backends.protocol import Opening
 from intarsia.engine.plan import Adapter, ModelPlan
-from intarsia.engine.registry import PARTS, ModelEntry, PartEntry, Registry
 from intarsia.engine.request import InpaintRequest
-from intarsia.engine.weights import check, entry_hash
 from intarsia.errors import RequestError, WeightsError
+from intarsia.registry.files import check, entry_hash
+from intarsia.registry.registry import PARTS, ModelEntry, PartEntry, Registry
 
 __all__ = ["Parts", "find_parts", "model_plan", "opening"]
 

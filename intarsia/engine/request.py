@@ -14,10 +14,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, StrictBool, ValidationError
 from pydantic_core import PydanticCustomError
 
+from intarsia.engine.field_limits import describe
 from intarsia.engine.noise import MAX_SEED
-from intarsia.engine.numbers import is_random_seed, whole
-from intarsia.engine.schema import describe
 from intarsia.errors import RequestError
+from intarsia.numbers import is_random_seed, whole
 
 __all__ = ["InpaintRequest", "IpAdapter", "Lora"]
 
@@ -105,7 +105,7 @@ class InpaintRequest(BaseModel):
         mask_blur: feather of the paste-back, pixels of the output. mask_dilate: growth of the mask,
             pixels. mask_padding: pixels around the mask; set, only the mask's surroundings are generated.
         mask_source: ``luma`` repaints what is white, seen on black, ``alpha`` what is transparent; ``auto`` chooses,
-            and warns where they differ (see :mod:`intarsia.engine.mask_source`). invert_mask repaints the rest.
+            and warns where they differ (see :mod:`intarsia.canvas.mask_source`). invert_mask repaints the rest.
         masked_content: what stands under the mask before denoising; a transparent hole is filled in any case.
         color_match: match the generated colours to the seam's surroundings.
         negative numbers, infinities, NaN and unknown fields are refused.

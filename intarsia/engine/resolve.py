@@ -13,19 +13,19 @@ import numpy as np
 
 from intarsia import schedulers
 from intarsia.backends.protocol import Inputs
-from intarsia.engine.access import Access
-from intarsia.engine.canvas import Canvas, CanvasOptions, latent_mask, prepare
+from intarsia.canvas.canvas import Canvas, CanvasOptions, latent_mask, prepare
 from intarsia.engine.checkers import find_checker
-from intarsia.engine.fill import opaque
 from intarsia.engine.noise import MAX_SEED
 from intarsia.engine.parts import Parts, find_parts, model_plan
 from intarsia.engine.plan import PLAN_VERSION, CanvasPlan, Plan, PromptPlan, SamplerPlan
 from intarsia.engine.prompt_syntax import notes_on
-from intarsia.engine.registry import ModelEntry, PartEntry, Registry
 from intarsia.engine.request import InpaintRequest
-from intarsia.engine.sources import Picture, open_picture
-from intarsia.engine.weights import entry_hash, scheduler_config
 from intarsia.errors import RequestError, expect, named
+from intarsia.images.access import Access
+from intarsia.images.fill import opaque
+from intarsia.images.sources import Picture, open_picture
+from intarsia.registry.files import entry_hash, scheduler_config
+from intarsia.registry.registry import ModelEntry, PartEntry, Registry
 
 __all__ = ["DEFAULT_SCHEDULER", "DEFAULT_STEPS", "Resolved", "outline", "resolve", "table_of"]
 

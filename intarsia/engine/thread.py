@@ -9,10 +9,10 @@ import queue
 import threading
 import time
 
-from intarsia.engine.starting import start_thread
 from intarsia.engine.ticket import Ticket
 from intarsia.engine.worker import Worker
 from intarsia.errors import BackendError
+from intarsia.threads import start_thread
 
 __all__ = ["EngineThread"]
 

@@ -11,10 +11,10 @@ import numpy as np
 from PIL import Image
 
 from intarsia.backends.protocol import Adapts, Backend, Blends, Checker, Conditioning, Opening, Session
+from intarsia.canvas.paste import blend
 from intarsia.engine.checkers import Checkers
 from intarsia.engine.lanes import Lane, Lanes
 from intarsia.engine.parts import opening
-from intarsia.engine.paste import blend
 from intarsia.engine.plan import ModelPlan
 from intarsia.engine.resolve import Resolved, table_of
 from intarsia.engine.result import Counters, Result

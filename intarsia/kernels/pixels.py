@@ -60,7 +60,7 @@ def paste_reference(base: Tensor, over: Tensor, weights: Tensor) -> Tensor:
 def paste(
     base: Tensor, over: Tensor, weights: Tensor, *, out: Tensor | None = None, fused: bool | None = None
 ) -> Tensor:
-    """``base + (over - base) · weights / 255``: :func:`intarsia.engine.paste.blend` on the device, bit for bit.
+    """``base + (over - base) · weights / 255``: :func:`intarsia.canvas.paste.blend` on the device, bit for bit.
 
     Exactly ``base`` where the weight is 0 (``over`` is not even read there), exactly ``over`` at 255.
 

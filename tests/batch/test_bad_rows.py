@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from intarsia import batch
-from intarsia.batch.manifest import Manifest
-from intarsia.batch.rows import Reader, Refused
+from intarsia.batch.manifest.reader import Manifest
+from intarsia.batch.manifest.rows import Reader, Refused
 from intarsia.errors import RequestError
 from tests.batch.conftest import lines, pictures
 

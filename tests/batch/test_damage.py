@@ -9,13 +9,13 @@ import pytest
 from typer.testing import CliRunner
 
 from intarsia import batch
-from intarsia.batch import ledger
-from intarsia.batch.claims import Claims
-from intarsia.batch.ledger import LONGEST, Damage
-from intarsia.batch.record import STATUSES
-from intarsia.batch.report import write_report
-from intarsia.batch.results import History, Results, read_history, read_lines
-from intarsia.batch.tally import Tally
+from intarsia.batch.ledger import json_lines as ledger
+from intarsia.batch.ledger.claims import Claims
+from intarsia.batch.ledger.json_lines import LONGEST, Damage
+from intarsia.batch.ledger.records import STATUSES
+from intarsia.batch.ledger.report import write_report
+from intarsia.batch.ledger.results import History, Results, read_history, read_lines
+from intarsia.batch.ledger.run_stats import Tally
 from intarsia.cli import app
 from tests.batch.conftest import lines
 

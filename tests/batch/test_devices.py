@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from intarsia.batch import Options, devices
+from intarsia.batch import Options
+from intarsia.batch.running import devices
 from intarsia.errors import RequestError
 
 

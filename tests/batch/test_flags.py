@@ -106,7 +106,7 @@ def call(monkeypatch, command, given):
 
     for name, stand_in in (("run", run), ("retry", run), ("validate", validate), ("merge", merge)):
         monkeypatch.setattr(intarsia.batch, name, stand_in)
-    monkeypatch.setattr(sys.modules["intarsia.batch.report"], "report", report)
+    monkeypatch.setattr(sys.modules["intarsia.batch.ledger.report"], "report", report)
     positional = [value for name, value in given.items() if name.isupper()]
     named = [part for name, value in given.items() if not name.isupper() for part in (name, value) if part is not None]
     done = CliRunner().invoke(app, ["batch", command, *named, *positional], catch_exceptions=False)

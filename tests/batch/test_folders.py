@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from intarsia import batch
-from intarsia.batch import folders
-from intarsia.batch.manifest import Manifest
+from intarsia.batch.manifest import folders
+from intarsia.batch.manifest.reader import Manifest
 from intarsia.errors import RequestError
 from tests.batch.conftest import lines, pictures
 
@@ -224,7 +224,7 @@ def test_a_mask_that_is_the_picture_is_said_in_the_results(album, tmp_path):
 
 
 def test_what_counts_as_an_extension_is_what_pillow_writes_our_formats_under():
-    from intarsia.engine.pictures import FORMATS
+    from intarsia.images.rgb_image import FORMATS
 
     Image.init()
     known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS}

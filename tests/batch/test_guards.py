@@ -17,11 +17,11 @@ from PIL import Image
 
 from intarsia import batch
 from intarsia.batch import runner
-from intarsia.batch.claims import Claims
-from intarsia.batch.lock import locked
-from intarsia.batch.replacing import replacing
-from intarsia.batch.report import write_report
-from intarsia.batch.results import History
+from intarsia.batch.ledger.claims import Claims
+from intarsia.batch.ledger.lock import locked
+from intarsia.batch.ledger.replacing import replacing
+from intarsia.batch.ledger.report import write_report
+from intarsia.batch.ledger.results import History
 from intarsia.errors import IntarsiaError, OutputError, RequestError
 from tests.batch.conftest import lines, pictures
 
@@ -124,10 +124,10 @@ def test_a_picture_of_somebody_else_stays(album, tmp_path):
 
 def test_a_picture_that_comes_while_the_row_is_run_stays(album, tmp_path):
     """The last guard, in the worker: the file was not there when the row was let through."""
-    from intarsia.batch.jobs import Job
-    from intarsia.batch.line import Line
-    from intarsia.batch.painter import Painter
-    from intarsia.batch.rows import Reader
+    from intarsia.batch.manifest.line import Line
+    from intarsia.batch.manifest.rows import Reader
+    from intarsia.batch.running.jobs import Job
+    from intarsia.batch.running.row_runner import Painter
 
     row = Reader(album.folder, album.options, {}).row(Line(1, album.row(0)))
     (tmp_path / "row-0.png").write_bytes(b"a drawing by hand")
@@ -203,7 +203,7 @@ def test_a_damaged_header_is_its_rows_error_alone(album, tmp_path):
 
 @pytest.mark.parametrize("error", [RuntimeError("two\nlines"), NotImplementedError(), AttributeError("x")])
 def test_whatever_preparing_a_row_raises_is_its_own(album, tmp_path, monkeypatch, error):
-    from intarsia.batch import supply
+    from intarsia.batch.running import row_supply as supply
 
     real = supply._bucket
 
@@ -245,7 +245,7 @@ def test_a_pipe_is_no_picture(album, tmp_path):
 def test_a_file_system_that_hangs_does_not_keep_a_run_from_stopping(album, tmp_path, monkeypatch):
     import threading
 
-    from intarsia.batch import supply
+    from intarsia.batch.running import row_supply as supply
 
     hanging, released = threading.Event(), threading.Event()
 
@@ -300,8 +300,8 @@ def test_parquet_cells_of_other_types(album, tmp_path):
 
 def test_bytes_of_small_pictures_of_any_kind_are_pictures(tmp_path):
     """Base64 of few bytes without a known beginning would be taken for a path."""
-    from intarsia.batch.cells import plain
-    from intarsia.engine.sources import read_source
+    from intarsia.batch.manifest.cells import plain
+    from intarsia.images.sources import read_source
 
     data = b"P6 1 1 255\n\x01\x02\x03"
     assert read_source("init_image", plain("init_image", data)).content == data
@@ -508,7 +508,7 @@ def test_names_that_are_too_long_are_ordinary_errors(album, tmp_path):
 
 def test_an_interrupt_at_the_start_names_every_row(album, tmp_path, monkeypatch):
     """The folder is locked, nothing has been begun: also while it is swept, and while results are read."""
-    from intarsia.batch import local
+    from intarsia.batch.running import local
 
     def interrupted(*arguments):
         raise KeyboardInterrupt
@@ -531,7 +531,7 @@ def test_an_interrupt_at_the_start_names_every_row(album, tmp_path, monkeypatch)
 
 def test_a_worker_whose_parent_says_nothing_goes_quietly():
     for said in ("", '{"options": '):
-        command = [sys.executable, "-m", "intarsia.batch.worker"]
+        command = [sys.executable, "-m", "intarsia.batch.running.worker"]
         done = subprocess.run(command, input=said, capture_output=True, text=True, timeout=120)
         assert (done.returncode, done.stdout, done.stderr) == (70, "", "")
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from intarsia import batch
-from intarsia.batch.ids import inline_id, public_id
-from intarsia.batch.line import Line
-from intarsia.batch.outputs import checked_outputs, default_output
-from intarsia.batch.rows import Reader, Refused, Row
+from intarsia.batch.manifest.ids import inline_id, public_id
+from intarsia.batch.manifest.line import Line
+from intarsia.batch.manifest.outputs import checked_outputs, default_output
+from intarsia.batch.manifest.rows import Reader, Refused, Row
 from intarsia.errors import OutputError, RequestError
 from tests.batch.conftest import lines, pictures
 
@@ -226,9 +226,9 @@ def test_files_of_the_system_are_not_read(album, monkeypatch):
     real, opened = builtins.open, []
     monkeypatch.setattr(builtins, "open", noted)
     row = album.row(0, init_image=str(empty), width=None, height=None)
-    from intarsia.batch.supply import _size
+    from intarsia.batch.running.row_supply import _size
     from intarsia.engine.request import InpaintRequest
-    from intarsia.engine.sources import read_source
+    from intarsia.images.sources import read_source
 
     assert read_source("init_image", str(empty)).content == b""
     request = reader(album).row(Line(1, row))
@@ -238,7 +238,7 @@ def test_files_of_the_system_are_not_read(album, monkeypatch):
 
 
 def test_a_link_that_comes_while_the_folder_is_made_is_noticed(album, tmp_path, monkeypatch):
-    from intarsia.batch.painter import Painter
+    from intarsia.batch.running.row_runner import Painter
 
     out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
     out.mkdir()
@@ -251,7 +251,7 @@ def test_a_link_that_comes_while_the_folder_is_made_is_noticed(album, tmp_path, 
 
 
 def test_a_file_that_grows_is_read_up_to_the_limit(tmp_path, monkeypatch):
-    from intarsia.engine import sources
+    from intarsia.images import sources
 
     (tmp_path / "log").write_bytes(b"12345")
     size = os.stat(tmp_path / "log")
@@ -263,10 +263,10 @@ def test_a_file_that_grows_is_read_up_to_the_limit(tmp_path, monkeypatch):
 
 @pytest.mark.timeout(30)
 def test_a_pipe_is_never_opened(album):
-    from intarsia.batch.supply import _size
+    from intarsia.batch.running.row_supply import _size
     from intarsia.engine.request import InpaintRequest
-    from intarsia.engine.sources import read_source
     from intarsia.errors import SourceError
+    from intarsia.images.sources import read_source
 
     pipe = album.folder / "photos/pipe.png"
     os.mkfifo(pipe)

@@ -10,8 +10,8 @@ import sys
 import pytest
 
 from intarsia import batch
-from intarsia.batch.manifest import Manifest
-from intarsia.batch.rows import Reader, Refused, derived_seed, in_shard
+from intarsia.batch.manifest.reader import Manifest
+from intarsia.batch.manifest.rows import Reader, Refused, derived_seed, in_shard
 from intarsia.batch.settings import read_limit, read_shard
 from intarsia.errors import RequestError
 from tests.batch.conftest import lines, pictures
@@ -141,7 +141,7 @@ def reader(album, **changes):
 
 
 def row_of(album, fields, **changes):
-    from intarsia.batch.line import Line
+    from intarsia.batch.manifest.line import Line
 
     found = reader(album, **changes).row(Line(1, {"init_image": "photos/0.png", "mask_image": "masks/0.png", **fields}))
     assert not isinstance(found, Refused), found
@@ -202,7 +202,7 @@ def test_derived_seeds_and_shards_depend_on_the_id_alone():
 
 def test_seeds_and_shards_are_the_same_in_every_process():
     """Python's own hashes of texts are not."""
-    code = "from intarsia.batch.rows import *; ids = [f'row-{n}' for n in range(64)]\n"
+    code = "from intarsia.batch.manifest.rows import *; ids = [f'row-{n}' for n in range(64)]\n"
     code += "print([(derived_seed(1, each), in_shard(each, (2, 3))) for each in ids])"
     said = set()
     for seed in ("1", "2"):

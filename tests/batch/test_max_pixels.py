@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 import intarsia
 from intarsia import batch
-from intarsia.batch.painter import Painter
-from intarsia.batch.tally import Tally
+from intarsia.batch.ledger.run_stats import Tally
+from intarsia.batch.running.row_runner import Painter
 from intarsia.cli import app
 
 BEYOND = "the limit is 1000 (max_pixels, --max-pixels)"

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 import pytest
 
 from intarsia import batch
-from intarsia.batch.results import Results, name_of, read_history, result_files
+from intarsia.batch.ledger.results import Results, name_of, read_history, result_files
 from tests.batch.conftest import FAULTS, lines, pictures, python_path
 
 HOUR = 3600

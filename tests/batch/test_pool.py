@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from intarsia.batch import Options
-from intarsia.batch.pool import Pool
+from intarsia.batch.running.codec_pool import Pool
 
 
 class Log:

@@ -14,10 +14,10 @@ import pytest
 ray = pytest.importorskip("ray", reason="the Ray runner needs ray: pip install 'intarsia[ray]'")
 
 from intarsia import batch
-from intarsia.batch.jobs import Job
-from intarsia.batch.line import Line
-from intarsia.batch.ray_runner import Actor
-from intarsia.batch.rows import Reader
+from intarsia.batch.manifest.line import Line
+from intarsia.batch.manifest.rows import Reader
+from intarsia.batch.running.jobs import Job
+from intarsia.batch.running.ray_runner import Actor
 from tests.batch.conftest import FAULTS, lines, pictures
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own, of its future

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from intarsia import batch
-from intarsia.batch.results import Results, read_history, read_lines, result_files
+from intarsia.batch.ledger.results import Results, read_history, read_lines, result_files
 from intarsia.errors import OutputError
 from tests.batch.conftest import lines, pictures
 

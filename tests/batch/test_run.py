@@ -181,7 +181,7 @@ def test_retry_runs_just_those_that_failed(album, tmp_path):
 
 
 def test_the_output_folder_is_one_runs_alone(album, tmp_path):
-    from intarsia.batch.lock import locked
+    from intarsia.batch.ledger.lock import locked
 
     out, manifest = tmp_path / "out", album.manifest(album.rows(3))
     with locked(out), pytest.raises(OutputError, match="in use by another run"):

@@ -8,12 +8,12 @@ import shutil
 import pytest
 
 from intarsia import batch
-from intarsia.batch.hashes import Specs, identity
-from intarsia.batch.line import KEYS, Line
-from intarsia.batch.rows import Reader, Row
+from intarsia.batch.manifest.line import KEYS, Line
+from intarsia.batch.manifest.rows import Reader, Row
+from intarsia.batch.manifest.spec_hash import Specs, identity
 from intarsia.batch.settings import Options
-from intarsia.engine.registry import Registry
 from intarsia.engine.request import InpaintRequest
+from intarsia.registry.registry import Registry
 from tests.batch.conftest import lines
 
 REGISTRY = """

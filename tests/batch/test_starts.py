@@ -8,13 +8,13 @@ import threading
 
 import pytest
 
-from intarsia.batch.crew import Crew
-from intarsia.batch.pool import Pool
+from intarsia.batch.running.codec_pool import Pool
+from intarsia.batch.running.row_supply import Supply
+from intarsia.batch.running.worker_pool import Crew
 from intarsia.batch.settings import Options
-from intarsia.batch.supply import Supply
-from intarsia.engine.access import Access
-from intarsia.engine.fetch import fetch
 from intarsia.errors import BackendError
+from intarsia.images.access import Access
+from intarsia.images.fetch import fetch
 
 SENTENCE = "thread {} cannot be started: can't start new thread"
 

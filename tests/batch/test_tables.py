@@ -10,9 +10,9 @@ from decimal import Decimal
 import pytest
 
 from intarsia import batch
-from intarsia.batch.cells import FLAGS, PICTURES, TEXTS, WHOLE, CellError, plain, written
-from intarsia.batch.line import KEYS
-from intarsia.batch.manifest import Manifest
+from intarsia.batch.manifest.cells import FLAGS, PICTURES, TEXTS, WHOLE, CellError, plain, written
+from intarsia.batch.manifest.line import KEYS
+from intarsia.batch.manifest.reader import Manifest
 from intarsia.engine.request import InpaintRequest
 from intarsia.errors import RequestError
 from tests.batch.conftest import pictures

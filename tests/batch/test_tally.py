@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from intarsia.batch.crew import Member
-from intarsia.batch.jobs import Job
-from intarsia.batch.tally import Tally, quantile
+from intarsia.batch.ledger.run_stats import Tally, quantile
+from intarsia.batch.running.jobs import Job
+from intarsia.batch.running.worker_pool import Member
 
 
 def ok(pictures, seconds, attempts=1):

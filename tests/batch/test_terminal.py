@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from intarsia import batch
-from intarsia.batch.classes import sentence
+from intarsia.batch.ledger.error_kinds import sentence
 from intarsia.cli import app
 from intarsia.errors import IntarsiaError, RequestError, SourceError, WeightsError
 from tests.batch.conftest import lines

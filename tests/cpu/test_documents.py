@@ -10,8 +10,8 @@ pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[torch]'"
 jsonschema = pytest.importorskip("jsonschema", reason="needs jsonschema: pip install -e '.[dev]'")
 
 import intarsia
-from intarsia.engine.canvas import CanvasOptions, prepare
-from intarsia.engine.sources import open_picture
+from intarsia.canvas.canvas import CanvasOptions, prepare
+from intarsia.images.sources import open_picture
 from tests.documents import ENDPOINTS, PICTURES, document, example, serving_pictures
 
 

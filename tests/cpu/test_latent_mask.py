@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from intarsia.engine.mask import dilate, latent_mask
+from intarsia.canvas.mask import dilate, latent_mask
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 

@@ -262,9 +262,9 @@ def test_slots_out_of_range(slots):
 
 
 def test_pasting_on_the_device_is_the_engines_to_the_byte(models):
+    from intarsia.canvas.paste import blend
     from intarsia.engine.parts import Parts, opening
-    from intarsia.engine.paste import blend
-    from intarsia.engine.registry import Registry
+    from intarsia.registry.registry import Registry
 
     rng = np.random.default_rng(0)
     base, over = rng.integers(0, 256, (2, 300, 256, 3), np.uint8)

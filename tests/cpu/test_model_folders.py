@@ -16,7 +16,7 @@ pytest.importorskip("torch", reason="compares with torch: pip install 'intarsia[
 import intarsia
 from intarsia.backends.onnx.relocate import find_root, relocated
 from intarsia.engine.parts import Parts, opening
-from intarsia.engine.registry import Registry
+from intarsia.registry.registry import Registry
 from tests.noise_request import noise_request
 
 TINY = Path(intarsia.__file__).parent / "assets" / "intarsia-tiny"

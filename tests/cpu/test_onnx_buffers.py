@@ -14,8 +14,8 @@ import intarsia
 from intarsia.backends.onnx import buffers as module
 from intarsia.backends.protocol import Step, choose
 from intarsia.engine.parts import opening
-from intarsia.engine.registry import Registry
 from intarsia.engine.resolve import resolve, table_of
+from intarsia.registry.registry import Registry
 from tests.noise_request import noise_request
 
 SMALL = {"size": 64, "rows": slice(16, 40), "columns": slice(16, 40)}

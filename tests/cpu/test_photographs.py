@@ -9,8 +9,8 @@ from PIL import Image
 pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[torch]'")
 
 import intarsia
-from intarsia.engine.canvas import CanvasOptions, prepare
-from intarsia.engine.sources import open_picture
+from intarsia.canvas.canvas import CanvasOptions, prepare
+from intarsia.images.sources import open_picture
 from tools.train_tiny.masks import room
 from tools.train_tiny.palette import COLOURS
 

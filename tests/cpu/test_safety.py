@@ -16,9 +16,9 @@ from PIL import Image
 
 import intarsia
 from intarsia.engine.safety import ACTIONS, replace
-from intarsia.engine.weights import verify
 from intarsia.errors import BackendError
 from intarsia.models.safety import load_safety_checker
+from intarsia.registry.files import verify
 from tools.train_safety import card
 from tools.train_safety.pictures import KINDS, draw_example
 from tools.train_safety.settings import MODEL

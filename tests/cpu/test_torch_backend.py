@@ -86,8 +86,8 @@ def test_outside_the_feather_every_byte_is_the_inputs(engine, ask):
     for model in ("nine", "four"):
         request = ask(model=model, mask_blur=3.0)
         result = engine.run(request)
-        from intarsia.engine.registry import Registry
         from intarsia.engine.resolve import resolve
+        from intarsia.registry.registry import Registry
 
         touched = resolve(request, Registry(engine.registry.find("nine").declared_in)).canvas.touched()
         out, image = np.asarray(result.images[0]), request.init_image

@@ -20,9 +20,9 @@ from intarsia.backends.torch import session as sessions
 from intarsia.backends.torch.backend import TorchBackend
 from intarsia.backends.torch.capture import CudaRecorder
 from intarsia.backends.torch.pictures import Pictures
+from intarsia.canvas.paste import blend
 from intarsia.engine.noise import NoiseStream
 from intarsia.engine.parts import opening
-from intarsia.engine.paste import blend
 from intarsia.engine.resolve import resolve, table_of
 from intarsia.kernels.attention import KERNELS, _by
 from intarsia.models.configs import VAES

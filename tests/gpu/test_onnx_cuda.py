@@ -16,7 +16,7 @@ if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
     pytest.skip("the installed onnxruntime has no CUDA provider", allow_module_level=True)
 
 import intarsia
-from intarsia.engine.registry import Registry
+from intarsia.registry.registry import Registry
 from intarsia.schedulers import NAMES
 
 SIZE = 256

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from intarsia.engine.paste import blend
+from intarsia.canvas.paste import blend
 from intarsia.errors import BackendError
 from intarsia.kernels.pixels import paste, paste_reference, to_levels, to_levels_reference
 from tests.kernels import guard  # noqa: F401 - a fixture

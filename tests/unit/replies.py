@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from intarsia.engine.dialects import ENDPOINTS, reply_schemas, request_schema
+from intarsia.endpoints import ENDPOINTS, reply_schemas, request_schema
 
 jsonschema = pytest.importorskip("jsonschema", reason="needs jsonschema: pip install -e '.[dev]'")
 

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
-from intarsia.engine.canvas import BLANK, Canvas, CanvasOptions, lay_out, prepare
-from intarsia.engine.fill import FAINT
-from intarsia.engine.mask import dilate, resize_mask
-from intarsia.engine.paste import match_colors
-from intarsia.engine.pictures import Picture, from_array, from_bytes
-from intarsia.engine.sources import open_picture
+from intarsia.canvas.canvas import BLANK, Canvas, CanvasOptions, lay_out, prepare
+from intarsia.canvas.mask import dilate, resize_mask
+from intarsia.canvas.paste import match_colors
 from intarsia.errors import RequestError
+from intarsia.images.fill import FAINT
+from intarsia.images.rgb_image import Picture, from_array, from_bytes
+from intarsia.images.sources import open_picture
 
 
 def noise(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from intarsia.engine.geometry import CanvasOptions, Geometry, geometry
+from intarsia.canvas.geometry import CanvasOptions, Geometry, geometry
 
 
 def laid_out(size: tuple[int, int], box: tuple[int, int, int, int] | None = None, **options) -> Geometry:

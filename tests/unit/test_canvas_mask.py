@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageFilter
 
-from intarsia.engine.mask import (
+from intarsia.canvas.mask import (
     bounding_box,
     dilate,
     feather,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from intarsia.engine.canvas import CanvasOptions, prepare
-from intarsia.engine.mask import Feather
-from intarsia.engine.paste import blend, match_colors, overlap, paste_area
-from intarsia.engine.pictures import from_array
+from intarsia.canvas.canvas import CanvasOptions, prepare
+from intarsia.canvas.mask import Feather
+from intarsia.canvas.paste import blend, match_colors, overlap, paste_area
+from intarsia.images.rgb_image import from_array
 
 
 def test_blend_is_the_rounded_mean_for_every_pair_and_weight():

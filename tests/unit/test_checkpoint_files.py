@@ -15,7 +15,7 @@ from intarsia import Registry, WeightsError
 from intarsia.checkpoints import files as module
 from intarsia.checkpoints.files import read_bytes, read_json, regular
 from intarsia.checkpoints.layout import files_read, find_weights
-from intarsia.engine.weights import check, entry_hash, locate, scheduler_config, verify
+from intarsia.registry.files import check, entry_hash, locate, scheduler_config, verify
 
 TINY = Path(intarsia.__file__).parent / "assets" / "intarsia-tiny"
 UNET = Path("unet", "diffusion_pytorch_model.safetensors")

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
-from intarsia.engine.containers import Damaged, size_of, unpack
-from intarsia.engine.pictures import Picture, from_bytes
 from intarsia.errors import SourceError
+from intarsia.images.containers import Damaged, size_of, unpack
+from intarsia.images.rgb_image import Picture, from_bytes
 from tools.fuzz_pictures import seeds
 
 SEEDS = seeds()

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from intarsia import Registry, RequestError, WeightsError
-from intarsia.engine.access import Access
-from intarsia.engine.dialects import ENDPOINTS, openapi, read, reply_schemas, request_schema
+from intarsia.endpoints import ENDPOINTS, openapi, read, reply_schemas, request_schema
 from intarsia.engine.resolve import resolve
+from intarsia.images.access import Access
 from tests.unit.dialect_table import DEFAULTS, FIELDS, IMAGE, MINIMAL, NO_CHECKER, Wrong, rows_of
 
 jsonschema = pytest.importorskip("jsonschema", reason="needs jsonschema: pip install -e '.[dev]'")

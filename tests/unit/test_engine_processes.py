@@ -115,7 +115,7 @@ def test_a_pool_of_forked_processes(empty_registry):
 
 LOCK = """
 import threading
-from intarsia.engine.locks import lock_across_forks
+from intarsia.threads import lock_across_forks
 lock, held = lock_across_forks(), threading.Event()
 def hold():
     with lock:

@@ -28,11 +28,11 @@ from typer.testing import CliRunner
 
 import intarsia
 from intarsia.cli import app
-from intarsia.engine import addresses
-from intarsia.engine.addresses import is_public
-from intarsia.engine.fetch import fetch
-from intarsia.engine.sources import Access, open_picture
 from intarsia.errors import SourceError
+from intarsia.images import addresses
+from intarsia.images.addresses import is_public
+from intarsia.images.fetch import fetch
+from intarsia.images.sources import Access, open_picture
 
 SENTENCE = "init_image: Unable to fetch image from provided URL: "
 LOCAL = Access(allow_private_urls=True, seconds=5)
@@ -656,7 +656,7 @@ def test_command_line(scene, empty_registry, tmp_path):
 def test_the_http_client_is_imported_when_a_url_is_fetched_and_not_before():
     code = (
         "import sys, intarsia\nintarsia.Engine; intarsia.InpaintRequest; intarsia.plan\n"
-        "from intarsia.engine.sources import open_picture\n"
+        "from intarsia.images.sources import open_picture\n"
         "print('httpx2' in sys.modules)\n"
         "try:\n    open_picture('init_image', 'http://127.0.0.1/x.png')\nexcept intarsia.SourceError:\n"
         "    print('httpx2' in sys.modules)"

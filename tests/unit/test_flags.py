@@ -14,9 +14,14 @@ import pytest
 import typer.main
 
 from intarsia import api, cli
-from intarsia.engine import dialects, output, registry, reply, resolve, weights
+from intarsia import endpoints as dialects
+from intarsia.endpoints import answer as reply
 from intarsia.engine import engine as engines
+from intarsia.engine import resolve
 from intarsia.engine.noise import MAX_SEED
+from intarsia.images import save as output
+from intarsia.registry import files as weights
+from intarsia.registry import registry
 
 REGISTRY = """
 schema = 1
@@ -126,8 +131,9 @@ INPAINT = {
 }
 DEFAULTS = {
     "paths": [Path("intarsia-intarsia.png")], "prompt": "", "negative_prompt": "", "model": None, "samples": 1,
-    "steps": None, "strength": 0.7, "guidance_scale": 7.5, "scheduler": None, "karras_sigmas": True, "seed": None, "clip_skip": 2,
-    "loras": (), "vae": None, "ip_adapter": None, "metadata": True, "overwrite": False, "checked": False,
+    "steps": None, "strength": 0.7, "guidance_scale": 7.5, "scheduler": None, "karras_sigmas": True, "seed": None,
+    "clip_skip": 2, "loras": (), "vae": None, "ip_adapter": None, "metadata": True, "overwrite": False,
+    "checked": False,
     "backend": "auto", "device": "auto", "kernels": "auto", "capture": "auto", "weights": None,
     "allow_private_urls": False, "max_pixels": None, "as_json": False, "width": None, "height": None,
 }  # fmt: skip

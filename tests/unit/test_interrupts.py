@@ -125,7 +125,7 @@ def test_threads_have_nothing_to_hold():
 SCRIPT = """
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
-import intarsia.engine.placing, intarsia.commands.inpaint
+import intarsia.images.atomic_files, intarsia.commands.inpaint
 from intarsia.backends.null import NullSession
 sign, times, where = int(sys.argv.pop(1)), int(sys.argv.pop(1)), sys.argv.pop(1)
 

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 import intarsia
-from intarsia.engine.canvas import CanvasOptions, prepare
-from intarsia.engine.mask_source import binarise
-from intarsia.engine.pictures import Picture, from_array, from_bytes, from_image
+from intarsia.canvas.canvas import CanvasOptions, prepare
+from intarsia.canvas.mask_source import binarise
 from intarsia.errors import RequestError
+from intarsia.images.rgb_image import Picture, from_array, from_bytes, from_image
 
 SIZE = 32
 HOLE = np.zeros((SIZE, SIZE), np.bool_)

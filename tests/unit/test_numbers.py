@@ -10,9 +10,9 @@ import pytest
 
 import intarsia
 from intarsia.commands.inpaint import _lora, _settings, _size
-from intarsia.engine.dialects import ENDPOINTS
-from intarsia.engine.numbers import number, whole
+from intarsia.endpoints import ENDPOINTS
 from intarsia.errors import RequestError
+from intarsia.numbers import number, whole
 from tests.unit.dialect_table import MINIMAL
 from tests.unit.replies import checked
 

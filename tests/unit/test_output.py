@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from intarsia.engine import output
-from intarsia.engine.fill import FAINT
-from intarsia.engine.output import (
+from intarsia.errors import OutputError
+from intarsia.images import save as output
+from intarsia.images.fill import FAINT
+from intarsia.images.save import (
     SaveOptions,
     a1111_parameters,
     check_outputs,
@@ -25,7 +26,6 @@ from intarsia.engine.output import (
     save_all,
     write,
 )
-from intarsia.errors import OutputError
 
 PIXELS = np.random.default_rng(4).integers(0, 256, (20, 30, 4), dtype=np.uint8)
 PROFILE = b"\0" * 16 + b"RGB " + b"\0" * 200

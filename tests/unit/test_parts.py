@@ -10,8 +10,8 @@ import pytest
 
 import intarsia
 from intarsia import InpaintRequest, IpAdapter, Lora, RequestError, WeightsError
-from intarsia.engine.registry import Registry
 from intarsia.engine.resolve import resolve
+from intarsia.registry.registry import Registry
 
 REGISTRY = """
 schema = 1

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
-from intarsia.batch.classes import classify
-from intarsia.engine import decoding, pictures
-from intarsia.engine.access import MAX_PIXELS, pixel_limit
-from intarsia.engine.pictures import Picture, from_array, from_bytes, from_image
+from intarsia.batch.ledger.error_kinds import classify
 from intarsia.errors import OutOfMemory, SourceError
+from intarsia.images import decode as decoding
+from intarsia.images import rgb_image as pictures
+from intarsia.images.access import MAX_PIXELS, pixel_limit
+from intarsia.images.rgb_image import Picture, from_array, from_bytes, from_image
 
 RNG = np.random.default_rng(5)
 COLOUR = RNG.integers(0, 256, (9, 14, 3), dtype=np.uint8)

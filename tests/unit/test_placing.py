@@ -8,9 +8,9 @@ import stat
 
 import pytest
 
-from intarsia.engine import placing
-from intarsia.engine.placing import place, sweep, sweep_once
 from intarsia.errors import OutputError
+from intarsia.images import atomic_files as placing
+from intarsia.images.atomic_files import place, sweep, sweep_once
 
 NAMES = ("1.png", "2.png", "3.png")
 

@@ -12,8 +12,8 @@ import sys
 import pytest
 
 import intarsia
+from intarsia.endpoints import ENDPOINTS
 from intarsia.engine import resolve as resolving
-from intarsia.engine.dialects import ENDPOINTS
 from intarsia.errors import IntarsiaError, RequestError, named, shown
 from intarsia.redact import hiding, redacted, without_query
 from tests.unit.dialect_table import MINIMAL

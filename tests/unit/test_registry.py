@@ -7,7 +7,7 @@ import hashlib
 import pytest
 
 from intarsia import Registry, WeightsError
-from intarsia.engine.weights import check, entry_hash, locate, scheduler_config, verify
+from intarsia.registry.files import check, entry_hash, locate, scheduler_config, verify
 
 MERGING = 'schema = 1\n[models.a]\nfamily = "sd15"\npath = "x"\ntoken_merging{}'
 

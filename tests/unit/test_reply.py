@@ -16,10 +16,10 @@ import pytest
 from PIL import Image
 
 import intarsia
+from intarsia.endpoints import ENDPOINTS
+from intarsia.endpoints.answer import without_paths
+from intarsia.endpoints.temporary_files import sweep, temporary_folder
 from intarsia.engine import resolve as resolving
-from intarsia.engine.dialects import ENDPOINTS
-from intarsia.engine.reply import without_paths
-from intarsia.engine.temporary import sweep, temporary_folder
 from tests.unit.dialect_table import IMAGE, MASK, MINIMAL, picture
 from tests.unit.replies import checked
 

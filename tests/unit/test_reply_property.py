@@ -9,7 +9,7 @@ import pytest
 from hypothesis import strategies as st
 
 import intarsia
-from intarsia.engine.dialects import ENDPOINTS
+from intarsia.endpoints import ENDPOINTS
 from intarsia.schedulers import NAMES
 from tests.unit.dialect_table import IMAGE, MASK
 from tests.unit.replies import checked, validator

@@ -8,10 +8,10 @@ from PIL import Image
 
 import intarsia
 from intarsia.backends.null import NullBackend, NullChecker
-from intarsia.engine.registry import Registry
 from intarsia.engine.request import InpaintRequest
 from intarsia.engine.resolve import resolve
 from intarsia.engine.safety import ACTIONS, replace, screen
+from intarsia.registry.registry import Registry
 
 SIZES = [(64, 64), (512, 512), (777, 513), (64, 2048), (2048, 64), (8, 8)]
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 import intarsia
 from intarsia.batch import Options, run
-from intarsia.batch.rows import derived_seed
+from intarsia.batch.manifest.rows import derived_seed
 from tests.unit.dialect_table import IMAGE, MASK, MINIMAL
 
 MOST = 2**64 - 1

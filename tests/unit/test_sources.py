@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from intarsia.engine.sources import MAX_BYTES, Access, open_picture, read_source
 from intarsia.errors import SourceError
+from intarsia.images.sources import MAX_BYTES, Access, open_picture, read_source
 
 
 @pytest.fixture(scope="module")

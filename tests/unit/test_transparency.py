@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import intarsia
-from intarsia.engine import fill
-from intarsia.engine.canvas import BLANK, Canvas, CanvasOptions, prepare
-from intarsia.engine.fill import FAINT, from_surroundings, hidden_pixels, opaque
-from intarsia.engine.mask import Feather
-from intarsia.engine.output import SaveOptions, encode
-from intarsia.engine.paste import composite
-from intarsia.engine.pictures import Picture, from_array, from_bytes, from_image
+from intarsia.canvas.canvas import BLANK, Canvas, CanvasOptions, prepare
+from intarsia.canvas.mask import Feather
+from intarsia.canvas.paste import composite
+from intarsia.images import fill
+from intarsia.images.fill import FAINT, from_surroundings, hidden_pixels, opaque
+from intarsia.images.rgb_image import Picture, from_array, from_bytes, from_image
+from intarsia.images.save import SaveOptions, encode
 
 Pixels = np.ndarray
 

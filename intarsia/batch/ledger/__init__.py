@@ -1,0 +1,1 @@
+"""What a batch writes down: records of rows, claims on outputs, reports."""

@@ -1,0 +1,90 @@
+"""Which files in an output folder are a row's own: those that results name, and those that a run set out to write.
+
+A run that is killed leaves pictures that no line of results names yet, and the next one has to replace them. Whatever
+else lies in the folder under the name of an output is somebody's, and stays.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from intarsia.batch.ledger.json_lines import Damage, is_text_list, read_values
+from intarsia.batch.ledger.results import History
+from intarsia.batch.manifest.ids import public_id
+from intarsia.errors import OutputError
+
+__all__ = ["Claims"]
+
+_NAME = ".intarsia-outputs"
+
+
+class Claims:
+    """The outputs that runs in a folder set out to write, by row; they are kept there in ``.intarsia-outputs*``.
+
+    Args:
+        history: names what is known from results.
+        shard: each writes a file of its own.
+
+    Attributes:
+        damage: lines that say nothing.
+
+    Raises:
+        OutputError: the file cannot be opened.
+    """
+
+    def __init__(self, out: Path, history: History, shard: tuple[int, int]) -> None:
+        self._out, self._done = str(out), history.done
+        part, parts = shard
+        path = out / (_NAME if parts == 1 else f"{_NAME}-{part}-of-{parts}")
+        self.damage = Damage()
+        files = sorted(each for each in out.glob(f"{_NAME}*") if each.is_file())
+        claims = (claim for each in files for claim in read_values(each, _problem, self.damage))
+        self._known = {(public_id(row), name) for row, name in claims}
+        try:
+            self._file = path.open("ab", buffering=0)
+        except OSError as exc:
+            raise OutputError(f"{path} cannot be written: {exc.strerror or exc}") from exc
+
+    def claim(self, identifier: str, outputs: tuple[str, ...]) -> tuple[str, ...]:
+        """Note that a row is about to write ``outputs``; those of them that are its own, and may be replaced.
+
+        Raises:
+            OutputError: a file of that name is there which is not the row's, or the note cannot be written.
+        """
+        done = self._done.get(identifier, {}).get("outputs")
+        done = done if isinstance(done, list) else []
+        own = tuple(name for name in outputs if name in done or (identifier, name) in self._known)
+        for name in outputs:
+            if name not in own and os.path.lexists(os.path.join(self._out, name)):
+                raise OutputError(
+                    f"{os.path.join(self._out, name)} is already there, and no earlier run wrote it for this row: "
+                    "choose another output or folder, or move it away"
+                )
+        for name in outputs:
+            if (identifier, name) not in self._known:
+                self._note(identifier, name)
+        return own
+
+    def _note(self, identifier: str, name: str) -> None:
+        try:
+            # The line's end goes first, so that a line which a full disk has torn costs itself alone.
+            self._file.write(b"\n" + json.dumps([identifier, name]).encode())
+        except OSError as exc:
+            raise OutputError(f"{self._file.name} cannot be written: {exc.strerror or exc}") from exc
+        self._known.add((identifier, name))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+
+def _problem(claim: Any) -> str:
+    return "" if is_text_list(claim) and len(claim) == 2 else "must be a row's id and the name of an output"

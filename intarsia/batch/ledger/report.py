@@ -1,0 +1,126 @@
+"""What became of the rows: from the lines of results, and the numbers of the latest run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from intarsia.batch.ledger.json_lines import LONGEST, Damage, read_json
+from intarsia.batch.ledger.replacing import replacing
+from intarsia.batch.ledger.results import read_history, result_files
+from intarsia.batch.ledger.run_stats import problem_of
+from intarsia.errors import OutputError
+from intarsia.printable import printable
+
+__all__ = ["as_text", "report", "run_as_text", "write_report"]
+
+_SHOWN = 50
+_KEPT = ("id", "status", "time", "run", "error", "text", "attempts", "line", "degraded")
+_NAME = re.compile(r"report(-\d+-of-\d+)?\.json")
+
+
+def _name(shard: tuple[int, int]) -> str:
+    part, parts = shard
+    return "report.json" if parts == 1 else f"report-{part}-of-{parts}.json"
+
+
+def write_report(out: Path, shard: tuple[int, int], numbers: Mapping[str, Any]) -> None:
+    """Keep the numbers of a run beside its results; the file of the run before is replaced whole."""
+    with replacing(out / _name(shard)) as file:
+        file.write(json.dumps(numbers, indent=2) + "\n")
+
+
+def report(out: str | os.PathLike[str]) -> dict[str, Any]:
+    """Rows by status, failed rows with their reasons, and the numbers of the latest run (of each shard).
+
+    What is damaged among the lines and numbers is left out, and named under ``warnings``.
+
+    Raises:
+        OutputError: there are no results in the folder.
+    """
+    folder = Path(out)
+    files = result_files(folder)
+    if not files:
+        raise OutputError(f"{folder} holds no results of a batch run")
+    history = read_history(files, _KEPT)
+    status = Counter(_status(record, history.done) for record in history.last.values())
+    failed = [record for record in history.last.values() if record["status"] in ("error", "cancelled")]
+    runs = _runs(folder, history.damage)
+    return {
+        "rows": len(history.last),
+        **{name: status[name] for name in ("ok", "error", "skipped", "cancelled")},
+        "errors": dict(sorted(Counter(record.get("error", "") for record in failed).items())),
+        "retried": sum(record.get("attempts", 1) > 1 for record in history.last.values()),
+        "degraded": sum(bool(record.get("degraded")) for record in history.last.values()),
+        "failed": sorted(failed, key=lambda record: record.get("line", 0)),
+        "runs": runs,
+        "warnings": history.damage.warnings,
+    }
+
+
+def _status(record: Mapping[str, Any], done: Mapping[str, Any]) -> str:
+    """A row that was found to be done counts as what it is."""
+    found = record["status"] == "skipped" and record["id"] in done
+    return "ok" if found else str(record["status"])
+
+
+def _runs(folder: Path, damage: Damage) -> dict[str, Any]:
+    """The numbers of the latest run, and of each shard's, by the names of their files."""
+    runs: dict[str, Any] = {}
+    for path in sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name) and path.is_file()):
+        try:
+            with path.open("rb") as file:
+                problem, numbers = read_json(file.read(LONGEST + 1))
+        except OSError as exc:
+            raise OutputError(f"{path} cannot be read: {exc.strerror or exc}") from exc
+        if problem := problem or problem_of(numbers):
+            damage.add(path, "the file", problem)
+        else:
+            runs[path.stem] = numbers
+    return runs
+
+
+def as_text(made: Mapping[str, Any]) -> str:
+    """A report for people; its warnings are left to who prints it."""
+    counts = ", ".join(f"{made[name]} {name}" for name in ("ok", "error", "skipped", "cancelled") if made[name])
+    lines = [f"{made['rows']} rows: {counts or 'none'}"]
+    lines += [f"  {name}: {count}" for name, count in made["errors"].items()]
+    for record in made["failed"][:_SHOWN]:
+        lines.append(f"{record['id']}: {record.get('error', '')}: {record.get('text', '')}")
+    if len(made["failed"]) > _SHOWN:
+        lines.append(f"… and {len(made['failed']) - _SHOWN} more (--json shows all)")
+    for name, numbers in made["runs"].items():
+        lines += ["", f"latest run ({name}.json)", *_lines_of(numbers)]
+    return "\n".join(map(printable, lines))
+
+
+def run_as_text(numbers: Mapping[str, Any]) -> str:
+    """The numbers of one run for people; its warnings are left to who prints it."""
+    return "\n".join(map(printable, _lines_of(numbers)))
+
+
+def _lines_of(numbers: Mapping[str, Any]) -> list[str]:
+    counts = [f"{numbers[name]} {name}" for name in ("ok", "error", "skipped", "cancelled") if numbers[name]]
+    before = [f"{numbers['before']} done before"] if numbers["before"] else []
+    lines = [f"{numbers['rows']} rows: {', '.join([*counts, *before]) or 'none'}"]
+    if numbers["stopped"]:
+        lines.append(f"stopped: {numbers['stopped']}")
+    lines += [f"  {name}: {count}" for name, count in numbers["errors"].items()]
+    if numbers["pictures"]:
+        lines.append(
+            f"{numbers['pictures']} pictures in {numbers['seconds']:.1f} s, {numbers['pictures_per_second']:.2f} "
+            f"a second after a warm-up of {numbers['warm_up_seconds']:.1f} s; batches {numbers['batch_fill']:.0%} full"
+        )
+        device = numbers["peak_device_memory_mib"]
+        lines.append(
+            f"{numbers['retries']} retries, {numbers['restarts']} restarts of workers; peak memory "
+            f"{numbers['peak_memory_mib']:.0f} MiB a process{f', {device:.0f} MiB on the device' if device else ''}"
+        )
+        stages = (f"{name} {each['p50']:.3f}/{each['p95']:.3f}" for name, each in numbers["stages"].items())
+        lines.append(f"seconds a row, p50/p95: {', '.join(stages)}")
+    return lines

@@ -1,0 +1,147 @@
+"""What a run has done so far, in numbers; the report is made of them."""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from intarsia.batch.ledger.json_lines import is_text_list
+from intarsia.batch.ledger.results import Record
+from intarsia.errors import shown
+
+__all__ = ["Tally", "problem_of", "quantile"]
+
+
+@dataclass
+class Tally:
+    """Counts and times of one run.
+
+    Attributes:
+        rows: that the run has to account for (its shard's).
+        before: of them, those that were done already.
+        status, errors: rows by status and by class of error.
+        pictures: written.
+        again: attempts beyond the first.
+        first: seconds until the first picture, weights loaded by then: the warm-up.
+        stages: seconds by stage, one for each row.
+        warnings: what was damaged in the files of earlier runs, and left out.
+    """
+
+    rows: int = 0
+    before: int = 0
+    status: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
+    pictures: int = 0
+    again: int = 0
+    restarts: int = 0
+    began: float = field(default_factory=time.perf_counter)
+    first: float | None = None
+    first_pictures: int = 0
+    latest: float = 0.0
+    stages: dict[str, array[float]] = field(default_factory=lambda: defaultdict(lambda: array("d")))
+    states: list[dict[str, Any]] = field(default_factory=list)
+    stopped: str = ""
+    warnings: list[str] = field(default_factory=list)
+
+    def add(self, record: Record) -> None:
+        """Take in a line of results."""
+        self.status[record["status"]] += 1
+        self.again += int(record.get("attempts", 1)) - 1
+        if record["status"] == "error":
+            self.errors[record["error"]] += 1
+        if record["status"] != "ok":
+            return
+        self.pictures += len(record["outputs"])
+        self.latest = time.perf_counter() - self.began
+        if self.first is None:
+            self.first, self.first_pictures = self.latest, len(record["outputs"])
+        for stage, seconds in record["timings"].items():
+            self.stages[stage].append(seconds)
+
+    @property
+    def failed(self) -> int:
+        return self.status["error"]
+
+    @property
+    def finished(self) -> int:
+        return self.before + sum(self.status.values())
+
+    @property
+    def rate(self) -> float:
+        """Pictures a second after the warm-up; 0 before there are two."""
+        spent = self.latest - (self.first or 0.0)
+        return (self.pictures - self.first_pictures) / spent if spent > 0 else 0.0
+
+    @property
+    def fill(self) -> float:
+        """Mean share of the batches' slots that were used, 0 … 1."""
+        slots = sum(state.get("evaluations", 0) * state.get("slots", 0) for state in self.states)
+        return sum(state.get("lane_rows", 0) for state in self.states) / slots if slots else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report of this run."""
+        return {
+            "rows": self.rows,
+            "before": self.before,
+            **{name: self.status[name] for name in ("ok", "error", "skipped", "cancelled")},
+            "errors": dict(sorted(self.errors.items())),
+            "pictures": self.pictures,
+            "retries": self.again,
+            "restarts": self.restarts,
+            "stopped": self.stopped,
+            "seconds": round(time.perf_counter() - self.began, 3),
+            "warm_up_seconds": round(self.first or 0.0, 3),
+            "pictures_per_second": round(self.rate, 3),
+            "batch_fill": round(self.fill, 4),
+            "peak_memory_mib": _most(self.states, "memory"),
+            "peak_device_memory_mib": _most(self.states, "device_memory"),
+            "stages": {name: _spread(times) for name, times in sorted(self.stages.items())},
+            "warnings": self.warnings,
+        }
+
+
+def _most(states: Iterable[Mapping[str, Any]], name: str) -> float:
+    return max((float(state.get(name, 0.0)) for state in states), default=0.0)
+
+
+def _spread(times: array[float]) -> dict[str, float]:
+    ordered = sorted(times)
+    return {"p50": round(quantile(ordered, 0.5), 6), "p95": round(quantile(ordered, 0.95), 6)}
+
+
+def quantile(ordered: list[float], share: float) -> float:
+    """The value that ``share`` of the ordered ones do not exceed (nearest rank)."""
+    return ordered[min(len(ordered) - 1, max(0, -(-int(share * 1000) * len(ordered) // 1000) - 1))]
+
+
+def problem_of(numbers: Any) -> str:
+    """What keeps a value from being :meth:`Tally.to_dict`'s; "" for nothing. Other keys may hold anything."""
+    if not isinstance(numbers, dict):
+        return f"must be an object, not {shown(numbers)}"
+    for name, example in Tally().to_dict().items():
+        value = numbers.get(name, [] if name == "warnings" else None)  # earlier versions had no warnings
+        if not _is_like(value, example) or (name in _NESTED and not _NESTED[name](value)):
+            return f"{name} cannot be {shown(value)}"
+    return ""
+
+
+def _is_like(value: Any, example: Any) -> bool:
+    """Whether a value is a number, text, list or object as the example is."""
+    if isinstance(example, int | float):
+        return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e18
+    return isinstance(value, type(example))
+
+
+def _is_spread(value: Any) -> bool:
+    return isinstance(value, dict) and all(_is_like(value.get(name), 0.0) for name in ("p50", "p95"))
+
+
+_NESTED: Mapping[str, Callable[[Any], bool]] = {
+    "errors": lambda value: all(_is_like(count, 0) for count in value.values()),
+    "stages": lambda value: all(map(_is_spread, value.values())),
+    "warnings": is_text_list,
+}

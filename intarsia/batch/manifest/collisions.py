@@ -1,0 +1,114 @@
+"""What can only be seen with all rows in view: ids, outputs and pictures that get in one another's way."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from intarsia.batch.manifest.line import Line
+from intarsia.batch.manifest.outputs import folded
+from intarsia.batch.manifest.rows import Reader, Refused, Row, is_path
+from intarsia.batch.manifest.spec_hash import sources_of
+from intarsia.errors import shown
+
+__all__ = ["Names", "read_rows"]
+
+
+class Names:
+    """Ids and outputs of all rows, which of them are there more than once, and the pictures in the output folder that
+    rows read.
+
+    Outputs that differ in case alone, or in how a letter and its accent are put together, count as equal: on many file
+    systems they are one file.
+
+    Args:
+        out: the output folder; None where it is not known.
+
+    Attributes:
+        repeated: ids that more than one row has.
+    """
+
+    def __init__(self, out: Path | None = None) -> None:
+        self._root = "" if out is None else os.path.realpath(out)
+        self._ids: dict[str, int] = {}
+        self._files: dict[str, int] = {}
+        self._folders: dict[str, int] = {}
+        self._refused: dict[int, str] = {}
+        self.repeated: set[str] = set()
+        self._inputs: dict[str, str] = {}
+        self._real: dict[str, str] = {}
+
+    def add(self, row: Row) -> None:
+        """Take in a row; whatever collides is refused, on either side."""
+        other = self._ids.setdefault(row.id, row.number)
+        if other != row.number:
+            self.repeated.add(row.id)
+            self._refuse(other, row.number, f"the id {shown(row.id)}")
+        for output in row.outputs:
+            self._add_output(folded(output), output, row.number)
+        if self._root:
+            self._add_inputs(row)
+
+    def problem(self, row: Row) -> str:
+        """Why a row cannot be run beside all the others; "" where it can. All of them must have been added."""
+        return self._refused.get(row.number, "") or self._overwritten(row)
+
+    def _add_output(self, key: str, output: str, number: int) -> None:
+        other = self._files.setdefault(key, number)
+        if other != number:
+            self._refuse(other, number, f"the output {shown(output)}")
+        elif key in self._folders:
+            self._refuse(self._folders[key], number, f"{shown(output)}, for one a file and for the other a folder,")
+        for end in (place for place, letter in enumerate(key) if letter == "/"):
+            folder = key[:end]
+            self._folders.setdefault(folder, number)
+            if self._files.get(folder, number) != number:
+                what = f"{shown(folder)}, for one a file and for the other a folder,"
+                self._refuse(self._files[folder], number, what)
+
+    def _refuse(self, one: int, other: int, what: str) -> None:
+        for number, partner in ((one, other), (other, one)):
+            self._refused.setdefault(number, f"line {number} and line {partner} have {what} in common")
+
+    def _add_inputs(self, row: Row) -> None:
+        """Note the row's pictures that lie in the output folder; there are none, mostly."""
+        for field, source in sources_of(row.fields).items():
+            for place in self._places(source) if is_path(source) else ():
+                if place.startswith(os.path.join(self._root, "")):
+                    self._inputs.setdefault(place, f"the {field} of line {row.number}, {shown(source)}")
+
+    def _overwritten(self, row: Row) -> str:
+        """The sentence about a picture that the row's outputs would replace; "" where there is none."""
+        for output in row.outputs if self._inputs else ():
+            for place in self._places(os.path.join(self._root, output)):
+                if place in self._inputs:
+                    return f"the output {shown(output)} would replace {self._inputs[place]}; choose another folder"
+        return ""
+
+    def _places(self, path: str) -> tuple[str, ...]:
+        """The names of the file without links in its folder: its own, and that of the file which it is a link to."""
+        folder, name = os.path.split(path)
+        try:
+            if name in ("", ".", ".."):
+                return (os.path.realpath(path),)
+            real = self._real.get(folder) or self._real.setdefault(folder, os.path.realpath(folder))
+            place = os.path.join(real, name)
+            return (place, os.path.realpath(place)) if os.path.islink(place) else (place,)
+        except ValueError:  # a NUL, half a surrogate pair: no file has such a name
+            return ()
+
+
+def read_rows(lines: Iterable[Line], reader: Reader, names: Names) -> Iterator[Row | Refused]:
+    """Rows of a manifest whose names are known: what collides is refused too."""
+    for line in lines:
+        found = reader.row(line)
+        problem = names.problem(found) if isinstance(found, Row) else ""
+        if not problem:
+            yield found
+        elif found.id in names.repeated:
+            # Two rows of one id would share a line of results: the number tells them apart.
+            apart = f"{found.id} (line {found.number})"
+            yield Refused(found.number, apart, "param", problem, key=found.id, is_nameless=True)
+        else:
+            yield Refused(found.number, found.id, "param", problem)

@@ -1,0 +1,228 @@
+"""Lines of a manifest → rows that can be run, or the reason why not.
+
+A row is an ``InpaintRequest`` with an ``id`` and an ``output``. What can only be seen with all rows in view (ids and
+outputs that are there twice) is found by :class:`intarsia.batch.manifest.collisions.Names`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from intarsia.batch.manifest.ids import ADDRESS, inline_id, public_id
+from intarsia.batch.manifest.line import KEYS, Line
+from intarsia.batch.manifest.outputs import checked_outputs, default_output, is_encodable
+from intarsia.batch.settings import Options
+from intarsia.engine.request import InpaintRequest
+from intarsia.errors import OutputError, RequestError, shown
+from intarsia.numbers import is_random_seed
+from intarsia.redact import redacted
+
+__all__ = ["Reader", "Refused", "Row", "derived_seed", "in_shard", "is_path", "load_defaults"]
+
+PICTURES = ("init_image", "mask_image")
+_MISSPELT = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # "https:/…" is an address to be refused, no path
+_LONGEST_PATH = 4096
+_LONGEST_ID = 1024
+# How base64 of a PNG, JPEG, WebP, GIF, BMP or TIFF file begins.
+_BASE64 = ("iVBORw0KGgo", "/9j/", "UklGR", "R0lGOD", "Qk", "SUkq", "TU0A")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row that can be run.
+
+    Attributes:
+        number: of its line.
+        outputs: where its pictures go, relative to the output folder, one for each sample.
+        fields: of the request, paths of pictures made absolute; its seed is in it.
+    """
+
+    number: int
+    id: str
+    outputs: tuple[str, ...]
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """One row that cannot be run as it is written.
+
+    Attributes:
+        id: its own, or one made of its line's number.
+        error: the class of what is wrong; see :mod:`intarsia.batch.ledger.error_kinds`.
+        key: what says to which shard it belongs, where that is not ``id``.
+        is_nameless: ``id`` was made of the line's number, and means nothing once the manifest has changed.
+    """
+
+    number: int
+    id: str
+    error: str
+    text: str
+    key: str = ""
+    is_nameless: bool = False
+
+
+def load_defaults(path: str | os.PathLike[str] | None) -> dict[str, Any]:
+    """The fields of a defaults file. Unknown keys, and values that no request takes: :class:`RequestError`."""
+    if path is None:
+        return {}
+    try:
+        fields = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except RecursionError as exc:
+        raise RequestError("--defaults", message=f"{path}: is nested too deeply") from exc
+    except (OSError, ValueError) as exc:  # ValueError: not UTF-8, not TOML, a name with a NUL
+        raise RequestError("--defaults", message=f"{path}: cannot be read as TOML: {exc}") from exc
+    for own in ("id", "output"):
+        if own in fields:
+            raise RequestError("--defaults", message=f"{path}: {own} cannot be the same for all rows")
+    try:
+        InpaintRequest.parse(fields)
+    except RequestError as exc:
+        raise RequestError("--defaults", message=f"{path}: {exc}") from exc
+    return fields
+
+
+def derived_seed(run: int, identifier: str) -> int:
+    """The seed of a row that has none: 48 bits of a hash, so that it is the same in any order, shard and company."""
+    return int.from_bytes(hashlib.sha256(f"{run}\0{identifier}".encode()).digest()[:6], "big")
+
+
+def in_shard(identifier: str, shard: tuple[int, int]) -> bool:
+    """Whether the row of that id belongs to the part (i, n), counted from 1."""
+    part, parts = shard
+    return parts == 1 or int.from_bytes(hashlib.sha256(identifier.encode()).digest()[-8:], "big") % parts == part - 1
+
+
+class Reader:
+    """Turns lines into rows.
+
+    Args:
+        base: folder that relative paths are relative to.
+        options: seed, format and allow_extra of the run.
+        defaults: fields under the rows'.
+    """
+
+    def __init__(self, base: Path, options: Options, defaults: Mapping[str, Any]) -> None:
+        self.base, self.options, self.defaults = str(base), options, dict(defaults)
+
+    def row(self, line: Line) -> Row | Refused:
+        """The row that a line means."""
+        if line.problem:
+            return self._refused(line, self._given_id(line), self._says(line))
+        fields = {**self.defaults, **{key: value for key, value in line.fields.items() if value is not None}}
+        identifier = ""
+        try:
+            self._check_keys(fields)
+            _check_texts(fields)
+            asked, output = fields.pop("id", None), fields.pop("output", None)
+            identifier = self._id(asked, fields)
+            if output is None:
+                output = default_output(identifier, self.options.format)
+            outputs = checked_outputs(output, fields.get("samples", 1), self.options.format)
+        except (RequestError, OutputError) as exc:
+            return self._refused(line, identifier or self._given_id(line), str(exc))
+        if is_random_seed(fields.get("seed")):
+            del fields["seed"]  # drawn anew, it would paint a row again that is done
+        fields.setdefault("seed", derived_seed(self.options.seed, identifier))
+        for name in PICTURES:
+            if isinstance(fields.get(name), str):
+                fields[name] = self._located(fields[name])
+        fields |= self._adapter(fields)
+        return Row(line.number, identifier, outputs, {key: fields[key] for key in fields if key in KEYS})
+
+    def _refused(self, line: Line, identifier: str, text: str) -> Refused:
+        text = redacted(text).encode("utf-8", "backslashreplace").decode()  # names of files need not be UTF-8
+        return Refused(line.number, identifier or f"line {line.number}", "param", text, is_nameless=not identifier)
+
+    def _says(self, line: Line) -> str:
+        return f"line {line.number} {line.problem}" if "id" not in line.fields else line.problem
+
+    def _given_id(self, line: Line) -> str:
+        """The line's own id where it is one, for the name of a row that is refused."""
+        given = line.fields.get("id")
+        identifier = public_id(given) if isinstance(given, str) else ""
+        return identifier if _is_id(identifier) else ""
+
+    def _check_keys(self, fields: Mapping[str, Any]) -> None:
+        unknown = [key for key in fields if key not in KEYS]
+        if unknown and not self.options.allow_extra:
+            known = ", ".join(sorted(KEYS))
+            message = f"{shown(unknown[0])} is not a key of a row (--allow-extra ignores it); known: {known}"
+            raise RequestError(unknown[0], message=message)
+
+    def _id(self, asked: Any, fields: Mapping[str, Any]) -> str:
+        """The row's id; without one, its picture's path as the manifest has it. Keys of addresses are not in it."""
+        if asked is None:
+            return self._id_of_picture(fields.get("init_image"))
+        if isinstance(asked, int) and not isinstance(asked, bool):
+            asked = str(asked)
+        identifier = public_id(asked) if isinstance(asked, str) else ""
+        if not _is_id(identifier):
+            raise RequestError("id", asked, f"a text of 1 to {_LONGEST_ID} characters")
+        return identifier
+
+    def _id_of_picture(self, source: Any) -> str:
+        if not isinstance(source, str) or not source.strip() or not is_encodable(source):
+            raise RequestError("id", message="id is required where init_image is not a text")
+        source = source.strip()
+        is_inline = not ADDRESS.match(source) and _may_be_base64(source) and self._located(source) == source
+        identifier = public_id(source)
+        return inline_id(source) if is_inline or not _is_id(identifier) else identifier
+
+    def _adapter(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        adapter = fields.get("ip_adapter")
+        if not isinstance(adapter, dict) or not isinstance(adapter.get("image"), str):
+            return {}
+        return {"ip_adapter": {**adapter, "image": self._located(adapter["image"])}}
+
+    def _located(self, text: str) -> str:
+        """A relative path made absolute; URLs, data URIs and base64 as they are.
+
+        Blanks around it are left out, unless there is a file of that very name.
+        """
+        if text != text.strip() and len(text) <= _LONGEST_PATH and "\0" not in text:
+            path = os.path.join(self.base, text)
+            if os.path.lexists(path):
+                return path
+        text = text.strip()
+        if not text or len(text) > _LONGEST_PATH or "\0" in text or ADDRESS.match(text):
+            return text
+        path = os.path.join(self.base, os.path.expanduser(text) if text[0] == "~" else text)
+        is_other = _may_be_base64(text) or _MISSPELT.match(text)
+        return text if is_other and not os.path.lexists(path) else path
+
+
+def is_path(source: str) -> bool:
+    """Whether a located source is a file's path; base64 of a JPEG begins with a slash too."""
+    if not os.path.isabs(source) or len(source) > _LONGEST_PATH:
+        return False
+    return not _may_be_base64(source) or os.path.lexists(source)
+
+
+def _may_be_base64(text: str) -> bool:
+    return text.startswith(_BASE64)
+
+
+def _is_id(text: str) -> bool:
+    return 0 < len(text) <= _LONGEST_ID and is_encodable(text)
+
+
+def _check_texts(fields: Mapping[str, Any]) -> None:
+    """Raises :class:`RequestError` for halves of surrogate pairs in any text of a row, however deep."""
+    for name, value in fields.items():
+        left = [value]
+        while left:
+            each = left.pop()
+            if isinstance(each, dict):
+                left += [*each, *each.values()]
+            elif isinstance(each, list):
+                left += each
+            elif isinstance(each, str) and not is_encodable(each):
+                raise RequestError(name, each, "text that UTF-8 can hold (no halves of surrogate pairs)")

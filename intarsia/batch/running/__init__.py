@@ -1,0 +1,1 @@
+"""The processes of a batch: workers, the supply of rows, what becomes of failures."""

@@ -1,0 +1,86 @@
+"""The threads at both ends of a row's way: they read what is to be painted, and write what has been.
+
+Writing goes first. A row is written while it is in the processor's cache, where it would otherwise wait behind all
+that are read ahead of it, and few are in memory at a time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from intarsia.errors import BackendError
+from intarsia.threads import start_thread
+
+__all__ = ["Pool"]
+
+Work = Callable[[], None]
+
+
+class Pool:
+    """Runs what it is given; nothing of it may raise. Methods may be called from any thread.
+
+    Args:
+        threads: how many work at a time, at reading and writing together.
+        ahead: how many may have been read, or be at it, without having come back by :meth:`arrived`.
+
+    Raises:
+        BackendError: a thread cannot be started; none of the others stays.
+    """
+
+    def __init__(self, threads: int, ahead: int) -> None:
+        self._readings: deque[Work] = deque()
+        self._writings: deque[Work] = deque()
+        self._ahead, self._closed = ahead, False
+        self._changed = threading.Condition()
+        self._threads: list[threading.Thread] = []
+        try:
+            for number in range(threads):
+                self._threads.append(start_thread(self._work, f"intarsia-codec-{number}"))
+        except BackendError:
+            self.close()
+            raise
+
+    def read(self, work: Work) -> None:
+        """Queue a reading; :meth:`arrived` has to be called once for each."""
+        with self._changed:
+            self._readings.append(work)
+            self._changed.notify()
+
+    def write(self, work: Work) -> None:
+        """Queue a writing."""
+        with self._changed:
+            self._writings.append(work)
+            self._changed.notify()
+
+    def arrived(self) -> None:
+        """What was read is through, or has failed: one more may be read."""
+        with self._changed:
+            self._ahead += 1
+            self._changed.notify()
+
+    def close(self) -> None:
+        """End the threads once nothing is queued."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self) -> None:
+        while (work := self._next()) is not None:
+            work()
+
+    def _next(self) -> Work | None:
+        """What is to be done next, as soon as there is something; None at the end."""
+        with self._changed:
+            while True:
+                if self._writings:
+                    return self._writings.popleft()
+                if self._readings and self._ahead:
+                    self._ahead -= 1
+                    return self._readings.popleft()
+                if self._closed and not self._readings:
+                    return None
+                self._changed.wait()

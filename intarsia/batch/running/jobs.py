@@ -1,0 +1,54 @@
+"""What a runner hands to whoever makes the pictures: a row, and what is known of it already. Plain JSON both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+from intarsia.batch.manifest.rows import Row
+
+__all__ = ["Job"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row to be run.
+
+    Attributes:
+        attempt: 1 the first time.
+        known: the latest successful line's ``spec_hash``, where its outputs are all there; the pictures' files have
+            changed since, so only reading them can tell whether the row is done. "" where nothing is known.
+        alone: nothing else may be in flight beside it.
+        degraded: what was done otherwise than asked, for the row's line of results.
+        own: outputs that earlier runs wrote, or set out to write, for this very row; they may be replaced.
+    """
+
+    number: int
+    id: str
+    outputs: tuple[str, ...]
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    known: str = ""
+    attempt: int = 1
+    alone: bool = False
+    degraded: tuple[str, ...] = ()
+    own: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, row: Row, known: str = "", own: tuple[str, ...] = ()) -> Self:
+        """The first attempt at a row."""
+        return cls(row.number, row.id, row.outputs, row.fields, known, own=own)
+
+    @classmethod
+    def parse(cls, fields: Mapping[str, Any]) -> Self:
+        """The job that :meth:`to_dict` gave, also after a way through JSON."""
+        return cls(**{**fields, **{name: tuple(fields[name]) for name in ("outputs", "degraded", "own")}})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-able values."""
+        return dict(vars(self))
+
+    def again(self, degraded: str = "") -> Self:
+        """The next attempt, alone, so that whatever happens is this row's doing."""
+        notes = (*self.degraded, degraded) if degraded else self.degraded
+        return replace(self, attempt=self.attempt + 1, alone=True, degraded=notes)

@@ -1,0 +1,270 @@
+"""The per-item work, the same under every runner: decode ahead → lanes of one engine → encode behind → a record.
+
+A row is decoded by one of a pool of threads, rides the engine's lanes, and is encoded and written by the pool again.
+How many rows may be between decoding and the lanes' end, and how many in all, is bounded, so that memory is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from intarsia.batch.ledger.error_kinds import classify, sentence
+from intarsia.batch.ledger.records import Record, timestamp
+from intarsia.batch.manifest.spec_hash import Specs, contents_of, identity, sources_of
+from intarsia.batch.running.codec_pool import Pool
+from intarsia.batch.running.jobs import Job
+from intarsia.batch.settings import Options
+from intarsia.engine.engine import Engine
+from intarsia.engine.request import InpaintRequest
+from intarsia.engine.result import Result
+from intarsia.engine.ticket import Ticket
+from intarsia.errors import Cancelled, OutputError
+from intarsia.images.access import Access
+from intarsia.images.save import a1111_parameters, write
+from intarsia.images.sources import open_picture
+
+__all__ = ["Painter", "failed", "window"]
+
+Deliver = Callable[[Record, BaseException | None], None]
+
+
+@dataclass(eq=False)
+class _Item:
+    """A job on its way."""
+
+    job: Job
+    deliver: Deliver
+    began: float = field(default_factory=time.perf_counter)
+    identities: Mapping[str, str] = field(default_factory=dict)
+    request: InpaintRequest = field(default_factory=InpaintRequest)
+
+
+def window(slots: int, threads: int) -> int:
+    """Rows in flight in one process: two batches ahead, and what the threads have in hand and find next."""
+    return 2 * slots + 2 * threads
+
+
+def failed(job: Job, error: str, text: str) -> Record:
+    """The record of a row that has no outputs."""
+    status = "cancelled" if error == "cancelled" else "error"
+    return {**_head(job), "status": status, "error": error, "text": text}
+
+
+def _head(job: Job) -> Record:
+    head: Record = {"id": job.id, "line": job.number, "attempts": job.attempt, "time": timestamp()}
+    return head | ({"degraded": list(job.degraded)} if job.degraded else {})
+
+
+def _deliver(
+    waiting: Future[Record],
+    keep: Callable[[Record], Record],
+    failed_with: Callable[[BaseException], None],
+    record: Record,
+    error: BaseException | None,
+) -> None:
+    try:
+        if error is not None:
+            failed_with(error)
+        waiting.set_result(keep(record))
+    except Exception as exc:  # noqa: BLE001 - raised again where the record is waited for
+        waiting.set_exception(exc)
+
+
+class Painter:
+    """Runs jobs through one engine. Jobs may be given from one thread; records are delivered from others.
+
+    Args:
+        out: the output folder.
+        device: of this painter's engine.
+
+    Raises:
+        BackendError, WeightsError: the engine cannot be opened.
+    """
+
+    def __init__(self, options: Options, out: Path, device: str) -> None:
+        self.engine = Engine(
+            options.backend,
+            device,
+            options.weights,
+            slots=options.slots,
+            deterministic=options.deterministic,
+            allow_private_urls=options.allow_private_urls,
+            max_pixels=options.max_pixels,
+            kernels=options.kernels,
+        )
+        self._options, self._out, self._root = options, out, out.resolve()
+        self._access = Access(allow_private_urls=options.allow_private_urls, max_pixels=options.max_pixels)
+        self._specs = Specs(self.engine.registry, options)
+        self._specs_lock = threading.Lock()
+        threads, slots = options.thread_count, self.engine.counters.slots
+        self.window = window(slots, threads)
+        self._room = threading.Semaphore(self.window)
+        self._pool = Pool(threads, ahead=2 * slots + threads)
+        self._cancelled = False
+
+    def submit(self, job: Job, deliver: Deliver) -> None:
+        """Take a job; waits while as many as the window holds are in flight.
+
+        Args:
+            deliver: called once, from another thread, with the record and what ended the row if anything did.
+        """
+        self._room.acquire()
+        self._pool.read(partial(self._begin, _Item(job, deliver)))
+
+    def paint(
+        self,
+        jobs: Iterable[Job],
+        keep: Callable[[Record], Record] = lambda record: record,
+        failed_with: Callable[[BaseException], None] = lambda error: None,
+    ) -> list[Record]:
+        """The records of some jobs, in their order, run together.
+
+        Args:
+            keep: called with each record as soon as it is there.
+            failed_with: called, before that, with what ended a row.
+        """
+        made: list[Future[Record]] = []
+        for job in jobs:
+            waiting: Future[Record] = Future()
+            made.append(waiting)
+            self.submit(job, partial(_deliver, waiting, keep, failed_with))
+        return [each.result() for each in made]
+
+    def close(self, cancel: bool = False) -> None:
+        """Finish (or cancel) what is in flight; every job's record has been delivered when this returns."""
+        if cancel:
+            self._cancelled = True
+            self.engine.close(cancel=True)
+        for _ in range(self.window):  # with all of it at hand, nothing is in flight
+            self._room.acquire()
+        self._room.release(self.window)
+        self.engine.close()
+        self._pool.close()
+
+    def _begin(self, item: _Item) -> None:
+        """Decode, and hand over to the lanes."""
+        try:
+            ticket = self._start(item)
+        except Exception as exc:  # noqa: BLE001 - it is the row's, and goes into its record
+            self._pool.arrived()
+            error: Exception = Cancelled("the run was stopped") if self._cancelled else exc
+            self._finish(item, failed(item.job, classify(error), sentence(error)), error)
+            return
+        if ticket is None:
+            self._pool.arrived()
+            self._finish(item, self._skipped(item), None)
+            return
+        ticket.add_done_callback(lambda done: self._arrived(item, ticket))
+
+    def _start(self, item: _Item) -> Ticket | None:
+        """The row's ticket; None where its pictures are, on looking, the ones that it was done with."""
+        if self._cancelled:
+            raise Cancelled("the run was stopped")
+        job = item.job
+        item.identities = {name: identity(source) for name, source in sources_of(job.fields).items()}
+        item.request = InpaintRequest.parse(job.fields)
+        if job.known and job.known == self._spec(item.request, self._look(item.request), job):
+            return None
+        return self.engine.submit(item.request)
+
+    def _look(self, request: InpaintRequest) -> dict[str, str]:
+        pictures = {"init_image": request.init_image, "mask_image": request.mask_image}
+        if request.ip_adapter is not None:
+            pictures["ip_adapter.image"] = request.ip_adapter.image
+        return {name: open_picture(name, value, self._access).sha256 for name, value in pictures.items()}
+
+    def _spec(self, request: InpaintRequest, contents: Mapping[str, str], job: Job) -> str:
+        with self._specs_lock:
+            return self._specs.spec(request, contents, job.outputs)
+
+    def _skipped(self, item: _Item) -> Record:
+        text = "done before: the pictures are the ones that it was done with"
+        seen = {"identities": dict(item.identities), "spec_hash": item.job.known}
+        return {**_head(item.job), "status": "skipped", "text": text, **seen}
+
+    def _arrived(self, item: _Item, ticket: Ticket) -> None:
+        """In the engine's thread: leave the rest to the pool, and make room."""
+        self._pool.write(partial(self._end, item, ticket))
+        self._pool.arrived()
+
+    def _end(self, item: _Item, ticket: Ticket) -> None:
+        """Encode and write what came out of the lanes."""
+        try:
+            record = self._written(item, ticket.result())
+        except Exception as exc:  # noqa: BLE001 - it is the row's, and goes into its record
+            self._finish(item, failed(item.job, classify(exc), sentence(exc)), exc)
+        else:
+            self._finish(item, record, None)
+
+    def _finish(self, item: _Item, record: Record, error: BaseException | None) -> None:
+        try:
+            item.deliver(record, error)
+        finally:
+            self._room.release()
+
+    def _written(self, item: _Item, result: Result) -> Record:
+        """Save every sample; the record of a row that is done."""
+        began, job = time.perf_counter(), item.job
+        files = [self._save(result, sample, name, job) for sample, name in enumerate(job.outputs)]
+        now = time.perf_counter()
+        timings = {name: round(value, 6) for name, value in result.timings.items() if name != "total"}
+        timings |= {"write": round(now - began, 6), "total": round(now - item.began, 6)}
+        contents = contents_of(result.plan)
+        notes: Record = {"warnings": list(result.warnings)} if result.warnings else {}
+        notes |= {"nsfw": list(result.nsfw)} if any(result.nsfw) else {}
+        ran = result.runtime
+        return {
+            **_head(job),
+            "status": "ok",
+            "outputs": list(job.outputs),
+            "sha256": [digest for digest, _ in files],
+            "bytes": [size for _, size in files],
+            "seeds": list(result.seeds),
+            "model_sha256": result.plan.model.sha256,
+            "spec_hash": self._spec(item.request, contents, job),
+            "contents": contents,
+            "identities": dict(item.identities),
+            "timings": timings,
+            "runtime": [ran.backend, ran.device] if ran else [],
+            **notes,
+        }
+
+    def _save(self, result: Result, sample: int, name: str, job: Job) -> tuple[str, int]:
+        """Write one picture, whole or not at all; its sha256 and size in bytes.
+
+        Only what is the row's own is replaced: of an earlier run, or of an attempt before this one.
+        """
+        path = self._out / name
+        self._make_folder(path.parent, name)
+        meta: dict[str, Any] | None = None
+        if self._options.metadata:
+            meta = result.meta | {"seed": result.seeds[sample]}
+        text = a1111_parameters(meta) if meta else None
+        saving = replace(self._options.saving, overwrite=name in job.own or job.attempt > 1)
+        data = write(result.images[sample], path, metadata=meta, parameters=text, options=saving).data
+        return hashlib.sha256(data).hexdigest(), len(data)
+
+    def _make_folder(self, folder: Path, name: str) -> None:
+        """The folder of an output; nothing is made behind a link that leads out of the output folder."""
+        nearest = folder
+        while not os.path.lexists(nearest):
+            nearest = nearest.parent
+        self._check_inside(nearest, name)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise OutputError(f"{folder} cannot be made: {exc.strerror or exc}") from exc
+        self._check_inside(folder, name)  # again: somebody may have put a link there meanwhile
+
+    def _check_inside(self, folder: Path, name: str) -> None:
+        if not Path(os.path.realpath(folder)).is_relative_to(self._root):
+            raise OutputError(f"{name} leaves the output folder by a link")

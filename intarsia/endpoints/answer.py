@@ -1,0 +1,141 @@
+"""Documented JSON in, documented JSON out: :func:`answer`, which :meth:`Engine.reply` is."""
+
+from __future__ import annotations
+
+import base64
+import logging
+import os
+import re
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from intarsia.endpoints.reading import Documented, read
+from intarsia.endpoints.replies import Delivery, error_reply, in_documented_names, next_id, success_reply
+from intarsia.endpoints.temporary_files import KEPT_HOURS, sweep, temporary_folder
+from intarsia.errors import BackendError, IntarsiaError, OutputError, RequestError
+from intarsia.images.save import a1111_parameters, check_outputs, encode, output_paths, save_all
+from intarsia.printable import printable
+from intarsia.redact import hiding, without_key
+from intarsia.registry.registry import Registry
+
+if TYPE_CHECKING:
+    from intarsia.engine.engine import Engine
+    from intarsia.engine.result import Result
+
+__all__ = ["Answer", "answer"]
+
+log = logging.getLogger("intarsia")
+
+# An absolute path that is no part of an address or of a longer word.
+_PATH = re.compile(r"(?<![\w/\\:.])(?:[A-Za-z]:[\\/]|~?/)[^\s'\",;]+")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A documented reply, and the error behind it where it is one."""
+
+    reply: dict[str, Any]
+    error: IntarsiaError | None = None
+
+
+def answer(
+    engine: Engine, payload: object, endpoint: str | None = None, out: str | os.PathLike[str] | None = None
+) -> Answer:
+    """Run one documented request. Whatever ``payload`` holds, the answer is a documented reply.
+
+    Replies hold plain JSON values: no traceback, no key, and no path but that of the pictures. Interrupts
+    (KeyboardInterrupt) are not answered but raised.
+    """
+    with hiding(payload.get("key") if isinstance(payload, Mapping) else None):
+        try:
+            return Answer(_succeed(engine, payload, endpoint, out))
+        except IntarsiaError as exc:
+            error: IntarsiaError = exc
+            sentence = str(exc) if _may_show_paths(exc, out) else without_paths(str(exc), engine.registry)
+        except Exception:  # noqa: BLE001 - reported through the reply, and in full in the log
+            log.error("a documented request failed unexpectedly\n%s", _loggable(traceback.format_exc()))
+            sentence = "the request failed inside intarsia; its log has the details"
+            error = BackendError(sentence)
+        return Answer(error_reply(without_key(in_documented_names(sentence))), error)
+
+
+def without_paths(sentence: str, registry: Registry) -> str:
+    """``sentence`` with the last component in place of every local path: replies may leave the machine."""
+    entries = [*registry, *(part for parts in registry.parts.values() for part in parts.values())]
+    known = {entry.path for entry in entries} | {Path(entry.declared_in) for entry in entries}
+    for path in sorted(known, key=lambda path: -len(str(path))):  # these may have blanks in them
+        if len(path.parts) > 1:
+            sentence = sentence.replace(str(path), path.name)
+    return _PATH.sub(lambda found: re.split(r"[\\/]", found[0].rstrip("\\/"))[-1], sentence)
+
+
+def _may_show_paths(error: IntarsiaError, out: object) -> bool:
+    """What the caller wrote, and the folder that the caller gave."""
+    return isinstance(error, RequestError) or (isinstance(error, OutputError) and out is not None)
+
+
+def _loggable(trace: str) -> str:
+    """A traceback without the key, and without anything that a terminal acts upon but its own line breaks."""
+    return "\n".join(map(printable, without_key(trace).split("\n")))
+
+
+def _succeed(
+    engine: Engine, payload: object, endpoint: str | None, out: str | os.PathLike[str] | None
+) -> dict[str, Any]:
+    sweep()
+    documented = read(payload, endpoint, engine.registry)
+    identifier = next_id()
+    prefix = str(identifier)
+    folder, notes = _folder(documented, out)
+    paths = output_paths(prefix, folder, documented.request.samples) if folder else []
+    check_outputs(paths)  # before the work, not after it
+    result = engine.run(documented.request, allow_paths=False)
+    output, warnings = _written(result, paths) if paths else _encoded(result)
+    delivery = Delivery(identifier, prefix, output, (*_of_a_server(documented), *warnings, *notes))
+    reply = success_reply(documented, result, delivery)
+    reply["tip"] = without_key(without_paths(reply["tip"], engine.registry))
+    return reply
+
+
+def _folder(documented: Documented, out: str | os.PathLike[str] | None) -> tuple[Path | None, tuple[str, ...]]:
+    """Where the pictures go (None: into the reply itself), and what the caller should know about it."""
+    if documented.options.base64:
+        return None, ()
+    if out is not None and not documented.options.temp:
+        return Path(out), ()
+    try:
+        return temporary_folder(), (f"the pictures lie in a temporary folder and are removed after {KEPT_HOURS} hours",)
+    except OSError as exc:
+        raise OutputError(f"the temporary folder cannot be made: {exc.strerror}") from exc
+
+
+def _of_a_server(documented: Documented) -> tuple[str, ...]:
+    """Fields that only a server can act on."""
+    notes = {
+        "webhook is called by a server only; it was not called": documented.options.webhook is not None,
+        "instant_response had no effect: the reply is complete": documented.options.instant_response,
+    }
+    return tuple(note for note, applies in notes.items() if applies)
+
+
+def _written(result: Result, paths: list[Path]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """All pictures as files, or none of them; paths and warnings."""
+    pictures = list(zip(result.images, paths, strict=True))
+    warnings = save_all(pictures, [_texts(result, sample) for sample in range(len(paths))])
+    return tuple(map(str, paths)), warnings
+
+
+def _encoded(result: Result) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """All pictures as raw base64 of PNG files, and warnings."""
+    files = [encode(image, "PNG", **_texts(result, sample)) for sample, image in enumerate(result.images)]
+    output = tuple(base64.b64encode(data).decode("ascii") for data, _ in files)
+    return output, tuple(note for _, notes in files for note in notes)
+
+
+def _texts(result: Result, sample: int) -> dict[str, Any]:
+    """What a picture's file says about its making."""
+    made = result.meta | {"seed": result.seeds[sample]}
+    return {"metadata": made, "parameters": a1111_parameters(made)}

@@ -1,0 +1,52 @@
+"""Files of pictures before they are decoded: their chunks, segments and pages walked through, in bounded work.
+
+:func:`unpack` takes from a file what is used (size, profile, orientation, whether there are more frames) and leaves the
+smallest file that a decoder needs for the first picture. So no decoder sees what costs time or memory without being
+part of the picture: texts, comments, private chunks, previews, later frames.
+"""
+
+from __future__ import annotations
+
+import struct
+from types import ModuleType
+
+from intarsia.images.containers import avif, bitmap, gif, ico, jpeg, jpeg2000, png, tiff, webp
+from intarsia.images.containers.container import Container, Damaged
+
+__all__ = ["Container", "Damaged", "size_of", "unpack"]
+
+
+def unpack(data: bytes) -> Container:
+    """What a file holds, and the file that is left for the decoder: ``data`` itself where its kind is not known here.
+
+    Raises:
+        Damaged: it ends early, contradicts itself, or has more parts than a picture has.
+    """
+    reader = _reader(data)
+    if reader is None:
+        return Container(data=data)
+    container: Container = reader.unpack(data)
+    return container
+
+
+def size_of(head: bytes) -> tuple[int, int] | None:
+    """``(width, height)`` as stored, from the beginning of a file; None where it does not say, or not so soon."""
+    measure = getattr(_reader(head), "size_of", None)
+    try:
+        size: tuple[int, int] | None = measure(head) if measure else None
+    except (Damaged, struct.error):  # what is wrong with it is found out when it is decoded
+        return None
+    return size
+
+
+def _reader(data: bytes) -> ModuleType | None:
+    """The module for that kind of file."""
+    signatures: dict[ModuleType, bytes | tuple[bytes, ...]] = {
+        png: png.SIGNATURE, jpeg: jpeg.SIGNATURE, gif: gif.SIGNATURES, tiff: tiff.SIGNATURES,
+        jpeg2000: jpeg2000.SIGNATURES, bitmap: b"BM", ico: ico.SIGNATURE,
+    }  # fmt: skip
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return webp
+    if data[4:8] == b"ftyp" and data[8:12] in avif.BRANDS:
+        return avif
+    return next((module for module, signature in signatures.items() if data.startswith(signature)), None)

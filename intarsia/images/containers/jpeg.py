@@ -1,0 +1,159 @@
+"""JPEG: segments (ITU-T T.81, annex B)."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from intarsia.images.containers.container import Container, Damaged, usable_profile
+from intarsia.images.containers.exif import exif_orientation, xmp_orientation
+
+__all__ = ["SIGNATURE", "size_of", "unpack"]
+
+SIGNATURE = b"\xff\xd8\xff"
+
+_EOI, _SOS, _APP0, _APP1, _APP2, _APP14 = 0xD9, 0xDA, 0xE0, 0xE1, 0xE2, 0xEE
+_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+_TABLES = {0xC4, 0xCC, 0xDB, 0xDD, 0xDC}  # DHT, DAC, DQT, DRI, DNL
+_ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a segment: TEM, RST0 … 7, SOI
+
+_MOST_SEGMENTS = 10_000
+# A progressive picture has about ten scans. Each is a walk through all coefficients, with or without data for them.
+_MOST_SCANS, _USUAL_SCANS = 64, 20
+_MOST_SCANNED = 1 << 30  # pixels in all scans together, where there are more than usual
+_MARKER = re.compile(rb"\xff+([^\xff\x00])")
+_LARGEST_STRIDE = 1 << 18
+_EXIF, _XMP, _ICC = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
+
+
+@dataclass
+class _Segments:
+    """What the segments before the first scan have said so far."""
+
+    kept: list[bytes | memoryview] = field(default_factory=lambda: [b"\xff\xd8"])
+    size: tuple[int, int] | None = None
+    profile: dict[int, bytes] = field(default_factory=dict)
+    profile_parts: int = 0
+    exif: int | None = None
+    xmp: int | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def size_of(data: bytes) -> tuple[int, int] | None:
+    """``(width, height)``; None where the frame's header is not among the bytes. Raises what :func:`unpack` does."""
+    return next((_size(data[start:end]) for kind, start, end in _segments(data) if kind in _FRAMES), None)
+
+
+def unpack(data: bytes) -> Container:
+    """Frame, tables, scans, and the segments that say which colours they are; what is behind the end is cut off.
+
+    Raises:
+        Damaged: no frame or no scan, or more segments or scans than pictures have.
+    """
+    segments, view = _Segments(), memoryview(data)
+    scan = None
+    for kind, start, end in _segments(data):
+        if kind == _SOS:
+            scan = start
+            break
+        _take(segments, kind, view[start:end])
+    if scan is None or segments.size is None:
+        raise Damaged("is truncated: the JPEG ends before its picture")
+    profile = usable_profile(_joined(segments), segments.notes)
+    return Container(
+        data=b"".join([*segments.kept, view[scan : _end(data, scan, segments.size)]]),
+        kind="JPEG",
+        size=segments.size,
+        icc_profile=profile,
+        orientation=segments.exif or segments.xmp or 1,
+        notes=tuple(segments.notes),
+    )
+
+
+def _segments(data: bytes, position: int = 2) -> Iterator[tuple[int, int, int]]:
+    """Each segment up to the first scan: its marker, where that begins, and where the segment ends."""
+    for _ in range(_MOST_SEGMENTS):
+        match = _MARKER.search(data, position)
+        if match is None or match[1][0] == _EOI:
+            return
+        kind, start = match[1][0], match.end() - 2
+        if kind in _ALONE:
+            position = match.end()
+            continue
+        length = int.from_bytes(data[start + 2 : start + 4], "big")
+        position = start + 2 + length
+        if length < 2 or position > len(data):
+            raise Damaged("is truncated or damaged: a segment of the JPEG is longer than the file")
+        yield kind, start, position
+        if kind == _SOS:
+            return
+    raise Damaged(f"has more than {_MOST_SEGMENTS} segments")
+
+
+def _take(segments: _Segments, kind: int, segment: memoryview) -> None:
+    content = segment[4:]
+    if kind in _FRAMES:
+        segments.size = _size(segment)
+    if kind in _FRAMES or kind in _TABLES or kind == _APP14 or (kind == _APP0 and bytes(content[:4]) == b"JFIF"):
+        segments.kept.append(segment)
+    elif kind == _APP1 and content[:6] == _EXIF and segments.exif is None:
+        try:
+            segments.exif = exif_orientation(bytes(content))
+        except ValueError as exc:
+            segments.notes.append(f"the EXIF data cannot be read and were ignored ({exc})")
+    elif kind == _APP1 and content[: len(_XMP)] == _XMP and segments.xmp is None:
+        segments.xmp = xmp_orientation(bytes(content[len(_XMP) :]))
+    elif kind == _APP2 and content[: len(_ICC)] == _ICC and len(content) > len(_ICC) + 2:
+        segments.profile_parts = content[len(_ICC) + 1]
+        segments.profile.setdefault(content[len(_ICC)], bytes(content[len(_ICC) + 2 :]))
+
+
+def _size(segment: bytes | memoryview) -> tuple[int, int]:
+    if len(segment) < 10:
+        raise Damaged("is damaged: the JPEG's frame header is too short")
+    height, width = struct.unpack_from(">HH", segment, 5)
+    return width, height
+
+
+def _joined(segments: _Segments) -> bytes | None:
+    """The colour profile out of its numbered parts."""
+    if segments.profile and len(segments.profile) != segments.profile_parts:
+        segments.notes.append("a colour profile of which parts are missing was left out")
+        return None
+    return b"".join(part for _, part in sorted(segments.profile.items())) or None
+
+
+def _end(data: bytes, position: int, size: tuple[int, int]) -> int:
+    """Where the picture ends whose first scan is at ``position``: behind its end marker, or with the file."""
+    affordable = _MOST_SCANNED // max(1, size[0] * size[1])
+    scans, most = 0, min(_MOST_SCANS, max(_USUAL_SCANS, affordable))
+    for _ in range(_MOST_SEGMENTS):
+        position = _behind_marker(data, position)
+        kind = data[position - 1]
+        if position == len(data) or kind == _EOI:
+            return position
+        scans += kind == _SOS
+        if scans > most:
+            raise Damaged(f"has more than {most} scans")
+        if kind not in _ALONE:
+            position += int.from_bytes(data[position : position + 2], "big")
+    raise Damaged(f"has more than {_MOST_SEGMENTS} segments")
+
+
+def _behind_marker(data: bytes, position: int) -> int:
+    """Where the next marker ends, or the data do: in entropy-coded ones 0xFF is followed by 0 or a restart's number."""
+    stride = 1 << 12
+    while position + 1 < len(data):
+        piece = np.frombuffer(data, np.uint8, min(stride + 1, len(data) - position), position)
+        following = piece[1:]
+        is_marker = piece[:-1] == 0xFF
+        is_marker &= (following != 0) & (following != 0xFF) & ((following & 0xF8) != 0xD0)
+        if is_marker.any():
+            return position + int(is_marker.argmax()) + 2
+        position += stride
+        stride = min(2 * stride, _LARGEST_STRIDE)
+    return len(data)

@@ -1,0 +1,167 @@
+"""TIFF and BigTIFF: the first directory of tags (TIFF 6.0, section 2), cut down to those that decoding needs."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+
+from intarsia.images.containers.container import MOST_PROFILE_BYTES, Container, Damaged
+
+__all__ = ["SIGNATURES", "unpack"]
+
+SIGNATURES = (b"II\x2a\0", b"MM\0\x2a", b"II\x2b\0", b"MM\0\x2b", b"MM\x2a\0", b"II\0\x2a")
+
+# Sizes, samples, compression and where the pixels are; JPEG's tables, colour map, CMYK's inks, YCbCr's coefficients.
+_NEEDED = {
+    256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324, 325, 332, 334, 338, 339,
+    347, 512, 513, 514, 515, 517, 518, 519, 520, 521, 529, 530, 531, 532,
+}  # fmt: skip
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _ORIENTATION, _PROFILE = 256, 257, 258, 259, 274, 34675
+_STRIPS, _TILES, _TILE_WIDTH, _TILE_HEIGHT = (273, 279), (324, 325), 322, 323
+_UNCOMPRESSED = 1
+
+_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_FORMS = {1: "B", 3: "H", 4: "I", 16: "Q"}
+
+_MOST_TAGS = 65_535
+_MOST_PIECES = 1 << 20
+# Pieces that are not compressed are decoded one by one in Python, ten microseconds each.
+_MOST_PLAIN_PIECES = 1 << 15
+_MOST_TAG_BYTES = 1 << 20
+_LEAST_TILE = 1 << 22  # pixels of a tile that are always taken; above, it may be four times the picture
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Form:
+    """How numbers are written in one file: byte order, and the sizes of TIFF or BigTIFF."""
+
+    order: str
+    is_big: bool
+
+    @property
+    def count(self) -> str:
+        return self.order + ("Q" if self.is_big else "H")
+
+    @property
+    def offset(self) -> str:
+        return self.order + ("Q" if self.is_big else "I")
+
+    @property
+    def entry(self) -> np.dtype[np.void]:
+        number, room = ("u8", 8) if self.is_big else ("u4", 4)
+        order = self.order
+        fields = [("tag", f"{order}u2"), ("kind", f"{order}u2"), ("count", f"{order}{number}"), ("value", f"V{room}")]
+        return np.dtype(fields)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Entry:
+    """One tag: its type, how many values, the bytes of its entry, and the bytes of its values."""
+
+    tag: int
+    kind: int
+    count: int
+    raw: bytes
+    values: bytes
+
+    def numbers(self, order: str) -> tuple[int, ...]:
+        """Its first values, where they are whole numbers."""
+        form, count = _FORMS.get(self.kind), min(self.count, 16)
+        return struct.unpack_from(f"{order}{count}{form}", self.values) if form else ()
+
+
+def unpack(data: bytes) -> Container:
+    """The pixels of the first page, and a directory that says no more than how to decode them.
+
+    Raises:
+        Damaged: the directory is not in the file, or has more tags, strips or tiles than pictures have.
+    """
+    order = "<" if data[:2] == b"II" else ">"
+    form = _Form(order=order, is_big=0x2B in data[2:4])
+    try:
+        first = struct.unpack_from(form.offset, data, 8 if form.is_big else 4)[0]
+        entries, following = _directory(data, form, first)
+    except (struct.error, OverflowError, ValueError) as exc:
+        raise Damaged("is truncated or damaged: the TIFF has no directory") from exc
+    numbers = {tag: entry.numbers(order) for tag, entry in entries.items()}
+    size = _first(numbers, _WIDTH), _first(numbers, _HEIGHT)
+    _check_pieces(entries, numbers, size)
+    notes, profile = [], entries.get(_PROFILE)
+    if profile is not None and len(profile.values) > MOST_PROFILE_BYTES:
+        notes, profile = [f"a colour profile of more than {MOST_PROFILE_BYTES} bytes was left out"], None
+    orientation = _first(numbers, _ORIENTATION)
+    return Container(
+        data=_rewritten(data, form, first, [entry for tag, entry in sorted(entries.items()) if tag in _NEEDED]),
+        kind="TIFF",
+        size=size if all(size) else None,
+        has_more=following != first and _has_page(data, form, following),
+        icc_profile=profile.values if profile else None,
+        orientation=orientation if 1 <= orientation <= 8 else 1,
+        bits=max(numbers.get(_BITS, ()), default=1),
+        notes=tuple(notes),
+    )
+
+
+def _directory(data: bytes, form: _Form, start: int) -> tuple[dict[int, _Entry], int]:
+    """The tags that are used, and where the next page is; raises struct.error or ValueError where it is cut."""
+    (count,) = struct.unpack_from(form.count, data, start)
+    if count > _MOST_TAGS:
+        raise Damaged(f"has more than {_MOST_TAGS} tags")
+    begin = start + struct.calcsize(form.count)
+    table = np.frombuffer(data, form.entry, count, begin)
+    wanted = np.isin(table["tag"], [*_NEEDED, _ORIENTATION, _PROFILE])
+    entries: dict[int, _Entry] = {}
+    for index in np.flatnonzero(wanted)[:256].tolist():
+        entry = _read(data, form, table[index])
+        if entry is not None:
+            entries.setdefault(entry.tag, entry)
+    end = begin + table.nbytes
+    following = data[end : end + struct.calcsize(form.offset)]
+    return entries, struct.unpack(form.offset, following)[0] if len(following) == struct.calcsize(form.offset) else 0
+
+
+def _read(data: bytes, form: _Form, row: np.void) -> _Entry | None:
+    """One tag with its values; None where they are not in the file, or are more than any picture has."""
+    tag, kind, count = int(row["tag"]), int(row["kind"]), int(row["count"])
+    length, raw = count * _BYTES.get(kind, 0), row.tobytes()
+    inline = raw[-struct.calcsize(form.offset) :]
+    is_piece_table = tag in (*_STRIPS, *_TILES)
+    if is_piece_table and count > _MOST_PIECES:
+        raise Damaged(f"has more than {_MOST_PIECES} strips or tiles")
+    if not length or (length > _MOST_TAG_BYTES and not is_piece_table and tag != _PROFILE):
+        return None
+    if length <= len(inline):
+        return _Entry(tag=tag, kind=kind, count=count, raw=raw, values=inline[:length])
+    (offset,) = struct.unpack(form.offset, inline)
+    values = data[offset : offset + min(length, MOST_PROFILE_BYTES + 1)]
+    is_whole = offset + length <= len(data)
+    return _Entry(tag=tag, kind=kind, count=count, raw=raw, values=values) if is_whole else None
+
+
+def _check_pieces(entries: dict[int, _Entry], numbers: dict[int, tuple[int, ...]], size: tuple[int, int]) -> None:
+    pieces = max(entries[tag].count if tag in entries else 0 for tag in (_STRIPS[0], _TILES[0]))
+    if _first(numbers, _COMPRESSION, _UNCOMPRESSED) == _UNCOMPRESSED and pieces > _MOST_PLAIN_PIECES:
+        raise Damaged(f"has more than {_MOST_PLAIN_PIECES} uncompressed strips or tiles")
+    tile = _first(numbers, _TILE_WIDTH) * _first(numbers, _TILE_HEIGHT)
+    if tile > max(_LEAST_TILE, 4 * size[0] * size[1]):
+        raise Damaged("is damaged: its tiles are larger than the picture")
+
+
+def _first(numbers: dict[int, tuple[int, ...]], tag: int, otherwise: int = 0) -> int:
+    return next(iter(numbers.get(tag, ())), otherwise)
+
+
+def _has_page(data: bytes, form: _Form, start: int) -> bool:
+    """Whether a directory with a tag in it begins there."""
+    length = struct.calcsize(form.count)
+    return 8 <= start <= len(data) - length and struct.unpack_from(form.count, data, start)[0] > 0
+
+
+def _rewritten(data: bytes, form: _Form, start: int, entries: list[_Entry]) -> bytes:
+    """The file with another directory in place of its own, which is at least as long; values stay where they are."""
+    directory = struct.pack(form.count, len(entries)) + b"".join(entry.raw for entry in entries)
+    directory += struct.pack(form.offset, 0)
+    view = memoryview(data)
+    return b"".join([view[:start], directory, view[start + len(directory) :]])

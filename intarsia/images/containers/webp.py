@@ -1,0 +1,100 @@
+"""WebP: RIFF chunks (WebP Container Specification)."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+from intarsia.images.containers.container import MOST_PARTS, Container, Damaged, usable_profile
+from intarsia.images.containers.exif import exif_orientation, xmp_orientation
+
+__all__ = ["size_of", "unpack"]
+
+_HEADER = 12
+_PICTURE = (b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF")
+_ICC, _EXIF, _XMP = 0x20, 0x08, 0x04  # flags of VP8X
+
+
+def size_of(data: bytes) -> tuple[int, int] | None:
+    """``(width, height)``; None where no header says it. Raises struct.error where it ends early."""
+    kind = data[12:16]
+    if kind == b"VP8X" and len(data) >= 30:
+        return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
+    if kind == b"VP8L" and data[20:21] == b"\x2f":
+        (bits,) = struct.unpack_from("<I", data, 21)
+        return (bits & 0x3FFF) + 1, ((bits >> 14) & 0x3FFF) + 1
+    if kind == b"VP8 " and data[23:26] == b"\x9d\x01\x2a":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return width & 0x3FFF, height & 0x3FFF
+    return None
+
+
+def unpack(data: bytes) -> Container:
+    """The picture, or an animation's first frame, is left.
+
+    Raises:
+        Damaged: it ends early, has no picture, or more chunks than pictures have.
+    """
+    kept: list[bytes | memoryview] = []
+    frames, orientation = 0, [1, 1]
+    profile: bytes | None = None
+    notes: list[str] = []
+    for kind, chunk in _chunks(data):
+        frames += kind == b"ANMF"
+        if kind == b"VP8X":
+            kept.append(b"".join([chunk[:8], bytes([chunk[8] & ~(_ICC | _EXIF | _XMP)]), chunk[9:]]))
+        elif kind in _PICTURE and (kind != b"ANMF" or frames == 1):
+            kept.append(chunk)
+        elif kind == b"ICCP" and profile is None:
+            profile = bytes(chunk[8:])
+        elif kind == b"EXIF":
+            orientation[0] = _exif(bytes(chunk[8:]), notes)
+        elif kind == b"XMP ":
+            orientation[1] = xmp_orientation(bytes(chunk[8:])) or 1
+    body = b"".join(kept)
+    return Container(
+        data=struct.pack("<4sI4s", b"RIFF", 4 + len(body), b"WEBP") + body,
+        kind="WEBP",
+        size=_size(data),
+        has_more=frames > 1,
+        icc_profile=usable_profile(profile, notes),
+        orientation=orientation[0] if orientation[0] != 1 else orientation[1],
+        notes=tuple(notes),
+    )
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
+    """Kind and whole chunk, padded to even; what is behind the RIFF chunk is left out."""
+    (length,) = struct.unpack_from("<I", data.ljust(_HEADER, b"\0"), 4)
+    end = 8 + length
+    if end > len(data):
+        raise Damaged("is truncated: the WebP ends before its picture")
+    view, position = memoryview(data), _HEADER
+    for _ in range(MOST_PARTS):
+        if position + 8 > end:
+            return
+        kind, size = struct.unpack_from("<4sI", data, position)
+        following = position + 8 + size + (size & 1)
+        if position + 8 + size > end:
+            raise Damaged("is truncated: the WebP ends before its picture")
+        chunk = view[position:following]
+        if kind == b"VP8X" and size < 10:
+            raise Damaged("is damaged: the WebP's header is too short")
+        yield kind, chunk
+        position = following
+    raise Damaged(f"has more than {MOST_PARTS} chunks")
+
+
+def _exif(block: bytes, notes: list[str]) -> int:
+    try:
+        return exif_orientation(block) or 1
+    except ValueError as exc:
+        notes.append(f"the EXIF data cannot be read and were ignored ({exc})")
+        return 1
+
+
+def _size(data: bytes) -> tuple[int, int] | None:
+    try:
+        return size_of(data)
+    except struct.error as exc:
+        raise Damaged("is truncated: the WebP ends before its picture") from exc

@@ -1,0 +1,178 @@
+"""Where a picture comes from: path, URL, data URI, base64, bytes, ``PIL.Image`` or numpy array.
+
+What may be read is said by an :class:`Access`: a request that arrived over a network has
+``Access(allow_paths=False)``. URLs are fetched, under their own guard, by :mod:`intarsia.images.fetch`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import re
+import stat
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from intarsia.errors import SourceError, shown
+from intarsia.images.access import Access
+from intarsia.images.rgb_image import Picture, from_array, from_bytes, from_image
+from intarsia.redact import without_query
+
+__all__ = ["MAX_BYTES", "Access", "ImageSource", "Picture", "Source", "open_picture", "read_source"]
+
+ImageSource = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
+
+MAX_BYTES = 512 * 1024 * 1024
+"""Largest file that is read, in bytes."""
+
+_LONGEST_PATH = 4096
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_BASE64 = re.compile(rb"[A-Za-z0-9+/]*={0,2}")
+_TO_STANDARD = bytes.maketrans(b"-_", b"+/")
+_BYTE_ORDER_MARK = "\ufeff"  # text that was read from a file of Windows begins with it
+_BLANKS = b" \t\r\n\v\f"
+_SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP")
+_FORMS = "a path, a URL, a data URI, base64, bytes, a PIL.Image or a numpy array"
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A picture before decoding: what it is, what an error calls it, and the file it came from, if any."""
+
+    content: bytes | Image.Image | NDArray[Any]
+    label: str
+    path: str | None = None
+
+
+def open_picture(field: str, value: object, access: Access = Access()) -> Picture:
+    """Read and normalise a picture given in any accepted form.
+
+    Raises:
+        SourceError: it cannot be found, read or decoded; the message names ``field`` and the reason.
+        OutOfMemory: there is no memory to decode it in.
+    """
+    source = read_source(field, value, access)
+    if isinstance(source.content, bytes):
+        return from_bytes(field, source.content, source.label, source.path, access.max_pixels)
+    if isinstance(source.content, np.ndarray):
+        return from_array(field, source.content, access.max_pixels)
+    return from_image(field, source.content, source.label, source.path, access.max_pixels)
+
+
+def read_source(field: str, value: object, access: Access = Access()) -> Source:
+    """Fetch the bytes behind ``value`` without decoding them.
+
+    Raises:
+        SourceError: nothing there, not readable, not allowed here, or not a form that is known.
+    """
+    if isinstance(value, Image.Image):
+        return Source(value, "the image", str(getattr(value, "filename", "")) or None)
+    if isinstance(value, np.ndarray):
+        return Source(value, "the array")
+    if isinstance(value, bytes | bytearray | memoryview):
+        return Source(bytes(value), "the content")
+    if isinstance(value, os.PathLike):
+        return _read_path(field, os.fsdecode(value), access)
+    if isinstance(value, str):
+        # Blanks around it mean nothing, unless there is a file of that very name.
+        is_named = access.allow_paths and value != value.strip() and len(value) <= _LONGEST_PATH and _exists(value)
+        if is_named:
+            return _read_path(field, value, access)
+        return _read_text(field, value.removeprefix(_BYTE_ORDER_MARK).strip(), access)
+    raise SourceError(field, value, f"must be {_FORMS}, not {type(value).__name__}")
+
+
+def _read_text(field: str, text: str, access: Access) -> Source:
+    if not text:
+        raise SourceError(field, text, "is empty")
+    if text[:5].lower() == "data:":
+        return Source(_data_uri(field, text), "the data URI")
+    if _ADDRESS.match(text):
+        return _read_url(field, text, access)
+    may_be_path = access.allow_paths and len(text) <= _LONGEST_PATH
+    if may_be_path and _exists(text):
+        return _read_path(field, text, access)
+    data = _decode_base64(text.encode("utf-8", "replace"))
+    # Many a misspelt path is also valid base64 ("photos/cat"), so short text counts as base64 only where
+    # it decodes to the beginning of a picture.
+    if data is not None and (not may_be_path or _is_picture(data)):
+        return Source(data, "the base64 text")
+    if may_be_path:
+        return _read_path(field, text, access)
+    forms = "a path, URL, data URI or base64"
+    if not access.allow_paths:
+        forms = "a URL, data URI or base64 (paths are not read here)"
+    quoted = without_query(text, with_path=True)  # an address without its scheme may still have a token in it
+    raise SourceError(field, text, f"{shown(quoted)} is not {forms} of a picture")
+
+
+def _read_url(field: str, url: str, access: Access) -> Source:
+    from intarsia.images.fetch import fetch  # its HTTP client is slow to import, and most requests need none
+
+    return Source(*fetch(field, url, access))
+
+
+def _data_uri(field: str, text: str) -> bytes:
+    """RFC 2397, more leniently: any case, blanks anywhere, percent-escapes, base64 alphabets mixed."""
+    head, comma, body = text[5:].partition(",")
+    if not comma:
+        raise SourceError(field, text, f"the data URI has no comma: {shown(text)}")
+    data = unquote_to_bytes(body.strip())
+    if "base64" not in [part.strip().lower() for part in head.split(";")]:
+        return data
+    decoded = _decode_base64(data)
+    if decoded is None:
+        raise SourceError(field, text, f"the data URI is not valid base64: {shown(text)}")
+    return decoded
+
+
+def _decode_base64(text: bytes) -> bytes | None:
+    """Standard or URL-safe base64, with or without padding and blanks; None where it is neither."""
+    packed = text.translate(_TO_STANDARD, delete=_BLANKS)
+    if not _BASE64.fullmatch(packed):
+        return None
+    packed = packed.rstrip(b"=")
+    try:
+        return base64.b64decode(packed + b"=" * (-len(packed) % 4), validate=True)
+    except binascii.Error:  # a length that no number of bytes encodes to
+        return None
+
+
+def _is_picture(data: bytes) -> bool:
+    return data.startswith(_SIGNATURES) or data[4:8] == b"ftyp"
+
+
+def _exists(text: str) -> bool:
+    return "\0" not in text and os.path.lexists(os.path.expanduser(text))
+
+
+def _read_path(field: str, path: str, access: Access) -> Source:
+    if not access.allow_paths:
+        raise SourceError(field, path, f"paths are not read here, only URLs, data URIs and base64: {shown(path)}")
+    label, problem = shown(path), ""
+    try:
+        name = os.path.expanduser(path)
+        found = os.stat(name)
+        if stat.S_ISDIR(found.st_mode):
+            problem = f"{label} is a folder, not a picture"
+        elif not stat.S_ISREG(found.st_mode):  # a pipe or device may never end
+            problem = f"{label} is not a regular file"
+        elif found.st_size > MAX_BYTES:
+            problem = f"{label} has {found.st_size} bytes; at most {MAX_BYTES} are read"
+        elif not found.st_size:  # empty, or one of the system's (/proc/kmsg), where a read may wait for ever
+            return Source(b"", label, path)
+        else:
+            with open(name, "rb") as file:
+                return Source(file.read(MAX_BYTES), label, path)
+    except FileNotFoundError as exc:
+        raise SourceError(field, path, f"file not found: {label}") from exc
+    except (OSError, ValueError) as exc:  # ValueError: a NUL character
+        reason = getattr(exc, "strerror", None) or str(exc)
+        raise SourceError(field, path, f"{label} cannot be read: {reason}") from exc
+    raise SourceError(field, path, problem)

@@ -1,0 +1,1 @@
+"""The registry of models: entries of ``weights.toml`` and the files behind them."""

@@ -1,0 +1,164 @@
+"""Files of a registry entry on disk: locate, hash, verify."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+from intarsia.checkpoints.files import is_there, read_json, regular
+from intarsia.checkpoints.layout import SCHEDULER, files_read
+from intarsia.errors import WeightsError, shown
+from intarsia.registry.registry import PARTS, ModelEntry, PartEntry, PinnedFile
+
+__all__ = ["FileState", "check", "entry_hash", "locate", "scheduler_config", "verify"]
+
+Entry = ModelEntry | PartEntry
+
+# The file that tells a folder of each kind from any other; a LoRA is one file.
+_NEEDED = {
+    "models": "model_index.json",
+    "vaes": "config.json",
+    "ip_adapters": "ip_adapter.safetensors",
+    "safety": "config.json",
+}
+_PICKLED = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
+
+
+@dataclass(frozen=True)
+class FileState:
+    """What verification found of one pinned file: ``ok``, ``missing``, ``size`` or ``hash``."""
+
+    file: PinnedFile
+    state: str
+
+
+def locate(entry: Entry) -> Path:
+    """The entry's folder, or a LoRA's file. Missing, of the wrong kind, or pickled: :class:`WeightsError`."""
+    path, kind = entry.path, _kind(entry)
+    if path.suffix in _PICKLED:
+        raise WeightsError(
+            f"{entry.id}: {path.name} is a pickled checkpoint, which can run code when opened; "
+            "only safetensors are loaded (convert it first)"
+        )
+    if kind == "loras":
+        return _locate_file(entry)
+    if not os.path.isdir(path):
+        problem = "is a file" if os.path.isfile(path) else "does not exist"
+        raise WeightsError(f"{entry.id}: its folder {path} {problem} (declared in {entry.declared_in})")
+    if not is_there(path / _NEEDED[kind]):
+        what = "diffusers" if kind == "models" else PARTS[kind]
+        raise WeightsError(f"{entry.id}: {path} has no {_NEEDED[kind]}; expected a {what} folder")
+    regular(path / _NEEDED[kind])
+    return path
+
+
+def _locate_file(entry: Entry) -> Path:
+    if entry.path.suffix != ".safetensors":
+        raise WeightsError(f"{entry.id}: a LoRA is one .safetensors file, not {entry.path}")
+    if not is_there(entry.path):
+        raise WeightsError(f"{entry.id}: its file {entry.path} does not exist (declared in {entry.declared_in})")
+    regular(entry.path)
+    return entry.path
+
+
+def _kind(entry: Entry) -> str:
+    return entry.kind if isinstance(entry, PartEntry) else "models"
+
+
+def _folder(entry: Entry) -> Path:
+    """What pinned names are relative to: the entry's folder, or the folder that its file lies in."""
+    path = locate(entry)
+    return path.parent if _kind(entry) == "loras" else path
+
+
+def verify(entry: Entry) -> list[FileState]:
+    """Compare every pinned file with its size and sha256; reads all of them."""
+    folder = _folder(entry)
+    return [FileState(pin, _state(folder / pin.path, pin)) for pin in entry.files]
+
+
+def check(entry: Entry) -> Path:
+    """The entry's folder (a LoRA's file), once every pinned file has been found whole; else :class:`WeightsError`.
+
+    A file that was hashed before and has neither changed size nor time since is not hashed again in the
+    same process.
+    """
+    folder = _folder(entry)
+    for pin in entry.files:
+        path = folder / pin.path
+        if not os.path.exists(path):
+            raise WeightsError(f"{entry.id}: {pin.path} is missing in {folder}")
+        stat = regular(path)
+        if stat.st_size != pin.bytes:
+            raise WeightsError(
+                f"{entry.id}: {pin.path} has {stat.st_size} bytes, not the {pin.bytes} of the registry; "
+                "the file is damaged or another version"
+            )
+        if _sha256(path, stat.st_size, stat.st_mtime_ns) != pin.sha256:
+            raise WeightsError(
+                f"{entry.id}: {pin.path} does not have the registry's sha256 {pin.sha256[:12]}…; "
+                "the file is damaged or another version"
+            )
+    return locate(entry)
+
+
+def entry_hash(entry: Entry) -> str:
+    """sha256 over the names and hashes of the entry's files; from the pins alone where there are pins.
+
+    Of a folder only what is read counts: a note beside the weights changes nothing. Links are followed.
+    """
+    if entry.files:
+        lines = [f"{pin.path} {pin.sha256}" for pin in entry.files]
+    else:
+        used, folder = files_read(_kind(entry), locate(entry)), _folder(entry)
+        lines = [f"{path.relative_to(folder).as_posix()} {_hash_of(path)}" for path in used]
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+def scheduler_config(entry: ModelEntry) -> dict[str, Any]:
+    """The model's own scheduler configuration on top of its family's; small JSON, no weights are read.
+
+    Where a model has none the family's stands in the plan; a backend that opens the model's files wants it there.
+    """
+    family, path = entry.shape.schedule, entry.path / SCHEDULER
+    if not is_there(path):
+        return dict(family)
+    stat = regular(path)
+    own = _scheduler_json(path, stat.st_size, stat.st_mtime_ns)
+    return {**family, **{key: value for key, value in own.items() if value is not None or key not in family}}
+
+
+@lru_cache(maxsize=64)
+def _scheduler_json(path: Path, size: int, changed_ns: int) -> Mapping[str, Any]:
+    """Keyed by size and time as well, so that a changed file is read anew. To be read, not changed: all share it."""
+    config = read_json(path)
+    for key, value in config.items():
+        every = value if isinstance(value, list) else [value]
+        if any(isinstance(each, dict | list) for each in every):
+            raise WeightsError(f"{path}: {shown(key)} must be a text, a number or a list of them, not {shown(value)}")
+    return config
+
+
+def _state(path: Path, pin: PinnedFile) -> str:
+    if not os.path.exists(path):
+        return "missing"
+    if regular(path).st_size != pin.bytes:
+        return "size"
+    return "ok" if _hash_of(path) == pin.sha256 else "hash"
+
+
+def _hash_of(path: Path) -> str:
+    stat = regular(path)
+    return _sha256(path, stat.st_size, stat.st_mtime_ns)
+
+
+@cache
+def _sha256(path: Path, size: int, changed_ns: int) -> str:
+    """Keyed by size and time as well, so that a changed file is hashed anew."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
