@@ -21,6 +21,7 @@ from intarsia.batch.running.local import Watch, name_the_rest, run_here
 from intarsia.batch.running.task import Task, prepare
 from intarsia.batch.settings import Options, Pair
 from intarsia.errors import OutputError
+from intarsia.former_name import former
 
 __all__ = ["retry", "run"]
 
@@ -120,7 +121,7 @@ def _sweep(out: Path, shard: tuple[int, int]) -> None:
     now, youngest = time.time(), 0 if shard[1] == 1 else ABANDONED
     for folder, _, files in os.walk(out):
         for name in files:
-            if name.startswith(".intarsia-") and name.endswith(".part"):
+            if name.startswith((".intarsia-", former(".intarsia-"))) and name.endswith(".part"):
                 path = os.path.join(folder, name)
                 with contextlib.suppress(FileNotFoundError):
                     if abs(now - os.stat(path).st_mtime) >= youngest:

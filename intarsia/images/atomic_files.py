@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from intarsia.errors import OutputError
+from intarsia.former_name import FORMER, NAME
 
 __all__ = ["ABANDONED_HOURS", "flush_folder", "place", "sweep", "sweep_once"]
 
@@ -21,7 +22,7 @@ ABANDONED_HOURS = 24
 """After so long an unfinished file of ours is one that a killed process left."""
 
 # Only what we wrote ourselves is ever removed.
-_OURS = re.compile(r"\.intarsia-[0-9a-f]{16}\.part")
+_OURS = re.compile(rf"\.({NAME}|{FORMER})-[0-9a-f]{{16}}\.part")
 
 # How file systems say that they have no hard links, or none of this file.
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS)

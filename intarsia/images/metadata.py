@@ -8,7 +8,9 @@ from typing import Any
 
 from PIL import ExifTags, Image
 
-__all__ = ["a1111_parameters", "as_text", "exif", "to_json"]
+from intarsia.former_name import NAME, under_either_name
+
+__all__ = ["a1111_parameters", "as_text", "exif", "read_metadata", "to_json"]
 
 # The names that AUTOMATIC1111's web UI and the readers of its text use.
 _SAMPLERS = {
@@ -76,7 +78,7 @@ def to_json(metadata: Mapping[str, Any], *, ascii_only: bool = False) -> str:
     return json.dumps(metadata, sort_keys=True, ensure_ascii=ascii_only, allow_nan=False)
 
 
-def exif(parameters: str | None, metadata: Mapping[str, Any] | None, software: str = "intarsia") -> bytes:
+def exif(parameters: str | None, metadata: Mapping[str, Any] | None, software: str = NAME) -> bytes:
     """An EXIF block for formats without text chunks (JPEG, WebP).
 
     ``parameters`` is the UserComment, in the UTF-16 form that other tools write and read; ``metadata`` is
@@ -90,6 +92,25 @@ def exif(parameters: str | None, metadata: Mapping[str, Any] | None, software: s
         comment = b"UNICODE\0" + as_text(parameters).encode("utf-16-be")
         block.get_ifd(ExifTags.IFD.Exif)[_USER_COMMENT] = comment
     return block.tobytes()
+
+
+def read_metadata(image: Image.Image) -> dict[str, Any] | None:
+    """The JSON that an image's file holds of how it was made, under the current or the former name.
+
+    Args:
+        image: as opened: text chunks of a PNG, EXIF of a JPEG or WebP.
+
+    Returns:
+        The metadata (``Result.meta`` with the image's own seed); None where the file holds none that can be read.
+    """
+    text = under_either_name(getattr(image, "text", {}))
+    if text is None:
+        text = image.getexif().get(ExifTags.Base.ImageDescription)
+    try:
+        metadata = json.loads(text or "null")
+    except (TypeError, ValueError, RecursionError):  # another program's description
+        return None
+    return metadata if isinstance(metadata, dict) else None
 
 
 def _sampler(meta: Mapping[str, Any]) -> str | None:

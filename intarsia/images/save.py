@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from intarsia.errors import OutputError
+from intarsia.former_name import NAME
 from intarsia.images.atomic_files import place, sweep_once
 from intarsia.images.fill import opaque
 from intarsia.images.metadata import a1111_parameters, as_text, exif, to_json
@@ -235,7 +236,7 @@ def _png_text(metadata: Mapping[str, Any] | None, parameters: str | None) -> Png
     if parameters is not None:
         text.add_text("parameters", as_text(parameters))
     if metadata is not None:
-        text.add_text("intarsia", to_json(metadata, ascii_only=True))
+        text.add_text(NAME, to_json(metadata, ascii_only=True))
     return text
 
 

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from intarsia.checkpoints.files import one_line, read_bytes
 from intarsia.errors import WeightsError, expect, named, shown
+from intarsia.former_name import config_file, variable
 from intarsia.registry.families import FAMILIES, Family
 
 __all__ = ["PARTS", "ModelEntry", "PartEntry", "PinnedFile", "Registry", "normalise"]
@@ -187,17 +188,15 @@ class Registry:
 
 
 def _places(weights: str | os.PathLike[str] | None) -> Iterable[Path]:
-    from platformdirs import user_config_path
-
-    asked = [Path(place).expanduser() for place in (weights, os.environ.get("INTARSIA_WEIGHTS")) if place]
+    asked = [Path(place).expanduser() for place in (weights, variable("WEIGHTS")) if place]
     for path in asked:
         if not os.path.isfile(path):  # unlike Path's, False also for a name that no file system takes
             raise WeightsError(f"{path}: no such file; expected a weights.toml")
     # In a wheel the packaged file lies inside the package, in a checkout at the repository's root.
     packaged = [_PACKAGE / "weights.toml", _PACKAGE.parent / "weights.toml"]
     found = [path for path in packaged if path.is_file()][:1]
-    usual = user_config_path("intarsia") / "weights.toml"
-    return [*asked, *([usual] if usual.is_file() else []), *found]
+    usual = config_file("weights.toml")
+    return [*asked, *([usual] if usual else []), *found]
 
 
 def _load_toml(path: Path) -> dict[str, Any]:

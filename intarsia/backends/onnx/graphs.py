@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from intarsia.backends.onnx.relocate import find_root, relocated
 from intarsia.checkpoints.files import one_line, read_bytes, regular
 from intarsia.checkpoints.layout import COMPONENTS, network_files
 from intarsia.errors import WeightsError
+from intarsia.former_name import variable
 
 __all__ = ["FORMAT", "MANIFEST", "PACKAGED", "GraphFolder", "find_graphs", "has_graphs", "key_of", "sources", "store"]
 
@@ -77,7 +77,7 @@ def store() -> Path:
     """Where exported graphs are cached: ``$INTARSIA_GRAPHS``, else the user's cache directory."""
     from platformdirs import user_cache_path
 
-    asked = os.environ.get("INTARSIA_GRAPHS")
+    asked = variable("GRAPHS")
     return Path(asked).expanduser() if asked else user_cache_path("intarsia") / "graphs"
 
 

@@ -16,6 +16,7 @@ from intarsia.batch.ledger.json_lines import Damage, is_text_list, read_values
 from intarsia.batch.ledger.results import History
 from intarsia.batch.manifest.ids import public_id
 from intarsia.errors import OutputError
+from intarsia.former_name import former
 
 __all__ = ["Claims"]
 
@@ -41,7 +42,8 @@ class Claims:
         part, parts = shard
         path = out / (_NAME if parts == 1 else f"{_NAME}-{part}-of-{parts}")
         self.damage = Damage()
-        files = sorted(each for each in out.glob(f"{_NAME}*") if each.is_file())
+        names = (_NAME, former(_NAME))
+        files = sorted(each for name in names for each in out.glob(f"{name}*") if each.is_file())
         claims = (claim for each in files for claim in read_values(each, _problem, self.damage))
         self._known = {(public_id(row), name) for row, name in claims}
         try:

@@ -10,13 +10,14 @@ from typing import Any
 from intarsia.batch.manifest.folders import SUFFIXES
 from intarsia.batch.manifest.ids import split_id
 from intarsia.errors import RequestError, shown
+from intarsia.former_name import FORMER, NAME
 from intarsia.images.save import output_names
 
 __all__ = ["checked_outputs", "default_output", "folded", "is_encodable"]
 
 _LONGEST_NAME = 255
 # Results, reports, claims, locks, notes of actors and unfinished files, of this version and of later ones.
-_OWN = re.compile(r"results.*\.jsonl|report.*\.json|\.intarsia-.*", re.DOTALL)
+_OWN = re.compile(rf"results.*\.jsonl|report.*\.json|\.({NAME}|{FORMER})-.*", re.DOTALL)
 
 
 def default_output(identifier: str, suffix: str) -> str:
