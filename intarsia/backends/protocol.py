@@ -6,22 +6,16 @@ in numpy arrays and opaque handles; nothing on this side of the protocol knows a
 
 from __future__ import annotations
 
-import importlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from intarsia.backends.driver import gpu_count
-from intarsia.errors import BackendError
 from intarsia.schedulers import Table
 
 __all__ = [
-    "BACKENDS",
     "CAPTURE",
     "KERNELS",
     "Adapts",
@@ -35,18 +29,11 @@ __all__ = [
     "Session",
     "State",
     "Step",
-    "choose",
 ]
 
 # Handles that only the session that made them can read.
 Conditioning = Any
 State = Any
-
-BACKENDS = {
-    "torch": "intarsia.backends.torch.backend:TorchBackend",
-    "onnx": "intarsia.backends.onnx.session:OnnxBackend",
-    "null": "intarsia.backends.null:NullBackend",
-}
 
 KERNELS = ("auto", "fused", "plain")
 """Kernels that may be asked for. ``auto`` is what suits the device; ``fused`` are this project's own."""
@@ -230,56 +217,3 @@ class Backend(Protocol):
     def open_checker(self, folder: Path) -> Checker:
         """Load a safety checker from its folder, already verified."""
         ...
-
-
-def choose(backend: str, device: str, deterministic: bool | None) -> Backend:
-    """The backend that the names mean, on its device. ``auto`` is the only thing that may choose.
-
-    Raises:
-        BackendError: an unknown name, a package that is missing, a device that is not there.
-    """
-    if not isinstance(device, str) or not re.fullmatch(r"auto|cpu|(cuda|tensorrt)(:\d+)?", device):
-        raise BackendError(f"device must be auto, cpu, cuda, cuda:N, tensorrt or tensorrt:N, not {device!r}")
-    if backend == "auto":
-        return _automatic(device, deterministic)
-    if backend not in BACKENDS:
-        raise BackendError(f"backend must be one of auto, {', '.join(sorted(BACKENDS))}, not {backend!r}")
-    if device.startswith("tensorrt") and backend != "onnx":
-        raise BackendError(f"device {device} is of backend onnx, not of {backend}")
-    return _load(backend)(device, deterministic)
-
-
-def _automatic(device: str, deterministic: bool | None) -> Backend:
-    """CUDA with torch where there is a GPU, else ONNX Runtime where it is installed, else torch on the CPU."""
-    torch, onnx = (find_spec(package) is not None for package in ("torch", "onnxruntime"))
-    if not torch and not onnx:
-        raise BackendError("no backend is installed: pip install 'intarsia[cpu]' or 'intarsia[torch]'")
-    if device.startswith("tensorrt") or not torch:
-        return _load("onnx")(device, deterministic)
-    if device.startswith("cuda") or not onnx or (device == "auto" and _torch_has_gpu()):
-        return _load("torch")(device, deterministic)
-    from intarsia.backends.automatic import CpuBackend
-
-    return CpuBackend(_load("onnx")("cpu", deterministic), deterministic)
-
-
-def _torch_has_gpu() -> bool:
-    """Whether there is one that the installed torch can use; without a GPU torch is not imported."""
-    if not gpu_count():
-        return False
-    import torch
-
-    return torch.cuda.is_available()
-
-
-def _load(name: str) -> type[Backend]:
-    """Import a backend; a package that is missing is named with the extra that brings it."""
-    module, _, attribute = BACKENDS[name].partition(":")
-    try:
-        found: type[Backend] = getattr(importlib.import_module(module), attribute)
-    except ModuleNotFoundError as exc:
-        extra = {"onnx": "cpu"}.get(name, name)
-        raise BackendError(
-            f"backend {name} needs the package {exc.name}, which is not installed: pip install 'intarsia[{extra}]'"
-        ) from exc
-    return found

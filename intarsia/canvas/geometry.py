@@ -11,9 +11,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from intarsia.canvas.boxes import Geometry
 from intarsia.canvas.mask import Box, feather_reach
 from intarsia.canvas.mask_source import MaskSource
-from intarsia.engine.plan import Geometry
 from intarsia.errors import RequestError
 
 __all__ = ["MULTIPLE", "CanvasOptions", "Geometry", "geometry"]

@@ -1,4 +1,4 @@
-"""Documented JSON in, documented JSON out: :func:`answer`, which :meth:`Engine.reply` is."""
+"""Documented JSON in, documented JSON out: :func:`answer`, which :meth:`Engine.reply` calls."""
 
 from __future__ import annotations
 
@@ -10,27 +10,36 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from intarsia.endpoints.reading import Documented, read
 from intarsia.endpoints.replies import Delivery, error_reply, in_documented_names, next_id, success_reply
 from intarsia.endpoints.temporary_files import KEPT_HOURS, sweep, temporary_folder
+from intarsia.engine.request import InpaintRequest
+from intarsia.engine.result import Result
 from intarsia.errors import BackendError, IntarsiaError, OutputError, RequestError
 from intarsia.images.save import a1111_parameters, check_outputs, encode, output_paths, save_all
 from intarsia.printable import printable
 from intarsia.redact import hiding, without_key
 from intarsia.registry.registry import Registry
 
-if TYPE_CHECKING:
-    from intarsia.engine.engine import Engine
-    from intarsia.engine.result import Result
-
-__all__ = ["Answer", "answer"]
+__all__ = ["Answer", "Runner", "answer"]
 
 log = logging.getLogger("intarsia")
 
 # An absolute path that is no part of an address or of a longer word.
 _PATH = re.compile(r"(?<![\w/\\:.])(?:[A-Za-z]:[\\/]|~?/)[^\s'\",;]+")
+
+
+class Runner(Protocol):
+    """What runs a request: :class:`intarsia.Engine`, of which nothing else is needed here."""
+
+    @property
+    def registry(self) -> Registry:
+        """Where model ids are looked up."""
+
+    def run(self, request: InpaintRequest, *, allow_paths: bool = True) -> Result:
+        """Run one request to its end."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,7 @@ class Answer:
 
 
 def answer(
-    engine: Engine, payload: object, endpoint: str | None = None, out: str | os.PathLike[str] | None = None
+    engine: Runner, payload: object, endpoint: str | None = None, out: str | os.PathLike[str] | None = None
 ) -> Answer:
     """Run one documented request. Whatever ``payload`` holds, the answer is a documented reply.
 
@@ -83,7 +92,7 @@ def _loggable(trace: str) -> str:
 
 
 def _succeed(
-    engine: Engine, payload: object, endpoint: str | None, out: str | os.PathLike[str] | None
+    engine: Runner, payload: object, endpoint: str | None, out: str | os.PathLike[str] | None
 ) -> dict[str, Any]:
     sweep()
     documented = read(payload, endpoint, engine.registry)

@@ -14,7 +14,8 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
-from intarsia.backends.protocol import CAPTURE, KERNELS, choose
+from intarsia.backends.choose import choose
+from intarsia.backends.protocol import CAPTURE, KERNELS
 from intarsia.engine.request import InpaintRequest
 from intarsia.engine.resolve import resolve
 from intarsia.engine.result import Counters, Progress, Result
@@ -36,7 +37,7 @@ class Engine:
     process an engine that was used before is refused: open another there.
 
     Args:
-        backend: ``auto``, or a name of :data:`intarsia.backends.protocol.BACKENDS`. ``auto`` is CUDA with
+        backend: ``auto``, or a name of :data:`intarsia.backends.choose.BACKENDS`. ``auto`` is CUDA with
             torch where there is a GPU; else ONNX Runtime on the CPU where it is installed, for the models that it
             can run, and torch for the others.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; with ONNX Runtime also ``tensorrt`` or ``tensorrt:N``.

@@ -27,7 +27,7 @@ SMALL = {"size": 64, "rows": slice(16, 40), "columns": slice(16, 40), "steps": 2
 
 @pytest.fixture(autouse=True)
 def _on_a_cpu(monkeypatch, tmp_path):
-    monkeypatch.setattr("intarsia.backends.protocol.gpu_count", lambda: 0)
+    monkeypatch.setattr("intarsia.backends.choose.gpu_count", lambda: 0)
     monkeypatch.setenv("INTARSIA_GRAPHS", str(tmp_path / "graphs"))
 
 
@@ -208,7 +208,7 @@ def test_what_ran_before_does_not_choose_the_backend(folder, ink, plain):
 
 def refusals(folder):
     """What each backend says to the folder; nothing is drawn."""
-    from intarsia.backends.onnx.session import OnnxBackend
+    from intarsia.backends.onnx.backend import OnnxBackend
     from intarsia.backends.torch.backend import TorchBackend
 
     entry = Registry(folder.parent / "weights.toml").find("mine")

@@ -145,7 +145,7 @@ def test_progress_and_cancellation_between_steps(onnx, ask):
 
 
 def test_the_safety_checker_decides_as_torchs_does(engines, onnx, ask):
-    from intarsia.backends.onnx.session import OnnxBackend
+    from intarsia.backends.onnx.backend import OnnxBackend
     from intarsia.backends.torch.backend import TorchBackend
     from tools.train_safety.pictures import KINDS, draw_example
 

@@ -11,8 +11,9 @@ import pytest
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
 import intarsia
+from intarsia.backends.choose import choose
 from intarsia.backends.onnx import buffers as module
-from intarsia.backends.protocol import Step, choose
+from intarsia.backends.protocol import Step
 from intarsia.engine.parts import opening
 from intarsia.engine.resolve import resolve, table_of
 from intarsia.registry.registry import Registry

@@ -340,7 +340,7 @@ def test_more_layers_skipped_than_there_are(home, ask):
 
 
 def test_auto_takes_onnx_for_what_it_can_run_and_torch_for_the_rest(home, ask, monkeypatch):
-    monkeypatch.setattr("intarsia.backends.protocol.gpu_count", lambda: 0)
+    monkeypatch.setattr("intarsia.backends.choose.gpu_count", lambda: 0)
     with intarsia.Engine(weights=home / "weights.toml") as engine:
         ran = {model: engine.run(ask(model)).runtime.backend for model in ("nine", "xl", "bare", "intarsia-tiny")}
     assert ran == {"nine": "onnx", "xl": "onnx", "bare": "torch", "intarsia-tiny": "onnx"}

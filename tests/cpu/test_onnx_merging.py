@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import intarsia
+from intarsia.backends.onnx.backend import OnnxBackend
 from intarsia.backends.onnx.merging import find_levels, level_tokens, map_sizes
-from intarsia.backends.onnx.session import OnnxBackend
 from intarsia.engine.parts import opening
 from intarsia.engine.resolve import resolve
 from intarsia.export.networks import attending

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import intarsia
+from intarsia.backends.choose import BACKENDS
 from intarsia.backends.null import NullSession
-from intarsia.backends.protocol import BACKENDS
 from intarsia.engine.plan import Plan
 
 

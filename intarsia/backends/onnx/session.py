@@ -19,20 +19,17 @@ import onnxruntime as ort
 from intarsia.backends.driver import CAPTURE_LOCK
 from intarsia.backends.onnx.buffers import Given, Loop, Pool
 from intarsia.backends.onnx.capture import prove
-from intarsia.backends.onnx.device import Device, installed_versions, pick_device, translated
-from intarsia.backends.onnx.graphs import MANIFEST, GraphFolder, find_graphs, has_graphs
+from intarsia.backends.onnx.device import Device, installed_versions, translated
+from intarsia.backends.onnx.graphs import GraphFolder
 from intarsia.backends.onnx.merging import Level, find_levels, level_tokens, map_sizes
-from intarsia.backends.onnx.safety import OnnxChecker
 from intarsia.backends.onnx.state import Conditioning, Floats, State, matrices, scalars, timesteps
-from intarsia.backends.protocol import Inputs, Opening, Runtime, Step
-from intarsia.checkpoints.files import read_json
-from intarsia.checkpoints.layout import SCHEDULER
-from intarsia.errors import BackendError, NotFinite, RequestError, WeightsError
+from intarsia.backends.protocol import Inputs, Runtime, Step
+from intarsia.errors import BackendError, NotFinite, RequestError
 from intarsia.models.clip_config import read_text_shape
 from intarsia.models.tokens import ClipTokens, load_tokens
 from intarsia.schedulers import Table
 
-__all__ = ["STEP", "OnnxBackend", "OnnxSession"]
+__all__ = ["STEP", "OnnxSession"]
 
 STEP = Path(__file__).with_name("step.onnx")
 """A row of any table; ``intarsia/export/step.py`` makes it."""
@@ -41,10 +38,6 @@ _Prompt = tuple[Floats, Floats | None, tuple[str, ...]]
 
 # Encoded prompts kept per session, as in the torch backend.
 _PROMPTS = 64
-# What an export has to know of a model (intarsia/export/folder.py).
-_FACTS = ("in_channels", "latent_channels", "factor", "added", "zero_empty_prompt", "towers", "attention", "merging")
-# The same decision on every device.
-_CHECKER = ("float32",)
 
 
 class OnnxSession:
@@ -264,68 +257,7 @@ class OnnxSession:
         return np.ascontiguousarray(levels.transpose(1, 2, 0))
 
 
-class OnnxBackend:
-    """Opens models with ONNX Runtime on one device."""
-
-    slots = 8
-
-    def __init__(self, device: str, deterministic: bool | None) -> None:
-        self._device = pick_device(device)
-        self.device = self._device.name
-
-    def why_not(self, opening: Opening) -> str:
-        """What keeps :meth:`open` from it: something asked that it refuses, or no graphs; empty where nothing does."""
-        refused = _refused(opening, self._device)
-        if refused:
-            return f"made with torch: backend onnx cannot run {opening.model} with {refused}"
-        if has_graphs(opening.folder, self._device.dtypes):
-            return ""
-        return (
-            f"made with torch: backend onnx has no graphs that fit the files of {opening.model} (see intarsia export)"
-        )
-
-    def checks(self, folder: Path) -> bool:
-        """Whether there are graphs of a safety checker."""
-        return has_graphs(folder, _CHECKER)
-
-    def open(self, opening: Opening) -> OnnxSession:
-        """Load a model's graphs; a model that was not exported, or that is not of the promised kind, is refused."""
-        refused = _refused(opening, self._device)
-        if refused:
-            raise BackendError(f"backend onnx cannot run {opening.model} with {refused}; backend torch can")
-        read_json(opening.folder / SCHEDULER)  # a plan has read it already; a model without one is half a copy
-        graphs = find_graphs(opening.folder, self._device.dtypes)
-        absent = [name for name in _FACTS if name not in graphs.facts]
-        if absent:
-            raise WeightsError(
-                f"{graphs.folder / MANIFEST}: facts lack {', '.join(absent)}; export {opening.model} again"
-            )
-        for name in ("in_channels", "latent_channels", "factor"):
-            found, promised = graphs.facts[name], getattr(opening, name)
-            if found != promised:
-                raise WeightsError(
-                    f"{opening.model}: its graphs have {name} {found}, its family in the registry promises {promised}"
-                )
-        return OnnxSession(graphs, self._device, opening.capture)
-
-    def open_checker(self, folder: Path) -> OnnxChecker:
-        """Load a safety checker."""
-        return OnnxChecker(find_graphs(folder, _CHECKER), self._device)
-
-
 def _tokens(folder: Path, tower: Mapping[str, Any]) -> ClipTokens:
     """The tokenizer of one of a model's text encoders."""
     shape = read_text_shape(folder / tower["graph"] / "config.json")
     return load_tokens(folder / tower["tokenizer"], tower["limit"], shape["vocab_size"])
-
-
-def _refused(opening: Opening, device: Device) -> str:
-    """What of a model this backend cannot do on a device; empty where there is nothing."""
-    asked = {
-        "another VAE": opening.vae_folder is not None,
-        "LoRAs": bool(opening.loras),
-        "an IP adapter": opening.ip_adapter is not None,
-        "fused kernels": opening.kernels == "fused",
-        f"captured steps on {device.name}": opening.capture == "on" and not device.captures,
-    }
-    return next((name for name, wanted in asked.items() if wanted), "")

@@ -1,0 +1,56 @@
+"""Sizes and positions of one request, as plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Box", "Geometry", "Size"]
+
+Size = tuple[int, int]
+"""Width and height in pixels."""
+
+Box = tuple[int, int, int, int]
+"""Left, top, right and bottom in pixels; right and bottom are outside."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Every size and position of one request, in pixels; sizes are ``(width, height)``.
+
+    Attributes:
+        width, height: generation size, multiples of 8.
+        source: the picture as it came, upright.
+        working: the picture that is composited into, and the output: ``source``, or the fixed size.
+        crop: ``(x0, y0, x1, y1)`` of the generated area in the working picture.
+        resized: size of the crop as generated.
+        offset: ``(x, y)`` of the resized crop in the generated picture; the rest is padding.
+    """
+
+    width: int
+    height: int
+    source: Size
+    working: Size
+    crop: Box
+    resized: Size
+    offset: Size
+
+    @property
+    def output(self) -> Size:
+        """Size of the finished picture."""
+        return self.working
+
+    @property
+    def crop_size(self) -> Size:
+        """Size of the crop in the working picture."""
+        return self.crop[2] - self.crop[0], self.crop[3] - self.crop[1]
+
+    @property
+    def scale(self) -> float:
+        """Generated pixels per working pixel."""
+        return max(self.resized) / max(self.crop_size)
+
+    @property
+    def padding(self) -> Box:
+        """Padded pixels: left, top, right, bottom."""
+        (x, y), (width, height) = self.offset, self.resized
+        return x, y, self.width - x - width, self.height - y - height
