@@ -30,6 +30,7 @@ class Lane:
             guidance mode, merging.
         session: gives the opened model; called once, when the lane is admitted.
         conditioning: gives what all pictures of the request share; called once, when admitted.
+        owner: the request in flight that the lane belongs to; not used by the loop.
         cursor: rows already done.
     """
 
@@ -40,6 +41,7 @@ class Lane:
     shape: tuple[int, int, int]
     session: Callable[[], Session]
     conditioning: Callable[[], Conditioning]
+    owner: object = None
     cursor: int = 0
     state: State = None
     cancelled: bool = False

@@ -1,4 +1,4 @@
-"""What a request puts into a model: a VAE, LoRAs, an IP adapter; found in the registry and held to its family."""
+"""What a request adds to a model: VAE, LoRAs, IP adapter, safety checker; each of a family that fits."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from intarsia.backends.protocol import Opening
 from intarsia.engine.plan import Adapter, ModelPlan
 from intarsia.engine.request import InpaintRequest
 from intarsia.errors import RequestError, WeightsError
-from intarsia.registry.files import check, entry_hash
+from intarsia.registry.files import check, entry_hash, locate
 from intarsia.registry.registry import PARTS, ModelEntry, PartEntry, Registry
 
-__all__ = ["Parts", "find_parts", "model_plan", "opening"]
+__all__ = ["Parts", "find_checker", "find_parts", "model_plan", "opening"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,25 @@ def find_parts(request: InpaintRequest, model: ModelEntry, registry: Registry) -
         loras=loras,
         ip_adapter=_fitting("ip_adapters", request.ip_adapter.id, model, registry) if request.ip_adapter else None,
     )
+
+
+def find_checker(request: InpaintRequest, model: ModelEntry, registry: Registry) -> PartEntry | None:
+    """The model's checker if the request asks for one. A checker that is not there is an error, never "off".
+
+    Raises:
+        WeightsError: the model names no checker, the registry does not have it, it is for other families, or its
+            folder is not there.
+    """
+    if not request.safety_checker:
+        return None
+    if not model.safety:
+        raise WeightsError(
+            f"safety_checker: no checker is installed for {model.id}; install one (a [safety.<id>] entry in "
+            f'weights.toml, and safety = "<id>" in the entry of {model.id}), or turn safety_checker off'
+        )
+    entry = _fitting("safety", model.safety, model, registry)
+    locate(entry)
+    return entry
 
 
 def _fitting(kind: str, name: str, model: ModelEntry, registry: Registry) -> PartEntry:

@@ -14,9 +14,8 @@ import numpy as np
 from intarsia import schedulers
 from intarsia.backends.protocol import Inputs
 from intarsia.canvas.canvas import Canvas, CanvasOptions, latent_mask, prepare
-from intarsia.engine.checkers import find_checker
 from intarsia.engine.noise import MAX_SEED
-from intarsia.engine.parts import Parts, find_parts, model_plan
+from intarsia.engine.parts import Parts, find_checker, find_parts, model_plan
 from intarsia.engine.plan import PLAN_VERSION, CanvasPlan, Plan, PromptPlan, SamplerPlan
 from intarsia.engine.prompt_syntax import notes_on
 from intarsia.engine.request import InpaintRequest

@@ -12,8 +12,6 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from intarsia.engine.resolve import Resolved
 from intarsia.engine.result import Progress, Result
 from intarsia.errors import Cancelled
@@ -42,9 +40,6 @@ class Ticket(Future[Result]):
         self.resolved = resolved
         self.timings: dict[str, float] = {"resolve": time.perf_counter() - began}
         self.began = began
-        self.denoise_began = 0.0
-        self.generated: dict[int, np.ndarray] = {}
-        self.warnings: list[str] = list(resolved.warnings)
         self.cancel_asked = False
         self._check_wait = check_wait
         self._process = os.getpid()

@@ -101,7 +101,6 @@ def test_cancelling_some_in_the_middle(registry):
                 assert bits(ticket.result()) == expected[place], chosen[place].scheduler
             except intarsia.Cancelled:
                 assert ticket in leaving
-                assert not ticket.generated or len(ticket.generated) < chosen[place].samples
         spent = engine.counters.lane_rows - before
     assert any(ticket.exception() for ticket in leaving)
     planned = sum(t.resolved.plan.sampler.evaluations * r.samples for t, r in zip(tickets, chosen, strict=True))

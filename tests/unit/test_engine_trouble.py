@@ -16,6 +16,7 @@ import pytest
 import intarsia
 from intarsia.backends.null import NullSession
 from intarsia.engine import thread as engine_thread
+from intarsia.engine.open_models import OpenModels
 from intarsia.engine.ticket import Ticket
 from tests.unit.dialect_table import MINIMAL
 
@@ -418,13 +419,13 @@ def test_what_is_cancelled_before_it_is_admitted_opens_nothing(engine, request_o
     first = engine.submit(request_of())
     assert gate.reached.wait(60)
     opened = []
-    monkeypatch.setattr(type(engine._worker), "_checker", lambda self, ticket: opened.append(ticket))
+    monkeypatch.setattr(OpenModels, "checker", lambda self, resolved: opened.append(resolved))
     second = engine.submit(request_of(strength=0.0))
     assert second.cancel()
     gate.passed.set()
     assert isinstance(second.exception(timeout=60), intarsia.Cancelled)
     assert first.result(timeout=60).images
-    assert second not in opened
+    assert second.resolved not in opened
 
 
 def test_64_threads_of_every_kind_of_use_all_come_back(empty_registry, request_of):

@@ -17,6 +17,7 @@ EVERYWHERE = [
     "intarsia.printable",
     "intarsia.redact",
     "intarsia.former_name",
+    "intarsia.lru",
     "intarsia.numbers",
     "intarsia.threads",
     "intarsia.checkpoints",
