@@ -33,7 +33,8 @@ from intarsia.backends.torch.backend import TorchBackend
 from intarsia.backends.torch.session import TorchSession
 from intarsia.engine.lanes import Lane
 from intarsia.engine.parts import opening
-from intarsia.engine.resolve import Resolved, resolve, table_of
+from intarsia.engine.resolve import Resolved, resolve
+from intarsia.engine.sampling import table_of
 from intarsia.models.merging import Merging
 from intarsia.registry.registry import Registry
 from tools.train_tiny.judge import judge

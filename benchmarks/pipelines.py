@@ -28,7 +28,8 @@ from benchmarks.place import Place, engine, ours, ran
 from benchmarks.records import Check, Record, judged, settings
 from intarsia.engine.lanes import Lane
 from intarsia.engine.parts import opening
-from intarsia.engine.resolve import resolve, table_of
+from intarsia.engine.resolve import resolve
+from intarsia.engine.sampling import table_of
 
 Pictures = Callable[[], list[Image.Image]]
 

@@ -32,7 +32,8 @@ from benchmarks.records import unwritable, write
 from intarsia.backends.torch.session import TorchSession
 from intarsia.engine.lanes import Lane
 from intarsia.engine.parts import opening
-from intarsia.engine.resolve import Resolved, resolve, table_of
+from intarsia.engine.resolve import Resolved, resolve
+from intarsia.engine.sampling import table_of
 
 KINDS = (
     ("our step", r"^_step|^_langevin|^_pick"),

@@ -13,7 +13,8 @@ from intarsia.backends.protocol import Conditioning, Session
 from intarsia.engine.lanes import Lane
 from intarsia.engine.open_models import OpenModels
 from intarsia.engine.plan import ModelPlan, Plan
-from intarsia.engine.resolve import Resolved, table_of
+from intarsia.engine.resolve import Resolved
+from intarsia.engine.sampling import table_of
 from intarsia.engine.ticket import Ticket
 
 __all__ = ["Job"]

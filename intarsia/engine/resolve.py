@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import secrets
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from intarsia import schedulers
 from intarsia.backends.protocol import Inputs
 from intarsia.canvas.canvas import Canvas, CanvasOptions, latent_mask, prepare
 from intarsia.engine.noise import MAX_SEED
 from intarsia.engine.parts import Parts, find_checker, find_parts, model_plan
-from intarsia.engine.plan import PLAN_VERSION, CanvasPlan, Plan, PromptPlan, SamplerPlan
+from intarsia.engine.plan import PLAN_VERSION, CanvasPlan, Plan, PromptPlan
 from intarsia.engine.prompt_syntax import notes_on
 from intarsia.engine.request import InpaintRequest
-from intarsia.errors import RequestError, expect, named
+from intarsia.engine.sampling import sampler_plan
+from intarsia.errors import RequestError, named
 from intarsia.images.access import Access
 from intarsia.images.fill import opaque
 from intarsia.images.sources import Picture, open_picture
-from intarsia.registry.files import entry_hash, scheduler_config
+from intarsia.registry.files import entry_hash
 from intarsia.registry.registry import ModelEntry, PartEntry, Registry
 
-__all__ = ["DEFAULT_SCHEDULER", "DEFAULT_STEPS", "Resolved", "outline", "resolve", "table_of"]
-
-DEFAULT_SCHEDULER = "DPMSolverMultistepScheduler"
-DEFAULT_STEPS = 21
+__all__ = ["Resolved", "outline", "resolve"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +58,7 @@ def resolve(request: InpaintRequest, registry: Registry, access: Access = Access
     entry = registry.find(request.model)
     parts = find_parts(request, entry, registry)
     checker = find_checker(request, entry, registry)
-    sampler = _sampler(request, entry)
+    sampler = sampler_plan(request, entry)
     options = _canvas_options(request, entry)
     image = _picture("init_image", request.init_image, access)
     mask = _picture("mask_image", request.mask_image, access)
@@ -105,7 +99,7 @@ def outline(request: InpaintRequest, registry: Registry) -> dict[str, Any]:
         "canvas": asdict(_canvas_options(request, entry)),
         "prompt": asdict(_prompt(request, entry, None)),
         "image_scale": adapter.scale if adapter else 0.0,
-        "sampler": asdict(_sampler(request, entry)),
+        "sampler": asdict(sampler_plan(request, entry)),
         "guidance_scale": _guidance(request),
         "seeds": _seeds(request),
         "merging": _merging(request, entry),
@@ -136,62 +130,6 @@ def _own_mask(request: InpaintRequest) -> tuple[str, ...]:
     if request.mask_source == "alpha" or not is_same:
         return ()
     return ("mask_image is the very picture that is repainted: what is bright in it was taken for the mask",)
-
-
-def table_of(plan: Plan) -> schedulers.Table:
-    """The plan's solver table, compiled (and cached) on demand."""
-    sampler = plan.sampler
-    algorithm_type = sampler.algorithm_type or None
-    asked = (sampler.scheduler, sampler.steps, sampler.strength, sampler.karras, algorithm_type)
-    return _table(*asked, json.dumps(dict(sampler.schedule)))
-
-
-@lru_cache(maxsize=256, typed=True)
-def _table(
-    scheduler: str, steps: int, strength: float, karras: bool, algorithm_type: str | None, config: str
-) -> schedulers.Table:
-    """The rows of a batch keep asking for the same few; ``config`` is the model's own, as JSON."""
-    shared: dict[str, Any] = {"karras": karras, "algorithm_type": algorithm_type, "schedule": _noise_schedule(config)}
-    return schedulers.table(scheduler, steps, strength=strength, **shared)
-
-
-@lru_cache(maxsize=64)
-def _noise_schedule(config: str) -> schedulers.NoiseSchedule:
-    """From a scheduler configuration as JSON: one for all requests, which keep asking for the same."""
-    return schedulers.NoiseSchedule.from_config(json.loads(config))
-
-
-def _sampler(request: InpaintRequest, entry: ModelEntry) -> SamplerPlan:
-    scheduler = request.scheduler or _default(entry, "scheduler", DEFAULT_SCHEDULER)
-    steps = request.steps or _default(entry, "steps", DEFAULT_STEPS)
-    config = scheduler_config(entry)
-    # Strength 0 returns the input: no rows; the table of strength 1 still checks everything else.
-    strength = float(request.strength)
-    name = schedulers.resolve(scheduler)
-    expect("steps", steps, int, "a whole number between 1 and 1000")  # a registry's default may be anything
-    asked = (steps, strength or 1.0, request.karras_sigmas, request.algorithm_type)
-    table = _table(name, *asked, json.dumps(config))
-    return SamplerPlan(
-        scheduler=name,
-        steps=steps,
-        strength=strength,
-        karras=request.karras_sigmas,
-        karras_applied=table.karras_applied,
-        algorithm_type=request.algorithm_type or "",
-        schedule=_frozen(config),
-        evaluations=len(table.timesteps) if strength else 0,
-        notes=tuple(table.notes),
-    )
-
-
-def _frozen(config: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    """A scheduler configuration as sorted pairs, lists as tuples; comments of its writer left out."""
-    kept = {key: value for key, value in config.items() if not key.startswith("_")}
-    return tuple((key, tuple(v) if isinstance(v, list) else v) for key, v in sorted(kept.items()))
-
-
-def _default(entry: ModelEntry, name: str, otherwise: Any) -> Any:
-    return entry.defaults.get(name, otherwise)
 
 
 def _canvas_options(request: InpaintRequest, entry: ModelEntry) -> CanvasOptions:

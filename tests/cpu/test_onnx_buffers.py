@@ -15,7 +15,8 @@ from intarsia.backends.choose import choose
 from intarsia.backends.onnx import buffers as module
 from intarsia.backends.protocol import Step
 from intarsia.engine.parts import opening
-from intarsia.engine.resolve import resolve, table_of
+from intarsia.engine.resolve import resolve
+from intarsia.engine.sampling import table_of
 from intarsia.registry.registry import Registry
 from tests.noise_request import noise_request
 

@@ -23,7 +23,8 @@ from intarsia.backends.torch.pictures import Pictures
 from intarsia.canvas.paste import blend
 from intarsia.engine.noise import NoiseStream
 from intarsia.engine.parts import opening
-from intarsia.engine.resolve import resolve, table_of
+from intarsia.engine.resolve import resolve
+from intarsia.engine.sampling import table_of
 from intarsia.kernels.attention import KERNELS, _by
 from intarsia.models.configs import VAES
 from intarsia.models.vae_kl import AutoencoderKL

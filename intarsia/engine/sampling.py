@@ -1,0 +1,82 @@
+"""The sampler of a request: its scheduler, steps and noise schedule, and the table that they compile to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from intarsia import schedulers
+from intarsia.engine.plan import Plan, SamplerPlan
+from intarsia.engine.request import InpaintRequest
+from intarsia.errors import expect
+from intarsia.registry.files import scheduler_config
+from intarsia.registry.registry import ModelEntry
+
+__all__ = ["DEFAULT_SCHEDULER", "DEFAULT_STEPS", "sampler_plan", "table_of"]
+
+DEFAULT_SCHEDULER = "DPMSolverMultistepScheduler"
+DEFAULT_STEPS = 21
+
+
+def sampler_plan(request: InpaintRequest, entry: ModelEntry) -> SamplerPlan:
+    """Scheduler, steps and strength of a request, with the model's defaults.
+
+    Raises:
+        RequestError: a scheduler that is not known, or a combination that it does not take.
+        WeightsError: the model's scheduler configuration cannot be read.
+    """
+    scheduler = request.scheduler or _default(entry, "scheduler", DEFAULT_SCHEDULER)
+    steps = request.steps or _default(entry, "steps", DEFAULT_STEPS)
+    config = scheduler_config(entry)
+    # Strength 0 returns the input: no rows; the table of strength 1 still checks everything else.
+    strength = float(request.strength)
+    name = schedulers.resolve(scheduler)
+    expect("steps", steps, int, "a whole number between 1 and 1000")  # a registry's default may be anything
+    asked = (steps, strength or 1.0, request.karras_sigmas, request.algorithm_type)
+    table = _table(name, *asked, json.dumps(config))
+    return SamplerPlan(
+        scheduler=name,
+        steps=steps,
+        strength=strength,
+        karras=request.karras_sigmas,
+        karras_applied=table.karras_applied,
+        algorithm_type=request.algorithm_type or "",
+        schedule=_frozen(config),
+        evaluations=len(table.timesteps) if strength else 0,
+        notes=tuple(table.notes),
+    )
+
+
+def table_of(plan: Plan) -> schedulers.Table:
+    """The plan's solver table, compiled (and cached) on demand."""
+    sampler = plan.sampler
+    algorithm_type = sampler.algorithm_type or None
+    asked = (sampler.scheduler, sampler.steps, sampler.strength, sampler.karras, algorithm_type)
+    return _table(*asked, json.dumps(dict(sampler.schedule)))
+
+
+@lru_cache(maxsize=256, typed=True)
+def _table(
+    scheduler: str, steps: int, strength: float, karras: bool, algorithm_type: str | None, config: str
+) -> schedulers.Table:
+    """The rows of a batch keep asking for the same few; ``config`` is the model's own, as JSON."""
+    shared: dict[str, Any] = {"karras": karras, "algorithm_type": algorithm_type, "schedule": _noise_schedule(config)}
+    return schedulers.table(scheduler, steps, strength=strength, **shared)
+
+
+@lru_cache(maxsize=64)
+def _noise_schedule(config: str) -> schedulers.NoiseSchedule:
+    """From a scheduler configuration as JSON: one for all requests, which keep asking for the same."""
+    return schedulers.NoiseSchedule.from_config(json.loads(config))
+
+
+def _frozen(config: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """A scheduler configuration as sorted pairs, lists as tuples; comments of its writer left out."""
+    kept = {key: value for key, value in config.items() if not key.startswith("_")}
+    return tuple((key, tuple(v) if isinstance(v, list) else v) for key, v in sorted(kept.items()))
+
+
+def _default(entry: ModelEntry, name: str, otherwise: Any) -> Any:
+    return entry.defaults.get(name, otherwise)
