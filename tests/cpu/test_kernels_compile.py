@@ -42,9 +42,8 @@ def test_every_kernel_compiles_to_what_a_gpu_runs_well(tmp_path):
         found.setdefault(f"{module.split('.')[-1]}.{name}", []).append(dict(each.split("=") for each in numbers))
     assert set(found) == {
         "float8._shrink", "fused_step._langevin_rows", "fused_step._step", "geglu._gate", "geglu._gate_row",
-        "groupnorm._normalise", "layernorm._normalise", "matcher._average", "matcher._nearest", "matcher._rank", "pick._pick", "pixels._paste",
-        "pixels._to_levels",
-        "residual._add",
+        "groupnorm._normalise", "layernorm._normalise", "matcher._average", "matcher._nearest", "matcher._rank",
+        "pick._pick", "pixels._paste", "pixels._to_levels", "residual._add",
     }  # fmt: skip
     walkers = ("float8._shrink", "geglu._gate", "geglu._gate_row", "groupnorm._normalise", "layernorm._normalise")
     for name in (*walkers, "residual._add", "matcher._average"):
