@@ -1,8 +1,8 @@
 """`python -m benchmarks.float8`: what precision fp8 costs in quality on the packaged model, simulated on a CPU.
 
 Fixed scenes that the model was not trained on; each is painted in float32 and with products in e4m3, same noise. The
-error is that of the whole generated picture. The judge says whether the asked colour and shape are there. The simulation
-is the reference of the kernels: it quantizes as they do, and adds up in float32, where a GPU has fewer bits.
+error is that of the whole generated picture. The judge says whether the asked colour and shape are there. The
+references of the kernels simulate them: they quantize as those do, and add up in float32, where a GPU has fewer bits.
 """
 
 from __future__ import annotations
