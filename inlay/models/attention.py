@@ -214,9 +214,9 @@ class TransformerBlock(nn.Module):
         return x, self.ff(normed)
 
     def _attend(self, x: Tensor | Float8, matching: Matching | None) -> Tensor:
-        if matching is None or not isinstance(x, Tensor):
+        if matching is None:
             return cast(Tensor, self.attn1(x))
-        return matching.unmerge(self.attn1(matching.merge(x), matching.log_size))
+        return matching.unmerge(self.attn1(matching.merge(cast(Tensor, x)), matching.log_size))
 
 
 class SpatialTransformer(nn.Module):

@@ -54,6 +54,10 @@ def test_the_products_behind_norms_and_gates_are_in_e4m3_and_nothing_else():
     found = {name for name, tensor in parts.unet.named_parameters() if tensor.dtype == FLOAT8}
     blocks = [name for name, module in parts.unet.named_modules() if isinstance(module, TransformerBlock)]
     assert found == {f"{block}.{product}.weight" for block in blocks for product in PRODUCTS}
+    assert not any(name.endswith("qkv") for name, _ in parts.unet.named_parameters()), "half precision is given back"
+    assert parts.unet.state_dict().keys() - before.keys() == {
+        name.replace("weight", "scale") for name in quantized(blocks)
+    }
     for name, tensor in parts.unet.state_dict().items():
         if tensor.dtype == FLOAT8:
             wanted = before[name].double()
@@ -62,6 +66,12 @@ def test_the_products_behind_norms_and_gates_are_in_e4m3_and_nothing_else():
             assert ((held - wanted).abs() <= (rounded(wanted) - wanted).abs() + 1e-6 * wanted.abs()).all()
         elif not name.endswith(".scale"):
             assert torch.equal(tensor, before[name])
+
+
+def quantized(blocks):
+    """Published names of weights in e4m3: those of the packed projection are three."""
+    layers = ("attn1.to_q", "attn1.to_k", "attn1.to_v", *PRODUCTS[1:])
+    return {f"{block}.{layer}.weight" for block in blocks for layer in layers}
 
 
 def exact_block(block, x, text):
