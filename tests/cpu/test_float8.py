@@ -194,6 +194,8 @@ def test_a_cpu_is_refused(backend):
 class Card:
     """A CUDA device, as far as it is looked at."""
 
+    sum = 17
+
     def __init__(self, monkeypatch, capability, writes=(HALF, BRAIN)):
         self.asked = []
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "A Card")
@@ -209,6 +211,7 @@ class Card:
         self.asked.append((bias.dtype, dtype))
         if dtype not in self.writes:
             raise ValueError("Only bf16 high precision output types are supported for row-wise scaling.\nmore")
+        return torch.full((16, 16), self.sum, dtype=dtype)
 
 
 @pytest.mark.parametrize(("writes", "written"), [((HALF, BRAIN), HALF), ((BRAIN,), BRAIN)])
@@ -225,6 +228,9 @@ def test_what_a_card_or_torch_lacks_is_named(monkeypatch):
         product_dtype(torch.device("cuda", 0), HALF)
     needs = "precision fp8 needs a CUDA device of compute capability 8.9 or higher"
     assert str(old.value) == f"{needs}; A Card has 8.6; ask for precision standard"
+    Card(monkeypatch, (9, 0)).sum = 16
+    with pytest.raises(inlay.BackendError, match=r"does not have for A Card: 16 · 1 · 1 \+ 1 came to 16; ask for"):
+        product_dtype(torch.device("cuda", 0), HALF)
     Card(monkeypatch, (9, 0), writes=())
     with pytest.raises(inlay.BackendError) as without:
         product_dtype(torch.device("cuda", 0), HALF)

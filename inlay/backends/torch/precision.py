@@ -49,7 +49,10 @@ def _why_not(device: torch.device, written: torch.dtype) -> str:
     """What keeps torch from a product with a bias, in one line; empty where nothing does."""
     ones = torch.ones(16, 16, device=device)
     try:
-        scaled_product(quantize_reference(ones), quantize_reference(ones), ones[0].to(written), written)
+        found = scaled_product(quantize_reference(ones), quantize_reference(ones), ones[0].to(written), written)
+        sums = found.float().cpu()
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, ValueError, AttributeError) as exc:  # refused on the host: torch looks before it launches
         return (str(exc).splitlines() or [type(exc).__name__])[0]
-    return ""
+    return "" if ((sums - 17).abs() < 0.1).all() else f"16 · 1 · 1 + 1 came to {float(sums[0, 0]):g}"
