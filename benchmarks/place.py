@@ -107,7 +107,7 @@ def engine(case: Case, place: Place) -> Iterator[inlay.Engine]:
         path = place.registry(case)
         backend = case.backend if path is None else "random"
     capture = place.capture if backend == "random" else "auto"
-    with inlay.Engine(backend, str(place.device), weights=path, capture=capture) as opened:
+    with inlay.Engine(backend, str(place.device), weights=path, capture=capture, precision=case.precision) as opened:
         yield opened
 
 

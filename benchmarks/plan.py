@@ -57,8 +57,8 @@ def first(short: bool = False) -> tuple[Part, ...]:
         *_tests(), profile("S1", 80), profile("S2", 90),
         case("S1", 120), case("S4", 100), case("mixed", 90), case("mixed-256", 60), case("S2", 240), case("S3", 180),
         case("S1", 400, COMPILED), case("S2", 480, COMPILED), case("S3", 480, COMPILED), case("S4", 400, COMPILED),
-        case("resolution", 90), case("lora", 90), case("S5-768", 100), case("S5-1024", 120), case("cold", 150),
-        case("tables", 60), case("resolution", 400, COMPILED), case("S5-768", 400, COMPILED),
+        case("S2-fp8", 240), case("resolution", 90), case("lora", 90), case("S5-768", 100), case("S5-1024", 120),
+        case("cold", 150), case("tables", 60), case("resolution", 400, COMPILED), case("S5-768", 400, COMPILED),
         case("S5-1024", 480, COMPILED),
     )  # fmt: skip
 

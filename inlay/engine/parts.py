@@ -68,6 +68,7 @@ def model_plan(model: ModelEntry, parts: Parts) -> ModelPlan:
         vae=_named(parts.vae) if parts.vae else "model",
         adapters=tuple(Adapter(entry.id, entry_hash(entry), strength) for entry, strength in parts.loras),
         ip_adapter=_named(parts.ip_adapter) if parts.ip_adapter else "none",
+        precision=model.precision,
     )
 
 
@@ -87,4 +88,5 @@ def opening(model: ModelEntry, parts: Parts) -> Opening:
         vae_folder=check(parts.vae) if parts.vae else None,
         loras=tuple((check(entry), strength) for entry, strength in parts.loras),
         ip_adapter=check(parts.ip_adapter) if parts.ip_adapter else None,
+        precision=model.precision,
     )

@@ -102,7 +102,7 @@ def outline(request: InpaintRequest, registry: Registry) -> dict[str, Any]:
     checker = find_checker(request, entry, registry)
     adapter = request.ip_adapter
     return {
-        "model": asdict(model_plan(entry, parts)),
+        "model": model_plan(entry, parts).to_dict(),
         "canvas": asdict(_canvas_options(request, entry)),
         "prompt": asdict(_prompt(request, entry, None)),
         "image_scale": adapter.scale if adapter else 0.0,

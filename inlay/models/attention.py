@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from inlay.kernels.attention import attend
-from inlay.models.layers import GatedProjection, GroupNorm, LayerNorm
+from inlay.kernels.float8 import Float8
+from inlay.models.layers import Float8Linear, GatedProjection, GroupNorm, LayerNorm
 from inlay.models.merging import Matcher, Matching
 
 
@@ -45,7 +46,8 @@ class SelfAttention(nn.Module):
 
     The parameter ``qkv`` [3C, C] holds the rows of ``to_q``, ``to_k`` and ``to_v``, one below the other: one
     matrix product instead of three, and no second copy of the weights. State dicts keep the three published
-    names: reading splits it, loading joins them.
+    names: reading splits it, loading joins them. ``float8`` is that product in e4m3, which has taken the place of
+    ``qkv`` then.
     """
 
     NAMES = ("to_q.weight", "to_k.weight", "to_v.weight")
@@ -56,21 +58,27 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Parameter(torch.empty(3 * channels, channels))
         nn.init.xavier_uniform_(self.qkv)
         self.to_out = nn.Sequential(nn.Linear(channels, channels))
+        self.float8: Float8Linear | None = None
         self.register_state_dict_post_hook(_split_qkv)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_join_qkv)  # type: ignore[no-untyped-call]
 
-    def forward(self, x: Tensor, log_size: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor | Float8, log_size: Tensor | None = None) -> Tensor:
         """[B, T, C] → [B, T, C]; ``log_size`` [L, T] is added to the logits of each key (token merging).
 
         L divides B; samples ``i * B / L …`` have row i.
         """
-        query, key, value = _heads(F.linear(x, self.qkv), 3, self.heads)
+        query, key, value = _heads(self._packed(x), 3, self.heads)
         if log_size is None:
             found = attend(query, key, value)
         else:
             found = _proportional(query, key, value, log_size)
         out: Tensor = self.to_out(_joined(found))
         return out
+
+    def _packed(self, x: Tensor | Float8) -> Tensor:
+        if isinstance(x, Tensor) and self.float8 is None:
+            return F.linear(x, self.qkv)
+        return cast(Tensor, cast(Float8Linear, self.float8)(x))
 
 
 def _proportional(query: Tensor, key: Tensor, value: Tensor, log_size: Tensor) -> Tensor:
@@ -89,8 +97,10 @@ def _proportional(query: Tensor, key: Tensor, value: Tensor, log_size: Tensor) -
 
 
 def _split_qkv(module: nn.Module, state: dict[str, Tensor], prefix: str, _metadata: object) -> None:
-    packed = state.pop(prefix + "qkv")
-    state.update(zip((prefix + name for name in SelfAttention.NAMES), packed.chunk(3), strict=True))
+    for packed, kind in (("qkv", "weight"), ("float8.weight", "weight"), ("float8.scale", "scale")):
+        if prefix + packed in state:
+            names = (prefix + name.replace("weight", kind) for name in SelfAttention.NAMES)
+            state.update(zip(names, state.pop(prefix + packed).chunk(3), strict=True))
 
 
 def _join_qkv(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
@@ -143,7 +153,7 @@ class CrossAttention(nn.Module):
         """[B, n, D] → [B, n, 2C]: keys, then values."""
         return torch.cat([self.to_k(hidden), self.to_v(hidden)], dim=2)
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
+    def forward(self, x: Tensor | Float8, context: Context) -> Tensor:
         """Tokens [B, T, C] and the packed context of all layers → [B, T, C]."""
         (query,) = _heads(self.to_q(x), 1, self.heads)
         found = self._look(query, context.text)
@@ -166,14 +176,19 @@ class FeedForward(nn.Module):
             GatedProjection(channels, 4 * channels), nn.Identity(), nn.Linear(4 * channels, channels)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor | Float8) -> Tensor:
         """[.., C] → [.., C]."""
         out: Tensor = self.net(x)
         return out
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, attention to the prompt, feed-forward; each behind a LayerNorm, each added."""
+    """Self-attention, attention to the prompt, feed-forward; each behind a LayerNorm, each added.
+
+    ``float8``: the products behind the norms, and behind the gate, are in e4m3 (:mod:`.float8`).
+    """
+
+    float8 = False
 
     def __init__(self, channels: int, context_channels: int, heads: int) -> None:
         super().__init__()
@@ -192,15 +207,16 @@ class TransformerBlock(nn.Module):
         That last addition is left to the norm of the next block, as each addition is to the norm behind it: one
         pass over memory does both. ``delta`` is what the block before left to this one.
         """
-        x, normed = self.norm1(x, delta)
-        x, normed = self.norm2(x, self._attend(normed, matcher.match(x) if matcher else None))
-        x, normed = self.norm3(x, self.attn2(normed, context))
+        # tokens that merge are quantized when they have merged
+        x, normed = self.norm1(x, delta, float8=self.float8 and matcher is None)
+        x, normed = self.norm2(x, self._attend(normed, matcher.match(x) if matcher else None), float8=self.float8)
+        x, normed = self.norm3(x, self.attn2(normed, context), float8=self.float8)
         return x, self.ff(normed)
 
-    def _attend(self, x: Tensor, matching: Matching | None) -> Tensor:
+    def _attend(self, x: Tensor | Float8, matching: Matching | None) -> Tensor:
         if matching is None:
             return cast(Tensor, self.attn1(x))
-        return matching.unmerge(self.attn1(matching.merge(x), matching.log_size))
+        return matching.unmerge(self.attn1(matching.merge(cast(Tensor, x)), matching.log_size))
 
 
 class SpatialTransformer(nn.Module):

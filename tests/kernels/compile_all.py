@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from inlay.kernels.float8 import quantize
 from inlay.kernels.fused_step import advance, first_input
-from inlay.kernels.geglu import geglu
+from inlay.kernels.geglu import geglu, geglu_float8
 from inlay.kernels.groupnorm import Norm, group_norm
-from inlay.kernels.layernorm import add_layer_norm, layer_norm
+from inlay.kernels.layernorm import add_layer_norm, layer_norm, layer_norm_float8
 from inlay.kernels.matcher import match, merge
 from inlay.kernels.pick import pick_rows
 from inlay.kernels.pixels import paste, to_levels
@@ -115,6 +116,9 @@ def main() -> None:
             ones, rows = torch.ones(width, dtype=HALF), torch.zeros(2, width, dtype=HALF)
             layer_norm(rows, ones, ones, fused=True)
             add_layer_norm(rows, rows, ones, ones, fused=True)
+            layer_norm_float8(rows, rows, ones, ones, fused=True)
+            quantize(rows, fused=True)
+            geglu_float8(torch.zeros(2, 8 * width, dtype=HALF), fused=True)
         for kind in (HALF, torch.bfloat16, torch.float32):
             tokens(kind)
         geglu(torch.zeros(2, 2560, dtype=HALF), fused=True)

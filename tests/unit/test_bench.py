@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from typer.testing import CliRunner
 
 from benchmarks import measure, pipelines, run, tables
-from benchmarks.cases import BUDGET, CASES, PEERS, affordable, chosen, share, shortened
-from benchmarks.records import Check, Record, judged, read, read_back, settings
+from benchmarks.cases import BUDGET, CASES, HALF, PEERS, affordable, chosen, share, shortened
+from benchmarks.records import Check, Record, judged, judged_float8, read, read_back, settings
 from benchmarks.run import Options, turns_of
 from inlay import schedulers
 from inlay.backends.torch import floors
@@ -139,11 +139,13 @@ def test_cases_are_sane():
         assert all(peer in case.peer_seconds for peer in case.peers), case.name
         if case.kind == "pipeline":
             wanted = set() if case.by_name else {*case.peers, *case.beside}
+            if case.precision == "fp8":
+                wanted = {*case.peers, HALF}
             assert set(case.goals.ratios) == wanted, case.name
             assert "eager" in case.peers, "the yardstick of the check"
 
 
-EVALUATIONS = {"S1": 14, "S2": 30, "S3": 14, "S4": 14, "cpu": 14, "onnx": 14}
+EVALUATIONS = {"S1": 14, "S2": 30, "S2-fp8": 30, "S3": 14, "S4": 14, "cpu": 14, "onnx": 14}
 
 
 @pytest.mark.parametrize(("name", "evaluations"), EVALUATIONS.items())
@@ -523,6 +525,26 @@ def test_tables_without_records_say_so():
     made = tables.page([])
     assert "×**" not in made
     assert made.count("not measured (≥") >= 20
+
+
+@pytest.mark.parametrize(
+    ("levels", "sample", "half", "passed"),
+    [(1.5, 0.01, 0.2, True), (4.6, 0.01, 0.2, False), (1.5, 0.04, 0.2, False), (1.5, 0.01, 0.5, False)],
+    ids=["right", "pictures", "samples", "standard precision is wrong"],
+)
+def test_what_e4m3_may_cost_and_only_where_half_precision_is_right(levels, sample, half, passed):
+    errors = {"inlay": levels, HALF: half, "eager": 0.2}
+    check = judged_float8(errors, "eager", True, {"inlay": sample, HALF: 0.0013, "eager": 0.0013})
+    assert check.passed is passed
+    assert "standard precision: error" in check.reason
+    assert dict(check.errors) == errors
+    assert not judged_float8({**errors, "inlay": float("nan")}, "eager", True, {"inlay": sample, HALF: 0.0013}).passed
+
+
+def test_a_record_says_its_precision_where_it_is_not_the_standard():
+    cases = {case.name: settings(case) for case in CASES}
+    assert cases["S2-fp8"]["precision"] == "fp8"
+    assert "precision" not in cases["S2"], "records of before are still comparable"
 
 
 def test_the_page_in_the_docs_is_that_of_the_records():

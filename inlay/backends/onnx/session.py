@@ -24,7 +24,7 @@ from inlay.backends.onnx.graphs import MANIFEST, GraphFolder, find_graphs, has_g
 from inlay.backends.onnx.merging import Level, find_levels, level_tokens, map_sizes
 from inlay.backends.onnx.safety import OnnxChecker
 from inlay.backends.onnx.state import Conditioning, Floats, State, matrices, scalars, timesteps
-from inlay.backends.protocol import Inputs, Opening, Runtime, Step
+from inlay.backends.protocol import FP8, Inputs, Opening, Runtime, Step
 from inlay.checkpoints.files import read_json
 from inlay.checkpoints.layout import SCHEDULER
 from inlay.errors import BackendError, NotFinite, RequestError, WeightsError
@@ -290,7 +290,8 @@ class OnnxBackend:
         """Load a model's graphs; a model that was not exported, or that is not of the promised kind, is refused."""
         refused = _refused(opening, self._device)
         if refused:
-            raise BackendError(f"backend onnx cannot run {opening.model} with {refused}; backend torch can")
+            where = " on a GPU" if opening.precision == FP8 else ""
+            raise BackendError(f"backend onnx cannot run {opening.model} with {refused}; backend torch can{where}")
         read_json(opening.folder / SCHEDULER)  # a plan has read it already; a model without one is half a copy
         graphs = find_graphs(opening.folder, self._device.dtypes)
         absent = [name for name in _FACTS if name not in graphs.facts]
@@ -324,6 +325,7 @@ def _refused(opening: Opening, device: Device) -> str:
         "LoRAs": bool(opening.loras),
         "an IP adapter": opening.ip_adapter is not None,
         "fused kernels": opening.kernels == "fused",
+        "precision fp8": opening.precision == FP8,
         f"captured steps on {device.name}": opening.capture == "on" and not device.captures,
     }
     return next((name for name, wanted in asked.items() if wanted), "")

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from inlay.backends.protocol import Opening
+import torch
+
+from inlay.backends.protocol import FP8, STANDARD, Opening
 from inlay.backends.torch.device import pick_device, pick_dtype, translated
+from inlay.backends.torch.precision import product_dtype
 from inlay.backends.torch.safety import TorchChecker
 from inlay.backends.torch.session import TorchSession
 from inlay.errors import WeightsError
+from inlay.models.float8 import in_float8
 from inlay.models.ip_adapter import ImagePrompts
 from inlay.models.ip_adapter_files import load_ip_adapter
 from inlay.models.loading import Parts, load_pipeline_parts
@@ -17,7 +21,13 @@ __all__ = ["TorchBackend"]
 
 
 class TorchBackend:
-    """Opens models with torch on one device."""
+    """Opens models with torch on one device.
+
+    Attributes:
+        simulates: a CPU runs precision fp8 too, by its reference; for tests and for measuring what is lost.
+    """
+
+    simulates = False
 
     def __init__(self, device: str, deterministic: bool | None) -> None:
         self._device = pick_device(device)
@@ -29,21 +39,39 @@ class TorchBackend:
         """Load a model's networks; a network that is not of the promised kind is a :class:`WeightsError`."""
         with translated(f"load {opening.model}", self._device):
             dtype = pick_dtype(self._device)
+            self._product_dtype(opening.precision)  # asked before loading, which takes seconds
             parts = load_pipeline_parts(
                 opening.folder, self._device, dtype, vae_folder=opening.vae_folder, loras=opening.loras
             )
             _check(opening, parts)
             adapter = opening.ip_adapter
             prompts = None if adapter is None else load_ip_adapter(adapter, parts.unet, self._device, dtype)
-        session = self.open_parts(parts, prompts, kernels=opening.kernels, capture=opening.capture)
+        choices = {"kernels": opening.kernels, "capture": opening.capture, "precision": opening.precision}
+        session = self.open_parts(parts, prompts, **choices)
         session.opening = opening
         return session
 
     def open_parts(
-        self, parts: Parts, image_prompts: ImagePrompts | None = None, *, kernels: str = "auto", capture: str = "auto"
+        self,
+        parts: Parts,
+        image_prompts: ImagePrompts | None = None,
+        *,
+        kernels: str = "auto",
+        capture: str = "auto",
+        precision: str = STANDARD,
     ) -> TorchSession:
-        """A session on networks that are on the device already, wherever they came from."""
+        """A session on networks that are on the device already, wherever they came from; it may quantize them."""
+        written = self._product_dtype(precision)
+        if written is not None:
+            with translated("quantize the UNet", self._device):
+                parts = in_float8(parts, written)
         return TorchSession(parts, self._device, self._deterministic, image_prompts, kernels=kernels, capture=capture)
+
+    def _product_dtype(self, precision: str) -> torch.dtype | None:
+        """Of products in e4m3; None where the precision has none, an error where the device has none."""
+        if precision != FP8:
+            return None
+        return product_dtype(self._device, pick_dtype(self._device), simulate=self.simulates)
 
     def open_checker(self, folder: Path) -> TorchChecker:
         """Load a safety checker."""

@@ -103,6 +103,7 @@ class TorchSession:
             token_merging=True,
             kernels="fused" if self.fused else "plain",
             capture="on" if captured else "off",
+            precision=parts.precision,
         )
 
     @property
@@ -110,6 +111,7 @@ class TorchSession:
         chosen = self._attention.record if self.device.type == "cuda" else (("every shape", DEFAULT),)
         reason = (self.opening.reason,) if self.opening and self.opening.reason else ()
         notes, capture = (*reason, *self.parts.notes, *self._pictures.notes), self._runtime.capture
+        notes += self.parts.precision_notes
         if self._recorder is not None and self._recorder.refused:
             notes, capture = (*notes, self._recorder.refused), "off"
         return replace(self._runtime, attention=chosen, notes=notes, capture=capture)
