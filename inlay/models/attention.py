@@ -113,17 +113,20 @@ def _join_qkv(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any)
 class Context(NamedTuple):
     """What transformers are told beside their tokens.
 
-    Cross-attention looks at keys and values of all layers, side by side, computed once.
+    Cross-attention looks at keys and values of all layers, side by side, computed once. What only cross-attention
+    tells apart (the guided halves of a lane) is one sample of a feature map before the first, and ``halves`` behind it.
 
     Attributes:
         text: [B, n, K], of the prompt.
         image: [B, m, K], of an IP adapter's picture, the values times its scale; None without one.
         matchers: token merging of this evaluation, one for each resolution that merges; none merges nothing.
+        halves: B over the samples that a feature map has before the first cross-attention.
     """
 
     text: Tensor
     image: Tensor | None = None
     matchers: Sequence[Matcher] = ()
+    halves: int = 1
 
     def matcher(self, height: int, width: int) -> Matcher | None:
         """That of a feature map's size. Compared, not looked up: while a network is exported, sizes have no hash."""
@@ -131,6 +134,26 @@ class Context(NamedTuple):
             if matcher.level.height == height and matcher.level.width == width:
                 return matcher
         return None
+
+    def repeated(self, x: Tensor, other: Tensor) -> Tensor:
+        """``x`` with as many samples as ``other``: each once for each of its halves, where it is still one for all."""
+        # halves first: while a network is exported, batches have no numbers
+        if self.halves == 1 or len(x) == len(other):
+            return x
+        return _repeated(x, self.halves)
+
+    def own_rows(self, emb: Tensor, x: Tensor) -> Tensor:
+        """Those of ``emb`` [B, T], equal for all halves, that go with the samples of ``x``; a view."""
+        if self.halves == 1 or len(x) == len(emb):
+            return emb
+        return emb[:: self.halves]
+
+
+def _repeated(x: Tensor, times: int) -> Tensor:
+    """[L, …] → [L*times, …], each sample beside its copies; feature maps in channels_last memory."""
+    if x.ndim != 4:
+        return x.repeat_interleave(times, 0)
+    return x.permute(0, 2, 3, 1).repeat_interleave(times, 0).permute(0, 3, 1, 2)
 
 
 class CrossAttention(nn.Module):
@@ -154,8 +177,8 @@ class CrossAttention(nn.Module):
         return torch.cat([self.to_k(hidden), self.to_v(hidden)], dim=2)
 
     def forward(self, x: Tensor | Float8, context: Context) -> Tensor:
-        """Tokens [B, T, C] and the packed context of all layers → [B, T, C]."""
-        (query,) = _heads(self.to_q(x), 1, self.heads)
+        """Tokens [B or B/halves, T, C] and the packed context of all layers → [B, T, C]."""
+        (query,) = _heads(context.repeated(self.to_q(x), context.text), 1, self.heads)
         found = self._look(query, context.text)
         if context.image is not None:
             found = found + self._look(query, context.image)
@@ -202,7 +225,7 @@ class TransformerBlock(nn.Module):
     def forward(
         self, x: Tensor, delta: Tensor | None, context: Context, matcher: Matcher | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Tokens [B, T, C] and the packed context → tokens, and what is to be added to them.
+        """Tokens [B or B/halves, T, C] and the packed context → tokens [B, T, C], and what is to be added to them.
 
         That last addition is left to the norm of the next block, as each addition is to the norm behind it: one
         pass over memory does both. ``delta`` is what the block before left to this one.
@@ -210,7 +233,8 @@ class TransformerBlock(nn.Module):
         # tokens that merge are quantized when they have merged
         x, normed = self.norm1(x, delta, float8=self.float8 and matcher is None)
         x, normed = self.norm2(x, self._attend(normed, matcher.match(x) if matcher else None), float8=self.float8)
-        x, normed = self.norm3(x, self.attn2(normed, context), float8=self.float8)
+        found = self.attn2(normed, context)
+        x, normed = self.norm3(context.repeated(x, found), found, float8=self.float8)
         return x, self.ff(normed)
 
     def _attend(self, x: Tensor | Float8, matching: Matching | None) -> Tensor:
@@ -242,7 +266,7 @@ class SpatialTransformer(nn.Module):
         self.proj_out = projection()
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        """Feature map [B, C, H, W] and the packed context → [B, C, H, W]."""
+        """Feature map [B or B/halves, C, H, W] and the packed context → [B, C, H, W]."""
         height, width = x.shape[-2:]
         tokens = _project(self.proj_in, tokens_of(self.norm(x)))
         matcher = context.matcher(height, width)
@@ -251,7 +275,8 @@ class SpatialTransformer(nn.Module):
             tokens, delta = block(tokens, delta, context, matcher)
         if delta is not None:
             tokens = delta.add_(tokens)
-        return feature_map(_project(self.proj_out, tokens), height, width) + x
+        out = feature_map(_project(self.proj_out, tokens), height, width)
+        return out + context.repeated(x, out)
 
 
 def _project(layer: nn.Module, tokens: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ def usage(cubin: bytes) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def lanes(extra):
+def lanes(extra, copies):
     made = table("PNDMScheduler", 4)
     known = {"mask": torch.ones(1, 1, 8, 8), "clean": torch.zeros(1, 4, 8, 8), "noise": torch.zeros(1, 4, 8, 8)}
     return StepLanes(
@@ -68,7 +68,8 @@ def lanes(extra):
         torch.from_numpy(pack_rows(made, made.slots, len(made))[None].astype(np.float32)),
         torch.zeros(1, dtype=torch.int32),
         torch.ones(1),
-        torch.zeros(2, 9 if extra else 4, 8, 8, dtype=HALF).to(memory_format=LAST),
+        torch.zeros(copies, 9 if extra else 4, 8, 8, dtype=HALF).to(memory_format=LAST),
+        shared=copies == 1,
         cursor=torch.zeros(1, dtype=torch.int32),
         **({"extra": torch.zeros(1, 5, 8, 8, dtype=HALF)} if extra else known),
     )
@@ -98,10 +99,10 @@ def pictures() -> None:
 
 
 def steps() -> None:
-    for extra in (False, True):
-        output = torch.zeros(2, 4, 8, 8, dtype=HALF).to(memory_format=LAST)
-        advance(lanes(extra), output, fused=True)
-    first_input(lanes(True), fused=True)
+    output = torch.zeros(2, 4, 8, 8, dtype=HALF).to(memory_format=LAST)
+    for extra, copies in ((False, 2), (True, 2), (False, 1), (True, 1)):
+        advance(lanes(extra, copies), output, fused=True)
+    first_input(lanes(True, 1), fused=True)
     for dtype in (HALF, torch.uint8):
         cursor = torch.zeros(1, dtype=torch.int32)
         pick_rows(torch.zeros(1, 3, 1, 64, dtype=dtype), cursor, torch.zeros(2, 64, dtype=dtype), cursor, fused=True)

@@ -185,7 +185,7 @@ class Stage:
         record = record_size(company.slots)
         self._cursor = self._zeros((count,), torch.int32).fill_(-1)
         blends = company.extra == 0
-        given = self._zeros((halves * count, channels + company.extra, height, width), self._network.dtype)
+        given = self._zeros((company.copies * count, channels + company.extra, height, width), self._network.dtype)
         self._lanes = StepLanes(
             state=self._zeros((count, company.slots + 2, channels, height, width)),
             records=self._zeros((count, room.rows, record)),
@@ -198,6 +198,7 @@ class Stage:
             noise=self._zeros((count, *company.latents)) if blends else None,
             cursor=self._cursor,
             langevin=room.langevin,
+            shared=company.copies < halves,
         )
         times, contexts = like.embeddings, like.shared.contexts
         own = halves if company.own_times else 1
