@@ -21,6 +21,11 @@ from inlay.models.weight_files import check_size, fill, read_tensors, tensor_sha
 _PREFIX = "text_model."
 
 
+def import_encoders() -> None:
+    """Import transformers' CLIP, which takes longer than importing torch and is put off until a model is opened."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection  # noqa: F401
+
+
 def load_text(
     folder: Path, device: torch.device, dtype: torch.dtype, additions: Additions | None = None
 ) -> TextEncoders:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from inlay.backends.protocol import Opening
 from inlay.backends.torch.device import pick_device, pick_dtype, translated
 from inlay.backends.torch.safety import TorchChecker
@@ -12,6 +14,7 @@ from inlay.errors import WeightsError
 from inlay.models.ip_adapter import ImagePrompts
 from inlay.models.ip_adapter_files import load_ip_adapter
 from inlay.models.loading import Parts, load_pipeline_parts
+from inlay.models.text_files import import_encoders
 
 __all__ = ["TorchBackend"]
 
@@ -24,6 +27,11 @@ class TorchBackend:
         self.device = str(self._device)
         self.slots = 8
         self._deterministic = self._device.type == "cpu" if deterministic is None else deterministic
+
+    def prepare(self) -> None:
+        """See :class:`inlay.backends.protocol.Prepares`."""
+        import_encoders()
+        torch.zeros(1, device=self._device)  # on a GPU the first allocation makes the context
 
     def open(self, opening: Opening) -> TorchSession:
         """Load a model's networks; a network that is not of the promised kind is a :class:`WeightsError`."""
