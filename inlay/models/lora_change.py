@@ -66,7 +66,7 @@ def _rewritten(network: nn.Module, folder: Path, additions: Additions, parts: Pa
         files,
         like.device,
         like.dtype,
-        additions.to(folder.name),
+        additions.to(folder.name, like.device),
         wanted=lambda name: name.endswith(".weight") and layer_of(name) in weights,
     )
     return [(weights[layer_of(name)], tensor) for name, tensor in stored.items()]
