@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -48,10 +50,21 @@ class TorchBackend:
         return session
 
     def open_parts(
-        self, parts: Parts, image_prompts: ImagePrompts | None = None, *, kernels: str = "auto", capture: str = "auto"
+        self,
+        parts: Parts,
+        image_prompts: ImagePrompts | None = None,
+        *,
+        kernels: str = "auto",
+        capture: str = "auto",
+        convolutions: Sequence[str] = (),
     ) -> TorchSession:
-        """A session on networks that are on the device already, wherever they came from."""
-        return TorchSession(parts, self._device, self._deterministic, image_prompts, kernels=kernels, capture=capture)
+        """A session on networks that are on the device already, wherever they came from.
+
+        Args:
+            convolutions: of :class:`TorchSession`.
+        """
+        chosen: dict[str, Any] = {"kernels": kernels, "capture": capture, "convolutions": convolutions}
+        return TorchSession(parts, self._device, self._deterministic, image_prompts, **chosen)
 
     def open_checker(self, folder: Path) -> TorchChecker:
         """Load a safety checker."""
