@@ -163,7 +163,13 @@ def write_registry(folder: Path, models: dict[str, Weights]) -> Path:
 
 
 class RandomBackend:
-    """The torch backend, on networks that are made instead of read."""
+    """The torch backend, on networks that are made instead of read.
+
+    Attributes:
+        convolutions: in which other forms sessions compute them.
+    """
+
+    convolutions: tuple[str, ...] = ()
 
     def __init__(self, device: str, deterministic: bool | None) -> None:
         self._torch = TorchBackend(device, deterministic)
@@ -174,9 +180,8 @@ class RandomBackend:
         weights = Weights(**json.loads((opening.folder / "model_index.json").read_text())["random"])
         device = torch.device(self.device)
         made = parts(weights, device, pick_dtype(device))
-        return self._torch.open_parts(
-            made, kernels=opening.kernels, capture=opening.capture, precision=opening.precision
-        )
+        chosen: dict[str, Any] = {"kernels": opening.kernels, "capture": opening.capture}
+        return self._torch.open_parts(made, precision=opening.precision, convolutions=self.convolutions, **chosen)
 
     def open_checker(self, folder: Path) -> Any:
         return self._torch.open_checker(folder)

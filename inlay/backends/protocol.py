@@ -34,6 +34,7 @@ __all__ = [
     "Conditioning",
     "Inputs",
     "Opening",
+    "Prepares",
     "Runtime",
     "Session",
     "State",
@@ -240,6 +241,15 @@ class Backend(Protocol):
 
     def open_checker(self, folder: Path) -> Checker:
         """Load a safety checker from its folder, already verified."""
+        ...
+
+
+@runtime_checkable
+class Prepares(Protocol):
+    """What a backend may be able to do beside: get ready to open models, while their files are hashed."""
+
+    def prepare(self) -> None:
+        """Import what opening needs, make the device's context. What it raises is ignored: opening meets it again."""
         ...
 
 

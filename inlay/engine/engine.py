@@ -133,7 +133,9 @@ class Engine:
             raise RequestError(
                 "request", type(request).__name__, "an InpaintRequest (InpaintRequest.parse makes one of a dict)"
             )
-        resolved = resolve(request, self.registry, replace(self._access, allow_paths=allow_paths))
+        access = replace(self._access, allow_paths=allow_paths)
+        # hashing a model's files takes seconds, in which the engine's thread imports what opens them
+        resolved = resolve(request, self.registry, access, self._thread.start)
         ticket = Ticket(resolved, began, self._thread.check_wait)
         self._thread.submit(ticket)
         return ticket

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from inlay.backends.protocol import Opening
+from inlay.engine.hashing import nothing
 from inlay.engine.plan import Adapter, ModelPlan
 from inlay.engine.registry import PARTS, ModelEntry, PartEntry, Registry
 from inlay.engine.request import InpaintRequest
@@ -55,13 +57,17 @@ def _fitting(kind: str, name: str, model: ModelEntry, registry: Registry) -> Par
     return entry
 
 
-def model_plan(model: ModelEntry, parts: Parts) -> ModelPlan:
-    """Model and parts with the hashes of their content; files without pins are read for that, once a process."""
+def model_plan(model: ModelEntry, parts: Parts, meanwhile: Callable[[], None] = nothing) -> ModelPlan:
+    """Model and parts with the hashes of their content; files without pins are read for that, once a process.
+
+    Args:
+        meanwhile: called while much of the model is hashed.
+    """
     shape = model.shape
     return ModelPlan(
         id=model.id,
         family=model.family,
-        sha256=entry_hash(model),
+        sha256=entry_hash(model, meanwhile),
         in_channels=shape.in_channels,
         latent_channels=shape.latent_channels,
         factor=shape.factor,
@@ -76,12 +82,16 @@ def _named(entry: PartEntry) -> str:
     return f"{entry.id}:{entry_hash(entry)}"
 
 
-def opening(model: ModelEntry, parts: Parts) -> Opening:
-    """What a backend opens, once all pinned files have been found whole; else :class:`WeightsError`."""
+def opening(model: ModelEntry, parts: Parts, meanwhile: Callable[[], None] = nothing) -> Opening:
+    """What a backend opens, once all pinned files have been found whole; else :class:`WeightsError`.
+
+    Args:
+        meanwhile: called while much of the model is hashed.
+    """
     shape = model.shape
     return Opening(
         model.id,
-        check(model),
+        check(model, meanwhile),
         shape.in_channels,
         shape.latent_channels,
         shape.factor,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -17,6 +17,7 @@ from inlay.engine.access import Access
 from inlay.engine.canvas import Canvas, CanvasOptions, latent_mask, prepare
 from inlay.engine.checkers import find_checker
 from inlay.engine.fill import opaque
+from inlay.engine.hashing import nothing
 from inlay.engine.noise import MAX_SEED
 from inlay.engine.parts import Parts, find_parts, model_plan
 from inlay.engine.plan import PLAN_VERSION, CanvasPlan, Plan, PromptPlan, SamplerPlan
@@ -52,11 +53,17 @@ class Resolved:
     warnings: tuple[str, ...]
 
 
-def resolve(request: InpaintRequest, registry: Registry, access: Access = Access()) -> Resolved:
-    """Turn a request into what will be done; opens the pictures, reads no weights, imports no torch.
+def resolve(
+    request: InpaintRequest,
+    registry: Registry,
+    access: Access = Access(),
+    meanwhile: Callable[[], None] = nothing,
+) -> Resolved:
+    """Turn a request into what will be done; opens the pictures, hashes weights without pins, imports no torch.
 
     Args:
         access: what the request's pictures may make this machine read.
+        meanwhile: called while much of the model is hashed.
 
     Raises:
         RequestError: a field that cannot be honoured, or a picture that cannot be read.
@@ -72,7 +79,7 @@ def resolve(request: InpaintRequest, registry: Registry, access: Access = Access
     shown = _picture("ip_adapter.image", request.ip_adapter.image, access) if request.ip_adapter else None
     canvas = prepare(image, mask, options)
     plan = Plan(
-        model=model_plan(entry, parts),
+        model=model_plan(entry, parts, meanwhile),
         canvas=_canvas_plan(canvas, options, image.sha256, mask.sha256),
         prompt=_prompt(request, entry, shown),
         sampler=sampler,

@@ -15,6 +15,7 @@ from inlay.kernels.geglu import geglu, geglu_float8
 from inlay.kernels.groupnorm import Norm, group_norm
 from inlay.kernels.launch import fused_wanted
 from inlay.kernels.layernorm import add_layer_norm, layer_norm, layer_norm_float8
+from inlay.models.convolutions import PaddedConvolution, UnfoldedConvolution
 
 __all__ = ["Float8Linear", "GatedProjection", "GroupNorm", "LayerNorm", "convolve", "packed", "use_kernels"]
 
@@ -131,6 +132,8 @@ class Float8Linear(nn.Module):
 
 def convolve(layer: nn.Conv2d, x: Tensor) -> Tensor:
     """The layer's convolution without its bias, which on CUDA is a pass of its own over the result."""
+    if isinstance(layer, PaddedConvolution | UnfoldedConvolution):
+        return layer.without_bias(x)
     return F.conv2d(x, layer.weight, None, layer.stride, layer.padding)
 
 

@@ -119,7 +119,7 @@ def load_unet(folder: Path, device: torch.device, dtype: torch.dtype, additions:
     network = build_unet(folder)
     files = find_weights(folder, _STEM)
     additions = additions or Additions()
-    return fill(network, read_tensors(files, device, dtype, additions.to("unet")), files[0])
+    return fill(network, read_tensors(files, device, dtype, additions.to("unet", device)), files[0])
 
 
 def build_unet(folder: Path) -> UNet:

@@ -67,7 +67,7 @@ def _rewritten(network: nn.Module, folder: Path, additions: Additions, parts: Pa
         files,
         like.device,
         like.dtype,
-        additions.to(folder.name),
+        additions.to(folder.name, like.device),
         wanted=lambda name: name.endswith(".weight") and layer_of(name) in weights,
     )
     fresh = (_placed(state, weights[layer_of(name)], tensor) for name, tensor in stored.items())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,6 +18,7 @@ from inlay.models.float8 import in_float8
 from inlay.models.ip_adapter import ImagePrompts
 from inlay.models.ip_adapter_files import load_ip_adapter
 from inlay.models.loading import Parts, load_pipeline_parts
+from inlay.models.text_files import import_encoders
 
 __all__ = ["TorchBackend"]
 
@@ -34,6 +37,11 @@ class TorchBackend:
         self.device = str(self._device)
         self.slots = 8
         self._deterministic = self._device.type == "cpu" if deterministic is None else deterministic
+
+    def prepare(self) -> None:
+        """See :class:`inlay.backends.protocol.Prepares`."""
+        import_encoders()
+        torch.zeros(1, device=self._device)  # on a GPU the first allocation makes the context
 
     def open(self, opening: Opening) -> TorchSession:
         """Load a model's networks; a network that is not of the promised kind is a :class:`WeightsError`."""
@@ -59,13 +67,19 @@ class TorchBackend:
         kernels: str = "auto",
         capture: str = "auto",
         precision: str = STANDARD,
+        convolutions: Sequence[str] = (),
     ) -> TorchSession:
-        """A session on networks that are on the device already, wherever they came from; it may quantize them."""
+        """A session on networks that are on the device already, wherever they came from; it may quantize them.
+
+        Args:
+            convolutions: of :class:`TorchSession`.
+        """
         written = self._product_dtype(precision)
         if written is not None:
             with translated("quantize the UNet", self._device):
                 parts = in_float8(parts, written)
-        return TorchSession(parts, self._device, self._deterministic, image_prompts, kernels=kernels, capture=capture)
+        chosen: dict[str, Any] = {"kernels": kernels, "capture": capture, "convolutions": convolutions}
+        return TorchSession(parts, self._device, self._deterministic, image_prompts, **chosen)
 
     def _product_dtype(self, precision: str) -> torch.dtype | None:
         """Of products in e4m3; None where the precision has none, an error where the device has none."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from inlay.backends.protocol import Step
-from inlay.backends.torch.capture import Recorder
+from inlay.backends.torch.capture import Recorder, searching
 from inlay.backends.torch.state import Company, State
 from inlay.kernels.fused_step import advance, first_input
 from inlay.kernels.pick import pick_rows
@@ -34,6 +34,7 @@ class Network:
     Attributes:
         fused: as :func:`inlay.kernels.fused_step.advance` has it.
         recorder: what records a step; None launches its operations one by one, each time.
+        search: cuDNN measures its algorithms when a step is recorded for the second time, which takes seconds.
     """
 
     unet: UNet
@@ -41,6 +42,7 @@ class Network:
     dtype: torch.dtype
     fused: bool | None = None
     recorder: Recorder | None = None
+    search: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,14 +68,21 @@ class Room:
 
 
 class Stage:
-    """Places for ``room.lanes`` lanes of one company. Recording it happens here, while it is empty."""
+    """Places for ``room.lanes`` lanes of one company. Recording it happens here, while it is empty.
 
-    def __init__(self, network: Network, company: Company, room: Room, like: State) -> None:
+    Args:
+        like: a lane of the company.
+        search: cuDNN measures its algorithms while it is recorded.
+    """
+
+    def __init__(self, network: Network, company: Company, room: Room, like: State, *, search: bool = False) -> None:
+        self.searched = search
         self.company, self.room, self._network = company, room, network
         self._rows: dict[State, int] = {}
         self._places: list[State | None] = [None] * room.lanes
         self._allocate(like)
-        self._replay = network.recorder(self._evaluate) if network.recorder else self._evaluate
+        work = searching(self._evaluate) if search else self._evaluate
+        self._replay = network.recorder(work) if network.recorder else work
 
     @property
     def nbytes(self) -> int:
@@ -82,6 +91,11 @@ class Stage:
         tensors = [lanes.state, lanes.records, lanes.network_input, lanes.extra, lanes.clean, lanes.noise]
         tensors += [self._times, self._picked, self._context, self._image, *self._choices]
         return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no lane stands on it."""
+        return not self._rows
 
     def __contains__(self, state: State) -> bool:
         return state in self._rows
