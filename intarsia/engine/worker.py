@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 
-from intarsia.backends.protocol import Adapts, Backend, Blends, Checker, Conditioning, Opening, Session
+from intarsia.backends.protocol import Adapts, Backend, Blends, Checker, Conditioning, Opening, Prepares, Session
 from intarsia.canvas.paste import blend
 from intarsia.engine.checkers import Checkers
 from intarsia.engine.lanes import Lane, Lanes
@@ -52,6 +53,12 @@ class Worker:
     @property
     def counters(self) -> Counters:
         return Counters(self._lanes.evaluations, self._lanes.lane_rows, self._lanes.slots)
+
+    def prepare(self) -> None:
+        """Get the backend ready to open models, where that is something by itself."""
+        if isinstance(self._backend, Prepares):
+            with suppress(Exception):  # opening meets the same, and reports it through the request
+                self._backend.prepare()
 
     def add(self, ticket: Ticket) -> None:
         """Make a request's lanes; one without evaluations is finished at once."""
@@ -109,7 +116,8 @@ class Worker:
         model = resolved.plan.model
         session = self._sessions.pop(model, None)
         if session is None:
-            wanted = replace(opening(resolved.entry, resolved.parts), kernels=self._kernels, capture=self._capture)
+            found = opening(resolved.entry, resolved.parts, self.prepare)
+            wanted = replace(found, kernels=self._kernels, capture=self._capture)
             session = self._adapted(model, wanted)
         if session is None:
             self._make_room()
