@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from intarsia.backends.protocol import FP8, STANDARD
+
 PEERS = ("eager", "tomesd", "onnx", "compile")
 """In the order in which time is given to them; the last is dropped first."""
 
@@ -20,7 +22,11 @@ TITLES = {
     "tomesd": "diffusers + tomesd 50 %",
     "onnx": "ONNX Runtime",
     "torch": "intarsia on torch",
+    "half": "intarsia in half precision",
 }
+
+HALF = "half"
+"""Ours without e4m3, beside a case that has it."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,7 @@ class Case:
         device: ``cuda``, ``cpu``, or ``any``.
         seconds: share of the time budget, the compiled peer left out; what a case does not use, the next ones have.
         backend: ours; ``beside`` are others of ours, measured in the same turns.
+        precision: ours; beside ``fp8`` the standard one is checked first, and measured in the same turns.
         by_name: it is measured only where it is asked for.
         peer_seconds: what a peer is expected to take, compilation included; one that does not fit is left out.
         note: why a goal is what it is.
@@ -67,6 +74,7 @@ class Case:
     device: str = "cuda"
     backend: str = "torch"
     beside: tuple[str, ...] = ()
+    precision: str = STANDARD
     by_name: bool = False
     seconds: float = 30.0
     peer_seconds: Mapping[str, float] = field(default_factory=dict)
@@ -103,6 +111,11 @@ CASES: tuple[Case, ...] = (
         "S2", "SDXL 1024², 30 steps", family="sdxl", size=1024, steps=30, strength=1.0, peers=PEERS, seconds=90,
         peer_seconds=_LARGE, runs=10,
         goals=Goals({"eager": 1.5, "compile": 1.12, "tomesd": 1.5, "onnx": 1.4}, seconds=0.95, step_ms=29.0),
+    ),
+    Case(
+        "S2-fp8", "the same, products in e4m3", family="sdxl", size=1024, steps=30, strength=1.0, precision=FP8,
+        peers=PEERS[:1], by_name=True, seconds=150, peer_seconds=_LARGE, runs=10,
+        goals=Goals({"eager": 1.8, HALF: 1.15}, seconds=0.95),
     ),
     Case(
         "S3", "SDXL-inpaint 1024², 14 evaluations", family="sdxl-inpaint", size=1024, peers=PEERS, seconds=70,

@@ -163,17 +163,25 @@ def write_registry(folder: Path, models: dict[str, Weights]) -> Path:
 
 
 class RandomBackend:
-    """The torch backend, on networks that are made instead of read."""
+    """The torch backend, on networks that are made instead of read.
+
+    Attributes:
+        convolutions: in which other forms sessions compute them.
+    """
+
+    convolutions: tuple[str, ...] = ()
 
     def __init__(self, device: str, deterministic: bool | None) -> None:
         self._torch = TorchBackend(device, deterministic)
+        self._torch.simulates = True  # so that a CPU rehearses what is for a GPU
         self.device, self.slots = self._torch.device, self._torch.slots
 
     def open(self, opening: protocol.Opening) -> TorchSession:
         weights = Weights(**json.loads((opening.folder / "model_index.json").read_text())["random"])
         device = torch.device(self.device)
         made = parts(weights, device, pick_dtype(device))
-        return self._torch.open_parts(made, kernels=opening.kernels, capture=opening.capture)
+        chosen: dict[str, Any] = {"kernels": opening.kernels, "capture": opening.capture}
+        return self._torch.open_parts(made, precision=opening.precision, convolutions=self.convolutions, **chosen)
 
     def open_checker(self, folder: Path) -> Any:
         return self._torch.open_checker(folder)

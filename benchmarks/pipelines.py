@@ -7,7 +7,6 @@ then only ours is timed beside it.
 from __future__ import annotations
 
 import gc
-import statistics
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -19,17 +18,14 @@ from PIL import Image
 
 import intarsia
 from benchmarks import peers
-from benchmarks.cases import COMPILED, YARDSTICK, Case, affordable
-from benchmarks.jobs import requests
+from benchmarks.cases import COMPILED, HALF, YARDSTICK, Case, affordable
 from benchmarks.measure import interleaved, median, memory, nearest, p95, rms, seconds
 from benchmarks.memory import alone
-from benchmarks.networks import RandomBackend, decoded_samples
+from benchmarks.networks import decoded_samples
 from benchmarks.place import Place, engine, ours, ran
-from benchmarks.records import Check, Record, judged, settings
-from intarsia.engine.lanes import Lane
-from intarsia.engine.parts import opening
-from intarsia.engine.resolve import resolve
-from intarsia.engine.sampling import table_of
+from benchmarks.records import Check, Record, judged, judged_float8, settings
+from benchmarks.step_times import our_step, their_step
+from intarsia.backends.protocol import FP8, STANDARD
 
 Pictures = Callable[[], list[Image.Image]]
 
@@ -60,7 +56,8 @@ def measure(case: Case, place: Place, left: float) -> Record:
     numbers: dict[str, Any] = {}
     reference = _reference(case, place)
     with engine(case, place) as opened, ExitStack() as others:
-        check = _ours_and_yardstick(case, place, opened, found, reference)
+        half = others.enter_context(engine(_standard(case), place)) if case.precision == FP8 else None
+        check = _ours_and_yardstick(case, place, opened, found, reference, half)
         if check.passed:
             for peer in fits:
                 _add_peer(peer, case, place, found)
@@ -73,6 +70,10 @@ def measure(case: Case, place: Place, left: float) -> Record:
                 numbers["ran"] = ran(opened, case)
     check = replace(check, errors=found.errors, samples=found.samples)
     return Record(case.name, settings(case), place.environment, check, numbers, found.absent, place.shrunk)
+
+
+def _standard(case: Case) -> Case:
+    return replace(case, precision=STANDARD)
 
 
 def _missing(peer: str, place: Place) -> str | None:
@@ -111,9 +112,18 @@ def release(device: torch.device) -> None:
 
 
 def _ours_and_yardstick(
-    case: Case, place: Place, opened: intarsia.Engine, found: _Contenders, reference: _Drawn | None
+    case: Case,
+    place: Place,
+    opened: intarsia.Engine,
+    found: _Contenders,
+    reference: _Drawn | None,
+    half: intarsia.Engine | None = None,
 ) -> Check:
-    """Our pictures and diffusers' against float32, before anything is timed; merging does not take part."""
+    """Our pictures and diffusers' against float32, before anything is timed; merging does not take part.
+
+    Args:
+        half: another of ours, where ``opened`` has products in e4m3.
+    """
     plain = replace(case, token_merging=0.0)
     with decoded_samples() as samples:
         pictures = ours(opened, plain)()
@@ -129,7 +139,10 @@ def _ours_and_yardstick(
         found.samples["intarsia"] = nearest(samples, exact[1])
     if theirs is not None:
         found.errors[YARDSTICK], found.samples[YARDSTICK] = rms(theirs[0], exact[0]), nearest(theirs[1], exact[1])
-    check = judged(found.errors, YARDSTICK, place.half, found.samples)
+    if half is not None:
+        _add_half(half, plain, found, exact)
+    judge = judged if half is None else judged_float8
+    check = judge(found.errors, YARDSTICK, place.half, found.samples)
     if case.token_merging:
         found.errors["intarsia, merging"] = rms(merged, exact[0])
     found.calls["intarsia"] = call
@@ -138,6 +151,15 @@ def _ours_and_yardstick(
         found.pipelines[YARDSTICK] = pipeline
         found.memory[YARDSTICK] = memory(found.calls[YARDSTICK])
     return check
+
+
+def _add_half(half: intarsia.Engine, case: Case, found: _Contenders, exact: _Drawn) -> None:
+    """Ours in standard precision: checked first, then timed in the same turns."""
+    found.calls[HALF] = call = ours(half, case)
+    with decoded_samples() as samples:
+        found.errors[HALF] = rms(call(), exact[0])
+    found.samples[HALF] = nearest(samples, exact[1])
+    found.memory[HALF] = memory(call)
 
 
 def _yardstick(case: Case, place: Place, found: _Contenders) -> tuple[Any, _Drawn | None]:
@@ -225,10 +247,12 @@ def _turns(case: Case, place: Place, found: _Contenders, left: float) -> dict[st
 def _steps(case: Case, place: Place, found: _Contenders) -> dict[str, float]:
     """Milliseconds of an evaluation by device events; of what memory lacks for, none."""
     calls: dict[str, Callable[[], float]] = {
-        name: lambda made=made: _their_step(made, case) for name, made in found.pipelines.items() if name != "onnx"
+        name: lambda made=made: their_step(made, case) for name, made in found.pipelines.items() if name != "onnx"
     }
     if case.backend == "torch":
-        calls["intarsia"] = lambda: _our_step(case, place)
+        calls["intarsia"] = lambda: our_step(case, place)
+    if case.precision == FP8:
+        calls[HALF] = lambda: our_step(_standard(case), place)
     times = {}
     for name, call in calls.items():
         try:
@@ -236,51 +260,3 @@ def _steps(case: Case, place: Place, found: _Contenders) -> dict[str, float]:
         except torch.OutOfMemoryError as exc:
             found.absent[f"a step of {name}"] = _failed(exc)
     return times
-
-
-def _our_step(case: Case, place: Place) -> float:
-    """Median milliseconds of an evaluation by device events, the engine's thread left out: a session by itself."""
-    registry = intarsia.Registry(place.registry(case))
-    backend = RandomBackend(str(place.device), None)
-    resolved = [resolve(request, registry) for request in requests(case, None)]
-    session = backend.open(replace(opening(resolved[0].entry, resolved[0].parts), capture=place.capture))
-    prepared = [(each.plan, table_of(each.plan), session.encode(each.inputs)[0]) for each in resolved]
-    found = []
-    for _ in range(7):
-        lanes = [
-            Lane(plan.group, sample, seed, table, plan.latent_shape, lambda: session, lambda kept=shared: kept)
-            for plan, table, shared in prepared
-            for sample, seed in enumerate(plan.seeds)
-        ]
-        for lane in lanes:
-            lane.begin()
-        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize()
-        began.record()
-        for row in range(lanes[0].rows):
-            session.advance([lane.step() for lane in lanes])
-            for lane in lanes:
-                lane.cursor = row + 1
-        ended.record()
-        torch.cuda.synchronize()
-        found.append(began.elapsed_time(ended) / lanes[0].rows)
-    session.close()
-    return statistics.median(found[2:])
-
-
-def _their_step(made: Any, case: Case) -> float:
-    """Median milliseconds between the ends of two steps of a pipeline, by device events."""
-    events: list[torch.cuda.Event] = []
-
-    def mark(_pipeline: Any, _step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        events.append(torch.cuda.Event(enable_timing=True))
-        events[-1].record()
-        return tensors
-
-    call, found = peers.call(made, case, on_step=mark), []
-    for _ in range(5):
-        events.clear()
-        call()
-        torch.cuda.synchronize()
-        found.append(events[0].elapsed_time(events[-1]) / (len(events) - 1))
-    return statistics.median(found[1:])

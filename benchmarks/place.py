@@ -107,7 +107,7 @@ def engine(case: Case, place: Place) -> Iterator[intarsia.Engine]:
         path = place.registry(case)
         backend = case.backend if path is None else "random"
     capture = place.capture if backend == "random" else "auto"
-    with intarsia.Engine(backend, str(place.device), weights=path, capture=capture) as opened:
+    with intarsia.Engine(backend, str(place.device), weights=path, capture=capture, precision=case.precision) as opened:
         yield opened
 
 

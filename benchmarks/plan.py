@@ -7,11 +7,12 @@ Each part is a process of its own, so that a fault of the device costs that part
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.cases import CASES, COMPILED, PEERS
 from benchmarks.tables import ROOT
+from intarsia.models.convolutions import FORMS
 
 TESTS = ROOT / "tests" / "gpu"
 MAIN = "S1"
@@ -47,6 +48,11 @@ def first(short: bool = False) -> tuple[Part, ...]:
         command = ("-m", "benchmarks.step_profile", case, "--out", "{profile}", *short_too)
         return Part(name=f"profile {case}", command=command, seconds=seconds)
 
+    def forms(case: str, seconds: float) -> Part:
+        part = profile(case, seconds)
+        command = (*part.command, "--convolutions", f"{','.join(FORMS)},{'+'.join(FORMS)}")
+        return replace(part, name=f"{part.name} convolutions", command=command)
+
     def case(name: str, seconds: float, *peers: str) -> Part:
         who = ",".join(peers or PEERS[:-1])
         options = ("--peers", who, "--add", "--out", "{records}", "--budget", "{seconds}")
@@ -57,9 +63,9 @@ def first(short: bool = False) -> tuple[Part, ...]:
         *_tests(), profile("S1", 80), profile("S2", 90),
         case("S1", 120), case("S4", 100), case("mixed", 90), case("mixed-256", 60), case("S2", 240), case("S3", 180),
         case("S1", 400, COMPILED), case("S2", 480, COMPILED), case("S3", 480, COMPILED), case("S4", 400, COMPILED),
-        case("resolution", 90), case("lora", 90), case("S5-768", 100), case("S5-1024", 120), case("cold", 150),
-        case("tables", 60), case("resolution", 400, COMPILED), case("S5-768", 400, COMPILED),
-        case("S5-1024", 480, COMPILED),
+        case("S2-fp8", 240), case("resolution", 90), case("lora", 90), case("S5-768", 100), case("S5-1024", 120),
+        case("cold", 150), case("tables", 60), case("resolution", 400, COMPILED), case("S5-768", 400, COMPILED),
+        case("S5-1024", 480, COMPILED), forms("S1", 300), forms("S2", 480),
     )  # fmt: skip
 
 

@@ -4,17 +4,20 @@ of decoding one goes, by kind of kernel.
 Needs a CUDA device; `--short` rehearses it on a CPU. Full-size networks with random weights, one session for each case;
 nothing here is compared with anybody, so no check stands before the numbers: the pictures of the same cases are checked
 by `benchmarks.run`. What there is is written before the next begins, and what fails says why.
+
+`--convolutions padded,searched,unfolded` measures each case as it is and then in each of these forms
+(`intarsia/models/convolutions.py`; `+` joins several). A form whose samples are not those of the case as it is gets no
+numbers.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,8 @@ import intarsia
 from benchmarks.cases import Case, chosen, shortened
 from benchmarks.environment import environment
 from benchmarks.jobs import requests
-from benchmarks.measure import Call, median, seconds, synchronise
+from benchmarks.kernel_kinds import grouped
+from benchmarks.measure import Call, median, nearest, seconds, synchronise
 from benchmarks.networks import RandomBackend, register
 from benchmarks.place import Place
 from benchmarks.records import unwritable, write
@@ -34,50 +38,47 @@ from intarsia.engine.lanes import Lane
 from intarsia.engine.parts import opening
 from intarsia.engine.resolve import Resolved, resolve
 from intarsia.engine.sampling import table_of
+from intarsia.errors import BackendError
+from intarsia.models.convolutions import check_forms
 
-KINDS = (
-    ("our step", r"^_step|^_langevin|^_pick"),
-    ("our norms", r"^_normalise"),
-    ("our token merging", r"^_nearest|^_rank|^_average"),
-    ("our other layers", r"^_gate|^_add"),
-    ("attention", r"flash|fmha|attention|sdpa|mha"),
-    ("convolution", r"conv|fprop|dgrad|wgrad|winograd"),
-    ("matrix product", r"gemm|cutlass|cublas|nvjet|splitk"),
-    ("copies and layouts", r"copy|memcpy|memset|cat|transpose|nchwtonhwc|nhwctonchw|fill"),
-)
-"""Kinds of kernels by what their names contain; the first that fits."""
-
-OTHER = "everything else"
 CASES = ("S1", "S2", "S4", "S5-1024")
+AS_IT_IS = "as it is"
+
+# Relative RMS difference of samples after a dozen evaluations that other sums of the same products may make: ours in
+# half precision differ from float32 by 0.0013 to 0.0036 (benchmarks/LOG.md).
+_SAME_HALF, _SAME_FULL = 0.01, 1e-4
 
 
-def kind_of(name: str) -> str:
-    """What a kernel does, judged by its name."""
-    return next((kind for kind, pattern in KINDS if re.search(pattern, name.lower())), OTHER)
-
-
-def grouped(kernels: Iterable[tuple[str, float, int]], steps: int) -> dict[str, dict[str, float]]:
-    """Kernels (name, microseconds, launches) over some steps → milliseconds and launches of one step, by kind."""
-    found: dict[str, dict[str, float]] = {}
-    for name, took, often in kernels:
-        kind = found.setdefault(kind_of(name), {"ms": 0.0, "launches": 0.0})
-        kind["ms"] += took / 1e3 / steps
-        kind["launches"] += often / steps
-    return dict(sorted(found.items(), key=lambda item: -item[1]["ms"]))
-
-
-def profiled(case: Case, place: Place, steps: int = 5) -> Iterator[dict[str, Any]]:
+def profiled(
+    case: Case,
+    place: Place,
+    steps: int = 5,
+    convolutions: tuple[str, ...] = (),
+    samples: list[torch.Tensor] | None = None,
+) -> Iterator[dict[str, Any]]:
     """One case: first its step, then also its pictures in and out; each time all that there is by then.
 
     Of a step: seconds to record it, milliseconds of it, and of each kind of kernel in it. Of pictures the same.
+
+    Args:
+        convolutions: forms that they are computed in.
+        samples: takes the lanes' samples as they are after the steps, before the first numbers come.
     """
     registry = intarsia.Registry(place.registry(case))
     first = resolve(requests(case, None)[0], registry)
-    session = RandomBackend(str(place.device), None).open(opening(first.entry, first.parts))
+    backend = RandomBackend(str(place.device), None)
+    backend.convolutions = convolutions
+    session = backend.open(opening(first.entry, first.parts))
     # libraries, kernels and attention are settled by another size, as they are in an engine under way
     _advance(_lanes(session, replace(case, size=case.size - 64 if case.size > 64 else 128), registry), 2)
     lanes = _lanes(session, case, registry)
     recording = seconds(lambda: _advance(lanes, 1))
+    if "searched" in convolutions:  # which begins when the same lanes come up again
+        session.decode([lane.state for lane in lanes])
+        for lane in lanes:
+            lane.begin()
+            lane.cursor = 0
+        recording = seconds(lambda: _advance(lanes, 1))
     stepping = [seconds(lambda: _advance(lanes, 1)) for _ in range(steps)]
     found = {
         "recording_seconds": recording - median(stepping),
@@ -87,12 +88,42 @@ def profiled(case: Case, place: Place, steps: int = 5) -> Iterator[dict[str, Any
         "capture": session.runtime.capture,
         "memory_mib": _memory(place.device),
     }
+    if samples is not None:
+        samples.extend(session._steps.sample(lane.state).float().cpu() for lane in lanes)
     yield found
     for name, numbers in _pictures(session, first, lanes[0]):
         found = {**found, "pictures": {**found.get("pictures", {}), name: numbers}}
         yield found
     yield {**found, "attention": session.runtime.attention, "memory_mib": _memory(place.device)}
     session.close()
+
+
+def measures(case: Case, place: Place, forms: Sequence[str]) -> Iterator[tuple[str, Iterator[dict[str, Any]]]]:
+    """Names, each with what gives its numbers: the case, or where there are forms, the case as it is and in each."""
+    if not forms:
+        yield case.name, profiled(case, place)
+        return
+    expected: list[torch.Tensor] = []
+    yield f"{case.name} {AS_IT_IS}", profiled(case, place, samples=expected)
+    for form in forms:
+        yield f"{case.name} {form}", _in_form(case, place, form, expected)
+
+
+def _in_form(case: Case, place: Place, form: str, expected: list[torch.Tensor]) -> Iterator[dict[str, Any]]:
+    if not expected:
+        yield {"failed": f"there are no samples of the case {AS_IT_IS} to compare with"}
+        return
+    found: list[torch.Tensor] = []
+    for numbers in profiled(case, place, convolutions=tuple(form.split("+")), samples=found):
+        yield _checked(numbers, nearest(found, torch.stack(expected)), place)
+
+
+def _checked(numbers: dict[str, Any], difference: float, place: Place) -> dict[str, Any]:
+    """The numbers with how far the samples are from those they should be, or only that they are too far."""
+    most = _SAME_HALF if place.half else _SAME_FULL
+    if not difference <= most:
+        return {"failed": f"its samples differ by {difference:.2g} from those of the case {AS_IT_IS}, at most {most}"}
+    return {**numbers, "difference": difference}
 
 
 def _profile(call: Call, turns: int) -> dict[str, Any]:
@@ -198,7 +229,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="file for the JSON")
     parser.add_argument("--budget", type=float, default=600.0, help="seconds after which no further case begins")
     parser.add_argument("--short", action="store_true", help="everything shrunk, on the CPU")
+    parser.add_argument("--convolutions", help="measure these forms too: NAME,NAME+NAME, …")
     asked = parser.parse_args(arguments)
+    forms = asked.convolutions.split(",") if asked.convolutions else []
+    try:
+        check_forms([each for form in forms for each in form.split("+")])
+    except BackendError as exc:
+        print(f"--convolutions: {exc}", file=sys.stderr)
+        return 2
     if not asked.short and not torch.cuda.is_available():
         print("needs a CUDA device; torch sees none", file=sys.stderr)
         return 4
@@ -210,27 +248,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     register()
     with tempfile.TemporaryDirectory() as folder:
         place = Place(device, Path(folder), environment(device), asked.short)
-        for case in chosen(asked.cases, "cuda"):
-            for numbers in _tried(shortened(case) if asked.short else case, place, ends):
-                found[case.name] = numbers
+        cases = [shortened(case) if asked.short else case for case in chosen(asked.cases, "cuda")]
+        every = [each for case in cases for each in measures(case, place, forms)]
+        for name, each in every:
+            for numbers in _tried(each, place, ends):
+                found[name] = numbers
                 if asked.out is not None:
                     write(asked.out, found)
     print(table(found))
     return 1 if any("failed" in each for each in found.values()) else 0
 
 
-def _tried(case: Case, place: Place, ends: float) -> Iterator[dict[str, Any]]:
-    """What one case gives, as it comes, or what stopped it beside what there was by then."""
+def _tried(each: Iterator[dict[str, Any]], place: Place, ends: float) -> Iterator[dict[str, Any]]:
+    """Numbers as they come, or what stopped them beside what there was by then."""
     found: dict[str, Any] = {}
     if time.monotonic() >= ends:
         yield {"failed": "no time was left for it"}
         return
     try:
-        for found in profiled(case, place):
+        for found in each:
             yield found
         if place.device.type == "cuda":
             torch.cuda.empty_cache()
-    except Exception as exc:  # noqa: BLE001 - the other cases go on, and the file says what happened
+    except Exception as exc:  # noqa: BLE001 - the others go on, and the file says what happened
         traceback.print_exc()
         yield {**found, "failed": f"{type(exc).__name__}: {(str(exc).splitlines() or [''])[0]}"}
 

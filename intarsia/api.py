@@ -19,6 +19,7 @@ def plan(
     *,
     allow_private_urls: bool = False,
     max_pixels: int | None = None,
+    precision: str | None = None,
 ) -> Plan:
     """What running ``request`` would do, without torch and without reading weights.
 
@@ -26,9 +27,11 @@ def plan(
         weights: path of a ``weights.toml`` whose entries go before all others.
         allow_private_urls: True fetches pictures from hosts that are not public too.
         max_pixels: largest picture that is decoded; as for :class:`intarsia.Engine`.
+        precision: as for :class:`intarsia.Engine`.
 
     Raises:
+        BackendError: there is no such precision.
         RequestError, WeightsError: what running it would raise before anything is computed.
     """
     access = Access(allow_private_urls=allow_private_urls, max_pixels=max_pixels)
-    return resolve(request, Registry(weights), access).plan
+    return resolve(request, Registry(weights, precision), access).plan

@@ -1,8 +1,8 @@
 """The null backend: deterministic, weightless, instant.
 
 It keeps the protocol and no more: pictures are a flat colour that depends on the prompts, on the parts put
-into the model (by name) and on the starting noise, so that the command line, batches and servers can be
-tested without a model. The masks and the paste-back are the real ones.
+into the model (by name), on its precision and on the starting noise, so that the command line, batches and servers can
+be tested without a model. The masks and the paste-back are the real ones.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from intarsia.backends.protocol import Inputs, Opening, Runtime, Step
+from intarsia.backends.protocol import STANDARD, Inputs, Opening, Runtime, Step
 from intarsia.errors import BackendError
 from intarsia.schedulers import Table
 
@@ -35,7 +35,7 @@ class NullSession:
 
     def __init__(self, opening: Opening) -> None:
         self.opening = opening
-        self.runtime = Runtime("null", "cpu", "uint8", deterministic=True)
+        self.runtime = Runtime("null", "cpu", "uint8", deterministic=True, precision=opening.precision)
 
     def encode(self, inputs: Inputs) -> tuple[Inputs, tuple[str, ...]]:
         return inputs, ()
@@ -46,7 +46,7 @@ class NullSession:
         return _State(conditioning, np.frombuffer(digest[:3], np.uint8))
 
     def _parts(self, inputs: Inputs) -> str:
-        """What stands in for the weights of VAE, LoRAs and IP adapter."""
+        """What stands in for the weights of VAE, LoRAs and IP adapter, and for what they are held in."""
         opening = self.opening
         parts = [f"lora {path.name} {strength}" for path, strength in opening.loras]
         if opening.vae_folder is not None:
@@ -54,6 +54,8 @@ class NullSession:
         if opening.ip_adapter is not None and inputs.image_prompt is not None:
             picture = hashlib.sha256(inputs.image_prompt.tobytes()).hexdigest()
             parts.append(f"ip {opening.ip_adapter.name} {inputs.image_scale} {picture}")
+        if opening.precision != STANDARD:
+            parts.append(f"precision {opening.precision}")
         return "\0".join(parts)
 
     def advance(self, steps: Sequence[Step]) -> None:

@@ -17,7 +17,10 @@ from intarsia.schedulers import Table
 
 __all__ = [
     "CAPTURE",
+    "FP8",
     "KERNELS",
+    "PRECISIONS",
+    "STANDARD",
     "Adapts",
     "Backend",
     "Blends",
@@ -25,6 +28,7 @@ __all__ = [
     "Conditioning",
     "Inputs",
     "Opening",
+    "Prepares",
     "Runtime",
     "Session",
     "State",
@@ -43,6 +47,10 @@ CAPTURE = ("auto", "on", "off")
 """Whether steps are captured once and then replayed whole. ``auto`` is on where a device can do it."""
 
 
+STANDARD, FP8 = PRECISIONS = ("standard", "fp8")
+"""What networks compute in. ``standard`` is half precision on a GPU, float32 on a CPU; ``fp8`` has products in e4m3."""
+
+
 @dataclass(frozen=True)
 class Opening:
     """What a session is opened on.
@@ -56,6 +64,7 @@ class Opening:
         ip_adapter: folder of ``ip_adapter.safetensors`` and ``image_encoder``; None without one.
         kernels: one of :data:`KERNELS`; a backend that has no fused ones refuses ``fused``.
         capture: one of :data:`CAPTURE`; a backend or device that cannot refuses ``on``.
+        precision: one of :data:`PRECISIONS`; a backend or device that cannot refuses ``fp8``.
         reason: why ``auto`` did not take the backend that it takes first; every result says it.
     """
 
@@ -69,6 +78,7 @@ class Opening:
     ip_adapter: Path | None = None
     kernels: str = "auto"
     capture: str = "auto"
+    precision: str = STANDARD
     reason: str = ""
 
 
@@ -124,6 +134,7 @@ class Runtime:
         attention: shapes and the kernel that each was given, as far as they have come up.
         notes: what has come up and every later result says too.
         options: how a backend was told to run, where it has settings of its own: (name, value) pairs.
+        precision: one of :data:`PRECISIONS`; ``dtype`` is what is not in e4m3.
     """
 
     backend: str
@@ -137,6 +148,7 @@ class Runtime:
     attention: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     options: tuple[tuple[str, str], ...] = ()
+    precision: str = STANDARD
 
 
 class Session(Protocol):
@@ -216,4 +228,13 @@ class Backend(Protocol):
 
     def open_checker(self, folder: Path) -> Checker:
         """Load a safety checker from its folder, already verified."""
+        ...
+
+
+@runtime_checkable
+class Prepares(Protocol):
+    """Optional: a backend that can get ready to open models while their files are hashed."""
+
+    def prepare(self) -> None:
+        """Import what opening needs, make the device's context. What it raises is ignored: opening meets it again."""
         ...

@@ -59,6 +59,7 @@ class Options:
         metadata: parameters are written into the files.
         runner: "local", or "ray" for Ray Data.
         max_pixels: as for :class:`intarsia.Engine`; the limit that holds here holds in the workers.
+        precision: as for :class:`intarsia.Engine`.
 
     Raises:
         RequestError: a value outside its limits, by name.
@@ -86,6 +87,7 @@ class Options:
     metadata: bool = True
     runner: str = "local"
     max_pixels: int | None = None
+    precision: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("weights", "defaults"):

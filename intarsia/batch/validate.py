@@ -84,7 +84,7 @@ class _Check:
     """What is wrong with single rows."""
 
     def __init__(self, options: Options, decode: bool) -> None:
-        self._registry, self._decode = Registry(options.weights), decode
+        self._registry, self._decode = Registry(options.weights, options.precision), decode
         self._specs = Specs(self._registry, options)
         self._access = Access(allow_private_urls=options.allow_private_urls, max_pixels=options.max_pixels)
         self._threads = options.threads or os.cpu_count() or 1

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from intarsia.commands.options import AllowPrivateUrls, AsJson, Backend, Device, Kernels, MaxPixels, Weights
+from intarsia.commands.options import AllowPrivateUrls, AsJson, Backend, Device, Kernels, MaxPixels, Precision, Weights
 from intarsia.errors import Cancelled, RequestError
 from intarsia.printable import printable, printable_json
 
@@ -113,6 +113,7 @@ def _asked(
     weights: Weights = None,
     allow_private_urls: AllowPrivateUrls = False,
     max_pixels: MaxPixels = None,
+    precision: Precision = None,
     as_json: AsJson = False,
 ) -> _Asked:
     from intarsia.batch import Options
@@ -121,7 +122,7 @@ def _asked(
     options = Options(
         backend, device, _text(weights), slots, kernels, deterministic, allow_private_urls, workers, threads, seed,
         read_shard(shard), _text(defaults), allow_extra, max_errors, fail_fast, format, compression,
-        metadata=metadata, runner=runner, max_pixels=max_pixels,
+        metadata=metadata, runner=runner, max_pixels=max_pixels, precision=precision,
     )  # fmt: skip
     return _Asked(_place(manifest, images, masks), out, options, as_json)
 

@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from intarsia.commands.interrupts import held, interruptible
-from intarsia.commands.options import NUMBER, WHOLE, AllowPrivateUrls, AsJson, Capture, Kernels, MaxPixels, Weights
+from intarsia.commands.options import (
+    NUMBER,
+    WHOLE,
+    AllowPrivateUrls,
+    AsJson,
+    Capture,
+    Kernels,
+    MaxPixels,
+    Precision,
+    Weights,
+)
 from intarsia.commands.streams import note, print_json
 from intarsia.errors import Cancelled, OutputError, RequestError
 from intarsia.numbers import number
@@ -65,6 +75,7 @@ def inpaint(
     device: Annotated[str, typer.Option()] = "auto",
     kernels: Kernels = "auto",
     capture: Capture = "auto",
+    precision: Precision = None,
     weights: Weights = None,
     allow_private_urls: AllowPrivateUrls = False,
     max_pixels: MaxPixels = None,
@@ -95,6 +106,7 @@ def inpaint(
             max_pixels=max_pixels,
             kernels=kernels,
             capture=capture,
+            precision=precision,
         ) as engine:
             result = _with_progress(engine.stream(request))
         with held():

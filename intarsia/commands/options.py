@@ -20,6 +20,7 @@ __all__ = [
     "Endpoint",
     "Kernels",
     "MaxPixels",
+    "Precision",
     "Weights",
 ]
 
@@ -36,6 +37,9 @@ Endpoint = Annotated[str | None, typer.Option("--endpoint", "-e", help="communit
 Backend = Annotated[str, typer.Option("--backend", help="auto, onnx, torch or null.")]
 Kernels = Annotated[str, typer.Option("--kernels", help="auto, fused or plain; auto is fused on a GPU.")]
 Capture = Annotated[str, typer.Option("--capture", help="auto, on or off: CUDA graphs; auto is on for a GPU.")]
+Precision = Annotated[
+    str | None, typer.Option("--precision", help="standard, or fp8: faster, lossier, on a GPU that has it.")
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda[:N], or tensorrt[:N] with onnx.")]
 
 # Numbers of a request: what is none is refused by the request, in the same words as everywhere.

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from intarsia.commands.json_file import read_json
-from intarsia.commands.options import AllowPrivateUrls, Endpoint, MaxPixels, Weights
+from intarsia.commands.options import AllowPrivateUrls, Endpoint, MaxPixels, Precision, Weights
 from intarsia.commands.streams import note, print_json
 from intarsia.errors import RequestError
 from intarsia.redact import hiding, without_key
@@ -22,6 +22,7 @@ def plan(
     weights: Weights = None,
     allow_private_urls: AllowPrivateUrls = False,
     max_pixels: MaxPixels = None,
+    precision: Precision = None,
 ) -> None:
     """Print what a request would do, as JSON. Loads no model and no torch.
 
@@ -33,7 +34,7 @@ def plan(
     from intarsia.images.access import Access
     from intarsia.registry.registry import Registry
 
-    body, registry = read_json(file), Registry(weights)
+    body, registry = read_json(file), Registry(weights, precision)
     if not isinstance(body, dict):
         raise RequestError("FILE", message=f"{file} must hold a JSON object, not a {type(body).__name__}")
     access = Access(allow_paths=endpoint is None, allow_private_urls=allow_private_urls, max_pixels=max_pixels)

@@ -9,7 +9,17 @@ from typing import Annotated
 import typer
 
 from intarsia.commands.json_file import read_json
-from intarsia.commands.options import AllowPrivateUrls, Backend, Capture, Device, Endpoint, Kernels, MaxPixels, Weights
+from intarsia.commands.options import (
+    AllowPrivateUrls,
+    Backend,
+    Capture,
+    Device,
+    Endpoint,
+    Kernels,
+    MaxPixels,
+    Precision,
+    Weights,
+)
 from intarsia.commands.streams import print_json
 from intarsia.errors import IntarsiaError, SourceError
 from intarsia.redact import hiding
@@ -25,6 +35,7 @@ def request(
     device: Device = "auto",
     kernels: Kernels = "auto",
     capture: Capture = "auto",
+    precision: Precision = None,
     weights: Weights = None,
     allow_private_urls: AllowPrivateUrls = False,
     max_pixels: MaxPixels = None,
@@ -42,6 +53,7 @@ def request(
         max_pixels=max_pixels,
         kernels=kernels,
         capture=capture,
+        precision=precision,
     ) as engine:
         found = answer(engine, payload, endpoint, out)
     print_json(found.reply)

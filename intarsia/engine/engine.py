@@ -53,9 +53,12 @@ class Engine:
         capture: ``on`` records a step as a CUDA graph once for each shape and replays it, ``off`` launches its
             kernels one by one; ``auto`` is ``on`` on a GPU: with torch where kernels are fused, with ONNX Runtime
             where it can capture the model's graphs.
+        precision: ``standard`` (half precision on a GPU, float32 on a CPU), or ``fp8``, a faster and lossier preset for
+            torch on a GPU of compute capability 8.9 or higher (decision 0010); None takes that of each model's entry in
+            the registry, which is ``standard`` unless it says another. It is in each result's ``plan`` and ``runtime``.
 
     Raises:
-        BackendError: a backend, package or device that is not there, or no such kernels.
+        BackendError: a backend, package or device that is not there, or no such kernels or precision.
         WeightsError: a registry that cannot be read.
     """
 
@@ -71,6 +74,7 @@ class Engine:
         max_pixels: int | None = None,
         kernels: str = "auto",
         capture: str = "auto",
+        precision: str | None = None,
     ) -> None:
         expect("slots", slots, int | None, "an integer between 1 and 64")
         if slots is not None and not 1 <= slots <= 64:
@@ -80,7 +84,7 @@ class Engine:
             raise BackendError(f"kernels must be {', '.join(KERNELS[:-1])} or {KERNELS[-1]}, not {kernels!r}")
         if capture not in CAPTURE:
             raise BackendError(f"capture must be {', '.join(CAPTURE[:-1])} or {CAPTURE[-1]}, not {capture!r}")
-        self.registry = Registry(weights)
+        self.registry = Registry(weights, precision)
         self._access = Access(allow_private_urls=allow_private_urls, max_pixels=max_pixels)
         self._worker = Worker(choose(backend, device, deterministic), slots, kernels, capture)
         self._thread = EngineThread(self._worker)
@@ -130,7 +134,9 @@ class Engine:
             raise RequestError(
                 "request", type(request).__name__, "an InpaintRequest (InpaintRequest.parse makes one of a dict)"
             )
-        resolved = resolve(request, self.registry, replace(self._access, allow_paths=allow_paths))
+        access = replace(self._access, allow_paths=allow_paths)
+        # hashing a model's files takes seconds, in which the engine's thread imports what opens them
+        resolved = resolve(request, self.registry, access, self._thread.start)
         ticket = Ticket(resolved, began, self._thread.check_wait)
         self._thread.submit(ticket)
         return ticket

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import replace
 
-from intarsia.backends.protocol import Adapts, Backend, Checker, Opening, Session
+from intarsia.backends.protocol import Adapts, Backend, Checker, Opening, Prepares, Session
 from intarsia.engine.parts import opening
 from intarsia.engine.plan import ModelPlan
 from intarsia.engine.resolve import Resolved
@@ -29,6 +30,12 @@ class OpenModels:
         self._sessions: Lru[ModelPlan, Session] = Lru(None, on_evict=lambda session: session.close())
         self._checkers: Lru[str, Checker] = Lru(_CHECKERS, on_evict=lambda checker: checker.close())
 
+    def prepare(self) -> None:
+        """Get the backend ready to open models, where that takes work of its own."""
+        if isinstance(self._backend, Prepares):
+            with suppress(Exception):  # opening meets the same, and reports it through the request
+                self._backend.prepare()
+
     def session(self, resolved: Resolved, in_use: Collection[ModelPlan]) -> Session:
         """The session of a request's model.
 
@@ -43,7 +50,8 @@ class OpenModels:
         if session is not None:
             return session
 
-        wanted = replace(opening(resolved.entry, resolved.parts), kernels=self._kernels, capture=self._capture)
+        files = opening(resolved.entry, resolved.parts, self.prepare)
+        wanted = replace(files, kernels=self._kernels, capture=self._capture)
         session = self._adapted(model, wanted, in_use)
         if session is None:
             self._close_idle(in_use)

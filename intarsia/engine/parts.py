@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from intarsia.backends.protocol import Opening
@@ -9,6 +10,7 @@ from intarsia.engine.plan import Adapter, ModelPlan
 from intarsia.engine.request import InpaintRequest
 from intarsia.errors import RequestError, WeightsError
 from intarsia.registry.files import check, entry_hash, locate
+from intarsia.registry.hashing import nothing
 from intarsia.registry.registry import PARTS, ModelEntry, PartEntry, Registry
 
 __all__ = ["Parts", "find_checker", "find_parts", "model_plan", "opening"]
@@ -74,19 +76,24 @@ def _fitting(kind: str, name: str, model: ModelEntry, registry: Registry) -> Par
     return entry
 
 
-def model_plan(model: ModelEntry, parts: Parts) -> ModelPlan:
-    """Model and parts with the hashes of their content; files without pins are read for that, once a process."""
+def model_plan(model: ModelEntry, parts: Parts, meanwhile: Callable[[], None] = nothing) -> ModelPlan:
+    """Model and parts with the hashes of their content; files without pins are read for that, once a process.
+
+    Args:
+        meanwhile: called while much of the model is hashed.
+    """
     shape = model.shape
     return ModelPlan(
         id=model.id,
         family=model.family,
-        sha256=entry_hash(model),
+        sha256=entry_hash(model, meanwhile),
         in_channels=shape.in_channels,
         latent_channels=shape.latent_channels,
         factor=shape.factor,
         vae=_named(parts.vae) if parts.vae else "model",
         adapters=tuple(Adapter(entry.id, entry_hash(entry), strength) for entry, strength in parts.loras),
         ip_adapter=_named(parts.ip_adapter) if parts.ip_adapter else "none",
+        precision=model.precision,
     )
 
 
@@ -94,16 +101,21 @@ def _named(entry: PartEntry) -> str:
     return f"{entry.id}:{entry_hash(entry)}"
 
 
-def opening(model: ModelEntry, parts: Parts) -> Opening:
-    """What a backend opens, once all pinned files have been found whole; else :class:`WeightsError`."""
+def opening(model: ModelEntry, parts: Parts, meanwhile: Callable[[], None] = nothing) -> Opening:
+    """What a backend opens, once all pinned files have been found whole; else :class:`WeightsError`.
+
+    Args:
+        meanwhile: called while much of the model is hashed.
+    """
     shape = model.shape
     return Opening(
         model.id,
-        check(model),
+        check(model, meanwhile),
         shape.in_channels,
         shape.latent_channels,
         shape.factor,
         vae_folder=check(parts.vae) if parts.vae else None,
         loras=tuple((check(entry), strength) for entry, strength in parts.loras),
         ip_adapter=check(parts.ip_adapter) if parts.ip_adapter else None,
+        precision=model.precision,
     )

@@ -67,6 +67,7 @@ class ModelPlan:
         vae: its own ("model") or ``id:sha256`` of another.
         adapters: LoRAs in the order in which they are added.
         ip_adapter: ``id:sha256``, "none" without one; its picture and scale are the prompt's.
+        precision: "standard", or "fp8".
     """
 
     id: str
@@ -78,6 +79,14 @@ class ModelPlan:
     vae: str = "model"
     adapters: tuple[Adapter, ...] = ()
     ip_adapter: str = "none"
+    precision: str = "standard"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values. A standard precision is left out: plans from before there was another keep their hashes."""
+        found = dataclasses.asdict(self)
+        if self.precision == "standard":
+            del found["precision"]
+        return found
 
 
 @dataclass(frozen=True)
@@ -168,7 +177,7 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able values."""
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self) | {"model": self.model.to_dict()}
 
     def to_json(self, indent: int | None = 2) -> str:
         """The plan as JSON text."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from intarsia.images.access import Access
 from intarsia.images.fill import opaque
 from intarsia.images.sources import Picture, open_picture
 from intarsia.registry.files import entry_hash
+from intarsia.registry.hashing import nothing
 from intarsia.registry.registry import ModelEntry, PartEntry, Registry
 
 __all__ = ["Resolved", "outline", "resolve"]
@@ -45,11 +47,17 @@ class Resolved:
     warnings: tuple[str, ...]
 
 
-def resolve(request: InpaintRequest, registry: Registry, access: Access = Access()) -> Resolved:
-    """Turn a request into what will be done; opens the pictures, reads no weights, imports no torch.
+def resolve(
+    request: InpaintRequest,
+    registry: Registry,
+    access: Access = Access(),
+    meanwhile: Callable[[], None] = nothing,
+) -> Resolved:
+    """Turn a request into what will be done; opens the pictures, hashes weights without pins, imports no torch.
 
     Args:
         access: what the request's pictures may make this machine read.
+        meanwhile: called while much of the model is hashed.
 
     Raises:
         RequestError: a field that cannot be honoured, or a picture that cannot be read.
@@ -65,7 +73,7 @@ def resolve(request: InpaintRequest, registry: Registry, access: Access = Access
     shown = _picture("ip_adapter.image", request.ip_adapter.image, access) if request.ip_adapter else None
     canvas = prepare(image, mask, options)
     plan = Plan(
-        model=model_plan(entry, parts),
+        model=model_plan(entry, parts, meanwhile),
         canvas=_canvas_plan(canvas, options, image.sha256, mask.sha256),
         prompt=_prompt(request, entry, shown),
         sampler=sampler,
@@ -95,7 +103,7 @@ def outline(request: InpaintRequest, registry: Registry) -> dict[str, Any]:
     checker = find_checker(request, entry, registry)
     adapter = request.ip_adapter
     return {
-        "model": asdict(model_plan(entry, parts)),
+        "model": model_plan(entry, parts).to_dict(),
         "canvas": asdict(_canvas_options(request, entry)),
         "prompt": asdict(_prompt(request, entry, None)),
         "image_scale": adapter.scale if adapter else 0.0,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from intarsia import __version__
-from intarsia.backends.protocol import Runtime
+from intarsia.backends.protocol import STANDARD, Runtime
 from intarsia.engine.plan import Plan
 
 __all__ = ["Counters", "Progress", "Result"]
@@ -112,6 +112,7 @@ class Result:
             "ip_adapter_scale": plan.prompt.image_scale,
             "mask_blur": plan.canvas.mask_blur,
             "token_merging": plan.token_merging,
+            **({} if plan.model.precision == STANDARD else {"precision": plan.model.precision}),
             "safety_checker": plan.safety != "off",
             "safety_action": plan.safety_action,
             "backend": self.runtime.backend if self.runtime else "",

@@ -38,10 +38,24 @@ class EngineThread:
         self._thread: threading.Thread | None = None
         self._process: int | None = None
         self._ident: int | None = None
-        self._closed = self._ended = False
+        self._closed = self._ended = self._prepares = False
         # Reentrant: a signal's handler may close the engine while its thread is in submit().
         self._lock = threading.RLock()
         self._turn = threading.Lock()
+
+    def start(self) -> None:
+        """Start before there is a request, and prepare the backend; does nothing where the thread runs already.
+
+        Raises:
+            BackendError: as :meth:`submit`.
+        """
+        self.check_open()
+        self._process = os.getpid()
+        with self._lock:
+            self.check_open()
+            if self._thread is None:
+                self._prepares = True
+                self._start()
 
     def submit(self, ticket: Ticket) -> None:
         """Queue a request behind those that came before.
@@ -134,6 +148,8 @@ class EngineThread:
         _running.add(self)
         is_open = True
         try:
+            if self._prepares:
+                self._worker.prepare()
             while is_open or self._worker.busy:
                 is_open = self._take(is_open)
                 self._worker.turn()

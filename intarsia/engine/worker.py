@@ -37,6 +37,10 @@ class Worker:
         """What has been evaluated so far."""
         return Counters(self._lanes.evaluations, self._lanes.lane_rows, self._lanes.slots)
 
+    def prepare(self) -> None:
+        """Get the backend ready to open models, where that takes work of its own."""
+        self._models.prepare()
+
     def add(self, ticket: Ticket) -> None:
         """Make a request's lanes; one without evaluations is finished at once."""
         if self._is_cancelled(ticket):

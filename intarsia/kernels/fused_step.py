@@ -47,7 +47,7 @@ def advance(lanes: StepLanes, output: Tensor, *, fused: bool | None = None) -> N
     Raises:
         BackendError: ``output`` has another shape or layout, or triton is missing.
     """
-    wanted = (lanes.network_input.shape[0], *lanes.state.shape[2:])
+    wanted = (lanes.halves * lanes.state.shape[0], *lanes.state.shape[2:])
     packed = output.is_contiguous(memory_format=torch.channels_last)
     fits = tuple(output.shape) == wanted and packed
     found = f"of shape {tuple(output.shape)} and strides {output.stride()}"
@@ -116,7 +116,7 @@ def _assemble(lanes: StepLanes, lane: int, scale: Tensor) -> None:
     sample = (lanes.state[lane, 0] * scale).to(lanes.network_input.dtype)
     if lanes.extra is not None:
         sample = torch.cat([sample, lanes.extra[lane]])
-    lanes.network_input[lane * lanes.halves : (lane + 1) * lanes.halves] = sample
+    lanes.network_input[lane * lanes.copies : (lane + 1) * lanes.copies] = sample
 
 
 def _next_rows(lanes: StepLanes) -> Tensor:
@@ -138,7 +138,8 @@ def _step_op(
     langevin: bool,
 ) -> None:
     """The operation ``intarsia::step``: up to two launches."""
-    lanes = StepLanes(state, records, row, guidance, network_input, extra, mask, clean, noise, cursor, langevin)
+    shared = len(output) > len(network_input)
+    lanes = StepLanes(state, records, row, guidance, network_input, extra, mask, clean, noise, cursor, langevin, shared)
     chosen = state.new_empty(state.shape[0], 3)
     if langevin:
         given = (state, output, records, row, guidance, chosen)
@@ -172,7 +173,8 @@ def _launch(lanes: StepLanes, output: Tensor, chosen: Tensor, *, advance: bool) 
     cursor = lanes.row if lanes.cursor is None else lanes.cursor
     given = (lanes.state, output, lanes.records, rows, cursor, lanes.guidance, chosen, *known, extra)
     shape = (places, channels, inputs, lanes.records.shape[1])
-    sizes = {"SLOTS": lanes.slots, "COLUMNS": power_of_two(kept), "HALVES": lanes.halves, "BLOCK": _BLOCK}
+    sizes = {"SLOTS": lanes.slots, "COLUMNS": power_of_two(kept), "BLOCK": _BLOCK}
+    sizes |= {"HALVES": lanes.halves, "COPIES": lanes.copies}
     modes = {"BLEND": blend, "ADVANCE": advance, "MOVE": advance and lanes.cursor is not None}
     grid = (ceil_div(inputs * places, _BLOCK), count)
     # multiplications and additions rounded one by one, as the reference does
@@ -296,6 +298,7 @@ def _step(
     SLOTS: tl.constexpr,
     COLUMNS: tl.constexpr,
     HALVES: tl.constexpr,
+    COPIES: tl.constexpr,
     BLEND: tl.constexpr,
     ADVANCE: tl.constexpr,
     MOVE: tl.constexpr,
@@ -335,6 +338,6 @@ def _step(
         beyond = (element >= count) & (element < inputs * places)
         rest = tl.load(extra + lane * (inputs - channels) * places + element - count, mask=beyond, other=0.0).to(kind)
         value = tl.where(latent, value, rest)
-        target = network_input + lane * HALVES * inputs * places + place * inputs + channel
-        for half in tl.static_range(HALVES):
-            tl.store(target + half * inputs * places, value, mask=element < inputs * places)
+        target = network_input + lane * COPIES * inputs * places + place * inputs + channel
+        for copy in tl.static_range(COPIES):
+            tl.store(target + copy * inputs * places, value, mask=element < inputs * places)

@@ -84,9 +84,9 @@ class StepLanes:
             must be finite, as stale noise is multiplied by zero.
         records: float32 ``[L, R, record_size(S)]``, of :func:`pack_rows`.
         row: int32 ``[L]``, the row to be applied; negative, or beyond the records, for an idle lane.
-        guidance: float32 ``[L]``; read where the network's batch holds two halves of each lane, in guided rows.
-        network_input: ``[L or 2L, C or C + E, h, w]`` in channels_last memory and the network's dtype; the
-            halves of a lane, unconditional first, stand side by side.
+        guidance: float32 ``[L]``; read where the network's output holds two halves of each lane, in guided rows.
+        network_input: ``[L or 2L, C or C + E, h, w]`` in channels_last memory and the network's dtype; a
+            lane's samples stand side by side.
         extra: ``[L, E, h, w]`` in the network's dtype, mask and masked latents of a 9-channel network; such
             a network's known region is not overwritten.
         mask: float32 ``[L, 1, h, w]``, 1 where the network repaints; likewise clean and noise without extra.
@@ -95,6 +95,7 @@ class StepLanes:
         cursor: int32 ``[L]``, the row that comes next: a step writes it for busy lanes, and
             :func:`intarsia.kernels.pick.pick_rows` makes it the row. None where the caller sets ``row``.
         langevin: some record has a Langevin ratio, or may get one.
+        shared: the network makes two halves of each lane out of one sample of its input.
     """
 
     state: Tensor
@@ -108,6 +109,7 @@ class StepLanes:
     noise: Tensor | None = None
     cursor: Tensor | None = None
     langevin: bool = True
+    shared: bool = False
 
     @property
     def slots(self) -> int:
@@ -116,14 +118,19 @@ class StepLanes:
 
     @property
     def halves(self) -> int:
-        """Rows of the network's batch that a lane has: two with guidance."""
+        """Samples of the network's output that a lane has: two with guidance, the unconditional one first."""
+        return 2 if self.shared else self.copies
+
+    @property
+    def copies(self) -> int:
+        """Samples of the network's input that a lane has, all equal."""
         return self.network_input.shape[0] // self.state.shape[0]
 
     def __post_init__(self) -> None:
         lanes, _, channels, height, width = self.state.shape
         extra = 0 if self.extra is None else self.extra.shape[1]
-        halves = 2 if self.network_input.shape[0] == 2 * lanes else 1
-        self._refuse("network_input", (halves * lanes, channels + extra, height, width), torch.channels_last)
+        copies = 2 if self.network_input.shape[0] == 2 * lanes and not self.shared else 1
+        self._refuse("network_input", (copies * lanes, channels + extra, height, width), torch.channels_last)
         self._refuse("records", (lanes, self.records.shape[1], record_size(self.slots)))
         self._refuse("row", (lanes,))
         self._refuse("guidance", (lanes,))

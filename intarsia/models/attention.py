@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from intarsia.kernels.attention import attend
-from intarsia.models.layers import GatedProjection, GroupNorm, LayerNorm
+from intarsia.kernels.float8 import Float8
+from intarsia.models.layers import Float8Linear, GatedProjection, GroupNorm, LayerNorm
 from intarsia.models.merging import Matcher, Matching
 
 
@@ -45,7 +46,8 @@ class SelfAttention(nn.Module):
 
     The parameter ``qkv`` [3C, C] holds the rows of ``to_q``, ``to_k`` and ``to_v``, one below the other: one
     matrix product instead of three, and no second copy of the weights. State dicts keep the three published
-    names: reading splits it, loading joins them.
+    names: reading splits it, loading joins them. ``float8`` is that product in e4m3, which has taken the place of
+    ``qkv`` then.
     """
 
     NAMES = ("to_q.weight", "to_k.weight", "to_v.weight")
@@ -56,21 +58,27 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Parameter(torch.empty(3 * channels, channels))
         nn.init.xavier_uniform_(self.qkv)
         self.to_out = nn.Sequential(nn.Linear(channels, channels))
+        self.float8: Float8Linear | None = None
         self.register_state_dict_post_hook(_split_qkv)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_join_qkv)  # type: ignore[no-untyped-call]
 
-    def forward(self, x: Tensor, log_size: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor | Float8, log_size: Tensor | None = None) -> Tensor:
         """[B, T, C] → [B, T, C]; ``log_size`` [L, T] is added to the logits of each key (token merging).
 
         L divides B; samples ``i * B / L …`` have row i.
         """
-        query, key, value = _heads(F.linear(x, self.qkv), 3, self.heads)
+        query, key, value = _heads(self._packed(x), 3, self.heads)
         if log_size is None:
             found = attend(query, key, value)
         else:
             found = _proportional(query, key, value, log_size)
         out: Tensor = self.to_out(_joined(found))
         return out
+
+    def _packed(self, x: Tensor | Float8) -> Tensor:
+        if isinstance(x, Tensor) and self.float8 is None:
+            return F.linear(x, self.qkv)
+        return cast(Tensor, cast(Float8Linear, self.float8)(x))
 
 
 def _proportional(query: Tensor, key: Tensor, value: Tensor, log_size: Tensor) -> Tensor:
@@ -89,8 +97,10 @@ def _proportional(query: Tensor, key: Tensor, value: Tensor, log_size: Tensor) -
 
 
 def _split_qkv(module: nn.Module, state: dict[str, Tensor], prefix: str, _metadata: object) -> None:
-    packed = state.pop(prefix + "qkv")
-    state.update(zip((prefix + name for name in SelfAttention.NAMES), packed.chunk(3), strict=True))
+    for packed, kind in (("qkv", "weight"), ("float8.weight", "weight"), ("float8.scale", "scale")):
+        if prefix + packed in state:
+            names = (prefix + name.replace("weight", kind) for name in SelfAttention.NAMES)
+            state.update(zip(names, state.pop(prefix + packed).chunk(3), strict=True))
 
 
 def _join_qkv(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
@@ -103,17 +113,20 @@ def _join_qkv(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any)
 class Context(NamedTuple):
     """What transformers are told beside their tokens.
 
-    Cross-attention looks at keys and values of all layers, side by side, computed once.
+    Cross-attention looks at keys and values of all layers, side by side, computed once. What only cross-attention
+    tells apart (the guided halves of a lane) is one sample of a feature map before the first, and ``halves`` behind it.
 
     Attributes:
         text: [B, n, K], of the prompt.
         image: [B, m, K], of an IP adapter's picture, the values times its scale; None without one.
         matchers: token merging of this evaluation, one for each resolution that merges; none merges nothing.
+        halves: B over the samples that a feature map has before the first cross-attention.
     """
 
     text: Tensor
     image: Tensor | None = None
     matchers: Sequence[Matcher] = ()
+    halves: int = 1
 
     def matcher(self, height: int, width: int) -> Matcher | None:
         """That of a feature map's size. Compared, not looked up: while a network is exported, sizes have no hash."""
@@ -121,6 +134,26 @@ class Context(NamedTuple):
             if matcher.level.height == height and matcher.level.width == width:
                 return matcher
         return None
+
+    def repeated(self, x: Tensor, other: Tensor) -> Tensor:
+        """``x`` with as many samples as ``other``: each once for each of its halves, where it is still one for all."""
+        # halves first: while a network is exported, batches have no numbers
+        if self.halves == 1 or len(x) == len(other):
+            return x
+        return _repeated(x, self.halves)
+
+    def own_rows(self, emb: Tensor, x: Tensor) -> Tensor:
+        """Those of ``emb`` [B, T], equal for all halves, that go with the samples of ``x``; a view."""
+        if self.halves == 1 or len(x) == len(emb):
+            return emb
+        return emb[:: self.halves]
+
+
+def _repeated(x: Tensor, times: int) -> Tensor:
+    """[L, …] → [L*times, …], each sample beside its copies; feature maps in channels_last memory."""
+    if x.ndim != 4:
+        return x.repeat_interleave(times, 0)
+    return x.permute(0, 2, 3, 1).repeat_interleave(times, 0).permute(0, 3, 1, 2)
 
 
 class CrossAttention(nn.Module):
@@ -143,9 +176,9 @@ class CrossAttention(nn.Module):
         """[B, n, D] → [B, n, 2C]: keys, then values."""
         return torch.cat([self.to_k(hidden), self.to_v(hidden)], dim=2)
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
-        """Tokens [B, T, C] and the packed context of all layers → [B, T, C]."""
-        (query,) = _heads(self.to_q(x), 1, self.heads)
+    def forward(self, x: Tensor | Float8, context: Context) -> Tensor:
+        """Tokens [B or B/halves, T, C] and the packed context of all layers → [B, T, C]."""
+        (query,) = _heads(context.repeated(self.to_q(x), context.text), 1, self.heads)
         found = self._look(query, context.text)
         if context.image is not None:
             found = found + self._look(query, context.image)
@@ -166,14 +199,19 @@ class FeedForward(nn.Module):
             GatedProjection(channels, 4 * channels), nn.Identity(), nn.Linear(4 * channels, channels)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor | Float8) -> Tensor:
         """[.., C] → [.., C]."""
         out: Tensor = self.net(x)
         return out
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, attention to the prompt, feed-forward; each behind a LayerNorm, each added."""
+    """Self-attention, attention to the prompt, feed-forward; each behind a LayerNorm, each added.
+
+    ``float8``: the products behind the norms, and behind the gate, are in e4m3 (:mod:`.float8`).
+    """
+
+    float8 = False
 
     def __init__(self, channels: int, context_channels: int, heads: int) -> None:
         super().__init__()
@@ -187,20 +225,22 @@ class TransformerBlock(nn.Module):
     def forward(
         self, x: Tensor, delta: Tensor | None, context: Context, matcher: Matcher | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Tokens [B, T, C] and the packed context → tokens, and what is to be added to them.
+        """Tokens [B or B/halves, T, C] and the packed context → tokens [B, T, C], and what is to be added to them.
 
         That last addition is left to the norm of the next block, as each addition is to the norm behind it: one
         pass over memory does both. ``delta`` is what the block before left to this one.
         """
-        x, normed = self.norm1(x, delta)
-        x, normed = self.norm2(x, self._attend(normed, matcher.match(x) if matcher else None))
-        x, normed = self.norm3(x, self.attn2(normed, context))
+        # tokens that merge are quantized when they have merged
+        x, normed = self.norm1(x, delta, float8=self.float8 and matcher is None)
+        x, normed = self.norm2(x, self._attend(normed, matcher.match(x) if matcher else None), float8=self.float8)
+        found = self.attn2(normed, context)
+        x, normed = self.norm3(context.repeated(x, found), found, float8=self.float8)
         return x, self.ff(normed)
 
-    def _attend(self, x: Tensor, matching: Matching | None) -> Tensor:
+    def _attend(self, x: Tensor | Float8, matching: Matching | None) -> Tensor:
         if matching is None:
             return cast(Tensor, self.attn1(x))
-        return matching.unmerge(self.attn1(matching.merge(x), matching.log_size))
+        return matching.unmerge(self.attn1(matching.merge(cast(Tensor, x)), matching.log_size))
 
 
 class SpatialTransformer(nn.Module):
@@ -226,7 +266,7 @@ class SpatialTransformer(nn.Module):
         self.proj_out = projection()
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        """Feature map [B, C, H, W] and the packed context → [B, C, H, W]."""
+        """Feature map [B or B/halves, C, H, W] and the packed context → [B, C, H, W]."""
         height, width = x.shape[-2:]
         tokens = _project(self.proj_in, tokens_of(self.norm(x)))
         matcher = context.matcher(height, width)
@@ -235,7 +275,8 @@ class SpatialTransformer(nn.Module):
             tokens, delta = block(tokens, delta, context, matcher)
         if delta is not None:
             tokens = delta.add_(tokens)
-        return feature_map(_project(self.proj_out, tokens), height, width) + x
+        out = feature_map(_project(self.proj_out, tokens), height, width)
+        return out + context.repeated(x, out)
 
 
 def _project(layer: nn.Module, tokens: Tensor) -> Tensor:

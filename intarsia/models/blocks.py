@@ -140,9 +140,12 @@ class DownBlock(nn.Module):
         self.downsamplers = nn.ModuleList([] if last else [Downsample(level.channels)])
 
     def forward(self, x: Tensor, emb: Tensor, context: Context, skips: list[Tensor]) -> Tensor:
-        """[B, inputs, H, W] → [B, C, ⌈H/2⌉, ⌈W/2⌉] (the last level keeps its size)."""
+        """[B, inputs, H, W] → [B, C, ⌈H/2⌉, ⌈W/2⌉] (the last level keeps its size).
+
+        Before the first cross-attention ``x`` may be one for all halves of a lane (:class:`Context`).
+        """
         for i, resnet in enumerate(self.resnets):
-            x = resnet(x, emb)
+            x = resnet(x, context.own_rows(emb, x))
             if len(self.attentions):
                 x = self.attentions[i](x, context)
             skips.append(x)
@@ -161,9 +164,9 @@ class MidBlock(nn.Module):
         self.resnets = nn.ModuleList(level.res_block(level.channels) for _ in range(2))
 
     def forward(self, x: Tensor, emb: Tensor, context: Context) -> Tensor:
-        """[B, C, H, W] → [B, C, H, W]."""
-        x = self.attentions[0](self.resnets[0](x, emb), context)
-        out: Tensor = self.resnets[1](x, emb)
+        """[B, C, H, W] → [B, C, H, W]; ``x`` may be one for all halves, as on the way down."""
+        x = self.attentions[0](self.resnets[0](x, context.own_rows(emb, x)), context)
+        out: Tensor = self.resnets[1](x, context.own_rows(emb, x))
         return out
 
 

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from intarsia.kernels.geglu import geglu
+from intarsia.kernels.float8 import Float8, quantize, quantize_reference, scaled_product
+from intarsia.kernels.geglu import geglu, geglu_float8
 from intarsia.kernels.groupnorm import Norm, group_norm
 from intarsia.kernels.launch import fused_wanted
-from intarsia.kernels.layernorm import add_layer_norm, layer_norm
+from intarsia.kernels.layernorm import add_layer_norm, layer_norm, layer_norm_float8
+from intarsia.models.convolutions import PaddedConvolution, UnfoldedConvolution
 
-__all__ = ["GatedProjection", "GroupNorm", "LayerNorm", "convolve", "packed", "use_kernels"]
+__all__ = ["Float8Linear", "GatedProjection", "GroupNorm", "LayerNorm", "convolve", "packed", "use_kernels"]
 
 
 class GroupNorm(nn.Module):
@@ -52,8 +54,16 @@ class LayerNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
 
-    def forward(self, x: Tensor, delta: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Tokens [B, T, C] → their sum with ``delta``, which may be overwritten, and its normalisation."""
+    def forward(
+        self, x: Tensor, delta: Tensor | None = None, *, float8: bool = False
+    ) -> tuple[Tensor, Tensor | Float8]:
+        """Tokens [B, T, C] → their sum with ``delta``, which may be overwritten, and its normalisation.
+
+        ``float8``: the normalisation is for a product in e4m3 (:class:`Float8Linear`).
+        """
+        if float8:
+            fused = fused_wanted(self.fused, x, self.weight, delta)
+            return layer_norm_float8(x, delta, self.weight, self.bias, self.eps, fused=fused)
         if fused_wanted(self.fused, x, self.weight, delta):
             if delta is None:
                 return x, layer_norm(x, self.weight, self.bias, self.eps, fused=True)
@@ -64,7 +74,10 @@ class LayerNorm(nn.Module):
 
 
 class GatedProjection(nn.Module):
-    """Linear layer gated by GELU (Shazeer 2020, GEGLU): [.., C] → [.., width]."""
+    """Linear layer gated by GELU (Shazeer 2020, GEGLU): [.., C] → [.., width].
+
+    Where its own product is in e4m3, the result is for another such product.
+    """
 
     fused: bool | None = None
 
@@ -72,8 +85,12 @@ class GatedProjection(nn.Module):
         super().__init__()
         self.proj = nn.Linear(channels, 2 * width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor | Float8) -> Tensor | Float8:
         """[.., C] → [.., width]."""
+        projection: nn.Module = self.proj
+        if isinstance(projection, Float8Linear):
+            # in the dtype that the product was written in, as the kernel reads any
+            return geglu_float8(projection.product(x), fused=self.fused)
         both: Tensor = self.proj(x)
         if fused_wanted(self.fused, both, self.proj.weight):
             return geglu(both, fused=True)
@@ -81,8 +98,42 @@ class GatedProjection(nn.Module):
         return value * F.gelu(gate)
 
 
+class Float8Linear(nn.Module):
+    """Linear layer in e4m3: the weight has a scale for each output channel, the input one for each row.
+
+    Attributes:
+        weight: [N, K] float8_e4m3fn. scale: [N, 1] float32. bias: [N] or None.
+        dtype: of the result.
+
+    Args:
+        weight: [N, K] of the layer in ``dtype``; N and K are multiples of 16.
+        written: dtype that the device's product writes; another than ``dtype`` is cast.
+    """
+
+    fused: bool | None = None
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, written: torch.dtype) -> None:
+        super().__init__()
+        rows = quantize_reference(weight.detach())
+        self.weight = nn.Parameter(rows.values, requires_grad=False)
+        self.scale = nn.Parameter(rows.scale, requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias.detach().to(written), requires_grad=False)
+        self.dtype, self._written = weight.dtype, written
+
+    def forward(self, x: Tensor | Float8) -> Tensor:
+        """[.., K] → [.., N]. What no kernel in front has quantized is quantized here (merged tokens)."""
+        return self.product(x).to(self.dtype)
+
+    def product(self, x: Tensor | Float8) -> Tensor:
+        """The same before the cast."""
+        rows = x if isinstance(x, Float8) else quantize(x.contiguous(), fused=self.fused)
+        return scaled_product(rows, Float8(self.weight, self.scale), self.bias, self._written)
+
+
 def convolve(layer: nn.Conv2d, x: Tensor) -> Tensor:
     """The layer's convolution without its bias, which on CUDA is a pass of its own over the result."""
+    if isinstance(layer, PaddedConvolution | UnfoldedConvolution):
+        return layer.without_bias(x)
     return F.conv2d(x, layer.weight, None, layer.stride, layer.padding)
 
 

@@ -49,6 +49,8 @@ class Parts:
         index: ``model_index.json`` as it stands.
         changed: layers that LoRAs were folded into, by network.
         notes: what was left out of LoRA files, a sentence each.
+        precision: ``fp8`` where products of the UNet are in e4m3 (:mod:`.float8`).
+        precision_notes: what of it stayed as it was, a sentence each.
     """
 
     unet: UNet
@@ -58,6 +60,8 @@ class Parts:
     index: Mapping[str, Any]
     changed: Mapping[str, frozenset[str]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    precision: str = "standard"
+    precision_notes: tuple[str, ...] = ()
 
     @property
     def zero_empty_prompt(self) -> bool:
@@ -115,7 +119,7 @@ def load_unet(folder: Path, device: torch.device, dtype: torch.dtype, additions:
     network = build_unet(folder)
     files = find_weights(folder, _STEM)
     additions = additions or Additions()
-    return fill(network, read_tensors(files, device, dtype, additions.to("unet")), files[0])
+    return fill(network, read_tensors(files, device, dtype, additions.to("unet", device)), files[0])
 
 
 def build_unet(folder: Path) -> UNet:

@@ -1,7 +1,7 @@
 """What LoRAs add to the weights of a network (Hu et al. 2021, section 4.1).
 
-A layer's weight W becomes ``W + strength · alpha / rank · up · down``, in float32, while a model is loaded:
-the networks know nothing of it. Reading the files is :mod:`intarsia.models.lora_files`' business.
+A layer's weight W becomes ``W + strength · alpha / rank · up · down``, in float32, while a model is loaded, on the
+device that it is loaded to, one layer at a time. Reading the files is :mod:`intarsia.models.lora_files`' business.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from intarsia.errors import WeightsError
@@ -41,9 +42,10 @@ class LowRank:
         return up == (shape[0], down[0], 1, 1) and down[1:] == _as_kernel(shape)[1:]
 
     def added_to(self, weight: Tensor) -> Tensor:
-        """``weight`` with it, float32."""
-        product = self.up.flatten(1) @ self.down.flatten(1)
-        return weight.float() + self.scale * product.view(weight.shape)
+        """``weight`` with it, float32, computed where ``weight`` is."""
+        up, down = self.up.to(weight.device), self.down.to(weight.device)
+        product = up.flatten(1) @ down.flatten(1)
+        return product.mul_(self.scale).view(weight.shape).add_(weight)  # in place: of large layers a few are too many
 
 
 def _as_kernel(shape: Sequence[int]) -> tuple[int, ...]:
@@ -97,15 +99,19 @@ class Additions:
         """
         return Additions([_fitted(file, networks) for file in self.files])
 
-    def to(self, network: str) -> Callable[[str, Tensor], Tensor]:
-        """What makes of one stored tensor of a network, by its name, the one to be loaded."""
+    def to(self, network: str, device: torch.device) -> Callable[[str, Tensor], Tensor]:
+        """What makes of one stored tensor of a network, by its name, the one to be loaded.
+
+        Args:
+            device: what changes goes there as it is stored, and is computed there.
+        """
         every = [file.layers.get(network, {}) for file in self.files]
 
         def fold(name: str, tensor: Tensor) -> Tensor:
             for layers in every if name.endswith(".weight") else ():
                 added = layers.get(layer_of(name))
                 if added is not None:
-                    tensor = added.added_to(tensor)
+                    tensor = added.added_to(tensor.to(device))
             return tensor
 
         return fold

@@ -5,7 +5,7 @@ Where a weight lies in memory does not change, so whatever was recorded of a net
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from intarsia.checkpoints.layout import COMPONENTS, find_weights
+from intarsia.kernels.float8 import FLOAT8, quantize_reference
 from intarsia.models.loading import Parts
 from intarsia.models.lora import Additions, layer_of
 from intarsia.models.lora_files import read_loras
@@ -58,15 +59,25 @@ def _rewritten(network: nn.Module, folder: Path, additions: Additions, parts: Pa
     if not touched:
         return []
     # published names; what is stored packed gives views
-    state = {name: tensor for name, tensor in network.state_dict().items() if name.endswith(".weight")}
-    weights = {layer_of(name): tensor for name, tensor in state.items() if layer_of(name) in touched}
-    like = next(iter(weights.values()))
+    state: dict[str, Tensor] = network.state_dict()
+    weights = {layer_of(name): name for name in state if name.endswith(".weight") and layer_of(name) in touched}
+    like = next(network.parameters())  # no network's first layer is quantized
     files = find_weights(folder, COMPONENTS[folder.name])
     stored = read_tensors(
         files,
         like.device,
         like.dtype,
-        additions.to(folder.name),
+        additions.to(folder.name, like.device),
         wanted=lambda name: name.endswith(".weight") and layer_of(name) in weights,
     )
-    return [(weights[layer_of(name)], tensor) for name, tensor in stored.items()]
+    fresh = (_placed(state, weights[layer_of(name)], tensor) for name, tensor in stored.items())
+    return [pair for pairs in fresh for pair in pairs]
+
+
+def _placed(state: Mapping[str, Tensor], name: str, fresh: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Where a weight's new values go; of one in e4m3 the scales too."""
+    weight = state[name]
+    if weight.dtype != FLOAT8:
+        return [(weight, fresh)]
+    rows = quantize_reference(fresh)
+    return [(weight, rows.values), (state[name.removesuffix("weight") + "scale"], rows.scale)]

@@ -148,7 +148,8 @@ class LevelMerging:
 
     Attributes:
         choice: integer [L, cells], each cell's destination (0 … 3, row by row). L divides the batch: samples
-            ``i * B / L …`` (the guided halves of a lane) share one matching, by the mean of their similarities.
+            ``i * B / L …`` (the guided halves of a lane) share one matching, by the mean of their similarities. Before
+            the first cross-attention the batch may be L itself: there halves are equal, and so is their mean.
             What is then left of a merging error in both halves is the same, and guidance does not enlarge it.
         protected: bool [L, H*W], at least one unprotected cell and ``merged`` unprotected sources; None for none.
     """

@@ -21,6 +21,11 @@ from intarsia.models.weight_files import check_size, fill, read_tensors, tensor_
 _PREFIX = "text_model."
 
 
+def import_encoders() -> None:
+    """Import transformers' CLIP, which takes longer than importing torch and is put off until a model is opened."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection  # noqa: F401
+
+
 def load_text(
     folder: Path, device: torch.device, dtype: torch.dtype, additions: Additions | None = None
 ) -> TextEncoders:
@@ -59,7 +64,7 @@ def _suffixes(folder: Path) -> list[str]:
 def _encoder(folder: Path, device: torch.device, dtype: torch.dtype, additions: Additions) -> nn.Module:
     files = find_weights(folder, COMPONENTS[folder.name])
     model = _built(folder)
-    stored = read_tensors(files, device, dtype, additions.to(folder.name))
+    stored = read_tensors(files, device, dtype, additions.to(folder.name, device))
     model = fill(model, _fitting_names(stored, set(tensor_shapes(model))), files[0])
     # a constant that is not stored; built on the meta device, it holds nothing yet
     embeddings: Any = getattr(model, "text_model", model).embeddings

@@ -10,6 +10,9 @@ What does not change from step to step is computed beforehand, once per image or
 Both give one tensor whose first dimension counts steps or prompts. To batch, pick rows and concatenate:
 ``torch.cat([emb_a[3:4], emb_b[7:8]])``, ``torch.cat([context_a, context_b])``. The columns are packed for all
 layers; where each layer finds its own is the network's affair.
+
+With guidance a lane is evaluated for two prompts. Where sample and time embedding are the same for both, the sample is
+handed in once, and everything before the first cross-attention is computed once.
 """
 
 from __future__ import annotations
@@ -140,7 +143,8 @@ class UNet(nn.Module):
         """One evaluation.
 
         Args:
-            sample: [B, in_channels, h, w], any size, in the dtype of the weights.
+            sample: [B or L, in_channels, h, w], any size, in the dtype of the weights. L divides B: prompts
+                ``i * B / L …`` (the guided halves of a lane) see sample i, and their rows of ``emb`` are equal.
             emb: [B, T], rows of :meth:`embed`.
             context: [B, n, K], rows of :meth:`context`.
             image: [B, m, K], an IP adapter's picture (:meth:`intarsia.models.ip_adapter.IPAdapter.context`).
@@ -149,13 +153,15 @@ class UNet(nn.Module):
         Returns:
             [B, out_channels, h, w].
         """
-        seen = Context(context, image, [Matcher(level, self.fused) for level in merging])
+        matchers = [Matcher(level, self.fused) for level in merging]
+        seen = Context(context, image, matchers, halves=len(context) // len(sample))
         x = self.conv_in(sample)
         skips = [x]
         for block in self.down_blocks:
             x = block(x, emb, seen, skips)
         if self.mid_block is not None:
             x = self.mid_block(x, emb, seen)
+        x, skips = seen.repeated(x, context), [seen.repeated(skip, context) for skip in skips]
         for block in self.up_blocks:
             x = block(x, emb, seen, skips)
         out: Tensor = self.conv_out(self.conv_norm_out(x))

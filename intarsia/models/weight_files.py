@@ -74,9 +74,11 @@ def read_tensors(
                 if wanted is not None and not wanted(name):
                     continue
                 stored = file.get_tensor(name)
-                tensor = stored if change is None else change(name, stored)
                 # copied in any case: a tensor in mapped memory would change, or crash, with the file
-                state[name] = tensor.to(device=device, dtype=dtype, copy=True)
+                if change is None:
+                    state[name] = stored.to(device=device, dtype=dtype, copy=True)
+                else:  # what was changed has no name here, so that it goes before the next is read
+                    state[name] = change(name, stored).to(device=device, dtype=dtype, copy=True)
     return state
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from intarsia.checkpoints.files import is_there, read_json, regular
 from intarsia.checkpoints.layout import SCHEDULER, files_read
 from intarsia.errors import WeightsError, shown
+from intarsia.registry.hashing import Hashes, nothing
 from intarsia.registry.registry import PARTS, ModelEntry, PartEntry, PinnedFile
 
 __all__ = ["FileState", "check", "entry_hash", "locate", "scheduler_config", "verify"]
@@ -79,16 +80,21 @@ def _folder(entry: Entry) -> Path:
 def verify(entry: Entry) -> list[FileState]:
     """Compare every pinned file with its size and sha256; reads all of them."""
     folder = _folder(entry)
-    return [FileState(pin, _state(folder / pin.path, pin)) for pin in entry.files]
+    hashes = Hashes(folder / pin.path for pin in entry.files)
+    return [FileState(pin, _state(folder / pin.path, pin, hashes)) for pin in entry.files]
 
 
-def check(entry: Entry) -> Path:
+def check(entry: Entry, meanwhile: Callable[[], None] = nothing) -> Path:
     """The entry's folder (a LoRA's file), once every pinned file has been found whole; else :class:`WeightsError`.
 
     A file that was hashed before and has neither changed size nor time since is not hashed again in the
     same process.
+
+    Args:
+        meanwhile: called while much is hashed by threads.
     """
     folder = _folder(entry)
+    hashes = Hashes((folder / pin.path for pin in entry.files), meanwhile)
     for pin in entry.files:
         path = folder / pin.path
         if not os.path.exists(path):
@@ -99,7 +105,7 @@ def check(entry: Entry) -> Path:
                 f"{entry.id}: {pin.path} has {stat.st_size} bytes, not the {pin.bytes} of the registry; "
                 "the file is damaged or another version"
             )
-        if _sha256(path, stat.st_size, stat.st_mtime_ns) != pin.sha256:
+        if hashes.of(path) != pin.sha256:
             raise WeightsError(
                 f"{entry.id}: {pin.path} does not have the registry's sha256 {pin.sha256[:12]}…; "
                 "the file is damaged or another version"
@@ -107,16 +113,20 @@ def check(entry: Entry) -> Path:
     return locate(entry)
 
 
-def entry_hash(entry: Entry) -> str:
+def entry_hash(entry: Entry, meanwhile: Callable[[], None] = nothing) -> str:
     """sha256 over the names and hashes of the entry's files; from the pins alone where there are pins.
 
     Of a folder only what is read counts: a note beside the weights changes nothing. Links are followed.
+
+    Args:
+        meanwhile: called while much is hashed by threads.
     """
     if entry.files:
         lines = [f"{pin.path} {pin.sha256}" for pin in entry.files]
     else:
         used, folder = files_read(_kind(entry), locate(entry)), _folder(entry)
-        lines = [f"{path.relative_to(folder).as_posix()} {_hash_of(path)}" for path in used]
+        hashes = Hashes(used, meanwhile)
+        lines = [f"{path.relative_to(folder).as_posix()} {hashes.of(path)}" for path in used]
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
@@ -144,21 +154,9 @@ def _scheduler_json(path: Path, size: int, changed_ns: int) -> Mapping[str, Any]
     return config
 
 
-def _state(path: Path, pin: PinnedFile) -> str:
+def _state(path: Path, pin: PinnedFile, hashes: Hashes) -> str:
     if not os.path.exists(path):
         return "missing"
     if regular(path).st_size != pin.bytes:
         return "size"
-    return "ok" if _hash_of(path) == pin.sha256 else "hash"
-
-
-def _hash_of(path: Path) -> str:
-    stat = regular(path)
-    return _sha256(path, stat.st_size, stat.st_mtime_ns)
-
-
-@cache
-def _sha256(path: Path, size: int, changed_ns: int) -> str:
-    """Keyed by size and time as well, so that a changed file is hashed anew."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return "ok" if hashes.of(path) == pin.sha256 else "hash"

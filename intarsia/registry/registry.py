@@ -11,12 +11,13 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from intarsia.backends.protocol import PRECISIONS, STANDARD
 from intarsia.checkpoints.files import one_line, read_bytes
-from intarsia.errors import WeightsError, expect, named, shown
+from intarsia.errors import BackendError, WeightsError, expect, named, shown
 from intarsia.former_name import config_file, variable
 from intarsia.registry.families import FAMILIES, Family
 
@@ -53,6 +54,7 @@ class ModelEntry:
         token_merging: ratio that ``token_merging=True`` means, 0 … 0.75.
         token_merging_levels: resolutions that merge, from the highest that has attention downwards.
         token_merging_reuse: attention blocks of a resolution that share one matching.
+        precision: what its networks compute in: "standard", or "fp8" on a GPU that has it.
         safety: id of the model's safety checker; "" where it has none.
         stands_in_for: ids that this model answers to as long as no entry has them; results say so.
     """
@@ -68,6 +70,7 @@ class ModelEntry:
     token_merging: float = 0.5
     token_merging_levels: int = 1
     token_merging_reuse: int = 1
+    precision: str = STANDARD
     safety: str = ""
     stands_in_for: tuple[str, ...] = ()
     licence: str = "unknown"
@@ -114,13 +117,15 @@ class Registry:
 
     Args:
         weights: path of a ``weights.toml`` that goes before all others; None for the usual places.
+        precision: of every model, whatever its entry says; None leaves it to the entries.
 
     Raises:
+        BackendError: there is no such precision.
         WeightsError: a file that is missing where it was asked for, is not TOML, or has an entry that
             lacks something; the message names file and entry.
     """
 
-    def __init__(self, weights: str | os.PathLike[str] | None = None) -> None:
+    def __init__(self, weights: str | os.PathLike[str] | None = None, precision: str | None = None) -> None:
         expect("weights", weights, str | os.PathLike | None, "the path of a weights.toml")
         self.models: dict[str, ModelEntry] = {}
         self.parts: dict[str, dict[str, PartEntry]] = {kind: {} for kind in PARTS}
@@ -130,6 +135,10 @@ class Registry:
         self.realtime = ""  # what the realtime endpoint runs; the default model where a file names none
         for path in _places(weights):
             self._read(path)
+        if precision is not None:
+            if precision not in PRECISIONS:
+                raise BackendError(f"precision must be {' or '.join(PRECISIONS)}, not {shown(precision)}")
+            self.models = {name: replace(entry, precision=precision) for name, entry in self.models.items()}
 
     def find(self, name: str | None) -> ModelEntry:
         """The entry of that id or alias; None is the default model. Unknown: :class:`WeightsError`."""
@@ -227,6 +236,7 @@ _FIELDS = {
     "token_merging": float,
     "token_merging_levels": int,
     "token_merging_reuse": int,
+    "precision": str,
     "safety": str,
     "stands_in_for": list,
     "defaults": dict,
@@ -266,6 +276,8 @@ def _entry(identifier: str, fields: Any, path: Path) -> ModelEntry:
         raise WeightsError(f"{where}: format must be diffusers (a folder), not {shown(fields['format'])}")
     if not _SMALLEST <= fields.get("size", 512) <= _LARGEST:
         raise WeightsError(f"{where}: size must be between {_SMALLEST} and {_LARGEST}, not {shown(fields['size'])}")
+    if fields.get("precision", STANDARD) not in PRECISIONS:
+        raise WeightsError(f"{where}: precision must be {' or '.join(PRECISIONS)}, not {shown(fields['precision'])}")
     _check_merging(where, fields)
     settings: dict[str, Any] = {"size": FAMILIES[fields["family"]].native_size, **fields}
     settings["stands_in_for"] = tuple(fields.get("stands_in_for", ()))

@@ -40,6 +40,7 @@ RUN = {
     "--backend": ("null", {"backend": "null"}),
     "--device": ("cuda:1", {"device": "cuda:1"}),
     "--kernels": ("plain", {"kernels": "plain"}),
+    "--precision": ("fp8", {"precision": "fp8"}),
     "--weights": ("w.toml", {"weights": "w.toml"}),
     "--allow-private-urls": (None, {"allow_private_urls": True}),
     "--max-pixels": ("1000", {"max_pixels": 1000}),

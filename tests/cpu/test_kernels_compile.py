@@ -41,11 +41,12 @@ def test_every_kernel_compiles_to_what_a_gpu_runs_well(tmp_path):
         module, name, *numbers = line.split()
         found.setdefault(f"{module.split('.')[-1]}.{name}", []).append(dict(each.split("=") for each in numbers))
     assert set(found) == {
-        "fused_step._langevin_rows", "fused_step._step", "geglu._gate", "groupnorm._normalise", "layernorm._normalise",
-        "matcher._average", "matcher._nearest", "matcher._rank", "pick._pick", "pixels._paste", "pixels._to_levels",
-        "residual._add",
+        "float8._shrink", "fused_step._langevin_rows", "fused_step._step", "geglu._gate", "geglu._gate_row",
+        "groupnorm._normalise", "layernorm._normalise", "matcher._average", "matcher._nearest", "matcher._rank",
+        "pick._pick", "pixels._paste", "pixels._to_levels", "residual._add",
     }  # fmt: skip
-    for name in ("geglu._gate", "groupnorm._normalise", "layernorm._normalise", "residual._add", "matcher._average"):
+    walkers = ("float8._shrink", "geglu._gate", "geglu._gate_row", "groupnorm._normalise", "layernorm._normalise")
+    for name in (*walkers, "residual._add", "matcher._average"):
         assert {each["load"] for each in found[name]} == {"16"}, name
         assert max(int(each["spilled"]) for each in found[name]) <= 16, name
     half, brain, full = found["matcher._nearest"]

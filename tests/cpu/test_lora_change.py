@@ -70,18 +70,26 @@ def drawn(result):
     return np.asarray(result.generated[0])
 
 
+@pytest.fixture(scope="module", params=["standard", "fp8"])
+def precision(request):
+    """In e4m3 too, as a CPU simulates it."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(TorchBackend, "simulates", True)
+        yield request.param
+
+
 @pytest.fixture(scope="module")
-def expected(weights):
+def expected(weights, precision):
     """Each setting's picture from an engine of its own."""
     made = []
     for loras in SETTINGS:
-        with intarsia.Engine("torch", "cpu", weights) as engine:
+        with intarsia.Engine("torch", "cpu", weights, precision=precision) as engine:
             made.append(drawn(engine.run(ask(loras))))
     return made
 
 
-def test_a_change_is_to_the_bit_a_fresh_load_and_happens_in_place(weights, opened, expected):
-    with intarsia.Engine("torch", "cpu", weights) as engine:
+def test_a_change_is_to_the_bit_a_fresh_load_and_happens_in_place(weights, opened, expected, precision):
+    with intarsia.Engine("torch", "cpu", weights, precision=precision) as engine:
         engine.run(ask())
         places = {name: tensor.data_ptr() for name, tensor in opened[0].parts.unet.state_dict().items()}
         for place in (1, 2, 3, 1, 0):
@@ -91,8 +99,8 @@ def test_a_change_is_to_the_bit_a_fresh_load_and_happens_in_place(weights, opene
     assert len({picture.tobytes() for picture in expected}) == len(SETTINGS)
 
 
-def test_one_that_does_not_fit_leaves_the_session_as_it_was(weights, opened, expected):
-    with intarsia.Engine("torch", "cpu", weights) as engine:
+def test_one_that_does_not_fit_leaves_the_session_as_it_was(weights, opened, expected, precision):
+    with intarsia.Engine("torch", "cpu", weights, precision=precision) as engine:
         np.testing.assert_array_equal(drawn(engine.run(ask(SETTINGS[1]))), expected[1])
         with pytest.raises(intarsia.WeightsError, match="stranger"):
             engine.run(ask((Lora(id="stranger"),)))
@@ -100,19 +108,20 @@ def test_one_that_does_not_fit_leaves_the_session_as_it_was(weights, opened, exp
     assert len(opened) == 1
 
 
-def test_a_model_in_use_is_not_changed_under_its_lanes(weights, opened, expected, monkeypatch):
+def test_a_model_in_use_is_not_changed_under_its_lanes(weights, opened, expected, precision, monkeypatch):
     monkeypatch.setattr(worker, "PATIENCE", 1)  # requests take turns, so that all are in flight at once
-    with intarsia.Engine("torch", "cpu", weights) as engine:
+    with intarsia.Engine("torch", "cpu", weights, precision=precision) as engine:
         tickets = [engine.submit(ask(loras)) for loras in SETTINGS]
         for ticket, wanted in zip(tickets, expected, strict=True):
             np.testing.assert_array_equal(drawn(ticket.result()), wanted)
     assert len(opened) >= 2
 
 
-def test_another_model_is_another_session(weights, opened):
-    with intarsia.Engine("torch", "cpu", weights) as engine:
+def test_another_model_is_another_session(weights, opened, precision):
+    with intarsia.Engine("torch", "cpu", weights, precision=precision) as engine:
         engine.run(ask())
         (session,) = opened
         assert not session.adapt(replace(session.opening, model="other"))
         assert not session.adapt(replace(session.opening, kernels="plain"))
+        assert not session.adapt(replace(session.opening, precision="fp8" if precision == "standard" else "standard"))
         assert session.adapt(session.opening)

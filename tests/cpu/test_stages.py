@@ -32,6 +32,7 @@ class Unet:
         assert sample.is_contiguous(memory_format=torch.channels_last)
         self.seen.add((sample.data_ptr(), emb.data_ptr(), context.data_ptr()))
         self.choices.append([level.choice.clone() for level in merging])
+        sample = sample.repeat_interleave(len(context) // len(sample), 0)
         rest = emb.mean(dim=1) + context.mean(dim=(1, 2))
         if image is not None:
             rest = rest + image.mean(dim=(1, 2))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -219,6 +221,17 @@ def test_where_nothing_can_be_captured_all_is_launched_unless_capture_is_require
     np.testing.assert_array_equal(first.generated[0], second.generated[0])
     assert second.ran["capture"] == "off"
     assert [warning for warning in second.warnings if "capturing failed" in warning]
+
+
+def test_preparing_imports_what_opening_needs_and_importing_the_backend_does_not():
+    """Else hashing a model's files has nothing to run beside."""
+    script = (
+        "import sys; from intarsia.backends.torch.backend import TorchBackend; backend = TorchBackend('cpu', None);"
+        "name = 'transformers.models.clip.modeling_clip'; before = name in sys.modules; backend.prepare();"
+        "print(before, name in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200, check=True)
+    assert done.stdout.split() == ["False", "True"]
 
 
 def test_prompts_are_kept_as_long_as_they_take_little_memory(models, monkeypatch):

@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from intarsia.kernels.float8 import quantize
 from intarsia.kernels.fused_step import advance, first_input
-from intarsia.kernels.geglu import geglu
+from intarsia.kernels.geglu import geglu, geglu_float8
 from intarsia.kernels.groupnorm import Norm, group_norm
-from intarsia.kernels.layernorm import add_layer_norm, layer_norm
+from intarsia.kernels.layernorm import add_layer_norm, layer_norm, layer_norm_float8
 from intarsia.kernels.matcher import match, merge
 from intarsia.kernels.pick import pick_rows
 from intarsia.kernels.pixels import paste, to_levels
@@ -59,7 +60,7 @@ def usage(cubin: bytes) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def lanes(extra):
+def lanes(extra, copies):
     made = table("PNDMScheduler", 4)
     known = {"mask": torch.ones(1, 1, 8, 8), "clean": torch.zeros(1, 4, 8, 8), "noise": torch.zeros(1, 4, 8, 8)}
     return StepLanes(
@@ -67,7 +68,8 @@ def lanes(extra):
         torch.from_numpy(pack_rows(made, made.slots, len(made))[None].astype(np.float32)),
         torch.zeros(1, dtype=torch.int32),
         torch.ones(1),
-        torch.zeros(2, 9 if extra else 4, 8, 8, dtype=HALF).to(memory_format=LAST),
+        torch.zeros(copies, 9 if extra else 4, 8, 8, dtype=HALF).to(memory_format=LAST),
+        shared=copies == 1,
         cursor=torch.zeros(1, dtype=torch.int32),
         **({"extra": torch.zeros(1, 5, 8, 8, dtype=HALF)} if extra else known),
     )
@@ -97,10 +99,10 @@ def pictures() -> None:
 
 
 def steps() -> None:
-    for extra in (False, True):
-        output = torch.zeros(2, 4, 8, 8, dtype=HALF).to(memory_format=LAST)
-        advance(lanes(extra), output, fused=True)
-    first_input(lanes(True), fused=True)
+    output = torch.zeros(2, 4, 8, 8, dtype=HALF).to(memory_format=LAST)
+    for extra, copies in ((False, 2), (True, 2), (False, 1), (True, 1)):
+        advance(lanes(extra, copies), output, fused=True)
+    first_input(lanes(True, 1), fused=True)
     for dtype in (HALF, torch.uint8):
         cursor = torch.zeros(1, dtype=torch.int32)
         pick_rows(torch.zeros(1, 3, 1, 64, dtype=dtype), cursor, torch.zeros(2, 64, dtype=dtype), cursor, fused=True)
@@ -115,6 +117,9 @@ def main() -> None:
             ones, rows = torch.ones(width, dtype=HALF), torch.zeros(2, width, dtype=HALF)
             layer_norm(rows, ones, ones, fused=True)
             add_layer_norm(rows, rows, ones, ones, fused=True)
+            layer_norm_float8(rows, rows, ones, ones, fused=True)
+            quantize(rows, fused=True)
+            geglu_float8(torch.zeros(2, 8 * width, dtype=HALF), fused=True)
         for kind in (HALF, torch.bfloat16, torch.float32):
             tokens(kind)
         geglu(torch.zeros(2, 2560, dtype=HALF), fused=True)

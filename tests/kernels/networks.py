@@ -88,6 +88,13 @@ def test_unet(device, size, dtype):
 
     assert_agree(*ways(evaluate, unet, dtype), dtype)
 
+    def evaluate_halves(own, kind):
+        """Two lanes, the sample of each for both of its prompts."""
+        emb = own.embed(timesteps[:2]).repeat_interleave(2, 0)
+        return own(sample[:2].to(kind), emb, own.context(hidden.to(kind)))
+
+    assert_agree(*ways(evaluate_halves, unet, dtype), dtype)
+
 
 @torch.no_grad()
 def test_unet_that_merges_tokens(device):
@@ -108,9 +115,11 @@ def test_unet_that_merges_tokens(device):
     for found, choice in ((plain, False), (fused, True)):
         use_kernels(unet, choice)
         found += [unet(sample, emb, context, merging=each).cpu() for each in ((), merging)]
+        found.append(unet(sample[::2], emb, context, merging=merging).cpu())
     assert float((plain[1] - plain[0]).abs().max()) > 1e-3  # it does merge
     # the same tokens merge, so nothing but the order of sums differs
     assert float((fused[1] - plain[1]).abs().max()) < 1e-5
+    assert float((fused[2] - plain[2]).abs().max()) < 1e-5
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])

@@ -24,8 +24,11 @@ def network(x, timestep):
     return np.tanh(0.3 * x + timestep / 1000) + 0.1 * x[::-1]
 
 
-def made_lanes(guard, tables, device, *, nine, halves, dtype):  # noqa: F811
-    """A lane for each table, at its row 0, in guarded memory; the network's input is poison."""
+def made_lanes(guard, tables, device, *, nine, halves, dtype, shared=False):  # noqa: F811
+    """A lane for each table, at its row 0, in guarded memory; the network's input is poison.
+
+    ``shared`` halves have one sample of it.
+    """
     rng = np.random.default_rng(5)
     count, slots, rows = len(tables), max(made.slots for made in tables), max(map(len, tables))
     channels = SHAPE[0] + (5 if nine else 0)
@@ -43,7 +46,8 @@ def made_lanes(guard, tables, device, *, nine, halves, dtype):  # noqa: F811
         "records": held(np.stack([pack_rows(made, slots, rows) for made in tables])),
         "row": held(np.zeros(count), torch.int32),
         "guidance": held(np.full(count, GUIDANCE)),
-        "network_input": guard.empty((halves * count, channels, *SHAPE[1:]), dtype, device, last),
+        "network_input": guard.empty(((1 if shared else halves) * count, channels, *SHAPE[1:]), dtype, device, last),
+        "shared": shared,
     }
     if nine:
         given["extra"] = held(rng.normal(size=(count, 5, *SHAPE[1:])), dtype)
@@ -61,7 +65,7 @@ def copied(lanes, device=None):
 
 def outputs(lanes, tables, row, halves, dtype):
     """What the network says to the inputs as they stand; the conditional half is 1.1 times the other."""
-    given = lanes.network_input[::halves, : SHAPE[0]].double().cpu().numpy()
+    given = lanes.network_input[:: lanes.copies, : SHAPE[0]].double().cpu().numpy()
     made = np.zeros((halves * len(tables), *SHAPE))
     for lane, own in enumerate(tables):
         if row < len(own):
@@ -78,12 +82,12 @@ def assert_close(found, expected, share):
     assert bool(((found - expected).abs() <= share * scale).all())
 
 
-@pytest.mark.parametrize("halves", [1, 2])
+@pytest.mark.parametrize(("halves", "shared"), [(1, False), (2, False), (2, True)], ids=["one", "two", "two of one"])
 @pytest.mark.parametrize("nine", [False, True], ids=["4 channels", "9 channels"])
-def test_every_row_of_every_scheduler(guard, device, nine, halves):  # noqa: F811
+def test_every_row_of_every_scheduler(guard, device, nine, halves, shared):  # noqa: F811
     tables = [table(name, 4 + place % 3, strength=0.8) for place, name in enumerate(NAMES)]
     dtype = torch.float32 if nine else torch.float16
-    lanes, clean, noise = made_lanes(guard, tables, device, nine=nine, halves=halves, dtype=dtype)
+    lanes, clean, noise = made_lanes(guard, tables, device, nine=nine, halves=halves, dtype=dtype, shared=shared)
     rng = np.random.default_rng(6)
     fresh = rng.normal(size=(lanes.records.shape[1], len(tables), *SHAPE)).astype(np.float32)
     first_input(lanes, fused=True)
@@ -157,6 +161,30 @@ def test_an_idle_lane_is_left_alone(guard, device):  # noqa: F811
 
 
 @pytest.mark.parametrize("fused", [True, False])
+def test_one_sample_for_both_halves_is_either_of_two(guard, device, fused):  # noqa: F811
+    """Bit for bit, the idle lane's place left alone."""
+    where, tables = device if fused else "cpu", [table(name, 3) for name in ("DDIMScheduler", "PNDMScheduler")]
+    output = torch.randn(4, *SHAPE, generator=torch.Generator().manual_seed(1)).to(where)
+    output, found = output.contiguous(memory_format=torch.channels_last), []
+    for shared in (False, True):
+        lanes, _, _ = made_lanes(guard, tables, where, nine=True, halves=2, dtype=torch.float32, shared=shared)
+        lanes.state[:, -1] = 0
+        lanes.row.copy_(torch.tensor([-1, 0]))
+        lanes.network_input.fill_(7)
+        first_input(lanes, fused=fused)
+        first = lanes.network_input.clone()
+        advance(lanes, output, fused=fused)
+        found.append((first, lanes.network_input.clone(), lanes.state.clone()))
+    (first, after, state), (one_first, one_after, one_state) = found
+    assert torch.equal(state, one_state)
+    for two, one in ((first, one_first), (after, one_after)):
+        assert torch.equal(two[::2], one)
+        assert torch.equal(two[1::2], one)
+        assert bool((one[0] == 7).all())
+    assert not torch.equal(one_first[1], one_after[1])
+
+
+@pytest.mark.parametrize("fused", [True, False])
 def test_the_way_up_is_not_guided(guard, device, fused):  # noqa: F811
     """An unguided row says the same whatever the prompt, its neighbour's guided row does not."""
     inverse, plain = table("DDIMInverseScheduler", 4), table("DDIMScheduler", 4)
@@ -226,6 +254,8 @@ def test_other_layouts_are_refused(guard, device):  # noqa: F811
     lanes, _, _ = made_lanes(guard, made, device, nine=False, halves=2, dtype=torch.float16)
     with pytest.raises(BackendError, match="step: output must be of shape"):
         advance(lanes, torch.zeros(1, *SHAPE, device=device), fused=True)
+    with pytest.raises(BackendError, match="step: network_input must be"):
+        replace(lanes, shared=True)
     with pytest.raises(BackendError, match="step: mask must be given without extra"):
         replace(lanes, mask=None)
     with pytest.raises(BackendError, match=r"step: row must be torch\.int32"):

@@ -124,6 +124,19 @@ def test_unet_as_diffusers(case, channels_last):
     assert worst(evaluate(ours, *given), expected) <= TOLERANCE
 
 
+@pytest.mark.parametrize("case", ["sd1", "sd1 inpaint", "sd2", "attention low", "no middle"])
+def test_two_prompts_for_each_sample_as_diffusers_with_the_sample_twice(case):
+    extra, size = CASES[case]
+    theirs, ours = pair(extra)
+    ours.to(memory_format=torch.channels_last)
+    sample, timesteps, hidden, _ = inputs(extra, size, batch=6)
+    sample, timesteps = sample[:3], timesteps[:3]
+    expected = reference(theirs, sample.repeat_interleave(2, 0), timesteps.repeat_interleave(2), hidden, ())
+    found = ours(sample, ours.embed(timesteps).repeat_interleave(2, 0), ours.context(hidden))
+    assert worst(found, expected) <= TOLERANCE
+    assert worst(expected[::2], expected[1::2]) > 100 * TOLERANCE  # else the prompts would mean nothing
+
+
 @pytest.mark.parametrize("case", ["sd1 inpaint", "sdxl", "no middle"])
 def test_state_dicts_are_interchangeable(case):
     theirs, ours = pair(CASES[case][0])

@@ -124,6 +124,7 @@ INPAINT = {
     "device": (["--device", "cuda:1"], "device", "cuda:1"),
     "kernels": (["--kernels", "plain"], "kernels", "plain"),
     "capture": (["--capture", "off"], "capture", "off"),
+    "precision": (["--precision", "fp8"], "precision", "fp8"),
     "weights": (["--weights", "other.toml"], "weights", Path("other.toml")),
     "allow_private_urls": (["--allow-private-urls"], "allow_private_urls", True),
     "max_pixels": (["--max-pixels", 5000], "max_pixels", 5000),
@@ -134,7 +135,8 @@ DEFAULTS = {
     "steps": None, "strength": 0.7, "guidance_scale": 7.5, "scheduler": None, "karras_sigmas": True, "seed": None,
     "clip_skip": 2, "loras": (), "vae": None, "ip_adapter": None, "metadata": True, "overwrite": False,
     "checked": False,
-    "backend": "auto", "device": "auto", "kernels": "auto", "capture": "auto", "weights": None,
+    "backend": "auto", "device": "auto", "kernels": "auto", "capture": "auto", "precision": None,
+    "weights": None,
     "allow_private_urls": False, "max_pixels": None, "as_json": False, "width": None, "height": None,
 }  # fmt: skip
 
@@ -193,7 +195,16 @@ REQUEST = {
     "endpoint": (["-e", "pony"], "endpoint", "pony"),
     **{
         flag: INPAINT[flag]
-        for flag in ("backend", "device", "kernels", "capture", "weights", "allow_private_urls", "max_pixels")
+        for flag in (
+            "backend",
+            "device",
+            "kernels",
+            "capture",
+            "precision",
+            "weights",
+            "allow_private_urls",
+            "max_pixels",
+        )
     },
 }
 
@@ -216,6 +227,7 @@ PLAN = {
     "file": ([], "init_image", "photo.png"),
     "endpoint": (["-e", "realtime"], "endpoint", "realtime"),
     "weights": (["--weights", "other.toml"], "weights", Path("other.toml")),
+    "precision": (["--precision", "fp8"], "precision", "fp8"),
     "allow_private_urls": (["--allow-private-urls"], "access", (True, True)),
     "max_pixels": (["--max-pixels", 5000], "max_pixels", 5000),
 }
@@ -224,9 +236,9 @@ PLAN = {
 @pytest.mark.parametrize("flag", PLAN)
 def test_plan(seen, monkeypatch, flag):
     class Registry(registry.Registry):
-        def __init__(self, weights):
-            seen["weights"] = weights
-            super().__init__(weights)
+        def __init__(self, weights, precision):
+            seen.update(weights=weights, precision=precision)
+            super().__init__(weights, precision)
 
     def resolved(request, registry, access):
         seen.update(init_image=request.init_image, access=(access.allow_paths, access.allow_private_urls))
@@ -401,4 +413,4 @@ def test_every_flag_has_a_row():
     assert {command: names for command, names in found.items() if names} == {
         command: set(rows) for command, rows in TABLE.items()
     }
-    assert api.plan.__kwdefaults__ == {"allow_private_urls": False, "max_pixels": None}
+    assert api.plan.__kwdefaults__ == {"allow_private_urls": False, "max_pixels": None, "precision": None}

@@ -14,13 +14,13 @@ from types import SimpleNamespace
 
 import pytest
 
-pytest.importorskip("torch", reason="the benchmarks need torch: pip install 'intarsia[torch]'")
+torch = pytest.importorskip("torch", reason="the benchmarks need torch: pip install 'intarsia[torch]'")
 
 from benchmarks import commit, environment, gpu_run, gpu_state, plan, step_profile, wheels
+from benchmarks.kernel_kinds import OTHER, grouped, kind_of
 from benchmarks.part import Running
 from benchmarks.plan import Part, batch, first
 from benchmarks.records import read
-from benchmarks.step_profile import OTHER, grouped, kind_of
 
 
 @pytest.mark.parametrize(
@@ -550,6 +550,56 @@ def test_the_profile_is_rehearsed_on_a_cpu(tmp_path, monkeypatch, capsys):
         assert picture["kinds"]["convolution"] == {"ms": 9, "launches": 10}
         assert picture["slowest"][0]["kernel"] == "cudnn_fprop"
     assert capsys.readouterr().out.count("convolution") == 3
+
+
+def numbers_of(samples, taken):
+    """What profiles a case gives, and the samples that it leaves."""
+    taken.extend(samples)
+    yield {"step_ms": 1.0, "recording_seconds": 0.1, "kinds": {}}
+    yield {"step_ms": 1.0, "recording_seconds": 0.1, "kinds": {}, "pictures": {}}
+
+
+def test_forms_of_convolutions_are_measured_beside_the_case_as_it_is(tmp_path, monkeypatch, capsys):
+    """One whose samples are others has no numbers; what there is is written before the next begins."""
+    asked, files = [], []
+    sample = torch.linspace(-1, 1, 64).view(1, 8, 8)
+
+    def profiled(case, place, convolutions=(), samples=None):
+        asked.append(convolutions)
+        files.append(list(json.loads(out.read_text())) if out.exists() else [])
+        if convolutions == ("unfolded",):
+            raise RuntimeError("no algorithm")
+        yield from numbers_of([sample * (1.001 if convolutions[1:] else 1.0)], samples)
+
+    out = tmp_path / "p.json"
+    monkeypatch.setattr(step_profile, "profiled", profiled)
+    monkeypatch.setattr(step_profile, "register", lambda: None)
+    forms = "padded,unfolded,padded+unfolded,searched"
+    assert step_profile.main(["--short", "--out", str(out), "--convolutions", forms, "S1"]) == 1
+    assert asked == [(), ("padded",), ("unfolded",), ("padded", "unfolded"), ("searched",)]
+    assert files[2] == ["S1 as it is", "S1 padded"]
+    found = json.loads(out.read_text())
+    assert found["S1 as it is"]["step_ms"] == 1.0
+    assert (found["S1 padded"]["step_ms"], found["S1 padded"]["difference"]) == (1.0, 0.0)
+    assert list(found["S1 padded+unfolded"]) == ["failed"]
+    sentence = "its samples differ by 0.001 from those of the case as it is, at most 0.0001"
+    assert found["S1 padded+unfolded"]["failed"] == sentence
+    assert found["S1 unfolded"] == {"failed": "RuntimeError: no algorithm"}
+    assert found["S1 searched"]["step_ms"] == 1.0
+    said = gpu_run.summary({"parts": {}, "profile": found, "records": []})
+    assert "S1 padded: step 1.00 ms" in said
+    assert step_profile.main(["--short", "--convolutions", "padded,wide", "S1"]) == 2
+    assert "--convolutions: convolutions must be of padded, searched, unfolded, not 'wide'" in capsys.readouterr().err
+
+
+def test_the_plan_ends_with_forms_of_convolutions():
+    last = [part for part in first(short=True) if "convolutions" in part.name]
+    assert [part.name for part in first(short=True)][-2:] == [part.name for part in last]
+    assert [part.name for part in last] == ["profile S1 convolutions", "profile S2 convolutions"]
+    for part in last:
+        place = part.command.index("--convolutions")
+        assert part.command[place + 1] == "padded,searched,unfolded,padded+searched+unfolded"
+        assert "{profile}" in part.command
 
 
 def test_without_a_gpu_the_profile_says_so(monkeypatch, capsys):

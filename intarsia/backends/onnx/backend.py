@@ -8,7 +8,7 @@ from intarsia.backends.onnx.device import Device, pick_device
 from intarsia.backends.onnx.graphs import MANIFEST, find_graphs, has_graphs
 from intarsia.backends.onnx.safety import OnnxChecker
 from intarsia.backends.onnx.session import OnnxSession
-from intarsia.backends.protocol import Opening
+from intarsia.backends.protocol import FP8, Opening
 from intarsia.checkpoints.files import read_json
 from intarsia.checkpoints.layout import SCHEDULER
 from intarsia.errors import BackendError, WeightsError
@@ -49,7 +49,8 @@ class OnnxBackend:
         """Load a model's graphs; a model that was not exported, or that is not of the promised kind, is refused."""
         refused = _refused(opening, self._device)
         if refused:
-            raise BackendError(f"backend onnx cannot run {opening.model} with {refused}; backend torch can")
+            where = " on a GPU" if opening.precision == FP8 else ""
+            raise BackendError(f"backend onnx cannot run {opening.model} with {refused}; backend torch can{where}")
         read_json(opening.folder / SCHEDULER)  # a plan has read it already; a model without one is half a copy
         graphs = find_graphs(opening.folder, self._device.dtypes)
         absent = [name for name in _FACTS if name not in graphs.facts]
@@ -77,6 +78,7 @@ def _refused(opening: Opening, device: Device) -> str:
         "LoRAs": bool(opening.loras),
         "an IP adapter": opening.ip_adapter is not None,
         "fused kernels": opening.kernels == "fused",
+        "precision fp8": opening.precision == FP8,
         f"captured steps on {device.name}": opening.capture == "on" and not device.captures,
     }
     return next((name for name, wanted in asked.items() if wanted), "")

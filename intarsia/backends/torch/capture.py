@@ -16,7 +16,7 @@ import torch
 from intarsia.backends.driver import CAPTURE_LOCK
 from intarsia.backends.torch.memory import is_out_of_memory
 
-__all__ = ["CudaRecorder", "Pace", "Recorder", "Replay", "Work"]
+__all__ = ["CudaRecorder", "Pace", "Recorder", "Replay", "Work", "searching"]
 
 Work = Callable[[], None]
 Replay = Callable[[], None]
@@ -94,6 +94,22 @@ class CudaRecorder:
             torch._C._cuda_clearCublasWorkspaces()
         self._graphs.add(graph)
         return graph.replay
+
+
+def searching(work: Work) -> Work:
+    """``work`` with cuDNN's benchmark mode on: it runs all algorithms of a convolution that it has not met.
+
+    It is on in the warm-up, which finds them, and in the capture, which then takes what was found.
+    """
+
+    def run() -> None:
+        before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
+        try:
+            work()
+        finally:
+            torch.backends.cudnn.benchmark = before
+
+    return run
 
 
 def _first_line(error: BaseException) -> str:

@@ -38,7 +38,10 @@ _FACTOR = 8
 
 @dataclass(frozen=True)
 class Floor:
-    """One line of the roofline; ``expected`` is the TFLOP that was counted when the goals were set."""
+    """One line of the roofline.
+
+    ``expected`` is the TFLOP that was counted when the goals were set: of SD1.5 with both halves computed throughout.
+    """
 
     work: str
     count: Count
@@ -90,10 +93,14 @@ def parameters(family: str) -> int:
 
 @cache
 def forward(family: str, size: int) -> Count:
-    """One evaluation with guidance (two halves) at ``size``² pixels; what is computed once a prompt left out."""
+    """One evaluation with guidance (two halves) at ``size``² pixels; what is computed once a prompt left out.
+
+    As a session does it: of SD1.5's halves, what precedes the first cross-attention is computed once.
+    """
     unet = network(family)
     side, config = size // _FACTOR, unet.config
-    sample = _half(2, config.in_channels, side, side).to(memory_format=torch.channels_last)
+    copies = 2 if config.added_inputs else 1
+    sample = _half(copies, config.in_channels, side, side).to(memory_format=torch.channels_last)
     with torch.no_grad():
         pooled = _half(1, 1280) if config.added_inputs else None
         emb = unet.embed(_half(1), pooled, _half(1, 6) if config.added_inputs else None).expand(2, -1)

@@ -80,12 +80,12 @@ class PlainSteps:
         return guided
 
     def _network_input(self, state: State, row: int) -> Tensor:
-        """``[halves, in_channels, h, w]``, channels last."""
+        """``[1 or halves, in_channels, h, w]``, channels last."""
         sample = (state.buffer[0] * float(state.table.input_scale[row])).to(self._dtype)
         if state.shared.extra is not None:
             sample = torch.cat([sample, state.shared.extra])
-        both = sample[None].expand(state.halves, -1, -1, -1)
-        return both.contiguous(memory_format=torch.channels_last)
+        inputs = sample[None].expand(state.copies, -1, -1, -1)
+        return inputs.contiguous(memory_format=torch.channels_last)
 
     def _step(self, step: Step, output: Tensor) -> None:
         """The lane's own row, then the known region where the loop has to keep it."""

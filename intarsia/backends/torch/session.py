@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from intarsia.backends.protocol import Inputs, Opening, Runtime, Step
-from intarsia.backends.torch.capture import CudaRecorder, Pace, Recorder
+from intarsia.backends.torch.capture import CudaRecorder, Pace
 from intarsia.backends.torch.device import installed_versions, pick_dtype, translated, upload
 from intarsia.backends.torch.memory import Attempt
 from intarsia.backends.torch.pictures import Pictures
@@ -32,6 +32,7 @@ from intarsia.backends.torch.state import Conditioning, State
 from intarsia.errors import BackendError
 from intarsia.kernels.attention import DEFAULT, Choices
 from intarsia.kernels.launch import pick_kernels
+from intarsia.models.convolutions import check_forms, use_forms
 from intarsia.models.ip_adapter import ImagePrompts
 from intarsia.models.layers import use_kernels
 from intarsia.models.loading import Parts
@@ -56,6 +57,9 @@ class TorchSession:
 
     Args:
         kernels, capture: of :class:`intarsia.backends.protocol.Opening`.
+        convolutions: of :data:`intarsia.models.convolutions.FORMS`; none computes them as torch does by itself. An
+            engine has no such switch: they are here to be measured
+            (``python -m benchmarks.step_profile --convolutions``).
 
     Attributes:
         opening: what it was opened on; None where its networks do not come from a folder.
@@ -63,7 +67,7 @@ class TorchSession:
         fused: the networks, and the step, run fused kernels.
 
     Raises:
-        BackendError: kernels or capture that the device does not have.
+        BackendError: kernels or capture that the device does not have, or no such form of convolutions.
     """
 
     opening: Opening | None = None
@@ -78,18 +82,24 @@ class TorchSession:
         *,
         kernels: str = "auto",
         capture: str = "auto",
+        convolutions: Sequence[str] = (),
     ) -> None:
+        forms = check_forms(convolutions)
         self.parts, self.device, self.image_prompts = parts, device, image_prompts
         self.dtype = pick_dtype(device)
         self.fused = pick_kernels(kernels, device)
         for network in (parts.unet, parts.vae):
             use_kernels(cast(nn.Module, network), self.fused)
+        use_forms(parts.unet, cast(nn.Module, parts.vae), forms)
         captured = _captures(capture, device, self.fused)
         # one for all that is recorded, whose memory they share; so either lets go of its own where the other needs it
         recorder = CudaRecorder(device, required=capture == "on") if captured else None
         self._recorder = recorder
         self._pictures = Pictures(parts.vae, device, self.fused, recorder, lambda: self._steps.let_go())
-        self._steps = _stepping(parts, device, deterministic, self.fused, recorder, self._pictures.let_go)
+        # what a search finds can differ from process to process, and its bits with it
+        search = "searched" in forms and not deterministic
+        evaluated = Network(parts.unet, device, self.dtype, self.fused, recorder, search)
+        self._steps = _stepping(evaluated, deterministic, self._pictures.let_go)
         self._attention = Choices(timed=not deterministic)
         self._pace = Pace() if device.type == "cuda" else None
         self._rest = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
@@ -103,6 +113,8 @@ class TorchSession:
             token_merging=True,
             kernels="fused" if self.fused else "plain",
             capture="on" if captured else "off",
+            precision=parts.precision,
+            options=(("convolutions", "+".join(sorted(forms))),) if forms else (),
         )
 
     @property
@@ -110,6 +122,7 @@ class TorchSession:
         chosen = self._attention.record if self.device.type == "cuda" else (("every shape", DEFAULT),)
         reason = (self.opening.reason,) if self.opening and self.opening.reason else ()
         notes, capture = (*reason, *self.parts.notes, *self._pictures.notes), self._runtime.capture
+        notes += self.parts.precision_notes
         if self._recorder is not None and self._recorder.refused:
             notes, capture = (*notes, self._recorder.refused), "off"
         return replace(self._runtime, attention=chosen, notes=notes, capture=capture)
@@ -281,18 +294,10 @@ def _captures(choice: str, device: torch.device, fused: bool) -> bool:
     return able and choice != "off"
 
 
-def _stepping(
-    parts: Parts,
-    device: torch.device,
-    deterministic: bool,
-    fused: bool,
-    recorder: Recorder | None,
-    relieve: Callable[[], None],
-) -> PlainSteps | StagedSteps:
+def _stepping(network: Network, deterministic: bool, relieve: Callable[[], None]) -> PlainSteps | StagedSteps:
     """The way in which lanes are stepped."""
-    dtype = pick_dtype(device)
-    if not fused:
-        return PlainSteps(parts.unet, device, dtype, alone=deterministic)
-    network = Network(parts.unet, device, dtype, fused, recorder)
+    device = network.device
+    if not network.fused:
+        return PlainSteps(network.unet, device, network.dtype, alone=deterministic)
     memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 2**40
     return StagedSteps(network, deterministic, (_STAGES, memory // _STAGES_SHARE), relieve)

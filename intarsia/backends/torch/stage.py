@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from intarsia.backends.protocol import Step
-from intarsia.backends.torch.capture import Recorder
+from intarsia.backends.torch.capture import Recorder, searching
 from intarsia.backends.torch.state import Company, State
 from intarsia.kernels.fused_step import advance, first_input
 from intarsia.kernels.pick import pick_rows
@@ -34,6 +34,7 @@ class Network:
     Attributes:
         fused: as :func:`intarsia.kernels.fused_step.advance` has it.
         recorder: what records a step; None launches its operations one by one, each time.
+        search: cuDNN measures its algorithms when a step is recorded for the second time, which takes seconds.
     """
 
     unet: UNet
@@ -41,6 +42,7 @@ class Network:
     dtype: torch.dtype
     fused: bool | None = None
     recorder: Recorder | None = None
+    search: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,14 +68,21 @@ class Room:
 
 
 class Stage:
-    """Places for ``room.lanes`` lanes of one company. Recording it happens here, while it is empty."""
+    """Places for ``room.lanes`` lanes of one company. Recording it happens here, while it is empty.
 
-    def __init__(self, network: Network, company: Company, room: Room, like: State) -> None:
+    Args:
+        like: a lane of the company.
+        search: cuDNN measures its algorithms while it is recorded.
+    """
+
+    def __init__(self, network: Network, company: Company, room: Room, like: State, *, search: bool = False) -> None:
+        self.searched = search
         self.company, self.room, self._network = company, room, network
         self._rows: dict[State, int] = {}
         self._places: list[State | None] = [None] * room.lanes
         self._allocate(like)
-        self._replay = network.recorder(self._evaluate) if network.recorder else self._evaluate
+        work = searching(self._evaluate) if search else self._evaluate
+        self._replay = network.recorder(work) if network.recorder else work
 
     @property
     def nbytes(self) -> int:
@@ -82,6 +91,11 @@ class Stage:
         tensors = [lanes.state, lanes.records, lanes.network_input, lanes.extra, lanes.clean, lanes.noise]
         tensors += [self._times, self._picked, self._context, self._image, *self._choices]
         return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no lane stands on it."""
+        return not self._rows
 
     def __contains__(self, state: State) -> bool:
         return state in self._rows
@@ -185,7 +199,7 @@ class Stage:
         record = record_size(company.slots)
         self._cursor = self._zeros((count,), torch.int32).fill_(-1)
         blends = company.extra == 0
-        given = self._zeros((halves * count, channels + company.extra, height, width), self._network.dtype)
+        given = self._zeros((company.copies * count, channels + company.extra, height, width), self._network.dtype)
         self._lanes = StepLanes(
             state=self._zeros((count, company.slots + 2, channels, height, width)),
             records=self._zeros((count, room.rows, record)),
@@ -198,6 +212,7 @@ class Stage:
             noise=self._zeros((count, *company.latents)) if blends else None,
             cursor=self._cursor,
             langevin=room.langevin,
+            shared=company.copies < halves,
         )
         times, contexts = like.embeddings, like.shared.contexts
         own = halves if company.own_times else 1

@@ -28,6 +28,11 @@ _SLOTS = 6
 # Tables up to this length share a stage; longer ones go by powers of two.
 _ROWS = 64
 
+# Companies of which it is known that they came up before.
+_REMEMBERED = 256
+
+_Key = tuple[Company, int]
+
 Limits = tuple[int, int]
 """Most stages, and most bytes of their places, that one session keeps."""
 
@@ -45,7 +50,8 @@ class StagedSteps:
         self, network: Network, alone: bool, limits: Limits, relieve: Callable[[], None] = lambda: None
     ) -> None:
         self._network, self._alone, self._limits, self._relieve = network, alone, limits, relieve
-        self._stages: OrderedDict[tuple[Company, int], Stage] = OrderedDict()
+        self._stages: OrderedDict[_Key, Stage] = OrderedDict()
+        self._recorded: OrderedDict[_Key, None] = OrderedDict()  # also what is not kept any more
 
     def __len__(self) -> int:
         """How many stages are kept."""
@@ -105,16 +111,23 @@ class StagedSteps:
             current = self._of(batch[0].state)
             if current is not None and all(step.state in current for step in batch):
                 return current
-        if exact is None or not exact.room.holds(room):
+        if exact is None or not exact.room.holds(room) or self._is_due(exact, batch):
             exact = self._made(key, room if exact is None else exact.room.joined(room), batch[0].state)
         self._stages.move_to_end(key)
         return exact
 
-    def _made(self, key: tuple[Company, int], room: Room, like: State) -> Stage:
+    def _is_due(self, stage: Stage, batch: Sequence[Step]) -> bool:
+        """Whether it came up again and is to be recorded anew, with a search. Lanes under way do not wait for that."""
+        if not self._network.search or stage.searched or not stage.is_empty:
+            return False
+        return all(self._of(step.state) is None for step in batch)
+
+    def _made(self, key: _Key, room: Room, like: State) -> Stage:
         """A new stage in place of an old one of that key; where memory does not suffice, in place of all recordings."""
         self._close(key)
+        search = self._network.search and key in self._recorded
         try:
-            stage = Stage(self._network, key[0], room, like)
+            stage = Stage(self._network, key[0], room, like, search=search)
         except RuntimeError as exc:
             if not is_out_of_memory(exc):
                 raise
@@ -124,14 +137,21 @@ class StagedSteps:
             self._relieve()
             if self._network.device.type == "cuda":
                 torch.cuda.empty_cache()
-            stage = Stage(self._network, key[0], room, like)
+            stage = Stage(self._network, key[0], room, like, search=search)
         self._stages[key] = stage
+        self._remember(key)
         most, most_bytes = self._limits
         while len(self._stages) > 1 and (len(self._stages) > most or self._bytes() > most_bytes):
             self._close(next(iter(self._stages)))
         return stage
 
-    def _close(self, key: tuple[Company, int]) -> None:
+    def _remember(self, key: _Key) -> None:
+        self._recorded[key] = None
+        self._recorded.move_to_end(key)
+        if len(self._recorded) > _REMEMBERED:
+            self._recorded.popitem(last=False)
+
+    def _close(self, key: _Key) -> None:
         stage = self._stages.pop(key, None)
         if stage is not None:
             stage.leave_all()

@@ -63,6 +63,7 @@ class Company:
         slots: state slots of a lane.
         tokens, image_tokens: of the prompt, and of an IP adapter's picture.
         own_times: the halves of a lane have time embeddings of their own (SDXL's carry the pooled text).
+        copies: of a lane's network input; one for all halves, where the prompt alone tells them apart.
     """
 
     latents: tuple[int, int, int]
@@ -73,6 +74,10 @@ class Company:
     image_tokens: int
     own_times: bool
     levels: tuple[Level, ...]
+
+    @property
+    def copies(self) -> int:
+        return self.halves if self.own_times else 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +106,11 @@ class State:
         return self.shared.contexts.shape[0]
 
     @property
+    def copies(self) -> int:
+        """Of its network input: one for all halves, where they have one time embedding."""
+        return self.embeddings.shape[1]
+
+    @property
     def company(self) -> Company:
         """What others must have in common with it."""
         shared = self.shared
@@ -112,7 +122,7 @@ class State:
             slots=self.buffer.shape[0] - 2,
             tokens=shared.contexts.shape[1],
             image_tokens=0 if shared.image is None else shared.image.shape[1],
-            own_times=self.embeddings.shape[1] > 1,
+            own_times=self.copies > 1,
             levels=tuple(_level(region) for region in shared.regions),
         )
 

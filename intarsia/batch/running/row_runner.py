@@ -100,6 +100,7 @@ class Painter:
             allow_private_urls=options.allow_private_urls,
             max_pixels=options.max_pixels,
             kernels=options.kernels,
+            precision=options.precision,
         )
         self._options, self._out, self._root = options, out, out.resolve()
         self._access = Access(allow_private_urls=options.allow_private_urls, max_pixels=options.max_pixels)

@@ -104,7 +104,7 @@ def prepare(
         raise found.without_rows()
     for note in found.notes:
         log.warning("%s", note)
-    return Task(found, reader, names, out, options, Registry(options.weights), lines, rows, failures)
+    return Task(found, reader, names, out, options, Registry(options.weights, options.precision), lines, rows, failures)
 
 
 def keep_out(manifest: Manifest, out: Path) -> None:

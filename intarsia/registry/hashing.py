@@ -1,0 +1,145 @@
+"""sha256 of weight files: read once a process, and where there is much to read, several at once by threads."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from intarsia.checkpoints.files import regular
+from intarsia.errors import WeightsError
+
+__all__ = ["Hashes", "nothing"]
+
+# Fewer bytes than this are hashed by the caller: in 40 ms, which no other work could hide.
+_LEAST_BYTES = 64 * 2**20
+# Between two chunks a thread waits for the interpreter's lock, up to 5 ms where another thread imports.
+_CHUNK = 8 * 2**20
+_MOST_THREADS = 8
+
+_Key = tuple[Path, int, int]
+
+# Keyed by size and time as well, so that a changed file is hashed anew.
+_known: dict[_Key, str] = {}
+
+
+def nothing() -> None:
+    """What is done meanwhile where there is nothing to do."""
+
+
+class Hashes:
+    """Hashes of some files, asked for in their order by :meth:`of`.
+
+    The first one that has not been read in this process starts threads, which read it and those behind it, the largest
+    first. What goes wrong in a thread is not kept: :meth:`of` meets it again, so errors come in the order of asking.
+
+    Args:
+        files: in the order in which they will be asked for.
+        meanwhile: called once while threads read; not called where there is little to read.
+    """
+
+    def __init__(self, files: Iterable[Path], meanwhile: Callable[[], None] = nothing) -> None:
+        self._ahead, self._meanwhile = list(files), meanwhile
+
+    def of(self, path: Path) -> str:
+        """Hexadecimal sha256 of a file as it is now.
+
+        Raises:
+            WeightsError: not a regular file.
+            OSError: it cannot be read.
+        """
+        known = _known.get(_key(path))
+        if known is not None:
+            return known
+
+        files, self._ahead = self._ahead, []
+        if path in files:
+            _read_ahead(files[files.index(path) :], self._meanwhile)
+        return _sha256(path, threading.Event())
+
+
+def _read_ahead(files: Sequence[Path], meanwhile: Callable[[], None]) -> None:
+    """Hash files in threads, which have ended when this returns or raises."""
+    sizes = {path: _unread_bytes(path) for path in files}
+    if sum(sizes.values()) < _LEAST_BYTES:
+        return
+    waiting: queue.SimpleQueue[Path] = queue.SimpleQueue()
+    largest_first = sorted((path for path in sizes if sizes[path]), key=lambda path: -sizes[path])
+    for path in largest_first:
+        waiting.put(path)
+
+    stop = threading.Event()
+    work: dict[str, Any] = {"target": _read_waiting, "args": (waiting, stop), "name": "intarsia-hash", "daemon": True}
+    threads = [threading.Thread(**work) for _ in range(min(len(largest_first), _cores(), _MOST_THREADS))]
+    try:
+        with suppress(RuntimeError, MemoryError):  # no thread is to be had: whoever asks for a hash reads the file
+            for thread in threads:
+                thread.start()
+        meanwhile()
+        _join(threads)
+    finally:
+        stop.set()
+        _join(threads)
+
+
+def _join(threads: Iterable[threading.Thread]) -> None:
+    for thread in threads:
+        if thread.is_alive():  # an interrupt may have come before it was started
+            thread.join()
+
+
+def _read_waiting(waiting: queue.SimpleQueue[Path], stop: threading.Event) -> None:
+    """Hash one file after the other until none is left."""
+    while not stop.is_set():
+        try:
+            path = waiting.get_nowait()
+        except queue.Empty:
+            return
+        with suppress(_Stopped, WeightsError, OSError, MemoryError):  # see Hashes
+            _sha256(path, stop)
+
+
+def _sha256(path: Path, stop: threading.Event) -> str:
+    """From what is known, or from the file."""
+    key = _key(path)
+    if key not in _known:
+        _known[key] = _read(path, stop)
+    return _known[key]
+
+
+def _read(path: Path, stop: threading.Event) -> str:
+    """hashlib and raw files let other threads run while they work on a chunk."""
+    digest, chunk = hashlib.sha256(), memoryview(bytearray(_CHUNK))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(chunk):
+            if stop.is_set():
+                raise _Stopped
+            digest.update(chunk[:count])
+    return digest.hexdigest()
+
+
+def _key(path: Path) -> _Key:
+    stat = regular(path)
+    return path, stat.st_size, stat.st_mtime_ns
+
+
+def _unread_bytes(path: Path) -> int:
+    """How many there are to read; 0 for what is known, or not there."""
+    try:
+        key = _key(path)
+    except WeightsError:
+        return 0
+    return 0 if key in _known else key[1]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Stopped(Exception):
+    """Nobody wants the rest of a file's hash any more."""

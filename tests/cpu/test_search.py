@@ -1,0 +1,117 @@
+"""When cuDNN measures its algorithms: with the second recording of a company, never the first, and only if asked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[torch]'")
+
+from intarsia.backends.torch import session as sessions
+from intarsia.backends.torch.backend import TorchBackend
+from intarsia.backends.torch.capture import searching
+from intarsia.backends.torch.stage import Network
+from intarsia.backends.torch.stages import StagedSteps
+from intarsia.schedulers import table
+from tests.cpu.recorder import Recorder
+from tests.cpu.test_convolutions import networks
+from tests.cpu.test_stages import CPU, PLENTY, Case, Unet, assert_same, plain
+
+EULER = table("euler", 4)
+
+
+class Watched(Unet):
+    """Remembers whether cuDNN's benchmark mode was on as it was evaluated."""
+
+    def __init__(self):
+        super().__init__()
+        self.searches = []
+
+    def __call__(self, *given):
+        self.searches.append(torch.backends.cudnn.benchmark)
+        return super().__call__(*given)
+
+
+def staged(search=True, limits=PLENTY):
+    """Lanes on stages, the network and the recorder."""
+    unet, recorder = Watched(), Recorder()
+    network = Network(unet, CPU, torch.float32, fused=False, recorder=recorder, search=search)
+    return Case(StagedSteps(network, False, limits)), unet, recorder
+
+
+def one_picture(case, side=6, seed=1):
+    return case.run([case.lane(EULER, seed, side=side)], [0])
+
+
+def test_the_second_picture_of_a_size_is_recorded_anew_with_a_search_and_the_third_is_not_recorded():
+    case, unet, recorder = staged()
+    expected = one_picture(plain())
+    recorded = []
+    for _ in range(3):
+        unet.searches.clear()
+        assert_same(one_picture(case), expected)
+        recorded.append((recorder.recorded, unet.searches[:2], torch.backends.cudnn.benchmark))
+    # a replay here is the work itself, and so under the mode that it was recorded in
+    assert recorded == [(1, [False, False], False), (2, [True, True], False), (2, [True, True], False)]
+
+
+def test_without_the_switch_nothing_is_searched_and_nothing_recorded_twice():
+    case, unet, recorder = staged(search=False)
+    for _ in range(3):
+        one_picture(case)
+    assert recorder.recorded == 1
+    assert not any(unet.searches)
+
+
+def test_another_size_comes_without_a_search():
+    case, unet, recorder = staged()
+    for side in (6, 8, 10):
+        one_picture(case, side)
+    assert recorder.recorded == 3
+    assert not any(unet.searches)
+
+
+def test_a_size_that_was_given_up_and_comes_again_is_recorded_once_with_a_search():
+    case, unet, recorder = staged(limits=(1, 2**30))
+    one_picture(case, 6)
+    one_picture(case, 8)
+    assert not any(unet.searches)
+    unet.searches.clear()
+    one_picture(case, 6)
+    one_picture(case, 6)
+    assert recorder.recorded == 3
+    assert all(unet.searches)
+
+
+def test_lanes_under_way_are_not_held_up_by_a_search():
+    case, unet, recorder = staged()
+    case.run([case.lane(EULER, seed) for seed in (1, 2)], [0, 2])
+    assert recorder.recorded == 2, "alone, then in company"
+    assert not any(unet.searches)
+
+
+def test_the_mode_is_as_it_was_also_after_a_failure(monkeypatch):
+    def fail():
+        assert torch.backends.cudnn.benchmark
+        raise RuntimeError("no")
+
+    for before in (False, True):
+        monkeypatch.setattr(torch.backends.cudnn, "benchmark", before)
+        with pytest.raises(RuntimeError, match="no"):
+            searching(fail)()
+        assert torch.backends.cudnn.benchmark is before
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("choice", [(), ("searched",)])
+def test_the_switch_reaches_the_steps_of_a_session_that_need_not_be_deterministic(monkeypatch, deterministic, choice):
+    given, stepping = [], sessions._stepping
+
+    def keep(network, *rest):
+        given.append(replace(network))
+        return stepping(network, *rest)
+
+    monkeypatch.setattr(sessions, "_stepping", keep)
+    TorchBackend("cpu", deterministic).open_parts(networks(), convolutions=choice)
+    assert [each.search for each in given] == [bool(choice) and not deterministic]

@@ -1,0 +1,60 @@
+"""Precision fp8 on a GPU: its kernels and products against their references, its pictures against half precision."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.gpu.needs import need_compiled_kernels, need_float8
+
+need_compiled_kernels()
+need_float8()
+
+import torch
+
+import intarsia
+from intarsia.backends.torch import precision
+from tests.kernels.float8 import *  # noqa: F403 - the tests; their device is that of this folder
+from tests.noise_request import noise_request
+
+SIZE = 128
+
+
+@pytest.fixture(params=["float16", "bfloat16"])
+def product_dtype(request):
+    """What a product is written in; float16 where torch can."""
+    wanted = getattr(torch, request.param)
+    if precision.product_dtype(torch.device("cuda"), wanted) != wanted:
+        pytest.skip(f"torch writes products in e4m3 in bfloat16 alone on {torch.cuda.get_device_name()}")
+    return wanted
+
+
+def painted(merging=0.0, **how):
+    """A picture, made three times: launched, recorded, replayed."""
+    request = noise_request(SIZE, slice(16, 60), slice(10, 54), steps=4, token_merging=merging)
+    with intarsia.Engine("torch", "cuda", deterministic=True, **how) as engine:
+        results = [engine.run(request) for _ in range(3)]
+    assert {result.ran["precision"] for result in results} == {how.get("precision", "standard")}
+    for result in results[1:]:
+        np.testing.assert_array_equal(result.drawn[0], results[0].drawn[0])
+    return results[0]
+
+
+def decibels(one, other):
+    error = np.mean((one.drawn[0].astype(np.float64) - other.drawn[0]) ** 2)
+    return 10 * np.log10(255**2 / max(error, 1 / 12))
+
+
+@pytest.mark.parametrize("merging", [0.0, 0.5])
+def test_pictures_are_those_of_half_precision_to_35_decibels(merging):
+    """The simulation on a CPU is 48 dB from float32."""
+    half, found = painted(merging), painted(merging, precision="fp8")
+    assert decibels(half, found) >= 35
+    assert not np.array_equal(half.drawn[0], found.drawn[0]), "nothing was in e4m3"
+
+
+def test_kernels_and_references_paint_the_same():
+    """They round to another neighbour now and then, which is a fraction of what e4m3 itself changes."""
+    fused, plain = painted(precision="fp8"), painted(precision="fp8", kernels="plain")
+    assert (fused.ran["kernels"], plain.ran["kernels"]) == ("fused", "plain")
+    assert decibels(fused, plain) >= 40
