@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from intarsia.backends.protocol import FP8, STANDARD
+from intarsia.execution import FP8, STANDARD
 
 PEERS = ("eager", "tomesd", "onnx", "compile")
 """In the order in which time is given to them; the last is dropped first."""

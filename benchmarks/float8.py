@@ -29,8 +29,8 @@ import torch
 import intarsia
 from benchmarks.environment import environment
 from benchmarks.merging import ACCURACY_GOAL, Sampling
-from intarsia.backends.protocol import FP8, PRECISIONS, STANDARD
 from intarsia.backends.torch.backend import TorchBackend
+from intarsia.execution import FP8, PRECISIONS, STANDARD
 from tools.train_tiny.judge import judge
 from tools.train_tiny.scenes import MEASURING, draw_scene
 

@@ -25,7 +25,7 @@ from benchmarks.networks import decoded_samples
 from benchmarks.place import Place, engine, ours, ran
 from benchmarks.records import Check, Record, judged, judged_float8, settings
 from benchmarks.step_times import our_step, their_step
-from intarsia.backends.protocol import FP8, STANDARD
+from intarsia.execution import FP8, STANDARD
 
 Pictures = Callable[[], list[Image.Image]]
 

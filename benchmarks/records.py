@@ -12,7 +12,7 @@ from tempfile import NamedTemporaryFile
 from typing import Any
 
 from benchmarks.cases import CASES, HALF, Case
-from intarsia.backends.protocol import STANDARD
+from intarsia.execution import STANDARD
 
 KINDS = ("gpu", "cpu")
 """What a record was made on: the first part of its file's name."""

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from intarsia.backends.protocol import STANDARD, Inputs, Opening, Runtime, Step
+from intarsia.backends.protocol import Inputs, Opening, Runtime, Step
 from intarsia.errors import BackendError
+from intarsia.execution import STANDARD
 from intarsia.schedulers import Table
 
 __all__ = ["NullBackend", "NullChecker", "NullSession"]

@@ -13,14 +13,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from intarsia.execution import STANDARD
 from intarsia.schedulers import Table
 
 __all__ = [
-    "CAPTURE",
-    "FP8",
-    "KERNELS",
-    "PRECISIONS",
-    "STANDARD",
     "Adapts",
     "Backend",
     "Blends",
@@ -39,17 +35,6 @@ __all__ = [
 Conditioning = Any
 State = Any
 
-KERNELS = ("auto", "fused", "plain")
-"""Kernels that may be asked for. ``auto`` is what suits the device; ``fused`` are this project's own."""
-
-
-CAPTURE = ("auto", "on", "off")
-"""Whether steps are captured once and then replayed whole. ``auto`` is on where a device can do it."""
-
-
-STANDARD, FP8 = PRECISIONS = ("standard", "fp8")
-"""What networks compute in. ``standard`` is half precision on a GPU, float32 on a CPU; ``fp8`` has products in e4m3."""
-
 
 @dataclass(frozen=True)
 class Opening:
@@ -62,9 +47,9 @@ class Opening:
         vae_folder: diffusers folder of an autoencoder in place of the model's own; None keeps that.
         loras: safetensors files and their strengths, folded into the weights.
         ip_adapter: folder of ``ip_adapter.safetensors`` and ``image_encoder``; None without one.
-        kernels: one of :data:`KERNELS`; a backend that has no fused ones refuses ``fused``.
-        capture: one of :data:`CAPTURE`; a backend or device that cannot refuses ``on``.
-        precision: one of :data:`PRECISIONS`; a backend or device that cannot refuses ``fp8``.
+        kernels: one of :data:`intarsia.execution.KERNELS`; a backend that has no fused ones refuses ``fused``.
+        capture: one of :data:`intarsia.execution.CAPTURE`; a backend or device that cannot refuses ``on``.
+        precision: one of :data:`intarsia.execution.PRECISIONS`; a backend or device that cannot refuses ``fp8``.
         reason: why ``auto`` did not take the backend that it takes first; every result says it.
     """
 
@@ -134,7 +119,7 @@ class Runtime:
         attention: shapes and the kernel that each was given, as far as they have come up.
         notes: what has come up and every later result says too.
         options: how a backend was told to run, where it has settings of its own: (name, value) pairs.
-        precision: one of :data:`PRECISIONS`; ``dtype`` is what is not in e4m3.
+        precision: one of :data:`intarsia.execution.PRECISIONS`; ``dtype`` is what is not in e4m3.
     """
 
     backend: str

@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import Any, Self
 
 from intarsia.backends.choose import choose
-from intarsia.backends.protocol import CAPTURE, KERNELS
 from intarsia.engine.request import InpaintRequest
 from intarsia.engine.resolve import resolve
 from intarsia.engine.result import Counters, Progress, Result
@@ -23,6 +22,7 @@ from intarsia.engine.thread import EngineThread
 from intarsia.engine.ticket import Ticket
 from intarsia.engine.worker import Worker
 from intarsia.errors import BackendError, RequestError, expect
+from intarsia.execution import CAPTURE, KERNELS
 from intarsia.images.access import Access
 from intarsia.registry.registry import Registry
 

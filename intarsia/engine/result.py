@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from intarsia import __version__
-from intarsia.backends.protocol import STANDARD, Runtime
+from intarsia.backends.protocol import Runtime
 from intarsia.engine.plan import Plan
+from intarsia.execution import STANDARD
 
 __all__ = ["Counters", "Progress", "Result"]
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from intarsia.backends.protocol import PRECISIONS, STANDARD
 from intarsia.checkpoints.files import one_line, read_bytes
 from intarsia.errors import BackendError, WeightsError, expect, named, shown
+from intarsia.execution import PRECISIONS, STANDARD
 from intarsia.former_name import config_file, variable
 from intarsia.registry.families import FAMILIES, Family
 

@@ -16,6 +16,7 @@ EVERYWHERE = [
     "intarsia.errors",
     "intarsia.printable",
     "intarsia.redact",
+    "intarsia.execution",
     "intarsia.former_name",
     "intarsia.lru",
     "intarsia.numbers",

@@ -8,10 +8,11 @@ from intarsia.backends.onnx.device import Device, pick_device
 from intarsia.backends.onnx.graphs import MANIFEST, find_graphs, has_graphs
 from intarsia.backends.onnx.safety import OnnxChecker
 from intarsia.backends.onnx.session import OnnxSession
-from intarsia.backends.protocol import FP8, Opening
+from intarsia.backends.protocol import Opening
 from intarsia.checkpoints.files import read_json
 from intarsia.checkpoints.layout import SCHEDULER
 from intarsia.errors import BackendError, WeightsError
+from intarsia.execution import FP8
 
 __all__ = ["OnnxBackend"]
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
-from intarsia.backends.protocol import FP8, STANDARD, Opening
+from intarsia.backends.protocol import Opening
 from intarsia.backends.torch.device import pick_device, pick_dtype, translated
 from intarsia.backends.torch.precision import product_dtype
 from intarsia.backends.torch.safety import TorchChecker
 from intarsia.backends.torch.session import TorchSession
 from intarsia.errors import WeightsError
+from intarsia.execution import FP8, STANDARD
 from intarsia.models.float8 import in_float8
 from intarsia.models.ip_adapter import ImagePrompts
 from intarsia.models.ip_adapter_files import load_ip_adapter
