@@ -29,7 +29,7 @@ from intarsia.errors import BackendError, Cancelled, IntarsiaError
 __all__ = ["app", "main"]
 
 app = typer.Typer(
-    help="Inpaint pictures locally.",
+    help="Inpaint images locally.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,

@@ -157,7 +157,7 @@ class OutOfMemory(BackendError):
 
 
 class NotFinite(BackendError):
-    """The network gave numbers that are not finite; there is no picture in them."""
+    """The network gave numbers that are not finite; there is no image in them."""
 
 
 class Cancelled(IntarsiaError):

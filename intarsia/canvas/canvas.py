@@ -1,8 +1,8 @@
-"""From a picture and a mask to what is generated, and back: :func:`prepare` and :meth:`Canvas.paste`.
+"""From an image and a mask to what is generated, and back: :func:`prepare` and :meth:`Canvas.paste`.
 
-The way there: mask read and grown, picture cropped → resized → padded to a multiple of 8. The way back:
-padding cut off → resized → blended into the picture at its own resolution by the feathered mask. Outside
-that feather the output is the input, byte for byte, alpha included. The network is shown an opaque picture:
+The way there: mask read and grown, image cropped → resized → padded to a multiple of 8. The way back:
+padding cut off → resized → blended into the image at its own resolution by the feathered mask. Outside
+that feather the output is the input, byte for byte, alpha included. The network is shown an opaque image:
 what is stored under transparent pixels takes no part; where such pixels are repainted, they become opaque.
 """
 
@@ -32,7 +32,7 @@ from intarsia.canvas.mask_source import binarise, why_empty
 from intarsia.canvas.paste import Blend, blend, composite, match_colors, paste_area, resize
 from intarsia.errors import RequestError
 from intarsia.images.fill import FAINT, from_surroundings, hidden_pixels, opaque
-from intarsia.images.rgb_image import Picture
+from intarsia.images.rgb_image import RgbImage
 
 __all__ = ["Canvas", "CanvasOptions", "Geometry", "latent_mask", "lay_out", "prepare"]
 
@@ -48,14 +48,14 @@ _COARSE = 0.5
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Canvas:
-    """A picture made ready for the network, and everything needed to paste the result back.
+    """An image made ready for the network, and everything needed to paste the result back.
 
     Attributes:
         geometry: sizes and positions.
         image: uint8 ``[h, w, 3]`` at generation size: what is encoded, with ``masked_content`` applied
-            ("noise" leaves the picture: the engine starts those latents from noise).
+            ("noise" leaves the image: the engine starts those latents from noise).
         mask: bool ``[h, w]`` at generation size: the denoise mask, True = repaint.
-        picture: the picture at working size.
+        working: the image at working size.
         shown: uint8, the crop of it as it is shown to the network, opaque, before ``masked_content``.
         area: bool ``[H, W]``: the denoise mask at working size.
         feather: the composite mask at working size.
@@ -66,7 +66,7 @@ class Canvas:
     geometry: Geometry
     image: Pixels
     mask: Mask
-    picture: Picture
+    working: RgbImage
     shown: Pixels
     area: Mask
     feather: Feather
@@ -74,7 +74,7 @@ class Canvas:
     warnings: tuple[str, ...] = ()
 
     def paste(self, generated: Pixels, blend: Blend = blend) -> Image.Image:
-        """The finished picture, RGB or RGBA, with the input's colour profile in ``info``.
+        """The finished image, RGB or RGBA, with the input's colour profile in ``info``.
 
         Args:
             generated: uint8 ``[h, w, 3]`` at generation size.
@@ -87,7 +87,7 @@ class Canvas:
         shape = (layout.height, layout.width, 3)
         if generated.shape != shape or generated.dtype != np.uint8:
             found = f"{generated.dtype} {generated.shape}"
-            raise ValueError(f"the generated picture must be uint8 {shape}, not {found}")
+            raise ValueError(f"the generated image must be uint8 {shape}, not {found}")
         (x, y), (width, height) = layout.offset, layout.resized
         area = resize(generated[y : y + height, x : x + width], layout.crop_size)
         if self.options.color_match:
@@ -95,12 +95,12 @@ class Canvas:
             ring = max(8, math.ceil(2 * self.options.mask_blur))
             area = match_colors(area, self.shown, self.area[y0:y1, x0:x1], ring)
         weights, alpha = self._layer
-        rgb = paste_area(self.picture.rgb, area, layout.crop, weights, blend)
-        return Picture(rgb, alpha, self.picture.icc_profile).to_pil()
+        rgb = paste_area(self.working.rgb, area, layout.crop, weights, blend)
+        return RgbImage(rgb, alpha, self.working.icc_profile).to_pil()
 
     def untouched(self) -> Image.Image:
-        """The picture as it is where nothing is repainted, at the output's size."""
-        return self.picture.to_pil()
+        """The image as it is where nothing is repainted, at the output's size."""
+        return self.working.to_pil()
 
     def touched(self) -> Mask:
         """bool ``[H, W]`` of the output: the pixels that :meth:`paste` may change."""
@@ -115,7 +115,7 @@ class Canvas:
     @cached_property
     def _layer(self) -> tuple[Feather, Pixels | None]:
         """The share of the generated colours, and the output's alpha."""
-        alpha, hidden = self.picture.alpha, hidden_pixels(self.picture.alpha)
+        alpha, hidden = self.working.alpha, hidden_pixels(self.working.alpha)
         if alpha is None or hidden is None:
             return self.feather, alpha
         if hidden[self.area].any():
@@ -125,7 +125,7 @@ class Canvas:
         return Feather(self.feather.box, np.where(hidden[y0:y1, x0:x1], np.uint8(0), self.feather.weights)), alpha
 
 
-def prepare(image: Picture, mask: Picture, options: CanvasOptions | None = None) -> Canvas:
+def prepare(image: RgbImage, mask: RgbImage, options: CanvasOptions | None = None) -> Canvas:
     """Make ``image`` and ``mask`` ready to be generated.
 
     Raises:
@@ -134,11 +134,11 @@ def prepare(image: Picture, mask: Picture, options: CanvasOptions | None = None)
     options = options or CanvasOptions()
     area, warnings = _denoise_mask(image, mask, options)
     layout = _layout(image, area, options)
-    picture = _working(image, layout.working)
-    hidden = hidden_pixels(picture.alpha)
+    working = _working(image, layout.working)
+    hidden = hidden_pixels(working.alpha)
 
     x0, y0, x1, y1 = layout.crop
-    shown = _shown(picture, area, layout.crop)
+    shown = _shown(working, area, layout.crop)
     pixels = _padded(resize(shown, layout.resized), layout)
     wanted = _padded(resize_mask(area[y0:y1, x0:x1], layout.resized), layout)
     hole = np.zeros_like(wanted)
@@ -157,7 +157,7 @@ def prepare(image: Picture, mask: Picture, options: CanvasOptions | None = None)
         geometry=layout,
         image=pixels,
         mask=wanted,
-        picture=picture,
+        working=working,
         shown=shown,
         area=area,
         feather=feather(area, options.mask_blur),
@@ -166,15 +166,15 @@ def prepare(image: Picture, mask: Picture, options: CanvasOptions | None = None)
     )
 
 
-def _shown(picture: Picture, area: Mask, crop: Box) -> Pixels:
-    """The crop without transparency: filled from its own visible pixels, or the whole picture's where it has none."""
+def _shown(working: RgbImage, area: Mask, crop: Box) -> Pixels:
+    """The crop without transparency: filled from its own visible pixels, or the whole image's where it has none."""
     x0, y0, x1, y1 = crop
-    rgb, alpha = picture.rgb[y0:y1, x0:x1], picture.alpha
+    rgb, alpha = working.rgb[y0:y1, x0:x1], working.alpha
     if alpha is None:
         return rgb
     part = alpha[y0:y1, x0:x1]
     if part.max() < FAINT:
-        return opaque(picture.rgb, alpha, area)[y0:y1, x0:x1]
+        return opaque(working.rgb, alpha, area)[y0:y1, x0:x1]
     return opaque(rgb, part, area[y0:y1, x0:x1])
 
 
@@ -182,7 +182,7 @@ def _start(pixels: Pixels, wanted: Mask, hole: Mask, options: CanvasOptions) -> 
     """``pixels`` with ``masked_content`` under the mask; a hole has no content and is filled in any case.
 
     Args:
-        wanted: the denoise mask; hole: the part of it where the picture is transparent. All at generation size.
+        wanted: the denoise mask; hole: the part of it where the image is transparent. All at generation size.
     """
     content = options.masked_content
     if content == "blank":
@@ -205,14 +205,14 @@ def _about_hidden(hidden: Mask, area: Mask) -> tuple[str, ...]:
     return ()
 
 
-def lay_out(image: Picture, mask: Picture, options: CanvasOptions | None = None) -> Geometry:
+def lay_out(image: RgbImage, mask: RgbImage, options: CanvasOptions | None = None) -> Geometry:
     """The geometry alone, as :func:`prepare` would have it; raises the same errors."""
     options = options or CanvasOptions()
     area, _ = _denoise_mask(image, mask, options)
     return _layout(image, area, options)
 
 
-def _denoise_mask(image: Picture, mask: Picture, options: CanvasOptions) -> tuple[Mask, tuple[str, ...]]:
+def _denoise_mask(image: RgbImage, mask: RgbImage, options: CanvasOptions) -> tuple[Mask, tuple[str, ...]]:
     """The grown mask at working size, and warnings."""
     binary, notes = binarise(mask, options.mask_source, options.invert_mask, _looks_same(mask, image))
     area, more = fit_mask(binary, image.size)
@@ -225,8 +225,8 @@ def _denoise_mask(image: Picture, mask: Picture, options: CanvasOptions) -> tupl
     return area, notes + more
 
 
-def _looks_same(mask: Picture, image: Picture) -> bool:
-    """Whether one picture with transparency is given as both."""
+def _looks_same(mask: RgbImage, image: RgbImage) -> bool:
+    """Whether one image with transparency is given as both."""
     if mask.alpha is None or image.alpha is None or mask.size != image.size:
         return False
     if not np.array_equal(mask.alpha, image.alpha):
@@ -235,18 +235,18 @@ def _looks_same(mask: Picture, image: Picture) -> bool:
     return not differs[mask.alpha > 0].any()
 
 
-def _layout(image: Picture, area: Mask, options: CanvasOptions) -> Geometry:
+def _layout(image: RgbImage, area: Mask, options: CanvasOptions) -> Geometry:
     working = (area.shape[1], area.shape[0])
     return geometry(image.size, working, bounding_box(area) or (0, 0, *working), options)
 
 
-def _working(image: Picture, size: tuple[int, int]) -> Picture:
-    """The picture that is composited into: the image, resized where a request fixes the output's size."""
+def _working(image: RgbImage, size: tuple[int, int]) -> RgbImage:
+    """``image`` to composite into, resized where a request fixes the output's size."""
     if image.size == size:
         return replace(image, rgb=np.ascontiguousarray(image.rgb), is_gray=False) if image.is_gray else image
     alpha = None if image.alpha is None else resize(image.alpha, size)
     # Opaque first: resizing mixes neighbours, and what is hidden is not to be mixed into what is seen.
-    return Picture(resize(opaque(image.rgb, image.alpha), size), alpha, image.icc_profile, image.path)
+    return RgbImage(resize(opaque(image.rgb, image.alpha), size), alpha, image.icc_profile, image.path)
 
 
 def _padded(pixels: NDArray[Any], layout: Geometry) -> NDArray[Any]:

@@ -1,7 +1,7 @@
 """Where the generated area lies: crop → resize → pad to a multiple of 8, in plain numbers.
 
 Nothing is ever stretched: one scale serves both directions (to the rounding of a pixel), and what is missing
-to the generation size is padded. The exception is asked for by name (``fixed_size``): there the picture
+to the generation size is padded. The exception is asked for by name (``fixed_size``): there the image
 itself is first resized to the size that a documented request fixes.
 """
 
@@ -21,7 +21,7 @@ __all__ = ["MULTIPLE", "CanvasOptions", "Geometry", "geometry"]
 MULTIPLE = 8
 """Generation sizes are multiples of this."""
 
-# Without a size in the request a picture is generated at its own size, as long as its area lies between a
+# Without a size in the request an image is generated at its own size, as long as its area lies between a
 # quarter and 2.25 times the model's native area: half to one and a half times each side. Models draw
 # fragments below and repeat themselves above.
 _SMALLEST_AREA, _LARGEST_AREA = 0.25, 2.25
@@ -118,11 +118,11 @@ def _scale(crop: Size, options: CanvasOptions) -> tuple[float, Size]:
 
 
 def _surroundings(working: Size, box: Box, options: CanvasOptions) -> Box:
-    """The part of the picture generated in "only masked" mode.
+    """The part of the image generated in "only masked" mode.
 
-    Context on every side: the longest side of the picture / 16 or half the mask, whichever is more, at
+    Context on every side: the longest side of the image / 16 or half the mask, whichever is more, at
     least ``mask_padding`` and what the feather needs; the whole at least the generation size where the
-    picture has it, of its aspect (square without one), and inside the picture.
+    image has it, of its aspect (square without one), and inside the image.
     """
     longest_mask = max(box[2] - box[0], box[3] - box[1])
     margin = max(
@@ -168,7 +168,7 @@ def _up(side: int) -> int:
 
 
 def _before(missing: int) -> int:
-    """Padding left of or above the picture: half of it, in whole latent cells, so that none is shared."""
+    """Padding left of or above the image: half of it, in whole latent cells, so that none is shared."""
     return missing // 2 // MULTIPLE * MULTIPLE
 
 

@@ -93,7 +93,7 @@ def dilate(mask: Mask, radius: int) -> Mask:
     x0, y0, x1, y1 = grown(box, radius, (width, height))
     part = mask[y0:y1, x0:x1]
     # First each pixel's distance to the mask within its column, then one shifted comparison per column of
-    # the disc: 2·radius + 1 passes over the region instead of radius² over the picture.
+    # the disc: 2·radius + 1 passes over the region instead of radius² over the image.
     rows = np.arange(part.shape[0], dtype=np.int32)[:, None]
     above = np.maximum.accumulate(np.where(part, rows, -(1 << 20)), axis=0)
     below = np.minimum.accumulate(np.where(part, rows, 1 << 20)[::-1], axis=0)[::-1]

@@ -2,7 +2,7 @@
 
 Two conventions are in use. *White is repainted*, seen on black: the level of a pixel is its brightness times
 its alpha, so that a half-opaque white stroke is half a stroke. And *transparent is repainted*: the subject was
-erased from a layer, or from a copy of the picture. What is stored under a fully transparent pixel counts in neither.
+erased from a layer, or from a copy of the image. What is stored under a fully transparent pixel counts in neither.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from intarsia.errors import RequestError
 from intarsia.images.fill import FAINT
-from intarsia.images.rgb_image import Picture
+from intarsia.images.rgb_image import RgbImage
 
 __all__ = ["THRESHOLD", "MaskSource", "binarise", "why_empty"]
 
@@ -31,12 +31,12 @@ _WHITE = 256 - FAINT
 
 
 def binarise(
-    mask: Picture, source: MaskSource = "auto", invert: bool = False, is_init_image: bool = False
+    mask: RgbImage, source: MaskSource = "auto", invert: bool = False, is_init_image: bool = False
 ) -> tuple[Mask, tuple[str, ...]]:
     """The pixels to repaint, bool ``[H, W]``, and a warning where the file's two readings differ.
 
     ``auto`` reads the brightness, but the transparency where something is transparent, something is not, and the
-    visible part is no drawing in white: dark all over, of many tones (a picture out of which something was
+    visible part is no drawing in white: dark all over, of many tones (an image out of which something was
     erased), or ``init_image`` itself.
 
     Raises:
@@ -57,7 +57,7 @@ def binarise(
     return on, (_both_readings(on, other, by_alpha),)
 
 
-def why_empty(mask: Picture, source: MaskSource, invert: bool) -> str:
+def why_empty(mask: RgbImage, source: MaskSource, invert: bool) -> str:
     """Why no pixel of ``mask`` is to be repainted, and which setting would change that."""
     if invert:
         return "inverted, no pixel of it is to be repainted"
@@ -73,7 +73,7 @@ def why_empty(mask: Picture, source: MaskSource, invert: bool) -> str:
     return f"its brightest pixel{seen} is {brightest}, and {THRESHOLD} and above is repainted{hint}"
 
 
-def _levels(mask: Picture) -> Levels:
+def _levels(mask: RgbImage) -> Levels:
     """Brightness as seen on black; an alpha that is the same all over, but for 0, is a layer's opacity and left out."""
     alpha = mask.alpha
     if alpha is None or (alpha.flat[0] and (alpha == alpha.flat[0]).all()):
@@ -82,13 +82,13 @@ def _levels(mask: Picture) -> Levels:
     return levels
 
 
-def _clear(mask: Picture) -> Mask | None:
+def _clear(mask: RgbImage) -> Mask | None:
     """The transparent pixels; None where the mask has no alpha."""
     return None if mask.alpha is None else mask.alpha < THRESHOLD
 
 
-def _is_stencil(mask: Picture, bright: Mask) -> bool:
-    """Whether the visible part of a mask with alpha is no drawing in white: dark, or a picture of many tones."""
+def _is_stencil(mask: RgbImage, bright: Mask) -> bool:
+    """Whether the visible part of a mask with alpha is no drawing in white: dark, or an image of many tones."""
     gray, alpha = mask.gray, mask.alpha
     assert alpha is not None
     if not bright.any():

@@ -109,6 +109,6 @@ def _plot(table: Table, path: Path) -> None:
     below.legend()
     try:
         figure.savefig(path)
-    except (OSError, ValueError) as exc:  # ValueError: an extension that is no picture format
+    except (OSError, ValueError) as exc:  # ValueError: an extension that is no image format
         path.unlink(missing_ok=True)
         raise OutputError(f"{path} cannot be written: {exc}") from exc

@@ -55,7 +55,7 @@ def answer(
 ) -> Answer:
     """Run one documented request. Whatever ``payload`` holds, the answer is a documented reply.
 
-    Replies hold plain JSON values: no traceback, no key, and no path but that of the pictures. Interrupts
+    Replies hold plain JSON values: no traceback, no key, and no path but that of the images. Interrupts
     (KeyboardInterrupt) are not answered but raised.
     """
     with hiding(payload.get("key") if isinstance(payload, Mapping) else None):
@@ -110,13 +110,13 @@ def _succeed(
 
 
 def _folder(documented: Documented, out: str | os.PathLike[str] | None) -> tuple[Path | None, tuple[str, ...]]:
-    """Where the pictures go (None: into the reply itself), and what the caller should know about it."""
+    """Where the images go (None: into the reply itself), and what the caller should know about it."""
     if documented.options.base64:
         return None, ()
     if out is not None and not documented.options.temp:
         return Path(out), ()
     try:
-        return temporary_folder(), (f"the pictures lie in a temporary folder and are removed after {KEPT_HOURS} hours",)
+        return temporary_folder(), (f"the images lie in a temporary folder and are removed after {KEPT_HOURS} hours",)
     except OSError as exc:
         raise OutputError(f"the temporary folder cannot be made: {exc.strerror}") from exc
 
@@ -131,20 +131,20 @@ def _of_a_server(documented: Documented) -> tuple[str, ...]:
 
 
 def _written(result: Result, paths: list[Path]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """All pictures as files, or none of them; paths and warnings."""
-    pictures = list(zip(result.images, paths, strict=True))
-    warnings = save_all(pictures, [_texts(result, sample) for sample in range(len(paths))])
+    """All images as files, or none of them; paths and warnings."""
+    images = list(zip(result.images, paths, strict=True))
+    warnings = save_all(images, [_texts(result, sample) for sample in range(len(paths))])
     return tuple(map(str, paths)), warnings
 
 
 def _encoded(result: Result) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """All pictures as raw base64 of PNG files, and warnings."""
+    """All images as raw base64 of PNG files, and warnings."""
     files = [encode(image, "PNG", **_texts(result, sample)) for sample, image in enumerate(result.images)]
     output = tuple(base64.b64encode(data).decode("ascii") for data, _ in files)
     return output, tuple(note for _, notes in files for note in notes)
 
 
 def _texts(result: Result, sample: int) -> dict[str, Any]:
-    """What a picture's file says about its making."""
+    """What an image's file says about its making."""
     made = result.meta | {"seed": result.seeds[sample]}
     return {"metadata": made, "parameters": a1111_parameters(made)}

@@ -32,7 +32,7 @@ __all__ = [
     "Names",
     "Number",
     "Numbers",
-    "Picture",
+    "ImageText",
     "Scalar",
     "Seed",
     "Solver",
@@ -249,8 +249,8 @@ class Numbers:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture as text: URL, data URI or base64. What is behind it is looked at later."""
+class ImageText:
+    """An image as text: URL, data URI or base64. What is behind it is looked at later."""
 
     def read(self, name: str, value: Any) -> str:
         if not isinstance(value, str):

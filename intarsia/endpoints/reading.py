@@ -25,7 +25,7 @@ _LISTED = 10
 
 @dataclass(frozen=True)
 class ReplyOptions:
-    """How the reply is wanted; ``webhook`` is called by a server, once, when the pictures are done."""
+    """How the reply is wanted; ``webhook`` is called by a server, once, when the images are done."""
 
     base64: bool
     temp: bool

@@ -21,7 +21,7 @@ _DOCUMENTED = {"loras": "lora_model", "ip_adapter.image": "ip_adapter_image"}
 
 @dataclass(frozen=True)
 class Delivery:
-    """Where the pictures of a reply went.
+    """Where the images of a reply went.
 
     Attributes:
         id: of the reply. file_prefix: stem of its files.
@@ -52,7 +52,7 @@ next_id = _Ids().next
 
 
 def success_reply(documented: Documented, result: Result, delivery: Delivery) -> dict[str, Any]:
-    """The documented reply to a request whose pictures are there."""
+    """The documented reply to a request whose images are there."""
     warnings = dict.fromkeys((*documented.warnings, *result.warnings, *delivery.warnings))
     reply: dict[str, Any] = {
         "status": "success",

@@ -51,7 +51,7 @@ def reply_schemas(dialect: Dialect) -> dict[str, Schema]:
         "generationTime": {"type": "number", "minimum": 0, "description": "Seconds."},
         "output": _URLS | {"description": "File paths, URLs or raw base64, one for each sample."},
         "proxy_links": _URLS | {"description": "The same as output."},
-        "nsfw_content_detected": {"type": "boolean", "description": "Whether any picture was found unsafe."},
+        "nsfw_content_detected": {"type": "boolean", "description": "Whether any image was found unsafe."},
         **shared,
     }
     processing = {
@@ -59,7 +59,7 @@ def reply_schemas(dialect: Dialect) -> dict[str, Schema]:
         "message": {"type": "string"},
         "fetch_result": {"type": "string", "description": "URL that has the reply when it is done."},
         "output": _URLS | {"maxItems": 0},
-        "future_links": _URLS | {"description": "URLs of the pictures; 404 until they are written."},
+        "future_links": _URLS | {"description": "URLs of the images; 404 until they are written."},
         **shared,
     }
     if not dialect.realtime:
@@ -118,7 +118,7 @@ def _operation(dialects: list[Dialect]) -> Schema:
         "description": description,
         "requestBody": {"required": True, **_content([_ref(dialect, "request") for dialect in dialects])},
         "responses": {
-            "200": {"description": "The pictures, or the promise of them, or an error.", **done},
+            "200": {"description": "The images, or the promise of them, or an error.", **done},
             "400": {"description": "A field that means nothing or cannot be honoured.", **failed},
             "401": {"description": "The key is missing or wrong, where keys are configured.", **failed},
             "500": {"description": "The request failed inside intarsia.", **failed},

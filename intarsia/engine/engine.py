@@ -1,7 +1,7 @@
 """``Engine``: owns a device, opens models, runs plans, streams progress, cancels.
 
 One thread (:mod:`intarsia.engine.thread`) runs the lanes. ``run``, ``stream`` and ``submit`` may be called from
-any thread; the pictures of all their requests share batches.
+any thread; the images of all their requests share batches.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class Engine:
             can run, and torch for the others.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; with ONNX Runtime also ``tensorrt`` or ``tensorrt:N``.
         weights: path of a ``weights.toml`` whose entries go before all others.
-        slots: pictures evaluated together; None takes what suits the device.
-        deterministic: True makes a picture's bits independent of its company; None is True on a CPU,
+        slots: images evaluated together; None takes what suits the device.
+        deterministic: True makes an image's bits independent of its company; None is True on a CPU,
             where it costs about 2 % (decision 0004).
-        allow_private_urls: True fetches pictures from hosts that are not public too, this machine included.
-        max_pixels: largest picture that is decoded, width times height; None is 64 Mi (67,108,864), or
+        allow_private_urls: True fetches images from hosts that are not public too, this machine included.
+        max_pixels: largest image that is decoded, width times height; None is 64 Mi (67,108,864), or
             ``PIL.Image.MAX_IMAGE_PIXELS`` where the program has set that.
         kernels: ``fused`` or ``plain`` for the networks' layers; ``auto`` is ``fused`` on a GPU, where plain ones are
             slower but need no Triton. What was taken is in each result's ``runtime``.
@@ -92,7 +92,7 @@ class Engine:
         weakref.finalize(self, self._thread.end).atexit = False
 
     def run(self, request: InpaintRequest, *, allow_paths: bool = True) -> Result:
-        """Run one request and wait for its pictures; arguments and errors are those of :meth:`submit`.
+        """Run one request and wait for its images; arguments and errors are those of :meth:`submit`.
 
         In a callback of one of the engine's own requests it is refused with BackendError, as it would wait for itself.
         """
@@ -115,7 +115,7 @@ class Engine:
             ticket.cancel()
 
     def submit(self, request: InpaintRequest, *, allow_paths: bool = True) -> Ticket:
-        """Queue one request and return its future. Its pictures are read (and fetched) before this returns.
+        """Queue one request and return its future. Its images are read (and fetched) before this returns.
 
         Args:
             allow_paths: False refuses to read this machine's files: for a request that came over a network.
@@ -150,7 +150,7 @@ class Engine:
             payload: the JSON body, parsed.
             endpoint: ``community``, ``enterprise-pony``, ``pony`` or ``realtime``; None lets the model decide
                 between ``community`` and ``pony``.
-            out: folder for the pictures; without one they go to a temporary folder for 24 hours. With
+            out: folder for the images; without one they go to a temporary folder for 24 hours. With
                 ``base64`` they are in the reply itself.
 
         Returns:

@@ -1,6 +1,6 @@
 """The denoising loop: admit, group, evaluate, step, retire.
 
-A lane is one picture in flight. Lanes that can share a network evaluation form a group; a group has a
+A lane is one image in flight. Lanes that can share a network evaluation form a group; a group has a
 bounded number of slots, filled from its own queue the moment one is free. Each turn evaluates one group
 once and moves every lane in it by one row of its own table, so lanes with other schedulers, step counts
 and strengths ride together, a short one leaves early and a cancelled one leaves at the next turn.
@@ -23,13 +23,13 @@ __all__ = ["Lane", "Lanes"]
 
 @dataclass(eq=False)
 class Lane:
-    """One picture in flight.
+    """One image in flight.
 
     Attributes:
         key: what must be equal for two lanes to share an evaluation: model, adapters, latent size,
             guidance mode, merging.
         session: gives the opened model; called once, when the lane is admitted.
-        conditioning: gives what all pictures of the request share; called once, when admitted.
+        conditioning: gives what all images of the request share; called once, when admitted.
         owner: the request in flight that the lane belongs to; not used by the loop.
         cursor: rows already done.
     """

@@ -1,7 +1,7 @@
-"""``Plan``: what will be done, as frozen data. Equal plans give equal pictures.
+"""``Plan``: what will be done, as frozen data. Equal plans give equal images.
 
 A plan holds numbers, strings, tuples and hashes: no tensors, no callables, and no ``None`` that means
-"the default". It says which model (by hash), which part of which picture (by hash), which solver table
+"the default". It says which model (by hash), which part of which image (by hash), which solver table
 (by name and options), and every seed. :meth:`Plan.to_dict` is its JSON.
 """
 
@@ -25,7 +25,7 @@ __all__ = [
     "SamplerPlan",
 ]
 
-# Raised whenever an equal plan would give another picture.
+# Raised whenever an equal plan would give another image.
 PLAN_VERSION = 3
 
 
@@ -34,8 +34,8 @@ class CanvasPlan:
     """Which pixels, and how they are read and put back.
 
     Attributes:
-        image_sha256, mask_sha256: of the normalised pictures, however they arrived.
-        The others are the request's, resolved; ``mask_padding`` -1 generates the whole picture.
+        image_sha256, mask_sha256: of the normalised images, however they arrived.
+        The others are the request's, resolved; ``mask_padding`` -1 generates the whole image.
     """
 
     geometry: Geometry
@@ -66,7 +66,7 @@ class ModelPlan:
     Attributes:
         vae: its own ("model") or ``id:sha256`` of another.
         adapters: LoRAs in the order in which they are added.
-        ip_adapter: ``id:sha256``, "none" without one; its picture and scale are the prompt's.
+        ip_adapter: ``id:sha256``, "none" without one; its image and scale are the prompt's.
         precision: "standard", or "fp8".
     """
 
@@ -91,12 +91,12 @@ class ModelPlan:
 
 @dataclass(frozen=True)
 class PromptPlan:
-    """What is encoded: texts, and the picture of an IP adapter.
+    """What is encoded: texts, and the image of an IP adapter.
 
     Attributes:
         asked: the caller's prompt before any template.
-        image_sha256: of the IP adapter's normalised picture; "" without one.
-        image_scale: weight of that picture's attention, 0 … 1.
+        image_sha256: of the IP adapter's normalised image; "" without one.
+        image_scale: weight of that image's attention, 0 … 1.
     """
 
     prompt: str
@@ -114,7 +114,7 @@ class SamplerPlan:
     Attributes:
         karras: as asked; ``karras_applied`` says whether it means anything for this scheduler.
         schedule: the model's noise schedule, sorted (name, value) pairs.
-        evaluations: network evaluations for one picture (rows of the table); 0 returns the input.
+        evaluations: network evaluations for one image (rows of the table); 0 returns the input.
         notes: what the table wants the result to say.
     """
 
@@ -131,10 +131,10 @@ class SamplerPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that determines the pictures of one request.
+    """Everything that determines the images of one request.
 
     Attributes:
-        seeds: one for each picture.
+        seeds: one for each image.
         token_merging: ratio of merged tokens outside the mask, 0 is off.
         token_merging_levels: resolutions that merge, from the highest that has attention downwards.
         token_merging_reuse: attention blocks of a resolution that share one matching.
@@ -158,13 +158,13 @@ class Plan:
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """``(channels, height, width)`` of one picture's latents."""
+        """``(channels, height, width)`` of one image's latents."""
         geometry, model = self.canvas.geometry, self.model
         return (model.latent_channels, geometry.height // model.factor, geometry.width // model.factor)
 
     @property
     def group(self) -> tuple[Any, ...]:
-        """What must be equal for the pictures of two plans to share a network evaluation."""
+        """What must be equal for the images of two plans to share a network evaluation."""
         guided = self.guidance_scale > 1
         merging = (self.token_merging, self.token_merging_levels, self.token_merging_reuse)
         return (self.model, self.latent_shape, guided, merging)

@@ -65,10 +65,10 @@ class Lora(BaseModel):
 
 
 class IpAdapter(BaseModel):
-    """One IP adapter of the registry, the picture it shows to the network, and how much that counts.
+    """One IP adapter of the registry, the image it shows to the network, and how much that counts.
 
     Attributes:
-        scale: 0 … 1, weight of the picture's attention beside the prompt's.
+        scale: 0 … 1, weight of the image's attention beside the prompt's.
         image: whatever ``init_image`` takes.
     """
 
@@ -79,7 +79,7 @@ class IpAdapter(BaseModel):
 
 
 class InpaintRequest(BaseModel):
-    """One inpainting request: 1 to 4 pictures from one image, one mask and one prompt.
+    """One inpainting request: 1 to 4 images from one image, one mask and one prompt.
 
     Attributes:
         prompt, negative_prompt: text; the empty prompt asks to continue the background.
@@ -89,7 +89,7 @@ class InpaintRequest(BaseModel):
         width, height: generation size in pixels, 64 … 2048; None follows the image.
         fit_output: True makes the output exactly ``width`` × ``height``, the image resized to it, as the
             hosted endpoints do; False keeps the input's size.
-        samples: 1 … 4 pictures; picture *i* has seed ``seed + i``.
+        samples: 1 … 4 images; image *i* has seed ``seed + i``.
         steps: 1 … 150 of the scheduler's own steps; ``int(steps · strength)`` of them are run.
         guidance_scale: 0 … 20, classifier-free guidance (Ho & Salimans 2022); 1 and less is without, as in diffusers.
         strength: 0 … 1, how much of the masked area's content is replaced; 0 returns the input.
@@ -98,9 +98,9 @@ class InpaintRequest(BaseModel):
         seed: 0 … 2**64 - 1, also as text; None, -1 and "random" draw one, and it is reported.
         loras: low-rank adapters, their effects added up; each at most once.
         vae: registry id of an autoencoder that replaces the model's own.
-        ip_adapter: shows the network a picture beside the prompt.
-        safety_checker: True checks the pictures with the model's checker and is an error where it has none;
-            safety_action: what is put in the place of a picture that it flags.
+        ip_adapter: shows the network an image beside the prompt.
+        safety_checker: True checks the images with the model's checker and is an error where it has none;
+            safety_action: what is put in the place of an image that it flags.
         token_merging: None or False off, True the model's ratio, or a ratio 0 … 0.75.
         mask_blur: feather of the paste-back, pixels of the output. mask_dilate: growth of the mask,
             pixels. mask_padding: pixels around the mask; set, only the mask's surroundings are generated.

@@ -20,7 +20,7 @@ from intarsia.engine.sampling import sampler_plan
 from intarsia.errors import RequestError, named
 from intarsia.images.access import Access
 from intarsia.images.fill import opaque
-from intarsia.images.sources import Picture, open_picture
+from intarsia.images.sources import RgbImage, open_image
 from intarsia.registry.files import entry_hash
 from intarsia.registry.hashing import nothing
 from intarsia.registry.registry import ModelEntry, PartEntry, Registry
@@ -53,14 +53,14 @@ def resolve(
     access: Access = Access(),
     meanwhile: Callable[[], None] = nothing,
 ) -> Resolved:
-    """Turn a request into what will be done; opens the pictures, hashes weights without pins, imports no torch.
+    """Turn a request into what will be done; opens the images, hashes weights without pins, imports no torch.
 
     Args:
-        access: what the request's pictures may make this machine read.
+        access: what the request's images may make this machine read.
         meanwhile: called while much of the model is hashed.
 
     Raises:
-        RequestError: a field that cannot be honoured, or a picture that cannot be read.
+        RequestError: a field that cannot be honoured, or an image that cannot be read.
         WeightsError: a model, VAE, adapter or safety checker that the registry does not have.
     """
     entry = registry.find(request.model)
@@ -68,9 +68,9 @@ def resolve(
     checker = find_checker(request, entry, registry)
     sampler = sampler_plan(request, entry)
     options = _canvas_options(request, entry)
-    image = _picture("init_image", request.init_image, access)
-    mask = _picture("mask_image", request.mask_image, access)
-    shown = _picture("ip_adapter.image", request.ip_adapter.image, access) if request.ip_adapter else None
+    image = _open_image("init_image", request.init_image, access)
+    mask = _open_image("mask_image", request.mask_image, access)
+    shown = _open_image("ip_adapter.image", request.ip_adapter.image, access) if request.ip_adapter else None
     canvas = prepare(image, mask, options)
     plan = Plan(
         model=model_plan(entry, parts, meanwhile),
@@ -91,12 +91,12 @@ def resolve(
 
 
 def outline(request: InpaintRequest, registry: Registry) -> dict[str, Any]:
-    """Everything in a plan but what its pictures decide, as plain values; opens no picture.
+    """Everything in a plan but what its images decide, as plain values; opens no image.
 
-    Two requests with a seed, equal outlines and equal pictures have equal plans.
+    Two requests with a seed, equal outlines and equal images have equal plans.
 
     Raises:
-        RequestError, WeightsError: what :func:`resolve` would raise before it opens a picture.
+        RequestError, WeightsError: what :func:`resolve` would raise before it opens an image.
     """
     entry = registry.find(request.model)
     parts = find_parts(request, entry, registry)
@@ -132,12 +132,12 @@ def _of_prompts(plan: Plan) -> tuple[str, ...]:
 
 
 def _own_mask(request: InpaintRequest) -> tuple[str, ...]:
-    """A picture's transparency may well be its mask; its brightness is one by mistake, mostly."""
+    """An image's transparency may well be its mask; its brightness is one by mistake, mostly."""
     image, mask = request.init_image, request.mask_image
     is_same = image is mask or (isinstance(image, str) and isinstance(mask, str) and image == mask)
     if request.mask_source == "alpha" or not is_same:
         return ()
-    return ("mask_image is the very picture that is repainted: what is bright in it was taken for the mask",)
+    return ("mask_image is the very image that is repainted: what is bright in it was taken for the mask",)
 
 
 def _canvas_options(request: InpaintRequest, entry: ModelEntry) -> CanvasOptions:
@@ -173,13 +173,13 @@ def _canvas_plan(canvas: Canvas, options: CanvasOptions, image_sha256: str, mask
     )
 
 
-def _picture(field: str, value: Any, access: Access) -> Picture:
+def _open_image(field: str, value: Any, access: Access) -> RgbImage:
     if value is None:
         raise RequestError(field, message=f"{field} is required")
-    return open_picture(field, value, access)
+    return open_image(field, value, access)
 
 
-def _prompt(request: InpaintRequest, entry: ModelEntry, shown: Picture | None) -> PromptPlan:
+def _prompt(request: InpaintRequest, entry: ModelEntry, shown: RgbImage | None) -> PromptPlan:
     prompt = request.prompt
     if request.enhance_prompt:
         prompt = entry.prompt_template.replace("{prompt}", prompt)
@@ -211,7 +211,7 @@ def _merging(request: InpaintRequest, entry: ModelEntry) -> dict[str, Any]:
     return {"token_merging": ratio, "token_merging_levels": levels, "token_merging_reuse": reuse}
 
 
-def _inputs(plan: Plan, canvas: Canvas, request: InpaintRequest, shown: Picture | None) -> Inputs:
+def _inputs(plan: Plan, canvas: Canvas, request: InpaintRequest, shown: RgbImage | None) -> Inputs:
     return Inputs(
         prompt=plan.prompt.prompt,
         negative_prompt=plan.prompt.negative_prompt,

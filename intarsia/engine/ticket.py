@@ -24,7 +24,7 @@ log = logging.getLogger("intarsia")
 class Ticket(Future[Result]):
     """The future of one request's :class:`Result`.
 
-    ``cancel()`` works until the result is there: the request's pictures leave at the next evaluation,
+    ``cancel()`` works until the result is there: the request's images leave at the next evaluation,
     nothing of them is decoded, and ``result()`` raises :class:`intarsia.errors.Cancelled`.
 
     Callbacks run in the engine's thread. There, and in a process that was forked after the request was submitted,
@@ -91,7 +91,7 @@ class Ticket(Future[Result]):
         super().add_done_callback(partial(_call, fn))  # without self: a ticket is freed with its last reference
 
     def report(self, step: int) -> None:
-        """Called by the worker: every picture has done ``step`` evaluations."""
+        """Called by the worker: every image has done ``step`` evaluations."""
         if step > self._reported:
             with self._changed:
                 self._reported = step

@@ -1,4 +1,4 @@
-"""Encoded pictures → 8-bit colour and transparency, as stored: the container's remainder, decoded by Pillow.
+"""Encoded images → 8-bit colour and transparency, as stored: the container's remainder, decoded by Pillow.
 
 Pillow's decoders are called directly, since ``Image.open`` compares sizes with a limit that is global to the process,
 and warns through a mechanism that threads cannot use safely. Sizes are compared here, before anything is decoded.
@@ -39,7 +39,7 @@ _DEEP_GRAY_ALPHA = "LA;16B"
 
 @dataclass(frozen=True, kw_only=True)
 class Pixels:
-    """A decoded picture as stored, not yet upright.
+    """A decoded image as stored, not yet upright.
 
     Attributes:
         rgb: uint8 ``[H, W, 3]``; alpha: uint8 ``[H, W]``, or None.
@@ -57,7 +57,7 @@ class Pixels:
 
 
 def check_size(size: tuple[int, int], max_pixels: int | None, cost: int = 1) -> None:
-    """Raises :class:`Damaged` where a picture has no pixels, or more than are allowed; of costly ones fewer are."""
+    """Raises :class:`Damaged` where an image has no pixels, or more than are allowed; of costly ones fewer are."""
     (width, height), limit = size, pixel_limit(max_pixels) // cost
     if width <= 0 or height <= 0:
         raise Damaged(f"has no pixels ({width}x{height})")
@@ -69,7 +69,7 @@ def check_size(size: tuple[int, int], max_pixels: int | None, cost: int = 1) -> 
 
 
 def decode(field: str, data: bytes, notes: list[str], max_pixels: int | None) -> Pixels:
-    """Decode a file's first picture.
+    """Decode a file's first image.
 
     Raises:
         Damaged: for a reason that can be named; and whatever a decoder raises that is fed with damaged data.

@@ -1,4 +1,4 @@
-"""A picture from a URL, under guard: which host is asked, for how long, and for how much.
+"""An image from a URL, under guard: which host is asked, for how long, and for how much.
 
 A URL may come from a stranger, so it must not reach what only this machine can reach. The host's name is
 resolved once, every address is checked, and the connection goes to a checked address itself: a name that
@@ -36,18 +36,18 @@ _FRAMING = 1024 * 1024  # allowance for headers and the sizes of chunks, bytes
 
 
 class _Failed(Exception):
-    """Why there is no picture, in words that end one line."""
+    """Why there is no image, in words that end one line."""
 
 
 def fetch(field: str, url: str, access: Access) -> tuple[bytes, str]:
-    """The bytes of the picture at ``url``, and what an error calls them.
+    """The bytes of the image at ``url``, and what an error calls them.
 
     Args:
         field: the request's field, for errors.
         url: http or https, without user name and password.
 
     Raises:
-        SourceError: not allowed, not there, too slow, too large, or not a picture. The message shows scheme,
+        SourceError: not allowed, not there, too slow, too large, or not an image. The message shows scheme,
             host and path; never the query, which may hold a key, nor an address that a name resolved to.
     """
     asked = at = url[:_SHOWN].partition("://")[0] + "://…"
@@ -90,7 +90,7 @@ def _shown(url: httpx2.URL) -> str:
 
 
 def _get(url: httpx2.URL, access: Access, budget: _Budget) -> bytes | httpx2.URL:
-    """One exchange: the picture, or where it is said to be."""
+    """One exchange: the image, or where it is said to be."""
     network = _Pinned(_checked_addresses(url, access, budget), access, budget)
     target = httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
     headers = [(b"Host", url.netloc), *_HEADERS]
@@ -143,7 +143,7 @@ def _looked_up(host: str, port: int, budget: _Budget) -> list[str]:
 
 
 def _body(response: httpx2.Response, access: Access, budget: _Budget) -> bytes:
-    """The decoded content, if it is small enough and begins like a picture, whatever it is declared as."""
+    """The decoded content, if it is small enough and begins like an image, whatever it is declared as."""
     too_large = f"it has more than {access.max_bytes} bytes"
     length = response.headers.get("Content-Length", "")
     if length.isdecimal() and int(length) > access.max_bytes:
@@ -158,12 +158,12 @@ def _body(response: httpx2.Response, access: Access, budget: _Budget) -> bytes:
         budget.seconds_left()
     if not body:
         raise _Failed("the answer is empty")
-    if not _is_picture(bytes(body[:_HEAD])):
+    if not _is_image(bytes(body[:_HEAD])):
         raise _Failed(f"not an image; {', '.join(FORMATS)} are read")
     return bytes(body)
 
 
-def _is_picture(head: bytes) -> bool:
+def _is_image(head: bytes) -> bool:
     """Whether one of the decoders that are used recognises the first bytes."""
     Image.init()
     recognisers = [Image.OPEN[name][1] for name in FORMATS if name in Image.OPEN]
@@ -171,7 +171,7 @@ def _is_picture(head: bytes) -> bool:
 
 
 class _Budget:
-    """The time and the bytes that are left for one picture."""
+    """The time and the bytes that are left for one image."""
 
     def __init__(self, access: Access) -> None:
         self._deadline = time.monotonic() + access.seconds

@@ -36,7 +36,7 @@ def hidden_pixels(alpha: Pixels | None) -> Mask | None:
 
 
 def opaque(rgb: Pixels, alpha: Pixels | None, masked: Mask | None = None) -> Pixels:
-    """The picture without transparency: visible pixels as stored, hidden ones filled from the visible around them.
+    """The image without transparency: visible pixels as stored, hidden ones filled from the visible around them.
 
     Visible pixels count with their alpha as weight. The result does not depend on what is stored in hidden
     pixels; where all are hidden it is mid-gray.
@@ -69,7 +69,7 @@ def from_surroundings(pixels: Pixels, mask: Mask) -> Pixels:
 
 
 def _spread(pixels: Pixels, weight: Pixels) -> Pixels:
-    """Colours everywhere, by push-pull; of a large picture on cells of some pixels a side."""
+    """Colours everywhere, by push-pull; of a large image on cells of some pixels a side."""
     height, width = weight.shape
     across, down = -(-width // _FINEST), -(-height // _FINEST)
     colours = _rounded(_pull_and_push(*_cells(pixels, weight, across, down)))
@@ -86,7 +86,7 @@ def _cells(pixels: Pixels, weight: Pixels, across: int, down: int) -> tuple[Leve
     starts = np.arange(0, width, across)
     total = np.empty((-(-height // down), starts.size, 3), np.float32)
     share = np.empty(total.shape[:2], np.float32)
-    for row in range(total.shape[0]):  # row by row of cells: the pixels of a large picture are never all floats
+    for row in range(total.shape[0]):  # row by row of cells: the pixels of a large image are never all floats
         rows = slice(row * down, (row + 1) * down)
         part = weight[rows].astype(np.int64)
         share[row] = np.add.reduceat(part.sum(axis=0), starts)

@@ -1,6 +1,6 @@
 """Pillow's modes and numpy's types as 8-bit colour and transparency, scaled, never clipped, a strip at a time.
 
-A strip is converted, then the next, so that beside the decoded picture and the finished one there is no third.
+A strip is converted, then the next, so that beside the decoded image and the finished one there is no third.
 """
 
 from __future__ import annotations

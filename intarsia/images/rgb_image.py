@@ -1,7 +1,7 @@
-"""Decoding and normalising: whatever form a picture arrives in, it leaves here as 8-bit RGB, upright.
+"""Decoding and normalising: whatever form an image arrives in, it leaves here as 8-bit RGB, upright.
 
 Orientation is applied, palettes, CMYK, 16-bit and floating-point modes are converted explicitly, and alpha
-and an RGB colour profile are kept for the output. What was lost on the way is said in ``Picture.warnings``.
+and an RGB colour profile are kept for the output. What was lost on the way is said in ``RgbImage.warnings``.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from intarsia.images.containers import Damaged
 from intarsia.images.decode import FORMATS, Pixels, check_size, decode, is_deep
 from intarsia.images.pixel_modes import channels_of, levels_of, one_line, profile_of
 
-__all__ = ["FORMATS", "Picture", "from_array", "from_bytes", "from_image"]
+__all__ = ["FORMATS", "RgbImage", "from_array", "from_bytes", "from_image"]
 
 Bytes2D = NDArray[np.uint8]
 
 _READ = "PNG, JPEG, WebP, GIF, BMP, TIFF, PPM, AVIF, JPEG 2000 or ICO"
 _ORIENTATION = 0x0112
 
-# EXIF 2.32, table of tag 0x0112: how the stored rows and columns become an upright picture.
+# EXIF 2.32, table of tag 0x0112: how the stored rows and columns become an upright image.
 _UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     2: lambda a: a[:, ::-1],
     3: lambda a: a[::-1, ::-1],
@@ -43,11 +43,11 @@ _UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
-    """An upright 8-bit picture; the arrays are read-only.
+class RgbImage:
+    """An upright 8-bit image; the arrays are read-only.
 
     Attributes:
-        rgb: uint8 ``[H, W, 3]``; of a gray picture, as most masks are, one plane of memory stands for all three.
+        rgb: uint8 ``[H, W, 3]``; of a gray image, as most masks are, one plane of memory stands for all three.
         alpha: uint8 ``[H, W]``, 255 opaque, or None where the source has no transparency.
         icc_profile: the source's RGB colour profile, to be written with the output.
         path: the file it came from, if it came from one.
@@ -84,7 +84,7 @@ class Picture:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of the normalised content (size, colours, alpha): equal pictures, equal hashes, gray ones apart."""
+        """Hash of the normalised content (size, colours, alpha): equal images, equal hashes, gray ones apart."""
         shape = self.rgb.shape[:2] if self.is_gray else self.rgb.shape
         digest = hashlib.sha256(repr((shape, self.alpha is not None)).encode())
         digest.update(self.gray.data if self.is_gray else self.rgb.data)
@@ -106,14 +106,14 @@ class Picture:
         return image
 
 
-def from_bytes(field: str, data: bytes, label: str, path: str | None = None, max_pixels: int | None = None) -> Picture:
-    """Decode an encoded picture. ``label`` says in an error what the bytes were ("'photo.png'", "the bytes").
+def from_bytes(field: str, data: bytes, label: str, path: str | None = None, max_pixels: int | None = None) -> RgbImage:
+    """Decode an encoded image. ``label`` says in an error what the bytes were ("'photo.png'", "the bytes").
 
     Args:
         max_pixels: see :func:`intarsia.images.access.pixel_limit`.
 
     Raises:
-        SourceError: empty, not a picture, truncated or damaged, or too many pixels.
+        SourceError: empty, not an image, truncated or damaged, or too many pixels.
         OutOfMemory: there is no memory to decode it in.
     """
     if not data:
@@ -127,7 +127,7 @@ def from_bytes(field: str, data: bytes, label: str, path: str | None = None, max
 
 def from_image(
     field: str, image: Image.Image, label: str = "the image", path: str | None = None, max_pixels: int | None = None
-) -> Picture:
+) -> RgbImage:
     """Normalise a ``PIL.Image`` of any mode; the image itself is left as it is.
 
     Raises:
@@ -152,12 +152,12 @@ def from_image(
         return _upright(pixels, profile, notes, path)
 
 
-def _upright(pixels: Pixels, profile: bytes | None, notes: list[str], path: str | None) -> Picture:
+def _upright(pixels: Pixels, profile: bytes | None, notes: list[str], path: str | None) -> RgbImage:
     rgb, alpha = pixels.rgb, pixels.alpha
     turn = _UPRIGHT.get(pixels.orientation)
     if turn is not None:
         rgb, alpha = turn(rgb), None if alpha is None else turn(alpha)
-    return Picture(rgb, alpha, icc_profile=profile, path=path, warnings=tuple(notes), is_gray=pixels.is_gray)
+    return RgbImage(rgb, alpha, icc_profile=profile, path=path, warnings=tuple(notes), is_gray=pixels.is_gray)
 
 
 @contextmanager
@@ -168,7 +168,7 @@ def _named(field: str, label: str, path: str | None, data: bytes = b"") -> Itera
     except IntarsiaError:
         raise
     except Damaged as exc:
-        reason = str(exc) or f"is not a picture but {_kind(data)}; {_READ} is read"
+        reason = str(exc) or f"is not an image but {_kind(data)}; {_READ} is read"
         raise SourceError(field, path, f"{label} {reason}") from exc
     except Exception as exc:  # a decoder fed with damaged data raises anything at all
         if isinstance(exc, MemoryError) or "out of memory" in str(exc).lower():
@@ -176,7 +176,7 @@ def _named(field: str, label: str, path: str | None, data: bytes = b"") -> Itera
         raise SourceError(field, path, f"{label} is truncated or damaged: {one_line(exc)}") from exc
 
 
-def from_array(field: str, array: NDArray[Any], max_pixels: int | None = None) -> Picture:
+def from_array(field: str, array: NDArray[Any], max_pixels: int | None = None) -> RgbImage:
     """Normalise ``[H, W]``, ``[H, W, 1]``, ``[H, W, 3]`` or ``[H, W, 4]`` of uint8, uint16, bool or 0…1.
 
     Raises:
@@ -195,7 +195,7 @@ def from_array(field: str, array: NDArray[Any], max_pixels: int | None = None) -
             levels = levels[:, :, None]
         rgb = np.repeat(levels, 3, axis=2) if levels.shape[2] == 1 else levels[:, :, :3].copy()
         alpha = levels[:, :, 3].copy() if levels.shape[2] == 4 else None
-        return Picture(rgb, alpha, warnings=tuple(notes))
+        return RgbImage(rgb, alpha, warnings=tuple(notes))
 
 
 def _orientation(image: Image.Image, notes: list[str], field: str) -> int:

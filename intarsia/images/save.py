@@ -1,4 +1,4 @@
-"""Writing pictures: names, formats, metadata, and files that appear whole or not at all."""
+"""Writing images: names, formats, metadata, and files that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _LONGEST_EXIF = 65535 - 8
 
 @dataclass(frozen=True)
 class SaveOptions:
-    """How a picture is encoded and written.
+    """How an image is encoded and written.
 
     Attributes:
         quality: JPEG and lossy WebP, 1 … 100.
@@ -119,7 +119,7 @@ def save(
     parameters: str | None = None,
     options: SaveOptions | None = None,
 ) -> tuple[str, ...]:
-    """Write a picture; returns warnings. The file appears complete or not at all.
+    """Write an image; returns warnings. The file appears complete or not at all.
 
     It is written to a temporary file in the same folder, flushed to the disk and renamed; after a failure
     or an interruption nothing is left behind and a file that was there is as it was.
@@ -139,16 +139,16 @@ def save(
 
 
 def save_all(
-    pictures: Sequence[tuple[Image.Image, Path]],
+    images: Sequence[tuple[Image.Image, Path]],
     texts: Sequence[Mapping[str, Any]],
     options: SaveOptions | None = None,
 ) -> tuple[str, ...]:
-    """Write pictures that belong together: all of them, or none, and then what they would replace is as it was.
+    """Write images that belong together: all of them, or none, and then what they would replace is as it was.
 
     Unfinished files that a killed process left in their folders a day ago or earlier are removed first.
 
     Args:
-        pictures: each with where it goes.
+        images: each with where it goes.
         texts: for each, ``metadata`` and ``parameters`` of :func:`save`.
 
     Returns:
@@ -160,7 +160,7 @@ def save_all(
     options = options or SaveOptions()
     warnings: list[str] = []
     files: list[tuple[Path, bytes]] = []
-    for (image, path), text in zip(pictures, texts, strict=True):
+    for (image, path), text in zip(images, texts, strict=True):
         data, notes = _encoded(image, path, None, options, text)
         files.append((path, data))
         warnings += notes
@@ -206,7 +206,7 @@ def encode(
     parameters: str | None = None,
     options: SaveOptions | None = None,
 ) -> tuple[bytes, tuple[str, ...]]:
-    """The encoded file and warnings; arguments as in :func:`save`. The picture's own text is not copied."""
+    """The encoded file and warnings; arguments as in :func:`save`. The image's own text is not copied."""
     options = options or SaveOptions()
     warnings: tuple[str, ...] = ()
     settings: dict[str, Any] = {"icc_profile": image.info.get("icc_profile")}

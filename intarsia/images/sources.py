@@ -1,4 +1,4 @@
-"""Where a picture comes from: path, URL, data URI, base64, bytes, ``PIL.Image`` or numpy array.
+"""Where an image comes from: path, URL, data URI, base64, bytes, ``PIL.Image`` or numpy array.
 
 What may be read is said by an :class:`Access`: a request that arrived over a network has
 ``Access(allow_paths=False)``. URLs are fetched, under their own guard, by :mod:`intarsia.images.fetch`.
@@ -21,10 +21,10 @@ from PIL import Image
 
 from intarsia.errors import SourceError, shown
 from intarsia.images.access import Access
-from intarsia.images.rgb_image import Picture, from_array, from_bytes, from_image
+from intarsia.images.rgb_image import RgbImage, from_array, from_bytes, from_image
 from intarsia.redact import without_query
 
-__all__ = ["MAX_BYTES", "Access", "ImageSource", "Picture", "Source", "open_picture", "read_source"]
+__all__ = ["MAX_BYTES", "Access", "ImageSource", "RgbImage", "Source", "open_image", "read_source"]
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
 
@@ -43,15 +43,15 @@ _FORMS = "a path, a URL, a data URI, base64, bytes, a PIL.Image or a numpy array
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A picture before decoding: what it is, what an error calls it, and the file it came from, if any."""
+    """An image before decoding: what it is, what an error calls it, and the file it came from, if any."""
 
     content: bytes | Image.Image | NDArray[Any]
     label: str
     path: str | None = None
 
 
-def open_picture(field: str, value: object, access: Access = Access()) -> Picture:
-    """Read and normalise a picture given in any accepted form.
+def open_image(field: str, value: object, access: Access = Access()) -> RgbImage:
+    """Read and normalise an image given in any accepted form.
 
     Raises:
         SourceError: it cannot be found, read or decoded; the message names ``field`` and the reason.
@@ -100,8 +100,8 @@ def _read_text(field: str, text: str, access: Access) -> Source:
         return _read_path(field, text, access)
     data = _decode_base64(text.encode("utf-8", "replace"))
     # Many a misspelt path is also valid base64 ("photos/cat"), so short text counts as base64 only where
-    # it decodes to the beginning of a picture.
-    if data is not None and (not may_be_path or _is_picture(data)):
+    # it decodes to the beginning of an image.
+    if data is not None and (not may_be_path or _is_image(data)):
         return Source(data, "the base64 text")
     if may_be_path:
         return _read_path(field, text, access)
@@ -109,7 +109,7 @@ def _read_text(field: str, text: str, access: Access) -> Source:
     if not access.allow_paths:
         forms = "a URL, data URI or base64 (paths are not read here)"
     quoted = without_query(text, with_path=True)  # an address without its scheme may still have a token in it
-    raise SourceError(field, text, f"{shown(quoted)} is not {forms} of a picture")
+    raise SourceError(field, text, f"{shown(quoted)} is not {forms} of an image")
 
 
 def _read_url(field: str, url: str, access: Access) -> Source:
@@ -144,7 +144,7 @@ def _decode_base64(text: bytes) -> bytes | None:
         return None
 
 
-def _is_picture(data: bytes) -> bool:
+def _is_image(data: bytes) -> bool:
     return data.startswith(_SIGNATURES) or data[4:8] == b"ftyp"
 
 
@@ -160,7 +160,7 @@ def _read_path(field: str, path: str, access: Access) -> Source:
         name = os.path.expanduser(path)
         found = os.stat(name)
         if stat.S_ISDIR(found.st_mode):
-            problem = f"{label} is a folder, not a picture"
+            problem = f"{label} is a folder, not an image"
         elif not stat.S_ISREG(found.st_mode):  # a pipe or device may never end
             problem = f"{label} is not a regular file"
         elif found.st_size > MAX_BYTES:

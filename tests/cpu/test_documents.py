@@ -11,7 +11,7 @@ jsonschema = pytest.importorskip("jsonschema", reason="needs jsonschema: pip ins
 
 import intarsia
 from intarsia.canvas.canvas import CanvasOptions, prepare
-from intarsia.images.sources import open_picture
+from intarsia.images.sources import open_image
 from tests.documents import ENDPOINTS, PICTURES, document, example, serving_pictures
 
 
@@ -42,7 +42,7 @@ def test_the_example_gives_a_picture_and_the_documented_reply(engine, address, t
     with Image.open(reply["output"][0]) as made:
         out = np.asarray(made.convert("RGB"))
     original = np.asarray(Image.open(image_file).convert("RGB"))
-    canvas = prepare(open_picture("init_image", image_file), open_picture("mask_image", mask_file), CanvasOptions())
+    canvas = prepare(open_image("init_image", image_file), open_image("mask_image", mask_file), CanvasOptions())
     assert out.shape == (512, 512, 3)
     np.testing.assert_array_equal(out[~canvas.touched()], original[~canvas.touched()])
     changed = np.abs(out.astype(int) - original)[canvas.area].mean()

@@ -10,7 +10,7 @@ pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[torch]'"
 
 import intarsia
 from intarsia.canvas.canvas import CanvasOptions, prepare
-from intarsia.images.sources import open_picture
+from intarsia.images.sources import open_image
 from tools.train_tiny.masks import room
 from tools.train_tiny.palette import COLOURS
 
@@ -54,7 +54,7 @@ def test_photograph(engine, photos, place):
     )  # fmt: skip
     result = engine.run(request)
     out, original = np.asarray(result.images[0]), np.asarray(Image.open(image_file).convert("RGB"))
-    canvas = prepare(open_picture("init_image", image_file), open_picture("mask_image", mask_file), CanvasOptions())
+    canvas = prepare(open_image("init_image", image_file), open_image("mask_image", mask_file), CanvasOptions())
     touched = canvas.touched()
     assert result.generated[0].size == (512, 512)
     np.testing.assert_array_equal(out[~touched], original[~touched])

@@ -27,7 +27,7 @@ def intarsia(tmp_path, empty_registry):
     return run
 
 
-def test_a_file_or_standard_input_gives_the_reply_and_the_picture(intarsia, tmp_path):
+def test_a_file_or_standard_input_gives_the_reply_and_the_image(intarsia, tmp_path):
     (tmp_path / "made").mkdir()
     (tmp_path / "request.json").write_text(json.dumps(PAYLOAD))
     for file, stdin in [("request.json", None), ("-", json.dumps(PAYLOAD))]:

@@ -203,7 +203,7 @@ def test_every_reader_of_progress_sees_all_of_it_and_its_end(engine, request_of,
     assert within(60, lambda: [event.step for event in ticket.progress()]) == ([1, 2, 3, 4], None)
 
 
-def test_progress_says_the_slowest_of_a_requests_pictures_and_no_step_twice(empty_registry, request_of, monkeypatch):
+def test_progress_says_the_slowest_of_a_requests_images_and_no_step_twice(empty_registry, request_of, monkeypatch):
     reported, original = [], Ticket.report
 
     def report(self, step):

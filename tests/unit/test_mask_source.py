@@ -12,7 +12,7 @@ import intarsia
 from intarsia.canvas.canvas import CanvasOptions, prepare
 from intarsia.canvas.mask_source import binarise
 from intarsia.errors import RequestError
-from intarsia.images.rgb_image import Picture, from_array, from_bytes, from_image
+from intarsia.images.rgb_image import RgbImage, from_array, from_bytes, from_image
 
 SIZE = 32
 HOLE = np.zeros((SIZE, SIZE), np.bool_)
@@ -20,12 +20,12 @@ HOLE[8:24, 8:24] = True
 NOWHERE, EVERYWHERE = np.zeros_like(HOLE), np.ones_like(HOLE)
 
 
-def rgba(gray: int | np.ndarray, alpha: np.ndarray) -> Picture:
+def rgba(gray: int | np.ndarray, alpha: np.ndarray) -> RgbImage:
     plane = np.broadcast_to(np.asarray(gray, np.uint8), alpha.shape)
-    return Picture(np.dstack([plane] * 3), alpha.astype(np.uint8))
+    return RgbImage(np.dstack([plane] * 3), alpha.astype(np.uint8))
 
 
-def layers(inside: tuple[int, int], outside: tuple[int, int]) -> Picture:
+def layers(inside: tuple[int, int], outside: tuple[int, int]) -> RgbImage:
     """Two tones: (brightness, alpha) inside of HOLE and outside of it."""
     gray, alpha = (np.where(HOLE, inside[i], outside[i]) for i in range(2))
     return rgba(gray, alpha)
@@ -150,8 +150,8 @@ def test_an_opacity_of_the_whole_layer_is_not_read(level):
 
 
 @pytest.mark.parametrize("hole", [HOLE, ~HOLE], ids=["small", "large"])
-def test_a_picture_with_a_hole_is_read_by_its_transparency(hole):
-    """As several services ask for it: the picture, what is to be repainted erased."""
+def test_an_image_with_a_hole_is_read_by_its_transparency(hole):
+    """As several services ask for it: the image, what is to be repainted erased."""
     for below in (0, 255):
         colours = photograph()
         colours[hole] = below
@@ -160,32 +160,32 @@ def test_a_picture_with_a_hole_is_read_by_its_transparency(hole):
         assert "its transparency was used" in notes[0]
 
 
-def test_a_picture_that_is_given_as_image_and_as_mask():
+def test_an_image_that_is_given_as_image_and_as_mask():
     """A flat one too, whose brightness alone would be taken for a drawing in white."""
     flat = np.full((SIZE, SIZE, 4), 220, np.uint8)
     flat[:, :, 3] = np.where(HOLE, 0, 255)
-    picture, other = from_array("init_image", flat), from_array("mask_image", flat[:, ::-1].copy())
+    image, other = from_array("init_image", flat), from_array("mask_image", flat[:, ::-1].copy())
     np.testing.assert_array_equal(binarise(other)[0], ~HOLE)
-    canvas = prepare(picture, from_array("mask_image", flat))
+    canvas = prepare(image, from_array("mask_image", flat))
     np.testing.assert_array_equal(canvas.area, HOLE)
     assert any("its transparency was used" in note for note in canvas.warnings)
     hidden = flat.copy()
     hidden[HOLE, :3] = 0
-    np.testing.assert_array_equal(prepare(picture, from_array("mask_image", hidden)).area, HOLE)
+    np.testing.assert_array_equal(prepare(image, from_array("mask_image", hidden)).area, HOLE)
     brighter = flat.copy()
     brighter[0, 0, :3] = 255
-    np.testing.assert_array_equal(prepare(picture, from_array("mask_image", brighter)).area, ~HOLE)
+    np.testing.assert_array_equal(prepare(image, from_array("mask_image", brighter)).area, ~HOLE)
     luma = CanvasOptions(mask_source="luma")
-    np.testing.assert_array_equal(prepare(picture, from_array("mask_image", flat), luma).area, ~HOLE)
+    np.testing.assert_array_equal(prepare(image, from_array("mask_image", flat), luma).area, ~HOLE)
 
 
-def stored(image: Image.Image, **settings: object) -> Picture:
+def stored(image: Image.Image, **settings: object) -> RgbImage:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", **settings)
     return from_bytes("mask_image", buffer.getvalue(), "the mask")
 
 
-def forms(inside: tuple[int, int], outside: tuple[int, int]) -> dict[str, Picture]:
+def forms(inside: tuple[int, int], outside: tuple[int, int]) -> dict[str, RgbImage]:
     """One mask of two tones, one of them transparent, in every mode that can say so."""
     gray, alpha = (np.where(HOLE, inside[i], outside[i]).astype(np.uint8) for i in range(2))
     pair = Image.fromarray(np.dstack([gray, alpha]), "LA")
@@ -275,7 +275,7 @@ def test_a_mask_without_alpha_has_none_to_be_read():
         binarise(from_array("f", np.zeros((4, 4), np.uint8)), "alpha")
 
 
-def test_what_is_said_of_mask_and_picture_reaches_the_result(empty_registry):
+def test_what_is_said_of_mask_and_image_reaches_the_result(empty_registry):
     deep = Image.fromarray(np.where(HOLE, 65535, 0).astype(np.uint16))
     buffer = io.BytesIO()
     frames = [Image.fromarray(np.where(part, 255, 0).astype(np.uint8)) for part in (HOLE, ~HOLE)]

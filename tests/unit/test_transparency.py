@@ -1,4 +1,4 @@
-"""Transparent pixels of the picture: what is stored there decides nothing, and what is repainted there is seen."""
+"""Transparent pixels of the image: what is stored there decides nothing, and what is repainted there is seen."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from intarsia.canvas.mask import Feather
 from intarsia.canvas.paste import composite
 from intarsia.images import fill
 from intarsia.images.fill import FAINT, from_surroundings, hidden_pixels, opaque
-from intarsia.images.rgb_image import Picture, from_array, from_bytes, from_image
+from intarsia.images.rgb_image import RgbImage, from_array, from_bytes, from_image
 from intarsia.images.save import SaveOptions, encode
 
 Pixels = np.ndarray
@@ -63,8 +63,8 @@ def photograph() -> Pixels:
     return np.dstack([90 + columns, 60 + rows, 200 - rows]).astype(np.uint8)
 
 
-def canvas_of(image: Pixels | Picture, mask: Pixels, **wanted: object) -> Canvas:
-    picture = image if isinstance(image, Picture) else from_array("init_image", image)
+def canvas_of(image: Pixels | RgbImage, mask: Pixels, **wanted: object) -> Canvas:
+    picture = image if isinstance(image, RgbImage) else from_array("init_image", image)
     return prepare(picture, from_array("mask_image", mask), CanvasOptions(**wanted))
 
 
@@ -80,9 +80,9 @@ def with_hole(hidden: Pixels | int, colours: Pixels | None = None, hole: Pixels 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("place", MASKS)
-def test_pictures_that_look_the_same_give_the_same(place, options):
-    pictures = [with_hole(hidden) for hidden in (0, 255, noise(HEIGHT, WIDTH, 3))]
-    canvases = [canvas_of(picture, MASKS[place], **options) for picture in pictures]
+def test_images_that_look_the_same_give_the_same(place, options):
+    images = [with_hole(hidden) for hidden in (0, 255, noise(HEIGHT, WIDTH, 3))]
+    canvases = [canvas_of(image, MASKS[place], **options) for image in images]
     first = canvases[0]
     generated = noise(*first.image.shape, seed=5)
     seen = np.asarray(first.paste(generated))
@@ -116,7 +116,7 @@ def test_outside_the_feather_hidden_bytes_are_kept_too(place, options):
     image = with_hole(noise(HEIGHT, WIDTH, 3))
     canvas = canvas_of(image, MASKS[place], **options)
     out, kept = np.asarray(canvas.paste(noise(*canvas.image.shape))), ~canvas.touched()
-    base = np.asarray(canvas.picture.to_pil()) if options.get("fixed_size") else image
+    base = np.asarray(canvas.working.to_pil()) if options.get("fixed_size") else image
     np.testing.assert_array_equal(out[kept], base[kept])
     np.testing.assert_array_equal(np.asarray(canvas.untouched()), base)
 
@@ -149,7 +149,7 @@ def planes(hidden: int, colours: int) -> Pixels:
     return np.dstack([gray(hidden)] * colours + [np.where(HOLE, 0, 255).astype(np.uint8)])
 
 
-FORMS: dict[str, Callable[[int], Picture]] = {
+FORMS: dict[str, Callable[[int], RgbImage]] = {
     "RGBA": lambda hidden: from_image("f", Image.fromarray(planes(hidden, 3))),
     "LA": lambda hidden: from_image("f", Image.fromarray(planes(hidden, 1), "LA")),
     "RGBa": lambda hidden: from_image("f", Image.frombytes("RGBa", (WIDTH, HEIGHT), planes(hidden, 3).tobytes())),
@@ -170,7 +170,7 @@ FORMS: dict[str, Callable[[int], Picture]] = {
 def test_every_mode_with_transparency(form):
     canvases = [canvas_of(FORMS[form](hidden), MASKS["more than the hole"], native_size=64) for hidden in (0, 250)]
     for canvas in canvases:
-        np.testing.assert_array_equal(canvas.picture.alpha, np.where(HOLE, 0, 255))
+        np.testing.assert_array_equal(canvas.working.alpha, np.where(HOLE, 0, 255))
         np.testing.assert_array_equal(canvas.image, canvases[0].image)
         assert (np.asarray(canvas.paste(canvas.image))[HOLE][:, 3] == 255).all()
     assert canvases[0].image.min() >= 60
@@ -231,7 +231,7 @@ def test_a_crop_inside_a_hole_is_filled_from_outside_of_it():
 
 
 @pytest.mark.parametrize("alpha", [0, FAINT - 1])
-def test_a_picture_of_nothing_is_plain_gray_and_says_so(alpha):
+def test_an_image_of_nothing_is_plain_gray_and_says_so(alpha):
     image = np.dstack([noise(HEIGHT, WIDTH, 3), np.full((HEIGHT, WIDTH), alpha, np.uint8)])
     canvas = canvas_of(image, HOLE)
     assert (canvas.image == 128).all()
@@ -256,7 +256,7 @@ def test_visible_pixels_are_shown_as_stored_and_weigh_by_their_alpha():
     np.testing.assert_array_equal(opaque(colours, alpha, np.ones_like(masked)), shown)
 
 
-def test_opaque_pictures_are_passed_on_as_they_are():
+def test_opaque_images_are_passed_on_as_they_are():
     colours = noise(5, 7, 3)
     assert opaque(colours, None) is colours
     assert opaque(colours, np.full((5, 7), FAINT, np.uint8)) is colours
@@ -264,7 +264,7 @@ def test_opaque_pictures_are_passed_on_as_they_are():
 
 
 @pytest.mark.parametrize("finest", [1, 5, 8, 1024])
-def test_large_pictures_are_filled_on_cells(monkeypatch, finest):
+def test_large_images_are_filled_on_cells(monkeypatch, finest):
     """Of whatever size the cells are: the fill of a ramp lies on the ramp, to a cell's extent."""
     monkeypatch.setattr(fill, "_FINEST", finest)
     rows, columns = np.mgrid[:50, :83]
@@ -290,7 +290,7 @@ def test_large_pictures_are_filled_on_cells(monkeypatch, finest):
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 999), kind=st.sampled_from(["any", "two"]))
 def test_compositing_is_over_of_porter_and_duff(seed, kind):
-    """Colours multiplied by their alpha add up: layer · w + picture · (1 - w), to the rounding of alpha and share."""
+    """Colours multiplied by their alpha add up: layer · w + image · (1 - w), to the rounding of alpha and share."""
     rng = np.random.default_rng(seed)
     alpha, weights = rng.integers(0, 256, (2, 12, 17), dtype=np.uint8)
     if kind == "two":
@@ -335,7 +335,7 @@ def test_a_half_transparent_rim_of_a_hole_is_closed_with_it():
     assert (np.asarray(canvas.paste(canvas.image))[:, :, 3] == 255).all()
 
 
-def test_a_half_transparent_picture_stays_so():
+def test_a_half_transparent_image_stays_so():
     image = np.dstack([photograph(), np.full((HEIGHT, WIDTH), FAINT, np.uint8)])
     canvas = canvas_of(image, HOLE, native_size=64)
     generated = noise(*canvas.image.shape)

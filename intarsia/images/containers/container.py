@@ -1,4 +1,4 @@
-"""What is read of a picture's file before it is decoded, and the limits that are common to all kinds of files."""
+"""What is read of an image's file before it is decoded, and the limits that are common to all kinds of files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 __all__ = ["MOST_PARTS", "MOST_PROFILE_BYTES", "Container", "Damaged", "inflated", "usable_profile"]
 
 MOST_PARTS = 100_000
-"""Chunks, segments or blocks of a file. A picture of 512 MiB in the usual pieces of 8 KiB has 65,536."""
+"""Chunks, segments or blocks of a file. An image of 512 MiB in the usual pieces of 8 KiB has 65,536."""
 
 MOST_PROFILE_BYTES = 16 * 1024 * 1024
 """Largest colour profile: what JPEG can hold (255 segments), and so what any other file of it may have."""
@@ -20,7 +20,7 @@ class Damaged(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Container:
-    """A file without what is not needed for its first picture, and what was found in it.
+    """A file without what is not needed for its first image, and what was found in it.
 
     Attributes:
         data: for the decoder.
@@ -30,7 +30,7 @@ class Container:
         icc_profile: the colour profile, not examined.
         orientation: EXIF's, 1 … 8.
         bits: of a channel, where they are more than the decoder delivers.
-        cost: how many times the memory of other pictures its decoder needs; it may have so many times fewer pixels.
+        cost: how many times the memory of other images its decoder needs; it may have so many times fewer pixels.
         key: the colour that is transparent, one sample or three of ``bits``.
         notes: what was left out that somebody may miss.
     """

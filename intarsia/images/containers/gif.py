@@ -24,12 +24,12 @@ def unpack(data: bytes) -> Container:
     """The screen, the palettes and the first frame with its transparency are left.
 
     Raises:
-        Damaged: no frame, or more blocks than a picture has.
+        Damaged: no frame, or more blocks than an image has.
     """
     try:
         return _Blocks(data).container()
     except (struct.error, IndexError) as exc:
-        raise Damaged("is truncated: the GIF ends before its picture") from exc
+        raise Damaged("is truncated: the GIF ends before its image") from exc
 
 
 class _Blocks:
@@ -45,7 +45,7 @@ class _Blocks:
         start = 13 + _palette_bytes(flags)
         image, control = self._next_image(start)
         if image is None:
-            raise Damaged("is truncated or damaged: the GIF has no picture")
+            raise Damaged("is truncated or damaged: the GIF has no image")
         left, top, across, down, frame_flags = struct.unpack_from("<HHHHB", data, image + 1)
         first = image + 10 + _palette_bytes(frame_flags) + 1
         end = self._behind(first)

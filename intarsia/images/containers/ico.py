@@ -37,7 +37,7 @@ def unpack(data: bytes) -> Container:
     if icon.startswith(png.SIGNATURE):
         return replace(png.unpack(icon), has_more=False)
     if len(icon) < 40:
-        raise Damaged("is truncated: the ICO ends before its picture")
+        raise Damaged("is truncated: the ICO ends before its image")
     across, down = struct.unpack_from("<ii", icon, 4)
     down //= 2  # the mask is stored as more rows
     if not (0 < across <= _LARGEST and 0 < down <= _LARGEST):

@@ -22,7 +22,7 @@ _TABLES = {0xC4, 0xCC, 0xDB, 0xDD, 0xDC}  # DHT, DAC, DQT, DRI, DNL
 _ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a segment: TEM, RST0 … 7, SOI
 
 _MOST_SEGMENTS = 10_000
-# A progressive picture has about ten scans. Each is a walk through all coefficients, with or without data for them.
+# A progressive image has about ten scans. Each is a walk through all coefficients, with or without data for them.
 _MOST_SCANS, _USUAL_SCANS = 64, 20
 _MOST_SCANNED = 1 << 30  # pixels in all scans together, where there are more than usual
 _MARKER = re.compile(rb"\xff+([^\xff\x00])")
@@ -52,7 +52,7 @@ def unpack(data: bytes) -> Container:
     """Frame, tables, scans, and the segments that say which colours they are; what is behind the end is cut off.
 
     Raises:
-        Damaged: no frame or no scan, or more segments or scans than pictures have.
+        Damaged: no frame or no scan, or more segments or scans than images have.
     """
     segments, view = _Segments(), memoryview(data)
     scan = None
@@ -62,7 +62,7 @@ def unpack(data: bytes) -> Container:
             break
         _take(segments, kind, view[start:end])
     if scan is None or segments.size is None:
-        raise Damaged("is truncated: the JPEG ends before its picture")
+        raise Damaged("is truncated: the JPEG ends before its image")
     profile = usable_profile(_joined(segments), segments.notes)
     return Container(
         data=b"".join([*segments.kept, view[scan : _end(data, scan, segments.size)]]),
@@ -128,7 +128,7 @@ def _joined(segments: _Segments) -> bytes | None:
 
 
 def _end(data: bytes, position: int, size: tuple[int, int]) -> int:
-    """Where the picture ends whose first scan is at ``position``: behind its end marker, or with the file."""
+    """Where the image ends whose first scan is at ``position``: behind its end marker, or with the file."""
     affordable = _MOST_SCANNED // max(1, size[0] * size[1])
     scans, most = 0, min(_MOST_SCANS, max(_USUAL_SCANS, affordable))
     for _ in range(_MOST_SEGMENTS):

@@ -24,7 +24,7 @@ def unpack(data: bytes) -> Container:
     """The file as it is, of a size and depth that its codestream states.
 
     Raises:
-        Damaged: no codestream, or more boxes, segments, tiles or code blocks than pictures have.
+        Damaged: no codestream, or more boxes, segments, tiles or code blocks than images have.
     """
     try:
         start = 0 if data.startswith(_CODESTREAM) else _codestream(data)
@@ -62,7 +62,7 @@ def _codestream(data: bytes) -> int:
         if length < header:
             break
         position += length
-    raise Damaged("is damaged: the JPEG 2000 has no picture")
+    raise Damaged("is damaged: the JPEG 2000 has no image")
 
 
 def _check_header(data: bytes, position: int, end: int) -> None:

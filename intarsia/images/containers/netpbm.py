@@ -107,7 +107,7 @@ def samples_of(data: bytes, header: Netpbm) -> NDArray[Any]:
 
 def _binary(data: bytes, header: Netpbm, kind: np.dtype[Any], count: int) -> NDArray[Any]:
     if len(data) - header.start < count * kind.itemsize:
-        raise Damaged("is truncated: the Netpbm file ends before its picture")
+        raise Damaged("is truncated: the Netpbm file ends before its image")
     return np.frombuffer(data, kind, count, header.start)
 
 
@@ -116,7 +116,7 @@ def _plain(data: bytes, header: Netpbm, count: int) -> NDArray[Any]:
     if len(data) > _MOST_PLAIN_BYTES:
         raise Damaged(f"is a plain Netpbm file of more than {_MOST_PLAIN_BYTES} bytes, which is not read")
     if count > len(data):  # a number takes a byte at least
-        raise Damaged("is truncated: the Netpbm file ends before its picture")
+        raise Damaged("is truncated: the Netpbm file ends before its image")
     text = _COMMENT.sub(b" ", data[header.start :])
     if header.kind == 1:
         digits = np.frombuffer(text.translate(None, delete=_BLANKS), np.uint8)[:count]
@@ -124,7 +124,7 @@ def _plain(data: bytes, header: Netpbm, count: int) -> NDArray[Any]:
     else:
         values = _numbers(text, count)
     if len(values) < count:
-        raise Damaged("is truncated: the Netpbm file ends before its picture")
+        raise Damaged("is truncated: the Netpbm file ends before its image")
     return values
 
 

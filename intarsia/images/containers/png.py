@@ -87,7 +87,7 @@ def _container(chunks: _Chunks) -> Container:
 
 
 def _key(chunks: _Chunks, bits: int, colour: int) -> tuple[int, ...] | None:
-    """The one transparent colour of a picture without alpha and palette."""
+    """The one transparent colour of an image without alpha and palette."""
     samples = {_GRAY: 1, _COLOUR: 3}.get(colour)
     if not samples or not chunks.transparency:
         return None

@@ -30,7 +30,7 @@ _MOST_PIECES = 1 << 20
 # Pieces that are not compressed are decoded one by one in Python, ten microseconds each.
 _MOST_PLAIN_PIECES = 1 << 15
 _MOST_TAG_BYTES = 1 << 20
-_LEAST_TILE = 1 << 22  # pixels of a tile that are always taken; above, it may be four times the picture
+_LEAST_TILE = 1 << 22  # pixels of a tile that are always taken; above, it may be four times the image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ def unpack(data: bytes) -> Container:
     """The pixels of the first page, and a directory that says no more than how to decode them.
 
     Raises:
-        Damaged: the directory is not in the file, or has more tags, strips or tiles than pictures have.
+        Damaged: the directory is not in the file, or has more tags, strips or tiles than images have.
     """
     order = "<" if data[:2] == b"II" else ">"
     form = _Form(order=order, is_big=0x2B in data[2:4])
@@ -123,7 +123,7 @@ def _directory(data: bytes, form: _Form, start: int) -> tuple[dict[int, _Entry],
 
 
 def _read(data: bytes, form: _Form, row: np.void) -> _Entry | None:
-    """One tag with its values; None where they are not in the file, or are more than any picture has."""
+    """One tag with its values; None where they are not in the file, or are more than any image has."""
     tag, kind, count = int(row["tag"]), int(row["kind"]), int(row["count"])
     length, raw = count * _BYTES.get(kind, 0), row.tobytes()
     inline = raw[-struct.calcsize(form.offset) :]
@@ -146,7 +146,7 @@ def _check_pieces(entries: dict[int, _Entry], numbers: dict[int, tuple[int, ...]
         raise Damaged(f"has more than {_MOST_PLAIN_PIECES} uncompressed strips or tiles")
     tile = _first(numbers, _TILE_WIDTH) * _first(numbers, _TILE_HEIGHT)
     if tile > max(_LEAST_TILE, 4 * size[0] * size[1]):
-        raise Damaged("is damaged: its tiles are larger than the picture")
+        raise Damaged("is damaged: its tiles are larger than the image")
 
 
 def _first(numbers: dict[int, tuple[int, ...]], tag: int, otherwise: int = 0) -> int:

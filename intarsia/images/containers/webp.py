@@ -11,7 +11,7 @@ from intarsia.images.containers.exif import exif_orientation, xmp_orientation
 __all__ = ["size_of", "unpack"]
 
 _HEADER = 12
-_PICTURE = (b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF")
+_IMAGE_CHUNKS = (b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF")
 _ICC, _EXIF, _XMP = 0x20, 0x08, 0x04  # flags of VP8X
 
 
@@ -30,10 +30,10 @@ def size_of(data: bytes) -> tuple[int, int] | None:
 
 
 def unpack(data: bytes) -> Container:
-    """The picture, or an animation's first frame, is left.
+    """The image, or an animation's first frame, is left.
 
     Raises:
-        Damaged: it ends early, has no picture, or more chunks than pictures have.
+        Damaged: it ends early, has no image, or more chunks than images have.
     """
     kept: list[bytes | memoryview] = []
     frames, orientation = 0, [1, 1]
@@ -43,7 +43,7 @@ def unpack(data: bytes) -> Container:
         frames += kind == b"ANMF"
         if kind == b"VP8X":
             kept.append(b"".join([chunk[:8], bytes([chunk[8] & ~(_ICC | _EXIF | _XMP)]), chunk[9:]]))
-        elif kind in _PICTURE and (kind != b"ANMF" or frames == 1):
+        elif kind in _IMAGE_CHUNKS and (kind != b"ANMF" or frames == 1):
             kept.append(chunk)
         elif kind == b"ICCP" and profile is None:
             profile = bytes(chunk[8:])
@@ -68,7 +68,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
     (length,) = struct.unpack_from("<I", data.ljust(_HEADER, b"\0"), 4)
     end = 8 + length
     if end > len(data):
-        raise Damaged("is truncated: the WebP ends before its picture")
+        raise Damaged("is truncated: the WebP ends before its image")
     view, position = memoryview(data), _HEADER
     for _ in range(MOST_PARTS):
         if position + 8 > end:
@@ -76,7 +76,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
         kind, size = struct.unpack_from("<4sI", data, position)
         following = position + 8 + size + (size & 1)
         if position + 8 + size > end:
-            raise Damaged("is truncated: the WebP ends before its picture")
+            raise Damaged("is truncated: the WebP ends before its image")
         chunk = view[position:following]
         if kind == b"VP8X" and size < 10:
             raise Damaged("is damaged: the WebP's header is too short")
@@ -97,4 +97,4 @@ def _size(data: bytes) -> tuple[int, int] | None:
     try:
         return size_of(data)
     except struct.error as exc:
-        raise Damaged("is truncated: the WebP ends before its picture") from exc
+        raise Damaged("is truncated: the WebP ends before its image") from exc
