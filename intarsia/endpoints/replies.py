@@ -65,7 +65,7 @@ def success_reply(documented: Documented, result: Result, delivery: Delivery) ->
         "webhook_status": "",
         "tip": printable("; ".join(map(in_documented_names, warnings))),
     }
-    if documented.dialect.realtime:
+    if documented.endpoint.realtime:
         del reply["webhook_status"]
     if documented.options.track_id is not None:
         reply["track_id"] = documented.options.track_id

@@ -1,6 +1,6 @@
 """``InpaintRequest``: what the caller asked for, in the field's standard names.
 
-One canonical request. Documented payloads of hosted endpoints are turned into it by the dialects; keyword
+One canonical request. Documented payloads of hosted endpoints are turned into it by the endpoints; keyword
 arguments and the command line make it directly. ``None`` means "the model's default"; the resolver
 (:mod:`intarsia.engine.resolve`) replaces every ``None`` once.
 """

@@ -10,7 +10,7 @@ import sys
 import pytest
 from PIL import Image
 
-from tests.unit.dialect_table import MINIMAL
+from tests.unit.endpoint_table import MINIMAL
 from tests.unit.replies import checked
 
 PAYLOAD = {**MINIMAL, "width": "96", "height": 64, "seed": "7"}

@@ -18,7 +18,7 @@ from intarsia.backends.null import NullSession
 from intarsia.engine import thread as engine_thread
 from intarsia.engine.open_models import OpenModels
 from intarsia.engine.ticket import Ticket
-from tests.unit.dialect_table import MINIMAL
+from tests.unit.endpoint_table import MINIMAL
 
 PAYLOAD = {**MINIMAL, "width": 64, "height": 64, "base64": True, "num_inference_steps": 6}
 

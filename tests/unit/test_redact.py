@@ -16,7 +16,7 @@ from intarsia.endpoints import ENDPOINTS
 from intarsia.engine import resolve as resolving
 from intarsia.errors import IntarsiaError, RequestError, named, shown
 from intarsia.redact import hiding, redacted, without_query
-from tests.unit.dialect_table import MINIMAL
+from tests.unit.endpoint_table import MINIMAL
 from tests.unit.replies import checked
 
 SMALL = {**MINIMAL, "width": 96, "height": 64, "steps": 2, "base64": True}

@@ -20,7 +20,7 @@ from intarsia.endpoints import ENDPOINTS
 from intarsia.endpoints.answer import without_paths
 from intarsia.endpoints.temporary_files import sweep, temporary_folder
 from intarsia.engine import resolve as resolving
-from tests.unit.dialect_table import IMAGE, MASK, MINIMAL, encoded_image
+from tests.unit.endpoint_table import IMAGE, MASK, MINIMAL, encoded_image
 from tests.unit.replies import checked
 
 SMALL = {**MINIMAL, "width": 96, "height": 64}

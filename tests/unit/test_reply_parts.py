@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import intarsia
-from tests.unit.dialect_table import IMAGE, MINIMAL, encoded_image
+from tests.unit.endpoint_table import IMAGE, MINIMAL, encoded_image
 from tests.unit.replies import checked
 
 REGISTRY = """

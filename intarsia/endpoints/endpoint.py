@@ -6,27 +6,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from intarsia.endpoints.fields import (
+from intarsia.endpoints.field_type import FieldType
+from intarsia.endpoints.number_fields import Flag, Number, Numbers, Seed, Whole
+from intarsia.endpoints.text_fields import (
     LONGEST_TEXT,
     Address,
     Algorithm,
     Anything,
     Choice,
-    FieldType,
-    Flag,
     ImageText,
     Names,
-    Number,
-    Numbers,
     Scalar,
-    Seed,
     Solver,
     Text,
-    Whole,
 )
 from intarsia.engine.noise import MAX_SEED
 
-__all__ = ["FIELDS", "IGNORED", "Dialect", "Field"]
+__all__ = ["FIELDS", "IGNORED", "Endpoint", "Field"]
 
 _ACTIONS = ("sensitive_content_text", "blur", "pixelate", "black")
 
@@ -88,7 +84,7 @@ IGNORED = ("multi_lingual", "self_attention", "upscale", "embeddings_model", "pa
 
 
 @dataclass(frozen=True)
-class Dialect:
+class Endpoint:
     """One documented endpoint.
 
     Attributes:
