@@ -18,7 +18,7 @@ _LONGEST_ADDRESS = 60
 _USERINFO = re.compile(r"^[^/?#]*@")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:)?/{1,2}")
 
-# A text that is an address as a whole ("https:/" too: what is misspelt is quoted most often), or holds one.
+# A text that is an address as a whole ("https:/" too: what is misspelled is quoted most often), or holds one.
 _WHOLE_ADDRESS = re.compile(r"\s*[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 _ADDRESS_QUERY = re.compile(r"(://[^\s?#'\"]*)[?#][^\s'\"]+")
 _AUTHORITY = re.compile(r"//[^\s'\"]+")
@@ -58,7 +58,7 @@ def redacted(text: str, mark: str = "…") -> str:
     Of an address, that is user and password, query and fragment.
 
     Every message, file and stream shows addresses in this form. What only looks like an address, as one that is
-    misspelt does, is treated as one.
+    misspelled does, is treated as one.
 
     Args:
         mark: put in the place of what was left out; "" leaves no trace of it.

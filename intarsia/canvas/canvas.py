@@ -28,7 +28,7 @@ from intarsia.canvas.mask import (
     latent_mask,
     resize_mask,
 )
-from intarsia.canvas.mask_source import binarise, why_empty
+from intarsia.canvas.mask_source import binarize, why_empty
 from intarsia.canvas.paste import Blend, blend, composite, match_colors, paste_area, resize
 from intarsia.errors import RequestError
 from intarsia.images.fill import FAINT, from_surroundings, hidden_pixels, opaque
@@ -74,7 +74,7 @@ class Canvas:
     warnings: tuple[str, ...] = ()
 
     def paste(self, generated: Pixels, blend: Blend = blend) -> Image.Image:
-        """The finished image, RGB or RGBA, with the input's colour profile in ``info``.
+        """The finished image, RGB or RGBA, with the input's color profile in ``info``.
 
         Args:
             generated: uint8 ``[h, w, 3]`` at generation size.
@@ -114,7 +114,7 @@ class Canvas:
 
     @cached_property
     def _layer(self) -> tuple[Feather, Pixels | None]:
-        """The share of the generated colours, and the output's alpha."""
+        """The share of the generated colors, and the output's alpha."""
         alpha, hidden = self.working.alpha, hidden_pixels(self.working.alpha)
         if alpha is None or hidden is None:
             return self.feather, alpha
@@ -214,7 +214,7 @@ def lay_out(image: RgbImage, mask: RgbImage, options: CanvasOptions | None = Non
 
 def _denoise_mask(image: RgbImage, mask: RgbImage, options: CanvasOptions) -> tuple[Mask, tuple[str, ...]]:
     """The grown mask at working size, and warnings."""
-    binary, notes = binarise(mask, options.mask_source, options.invert_mask, _looks_same(mask, image))
+    binary, notes = binarize(mask, options.mask_source, options.invert_mask, _looks_same(mask, image))
     area, more = fit_mask(binary, image.size)
     if not area.any():
         reason = why_empty(mask, options.mask_source, options.invert_mask)
@@ -245,7 +245,7 @@ def _working(image: RgbImage, size: tuple[int, int]) -> RgbImage:
     if image.size == size:
         return replace(image, rgb=np.ascontiguousarray(image.rgb), is_gray=False) if image.is_gray else image
     alpha = None if image.alpha is None else resize(image.alpha, size)
-    # Opaque first: resizing mixes neighbours, and what is hidden is not to be mixed into what is seen.
+    # Opaque first: resizing mixes neighbors, and what is hidden is not to be mixed into what is seen.
     return RgbImage(resize(opaque(image.rgb, image.alpha), size), alpha, image.icc_profile, image.path)
 
 

@@ -42,7 +42,7 @@ class CanvasOptions:
         mask_blur: standard deviation of the feather, pixels of the output; 0 is a hard edge.
         mask_padding: least context around the mask, pixels; set, only the mask's surroundings are generated.
         masked_content: what stands under the mask before denoising.
-        color_match: match the generated colours to those around the mask.
+        color_match: match the generated colors to those around the mask.
         native_size: side of the square the model was trained on.
         smallest, largest: limits of a side of the generation size.
 

@@ -149,7 +149,7 @@ def resize_mask(mask: Mask, size: tuple[int, int]) -> Mask:
 
 
 def restore_lost(on: Mask, covered: Mask) -> Mask:
-    """Turn on the ``covered`` cells that are off and have no neighbour (of eight) that is on."""
+    """Turn on the ``covered`` cells that are off and have no neighbor (of eight) that is on."""
     padded = np.pad(on, 1)
     rows = padded[:-2] | padded[1:-1] | padded[2:]
     near = rows[:, :-2] | rows[:, 1:-1] | rows[:, 2:]

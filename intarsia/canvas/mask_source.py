@@ -16,7 +16,7 @@ from intarsia.errors import RequestError
 from intarsia.images.fill import FAINT
 from intarsia.images.rgb_image import RgbImage
 
-__all__ = ["THRESHOLD", "MaskSource", "binarise", "why_empty"]
+__all__ = ["THRESHOLD", "MaskSource", "binarize", "why_empty"]
 
 Mask = NDArray[np.bool_]
 Levels = NDArray[np.uint8]
@@ -30,7 +30,7 @@ THRESHOLD = 128
 _WHITE = 256 - FAINT
 
 
-def binarise(
+def binarize(
     mask: RgbImage, source: MaskSource = "auto", invert: bool = False, is_init_image: bool = False
 ) -> tuple[Mask, tuple[str, ...]]:
     """The pixels to repaint, bool ``[H, W]``, and a warning where the file's two readings differ.

@@ -15,7 +15,7 @@ __all__ = ["Blend", "blend", "composite", "match_colors", "overlap", "paste_area
 Pixels = NDArray[np.uint8]
 Blend = Callable[[Pixels, Pixels, Pixels], Pixels]
 
-# Gain limits of the colour match: a seam is a shift of a few levels; more than this is another image.
+# Gain limits of the color match: a seam is a shift of a few levels; more than this is another image.
 _LEAST_GAIN, _MOST_GAIN = 0.8, 1.25
 _LEAST_RING = 64
 
@@ -84,11 +84,11 @@ def paste_area(base: Pixels, area: Pixels, crop: Box, feather: Feather, blend: B
 def composite(alpha: Pixels, crop: Box, feather: Feather) -> tuple[Feather, Pixels]:
     """An opaque layer of coverage ``feather``, cut to ``crop``, laid over an image that has this alpha.
 
-    "Over" of Porter and Duff 1984, for colours that are not multiplied by alpha: the less there is to be seen
-    below, the more of the colour is the layer's; nothing at all of what is stored under a transparent pixel.
+    "Over" of Porter and Duff 1984, for colors that are not multiplied by alpha: the less there is to be seen
+    below, the more of the color is the layer's; nothing at all of what is stored under a transparent pixel.
 
     Returns:
-        The layer's share of the colours, which is ``feather`` itself where the image is opaque; and the
+        The layer's share of the colors, which is ``feather`` itself where the image is opaque; and the
         alpha of both together.
     """
     x0, y0, x1, y1 = box = overlap(crop, feather.box)

@@ -13,7 +13,7 @@ from intarsia.endpoints.pony import PONY
 from intarsia.endpoints.realtime import REALTIME
 from intarsia.engine.request import InpaintRequest, IpAdapter, Lora
 from intarsia.errors import RequestError, WeightsError, shown
-from intarsia.registry.registry import ModelEntry, Registry, normalise
+from intarsia.registry.registry import ModelEntry, Registry, normalize
 
 __all__ = ["ENDPOINTS", "Documented", "ReplyOptions", "read"]
 
@@ -82,10 +82,10 @@ def is_pony(name: str | None, registry: Registry) -> bool:
     ``pony``. Where a model only stands in for another one, the name that was asked for decides.
     """
     if name is not None and registry.is_stand_in(name):
-        return "pony" in normalise(name)
+        return "pony" in normalize(name)
     entry = registry.find(name)
     names = (entry.id, *entry.aliases)
-    return "pony" in entry.defaults or any("pony" in normalise(each) for each in names)
+    return "pony" in entry.defaults or any("pony" in normalize(each) for each in names)
 
 
 def _select(name: str | None, body: Mapping[str, Any], registry: Registry) -> Endpoint:

@@ -119,7 +119,7 @@ def _operation(endpoints: list[Endpoint]) -> Schema:
         "requestBody": {"required": True, **_content([_ref(endpoint, "request") for endpoint in endpoints])},
         "responses": {
             "200": {"description": "The images, or the promise of them, or an error.", **done},
-            "400": {"description": "A field that means nothing or cannot be honoured.", **failed},
+            "400": {"description": "A field that means nothing or cannot be honored.", **failed},
             "401": {"description": "The key is missing or wrong, where keys are configured.", **failed},
             "500": {"description": "The request failed inside intarsia.", **failed},
         },

@@ -34,7 +34,7 @@ class CanvasPlan:
     """Which pixels, and how they are read and put back.
 
     Attributes:
-        image_sha256, mask_sha256: of the normalised images, however they arrived.
+        image_sha256, mask_sha256: of the normalized images, however they arrived.
         The others are the request's, resolved; ``mask_padding`` -1 generates the whole image.
     """
 
@@ -95,7 +95,7 @@ class PromptPlan:
 
     Attributes:
         asked: the caller's prompt before any template.
-        image_sha256: of the IP adapter's normalised image; "" without one.
+        image_sha256: of the IP adapter's normalized image; "" without one.
         image_scale: weight of that image's attention, 0 … 1.
     """
 

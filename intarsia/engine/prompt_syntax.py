@@ -54,8 +54,8 @@ def _is_alone(match: re.Match[str], text: str) -> bool:
     start, end = match.span()
     before = text[max(0, start - _NEAR) : start].split()[-1:]
     after = text[end : end + _NEAR].split()[:1]
-    neighbours = [word for word in before + after if sum(map(str.isalpha, word)) > 1 and "BREAK" not in word]
-    return not any(map(str.isupper, neighbours))
+    neighbors = [word for word in before + after if sum(map(str.isalpha, word)) > 1 and "BREAK" not in word]
+    return not any(map(str.isupper, neighbors))
 
 
 def _short(form: str) -> str:

@@ -107,7 +107,7 @@ class InpaintRequest(BaseModel):
         mask_source: ``luma`` repaints what is white, seen on black, ``alpha`` what is transparent; ``auto`` chooses,
             and warns where they differ (see :mod:`intarsia.canvas.mask_source`). invert_mask repaints the rest.
         masked_content: what stands under the mask before denoising; a transparent hole is filled in any case.
-        color_match: match the generated colours to the seam's surroundings.
+        color_match: match the generated colors to the seam's surroundings.
         negative numbers, infinities, NaN and unknown fields are refused.
     """
 

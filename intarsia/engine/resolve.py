@@ -60,7 +60,7 @@ def resolve(
         meanwhile: called while much of the model is hashed.
 
     Raises:
-        RequestError: a field that cannot be honoured, or an image that cannot be read.
+        RequestError: a field that cannot be honored, or an image that cannot be read.
         WeightsError: a model, VAE, adapter or safety checker that the registry does not have.
     """
     entry = registry.find(request.model)

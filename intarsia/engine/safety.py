@@ -52,7 +52,7 @@ def screen(check: Check, action: str, images: Sequence[Image.Image], drawn: Sequ
     look at, and larger where only the mask's surroundings were generated.
 
     Args:
-        check: the opened checker's; uint8 ``[h, w, 3]`` each. Transparency is left out: colours hidden by it count.
+        check: the opened checker's; uint8 ``[h, w, 3]`` each. Transparency is left out: colors hidden by it count.
         action: a key of :data:`ACTIONS`.
         drawn: uint8 ``[h, w, 3]``, one for each of ``images``.
     """
@@ -99,15 +99,15 @@ def _black(image: Image.Image) -> Image.Image:
 
 
 def _card(image: Image.Image) -> Image.Image:
-    """Grey, with words as large as fit."""
+    """Gray, with words as large as fit."""
     card = Image.new("RGB", image.size, _CARD)
     draw = ImageDraw.Draw(card)
     largest = ImageFont.load_default(_LARGEST_FONT)
     left, top, right, bottom = draw.multiline_textbbox((0, 0), CARD_WORDS, largest, spacing=0)
     share = min(image.width / (right - left), image.height / (bottom - top)) * _WRITTEN
     font = ImageFont.load_default(max(_SMALLEST_FONT, math.floor(_LARGEST_FONT * min(share, 1))))
-    centre = (image.width / 2, image.height / 2)
-    draw.multiline_text(centre, CARD_WORDS, _INK, font, anchor="mm", align="center", spacing=0)
+    center = (image.width / 2, image.height / 2)
+    draw.multiline_text(center, CARD_WORDS, _INK, font, anchor="mm", align="center", spacing=0)
     return card
 
 

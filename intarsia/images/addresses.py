@@ -11,7 +11,7 @@ __all__ = ["is_public", "look_up"]
 # (with one cloud's metadata service), the retired 6to4 relays, Azure's host agent, documentation (RFC 9637).
 _NOT_PUBLIC = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32", "3fff::/20")))
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")  # all that IANA has given out for unicast, RFC 4291
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052; its local-use neighbour 64:ff9b:1::/48 is not public
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052; its local-use neighbor 64:ff9b:1::/48 is not public
 
 
 def look_up(host: str, port: int) -> list[str]:

@@ -34,7 +34,7 @@ class _Placing:
 
     Attributes:
         temporary: where it is written, beside ``path``.
-        identity: device and inode, by which it is recognised under either name.
+        identity: device and inode, by which it is recognized under either name.
         kept: the file that was at ``path`` before, under a name of ours; None where there was none.
     """
 

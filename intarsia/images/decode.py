@@ -1,4 +1,4 @@
-"""Encoded images → 8-bit colour and transparency, as stored: the container's remainder, decoded by Pillow.
+"""Encoded images → 8-bit color and transparency, as stored: the container's remainder, decoded by Pillow.
 
 Pillow's decoders are called directly, since ``Image.open`` compares sizes with a limit that is global to the process,
 and warns through a mechanism that threads cannot use safely. Sizes are compared here, before anything is decoded.
@@ -31,7 +31,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000
 # A row costs a decoder some bytes however narrow it is.
 _LONGEST_SIDE = 1 << 20
 
-# 16-bit colour is delivered as its upper bytes. Decoded with the other byte order, it is its lower ones.
+# 16-bit color is delivered as its upper bytes. Decoded with the other byte order, it is its lower ones.
 _OTHER_ORDER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 _DEEP_MODES = {f"{mode};16{order}" for mode in ("RGB", "RGBX", "RGBA") for order in _OTHER_ORDER}
 _DEEP_GRAY_ALPHA = "LA;16B"
@@ -44,7 +44,7 @@ class Pixels:
     Attributes:
         rgb: uint8 ``[H, W, 3]``; alpha: uint8 ``[H, W]``, or None.
         is_gray: all three channels are known to be equal.
-        profile: the colour profile, whatever it describes.
+        profile: the color profile, whatever it describes.
         mode: Pillow's name of what it was stored as.
     """
 
@@ -100,7 +100,7 @@ def decode(field: str, data: bytes, notes: list[str], max_pixels: int | None) ->
 def _channels(
     field: str, image: ImageFile.ImageFile, container: Container, notes: list[str]
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None, bool]:
-    """Colour and transparency, and whether it is gray."""
+    """Color and transparency, and whether it is gray."""
     rawmode = _rawmode(image)
     if rawmode in _DEEP_MODES or rawmode == _DEEP_GRAY_ALPHA:
         notes.append(f"{field}: 16 bits a channel were scaled to 8")
@@ -125,7 +125,7 @@ def _keyed(samples: NDArray[np.uint8], key: tuple[int, ...]) -> NDArray[np.uint8
 
 
 def is_deep(image: Image.Image, rawmode: str | None = None) -> bool:
-    """Whether a file that is not loaded yet has more than 8 bits a channel of colour."""
+    """Whether a file that is not loaded yet has more than 8 bits a channel of color."""
     rawmode = _rawmode(image) if rawmode is None else rawmode
     return ";16" in rawmode and image.mode in ("RGB", "RGBA", "CMYK")
 
@@ -137,7 +137,7 @@ def _rawmode(image: Image.Image) -> str:
 
 
 def _from_deep(image: ImageFile.ImageFile, container: Container) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-    """16-bit colour, scaled: its upper bytes and its lower ones are decoded one after the other."""
+    """16-bit color, scaled: its upper bytes and its lower ones are decoded one after the other."""
     if _rawmode(image) == _DEEP_GRAY_ALPHA:
         _set_rawmode(image, "RGBA")  # each pixel's four bytes as they are
         image.load()
@@ -195,7 +195,7 @@ def _from_netpbm(field: str, data: bytes, notes: list[str], max_pixels: int | No
 @contextmanager
 def _opened(container: Container) -> Iterator[ImageFile.ImageFile]:
     """The file in the hands of its decoder: its header has been read, its pixels have not."""
-    names = [container.kind] if container.kind else _recognised(container.data[:16])
+    names = [container.kind] if container.kind else _recognized(container.data[:16])
     if not names:
         raise Damaged("")
     factory: Any = _openers()[names[0]][0]
@@ -215,7 +215,7 @@ def _allocate(image: ImageFile.ImageFile) -> None:
         image.im = Image.new(image.mode, image.size).im
 
 
-def _recognised(prefix: bytes) -> list[str]:
+def _recognized(prefix: bytes) -> list[str]:
     names = (name for name in _openers() if name != "PPM")  # those are read by containers.netpbm
     return [name for name in names if _openers()[name][1](prefix) is True]
 

@@ -31,7 +31,7 @@ _SENTENCE = "Unable to fetch image from provided URL"
 _PORTS = {"http": 80, "https": 443}
 _HEADERS = ((b"User-Agent", b"intarsia"), (b"Accept", b"image/*"), (b"Accept-Encoding", b"identity"))
 _SHOWN = 160
-_HEAD = 16  # bytes that Pillow's formats are recognised by
+_HEAD = 16  # bytes that Pillow's formats are recognized by
 _FRAMING = 1024 * 1024  # allowance for headers and the sizes of chunks, bytes
 
 
@@ -164,10 +164,10 @@ def _body(response: httpx2.Response, access: Access, budget: _Budget) -> bytes:
 
 
 def _is_image(head: bytes) -> bool:
-    """Whether one of the decoders that are used recognises the first bytes."""
+    """Whether one of the decoders that are used recognizes the first bytes."""
     Image.init()
-    recognisers = [Image.OPEN[name][1] for name in FORMATS if name in Image.OPEN]
-    return any(recognise is not None and recognise(head) for recognise in recognisers)
+    recognizers = [Image.OPEN[name][1] for name in FORMATS if name in Image.OPEN]
+    return any(recognize is not None and recognize(head) for recognize in recognizers)
 
 
 class _Budget:

@@ -1,7 +1,7 @@
-"""Colours for pixels that have none of their own to show: those to be made anew, and transparent ones.
+"""Colors for pixels that have none of their own to show: those to be made anew, and transparent ones.
 
 What is stored under a transparent pixel is no content (black in one editor, white in another, or what was
-erased), so the network is shown the visible colours around it instead.
+erased), so the network is shown the visible colors around it instead.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ Levels = NDArray[np.float32]
 FAINT = 16
 """A pixel whose alpha is below this, a sixteenth of opaque, is hidden.
 
-Editors that keep colours multiplied by alpha leave less than 16 levels of each colour there: noise, to the eye nothing.
+Editors that keep colors multiplied by alpha leave less than 16 levels of each color there: noise, to the eye nothing.
 """
 
 _MIDDLE = 127.5
 
-# Colours for hidden pixels are spread on a grid of at most so many cells a side: what is generated is rarely finer.
+# Colors for hidden pixels are spread on a grid of at most so many cells a side: what is generated is rarely finer.
 _FINEST = 1024
 
 
@@ -44,7 +44,7 @@ def opaque(rgb: Pixels, alpha: Pixels | None, masked: Mask | None = None) -> Pix
     Args:
         rgb: uint8 ``[H, W, 3]``.
         alpha: uint8 ``[H, W]``, or None where all is opaque.
-        masked: bool ``[H, W]``: pixels whose colours are to go, spread only where nothing else is visible.
+        masked: bool ``[H, W]``: pixels whose colors are to go, spread only where nothing else is visible.
     """
     hidden = hidden_pixels(alpha)
     if alpha is None or hidden is None:
@@ -69,14 +69,14 @@ def from_surroundings(pixels: Pixels, mask: Mask) -> Pixels:
 
 
 def _spread(pixels: Pixels, weight: Pixels) -> Pixels:
-    """Colours everywhere, by push-pull; of a large image on cells of some pixels a side."""
+    """Colors everywhere, by push-pull; of a large image on cells of some pixels a side."""
     height, width = weight.shape
     across, down = -(-width // _FINEST), -(-height // _FINEST)
-    colours = _rounded(_pull_and_push(*_cells(pixels, weight, across, down)))
+    colors = _rounded(_pull_and_push(*_cells(pixels, weight, across, down)))
     if across == down == 1:
-        return colours
+        return colors
     covered = (0, 0, width / across, height / down)  # the last cell may reach over the edge
-    enlarged = Image.fromarray(colours).resize((width, height), Image.Resampling.BILINEAR, box=covered)
+    enlarged = Image.fromarray(colors).resize((width, height), Image.Resampling.BILINEAR, box=covered)
     return np.asarray(enlarged)
 
 
@@ -95,10 +95,10 @@ def _cells(pixels: Pixels, weight: Pixels, across: int, down: int) -> tuple[Leve
 
 
 def _pull_and_push(total: Levels, weight: Levels) -> Levels:
-    """Colours ``[h, w, 3]`` everywhere, from weighted sums ``[h, w, 3]`` and weights ``[h, w]``.
+    """Colors ``[h, w, 3]`` everywhere, from weighted sums ``[h, w, 3]`` and weights ``[h, w]``.
 
     Push-pull (Gortler et al. 1996, sec. 3.4): the known pixels are averaged over ever larger cells until
-    every cell knows a colour, then the holes of each level are filled from the coarser one.
+    every cell knows a color, then the holes of each level are filled from the coarser one.
     """
     known = weight > 0
     mean: Levels = np.divide(total, np.where(known, weight, 1)[:, :, None], dtype=np.float32)

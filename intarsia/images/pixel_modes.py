@@ -1,4 +1,4 @@
-"""Pillow's modes and numpy's types as 8-bit colour and transparency, scaled, never clipped, a strip at a time.
+"""Pillow's modes and numpy's types as 8-bit color and transparency, scaled, never clipped, a strip at a time.
 
 A strip is converted, then the next, so that beside the decoded image and the finished one there is no third.
 """
@@ -19,7 +19,7 @@ __all__ = ["channels_of", "levels_of", "one_line", "profile_of", "scaled", "stri
 
 Bytes2D = NDArray[np.uint8]
 
-# The field whose colours say nothing but how bright they are: they are not kept, nor hashed.
+# The field whose colors say nothing but how bright they are: they are not kept, nor hashed.
 _MASK = "mask_image"
 
 # Pixels that are converted at once.
@@ -64,7 +64,7 @@ def scaled(values: NDArray[Any], highest: int) -> Bytes2D:
 
 
 def channels_of(image: Image.Image, notes: list[str], field: str, bits: int = 8) -> tuple[Bytes2D, Bytes2D | None]:
-    """Colour and transparency of a loaded image, as stored (not yet upright); of a gray one, a plane three times.
+    """Color and transparency of a loaded image, as stored (not yet upright); of a gray one, a plane three times.
 
     Args:
         bits: of a sample in the file, where they are fewer than those of its mode.
@@ -84,7 +84,7 @@ def channels_of(image: Image.Image, notes: list[str], field: str, bits: int = 8)
 
 
 def transparent(samples: NDArray[Any], key: tuple[int, ...]) -> Bytes2D:
-    """Alpha of ``[h, w]`` or ``[h, w, 3]`` whose colour ``key`` is transparent: 0 there, 255 elsewhere."""
+    """Alpha of ``[h, w]`` or ``[h, w, 3]`` whose color ``key`` is transparent: 0 there, 255 elsewhere."""
     is_key = samples == np.asarray(key, samples.dtype)
     return np.where(is_key.all(axis=2) if samples.ndim == 3 else is_key, np.uint8(0), np.uint8(255))
 
@@ -170,7 +170,7 @@ def _from_cmyk(image: Image.Image, notes: list[str], field: str) -> Bytes2D:
         except (ImageCms.PyCMSError, OSError) as exc:
             notes.append(f"{field}: the CMYK profile is not usable ({one_line(exc)})")
     if transform is None:
-        notes.append(f"{field}: CMYK was converted to RGB without a colour profile")
+        notes.append(f"{field}: CMYK was converted to RGB without a color profile")
         return _converted(image, "RGB")
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     for rows, piece in _pieces(image):
@@ -179,12 +179,12 @@ def _from_cmyk(image: Image.Image, notes: list[str], field: str) -> Bytes2D:
 
 
 def profile_of(profile: object, mode: str, notes: list[str], field: str) -> bytes | None:
-    """The colour profile, if it describes RGB: bytes 16…19 of an ICC header name its colour space."""
+    """The color profile, if it describes RGB: bytes 16…19 of an ICC header name its color space."""
     if not isinstance(profile, bytes) or not profile or mode == "CMYK":
         return None
     if profile[16:20] == b"RGB ":
         return profile
-    notes.append(f"{field}: a colour profile that is not for RGB was left out")
+    notes.append(f"{field}: a color profile that is not for RGB was left out")
     return None
 
 

@@ -1,7 +1,7 @@
-"""Decoding and normalising: whatever form an image arrives in, it leaves here as 8-bit RGB, upright.
+"""Decoding and normalizing: whatever form an image arrives in, it leaves here as 8-bit RGB, upright.
 
 Orientation is applied, palettes, CMYK, 16-bit and floating-point modes are converted explicitly, and alpha
-and an RGB colour profile are kept for the output. What was lost on the way is said in ``RgbImage.warnings``.
+and an RGB color profile are kept for the output. What was lost on the way is said in ``RgbImage.warnings``.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class RgbImage:
     Attributes:
         rgb: uint8 ``[H, W, 3]``; of a gray image, as most masks are, one plane of memory stands for all three.
         alpha: uint8 ``[H, W]``, 255 opaque, or None where the source has no transparency.
-        icc_profile: the source's RGB colour profile, to be written with the output.
+        icc_profile: the source's RGB color profile, to be written with the output.
         path: the file it came from, if it came from one.
         warnings: what the caller should know about the conversion.
         is_gray: all three channels are known to be equal.
@@ -84,7 +84,7 @@ class RgbImage:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of the normalised content (size, colours, alpha): equal images, equal hashes, gray ones apart."""
+        """Hash of the normalized content (size, colors, alpha): equal images, equal hashes, gray ones apart."""
         shape = self.rgb.shape[:2] if self.is_gray else self.rgb.shape
         digest = hashlib.sha256(repr((shape, self.alpha is not None)).encode())
         digest.update(self.gray.data if self.is_gray else self.rgb.data)
@@ -98,7 +98,7 @@ class RgbImage:
         return self.rgb[:, :, 0] if self.is_gray else np.asarray(Image.fromarray(self.rgb).convert("L"))
 
     def to_pil(self) -> Image.Image:
-        """A new RGB or RGBA ``PIL.Image`` that carries the colour profile in ``info``."""
+        """A new RGB or RGBA ``PIL.Image`` that carries the color profile in ``info``."""
         planes = self.rgb if self.alpha is None else np.dstack((self.rgb, self.alpha))
         image = Image.fromarray(planes)
         if self.icc_profile:
@@ -128,7 +128,7 @@ def from_bytes(field: str, data: bytes, label: str, path: str | None = None, max
 def from_image(
     field: str, image: Image.Image, label: str = "the image", path: str | None = None, max_pixels: int | None = None
 ) -> RgbImage:
-    """Normalise a ``PIL.Image`` of any mode; the image itself is left as it is.
+    """Normalize a ``PIL.Image`` of any mode; the image itself is left as it is.
 
     Raises:
         SourceError: truncated or damaged, empty, too many pixels, or values that mean nothing.
@@ -177,7 +177,7 @@ def _named(field: str, label: str, path: str | None, data: bytes = b"") -> Itera
 
 
 def from_array(field: str, array: NDArray[Any], max_pixels: int | None = None) -> RgbImage:
-    """Normalise ``[H, W]``, ``[H, W, 1]``, ``[H, W, 3]`` or ``[H, W, 4]`` of uint8, uint16, bool or 0…1.
+    """Normalize ``[H, W]``, ``[H, W, 1]``, ``[H, W, 3]`` or ``[H, W, 4]`` of uint8, uint16, bool or 0…1.
 
     Raises:
         SourceError: another shape or type, no pixels, non-finite values, or floats outside 0…1.

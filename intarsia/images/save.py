@@ -125,7 +125,7 @@ def save(
     or an interruption nothing is left behind and a file that was there is as it was.
 
     Args:
-        image: RGB or RGBA, or any mode that PNG knows; its colour profile (``info``) is kept.
+        image: RGB or RGBA, or any mode that PNG knows; its color profile (``info``) is kept.
         path: where to; the extension decides the format unless ``format`` does.
         format: "PNG", "JPEG" or "WEBP".
         metadata: written as JSON (PNG text ``intarsia``, else EXIF); None writes none.
@@ -222,7 +222,7 @@ def encode(
             warnings += ("JPEG has no transparency: the alpha channel was left out",)
         image = _without_alpha(image)
     elif format == "WEBP":
-        # exact: colours under transparent pixels are kept, as everywhere outside the mask
+        # exact: colors under transparent pixels are kept, as everywhere outside the mask
         settings |= {"lossless": options.lossless, "exact": True, "method": 4}
         if not options.lossless:
             warnings += ("WebP with loss: pixels outside the mask are not exactly the input's",)
@@ -254,7 +254,7 @@ def _exif(format: str, metadata: Mapping[str, Any] | None, parameters: str | Non
 
 
 def _without_alpha(image: Image.Image) -> Image.Image:
-    """RGB (or L): what is to be seen as stored, the rest in the colours around it, none mixed with a background."""
+    """RGB (or L): what is to be seen as stored, the rest in the colors around it, none mixed with a background."""
     if image.mode in ("RGB", "L"):
         return image
     levels = np.asarray(image.convert("RGBA"))

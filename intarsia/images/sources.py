@@ -51,7 +51,7 @@ class Source:
 
 
 def open_image(field: str, value: object, access: Access = Access()) -> RgbImage:
-    """Read and normalise an image given in any accepted form.
+    """Read and normalize an image given in any accepted form.
 
     Raises:
         SourceError: it cannot be found, read or decoded; the message names ``field`` and the reason.
@@ -99,7 +99,7 @@ def _read_text(field: str, text: str, access: Access) -> Source:
     if may_be_path and _exists(text):
         return _read_path(field, text, access)
     data = _decode_base64(text.encode("utf-8", "replace"))
-    # Many a misspelt path is also valid base64 ("photos/cat"), so short text counts as base64 only where
+    # Many a misspelled path is also valid base64 ("photos/cat"), so short text counts as base64 only where
     # it decodes to the beginning of an image.
     if data is not None and (not may_be_path or _is_image(data)):
         return Source(data, "the base64 text")

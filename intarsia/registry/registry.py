@@ -21,7 +21,7 @@ from intarsia.execution import PRECISIONS, STANDARD
 from intarsia.former_name import config_file, variable
 from intarsia.registry.families import FAMILIES, Family
 
-__all__ = ["PARTS", "ModelEntry", "PartEntry", "PinnedFile", "Registry", "normalise"]
+__all__ = ["PARTS", "ModelEntry", "PartEntry", "PinnedFile", "Registry", "normalize"]
 
 SCHEMA = 1
 # Pixels of the side that a model was trained at.
@@ -107,7 +107,7 @@ class PartEntry:
 E = TypeVar("E", ModelEntry, PartEntry)
 
 
-def normalise(name: str) -> str:
+def normalize(name: str) -> str:
     """The form in which ids are compared."""
     return name.strip().lower().replace("_", "-")
 
@@ -144,7 +144,7 @@ class Registry:
         """The entry of that id or alias; None is the default model. Unknown: :class:`WeightsError`."""
         if name is None:
             name = self.default
-        asked = normalise(name)
+        asked = normalize(name)
         key = self._names["models"].get(asked) or self._stand_ins.get(asked)
         if key is None:
             known = ", ".join(sorted(self.models)) or "none"
@@ -153,11 +153,11 @@ class Registry:
 
     def is_stand_in(self, name: str | None) -> bool:
         """Whether another model answers to ``name`` because no entry has it."""
-        return name is not None and normalise(name) not in self._names["models"]
+        return name is not None and normalize(name) not in self._names["models"]
 
     def part(self, kind: str, name: str) -> PartEntry:
         """The entry of section ``kind`` with that id or alias. Unknown: :class:`WeightsError`."""
-        key = self._names[kind].get(normalise(name))
+        key = self._names[kind].get(normalize(name))
         if key is None:
             known = ", ".join(sorted(self.parts[kind])) or "none"
             raise WeightsError(f"{PARTS[kind]} not found: {named(name)}; the registry has: {known}")
@@ -183,16 +183,16 @@ class Registry:
             model = _entry(identifier, fields, path)
             self._add("models", self.models, model)
             for name in model.stands_in_for:
-                self._stand_ins.setdefault(normalise(name), normalise(model.id))
+                self._stand_ins.setdefault(normalize(name), normalize(model.id))
         for kind in PARTS:
             for identifier, fields in _section(document, kind, path):
                 self._add(kind, self.parts[kind], _part(kind, identifier, fields, path))
 
     def _add(self, section: str, entries: dict[str, E], entry: E) -> None:
         """File an entry under its id and aliases, unless an earlier file has them."""
-        names, own = self._names[section], normalise(entry.id)
+        names, own = self._names[section], normalize(entry.id)
         for name in (entry.id, *entry.aliases):
-            if names.setdefault(normalise(name), own) == own:
+            if names.setdefault(normalize(name), own) == own:
                 entries.setdefault(own, entry)
 
 

@@ -272,7 +272,7 @@ def test_color_match_brings_the_ring_back():
 
 
 @pytest.mark.parametrize(("blur", "ring"), [(0.0, 8), (4.0, 8), (11.0, 22)])
-def test_colours_are_matched_over_two_deviations_of_the_feather(blur, ring):
+def test_colors_are_matched_over_two_deviations_of_the_feather(blur, ring):
     image, mask = noise(128, 128), box_mask(128, 128, (40, 40, 80, 80))
     canvas = made(image, mask, color_match=True, native_size=128, mask_blur=blur)
     drawn = noise(128, 128, seed=4) // 2

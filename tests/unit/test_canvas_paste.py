@@ -1,4 +1,4 @@
-"""Blending and colour match, against their definitions."""
+"""Blending and color match, against their definitions."""
 
 from __future__ import annotations
 

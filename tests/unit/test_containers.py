@@ -173,7 +173,7 @@ def test_damage_beside_the_image_is_said_and_ignored(kind):
     assert image.warnings == (f"init_image: a damaged {kind.decode()} chunk was ignored",)
 
 
-@pytest.mark.parametrize(("kind", "says"), [(b"iCCP", "colour profile"), (b"eXIf", "EXIF"), (b"tRNS", "tRNS")])
+@pytest.mark.parametrize(("kind", "says"), [(b"iCCP", "color profile"), (b"eXIf", "EXIF"), (b"tRNS", "tRNS")])
 def test_content_that_means_nothing_is_said_and_ignored(kind, says):
     image = decode(with_chunks(chunk(kind, b"a\0\0\1")))
     np.testing.assert_array_equal(image.rgb, RGB)

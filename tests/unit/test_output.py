@@ -142,7 +142,7 @@ def test_jpeg_drops_alpha_and_says_so(tmp_path):
     assert warnings == (LOSSY, "JPEG has no transparency: the alpha channel was left out")
     with Image.open(tmp_path / "x.jpg") as again:
         assert again.mode == "RGB"
-        seen = PIXELS[:, :, 3] >= FAINT  # what is hidden takes colours from around it
+        seen = PIXELS[:, :, 3] >= FAINT  # what is hidden takes colors from around it
         assert np.abs(np.asarray(again).astype(int) - PIXELS[:, :, :3])[seen].mean() < 4
 
 

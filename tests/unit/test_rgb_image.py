@@ -1,4 +1,4 @@
-"""Decoding and normalising: every mode, every orientation, and what is refused."""
+"""Decoding and normalizing: every mode, every orientation, and what is refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from intarsia.images.access import MAX_PIXELS, pixel_limit
 from intarsia.images.rgb_image import RgbImage, from_array, from_bytes, from_image
 
 RNG = np.random.default_rng(5)
-COLOUR = RNG.integers(0, 256, (9, 14, 3), dtype=np.uint8)
+COLOR = RNG.integers(0, 256, (9, 14, 3), dtype=np.uint8)
 GRAY = RNG.integers(0, 256, (9, 14), dtype=np.uint8)
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
@@ -47,8 +47,8 @@ def refusal(data) -> str:
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "I;16"])
 def test_orientation_is_applied(orientation, mode):
     array = {
-        "RGB": COLOUR,
-        "RGBA": np.dstack((COLOUR, GRAY)),
+        "RGB": COLOR,
+        "RGBA": np.dstack((COLOR, GRAY)),
         "L": GRAY,
         "I;16": GRAY.astype(np.uint16) * 257,
     }[mode]
@@ -67,15 +67,15 @@ def test_orientation_is_applied(orientation, mode):
 
 
 def test_damaged_exif_is_said_and_ignored():
-    data = encoded(Image.fromarray(COLOUR), exif=b"Exif\0\0II*\0" + b"\xff" * 9)
+    data = encoded(Image.fromarray(COLOR), exif=b"Exif\0\0II*\0" + b"\xff" * 9)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         image = decode(data)
-    np.testing.assert_array_equal(image.rgb, COLOUR)
+    np.testing.assert_array_equal(image.rgb, COLOR)
 
 
 def test_palette_with_and_without_transparency():
-    image = Image.fromarray(COLOUR).quantize(8)
+    image = Image.fromarray(COLOR).quantize(8)
     decoded = decode(encoded(image))
     np.testing.assert_array_equal(decoded.rgb, np.asarray(image.convert("RGB")))
     assert decoded.alpha is None
@@ -95,17 +95,17 @@ def test_gray_alpha_bilevel():
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
-def test_gray_is_the_luma_of_the_colours(mode):
-    image = Image.fromarray(GRAY.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(COLOUR).convert(mode)
+def test_gray_is_the_luma_of_the_colors(mode):
+    image = Image.fromarray(GRAY.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(COLOR).convert(mode)
     found = decode(encoded(image))
     assert found.is_gray == (mode in ("1", "L", "LA", "I;16"))
     np.testing.assert_array_equal(found.gray, np.asarray(Image.fromarray(found.rgb).convert("L")))
 
 
-def test_colour_key_transparency():
-    key = tuple(int(v) for v in COLOUR[0, 0])
-    image = decode(encoded(Image.fromarray(COLOUR), transparency=key))
-    np.testing.assert_array_equal(image.alpha == 0, (key == COLOUR).all(axis=2))
+def test_color_key_transparency():
+    key = tuple(int(v) for v in COLOR[0, 0])
+    image = decode(encoded(Image.fromarray(COLOR), transparency=key))
+    np.testing.assert_array_equal(image.alpha == 0, (key == COLOR).all(axis=2))
     image = decode(encoded(Image.fromarray(GRAY), transparency=int(GRAY[0, 0])))
     np.testing.assert_array_equal(image.alpha == 0, GRAY[0, 0] == GRAY)
 
@@ -139,7 +139,7 @@ def test_mode_i_and_f():
 @pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "HSV", "LAB", "RGBX", "La", "RGBa", "PA", "1", "P"])
 def test_every_other_mode_is_read(mode):
     via = {"La": "LA", "RGBa": "RGBA", "PA": "P"}.get(mode)
-    image = Image.fromarray(COLOUR)
+    image = Image.fromarray(COLOR)
     if mode == "LAB":
         lab = ImageCms.createProfile("LAB")
         image = ImageCms.profileToProfile(image, ImageCms.createProfile("sRGB"), lab, outputMode="LAB")
@@ -147,22 +147,22 @@ def test_every_other_mode_is_read(mode):
         image = image.convert(via).convert(mode) if via else image.convert(mode)
     decoded = from_image("f", image)
     assert decoded.size == (14, 9)
-    error = np.abs(decoded.rgb.astype(int) - COLOUR).mean()
+    error = np.abs(decoded.rgb.astype(int) - COLOR).mean()
     limit = {"1": 130, "La": 80, "P": 60, "PA": 60}.get(mode, 12)
     assert error < limit
 
 
 def test_cmyk_says_that_it_was_converted_and_drops_its_profile():
-    data = encoded(Image.fromarray(COLOUR).convert("CMYK"), "JPEG", quality=100, icc_profile=b"x" * 200)
+    data = encoded(Image.fromarray(COLOR).convert("CMYK"), "JPEG", quality=100, icc_profile=b"x" * 200)
     image = decode(data)
     assert image.icc_profile is None
     assert any("CMYK" in text for text in image.warnings)
-    assert np.abs(image.rgb.astype(int) - COLOUR).mean() < 12
+    assert np.abs(image.rgb.astype(int) - COLOR).mean() < 12
 
 
 def test_profiles():
-    assert decode(encoded(Image.fromarray(COLOUR), icc_profile=SRGB)).icc_profile == SRGB
-    assert decode(encoded(Image.fromarray(COLOUR))).icc_profile is None
+    assert decode(encoded(Image.fromarray(COLOR), icc_profile=SRGB)).icc_profile == SRGB
+    assert decode(encoded(Image.fromarray(COLOR))).icc_profile is None
     gray = SRGB[:16] + b"GRAY" + SRGB[20:]
     image = decode(encoded(Image.fromarray(GRAY), icc_profile=gray))
     assert image.icc_profile is None
@@ -180,7 +180,7 @@ def test_animated_images_give_their_first_frame():
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO"])
 def test_formats(format):
-    assert decode(encoded(Image.fromarray(COLOUR), format)).warnings == ()
+    assert decode(encoded(Image.fromarray(COLOR), format)).warnings == ()
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
@@ -192,7 +192,7 @@ def test_truncated_files_are_refused_wherever_they_end(format):
 
 
 def test_png_without_its_end_is_truncated():
-    assert "truncated" in refusal(encoded(Image.fromarray(COLOUR))[:-12])
+    assert "truncated" in refusal(encoded(Image.fromarray(COLOR))[:-12])
 
 
 def test_decompression_bombs_are_an_error_without_a_warning(monkeypatch):
@@ -207,7 +207,7 @@ def test_decompression_bombs_are_an_error_without_a_warning(monkeypatch):
 
 
 def test_decoding_in_threads():
-    data, results = encoded(Image.fromarray(COLOUR)), []
+    data, results = encoded(Image.fromarray(COLOR)), []
     threads = [threading.Thread(target=lambda: results.append(decode(data).sha256)) for _ in range(8)]
     for thread in threads:
         thread.start()
@@ -222,14 +222,14 @@ def test_decoding_in_threads():
     [
         GRAY,
         GRAY[:, :, None],
-        COLOUR,
-        np.dstack((COLOUR, GRAY)),
+        COLOR,
+        np.dstack((COLOR, GRAY)),
         GRAY > 9,
-        COLOUR / 255,
-        COLOUR[:, ::-1],
-        np.asfortranarray(COLOUR),
-        (COLOUR / 255).astype(np.float16),
-        COLOUR.astype(np.uint16) * 257,
+        COLOR / 255,
+        COLOR[:, ::-1],
+        np.asfortranarray(COLOR),
+        (COLOR / 255).astype(np.float16),
+        COLOR.astype(np.uint16) * 257,
     ],
 )
 def test_arrays(array):
@@ -264,30 +264,30 @@ def test_arrays_that_mean_nothing(array, expected):
 
 
 def test_an_image_shares_nothing_with_the_callers_array():
-    array = COLOUR.copy()
+    array = COLOR.copy()
     image = from_array("f", array)
     array[:] = 0
-    np.testing.assert_array_equal(image.rgb, COLOUR)
+    np.testing.assert_array_equal(image.rgb, COLOR)
     assert array.flags.writeable
     with pytest.raises(ValueError, match="read-only"):
         image.rgb[0] = 0
-    own = COLOUR.copy()
+    own = COLOR.copy()
     RgbImage(own)
     own[0] = 1  # still the caller's to write
 
 
 def test_hash_is_of_the_content():
-    a, alpha = from_array("f", COLOUR), from_array("f", np.dstack((COLOUR, GRAY)))
-    assert a.sha256 == decode(encoded(Image.fromarray(COLOUR), icc_profile=SRGB)).sha256
+    a, alpha = from_array("f", COLOR), from_array("f", np.dstack((COLOR, GRAY)))
+    assert a.sha256 == decode(encoded(Image.fromarray(COLOR), icc_profile=SRGB)).sha256
     assert a.sha256 != alpha.sha256
-    assert a.sha256 != from_array("f", COLOUR.reshape(14, 9, 3)).sha256
-    other = COLOUR.copy()
+    assert a.sha256 != from_array("f", COLOR.reshape(14, 9, 3)).sha256
+    other = COLOR.copy()
     other[0, 0, 0] ^= 1
     assert a.sha256 != from_array("f", other).sha256
 
 
 def test_round_trip_to_pil():
-    image = decode(encoded(Image.fromarray(np.dstack((COLOUR, GRAY))), icc_profile=SRGB))
+    image = decode(encoded(Image.fromarray(np.dstack((COLOR, GRAY))), icc_profile=SRGB))
     again = from_image("f", image.to_pil())
     assert again.sha256 == image.sha256
     assert again.icc_profile == SRGB
@@ -295,7 +295,7 @@ def test_round_trip_to_pil():
 
 def test_a_closed_image_is_refused(tmp_path):
     path = tmp_path / "x.png"
-    path.write_bytes(encoded(Image.fromarray(COLOUR)))
+    path.write_bytes(encoded(Image.fromarray(COLOR)))
     image = Image.open(path)
     image.close()
     with pytest.raises(SourceError, match="truncated or damaged"):
@@ -305,7 +305,7 @@ def test_a_closed_image_is_refused(tmp_path):
 @pytest.mark.parametrize("mode", ["1", "L", "RGB"])
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_a_mask_is_its_brightness_in_any_mode(mode, orientation):
-    image = Image.fromarray(COLOUR).convert(mode)
+    image = Image.fromarray(COLOR).convert(mode)
     exif = Image.Exif()
     exif[0x0112] = orientation
     buffer = io.BytesIO()
@@ -344,7 +344,7 @@ def deep_png(values: np.ndarray, kind: int, bits: int = 16, transparent: bytes =
 
 
 def deep_tiff(values: np.ndarray, order: str, packed: bool) -> bytes:
-    """A TIFF of 16-bit colour in one strip."""
+    """A TIFF of 16-bit color in one strip."""
     content = values.astype(f"{order}u2").tobytes()
     content = zlib.compress(content) if packed else content
     height, width, channels = values.shape
@@ -380,7 +380,7 @@ DEEP[0, :4] = [[0x00FF, 0xFF00, 0x7F00, 0x01FF], [128, 129, 65407, 65406], [255,
         (DEEP, 4),
     ],
 )
-def test_sixteen_bits_of_colour_are_rounded_and_said(data, channels):
+def test_sixteen_bits_of_color_are_rounded_and_said(data, channels):
     image = from_array("init_image", data) if isinstance(data, np.ndarray) else decode(data)
     expected = np.rint(DEEP / 257).astype(np.uint8)
     np.testing.assert_array_equal(image.rgb, expected[:, :, :3])
@@ -409,7 +409,7 @@ def test_a_transparent_gray_is_transparent_at_every_depth(bits, field):
     np.testing.assert_array_equal(image.alpha, np.where(values == key, 0, 255))
 
 
-def test_a_transparent_colour_of_sixteen_bits_is_that_colour_alone():
+def test_a_transparent_color_of_sixteen_bits_is_that_color_alone():
     values = DEEP[:, :, :3].copy()
     values[:2] = (4660, 22136, 39612)
     values[1, 0] = (4660, 22136, 39613)  # the same in 8 bits
@@ -422,19 +422,19 @@ def test_a_transparent_colour_of_sixteen_bits_is_that_colour_alone():
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
 def test_a_palette_with_transparency_at_every_depth(bits):
-    colours = RNG.integers(0, 256, (1 << bits, 3), dtype=np.uint8)
+    colors = RNG.integers(0, 256, (1 << bits, 3), dtype=np.uint8)
     alphas = RNG.integers(0, 256, 1 << bits, dtype=np.uint8)
     values = RNG.integers(0, 1 << bits, (9, 14)).astype(np.uint8)
     data = deep_png(values, 3, bits, alphas.tobytes())
-    palette = struct.pack(">I", colours.nbytes) + b"PLTE" + colours.tobytes()
+    palette = struct.pack(">I", colors.nbytes) + b"PLTE" + colors.tobytes()
     palette += struct.pack(">I", zlib.crc32(palette[4:]))
     image = decode(data[:33] + palette + data[33:])
-    np.testing.assert_array_equal(image.rgb, colours[values])
+    np.testing.assert_array_equal(image.rgb, colors[values])
     np.testing.assert_array_equal(image.alpha, alphas[values])
 
 
 def test_hash_is_of_the_alpha_too():
-    a, b = (from_array("f", np.dstack((COLOUR, alpha))) for alpha in (GRAY, GRAY ^ 1))
+    a, b = (from_array("f", np.dstack((COLOR, alpha))) for alpha in (GRAY, GRAY ^ 1))
     assert a.sha256 != b.sha256
     gray = (Image.merge("LA", (Image.fromarray(GRAY), Image.fromarray(alpha))) for alpha in (GRAY, GRAY ^ 1))
     assert len({from_image("f", image).sha256 for image in gray}) == 2
@@ -448,9 +448,9 @@ def test_memory_that_runs_out_is_no_damage(monkeypatch, error):
     for name in ("decode", "channels_of", "levels_of"):
         monkeypatch.setattr(rgb_image, name, fails)
     for make in (
-        lambda: decode(encoded(Image.fromarray(COLOUR))),
-        lambda: from_image("init_image", Image.fromarray(COLOUR)),
-        lambda: from_array("init_image", COLOUR),
+        lambda: decode(encoded(Image.fromarray(COLOR))),
+        lambda: from_image("init_image", Image.fromarray(COLOR)),
+        lambda: from_array("init_image", COLOR),
     ):
         with pytest.raises(
             OutOfMemory, match=r"^init_image: .* cannot be decoded: this machine's memory has run out$"
@@ -470,7 +470,7 @@ def test_limits_of_pixels(monkeypatch):
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "ICO"])
 def test_the_limit_of_pixels_holds_in_every_format(format):
-    data = encoded(Image.fromarray(COLOUR), format)
+    data = encoded(Image.fromarray(COLOR), format)
     width, height = decode(data).size
     assert from_bytes("f", data, "it", max_pixels=width * height).size == (width, height)
     with pytest.raises(
@@ -478,13 +478,13 @@ def test_the_limit_of_pixels_holds_in_every_format(format):
     ):
         from_bytes("f", data, "it", max_pixels=9)
     with pytest.raises(SourceError, match="the limit is 9"):
-        from_image("f", Image.fromarray(COLOUR), max_pixels=9)
+        from_image("f", Image.fromarray(COLOR), max_pixels=9)
     with pytest.raises(SourceError, match="the limit is 9"):
-        from_array("f", COLOUR, max_pixels=9)
+        from_array("f", COLOR, max_pixels=9)
 
 
 def test_a_format_that_costs_more_may_have_fewer_pixels():
-    data = encoded(Image.fromarray(COLOUR), "JPEG2000")  # 14x9
+    data = encoded(Image.fromarray(COLOR), "JPEG2000")  # 14x9
     assert from_bytes("f", data, "it", max_pixels=4 * 126).size == (14, 9)
     with pytest.raises(SourceError, match="the limit is 125 for this format, 1/4"):
         from_bytes("f", data, "it", max_pixels=4 * 126 - 1)
@@ -493,12 +493,12 @@ def test_a_format_that_costs_more_may_have_fewer_pixels():
 def test_a_large_tiff_needs_nothing_of_pillows_own_limit(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 9)
     for options in ({}, {"compression": "tiff_lzw"}):
-        data = encoded(Image.fromarray(COLOUR), "TIFF", **options)
-        np.testing.assert_array_equal(from_bytes("f", data, "it", max_pixels=1000).rgb, COLOUR)
+        data = encoded(Image.fromarray(COLOR), "TIFF", **options)
+        np.testing.assert_array_equal(from_bytes("f", data, "it", max_pixels=1000).rgb, COLOR)
 
 
 def test_one_that_is_slow_to_open_does_not_keep_others_waiting(monkeypatch):
-    slow, quick = encoded(Image.fromarray(GRAY)), encoded(Image.fromarray(COLOUR))
+    slow, quick = encoded(Image.fromarray(GRAY)), encoded(Image.fromarray(COLOR))
     opening, go_on, real = threading.Event(), threading.Event(), decoding.unpack
 
     def unpack(data):

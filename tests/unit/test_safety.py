@@ -25,7 +25,7 @@ def photo():
 
 
 def detail(image):
-    """Mean absolute difference between neighbouring pixels, in levels."""
+    """Mean absolute difference between neighboring pixels, in levels."""
     pixels = np.asarray(image, np.int16)
     return np.abs(np.diff(pixels, axis=0)).mean() + np.abs(np.diff(pixels, axis=1)).mean()
 
@@ -51,8 +51,8 @@ def test_black_is_black_and_the_card_holds_nothing_of_the_image(photo):
     other = Image.new("RGB", photo.size, (1, 2, 3))
     card = replace(photo, "sensitive_content_text")
     assert card.tobytes() == replace(other, "sensitive_content_text").tobytes()
-    colours = card.getcolors(1 << 16)
-    most, ground = max(colours)
+    colors = card.getcolors(1 << 16)
+    most, ground = max(colors)
     assert ground == (128, 128, 128)
     written = 1 - most / (photo.width * photo.height)
     assert 0.02 < written < 0.5, "there are words on it"
@@ -120,9 +120,9 @@ def arrays_in(ticket):
     return found
 
 
-def request_of(colour, **fields):
+def request_of(color, **fields):
     noise = np.random.default_rng(8).integers(-30, 31, (64, 96, 3))
-    image = (noise + colour).clip(0, 255).astype(np.uint8)
+    image = (noise + color).clip(0, 255).astype(np.uint8)
     mask = np.zeros((64, 96), np.uint8)
     mask[20:40, 30:60] = 255
     return InpaintRequest(**{"init_image": image, "mask_image": mask, "seed": 4, "safety_checker": True, **fields})

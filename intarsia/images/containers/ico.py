@@ -29,8 +29,8 @@ def unpack(data: bytes) -> Container:
         entries = [struct.unpack_from("<BBBxHHII", data, 6 + 16 * index) for index in range(count)]
     except struct.error as exc:
         raise Damaged("is truncated: the ICO ends in its directory") from exc
-    # Of equal ones that with the most colours; an entry says 0 for 256 pixels.
-    _, _, colours, planes, bits, length, offset = max(
+    # Of equal ones that with the most colors; an entry says 0 for 256 pixels.
+    _, _, colors, planes, bits, length, offset = max(
         entries, key=lambda entry: ((entry[0] or _LARGEST) * (entry[1] or _LARGEST), entry[4] or 256, -entry[2])
     )
     icon = data[offset : offset + length] if offset + length <= len(data) else b""
@@ -42,5 +42,5 @@ def unpack(data: bytes) -> Container:
     down //= 2  # the mask is stored as more rows
     if not (0 < across <= _LARGEST and 0 < down <= _LARGEST):
         raise Damaged(f"is damaged: an icon of {across}x{down} pixels")
-    entry = struct.pack("<BBBxHHII", across % 256, down % 256, colours, planes, bits, length, 22)
+    entry = struct.pack("<BBBxHHII", across % 256, down % 256, colors, planes, bits, length, 22)
     return Container(data=SIGNATURE + b"\1\0" + entry + icon, kind="ICO", size=(across, down))

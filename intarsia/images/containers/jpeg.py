@@ -49,7 +49,7 @@ def size_of(data: bytes) -> tuple[int, int] | None:
 
 
 def unpack(data: bytes) -> Container:
-    """Frame, tables, scans, and the segments that say which colours they are; what is behind the end is cut off.
+    """Frame, tables, scans, and the segments that say which colors they are; what is behind the end is cut off.
 
     Raises:
         Damaged: no frame or no scan, or more segments or scans than images have.
@@ -120,9 +120,9 @@ def _size(segment: bytes | memoryview) -> tuple[int, int]:
 
 
 def _joined(segments: _Segments) -> bytes | None:
-    """The colour profile out of its numbered parts."""
+    """The color profile out of its numbered parts."""
     if segments.profile and len(segments.profile) != segments.profile_parts:
-        segments.notes.append("a colour profile of which parts are missing was left out")
+        segments.notes.append("a color profile of which parts are missing was left out")
         return None
     return b"".join(part for _, part in sorted(segments.profile.items())) or None
 

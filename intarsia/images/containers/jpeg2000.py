@@ -13,7 +13,7 @@ _BOXES, _CODESTREAM = b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"
 SIGNATURES = (_BOXES, _CODESTREAM)
 
 _MOST_PARTS = 1000
-_COST = 4  # OpenJPEG keeps 32 bits a sample, twice: 20 bytes for a pixel of colour
+_COST = 4  # OpenJPEG keeps 32 bits a sample, twice: 20 bytes for a pixel of color
 _COD, _SOT = 0x52, 0x90
 _MOST_TILES = 1 << 12
 # A decoder keeps some hundred bytes for each code block.

@@ -14,7 +14,7 @@ __all__ = ["SIGNATURE", "size_of", "unpack"]
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
-_GRAY, _COLOUR, _PALETTE = 0, 2, 3
+_GRAY, _COLOR, _PALETTE = 0, 2, 3
 _XMP = b"XML:com.adobe.xmp\0"
 # ImageMagick writes EXIF as text, in hexadecimal.
 _RAW_EXIF = re.compile(rb"Raw profile type (?:exif|APP1)\0")
@@ -71,7 +71,7 @@ def unpack(data: bytes) -> Container:
 def _container(chunks: _Chunks) -> Container:
     if not chunks.header:
         raise Damaged("is damaged: the PNG has no header")
-    bits, colour = chunks.header[16], chunks.header[17]
+    bits, color = chunks.header[16], chunks.header[17]
     end = b"\0\0\0\0IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
     return Container(
         data=b"".join([SIGNATURE, *chunks.kept, end]),
@@ -81,14 +81,14 @@ def _container(chunks: _Chunks) -> Container:
         icc_profile=chunks.profile,
         orientation=chunks.exif or chunks.xmp or 1,
         bits=bits,
-        key=_key(chunks, bits, colour),
+        key=_key(chunks, bits, color),
         notes=tuple(chunks.notes),
     )
 
 
-def _key(chunks: _Chunks, bits: int, colour: int) -> tuple[int, ...] | None:
-    """The one transparent colour of an image without alpha and palette."""
-    samples = {_GRAY: 1, _COLOUR: 3}.get(colour)
+def _key(chunks: _Chunks, bits: int, color: int) -> tuple[int, ...] | None:
+    """The one transparent color of an image without alpha and palette."""
+    samples = {_GRAY: 1, _COLOR: 3}.get(color)
     if not samples or not chunks.transparency:
         return None
     if len(chunks.transparency) < 2 * samples:
@@ -145,7 +145,7 @@ def _profile(content: bytes, chunks: _Chunks) -> bytes | None:
     packed = content.partition(b"\0")[2][1:]
     profile = inflated(packed, MOST_PROFILE_BYTES)
     if profile is None:
-        chunks.notes[f"a colour profile that is damaged, or has more than {MOST_PROFILE_BYTES} bytes, was left out"] = (
+        chunks.notes[f"a color profile that is damaged, or has more than {MOST_PROFILE_BYTES} bytes, was left out"] = (
             None
         )
     return profile

@@ -13,7 +13,7 @@ __all__ = ["SIGNATURES", "unpack"]
 
 SIGNATURES = (b"II\x2a\0", b"MM\0\x2a", b"II\x2b\0", b"MM\0\x2b", b"MM\x2a\0", b"II\0\x2a")
 
-# Sizes, samples, compression and where the pixels are; JPEG's tables, colour map, CMYK's inks, YCbCr's coefficients.
+# Sizes, samples, compression and where the pixels are; JPEG's tables, color map, CMYK's inks, YCbCr's coefficients.
 _NEEDED = {
     256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324, 325, 332, 334, 338, 339,
     347, 512, 513, 514, 515, 517, 518, 519, 520, 521, 529, 530, 531, 532,
@@ -90,7 +90,7 @@ def unpack(data: bytes) -> Container:
     _check_pieces(entries, numbers, size)
     notes, profile = [], entries.get(_PROFILE)
     if profile is not None and len(profile.values) > MOST_PROFILE_BYTES:
-        notes, profile = [f"a colour profile of more than {MOST_PROFILE_BYTES} bytes was left out"], None
+        notes, profile = [f"a color profile of more than {MOST_PROFILE_BYTES} bytes was left out"], None
     orientation = _first(numbers, _ORIENTATION)
     return Container(
         data=_rewritten(data, form, first, [entry for tag, entry in sorted(entries.items()) if tag in _NEEDED]),
