@@ -36,6 +36,7 @@ __all__ = [
     "WeightsError",
     "expect",
     "named",
+    "one_line",
     "shown",
 ]
 
@@ -61,6 +62,12 @@ def shown(value: object) -> str:
 def named(name: str) -> str:
     """A name from a request for the middle of a sentence: as it is, but printable, cut, and never the key."""
     return MASK if is_key(name) else _line(redacted(name), _SHOWN)
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of a foreign exception's message, blanks collapsed; its type's name where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return " ".join(lines[0].split()) if lines else type(error).__name__
 
 
 def _line(text: str, longest: int) -> str:

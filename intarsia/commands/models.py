@@ -12,7 +12,8 @@ from intarsia.commands.streams import print_json
 from intarsia.errors import WeightsError
 
 if TYPE_CHECKING:
-    from intarsia.registry.registry import ModelEntry, PartEntry, Registry
+    from intarsia.registry.entries import ModelEntry, PartEntry
+    from intarsia.registry.registry import Registry
 
 __all__ = ["models"]
 
@@ -93,7 +94,7 @@ def _find(registry: Registry, kind: Kind, name: str | None) -> ModelEntry | Part
 
 
 def _row(registry: Registry, entry: ModelEntry | PartEntry) -> dict[str, Any]:
-    from intarsia.registry.registry import ModelEntry
+    from intarsia.registry.entries import ModelEntry
 
     row: dict[str, Any] = {"id": entry.id, "installed": _is_there(entry)}
     if isinstance(entry, ModelEntry):

@@ -13,7 +13,8 @@ from intarsia.endpoints.pony import PONY
 from intarsia.endpoints.realtime import REALTIME
 from intarsia.engine.request import InpaintRequest, IpAdapter, Lora
 from intarsia.errors import RequestError, WeightsError, shown
-from intarsia.registry.registry import ModelEntry, Registry, normalize
+from intarsia.registry.entries import ModelEntry, normalize
+from intarsia.registry.registry import Registry
 
 __all__ = ["ENDPOINTS", "Documented", "ReplyOptions", "read"]
 

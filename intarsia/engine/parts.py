@@ -9,9 +9,10 @@ from intarsia.backends.protocol import Opening
 from intarsia.engine.plan import Adapter, ModelPlan
 from intarsia.engine.request import InpaintRequest
 from intarsia.errors import RequestError, WeightsError
+from intarsia.registry.entries import PARTS, ModelEntry, PartEntry
 from intarsia.registry.files import check, entry_hash, locate
 from intarsia.registry.hashing import nothing
-from intarsia.registry.registry import PARTS, ModelEntry, PartEntry, Registry
+from intarsia.registry.registry import Registry
 
 __all__ = ["Parts", "find_checker", "find_parts", "model_plan", "opening"]
 

@@ -21,9 +21,10 @@ from intarsia.errors import RequestError, named
 from intarsia.images.access import Access
 from intarsia.images.fill import opaque
 from intarsia.images.sources import RgbImage, open_image
+from intarsia.registry.entries import ModelEntry, PartEntry
 from intarsia.registry.files import entry_hash
 from intarsia.registry.hashing import nothing
-from intarsia.registry.registry import ModelEntry, PartEntry, Registry
+from intarsia.registry.registry import Registry
 
 __all__ = ["Resolved", "outline", "resolve"]
 

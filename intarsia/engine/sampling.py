@@ -11,8 +11,8 @@ from intarsia import schedulers
 from intarsia.engine.plan import Plan, SamplerPlan
 from intarsia.engine.request import InpaintRequest
 from intarsia.errors import expect
+from intarsia.registry.entries import ModelEntry
 from intarsia.registry.files import scheduler_config
-from intarsia.registry.registry import ModelEntry
 
 __all__ = ["DEFAULT_SCHEDULER", "DEFAULT_STEPS", "sampler_plan", "table_of"]
 

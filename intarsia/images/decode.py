@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
+from intarsia.errors import one_line
 from intarsia.images.access import pixel_limit
 from intarsia.images.containers import Container, Damaged, netpbm, unpack
 from intarsia.images.containers.exif import exif_orientation
-from intarsia.images.pixel_modes import channels_of, one_line, scaled, strips, transparent
+from intarsia.images.pixel_modes import channels_of, scaled, strips, transparent
 
 __all__ = ["FORMATS", "Pixels", "check_size", "decode", "is_deep"]
 

@@ -17,10 +17,9 @@ import httpcore2
 import httpx2
 from PIL import Image
 
-from intarsia.errors import SourceError
+from intarsia.errors import SourceError, one_line
 from intarsia.images import addresses
 from intarsia.images.access import Access
-from intarsia.images.pixel_modes import one_line
 from intarsia.images.rgb_image import FORMATS
 from intarsia.redact import redacted
 from intarsia.threads import start_thread

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from intarsia.errors import SourceError
+from intarsia.errors import SourceError, one_line
 
-__all__ = ["channels_of", "levels_of", "one_line", "profile_of", "scaled", "strips", "transparent"]
+__all__ = ["channels_of", "levels_of", "profile_of", "scaled", "strips", "transparent"]
 
 Bytes2D = NDArray[np.uint8]
 
@@ -186,8 +186,3 @@ def profile_of(profile: object, mode: str, notes: list[str], field: str) -> byte
         return profile
     notes.append(f"{field}: a color profile that is not for RGB was left out")
     return None
-
-
-def one_line(exc: BaseException) -> str:
-    """A foreign error's text on one line."""
-    return " ".join(str(exc).split()) or type(exc).__name__

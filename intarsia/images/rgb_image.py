@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from intarsia.errors import IntarsiaError, OutOfMemory, SourceError
+from intarsia.errors import IntarsiaError, OutOfMemory, SourceError, one_line
 from intarsia.images.containers import Damaged
 from intarsia.images.decode import FORMATS, Pixels, check_size, decode, is_deep
-from intarsia.images.pixel_modes import channels_of, levels_of, one_line, profile_of
+from intarsia.images.pixel_modes import channels_of, levels_of, profile_of
 
 __all__ = ["FORMATS", "RgbImage", "from_array", "from_bytes", "from_image"]
 

@@ -13,12 +13,10 @@ from typing import Any
 from intarsia.checkpoints.files import is_there, read_json, regular
 from intarsia.checkpoints.layout import SCHEDULER, files_read
 from intarsia.errors import WeightsError, shown
+from intarsia.registry.entries import PARTS, Entry, ModelEntry, PartEntry, PinnedFile
 from intarsia.registry.hashing import Hashes, nothing
-from intarsia.registry.registry import PARTS, ModelEntry, PartEntry, PinnedFile
 
 __all__ = ["FileState", "check", "entry_hash", "locate", "scheduler_config", "verify"]
-
-Entry = ModelEntry | PartEntry
 
 # The file that tells a folder of each kind from any other; a LoRA is one file.
 _NEEDED = {
