@@ -13,7 +13,7 @@ Box = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels; right and bottom are outside."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Geometry:
     """Every size and position of one request, in pixels; sizes are ``(width, height)``.
 
@@ -52,5 +52,6 @@ class Geometry:
     @property
     def padding(self) -> Box:
         """Padded pixels: left, top, right, bottom."""
-        (x, y), (width, height) = self.offset, self.resized
+        x, y = self.offset
+        width, height = self.resized
         return x, y, self.width - x - width, self.height - y - height

@@ -17,24 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from intarsia.canvas.geometry import CanvasOptions, Geometry, geometry
-from intarsia.canvas.mask import (
-    Box,
-    Feather,
-    bounding_box,
-    dilate,
-    feather,
-    fit_mask,
-    latent_mask,
-    resize_mask,
-)
+from intarsia.canvas.boxes import Box, Geometry, Size
+from intarsia.canvas.geometry import geometry
+from intarsia.canvas.mask import Feather, bounding_box, dilate, feather, fit_mask, resize_mask
 from intarsia.canvas.mask_source import binarize, why_empty
+from intarsia.canvas.options import CanvasOptions
 from intarsia.canvas.paste import Blend, blend, composite, match_colors, paste_area, resize
 from intarsia.errors import RequestError
 from intarsia.images.fill import FAINT, from_surroundings, hidden_pixels, opaque
 from intarsia.images.rgb_image import RgbImage
 
-__all__ = ["Canvas", "CanvasOptions", "Geometry", "latent_mask", "lay_out", "prepare"]
+__all__ = ["BLANK", "Canvas", "prepare"]
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -44,6 +37,9 @@ BLANK = 128
 
 # Below this scale the repaint is enlarged visibly when it is pasted back.
 _COARSE = 0.5
+
+# The color match compares a ring around the mask at least this wide, in pixels.
+_LEAST_RING = 8
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -78,51 +74,48 @@ class Canvas:
 
         Args:
             generated: uint8 ``[h, w, 3]`` at generation size.
-            blend: says the same as :func:`intarsia.canvas.paste.blend`, on another device.
+            blend: computes the same as :func:`intarsia.canvas.paste.blend`, on another device.
 
         Raises:
             ValueError: ``generated`` has another shape or type.
         """
-        layout = self.geometry
-        shape = (layout.height, layout.width, 3)
+        shape = (self.geometry.height, self.geometry.width, 3)
         if generated.shape != shape or generated.dtype != np.uint8:
-            found = f"{generated.dtype} {generated.shape}"
-            raise ValueError(f"the generated image must be uint8 {shape}, not {found}")
-        (x, y), (width, height) = layout.offset, layout.resized
-        area = resize(generated[y : y + height, x : x + width], layout.crop_size)
+            actual = f"{generated.dtype} {generated.shape}"
+            raise ValueError(f"the generated image must be uint8 {shape}, not {actual}")
+
+        x, y = self.geometry.offset
+        width, height = self.geometry.resized
+        area = resize(generated[y : y + height, x : x + width], self.geometry.crop_size)
         if self.options.color_match:
-            x0, y0, x1, y1 = layout.crop
-            ring = max(8, math.ceil(2 * self.options.mask_blur))
-            area = match_colors(area, self.shown, self.area[y0:y1, x0:x1], ring)
-        weights, alpha = self._layer
-        rgb = paste_area(self.working.rgb, area, layout.crop, weights, blend)
+            area = self._matched(area)
+
+        weights, alpha = self._composite
+        rgb = paste_area(self.working.rgb, area, self.geometry.crop, weights, blend)
         return RgbImage(rgb, alpha, self.working.icc_profile).to_pil()
 
     def untouched(self) -> Image.Image:
         """The image as it is where nothing is repainted, at the output's size."""
         return self.working.to_pil()
 
-    def touched(self) -> Mask:
-        """bool ``[H, W]`` of the output: the pixels that :meth:`paste` may change."""
-        result = np.zeros(self.area.shape, dtype=np.bool_)
-        x0, y0, x1, y1 = self.feather.box
-        result[y0:y1, x0:x1] = self.feather.weights > 0
-        x0, y0, x1, y1 = self.geometry.crop
-        inside = np.zeros_like(result)
-        inside[y0:y1, x0:x1] = True
-        return result & inside
+    def _matched(self, area: Pixels) -> Pixels:
+        """``area`` in the colors that surround the mask."""
+        ring = max(_LEAST_RING, math.ceil(2 * self.options.mask_blur))
+        return match_colors(area, self.shown, _cut(self.area, self.geometry.crop), ring)
 
     @cached_property
-    def _layer(self) -> tuple[Feather, Pixels | None]:
+    def _composite(self) -> tuple[Feather, Pixels | None]:
         """The share of the generated colors, and the output's alpha."""
         alpha, hidden = self.working.alpha, hidden_pixels(self.working.alpha)
         if alpha is None or hidden is None:
             return self.feather, alpha
         if hidden[self.area].any():
             return composite(alpha, self.geometry.crop, self.feather)
-        x0, y0, x1, y1 = self.feather.box
+
         # The feather alone reaches hidden pixels: they stay hidden, and as they are.
-        return Feather(self.feather.box, np.where(hidden[y0:y1, x0:x1], np.uint8(0), self.feather.weights)), alpha
+        box = self.feather.box
+        weights = np.where(_cut(hidden, box), np.uint8(0), self.feather.weights)
+        return Feather(box, weights), alpha
 
 
 def prepare(image: RgbImage, mask: RgbImage, options: CanvasOptions | None = None) -> Canvas:
@@ -132,97 +125,44 @@ def prepare(image: RgbImage, mask: RgbImage, options: CanvasOptions | None = Non
         RequestError: the mask is empty, has another aspect ratio, or an option does not fit.
     """
     options = options or CanvasOptions()
-    area, warnings = _denoise_mask(image, mask, options)
-    layout = _layout(image, area, options)
-    working = _working(image, layout.working)
+    area, mask_warnings = _denoise_mask(image, mask, options)
+    working_size = (area.shape[1], area.shape[0])
+    mask_box = bounding_box(area) or (0, 0, *working_size)
+    layout = geometry(image.size, working_size, mask_box, options)
+
+    working = _working(image, working_size)
     hidden = hidden_pixels(working.alpha)
-
-    x0, y0, x1, y1 = layout.crop
     shown = _shown(working, area, layout.crop)
-    pixels = _padded(resize(shown, layout.resized), layout)
-    wanted = _padded(resize_mask(area[y0:y1, x0:x1], layout.resized), layout)
-    hole = np.zeros_like(wanted)
-    if hidden is not None:
-        hole = _padded(resize_mask((hidden & area)[y0:y1, x0:x1], layout.resized), layout)
-    pixels = _start(pixels, wanted, hole, options)
 
-    if options.mask_padding is None and layout.scale < _COARSE:
-        warnings += (
-            f"generated at {layout.width}x{layout.height} and enlarged {1 / layout.scale:.1f} times; "
-            f"mask_padding generates only the mask's surroundings, at full resolution",
-        )
-    if hidden is not None:
-        warnings += _about_hidden(hidden, area)
+    generation_mask = _padded(resize_mask(_cut(area, layout.crop), layout.resized), layout)
+    hole = _hole(hidden, area, layout)
+    pixels = _padded(resize(shown, layout.resized), layout)
+
     return Canvas(
         geometry=layout,
-        image=pixels,
-        mask=wanted,
+        image=_start(pixels, generation_mask, hole, options),
+        mask=generation_mask,
         working=working,
         shown=shown,
         area=area,
         feather=feather(area, options.mask_blur),
         options=options,
-        warnings=warnings,
+        warnings=(*mask_warnings, *_about_scale(layout, options), *_about_hidden(hidden, area)),
     )
-
-
-def _shown(working: RgbImage, area: Mask, crop: Box) -> Pixels:
-    """The crop without transparency: filled from its own visible pixels, or the whole image's where it has none."""
-    x0, y0, x1, y1 = crop
-    rgb, alpha = working.rgb[y0:y1, x0:x1], working.alpha
-    if alpha is None:
-        return rgb
-    part = alpha[y0:y1, x0:x1]
-    if part.max() < FAINT:
-        return opaque(working.rgb, alpha, area)[y0:y1, x0:x1]
-    return opaque(rgb, part, area[y0:y1, x0:x1])
-
-
-def _start(pixels: Pixels, wanted: Mask, hole: Mask, options: CanvasOptions) -> Pixels:
-    """``pixels`` with ``masked_content`` under the mask; a hole has no content and is filled in any case.
-
-    Args:
-        wanted: the denoise mask; hole: the part of it where the image is transparent. All at generation size.
-    """
-    content = options.masked_content
-    if content == "blank":
-        return np.where(wanted[:, :, None], np.uint8(BLANK), pixels)
-    if content == "fill":
-        return from_surroundings(pixels, wanted)
-    # A mask that covers everything leaves nothing to fill from but what it covers, and that was done.
-    if not hole.any() or wanted.all():
-        return pixels
-    return np.where(hole[:, :, None], from_surroundings(pixels, wanted), pixels)
-
-
-def _about_hidden(hidden: Mask, area: Mask) -> tuple[str, ...]:
-    """Warnings about transparent pixels, but for the plain case of a mask that covers a hole."""
-    if hidden.all():
-        return ("init_image is transparent everywhere: the network is shown plain gray",)
-    masked = hidden[area]
-    if masked.any() and 2 * int(np.count_nonzero(masked)) < masked.size:
-        return ("the mask covers transparent pixels of init_image: what is repainted becomes opaque",)
-    return ()
-
-
-def lay_out(image: RgbImage, mask: RgbImage, options: CanvasOptions | None = None) -> Geometry:
-    """The geometry alone, as :func:`prepare` would have it; raises the same errors."""
-    options = options or CanvasOptions()
-    area, _ = _denoise_mask(image, mask, options)
-    return _layout(image, area, options)
 
 
 def _denoise_mask(image: RgbImage, mask: RgbImage, options: CanvasOptions) -> tuple[Mask, tuple[str, ...]]:
     """The grown mask at working size, and warnings."""
-    binary, notes = binarize(mask, options.mask_source, options.invert_mask, _looks_same(mask, image))
-    area, more = fit_mask(binary, image.size)
+    source, invert = options.mask_source, options.invert_mask
+    binary, source_warnings = binarize(mask, source, invert, _looks_same(mask, image))
+    area, size_warnings = fit_mask(binary, image.size)
     if not area.any():
-        reason = why_empty(mask, options.mask_source, options.invert_mask)
-        raise RequestError("mask_image", message=f"mask_image is empty: {reason}")
+        raise RequestError("mask_image", message=f"mask_image is empty: {why_empty(mask, source, invert)}")
+
     area = dilate(area, options.mask_dilate)
     if options.fixed_size and options.width and options.height:
         area = resize_mask(area, (options.width, options.height))
-    return area, notes + more
+    return area, source_warnings + size_warnings
 
 
 def _looks_same(mask: RgbImage, image: RgbImage) -> bool:
@@ -235,24 +175,88 @@ def _looks_same(mask: RgbImage, image: RgbImage) -> bool:
     return not differs[mask.alpha > 0].any()
 
 
-def _layout(image: RgbImage, area: Mask, options: CanvasOptions) -> Geometry:
-    working = (area.shape[1], area.shape[0])
-    return geometry(image.size, working, bounding_box(area) or (0, 0, *working), options)
-
-
-def _working(image: RgbImage, size: tuple[int, int]) -> RgbImage:
+def _working(image: RgbImage, size: Size) -> RgbImage:
     """``image`` to composite into, resized where a request fixes the output's size."""
     if image.size == size:
-        return replace(image, rgb=np.ascontiguousarray(image.rgb), is_gray=False) if image.is_gray else image
-    alpha = None if image.alpha is None else resize(image.alpha, size)
+        if image.is_gray:
+            return replace(image, rgb=np.ascontiguousarray(image.rgb), is_gray=False)
+        return image
+
     # Opaque first: resizing mixes neighbors, and what is hidden is not to be mixed into what is seen.
-    return RgbImage(resize(opaque(image.rgb, image.alpha), size), alpha, image.icc_profile, image.path)
+    rgb = resize(opaque(image.rgb, image.alpha), size)
+    alpha = None if image.alpha is None else resize(image.alpha, size)
+    return RgbImage(rgb, alpha, image.icc_profile, image.path)
+
+
+def _shown(working: RgbImage, area: Mask, crop: Box) -> Pixels:
+    """The crop without transparency: filled from its own visible pixels, or the whole image's where it has none."""
+    if working.alpha is None:
+        return _cut(working.rgb, crop)
+
+    alpha = _cut(working.alpha, crop)
+    if alpha.max() < FAINT:
+        return _cut(opaque(working.rgb, working.alpha, area), crop)
+    return opaque(_cut(working.rgb, crop), alpha, _cut(area, crop))
+
+
+def _hole(hidden: Mask | None, area: Mask, layout: Geometry) -> Mask:
+    """The part of the mask where the image is transparent, at generation size."""
+    if hidden is None:
+        return np.zeros((layout.height, layout.width), np.bool_)
+    return _padded(resize_mask(_cut(hidden & area, layout.crop), layout.resized), layout)
+
+
+def _start(pixels: Pixels, mask: Mask, hole: Mask, options: CanvasOptions) -> Pixels:
+    """``pixels`` with ``masked_content`` under the mask; a hole has no content and is filled in any case.
+
+    Args:
+        mask: the denoise mask; hole: the part of it where the image is transparent. All at generation size.
+    """
+    content = options.masked_content
+    if content == "blank":
+        return np.where(mask[:, :, None], np.uint8(BLANK), pixels)
+    if content == "fill":
+        return from_surroundings(pixels, mask)
+
+    # A mask that covers everything leaves nothing to fill from but what it covers, and that was done.
+    if not hole.any() or mask.all():
+        return pixels
+    return np.where(hole[:, :, None], from_surroundings(pixels, mask), pixels)
+
+
+def _about_scale(layout: Geometry, options: CanvasOptions) -> tuple[str, ...]:
+    """A warning where the repaint is much coarser than the image around it."""
+    if options.mask_padding is not None or layout.scale >= _COARSE:
+        return ()
+    return (
+        f"generated at {layout.width}x{layout.height} and enlarged {1 / layout.scale:.1f} times; "
+        f"mask_padding generates only the mask's surroundings, at full resolution",
+    )
+
+
+def _about_hidden(hidden: Mask | None, area: Mask) -> tuple[str, ...]:
+    """Warnings about transparent pixels, but for the plain case of a mask that covers a hole."""
+    if hidden is None:
+        return ()
+    if hidden.all():
+        return ("init_image is transparent everywhere: the network is shown plain gray",)
+
+    masked = hidden[area]
+    if masked.any() and 2 * int(np.count_nonzero(masked)) < masked.size:
+        return ("the mask covers transparent pixels of init_image: what is repainted becomes opaque",)
+    return ()
+
+
+def _cut(array: NDArray[Any], box: Box) -> NDArray[Any]:
+    """The pixels inside ``box``, a view."""
+    x0, y0, x1, y1 = box
+    return array[y0:y1, x0:x1]
 
 
 def _padded(pixels: NDArray[Any], layout: Geometry) -> NDArray[Any]:
     """Padded to generation size by repeating the edge; the mask too, so that it does not end at an edge."""
-    left, top, right, bottom = layout.padding
     if not any(layout.padding):
         return pixels
+    left, top, right, bottom = layout.padding
     widths = ((top, bottom), (left, right), (0, 0))[: pixels.ndim]
     return np.pad(pixels, widths, mode="edge")

@@ -7,20 +7,18 @@ erased from a layer, or from a copy of the image. What is stored under a fully t
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 
+from intarsia.canvas.options import MaskSource
 from intarsia.errors import RequestError
 from intarsia.images.fill import FAINT
 from intarsia.images.rgb_image import RgbImage
 
-__all__ = ["THRESHOLD", "MaskSource", "binarize", "why_empty"]
+__all__ = ["THRESHOLD", "binarize", "why_empty"]
 
 Mask = NDArray[np.bool_]
 Levels = NDArray[np.uint8]
-MaskSource = Literal["auto", "luma", "alpha"]
 
 THRESHOLD = 128
 """Levels from here on are repainted; alpha below it is transparent."""
@@ -44,11 +42,17 @@ def binarize(
     """
     if source == "alpha" and mask.alpha is None:
         raise RequestError("mask_source", source, "luma or auto: mask_image has no alpha channel")
+
     bright, clear = _levels(mask) >= THRESHOLD, _clear(mask)
     if clear is None:
         return (~bright if invert else bright), ()
+
+    # Both readings are possible where some of the mask is transparent, and some is not.
     is_open = source == "auto" and bool(clear.any()) and not clear.all()
-    by_alpha = source == "alpha" or (is_open and (is_init_image or _is_stencil(mask, bright)))
+    by_alpha = source == "alpha"
+    if is_open:
+        by_alpha = is_init_image or _is_stencil(mask, bright)
+
     on, other = (clear, bright) if by_alpha else (bright, clear)
     if invert:
         on, other = ~on, ~other
@@ -61,13 +65,16 @@ def why_empty(mask: RgbImage, source: MaskSource, invert: bool) -> str:
     """Why no pixel of ``mask`` is to be repainted, and which setting would change that."""
     if invert:
         return "inverted, no pixel of it is to be repainted"
+
     levels, clear = _levels(mask), _clear(mask)
     if source == "alpha":
         hint = _hint("luma", "bright", levels >= THRESHOLD)
         return f"no pixel of it is transparent (alpha below {THRESHOLD} is repainted){hint}"
+
     hint = "" if clear is None else _hint("alpha", "transparent", clear)
     if mask.alpha is not None and not mask.alpha.any():
         return f"it is fully transparent{hint}"
+
     brightest = int(levels.max())
     seen = ", seen on black," if int(mask.gray.max()) > brightest else ""
     return f"its brightest pixel{seen} is {brightest}, and {THRESHOLD} and above is repainted{hint}"
@@ -98,9 +105,9 @@ def _is_stencil(mask: RgbImage, bright: Mask) -> bool:
 
 
 def _both_readings(on: Mask, other: Mask, by_alpha: bool) -> str:
-    taken, left, switch = (
-        ("transparency", "brightness", "luma") if by_alpha else ("brightness", "transparency", "alpha")
-    )
+    taken, left, switch = "brightness", "transparency", "alpha"
+    if by_alpha:
+        taken, left, switch = "transparency", "brightness", "luma"
     return (
         f"mask_image can be read by its brightness (white is repainted) and by its transparency (transparent is "
         f"repainted), which differ: its {taken} was used and {_share(on)} of it is repainted; its {left} would repaint "
@@ -109,7 +116,9 @@ def _both_readings(on: Mask, other: Mask, by_alpha: bool) -> str:
 
 
 def _hint(source: str, kind: str, on: Mask) -> str:
-    return f"; mask_source {source!r} repaints its {kind} pixels, {_share(on)} of it" if on.any() else ""
+    if not on.any():
+        return ""
+    return f"; mask_source {source!r} repaints its {kind} pixels, {_share(on)} of it"
 
 
 def _share(on: Mask) -> str:
@@ -117,4 +126,6 @@ def _share(on: Mask) -> str:
     share = float(on.mean())
     if 0 < share < 0.01:
         return "less than 1%"
-    return "over 99%" if 0.99 < share < 1 else f"{share:.0%}"
+    if 0.99 < share < 1:
+        return "over 99%"
+    return f"{share:.0%}"

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from intarsia.backends.protocol import Inputs
-from intarsia.canvas.canvas import Canvas, CanvasOptions, latent_mask, prepare
+from intarsia.canvas.canvas import Canvas, prepare
+from intarsia.canvas.mask import latent_mask
+from intarsia.canvas.options import CanvasOptions
 from intarsia.engine.noise import MAX_SEED
 from intarsia.engine.parts import Parts, find_checker, find_parts, model_plan
 from intarsia.engine.plan import PLAN_VERSION, CanvasPlan, Plan, PromptPlan

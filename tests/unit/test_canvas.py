@@ -10,13 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
-from intarsia.canvas.canvas import BLANK, Canvas, CanvasOptions, lay_out, prepare
+from intarsia.canvas.canvas import BLANK, Canvas, prepare
 from intarsia.canvas.mask import dilate, resize_mask
+from intarsia.canvas.options import CanvasOptions
 from intarsia.canvas.paste import match_colors
 from intarsia.errors import RequestError
 from intarsia.images.fill import FAINT
 from intarsia.images.rgb_image import RgbImage, from_array, from_bytes
 from intarsia.images.sources import open_image
+from tests.canvas_pixels import touched_pixels
 
 
 def noise(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:
@@ -53,7 +55,7 @@ def check_untouched(canvas: Canvas, output: Image.Image, base: np.ndarray) -> No
     assert out.shape == base.shape
     kept = ~may_change(canvas)
     np.testing.assert_array_equal(out[kept], base[kept])
-    np.testing.assert_array_equal(canvas.touched(), ~kept)
+    np.testing.assert_array_equal(touched_pixels(canvas), ~kept)
 
 
 def grown_mask(mask: np.ndarray, wanted: dict, fixed: bool) -> np.ndarray:
@@ -328,16 +330,10 @@ def test_paste_refuses_another_shape_or_type():
 
 def test_one_stray_dark_pixel_does_not_enlarge_the_crop():
     mask = box_mask(1000, 1000, (100, 100, 140, 140))
-    clean = lay_out(from_array("f", noise(1000, 1000)), from_array("f", mask), CanvasOptions(mask_padding=8))
+    clean = prepare(from_array("f", noise(1000, 1000)), from_array("f", mask), CanvasOptions(mask_padding=8))
     mask[990, 990] = 1
-    dirty = lay_out(from_array("f", noise(1000, 1000)), from_array("f", mask), CanvasOptions(mask_padding=8))
-    assert clean == dirty
-
-
-def test_lay_out_is_what_prepare_does():
-    image, mask = from_array("f", noise(700, 500)), from_array("f", box_mask(700, 500, (3, 3, 99, 80)))
-    for wanted in (CanvasOptions(), CanvasOptions(mask_padding=5), CanvasOptions(width=320)):
-        assert lay_out(image, mask, wanted) == prepare(image, mask, wanted).geometry
+    dirty = prepare(from_array("f", noise(1000, 1000)), from_array("f", mask), CanvasOptions(mask_padding=8))
+    assert clean.geometry == dirty.geometry
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from intarsia.canvas.geometry import CanvasOptions, Geometry, geometry
+from intarsia.canvas.boxes import Geometry
+from intarsia.canvas.geometry import geometry
+from intarsia.canvas.options import CanvasOptions
 
 
 def laid_out(size: tuple[int, int], box: tuple[int, int, int, int] | None = None, **options) -> Geometry:

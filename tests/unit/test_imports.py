@@ -39,7 +39,7 @@ ALLOWED = {
         "intarsia.engine.request",
         "intarsia.engine.result",
     ],
-    "intarsia.engine.plan": ["intarsia.canvas.boxes"],
+    "intarsia.engine.plan": ["intarsia.canvas.boxes", "intarsia.canvas.options"],
     "intarsia.engine": [
         "intarsia.schedulers",
         "intarsia.images",

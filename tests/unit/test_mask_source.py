@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 import intarsia
-from intarsia.canvas.canvas import CanvasOptions, prepare
+from intarsia.canvas.canvas import prepare
 from intarsia.canvas.mask_source import binarize
+from intarsia.canvas.options import CanvasOptions
 from intarsia.errors import RequestError
 from intarsia.images.rgb_image import RgbImage, from_array, from_bytes, from_image
 

@@ -37,7 +37,15 @@ def ask():
 
 
 def test_plans_of_before_keep_their_hash():
-    geometry = Geometry(64, 64, (64, 64), (64, 64), (0, 0, 64, 64), (64, 64), (0, 0))
+    geometry = Geometry(
+        width=64,
+        height=64,
+        source=(64, 64),
+        working=(64, 64),
+        crop=(0, 0, 64, 64),
+        resized=(64, 64),
+        offset=(0, 0),
+    )
     plan = Plan(
         model=ModelPlan("m", "sd15", "00", 4, 4, 8),
         canvas=CanvasPlan(geometry, "11", "22", "luma", False, 0, 4.0, -1, "original", False),
