@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, get_args
 
 from intarsia.endpoints.field_type import FieldType
 from intarsia.endpoints.number_fields import Flag, Number, Numbers, Seed, Whole
@@ -21,10 +21,9 @@ from intarsia.endpoints.text_fields import (
     Text,
 )
 from intarsia.engine.noise import MAX_SEED
+from intarsia.engine.plan import SafetyAction
 
 __all__ = ["FIELDS", "IGNORED", "Endpoint", "Field"]
-
-_ACTIONS = ("sensitive_content_text", "blur", "pixelate", "black")
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ FIELDS: dict[str, Field] = {
     "algorithm_type": Field(Algorithm(), 'Form of the DPM solvers; "none" or "" is the scheduler\'s own.'),
     "clip_skip": Field(Whole(1, 8), "1 is the text encoder's last layer, 2 the one before it."),
     "safety_checker": Field(Flag(), "Look for unsafe images; an error where the model has no checker."),
-    "safety_checker_type": Field(Choice(_ACTIONS), "What becomes of an unsafe image."),
+    "safety_checker_type": Field(Choice(get_args(SafetyAction)), "What becomes of an unsafe image."),
     "enhance_prompt": Field(Flag(), "Put the prompt into the model's own template."),
     "tomesd": Field(Flag(), "Token merging, at the model's ratio."),
     "seed": Field(Seed(MAX_SEED), "Image i has seed + i; null or -1 draws one and reports it.", blank=True),
@@ -83,7 +82,7 @@ FIELDS: dict[str, Field] = {
 IGNORED = ("multi_lingual", "self_attention", "upscale", "embeddings_model", "panorama", "full_url")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Endpoint:
     """One documented endpoint.
 

@@ -11,9 +11,11 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from intarsia.canvas.boxes import Geometry
+from intarsia.canvas.options import MaskedContent, MaskSource
+from intarsia.execution import STANDARD, Precision
 
 __all__ = [
     "PLAN_VERSION",
@@ -22,14 +24,18 @@ __all__ = [
     "ModelPlan",
     "Plan",
     "PromptPlan",
+    "SafetyAction",
     "SamplerPlan",
 ]
+
+SafetyAction = Literal["sensitive_content_text", "blur", "pixelate", "black"]
+"""What is put in the place of an image that the safety checker flags."""
 
 # Raised whenever an equal plan would give another image.
 PLAN_VERSION = 3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CanvasPlan:
     """Which pixels, and how they are read and put back.
 
@@ -41,12 +47,12 @@ class CanvasPlan:
     geometry: Geometry
     image_sha256: str
     mask_sha256: str
-    mask_source: str
+    mask_source: MaskSource
     invert_mask: bool
     mask_dilate: int
     mask_blur: float
     mask_padding: int
-    masked_content: str
+    masked_content: MaskedContent
     color_match: bool
 
 
@@ -59,7 +65,7 @@ class Adapter:
     strength: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelPlan:
     """The resolved registry entry and what is put into it; what a backend opens.
 
@@ -79,17 +85,17 @@ class ModelPlan:
     vae: str = "model"
     adapters: tuple[Adapter, ...] = ()
     ip_adapter: str = "none"
-    precision: str = "standard"
+    precision: Precision = STANDARD
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values. A standard precision is left out: plans from before there was another keep their hashes."""
-        found = dataclasses.asdict(self)
-        if self.precision == "standard":
-            del found["precision"]
-        return found
+        values = dataclasses.asdict(self)
+        if self.precision == STANDARD:
+            del values["precision"]
+        return values
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PromptPlan:
     """What is encoded: texts, and the image of an IP adapter.
 
@@ -107,7 +113,7 @@ class PromptPlan:
     image_scale: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SamplerPlan:
     """The solver table's name and options, and what follows from them.
 
@@ -115,7 +121,7 @@ class SamplerPlan:
         karras: as asked; ``karras_applied`` says whether it means anything for this scheduler.
         schedule: the model's noise schedule, sorted (name, value) pairs.
         evaluations: network evaluations for one image (rows of the table); 0 returns the input.
-        notes: what the table wants the result to say.
+        notes: remarks of the table, for the result's warnings.
     """
 
     scheduler: str
@@ -129,7 +135,7 @@ class SamplerPlan:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """Everything that determines the images of one request.
 
@@ -152,7 +158,7 @@ class Plan:
     token_merging_levels: int = 1
     token_merging_reuse: int = 1
     safety: str = "off"
-    safety_action: str = "sensitive_content_text"
+    safety_action: SafetyAction = "sensitive_content_text"
     safety_sha256: str = ""
     version: int = PLAN_VERSION
 

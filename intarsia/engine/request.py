@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, StrictBool, ValidationError
 from pydantic_core import PydanticCustomError
 
+from intarsia.canvas.options import MaskedContent, MaskSource
 from intarsia.engine.field_limits import describe
 from intarsia.engine.noise import MAX_SEED
+from intarsia.engine.plan import SafetyAction
 from intarsia.errors import RequestError
 from intarsia.numbers import is_random_seed, whole
 
@@ -37,8 +39,8 @@ def _as_seed(value: Any) -> Any:
     number = _as_int(value)
     if is_random_seed(number):
         return None
-    found = whole(number)
-    return number if found is None else found
+    seed = whole(number)
+    return number if seed is None else seed
 
 
 def _encodable(text: str) -> str:
@@ -137,14 +139,14 @@ class InpaintRequest(BaseModel):
     ip_adapter: IpAdapter | None = None
     token_merging: StrictBool | Annotated[Number, Field(ge=0, le=0.75)] | None = None
     safety_checker: StrictBool = False
-    safety_action: Literal["blur", "pixelate", "black", "sensitive_content_text"] = "sensitive_content_text"
+    safety_action: SafetyAction = "sensitive_content_text"
     enhance_prompt: StrictBool = False
     mask_blur: Annotated[Number, Field(ge=0, le=64)] = 4.0
     mask_dilate: Annotated[int, Strict(), Field(ge=0, le=256), Whole] = 0
     mask_padding: Annotated[int, Strict(), Field(ge=0, le=1024), Whole] | None = None
-    mask_source: Literal["auto", "luma", "alpha"] = "auto"
+    mask_source: MaskSource = "auto"
     invert_mask: StrictBool = False
-    masked_content: Literal["original", "fill", "noise", "blank"] = "original"
+    masked_content: MaskedContent = "original"
     color_match: StrictBool = False
 
     def __init__(self, **fields: Any) -> None:

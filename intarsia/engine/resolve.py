@@ -186,7 +186,12 @@ def _prompt(request: InpaintRequest, entry: ModelEntry, shown: RgbImage | None) 
     prompt = request.prompt
     if request.enhance_prompt:
         prompt = entry.prompt_template.replace("{prompt}", prompt)
-    plan = PromptPlan(prompt, request.negative_prompt, request.prompt, request.clip_skip)
+    plan = PromptPlan(
+        prompt=prompt,
+        negative_prompt=request.negative_prompt,
+        asked=request.prompt,
+        clip_skip=request.clip_skip,
+    )
     if request.ip_adapter is None or shown is None:
         return plan
     return replace(plan, image_sha256=shown.sha256, image_scale=float(request.ip_adapter.scale))

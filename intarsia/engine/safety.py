@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from intarsia.engine.plan import SafetyAction
+
 __all__ = ["ACTIONS", "CARD_WORDS", "Screened", "replace", "screen"]
 
 Pixels = NDArray[np.uint8]
@@ -45,7 +47,7 @@ class Screened:
     warnings: tuple[str, ...] = ()
 
 
-def screen(check: Check, action: str, images: Sequence[Image.Image], drawn: Sequence[Pixels]) -> Screened:
+def screen(check: Check, action: SafetyAction, images: Sequence[Image.Image], drawn: Sequence[Pixels]) -> Screened:
     """Check every image in both its forms and replace both where either is flagged.
 
     The finished image is what is shown; what the network drew, before paste-back, is what a checker was made to
@@ -68,7 +70,7 @@ def screen(check: Check, action: str, images: Sequence[Image.Image], drawn: Sequ
     )
 
 
-def replace(image: Image.Image, action: str) -> Image.Image:
+def replace(image: Image.Image, action: SafetyAction) -> Image.Image:
     """An opaque RGB image of the same size with nothing of the original in it but what ``action`` leaves.
 
     Raises:
@@ -111,7 +113,7 @@ def _card(image: Image.Image) -> Image.Image:
     return card
 
 
-ACTIONS: dict[str, Callable[[Image.Image], Image.Image]] = {
+ACTIONS: dict[SafetyAction, Callable[[Image.Image], Image.Image]] = {
     "blur": _blur,
     "pixelate": _pixelate,
     "black": _black,
