@@ -35,7 +35,7 @@ from intarsia.batch.manifest.reader import Manifest
 from intarsia.batch.manifest.rows import Reader, Row
 from intarsia.batch.manifest.spec_hash import Specs, identity, sources_of
 from intarsia.engine.request import InpaintRequest
-from intarsia.images.save import encode
+from intarsia.images.encode import encode
 from intarsia.images.sources import open_image
 from intarsia.registry.registry import Registry
 

@@ -156,7 +156,7 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
 
 def _targets(out: Path, image: str, samples: int, suffix: str) -> list[Path]:
     """A path with a suffix names the file; anything else is a folder for names made from the input's."""
-    from intarsia.images.save import output_paths
+    from intarsia.images.output_names import output_paths
 
     if out.suffix and not out.is_dir():
         return output_paths(out.stem, out.parent, samples, out.suffix)
@@ -184,7 +184,9 @@ def _with_progress(events: Iterator[Progress | Result]) -> Result:
 
 
 def _write(result: Result, paths: list[Path], metadata: bool, overwrite: bool) -> list[str]:
-    from intarsia.images.save import SaveOptions, a1111_parameters, save_all
+    from intarsia.images.encode import SaveOptions
+    from intarsia.images.metadata import a1111_parameters
+    from intarsia.images.save import save_all
 
     made = [result.meta | {"seed": seed} for seed in result.seeds] if metadata else []
     texts = [{"metadata": meta, "parameters": a1111_parameters(meta)} for meta in made] or [{}] * len(paths)

@@ -18,7 +18,10 @@ from intarsia.endpoints.temporary_files import KEPT_HOURS, sweep, temporary_fold
 from intarsia.engine.request import InpaintRequest
 from intarsia.engine.result import Result
 from intarsia.errors import BackendError, IntarsiaError, OutputError, RequestError
-from intarsia.images.save import a1111_parameters, check_outputs, encode, output_paths, save_all
+from intarsia.images.encode import encode
+from intarsia.images.metadata import a1111_parameters
+from intarsia.images.output_names import output_paths
+from intarsia.images.save import check_outputs, save_all
 from intarsia.printable import printable
 from intarsia.redact import hiding, without_key
 from intarsia.registry.registry import Registry

@@ -31,6 +31,9 @@ ALLOWED = {
     "intarsia.registry": [],
     # documents in, documents out: of the engine only the types of what goes in and comes out
     "intarsia.endpoints": [
+        "intarsia.images.encode",
+        "intarsia.images.metadata",
+        "intarsia.images.output_names",
         "intarsia.images.save",
         "intarsia.registry",
         "intarsia.schedulers",

@@ -15,17 +15,11 @@ from PIL import Image, PngImagePlugin
 
 from intarsia.errors import OutputError
 from intarsia.images import save as output
+from intarsia.images.encode import SaveOptions, encode
 from intarsia.images.fill import FAINT
-from intarsia.images.save import (
-    SaveOptions,
-    a1111_parameters,
-    check_outputs,
-    encode,
-    output_paths,
-    save,
-    save_all,
-    write,
-)
+from intarsia.images.metadata import a1111_parameters
+from intarsia.images.output_names import output_paths
+from intarsia.images.save import check_outputs, save, save_all, write
 
 PIXELS = np.random.default_rng(4).integers(0, 256, (20, 30, 4), dtype=np.uint8)
 PROFILE = b"\0" * 16 + b"RGB " + b"\0" * 200

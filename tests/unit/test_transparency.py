@@ -17,9 +17,9 @@ from intarsia.canvas.mask import Feather
 from intarsia.canvas.options import CanvasOptions
 from intarsia.canvas.paste import composite
 from intarsia.images import fill
+from intarsia.images.encode import SaveOptions, encode
 from intarsia.images.fill import FAINT, from_surroundings, hidden_pixels, opaque
 from intarsia.images.rgb_image import RgbImage, from_array, from_bytes, from_image
-from intarsia.images.save import SaveOptions, encode
 
 Pixels = np.ndarray
 

@@ -29,7 +29,8 @@ from intarsia.engine.result import Result
 from intarsia.engine.ticket import Ticket
 from intarsia.errors import Cancelled, OutputError
 from intarsia.images.access import Access
-from intarsia.images.save import a1111_parameters, write
+from intarsia.images.metadata import a1111_parameters
+from intarsia.images.save import write
 from intarsia.images.sources import open_image
 
 __all__ = ["Painter", "failed", "window"]
