@@ -43,14 +43,14 @@ class Engine:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; with ONNX Runtime also ``tensorrt`` or ``tensorrt:N``.
         weights: path of a ``weights.toml`` whose entries go before all others.
         slots: images evaluated together; None takes what suits the device.
-        deterministic: True makes an image's bits independent of its company; None is True on a CPU,
+        deterministic: True makes an image's bits independent of the others in its batch; None is True on a CPU,
             where it costs about 2 % (decision 0004).
         allow_private_urls: True fetches images from hosts that are not public too, this machine included.
         max_pixels: largest image that is decoded, width times height; None is 64 Mi (67,108,864), or
             ``PIL.Image.MAX_IMAGE_PIXELS`` where the program has set that.
         kernels: ``fused`` or ``plain`` for the networks' layers; ``auto`` is ``fused`` on a GPU, where plain ones are
             slower but need no Triton. What was taken is in each result's ``runtime``.
-        capture: ``on`` records a step as a CUDA graph once for each shape and replays it, ``off`` launches its
+        capture: ``on`` captures a step as a CUDA graph once for each shape and replays it, ``off`` launches its
             kernels one by one; ``auto`` is ``on`` on a GPU: with torch where kernels are fused, with ONNX Runtime
             where it can capture the model's graphs.
         precision: ``standard`` (half precision on a GPU, float32 on a CPU), or ``fp8``, a faster and lossier preset for
@@ -101,7 +101,7 @@ class Engine:
         try:
             return ticket.result()
         except BaseException:
-            ticket.cancel()  # an interrupted caller does not want the rest computed
+            ticket.cancel()  # an interrupted caller has no use for the rest
             raise
 
     def stream(self, request: InpaintRequest) -> Iterator[Progress | Result]:

@@ -101,15 +101,17 @@ class Lanes:
         group = self._choose()
         if group is None:
             return []
+
         self._admit(group)
         if not group.active:
             return []
+
         moved = self._evaluate(group.active)
         group.active = [lane for lane in moved if not lane.done]
         return moved
 
     def _sweep(self) -> None:
-        """Cancelled lanes leave, empty groups are forgotten."""
+        """Remove cancelled lanes and empty groups."""
         for key, group in list(self._groups.items()):
             group.active = [lane for lane in group.active if not lane.cancelled]
             group.waiting = deque(lane for lane in group.waiting if not lane.cancelled)
@@ -123,6 +125,7 @@ class Lanes:
         if self._current in self._groups and (self._turns < self.patience or len(self._groups) == 1):
             self._turns += 1
             return self._groups[self._current]
+
         # Dictionaries keep insertion order: moving the old group to the end makes this a round robin.
         if self._current in self._groups:
             self._groups[self._current] = self._groups.pop(self._current)
@@ -143,11 +146,12 @@ class Lanes:
     def _evaluate(self, lanes: list[Lane]) -> list[Lane]:
         try:
             lanes[0].session().advance([lane.step() for lane in lanes])
-        except Exception as exc:  # noqa: BLE001 - every request in the batch is told
+        except Exception as exc:  # noqa: BLE001 - reported to every request in the batch
             for lane in lanes:
                 lane.cancelled = True
                 self._failed(lane, exc)
             return []
+
         self.evaluations += 1
         self.lane_rows += len(lanes)
         for lane in lanes:

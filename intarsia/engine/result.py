@@ -48,7 +48,7 @@ class Counters:
         return self.lane_rows / (self.evaluations * self.slots) if self.evaluations else 0.0
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Result:
     """The images of one request.
 
@@ -60,11 +60,11 @@ class Result:
         plan: what was done.
         nsfw: one for each image: True where the safety checker flagged it, and ``safety_action`` was applied to
             it in both its forms; all False without a checker.
-        timings: seconds by stage: ``resolve``, ``encode``, ``denoise`` (waiting for a slot left out, the
-            company's share of each evaluation left in), ``decode``, ``paste``, ``safety`` (with a checker),
+        timings: seconds by stage: ``resolve``, ``encode``, ``denoise`` (excludes time queued; includes the
+            whole batch's time), ``decode``, ``paste``, ``safety`` (with a checker),
             ``total``.
         runtime: backend, device, dtype, package versions; None where nothing had to run.
-        warnings: everything that the caller should know.
+        warnings: everything that the caller should know, each once.
     """
 
     images: list[Image.Image]
@@ -78,7 +78,7 @@ class Result:
 
     @cached_property
     def generated(self) -> list[Image.Image]:
-        """What the network drew, before paste-back, at generation size; made on first use, as batches never look."""
+        """What the network drew, before paste-back, at generation size; made on first use, as a batch needs none."""
         return [Image.fromarray(image) for image in self.drawn]
 
     @property

@@ -30,7 +30,7 @@ _WRITTEN = 0.8  # of the card, at most, is covered by the words
 _LARGEST_FONT, _SMALLEST_FONT = 400, 4
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Screened:
     """Images after the check.
 
@@ -58,16 +58,23 @@ def screen(check: Check, action: SafetyAction, images: Sequence[Image.Image], dr
         action: a key of :data:`ACTIONS`.
         drawn: uint8 ``[h, w, 3]``, one for each of ``images``.
     """
-    found = zip(check([_rgb(image) for image in images]), check(drawn), strict=True)
-    nsfw = tuple(either or other for either, other in found)
-    flagged = [str(number) for number, is_flagged in enumerate(nsfw, 1) if is_flagged]
-    warnings = (f"the safety checker flagged image {', '.join(flagged)} of {len(nsfw)}; {action} was applied",)
-    return Screened(
-        [replace(image, action) if bad else image for image, bad in zip(images, nsfw, strict=True)],
-        [_rgb(replace(Image.fromarray(each), action)) if bad else each for each, bad in zip(drawn, nsfw, strict=True)],
-        nsfw,
-        warnings if flagged else (),
-    )
+    finished_flags = check([_rgb(image) for image in images])
+    drawn_flags = check(drawn)
+    nsfw = tuple(finished or raw for finished, raw in zip(finished_flags, drawn_flags, strict=True))
+
+    shown_images, shown_drawn = list(images), list(drawn)
+    flagged = [index for index, is_flagged in enumerate(nsfw) if is_flagged]
+    for index in flagged:
+        shown_images[index] = replace(images[index], action)
+        shown_drawn[index] = _rgb(replace(Image.fromarray(drawn[index]), action))
+    return Screened(images=shown_images, drawn=shown_drawn, nsfw=nsfw, warnings=_warnings(flagged, len(nsfw), action))
+
+
+def _warnings(flagged: Sequence[int], count: int, action: SafetyAction) -> tuple[str, ...]:
+    if not flagged:
+        return ()
+    numbers = ", ".join(str(index + 1) for index in flagged)
+    return (f"the safety checker flagged image {numbers} of {count}; {action} was applied",)
 
 
 def replace(image: Image.Image, action: SafetyAction) -> Image.Image:
@@ -76,10 +83,10 @@ def replace(image: Image.Image, action: SafetyAction) -> Image.Image:
     Raises:
         KeyError: an action that is not in :data:`ACTIONS`.
     """
-    made = ACTIONS[action](Image.fromarray(_rgb(image)))
+    replacement = ACTIONS[action](Image.fromarray(_rgb(image)))
     if "icc_profile" in image.info:
-        made.info["icc_profile"] = image.info["icc_profile"]
-    return made
+        replacement.info["icc_profile"] = image.info["icc_profile"]
+    return replacement
 
 
 def _rgb(image: Image.Image) -> Pixels:
@@ -104,6 +111,7 @@ def _card(image: Image.Image) -> Image.Image:
     """Gray, with words as large as fit."""
     card = Image.new("RGB", image.size, _CARD)
     draw = ImageDraw.Draw(card)
+
     largest = ImageFont.load_default(_LARGEST_FONT)
     left, top, right, bottom = draw.multiline_textbbox((0, 0), CARD_WORDS, largest, spacing=0)
     share = min(image.width / (right - left), image.height / (bottom - top)) * _WRITTEN
@@ -119,4 +127,4 @@ ACTIONS: dict[SafetyAction, Callable[[Image.Image], Image.Image]] = {
     "black": _black,
     "sensitive_content_text": _card,
 }
-"""What a finding does to an image, by the names of a request's ``safety_action``."""
+"""What is done to a flagged image, by the names of a request's ``safety_action``."""

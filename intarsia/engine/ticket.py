@@ -45,6 +45,7 @@ class Ticket(Future[Result]):
         self._process = os.getpid()
         self._events: list[Progress] = []
         self._reported = 0
+
         # Guards what decides between a result and a cancellation; reentrant for handlers of signals.
         self._changed = threading.Condition(threading.RLock())
         self._settler: int | None = None
@@ -84,7 +85,7 @@ class Ticket(Future[Result]):
         """Call ``fn`` with this ticket in the engine's thread once it is done, or at once where it is.
 
         What it raises in the engine's thread is logged, and ends neither the engine nor other callbacks. In a forked
-        process a request that is not done is refused, as by ``result()``: nobody would call.
+        process a request that is not done is refused, as by ``result()``: it would never be called.
         """
         if os.getpid() != self._process:
             self._check()
@@ -112,11 +113,11 @@ class Ticket(Future[Result]):
             self.set_exception(_cancelled() if self.cancel_asked else error)
 
     def drop(self) -> None:
-        """Called by the worker once the request's lanes have left."""
+        """Called by the worker once the request's lanes have been removed."""
         self.fail(_cancelled())
 
     def _settle(self) -> bool:
-        """From here on the outcome is fixed; False if it was before."""
+        """Fix the outcome; False where it was fixed before."""
         with self._changed:
             if self._settler is not None or self.done():
                 return False
@@ -128,7 +129,7 @@ class Ticket(Future[Result]):
             self._check_wait()
 
     def _await_event(self, number: int) -> None:
-        """Until there is an event of that number, or the end."""
+        """Wait until there is an event of that number, or the request is over."""
         if self._over:
             return
         self._check_wait()
