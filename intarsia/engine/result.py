@@ -1,4 +1,4 @@
-"""What comes back: images, seeds, effective parameters, timings, and what ran."""
+"""Results: images, seeds, effective parameters, timings, and what ran."""
 
 from __future__ import annotations
 

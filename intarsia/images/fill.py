@@ -72,9 +72,11 @@ def _spread(pixels: Pixels, weight: Pixels) -> Pixels:
     """Colors everywhere, by push-pull; of a large image on cells of some pixels a side."""
     height, width = weight.shape
     across, down = -(-width // _FINEST), -(-height // _FINEST)
-    colors = _rounded(_pull_and_push(*_cells(pixels, weight, across, down)))
+    total, share = _cells(pixels, weight, across, down)
+    colors = _rounded(_pull_and_push(total, share))
     if across == down == 1:
         return colors
+
     covered = (0, 0, width / across, height / down)  # the last cell may reach over the edge
     enlarged = Image.fromarray(colors).resize((width, height), Image.Resampling.BILINEAR, box=covered)
     return np.asarray(enlarged)
@@ -98,7 +100,7 @@ def _pull_and_push(total: Levels, weight: Levels) -> Levels:
     """Colors ``[h, w, 3]`` everywhere, from weighted sums ``[h, w, 3]`` and weights ``[h, w]``.
 
     Push-pull (Gortler et al. 1996, sec. 3.4): the known pixels are averaged over ever larger cells until
-    every cell knows a color, then the holes of each level are filled from the coarser one.
+    every cell has a color, then the holes of each level are filled from the coarser one.
     """
     known = weight > 0
     mean: Levels = np.divide(total, np.where(known, weight, 1)[:, :, None], dtype=np.float32)
@@ -106,8 +108,10 @@ def _pull_and_push(total: Levels, weight: Levels) -> Levels:
         return mean
     if weight.shape == (1, 1):
         return np.full_like(mean, _MIDDLE)
+
     coarse = _pull_and_push(_halved(total), _halved(weight))
-    return np.where(known[:, :, None], mean, _enlarged(coarse, (weight.shape[1], weight.shape[0])))
+    filled = _enlarged(coarse, (weight.shape[1], weight.shape[0]))
+    return np.where(known[:, :, None], mean, filled)
 
 
 def _halved(array: Levels) -> Levels:

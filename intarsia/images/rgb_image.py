@@ -1,7 +1,7 @@
-"""Decoding and normalizing: whatever form an image arrives in, it leaves here as 8-bit RGB, upright.
+"""An image in the one form that everything else works on: 8-bit RGB, upright, with its transparency.
 
 Orientation is applied, palettes, CMYK, 16-bit and floating-point modes are converted explicitly, and alpha
-and an RGB color profile are kept for the output. What was lost on the way is said in ``RgbImage.warnings``.
+and an RGB color profile are kept for the output. What is lost in a conversion is in ``RgbImage.warnings``.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class RgbImage:
     """An upright 8-bit image; the arrays are read-only.
 
     Attributes:
-        rgb: uint8 ``[H, W, 3]``; of a gray image, as most masks are, one plane of memory stands for all three.
+        rgb: uint8 ``[H, W, 3]``; for grayscale, a broadcast view of one plane.
         alpha: uint8 ``[H, W]``, 255 opaque, or None where the source has no transparency.
         icc_profile: the source's RGB color profile, to be written with the output.
         path: the file it came from, if it came from one.
@@ -66,7 +66,7 @@ class RgbImage:
         rgb = self.rgb[:, :, 0] if self.is_gray else self.rgb
         for name, array in (("rgb", rgb), ("alpha", self.alpha)):
             if array is not None:
-                array = np.ascontiguousarray(array).view()  # a view: the caller keeps his own flags
+                array = np.ascontiguousarray(array).view()  # a view: the flags of the caller's array stay
                 array.setflags(write=False)
                 object.__setattr__(self, name, array)
         if self.is_gray:
@@ -118,6 +118,7 @@ def from_bytes(field: str, data: bytes, label: str, path: str | None = None, max
     """
     if not data:
         raise SourceError(field, path, f"{label} is empty (0 bytes)")
+
     notes: list[str] = []
     with _named(field, label, path, data):
         pixels = decode(field, data, notes, max_pixels)
@@ -141,13 +142,17 @@ def from_image(
             notes.append(f"{field}: there is more than one frame or page; number {image.tell() + 1} is used")
         if is_deep(image):
             notes.append(f"{field}: 16 bits a channel were cut to 8")
+
         image.load()
         rgb, alpha = channels_of(image, notes, field)
-        is_gray = image.mode == "LA" or rgb.strides[2] == 0
         profile = profile_of(image.info.get("icc_profile"), image.mode, notes, field)
-        orientation = _orientation(image, notes, field)
         pixels = Pixels(
-            rgb=rgb, alpha=alpha, is_gray=is_gray, orientation=orientation, profile=profile, mode=image.mode
+            rgb=rgb,
+            alpha=alpha,
+            is_gray=image.mode == "LA" or rgb.strides[2] == 0,
+            orientation=_orientation(image, notes, field),
+            profile=profile,
+            mode=image.mode,
         )
         return _upright(pixels, profile, notes, path)
 
@@ -162,7 +167,7 @@ def _upright(pixels: Pixels, profile: bytes | None, notes: list[str], path: str 
 
 @contextmanager
 def _named(field: str, label: str, path: str | None, data: bytes = b"") -> Iterator[None]:
-    """Gives what goes wrong in decoding the names of field and file."""
+    """Turns every error of decoding into one that names field and file."""
     try:
         yield
     except IntarsiaError:
@@ -187,14 +192,19 @@ def from_array(field: str, array: NDArray[Any], max_pixels: int | None = None) -
         raise SourceError(field, None, f"an array must be {shapes}, not {array.shape}")
     if not array.size:
         raise SourceError(field, None, f"an array must have pixels, not shape {array.shape}")
+
     notes: list[str] = []
     with _named(field, "the array", None):
         check_size((array.shape[1], array.shape[0]), max_pixels)
         levels = levels_of(field, array, notes)
         if levels.ndim == 2:
             levels = levels[:, :, None]
-        rgb = np.repeat(levels, 3, axis=2) if levels.shape[2] == 1 else levels[:, :, :3].copy()
+
         alpha = levels[:, :, 3].copy() if levels.shape[2] == 4 else None
+        if levels.shape[2] == 1:
+            rgb = np.repeat(levels, 3, axis=2)
+        else:
+            rgb = levels[:, :, :3].copy()
         return RgbImage(rgb, alpha, warnings=tuple(notes))
 
 
@@ -220,5 +230,7 @@ def _kind(data: bytes) -> str:
     try:
         text = data[:512].decode("utf-8")
     except UnicodeDecodeError:
-        return f"data of an unknown kind ({len(data)} bytes)"
-    return "text" if text.isprintable() or "\n" in text else f"data of an unknown kind ({len(data)} bytes)"
+        text = ""
+    if text and (text.isprintable() or "\n" in text):
+        return "text"
+    return f"data of an unknown kind ({len(data)} bytes)"

@@ -30,9 +30,10 @@ import intarsia
 from intarsia.cli import app
 from intarsia.errors import SourceError
 from intarsia.images import addresses
+from intarsia.images.access import Access
 from intarsia.images.addresses import is_public
 from intarsia.images.fetch import fetch
-from intarsia.images.sources import Access, open_image
+from intarsia.images.sources import open_image
 
 SENTENCE = "init_image: Unable to fetch image from provided URL: "
 LOCAL = Access(allow_private_urls=True, seconds=5)

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from intarsia.errors import SourceError
-from intarsia.images.sources import MAX_BYTES, Access, open_image, read_source
+from intarsia.images.access import Access
+from intarsia.images.sources import MAX_BYTES, open_image, read_source
 
 
 @pytest.fixture(scope="module")
