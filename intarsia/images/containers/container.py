@@ -1,4 +1,4 @@
-"""What is read of an image's file before it is decoded, and the limits that are common to all kinds of files."""
+"""An image file before it is decoded, and the limits that are common to all kinds of files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Container:
         bits: of a channel, where they are more than the decoder delivers.
         cost: how many times the memory of other images its decoder needs; it may have so many times fewer pixels.
         key: the color that is transparent, one sample or three of ``bits``.
-        notes: what was left out that somebody may miss.
+        notes: what was left out and may be missed.
     """
 
     data: bytes

@@ -32,9 +32,9 @@ _EXIF, _XMP, _ICC = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFIL
 
 @dataclass
 class _Segments:
-    """What the segments before the first scan have said so far."""
+    """What has been read of the segments before the first scan."""
 
-    kept: list[bytes | memoryview] = field(default_factory=lambda: [b"\xff\xd8"])
+    needed: list[bytes | memoryview] = field(default_factory=lambda: [b"\xff\xd8"])
     size: tuple[int, int] | None = None
     profile: dict[int, bytes] = field(default_factory=dict)
     profile_parts: int = 0
@@ -45,7 +45,10 @@ class _Segments:
 
 def size_of(data: bytes) -> tuple[int, int] | None:
     """``(width, height)``; None where the frame's header is not among the bytes. Raises what :func:`unpack` does."""
-    return next((_size(data[start:end]) for kind, start, end in _segments(data) if kind in _FRAMES), None)
+    for kind, start, end in _segments(data):
+        if kind in _FRAMES:
+            return _size(data[start:end])
+    return None
 
 
 def unpack(data: bytes) -> Container:
@@ -63,9 +66,11 @@ def unpack(data: bytes) -> Container:
         _take(segments, kind, view[start:end])
     if scan is None or segments.size is None:
         raise Damaged("is truncated: the JPEG ends before its image")
+
     profile = usable_profile(_joined(segments), segments.notes)
+    scans = view[scan : _end(data, scan, segments.size)]
     return Container(
-        data=b"".join([*segments.kept, view[scan : _end(data, scan, segments.size)]]),
+        data=b"".join([*segments.needed, scans]),
         kind="JPEG",
         size=segments.size,
         icc_profile=profile,
@@ -80,10 +85,12 @@ def _segments(data: bytes, position: int = 2) -> Iterator[tuple[int, int, int]]:
         match = _MARKER.search(data, position)
         if match is None or match[1][0] == _EOI:
             return
+
         kind, start = match[1][0], match.end() - 2
         if kind in _ALONE:
             position = match.end()
             continue
+
         length = int.from_bytes(data[start + 2 : start + 4], "big")
         position = start + 2 + length
         if length < 2 or position > len(data):
@@ -98,8 +105,10 @@ def _take(segments: _Segments, kind: int, segment: memoryview) -> None:
     content = segment[4:]
     if kind in _FRAMES:
         segments.size = _size(segment)
-    if kind in _FRAMES or kind in _TABLES or kind == _APP14 or (kind == _APP0 and bytes(content[:4]) == b"JFIF"):
-        segments.kept.append(segment)
+
+    is_jfif = kind == _APP0 and bytes(content[:4]) == b"JFIF"
+    if is_jfif or kind in _FRAMES or kind in _TABLES or kind == _APP14:
+        segments.needed.append(segment)
     elif kind == _APP1 and content[:6] == _EXIF and segments.exif is None:
         try:
             segments.exif = exif_orientation(bytes(content))
@@ -131,6 +140,7 @@ def _end(data: bytes, position: int, size: tuple[int, int]) -> int:
     """Where the image ends whose first scan is at ``position``: behind its end marker, or with the file."""
     affordable = _MOST_SCANNED // max(1, size[0] * size[1])
     scans, most = 0, min(_MOST_SCANS, max(_USUAL_SCANS, affordable))
+
     for _ in range(_MOST_SEGMENTS):
         position = _behind_marker(data, position)
         kind = data[position - 1]
