@@ -1,4 +1,4 @@
-"""Functions of the public API that are not methods of an engine."""
+"""Functions of the public API that need no engine."""
 
 from __future__ import annotations
 

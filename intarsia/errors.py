@@ -131,7 +131,8 @@ def expect(field: str, value: object, kind: type | UnionType, allowed: str) -> N
 
 
 def _takes_bools(kind: type | UnionType) -> bool:
-    return bool in (kind.__args__ if isinstance(kind, UnionType) else (kind,))
+    kinds = kind.__args__ if isinstance(kind, UnionType) else (kind,)
+    return bool in kinds
 
 
 class SourceError(RequestError):

@@ -134,7 +134,7 @@ def feather(mask: Mask, blur: float) -> Feather:
 
     The fall is a Gaussian blur of standard deviation ``blur`` pixels, doubled and cut at 1, so that a
     straight edge has weight 1 on its mask side. A feather that also fell inside the mask would let what
-    the caller wants gone shine through at the rim, and would hardly repaint a stroke thinner than itself.
+    the caller means to remove shine through at the rim, and would hardly repaint a stroke thinner than itself.
     ``blur`` 0 is a hard edge. Pillow's Gaussian is three box blurs (Gwosdek et al. 2011): integer
     arithmetic, the same everywhere, and of finite support.
     """

@@ -97,6 +97,7 @@ def inpaint(
     request = InpaintRequest.parse(fields)
     paths = _targets(out, image, request.samples, format.value)
     check_outputs(paths, overwrite=overwrite)  # before the work, not after it
+
     with interruptible() as written:
         with Engine(
             backend,
@@ -188,8 +189,10 @@ def _write(result: Result, paths: list[Path], metadata: bool, overwrite: bool) -
     from intarsia.images.metadata import a1111_parameters
     from intarsia.images.save import save_all
 
-    made = [result.meta | {"seed": seed} for seed in result.seeds] if metadata else []
-    texts = [{"metadata": meta, "parameters": a1111_parameters(meta)} for meta in made] or [{}] * len(paths)
+    texts: list[dict[str, Any]] = [{} for _ in paths]
+    if metadata:
+        metas = [result.meta | {"seed": seed} for seed in result.seeds]
+        texts = [{"metadata": meta, "parameters": a1111_parameters(meta)} for meta in metas]
     images = list(zip(result.images, paths, strict=True))
     return [*result.warnings, *save_all(images, texts, SaveOptions(overwrite=overwrite))]
 

@@ -55,11 +55,12 @@ def request(
         capture=capture,
         precision=precision,
     ) as engine:
-        found = answer(engine, payload, endpoint, out)
-    print_json(found.reply)
-    if found.error is not None:
+        answered = answer(engine, payload, endpoint, out)
+
+    print_json(answered.reply)
+    if answered.error is not None:
         with hiding(payload.get("key") if isinstance(payload, dict) else None):
-            raise _explained(found.error)
+            raise _explained(answered.error)
 
 
 def _explained(error: IntarsiaError) -> IntarsiaError:

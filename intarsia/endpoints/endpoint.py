@@ -1,4 +1,4 @@
-"""What a documented endpoint is: the fields that all of them understand, and what one of them makes of them."""
+"""A documented endpoint: the fields that all of them have, and the defaults and limits of one."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Field:
     blank: bool = False
 
 
-# Every endpoint understands all of them, in the order of the documents; what differs is in each one's file.
+# Every endpoint has all of them, in the order of the documents; what differs is in each one's file.
 FIELDS: dict[str, Field] = {
     "key": Field(Anything(), "API key. Looked at by a server that has keys configured; never stored or shown."),
     "model_id": Field(Text(), "Id or alias of a model in the registry; case aside, _ is -.", blank=True),
@@ -87,7 +87,7 @@ class Endpoint:
     """One documented endpoint.
 
     Attributes:
-        name: what ``endpoint`` says. path: of the hosted service's URL. title: one line.
+        name: as ``endpoint`` names it. path: of the hosted service's URL. title: one line.
         documents: numbers of the documents that describe it.
         required: fields that must be there and not blank.
         defaults: what absent fields mean, in documented form; a field without one is simply not asked for.
@@ -108,5 +108,5 @@ class Endpoint:
     @property
     def fields(self) -> dict[str, Field]:
         """All fields with this endpoint's limits."""
-        own = {name: replace(FIELDS[name], type=limit) for name, limit in self.limits.items()}
-        return FIELDS | own
+        limited = {name: replace(FIELDS[name], type=limit) for name, limit in self.limits.items()}
+        return FIELDS | limited

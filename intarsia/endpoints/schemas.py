@@ -47,6 +47,7 @@ def reply_schemas(endpoint: Endpoint) -> dict[str, Schema]:
     shared: Schema = {"tip": {"type": "string"}, "id": {"type": "integer"}, "meta": meta}
     if not endpoint.realtime:
         shared["webhook_status"] = {"type": "string"}
+
     success = {
         "generationTime": {"type": "number", "minimum": 0, "description": "Seconds."},
         "output": _URLS | {"description": "File paths, URLs or raw base64, one for each sample."},
@@ -64,6 +65,7 @@ def reply_schemas(endpoint: Endpoint) -> dict[str, Schema]:
     }
     if not endpoint.realtime:
         processing["tip_1"] = {"type": "string"}
+
     track_id = {"track_id": {"type": ["string", "number", "boolean"], "description": "As given; absent without."}}
     return {
         "success": _reply("success", success, track_id),
@@ -84,14 +86,14 @@ def _reply(status: str, properties: Schema, optional: Schema) -> Schema:
 def openapi() -> Schema:
     """An OpenAPI 3.1 document of the four endpoints; the two that share a URL are one operation there."""
     schemas: Schema = {}
+    by_path: dict[str, list[Endpoint]] = {}
     for endpoint in ENDPOINTS.values():
-        schemas[_named(endpoint, "request")] = {
-            key: value for key, value in request_schema(endpoint).items() if key != "$schema"
-        }
+        by_path.setdefault(endpoint.path, []).append(endpoint)
+        request = request_schema(endpoint)
+        del request["$schema"]
+        schemas[_named(endpoint, "request")] = request
         schemas |= {_named(endpoint, status): schema for status, schema in reply_schemas(endpoint).items()}
-    paths: Schema = {}
-    for path in dict.fromkeys(endpoint.path for endpoint in ENDPOINTS.values()):
-        paths[path] = {"post": _operation([endpoint for endpoint in ENDPOINTS.values() if endpoint.path == path])}
+
     return {
         "openapi": "3.1.0",
         "info": {
@@ -100,7 +102,7 @@ def openapi() -> Schema:
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "jsonSchemaDialect": _DRAFT,
-        "paths": paths,
+        "paths": {path: {"post": _operation(endpoints)} for path, endpoints in by_path.items()},
         "components": {"schemas": schemas},
     }
 
@@ -110,7 +112,8 @@ def _operation(endpoints: list[Endpoint]) -> Schema:
     description = f"Endpoint {names[0]}."
     if len(names) > 1:
         description = f"Endpoints {' and '.join(names)} share this URL: the model's family decides between them."
-    done = _content([_ref(endpoint, status) for endpoint in endpoints for status in ("success", "processing", "error")])
+    statuses = ("success", "processing", "error")
+    done = _content([_ref(endpoint, status) for endpoint in endpoints for status in statuses])
     failed = _content([_ref(endpoint, "error") for endpoint in endpoints])
     return {
         "operationId": "_or_".join(names).replace("-", "_"),

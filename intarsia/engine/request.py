@@ -108,7 +108,7 @@ class InpaintRequest(BaseModel):
             pixels. mask_padding: pixels around the mask; set, only the mask's surroundings are generated.
         mask_source: ``luma`` repaints what is white, seen on black, ``alpha`` what is transparent; ``auto`` chooses,
             and warns where they differ (see :mod:`intarsia.canvas.mask_source`). invert_mask repaints the rest.
-        masked_content: what stands under the mask before denoising; a transparent hole is filled in any case.
+        masked_content: what is under the mask before denoising; a transparent hole is filled in any case.
         color_match: match the generated colors to the seam's surroundings.
         negative numbers, infinities, NaN and unknown fields are refused.
     """
@@ -171,8 +171,11 @@ def _translated(exc: ValidationError) -> RequestError:
     if problem["type"] == "extra_forbidden" and len(path) == 1:
         known = ", ".join(sorted(InpaintRequest.model_fields))
         return RequestError(field, message=f"{field} is not a field of a request; known fields: {known}")
+
+    value, reason = problem.get("input"), problem["msg"].removeprefix("Input should be ")
+    if field in ("loras", "ip_adapter"):
+        return RequestError(".".join(path), value, reason)
+    if problem["type"] == "unicode":
+        return RequestError(field, value, reason)
     # The sentence is read off the field's own declaration, so that it cannot go stale.
-    nested = field in ("loras", "ip_adapter")
-    as_said = nested or problem["type"] == "unicode"
-    allowed = problem["msg"].removeprefix("Input should be ") if as_said else describe(InpaintRequest, field)
-    return RequestError(".".join(path) if nested else field, problem.get("input"), allowed)
+    return RequestError(field, value, describe(InpaintRequest, field))

@@ -122,6 +122,7 @@ def outline(request: InpaintRequest, registry: Registry) -> dict[str, Any]:
     parts = find_parts(request, entry, registry)
     checker = find_checker(request, entry, registry)
     adapter = request.ip_adapter
+
     return {
         "model": model_plan(entry, parts).to_dict(),
         "canvas": asdict(_canvas_options(request, entry)),

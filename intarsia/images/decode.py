@@ -130,11 +130,13 @@ def _channels(
     if container.key is not None and image.mode in ("1", "L", "RGB"):
         highest = (1 << container.bits) - 1
         key = tuple(value * 255 // highest for value in container.key)
-        alpha = _keyed(rgb if len(key) == 3 else rgb[:, :, 0], key)
+        alpha = _keyed(rgb, key)
     return rgb, alpha, image.mode == "LA" or rgb.strides[2] == 0
 
 
-def _keyed(samples: NDArray[np.uint8], key: tuple[int, ...]) -> NDArray[np.uint8]:
+def _keyed(rgb: NDArray[np.uint8], key: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Alpha of an image in which one color is transparent; of a gray one, one level."""
+    samples = rgb if len(key) == 3 else rgb[:, :, 0]
     alpha = np.empty(samples.shape[:2], np.uint8)
     for rows in strips(samples.shape[1], samples.shape[0]):
         alpha[rows] = transparent(samples[rows], key)

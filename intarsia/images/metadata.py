@@ -130,7 +130,7 @@ def _sampler(meta: Mapping[str, Any]) -> str | None:
 
 
 def _value(value: Any) -> str:
-    """A value as it stands in the text: whole floats without ".0"; quoted as JSON where it would be read otherwise."""
+    """A value of the text: whole floats without ".0"; quoted as JSON where it would be read otherwise."""
     text = f"{value:.12g}" if isinstance(value, float) else str(value)
     has_marks = any(mark in text for mark in ",:\r\n")
     if has_marks or text != text.strip() or text.startswith('"'):

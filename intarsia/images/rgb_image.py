@@ -219,7 +219,7 @@ def _orientation(image: Image.Image, notes: list[str], field: str) -> int:
 
 
 def _kind(data: bytes) -> str:
-    """What bytes that no decoder knows look like, in words."""
+    """A guess at data that no decoder recognizes, in words."""
     head = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if head.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
         return "an HTML page"

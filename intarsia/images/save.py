@@ -57,7 +57,7 @@ def save(
     or an interruption nothing is left behind and a file that was there is as it was.
 
     Args:
-        image: RGB or RGBA, or any mode that PNG knows; its color profile (``info``) is kept.
+        image: RGB or RGBA, or any mode that PNG has; its color profile (``info``) is kept.
         path: where to; the extension decides the format unless ``format`` does.
         format: "PNG", "JPEG" or "WEBP".
         metadata: written as JSON (PNG text ``intarsia``, else EXIF); None writes none.

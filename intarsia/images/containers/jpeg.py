@@ -110,15 +110,21 @@ def _take(segments: _Segments, kind: int, segment: memoryview) -> None:
     if is_jfif or kind in _FRAMES or kind in _TABLES or kind == _APP14:
         segments.needed.append(segment)
     elif kind == _APP1 and content[:6] == _EXIF and segments.exif is None:
-        try:
-            segments.exif = exif_orientation(bytes(content))
-        except ValueError as exc:
-            segments.notes.append(f"the EXIF data cannot be read and were ignored ({exc})")
+        segments.exif = _exif(bytes(content), segments.notes)
     elif kind == _APP1 and content[: len(_XMP)] == _XMP and segments.xmp is None:
         segments.xmp = xmp_orientation(bytes(content[len(_XMP) :]))
     elif kind == _APP2 and content[: len(_ICC)] == _ICC and len(content) > len(_ICC) + 2:
-        segments.profile_parts = content[len(_ICC) + 1]
-        segments.profile.setdefault(content[len(_ICC)], bytes(content[len(_ICC) + 2 :]))
+        number, parts = content[len(_ICC)], content[len(_ICC) + 1]
+        segments.profile_parts = parts
+        segments.profile.setdefault(number, bytes(content[len(_ICC) + 2 :]))
+
+
+def _exif(block: bytes, notes: list[str]) -> int | None:
+    try:
+        return exif_orientation(block)
+    except ValueError as exc:
+        notes.append(f"the EXIF data cannot be read and were ignored ({exc})")
+        return None
 
 
 def _size(segment: bytes | memoryview) -> tuple[int, int]:
