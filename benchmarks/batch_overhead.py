@@ -35,8 +35,8 @@ from intarsia.batch.manifest.reader import Manifest
 from intarsia.batch.manifest.rows import Reader, Row
 from intarsia.batch.manifest.spec_hash import Specs, identity, sources_of
 from intarsia.engine.request import InpaintRequest
-from intarsia.images.save import encode
-from intarsia.images.sources import open_picture
+from intarsia.images.encode import encode
+from intarsia.images.sources import open_image
 from intarsia.registry.registry import Registry
 
 SCHEDULERS = (
@@ -172,7 +172,7 @@ def finished(manifest: Path, out: Path) -> None:
         sources = sources_of(row.fields)
         for name, source in sources.items():
             if source not in hashes:
-                hashes[source] = open_picture(name, source).sha256
+                hashes[source] = open_image(name, source).sha256
         contents = {name: hashes[source] for name, source in sources.items()}
         spec = specs.spec(InpaintRequest.parse(row.fields), contents, row.outputs)
         (out / row.outputs[0]).write_bytes(b"done")

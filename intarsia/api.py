@@ -1,4 +1,4 @@
-"""Functions of the public API that are not methods of an engine."""
+"""Functions of the public API that need no engine."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def plan(
 
     Args:
         weights: path of a ``weights.toml`` whose entries go before all others.
-        allow_private_urls: True fetches pictures from hosts that are not public too.
-        max_pixels: largest picture that is decoded; as for :class:`intarsia.Engine`.
+        allow_private_urls: True fetches images from hosts that are not public too.
+        max_pixels: largest image that is decoded; as for :class:`intarsia.Engine`.
         precision: as for :class:`intarsia.Engine`.
 
     Raises:

@@ -29,7 +29,7 @@ from intarsia.errors import BackendError, Cancelled, IntarsiaError
 __all__ = ["app", "main"]
 
 app = typer.Typer(
-    help="Inpaint pictures locally.",
+    help="Inpaint images locally.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -66,7 +66,7 @@ def main() -> None:
         sys.exit(_complain(str(exc), exc.exit_code))
     except UsageError as exc:
         sys.exit(_complain_of_usage(exc))
-    except BrokenPipeError:  # whoever read our output has seen enough; Typer ends with 1, too
+    except BrokenPipeError:  # the reader of our output has closed it; Typer ends with 1, too
         _close_output()
         sys.exit(1)
     except (OSError, UnicodeError) as exc:  # a full disk, a name that no file system takes

@@ -36,6 +36,7 @@ __all__ = [
     "WeightsError",
     "expect",
     "named",
+    "one_line",
     "shown",
 ]
 
@@ -61,6 +62,12 @@ def shown(value: object) -> str:
 def named(name: str) -> str:
     """A name from a request for the middle of a sentence: as it is, but printable, cut, and never the key."""
     return MASK if is_key(name) else _line(redacted(name), _SHOWN)
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of a foreign exception's message, blanks collapsed; its type's name where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return " ".join(lines[0].split()) if lines else type(error).__name__
 
 
 def _line(text: str, longest: int) -> str:
@@ -124,7 +131,8 @@ def expect(field: str, value: object, kind: type | UnionType, allowed: str) -> N
 
 
 def _takes_bools(kind: type | UnionType) -> bool:
-    return bool in (kind.__args__ if isinstance(kind, UnionType) else (kind,))
+    kinds = kind.__args__ if isinstance(kind, UnionType) else (kind,)
+    return bool in kinds
 
 
 class SourceError(RequestError):
@@ -157,7 +165,7 @@ class OutOfMemory(BackendError):
 
 
 class NotFinite(BackendError):
-    """The network gave numbers that are not finite; there is no picture in them."""
+    """The network gave numbers that are not finite; there is no image in them."""
 
 
 class Cancelled(IntarsiaError):

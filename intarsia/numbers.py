@@ -1,4 +1,4 @@
-"""Numbers as strangers write them: one parser for documented requests, the command line and seeds.
+"""Numbers as text: one parser for documented requests, the command line and seeds.
 
 A number is ASCII digits with an optional sign, point and exponent, as JSON has it and a little beyond ("+5", ".5",
 "5."); blanks around it do not count. Nothing else is one: no "1_000", "1,5", "0x10", full-width digits, "nan".

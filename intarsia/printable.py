@@ -1,6 +1,6 @@
 """Text for one line of a terminal: what a terminal acts upon, or an encoder refuses, is written as an escape.
 
-Names, prompts and messages of strangers may hold anything: a sequence that renames the window, a line break that
+Names, prompts and messages from outside may hold anything: a sequence that renames the window, a line break that
 forges a second message, a mark that turns the direction of what follows.
 """
 

@@ -18,7 +18,7 @@ _LONGEST_ADDRESS = 60
 _USERINFO = re.compile(r"^[^/?#]*@")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:)?/{1,2}")
 
-# A text that is an address as a whole ("https:/" too: what is misspelt is quoted most often), or holds one.
+# A text that is an address as a whole ("https:/" too: what is misspelled is quoted most often), or holds one.
 _WHOLE_ADDRESS = re.compile(r"\s*[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 _ADDRESS_QUERY = re.compile(r"(://[^\s?#'\"]*)[?#][^\s'\"]+")
 _AUTHORITY = re.compile(r"//[^\s'\"]+")
@@ -58,7 +58,7 @@ def redacted(text: str, mark: str = "…") -> str:
     Of an address, that is user and password, query and fragment.
 
     Every message, file and stream shows addresses in this form. What only looks like an address, as one that is
-    misspelt does, is treated as one.
+    misspelled does, is treated as one.
 
     Args:
         mark: put in the place of what was left out; "" leaves no trace of it.
@@ -66,27 +66,29 @@ def redacted(text: str, mark: str = "…") -> str:
     text = without_key(text)
     if not any(sign in text for sign in "?#@:"):
         return text
+
     query = f"?{mark}" if mark else ""
     if _WHOLE_ADDRESS.match(text):
-        end = min((place for place in map(text.find, "?#") if place >= 0), default=len(text))
-        scheme, slashes, place = text[:end].partition("//")
-        text = scheme + slashes + _without_login(place, mark) + (query if end < len(text) else "")
+        end = min((index for index in map(text.find, "?#") if index >= 0), default=len(text))
+        scheme, slashes, location = text[:end].partition("//")
+        ending = query if end < len(text) else ""
+        text = scheme + slashes + _without_login(location, mark) + ending
     else:
-        text = _ADDRESS_QUERY.sub(lambda found: found[1] + query, text)
-    text = _AUTHORITY.sub(lambda found: "//" + _without_login(found[0][2:], mark), text)
+        text = _ADDRESS_QUERY.sub(lambda match: match[1] + query, text)
+    text = _AUTHORITY.sub(lambda match: "//" + _without_login(match[0][2:], mark), text)
     text = _LOGIN.sub(f"{mark}@" if mark else "", text)
     return _QUERY.sub(query, text)
 
 
-def _without_login(place: str, mark: str) -> str:
+def _without_login(location: str, mark: str) -> str:
     """Host, port and path of an address without user and password, also where these have a slash in them."""
-    authority, slash, path = place.partition("/")
+    authority, slash, path = location.partition("/")
     login = f"{mark}@" if mark else ""
     if "@" in authority:
         return login + authority.rpartition("@")[2] + slash + path
     host, colon, port = authority.rpartition(":")
     if not colon or not port or port.isdigit() or "]" in port:
-        return place
+        return location
     return login + path.rpartition("@")[2] if "@" in path else host + slash + path
 
 
@@ -109,27 +111,27 @@ def without_query(text: str, *, with_path: bool = False) -> str:
     start = scheme[0] if scheme else ""
     rest = _USERINFO.sub("", text[len(start) :], count=1)
     host = re.split(r"[?#]" if with_path else r"[/?#\\]", rest, maxsplit=1)[0]
-    kept = start + host
-    if len(kept) > _LONGEST_ADDRESS:
-        return kept[:_LONGEST_ADDRESS] + "…"
-    return kept if kept == text else f"{kept}…"
+    address = start + host
+    if len(address) > _LONGEST_ADDRESS:
+        return address[:_LONGEST_ADDRESS] + "…"
+    return address if address == text else f"{address}…"
 
 
 def _texts(key: object) -> tuple[str, ...]:
     """The texts in a key, the longest first: parts of one may be in another."""
-    found: list[str] = []
-    left = [key]
-    while left and len(found) < _MOST_PARTS:
-        part = left.pop()
+    texts: list[str] = []
+    parts = [key]
+    while parts and len(texts) < _MOST_PARTS:
+        part = parts.pop()
         if isinstance(part, dict):
-            left += list(part.values())[:_MOST_PARTS]
+            parts += list(part.values())[:_MOST_PARTS]
         elif isinstance(part, list | tuple):
-            left += part[:_MOST_PARTS]
+            parts += part[:_MOST_PARTS]
         elif isinstance(part, str):
-            found += {part, part.strip()}
+            texts += {part, part.strip()}
         elif isinstance(part, int | float) and not isinstance(part, bool):
-            found += _digits(part)
-    return tuple(sorted({text for text in found if text.strip()}, key=len, reverse=True))
+            texts += _digits(part)
+    return tuple(sorted({text for text in texts if text.strip()}, key=len, reverse=True))
 
 
 def _digits(number: float) -> list[str]:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from intarsia.errors import BackendError
+from intarsia.errors import BackendError, one_line
 
 __all__ = ["lock_across_forks", "start_thread"]
 
@@ -22,7 +22,7 @@ def start_thread(target: Callable[..., None], name: str, *arguments: Any) -> thr
     try:
         thread.start()
     except (RuntimeError, MemoryError) as exc:
-        raise BackendError(f"thread {name} cannot be started: {str(exc) or type(exc).__name__}") from exc
+        raise BackendError(f"thread {name} cannot be started: {one_line(exc)}") from exc
     return thread
 
 

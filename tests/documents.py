@@ -1,4 +1,4 @@
-"""The five documents that the dialects are specified from: their example requests and response schemas."""
+"""The five documents that the endpoints are specified from: their example requests and response schemas."""
 
 from __future__ import annotations
 

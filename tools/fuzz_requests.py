@@ -21,7 +21,7 @@ from PIL import Image
 
 import intarsia
 from intarsia.endpoints import ENDPOINTS, reply_schemas
-from intarsia.endpoints.dialect import FIELDS, IGNORED
+from intarsia.endpoints.endpoint import FIELDS, IGNORED
 from intarsia.schedulers import NAMES
 from tools.fuzz import Attempt
 

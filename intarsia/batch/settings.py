@@ -12,7 +12,8 @@ from typing import Any, get_type_hints
 from intarsia.engine.noise import MAX_SEED
 from intarsia.errors import RequestError, expect
 from intarsia.images.access import Access, pixel_limit
-from intarsia.images.save import FORMATS, SaveOptions
+from intarsia.images.encode import SaveOptions
+from intarsia.images.output_names import FORMATS
 
 __all__ = ["Options", "Pair", "read_limit", "read_shard"]
 
@@ -115,7 +116,7 @@ class Options:
     @property
     def saving(self) -> SaveOptions:
         """How pictures are encoded."""
-        return SaveOptions(self.quality, self.lossless, self.compression)
+        return SaveOptions(quality=self.quality, lossless=self.lossless, compression=self.compression)
 
     @property
     def thread_count(self) -> int:

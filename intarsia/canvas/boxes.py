@@ -13,17 +13,17 @@ Box = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels; right and bottom are outside."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Geometry:
     """Every size and position of one request, in pixels; sizes are ``(width, height)``.
 
     Attributes:
         width, height: generation size, multiples of 8.
-        source: the picture as it came, upright.
-        working: the picture that is composited into, and the output: ``source``, or the fixed size.
-        crop: ``(x0, y0, x1, y1)`` of the generated area in the working picture.
+        source: the image as it came, upright.
+        working: the image that is composited into, and the output: ``source``, or the fixed size.
+        crop: ``(x0, y0, x1, y1)`` of the generated area in the working image.
         resized: size of the crop as generated.
-        offset: ``(x, y)`` of the resized crop in the generated picture; the rest is padding.
+        offset: ``(x, y)`` of the resized crop in the generated image; the rest is padding.
     """
 
     width: int
@@ -36,12 +36,12 @@ class Geometry:
 
     @property
     def output(self) -> Size:
-        """Size of the finished picture."""
+        """Size of the finished image."""
         return self.working
 
     @property
     def crop_size(self) -> Size:
-        """Size of the crop in the working picture."""
+        """Size of the crop in the working image."""
         return self.crop[2] - self.crop[0], self.crop[3] - self.crop[1]
 
     @property
@@ -52,5 +52,6 @@ class Geometry:
     @property
     def padding(self) -> Box:
         """Padded pixels: left, top, right, bottom."""
-        (x, y), (width, height) = self.offset, self.resized
+        x, y = self.offset
+        width, height = self.resized
         return x, y, self.width - x - width, self.height - y - height

@@ -1,8 +1,8 @@
-"""From a picture and a mask to what is generated, and back: :func:`prepare` and :meth:`Canvas.paste`.
+"""From an image and a mask to what is generated, and back: :func:`prepare` and :meth:`Canvas.paste`.
 
-The way there: mask read and grown, picture cropped → resized → padded to a multiple of 8. The way back:
-padding cut off → resized → blended into the picture at its own resolution by the feathered mask. Outside
-that feather the output is the input, byte for byte, alpha included. The network is shown an opaque picture:
+The way there: mask read and grown, image cropped → resized → padded to a multiple of 8. The way back:
+padding cut off → resized → blended into the image at its own resolution by the feathered mask. Outside
+that feather the output is the input, byte for byte, alpha included. The network is shown an opaque image:
 what is stored under transparent pixels takes no part; where such pixels are repainted, they become opaque.
 """
 
@@ -17,24 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from intarsia.canvas.geometry import CanvasOptions, Geometry, geometry
-from intarsia.canvas.mask import (
-    Box,
-    Feather,
-    bounding_box,
-    dilate,
-    feather,
-    fit_mask,
-    latent_mask,
-    resize_mask,
-)
-from intarsia.canvas.mask_source import binarise, why_empty
+from intarsia.canvas.boxes import Box, Geometry, Size
+from intarsia.canvas.geometry import geometry
+from intarsia.canvas.mask import Feather, bounding_box, dilate, feather, fit_mask, resize_mask
+from intarsia.canvas.mask_source import binarize, why_empty
+from intarsia.canvas.options import CanvasOptions
 from intarsia.canvas.paste import Blend, blend, composite, match_colors, paste_area, resize
 from intarsia.errors import RequestError
 from intarsia.images.fill import FAINT, from_surroundings, hidden_pixels, opaque
-from intarsia.images.rgb_image import Picture
+from intarsia.images.rgb_image import RgbImage
 
-__all__ = ["Canvas", "CanvasOptions", "Geometry", "latent_mask", "lay_out", "prepare"]
+__all__ = ["BLANK", "Canvas", "prepare"]
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -45,17 +38,20 @@ BLANK = 128
 # Below this scale the repaint is enlarged visibly when it is pasted back.
 _COARSE = 0.5
 
+# The color match compares a ring around the mask at least this wide, in pixels.
+_LEAST_RING = 8
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Canvas:
-    """A picture made ready for the network, and everything needed to paste the result back.
+    """An image made ready for the network, and everything needed to paste the result back.
 
     Attributes:
         geometry: sizes and positions.
         image: uint8 ``[h, w, 3]`` at generation size: what is encoded, with ``masked_content`` applied
-            ("noise" leaves the picture: the engine starts those latents from noise).
+            ("noise" leaves the image: the engine starts those latents from noise).
         mask: bool ``[h, w]`` at generation size: the denoise mask, True = repaint.
-        picture: the picture at working size.
+        working: the image at working size.
         shown: uint8, the crop of it as it is shown to the network, opaque, before ``masked_content``.
         area: bool ``[H, W]``: the denoise mask at working size.
         feather: the composite mask at working size.
@@ -66,7 +62,7 @@ class Canvas:
     geometry: Geometry
     image: Pixels
     mask: Mask
-    picture: Picture
+    working: RgbImage
     shown: Pixels
     area: Mask
     feather: Feather
@@ -74,159 +70,103 @@ class Canvas:
     warnings: tuple[str, ...] = ()
 
     def paste(self, generated: Pixels, blend: Blend = blend) -> Image.Image:
-        """The finished picture, RGB or RGBA, with the input's colour profile in ``info``.
+        """The finished image, RGB or RGBA, with the input's color profile in ``info``.
 
         Args:
             generated: uint8 ``[h, w, 3]`` at generation size.
-            blend: says the same as :func:`intarsia.canvas.paste.blend`, on another device.
+            blend: computes the same as :func:`intarsia.canvas.paste.blend`, on another device.
 
         Raises:
             ValueError: ``generated`` has another shape or type.
         """
-        layout = self.geometry
-        shape = (layout.height, layout.width, 3)
+        shape = (self.geometry.height, self.geometry.width, 3)
         if generated.shape != shape or generated.dtype != np.uint8:
-            found = f"{generated.dtype} {generated.shape}"
-            raise ValueError(f"the generated picture must be uint8 {shape}, not {found}")
-        (x, y), (width, height) = layout.offset, layout.resized
-        area = resize(generated[y : y + height, x : x + width], layout.crop_size)
+            actual = f"{generated.dtype} {generated.shape}"
+            raise ValueError(f"the generated image must be uint8 {shape}, not {actual}")
+
+        x, y = self.geometry.offset
+        width, height = self.geometry.resized
+        area = resize(generated[y : y + height, x : x + width], self.geometry.crop_size)
         if self.options.color_match:
-            x0, y0, x1, y1 = layout.crop
-            ring = max(8, math.ceil(2 * self.options.mask_blur))
-            area = match_colors(area, self.shown, self.area[y0:y1, x0:x1], ring)
-        weights, alpha = self._layer
-        rgb = paste_area(self.picture.rgb, area, layout.crop, weights, blend)
-        return Picture(rgb, alpha, self.picture.icc_profile).to_pil()
+            area = self._matched(area)
+
+        weights, alpha = self._composite
+        rgb = paste_area(self.working.rgb, area, self.geometry.crop, weights, blend)
+        return RgbImage(rgb, alpha, self.working.icc_profile).to_pil()
 
     def untouched(self) -> Image.Image:
-        """The picture as it is where nothing is repainted, at the output's size."""
-        return self.picture.to_pil()
+        """The image as it is where nothing is repainted, at the output's size."""
+        return self.working.to_pil()
 
-    def touched(self) -> Mask:
-        """bool ``[H, W]`` of the output: the pixels that :meth:`paste` may change."""
-        result = np.zeros(self.area.shape, dtype=np.bool_)
-        x0, y0, x1, y1 = self.feather.box
-        result[y0:y1, x0:x1] = self.feather.weights > 0
-        x0, y0, x1, y1 = self.geometry.crop
-        inside = np.zeros_like(result)
-        inside[y0:y1, x0:x1] = True
-        return result & inside
+    def _matched(self, area: Pixels) -> Pixels:
+        """``area`` in the colors that surround the mask."""
+        ring = max(_LEAST_RING, math.ceil(2 * self.options.mask_blur))
+        return match_colors(area, self.shown, _cut(self.area, self.geometry.crop), ring)
 
     @cached_property
-    def _layer(self) -> tuple[Feather, Pixels | None]:
-        """The share of the generated colours, and the output's alpha."""
-        alpha, hidden = self.picture.alpha, hidden_pixels(self.picture.alpha)
+    def _composite(self) -> tuple[Feather, Pixels | None]:
+        """The share of the generated colors, and the output's alpha."""
+        alpha, hidden = self.working.alpha, hidden_pixels(self.working.alpha)
         if alpha is None or hidden is None:
             return self.feather, alpha
         if hidden[self.area].any():
             return composite(alpha, self.geometry.crop, self.feather)
-        x0, y0, x1, y1 = self.feather.box
+
         # The feather alone reaches hidden pixels: they stay hidden, and as they are.
-        return Feather(self.feather.box, np.where(hidden[y0:y1, x0:x1], np.uint8(0), self.feather.weights)), alpha
+        box = self.feather.box
+        weights = np.where(_cut(hidden, box), np.uint8(0), self.feather.weights)
+        return Feather(box, weights), alpha
 
 
-def prepare(image: Picture, mask: Picture, options: CanvasOptions | None = None) -> Canvas:
+def prepare(image: RgbImage, mask: RgbImage, options: CanvasOptions | None = None) -> Canvas:
     """Make ``image`` and ``mask`` ready to be generated.
 
     Raises:
         RequestError: the mask is empty, has another aspect ratio, or an option does not fit.
     """
     options = options or CanvasOptions()
-    area, warnings = _denoise_mask(image, mask, options)
-    layout = _layout(image, area, options)
-    picture = _working(image, layout.working)
-    hidden = hidden_pixels(picture.alpha)
+    area, mask_warnings = _denoise_mask(image, mask, options)
+    working_size = (area.shape[1], area.shape[0])
+    mask_box = bounding_box(area) or (0, 0, *working_size)
+    layout = geometry(image.size, working_size, mask_box, options)
 
-    x0, y0, x1, y1 = layout.crop
-    shown = _shown(picture, area, layout.crop)
+    working = _working(image, working_size)
+    hidden = hidden_pixels(working.alpha)
+    shown = _shown(working, area, layout.crop)
+
+    generation_mask = _padded(resize_mask(_cut(area, layout.crop), layout.resized), layout)
+    hole = _hole(hidden, area, layout)
     pixels = _padded(resize(shown, layout.resized), layout)
-    wanted = _padded(resize_mask(area[y0:y1, x0:x1], layout.resized), layout)
-    hole = np.zeros_like(wanted)
-    if hidden is not None:
-        hole = _padded(resize_mask((hidden & area)[y0:y1, x0:x1], layout.resized), layout)
-    pixels = _start(pixels, wanted, hole, options)
 
-    if options.mask_padding is None and layout.scale < _COARSE:
-        warnings += (
-            f"generated at {layout.width}x{layout.height} and enlarged {1 / layout.scale:.1f} times; "
-            f"mask_padding generates only the mask's surroundings, at full resolution",
-        )
-    if hidden is not None:
-        warnings += _about_hidden(hidden, area)
     return Canvas(
         geometry=layout,
-        image=pixels,
-        mask=wanted,
-        picture=picture,
+        image=_start(pixels, generation_mask, hole, options),
+        mask=generation_mask,
+        working=working,
         shown=shown,
         area=area,
         feather=feather(area, options.mask_blur),
         options=options,
-        warnings=warnings,
+        warnings=(*mask_warnings, *_about_scale(layout, options), *_about_hidden(hidden, area)),
     )
 
 
-def _shown(picture: Picture, area: Mask, crop: Box) -> Pixels:
-    """The crop without transparency: filled from its own visible pixels, or the whole picture's where it has none."""
-    x0, y0, x1, y1 = crop
-    rgb, alpha = picture.rgb[y0:y1, x0:x1], picture.alpha
-    if alpha is None:
-        return rgb
-    part = alpha[y0:y1, x0:x1]
-    if part.max() < FAINT:
-        return opaque(picture.rgb, alpha, area)[y0:y1, x0:x1]
-    return opaque(rgb, part, area[y0:y1, x0:x1])
-
-
-def _start(pixels: Pixels, wanted: Mask, hole: Mask, options: CanvasOptions) -> Pixels:
-    """``pixels`` with ``masked_content`` under the mask; a hole has no content and is filled in any case.
-
-    Args:
-        wanted: the denoise mask; hole: the part of it where the picture is transparent. All at generation size.
-    """
-    content = options.masked_content
-    if content == "blank":
-        return np.where(wanted[:, :, None], np.uint8(BLANK), pixels)
-    if content == "fill":
-        return from_surroundings(pixels, wanted)
-    # A mask that covers everything leaves nothing to fill from but what it covers, and that was done.
-    if not hole.any() or wanted.all():
-        return pixels
-    return np.where(hole[:, :, None], from_surroundings(pixels, wanted), pixels)
-
-
-def _about_hidden(hidden: Mask, area: Mask) -> tuple[str, ...]:
-    """Warnings about transparent pixels, but for the plain case of a mask that covers a hole."""
-    if hidden.all():
-        return ("init_image is transparent everywhere: the network is shown plain gray",)
-    masked = hidden[area]
-    if masked.any() and 2 * int(np.count_nonzero(masked)) < masked.size:
-        return ("the mask covers transparent pixels of init_image: what is repainted becomes opaque",)
-    return ()
-
-
-def lay_out(image: Picture, mask: Picture, options: CanvasOptions | None = None) -> Geometry:
-    """The geometry alone, as :func:`prepare` would have it; raises the same errors."""
-    options = options or CanvasOptions()
-    area, _ = _denoise_mask(image, mask, options)
-    return _layout(image, area, options)
-
-
-def _denoise_mask(image: Picture, mask: Picture, options: CanvasOptions) -> tuple[Mask, tuple[str, ...]]:
+def _denoise_mask(image: RgbImage, mask: RgbImage, options: CanvasOptions) -> tuple[Mask, tuple[str, ...]]:
     """The grown mask at working size, and warnings."""
-    binary, notes = binarise(mask, options.mask_source, options.invert_mask, _looks_same(mask, image))
-    area, more = fit_mask(binary, image.size)
+    source, invert = options.mask_source, options.invert_mask
+    binary, source_warnings = binarize(mask, source, invert, _looks_same(mask, image))
+    area, size_warnings = fit_mask(binary, image.size)
     if not area.any():
-        reason = why_empty(mask, options.mask_source, options.invert_mask)
-        raise RequestError("mask_image", message=f"mask_image is empty: {reason}")
+        raise RequestError("mask_image", message=f"mask_image is empty: {why_empty(mask, source, invert)}")
+
     area = dilate(area, options.mask_dilate)
     if options.fixed_size and options.width and options.height:
         area = resize_mask(area, (options.width, options.height))
-    return area, notes + more
+    return area, source_warnings + size_warnings
 
 
-def _looks_same(mask: Picture, image: Picture) -> bool:
-    """Whether one picture with transparency is given as both."""
+def _looks_same(mask: RgbImage, image: RgbImage) -> bool:
+    """Whether one image with transparency is given as both."""
     if mask.alpha is None or image.alpha is None or mask.size != image.size:
         return False
     if not np.array_equal(mask.alpha, image.alpha):
@@ -235,24 +175,88 @@ def _looks_same(mask: Picture, image: Picture) -> bool:
     return not differs[mask.alpha > 0].any()
 
 
-def _layout(image: Picture, area: Mask, options: CanvasOptions) -> Geometry:
-    working = (area.shape[1], area.shape[0])
-    return geometry(image.size, working, bounding_box(area) or (0, 0, *working), options)
-
-
-def _working(image: Picture, size: tuple[int, int]) -> Picture:
-    """The picture that is composited into: the image, resized where a request fixes the output's size."""
+def _working(image: RgbImage, size: Size) -> RgbImage:
+    """``image`` to composite into, resized where a request fixes the output's size."""
     if image.size == size:
-        return replace(image, rgb=np.ascontiguousarray(image.rgb), is_gray=False) if image.is_gray else image
+        if image.is_gray:
+            return replace(image, rgb=np.ascontiguousarray(image.rgb), is_gray=False)
+        return image
+
+    # Opaque first: resizing mixes neighbors, and what is hidden is not to be mixed into what is seen.
+    rgb = resize(opaque(image.rgb, image.alpha), size)
     alpha = None if image.alpha is None else resize(image.alpha, size)
-    # Opaque first: resizing mixes neighbours, and what is hidden is not to be mixed into what is seen.
-    return Picture(resize(opaque(image.rgb, image.alpha), size), alpha, image.icc_profile, image.path)
+    return RgbImage(rgb, alpha, image.icc_profile, image.path)
+
+
+def _shown(working: RgbImage, area: Mask, crop: Box) -> Pixels:
+    """The crop without transparency: filled from its own visible pixels, or the whole image's where it has none."""
+    if working.alpha is None:
+        return _cut(working.rgb, crop)
+
+    alpha = _cut(working.alpha, crop)
+    if alpha.max() < FAINT:
+        return _cut(opaque(working.rgb, working.alpha, area), crop)
+    return opaque(_cut(working.rgb, crop), alpha, _cut(area, crop))
+
+
+def _hole(hidden: Mask | None, area: Mask, layout: Geometry) -> Mask:
+    """The part of the mask where the image is transparent, at generation size."""
+    if hidden is None:
+        return np.zeros((layout.height, layout.width), np.bool_)
+    return _padded(resize_mask(_cut(hidden & area, layout.crop), layout.resized), layout)
+
+
+def _start(pixels: Pixels, mask: Mask, hole: Mask, options: CanvasOptions) -> Pixels:
+    """``pixels`` with ``masked_content`` under the mask; a hole has no content and is filled in any case.
+
+    Args:
+        mask: the denoise mask; hole: the part of it where the image is transparent. All at generation size.
+    """
+    content = options.masked_content
+    if content == "blank":
+        return np.where(mask[:, :, None], np.uint8(BLANK), pixels)
+    if content == "fill":
+        return from_surroundings(pixels, mask)
+
+    # A mask that covers everything leaves nothing to fill from but what it covers, and that was done.
+    if not hole.any() or mask.all():
+        return pixels
+    return np.where(hole[:, :, None], from_surroundings(pixels, mask), pixels)
+
+
+def _about_scale(layout: Geometry, options: CanvasOptions) -> tuple[str, ...]:
+    """A warning where the repaint is much coarser than the image around it."""
+    if options.mask_padding is not None or layout.scale >= _COARSE:
+        return ()
+    return (
+        f"generated at {layout.width}x{layout.height} and enlarged {1 / layout.scale:.1f} times; "
+        f"mask_padding generates only the mask's surroundings, at full resolution",
+    )
+
+
+def _about_hidden(hidden: Mask | None, area: Mask) -> tuple[str, ...]:
+    """Warnings about transparent pixels, but for the plain case of a mask that covers a hole."""
+    if hidden is None:
+        return ()
+    if hidden.all():
+        return ("init_image is transparent everywhere: the network is shown plain gray",)
+
+    masked = hidden[area]
+    if masked.any() and 2 * int(np.count_nonzero(masked)) < masked.size:
+        return ("the mask covers transparent pixels of init_image: what is repainted becomes opaque",)
+    return ()
+
+
+def _cut(array: NDArray[Any], box: Box) -> NDArray[Any]:
+    """The pixels inside ``box``, a view."""
+    x0, y0, x1, y1 = box
+    return array[y0:y1, x0:x1]
 
 
 def _padded(pixels: NDArray[Any], layout: Geometry) -> NDArray[Any]:
     """Padded to generation size by repeating the edge; the mask too, so that it does not end at an edge."""
-    left, top, right, bottom = layout.padding
     if not any(layout.padding):
         return pixels
+    left, top, right, bottom = layout.padding
     widths = ((top, bottom), (left, right), (0, 0))[: pixels.ndim]
     return np.pad(pixels, widths, mode="edge")

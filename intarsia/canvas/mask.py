@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from intarsia.canvas.boxes import Box, Size
 from intarsia.canvas.mask_source import THRESHOLD
 from intarsia.errors import RequestError
 
 __all__ = [
-    "Box",
     "Feather",
     "bounding_box",
     "dilate",
@@ -31,7 +31,6 @@ __all__ = [
 ]
 
 Mask = NDArray[np.bool_]
-Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,28 +45,37 @@ class Feather:
     weights: NDArray[np.uint8]
 
 
-def fit_mask(mask: Mask, size: tuple[int, int]) -> tuple[Mask, tuple[str, ...]]:
+def fit_mask(mask: Mask, size: Size) -> tuple[Mask, tuple[str, ...]]:
     """``mask`` at ``size`` (width, height): itself, or sampled (nearest) where only the scale differs.
 
     Raises:
         RequestError: another aspect ratio; the message names both sizes.
     """
-    (width, height), (have_h, have_w) = size, mask.shape
-    if (have_w, have_h) == size:
+    width, height = size
+    mask_height, mask_width = mask.shape
+    mask_size = (mask_width, mask_height)
+    if mask_size == size:
         return mask, ()
-    across, down = abs(have_h * width / height - have_w), abs(have_w * height / width - have_h)
-    # Tools round or cut the shorter side to whole pixels: less than one pixel off is the same aspect ratio.
-    if min(across, down) >= 1 or abs(have_w * height / (have_h * width) - 1) > 0.02:
+    if not _same_aspect(mask_size, size):
         raise RequestError(
             "mask_image",
-            (have_w, have_h),
+            mask_size,
             message=f"mask_image must have the size of init_image or its aspect ratio: the mask is "
-            f"{have_w}x{have_h}, the image {width}x{height}",
+            f"{mask_width}x{mask_height}, the image {width}x{height}",
         )
-    rows = ((np.arange(height) + 0.5) * have_h / height).astype(np.intp)
-    columns = ((np.arange(width) + 0.5) * have_w / width).astype(np.intp)
+
+    rows = ((np.arange(height) + 0.5) * mask_height / height).astype(np.intp)
+    columns = ((np.arange(width) + 0.5) * mask_width / width).astype(np.intp)
     fitted = restore_lost(mask[rows][:, columns], _covered(mask, size))
-    return fitted, (f"mask_image was resized from {have_w}x{have_h} to the image's {width}x{height}",)
+    return fitted, (f"mask_image was resized from {mask_width}x{mask_height} to the image's {width}x{height}",)
+
+
+def _same_aspect(mask: Size, image: Size) -> bool:
+    """Tools round or cut the shorter side to whole pixels: less than one pixel off is the same aspect ratio."""
+    across = abs(mask[1] * image[0] / image[1] - mask[0])
+    down = abs(mask[0] * image[1] / image[0] - mask[1])
+    ratio = mask[0] * image[1] / (mask[1] * image[0])
+    return min(across, down) < 1 and abs(ratio - 1) <= 0.02
 
 
 def bounding_box(mask: Mask) -> Box | None:
@@ -78,7 +86,7 @@ def bounding_box(mask: Mask) -> Box | None:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def grown(box: Box, by: int, size: tuple[int, int]) -> Box:
+def grown(box: Box, by: int, size: Size) -> Box:
     """``box`` larger by ``by`` pixels on every side, inside ``size`` (width, height)."""
     x0, y0, x1, y1 = box
     return max(0, x0 - by), max(0, y0 - by), min(size[0], x1 + by), min(size[1], y1 + by)
@@ -91,20 +99,29 @@ def dilate(mask: Mask, radius: int) -> Mask:
         return mask
     height, width = mask.shape
     x0, y0, x1, y1 = grown(box, radius, (width, height))
-    part = mask[y0:y1, x0:x1]
-    # First each pixel's distance to the mask within its column, then one shifted comparison per column of
-    # the disc: 2·radius + 1 passes over the region instead of radius² over the picture.
-    rows = np.arange(part.shape[0], dtype=np.int32)[:, None]
-    above = np.maximum.accumulate(np.where(part, rows, -(1 << 20)), axis=0)
-    below = np.minimum.accumulate(np.where(part, rows, 1 << 20)[::-1], axis=0)[::-1]
-    distance = np.minimum(rows - above, below - rows).clip(max=radius + 1).astype(np.uint16)
+    distance = _column_distance(mask[y0:y1, x0:x1], radius + 1)
+
+    # One shifted comparison for each column of the disc: 2·radius + 1 passes over the region instead of
+    # radius² over the image.
     out = mask.copy()
-    target, columns = out[y0:y1, x0:x1], part.shape[1]
-    for shift in range(-min(radius, columns - 1), min(radius, columns - 1) + 1):
+    region, columns = out[y0:y1, x0:x1], distance.shape[1]
+    furthest = min(radius, columns - 1)
+    for shift in range(-furthest, furthest + 1):
         reach = math.isqrt(radius * radius - shift * shift)
-        source = distance[:, max(0, -shift) : columns - max(0, shift)]
-        target[:, max(0, shift) : columns - max(0, -shift)] |= source <= reach
+        left, right = max(0, shift), max(0, -shift)
+        source = distance[:, right : columns - left]
+        region[:, left : columns - right] |= source <= reach
     return out
+
+
+def _column_distance(mask: Mask, most: int) -> NDArray[np.uint16]:
+    """Each pixel's distance to the mask within its column, at most ``most``; uint16 ``[h, w]``."""
+    far = 1 << 20
+    rows = np.arange(mask.shape[0], dtype=np.int32)[:, None]
+    above = np.maximum.accumulate(np.where(mask, rows, -far), axis=0)
+    below = np.minimum.accumulate(np.where(mask, rows, far)[::-1], axis=0)[::-1]
+    distance: NDArray[np.uint16] = np.minimum(rows - above, below - rows).clip(max=most).astype(np.uint16)
+    return distance
 
 
 def feather_reach(blur: float) -> int:
@@ -117,29 +134,34 @@ def feather(mask: Mask, blur: float) -> Feather:
 
     The fall is a Gaussian blur of standard deviation ``blur`` pixels, doubled and cut at 1, so that a
     straight edge has weight 1 on its mask side. A feather that also fell inside the mask would let what
-    the caller wants gone shine through at the rim, and would hardly repaint a stroke thinner than itself.
+    the caller means to remove shine through at the rim, and would hardly repaint a stroke thinner than itself.
     ``blur`` 0 is a hard edge. Pillow's Gaussian is three box blurs (Gwosdek et al. 2011): integer
     arithmetic, the same everywhere, and of finite support.
     """
     inner = bounding_box(mask)
     if inner is None:
         return Feather((0, 0, 0, 0), np.zeros((0, 0), np.uint8))
+
     height, width = mask.shape
     # A box of Pillow's reaches no further than its standard deviation, rounded up, and there are three of them.
-    x0, y0, x1, y1 = grown(inner, 3 * math.ceil(blur), (width, height))
+    outer = grown(inner, 3 * math.ceil(blur), (width, height))
+    x0, y0, x1, y1 = outer
     hard = mask[y0:y1, x0:x1].astype(np.uint8) * np.uint8(255)
     if blur <= 0:
-        return Feather((x0, y0, x1, y1), hard)
+        return Feather(outer, hard)
+
     soft = np.asarray(Image.fromarray(hard).filter(ImageFilter.GaussianBlur(blur)))
     weights = np.maximum(hard, np.minimum(soft, 127) * np.uint8(2))
     support = bounding_box(weights > 0)
     if support is None:  # not possible: the weights are 255 on the mask
-        return Feather((x0, y0, x1, y1), hard)
+        return Feather(outer, hard)
+
     left, top, right, bottom = support
-    return Feather((x0 + left, y0 + top, x0 + right, y0 + bottom), weights[top:bottom, left:right].copy())
+    box = (x0 + left, y0 + top, x0 + right, y0 + bottom)
+    return Feather(box, weights[top:bottom, left:right].copy())
 
 
-def resize_mask(mask: Mask, size: tuple[int, int]) -> Mask:
+def resize_mask(mask: Mask, size: Size) -> Mask:
     """``mask`` at ``size`` (width, height): on where at least half covered; no stroke is lost."""
     if (mask.shape[1], mask.shape[0]) == size:
         return mask
@@ -149,7 +171,7 @@ def resize_mask(mask: Mask, size: tuple[int, int]) -> Mask:
 
 
 def restore_lost(on: Mask, covered: Mask) -> Mask:
-    """Turn on the ``covered`` cells that are off and have no neighbour (of eight) that is on."""
+    """Turn on the ``covered`` cells that are off and have no neighbor (of eight) that is on."""
     padded = np.pad(on, 1)
     rows = padded[:-2] | padded[1:-1] | padded[2:]
     near = rows[:, :-2] | rows[:, 1:-1] | rows[:, 2:]
@@ -170,13 +192,14 @@ def latent_mask(mask: Mask, factor: int = 8) -> NDArray[np.float32]:
     height, width = mask.shape
     if height % factor or width % factor:
         raise ValueError(f"mask sides must be multiples of {factor}, not {width}x{height}")
+
     # Plane by plane: twice as fast as reducing along axes this short.
     bands: Mask = reduce(np.bitwise_or, (mask[row::factor] for row in range(factor)))
     covered: Mask = reduce(np.bitwise_or, (bands[:, column::factor] for column in range(factor)))
     return restore_lost(mask[::factor, ::factor], covered).astype(np.float32)
 
 
-def _covered(mask: Mask, size: tuple[int, int]) -> Mask:
+def _covered(mask: Mask, size: Size) -> Mask:
     """Cells of a ``size`` (width, height) grid that hold at least one True pixel of ``mask``."""
     rows = np.arange(size[1]) * mask.shape[0] // size[1]
     columns = np.arange(size[0]) * mask.shape[1] // size[0]

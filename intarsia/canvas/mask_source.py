@@ -2,25 +2,23 @@
 
 Two conventions are in use. *White is repainted*, seen on black: the level of a pixel is its brightness times
 its alpha, so that a half-opaque white stroke is half a stroke. And *transparent is repainted*: the subject was
-erased from a layer, or from a copy of the picture. What is stored under a fully transparent pixel counts in neither.
+erased from a layer, or from a copy of the image. What is stored under a fully transparent pixel counts in neither.
 """
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 
+from intarsia.canvas.options import MaskSource
 from intarsia.errors import RequestError
 from intarsia.images.fill import FAINT
-from intarsia.images.rgb_image import Picture
+from intarsia.images.rgb_image import RgbImage
 
-__all__ = ["THRESHOLD", "MaskSource", "binarise", "why_empty"]
+__all__ = ["THRESHOLD", "binarize", "why_empty"]
 
 Mask = NDArray[np.bool_]
 Levels = NDArray[np.uint8]
-MaskSource = Literal["auto", "luma", "alpha"]
 
 THRESHOLD = 128
 """Levels from here on are repainted; alpha below it is transparent."""
@@ -30,13 +28,13 @@ THRESHOLD = 128
 _WHITE = 256 - FAINT
 
 
-def binarise(
-    mask: Picture, source: MaskSource = "auto", invert: bool = False, is_init_image: bool = False
+def binarize(
+    mask: RgbImage, source: MaskSource = "auto", invert: bool = False, is_init_image: bool = False
 ) -> tuple[Mask, tuple[str, ...]]:
     """The pixels to repaint, bool ``[H, W]``, and a warning where the file's two readings differ.
 
     ``auto`` reads the brightness, but the transparency where something is transparent, something is not, and the
-    visible part is no drawing in white: dark all over, of many tones (a picture out of which something was
+    visible part is no drawing in white: dark all over, of many tones (an image out of which something was
     erased), or ``init_image`` itself.
 
     Raises:
@@ -44,11 +42,17 @@ def binarise(
     """
     if source == "alpha" and mask.alpha is None:
         raise RequestError("mask_source", source, "luma or auto: mask_image has no alpha channel")
+
     bright, clear = _levels(mask) >= THRESHOLD, _clear(mask)
     if clear is None:
         return (~bright if invert else bright), ()
+
+    # Both readings are possible where some of the mask is transparent, and some is not.
     is_open = source == "auto" and bool(clear.any()) and not clear.all()
-    by_alpha = source == "alpha" or (is_open and (is_init_image or _is_stencil(mask, bright)))
+    by_alpha = source == "alpha"
+    if is_open:
+        by_alpha = is_init_image or _is_stencil(mask, bright)
+
     on, other = (clear, bright) if by_alpha else (bright, clear)
     if invert:
         on, other = ~on, ~other
@@ -57,23 +61,26 @@ def binarise(
     return on, (_both_readings(on, other, by_alpha),)
 
 
-def why_empty(mask: Picture, source: MaskSource, invert: bool) -> str:
+def why_empty(mask: RgbImage, source: MaskSource, invert: bool) -> str:
     """Why no pixel of ``mask`` is to be repainted, and which setting would change that."""
     if invert:
         return "inverted, no pixel of it is to be repainted"
+
     levels, clear = _levels(mask), _clear(mask)
     if source == "alpha":
         hint = _hint("luma", "bright", levels >= THRESHOLD)
         return f"no pixel of it is transparent (alpha below {THRESHOLD} is repainted){hint}"
+
     hint = "" if clear is None else _hint("alpha", "transparent", clear)
     if mask.alpha is not None and not mask.alpha.any():
         return f"it is fully transparent{hint}"
+
     brightest = int(levels.max())
     seen = ", seen on black," if int(mask.gray.max()) > brightest else ""
     return f"its brightest pixel{seen} is {brightest}, and {THRESHOLD} and above is repainted{hint}"
 
 
-def _levels(mask: Picture) -> Levels:
+def _levels(mask: RgbImage) -> Levels:
     """Brightness as seen on black; an alpha that is the same all over, but for 0, is a layer's opacity and left out."""
     alpha = mask.alpha
     if alpha is None or (alpha.flat[0] and (alpha == alpha.flat[0]).all()):
@@ -82,13 +89,13 @@ def _levels(mask: Picture) -> Levels:
     return levels
 
 
-def _clear(mask: Picture) -> Mask | None:
+def _clear(mask: RgbImage) -> Mask | None:
     """The transparent pixels; None where the mask has no alpha."""
     return None if mask.alpha is None else mask.alpha < THRESHOLD
 
 
-def _is_stencil(mask: Picture, bright: Mask) -> bool:
-    """Whether the visible part of a mask with alpha is no drawing in white: dark, or a picture of many tones."""
+def _is_stencil(mask: RgbImage, bright: Mask) -> bool:
+    """Whether the visible part of a mask with alpha is no drawing in white: dark, or an image of many tones."""
     gray, alpha = mask.gray, mask.alpha
     assert alpha is not None
     if not bright.any():
@@ -98,9 +105,9 @@ def _is_stencil(mask: Picture, bright: Mask) -> bool:
 
 
 def _both_readings(on: Mask, other: Mask, by_alpha: bool) -> str:
-    taken, left, switch = (
-        ("transparency", "brightness", "luma") if by_alpha else ("brightness", "transparency", "alpha")
-    )
+    taken, left, switch = "brightness", "transparency", "alpha"
+    if by_alpha:
+        taken, left, switch = "transparency", "brightness", "luma"
     return (
         f"mask_image can be read by its brightness (white is repainted) and by its transparency (transparent is "
         f"repainted), which differ: its {taken} was used and {_share(on)} of it is repainted; its {left} would repaint "
@@ -109,7 +116,9 @@ def _both_readings(on: Mask, other: Mask, by_alpha: bool) -> str:
 
 
 def _hint(source: str, kind: str, on: Mask) -> str:
-    return f"; mask_source {source!r} repaints its {kind} pixels, {_share(on)} of it" if on.any() else ""
+    if not on.any():
+        return ""
+    return f"; mask_source {source!r} repaints its {kind} pixels, {_share(on)} of it"
 
 
 def _share(on: Mask) -> str:
@@ -117,4 +126,6 @@ def _share(on: Mask) -> str:
     share = float(on.mean())
     if 0 < share < 0.01:
         return "less than 1%"
-    return "over 99%" if 0.99 < share < 1 else f"{share:.0%}"
+    if 0.99 < share < 1:
+        return "over 99%"
+    return f"{share:.0%}"

@@ -8,23 +8,24 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from intarsia.canvas.mask import Box, Feather, dilate
+from intarsia.canvas.boxes import Box, Size
+from intarsia.canvas.mask import Feather, dilate
 
 __all__ = ["Blend", "blend", "composite", "match_colors", "overlap", "paste_area", "resize"]
 
 Pixels = NDArray[np.uint8]
 Blend = Callable[[Pixels, Pixels, Pixels], Pixels]
 
-# Gain limits of the colour match: a seam is a shift of a few levels; more than this is another picture.
+# Gain limits of the color match: a seam is a shift of a few levels; more than this is another image.
 _LEAST_GAIN, _MOST_GAIN = 0.8, 1.25
 _LEAST_RING = 64
 
 # Pixels that are blended at once: what is computed in between stays in the processor's cache, and is memory that the
-# process has already, where that of whole pictures comes from the system anew each time (a third of the time at 512²).
+# process has already, where that of whole images comes from the system anew each time (a third of the time at 512²).
 _STRIP = 1 << 15
 
 
-def resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+def resize(pixels: Pixels, size: Size) -> Pixels:
     """uint8 ``[H, W]`` or ``[H, W, 3]`` at ``size`` (width, height), by Lanczos where it has another."""
     if (pixels.shape[1], pixels.shape[0]) == size:
         return pixels
@@ -34,7 +35,8 @@ def resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
 def overlap(a: Box, b: Box) -> Box:
     """The common part of two boxes; without one, a box of no pixels."""
     x0, y0 = max(a[0], b[0]), max(a[1], b[1])
-    return x0, y0, max(x0, min(a[2], b[2])), max(y0, min(a[3], b[3]))
+    x1, y1 = min(a[2], b[2]), min(a[3], b[3])
+    return x0, y0, max(x0, x1), max(y0, y1)
 
 
 def blend(base: Pixels, over: Pixels, weights: NDArray[np.uint8]) -> Pixels:
@@ -59,6 +61,7 @@ def _mixed(base: Pixels, over: Pixels, weights: NDArray[np.uint8]) -> NDArray[np
             share[:, :, channel] = weights
     else:
         share[:] = weights
+
     # 255 times the result, in integers: the same on every machine, and 255² + 127 just fits. Halves do not occur.
     mixed: NDArray[np.uint16] = over * share
     np.subtract(255, share, out=share)
@@ -72,30 +75,40 @@ def paste_area(base: Pixels, area: Pixels, crop: Box, feather: Feather, blend: B
     """A copy of ``base`` with ``area``, which lies at ``crop`` in it, blended in by ``feather``.
 
     Args:
-        blend: says the same as :func:`blend`, elsewhere.
+        blend: computes the same as :func:`blend`, on another device.
     """
-    out = base.copy()
-    x0, y0, x1, y1 = box = overlap(crop, feather.box)
+    box = overlap(crop, feather.box)
+    x0, y0, x1, y1 = box
+
+    below = base[y0:y1, x0:x1]
+    over = _part(area, crop, box)
     weights = _part(feather.weights, feather.box, box)
-    out[y0:y1, x0:x1] = blend(base[y0:y1, x0:x1], _part(area, crop, box), weights)
+
+    out = base.copy()
+    out[y0:y1, x0:x1] = blend(below, over, weights)
     return out
 
 
 def composite(alpha: Pixels, crop: Box, feather: Feather) -> tuple[Feather, Pixels]:
-    """An opaque layer of coverage ``feather``, cut to ``crop``, laid over a picture that has this alpha.
+    """An opaque layer of coverage ``feather``, cut to ``crop``, laid over an image that has this alpha.
 
-    "Over" of Porter and Duff 1984, for colours that are not multiplied by alpha: the less there is to be seen
-    below, the more of the colour is the layer's; nothing at all of what is stored under a transparent pixel.
+    "Over" of Porter and Duff 1984, for colors that are not multiplied by alpha: the less there is to be seen
+    below, the more of the color is the layer's; nothing at all of what is stored under a transparent pixel.
 
     Returns:
-        The layer's share of the colours, which is ``feather`` itself where the picture is opaque; and the
+        The layer's share of the colors, which is ``feather`` itself where the image is opaque; and the
         alpha of both together.
     """
-    x0, y0, x1, y1 = box = overlap(crop, feather.box)
-    weights, below = _part(feather.weights, feather.box, box), alpha[y0:y1, x0:x1]
+    box = overlap(crop, feather.box)
+    x0, y0, x1, y1 = box
+    weights = _part(feather.weights, feather.box, box)
+    below = alpha[y0:y1, x0:x1]
+
+    # 255 times the alpha of the layer, and of both together; their quotient is the layer's share, rounded.
     over = 255 * weights.astype(np.uint32)
     total = over + (255 - weights).astype(np.uint32) * below
     share = (255 * over + total // 2) // np.maximum(total, 1)
+
     out = alpha.copy()
     out[y0:y1, x0:x1] = blend(below, np.full_like(below, 255), weights)
     return Feather(box, share.astype(np.uint8)), out
@@ -115,15 +128,21 @@ def match_colors(area: Pixels, base: Pixels, mask: NDArray[np.bool_], ring: int)
     around = dilate(mask, ring) & ~mask
     if np.count_nonzero(around) < _LEAST_RING:
         return area
-    drawn, wanted = area[around].astype(np.float64), base[around].astype(np.float64)
-    gain = (wanted.std(axis=0) + 1) / (drawn.std(axis=0) + 1)
+
+    drawn = area[around].astype(np.float64)
+    original = base[around].astype(np.float64)
+    gain = (original.std(axis=0) + 1) / (drawn.std(axis=0) + 1)
     gain = gain.clip(_LEAST_GAIN, _MOST_GAIN)
-    shift = wanted.mean(axis=0) - drawn.mean(axis=0) * gain
-    table = np.rint(np.arange(256)[:, None] * gain + shift).clip(0, 255).astype(np.uint8)
+    shift = original.mean(axis=0) - drawn.mean(axis=0) * gain
+
+    # [256, 3]: what each level becomes, channel by channel.
+    levels = np.arange(256)[:, None] * gain + shift
+    table = np.rint(levels).clip(0, 255).astype(np.uint8)
     return np.dstack([table[area[:, :, channel], channel] for channel in range(3)])
 
 
-def _part(array: Pixels, box: Box, wanted: Box) -> Pixels:
-    """The pixels of ``wanted`` out of an array that lies at ``box``."""
-    (left, top), (x0, y0, x1, y1) = box[:2], wanted
+def _part(array: Pixels, box: Box, part: Box) -> Pixels:
+    """The pixels of ``part`` out of an array that lies at ``box``."""
+    left, top = box[:2]
+    x0, y0, x1, y1 = part
     return array[y0 - top : y1 - top, x0 - left : x1 - left]

@@ -12,9 +12,9 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from intarsia.errors import WeightsError
+from intarsia.errors import WeightsError, one_line
 
-__all__ = ["MOST_JSON", "is_there", "one_line", "read_bytes", "read_json", "read_object", "regular"]
+__all__ = ["MOST_JSON", "is_there", "read_bytes", "read_json", "read_object", "regular"]
 
 MOST_JSON = 64 * 2**20
 """Bytes of a JSON or TOML file that are read at most; the largest published ones, tokenizers, have 4 MB."""
@@ -85,8 +85,3 @@ def read_object(path: Path, content: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise WeightsError(f"{path}: must hold a JSON object, not {type(value).__name__}")
     return value
-
-
-def one_line(exc: BaseException) -> str:
-    """The first line of an exception's message, or its type's name."""
-    return (str(exc).strip().splitlines() or [type(exc).__name__])[0]

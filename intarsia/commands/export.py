@@ -46,18 +46,22 @@ def export(
         from intarsia.export.folder import MANIFEST, Merges, cached, export_checker, export_model
     except ModuleNotFoundError as exc:
         raise BackendError(f"intarsia export needs the package {exc.name}: pip install 'intarsia[export]'") from exc
+
     registry = Registry(weights)
     entry = registry.find(model)
-    merges = Merges(entry.token_merging_levels, entry.token_merging_reuse) if token_merging else None
-    made = [(check(entry), str(dtype))]
+    merges = None
+    if token_merging:
+        merges = Merges(entry.token_merging_levels, entry.token_merging_reuse)
+    folders = [(check(entry), str(dtype))]
     if entry.safety:
-        made.append((check(registry.part("safety", entry.safety)), "float32"))
-    for folder, precision in made:
-        place = cached(folder, precision, out)
-        if again or not (place / MANIFEST).is_file():
+        folders.append((check(registry.part("safety", entry.safety)), "float32"))
+
+    for folder, precision in folders:
+        graphs = cached(folder, precision, out)
+        if again or not (graphs / MANIFEST).is_file():
             note(f"exporting {folder.name}; this takes a minute or more")
             if (folder / "model_index.json").is_file():
-                export_model(folder, place, precision, merges)
+                export_model(folder, graphs, precision, merges)
             else:
-                export_checker(folder, place)
-        typer.echo(str(place))
+                export_checker(folder, graphs)
+        typer.echo(str(graphs))

@@ -1,4 +1,4 @@
-"""``intarsia inpaint``: one picture."""
+"""``intarsia inpaint``: one image."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ class Suffix(StrEnum):
 
 
 def inpaint(
-    image: Annotated[str, typer.Argument(help="The picture: a path, URL, data URI or base64.")],
+    image: Annotated[str, typer.Argument(help="The image: a path, URL, data URI or base64.")],
     mask: Annotated[str, typer.Argument(help="The mask: white is repainted.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="A file, or a folder.")] = Path(),
     prompt: Annotated[str, typer.Option("--prompt", "-p")] = "",
     negative_prompt: Annotated[str, typer.Option("--negative-prompt", "-n")] = "",
     model: Annotated[str | None, typer.Option("--model", "-m", help="Id or alias in the registry.")] = None,
     size: Annotated[str | None, typer.Option("--size", help="Generation size, WIDTHxHEIGHT.")] = None,
-    samples: Annotated[int, typer.Option(help="1 to 4 pictures.", **WHOLE)] = 1,
+    samples: Annotated[int, typer.Option(help="1 to 4 images.", **WHOLE)] = 1,
     steps: Annotated[int | None, typer.Option(help="1 to 150.", **WHOLE)] = None,
     strength: Annotated[float, typer.Option(help="0 to 1.", **NUMBER)] = 0.7,
     guidance: Annotated[float, typer.Option(help="0 to 20; up to 1 is without.", **NUMBER)] = 7.5,
@@ -62,7 +62,7 @@ def inpaint(
     ] = None,
     vae: Annotated[str | None, typer.Option(help="Id in the registry, in place of the model's own.")] = None,
     ip_adapter: Annotated[str | None, typer.Option(help="Id in the registry.")] = None,
-    ip_adapter_image: Annotated[str | None, typer.Option(help="The picture that it shows to the model.")] = None,
+    ip_adapter_image: Annotated[str | None, typer.Option(help="The image that it shows to the model.")] = None,
     ip_adapter_scale: Annotated[float, typer.Option(help="0 to 1.", **NUMBER)] = 1.0,
     set_: Annotated[
         list[str] | None,
@@ -81,7 +81,7 @@ def inpaint(
     max_pixels: MaxPixels = None,
     as_json: AsJson = False,
 ) -> None:
-    """Inpaint one picture and print the paths of the results."""
+    """Inpaint one image and print the paths of the results."""
     from intarsia.engine.engine import Engine
     from intarsia.engine.request import InpaintRequest
     from intarsia.images.save import check_outputs
@@ -97,6 +97,7 @@ def inpaint(
     request = InpaintRequest.parse(fields)
     paths = _targets(out, image, request.samples, format.value)
     check_outputs(paths, overwrite=overwrite)  # before the work, not after it
+
     with interruptible() as written:
         with Engine(
             backend,
@@ -156,7 +157,7 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
 
 def _targets(out: Path, image: str, samples: int, suffix: str) -> list[Path]:
     """A path with a suffix names the file; anything else is a folder for names made from the input's."""
-    from intarsia.images.save import output_paths
+    from intarsia.images.output_names import output_paths
 
     if out.suffix and not out.is_dir():
         return output_paths(out.stem, out.parent, samples, out.suffix)
@@ -184,16 +185,20 @@ def _with_progress(events: Iterator[Progress | Result]) -> Result:
 
 
 def _write(result: Result, paths: list[Path], metadata: bool, overwrite: bool) -> list[str]:
-    from intarsia.images.save import SaveOptions, a1111_parameters, save_all
+    from intarsia.images.encode import SaveOptions
+    from intarsia.images.metadata import a1111_parameters
+    from intarsia.images.save import save_all
 
-    made = [result.meta | {"seed": seed} for seed in result.seeds] if metadata else []
-    texts = [{"metadata": meta, "parameters": a1111_parameters(meta)} for meta in made] or [{}] * len(paths)
-    pictures = list(zip(result.images, paths, strict=True))
-    return [*result.warnings, *save_all(pictures, texts, SaveOptions(overwrite=overwrite))]
+    texts: list[dict[str, Any]] = [{} for _ in paths]
+    if metadata:
+        metas = [result.meta | {"seed": seed} for seed in result.seeds]
+        texts = [{"metadata": meta, "parameters": a1111_parameters(meta)} for meta in metas]
+    images = list(zip(result.images, paths, strict=True))
+    return [*result.warnings, *save_all(images, texts, SaveOptions(overwrite=overwrite))]
 
 
 def _report(result: Result, paths: list[Path], warnings: list[str], as_json: bool) -> None:
-    """What was made, on standard output; the pictures are there whatever becomes of that."""
+    """What was made, on standard output; the images are there whatever becomes of that."""
     for warning in () if as_json else warnings:
         note(warning)
     try:

@@ -1,4 +1,4 @@
-"""Interrupts of the command line: SIGTERM is one like SIGINT, and what is said of them is true to what was written."""
+"""Interrupts of the command line: SIGTERM counts like SIGINT, and the message names the files that were written."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def take_sigterm() -> None:
-    """Make SIGTERM an interrupt, where nobody else has a use for it."""
+    """Make SIGTERM an interrupt, where it has no other handler."""
     if _is_main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _interrupt)
 
@@ -42,23 +42,23 @@ def held() -> Iterator[None]:
     if not _is_main_thread():  # which alone is interrupted
         yield
         return
-    came: list[int] = []
+    received: list[int] = []
 
-    def note(number: int, frame: FrameType | None) -> None:
-        came.append(number)
-        if len(came) == 2:
+    def receive(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        if len(received) == 2:
             raise KeyboardInterrupt
 
-    before = {each: signal.getsignal(each) for each in _SIGNALS}
-    taken = {each: handler for each, handler in before.items() if handler not in (None, signal.SIG_IGN)}
-    for each in taken:
-        signal.signal(each, note)
+    handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+    replaced = {number: handler for number, handler in handlers.items() if handler not in (None, signal.SIG_IGN)}
+    for number in replaced:
+        signal.signal(number, receive)
     try:
         yield
     finally:
-        for each, handler in taken.items():
-            signal.signal(each, handler)
-    if came:
+        for number, handler in replaced.items():
+            signal.signal(number, handler)
+    if received:
         raise KeyboardInterrupt
 
 

@@ -12,7 +12,8 @@ from intarsia.commands.streams import print_json
 from intarsia.errors import WeightsError
 
 if TYPE_CHECKING:
-    from intarsia.registry.registry import ModelEntry, PartEntry, Registry
+    from intarsia.registry.entries import ModelEntry, PartEntry
+    from intarsia.registry.registry import Registry
 
 __all__ = ["models"]
 
@@ -30,7 +31,7 @@ class Kind(StrEnum):
 
 
 Name = Annotated[str | None, typer.Argument(help="Id or alias; the default model without.")]
-OfKind = Annotated[Kind, typer.Option("--kind", help="Which section of the registry it stands in.")]
+OfKind = Annotated[Kind, typer.Option("--kind", help="Which section of the registry it is in.")]
 
 
 @models.command("list")
@@ -44,9 +45,12 @@ def list_models(kind: OfKind = Kind.models, weights: Weights = None, as_json: As
     if as_json:
         print_json(rows)
         return
+
     for row in rows:
-        marks = ("installed" if row["installed"] else "missing") + (", default" if row.get("default") else "")
-        fits = row["family"] if "family" in row else ", ".join(row["families"]) or "every family"
+        marks = "installed" if row["installed"] else "missing"
+        if row.get("default"):
+            marks += ", default"
+        fits = row.get("family") or ", ".join(row["families"]) or "every family"
         typer.echo(f"{row['id']}\t{fits}\t{marks}\t{row['licence']}")
 
 
@@ -70,12 +74,13 @@ def verify_model(
     entry = _find(Registry(weights), kind, name)
     states = verify(entry)
     if as_json:
-        rows = [{"file": found.file.path, "bytes": found.file.bytes, "state": found.state} for found in states]
+        rows = [{"file": item.file.path, "bytes": item.file.bytes, "state": item.state} for item in states]
         print_json({"model" if kind is Kind.models else "entry": entry.id, "files": rows})
     else:
-        for found in states:
-            typer.echo(f"{found.state}\t{found.file.bytes}\t{found.file.path}")
-    broken = [found.file.path for found in states if found.state != "ok"]
+        for item in states:
+            typer.echo(f"{item.state}\t{item.file.bytes}\t{item.file.path}")
+
+    broken = [item.file.path for item in states if item.state != "ok"]
     if broken:
         raise WeightsError(f"{entry.id}: {len(broken)} of {len(states)} files differ: {', '.join(broken)}")
     if not states:
@@ -87,13 +92,13 @@ def _find(registry: Registry, kind: Kind, name: str | None) -> ModelEntry | Part
         return registry.find(name)
     if name is None:
         known = ", ".join(sorted(registry.parts[kind])) or "none"
-        said = f"an id is missing, as only models have a default; {kind} of the registry: {known}"
-        raise typer.BadParameter(said, param_hint="name")
+        message = f"an id is missing, as only models have a default; {kind} of the registry: {known}"
+        raise typer.BadParameter(message, param_hint="name")
     return registry.part(kind, name)
 
 
 def _row(registry: Registry, entry: ModelEntry | PartEntry) -> dict[str, Any]:
-    from intarsia.registry.registry import ModelEntry
+    from intarsia.registry.entries import ModelEntry
 
     row: dict[str, Any] = {"id": entry.id, "installed": _is_there(entry)}
     if isinstance(entry, ModelEntry):

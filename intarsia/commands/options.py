@@ -26,11 +26,11 @@ __all__ = [
 
 Weights = Annotated[Path | None, typer.Option("--weights", help="A weights.toml that goes before all others.")]
 AllowPrivateUrls = Annotated[
-    bool, typer.Option("--allow-private-urls", help="Fetch pictures from private and local hosts too.")
+    bool, typer.Option("--allow-private-urls", help="Fetch images from private and local hosts too.")
 ]
 MaxPixels = Annotated[
     int | None,
-    typer.Option("--max-pixels", min=1, help="Largest picture, width times height; 67108864 by default."),
+    typer.Option("--max-pixels", min=1, help="Largest image, width times height; 67108864 by default."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Endpoint = Annotated[str | None, typer.Option("--endpoint", "-e", help="community, enterprise-pony, pony or realtime.")]

@@ -29,7 +29,7 @@ __all__ = ["request"]
 
 def request(
     file: Annotated[Path, typer.Argument(help="The request's JSON body; - reads standard input.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")] = Path(),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the images.")] = Path(),
     endpoint: Endpoint = None,
     backend: Backend = "auto",
     device: Device = "auto",
@@ -55,15 +55,16 @@ def request(
         capture=capture,
         precision=precision,
     ) as engine:
-        found = answer(engine, payload, endpoint, out)
-    print_json(found.reply)
-    if found.error is not None:
+        answered = answer(engine, payload, endpoint, out)
+
+    print_json(answered.reply)
+    if answered.error is not None:
         with hiding(payload.get("key") if isinstance(payload, dict) else None):
-            raise _explained(found.error)
+            raise _explained(answered.error)
 
 
 def _explained(error: IntarsiaError) -> IntarsiaError:
-    """The error, with a hint where a picture was given as a file: documented requests do not read those."""
+    """The error, with a hint where an image was given as a file: documented requests do not read those."""
     value = error.value if isinstance(error, SourceError) else None
     if isinstance(error, SourceError) and isinstance(value, str) and len(value) < 1024 and os.path.isfile(value):
         hint = "documented requests read no files: give a data URI or base64, or use intarsia inpaint"

@@ -61,23 +61,25 @@ def show_scheduler(
     """Print a scheduler's table, a row for each evaluation of the network."""
     from intarsia.schedulers import table
 
-    made = table(name, steps, karras=karras, strength=strength, algorithm_type=algorithm_type)
+    rows = table(name, steps, karras=karras, strength=strength, algorithm_type=algorithm_type)
     if plot is not None:
-        _plot(made, plot)
-    typer.echo(_as_json(made) if as_json else _as_text(made))
+        _plot(rows, plot)
+    typer.echo(_as_json(rows) if as_json else _as_text(rows))
 
 
 def _as_text(table: Table) -> str:
     """Fixed columns: row, timestep, sigma, scale, noise, and the new sample's coefficients."""
-    names = [*(f"state{slot}" for slot in range(table.slots)), "output", "noise"]
     lines = [f"{table.name}, {table.steps} steps, {len(table)} evaluations, {table.slots} state slots"]
     lines += [f"note: {note}" for note in table.notes]
-    head = f"{'row':>4} {'timestep':>10} {'sigma':>11} {'input':>9} " + " ".join(f"{n:>11}" for n in names)
-    lines += ["new sample (state0) =", head]
+
+    names = [*(f"state{slot}" for slot in range(table.slots)), "output", "noise"]
+    columns = " ".join(f"{name:>11}" for name in names)
+    lines += ["new sample (state0) =", f"{'row':>4} {'timestep':>10} {'sigma':>11} {'input':>9} {columns}"]
+
     for row in range(len(table)):
-        numbers = " ".join(f"{value:11.6f}" for value in table.matrix[row, 0])
-        start = f"{row:4d} {table.timesteps[row]:10.4f} {table.sigmas[row]:11.6f} {table.input_scale[row]:9.6f}"
-        lines.append(f"{start} {numbers}")
+        timestep, sigma, scale = table.timesteps[row], table.sigmas[row], table.input_scale[row]
+        coefficients = " ".join(f"{value:11.6f}" for value in table.matrix[row, 0])
+        lines.append(f"{row:4d} {timestep:10.4f} {sigma:11.6f} {scale:9.6f} {coefficients}")
     return "\n".join(lines)
 
 
@@ -87,8 +89,11 @@ def _as_json(table: Table) -> str:
 
     import numpy as np
 
-    values = {field.name: getattr(table, field.name) for field in fields(table)}
-    return json.dumps({k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in values.items()})
+    values = {}
+    for field in fields(table):
+        value = getattr(table, field.name)
+        values[field.name] = value.tolist() if isinstance(value, np.ndarray) else value
+    return json.dumps(values)
 
 
 def _plot(table: Table, path: Path) -> None:
@@ -97,18 +102,21 @@ def _plot(table: Table, path: Path) -> None:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as exc:
         raise BackendError("--plot needs the package matplotlib: pip install 'intarsia[plot]'") from exc
+
     figure = Figure(figsize=(8, 7), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
     above.semilogy(range(len(table) + 1), [max(float(sigma), 1e-3) for sigma in table.sigmas], marker=".")
     above.set(title=f"{table.name}, {table.steps} steps", ylabel="sigma (0 drawn at 0.001)")
+
     names = [*(f"state {slot}" for slot in range(table.slots)), "output", "noise"]
     for column, name in enumerate(names):
         if table.matrix[:, 0, column].any():
             below.plot(table.matrix[:, 0, column], marker=".", label=name)
     below.set(xlabel="evaluation", ylabel="coefficient of the new sample")
     below.legend()
+
     try:
         figure.savefig(path)
-    except (OSError, ValueError) as exc:  # ValueError: an extension that is no picture format
+    except (OSError, ValueError) as exc:  # ValueError: an extension that is no image format
         path.unlink(missing_ok=True)
         raise OutputError(f"{path} cannot be written: {exc}") from exc

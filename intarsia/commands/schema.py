@@ -18,20 +18,20 @@ def schema(
     openapi: Annotated[bool, typer.Option("--openapi", help="All endpoints as one OpenAPI 3.1 document.")] = False,
 ) -> None:
     """Print the JSON Schema of an endpoint's request and replies; of all endpoints without one."""
-    from intarsia import endpoints as dialects
+    from intarsia import endpoints
 
-    if endpoint is not None and endpoint not in dialects.ENDPOINTS:
-        raise RequestError("--endpoint", endpoint, f"one of {', '.join(dialects.ENDPOINTS)}")
+    if endpoint is not None and endpoint not in endpoints.ENDPOINTS:
+        raise RequestError("--endpoint", endpoint, f"one of {', '.join(endpoints.ENDPOINTS)}")
     if openapi:
         if endpoint is not None:
             raise RequestError("--openapi", message="--openapi describes all endpoints; leave --endpoint out")
-        print_json(dialects.openapi())
+        print_json(endpoints.openapi())
         return
-    chosen = [endpoint] if endpoint else list(dialects.ENDPOINTS)
+    chosen = [endpoint] if endpoint else list(endpoints.ENDPOINTS)
     schemas = {
         name: {
-            "request": dialects.request_schema(dialects.ENDPOINTS[name]),
-            "replies": dialects.reply_schemas(dialects.ENDPOINTS[name]),
+            "request": endpoints.request_schema(endpoints.ENDPOINTS[name]),
+            "replies": endpoints.reply_schemas(endpoints.ENDPOINTS[name]),
         }
         for name in chosen
     }

@@ -42,13 +42,13 @@ def note(sentence: str) -> None:
 
 
 class _Ascii(io.TextIOWrapper):
-    """An ASCII stream under a name that Typer does not know: it takes ASCII for a mistake and writes UTF-8 instead."""
+    """An ASCII stream under another name: Typer takes ASCII for a mistake and writes UTF-8 instead."""
 
     encoding = "ascii-escapes"
 
 
 def _escaping(stream: TextIO | None, descriptor: int) -> TextIO:
-    if stream is None:  # closed by whoever started us
+    if stream is None:  # closed by the parent process
         return open(descriptor, "w", encoding="utf-8", errors=_ERRORS, closefd=False)
     if not isinstance(stream, io.TextIOWrapper):
         return stream
@@ -71,5 +71,5 @@ def _escapes(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
-    pairs = (units[place : place + 2].hex() for place in range(0, len(units), 2))
+    pairs = (units[start : start + 2].hex() for start in range(0, len(units), 2))
     return "".join(f"\\u{unit}" for unit in pairs), error.end

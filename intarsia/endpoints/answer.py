@@ -18,7 +18,10 @@ from intarsia.endpoints.temporary_files import KEPT_HOURS, sweep, temporary_fold
 from intarsia.engine.request import InpaintRequest
 from intarsia.engine.result import Result
 from intarsia.errors import BackendError, IntarsiaError, OutputError, RequestError
-from intarsia.images.save import a1111_parameters, check_outputs, encode, output_paths, save_all
+from intarsia.images.encode import encode
+from intarsia.images.metadata import a1111_parameters
+from intarsia.images.output_names import output_paths
+from intarsia.images.save import check_outputs, save_all
 from intarsia.printable import printable
 from intarsia.redact import hiding, without_key
 from intarsia.registry.registry import Registry
@@ -55,7 +58,7 @@ def answer(
 ) -> Answer:
     """Run one documented request. Whatever ``payload`` holds, the answer is a documented reply.
 
-    Replies hold plain JSON values: no traceback, no key, and no path but that of the pictures. Interrupts
+    Replies hold plain JSON values: no traceback, no key, and no path but that of the images. Interrupts
     (KeyboardInterrupt) are not answered but raised.
     """
     with hiding(payload.get("key") if isinstance(payload, Mapping) else None):
@@ -73,17 +76,30 @@ def answer(
 
 def without_paths(sentence: str, registry: Registry) -> str:
     """``sentence`` with the last component in place of every local path: replies may leave the machine."""
-    entries = [*registry, *(part for parts in registry.parts.values() for part in parts.values())]
-    known = {entry.path for entry in entries} | {Path(entry.declared_in) for entry in entries}
-    for path in sorted(known, key=lambda path: -len(str(path))):  # these may have blanks in them
+    for path in _registry_paths(registry):  # these may have blanks in them
         if len(path.parts) > 1:
             sentence = sentence.replace(str(path), path.name)
-    return _PATH.sub(lambda found: re.split(r"[\\/]", found[0].rstrip("\\/"))[-1], sentence)
+    return _PATH.sub(lambda match: _last_component(match[0]), sentence)
+
+
+def _registry_paths(registry: Registry) -> list[Path]:
+    """Every path that entries of the registry have or come from, the longest first."""
+    parts = [part for section in registry.parts.values() for part in section.values()]
+    paths = set()
+    for entry in (*registry, *parts):
+        paths |= {entry.path, Path(entry.declared_in)}
+    return sorted(paths, key=lambda path: -len(str(path)))
+
+
+def _last_component(path: str) -> str:
+    return re.split(r"[\\/]", path.rstrip("\\/"))[-1]
 
 
 def _may_show_paths(error: IntarsiaError, out: object) -> bool:
-    """What the caller wrote, and the folder that the caller gave."""
-    return isinstance(error, RequestError) or (isinstance(error, OutputError) and out is not None)
+    """Whether the paths in an error are the caller's own: in the request, or below the folder that it named."""
+    if isinstance(error, OutputError):
+        return out is not None
+    return isinstance(error, RequestError)
 
 
 def _loggable(trace: str) -> str:
@@ -98,53 +114,62 @@ def _succeed(
     documented = read(payload, endpoint, engine.registry)
     identifier = next_id()
     prefix = str(identifier)
+
     folder, notes = _folder(documented, out)
     paths = output_paths(prefix, folder, documented.request.samples) if folder else []
     check_outputs(paths)  # before the work, not after it
+
     result = engine.run(documented.request, allow_paths=False)
     output, warnings = _written(result, paths) if paths else _encoded(result)
-    delivery = Delivery(identifier, prefix, output, (*_of_a_server(documented), *warnings, *notes))
+    delivery = Delivery(
+        id=identifier,
+        file_prefix=prefix,
+        output=output,
+        warnings=(*_server_only(documented), *warnings, *notes),
+    )
+
     reply = success_reply(documented, result, delivery)
     reply["tip"] = without_key(without_paths(reply["tip"], engine.registry))
     return reply
 
 
 def _folder(documented: Documented, out: str | os.PathLike[str] | None) -> tuple[Path | None, tuple[str, ...]]:
-    """Where the pictures go (None: into the reply itself), and what the caller should know about it."""
+    """Where the images go (None: into the reply itself), and what the caller should know about it."""
     if documented.options.base64:
         return None, ()
     if out is not None and not documented.options.temp:
         return Path(out), ()
     try:
-        return temporary_folder(), (f"the pictures lie in a temporary folder and are removed after {KEPT_HOURS} hours",)
+        return temporary_folder(), (f"the images lie in a temporary folder and are removed after {KEPT_HOURS} hours",)
     except OSError as exc:
         raise OutputError(f"the temporary folder cannot be made: {exc.strerror}") from exc
 
 
-def _of_a_server(documented: Documented) -> tuple[str, ...]:
-    """Fields that only a server can act on."""
-    notes = {
-        "webhook is called by a server only; it was not called": documented.options.webhook is not None,
-        "instant_response had no effect: the reply is complete": documented.options.instant_response,
-    }
-    return tuple(note for note, applies in notes.items() if applies)
+def _server_only(documented: Documented) -> tuple[str, ...]:
+    """Warnings for fields that only a server can act on."""
+    warnings = []
+    if documented.options.webhook is not None:
+        warnings.append("webhook is called by a server only; it was not called")
+    if documented.options.instant_response:
+        warnings.append("instant_response had no effect: the reply is complete")
+    return tuple(warnings)
 
 
 def _written(result: Result, paths: list[Path]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """All pictures as files, or none of them; paths and warnings."""
-    pictures = list(zip(result.images, paths, strict=True))
-    warnings = save_all(pictures, [_texts(result, sample) for sample in range(len(paths))])
+    """All images as files, or none of them; paths and warnings."""
+    images = list(zip(result.images, paths, strict=True))
+    warnings = save_all(images, [_texts(result, sample) for sample in range(len(paths))])
     return tuple(map(str, paths)), warnings
 
 
 def _encoded(result: Result) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """All pictures as raw base64 of PNG files, and warnings."""
+    """All images as raw base64 of PNG files, and warnings."""
     files = [encode(image, "PNG", **_texts(result, sample)) for sample, image in enumerate(result.images)]
     output = tuple(base64.b64encode(data).decode("ascii") for data, _ in files)
     return output, tuple(note for _, notes in files for note in notes)
 
 
 def _texts(result: Result, sample: int) -> dict[str, Any]:
-    """What a picture's file says about its making."""
+    """What an image's file says about its making."""
     made = result.meta | {"seed": result.seeds[sample]}
     return {"metadata": made, "parameters": a1111_parameters(made)}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from intarsia.endpoints.dialect import Dialect
+from intarsia.endpoints.endpoint import Endpoint
 
 __all__ = ["COMMUNITY"]
 
-COMMUNITY = Dialect(
+COMMUNITY = Endpoint(
     name="community",
     path="/api/v6/images/inpaint",
     title="Inpaint with a community model",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from intarsia.endpoints.dialect import Dialect
+from intarsia.endpoints.endpoint import Endpoint
 
 __all__ = ["ENTERPRISE_PONY"]
 
-ENTERPRISE_PONY = Dialect(
+ENTERPRISE_PONY = Endpoint(
     name="enterprise-pony",
     path="/api/v1/enterprise/pony/inpaint",
     title="Inpaint with a Pony model on an enterprise server",

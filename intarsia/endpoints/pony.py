@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from intarsia.endpoints.dialect import Dialect
-from intarsia.endpoints.fields import Whole
+from intarsia.endpoints.endpoint import Endpoint
+from intarsia.endpoints.number_fields import Whole
 
 __all__ = ["PONY"]
 
-PONY = Dialect(
+PONY = Endpoint(
     name="pony",
     path="/api/v6/images/inpaint",
     title="Inpaint with a Pony model",

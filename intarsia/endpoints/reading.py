@@ -1,4 +1,4 @@
-"""A documented payload → :class:`Documented`: an ``InpaintRequest``, and how the reply is wanted."""
+"""A documented payload → :class:`Documented`: an ``InpaintRequest``, and how its reply is delivered."""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from intarsia.endpoints.community import COMMUNITY
-from intarsia.endpoints.dialect import IGNORED, Dialect, Field
+from intarsia.endpoints.endpoint import IGNORED, Endpoint, Field
 from intarsia.endpoints.enterprise_pony import ENTERPRISE_PONY
 from intarsia.endpoints.pony import PONY
 from intarsia.endpoints.realtime import REALTIME
 from intarsia.engine.request import InpaintRequest, IpAdapter, Lora
 from intarsia.errors import RequestError, WeightsError, shown
-from intarsia.registry.registry import ModelEntry, Registry, normalise
+from intarsia.registry.entries import ModelEntry, normalize
+from intarsia.registry.registry import Registry
 
 __all__ = ["ENDPOINTS", "Documented", "ReplyOptions", "read"]
 
-ENDPOINTS: dict[str, Dialect] = {each.name: each for each in (COMMUNITY, ENTERPRISE_PONY, PONY, REALTIME)}
+ENDPOINTS: dict[str, Endpoint] = {each.name: each for each in (COMMUNITY, ENTERPRISE_PONY, PONY, REALTIME)}
 
 # Names in one warning; a body may have a million keys.
 _LISTED = 10
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ReplyOptions:
-    """How the reply is wanted; ``webhook`` is called by a server, once, when the pictures are done."""
+    """How the reply is delivered; ``webhook`` is called by a server, once, when the images are done."""
 
     base64: bool
     temp: bool
@@ -34,21 +35,21 @@ class ReplyOptions:
     track_id: str | float | bool | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Documented:
     """A documented request, read. The key is not in it."""
 
-    dialect: Dialect
+    endpoint: Endpoint
     request: InpaintRequest
     options: ReplyOptions
     warnings: tuple[str, ...]
 
 
-def read(payload: object, endpoint: str | None, registry: Registry) -> Documented:
+def read(payload: object, name: str | None, registry: Registry) -> Documented:
     """Read the JSON body of a request to a documented endpoint.
 
     Args:
-        endpoint: a key of :data:`ENDPOINTS`; None lets the model decide between ``community`` and ``pony``,
+        name: a key of :data:`ENDPOINTS`; None lets the model decide between ``community`` and ``pony``,
             which share a URL: see :func:`is_pony`.
 
     Raises:
@@ -57,17 +58,22 @@ def read(payload: object, endpoint: str | None, registry: Registry) -> Documente
     """
     if not isinstance(payload, Mapping):
         raise RequestError("request", message=f"the request must be a JSON object, not {_kind(payload)}")
-    body = {str(name): value for name, value in payload.items()}
-    dialect = _dialect(endpoint, body, registry)
-    given = _given(body, dialect)
-    for name in dialect.required:
-        if not str(given.get(name, "")).strip():
-            raise RequestError(name, message=f"{name} is required")
-    model = given.get("model_id", registry.realtime or None)
-    entry = registry.find(model)
-    values = _model_defaults(dialect, entry) | given
-    warnings = [*_ignored(body, dialect), *_without_effect(body, values)]
-    return Documented(dialect, _request(values, model), _options(values), tuple(warnings))
+    body = {str(key): value for key, value in payload.items()}
+    endpoint = _select(name, body, registry)
+
+    fields = _present(body, endpoint)
+    for required in endpoint.required:
+        if not str(fields.get(required, "")).strip():
+            raise RequestError(required, message=f"{required} is required")
+
+    model = fields.get("model_id", registry.realtime or None)
+    values = _model_defaults(endpoint, registry.find(model)) | fields
+    return Documented(
+        endpoint=endpoint,
+        request=_request(values, model),
+        options=_options(values),
+        warnings=(*_ignored(body, endpoint), *_without_effect(body, values)),
+    )
 
 
 def is_pony(name: str | None, registry: Registry) -> bool:
@@ -77,24 +83,28 @@ def is_pony(name: str | None, registry: Registry) -> bool:
     ``pony``. Where a model only stands in for another one, the name that was asked for decides.
     """
     if name is not None and registry.is_stand_in(name):
-        return "pony" in normalise(name)
+        return "pony" in normalize(name)
     entry = registry.find(name)
-    return "pony" in entry.defaults or any("pony" in normalise(own) for own in (entry.id, *entry.aliases))
+    names = (entry.id, *entry.aliases)
+    return "pony" in entry.defaults or any("pony" in normalize(each) for each in names)
 
 
-def _dialect(endpoint: str | None, body: Mapping[str, Any], registry: Registry) -> Dialect:
-    if endpoint is None:
-        name = _given({"model_id": body.get("model_id")}, COMMUNITY).get("model_id")
-        return PONY if name is not None and is_pony(name, registry) else COMMUNITY
-    if endpoint not in ENDPOINTS:
-        raise RequestError("endpoint", endpoint, f"one of {', '.join(ENDPOINTS)}")
-    return ENDPOINTS[endpoint]
+def _select(name: str | None, body: Mapping[str, Any], registry: Registry) -> Endpoint:
+    if name is None:
+        model = _present({"model_id": body.get("model_id")}, COMMUNITY).get("model_id")
+        return PONY if model is not None and is_pony(model, registry) else COMMUNITY
+    if name not in ENDPOINTS:
+        raise RequestError("endpoint", name, f"one of {', '.join(ENDPOINTS)}")
+    return ENDPOINTS[name]
 
 
-def _given(body: Mapping[str, Any], dialect: Dialect) -> dict[str, Any]:
-    """The fields that are there, by what they mean."""
-    found = {name: field for name, field in dialect.fields.items() if not _is_absent(body.get(name), field)}
-    values = {name: field.type.read(name, body[name]) for name, field in found.items()}
+def _present(body: Mapping[str, Any], endpoint: Endpoint) -> dict[str, Any]:
+    """The values of the fields that are not absent, in their types."""
+    values = {}
+    for name, field in endpoint.fields.items():
+        if not _is_absent(body.get(name), field):
+            values[name] = field.type.read(name, body[name])
+
     if "num_inference_steps" in values:
         values.setdefault("steps", values.pop("num_inference_steps"))
     return values
@@ -104,17 +114,19 @@ def _is_absent(value: Any, field: Field) -> bool:
     return value is None or (field.blank and isinstance(value, str) and not value.strip())
 
 
-def _model_defaults(dialect: Dialect, entry: ModelEntry) -> dict[str, Any]:
+def _model_defaults(endpoint: Endpoint, entry: ModelEntry) -> dict[str, Any]:
     """What absent fields mean: the model's defaults for this endpoint over the documented ones."""
-    own = entry.defaults.get(dialect.name, {})
-    where = f"models.{entry.id}.defaults.{dialect.name}"
-    if not isinstance(own, Mapping):
-        raise WeightsError(f"{where} must be a table, not {shown(own)}")
-    unknown = sorted(set(own) - set(dialect.fields))
+    model_defaults = entry.defaults.get(endpoint.name, {})
+    where = f"models.{entry.id}.defaults.{endpoint.name}"
+    if not isinstance(model_defaults, Mapping):
+        raise WeightsError(f"{where} must be a table, not {shown(model_defaults)}")
+
+    unknown = sorted(set(model_defaults) - set(endpoint.fields))
     if unknown:
-        raise WeightsError(f"{where}: {unknown[0]} is not a field of the endpoint {dialect.name}")
+        raise WeightsError(f"{where}: {unknown[0]} is not a field of the endpoint {endpoint.name}")
+
     try:
-        return _given(dialect.defaults, dialect) | _given(own, dialect)
+        return _present(endpoint.defaults, endpoint) | _present(model_defaults, endpoint)
     except RequestError as exc:
         raise WeightsError(f"{where}: {exc}") from exc
 
@@ -163,6 +175,7 @@ def _loras(names: tuple[str, ...], strengths: tuple[float, ...]) -> tuple[Lora, 
     if len(strengths) > 1 and len(strengths) != len(names):
         counts = f"lora_strength has {len(strengths)} values for {len(names)} names in lora_model"
         raise RequestError("lora_strength", message=f"{counts}; give one for all, or one for each")
+
     if len(strengths) < 2:
         strengths = (strengths or (1.0,)) * len(names)
     return tuple(Lora(id=name, strength=strength) for name, strength in zip(names, strengths, strict=True))
@@ -170,22 +183,30 @@ def _loras(names: tuple[str, ...], strengths: tuple[float, ...]) -> tuple[Lora, 
 
 def _ip_adapter(values: Mapping[str, Any]) -> IpAdapter | None:
     name, image = values.get("ip_adapter_id"), values.get("ip_adapter_image")
-    if (name is None) != (image is None):
-        missing, given = ("ip_adapter_id", "ip_adapter_image")[:: 1 if name is None else -1]
-        raise RequestError(missing, message=f"{missing} is required with {given}")
-    if name is None:
+    if name is None and image is None:
         return None
-    scale = {"scale": values["ip_adapter_scale"]} if "ip_adapter_scale" in values else {}
-    return IpAdapter(id=name, image=image, **scale)
+    if name is None:
+        raise RequestError("ip_adapter_id", message="ip_adapter_id is required with ip_adapter_image")
+    if image is None:
+        raise RequestError("ip_adapter_image", message="ip_adapter_image is required with ip_adapter_id")
+
+    if "ip_adapter_scale" in values:
+        return IpAdapter(id=name, image=image, scale=values["ip_adapter_scale"])
+    return IpAdapter(id=name, image=image)
 
 
-def _ignored(body: Mapping[str, Any], dialect: Dialect) -> list[str]:
-    """Warnings for the keys that nothing was done with."""
-    unknown = [name for name in body if name not in dialect.fields]
+def _ignored(body: Mapping[str, Any], endpoint: Endpoint) -> list[str]:
+    """Warnings for keys of the body that have no effect."""
+    unknown = [name for name in body if name not in endpoint.fields]
     legacy = [name for name in unknown if name in IGNORED]
     others = [name for name in unknown if name not in IGNORED]
-    groups = {"not supported here": legacy, f"not a field of the endpoint {dialect.name}": others}
-    return [f"ignored, {why}: {_listed(names)}" for why, names in groups.items() if names]
+
+    warnings = []
+    if legacy:
+        warnings.append(f"ignored, not supported here: {_listed(legacy)}")
+    if others:
+        warnings.append(f"ignored, not a field of the endpoint {endpoint.name}: {_listed(others)}")
+    return warnings
 
 
 def _without_effect(body: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:
@@ -201,8 +222,16 @@ def _without_effect(body: Mapping[str, Any], values: Mapping[str, Any]) -> list[
 
 
 def _listed(names: list[str]) -> str:
-    text = ", ".join(name if name.isidentifier() and len(name) < 60 else shown(name) for name in names[:_LISTED])
-    return text if len(names) <= _LISTED else f"{text} and {len(names) - _LISTED} more"
+    """The first names on one line; those that are not plain are quoted."""
+    text = ", ".join(_quoted(name) for name in names[:_LISTED])
+    if len(names) <= _LISTED:
+        return text
+    return f"{text} and {len(names) - _LISTED} more"
+
+
+def _quoted(name: str) -> str:
+    is_plain = name.isidentifier() and len(name) < 60
+    return name if is_plain else shown(name)
 
 
 def _kind(value: object) -> str:

@@ -5,12 +5,12 @@ Steps and scheduler have no default here: they are the model's, ``[models.X.defa
 
 from __future__ import annotations
 
-from intarsia.endpoints.dialect import Dialect
-from intarsia.endpoints.fields import Number
+from intarsia.endpoints.endpoint import Endpoint
+from intarsia.endpoints.number_fields import Number
 
 __all__ = ["REALTIME"]
 
-REALTIME = Dialect(
+REALTIME = Endpoint(
     name="realtime",
     path="/api/v6/realtime/inpaint",
     title="Inpaint in real time",

@@ -19,9 +19,9 @@ __all__ = ["Delivery", "error_reply", "meta", "next_id", "success_reply"]
 _DOCUMENTED = {"loras": "lora_model", "ip_adapter.image": "ip_adapter_image"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Delivery:
-    """Where the pictures of a reply went.
+    """Where the images of a reply went.
 
     Attributes:
         id: of the reply. file_prefix: stem of its files.
@@ -52,7 +52,7 @@ next_id = _Ids().next
 
 
 def success_reply(documented: Documented, result: Result, delivery: Delivery) -> dict[str, Any]:
-    """The documented reply to a request whose pictures are there."""
+    """The documented reply to a request whose images are there."""
     warnings = dict.fromkeys((*documented.warnings, *result.warnings, *delivery.warnings))
     reply: dict[str, Any] = {
         "status": "success",
@@ -65,7 +65,8 @@ def success_reply(documented: Documented, result: Result, delivery: Delivery) ->
         "webhook_status": "",
         "tip": printable("; ".join(map(in_documented_names, warnings))),
     }
-    if documented.dialect.realtime:
+
+    if documented.endpoint.realtime:
         del reply["webhook_status"]
     if documented.options.track_id is not None:
         reply["track_id"] = documented.options.track_id
@@ -79,9 +80,9 @@ def error_reply(message: str) -> dict[str, Any]:
 
 def in_documented_names(sentence: str) -> str:
     """A sentence of the engine about a field, under the field's documented name."""
-    for own, documented in _DOCUMENTED.items():
-        if sentence.startswith((f"{own} ", f"{own}:")):
-            return documented + sentence.removeprefix(own)
+    for library_name, documented_name in _DOCUMENTED.items():
+        if sentence.startswith((f"{library_name} ", f"{library_name}:")):
+            return documented_name + sentence.removeprefix(library_name)
     return sentence
 
 
@@ -89,6 +90,7 @@ def meta(documented: Documented, result: Result, file_prefix: str) -> dict[str, 
     """Effective parameters in documented names: numbers as numbers, flags as "yes" and "no"."""
     plan, sampler, options = result.plan, result.plan.sampler, documented.options
     width, height = plan.canvas.geometry.output
+
     return {
         "prompt": plan.prompt.prompt,
         "original_prompt": plan.prompt.asked,

@@ -1,4 +1,4 @@
-"""The folder for pictures that are kept for a day: in the user's cache, readable by the user alone."""
+"""The folder for images that are kept for a day: in the user's cache, readable by the user alone."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def temporary_folder() -> Path:
 
 
 def sweep(now: float | None = None) -> list[Path]:
-    """Remove our pictures that are older than :data:`KEPT_HOURS`; returns what was removed."""
+    """Remove our images that are older than :data:`KEPT_HOURS`; returns what was removed."""
     oldest = (time.time() if now is None else now) - KEPT_HOURS * 3600
     removed = []
     # Another process may sweep at the same time, and what cannot be removed now is met again next time.

@@ -1,7 +1,7 @@
 """``Engine``: owns a device, opens models, runs plans, streams progress, cancels.
 
 One thread (:mod:`intarsia.engine.thread`) runs the lanes. ``run``, ``stream`` and ``submit`` may be called from
-any thread; the pictures of all their requests share batches.
+any thread; the images of all their requests share batches.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from intarsia.backends.choose import choose
 from intarsia.engine.request import InpaintRequest
@@ -28,6 +28,8 @@ from intarsia.registry.registry import Registry
 
 __all__ = ["Engine"]
 
+Option = TypeVar("Option", bound=str)
+
 
 class Engine:
     """A local inpainting engine on one device.
@@ -42,15 +44,15 @@ class Engine:
             can run, and torch for the others.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; with ONNX Runtime also ``tensorrt`` or ``tensorrt:N``.
         weights: path of a ``weights.toml`` whose entries go before all others.
-        slots: pictures evaluated together; None takes what suits the device.
-        deterministic: True makes a picture's bits independent of its company; None is True on a CPU,
+        slots: images evaluated together; None takes what suits the device.
+        deterministic: True makes an image's bits independent of the others in its batch; None is True on a CPU,
             where it costs about 2 % (decision 0004).
-        allow_private_urls: True fetches pictures from hosts that are not public too, this machine included.
-        max_pixels: largest picture that is decoded, width times height; None is 64 Mi (67,108,864), or
+        allow_private_urls: True fetches images from hosts that are not public too, this machine included.
+        max_pixels: largest image that is decoded, width times height; None is 64 Mi (67,108,864), or
             ``PIL.Image.MAX_IMAGE_PIXELS`` where the program has set that.
         kernels: ``fused`` or ``plain`` for the networks' layers; ``auto`` is ``fused`` on a GPU, where plain ones are
             slower but need no Triton. What was taken is in each result's ``runtime``.
-        capture: ``on`` records a step as a CUDA graph once for each shape and replays it, ``off`` launches its
+        capture: ``on`` captures a step as a CUDA graph once for each shape and replays it, ``off`` launches its
             kernels one by one; ``auto`` is ``on`` on a GPU: with torch where kernels are fused, with ONNX Runtime
             where it can capture the model's graphs.
         precision: ``standard`` (half precision on a GPU, float32 on a CPU), or ``fp8``, a faster and lossier preset for
@@ -80,19 +82,19 @@ class Engine:
         if slots is not None and not 1 <= slots <= 64:
             raise RequestError("slots", slots, "an integer between 1 and 64")
         expect("deterministic", deterministic, bool | None, "True, False or None")
-        if kernels not in KERNELS:
-            raise BackendError(f"kernels must be {', '.join(KERNELS[:-1])} or {KERNELS[-1]}, not {kernels!r}")
-        if capture not in CAPTURE:
-            raise BackendError(f"capture must be {', '.join(CAPTURE[:-1])} or {CAPTURE[-1]}, not {capture!r}")
+        chosen_kernels = _chosen("kernels", kernels, KERNELS)
+        chosen_capture = _chosen("capture", capture, CAPTURE)
+
         self.registry = Registry(weights, precision)
         self._access = Access(allow_private_urls=allow_private_urls, max_pixels=max_pixels)
-        self._worker = Worker(choose(backend, device, deterministic), slots, kernels, capture)
+        opened_backend = choose(backend, device, deterministic)
+        self._worker = Worker(opened_backend, slots, chosen_kernels, chosen_capture)
         self._thread = EngineThread(self._worker)
         # An engine that is dropped without close(): what is in flight is finished, then the models are released.
         weakref.finalize(self, self._thread.end).atexit = False
 
     def run(self, request: InpaintRequest, *, allow_paths: bool = True) -> Result:
-        """Run one request and wait for its pictures; arguments and errors are those of :meth:`submit`.
+        """Run one request and wait for its images; arguments and errors are those of :meth:`submit`.
 
         In a callback of one of the engine's own requests it is refused with BackendError, as it would wait for itself.
         """
@@ -101,7 +103,7 @@ class Engine:
         try:
             return ticket.result()
         except BaseException:
-            ticket.cancel()  # an interrupted caller does not want the rest computed
+            ticket.cancel()  # an interrupted caller has no use for the rest
             raise
 
     def stream(self, request: InpaintRequest) -> Iterator[Progress | Result]:
@@ -115,7 +117,7 @@ class Engine:
             ticket.cancel()
 
     def submit(self, request: InpaintRequest, *, allow_paths: bool = True) -> Ticket:
-        """Queue one request and return its future. Its pictures are read (and fetched) before this returns.
+        """Queue one request and return its future. Its images are read (and fetched) before this returns.
 
         Args:
             allow_paths: False refuses to read this machine's files: for a request that came over a network.
@@ -134,6 +136,7 @@ class Engine:
             raise RequestError(
                 "request", type(request).__name__, "an InpaintRequest (InpaintRequest.parse makes one of a dict)"
             )
+
         access = replace(self._access, allow_paths=allow_paths)
         # hashing a model's files takes seconds, in which the engine's thread imports what opens them
         resolved = resolve(request, self.registry, access, self._thread.start)
@@ -150,7 +153,7 @@ class Engine:
             payload: the JSON body, parsed.
             endpoint: ``community``, ``enterprise-pony``, ``pony`` or ``realtime``; None lets the model decide
                 between ``community`` and ``pony``.
-            out: folder for the pictures; without one they go to a temporary folder for 24 hours. With
+            out: folder for the images; without one they go to a temporary folder for 24 hours. With
                 ``base64`` they are in the reply itself.
 
         Returns:
@@ -181,3 +184,12 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close(cancel=kind is not None)
+
+
+def _chosen(name: str, value: object, allowed: tuple[Option, ...]) -> Option:
+    """``value`` as one of the ``allowed``; BackendError with all of them where it is none."""
+    for option in allowed:
+        if option == value:
+            return option
+    *first, last = allowed
+    raise BackendError(f"{name} must be {', '.join(first)} or {last}, not {value!r}")

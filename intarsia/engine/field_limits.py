@@ -36,6 +36,7 @@ def _sentence(schema: dict[str, Any]) -> str:
         return ", or ".join(text for text in map(_sentence, schema["anyOf"]) if text)
     if "enum" in schema:
         return "one of " + ", ".join(map(str, schema["enum"]))
+
     kind = _KINDS.get(schema.get("type", ""), "")
     low, high = schema.get("minimum"), schema.get("maximum")
     if low is None or high is None:

@@ -64,7 +64,7 @@ def _result(
 def _screened(job: Job, images: list[Image.Image], drawn: Sequence[np.ndarray], checker: Checker | None) -> Screened:
     """Both forms of every image, with what is flagged replaced."""
     if checker is None:
-        return Screened(images, list(drawn), (False,) * len(images))
+        return Screened(images=images, drawn=list(drawn), nsfw=(False,) * len(images))
     began = time.perf_counter()
     screened = screen(checker.check, job.plan.safety_action, images, list(drawn))
     job.timings["safety"] = time.perf_counter() - began

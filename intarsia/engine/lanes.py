@@ -1,6 +1,6 @@
 """The denoising loop: admit, group, evaluate, step, retire.
 
-A lane is one picture in flight. Lanes that can share a network evaluation form a group; a group has a
+A lane is one image in flight. Lanes that can share a network evaluation form a group; a group has a
 bounded number of slots, filled from its own queue the moment one is free. Each turn evaluates one group
 once and moves every lane in it by one row of its own table, so lanes with other schedulers, step counts
 and strengths ride together, a short one leaves early and a cancelled one leaves at the next turn.
@@ -23,13 +23,13 @@ __all__ = ["Lane", "Lanes"]
 
 @dataclass(eq=False)
 class Lane:
-    """One picture in flight.
+    """One image in flight.
 
     Attributes:
         key: what must be equal for two lanes to share an evaluation: model, adapters, latent size,
             guidance mode, merging.
         session: gives the opened model; called once, when the lane is admitted.
-        conditioning: gives what all pictures of the request share; called once, when admitted.
+        conditioning: gives what all images of the request share; called once, when admitted.
         owner: the request in flight that the lane belongs to; not used by the loop.
         cursor: rows already done.
     """
@@ -101,15 +101,17 @@ class Lanes:
         group = self._choose()
         if group is None:
             return []
+
         self._admit(group)
         if not group.active:
             return []
+
         moved = self._evaluate(group.active)
         group.active = [lane for lane in moved if not lane.done]
         return moved
 
     def _sweep(self) -> None:
-        """Cancelled lanes leave, empty groups are forgotten."""
+        """Remove cancelled lanes and empty groups."""
         for key, group in list(self._groups.items()):
             group.active = [lane for lane in group.active if not lane.cancelled]
             group.waiting = deque(lane for lane in group.waiting if not lane.cancelled)
@@ -123,6 +125,7 @@ class Lanes:
         if self._current in self._groups and (self._turns < self.patience or len(self._groups) == 1):
             self._turns += 1
             return self._groups[self._current]
+
         # Dictionaries keep insertion order: moving the old group to the end makes this a round robin.
         if self._current in self._groups:
             self._groups[self._current] = self._groups.pop(self._current)
@@ -143,11 +146,12 @@ class Lanes:
     def _evaluate(self, lanes: list[Lane]) -> list[Lane]:
         try:
             lanes[0].session().advance([lane.step() for lane in lanes])
-        except Exception as exc:  # noqa: BLE001 - every request in the batch is told
+        except Exception as exc:  # noqa: BLE001 - reported to every request in the batch
             for lane in lanes:
                 lane.cancelled = True
                 self._failed(lane, exc)
             return []
+
         self.evaluations += 1
         self.lane_rows += len(lanes)
         for lane in lanes:

@@ -9,9 +9,10 @@ from intarsia.backends.protocol import Opening
 from intarsia.engine.plan import Adapter, ModelPlan
 from intarsia.engine.request import InpaintRequest
 from intarsia.errors import RequestError, WeightsError
+from intarsia.registry.entries import PARTS, ModelEntry, PartEntry
 from intarsia.registry.files import check, entry_hash, locate
 from intarsia.registry.hashing import nothing
-from intarsia.registry.registry import PARTS, ModelEntry, PartEntry, Registry
+from intarsia.registry.registry import Registry
 
 __all__ = ["Parts", "find_checker", "find_parts", "model_plan", "opening"]
 
@@ -37,16 +38,21 @@ def find_parts(request: InpaintRequest, model: ModelEntry, registry: Registry) -
         WeightsError: an entry that the registry does not have, or that does not fit the model's family.
         RequestError: a LoRA that is asked for twice, by whichever of its names.
     """
-    loras = tuple((_fitting("loras", lora.id, model, registry), float(lora.strength)) for lora in request.loras)
-    names = [entry.id for entry, _ in loras]
+    entries = [_fitting("loras", lora.id, model, registry) for lora in request.loras]
+    strengths = [float(lora.strength) for lora in request.loras]
+    loras = tuple(zip(entries, strengths, strict=True))
+
+    names = [entry.id for entry in entries]
     for name in names:
         if names.count(name) > 1:
             raise RequestError("loras", message=f"loras must be different from one another; {name} is there twice")
-    return Parts(
-        vae=_fitting("vaes", request.vae, model, registry) if request.vae else None,
-        loras=loras,
-        ip_adapter=_fitting("ip_adapters", request.ip_adapter.id, model, registry) if request.ip_adapter else None,
-    )
+
+    vae = ip_adapter = None
+    if request.vae:
+        vae = _fitting("vaes", request.vae, model, registry)
+    if request.ip_adapter:
+        ip_adapter = _fitting("ip_adapters", request.ip_adapter.id, model, registry)
+    return Parts(vae=vae, loras=loras, ip_adapter=ip_adapter)
 
 
 def find_checker(request: InpaintRequest, model: ModelEntry, registry: Registry) -> PartEntry | None:
@@ -69,6 +75,7 @@ def find_checker(request: InpaintRequest, model: ModelEntry, registry: Registry)
 
 
 def _fitting(kind: str, name: str, model: ModelEntry, registry: Registry) -> PartEntry:
+    """The part of that name, once it fits the model's family."""
     entry = registry.part(kind, name)
     if entry.families and model.family not in entry.families:
         fits = ", ".join(entry.families)
@@ -90,14 +97,14 @@ def model_plan(model: ModelEntry, parts: Parts, meanwhile: Callable[[], None] = 
         in_channels=shape.in_channels,
         latent_channels=shape.latent_channels,
         factor=shape.factor,
-        vae=_named(parts.vae) if parts.vae else "model",
+        vae=_id_and_hash(parts.vae) if parts.vae else "model",
         adapters=tuple(Adapter(entry.id, entry_hash(entry), strength) for entry, strength in parts.loras),
-        ip_adapter=_named(parts.ip_adapter) if parts.ip_adapter else "none",
+        ip_adapter=_id_and_hash(parts.ip_adapter) if parts.ip_adapter else "none",
         precision=model.precision,
     )
 
 
-def _named(entry: PartEntry) -> str:
+def _id_and_hash(entry: PartEntry) -> str:
     return f"{entry.id}:{entry_hash(entry)}"
 
 

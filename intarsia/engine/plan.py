@@ -1,7 +1,7 @@
-"""``Plan``: what will be done, as frozen data. Equal plans give equal pictures.
+"""``Plan``: what will be done, as frozen data. Equal plans give equal images.
 
 A plan holds numbers, strings, tuples and hashes: no tensors, no callables, and no ``None`` that means
-"the default". It says which model (by hash), which part of which picture (by hash), which solver table
+"the default". It says which model (by hash), which part of which image (by hash), which solver table
 (by name and options), and every seed. :meth:`Plan.to_dict` is its JSON.
 """
 
@@ -11,9 +11,11 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from intarsia.canvas.boxes import Geometry
+from intarsia.canvas.options import MaskedContent, MaskSource
+from intarsia.execution import STANDARD, Precision
 
 __all__ = [
     "PLAN_VERSION",
@@ -22,31 +24,35 @@ __all__ = [
     "ModelPlan",
     "Plan",
     "PromptPlan",
+    "SafetyAction",
     "SamplerPlan",
 ]
 
-# Raised whenever an equal plan would give another picture.
+SafetyAction = Literal["sensitive_content_text", "blur", "pixelate", "black"]
+"""What is put in the place of an image that the safety checker flags."""
+
+# Raised whenever an equal plan would give another image.
 PLAN_VERSION = 3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CanvasPlan:
     """Which pixels, and how they are read and put back.
 
     Attributes:
-        image_sha256, mask_sha256: of the normalised pictures, however they arrived.
-        The others are the request's, resolved; ``mask_padding`` -1 generates the whole picture.
+        image_sha256, mask_sha256: of the normalized images, however they arrived.
+        The others are the request's, resolved; ``mask_padding`` -1 generates the whole image.
     """
 
     geometry: Geometry
     image_sha256: str
     mask_sha256: str
-    mask_source: str
+    mask_source: MaskSource
     invert_mask: bool
     mask_dilate: int
     mask_blur: float
     mask_padding: int
-    masked_content: str
+    masked_content: MaskedContent
     color_match: bool
 
 
@@ -59,14 +65,14 @@ class Adapter:
     strength: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelPlan:
     """The resolved registry entry and what is put into it; what a backend opens.
 
     Attributes:
         vae: its own ("model") or ``id:sha256`` of another.
         adapters: LoRAs in the order in which they are added.
-        ip_adapter: ``id:sha256``, "none" without one; its picture and scale are the prompt's.
+        ip_adapter: ``id:sha256``, "none" without one; its image and scale are the prompt's.
         precision: "standard", or "fp8".
     """
 
@@ -79,24 +85,24 @@ class ModelPlan:
     vae: str = "model"
     adapters: tuple[Adapter, ...] = ()
     ip_adapter: str = "none"
-    precision: str = "standard"
+    precision: Precision = STANDARD
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values. A standard precision is left out: plans from before there was another keep their hashes."""
-        found = dataclasses.asdict(self)
-        if self.precision == "standard":
-            del found["precision"]
-        return found
+        values = dataclasses.asdict(self)
+        if self.precision == STANDARD:
+            del values["precision"]
+        return values
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PromptPlan:
-    """What is encoded: texts, and the picture of an IP adapter.
+    """What is encoded: texts, and the image of an IP adapter.
 
     Attributes:
         asked: the caller's prompt before any template.
-        image_sha256: of the IP adapter's normalised picture; "" without one.
-        image_scale: weight of that picture's attention, 0 … 1.
+        image_sha256: of the IP adapter's normalized image; "" without one.
+        image_scale: weight of that image's attention, 0 … 1.
     """
 
     prompt: str
@@ -107,15 +113,15 @@ class PromptPlan:
     image_scale: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SamplerPlan:
     """The solver table's name and options, and what follows from them.
 
     Attributes:
         karras: as asked; ``karras_applied`` says whether it means anything for this scheduler.
         schedule: the model's noise schedule, sorted (name, value) pairs.
-        evaluations: network evaluations for one picture (rows of the table); 0 returns the input.
-        notes: what the table wants the result to say.
+        evaluations: network evaluations for one image (rows of the table); 0 returns the input.
+        notes: remarks of the table, for the result's warnings.
     """
 
     scheduler: str
@@ -129,12 +135,12 @@ class SamplerPlan:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Everything that determines the pictures of one request.
+    """Everything that determines the images of one request.
 
     Attributes:
-        seeds: one for each picture.
+        seeds: one for each image.
         token_merging: ratio of merged tokens outside the mask, 0 is off.
         token_merging_levels: resolutions that merge, from the highest that has attention downwards.
         token_merging_reuse: attention blocks of a resolution that share one matching.
@@ -152,19 +158,19 @@ class Plan:
     token_merging_levels: int = 1
     token_merging_reuse: int = 1
     safety: str = "off"
-    safety_action: str = "sensitive_content_text"
+    safety_action: SafetyAction = "sensitive_content_text"
     safety_sha256: str = ""
     version: int = PLAN_VERSION
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """``(channels, height, width)`` of one picture's latents."""
+        """``(channels, height, width)`` of one image's latents."""
         geometry, model = self.canvas.geometry, self.model
         return (model.latent_channels, geometry.height // model.factor, geometry.width // model.factor)
 
     @property
     def group(self) -> tuple[Any, ...]:
-        """What must be equal for the pictures of two plans to share a network evaluation."""
+        """What must be equal for the images of two plans to share a network evaluation."""
         guided = self.guidance_scale > 1
         merging = (self.token_merging, self.token_merging_levels, self.token_merging_reuse)
         return (self.model, self.latent_shape, guided, merging)

@@ -1,8 +1,8 @@
 """Prompt syntax of other tools, which is plain text here: what to say about it.
 
-A prompt is encoded as it is written. Weights, tags of LoRAs and the like would be words like any others, so the caller
-is told. Ordinary writing ("a cat (sitting)", "[sic]", "f(x)", "16:9", ":-)", "PRISON BREAK") must not be taken for it:
-each form has a pattern of its own, and where it cannot be told apart from ordinary writing, it is left out.
+A prompt is encoded as it is written. Weights, tags of LoRAs and the like would be words like any others, so a
+warning names them. Ordinary writing ("a cat (sitting)", "[sic]", "f(x)", "16:9", ":-)", "PRISON BREAK") must not be
+taken for it: each form has a pattern of its own, and a form that looks like ordinary writing is left out.
 """
 
 from __future__ import annotations
@@ -37,11 +37,15 @@ _NEAR = 40  # characters in which the words beside BREAK are looked for
 def notes_on(field: str, text: str) -> tuple[str, ...]:
     """One sentence about what in a prompt is another tool's syntax, or none."""
     text = text[:_READ]
-    matches = [match[0] for pattern in _FORMS.values() for match in pattern.finditer(text)]
-    forms = [match for match in matches if any(map(str.isalpha, match))]
-    forms += ["BREAK"] if any(_is_alone(match, text) for match in _BREAK.finditer(text)) else []
+    forms = []
+    for pattern in _FORMS.values():
+        matches = [match[0] for match in pattern.finditer(text)]
+        forms += [form for form in matches if any(map(str.isalpha, form))]
+    if any(_is_alone(match, text) for match in _BREAK.finditer(text)):
+        forms.append("BREAK")
     if not forms:
         return ()
+
     examples = list(dict.fromkeys(map(_short, forms)))
     listed = ", ".join(examples[:_EXAMPLES])
     if len(examples) > _EXAMPLES:
@@ -54,8 +58,12 @@ def _is_alone(match: re.Match[str], text: str) -> bool:
     start, end = match.span()
     before = text[max(0, start - _NEAR) : start].split()[-1:]
     after = text[end : end + _NEAR].split()[:1]
-    neighbours = [word for word in before + after if sum(map(str.isalpha, word)) > 1 and "BREAK" not in word]
-    return not any(map(str.isupper, neighbours))
+    neighbors = [word for word in before + after if "BREAK" not in word]
+    return not any(word.isupper() and _has_letters(word) for word in neighbors)
+
+
+def _has_letters(word: str) -> bool:
+    return sum(map(str.isalpha, word)) > 1
 
 
 def _short(form: str) -> str:

@@ -1,6 +1,6 @@
 """``InpaintRequest``: what the caller asked for, in the field's standard names.
 
-One canonical request. Documented payloads of hosted endpoints are turned into it by the dialects; keyword
+One canonical request. Documented payloads of hosted endpoints are turned into it by the endpoints; keyword
 arguments and the command line make it directly. ``None`` means "the model's default"; the resolver
 (:mod:`intarsia.engine.resolve`) replaces every ``None`` once.
 """
@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, StrictBool, ValidationError
 from pydantic_core import PydanticCustomError
 
+from intarsia.canvas.options import MaskedContent, MaskSource
 from intarsia.engine.field_limits import describe
 from intarsia.engine.noise import MAX_SEED
+from intarsia.engine.plan import SafetyAction
 from intarsia.errors import RequestError
 from intarsia.numbers import is_random_seed, whole
 
@@ -37,8 +39,8 @@ def _as_seed(value: Any) -> Any:
     number = _as_int(value)
     if is_random_seed(number):
         return None
-    found = whole(number)
-    return number if found is None else found
+    seed = whole(number)
+    return number if seed is None else seed
 
 
 def _encodable(text: str) -> str:
@@ -65,10 +67,10 @@ class Lora(BaseModel):
 
 
 class IpAdapter(BaseModel):
-    """One IP adapter of the registry, the picture it shows to the network, and how much that counts.
+    """One IP adapter of the registry, the image it shows to the network, and how much that counts.
 
     Attributes:
-        scale: 0 … 1, weight of the picture's attention beside the prompt's.
+        scale: 0 … 1, weight of the image's attention beside the prompt's.
         image: whatever ``init_image`` takes.
     """
 
@@ -79,7 +81,7 @@ class IpAdapter(BaseModel):
 
 
 class InpaintRequest(BaseModel):
-    """One inpainting request: 1 to 4 pictures from one image, one mask and one prompt.
+    """One inpainting request: 1 to 4 images from one image, one mask and one prompt.
 
     Attributes:
         prompt, negative_prompt: text; the empty prompt asks to continue the background.
@@ -89,7 +91,7 @@ class InpaintRequest(BaseModel):
         width, height: generation size in pixels, 64 … 2048; None follows the image.
         fit_output: True makes the output exactly ``width`` × ``height``, the image resized to it, as the
             hosted endpoints do; False keeps the input's size.
-        samples: 1 … 4 pictures; picture *i* has seed ``seed + i``.
+        samples: 1 … 4 images; image *i* has seed ``seed + i``.
         steps: 1 … 150 of the scheduler's own steps; ``int(steps · strength)`` of them are run.
         guidance_scale: 0 … 20, classifier-free guidance (Ho & Salimans 2022); 1 and less is without, as in diffusers.
         strength: 0 … 1, how much of the masked area's content is replaced; 0 returns the input.
@@ -98,16 +100,16 @@ class InpaintRequest(BaseModel):
         seed: 0 … 2**64 - 1, also as text; None, -1 and "random" draw one, and it is reported.
         loras: low-rank adapters, their effects added up; each at most once.
         vae: registry id of an autoencoder that replaces the model's own.
-        ip_adapter: shows the network a picture beside the prompt.
-        safety_checker: True checks the pictures with the model's checker and is an error where it has none;
-            safety_action: what is put in the place of a picture that it flags.
+        ip_adapter: shows the network an image beside the prompt.
+        safety_checker: True checks the images with the model's checker and is an error where it has none;
+            safety_action: what is put in the place of an image that it flags.
         token_merging: None or False off, True the model's ratio, or a ratio 0 … 0.75.
         mask_blur: feather of the paste-back, pixels of the output. mask_dilate: growth of the mask,
             pixels. mask_padding: pixels around the mask; set, only the mask's surroundings are generated.
         mask_source: ``luma`` repaints what is white, seen on black, ``alpha`` what is transparent; ``auto`` chooses,
             and warns where they differ (see :mod:`intarsia.canvas.mask_source`). invert_mask repaints the rest.
-        masked_content: what stands under the mask before denoising; a transparent hole is filled in any case.
-        color_match: match the generated colours to the seam's surroundings.
+        masked_content: what is under the mask before denoising; a transparent hole is filled in any case.
+        color_match: match the generated colors to the seam's surroundings.
         negative numbers, infinities, NaN and unknown fields are refused.
     """
 
@@ -137,14 +139,14 @@ class InpaintRequest(BaseModel):
     ip_adapter: IpAdapter | None = None
     token_merging: StrictBool | Annotated[Number, Field(ge=0, le=0.75)] | None = None
     safety_checker: StrictBool = False
-    safety_action: Literal["blur", "pixelate", "black", "sensitive_content_text"] = "sensitive_content_text"
+    safety_action: SafetyAction = "sensitive_content_text"
     enhance_prompt: StrictBool = False
     mask_blur: Annotated[Number, Field(ge=0, le=64)] = 4.0
     mask_dilate: Annotated[int, Strict(), Field(ge=0, le=256), Whole] = 0
     mask_padding: Annotated[int, Strict(), Field(ge=0, le=1024), Whole] | None = None
-    mask_source: Literal["auto", "luma", "alpha"] = "auto"
+    mask_source: MaskSource = "auto"
     invert_mask: StrictBool = False
-    masked_content: Literal["original", "fill", "noise", "blank"] = "original"
+    masked_content: MaskedContent = "original"
     color_match: StrictBool = False
 
     def __init__(self, **fields: Any) -> None:
@@ -169,8 +171,11 @@ def _translated(exc: ValidationError) -> RequestError:
     if problem["type"] == "extra_forbidden" and len(path) == 1:
         known = ", ".join(sorted(InpaintRequest.model_fields))
         return RequestError(field, message=f"{field} is not a field of a request; known fields: {known}")
+
+    value, reason = problem.get("input"), problem["msg"].removeprefix("Input should be ")
+    if field in ("loras", "ip_adapter"):
+        return RequestError(".".join(path), value, reason)
+    if problem["type"] == "unicode":
+        return RequestError(field, value, reason)
     # The sentence is read off the field's own declaration, so that it cannot go stale.
-    nested = field in ("loras", "ip_adapter")
-    as_said = nested or problem["type"] == "unicode"
-    allowed = problem["msg"].removeprefix("Input should be ") if as_said else describe(InpaintRequest, field)
-    return RequestError(".".join(path) if nested else field, problem.get("input"), allowed)
+    return RequestError(field, value, describe(InpaintRequest, field))

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from intarsia.backends.protocol import Inputs
-from intarsia.canvas.canvas import Canvas, CanvasOptions, latent_mask, prepare
+from intarsia.canvas.canvas import Canvas, prepare
+from intarsia.canvas.mask import latent_mask
+from intarsia.canvas.options import CanvasOptions
 from intarsia.engine.noise import MAX_SEED
 from intarsia.engine.parts import Parts, find_checker, find_parts, model_plan
 from intarsia.engine.plan import PLAN_VERSION, CanvasPlan, Plan, PromptPlan
@@ -20,21 +22,23 @@ from intarsia.engine.sampling import sampler_plan
 from intarsia.errors import RequestError, named
 from intarsia.images.access import Access
 from intarsia.images.fill import opaque
-from intarsia.images.sources import Picture, open_picture
+from intarsia.images.rgb_image import RgbImage
+from intarsia.images.sources import open_image
+from intarsia.registry.entries import ModelEntry, PartEntry
 from intarsia.registry.files import entry_hash
 from intarsia.registry.hashing import nothing
-from intarsia.registry.registry import ModelEntry, PartEntry, Registry
+from intarsia.registry.registry import Registry
 
 __all__ = ["Resolved", "outline", "resolve"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Resolved:
-    """A plan and the pixels it speaks of.
+    """A plan, and the pixels and registry entries behind its hashes.
 
     Attributes:
-        parts: what is put into the model.
-        checker: looks at what comes out; None where that was not asked for.
+        parts: VAE, LoRAs and IP adapter of the request.
+        checker: the safety checker; None where none was asked for.
         warnings: what the caller should know and the plan does not say.
     """
 
@@ -53,14 +57,14 @@ def resolve(
     access: Access = Access(),
     meanwhile: Callable[[], None] = nothing,
 ) -> Resolved:
-    """Turn a request into what will be done; opens the pictures, hashes weights without pins, imports no torch.
+    """Turn a request into what will be done; opens the images, hashes weights without pins, imports no torch.
 
     Args:
-        access: what the request's pictures may make this machine read.
+        access: what the request's images may make this machine read.
         meanwhile: called while much of the model is hashed.
 
     Raises:
-        RequestError: a field that cannot be honoured, or a picture that cannot be read.
+        RequestError: a field that cannot be honored, or an image that cannot be read.
         WeightsError: a model, VAE, adapter or safety checker that the registry does not have.
     """
     entry = registry.find(request.model)
@@ -68,14 +72,16 @@ def resolve(
     checker = find_checker(request, entry, registry)
     sampler = sampler_plan(request, entry)
     options = _canvas_options(request, entry)
-    image = _picture("init_image", request.init_image, access)
-    mask = _picture("mask_image", request.mask_image, access)
-    shown = _picture("ip_adapter.image", request.ip_adapter.image, access) if request.ip_adapter else None
+
+    image = _open_image("init_image", request.init_image, access)
+    mask = _open_image("mask_image", request.mask_image, access)
+    image_prompt = _image_prompt(request, access)
     canvas = prepare(image, mask, options)
+
     plan = Plan(
         model=model_plan(entry, parts, meanwhile),
         canvas=_canvas_plan(canvas, options, image.sha256, mask.sha256),
-        prompt=_prompt(request, entry, shown),
+        prompt=_prompt(request, entry, image_prompt),
         sampler=sampler,
         guidance_scale=_guidance(request),
         seeds=_seeds(request),
@@ -84,24 +90,39 @@ def resolve(
         safety_action=request.safety_action,
         safety_sha256=entry_hash(checker) if checker else "",
     )
-    notes = (*_stand_in(request, entry, registry), *_own_mask(request), *_of_prompts(plan))
-    notes += shown.warnings if shown else ()
-    warnings = (*notes, *image.warnings, *mask.warnings, *canvas.warnings, *sampler.notes)
-    return Resolved(plan, entry, parts, checker, canvas, _inputs(plan, canvas, request, shown), warnings)
+    return Resolved(
+        plan=plan,
+        entry=entry,
+        parts=parts,
+        checker=checker,
+        canvas=canvas,
+        inputs=_inputs(plan, canvas, image_prompt),
+        warnings=(
+            *_about_stand_in(request, entry, registry),
+            *_about_own_mask(request),
+            *_about_prompts(plan),
+            *(image_prompt.warnings if image_prompt else ()),
+            *image.warnings,
+            *mask.warnings,
+            *canvas.warnings,
+            *sampler.notes,
+        ),
+    )
 
 
 def outline(request: InpaintRequest, registry: Registry) -> dict[str, Any]:
-    """Everything in a plan but what its pictures decide, as plain values; opens no picture.
+    """Everything in a plan but what its images decide, as plain values; opens no image.
 
-    Two requests with a seed, equal outlines and equal pictures have equal plans.
+    Two requests with a seed, equal outlines and equal images have equal plans.
 
     Raises:
-        RequestError, WeightsError: what :func:`resolve` would raise before it opens a picture.
+        RequestError, WeightsError: what :func:`resolve` would raise before it opens an image.
     """
     entry = registry.find(request.model)
     parts = find_parts(request, entry, registry)
     checker = find_checker(request, entry, registry)
     adapter = request.ip_adapter
+
     return {
         "model": model_plan(entry, parts).to_dict(),
         "canvas": asdict(_canvas_options(request, entry)),
@@ -116,28 +137,29 @@ def outline(request: InpaintRequest, registry: Registry) -> dict[str, Any]:
     }
 
 
-def _stand_in(request: InpaintRequest, entry: ModelEntry, registry: Registry) -> tuple[str, ...]:
+def _about_stand_in(request: InpaintRequest, entry: ModelEntry, registry: Registry) -> tuple[str, ...]:
     if request.model is None or not registry.is_stand_in(request.model):
         return ()
     return (f"the registry has no model {named(request.model)}: {entry.id} stood in for it",)
 
 
-def _of_prompts(plan: Plan) -> tuple[str, ...]:
-    """What prompts do not do."""
+def _about_prompts(plan: Plan) -> tuple[str, ...]:
+    """Warnings of syntax, or of a whole prompt, that has no effect."""
     prompt, notes = plan.prompt, []
     if plan.guidance_scale <= 1 and prompt.negative_prompt.strip():
         notes.append("negative_prompt has no effect without guidance: guidance_scale is not above 1")
-    texts = {"prompt": prompt.asked, "negative_prompt": prompt.negative_prompt}
-    return (*notes, *(note for field, text in texts.items() for note in notes_on(field, text)))
+    notes += notes_on("prompt", prompt.asked)
+    notes += notes_on("negative_prompt", prompt.negative_prompt)
+    return tuple(notes)
 
 
-def _own_mask(request: InpaintRequest) -> tuple[str, ...]:
-    """A picture's transparency may well be its mask; its brightness is one by mistake, mostly."""
+def _about_own_mask(request: InpaintRequest) -> tuple[str, ...]:
+    """A warning where one image is given as both: its transparency may be meant as its mask, hardly its brightness."""
     image, mask = request.init_image, request.mask_image
     is_same = image is mask or (isinstance(image, str) and isinstance(mask, str) and image == mask)
     if request.mask_source == "alpha" or not is_same:
         return ()
-    return ("mask_image is the very picture that is repainted: what is bright in it was taken for the mask",)
+    return ("mask_image is the very image that is repainted: what is bright in it was taken for the mask",)
 
 
 def _canvas_options(request: InpaintRequest, entry: ModelEntry) -> CanvasOptions:
@@ -173,24 +195,36 @@ def _canvas_plan(canvas: Canvas, options: CanvasOptions, image_sha256: str, mask
     )
 
 
-def _picture(field: str, value: Any, access: Access) -> Picture:
+def _open_image(field: str, value: Any, access: Access) -> RgbImage:
     if value is None:
         raise RequestError(field, message=f"{field} is required")
-    return open_picture(field, value, access)
+    return open_image(field, value, access)
 
 
-def _prompt(request: InpaintRequest, entry: ModelEntry, shown: Picture | None) -> PromptPlan:
+def _image_prompt(request: InpaintRequest, access: Access) -> RgbImage | None:
+    """The image that an IP adapter shows to the network."""
+    if request.ip_adapter is None:
+        return None
+    return _open_image("ip_adapter.image", request.ip_adapter.image, access)
+
+
+def _prompt(request: InpaintRequest, entry: ModelEntry, image_prompt: RgbImage | None) -> PromptPlan:
     prompt = request.prompt
     if request.enhance_prompt:
         prompt = entry.prompt_template.replace("{prompt}", prompt)
-    plan = PromptPlan(prompt, request.negative_prompt, request.prompt, request.clip_skip)
-    if request.ip_adapter is None or shown is None:
+    plan = PromptPlan(
+        prompt=prompt,
+        negative_prompt=request.negative_prompt,
+        asked=request.prompt,
+        clip_skip=request.clip_skip,
+    )
+    if request.ip_adapter is None or image_prompt is None:
         return plan
-    return replace(plan, image_sha256=shown.sha256, image_scale=float(request.ip_adapter.scale))
+    return replace(plan, image_sha256=image_prompt.sha256, image_scale=float(request.ip_adapter.scale))
 
 
 def _guidance(request: InpaintRequest) -> float:
-    """1 for everything up to it: without guidance the prompt's half is all there is to evaluate."""
+    """At least 1, where there is no guidance: only the prompt's branch is evaluated."""
     return max(1.0, float(request.guidance_scale))
 
 
@@ -202,16 +236,23 @@ def _seeds(request: InpaintRequest) -> tuple[int, ...]:
 
 
 def _merging(request: InpaintRequest, entry: ModelEntry) -> dict[str, Any]:
-    """The plan's three fields; without merging, the others say nothing and stay as they are."""
-    asked = request.token_merging
-    ratio = 0.0 if asked is None else float(entry.token_merging * asked if isinstance(asked, bool) else asked)
+    """The plan's three fields; their defaults where nothing is merged."""
+    ratio = request.token_merging or 0.0
+    if ratio is True:
+        ratio = entry.token_merging
     if not ratio:
         return {}
-    levels, reuse = entry.token_merging_levels, entry.token_merging_reuse
-    return {"token_merging": ratio, "token_merging_levels": levels, "token_merging_reuse": reuse}
+    return {
+        "token_merging": float(ratio),
+        "token_merging_levels": entry.token_merging_levels,
+        "token_merging_reuse": entry.token_merging_reuse,
+    }
 
 
-def _inputs(plan: Plan, canvas: Canvas, request: InpaintRequest, shown: Picture | None) -> Inputs:
+def _inputs(plan: Plan, canvas: Canvas, image_prompt: RgbImage | None) -> Inputs:
+    shown = None
+    if image_prompt is not None:
+        shown = np.ascontiguousarray(opaque(image_prompt.rgb, image_prompt.alpha))
     return Inputs(
         prompt=plan.prompt.prompt,
         negative_prompt=plan.prompt.negative_prompt,
@@ -220,8 +261,8 @@ def _inputs(plan: Plan, canvas: Canvas, request: InpaintRequest, shown: Picture 
         image=canvas.image,
         mask=canvas.mask,
         latent_mask=latent_mask(canvas.mask, plan.model.factor),
-        noise_fill=request.masked_content == "noise",
-        image_prompt=np.ascontiguousarray(opaque(shown.rgb, shown.alpha)) if shown else None,
+        noise_fill=plan.canvas.masked_content == "noise",
+        image_prompt=shown,
         image_scale=plan.prompt.image_scale,
         token_merging=plan.token_merging,
         token_merging_levels=plan.token_merging_levels,

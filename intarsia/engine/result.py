@@ -1,4 +1,4 @@
-"""What comes back: pictures, seeds, effective parameters, timings, and what ran."""
+"""Results: images, seeds, effective parameters, timings, and what ran."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Counters", "Progress", "Result"]
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a request is: ``step`` of ``steps`` network evaluations are done for every picture of it."""
+    """How far a request is: ``step`` of ``steps`` network evaluations are done for every image of it."""
 
     step: int
     steps: int
@@ -34,8 +34,8 @@ class Counters:
 
     Attributes:
         evaluations: batches that went through a network.
-        lane_rows: pictures in them, summed: rows of tables that were run.
-        slots: pictures that a batch can hold.
+        lane_rows: images in them, summed: rows of tables that were run.
+        slots: images that a batch can hold.
     """
 
     evaluations: int
@@ -48,23 +48,23 @@ class Counters:
         return self.lane_rows / (self.evaluations * self.slots) if self.evaluations else 0.0
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Result:
-    """The pictures of one request.
+    """The images of one request.
 
     Attributes:
-        images: finished pictures, one for each sample; outside the feathered mask they are the input's
+        images: finished images, one for each sample; outside the feathered mask they are the input's
             bytes.
-        drawn: uint8 ``[h, w, 3]`` of each picture: what :attr:`generated` shows.
-        seeds: one for each picture.
+        drawn: uint8 ``[h, w, 3]`` of each image: what :attr:`generated` shows.
+        seeds: one for each image.
         plan: what was done.
-        nsfw: one for each picture: True where the safety checker flagged it, and ``safety_action`` was applied to
+        nsfw: one for each image: True where the safety checker flagged it, and ``safety_action`` was applied to
             it in both its forms; all False without a checker.
-        timings: seconds by stage: ``resolve``, ``encode``, ``denoise`` (waiting for a slot left out, the
-            company's share of each evaluation left in), ``decode``, ``paste``, ``safety`` (with a checker),
+        timings: seconds by stage: ``resolve``, ``encode``, ``denoise`` (excludes time queued; includes the
+            whole batch's time), ``decode``, ``paste``, ``safety`` (with a checker),
             ``total``.
         runtime: backend, device, dtype, package versions; None where nothing had to run.
-        warnings: everything that the caller should know.
+        warnings: everything that the caller should know, each once.
     """
 
     images: list[Image.Image]
@@ -78,8 +78,8 @@ class Result:
 
     @cached_property
     def generated(self) -> list[Image.Image]:
-        """What the network drew, before paste-back, at generation size; made on first use, as batches never look."""
-        return [Image.fromarray(picture) for picture in self.drawn]
+        """What the network drew, before paste-back, at generation size; made on first use, as a batch needs none."""
+        return [Image.fromarray(image) for image in self.drawn]
 
     @property
     def ran(self) -> dict[str, Any]:

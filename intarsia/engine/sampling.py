@@ -11,8 +11,8 @@ from intarsia import schedulers
 from intarsia.engine.plan import Plan, SamplerPlan
 from intarsia.engine.request import InpaintRequest
 from intarsia.errors import expect
+from intarsia.registry.entries import ModelEntry
 from intarsia.registry.files import scheduler_config
-from intarsia.registry.registry import ModelEntry
 
 __all__ = ["DEFAULT_SCHEDULER", "DEFAULT_STEPS", "sampler_plan", "table_of"]
 
@@ -34,8 +34,15 @@ def sampler_plan(request: InpaintRequest, entry: ModelEntry) -> SamplerPlan:
     strength = float(request.strength)
     name = schedulers.resolve(scheduler)
     expect("steps", steps, int, "a whole number between 1 and 1000")  # a registry's default may be anything
-    asked = (steps, strength or 1.0, request.karras_sigmas, request.algorithm_type)
-    table = _table(name, *asked, json.dumps(config))
+    table = _table(
+        scheduler=name,
+        steps=steps,
+        strength=strength or 1.0,
+        karras=request.karras_sigmas,
+        algorithm_type=request.algorithm_type,
+        config=json.dumps(config),
+    )
+
     return SamplerPlan(
         scheduler=name,
         steps=steps,
@@ -52,18 +59,33 @@ def sampler_plan(request: InpaintRequest, entry: ModelEntry) -> SamplerPlan:
 def table_of(plan: Plan) -> schedulers.Table:
     """The plan's solver table, compiled (and cached) on demand."""
     sampler = plan.sampler
-    algorithm_type = sampler.algorithm_type or None
-    asked = (sampler.scheduler, sampler.steps, sampler.strength, sampler.karras, algorithm_type)
-    return _table(*asked, json.dumps(dict(sampler.schedule)))
+    return _table(
+        scheduler=sampler.scheduler,
+        steps=sampler.steps,
+        strength=sampler.strength,
+        karras=sampler.karras,
+        algorithm_type=sampler.algorithm_type or None,
+        config=json.dumps(dict(sampler.schedule)),
+    )
 
 
 @lru_cache(maxsize=256, typed=True)
 def _table(
-    scheduler: str, steps: int, strength: float, karras: bool, algorithm_type: str | None, config: str
+    *, scheduler: str, steps: int, strength: float, karras: bool, algorithm_type: str | None, config: str
 ) -> schedulers.Table:
-    """The rows of a batch keep asking for the same few; ``config`` is the model's own, as JSON."""
-    shared: dict[str, Any] = {"karras": karras, "algorithm_type": algorithm_type, "schedule": _noise_schedule(config)}
-    return schedulers.table(scheduler, steps, strength=strength, **shared)
+    """Cached, as the rows of a batch ask for the same few tables.
+
+    Args:
+        config: the model's scheduler configuration as JSON.
+    """
+    return schedulers.table(
+        scheduler,
+        steps,
+        strength=strength,
+        karras=karras,
+        algorithm_type=algorithm_type,
+        schedule=_noise_schedule(config),
+    )
 
 
 @lru_cache(maxsize=64)
@@ -74,8 +96,11 @@ def _noise_schedule(config: str) -> schedulers.NoiseSchedule:
 
 def _frozen(config: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
     """A scheduler configuration as sorted pairs, lists as tuples; comments of its writer left out."""
-    kept = {key: value for key, value in config.items() if not key.startswith("_")}
-    return tuple((key, tuple(v) if isinstance(v, list) else v) for key, v in sorted(kept.items()))
+    pairs = []
+    for key, value in sorted(config.items()):
+        if not key.startswith("_"):
+            pairs.append((key, tuple(value) if isinstance(value, list) else value))
+    return tuple(pairs)
 
 
 def _default(entry: ModelEntry, name: str, otherwise: Any) -> Any:

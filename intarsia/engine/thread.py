@@ -39,6 +39,7 @@ class EngineThread:
         self._process: int | None = None
         self._ident: int | None = None
         self._closed = self._ended = self._prepares = False
+
         # Reentrant: a signal's handler may close the engine while its thread is in submit().
         self._lock = threading.RLock()
         self._turn = threading.Lock()
@@ -109,18 +110,18 @@ class EngineThread:
             thread.join()
 
     def end(self) -> None:
-        """Let it end once what is in flight is done. Takes no lock: the garbage collector calls it from anywhere."""
+        """Have the thread end once what is in flight is done. No lock: the garbage collector calls it from anywhere."""
         if not self._is_elsewhere():
             self._closed = True
             self._inbox.put(None)
 
     def stop(self) -> None:
-        """Let it end after the evaluation under way."""
+        """Have the thread end after the evaluation under way."""
         self._worker.cancel_all = True
         self.end()
 
     def join(self, seconds: float) -> bool:
-        """Wait at most so long; whether it has ended."""
+        """Wait at most that long; True where the thread has ended."""
         if self._thread is not None and not self._is_elsewhere():
             self._thread.join(max(0.0, seconds))
             return not self._thread.is_alive()
@@ -131,6 +132,7 @@ class EngineThread:
 
     def _start(self) -> None:
         _running.add(self)
+
         # Moved to the end of what atexit has, so that it runs before what the backend registered for itself.
         atexit.unregister(_stop_running)
         atexit.register(_stop_running)
@@ -141,9 +143,10 @@ class EngineThread:
             raise
 
     def _work(self) -> None:
-        """Until it is to end: take what has arrived, then one turn of the lanes."""
+        """The thread's loop: admit what has arrived, then one turn of the lanes, until it is to end."""
         if not self._turn.acquire(blocking=False):
             return  # an interrupted start has left a thread that is at work
+
         self._ident = threading.get_ident()
         _running.add(self)
         is_open = True
@@ -154,7 +157,7 @@ class EngineThread:
                 is_open = self._take(is_open)
                 self._worker.turn()
         except BaseException as exc:
-            # Nothing is expected here; but whoever waits for a result must not wait for ever.
+            # Nothing is expected here; but no caller may wait for its result for ever.
             self._abandon(exc)
             raise
         finally:
@@ -174,7 +177,7 @@ class EngineThread:
         return False
 
     def _abandon(self, error: BaseException) -> None:
-        """The thread ends: refuse what comes, fail what waits."""
+        """The thread has failed: refuse new requests, fail those in flight."""
         self._closed = True
         failure = BackendError(f"the engine stopped: {type(error).__name__}: {error}")
         self._refuse_queued(failure)
@@ -203,7 +206,7 @@ def _stop_running() -> None:
     """At the process's exit: drop what is in flight, and wait a bounded time for the evaluations under way."""
     deadline = time.monotonic() + _EXIT_SECONDS
     running = list(_running)
-    for each in running:
-        each.stop()
-    if not all(each.join(deadline - time.monotonic()) for each in running):
+    for thread in running:
+        thread.stop()
+    if not all(thread.join(deadline - time.monotonic()) for thread in running):
         log.warning("the process ends although an evaluation is still running after %d seconds", _EXIT_SECONDS)

@@ -24,7 +24,7 @@ log = logging.getLogger("intarsia")
 class Ticket(Future[Result]):
     """The future of one request's :class:`Result`.
 
-    ``cancel()`` works until the result is there: the request's pictures leave at the next evaluation,
+    ``cancel()`` works until the result is there: the request's images leave at the next evaluation,
     nothing of them is decoded, and ``result()`` raises :class:`intarsia.errors.Cancelled`.
 
     Callbacks run in the engine's thread. There, and in a process that was forked after the request was submitted,
@@ -45,6 +45,7 @@ class Ticket(Future[Result]):
         self._process = os.getpid()
         self._events: list[Progress] = []
         self._reported = 0
+
         # Guards what decides between a result and a cancellation; reentrant for handlers of signals.
         self._changed = threading.Condition(threading.RLock())
         self._settler: int | None = None
@@ -84,14 +85,14 @@ class Ticket(Future[Result]):
         """Call ``fn`` with this ticket in the engine's thread once it is done, or at once where it is.
 
         What it raises in the engine's thread is logged, and ends neither the engine nor other callbacks. In a forked
-        process a request that is not done is refused, as by ``result()``: nobody would call.
+        process a request that is not done is refused, as by ``result()``: it would never be called.
         """
         if os.getpid() != self._process:
             self._check()
         super().add_done_callback(partial(_call, fn))  # without self: a ticket is freed with its last reference
 
     def report(self, step: int) -> None:
-        """Called by the worker: every picture has done ``step`` evaluations."""
+        """Called by the worker: every image has done ``step`` evaluations."""
         if step > self._reported:
             with self._changed:
                 self._reported = step
@@ -112,11 +113,11 @@ class Ticket(Future[Result]):
             self.set_exception(_cancelled() if self.cancel_asked else error)
 
     def drop(self) -> None:
-        """Called by the worker once the request's lanes have left."""
+        """Called by the worker once the request's lanes have been removed."""
         self.fail(_cancelled())
 
     def _settle(self) -> bool:
-        """From here on the outcome is fixed; False if it was before."""
+        """Fix the outcome; False where it was fixed before."""
         with self._changed:
             if self._settler is not None or self.done():
                 return False
@@ -128,7 +129,7 @@ class Ticket(Future[Result]):
             self._check_wait()
 
     def _await_event(self, number: int) -> None:
-        """Until there is an event of that number, or the end."""
+        """Wait until there is an event of that number, or the request is over."""
         if self._over:
             return
         self._check_wait()

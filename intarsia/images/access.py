@@ -9,24 +9,24 @@ from intarsia.errors import RequestError, expect
 __all__ = ["MAX_PIXELS", "Access", "pixel_limit"]
 
 MAX_PIXELS = 64 * 1024 * 1024
-"""Pixels of the largest picture that is decoded by default: what cameras and telephones have, 61 and 64 million."""
+"""Pixels of the largest image that is decoded by default: what cameras and telephones have, 61 and 64 million."""
 
 _PILLOWS = 1024 * 1024 * 1024 // 4 // 3
 
 
 @dataclass(frozen=True)
 class Access:
-    """The permissions and limits that a request's pictures are opened with.
+    """The permissions and limits that a request's images are opened with.
 
     Attributes:
         allow_paths: files of this machine; False for a request that arrived over a network.
         allow_private_urls: URLs whose host is private, loopback, link-local or otherwise not public.
-        max_bytes: largest picture taken from a URL, in bytes, after any decompression.
-        seconds: longest time for one picture, from the look-up of the host's name to the last byte, redirects
+        max_bytes: largest image taken from a URL, in bytes, after any decompression.
+        seconds: longest time for one image, from the look-up of the host's name to the last byte, redirects
             included.
         connect_seconds: longest time for one connection, TLS included.
         max_redirects: how many are followed; each target is checked as the first address was.
-        max_pixels: largest picture that is decoded, width times height; None is what :func:`pixel_limit` says.
+        max_pixels: largest image that is decoded, width times height; None is what :func:`pixel_limit` says.
 
     Raises:
         RequestError: a permission that is no plain yes or no (any text would count as yes), or no number of pixels.
@@ -55,7 +55,7 @@ def pixel_limit(max_pixels: int | None = None) -> float:
     """
     if max_pixels is not None:
         return max_pixels
-    from PIL import Image  # slow to import, and most of this module's users never open a picture
+    from PIL import Image  # slow to import, and most of this module's users never open an image
 
     if Image.MAX_IMAGE_PIXELS is None:
         return float("inf")

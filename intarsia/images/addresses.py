@@ -7,11 +7,11 @@ import socket
 
 __all__ = ["is_public", "look_up"]
 
-# What the standard library calls global and nobody outside should reach through us: IETF protocol assignments
+# Global by the standard library, but not to be reached through us: IETF protocol assignments
 # (with one cloud's metadata service), the retired 6to4 relays, Azure's host agent, documentation (RFC 9637).
 _NOT_PUBLIC = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32", "3fff::/20")))
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")  # all that IANA has given out for unicast, RFC 4291
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052; its local-use neighbour 64:ff9b:1::/48 is not public
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052; its local-use neighbor 64:ff9b:1::/48 is not public
 
 
 def look_up(host: str, port: int) -> list[str]:
@@ -20,14 +20,14 @@ def look_up(host: str, port: int) -> list[str]:
     Numbers are read as the C library reads them: ``127.1``, ``0x7f000001`` and ``2130706433`` are addresses too.
 
     Raises:
-        OSError, UnicodeError: there is no such host, or nobody answers.
+        OSError, UnicodeError: there is no such host, or no resolver answers.
     """
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(entry[4][0]) for entry in entries))
 
 
 def is_public(address: str) -> bool:
-    """Whether an address can belong to anybody's public host.
+    """Whether an address can belong to a public host.
 
     Not private, shared, loopback, link-local, multicast, reserved, unspecified or for documentation; an IPv6
     address that carries an IPv4 one (mapped, 6to4, NAT64) is judged by what it carries.

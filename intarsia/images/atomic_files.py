@@ -34,14 +34,14 @@ class _Placing:
 
     Attributes:
         temporary: where it is written, beside ``path``.
-        identity: device and inode, by which it is recognised under either name.
-        kept: the file that was at ``path`` before, under a name of ours; None where there was none.
+        identity: device and inode, by which it is recognized under either name.
+        previous: the file that was at ``path`` before, under a name of ours; None where there was none.
     """
 
     path: Path
     temporary: Path
     identity: tuple[int, int] | None = None
-    kept: Path | None = None
+    previous: Path | None = None
 
 
 def place(files: Sequence[tuple[Path, bytes]], *, overwrite: bool) -> None:
@@ -58,11 +58,13 @@ def place(files: Sequence[tuple[Path, bytes]], *, overwrite: bool) -> None:
         for placing, (path, data) in zip(placings, files, strict=True):
             with _naming(path):
                 placing.identity = _write(placing.temporary, data)
+
         for placing in placings:
             with _naming(placing.path):
                 if overwrite:
                     _keep(placing)
                 _publish(placing.temporary, placing.path, overwrite)
+
         for folder in dict.fromkeys(path.parent for path, _ in files):
             with _naming(folder):
                 flush_folder(folder)
@@ -70,9 +72,10 @@ def place(files: Sequence[tuple[Path, bytes]], *, overwrite: bool) -> None:
         for placing in reversed(placings):
             _undo(placing)
         raise
+
     for placing in placings:
-        if placing.kept is not None:
-            placing.kept.unlink(missing_ok=True)
+        if placing.previous is not None:
+            placing.previous.unlink(missing_ok=True)
 
 
 def sweep(folder: Path, now: float | None = None) -> list[Path]:
@@ -82,9 +85,8 @@ def sweep(folder: Path, now: float | None = None) -> list[Path]:
     # Another process may sweep at the same time, and what cannot be removed now is met again next time.
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if not _OURS.fullmatch(entry.name) or not entry.is_file(follow_symlinks=False):
-                continue
-            if entry.stat(follow_symlinks=False).st_mtime < oldest:
+            is_ours = _OURS.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)
+            if is_ours and entry.stat(follow_symlinks=False).st_mtime < oldest:
                 os.unlink(entry.path)
                 removed.append(Path(entry.path))
     return removed
@@ -123,14 +125,15 @@ def _keep(placing: _Placing) -> None:
     """Give the file that will be replaced a second name, from which it can be put back."""
     if not os.path.lexists(placing.path):
         return
-    placing.kept = _beside(placing.path, "part")
+
+    placing.previous = _beside(placing.path, "part")
     try:
-        os.link(placing.path, placing.kept, follow_symlinks=False)
+        os.link(placing.path, placing.previous, follow_symlinks=False)
     except (OSError, NotImplementedError) as exc:
         if isinstance(exc, OSError) and exc.errno not in _NO_LINKS:
             raise
-        placing.kept = _beside(placing.path, "old")  # the only name that it has then: never swept
-        os.replace(placing.path, placing.kept)
+        placing.previous = _beside(placing.path, "old")  # the only name that it has then: never swept
+        os.replace(placing.path, placing.previous)
 
 
 def _publish(temporary: Path, path: Path, overwrite: bool) -> None:
@@ -138,6 +141,7 @@ def _publish(temporary: Path, path: Path, overwrite: bool) -> None:
     if overwrite:
         os.replace(temporary, path)
         return
+
     try:
         os.link(temporary, path)  # unlike a rename it fails where the name is taken
     except FileExistsError:
@@ -156,14 +160,15 @@ def _undo(placing: _Placing) -> None:
     """Take the file away again, and put back what it replaced; what cannot be is left to the others."""
     with contextlib.suppress(OSError):
         is_there = placing.identity is not None and _identity(placing.path) == placing.identity
-        if placing.kept is not None and (is_there or not os.path.lexists(placing.path)):
-            os.replace(placing.kept, placing.path)
+        if placing.previous is not None and (is_there or not os.path.lexists(placing.path)):
+            os.replace(placing.previous, placing.path)
         elif is_there:
             placing.path.unlink()
-    for left in (placing.temporary, placing.kept):
-        if left is not None and left.suffix == ".part":
+
+    for path in (placing.temporary, placing.previous):
+        if path is not None and path.suffix == ".part":
             with contextlib.suppress(OSError):
-                left.unlink()
+                path.unlink()
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -1,4 +1,4 @@
-"""Encoded pictures → 8-bit colour and transparency, as stored: the container's remainder, decoded by Pillow.
+"""Encoded images → 8-bit color and transparency, as stored: the container's remainder, decoded by Pillow.
 
 Pillow's decoders are called directly, since ``Image.open`` compares sizes with a limit that is global to the process,
 and warns through a mechanism that threads cannot use safely. Sizes are compared here, before anything is decoded.
@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
+from intarsia.errors import one_line
 from intarsia.images.access import pixel_limit
 from intarsia.images.containers import Container, Damaged, netpbm, unpack
 from intarsia.images.containers.exif import exif_orientation
-from intarsia.images.pixel_modes import channels_of, one_line, scaled, strips, transparent
+from intarsia.images.pixel_modes import channels_of, scaled, strips, transparent
 
 __all__ = ["FORMATS", "Pixels", "check_size", "decode", "is_deep"]
 
@@ -31,7 +32,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000
 # A row costs a decoder some bytes however narrow it is.
 _LONGEST_SIDE = 1 << 20
 
-# 16-bit colour is delivered as its upper bytes. Decoded with the other byte order, it is its lower ones.
+# 16-bit color is delivered as its upper bytes. Decoded with the other byte order, it is its lower ones.
 _OTHER_ORDER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 _DEEP_MODES = {f"{mode};16{order}" for mode in ("RGB", "RGBX", "RGBA") for order in _OTHER_ORDER}
 _DEEP_GRAY_ALPHA = "LA;16B"
@@ -39,12 +40,12 @@ _DEEP_GRAY_ALPHA = "LA;16B"
 
 @dataclass(frozen=True, kw_only=True)
 class Pixels:
-    """A decoded picture as stored, not yet upright.
+    """A decoded image as stored, not yet upright.
 
     Attributes:
         rgb: uint8 ``[H, W, 3]``; alpha: uint8 ``[H, W]``, or None.
         is_gray: all three channels are known to be equal.
-        profile: the colour profile, whatever it describes.
+        profile: the color profile, whatever it describes.
         mode: Pillow's name of what it was stored as.
     """
 
@@ -57,8 +58,9 @@ class Pixels:
 
 
 def check_size(size: tuple[int, int], max_pixels: int | None, cost: int = 1) -> None:
-    """Raises :class:`Damaged` where a picture has no pixels, or more than are allowed; of costly ones fewer are."""
-    (width, height), limit = size, pixel_limit(max_pixels) // cost
+    """Raises :class:`Damaged` where an image has no pixels, or more than are allowed; of costly ones fewer are."""
+    width, height = size
+    limit = pixel_limit(max_pixels) // cost
     if width <= 0 or height <= 0:
         raise Damaged(f"has no pixels ({width}x{height})")
     if width * height > limit:
@@ -69,55 +71,72 @@ def check_size(size: tuple[int, int], max_pixels: int | None, cost: int = 1) -> 
 
 
 def decode(field: str, data: bytes, notes: list[str], max_pixels: int | None) -> Pixels:
-    """Decode a file's first picture.
+    """Decode a file's first image.
 
     Raises:
         Damaged: for a reason that can be named; and whatever a decoder raises that is fed with damaged data.
     """
     if data[:2] in netpbm.MAGIC:
         return _from_netpbm(field, data, notes, max_pixels)
+
     container = unpack(data)
     if container.size is not None:
         check_size(container.size, max_pixels, container.cost)
     if container.has_more:
         notes.append(f"{field}: there is more than one frame or page; the first is used")
     notes += [f"{field}: {note}" for note in container.notes]
+
     with _opened(container) as image:
         check_size(image.size, max_pixels, container.cost)  # of some files only the decoder can tell it
         _allocate(image)
-        orientation, profile = container.orientation, container.icc_profile
-        if container.kind == "AVIF":
-            profile = image.info.get("icc_profile")
-            orientation = exif_orientation(image.info["exif"]) or 1 if "exif" in image.info else 1
-        elif profile:
-            image.info["icc_profile"] = profile
+        orientation, profile = _orientation_and_profile(image, container)
         rgb, alpha, is_gray = _channels(field, image, container, notes)
         return Pixels(
-            rgb=rgb, alpha=alpha, is_gray=is_gray, orientation=orientation, profile=profile, mode=image.mode
-        )  # fmt: skip
+            rgb=rgb,
+            alpha=alpha,
+            is_gray=is_gray,
+            orientation=orientation,
+            profile=profile,
+            mode=image.mode,
+        )
+
+
+def _orientation_and_profile(image: ImageFile.ImageFile, container: Container) -> tuple[int, bytes | None]:
+    """From the container, or of an AVIF from its decoder; the image gets the profile too, to convert by."""
+    if container.kind == "AVIF":
+        orientation = exif_orientation(image.info["exif"]) if "exif" in image.info else None
+        return orientation or 1, image.info.get("icc_profile")
+    if container.icc_profile:
+        image.info["icc_profile"] = container.icc_profile
+    return container.orientation, container.icc_profile
 
 
 def _channels(
     field: str, image: ImageFile.ImageFile, container: Container, notes: list[str]
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None, bool]:
-    """Colour and transparency, and whether it is gray."""
+    """Color and transparency, and whether it is gray."""
     rawmode = _rawmode(image)
     if rawmode in _DEEP_MODES or rawmode == _DEEP_GRAY_ALPHA:
         notes.append(f"{field}: 16 bits a channel were scaled to 8")
         return (*_from_deep(image, container), rawmode == _DEEP_GRAY_ALPHA)
+
     image.load()
     if (is_deep(image, rawmode) or container.bits > 8) and image.mode in ("RGB", "RGBA", "LA", "CMYK"):
         notes.append(f"{field}: {max(container.bits, 9)} bits a channel were cut to 8")
     if container.key is not None and image.mode == "I;16":
         image.info["transparency"] = container.key[0]
+
     rgb, alpha = channels_of(image, notes, field, container.bits)
     if container.key is not None and image.mode in ("1", "L", "RGB"):
-        key = tuple(value * 255 // ((1 << container.bits) - 1) for value in container.key)
-        alpha = _keyed(rgb if len(key) == 3 else rgb[:, :, 0], key)
+        highest = (1 << container.bits) - 1
+        key = tuple(value * 255 // highest for value in container.key)
+        alpha = _keyed(rgb, key)
     return rgb, alpha, image.mode == "LA" or rgb.strides[2] == 0
 
 
-def _keyed(samples: NDArray[np.uint8], key: tuple[int, ...]) -> NDArray[np.uint8]:
+def _keyed(rgb: NDArray[np.uint8], key: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Alpha of an image in which one color is transparent; of a gray one, one level."""
+    samples = rgb if len(key) == 3 else rgb[:, :, 0]
     alpha = np.empty(samples.shape[:2], np.uint8)
     for rows in strips(samples.shape[1], samples.shape[0]):
         alpha[rows] = transparent(samples[rows], key)
@@ -125,7 +144,7 @@ def _keyed(samples: NDArray[np.uint8], key: tuple[int, ...]) -> NDArray[np.uint8
 
 
 def is_deep(image: Image.Image, rawmode: str | None = None) -> bool:
-    """Whether a file that is not loaded yet has more than 8 bits a channel of colour."""
+    """Whether a file that is not loaded yet has more than 8 bits a channel of color."""
     rawmode = _rawmode(image) if rawmode is None else rawmode
     return ";16" in rawmode and image.mode in ("RGB", "RGBA", "CMYK")
 
@@ -137,22 +156,27 @@ def _rawmode(image: Image.Image) -> str:
 
 
 def _from_deep(image: ImageFile.ImageFile, container: Container) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-    """16-bit colour, scaled: its upper bytes and its lower ones are decoded one after the other."""
+    """16-bit color, scaled: its upper bytes and its lower ones are decoded one after the other."""
     if _rawmode(image) == _DEEP_GRAY_ALPHA:
         _set_rawmode(image, "RGBA")  # each pixel's four bytes as they are
         image.load()
         return _from_gray_alpha(image)
-    has_alpha = image.mode == "RGBA"
-    alpha = np.empty((image.height, image.width), np.uint8) if has_alpha or container.key else None
+
     rgb = np.empty((image.height, image.width, 3), np.uint8)
+    alpha = None
+    if image.mode == "RGBA" or container.key:
+        alpha = np.empty((image.height, image.width), np.uint8)
+
     with _opened(container) as lower:
         mode, order = _rawmode(lower)[:-1], _rawmode(lower)[-1]
         _set_rawmode(lower, mode + _OTHER_ORDER[order])
         image.load()
         lower.load()
+
         for rows in strips(*image.size):
             box = (0, rows.start, image.width, rows.stop)
-            values = np.asarray(image.crop(box)).astype(np.uint16) << 8 | np.asarray(lower.crop(box))
+            upper_bytes, lower_bytes = np.asarray(image.crop(box)), np.asarray(lower.crop(box))
+            values = upper_bytes.astype(np.uint16) << 8 | lower_bytes
             rgb[rows] = scaled(values[:, :, :3], 65535)
             if alpha is not None and container.key:
                 alpha[rows] = transparent(values[:, :, :3], container.key)
@@ -164,17 +188,26 @@ def _from_deep(image: ImageFile.ImageFile, container: Container) -> tuple[NDArra
 def _from_gray_alpha(image: Image.Image) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     planes = np.empty((2, image.height, image.width), np.uint8)
     for rows in strips(*image.size):
-        pixels = np.asarray(image.crop((0, rows.start, image.width, rows.stop))).astype(np.uint16)
+        strip = image.crop((0, rows.start, image.width, rows.stop))
+        pixel_bytes = np.asarray(strip).astype(np.uint16)
         for channel in range(2):
-            planes[channel, rows] = scaled(pixels[:, :, 2 * channel] << 8 | pixels[:, :, 2 * channel + 1], 65535)
-    return np.broadcast_to(planes[0, :, :, None], (*planes.shape[1:], 3)), planes[1]
+            values = pixel_bytes[:, :, 2 * channel] << 8 | pixel_bytes[:, :, 2 * channel + 1]
+            planes[channel, rows] = scaled(values, 65535)
+
+    gray, alpha = planes
+    return np.broadcast_to(gray[:, :, None], (*gray.shape, 3)), alpha
 
 
 def _set_rawmode(image: ImageFile.ImageFile, rawmode: str) -> None:
-    image.tile = [
-        tile._replace(args=rawmode if isinstance(tile[3], str) else (rawmode, *(tile[3] or ())[1:]))
-        for tile in image.tile
-    ]
+    """Have the decoder read the samples in another order of bytes."""
+    image.tile = [tile._replace(args=_with_rawmode(tile[3], rawmode)) for tile in image.tile]
+
+
+def _with_rawmode(args: Any, rawmode: str) -> Any:
+    """A tile's arguments: the raw mode alone, or first among others."""
+    if isinstance(args, str):
+        return rawmode
+    return (rawmode, *(args or ())[1:])
 
 
 def _from_netpbm(field: str, data: bytes, notes: list[str], max_pixels: int | None) -> Pixels:
@@ -186,18 +219,21 @@ def _from_netpbm(field: str, data: bytes, notes: list[str], max_pixels: int | No
         return Pixels(rgb=rgb, alpha=alpha, is_gray=True, orientation=1, profile=None, mode="F")
     if header.highest > 255:
         notes.append(f"{field}: 16 bits a channel were scaled to 8")
+
     levels = scaled(samples, header.highest)
-    is_gray = levels.ndim == 2
-    rgb = np.broadcast_to(levels[:, :, None], (*levels.shape, 3)) if is_gray else levels
-    return Pixels(rgb=rgb, alpha=None, is_gray=is_gray, orientation=1, profile=None, mode="L" if is_gray else "RGB")
+    if levels.ndim == 3:
+        return Pixels(rgb=levels, alpha=None, is_gray=False, orientation=1, profile=None, mode="RGB")
+    rgb = np.broadcast_to(levels[:, :, None], (*levels.shape, 3))
+    return Pixels(rgb=rgb, alpha=None, is_gray=True, orientation=1, profile=None, mode="L")
 
 
 @contextmanager
 def _opened(container: Container) -> Iterator[ImageFile.ImageFile]:
-    """The file in the hands of its decoder: its header has been read, its pixels have not."""
-    names = [container.kind] if container.kind else _recognised(container.data[:16])
+    """The file opened by its decoder: its header has been read, its pixels have not."""
+    names = [container.kind] if container.kind else _recognized(container.data[:16])
     if not names:
         raise Damaged("")
+
     factory: Any = _openers()[names[0]][0]
     try:
         image: ImageFile.ImageFile = factory(io.BytesIO(container.data), "")
@@ -215,7 +251,7 @@ def _allocate(image: ImageFile.ImageFile) -> None:
         image.im = Image.new(image.mode, image.size).im
 
 
-def _recognised(prefix: bytes) -> list[str]:
+def _recognized(prefix: bytes) -> list[str]:
     names = (name for name in _openers() if name != "PPM")  # those are read by containers.netpbm
     return [name for name in names if _openers()[name][1](prefix) is True]
 

@@ -1,4 +1,4 @@
-"""A picture from a URL, under guard: which host is asked, for how long, and for how much.
+"""An image from a URL, under guard: which host is asked, for how long, and for how much.
 
 A URL may come from a stranger, so it must not reach what only this machine can reach. The host's name is
 resolved once, every address is checked, and the connection goes to a checked address itself: a name that
@@ -17,10 +17,9 @@ import httpcore2
 import httpx2
 from PIL import Image
 
-from intarsia.errors import SourceError
+from intarsia.errors import SourceError, one_line
 from intarsia.images import addresses
 from intarsia.images.access import Access
-from intarsia.images.pixel_modes import one_line
 from intarsia.images.rgb_image import FORMATS
 from intarsia.redact import redacted
 from intarsia.threads import start_thread
@@ -31,35 +30,35 @@ _SENTENCE = "Unable to fetch image from provided URL"
 _PORTS = {"http": 80, "https": 443}
 _HEADERS = ((b"User-Agent", b"intarsia"), (b"Accept", b"image/*"), (b"Accept-Encoding", b"identity"))
 _SHOWN = 160
-_HEAD = 16  # bytes that Pillow's formats are recognised by
+_HEAD = 16  # bytes that Pillow's formats are recognized by
 _FRAMING = 1024 * 1024  # allowance for headers and the sizes of chunks, bytes
 
 
 class _Failed(Exception):
-    """Why there is no picture, in words that end one line."""
+    """Why there is no image, in words that end one line."""
 
 
 def fetch(field: str, url: str, access: Access) -> tuple[bytes, str]:
-    """The bytes of the picture at ``url``, and what an error calls them.
+    """The bytes of the image at ``url``, and what an error calls them.
 
     Args:
         field: the request's field, for errors.
         url: http or https, without user name and password.
 
     Raises:
-        SourceError: not allowed, not there, too slow, too large, or not a picture. The message shows scheme,
+        SourceError: not allowed, not there, too slow, too large, or not an image. The message shows scheme,
             host and path; never the query, which may hold a key, nor an address that a name resolved to.
     """
-    asked = at = url[:_SHOWN].partition("://")[0] + "://…"
+    first = current = url[:_SHOWN].partition("://")[0] + "://…"
     budget = _Budget(access)
     try:
         target = _parsed(url)
-        asked = at = _shown(target)
+        first = current = _shown(target)
         for _ in range(access.max_redirects + 1):
-            answer = _get(target, access, budget)
-            if isinstance(answer, bytes):
-                return answer, asked
-            target, at = answer, _shown(answer)
+            response = _get(target, access, budget)
+            if isinstance(response, bytes):
+                return response, first
+            target, current = response, _shown(response)
         raise _Failed(f"more than {access.max_redirects} redirects")
     except _Failed as exc:
         reason, cause = str(exc), exc.__cause__
@@ -68,8 +67,9 @@ def fetch(field: str, url: str, access: Access) -> tuple[bytes, str]:
         reason, cause = f"it takes too long (allowed: {limits})", exc
     except (httpcore2.NetworkError, httpcore2.ProtocolError, httpx2.DecodingError) as exc:
         reason, cause = one_line(exc), exc
-    place = asked if at == asked else f"{at}, redirected from {asked}"
-    raise SourceError(field, asked, f"{_SENTENCE}: {reason} ({place})") from cause
+
+    address = first if current == first else f"{current}, redirected from {first}"
+    raise SourceError(field, first, f"{_SENTENCE}: {reason} ({address})") from cause
 
 
 def _parsed(text: str, base: httpx2.URL | None = None) -> httpx2.URL:
@@ -90,17 +90,18 @@ def _shown(url: httpx2.URL) -> str:
 
 
 def _get(url: httpx2.URL, access: Access, budget: _Budget) -> bytes | httpx2.URL:
-    """One exchange: the picture, or where it is said to be."""
+    """One HTTP exchange: the image, or the URL that it redirects to."""
     network = _Pinned(_checked_addresses(url, access, budget), access, budget)
     target = httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
     headers = [(b"Host", url.netloc), *_HEADERS]
     # A certificate is for the name without the root's dot.
-    named = {"sni_hostname": url.raw_host.decode().removesuffix(".")}
+    extensions = {"sni_hostname": url.raw_host.decode().removesuffix(".")}
+
     with (
         httpcore2.ConnectionPool(network_backend=network) as pool,
-        pool.stream("GET", target, headers=headers, extensions=named) as answer,
+        pool.stream("GET", target, headers=headers, extensions=extensions) as raw,
     ):
-        response = httpx2.Response(answer.status, headers=answer.headers, content=answer.iter_stream())
+        response = httpx2.Response(raw.status, headers=raw.headers, content=raw.iter_stream())
         if response.has_redirect_location:
             return _parsed(response.headers["Location"], url)
         if response.status_code != 200:
@@ -112,30 +113,33 @@ def _checked_addresses(url: httpx2.URL, access: Access, budget: _Budget) -> list
     """The addresses that may be connected to, once the URL's form and every one of them has passed."""
     if url.scheme not in _PORTS:
         raise _Failed(f"{url.scheme} addresses are not read, only http and https")
-    host, port = url.raw_host.decode(), _PORTS[url.scheme] if url.port is None else url.port
     if url.userinfo:
         raise _Failed("user name and password in a URL are not sent; leave them out")
+
+    host = url.raw_host.decode()
+    port = _PORTS[url.scheme] if url.port is None else url.port
     if not host.strip(".") or not 0 < port < 65536:
         raise _Failed("the URL is not valid")
-    found = _looked_up(host, port, budget)
-    if not access.allow_private_urls and not all(map(addresses.is_public, found)):
+
+    resolved = _resolve(host, port, budget)
+    if not access.allow_private_urls and not all(map(addresses.is_public, resolved)):
         raise _Failed("its host is not public (private, local or reserved address); allow it with allow_private_urls")
-    return found
+    return resolved
 
 
-def _looked_up(host: str, port: int, budget: _Budget) -> list[str]:
+def _resolve(host: str, port: int, budget: _Budget) -> list[str]:
     """``look_up`` within the time that is left: the system's resolver has no limit that could be set."""
-    answer: Future[list[str]] = Future()
+    resolved: Future[list[str]] = Future()
 
-    def ask() -> None:
+    def look_up() -> None:
         try:
-            answer.set_result(addresses.look_up(host, port))
+            resolved.set_result(addresses.look_up(host, port))
         except BaseException as exc:  # noqa: BLE001 - handed over to the thread that waits
-            answer.set_exception(exc)
+            resolved.set_exception(exc)
 
     try:
-        start_thread(ask, "intarsia-resolver")
-        return answer.result(budget.seconds_left())
+        start_thread(look_up, "intarsia-resolver")
+        return resolved.result(budget.seconds_left())
     except TimeoutError as exc:
         raise _Failed("its host name is not resolved in time") from exc
     except (OSError, UnicodeError) as exc:
@@ -143,46 +147,48 @@ def _looked_up(host: str, port: int, budget: _Budget) -> list[str]:
 
 
 def _body(response: httpx2.Response, access: Access, budget: _Budget) -> bytes:
-    """The decoded content, if it is small enough and begins like a picture, whatever it is declared as."""
+    """The decoded content, if it is small enough and begins like an image, whatever it is declared as."""
     too_large = f"it has more than {access.max_bytes} bytes"
     length = response.headers.get("Content-Length", "")
     if length.isdecimal() and int(length) > access.max_bytes:
         raise _Failed(too_large)
     if len(response.headers.get_list("Content-Encoding", split_commas=True)) > 1:
         raise _Failed("its content is encoded more than once")  # each layer multiplies what a byte becomes
+
     body = bytearray()
     for piece in response.iter_bytes():
         body += piece
         if len(body) > access.max_bytes:
             raise _Failed(too_large)
         budget.seconds_left()
+
     if not body:
         raise _Failed("the answer is empty")
-    if not _is_picture(bytes(body[:_HEAD])):
+    if not _is_image(bytes(body[:_HEAD])):
         raise _Failed(f"not an image; {', '.join(FORMATS)} are read")
     return bytes(body)
 
 
-def _is_picture(head: bytes) -> bool:
-    """Whether one of the decoders that are used recognises the first bytes."""
+def _is_image(head: bytes) -> bool:
+    """Whether one of the decoders that are used recognizes the first bytes."""
     Image.init()
-    recognisers = [Image.OPEN[name][1] for name in FORMATS if name in Image.OPEN]
-    return any(recognise is not None and recognise(head) for recognise in recognisers)
+    recognizers = [Image.OPEN[name][1] for name in FORMATS if name in Image.OPEN]
+    return any(recognize is not None and recognize(head) for recognize in recognizers)
 
 
 class _Budget:
-    """The time and the bytes that are left for one picture."""
+    """The time and the bytes that are left for one image."""
 
     def __init__(self, access: Access) -> None:
         self._deadline = time.monotonic() + access.seconds
         self._bytes = self._all_bytes = access.max_bytes + _FRAMING
 
     def seconds_left(self, at_most: float | None = None) -> float:
-        """Raises httpcore2.ReadTimeout where no time is left."""
-        left = self._deadline - time.monotonic()
-        if left <= 0:
+        """Seconds until the deadline; httpcore2.ReadTimeout where none are left."""
+        seconds = self._deadline - time.monotonic()
+        if seconds <= 0:
             raise httpcore2.ReadTimeout
-        return left if at_most is None else min(left, at_most)
+        return seconds if at_most is None else min(seconds, at_most)
 
     def spend(self, count: int) -> None:
         """Bytes off the wire: what never becomes content is limited here too."""

@@ -1,7 +1,7 @@
-"""Colours for pixels that have none of their own to show: those to be made anew, and transparent ones.
+"""Colors for pixels that have none of their own to show: those to be made anew, and transparent ones.
 
 What is stored under a transparent pixel is no content (black in one editor, white in another, or what was
-erased), so the network is shown the visible colours around it instead.
+erased), so the network is shown the visible colors around it instead.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ Levels = NDArray[np.float32]
 FAINT = 16
 """A pixel whose alpha is below this, a sixteenth of opaque, is hidden.
 
-Editors that keep colours multiplied by alpha leave less than 16 levels of each colour there: noise, to the eye nothing.
+Editors that keep colors multiplied by alpha leave less than 16 levels of each color there: noise, to the eye nothing.
 """
 
 _MIDDLE = 127.5
 
-# Colours for hidden pixels are spread on a grid of at most so many cells a side: what is generated is rarely finer.
+# Colors for hidden pixels are spread on a grid of at most so many cells a side: what is generated is rarely finer.
 _FINEST = 1024
 
 
@@ -36,7 +36,7 @@ def hidden_pixels(alpha: Pixels | None) -> Mask | None:
 
 
 def opaque(rgb: Pixels, alpha: Pixels | None, masked: Mask | None = None) -> Pixels:
-    """The picture without transparency: visible pixels as stored, hidden ones filled from the visible around them.
+    """The image without transparency: visible pixels as stored, hidden ones filled from the visible around them.
 
     Visible pixels count with their alpha as weight. The result does not depend on what is stored in hidden
     pixels; where all are hidden it is mid-gray.
@@ -44,7 +44,7 @@ def opaque(rgb: Pixels, alpha: Pixels | None, masked: Mask | None = None) -> Pix
     Args:
         rgb: uint8 ``[H, W, 3]``.
         alpha: uint8 ``[H, W]``, or None where all is opaque.
-        masked: bool ``[H, W]``: pixels whose colours are to go, spread only where nothing else is visible.
+        masked: bool ``[H, W]``: pixels whose colors are to go, spread only where nothing else is visible.
     """
     hidden = hidden_pixels(alpha)
     if alpha is None or hidden is None:
@@ -69,14 +69,16 @@ def from_surroundings(pixels: Pixels, mask: Mask) -> Pixels:
 
 
 def _spread(pixels: Pixels, weight: Pixels) -> Pixels:
-    """Colours everywhere, by push-pull; of a large picture on cells of some pixels a side."""
+    """Colors everywhere, by push-pull; of a large image on cells of some pixels a side."""
     height, width = weight.shape
     across, down = -(-width // _FINEST), -(-height // _FINEST)
-    colours = _rounded(_pull_and_push(*_cells(pixels, weight, across, down)))
+    total, share = _cells(pixels, weight, across, down)
+    colors = _rounded(_pull_and_push(total, share))
     if across == down == 1:
-        return colours
+        return colors
+
     covered = (0, 0, width / across, height / down)  # the last cell may reach over the edge
-    enlarged = Image.fromarray(colours).resize((width, height), Image.Resampling.BILINEAR, box=covered)
+    enlarged = Image.fromarray(colors).resize((width, height), Image.Resampling.BILINEAR, box=covered)
     return np.asarray(enlarged)
 
 
@@ -86,7 +88,7 @@ def _cells(pixels: Pixels, weight: Pixels, across: int, down: int) -> tuple[Leve
     starts = np.arange(0, width, across)
     total = np.empty((-(-height // down), starts.size, 3), np.float32)
     share = np.empty(total.shape[:2], np.float32)
-    for row in range(total.shape[0]):  # row by row of cells: the pixels of a large picture are never all floats
+    for row in range(total.shape[0]):  # row by row of cells: the pixels of a large image are never all floats
         rows = slice(row * down, (row + 1) * down)
         part = weight[rows].astype(np.int64)
         share[row] = np.add.reduceat(part.sum(axis=0), starts)
@@ -95,10 +97,10 @@ def _cells(pixels: Pixels, weight: Pixels, across: int, down: int) -> tuple[Leve
 
 
 def _pull_and_push(total: Levels, weight: Levels) -> Levels:
-    """Colours ``[h, w, 3]`` everywhere, from weighted sums ``[h, w, 3]`` and weights ``[h, w]``.
+    """Colors ``[h, w, 3]`` everywhere, from weighted sums ``[h, w, 3]`` and weights ``[h, w]``.
 
     Push-pull (Gortler et al. 1996, sec. 3.4): the known pixels are averaged over ever larger cells until
-    every cell knows a colour, then the holes of each level are filled from the coarser one.
+    every cell has a color, then the holes of each level are filled from the coarser one.
     """
     known = weight > 0
     mean: Levels = np.divide(total, np.where(known, weight, 1)[:, :, None], dtype=np.float32)
@@ -106,8 +108,10 @@ def _pull_and_push(total: Levels, weight: Levels) -> Levels:
         return mean
     if weight.shape == (1, 1):
         return np.full_like(mean, _MIDDLE)
+
     coarse = _pull_and_push(_halved(total), _halved(weight))
-    return np.where(known[:, :, None], mean, _enlarged(coarse, (weight.shape[1], weight.shape[0])))
+    filled = _enlarged(coarse, (weight.shape[1], weight.shape[0]))
+    return np.where(known[:, :, None], mean, filled)
 
 
 def _halved(array: Levels) -> Levels:

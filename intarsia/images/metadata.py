@@ -44,22 +44,28 @@ def a1111_parameters(meta: Mapping[str, Any]) -> str:
     lines = [str(meta.get("prompt") or "")]
     if meta.get("negative_prompt"):
         lines.append(f"Negative prompt: {meta['negative_prompt']}")
-    size = f"{meta['width']}x{meta['height']}" if meta.get("width") and meta.get("height") else None
-    model_hash = meta.get("model_hash")
+
+    size = model_hash = None
+    if meta.get("width") and meta.get("height"):
+        size = f"{meta['width']}x{meta['height']}"
+    if meta.get("model_hash"):
+        model_hash = str(meta["model_hash"])[:_SHOWN_HASH]
     pairs = {
         "Steps": meta.get("steps"),
         "Sampler": _sampler(meta),
         "CFG scale": meta.get("guidance_scale"),
         "Seed": meta.get("seed"),
         "Size": size,
-        "Model hash": str(model_hash)[:_SHOWN_HASH] if model_hash else None,
+        "Model hash": model_hash,
         "Model": meta.get("model"),
         "Denoising strength": meta.get("strength"),
         "Clip skip": meta.get("clip_skip"),
         "Mask blur": meta.get("mask_blur"),
         "Version": meta.get("version"),
     }
-    lines.append(", ".join(f"{key}: {_value(value)}" for key, value in pairs.items() if value is not None))
+
+    known = {key: value for key, value in pairs.items() if value is not None}
+    lines.append(", ".join(f"{key}: {_value(value)}" for key, value in known.items()))
     return as_text("\n".join(lines))
 
 
@@ -124,7 +130,9 @@ def _sampler(meta: Mapping[str, Any]) -> str | None:
 
 
 def _value(value: Any) -> str:
-    """A value as it stands in the text: whole floats without ".0"; quoted as JSON where it would be read otherwise."""
+    """A value of the text: whole floats without ".0"; quoted as JSON where it would be read otherwise."""
     text = f"{value:.12g}" if isinstance(value, float) else str(value)
-    is_plain = text == text.strip() and text[:1] != '"' and not any(mark in text for mark in ",:\r\n")
-    return text if is_plain else json.dumps(text, ensure_ascii=False)
+    has_marks = any(mark in text for mark in ",:\r\n")
+    if has_marks or text != text.strip() or text.startswith('"'):
+        return json.dumps(text, ensure_ascii=False)
+    return text

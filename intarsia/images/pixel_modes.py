@@ -1,6 +1,6 @@
-"""Pillow's modes and numpy's types as 8-bit colour and transparency, scaled, never clipped, a strip at a time.
+"""Pillow's modes and numpy's types as 8-bit color and transparency, scaled, never clipped, a strip at a time.
 
-A strip is converted, then the next, so that beside the decoded picture and the finished one there is no third.
+A strip is converted, then the next, so that beside the decoded image and the finished one there is no third.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from intarsia.errors import SourceError
+from intarsia.errors import SourceError, one_line
 
-__all__ = ["channels_of", "levels_of", "one_line", "profile_of", "scaled", "strips", "transparent"]
+__all__ = ["channels_of", "levels_of", "profile_of", "scaled", "strips", "transparent"]
 
 Bytes2D = NDArray[np.uint8]
 
-# The field whose colours say nothing but how bright they are: they are not kept, nor hashed.
+# The field whose colors say nothing but how bright they are: they are not kept, nor hashed.
 _MASK = "mask_image"
 
 # Pixels that are converted at once.
@@ -49,6 +49,7 @@ def levels_of(field: str, array: NDArray[Any], notes: list[str]) -> Bytes2D:
         raise SourceError(field, None, "a float array must be finite; it has NaN or infinite values")
     if low < 0 or high > 1:
         raise SourceError(field, None, f"a float array must lie in 0…1, not {low:.4g}…{high:.4g}")
+
     levels = np.empty(array.shape, np.uint8)
     for rows in strips(array.shape[1], array.shape[0]):
         levels[rows] = np.rint(array[rows].astype(np.float32) * 255)
@@ -64,7 +65,7 @@ def scaled(values: NDArray[Any], highest: int) -> Bytes2D:
 
 
 def channels_of(image: Image.Image, notes: list[str], field: str, bits: int = 8) -> tuple[Bytes2D, Bytes2D | None]:
-    """Colour and transparency of a loaded image, as stored (not yet upright); of a gray one, a plane three times.
+    """Color and transparency of a loaded image, as stored (not yet upright); of a gray one, a plane three times.
 
     Args:
         bits: of a sample in the file, where they are fewer than those of its mode.
@@ -84,7 +85,7 @@ def channels_of(image: Image.Image, notes: list[str], field: str, bits: int = 8)
 
 
 def transparent(samples: NDArray[Any], key: tuple[int, ...]) -> Bytes2D:
-    """Alpha of ``[h, w]`` or ``[h, w, 3]`` whose colour ``key`` is transparent: 0 there, 255 elsewhere."""
+    """Alpha of ``[h, w]`` or ``[h, w, 3]`` whose color ``key`` is transparent: 0 there, 255 elsewhere."""
     is_key = samples == np.asarray(key, samples.dtype)
     return np.where(is_key.all(axis=2) if samples.ndim == 3 else is_key, np.uint8(0), np.uint8(255))
 
@@ -116,7 +117,9 @@ def _packed(image: Image.Image, rawmode: str) -> Bytes2D:
 
 
 def _with_alpha(image: Image.Image) -> tuple[Bytes2D, Bytes2D]:
-    rgb, alpha = np.empty((image.height, image.width, 3), np.uint8), np.empty((image.height, image.width), np.uint8)
+    rgb = np.empty((image.height, image.width, 3), np.uint8)
+    alpha = np.empty((image.height, image.width), np.uint8)
+
     straight = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)
     for rows, piece in _pieces(image):
         piece = piece.convert(straight) if straight else piece
@@ -128,18 +131,24 @@ def _with_alpha(image: Image.Image) -> tuple[Bytes2D, Bytes2D]:
 
 def _deep_gray(image: Image.Image, field: str, bits: int) -> tuple[Bytes2D, Bytes2D | None]:
     """Modes I;16*, I and F as 0…255, scaled by what the values can be, never clipped; alpha where a value is keyed."""
-    top = (1 << bits) - 1 if image.mode.startswith("I;16") and 8 < bits < 16 else 65535
     if not image.mode.startswith("I;16"):
         top = _highest(image, field)
+    elif 8 < bits < 16:
+        top = (1 << bits) - 1
+    else:
+        top = 65535
+
     gray, alpha = np.empty((image.height, image.width), np.uint8), None
     key = image.info.get("transparency")
     if isinstance(key, int):
         alpha = np.empty_like(gray)
+
     for rows, piece in _pieces(image):
         values = np.asarray(piece)
-        gray[rows] = (
-            np.rint(values.astype(np.float64) * (255 / top)) if image.mode in ("I", "F") else scaled(values, top)
-        )
+        if image.mode in ("I", "F"):
+            gray[rows] = np.rint(values.astype(np.float64) * (255 / top))
+        else:
+            gray[rows] = scaled(values, top)
         if alpha is not None and isinstance(key, int):
             alpha[rows] = transparent(values, (key,))
     return gray, alpha
@@ -147,17 +156,22 @@ def _deep_gray(image: Image.Image, field: str, bits: int) -> tuple[Bytes2D, Byte
 
 def _highest(image: Image.Image, field: str) -> int:
     """What the value of white is in modes I and F."""
-    extremes = [(float(values.min()), float(values.max())) for values in (np.asarray(p) for _, p in _pieces(image))]
-    low, high = min(low for low, _ in extremes), max(high for _, high in extremes)
-    if not all(np.isfinite(extremes).flat):
+    lows, highs = [], []
+    for _, piece in _pieces(image):
+        values = np.asarray(piece)
+        lows.append(float(values.min()))
+        highs.append(float(values.max()))
+    low, high = min(lows), max(highs)
+    if not np.isfinite(lows + highs).all():
         raise SourceError(field, None, "the image has NaN or infinite values")
+
     tops = (1 if image.mode == "F" else 255, 255, 65535)
     if image.mode == "I" and image.format is not None:
         tops = (65535, 65535, 65535)  # a file: decoders use mode I for 16 bits per pixel
-    full = next((value for value in tops if high <= value), 0)
-    if low < 0 or not full:
+    white = next((value for value in tops if high <= value), 0)
+    if low < 0 or not white:
         raise SourceError(field, None, f"mode {image.mode} must lie in 0…65535, not {low:.6g}…{high:.6g}")
-    return full
+    return white
 
 
 def _from_cmyk(image: Image.Image, notes: list[str], field: str) -> Bytes2D:
@@ -170,8 +184,9 @@ def _from_cmyk(image: Image.Image, notes: list[str], field: str) -> Bytes2D:
         except (ImageCms.PyCMSError, OSError) as exc:
             notes.append(f"{field}: the CMYK profile is not usable ({one_line(exc)})")
     if transform is None:
-        notes.append(f"{field}: CMYK was converted to RGB without a colour profile")
+        notes.append(f"{field}: CMYK was converted to RGB without a color profile")
         return _converted(image, "RGB")
+
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     for rows, piece in _pieces(image):
         pixels[rows] = np.asarray(ImageCms.applyTransform(piece, transform))
@@ -179,15 +194,10 @@ def _from_cmyk(image: Image.Image, notes: list[str], field: str) -> Bytes2D:
 
 
 def profile_of(profile: object, mode: str, notes: list[str], field: str) -> bytes | None:
-    """The colour profile, if it describes RGB: bytes 16…19 of an ICC header name its colour space."""
+    """The color profile, if it describes RGB: bytes 16…19 of an ICC header name its color space."""
     if not isinstance(profile, bytes) or not profile or mode == "CMYK":
         return None
     if profile[16:20] == b"RGB ":
         return profile
-    notes.append(f"{field}: a colour profile that is not for RGB was left out")
+    notes.append(f"{field}: a color profile that is not for RGB was left out")
     return None
-
-
-def one_line(exc: BaseException) -> str:
-    """A foreign error's text on one line."""
-    return " ".join(str(exc).split()) or type(exc).__name__

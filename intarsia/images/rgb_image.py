@@ -1,7 +1,7 @@
-"""Decoding and normalising: whatever form a picture arrives in, it leaves here as 8-bit RGB, upright.
+"""An image in the one form that everything else works on: 8-bit RGB, upright, with its transparency.
 
 Orientation is applied, palettes, CMYK, 16-bit and floating-point modes are converted explicitly, and alpha
-and an RGB colour profile are kept for the output. What was lost on the way is said in ``Picture.warnings``.
+and an RGB color profile are kept for the output. What is lost in a conversion is in ``RgbImage.warnings``.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from intarsia.errors import IntarsiaError, OutOfMemory, SourceError
+from intarsia.errors import IntarsiaError, OutOfMemory, SourceError, one_line
 from intarsia.images.containers import Damaged
 from intarsia.images.decode import FORMATS, Pixels, check_size, decode, is_deep
-from intarsia.images.pixel_modes import channels_of, levels_of, one_line, profile_of
+from intarsia.images.pixel_modes import channels_of, levels_of, profile_of
 
-__all__ = ["FORMATS", "Picture", "from_array", "from_bytes", "from_image"]
+__all__ = ["FORMATS", "RgbImage", "from_array", "from_bytes", "from_image"]
 
 Bytes2D = NDArray[np.uint8]
 
 _READ = "PNG, JPEG, WebP, GIF, BMP, TIFF, PPM, AVIF, JPEG 2000 or ICO"
 _ORIENTATION = 0x0112
 
-# EXIF 2.32, table of tag 0x0112: how the stored rows and columns become an upright picture.
+# EXIF 2.32, table of tag 0x0112: how the stored rows and columns become an upright image.
 _UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     2: lambda a: a[:, ::-1],
     3: lambda a: a[::-1, ::-1],
@@ -43,13 +43,13 @@ _UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
-    """An upright 8-bit picture; the arrays are read-only.
+class RgbImage:
+    """An upright 8-bit image; the arrays are read-only.
 
     Attributes:
-        rgb: uint8 ``[H, W, 3]``; of a gray picture, as most masks are, one plane of memory stands for all three.
+        rgb: uint8 ``[H, W, 3]``; for grayscale, a broadcast view of one plane.
         alpha: uint8 ``[H, W]``, 255 opaque, or None where the source has no transparency.
-        icc_profile: the source's RGB colour profile, to be written with the output.
+        icc_profile: the source's RGB color profile, to be written with the output.
         path: the file it came from, if it came from one.
         warnings: what the caller should know about the conversion.
         is_gray: all three channels are known to be equal.
@@ -66,7 +66,7 @@ class Picture:
         rgb = self.rgb[:, :, 0] if self.is_gray else self.rgb
         for name, array in (("rgb", rgb), ("alpha", self.alpha)):
             if array is not None:
-                array = np.ascontiguousarray(array).view()  # a view: the caller keeps his own flags
+                array = np.ascontiguousarray(array).view()  # a view: the flags of the caller's array stay
                 array.setflags(write=False)
                 object.__setattr__(self, name, array)
         if self.is_gray:
@@ -84,7 +84,7 @@ class Picture:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of the normalised content (size, colours, alpha): equal pictures, equal hashes, gray ones apart."""
+        """Hash of the normalized content (size, colors, alpha): equal images, equal hashes, gray ones apart."""
         shape = self.rgb.shape[:2] if self.is_gray else self.rgb.shape
         digest = hashlib.sha256(repr((shape, self.alpha is not None)).encode())
         digest.update(self.gray.data if self.is_gray else self.rgb.data)
@@ -98,7 +98,7 @@ class Picture:
         return self.rgb[:, :, 0] if self.is_gray else np.asarray(Image.fromarray(self.rgb).convert("L"))
 
     def to_pil(self) -> Image.Image:
-        """A new RGB or RGBA ``PIL.Image`` that carries the colour profile in ``info``."""
+        """A new RGB or RGBA ``PIL.Image`` that carries the color profile in ``info``."""
         planes = self.rgb if self.alpha is None else np.dstack((self.rgb, self.alpha))
         image = Image.fromarray(planes)
         if self.icc_profile:
@@ -106,18 +106,19 @@ class Picture:
         return image
 
 
-def from_bytes(field: str, data: bytes, label: str, path: str | None = None, max_pixels: int | None = None) -> Picture:
-    """Decode an encoded picture. ``label`` says in an error what the bytes were ("'photo.png'", "the bytes").
+def from_bytes(field: str, data: bytes, label: str, path: str | None = None, max_pixels: int | None = None) -> RgbImage:
+    """Decode an encoded image. ``label`` says in an error what the bytes were ("'photo.png'", "the bytes").
 
     Args:
         max_pixels: see :func:`intarsia.images.access.pixel_limit`.
 
     Raises:
-        SourceError: empty, not a picture, truncated or damaged, or too many pixels.
+        SourceError: empty, not an image, truncated or damaged, or too many pixels.
         OutOfMemory: there is no memory to decode it in.
     """
     if not data:
         raise SourceError(field, path, f"{label} is empty (0 bytes)")
+
     notes: list[str] = []
     with _named(field, label, path, data):
         pixels = decode(field, data, notes, max_pixels)
@@ -127,8 +128,8 @@ def from_bytes(field: str, data: bytes, label: str, path: str | None = None, max
 
 def from_image(
     field: str, image: Image.Image, label: str = "the image", path: str | None = None, max_pixels: int | None = None
-) -> Picture:
-    """Normalise a ``PIL.Image`` of any mode; the image itself is left as it is.
+) -> RgbImage:
+    """Normalize a ``PIL.Image`` of any mode; the image itself is left as it is.
 
     Raises:
         SourceError: truncated or damaged, empty, too many pixels, or values that mean nothing.
@@ -141,34 +142,38 @@ def from_image(
             notes.append(f"{field}: there is more than one frame or page; number {image.tell() + 1} is used")
         if is_deep(image):
             notes.append(f"{field}: 16 bits a channel were cut to 8")
+
         image.load()
         rgb, alpha = channels_of(image, notes, field)
-        is_gray = image.mode == "LA" or rgb.strides[2] == 0
         profile = profile_of(image.info.get("icc_profile"), image.mode, notes, field)
-        orientation = _orientation(image, notes, field)
         pixels = Pixels(
-            rgb=rgb, alpha=alpha, is_gray=is_gray, orientation=orientation, profile=profile, mode=image.mode
+            rgb=rgb,
+            alpha=alpha,
+            is_gray=image.mode == "LA" or rgb.strides[2] == 0,
+            orientation=_orientation(image, notes, field),
+            profile=profile,
+            mode=image.mode,
         )
         return _upright(pixels, profile, notes, path)
 
 
-def _upright(pixels: Pixels, profile: bytes | None, notes: list[str], path: str | None) -> Picture:
+def _upright(pixels: Pixels, profile: bytes | None, notes: list[str], path: str | None) -> RgbImage:
     rgb, alpha = pixels.rgb, pixels.alpha
     turn = _UPRIGHT.get(pixels.orientation)
     if turn is not None:
         rgb, alpha = turn(rgb), None if alpha is None else turn(alpha)
-    return Picture(rgb, alpha, icc_profile=profile, path=path, warnings=tuple(notes), is_gray=pixels.is_gray)
+    return RgbImage(rgb, alpha, icc_profile=profile, path=path, warnings=tuple(notes), is_gray=pixels.is_gray)
 
 
 @contextmanager
 def _named(field: str, label: str, path: str | None, data: bytes = b"") -> Iterator[None]:
-    """Gives what goes wrong in decoding the names of field and file."""
+    """Turns every error of decoding into one that names field and file."""
     try:
         yield
     except IntarsiaError:
         raise
     except Damaged as exc:
-        reason = str(exc) or f"is not a picture but {_kind(data)}; {_READ} is read"
+        reason = str(exc) or f"is not an image but {_kind(data)}; {_READ} is read"
         raise SourceError(field, path, f"{label} {reason}") from exc
     except Exception as exc:  # a decoder fed with damaged data raises anything at all
         if isinstance(exc, MemoryError) or "out of memory" in str(exc).lower():
@@ -176,8 +181,8 @@ def _named(field: str, label: str, path: str | None, data: bytes = b"") -> Itera
         raise SourceError(field, path, f"{label} is truncated or damaged: {one_line(exc)}") from exc
 
 
-def from_array(field: str, array: NDArray[Any], max_pixels: int | None = None) -> Picture:
-    """Normalise ``[H, W]``, ``[H, W, 1]``, ``[H, W, 3]`` or ``[H, W, 4]`` of uint8, uint16, bool or 0…1.
+def from_array(field: str, array: NDArray[Any], max_pixels: int | None = None) -> RgbImage:
+    """Normalize ``[H, W]``, ``[H, W, 1]``, ``[H, W, 3]`` or ``[H, W, 4]`` of uint8, uint16, bool or 0…1.
 
     Raises:
         SourceError: another shape or type, no pixels, non-finite values, or floats outside 0…1.
@@ -187,15 +192,20 @@ def from_array(field: str, array: NDArray[Any], max_pixels: int | None = None) -
         raise SourceError(field, None, f"an array must be {shapes}, not {array.shape}")
     if not array.size:
         raise SourceError(field, None, f"an array must have pixels, not shape {array.shape}")
+
     notes: list[str] = []
     with _named(field, "the array", None):
         check_size((array.shape[1], array.shape[0]), max_pixels)
         levels = levels_of(field, array, notes)
         if levels.ndim == 2:
             levels = levels[:, :, None]
-        rgb = np.repeat(levels, 3, axis=2) if levels.shape[2] == 1 else levels[:, :, :3].copy()
+
         alpha = levels[:, :, 3].copy() if levels.shape[2] == 4 else None
-        return Picture(rgb, alpha, warnings=tuple(notes))
+        if levels.shape[2] == 1:
+            rgb = np.repeat(levels, 3, axis=2)
+        else:
+            rgb = levels[:, :, :3].copy()
+        return RgbImage(rgb, alpha, warnings=tuple(notes))
 
 
 def _orientation(image: Image.Image, notes: list[str], field: str) -> int:
@@ -209,7 +219,7 @@ def _orientation(image: Image.Image, notes: list[str], field: str) -> int:
 
 
 def _kind(data: bytes) -> str:
-    """What bytes that no decoder knows look like, in words."""
+    """A guess at data that no decoder recognizes, in words."""
     head = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if head.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
         return "an HTML page"
@@ -220,5 +230,7 @@ def _kind(data: bytes) -> str:
     try:
         text = data[:512].decode("utf-8")
     except UnicodeDecodeError:
-        return f"data of an unknown kind ({len(data)} bytes)"
-    return "text" if text.isprintable() or "\n" in text else f"data of an unknown kind ({len(data)} bytes)"
+        text = ""
+    if text and (text.isprintable() or "\n" in text):
+        return "text"
+    return f"data of an unknown kind ({len(data)} bytes)"

@@ -1,4 +1,4 @@
-"""Where a picture comes from: path, URL, data URI, base64, bytes, ``PIL.Image`` or numpy array.
+"""Where an image comes from: path, URL, data URI, base64, bytes, ``PIL.Image`` or numpy array.
 
 What may be read is said by an :class:`Access`: a request that arrived over a network has
 ``Access(allow_paths=False)``. URLs are fetched, under their own guard, by :mod:`intarsia.images.fetch`.
@@ -21,12 +21,10 @@ from PIL import Image
 
 from intarsia.errors import SourceError, shown
 from intarsia.images.access import Access
-from intarsia.images.rgb_image import Picture, from_array, from_bytes, from_image
+from intarsia.images.rgb_image import RgbImage, from_array, from_bytes, from_image
 from intarsia.redact import without_query
 
-__all__ = ["MAX_BYTES", "Access", "ImageSource", "Picture", "Source", "open_picture", "read_source"]
-
-ImageSource = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
+__all__ = ["MAX_BYTES", "Source", "open_image", "read_source"]
 
 MAX_BYTES = 512 * 1024 * 1024
 """Largest file that is read, in bytes."""
@@ -43,15 +41,15 @@ _FORMS = "a path, a URL, a data URI, base64, bytes, a PIL.Image or a numpy array
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A picture before decoding: what it is, what an error calls it, and the file it came from, if any."""
+    """An image before decoding: what it is, what an error calls it, and the file it came from, if any."""
 
     content: bytes | Image.Image | NDArray[Any]
     label: str
     path: str | None = None
 
 
-def open_picture(field: str, value: object, access: Access = Access()) -> Picture:
-    """Read and normalise a picture given in any accepted form.
+def open_image(field: str, value: object, access: Access = Access()) -> RgbImage:
+    """Read and normalize an image given in any accepted form.
 
     Raises:
         SourceError: it cannot be found, read or decoded; the message names ``field`` and the reason.
@@ -81,8 +79,8 @@ def read_source(field: str, value: object, access: Access = Access()) -> Source:
         return _read_path(field, os.fsdecode(value), access)
     if isinstance(value, str):
         # Blanks around it mean nothing, unless there is a file of that very name.
-        is_named = access.allow_paths and value != value.strip() and len(value) <= _LONGEST_PATH and _exists(value)
-        if is_named:
+        has_blanks = value != value.strip()
+        if has_blanks and access.allow_paths and len(value) <= _LONGEST_PATH and _exists(value):
             return _read_path(field, value, access)
         return _read_text(field, value.removeprefix(_BYTE_ORDER_MARK).strip(), access)
     raise SourceError(field, value, f"must be {_FORMS}, not {type(value).__name__}")
@@ -95,21 +93,24 @@ def _read_text(field: str, text: str, access: Access) -> Source:
         return Source(_data_uri(field, text), "the data URI")
     if _ADDRESS.match(text):
         return _read_url(field, text, access)
+
     may_be_path = access.allow_paths and len(text) <= _LONGEST_PATH
     if may_be_path and _exists(text):
         return _read_path(field, text, access)
+
     data = _decode_base64(text.encode("utf-8", "replace"))
-    # Many a misspelt path is also valid base64 ("photos/cat"), so short text counts as base64 only where
-    # it decodes to the beginning of a picture.
-    if data is not None and (not may_be_path or _is_picture(data)):
+    # Many a misspelled path is also valid base64 ("photos/cat"), so short text counts as base64 only where
+    # it decodes to the beginning of an image.
+    if data is not None and (not may_be_path or _is_image(data)):
         return Source(data, "the base64 text")
     if may_be_path:
         return _read_path(field, text, access)
+
     forms = "a path, URL, data URI or base64"
     if not access.allow_paths:
         forms = "a URL, data URI or base64 (paths are not read here)"
     quoted = without_query(text, with_path=True)  # an address without its scheme may still have a token in it
-    raise SourceError(field, text, f"{shown(quoted)} is not {forms} of a picture")
+    raise SourceError(field, text, f"{shown(quoted)} is not {forms} of an image")
 
 
 def _read_url(field: str, url: str, access: Access) -> Source:
@@ -144,7 +145,7 @@ def _decode_base64(text: bytes) -> bytes | None:
         return None
 
 
-def _is_picture(data: bytes) -> bool:
+def _is_image(data: bytes) -> bool:
     return data.startswith(_SIGNATURES) or data[4:8] == b"ftyp"
 
 
@@ -155,24 +156,34 @@ def _exists(text: str) -> bool:
 def _read_path(field: str, path: str, access: Access) -> Source:
     if not access.allow_paths:
         raise SourceError(field, path, f"paths are not read here, only URLs, data URIs and base64: {shown(path)}")
-    label, problem = shown(path), ""
+    label = shown(path)
     try:
         name = os.path.expanduser(path)
-        found = os.stat(name)
-        if stat.S_ISDIR(found.st_mode):
-            problem = f"{label} is a folder, not a picture"
-        elif not stat.S_ISREG(found.st_mode):  # a pipe or device may never end
-            problem = f"{label} is not a regular file"
-        elif found.st_size > MAX_BYTES:
-            problem = f"{label} has {found.st_size} bytes; at most {MAX_BYTES} are read"
-        elif not found.st_size:  # empty, or one of the system's (/proc/kmsg), where a read may wait for ever
-            return Source(b"", label, path)
-        else:
-            with open(name, "rb") as file:
-                return Source(file.read(MAX_BYTES), label, path)
+        status = os.stat(name)
+        problem = _unreadable(status)
+        if not problem:
+            return Source(_content(name, status), label, path)
     except FileNotFoundError as exc:
         raise SourceError(field, path, f"file not found: {label}") from exc
     except (OSError, ValueError) as exc:  # ValueError: a NUL character
         reason = getattr(exc, "strerror", None) or str(exc)
         raise SourceError(field, path, f"{label} cannot be read: {reason}") from exc
-    raise SourceError(field, path, problem)
+    raise SourceError(field, path, f"{label} {problem}")
+
+
+def _unreadable(status: os.stat_result) -> str:
+    """Why a file of this kind or size is not read; "" where it is."""
+    if stat.S_ISDIR(status.st_mode):
+        return "is a folder, not an image"
+    if not stat.S_ISREG(status.st_mode):  # a pipe or device may never end
+        return "is not a regular file"
+    if status.st_size > MAX_BYTES:
+        return f"has {status.st_size} bytes; at most {MAX_BYTES} are read"
+    return ""
+
+
+def _content(name: str, status: os.stat_result) -> bytes:
+    if not status.st_size:  # empty, or one of the system's (/proc/kmsg), where a read may wait for ever
+        return b""
+    with open(name, "rb") as file:
+        return file.read(MAX_BYTES)

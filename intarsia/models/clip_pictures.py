@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from intarsia.checkpoints.files import one_line, read_json
-from intarsia.errors import WeightsError, shown
+from intarsia.checkpoints.files import read_json
+from intarsia.errors import WeightsError, one_line, shown
 from intarsia.models.config_values import refuse, whole
 
 __all__ = ["Floats", "Pixels", "Preprocessing", "flagged", "load_preprocessing"]

@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from intarsia.checkpoints.files import one_line
 from intarsia.checkpoints.layout import find_weights
-from intarsia.errors import WeightsError
+from intarsia.errors import WeightsError, one_line
 from intarsia.models.clip_config import read_vision_shape
 from intarsia.models.ip_adapter import ImageProjection, ImagePrompts, IPAdapter, Resampler, resampler_shape
 from intarsia.models.unet import UNet

@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
-from intarsia.checkpoints.files import one_line, read_json
+from intarsia.checkpoints.files import read_json
 from intarsia.checkpoints.layout import COMPONENTS, SCHEDULER, find_weights
-from intarsia.errors import WeightsError, shown
+from intarsia.errors import WeightsError, one_line, shown
 from intarsia.models.autoencoder import Autoencoder
 from intarsia.models.config_values import flag
 from intarsia.models.lora import Additions

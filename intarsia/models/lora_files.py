@@ -21,8 +21,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from intarsia.checkpoints.files import one_line
-from intarsia.errors import WeightsError, shown
+from intarsia.errors import WeightsError, one_line, shown
 from intarsia.models.lora import Additions, LoraFile, LowRank, layer_of
 from intarsia.models.lora_kinds import LoraNames, phrase, sorted_names
 from intarsia.models.weight_files import read_tensors, stored_names

@@ -22,9 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from intarsia.checkpoints.files import one_line
 from intarsia.checkpoints.layout import find_weights
-from intarsia.errors import BackendError, WeightsError
+from intarsia.errors import BackendError, WeightsError, one_line
 from intarsia.models.clip_config import read_checker_shape
 from intarsia.models.clip_pictures import Floats, Pixels, Preprocessing, flagged, load_preprocessing
 from intarsia.models.weight_files import check_size, fill, read_tensors

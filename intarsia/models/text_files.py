@@ -9,9 +9,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from intarsia.checkpoints.files import one_line, read_json
+from intarsia.checkpoints.files import read_json
 from intarsia.checkpoints.layout import COMPONENTS, find_weights
-from intarsia.errors import WeightsError
+from intarsia.errors import WeightsError, one_line
 from intarsia.models.clip_config import is_projected, read_text_shape
 from intarsia.models.lora import Additions
 from intarsia.models.text import TextEncoders, TextTower

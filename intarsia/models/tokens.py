@@ -16,8 +16,8 @@ import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE
 
-from intarsia.checkpoints.files import is_there, one_line, read_bytes, read_json
-from intarsia.errors import WeightsError, shown
+from intarsia.checkpoints.files import is_there, read_bytes, read_json
+from intarsia.errors import WeightsError, one_line, shown
 from intarsia.models.clip_config import MOST_TOKENS
 
 __all__ = ["ClipTokens", "load_tokens"]

@@ -11,8 +11,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from intarsia.checkpoints.files import one_line, regular
-from intarsia.errors import WeightsError
+from intarsia.checkpoints.files import regular
+from intarsia.errors import WeightsError, one_line
 
 _NAMED = 3
 

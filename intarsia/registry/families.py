@@ -9,7 +9,7 @@ from typing import Any
 __all__ = ["FAMILIES", "Family"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Family:
     """What all models of one family share.
 
@@ -26,21 +26,16 @@ class Family:
     factor: int = 8
     schedule: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def keeps_known_region(self) -> bool:
-        """True where the loop itself must keep what is outside the mask, at every noise level."""
-        return self.in_channels == self.latent_channels
-
 
 # SDXL's published configuration: leading spacing (Podell et al. 2023; its scheduler_config.json).
 _SDXL: dict[str, Any] = {"timestep_spacing": "leading"}
 
 FAMILIES: dict[str, Family] = {
-    "sd15": Family(4, 512),
-    "sd15-inpaint": Family(9, 512),
-    "sd21": Family(4, 768),
-    "sd21-inpaint": Family(9, 512),
-    "sdxl": Family(4, 1024, schedule=_SDXL),
-    "sdxl-inpaint": Family(9, 1024, schedule=_SDXL),
-    "tiny-inpaint": Family(9, 512),
+    "sd15": Family(in_channels=4, native_size=512),
+    "sd15-inpaint": Family(in_channels=9, native_size=512),
+    "sd21": Family(in_channels=4, native_size=768),
+    "sd21-inpaint": Family(in_channels=9, native_size=512),
+    "sdxl": Family(in_channels=4, native_size=1024, schedule=_SDXL),
+    "sdxl-inpaint": Family(in_channels=9, native_size=1024, schedule=_SDXL),
+    "tiny-inpaint": Family(in_channels=9, native_size=512),
 }

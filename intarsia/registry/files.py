@@ -8,17 +8,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from intarsia.checkpoints.files import is_there, read_json, regular
 from intarsia.checkpoints.layout import SCHEDULER, files_read
 from intarsia.errors import WeightsError, shown
+from intarsia.registry.entries import PARTS, Entry, ModelEntry, PartEntry, PinnedFile
 from intarsia.registry.hashing import Hashes, nothing
-from intarsia.registry.registry import PARTS, ModelEntry, PartEntry, PinnedFile
 
 __all__ = ["FileState", "check", "entry_hash", "locate", "scheduler_config", "verify"]
-
-Entry = ModelEntry | PartEntry
 
 # The file that tells a folder of each kind from any other; a LoRA is one file.
 _NEEDED = {
@@ -30,12 +28,16 @@ _NEEDED = {
 _PICKLED = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
 
 
+State = Literal["ok", "missing", "size", "hash"]
+"""What verification says of a file; ``size`` and ``hash`` are what differs."""
+
+
 @dataclass(frozen=True)
 class FileState:
-    """What verification found of one pinned file: ``ok``, ``missing``, ``size`` or ``hash``."""
+    """One pinned file, and what verification says of it."""
 
     file: PinnedFile
-    state: str
+    state: State
 
 
 def locate(entry: Entry) -> Path:
@@ -46,6 +48,7 @@ def locate(entry: Entry) -> Path:
             f"{entry.id}: {path.name} is a pickled checkpoint, which can run code when opened; "
             "only safetensors are loaded (convert it first)"
         )
+
     if kind == "loras":
         return _locate_file(entry)
     if not os.path.isdir(path):
@@ -99,6 +102,7 @@ def check(entry: Entry, meanwhile: Callable[[], None] = nothing) -> Path:
         path = folder / pin.path
         if not os.path.exists(path):
             raise WeightsError(f"{entry.id}: {pin.path} is missing in {folder}")
+
         stat = regular(path)
         if stat.st_size != pin.bytes:
             raise WeightsError(
@@ -124,37 +128,39 @@ def entry_hash(entry: Entry, meanwhile: Callable[[], None] = nothing) -> str:
     if entry.files:
         lines = [f"{pin.path} {pin.sha256}" for pin in entry.files]
     else:
-        used, folder = files_read(_kind(entry), locate(entry)), _folder(entry)
-        hashes = Hashes(used, meanwhile)
-        lines = [f"{path.relative_to(folder).as_posix()} {hashes.of(path)}" for path in used]
+        folder = _folder(entry)
+        paths = files_read(_kind(entry), locate(entry))
+        hashes = Hashes(paths, meanwhile)
+        lines = [f"{path.relative_to(folder).as_posix()} {hashes.of(path)}" for path in paths]
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
 def scheduler_config(entry: ModelEntry) -> dict[str, Any]:
     """The model's own scheduler configuration on top of its family's; small JSON, no weights are read.
 
-    Where a model has none the family's stands in the plan; a backend that opens the model's files wants it there.
+    Where a model has none the plan has the family's; a backend that opens the model's files needs it there.
     """
     family, path = entry.shape.schedule, entry.path / SCHEDULER
     if not is_there(path):
         return dict(family)
     stat = regular(path)
-    own = _scheduler_json(path, stat.st_size, stat.st_mtime_ns)
-    return {**family, **{key: value for key, value in own.items() if value is not None or key not in family}}
+    config = _scheduler_json(path, stat.st_size, stat.st_mtime_ns)
+    stated = {key: value for key, value in config.items() if value is not None or key not in family}
+    return {**family, **stated}
 
 
 @lru_cache(maxsize=64)
 def _scheduler_json(path: Path, size: int, changed_ns: int) -> Mapping[str, Any]:
-    """Keyed by size and time as well, so that a changed file is read anew. To be read, not changed: all share it."""
+    """Keyed by size and time as well, so that a changed file is read anew. Shared by all callers: not to be changed."""
     config = read_json(path)
     for key, value in config.items():
-        every = value if isinstance(value, list) else [value]
-        if any(isinstance(each, dict | list) for each in every):
+        members = value if isinstance(value, list) else [value]
+        if any(isinstance(member, dict | list) for member in members):
             raise WeightsError(f"{path}: {shown(key)} must be a text, a number or a list of them, not {shown(value)}")
     return config
 
 
-def _state(path: Path, pin: PinnedFile, hashes: Hashes) -> str:
+def _state(path: Path, pin: PinnedFile, hashes: Hashes) -> State:
     if not os.path.exists(path):
         return "missing"
     if regular(path).st_size != pin.bytes:

@@ -29,7 +29,7 @@ _known: dict[_Key, str] = {}
 
 
 def nothing() -> None:
-    """What is done meanwhile where there is nothing to do."""
+    """Does nothing: the default work while files are hashed."""
 
 
 class Hashes:
@@ -68,6 +68,7 @@ def _read_ahead(files: Sequence[Path], meanwhile: Callable[[], None]) -> None:
     sizes = {path: _unread_bytes(path) for path in files}
     if sum(sizes.values()) < _LEAST_BYTES:
         return
+
     waiting: queue.SimpleQueue[Path] = queue.SimpleQueue()
     largest_first = sorted((path for path in sizes if sizes[path]), key=lambda path: -sizes[path])
     for path in largest_first:
@@ -77,7 +78,7 @@ def _read_ahead(files: Sequence[Path], meanwhile: Callable[[], None]) -> None:
     work: dict[str, Any] = {"target": _read_waiting, "args": (waiting, stop), "name": "intarsia-hash", "daemon": True}
     threads = [threading.Thread(**work) for _ in range(min(len(largest_first), _cores(), _MOST_THREADS))]
     try:
-        with suppress(RuntimeError, MemoryError):  # no thread is to be had: whoever asks for a hash reads the file
+        with suppress(RuntimeError, MemoryError):  # no thread can be started: each hash is then computed on demand
             for thread in threads:
                 thread.start()
         meanwhile()
@@ -105,7 +106,7 @@ def _read_waiting(waiting: queue.SimpleQueue[Path], stop: threading.Event) -> No
 
 
 def _sha256(path: Path, stop: threading.Event) -> str:
-    """From what is known, or from the file."""
+    """From the hashes of this process, or from the file."""
     key = _key(path)
     if key not in _known:
         _known[key] = _read(path, stop)
@@ -129,7 +130,7 @@ def _key(path: Path) -> _Key:
 
 
 def _unread_bytes(path: Path) -> int:
-    """How many there are to read; 0 for what is known, or not there."""
+    """Bytes of a file still to be hashed; 0 where its hash is known, or it is not there."""
     try:
         key = _key(path)
     except WeightsError:
@@ -142,4 +143,4 @@ def _cores() -> int:
 
 
 class _Stopped(Exception):
-    """Nobody wants the rest of a file's hash any more."""
+    """The rest of a file's hash is not needed any more."""

@@ -32,7 +32,7 @@ BAD = [
     ({"init_image": "photos/gone.png"}, "io", "file not found"),
     ({"mask_image": "masks/gone.png"}, "io", "file not found"),
     ({"init_image": "photos/cut.png"}, "decode", "truncated"),
-    ({"init_image": "photos/text.png"}, "decode", "is not a picture"),
+    ({"init_image": "photos/text.png"}, "decode", "is not an image"),
     ({"init_image": "photos/empty.png"}, "decode", "is empty"),
     ({"init_image": "photos"}, "decode", "is a folder"),
     ({"mask_image": "masks/black.png"}, "mask", "mask_image is empty"),

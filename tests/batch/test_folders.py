@@ -220,7 +220,7 @@ def test_a_mask_that_is_the_picture_is_said_in_the_results(album, tmp_path):
     batch.run(album.manifest([album.row(0), album.row(2, **same)]), tmp_path / "out", album.options)
     made = {line["id"]: line for line in lines(tmp_path / "out")}
     assert "warnings" not in made["row-0"]
-    assert "mask_image is the very picture that is repainted" in made["row-2"]["warnings"][0]
+    assert "mask_image is the very image that is repainted" in made["row-2"]["warnings"][0]
 
 
 def test_what_counts_as_an_extension_is_what_pillow_writes_our_formats_under():

@@ -29,7 +29,7 @@ from intarsia.export.step import step_graph
 from intarsia.models.tokens import load_tokens
 from tests import xl_reference
 from tests.random_model import write_model, write_registry, write_xl_model
-from tests.unit.dialect_table import MINIMAL
+from tests.unit.endpoint_table import MINIMAL
 from tests.xl_reference import ORDERS
 from tools import export_tiny
 

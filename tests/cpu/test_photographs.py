@@ -9,8 +9,10 @@ from PIL import Image
 pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[torch]'")
 
 import intarsia
-from intarsia.canvas.canvas import CanvasOptions, prepare
-from intarsia.images.sources import open_picture
+from intarsia.canvas.canvas import prepare
+from intarsia.canvas.options import CanvasOptions
+from intarsia.images.sources import open_image
+from tests.canvas_pixels import touched_pixels
 from tools.train_tiny.masks import room
 from tools.train_tiny.palette import COLOURS
 
@@ -54,8 +56,8 @@ def test_photograph(engine, photos, place):
     )  # fmt: skip
     result = engine.run(request)
     out, original = np.asarray(result.images[0]), np.asarray(Image.open(image_file).convert("RGB"))
-    canvas = prepare(open_picture("init_image", image_file), open_picture("mask_image", mask_file), CanvasOptions())
-    touched = canvas.touched()
+    canvas = prepare(open_image("init_image", image_file), open_image("mask_image", mask_file), CanvasOptions())
+    touched = touched_pixels(canvas)
     assert result.generated[0].size == (512, 512)
     np.testing.assert_array_equal(out[~touched], original[~touched])
     where = largest_disc(touched)

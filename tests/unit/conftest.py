@@ -13,7 +13,7 @@ from intarsia.backends.null import NullSession
 
 
 @pytest.fixture
-def pictures():
+def image_and_mask():
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (96, 128, 3), dtype=np.uint8)
     mask = np.zeros((96, 128), np.uint8)
@@ -22,9 +22,9 @@ def pictures():
 
 
 @pytest.fixture
-def request_of(pictures):
+def request_of(image_and_mask):
     def make(**fields):
-        image, mask = pictures
+        image, mask = image_and_mask
         return intarsia.InpaintRequest(**{"init_image": image, "mask_image": mask, "seed": 1, "steps": 6, **fields})
 
     return make

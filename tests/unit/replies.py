@@ -13,9 +13,9 @@ jsonschema = pytest.importorskip("jsonschema", reason="needs jsonschema: pip ins
 
 
 @functools.cache
-def validator(endpoint, kind):
-    dialect = ENDPOINTS[endpoint]
-    schema = request_schema(dialect) if kind == "request" else reply_schemas(dialect)[kind]
+def validator(name, kind):
+    endpoint = ENDPOINTS[name]
+    schema = request_schema(endpoint) if kind == "request" else reply_schemas(endpoint)[kind]
     return jsonschema.Draft202012Validator(schema)
 
 

@@ -10,13 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
-from intarsia.canvas.canvas import BLANK, Canvas, CanvasOptions, lay_out, prepare
+from intarsia.canvas.canvas import BLANK, Canvas, prepare
 from intarsia.canvas.mask import dilate, resize_mask
+from intarsia.canvas.options import CanvasOptions
 from intarsia.canvas.paste import match_colors
 from intarsia.errors import RequestError
 from intarsia.images.fill import FAINT
-from intarsia.images.rgb_image import Picture, from_array, from_bytes
-from intarsia.images.sources import open_picture
+from intarsia.images.rgb_image import RgbImage, from_array, from_bytes
+from intarsia.images.sources import open_image
+from tests.canvas_pixels import touched_pixels
 
 
 def noise(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:
@@ -35,7 +37,7 @@ def made(image: np.ndarray, mask: np.ndarray, **options) -> Canvas:
 
 
 def opposite(canvas: Canvas) -> np.ndarray:
-    """A generated picture that differs from the input at every pixel and channel."""
+    """A generated image that differs from the input at every pixel and channel."""
     return canvas.image ^ np.uint8(0x80)
 
 
@@ -53,7 +55,7 @@ def check_untouched(canvas: Canvas, output: Image.Image, base: np.ndarray) -> No
     assert out.shape == base.shape
     kept = ~may_change(canvas)
     np.testing.assert_array_equal(out[kept], base[kept])
-    np.testing.assert_array_equal(canvas.touched(), ~kept)
+    np.testing.assert_array_equal(touched_pixels(canvas), ~kept)
 
 
 def grown_mask(mask: np.ndarray, wanted: dict, fixed: bool) -> np.ndarray:
@@ -101,7 +103,7 @@ def test_nothing_outside_the_feather_changes(height, width, channels, wanted, fi
     assert max(layout.height, layout.width) <= 2048
     output = canvas.paste(opposite(canvas))
     assert output.size == ((wanted["width"], wanted["height"]) if fixed else (width, height))
-    base = np.asarray(canvas.picture.to_pil())
+    base = np.asarray(canvas.working.to_pil())
     if not fixed:
         upright = image if channels > 1 else np.dstack([image] * 3)
         np.testing.assert_array_equal(base, upright)
@@ -130,7 +132,7 @@ def test_where_the_feather_is_full_the_generated_pixel_is_taken(height, width, b
 @settings(max_examples=60, deadline=None)
 @given(sides, sides, options)
 def test_a_network_that_returns_its_input_changes_nothing_much(height, width, wanted):
-    """Geometry there and back: a smooth picture survives the round trip everywhere."""
+    """Geometry there and back: a smooth image survives the round trip everywhere."""
     wanted = {k: v for k, v in wanted.items() if k not in ("masked_content", "invert_mask")}
     rows, columns = np.mgrid[0:height, 0:width]
     plane = (60 + 120 * rows / max(height, 40) + 60 * columns / max(width, 40)).astype(np.uint8)
@@ -143,9 +145,9 @@ def test_a_network_that_returns_its_input_changes_nothing_much(height, width, wa
 
 
 def test_the_profile_is_kept_where_the_output_is_resized():
-    picture = Picture(noise(40, 50), icc_profile=b"profile")
+    image = RgbImage(noise(40, 50), icc_profile=b"profile")
     mask = from_array("mask_image", box_mask(40, 50, (5, 5, 20, 20)))
-    canvas = prepare(picture, mask, CanvasOptions(width=64, height=64, fixed_size=True))
+    canvas = prepare(image, mask, CanvasOptions(width=64, height=64, fixed_size=True))
     assert canvas.paste(canvas.image).info["icc_profile"] == b"profile"
 
 
@@ -155,7 +157,7 @@ def test_what_was_done_to_the_mask_is_among_the_warnings():
 
 
 @pytest.mark.parametrize("size", [(512, 512), (512, 768), (640, 512), (1000, 264), (256, 256)])
-def test_pictures_of_good_size_are_not_resampled(size):
+def test_images_of_good_size_are_not_resampled(size):
     image = noise(*size)
     canvas = made(image, box_mask(*size, (10, 10, 30, 30)))
     np.testing.assert_array_equal(canvas.image, image)
@@ -164,7 +166,7 @@ def test_pictures_of_good_size_are_not_resampled(size):
 def test_alpha_and_profile_are_kept():
     image = noise(40, 50, 4)
     image[:, :, 3] |= FAINT  # half-transparent, but nowhere a hole
-    picture = Picture(image[:, :, :3], image[:, :, 3], icc_profile=b"profile")
+    picture = RgbImage(image[:, :, :3], image[:, :, 3], icc_profile=b"profile")
     mask = from_array("mask_image", box_mask(40, 50, (5, 5, 20, 20)))
     canvas = prepare(picture, mask)
     output = canvas.paste(opposite(canvas))
@@ -221,7 +223,7 @@ def test_fixed_size_resizes_as_the_endpoint_does():
     layout = canvas.geometry
     assert (layout.width, layout.height) == (504, 304)
     expected = np.asarray(Image.fromarray(image).resize((500, 301), Image.Resampling.LANCZOS))
-    np.testing.assert_array_equal(canvas.picture.rgb, expected)
+    np.testing.assert_array_equal(canvas.working.rgb, expected)
     np.testing.assert_array_equal(canvas.image[:301, :500], expected)
     np.testing.assert_array_equal(canvas.image[301:, :500], np.repeat(expected[-1:], 3, axis=0))
     small = Image.fromarray(mask).resize((500, 301), Image.Resampling.BILINEAR)
@@ -229,7 +231,7 @@ def test_fixed_size_resizes_as_the_endpoint_does():
     check_untouched(canvas, canvas.paste(opposite(canvas)), expected)
 
 
-def test_the_mask_reaches_into_the_padding_with_the_picture():
+def test_the_mask_reaches_into_the_padding_with_the_image():
     """Else the repeated edge of what is repainted would be shown to the network as known."""
     canvas = made(noise(300, 300), box_mask(300, 300, (250, 0, 300, 300)))
     assert canvas.mask.shape == (304, 304)
@@ -272,7 +274,7 @@ def test_color_match_brings_the_ring_back():
 
 
 @pytest.mark.parametrize(("blur", "ring"), [(0.0, 8), (4.0, 8), (11.0, 22)])
-def test_colours_are_matched_over_two_deviations_of_the_feather(blur, ring):
+def test_colors_are_matched_over_two_deviations_of_the_feather(blur, ring):
     image, mask = noise(128, 128), box_mask(128, 128, (40, 40, 80, 80))
     canvas = made(image, mask, color_match=True, native_size=128, mask_blur=blur)
     drawn = noise(128, 128, seed=4) // 2
@@ -328,16 +330,10 @@ def test_paste_refuses_another_shape_or_type():
 
 def test_one_stray_dark_pixel_does_not_enlarge_the_crop():
     mask = box_mask(1000, 1000, (100, 100, 140, 140))
-    clean = lay_out(from_array("f", noise(1000, 1000)), from_array("f", mask), CanvasOptions(mask_padding=8))
+    clean = prepare(from_array("f", noise(1000, 1000)), from_array("f", mask), CanvasOptions(mask_padding=8))
     mask[990, 990] = 1
-    dirty = lay_out(from_array("f", noise(1000, 1000)), from_array("f", mask), CanvasOptions(mask_padding=8))
-    assert clean == dirty
-
-
-def test_lay_out_is_what_prepare_does():
-    image, mask = from_array("f", noise(700, 500)), from_array("f", box_mask(700, 500, (3, 3, 99, 80)))
-    for wanted in (CanvasOptions(), CanvasOptions(mask_padding=5), CanvasOptions(width=320)):
-        assert lay_out(image, mask, wanted) == prepare(image, mask, wanted).geometry
+    dirty = prepare(from_array("f", noise(1000, 1000)), from_array("f", mask), CanvasOptions(mask_padding=8))
+    assert clean.geometry == dirty.geometry
 
 
 @pytest.mark.parametrize(
@@ -351,8 +347,8 @@ def test_lay_out_is_what_prepare_does():
 )
 def test_photographs(photos, wanted):
     for image_file, mask_file in photos:
-        image = open_picture("init_image", image_file)
-        canvas = prepare(image, open_picture("mask_image", mask_file), CanvasOptions(**wanted))
+        image = open_image("init_image", image_file)
+        canvas = prepare(image, open_image("mask_image", mask_file), CanvasOptions(**wanted))
         check_untouched(canvas, canvas.paste(opposite(canvas)), image.rgb)
         assert 0.05 < canvas.area.mean() < 0.6
         if not wanted:

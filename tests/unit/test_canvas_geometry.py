@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from intarsia.canvas.geometry import CanvasOptions, Geometry, geometry
+from intarsia.canvas.boxes import Geometry
+from intarsia.canvas.geometry import geometry
+from intarsia.canvas.options import CanvasOptions
 
 
 def laid_out(size: tuple[int, int], box: tuple[int, int, int, int] | None = None, **options) -> Geometry:
@@ -58,7 +60,7 @@ def test_fixed_size_is_generated_at_the_next_multiple():
 @pytest.mark.parametrize(
     ("size", "box", "options", "crop"),
     [
-        # native size where the picture has it, around the middle of the mask
+        # native size where the image has it, around the middle of the mask
         ((2000, 2000), (900, 900, 1000, 1000), {}, (694, 694, 1206, 1206)),
         # moved inside at a corner
         ((2000, 2000), (0, 1900, 50, 2000), {}, (0, 1488, 512, 2000)),
@@ -68,11 +70,11 @@ def test_fixed_size_is_generated_at_the_next_multiple():
         ((1024, 1024), (400, 400, 440, 440), {"native_size": 64, "mask_blur": 0}, (336, 336, 504, 504)),
         # at least the padding
         ((1024, 1024), (400, 400, 440, 440), {"native_size": 64, "mask_padding": 100}, (300, 300, 540, 540)),
-        # of the longest side, where the picture is elongated: 128 of 2048
+        # of the longest side, where the image is elongated: 128 of 2048
         ((2048, 512), (1000, 250, 1040, 290), {"native_size": 64, "mask_blur": 0}, (872, 122, 1168, 418)),
         # what the feather reaches: 4 standard deviations and 2 pixels
         ((256, 256), (124, 124, 132, 132), {"native_size": 64, "mask_blur": 16}, (58, 58, 198, 198)),
-        # squarish around an elongated mask, cut by the picture
+        # squarish around an elongated mask, cut by the image
         ((1000, 600), (100, 300, 400, 310), {"native_size": 64}, (0, 5, 600, 600)),
         ((400, 300), (10, 10, 20, 20), {}, (0, 0, 400, 300)),
         # of the asked size's aspect
@@ -129,7 +131,7 @@ def test_invariants(size, data, width, height, padding, native):
     json.dumps(asdict(layout))
 
 
-def test_padding_is_in_whole_latent_cells_before_the_picture():
+def test_padding_is_in_whole_latent_cells_before_the_image():
     layout = laid_out((512, 300), width=512, height=512)
     assert layout.offset == (0, 104)
     assert layout.padding == (0, 104, 0, 108)

@@ -93,7 +93,7 @@ def test_feather(mask, blur):
 
 @given(masks, st.sampled_from([0.2, 0.9, 1.0, 1.1, 2.0, 2.5, 3.0, 4.0, 5.75]), st.sampled_from([0, 40]))
 @settings(max_examples=150, deadline=None)
-def test_feather_is_what_a_blur_of_the_whole_picture_gives(mask, blur, margin):
+def test_feather_is_what_a_blur_of_the_whole_image_gives(mask, blur, margin):
     """The box that is blurred holds all that the blur can reach."""
     mask = np.pad(mask, margin)
     hard = mask * np.uint8(255)
@@ -117,7 +117,7 @@ def test_feather_falls_smoothly_from_a_straight_edge():
 
 
 def test_feather_is_the_same_inside_a_crop():
-    """Computed on a region, it is what it would be on the whole picture."""
+    """Computed on a region, it is what it would be on the whole image."""
     mask = np.zeros((400, 300), np.bool_)
     mask[150:220, 100:180] = True
     whole, moved = feather(mask, 6.0), feather(mask[50:350, 20:], 6.0)

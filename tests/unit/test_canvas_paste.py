@@ -1,12 +1,13 @@
-"""Blending and colour match, against their definitions."""
+"""Blending and color match, against their definitions."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from intarsia.canvas.canvas import CanvasOptions, prepare
+from intarsia.canvas.canvas import prepare
 from intarsia.canvas.mask import Feather
+from intarsia.canvas.options import CanvasOptions
 from intarsia.canvas.paste import blend, match_colors, overlap, paste_area
 from intarsia.images.rgb_image import from_array
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 from PIL import Image
 
-from tests.unit.dialect_table import MINIMAL
+from tests.unit.endpoint_table import MINIMAL
 from tests.unit.replies import checked
 
 PAYLOAD = {**MINIMAL, "width": "96", "height": 64, "seed": "7"}
@@ -27,7 +27,7 @@ def intarsia(tmp_path, empty_registry):
     return run
 
 
-def test_a_file_or_standard_input_gives_the_reply_and_the_picture(intarsia, tmp_path):
+def test_a_file_or_standard_input_gives_the_reply_and_the_image(intarsia, tmp_path):
     (tmp_path / "made").mkdir()
     (tmp_path / "request.json").write_text(json.dumps(PAYLOAD))
     for file, stdin in [("request.json", None), ("-", json.dumps(PAYLOAD))]:

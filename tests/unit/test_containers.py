@@ -1,4 +1,4 @@
-"""Files of pictures before they are decoded: what is left of them, what is refused, and that the work is bounded."""
+"""Files of images before they are decoded: what is left of them, what is refused, and that the work is bounded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from intarsia.errors import SourceError
 from intarsia.images.containers import Damaged, size_of, unpack
-from intarsia.images.rgb_image import Picture, from_bytes
+from intarsia.images.rgb_image import RgbImage, from_bytes
 from tools.fuzz_pictures import seeds
 
 SEEDS = seeds()
@@ -28,7 +28,7 @@ def encoded(image, format="PNG", **options) -> bytes:
     return buffer.getvalue()
 
 
-def decode(data: bytes) -> Picture:
+def decode(data: bytes) -> RgbImage:
     return from_bytes("init_image", data, "it")
 
 
@@ -82,12 +82,12 @@ def moved(data: bytes, at: int, content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("name", sorted(SEEDS.keys() - NETPBM - {"avif"}))
-def test_what_is_left_is_the_first_picture(name):
+def test_what_is_left_is_the_first_image(name):
     left = unpack(SEEDS[name])
     with Image.open(io.BytesIO(left.data)) as stripped, Image.open(io.BytesIO(SEEDS[name])) as original:
         assert getattr(stripped, "n_frames", 1) == 1
         assert left.has_more == (getattr(original, "n_frames", 1) > 1)
-        # Pillow's TIFF decoder turns the picture itself, if it is told to.
+        # Pillow's TIFF decoder turns the image itself, if it is told to.
         original = ImageOps.exif_transpose(original)
         upright = np.asarray(stripped.convert("RGBA"))
         upright = upright[::-1, ::-1] if left.orientation == 3 else upright
@@ -125,7 +125,7 @@ def test_sizes_from_the_beginning_of_a_file(name):
         (tiff([(256, 4, 1, 8), (257, 4, 1, 8), (273, 4, 40_000, 8)], bytes(160_000)), "uncompressed strips"),
         (tiff([(256, 4, 1, 8), (257, 4, 1, 8), (322, 4, 1, 65536), (323, 4, 1, 65536)]), "tiles are larger"),
         (struct.pack("<HHH", 0, 1, 2000) + bytes(16 * 2000), "1 to 1024 icons"),
-        (moved(JP2, 12, struct.pack(">I4s", 8, b"free") * 1001), "has no picture"),
+        (moved(JP2, 12, struct.pack(">I4s", 8, b"free") * 1001), "has no image"),
         (moved(J2K, 4 + struct.unpack_from(">H", J2K, 4)[0], b"\xff\x5f\0\2" * 1001), "more than 1000 segments"),
         (J2K[:8] + struct.pack(">II", 8000, 8000) + J2K[16:24] + struct.pack(">II", 8, 8) + J2K[32:], "4096 tiles"),
         (b"P6\n#" + bytes(70_000) + b"\n1 1 255\nabc", "no Netpbm header"),
@@ -135,7 +135,7 @@ def test_sizes_from_the_beginning_of_a_file(name):
         (RUNS + bytes(1 << 20), "run-length"),
     ],
 )  # fmt: skip
-def test_more_parts_than_pictures_have_are_refused(data, expected):
+def test_more_parts_than_images_have_are_refused(data, expected):
     assert expected in refusal(data)
 
 
@@ -154,7 +154,7 @@ def test_more_parts_than_pictures_have_are_refused(data, expected):
         extended_webp(struct.pack("<4sI", b"prVt", 100_000) + bytes(100_000)),
     ],
 )
-def test_what_is_no_picture_does_not_reach_the_decoder(data):
+def test_what_is_no_image_does_not_reach_the_decoder(data):
     assert len(unpack(data).data) < 4000
     assert decode(data).warnings == ()
     assert decode(data).size == (24, 18)
@@ -166,22 +166,22 @@ def test_one_page_in_a_circle_is_one_page():
 
 
 @pytest.mark.parametrize("kind", [b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf", b"tIME", b"tRNS", b"gAMA", b"pHYs"])
-def test_damage_beside_the_picture_is_said_and_ignored(kind):
+def test_damage_beside_the_image_is_said_and_ignored(kind):
     damaged = chunk(kind, b"abc\0\0defghijk")[:-1] + b"?"
-    picture = decode(with_chunks(damaged))
-    np.testing.assert_array_equal(picture.rgb, RGB)
-    assert picture.warnings == (f"init_image: a damaged {kind.decode()} chunk was ignored",)
+    image = decode(with_chunks(damaged))
+    np.testing.assert_array_equal(image.rgb, RGB)
+    assert image.warnings == (f"init_image: a damaged {kind.decode()} chunk was ignored",)
 
 
-@pytest.mark.parametrize(("kind", "says"), [(b"iCCP", "colour profile"), (b"eXIf", "EXIF"), (b"tRNS", "tRNS")])
+@pytest.mark.parametrize(("kind", "says"), [(b"iCCP", "color profile"), (b"eXIf", "EXIF"), (b"tRNS", "tRNS")])
 def test_content_that_means_nothing_is_said_and_ignored(kind, says):
-    picture = decode(with_chunks(chunk(kind, b"a\0\0\1")))
-    np.testing.assert_array_equal(picture.rgb, RGB)
-    assert [says in text for text in picture.warnings] == [True]
+    image = decode(with_chunks(chunk(kind, b"a\0\0\1")))
+    np.testing.assert_array_equal(image.rgb, RGB)
+    assert [says in text for text in image.warnings] == [True]
 
 
 @pytest.mark.parametrize("kind", [b"IHDR", b"PLTE", b"IDAT"])
-def test_damage_in_the_picture_is_refused(kind):
+def test_damage_in_the_image_is_refused(kind):
     data = bytearray(encoded(Image.fromarray(RGB).quantize(8)))
     at = data.index(kind)
     data[at + 4] ^= 1

@@ -17,7 +17,7 @@ from intarsia.backends.null import NullSession
 from intarsia.engine.plan import Plan
 
 
-def test_result_says_what_was_done(engine, request_of, pictures):
+def test_result_says_what_was_done(engine, request_of, image_and_mask):
     result = engine.run(request_of(samples=3, prompt="a cat", mask_blur=0))
     assert result.seeds == (1, 2, 3)
     assert len(result.images) == len(result.generated) == 3
@@ -25,36 +25,36 @@ def test_result_says_what_was_done(engine, request_of, pictures):
     assert result.meta["evaluations"] == 4  # int(6 · 0.7)
     assert result.meta["scheduler"] == "DPMSolverMultistepScheduler"
     assert set(result.timings) == {"resolve", "encode", "denoise", "decode", "paste", "total"}
-    image, mask = pictures
-    for picture in result.images:
-        out = np.asarray(picture)
+    image, mask = image_and_mask
+    for finished in result.images:
+        out = np.asarray(finished)
         np.testing.assert_array_equal(out[mask == 0], image[mask == 0])
         assert (out[mask > 0] != image[mask > 0]).any()
-    colours = {np.asarray(picture)[45, 60].tobytes() for picture in result.images}
-    assert len(colours) == 3, "three seeds, three pictures"
+    colors = {np.asarray(each)[45, 60].tobytes() for each in result.images}
+    assert len(colors) == 3, "three seeds, three images"
 
 
-def test_what_was_drawn_is_a_picture_when_it_is_asked_for_and_stays_the_same_one(engine, request_of):
+def test_what_was_drawn_is_an_image_when_it_is_asked_for_and_stays_the_same_one(engine, request_of):
     result = engine.run(request_of(samples=2, width=64, height=96))
     for each in (result, copy.copy(result), pickle.loads(pickle.dumps(result))):
         assert each.generated is each.generated
-        assert [(picture.mode, picture.size) for picture in each.generated] == [("RGB", (64, 96))] * 2
-        for picture, array in zip(each.generated, result.drawn, strict=True):
-            np.testing.assert_array_equal(picture, array)
+        assert [(image.mode, image.size) for image in each.generated] == [("RGB", (64, 96))] * 2
+        for image, array in zip(each.generated, result.drawn, strict=True):
+            np.testing.assert_array_equal(image, array)
     assert len({array.tobytes() for array in result.drawn}) == 2
     result.generated[0].putpixel((0, 0), (1, 2, 3))
     assert result.generated[0].getpixel((0, 0)) == (1, 2, 3)
 
 
-def test_a_drawn_seed_is_reported_and_repeats_the_picture(engine, request_of):
+def test_a_drawn_seed_is_reported_and_repeats_the_image(engine, request_of):
     first = engine.run(request_of(seed=None))
     again = engine.run(request_of(seed=first.seeds[0]))
     np.testing.assert_array_equal(first.images[0], again.images[0])
 
 
-def test_strength_zero_returns_the_input(engine, request_of, pictures):
+def test_strength_zero_returns_the_input(engine, request_of, image_and_mask):
     result = engine.run(request_of(strength=0.0))
-    np.testing.assert_array_equal(result.images[0], pictures[0])
+    np.testing.assert_array_equal(result.images[0], image_and_mask[0])
     assert result.plan.sampler.evaluations == 0
     assert any("strength 0" in warning for warning in result.warnings)
 
@@ -230,12 +230,12 @@ def test_closing_from_a_callback_does_not_wait_for_itself(request_of, empty_regi
     assert not opened._thread._thread.is_alive()
 
 
-def test_a_plan_is_data_and_equal_for_equal_requests(request_of, empty_registry, pictures):
+def test_a_plan_is_data_and_equal_for_equal_requests(request_of, empty_registry, image_and_mask):
     made = intarsia.plan(request_of(), weights=empty_registry)
     assert made == intarsia.plan(request_of(), weights=empty_registry)
     assert made.sha256 == intarsia.plan(request_of(), weights=empty_registry).sha256
     assert hash(made) == hash(intarsia.plan(request_of(), weights=empty_registry))
-    other_mask = pictures[1].copy()
+    other_mask = image_and_mask[1].copy()
     other_mask[0, 0] = 255
     changes = [{"seed": 2}, {"steps": 7}, {"prompt": "x"}, {"mask_image": other_mask}, {"mask_blur": 0.0}]
     changes += [{"guidance_scale": 2.0}, {"scheduler": "euler"}, {"samples": 2}, {"clip_skip": 1}]

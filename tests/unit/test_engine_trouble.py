@@ -18,7 +18,7 @@ from intarsia.backends.null import NullSession
 from intarsia.engine import thread as engine_thread
 from intarsia.engine.open_models import OpenModels
 from intarsia.engine.ticket import Ticket
-from tests.unit.dialect_table import MINIMAL
+from tests.unit.endpoint_table import MINIMAL
 
 PAYLOAD = {**MINIMAL, "width": 64, "height": 64, "base64": True, "num_inference_steps": 6}
 
@@ -203,7 +203,7 @@ def test_every_reader_of_progress_sees_all_of_it_and_its_end(engine, request_of,
     assert within(60, lambda: [event.step for event in ticket.progress()]) == ([1, 2, 3, 4], None)
 
 
-def test_progress_says_the_slowest_of_a_requests_pictures_and_no_step_twice(empty_registry, request_of, monkeypatch):
+def test_progress_says_the_slowest_of_a_requests_images_and_no_step_twice(empty_registry, request_of, monkeypatch):
     reported, original = [], Ticket.report
 
     def report(self, step):

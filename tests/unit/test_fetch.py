@@ -30,9 +30,10 @@ import intarsia
 from intarsia.cli import app
 from intarsia.errors import SourceError
 from intarsia.images import addresses
+from intarsia.images.access import Access
 from intarsia.images.addresses import is_public
 from intarsia.images.fetch import fetch
-from intarsia.images.sources import Access, open_picture
+from intarsia.images.sources import open_image
 
 SENTENCE = "init_image: Unable to fetch image from provided URL: "
 LOCAL = Access(allow_private_urls=True, seconds=5)
@@ -140,7 +141,7 @@ def internet(monkeypatch):
 def refusal(url: str, access: Access = LOCAL) -> str:
     """The reason and the place of an error that must be one line and begin with the documented sentence."""
     with pytest.raises(SourceError) as caught:
-        open_picture("init_image", url, access)
+        open_image("init_image", url, access)
     message = str(caught.value)
     assert message.startswith(SENTENCE)
     assert "\n" not in message
@@ -158,8 +159,8 @@ def test_the_content_decides_what_it_is(serve, kind, declared):
         pytest.skip("this build of Pillow has no AVIF")
     data = encoded(kind)
     server = serve({"/picture": (200, {"Content-Type": declared}, data)})
-    expected = open_picture("init_image", data)
-    found = open_picture("init_image", f" {server.base}/picture\n", LOCAL)
+    expected = open_image("init_image", data)
+    found = open_image("init_image", f" {server.base}/picture\n", LOCAL)
     np.testing.assert_array_equal(found.rgb, expected.rgb)
     if kind in ("PNG", "WEBP", "BMP", "TIFF", "PPM"):
         np.testing.assert_array_equal(found.rgb, PIXELS)
@@ -299,10 +300,10 @@ def test_a_slow_drip_ends_at_the_limit(serve, name):
     assert message.startswith("it takes too long (allowed: 10 s to connect, 0.2 s in all)")
 
 
-def test_a_cut_picture_without_a_length_is_found_when_decoding(serve):
+def test_a_cut_image_without_a_length_is_found_when_decoding(serve):
     server = serve({"/x.png": raw(OK + b"\r\n", PNG[:-40])})
     with pytest.raises(SourceError, match=rf"^init_image: {server.base}/x.png is truncated"):
-        open_picture("init_image", f"{server.base}/x.png", LOCAL)
+        open_image("init_image", f"{server.base}/x.png", LOCAL)
 
 
 def test_connection_refused_and_unknown_host(monkeypatch):
@@ -416,7 +417,7 @@ def test_the_connection_goes_to_the_address_that_was_checked(internet, serve, se
     inside = serve({"/x.png": (200, {}, encoded("PNG", PIXELS[::-1]))})
     internet.names["rebinding.example"] = [["93.184.216.34"], ["127.0.0.1"]]
     internet.hosts = {"93.184.216.34": server, "127.0.0.1": inside}
-    found = open_picture("init_image", "http://rebinding.example/x.png", PUBLIC)
+    found = open_image("init_image", "http://rebinding.example/x.png", PUBLIC)
     np.testing.assert_array_equal(found.rgb, PIXELS)
     assert internet.looked_up == ["rebinding.example"]
     assert internet.connected == [("93.184.216.34", 80)]
@@ -522,7 +523,7 @@ def test_the_time_limit_is_for_all_redirects_together(serve):
 )
 def test_secrets_are_in_no_part_of_an_error(internet, url):
     with pytest.raises(SourceError) as caught:
-        open_picture("init_image", url, PUBLIC)
+        open_image("init_image", url, PUBLIC)
     error: BaseException | None = caught.value
     assert "secret" not in repr(caught.value.value)
     while error is not None:
@@ -564,7 +565,7 @@ def test_the_server_is_told_the_name_not_the_address(internet):
 
 @pytest.fixture
 def certificate(tmp_path, monkeypatch):
-    """A self-signed certificate for pictures.example that the environment trusts."""
+    """A self-signed certificate for images.example that the environment trusts."""
     if shutil.which("openssl") is None:
         pytest.skip("the openssl command is not there to make a certificate")
     files = {"cert": tmp_path / "cert.pem", "key": tmp_path / "key.pem"}
@@ -648,7 +649,7 @@ def test_command_line(scene, empty_registry, tmp_path):
         assert str(refused.exception).startswith(f"{SENTENCE}its host is not public")
     assert not scene.seen
     planned = CliRunner().invoke(app, [*plan, "--allow-private-urls"])
-    assert json.loads(planned.stdout)["canvas"]["image_sha256"] == open_picture("init_image", PNG).sha256
+    assert json.loads(planned.stdout)["canvas"]["image_sha256"] == open_image("init_image", PNG).sha256
     done = CliRunner().invoke(app, [*inpaint, "--allow-private-urls"])
     assert (done.exit_code, done.stdout) == (0, f"{out}\n")
 
@@ -656,9 +657,9 @@ def test_command_line(scene, empty_registry, tmp_path):
 def test_the_http_client_is_imported_when_a_url_is_fetched_and_not_before():
     code = (
         "import sys, intarsia\nintarsia.Engine; intarsia.InpaintRequest; intarsia.plan\n"
-        "from intarsia.images.sources import open_picture\n"
+        "from intarsia.images.sources import open_image\n"
         "print('httpx2' in sys.modules)\n"
-        "try:\n    open_picture('init_image', 'http://127.0.0.1/x.png')\nexcept intarsia.SourceError:\n"
+        "try:\n    open_image('init_image', 'http://127.0.0.1/x.png')\nexcept intarsia.SourceError:\n"
         "    print('httpx2' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -13,8 +13,7 @@ from types import SimpleNamespace
 import pytest
 import typer.main
 
-from intarsia import api, cli
-from intarsia import endpoints as dialects
+from intarsia import api, cli, endpoints
 from intarsia.endpoints import answer as reply
 from intarsia.engine import engine as engines
 from intarsia.engine import resolve
@@ -251,7 +250,7 @@ def test_plan(seen, monkeypatch, flag):
 
     monkeypatch.setattr(registry, "Registry", Registry)
     monkeypatch.setattr(resolve, "resolve", resolved)
-    monkeypatch.setattr(dialects, "read", read)
+    monkeypatch.setattr(endpoints, "read", read)
     arguments, name, expected = PLAN[flag]
     run("plan", "request.json", *arguments)
     assert seen[name] == expected

@@ -14,8 +14,8 @@ from PIL import Image, PngImagePlugin
 
 import intarsia
 from intarsia import former_name
+from intarsia.images.encode import encode
 from intarsia.images.metadata import exif, read_metadata
-from intarsia.images.save import encode
 
 ROOT = Path(__file__).resolve().parents[2]
 # Where the former name may stand: what reads it, what tests that, and the history.

@@ -31,6 +31,9 @@ ALLOWED = {
     "intarsia.registry": [],
     # documents in, documents out: of the engine only the types of what goes in and comes out
     "intarsia.endpoints": [
+        "intarsia.images.encode",
+        "intarsia.images.metadata",
+        "intarsia.images.output_names",
         "intarsia.images.save",
         "intarsia.registry",
         "intarsia.schedulers",
@@ -39,7 +42,7 @@ ALLOWED = {
         "intarsia.engine.request",
         "intarsia.engine.result",
     ],
-    "intarsia.engine.plan": ["intarsia.canvas.boxes"],
+    "intarsia.engine.plan": ["intarsia.canvas.boxes", "intarsia.canvas.options"],
     "intarsia.engine": [
         "intarsia.schedulers",
         "intarsia.images",

@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 import intarsia
-from intarsia.canvas.canvas import CanvasOptions, prepare
-from intarsia.canvas.mask_source import binarise
+from intarsia.canvas.canvas import prepare
+from intarsia.canvas.mask_source import binarize
+from intarsia.canvas.options import CanvasOptions
 from intarsia.errors import RequestError
-from intarsia.images.rgb_image import Picture, from_array, from_bytes, from_image
+from intarsia.images.rgb_image import RgbImage, from_array, from_bytes, from_image
 
 SIZE = 32
 HOLE = np.zeros((SIZE, SIZE), np.bool_)
@@ -20,12 +21,12 @@ HOLE[8:24, 8:24] = True
 NOWHERE, EVERYWHERE = np.zeros_like(HOLE), np.ones_like(HOLE)
 
 
-def rgba(gray: int | np.ndarray, alpha: np.ndarray) -> Picture:
+def rgba(gray: int | np.ndarray, alpha: np.ndarray) -> RgbImage:
     plane = np.broadcast_to(np.asarray(gray, np.uint8), alpha.shape)
-    return Picture(np.dstack([plane] * 3), alpha.astype(np.uint8))
+    return RgbImage(np.dstack([plane] * 3), alpha.astype(np.uint8))
 
 
-def layers(inside: tuple[int, int], outside: tuple[int, int]) -> Picture:
+def layers(inside: tuple[int, int], outside: tuple[int, int]) -> RgbImage:
     """Two tones: (brightness, alpha) inside of HOLE and outside of it."""
     gray, alpha = (np.where(HOLE, inside[i], outside[i]) for i in range(2))
     return rgba(gray, alpha)
@@ -38,23 +39,23 @@ def photograph() -> np.ndarray:
 
 def test_threshold_is_128():
     levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    on, notes = binarise(from_array("f", levels))
+    on, notes = binarize(from_array("f", levels))
     np.testing.assert_array_equal(on, levels >= 128)
-    np.testing.assert_array_equal(binarise(from_array("f", levels), invert=True)[0], levels < 128)
+    np.testing.assert_array_equal(binarize(from_array("f", levels), invert=True)[0], levels < 128)
     assert notes == ()
 
 
-def test_colours_count_by_their_brightness():
-    colours = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0]]], np.uint8)
-    np.testing.assert_array_equal(binarise(from_array("f", colours))[0], [[False, True, False, True]])
+def test_colors_count_by_their_brightness():
+    colors = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0]]], np.uint8)
+    np.testing.assert_array_equal(binarize(from_array("f", colors))[0], [[False, True, False, True]])
 
 
 @pytest.mark.parametrize("gray", [0, 90])
 def test_of_a_dark_layer_the_transparent_part(gray):
     alpha = np.arange(256).reshape(16, 16)
-    np.testing.assert_array_equal(binarise(rgba(gray, alpha))[0], alpha < 128)
-    np.testing.assert_array_equal(binarise(rgba(gray, alpha), "alpha", invert=True)[0], alpha >= 128)
-    assert not binarise(rgba(gray, alpha), "luma")[0].any()
+    np.testing.assert_array_equal(binarize(rgba(gray, alpha))[0], alpha < 128)
+    np.testing.assert_array_equal(binarize(rgba(gray, alpha), "alpha", invert=True)[0], alpha >= 128)
+    assert not binarize(rgba(gray, alpha), "luma")[0].any()
 
 
 CLEAR = [(0, 0), (90, 0), (255, 0)]
@@ -76,42 +77,42 @@ CLEAR = [(0, 0), (90, 0), (255, 0)]
 def test_what_is_stored_under_transparent_pixels_decides_nothing(clear, drawn, inside, expected, bright):
     mask = layers(drawn, clear) if inside else layers(clear, drawn)
     transparent = ~HOLE if inside else HOLE
-    on, notes = binarise(mask)
+    on, notes = binarize(mask)
     np.testing.assert_array_equal(on, expected)
-    np.testing.assert_array_equal(binarise(mask, "alpha")[0], transparent)
-    np.testing.assert_array_equal(binarise(mask, "luma")[0], bright)
-    np.testing.assert_array_equal(binarise(mask, invert=True)[0], ~expected)
+    np.testing.assert_array_equal(binarize(mask, "alpha")[0], transparent)
+    np.testing.assert_array_equal(binarize(mask, "luma")[0], bright)
+    np.testing.assert_array_equal(binarize(mask, invert=True)[0], ~expected)
     assert len(notes) == 1
     for word in ("brightness", "transparency", "was used", "mask_source", "invert_mask"):
         assert word in notes[0]
 
 
 def test_the_warning_says_how_much_each_reading_repaints():
-    (note,) = binarise(layers((0, 0), (0, 255)))[1]
+    (note,) = binarize(layers((0, 0), (0, 255)))[1]
     assert "its transparency was used and 25% of it is repainted; its brightness would repaint 0%" in note
     assert "mask_source 'luma'" in note
-    (note,) = binarise(layers((255, 255), (0, 0)))[1]
+    (note,) = binarize(layers((255, 255), (0, 0)))[1]
     assert "its brightness was used and 25% of it is repainted; its transparency would repaint 75%" in note
     assert "mask_source 'alpha'" in note
-    (note,) = binarise(layers((255, 255), (0, 0)), invert=True)[1]
+    (note,) = binarize(layers((255, 255), (0, 0)), invert=True)[1]
     assert "75% of it is repainted; its transparency would repaint 25%" in note
     speck = np.full((SIZE, SIZE), 255)
     speck[0, 0] = 0
-    (note,) = binarise(rgba(0, speck))[1]
+    (note,) = binarize(rgba(0, speck))[1]
     assert "less than 1% of it is repainted" in note
-    (note,) = binarise(rgba(0, speck), invert=True)[1]
+    (note,) = binarize(rgba(0, speck), invert=True)[1]
     assert "over 99% of it is repainted" in note
 
 
 @pytest.mark.parametrize("source", ["luma", "alpha"])
 def test_who_says_which_reading_is_told_nothing(source):
-    assert binarise(layers((255, 255), (0, 0)), source)[1] == ()
+    assert binarize(layers((255, 255), (0, 0)), source)[1] == ()
 
 
 def test_readings_that_agree_are_not_worth_a_word():
-    assert binarise(layers((255, 255), (0, 255)))[1] == ()  # opaque
-    assert binarise(layers((255, 255), (0, 200)))[1] == ()  # nothing is transparent
-    on, notes = binarise(layers((255, 128), (0, 127)), invert=True)
+    assert binarize(layers((255, 255), (0, 255)))[1] == ()  # opaque
+    assert binarize(layers((255, 255), (0, 200)))[1] == ()  # nothing is transparent
+    on, notes = binarize(layers((255, 128), (0, 127)), invert=True)
     np.testing.assert_array_equal(on, ~HOLE)
     assert len(notes) == 1
 
@@ -123,7 +124,7 @@ def test_a_stroke_counts_by_brightness_times_opacity(clear):
         gray = np.where(HOLE, drawn[0], clear[0])
         alpha = np.where(HOLE, drawn[1], clear[1])
         gray[0, 0] = alpha[0, 0] = 255  # and a full one
-        on = binarise(rgba(gray, alpha))[0]
+        on = binarize(rgba(gray, alpha))[0]
         assert on[HOLE].all() == on[HOLE].any() == repainted
         assert on[0, 0]
         assert on.sum() == 1 + repainted * HOLE.sum()
@@ -132,60 +133,60 @@ def test_a_stroke_counts_by_brightness_times_opacity(clear):
 def test_half_strokes_below_the_threshold_turn_nothing_round():
     """Half-opaque strokes that are not enough are not a reason to repaint everything but them."""
     for inside, outside in (((255, 127), (255, 0)), ((255, 100), (0, 255)), ((245, 16), (0, 255))):
-        assert not binarise(layers(inside, outside))[0].any()
+        assert not binarize(layers(inside, outside))[0].any()
 
 
 def test_a_rim_of_mixed_black_and_white_is_no_stroke():
     """A black layer, white below its hole, resized without regard to alpha: brightness and alpha add up to 255."""
     ramp = np.arange(256).reshape(16, 16)
-    np.testing.assert_array_equal(binarise(rgba(255 - ramp, ramp))[0], ramp < 128)
+    np.testing.assert_array_equal(binarize(rgba(255 - ramp, ramp))[0], ramp < 128)
 
 
 @pytest.mark.parametrize("level", [16, 128, 255])
 def test_an_opacity_of_the_whole_layer_is_not_read(level):
     gray = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    on, notes = binarise(rgba(gray, np.full((16, 16), level)))
+    on, notes = binarize(rgba(gray, np.full((16, 16), level)))
     np.testing.assert_array_equal(on, gray >= 128)
     assert notes == ()
 
 
 @pytest.mark.parametrize("hole", [HOLE, ~HOLE], ids=["small", "large"])
-def test_a_picture_with_a_hole_is_read_by_its_transparency(hole):
-    """As several services ask for it: the picture, what is to be repainted erased."""
+def test_an_image_with_a_hole_is_read_by_its_transparency(hole):
+    """As several services ask for it: the image, what is to be repainted erased."""
     for below in (0, 255):
-        colours = photograph()
-        colours[hole] = below
-        on, notes = binarise(from_array("f", np.dstack([colours, np.where(hole, 0, 255).astype(np.uint8)])))
+        colors = photograph()
+        colors[hole] = below
+        on, notes = binarize(from_array("f", np.dstack([colors, np.where(hole, 0, 255).astype(np.uint8)])))
         np.testing.assert_array_equal(on, hole)
         assert "its transparency was used" in notes[0]
 
 
-def test_a_picture_that_is_given_as_image_and_as_mask():
+def test_an_image_that_is_given_as_image_and_as_mask():
     """A flat one too, whose brightness alone would be taken for a drawing in white."""
     flat = np.full((SIZE, SIZE, 4), 220, np.uint8)
     flat[:, :, 3] = np.where(HOLE, 0, 255)
-    picture, other = from_array("init_image", flat), from_array("mask_image", flat[:, ::-1].copy())
-    np.testing.assert_array_equal(binarise(other)[0], ~HOLE)
-    canvas = prepare(picture, from_array("mask_image", flat))
+    image, other = from_array("init_image", flat), from_array("mask_image", flat[:, ::-1].copy())
+    np.testing.assert_array_equal(binarize(other)[0], ~HOLE)
+    canvas = prepare(image, from_array("mask_image", flat))
     np.testing.assert_array_equal(canvas.area, HOLE)
     assert any("its transparency was used" in note for note in canvas.warnings)
     hidden = flat.copy()
     hidden[HOLE, :3] = 0
-    np.testing.assert_array_equal(prepare(picture, from_array("mask_image", hidden)).area, HOLE)
+    np.testing.assert_array_equal(prepare(image, from_array("mask_image", hidden)).area, HOLE)
     brighter = flat.copy()
     brighter[0, 0, :3] = 255
-    np.testing.assert_array_equal(prepare(picture, from_array("mask_image", brighter)).area, ~HOLE)
+    np.testing.assert_array_equal(prepare(image, from_array("mask_image", brighter)).area, ~HOLE)
     luma = CanvasOptions(mask_source="luma")
-    np.testing.assert_array_equal(prepare(picture, from_array("mask_image", flat), luma).area, ~HOLE)
+    np.testing.assert_array_equal(prepare(image, from_array("mask_image", flat), luma).area, ~HOLE)
 
 
-def stored(image: Image.Image, **settings: object) -> Picture:
+def stored(image: Image.Image, **settings: object) -> RgbImage:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", **settings)
     return from_bytes("mask_image", buffer.getvalue(), "the mask")
 
 
-def forms(inside: tuple[int, int], outside: tuple[int, int]) -> dict[str, Picture]:
+def forms(inside: tuple[int, int], outside: tuple[int, int]) -> dict[str, RgbImage]:
     """One mask of two tones, one of them transparent, in every mode that can say so."""
     gray, alpha = (np.where(HOLE, inside[i], outside[i]).astype(np.uint8) for i in range(2))
     pair = Image.fromarray(np.dstack([gray, alpha]), "LA")
@@ -216,13 +217,13 @@ def forms(inside: tuple[int, int], outside: tuple[int, int]) -> dict[str, Pictur
 
 @pytest.mark.parametrize("form", list(forms((0, 0), (0, 255))))
 def test_every_mode_with_transparency(form):
-    keyed = "key" in form  # the colour key cannot be a colour that is also seen
+    keyed = "key" in form  # the color key cannot be a color that is also seen
     for clear in (0, 255):
         if not (keyed and clear == 0):
-            np.testing.assert_array_equal(binarise(forms((clear, 0), (0, 255))[form])[0], HOLE, f"{clear} in a hole")
+            np.testing.assert_array_equal(binarize(forms((clear, 0), (0, 255))[form])[0], HOLE, f"{clear} in a hole")
         if not (keyed and clear == 255):
             strokes = forms((255, 255), (clear, 0))[form]
-            np.testing.assert_array_equal(binarise(strokes)[0], HOLE, f"white strokes on {clear}")
+            np.testing.assert_array_equal(binarize(strokes)[0], HOLE, f"white strokes on {clear}")
 
 
 REASONS = [
@@ -272,10 +273,10 @@ def test_why_a_mask_is_empty(mask, options, reason):
 
 def test_a_mask_without_alpha_has_none_to_be_read():
     with pytest.raises(RequestError, match="mask_source must be luma or auto: mask_image has no alpha channel"):
-        binarise(from_array("f", np.zeros((4, 4), np.uint8)), "alpha")
+        binarize(from_array("f", np.zeros((4, 4), np.uint8)), "alpha")
 
 
-def test_what_is_said_of_mask_and_picture_reaches_the_result(empty_registry):
+def test_what_is_said_of_mask_and_image_reaches_the_result(empty_registry):
     deep = Image.fromarray(np.where(HOLE, 65535, 0).astype(np.uint16))
     buffer = io.BytesIO()
     frames = [Image.fromarray(np.where(part, 255, 0).astype(np.uint8)) for part in (HOLE, ~HOLE)]

@@ -13,7 +13,7 @@ from intarsia.commands.inpaint import _lora, _settings, _size
 from intarsia.endpoints import ENDPOINTS
 from intarsia.errors import RequestError
 from intarsia.numbers import number, whole
-from tests.unit.dialect_table import MINIMAL
+from tests.unit.endpoint_table import MINIMAL
 from tests.unit.replies import checked
 
 ODD = [

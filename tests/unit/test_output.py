@@ -15,17 +15,11 @@ from PIL import Image, PngImagePlugin
 
 from intarsia.errors import OutputError
 from intarsia.images import save as output
+from intarsia.images.encode import SaveOptions, encode
 from intarsia.images.fill import FAINT
-from intarsia.images.save import (
-    SaveOptions,
-    a1111_parameters,
-    check_outputs,
-    encode,
-    output_paths,
-    save,
-    save_all,
-    write,
-)
+from intarsia.images.metadata import a1111_parameters
+from intarsia.images.output_names import output_paths
+from intarsia.images.save import check_outputs, save, save_all, write
 
 PIXELS = np.random.default_rng(4).integers(0, 256, (20, 30, 4), dtype=np.uint8)
 PROFILE = b"\0" * 16 + b"RGB " + b"\0" * 200
@@ -50,7 +44,7 @@ META = {
 }
 
 
-def picture(channels: int = 3) -> Image.Image:
+def an_image(channels: int = 3) -> Image.Image:
     image = Image.fromarray(PIXELS[:, :, :channels])
     image.info["icc_profile"] = PROFILE
     image.info["parameters"] = "of the input"
@@ -88,7 +82,7 @@ def test_parameters_text_of_part_of_it(meta, expected):
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_png_is_exact_and_carries_profile_and_text(tmp_path, channels):
-    image = picture(channels) if channels > 1 else Image.fromarray(PIXELS[:, :, 0])
+    image = an_image(channels) if channels > 1 else Image.fromarray(PIXELS[:, :, 0])
     text = a1111_parameters(META)
     assert save(image, tmp_path / "x.png", metadata=META, parameters=text) == ()
     with Image.open(tmp_path / "x.png") as again:
@@ -101,7 +95,7 @@ def test_png_is_exact_and_carries_profile_and_text(tmp_path, channels):
 
 
 def test_what_was_written_is_what_is_on_the_disk(tmp_path):
-    written = write(picture(4), tmp_path / "x.jpg", metadata=META)
+    written = write(an_image(4), tmp_path / "x.jpg", metadata=META)
     assert written.data == (tmp_path / "x.jpg").read_bytes()
     assert written.warnings == (LOSSY, "JPEG has no transparency: the alpha channel was left out")
 
@@ -125,7 +119,9 @@ def test_without_metadata_nothing_is_written_and_the_inputs_own_is_not_copied(tm
 @pytest.mark.parametrize("ext", [".jpg", ".JPEG", ".webp"])
 def test_jpeg_and_webp_carry_exif_and_profile(tmp_path, ext):
     text = a1111_parameters(META)
-    assert save(picture(), tmp_path / f"x{ext}", metadata=META, parameters=text) == (() if ext == ".webp" else (LOSSY,))
+    assert save(an_image(), tmp_path / f"x{ext}", metadata=META, parameters=text) == (
+        () if ext == ".webp" else (LOSSY,)
+    )
     with Image.open(tmp_path / f"x{ext}") as again:
         assert again.info["icc_profile"] == PROFILE
         block = again.getexif()
@@ -136,11 +132,11 @@ def test_jpeg_and_webp_carry_exif_and_profile(tmp_path, ext):
 
 
 def test_jpeg_drops_alpha_and_says_so(tmp_path):
-    warnings = save(picture(4), tmp_path / "x.jpg", options=SaveOptions(quality=100))
+    warnings = save(an_image(4), tmp_path / "x.jpg", options=SaveOptions(quality=100))
     assert warnings == (LOSSY, "JPEG has no transparency: the alpha channel was left out")
     with Image.open(tmp_path / "x.jpg") as again:
         assert again.mode == "RGB"
-        seen = PIXELS[:, :, 3] >= FAINT  # what is hidden takes colours from around it
+        seen = PIXELS[:, :, 3] >= FAINT  # what is hidden takes colors from around it
         assert np.abs(np.asarray(again).astype(int) - PIXELS[:, :, :3])[seen].mean() < 4
 
 
@@ -153,20 +149,20 @@ def test_webp_is_exact_even_under_transparency(tmp_path):
 
 
 def test_webp_with_loss_says_so(tmp_path):
-    (warning,) = save(picture(), tmp_path / "x.webp", options=SaveOptions(lossless=False))
+    (warning,) = save(an_image(), tmp_path / "x.webp", options=SaveOptions(lossless=False))
     assert "not exactly the input's" in warning
     with Image.open(tmp_path / "x.webp") as again:
         assert (np.asarray(again.convert("RGB")) != PIXELS[:, :, :3]).any()
 
 
-def test_pictures_that_belong_together_are_all_there_or_none(tmp_path):
+def test_images_that_belong_together_are_all_there_or_none(tmp_path):
     (tmp_path / "kept.png").write_bytes(b"of before")
     paths = [tmp_path / name for name in ("1.png", "kept.png", "2.png", "nowhere/3.png")]
     options = SaveOptions(overwrite=True)
     with pytest.raises(OutputError, match="nowhere"):
-        save_all([(picture(), path) for path in paths], [{}] * 4, options)
+        save_all([(an_image(), path) for path in paths], [{}] * 4, options)
     assert listing(tmp_path) == {"kept.png"}
-    assert save_all([(picture(), path) for path in paths[:3]], [{}] * 3, options) == ()
+    assert save_all([(an_image(), path) for path in paths[:3]], [{}] * 3, options) == ()
     assert listing(tmp_path) == {"1.png", "kept.png", "2.png"}
 
 
@@ -174,12 +170,12 @@ def test_what_a_killed_process_left_is_removed_by_the_next_that_writes_there(tmp
     left = tmp_path / ".intarsia-0123456789abcdef.part"
     left.write_bytes(b"half")
     os.utime(left, (0, 0))
-    save_all([(picture(), tmp_path / "x.png")], [{}])
+    save_all([(an_image(), tmp_path / "x.png")], [{}])
     assert listing(tmp_path) == {"x.png"}
 
 
 def test_quality_and_compression_matter():
-    sizes = [len(encode(picture(), "JPEG", options=SaveOptions(quality=q))[0]) for q in (20, 95)]
+    sizes = [len(encode(an_image(), "JPEG", options=SaveOptions(quality=q))[0]) for q in (20, 95)]
     assert sizes[0] < sizes[1]
     flat = Image.fromarray(np.zeros((99, 99, 3), np.uint8))
     sizes = [len(encode(flat, "PNG", options=SaveOptions(compression=c))[0]) for c in (9, 0)]
@@ -187,19 +183,19 @@ def test_quality_and_compression_matter():
 
 
 def test_metadata_too_long_for_jpeg(tmp_path):
-    warnings = save(picture(), tmp_path / "x.jpg", metadata={"a": "x" * 70000}, parameters="short")
+    warnings = save(an_image(), tmp_path / "x.jpg", metadata={"a": "x" * 70000}, parameters="short")
     assert any("only the parameters" in text for text in warnings)
-    warnings = save(picture(), tmp_path / "y.jpg", metadata={}, parameters="x" * 70000)
+    warnings = save(an_image(), tmp_path / "y.jpg", metadata={}, parameters="x" * 70000)
     assert any("left out" in text for text in warnings)
-    assert save(picture(), tmp_path / "z.png", metadata={"a": "x" * 70000}, parameters="x" * 70000) == ()
+    assert save(an_image(), tmp_path / "z.png", metadata={"a": "x" * 70000}, parameters="x" * 70000) == ()
 
 
 def test_format_by_name_beats_the_extension(tmp_path):
-    save(picture(), tmp_path / "x.out", format="webp")
+    save(an_image(), tmp_path / "x.out", format="webp")
     with Image.open(tmp_path / "x.out") as again:
         assert again.format == "WEBP"
     with pytest.raises(OutputError, match="one of PNG, JPEG, WEBP, not 'gif'"):
-        save(picture(), tmp_path / "y.png", format="gif")
+        save(an_image(), tmp_path / "y.png", format="gif")
 
 
 def test_names(tmp_path):
@@ -216,12 +212,12 @@ def test_names(tmp_path):
 def test_what_is_there_is_never_replaced_unasked(tmp_path):
     path = tmp_path / "x.png"
     path.write_bytes(b"precious")
-    for call in (lambda: save(picture(), path), lambda: check_outputs([path])):
+    for call in (lambda: save(an_image(), path), lambda: check_outputs([path])):
         with pytest.raises(OutputError, match="already there"):
             call()
         assert path.read_bytes() == b"precious"
     check_outputs([path], overwrite=True)
-    save(picture(), path, options=SaveOptions(overwrite=True))
+    save(an_image(), path, options=SaveOptions(overwrite=True))
     assert path.read_bytes()[:4] == b"\x89PNG"
     assert listing(tmp_path) == {"x.png"}
 
@@ -229,7 +225,7 @@ def test_what_is_there_is_never_replaced_unasked(tmp_path):
 def test_a_dangling_link_is_not_followed(tmp_path):
     (tmp_path / "x.png").symlink_to(tmp_path / "elsewhere.png")
     with pytest.raises(OutputError, match="already there"):
-        save(picture(), tmp_path / "x.png")
+        save(an_image(), tmp_path / "x.png")
     assert not (tmp_path / "elsewhere.png").exists()
 
 
@@ -246,7 +242,7 @@ def test_what_cannot_be_written_is_refused_before_the_work(tmp_path):
     ):
         for call in (
             check_outputs,
-            lambda paths: save(picture(), paths[0], options=SaveOptions(overwrite=True)),
+            lambda paths: save(an_image(), paths[0], options=SaveOptions(overwrite=True)),
         ):
             with pytest.raises(OutputError, match=expected) as caught:
                 call([path])
@@ -273,7 +269,7 @@ def test_a_failure_at_any_step_leaves_nothing_behind(tmp_path, monkeypatch, step
 
     monkeypatch.setattr(output.os, step, fail)
     with pytest.raises(OutputError if isinstance(error, OSError) else KeyboardInterrupt) as caught:
-        save(picture(), path, options=SaveOptions(overwrite=overwrite))
+        save(an_image(), path, options=SaveOptions(overwrite=overwrite))
     monkeypatch.undo()
     assert listing(tmp_path) == before
     assert not overwrite or path.read_bytes() == b"old"
@@ -289,12 +285,12 @@ def test_the_file_is_complete_when_it_gets_its_name(tmp_path, monkeypatch):
         link(source, target)
 
     monkeypatch.setattr(output.os, "link", watch)
-    save(picture(), tmp_path / "x.png")
+    save(an_image(), tmp_path / "x.png")
     assert seen == [(str(tmp_path), (tmp_path / "x.png").stat().st_size, False)]
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_picture_and_name_are_flushed_to_the_disk_in_that_order(tmp_path, monkeypatch, overwrite):
+def test_image_and_name_are_flushed_to_the_disk_in_that_order(tmp_path, monkeypatch, overwrite):
     path, steps = tmp_path / "x.png", []
     real = {name: getattr(os, name) for name in ("fsync", "link", "replace")}
 
@@ -309,7 +305,7 @@ def test_picture_and_name_are_flushed_to_the_disk_in_that_order(tmp_path, monkey
     monkeypatch.setattr(output.os, "fsync", fsync)
     for name in ("link", "replace"):
         monkeypatch.setattr(output.os, name, named(name))
-    save(picture(), path, options=SaveOptions(overwrite=overwrite))
+    save(an_image(), path, options=SaveOptions(overwrite=overwrite))
     assert steps == [path.stat().st_size, "replace" if overwrite else "link", "folder"]
 
 
@@ -318,10 +314,10 @@ def test_file_systems_without_hard_links(tmp_path, monkeypatch):
         raise OSError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(output.os, "link", refuse)
-    save(picture(), tmp_path / "x.png")
+    save(an_image(), tmp_path / "x.png")
     assert listing(tmp_path) == {"x.png"}
     with pytest.raises(OutputError, match="already there"):
-        save(picture(), tmp_path / "x.png")
+        save(an_image(), tmp_path / "x.png")
 
 
 def test_two_writers_of_one_name_one_wins(tmp_path):
@@ -329,7 +325,7 @@ def test_two_writers_of_one_name_one_wins(tmp_path):
 
     def write():
         try:
-            results.append(save(picture(), tmp_path / "x.png"))
+            results.append(save(an_image(), tmp_path / "x.png"))
         except OutputError as exc:
             results.append(str(exc))
 
@@ -345,7 +341,7 @@ def test_two_writers_of_one_name_one_wins(tmp_path):
 def test_permissions_follow_the_umask(tmp_path):
     old = os.umask(0o027)
     try:
-        save(picture(), tmp_path / "x.png")
+        save(an_image(), tmp_path / "x.png")
     finally:
         os.umask(old)
     assert stat.S_IMODE((tmp_path / "x.png").stat().st_mode) == 0o640
@@ -355,7 +351,7 @@ def test_what_a_format_cannot_hold_is_one_line(tmp_path):
     with pytest.raises(OutputError, match="cannot be written"):
         save(Image.fromarray(np.zeros((4, 4), np.float32)), tmp_path / "x.png")
     with pytest.raises(OutputError, match="cannot be written"):
-        save(picture(), tmp_path / "x.png", metadata={"a": float("nan")})
+        save(an_image(), tmp_path / "x.png", metadata={"a": float("nan")})
     assert listing(tmp_path) == set()
 
 

@@ -9,8 +9,8 @@ import re
 import pytest
 from PIL import Image
 
+from intarsia.images.encode import encode
 from intarsia.images.metadata import a1111_parameters
-from intarsia.images.save import encode
 
 # A pair: key, colon, then a JSON string or anything without a comma.
 PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')

@@ -127,7 +127,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("fields", "kind", "sentence"), WRONG)
-def test_what_cannot_be_honoured_is_refused_by_name(weights, ask, fields, kind, sentence):
+def test_what_cannot_be_honored_is_refused_by_name(weights, ask, fields, kind, sentence):
     with pytest.raises(kind, match=sentence) as caught:
         intarsia.plan(ask(**fields), weights)
     assert "\n" not in str(caught.value)
@@ -185,9 +185,9 @@ def test_each_part_reaches_the_backend_and_the_result(weights, ask):
         tickets = [engine.submit(ask(**fields)) for fields in variants]
         results = [ticket.result() for ticket in tickets]
         again = [engine.run(ask(**fields)) for fields in variants]
-    colours = [np.asarray(result.images[0])[30, 30].tobytes() for result in results]
-    assert len(set(colours)) == len(variants)
-    assert colours == [np.asarray(result.images[0])[30, 30].tobytes() for result in again]
+    colors = [np.asarray(result.images[0])[30, 30].tobytes() for result in results]
+    assert len(set(colors)) == len(variants)
+    assert colors == [np.asarray(result.images[0])[30, 30].tobytes() for result in again]
     assert results[1].meta["vae"].startswith("soft:")
     assert [lora["id"] for lora in results[4].meta["loras"]] == ["ink", "chalk"]
     assert (results[7].meta["ip_adapter"][:5], results[7].meta["ip_adapter_scale"]) == ("look:", 0.5)
@@ -198,17 +198,17 @@ def test_what_is_hidden_in_the_shown_picture_decides_nothing(weights, ask):
     shown = np.full((9, 7, 4), 255, np.uint8)
     shown[:, :, :3] = np.random.default_rng(0).integers(0, 256, (9, 7, 3))
     shown[2:5, 1:6, 3] = 0
-    colours = set()
+    colors = set()
     with intarsia.Engine("null", weights=weights) as engine:
         for hidden in (0, 255):
             shown[2:5, 1:6, :3] = hidden
             result = engine.run(ask(ip_adapter=IpAdapter(id="look", image=shown)))
-            colours.add(np.asarray(result.images[0])[30, 30].tobytes())
+            colors.add(np.asarray(result.images[0])[30, 30].tobytes())
         other = np.ascontiguousarray(shown[::-1])
-        colours.add(
+        colors.add(
             np.asarray(engine.run(ask(ip_adapter=IpAdapter(id="look", image=other))).images[0])[30, 30].tobytes()
         )
-    assert len(colours) == 2
+    assert len(colors) == 2
 
 
 def test_levels_and_reuse_of_token_merging_come_from_the_models_entry(weights, ask):

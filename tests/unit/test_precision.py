@@ -37,12 +37,40 @@ def ask():
 
 
 def test_plans_of_before_keep_their_hash():
-    geometry = Geometry(64, 64, (64, 64), (64, 64), (0, 0, 64, 64), (64, 64), (0, 0))
+    geometry = Geometry(
+        width=64,
+        height=64,
+        source=(64, 64),
+        working=(64, 64),
+        crop=(0, 0, 64, 64),
+        resized=(64, 64),
+        offset=(0, 0),
+    )
     plan = Plan(
-        model=ModelPlan("m", "sd15", "00", 4, 4, 8),
-        canvas=CanvasPlan(geometry, "11", "22", "luma", False, 0, 4.0, -1, "original", False),
-        prompt=PromptPlan("a", "", "a", 2),
-        sampler=SamplerPlan("EulerDiscreteScheduler", 4, 1.0, True, True, "", (("beta_start", 0.00085),), 4),
+        model=ModelPlan(id="m", family="sd15", sha256="00", in_channels=4, latent_channels=4, factor=8),
+        canvas=CanvasPlan(
+            geometry=geometry,
+            image_sha256="11",
+            mask_sha256="22",
+            mask_source="luma",
+            invert_mask=False,
+            mask_dilate=0,
+            mask_blur=4.0,
+            mask_padding=-1,
+            masked_content="original",
+            color_match=False,
+        ),
+        prompt=PromptPlan(prompt="a", negative_prompt="", asked="a", clip_skip=2),
+        sampler=SamplerPlan(
+            scheduler="EulerDiscreteScheduler",
+            steps=4,
+            strength=1.0,
+            karras=True,
+            karras_applied=True,
+            algorithm_type="",
+            schedule=(("beta_start", 0.00085),),
+            evaluations=4,
+        ),
         guidance_scale=7.5,
         seeds=(1,),
     )

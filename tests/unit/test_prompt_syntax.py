@@ -8,7 +8,7 @@ import pytest
 
 import intarsia
 from intarsia.engine.prompt_syntax import notes_on
-from tests.unit.dialect_table import IMAGE, MASK, MINIMAL
+from tests.unit.endpoint_table import IMAGE, MASK, MINIMAL
 
 SYNTAX = [
     "a cat <lora:ink:0.8>", "<LORA:x:1>", "<lyco:x:0.5>", "<hypernet:foo:1>", "a (red:1.3) cat", "(red : 1.3)",

@@ -16,7 +16,7 @@ from intarsia.endpoints import ENDPOINTS
 from intarsia.engine import resolve as resolving
 from intarsia.errors import IntarsiaError, RequestError, named, shown
 from intarsia.redact import hiding, redacted, without_query
-from tests.unit.dialect_table import MINIMAL
+from tests.unit.endpoint_table import MINIMAL
 from tests.unit.replies import checked
 
 SMALL = {**MINIMAL, "width": 96, "height": 64, "steps": 2, "base64": True}
@@ -93,9 +93,9 @@ def test_warnings_of_any_origin_are_printable_in_a_reply(engine, monkeypatch):
 
 def test_a_models_name_in_a_warning_is_printable(monkeypatch):
     monkeypatch.delenv("INTARSIA_WEIGHTS", raising=False)
-    pictures = {name: MINIMAL[name] for name in ("init_image", "mask_image")}
+    images = {name: MINIMAL[name] for name in ("init_image", "mask_image")}
     with intarsia.Engine("null") as engine:
-        warnings = engine.run(intarsia.InpaintRequest(model="Pony_Realism\n", steps=2, **pictures)).warnings
+        warnings = engine.run(intarsia.InpaintRequest(model="Pony_Realism\n", steps=2, **images)).warnings
     assert warnings == ("the registry has no model Pony_Realism\\n: intarsia-tiny stood in for it",)
 
 
@@ -176,7 +176,7 @@ def test_addresses_without_what_may_be_secret(text, host, path):
 
 @pytest.mark.parametrize("field", ["init_image", "mask_image", "ip_adapter_image"])
 @pytest.mark.parametrize("value", ["bucket.com/x.png?Signature=SECRET", "htps:/u:SECRET@a.com/x.png", "a.com/x#SECRET"])
-def test_pictures_that_are_no_address_are_quoted_without_their_secrets(engine, field, value):
+def test_images_that_are_no_address_are_quoted_without_their_secrets(engine, field, value):
     message = checked(engine.reply({**SMALL, field: value}, "community"))["message"]
     assert message.startswith("ip_adapter_id is required" if field == "ip_adapter_image" else field)
     assert "SECRET" not in message

@@ -75,7 +75,7 @@ def test_unknown_models_list_the_known_ones(empty_registry):
         ('schema = 1\n[models.a]\npath = "x"', r"models\.a: family is missing"),
         ('schema = 1\n[models.a]\nfamily = "sd15"', r"models\.a: path is missing"),
         ('schema = 1\n[models.a]\nfamily = "sd9"\npath = "x"', "family must be one of sd15, .*not 'sd9'"),
-        ('schema = 1\n[models.a]\nfamily = "sd15"\npath = "x"\ncolour = 1', "colour is not a key"),
+        ('schema = 1\n[models.a]\nfamily = "sd15"\npath = "x"\ncolor = 1', "color is not a key"),
         ('schema = 1\n[models.a]\nfamily = "sd15"\npath = "x"\nsize = "big"', "size must be a int, not 'big'"),
         (
             'schema = 1\n[models.a]\nfamily = "sd15"\npath = "x"\nfiles = {"../y" = {sha256="0", bytes=1}}',

@@ -20,7 +20,7 @@ from intarsia.endpoints import ENDPOINTS
 from intarsia.endpoints.answer import without_paths
 from intarsia.endpoints.temporary_files import sweep, temporary_folder
 from intarsia.engine import resolve as resolving
-from tests.unit.dialect_table import IMAGE, MASK, MINIMAL, picture
+from tests.unit.endpoint_table import IMAGE, MASK, MINIMAL, encoded_image
 from tests.unit.replies import checked
 
 SMALL = {**MINIMAL, "width": 96, "height": 64}
@@ -68,7 +68,7 @@ def test_files_lie_where_the_caller_said_and_metadata_says_how_they_were_made(en
     assert 0 < reply["generationTime"] < 60
 
 
-def test_the_picture_is_the_librarys(engine):
+def test_the_image_is_the_librarys(engine):
     reply = checked(engine.reply({**SMALL, "seed": 5, "base64": "yes"}, "community"))
     request = intarsia.InpaintRequest(
         prompt="a cat", init_image=IMAGE, mask_image=MASK, width=96, height=64, fit_output=True, steps=31, seed=5,
@@ -85,7 +85,7 @@ def test_sizes_that_no_network_has_come_back_exactly(engine, size):
 
 
 def test_strength_zero_returns_the_input(engine):
-    photo = picture((96, 64))
+    photo = encoded_image((96, 64))
     reply = checked(engine.reply({**SMALL, "init_image": photo, "strength": "0", "base64": "yes"}, "community"))
     np.testing.assert_array_equal(decoded(reply["output"][0]), decoded(photo))
     assert "strength 0" in reply["tip"]
@@ -185,7 +185,7 @@ def test_wrong_values_are_named_in_one_short_line(engine, field, value, sentence
 
 
 def bomb() -> str:
-    """A picture of 40,000 × 40,000 pixels in a few kilobytes."""
+    """An image of 40,000 × 40,000 pixels in a few kilobytes."""
     import struct
     import zlib
 
@@ -278,7 +278,7 @@ def test_all_files_or_none(engine, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("payload", "out"), [({"temp": "yes"}, "here"), ({}, None)])
-def test_temporary_pictures_are_removed_after_a_day(engine, tmp_path, payload, out):
+def test_temporary_images_are_removed_after_a_day(engine, tmp_path, payload, out):
     (tmp_path / "here").mkdir()
     reply = checked(engine.reply({**SMALL, **payload}, "community", out=out and tmp_path / out))
     [path] = map(Path, reply["output"])

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import intarsia
-from tests.unit.dialect_table import IMAGE, MINIMAL, picture
+from tests.unit.endpoint_table import IMAGE, MINIMAL, encoded_image
 from tests.unit.replies import checked
 
 REGISTRY = """
@@ -79,7 +79,7 @@ def test_what_is_not_there_or_does_not_fit_is_named(engine, fields, message):
     assert checked(engine.reply({**SMALL, **fields}, "community")) == {"status": "error", "message": message}
 
 
-def test_an_ip_adapters_picture_is_called_by_its_documented_name(engine):
+def test_an_ip_adapters_image_is_called_by_its_documented_name(engine):
     fields = {"ip_adapter_id": "ip-adapter_sd15", "ip_adapter_image": "photo.png"}
     message = checked(engine.reply({**SMALL, **fields}, "community"))["message"]
     assert message.startswith("ip_adapter_image: 'photo.png' is not a URL, data URI or base64")
@@ -94,7 +94,7 @@ def test_the_checker_is_on_where_the_document_says_so(engine, endpoint):
 
 
 @pytest.mark.parametrize("action", ["blur", "pixelate", "black", "sensitive_content_text"])
-def test_a_finding_is_in_the_reply_and_its_picture_is_not(engine, action):
+def test_a_finding_is_in_the_reply_and_its_image_is_not(engine, action):
     purple = Image.new("RGB", (96, 64), (160, 20, 160))
     buffer = io.BytesIO()
     purple.save(buffer, "PNG")
@@ -102,8 +102,8 @@ def test_a_finding_is_in_the_reply_and_its_picture_is_not(engine, action):
     mask[30:34, 40:44] = 255
     written = io.BytesIO()
     Image.fromarray(mask).save(written, "PNG")
-    pictures = {"init_image": buffer.getvalue(), "mask_image": written.getvalue()}
-    payload = SMALL | {name: base64.b64encode(data).decode() for name, data in pictures.items()}
+    images = {"init_image": buffer.getvalue(), "mask_image": written.getvalue()}
+    payload = SMALL | {name: base64.b64encode(data).decode() for name, data in images.items()}
     reply = checked(engine.reply({**payload, "safety_checker": "yes", "safety_checker_type": action}, "community"))
     assert reply["nsfw_content_detected"] is True
     assert reply["meta"]["safety_checker_type"] == action
@@ -116,16 +116,16 @@ def test_a_finding_is_in_the_reply_and_its_picture_is_not(engine, action):
         assert made.max() == 0
 
 
-def test_a_picture_that_is_not_flagged_is_as_without_a_checker(engine):
-    plain = engine.reply({**SMALL, "init_image": picture((96, 64))}, "community")
-    watched = engine.reply({**SMALL, "init_image": picture((96, 64)), "safety_checker": 1}, "community")
+def test_an_image_that_is_not_flagged_is_as_without_a_checker(engine):
+    plain = engine.reply({**SMALL, "init_image": encoded_image((96, 64))}, "community")
+    watched = engine.reply({**SMALL, "init_image": encoded_image((96, 64)), "safety_checker": 1}, "community")
     pixels = [np.asarray(Image.open(io.BytesIO(base64.b64decode(each["output"][0])))) for each in (plain, watched)]
     np.testing.assert_array_equal(*pixels)
 
 
 @pytest.mark.parametrize("endpoint", ["community", "enterprise-pony", "pony", "realtime"])
 @pytest.mark.parametrize("flagged", [(), (0,), (3,), (1, 2), (0, 1, 2, 3)])
-def test_one_unsafe_picture_of_four_is_enough(engine, monkeypatch, endpoint, flagged):
+def test_one_unsafe_image_of_four_is_enough(engine, monkeypatch, endpoint, flagged):
     run = engine.run
 
     def screened(*given, **more):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import intarsia
 from intarsia.endpoints import ENDPOINTS
 from intarsia.schedulers import NAMES
-from tests.unit.dialect_table import IMAGE, MASK
+from tests.unit.endpoint_table import IMAGE, MASK
 from tests.unit.replies import checked, validator
 
 JSON = st.recursive(

@@ -34,7 +34,7 @@ WRONG = [
     ("seed", "", "an integer between 0 and 18446744073709551615"),
     ("mask_blur", float("nan"), "a finite number between 0 and 64"),
     ("masked_content", "nothing", "one of original, fill, noise, blank"),
-    ("safety_action", "hide", "one of blur, pixelate, black, sensitive_content_text"),
+    ("safety_action", "hide", "one of sensitive_content_text, blur, pixelate, black"),
     ("prompt", None, "a string"),
     ("prompt", 7, "a string"),
     ("karras_sigmas", "yes", "true or false"),

@@ -1,4 +1,4 @@
-"""The safety stage without a network: what replaces a flagged picture, and that a checker is never silently off."""
+"""The safety stage without a network: what replaces a flagged image, and that a checker is never silently off."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def photo():
     return Image.fromarray(np.clip(coarse + rng.integers(-60, 60, coarse.shape), 0, 255).astype(np.uint8))
 
 
-def detail(picture):
-    """Mean absolute difference between neighbouring pixels, in levels."""
-    pixels = np.asarray(picture, np.int16)
+def detail(image):
+    """Mean absolute difference between neighboring pixels, in levels."""
+    pixels = np.asarray(image, np.int16)
     return np.abs(np.diff(pixels, axis=0)).mean() + np.abs(np.diff(pixels, axis=1)).mean()
 
 
@@ -38,21 +38,21 @@ def test_the_actions_are_those_of_a_request():
 @pytest.mark.parametrize("action", ACTIONS)
 @pytest.mark.parametrize("size", SIZES)
 def test_every_action_keeps_the_size_and_repeats_its_bytes(action, size):
-    picture = Image.fromarray(np.random.default_rng(1).integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
-    before = picture.tobytes()
-    made = replace(picture, action)
+    image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
+    before = image.tobytes()
+    made = replace(image, action)
     assert (made.size, made.mode) == (size, "RGB")
-    assert made.tobytes() == replace(picture, action).tobytes()
-    assert picture.tobytes() == before, "the original is not changed in place"
+    assert made.tobytes() == replace(image, action).tobytes()
+    assert image.tobytes() == before, "the original is not changed in place"
 
 
-def test_black_is_black_and_the_card_holds_nothing_of_the_picture(photo):
+def test_black_is_black_and_the_card_holds_nothing_of_the_image(photo):
     assert np.asarray(replace(photo, "black")).max() == 0
     other = Image.new("RGB", photo.size, (1, 2, 3))
     card = replace(photo, "sensitive_content_text")
     assert card.tobytes() == replace(other, "sensitive_content_text").tobytes()
-    colours = card.getcolors(1 << 16)
-    most, ground = max(colours)
+    colors = card.getcolors(1 << 16)
+    most, ground = max(colors)
     assert ground == (128, 128, 128)
     written = 1 - most / (photo.width * photo.height)
     assert 0.02 < written < 0.5, "there are words on it"
@@ -93,17 +93,17 @@ def test_transparency_hides_nothing_and_does_not_come_back():
     assert done.images[0].info["icc_profile"] == b"profile"
 
 
-def test_either_form_of_a_picture_counts_and_both_are_replaced():
+def test_either_form_of_an_image_counts_and_both_are_replaced():
     clean, purple = Image.new("RGB", (32, 32), (90, 90, 90)), Image.new("RGB", (48, 48), (180, 20, 180))
-    drawn = [np.asarray(picture) for picture in (clean, purple, clean)]
+    drawn = [np.asarray(image) for image in (clean, purple, clean)]
     done = screen(NullChecker().check, "black", [clean, clean, purple], drawn)
     assert done.nsfw == (False, True, True)
     assert done.images[0] is clean
     assert done.drawn[0] is drawn[0]
-    for picture in (*done.images[1:], *done.drawn[1:]):
-        assert np.asarray(picture).max() == 0
-    assert [picture.shape for picture in done.drawn] == [(32, 32, 3), (48, 48, 3), (32, 32, 3)]
-    assert done.warnings == ("the safety checker flagged picture 2, 3 of 3; black was applied",)
+    for image in (*done.images[1:], *done.drawn[1:]):
+        assert np.asarray(image).max() == 0
+    assert [image.shape for image in done.drawn] == [(32, 32, 3), (48, 48, 3), (32, 32, 3)]
+    assert done.warnings == ("the safety checker flagged image 2, 3 of 3; black was applied",)
     assert screen(NullChecker().check, "black", [clean], drawn[:1]).warnings == ()
 
 
@@ -120,9 +120,9 @@ def arrays_in(ticket):
     return found
 
 
-def request_of(colour, **fields):
+def request_of(color, **fields):
     noise = np.random.default_rng(8).integers(-30, 31, (64, 96, 3))
-    image = (noise + colour).clip(0, 255).astype(np.uint8)
+    image = (noise + color).clip(0, 255).astype(np.uint8)
     mask = np.zeros((64, 96), np.uint8)
     mask[20:40, 30:60] = 255
     return InpaintRequest(**{"init_image": image, "mask_image": mask, "seed": 4, "safety_checker": True, **fields})
@@ -141,7 +141,7 @@ def registry_with(folder, safety='safety = "guard"', section='[safety.guard]\npa
 
 @pytest.mark.parametrize("action", ACTIONS)
 @pytest.mark.parametrize("strength", [0.0, 0.7])
-def test_a_flagged_request_shows_nothing_of_its_picture(tmp_path, action, strength):
+def test_a_flagged_request_shows_nothing_of_its_image(tmp_path, action, strength):
     with intarsia.Engine("null", weights=registry_with(tmp_path)) as engine:
         asked = request_of(PURPLE, samples=2, strength=strength, safety_action=action)
         ticket = engine.submit(asked)
@@ -149,17 +149,17 @@ def test_a_flagged_request_shows_nothing_of_its_picture(tmp_path, action, streng
     assert result.nsfw == (True, True)
     assert any("safety checker" in warning and action in warning for warning in result.warnings)
     assert result.timings["safety"] > 0
-    assert [picture.size for picture in result.images] == [(96, 64)] * 2
+    assert [image.size for image in result.images] == [(96, 64)] * 2
     geometry = result.plan.canvas.geometry
-    assert [picture.size for picture in result.generated] == [(geometry.width, geometry.height)] * 2
+    assert [image.size for image in result.generated] == [(geometry.width, geometry.height)] * 2
     original = Image.fromarray(asked.init_image)
     if strength == 0:
         assert result.images[0].tobytes() == replace(original, action).tobytes()
-    for picture in (*result.images, *result.generated):
-        same = np.asarray(picture) == np.asarray(original.resize(picture.size))
+    for image in (*result.images, *result.generated):
+        same = np.asarray(image) == np.asarray(original.resize(image.size))
         assert same.all(axis=2).mean() < 0.02
         if action == "black":
-            assert np.asarray(picture).max() == 0
+            assert np.asarray(image).max() == 0
     assert arrays_in(ticket) == [], "nor is it to be found in the ticket"
     assert (result.plan.safety, result.plan.safety_action) == ("guard", action)
     assert result.meta["safety_checker"] is True

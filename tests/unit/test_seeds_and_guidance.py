@@ -13,7 +13,7 @@ from PIL import Image
 import intarsia
 from intarsia.batch import Options, run
 from intarsia.batch.manifest.rows import derived_seed
-from tests.unit.dialect_table import IMAGE, MASK, MINIMAL
+from tests.unit.endpoint_table import IMAGE, MASK, MINIMAL
 
 MOST = 2**64 - 1
 SMALL = {"init_image": IMAGE, "mask_image": MASK, "steps": 2}

@@ -1,4 +1,4 @@
-"""Sources: every accepted form gives the same picture; everything else is refused by name, in one line."""
+"""Sources: every accepted form gives the same image; everything else is refused by name, in one line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from intarsia.errors import SourceError
-from intarsia.images.sources import MAX_BYTES, Access, open_picture, read_source
+from intarsia.images.access import Access
+from intarsia.images.sources import MAX_BYTES, open_image, read_source
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def png(pixels) -> bytes:
 
 def refusal(value, access=Access()) -> str:
     with pytest.raises(SourceError) as caught:
-        open_picture("init_image", value, access)
+        open_image("init_image", value, access)
     message = str(caught.value)
     assert message.startswith("init_image: ")
     assert "\n" not in message
@@ -61,9 +62,9 @@ def data_uri_forms(png: bytes) -> list[str]:
 @pytest.mark.parametrize("form", range(11))
 @pytest.mark.parametrize("allow_paths", [True, False])
 def test_data_uri(png, pixels, form, allow_paths):
-    picture = open_picture("init_image", data_uri_forms(png)[form], Access(allow_paths=allow_paths))
-    np.testing.assert_array_equal(picture.rgb, pixels)
-    assert picture.path is None
+    image = open_image("init_image", data_uri_forms(png)[form], Access(allow_paths=allow_paths))
+    np.testing.assert_array_equal(image.rgb, pixels)
+    assert image.path is None
 
 
 @pytest.mark.parametrize("allow_paths", [True, False])
@@ -80,8 +81,8 @@ def test_raw_base64_short_and_long(png, pixels, allow_paths):
             f" {standard}\n",
             f"\ufeff{standard}",
         ):
-            picture = open_picture("init_image", text, Access(allow_paths=allow_paths))
-            np.testing.assert_array_equal(picture.rgb, expected)
+            image = open_image("init_image", text, Access(allow_paths=allow_paths))
+            np.testing.assert_array_equal(image.rgb, expected)
 
 
 def test_jpeg_base64_that_begins_like_an_absolute_path(pixels):
@@ -89,7 +90,7 @@ def test_jpeg_base64_that_begins_like_an_absolute_path(pixels):
     Image.fromarray(pixels).save(buffer, "JPEG")
     text = base64.b64encode(buffer.getvalue()).decode()
     assert text.startswith("/9j/")
-    assert open_picture("init_image", text).size == (17, 13)
+    assert open_image("init_image", text).size == (17, 13)
 
 
 def test_paths(png, pixels, tmp_path, monkeypatch):
@@ -97,23 +98,23 @@ def test_paths(png, pixels, tmp_path, monkeypatch):
     file.write_bytes(png)
     monkeypatch.setenv("HOME", str(tmp_path))
     for value in (file, str(file), "~/a photo.v2.png"):
-        picture = open_picture("init_image", value)
-        np.testing.assert_array_equal(picture.rgb, pixels)
-        assert picture.stem == "a photo.v2"
+        image = open_image("init_image", value)
+        np.testing.assert_array_equal(image.rgb, pixels)
+        assert image.stem == "a photo.v2"
     monkeypatch.chdir(tmp_path)
-    assert open_picture("init_image", "a photo.v2.png").path == "a photo.v2.png"
+    assert open_image("init_image", "a photo.v2.png").path == "a photo.v2.png"
 
 
 def test_a_file_whose_name_is_base64_is_a_path(png, pixels, tmp_path, monkeypatch):
     (tmp_path / "iVBORw0K").write_bytes(png)
     monkeypatch.chdir(tmp_path)
-    np.testing.assert_array_equal(open_picture("init_image", "iVBORw0K").rgb, pixels)
+    np.testing.assert_array_equal(open_image("init_image", "iVBORw0K").rgb, pixels)
 
 
-def test_bytes_images_and_arrays_are_equal_pictures(png, pixels, tmp_path):
+def test_bytes_images_and_arrays_are_equal_images(png, pixels, tmp_path):
     (tmp_path / "x.png").write_bytes(png)
     forms = [png, bytearray(png), memoryview(png), Image.fromarray(pixels), pixels, tmp_path / "x.png"]
-    assert len({open_picture("init_image", form).sha256 for form in forms}) == 1
+    assert len({open_image("init_image", form).sha256 for form in forms}) == 1
 
 
 def test_paths_are_refused_where_a_request_came_over_a_network(tmp_path, png):
@@ -121,7 +122,7 @@ def test_paths_are_refused_where_a_request_came_over_a_network(tmp_path, png):
     file.write_bytes(png)
     assert "paths are not read here" in refusal(str(file), Access(allow_paths=False))
     assert "paths are not read here" in refusal(file, Access(allow_paths=False))
-    assert "not a picture" in refusal("photos/cat", Access(allow_paths=False))  # valid base64 of something else
+    assert "not an image" in refusal("photos/cat", Access(allow_paths=False))  # valid base64 of something else
 
 
 @pytest.mark.parametrize("value", ["ftp://x/y.png", "file:///etc/passwd", "s3://bucket/key.png"])
@@ -173,7 +174,7 @@ def test_enormous_files_are_refused_unread(tmp_path):
         ("data:image/png;base64,", "is empty (0 bytes)"),
         ("data:image/png;base64,ab*d", "not valid base64"),
         ("data:image/png;base64,abcde", "not valid base64"),
-        ("x" * 5000, "not a picture"),
+        ("x" * 5000, "not an image"),
         ("!" * 5000, "is not a path, URL, data URI or base64"),
         (None, "not NoneType"),
         (7, "not int"),
@@ -187,7 +188,7 @@ def test_enormous_files_are_refused_unread(tmp_path):
         (b"\x00\x01\x02\xff\xfe" * 9, "unknown kind"),
     ],
 )
-def test_what_is_not_a_picture(value, expected):
+def test_what_is_not_an_image(value, expected):
     assert expected in refusal(value)
 
 

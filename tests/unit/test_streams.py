@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.unit.dialect_table import MINIMAL
+from tests.unit.endpoint_table import MINIMAL
 
 COMMAND = [sys.executable, "-c", "from intarsia.cli import main; main()"]
 INPAINT = ["mask.png", "--backend", "null", "--set", "steps=2", "--seed", "1"]

@@ -1,4 +1,4 @@
-"""Transparent pixels of the picture: what is stored there decides nothing, and what is repainted there is seen."""
+"""Transparent pixels of the image: what is stored there decides nothing, and what is repainted there is seen."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import intarsia
-from intarsia.canvas.canvas import BLANK, Canvas, CanvasOptions, prepare
+from intarsia.canvas.canvas import BLANK, Canvas, prepare
 from intarsia.canvas.mask import Feather
+from intarsia.canvas.options import CanvasOptions
 from intarsia.canvas.paste import composite
 from intarsia.images import fill
+from intarsia.images.encode import SaveOptions, encode
 from intarsia.images.fill import FAINT, from_surroundings, hidden_pixels, opaque
-from intarsia.images.rgb_image import Picture, from_array, from_bytes, from_image
-from intarsia.images.save import SaveOptions, encode
+from intarsia.images.rgb_image import RgbImage, from_array, from_bytes, from_image
 
 Pixels = np.ndarray
 
 HEIGHT, WIDTH = 72, 96
-COLOUR = (90, 140, 60)
+from tests.canvas_pixels import touched_pixels
+
+COLOR = (90, 140, 60)
 
 
 def box(rows: slice, columns: slice, shape: tuple[int, int] = (HEIGHT, WIDTH)) -> Pixels:
@@ -63,15 +66,15 @@ def photograph() -> Pixels:
     return np.dstack([90 + columns, 60 + rows, 200 - rows]).astype(np.uint8)
 
 
-def canvas_of(image: Pixels | Picture, mask: Pixels, **wanted: object) -> Canvas:
-    picture = image if isinstance(image, Picture) else from_array("init_image", image)
+def canvas_of(image: Pixels | RgbImage, mask: Pixels, **wanted: object) -> Canvas:
+    picture = image if isinstance(image, RgbImage) else from_array("init_image", image)
     return prepare(picture, from_array("mask_image", mask), CanvasOptions(**wanted))
 
 
-def with_hole(hidden: Pixels | int, colours: Pixels | None = None, hole: Pixels = HOLE) -> Pixels:
+def with_hole(hidden: Pixels | int, colors: Pixels | None = None, hole: Pixels = HOLE) -> Pixels:
     """The photograph with a hole, under which ``hidden`` is stored."""
-    colours = photograph() if colours is None else colours
-    shown = np.where(hole[:, :, None], np.uint8(hidden) if isinstance(hidden, int) else hidden, colours)
+    colors = photograph() if colors is None else colors
+    shown = np.where(hole[:, :, None], np.uint8(hidden) if isinstance(hidden, int) else hidden, colors)
     return np.dstack([shown, np.where(hole, 0, 255)]).astype(np.uint8)
 
 
@@ -80,9 +83,9 @@ def with_hole(hidden: Pixels | int, colours: Pixels | None = None, hole: Pixels 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("place", MASKS)
-def test_pictures_that_look_the_same_give_the_same(place, options):
-    pictures = [with_hole(hidden) for hidden in (0, 255, noise(HEIGHT, WIDTH, 3))]
-    canvases = [canvas_of(picture, MASKS[place], **options) for picture in pictures]
+def test_images_that_look_the_same_give_the_same(place, options):
+    images = [with_hole(hidden) for hidden in (0, 255, noise(HEIGHT, WIDTH, 3))]
+    canvases = [canvas_of(image, MASKS[place], **options) for image in images]
     first = canvases[0]
     generated = noise(*first.image.shape, seed=5)
     seen = np.asarray(first.paste(generated))
@@ -99,15 +102,15 @@ def test_pictures_that_look_the_same_give_the_same(place, options):
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("place", MASKS)
 def test_nothing_hidden_bleeds_out_at_the_edge_of_a_hole(place, options):
-    """All that can be seen is of one colour, so that is all the network may be shown, and all that may be pasted."""
-    flat = np.broadcast_to(np.array(COLOUR, np.uint8), (HEIGHT, WIDTH, 3))
+    """All that can be seen is of one color, so that is all the network may be shown, and all that may be pasted."""
+    flat = np.broadcast_to(np.array(COLOR, np.uint8), (HEIGHT, WIDTH, 3))
     canvas = canvas_of(with_hole(noise(HEIGHT, WIDTH, 3), flat), MASKS[place], **options)
     nothing_left = place == "everything" and options.get("masked_content") == "fill"
     given_anew = canvas.mask if nothing_left or options.get("masked_content") == "blank" else np.zeros_like(canvas.mask)
-    assert (canvas.image[~given_anew] == COLOUR).all()
+    assert (canvas.image[~given_anew] == COLOR).all()
     assert (canvas.image[given_anew] == BLANK).all()
-    out = np.asarray(canvas.paste(np.broadcast_to(np.array(COLOUR, np.uint8), canvas.image.shape).copy()))
-    assert (out[out[:, :, 3] > 0][:, :3] == COLOUR).all()
+    out = np.asarray(canvas.paste(np.broadcast_to(np.array(COLOR, np.uint8), canvas.image.shape).copy()))
+    assert (out[out[:, :, 3] > 0][:, :3] == COLOR).all()
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
@@ -115,8 +118,8 @@ def test_nothing_hidden_bleeds_out_at_the_edge_of_a_hole(place, options):
 def test_outside_the_feather_hidden_bytes_are_kept_too(place, options):
     image = with_hole(noise(HEIGHT, WIDTH, 3))
     canvas = canvas_of(image, MASKS[place], **options)
-    out, kept = np.asarray(canvas.paste(noise(*canvas.image.shape))), ~canvas.touched()
-    base = np.asarray(canvas.picture.to_pil()) if options.get("fixed_size") else image
+    out, kept = np.asarray(canvas.paste(noise(*canvas.image.shape))), ~touched_pixels(canvas)
+    base = np.asarray(canvas.working.to_pil()) if options.get("fixed_size") else image
     np.testing.assert_array_equal(out[kept], base[kept])
     np.testing.assert_array_equal(np.asarray(canvas.untouched()), base)
 
@@ -145,11 +148,11 @@ def indexed_with_alpha(hidden: int) -> Image.Image:
     return image
 
 
-def planes(hidden: int, colours: int) -> Pixels:
-    return np.dstack([gray(hidden)] * colours + [np.where(HOLE, 0, 255).astype(np.uint8)])
+def planes(hidden: int, colors: int) -> Pixels:
+    return np.dstack([gray(hidden)] * colors + [np.where(HOLE, 0, 255).astype(np.uint8)])
 
 
-FORMS: dict[str, Callable[[int], Picture]] = {
+FORMS: dict[str, Callable[[int], RgbImage]] = {
     "RGBA": lambda hidden: from_image("f", Image.fromarray(planes(hidden, 3))),
     "LA": lambda hidden: from_image("f", Image.fromarray(planes(hidden, 1), "LA")),
     "RGBa": lambda hidden: from_image("f", Image.frombytes("RGBa", (WIDTH, HEIGHT), planes(hidden, 3).tobytes())),
@@ -170,7 +173,7 @@ FORMS: dict[str, Callable[[int], Picture]] = {
 def test_every_mode_with_transparency(form):
     canvases = [canvas_of(FORMS[form](hidden), MASKS["more than the hole"], native_size=64) for hidden in (0, 250)]
     for canvas in canvases:
-        np.testing.assert_array_equal(canvas.picture.alpha, np.where(HOLE, 0, 255))
+        np.testing.assert_array_equal(canvas.working.alpha, np.where(HOLE, 0, 255))
         np.testing.assert_array_equal(canvas.image, canvases[0].image)
         assert (np.asarray(canvas.paste(canvas.image))[HOLE][:, 3] == 255).all()
     assert canvases[0].image.min() >= 60
@@ -185,14 +188,14 @@ def test_every_mode_with_transparency(form):
 def test_a_hole_starts_as_fill_does(size, wanted):
     rng = np.random.default_rng(1)
     coarse = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8))
-    colours = np.asarray(coarse.resize(size[::-1], Image.Resampling.BICUBIC))
+    colors = np.asarray(coarse.resize(size[::-1], Image.Resampling.BICUBIC))
     hole = box(slice(size[0] // 4, size[0] // 2), slice(size[1] // 3, size[1] // 2), size)
-    image = with_hole(0, colours, hole)
+    image = with_hole(0, colors, hole)
     wanted = {"native_size": 128, **wanted}  # scaled up, down, and as it is
     original = canvas_of(image, hole, **wanted)
     filled = canvas_of(image, hole, masked_content="fill", **wanted)
     np.testing.assert_array_equal(original.image, filled.image)
-    without = canvas_of(colours, hole, masked_content="fill", **wanted)
+    without = canvas_of(colors, hole, masked_content="fill", **wanted)
     assert np.abs(without.image.astype(int) - filled.image)[~without.mask].mean() < 1
     assert np.abs(without.image.astype(int) - filled.image)[without.mask].mean() < 4
 
@@ -205,15 +208,15 @@ def test_under_the_rest_of_the_mask_the_content_stays():
     np.testing.assert_array_equal(canvas.image[HOLE], known[HOLE])
 
 
-def test_what_is_to_go_lends_no_colour_to_the_hole_beside_it():
+def test_what_is_to_go_lends_no_color_to_the_hole_beside_it():
     """A red thing on green, masked, with a hole at its side: green goes into the hole, not red."""
-    colours = np.broadcast_to(np.array((0, 200, 0), np.uint8), (HEIGHT, WIDTH, 3)).copy()
+    colors = np.broadcast_to(np.array((0, 200, 0), np.uint8), (HEIGHT, WIDTH, 3)).copy()
     thing = box(slice(20, 44), slice(60, 80))
-    colours[thing] = (200, 0, 0)
-    canvas = canvas_of(with_hole(0, colours), thing, native_size=64)
+    colors[thing] = (200, 0, 0)
+    canvas = canvas_of(with_hole(0, colors), thing, native_size=64)
     assert (canvas.image[HOLE] == (0, 200, 0)).all()
     assert (canvas.image[thing] == (200, 0, 0)).all()
-    only = canvas_of(with_hole(0, colours, ~thing), thing, native_size=64)  # nothing else is to be seen
+    only = canvas_of(with_hole(0, colors, ~thing), thing, native_size=64)  # nothing else is to be seen
     assert (only.image == (200, 0, 0)).all()
 
 
@@ -231,40 +234,40 @@ def test_a_crop_inside_a_hole_is_filled_from_outside_of_it():
 
 
 @pytest.mark.parametrize("alpha", [0, FAINT - 1])
-def test_a_picture_of_nothing_is_plain_gray_and_says_so(alpha):
+def test_an_image_of_nothing_is_plain_gray_and_says_so(alpha):
     image = np.dstack([noise(HEIGHT, WIDTH, 3), np.full((HEIGHT, WIDTH), alpha, np.uint8)])
     canvas = canvas_of(image, HOLE)
     assert (canvas.image == 128).all()
     assert canvas.warnings == ("init_image is transparent everywhere: the network is shown plain gray",)
     out = np.asarray(canvas.paste(np.full_like(canvas.image, 7)))
     assert (out[HOLE] == (7, 7, 7, 255)).all()
-    np.testing.assert_array_equal(out[~canvas.touched()], image[~canvas.touched()])
+    np.testing.assert_array_equal(out[~touched_pixels(canvas)], image[~touched_pixels(canvas)])
 
 
 # Half-transparent pixels.
 
 
 def test_visible_pixels_are_shown_as_stored_and_weigh_by_their_alpha():
-    colours = np.array([[[10, 0, 0], [250, 0, 0]], [[99, 99, 99], [100, 0, 0]]], np.uint8)
+    colors = np.array([[[10, 0, 0], [250, 0, 0]], [[99, 99, 99], [100, 0, 0]]], np.uint8)
     alpha = np.array([[255, 51], [FAINT - 1, FAINT]], np.uint8)
-    shown = opaque(colours, alpha)
+    shown = opaque(colors, alpha)
     mean = (255 * 10 + 51 * 250 + FAINT * 100) / (255 + 51 + FAINT)
     assert shown[1, 0].tolist() == [round(mean), 0, 0]
-    np.testing.assert_array_equal(shown[[0, 0, 1], [0, 1, 1]], colours[[0, 0, 1], [0, 1, 1]])
+    np.testing.assert_array_equal(shown[[0, 0, 1], [0, 1, 1]], colors[[0, 0, 1], [0, 1, 1]])
     masked = np.array([[True, False], [False, True]])
-    assert opaque(colours, alpha, masked)[1, 0].tolist() == [250, 0, 0]
-    np.testing.assert_array_equal(opaque(colours, alpha, np.ones_like(masked)), shown)
+    assert opaque(colors, alpha, masked)[1, 0].tolist() == [250, 0, 0]
+    np.testing.assert_array_equal(opaque(colors, alpha, np.ones_like(masked)), shown)
 
 
-def test_opaque_pictures_are_passed_on_as_they_are():
-    colours = noise(5, 7, 3)
-    assert opaque(colours, None) is colours
-    assert opaque(colours, np.full((5, 7), FAINT, np.uint8)) is colours
+def test_opaque_images_are_passed_on_as_they_are():
+    colors = noise(5, 7, 3)
+    assert opaque(colors, None) is colors
+    assert opaque(colors, np.full((5, 7), FAINT, np.uint8)) is colors
     assert hidden_pixels(None) is hidden_pixels(np.full((5, 7), FAINT, np.uint8)) is None
 
 
 @pytest.mark.parametrize("finest", [1, 5, 8, 1024])
-def test_large_pictures_are_filled_on_cells(monkeypatch, finest):
+def test_large_images_are_filled_on_cells(monkeypatch, finest):
     """Of whatever size the cells are: the fill of a ramp lies on the ramp, to a cell's extent."""
     monkeypatch.setattr(fill, "_FINEST", finest)
     rows, columns = np.mgrid[:50, :83]
@@ -290,7 +293,7 @@ def test_large_pictures_are_filled_on_cells(monkeypatch, finest):
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 999), kind=st.sampled_from(["any", "two"]))
 def test_compositing_is_over_of_porter_and_duff(seed, kind):
-    """Colours multiplied by their alpha add up: layer · w + picture · (1 - w), to the rounding of alpha and share."""
+    """Colors multiplied by their alpha add up: layer · w + image · (1 - w), to the rounding of alpha and share."""
     rng = np.random.default_rng(seed)
     alpha, weights = rng.integers(0, 256, (2, 12, 17), dtype=np.uint8)
     if kind == "two":
@@ -319,7 +322,7 @@ def test_what_is_repainted_in_a_hole_is_seen(place):
     out = np.asarray(canvas.paste(generated))
     assert (out[MASKS[place]][:, 3] == 255).all()
     np.testing.assert_array_equal(out[MASKS[place]][:, :3], generated[MASKS[place]])
-    feathered = canvas.touched() & HOLE & ~MASKS[place]
+    feathered = touched_pixels(canvas) & HOLE & ~MASKS[place]
     np.testing.assert_array_equal(out[feathered][:, :3], generated[feathered])
     minor = 2 * np.count_nonzero(MASKS[place] & HOLE) < MASKS[place].sum()
     said = ("the mask covers transparent pixels of init_image: what is repainted becomes opaque",)
@@ -335,7 +338,7 @@ def test_a_half_transparent_rim_of_a_hole_is_closed_with_it():
     assert (np.asarray(canvas.paste(canvas.image))[:, :, 3] == 255).all()
 
 
-def test_a_half_transparent_picture_stays_so():
+def test_a_half_transparent_image_stays_so():
     image = np.dstack([photograph(), np.full((HEIGHT, WIDTH), FAINT, np.uint8)])
     canvas = canvas_of(image, HOLE, native_size=64)
     generated = noise(*canvas.image.shape)
@@ -351,11 +354,11 @@ def test_a_feather_alone_opens_nothing():
     """The mask ends at the hole's edge; its feather lies over the hole, which stays as it was stored."""
     image = with_hole(noise(HEIGHT, WIDTH, 3))
     canvas = canvas_of(image, MASKS["beside it"])
-    assert (canvas.touched() & HOLE).any()
+    assert (touched_pixels(canvas) & HOLE).any()
     np.testing.assert_array_equal(np.asarray(canvas.paste(noise(*canvas.image.shape)))[HOLE], image[HOLE])
 
 
-def test_colours_are_matched_to_what_is_seen():
+def test_colors_are_matched_to_what_is_seen():
     flat = np.full((HEIGHT, WIDTH, 3), 100, np.uint8)
     canvas = canvas_of(with_hole(255, flat), MASKS["across its edge"], color_match=True, native_size=64)
     out = np.asarray(canvas.paste(np.full_like(canvas.image, 120)))
@@ -366,10 +369,10 @@ def test_colours_are_matched_to_what_is_seen():
 
 
 def test_a_jpeg_shows_nothing_that_was_hidden():
-    flat = np.broadcast_to(np.array(COLOUR, np.uint8), (HEIGHT, WIDTH, 3))
+    flat = np.broadcast_to(np.array(COLOR, np.uint8), (HEIGHT, WIDTH, 3))
     for hidden in (0, 255):
         data, _ = encode(Image.fromarray(with_hole(hidden, flat)), "JPEG", options=SaveOptions(quality=100))
-        assert np.abs(np.asarray(Image.open(io.BytesIO(data))).astype(int) - COLOUR).max() <= 2
+        assert np.abs(np.asarray(Image.open(io.BytesIO(data))).astype(int) - COLOR).max() <= 2
 
 
 def test_strength_zero_returns_the_input(empty_registry):

@@ -1,4 +1,4 @@
-"""Which models the worker keeps open, which it changes in place, and which pictures may share an evaluation."""
+"""Which models the worker keeps open, which it changes in place, and which images may share an evaluation."""
 
 from __future__ import annotations
 

@@ -20,9 +20,9 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from intarsia.backends.onnx.relocate import find_root, relocated
-from intarsia.checkpoints.files import one_line, read_bytes, regular
+from intarsia.checkpoints.files import read_bytes, regular
 from intarsia.checkpoints.layout import COMPONENTS, network_files
-from intarsia.errors import WeightsError
+from intarsia.errors import WeightsError, one_line
 from intarsia.former_name import variable
 
 __all__ = ["FORMAT", "MANIFEST", "PACKAGED", "GraphFolder", "find_graphs", "has_graphs", "key_of", "sources", "store"]

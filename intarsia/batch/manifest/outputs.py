@@ -11,7 +11,7 @@ from intarsia.batch.manifest.folders import SUFFIXES
 from intarsia.batch.manifest.ids import split_id
 from intarsia.errors import RequestError, shown
 from intarsia.former_name import FORMER, NAME
-from intarsia.images.save import output_names
+from intarsia.images.output_names import output_names
 
 __all__ = ["checked_outputs", "default_output", "folded", "is_encodable"]
 

@@ -29,8 +29,9 @@ from intarsia.engine.result import Result
 from intarsia.engine.ticket import Ticket
 from intarsia.errors import Cancelled, OutputError
 from intarsia.images.access import Access
-from intarsia.images.save import a1111_parameters, write
-from intarsia.images.sources import open_picture
+from intarsia.images.metadata import a1111_parameters
+from intarsia.images.save import write
+from intarsia.images.sources import open_image
 
 __all__ = ["Painter", "failed", "window"]
 
@@ -181,7 +182,7 @@ class Painter:
         pictures = {"init_image": request.init_image, "mask_image": request.mask_image}
         if request.ip_adapter is not None:
             pictures["ip_adapter.image"] = request.ip_adapter.image
-        return {name: open_picture(name, value, self._access).sha256 for name, value in pictures.items()}
+        return {name: open_image(name, value, self._access).sha256 for name, value in pictures.items()}
 
     def _spec(self, request: InpaintRequest, contents: Mapping[str, str], job: Job) -> str:
         with self._specs_lock:

@@ -15,7 +15,8 @@ from intarsia.batch.manifest.rows import Refused, Row, is_path
 from intarsia.batch.manifest.spec_hash import Specs, identity, sources_of
 from intarsia.batch.running.jobs import Job
 from intarsia.batch.running.task import Task
-from intarsia.canvas.geometry import CanvasOptions, geometry
+from intarsia.canvas.geometry import geometry
+from intarsia.canvas.options import CanvasOptions
 from intarsia.engine.request import InpaintRequest
 from intarsia.errors import RequestError
 from intarsia.images.containers import size_of

@@ -1,8 +1,8 @@
-"""Files of pictures before they are decoded: their chunks, segments and pages walked through, in bounded work.
+"""Files of images before they are decoded: their chunks, segments and pages walked through, in bounded work.
 
 :func:`unpack` takes from a file what is used (size, profile, orientation, whether there are more frames) and leaves the
-smallest file that a decoder needs for the first picture. So no decoder sees what costs time or memory without being
-part of the picture: texts, comments, private chunks, previews, later frames.
+smallest file that a decoder needs for the first image. So no decoder sees what costs time or memory without being
+part of the image: texts, comments, private chunks, previews, later frames.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def unpack(data: bytes) -> Container:
     """What a file holds, and the file that is left for the decoder: ``data`` itself where its kind is not known here.
 
     Raises:
-        Damaged: it ends early, contradicts itself, or has more parts than a picture has.
+        Damaged: it ends early, contradicts itself, or has more parts than an image has.
     """
     reader = _reader(data)
     if reader is None:

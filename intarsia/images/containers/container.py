@@ -1,4 +1,4 @@
-"""What is read of a picture's file before it is decoded, and the limits that are common to all kinds of files."""
+"""An image file before it is decoded, and the limits that are common to all kinds of files."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 __all__ = ["MOST_PARTS", "MOST_PROFILE_BYTES", "Container", "Damaged", "inflated", "usable_profile"]
 
 MOST_PARTS = 100_000
-"""Chunks, segments or blocks of a file. A picture of 512 MiB in the usual pieces of 8 KiB has 65,536."""
+"""Chunks, segments or blocks of a file. An image of 512 MiB in the usual pieces of 8 KiB has 65,536."""
 
 MOST_PROFILE_BYTES = 16 * 1024 * 1024
-"""Largest colour profile: what JPEG can hold (255 segments), and so what any other file of it may have."""
+"""Largest color profile: what JPEG can hold (255 segments), and so what any other file of it may have."""
 
 
 class Damaged(Exception):
@@ -20,19 +20,19 @@ class Damaged(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Container:
-    """A file without what is not needed for its first picture, and what was found in it.
+    """A file without what is not needed for its first image, and what was found in it.
 
     Attributes:
         data: for the decoder.
         kind: the decoder's name (Pillow's); "" where it has to be found out.
         size: ``(width, height)`` as stored; None where only the decoder can tell.
         has_more: there are more frames or pages than the first.
-        icc_profile: the colour profile, not examined.
+        icc_profile: the color profile, not examined.
         orientation: EXIF's, 1 … 8.
         bits: of a channel, where they are more than the decoder delivers.
-        cost: how many times the memory of other pictures its decoder needs; it may have so many times fewer pixels.
-        key: the colour that is transparent, one sample or three of ``bits``.
-        notes: what was left out that somebody may miss.
+        cost: how many times the memory of other images its decoder needs; it may have so many times fewer pixels.
+        key: the color that is transparent, one sample or three of ``bits``.
+        notes: what was left out and may be missed.
     """
 
     data: bytes
@@ -58,8 +58,8 @@ def inflated(data: bytes, most: int) -> bytes | None:
 
 
 def usable_profile(profile: bytes | None, notes: list[str]) -> bytes | None:
-    """A colour profile, or None with a note where there is more of it than is read."""
+    """A color profile, or None with a note where there is more of it than is read."""
     if profile is not None and len(profile) > MOST_PROFILE_BYTES:
-        notes.append(f"a colour profile of more than {MOST_PROFILE_BYTES} bytes was left out")
+        notes.append(f"a color profile of more than {MOST_PROFILE_BYTES} bytes was left out")
         return None
     return profile or None

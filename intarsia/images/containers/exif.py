@@ -14,7 +14,7 @@ _XMP_BYTES = 1 << 20
 
 
 def exif_orientation(block: bytes) -> int | None:
-    """1 … 8; None where the block says nothing of it.
+    """1 … 8; None where the block has none.
 
     Args:
         block: EXIF data, a TIFF header first; the word "Exif" before it may be there.
@@ -26,6 +26,7 @@ def exif_orientation(block: bytes) -> int | None:
     order = {b"II": "<", b"MM": ">"}.get(block[start : start + 2])
     if order is None:
         raise ValueError("no byte order")
+
     try:
         (directory,) = struct.unpack_from(f"{order}4xI", block, start)
         (count,) = struct.unpack_from(f"{order}H", block, start + directory)
@@ -41,6 +42,6 @@ def exif_orientation(block: bytes) -> int | None:
 
 
 def xmp_orientation(packet: bytes) -> int | None:
-    """1 … 8; None where the packet says nothing of it."""
+    """1 … 8; None where the packet has none."""
     match = _XMP.search(packet[:_XMP_BYTES])
     return int(match[1]) if match else None

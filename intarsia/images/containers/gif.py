@@ -24,19 +24,20 @@ def unpack(data: bytes) -> Container:
     """The screen, the palettes and the first frame with its transparency are left.
 
     Raises:
-        Damaged: no frame, or more blocks than a picture has.
+        Damaged: no frame, or more blocks than an image has.
     """
     try:
         return _Blocks(data).container()
     except (struct.error, IndexError) as exc:
-        raise Damaged("is truncated: the GIF ends before its picture") from exc
+        raise Damaged("is truncated: the GIF ends before its image") from exc
 
 
 class _Blocks:
     """A walk through one file. Full blocks hold 255 bytes; of smaller ones there may be only so many more."""
 
     def __init__(self, data: bytes) -> None:
-        self._data, self._left = data, MOST_PARTS + len(data) // 128
+        self._data = data
+        self._blocks_left = MOST_PARTS + len(data) // 128
 
     def container(self) -> Container:
         """Raises struct.error or IndexError where the file ends."""
@@ -45,13 +46,16 @@ class _Blocks:
         start = 13 + _palette_bytes(flags)
         image, control = self._next_image(start)
         if image is None:
-            raise Damaged("is truncated or damaged: the GIF has no picture")
+            raise Damaged("is truncated or damaged: the GIF has no image")
+
         left, top, across, down, frame_flags = struct.unpack_from("<HHHHB", data, image + 1)
         first = image + 10 + _palette_bytes(frame_flags) + 1
         end = self._behind(first)
         following, _ = self._next_image(end, is_needed=False)
+
         size = max(width, left + across), max(height, top + down)  # a frame may be larger than the screen
-        head = data[:6] + struct.pack("<HH", *(min(side, 0xFFFF) for side in size)) + data[10:start]
+        screen = struct.pack("<HH", min(size[0], 0xFFFF), min(size[1], 0xFFFF))
+        head = data[:6] + screen + data[10:start]
         return Container(
             data=b"".join([head, control, data[image:end], bytes([_TRAILER])]),
             kind="GIF",
@@ -68,6 +72,7 @@ class _Blocks:
                 return position, control
             if kind == _TRAILER:
                 break
+
             self._count()
             if kind == _EXTENSION:
                 if data[position + 1] == _GRAPHIC_CONTROL and data[position + 2] >= 4:
@@ -90,8 +95,8 @@ class _Blocks:
         return position
 
     def _count(self) -> None:
-        self._left -= 1
-        if self._left < 0:
+        self._blocks_left -= 1
+        if self._blocks_left < 0:
             raise Damaged("has more blocks than a GIF of its size needs")
 
 

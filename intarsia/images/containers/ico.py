@@ -29,18 +29,23 @@ def unpack(data: bytes) -> Container:
         entries = [struct.unpack_from("<BBBxHHII", data, 6 + 16 * index) for index in range(count)]
     except struct.error as exc:
         raise Damaged("is truncated: the ICO ends in its directory") from exc
-    # Of equal ones that with the most colours; an entry says 0 for 256 pixels.
-    _, _, colours, planes, bits, length, offset = max(
-        entries, key=lambda entry: ((entry[0] or _LARGEST) * (entry[1] or _LARGEST), entry[4] or 256, -entry[2])
-    )
+
+    _, _, colors, planes, bits, length, offset = max(entries, key=_rank)
     icon = data[offset : offset + length] if offset + length <= len(data) else b""
     if icon.startswith(png.SIGNATURE):
         return replace(png.unpack(icon), has_more=False)
     if len(icon) < 40:
-        raise Damaged("is truncated: the ICO ends before its picture")
+        raise Damaged("is truncated: the ICO ends before its image")
+
     across, down = struct.unpack_from("<ii", icon, 4)
     down //= 2  # the mask is stored as more rows
     if not (0 < across <= _LARGEST and 0 < down <= _LARGEST):
         raise Damaged(f"is damaged: an icon of {across}x{down} pixels")
-    entry = struct.pack("<BBBxHHII", across % 256, down % 256, colours, planes, bits, length, 22)
+    entry = struct.pack("<BBBxHHII", across % 256, down % 256, colors, planes, bits, length, 22)
     return Container(data=SIGNATURE + b"\1\0" + entry + icon, kind="ICO", size=(across, down))
+
+
+def _rank(entry: tuple[int, ...]) -> tuple[int, int, int]:
+    """Pixels of an icon; of equal ones the most colors count. An entry has 0 for 256 pixels."""
+    width, height, colors, _, bits, *_ = entry
+    return (width or _LARGEST) * (height or _LARGEST), bits or 256, -colors

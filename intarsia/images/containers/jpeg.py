@@ -22,7 +22,7 @@ _TABLES = {0xC4, 0xCC, 0xDB, 0xDD, 0xDC}  # DHT, DAC, DQT, DRI, DNL
 _ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a segment: TEM, RST0 … 7, SOI
 
 _MOST_SEGMENTS = 10_000
-# A progressive picture has about ten scans. Each is a walk through all coefficients, with or without data for them.
+# A progressive image has about ten scans. Each is a walk through all coefficients, with or without data for them.
 _MOST_SCANS, _USUAL_SCANS = 64, 20
 _MOST_SCANNED = 1 << 30  # pixels in all scans together, where there are more than usual
 _MARKER = re.compile(rb"\xff+([^\xff\x00])")
@@ -32,9 +32,9 @@ _EXIF, _XMP, _ICC = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFIL
 
 @dataclass
 class _Segments:
-    """What the segments before the first scan have said so far."""
+    """What has been read of the segments before the first scan."""
 
-    kept: list[bytes | memoryview] = field(default_factory=lambda: [b"\xff\xd8"])
+    needed: list[bytes | memoryview] = field(default_factory=lambda: [b"\xff\xd8"])
     size: tuple[int, int] | None = None
     profile: dict[int, bytes] = field(default_factory=dict)
     profile_parts: int = 0
@@ -45,14 +45,17 @@ class _Segments:
 
 def size_of(data: bytes) -> tuple[int, int] | None:
     """``(width, height)``; None where the frame's header is not among the bytes. Raises what :func:`unpack` does."""
-    return next((_size(data[start:end]) for kind, start, end in _segments(data) if kind in _FRAMES), None)
+    for kind, start, end in _segments(data):
+        if kind in _FRAMES:
+            return _size(data[start:end])
+    return None
 
 
 def unpack(data: bytes) -> Container:
-    """Frame, tables, scans, and the segments that say which colours they are; what is behind the end is cut off.
+    """Frame, tables, scans, and the segments that say which colors they are; what is behind the end is cut off.
 
     Raises:
-        Damaged: no frame or no scan, or more segments or scans than pictures have.
+        Damaged: no frame or no scan, or more segments or scans than images have.
     """
     segments, view = _Segments(), memoryview(data)
     scan = None
@@ -62,10 +65,12 @@ def unpack(data: bytes) -> Container:
             break
         _take(segments, kind, view[start:end])
     if scan is None or segments.size is None:
-        raise Damaged("is truncated: the JPEG ends before its picture")
+        raise Damaged("is truncated: the JPEG ends before its image")
+
     profile = usable_profile(_joined(segments), segments.notes)
+    scans = view[scan : _end(data, scan, segments.size)]
     return Container(
-        data=b"".join([*segments.kept, view[scan : _end(data, scan, segments.size)]]),
+        data=b"".join([*segments.needed, scans]),
         kind="JPEG",
         size=segments.size,
         icc_profile=profile,
@@ -80,10 +85,12 @@ def _segments(data: bytes, position: int = 2) -> Iterator[tuple[int, int, int]]:
         match = _MARKER.search(data, position)
         if match is None or match[1][0] == _EOI:
             return
+
         kind, start = match[1][0], match.end() - 2
         if kind in _ALONE:
             position = match.end()
             continue
+
         length = int.from_bytes(data[start + 2 : start + 4], "big")
         position = start + 2 + length
         if length < 2 or position > len(data):
@@ -98,18 +105,26 @@ def _take(segments: _Segments, kind: int, segment: memoryview) -> None:
     content = segment[4:]
     if kind in _FRAMES:
         segments.size = _size(segment)
-    if kind in _FRAMES or kind in _TABLES or kind == _APP14 or (kind == _APP0 and bytes(content[:4]) == b"JFIF"):
-        segments.kept.append(segment)
+
+    is_jfif = kind == _APP0 and bytes(content[:4]) == b"JFIF"
+    if is_jfif or kind in _FRAMES or kind in _TABLES or kind == _APP14:
+        segments.needed.append(segment)
     elif kind == _APP1 and content[:6] == _EXIF and segments.exif is None:
-        try:
-            segments.exif = exif_orientation(bytes(content))
-        except ValueError as exc:
-            segments.notes.append(f"the EXIF data cannot be read and were ignored ({exc})")
+        segments.exif = _exif(bytes(content), segments.notes)
     elif kind == _APP1 and content[: len(_XMP)] == _XMP and segments.xmp is None:
         segments.xmp = xmp_orientation(bytes(content[len(_XMP) :]))
     elif kind == _APP2 and content[: len(_ICC)] == _ICC and len(content) > len(_ICC) + 2:
-        segments.profile_parts = content[len(_ICC) + 1]
-        segments.profile.setdefault(content[len(_ICC)], bytes(content[len(_ICC) + 2 :]))
+        number, parts = content[len(_ICC)], content[len(_ICC) + 1]
+        segments.profile_parts = parts
+        segments.profile.setdefault(number, bytes(content[len(_ICC) + 2 :]))
+
+
+def _exif(block: bytes, notes: list[str]) -> int | None:
+    try:
+        return exif_orientation(block)
+    except ValueError as exc:
+        notes.append(f"the EXIF data cannot be read and were ignored ({exc})")
+        return None
 
 
 def _size(segment: bytes | memoryview) -> tuple[int, int]:
@@ -120,17 +135,18 @@ def _size(segment: bytes | memoryview) -> tuple[int, int]:
 
 
 def _joined(segments: _Segments) -> bytes | None:
-    """The colour profile out of its numbered parts."""
+    """The color profile out of its numbered parts."""
     if segments.profile and len(segments.profile) != segments.profile_parts:
-        segments.notes.append("a colour profile of which parts are missing was left out")
+        segments.notes.append("a color profile of which parts are missing was left out")
         return None
     return b"".join(part for _, part in sorted(segments.profile.items())) or None
 
 
 def _end(data: bytes, position: int, size: tuple[int, int]) -> int:
-    """Where the picture ends whose first scan is at ``position``: behind its end marker, or with the file."""
+    """Where the image ends whose first scan is at ``position``: behind its end marker, or with the file."""
     affordable = _MOST_SCANNED // max(1, size[0] * size[1])
     scans, most = 0, min(_MOST_SCANS, max(_USUAL_SCANS, affordable))
+
     for _ in range(_MOST_SEGMENTS):
         position = _behind_marker(data, position)
         kind = data[position - 1]

@@ -13,7 +13,7 @@ _BOXES, _CODESTREAM = b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"
 SIGNATURES = (_BOXES, _CODESTREAM)
 
 _MOST_PARTS = 1000
-_COST = 4  # OpenJPEG keeps 32 bits a sample, twice: 20 bytes for a pixel of colour
+_COST = 4  # OpenJPEG keeps 32 bits a sample, twice: 20 bytes for a pixel of color
 _COD, _SOT = 0x52, 0x90
 _MOST_TILES = 1 << 12
 # A decoder keeps some hundred bytes for each code block.
@@ -24,22 +24,25 @@ def unpack(data: bytes) -> Container:
     """The file as it is, of a size and depth that its codestream states.
 
     Raises:
-        Damaged: no codestream, or more boxes, segments, tiles or code blocks than pictures have.
+        Damaged: no codestream, or more boxes, segments, tiles or code blocks than images have.
     """
     try:
         start = 0 if data.startswith(_CODESTREAM) else _codestream(data)
-        fields = struct.unpack_from(">IIIIIIIIH", data, start + 8)
-        width, height = fields[0] - fields[2], fields[1] - fields[3]
-        across, down, channels = fields[4], fields[5], fields[8]
-        bits = max(((byte & 0x7F) + 1 for byte in data[start + 42 : start + 42 + 3 * channels : 3]), default=8)
+        right, bottom, left, top, tile_width, tile_height, _, _, channels = struct.unpack_from(
+            ">IIIIIIIIH", data, start + 8
+        )
+        depths = data[start + 42 : start + 42 + 3 * channels : 3]
+        bits = max(((byte & 0x7F) + 1 for byte in depths), default=8)
         for kind, segment in _segments(data, start + 2):
             if kind == _COD:
                 _check_blocks(data, segment)
     except (struct.error, IndexError) as exc:
         raise Damaged("is truncated: the JPEG 2000 ends in its header") from exc
-    if width <= 0 or height <= 0 or not across or not down:
+
+    width, height = right - left, bottom - top
+    if width <= 0 or height <= 0 or not tile_width or not tile_height:
         raise Damaged("is damaged: the JPEG 2000 has no pixels")
-    if -(-fields[0] // across) * -(-fields[1] // down) > _MOST_TILES:
+    if -(-right // tile_width) * -(-bottom // tile_height) > _MOST_TILES:
         raise Damaged(f"has more than {_MOST_TILES} tiles")
     return Container(data=data, kind="JPEG2000", size=(width, height), bits=bits, cost=_COST)
 
@@ -53,6 +56,7 @@ def _codestream(data: bytes) -> int:
         if length == 1:
             (length,) = struct.unpack_from(">Q", data, position + 8)
             header = 16
+
         if kind == b"jp2c":
             if not data.startswith(_CODESTREAM, position + header):
                 break
@@ -62,7 +66,7 @@ def _codestream(data: bytes) -> int:
         if length < header:
             break
         position += length
-    raise Damaged("is damaged: the JPEG 2000 has no picture")
+    raise Damaged("is damaged: the JPEG 2000 has no image")
 
 
 def _check_header(data: bytes, position: int, end: int) -> None:
@@ -94,6 +98,8 @@ def _check_blocks(data: bytes, segment: int) -> None:
     width, height = data[segment + 10] + 2, data[segment + 11] + 2
     if 1 << (width + height) < _LEAST_BLOCK:
         raise Damaged(f"has code blocks of {1 << width}x{1 << height}; at least {_LEAST_BLOCK} pixels are read")
+
     levels = data[segment + 9]
-    if style & 1 and any(byte & 0x0F < 5 or byte >> 4 < 5 for byte in data[segment + 14 : segment + 14 + levels]):
+    precincts = data[segment + 14 : segment + 14 + levels]
+    if style & 1 and any(byte & 0x0F < 5 or byte >> 4 < 5 for byte in precincts):
         raise Damaged("has precincts of less than 32 pixels")

@@ -62,10 +62,13 @@ def header_of(data: bytes) -> Netpbm:
     match = _HEADERS[2 if kind in (1, 4) else 3].match(data[:_LONGEST_HEADER])
     if match is None:
         raise Damaged(f"is truncated or damaged: it has no Netpbm header in its first {_LONGEST_HEADER} bytes")
-    width, height, *highest = map(int, match.groups())
-    if highest and not 0 < highest[0] < 65536:
-        raise Damaged(f"is damaged: its highest value is {highest[0]}, not between 1 and 65535")
-    return Netpbm(kind=kind, width=width, height=height, highest=highest[0] if highest else 1, start=match.end())
+
+    numbers = [int(group) for group in match.groups()]
+    width, height = numbers[:2]
+    highest = numbers[2] if len(numbers) > 2 else 1  # a bitmap has none
+    if not 0 < highest < 65536:
+        raise Damaged(f"is damaged: its highest value is {highest}, not between 1 and 65535")
+    return Netpbm(kind=kind, width=width, height=height, highest=highest, start=match.end())
 
 
 def _float_header(data: bytes) -> Netpbm:
@@ -89,6 +92,7 @@ def samples_of(data: bytes, header: Netpbm) -> NDArray[Any]:
     """
     shape = (header.height, header.width, 3)[: 3 if header.channels == 3 else 2]
     count = header.width * header.height * header.channels
+
     if header.kind == 0:
         floats = _binary(data, header, np.dtype(header.order + "f4"), count).reshape(shape)
         return np.ascontiguousarray(floats[::-1], np.float32)  # the last row is the first in the file
@@ -96,6 +100,7 @@ def samples_of(data: bytes, header: Netpbm) -> NDArray[Any]:
         row = -(-header.width // 8)
         packed = _binary(data, header, np.dtype(np.uint8), row * header.height).reshape(header.height, row)
         return np.uint8(1) - np.unpackbits(packed, axis=1, count=header.width)  # 1 is black
+
     if header.kind > 4:
         samples = _binary(data, header, np.dtype(np.uint8 if header.highest < 256 else ">u2"), count)
     else:
@@ -107,7 +112,7 @@ def samples_of(data: bytes, header: Netpbm) -> NDArray[Any]:
 
 def _binary(data: bytes, header: Netpbm, kind: np.dtype[Any], count: int) -> NDArray[Any]:
     if len(data) - header.start < count * kind.itemsize:
-        raise Damaged("is truncated: the Netpbm file ends before its picture")
+        raise Damaged("is truncated: the Netpbm file ends before its image")
     return np.frombuffer(data, kind, count, header.start)
 
 
@@ -116,7 +121,8 @@ def _plain(data: bytes, header: Netpbm, count: int) -> NDArray[Any]:
     if len(data) > _MOST_PLAIN_BYTES:
         raise Damaged(f"is a plain Netpbm file of more than {_MOST_PLAIN_BYTES} bytes, which is not read")
     if count > len(data):  # a number takes a byte at least
-        raise Damaged("is truncated: the Netpbm file ends before its picture")
+        raise Damaged("is truncated: the Netpbm file ends before its image")
+
     text = _COMMENT.sub(b" ", data[header.start :])
     if header.kind == 1:
         digits = np.frombuffer(text.translate(None, delete=_BLANKS), np.uint8)[:count]
@@ -124,7 +130,7 @@ def _plain(data: bytes, header: Netpbm, count: int) -> NDArray[Any]:
     else:
         values = _numbers(text, count)
     if len(values) < count:
-        raise Damaged("is truncated: the Netpbm file ends before its picture")
+        raise Damaged("is truncated: the Netpbm file ends before its image")
     return values
 
 

@@ -14,7 +14,7 @@ __all__ = ["SIGNATURE", "size_of", "unpack"]
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
-_GRAY, _COLOUR, _PALETTE = 0, 2, 3
+_GRAY, _COLOR, _PALETTE = 0, 2, 3
 _XMP = b"XML:com.adobe.xmp\0"
 # ImageMagick writes EXIF as text, in hexadecimal.
 _RAW_EXIF = re.compile(rb"Raw profile type (?:exif|APP1)\0")
@@ -23,10 +23,10 @@ _MOST_TEXT = 16 << 20
 
 @dataclass
 class _Chunks:
-    """What the chunks of one file have said so far."""
+    """What has been read of one file's chunks so far."""
 
     header: bytes = b""
-    kept: list[bytes | memoryview] = field(default_factory=list)
+    needed: list[bytes | memoryview] = field(default_factory=list)
     transparency: bytes = b""
     profile: bytes | None = None
     exif: int | None = None
@@ -53,6 +53,7 @@ def unpack(data: bytes) -> Container:
     for _ in range(MOST_PARTS):
         if position + 12 > len(data):
             raise Damaged("is truncated: the PNG has no end")
+
         length, kind = struct.unpack_from(">I4s", data, position)
         end = position + 12 + length
         if not kind.isalpha():
@@ -60,35 +61,35 @@ def unpack(data: bytes) -> Container:
         if end > len(data):
             raise Damaged("is truncated: the PNG has no end")
         if kind == b"IEND":
-            break
+            return _container(chunks)
+
         _take(chunks, kind, view[position:end])
         position = end
-    else:
-        raise Damaged(f"has more than {MOST_PARTS} chunks")
-    return _container(chunks)
+    raise Damaged(f"has more than {MOST_PARTS} chunks")
 
 
 def _container(chunks: _Chunks) -> Container:
     if not chunks.header:
         raise Damaged("is damaged: the PNG has no header")
-    bits, colour = chunks.header[16], chunks.header[17]
+
+    bits, color = chunks.header[16], chunks.header[17]
     end = b"\0\0\0\0IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
     return Container(
-        data=b"".join([SIGNATURE, *chunks.kept, end]),
+        data=b"".join([SIGNATURE, *chunks.needed, end]),
         kind="PNG",
         size=struct.unpack_from(">II", chunks.header, 8),
         has_more=chunks.is_animated,
         icc_profile=chunks.profile,
         orientation=chunks.exif or chunks.xmp or 1,
         bits=bits,
-        key=_key(chunks, bits, colour),
+        key=_key(chunks, bits, color),
         notes=tuple(chunks.notes),
     )
 
 
-def _key(chunks: _Chunks, bits: int, colour: int) -> tuple[int, ...] | None:
-    """The one transparent colour of a picture without alpha and palette."""
-    samples = {_GRAY: 1, _COLOUR: 3}.get(colour)
+def _key(chunks: _Chunks, bits: int, color: int) -> tuple[int, ...] | None:
+    """The one transparent color of an image without alpha and palette."""
+    samples = {_GRAY: 1, _COLOR: 3}.get(color)
     if not samples or not chunks.transparency:
         return None
     if len(chunks.transparency) < 2 * samples:
@@ -102,6 +103,7 @@ def _key(chunks: _Chunks, bits: int, colour: int) -> tuple[int, ...] | None:
 def _take(chunks: _Chunks, kind: bytes, chunk: memoryview) -> None:
     """One chunk, with its length and checksum."""
     is_sound = zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big")
+
     if kind in (b"IHDR", b"PLTE", b"IDAT"):
         if not is_sound:
             raise Damaged(f"is damaged: the checksum of its {kind.decode()} chunk is wrong")
@@ -109,13 +111,13 @@ def _take(chunks: _Chunks, kind: bytes, chunk: memoryview) -> None:
             if len(chunk) < 25:
                 raise Damaged("is damaged: the PNG's header is too short")
             chunks.header = bytes(chunk)
-        chunks.kept.append(chunk)
+        chunks.needed.append(chunk)
     elif not is_sound:
         chunks.notes[f"a damaged {kind.decode()} chunk was ignored"] = None
     elif kind == b"tRNS":
         chunks.transparency = bytes(chunk[8:-4])
         if chunks.header[17:18] == bytes([_PALETTE]):
-            chunks.kept.append(chunk)
+            chunks.needed.append(chunk)
     elif kind == b"acTL":
         chunks.is_animated = chunks.is_animated or int.from_bytes(chunk[8:12], "big") > 1
     else:
@@ -128,6 +130,7 @@ def _note(chunks: _Chunks, kind: bytes, content: memoryview) -> None:
     name = "raw EXIF" if match else kind.decode()
     if name in chunks.seen:
         return
+
     if match:
         _read_raw_exif(chunks, bytes(content[match.end() :]), kind == b"zTXt")
     elif kind == b"iCCP":
@@ -138,6 +141,7 @@ def _note(chunks: _Chunks, kind: bytes, content: memoryview) -> None:
         chunks.xmp = _xmp(bytes(content))
     else:
         return
+
     chunks.seen.add(name)
 
 
@@ -145,9 +149,8 @@ def _profile(content: bytes, chunks: _Chunks) -> bytes | None:
     packed = content.partition(b"\0")[2][1:]
     profile = inflated(packed, MOST_PROFILE_BYTES)
     if profile is None:
-        chunks.notes[f"a colour profile that is damaged, or has more than {MOST_PROFILE_BYTES} bytes, was left out"] = (
-            None
-        )
+        note = f"a color profile that is damaged, or has more than {MOST_PROFILE_BYTES} bytes, was left out"
+        chunks.notes[note] = None
     return profile
 
 
@@ -159,18 +162,22 @@ def _read_exif(chunks: _Chunks, block: bytes) -> None:
 
 
 def _xmp(content: bytes) -> int | None:
-    is_packed, method = content[len(_XMP) : len(_XMP) + 1] == b"\1", content[len(_XMP) + 1 : len(_XMP) + 2]
-    packet = content[len(_XMP) + 2 :].split(b"\0", 2)[-1]
-    if is_packed:
-        packet = (inflated(packet, _MOST_TEXT) or b"") if method == b"\0" else b""
-    return xmp_orientation(packet)
+    content = content[len(_XMP) :]
+    is_packed, method = content[:1] == b"\1", content[1:2]
+    packet = content[2:].split(b"\0", 2)[-1]
+    if not is_packed:
+        return xmp_orientation(packet)
+    if method != b"\0":  # the only compression that there is
+        return None
+    return xmp_orientation(inflated(packet, _MOST_TEXT) or b"")
 
 
 def _read_raw_exif(chunks: _Chunks, text: bytes, is_packed: bool) -> None:
     """A line with the name, one with the length, then hexadecimal."""
     plain = inflated(text[1:], _MOST_TEXT) if is_packed else text
     try:
-        block = bytes.fromhex(b"".join((plain or b"").split()[2:]).decode("ascii", "replace"))
+        digits = b"".join((plain or b"").split()[2:])
+        block = bytes.fromhex(digits.decode("ascii", "replace"))
         chunks.exif = chunks.exif or exif_orientation(block)
     except ValueError as exc:
         chunks.notes[f"the EXIF data cannot be read and were ignored ({exc})"] = None

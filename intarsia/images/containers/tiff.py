@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from intarsia.images.containers.container import MOST_PROFILE_BYTES, Container, Damaged
+from intarsia.images.containers.container import MOST_PROFILE_BYTES, Container, Damaged, usable_profile
 
 __all__ = ["SIGNATURES", "unpack"]
 
 SIGNATURES = (b"II\x2a\0", b"MM\0\x2a", b"II\x2b\0", b"MM\0\x2b", b"MM\x2a\0", b"II\0\x2a")
 
-# Sizes, samples, compression and where the pixels are; JPEG's tables, colour map, CMYK's inks, YCbCr's coefficients.
+# Sizes, samples, compression and where the pixels are; JPEG's tables, color map, CMYK's inks, YCbCr's coefficients.
 _NEEDED = {
     256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324, 325, 332, 334, 338, 339,
     347, 512, 513, 514, 515, 517, 518, 519, 520, 521, 529, 530, 531, 532,
@@ -30,7 +30,7 @@ _MOST_PIECES = 1 << 20
 # Pieces that are not compressed are decoded one by one in Python, ten microseconds each.
 _MOST_PLAIN_PIECES = 1 << 15
 _MOST_TAG_BYTES = 1 << 20
-_LEAST_TILE = 1 << 22  # pixels of a tile that are always taken; above, it may be four times the picture
+_LEAST_TILE = 1 << 22  # pixels of a tile that are always taken; above, it may be four times the image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +50,15 @@ class _Form:
 
     @property
     def entry(self) -> np.dtype[np.void]:
-        number, room = ("u8", 8) if self.is_big else ("u4", 4)
-        order = self.order
-        fields = [("tag", f"{order}u2"), ("kind", f"{order}u2"), ("count", f"{order}{number}"), ("value", f"V{room}")]
-        return np.dtype(fields)
+        size = 8 if self.is_big else 4
+        return np.dtype(
+            [
+                ("tag", f"{self.order}u2"),
+                ("kind", f"{self.order}u2"),
+                ("count", f"{self.order}u{size}"),
+                ("value", f"V{size}"),
+            ]
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,14 +74,16 @@ class _Entry:
     def numbers(self, order: str) -> tuple[int, ...]:
         """Its first values, where they are whole numbers."""
         form, count = _FORMS.get(self.kind), min(self.count, 16)
-        return struct.unpack_from(f"{order}{count}{form}", self.values) if form else ()
+        if form is None:
+            return ()
+        return struct.unpack_from(f"{order}{count}{form}", self.values)
 
 
 def unpack(data: bytes) -> Container:
     """The pixels of the first page, and a directory that says no more than how to decode them.
 
     Raises:
-        Damaged: the directory is not in the file, or has more tags, strips or tiles than pictures have.
+        Damaged: the directory is not in the file, or has more tags, strips or tiles than images have.
     """
     order = "<" if data[:2] == b"II" else ">"
     form = _Form(order=order, is_big=0x2B in data[2:4])
@@ -85,19 +92,21 @@ def unpack(data: bytes) -> Container:
         entries, following = _directory(data, form, first)
     except (struct.error, OverflowError, ValueError) as exc:
         raise Damaged("is truncated or damaged: the TIFF has no directory") from exc
+
     numbers = {tag: entry.numbers(order) for tag, entry in entries.items()}
     size = _first(numbers, _WIDTH), _first(numbers, _HEIGHT)
     _check_pieces(entries, numbers, size)
-    notes, profile = [], entries.get(_PROFILE)
-    if profile is not None and len(profile.values) > MOST_PROFILE_BYTES:
-        notes, profile = [f"a colour profile of more than {MOST_PROFILE_BYTES} bytes was left out"], None
+
+    notes: list[str] = []
+    profile = entries.get(_PROFILE)
     orientation = _first(numbers, _ORIENTATION)
+    needed = [entry for tag, entry in sorted(entries.items()) if tag in _NEEDED]
     return Container(
-        data=_rewritten(data, form, first, [entry for tag, entry in sorted(entries.items()) if tag in _NEEDED]),
+        data=_rewritten(data, form, first, needed),
         kind="TIFF",
         size=size if all(size) else None,
         has_more=following != first and _has_page(data, form, following),
-        icc_profile=profile.values if profile else None,
+        icc_profile=usable_profile(profile.values if profile else None, notes),
         orientation=orientation if 1 <= orientation <= 8 else 1,
         bits=max(numbers.get(_BITS, ()), default=1),
         notes=tuple(notes),
@@ -109,35 +118,46 @@ def _directory(data: bytes, form: _Form, start: int) -> tuple[dict[int, _Entry],
     (count,) = struct.unpack_from(form.count, data, start)
     if count > _MOST_TAGS:
         raise Damaged(f"has more than {_MOST_TAGS} tags")
+
     begin = start + struct.calcsize(form.count)
     table = np.frombuffer(data, form.entry, count, begin)
-    wanted = np.isin(table["tag"], [*_NEEDED, _ORIENTATION, _PROFILE])
+    is_used = np.isin(table["tag"], [*_NEEDED, _ORIENTATION, _PROFILE])
     entries: dict[int, _Entry] = {}
-    for index in np.flatnonzero(wanted)[:256].tolist():
+    for index in np.flatnonzero(is_used)[:256].tolist():
         entry = _read(data, form, table[index])
         if entry is not None:
             entries.setdefault(entry.tag, entry)
-    end = begin + table.nbytes
-    following = data[end : end + struct.calcsize(form.offset)]
-    return entries, struct.unpack(form.offset, following)[0] if len(following) == struct.calcsize(form.offset) else 0
+    return entries, _next_page(data, form, begin + table.nbytes)
+
+
+def _next_page(data: bytes, form: _Form, position: int) -> int:
+    """The offset of the next page's directory; 0 where there is none, or the file ends."""
+    length = struct.calcsize(form.offset)
+    offset = data[position : position + length]
+    if len(offset) < length:
+        return 0
+    return int(struct.unpack(form.offset, offset)[0])
 
 
 def _read(data: bytes, form: _Form, row: np.void) -> _Entry | None:
-    """One tag with its values; None where they are not in the file, or are more than any picture has."""
+    """One tag with its values; None where they are not in the file, or are more than any image has."""
     tag, kind, count = int(row["tag"]), int(row["kind"]), int(row["count"])
     length, raw = count * _BYTES.get(kind, 0), row.tobytes()
     inline = raw[-struct.calcsize(form.offset) :]
+
     is_piece_table = tag in (*_STRIPS, *_TILES)
     if is_piece_table and count > _MOST_PIECES:
         raise Damaged(f"has more than {_MOST_PIECES} strips or tiles")
     if not length or (length > _MOST_TAG_BYTES and not is_piece_table and tag != _PROFILE):
         return None
-    if length <= len(inline):
-        return _Entry(tag=tag, kind=kind, count=count, raw=raw, values=inline[:length])
-    (offset,) = struct.unpack(form.offset, inline)
-    values = data[offset : offset + min(length, MOST_PROFILE_BYTES + 1)]
-    is_whole = offset + length <= len(data)
-    return _Entry(tag=tag, kind=kind, count=count, raw=raw, values=values) if is_whole else None
+
+    values = inline[:length]
+    if length > len(inline):
+        (offset,) = struct.unpack(form.offset, inline)
+        if offset + length > len(data):
+            return None
+        values = data[offset : offset + min(length, MOST_PROFILE_BYTES + 1)]
+    return _Entry(tag=tag, kind=kind, count=count, raw=raw, values=values)
 
 
 def _check_pieces(entries: dict[int, _Entry], numbers: dict[int, tuple[int, ...]], size: tuple[int, int]) -> None:
@@ -146,7 +166,7 @@ def _check_pieces(entries: dict[int, _Entry], numbers: dict[int, tuple[int, ...]
         raise Damaged(f"has more than {_MOST_PLAIN_PIECES} uncompressed strips or tiles")
     tile = _first(numbers, _TILE_WIDTH) * _first(numbers, _TILE_HEIGHT)
     if tile > max(_LEAST_TILE, 4 * size[0] * size[1]):
-        raise Damaged("is damaged: its tiles are larger than the picture")
+        raise Damaged("is damaged: its tiles are larger than the image")
 
 
 def _first(numbers: dict[int, tuple[int, ...]], tag: int, otherwise: int = 0) -> int:
@@ -155,8 +175,10 @@ def _first(numbers: dict[int, tuple[int, ...]], tag: int, otherwise: int = 0) ->
 
 def _has_page(data: bytes, form: _Form, start: int) -> bool:
     """Whether a directory with a tag in it begins there."""
-    length = struct.calcsize(form.count)
-    return 8 <= start <= len(data) - length and struct.unpack_from(form.count, data, start)[0] > 0
+    if not 8 <= start <= len(data) - struct.calcsize(form.count):
+        return False
+    (tags,) = struct.unpack_from(form.count, data, start)
+    return bool(tags)
 
 
 def _rewritten(data: bytes, form: _Form, start: int, entries: list[_Entry]) -> bytes:

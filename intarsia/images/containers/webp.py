@@ -11,7 +11,7 @@ from intarsia.images.containers.exif import exif_orientation, xmp_orientation
 __all__ = ["size_of", "unpack"]
 
 _HEADER = 12
-_PICTURE = (b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF")
+_IMAGE_CHUNKS = (b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF")
 _ICC, _EXIF, _XMP = 0x20, 0x08, 0x04  # flags of VP8X
 
 
@@ -30,35 +30,38 @@ def size_of(data: bytes) -> tuple[int, int] | None:
 
 
 def unpack(data: bytes) -> Container:
-    """The picture, or an animation's first frame, is left.
+    """The image, or an animation's first frame, is left.
 
     Raises:
-        Damaged: it ends early, has no picture, or more chunks than pictures have.
+        Damaged: it ends early, has no image, or more chunks than images have.
     """
-    kept: list[bytes | memoryview] = []
-    frames, orientation = 0, [1, 1]
+    image_chunks: list[bytes | memoryview] = []
+    frames, exif, xmp = 0, 1, 1
     profile: bytes | None = None
     notes: list[str] = []
+
     for kind, chunk in _chunks(data):
         frames += kind == b"ANMF"
         if kind == b"VP8X":
-            kept.append(b"".join([chunk[:8], bytes([chunk[8] & ~(_ICC | _EXIF | _XMP)]), chunk[9:]]))
-        elif kind in _PICTURE and (kind != b"ANMF" or frames == 1):
-            kept.append(chunk)
+            flags = chunk[8] & ~(_ICC | _EXIF | _XMP)
+            image_chunks.append(b"".join([chunk[:8], bytes([flags]), chunk[9:]]))
+        elif kind in _IMAGE_CHUNKS and (kind != b"ANMF" or frames == 1):
+            image_chunks.append(chunk)
         elif kind == b"ICCP" and profile is None:
             profile = bytes(chunk[8:])
         elif kind == b"EXIF":
-            orientation[0] = _exif(bytes(chunk[8:]), notes)
+            exif = _exif(bytes(chunk[8:]), notes)
         elif kind == b"XMP ":
-            orientation[1] = xmp_orientation(bytes(chunk[8:])) or 1
-    body = b"".join(kept)
+            xmp = xmp_orientation(bytes(chunk[8:])) or 1
+
+    body = b"".join(image_chunks)
     return Container(
         data=struct.pack("<4sI4s", b"RIFF", 4 + len(body), b"WEBP") + body,
         kind="WEBP",
         size=_size(data),
         has_more=frames > 1,
         icc_profile=usable_profile(profile, notes),
-        orientation=orientation[0] if orientation[0] != 1 else orientation[1],
+        orientation=exif if exif != 1 else xmp,
         notes=tuple(notes),
     )
 
@@ -68,19 +71,20 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
     (length,) = struct.unpack_from("<I", data.ljust(_HEADER, b"\0"), 4)
     end = 8 + length
     if end > len(data):
-        raise Damaged("is truncated: the WebP ends before its picture")
+        raise Damaged("is truncated: the WebP ends before its image")
+
     view, position = memoryview(data), _HEADER
     for _ in range(MOST_PARTS):
         if position + 8 > end:
             return
+
         kind, size = struct.unpack_from("<4sI", data, position)
         following = position + 8 + size + (size & 1)
         if position + 8 + size > end:
-            raise Damaged("is truncated: the WebP ends before its picture")
-        chunk = view[position:following]
+            raise Damaged("is truncated: the WebP ends before its image")
         if kind == b"VP8X" and size < 10:
             raise Damaged("is damaged: the WebP's header is too short")
-        yield kind, chunk
+        yield kind, view[position:following]
         position = following
     raise Damaged(f"has more than {MOST_PARTS} chunks")
 
@@ -97,4 +101,4 @@ def _size(data: bytes) -> tuple[int, int] | None:
     try:
         return size_of(data)
     except struct.error as exc:
-        raise Damaged("is truncated: the WebP ends before its picture") from exc
+        raise Damaged("is truncated: the WebP ends before its image") from exc

@@ -15,7 +15,7 @@ from PIL import Image
 from intarsia.schedulers import NAMES
 
 
-def picture(size=(96, 64), value=None) -> str:
+def encoded_image(size=(96, 64), value=None) -> str:
     """A PNG as base64."""
     rng = np.random.default_rng(1)
     pixels = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8) if value is None else np.uint8(value)
@@ -25,7 +25,7 @@ def picture(size=(96, 64), value=None) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-IMAGE, MASK = picture(), picture(value=255)
+IMAGE, MASK = encoded_image(), encoded_image(value=255)
 MINIMAL = {
     "key": "sk-0123456789",
     "model_id": "nothing",
@@ -161,10 +161,10 @@ URL = "an http or https URL of at most 4096 characters"
 STRENGTHS = "between 0.1 and 1: a number, comma-separated numbers or a list"
 
 
-def pictures(name):
-    short = f"{name}: 'photo.png' is not a URL, data URI or base64 (paths are not read here) of a picture"
+def image_cases(name):
+    short = f"{name}: 'photo.png' is not a URL, data URI or base64 (paths are not read here) of an image"
     required = Wrong(f"{name} is required")
-    good = picture(value=255)
+    good = encoded_image(value=255)
     return [
         (good, (96, 64)), (f"data:image/png;base64,{good}", (96, 64)), (f"data:image/png;base64, {good}", (96, 64)),
         ("", required), ("  ", required),
@@ -188,8 +188,8 @@ ROWS = {
     ],
     "prompt": text("prompt", 10_000),
     "negative_prompt": text("negative_prompt", 10_000),
-    "init_image": pictures("init_image"),
-    "mask_image": pictures("mask_image"),
+    "init_image": image_cases("init_image"),
+    "mask_image": image_cases("mask_image"),
     "samples": whole("samples", 1, 4, best=3),
     "steps": [*whole("steps", 1, 150, best=21)[:6], *whole("steps", 1, 150, best=21)[8:]],
     "num_inference_steps": [

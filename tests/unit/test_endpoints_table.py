@@ -11,7 +11,7 @@ from intarsia import Registry, RequestError, WeightsError
 from intarsia.endpoints import ENDPOINTS, openapi, read, reply_schemas, request_schema
 from intarsia.engine.resolve import resolve
 from intarsia.images.access import Access
-from tests.unit.dialect_table import DEFAULTS, FIELDS, IMAGE, MINIMAL, NO_CHECKER, Wrong, rows_of
+from tests.unit.endpoint_table import DEFAULTS, FIELDS, IMAGE, MINIMAL, NO_CHECKER, Wrong, rows_of
 
 jsonschema = pytest.importorskip("jsonschema", reason="needs jsonschema: pip install -e '.[dev]'")
 
@@ -113,8 +113,8 @@ def test_table_and_page_are_about_every_field():
     named = {
         name for line in page.splitlines() if line.startswith("| `") for name in line.split("|")[1].split("`")[1::2]
     }
-    for dialect in ENDPOINTS.values():
-        assert set(FIELDS) == set(dialect.fields)
+    for endpoint in ENDPOINTS.values():
+        assert set(FIELDS) == set(endpoint.fields)
         assert set(FIELDS) <= named
 
 
@@ -238,7 +238,7 @@ steps = 25
 def test_without_an_endpoint_the_model_decides(model, endpoint, tmp_path):
     (tmp_path / "weights.toml").write_text(PONY)
     found = read({**MINIMAL, "model_id": model}, None, Registry(tmp_path / "weights.toml"))
-    assert found.dialect.name == endpoint
+    assert found.endpoint.name == endpoint
 
 
 def test_a_request_without_model_or_with_an_unknown_one_has_its_documented_error(registry):
@@ -263,8 +263,8 @@ def test_what_is_accepted_is_valid_by_the_schema(endpoint):
 
 
 def test_the_schemas_defaults_are_the_documented_ones():
-    for name, dialect in ENDPOINTS.items():
-        declared = request_schema(dialect)["properties"]
+    for name, endpoint in ENDPOINTS.items():
+        declared = request_schema(endpoint)["properties"]
         defaults = {field: found["default"] for field, found in declared.items() if "default" in found}
         for field in ("width", "samples", "guidance_scale", "strength", "clip_skip"):
             assert defaults[field] == DEFAULTS[name][field]
@@ -274,7 +274,7 @@ def test_the_schemas_defaults_are_the_documented_ones():
 
 def test_schemas_and_openapi_are_valid_json_schema():
     document = json.loads(json.dumps(openapi()))
-    assert set(document["paths"]) == {dialect.path for dialect in ENDPOINTS.values()}
+    assert set(document["paths"]) == {endpoint.path for endpoint in ENDPOINTS.values()}
     schemas = document["components"]["schemas"]
     assert len(schemas) == 4 * len(ENDPOINTS)
     for schema in schemas.values():
@@ -283,7 +283,7 @@ def test_schemas_and_openapi_are_valid_json_schema():
     for name in schemas:
         assert f"#/components/schemas/{name}" in text, "every schema is used"
     assert text.count('"$ref"') == len([ref for ref in text.split('"$ref"')[1:] if ref.split('"')[1][21:] in schemas])
-    for dialect in ENDPOINTS.values():
-        replies = reply_schemas(dialect)
-        assert ("webhook_status" in replies["success"]["properties"]) is (dialect.name != "realtime")
-        assert ("tip_1" in replies["processing"]["properties"]) is (dialect.name != "realtime")
+    for endpoint in ENDPOINTS.values():
+        replies = reply_schemas(endpoint)
+        assert ("webhook_status" in replies["success"]["properties"]) is (endpoint.name != "realtime")
+        assert ("tip_1" in replies["processing"]["properties"]) is (endpoint.name != "realtime")

@@ -1,4 +1,4 @@
-"""Decoding and normalising: every mode, every orientation, and what is refused."""
+"""Decoding and normalizing: every mode, every orientation, and what is refused."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from PIL import Image, ImageCms, ImageOps
 from intarsia.batch.ledger.error_kinds import classify
 from intarsia.errors import OutOfMemory, SourceError
 from intarsia.images import decode as decoding
-from intarsia.images import rgb_image as pictures
+from intarsia.images import rgb_image
 from intarsia.images.access import MAX_PIXELS, pixel_limit
-from intarsia.images.rgb_image import Picture, from_array, from_bytes, from_image
+from intarsia.images.rgb_image import RgbImage, from_array, from_bytes, from_image
 
 RNG = np.random.default_rng(5)
-COLOUR = RNG.integers(0, 256, (9, 14, 3), dtype=np.uint8)
+COLOR = RNG.integers(0, 256, (9, 14, 3), dtype=np.uint8)
 GRAY = RNG.integers(0, 256, (9, 14), dtype=np.uint8)
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
@@ -32,7 +32,7 @@ def encoded(image: Image.Image, format: str = "PNG", **options) -> bytes:
     return buffer.getvalue()
 
 
-def decode(data: bytes) -> Picture:
+def decode(data: bytes) -> RgbImage:
     return from_bytes("init_image", data, "the content")
 
 
@@ -47,79 +47,79 @@ def refusal(data) -> str:
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "I;16"])
 def test_orientation_is_applied(orientation, mode):
     array = {
-        "RGB": COLOUR,
-        "RGBA": np.dstack((COLOUR, GRAY)),
+        "RGB": COLOR,
+        "RGBA": np.dstack((COLOR, GRAY)),
         "L": GRAY,
         "I;16": GRAY.astype(np.uint16) * 257,
     }[mode]
     image = Image.fromarray(array)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    picture = decode(encoded(image, exif=exif))
+    decoded = decode(encoded(image, exif=exif))
     with Image.open(io.BytesIO(encoded(image, exif=exif))) as stored:
         upright = np.asarray(ImageOps.exif_transpose(stored))
     if mode == "I;16":
         upright = (upright // 257).astype(np.uint8)
     expected = upright if upright.ndim == 3 else np.dstack([upright] * 3)
-    np.testing.assert_array_equal(picture.rgb, expected[:, :, :3])
+    np.testing.assert_array_equal(decoded.rgb, expected[:, :, :3])
     if mode == "RGBA":
-        np.testing.assert_array_equal(picture.alpha, expected[:, :, 3])
+        np.testing.assert_array_equal(decoded.alpha, expected[:, :, 3])
 
 
 def test_damaged_exif_is_said_and_ignored():
-    data = encoded(Image.fromarray(COLOUR), exif=b"Exif\0\0II*\0" + b"\xff" * 9)
+    data = encoded(Image.fromarray(COLOR), exif=b"Exif\0\0II*\0" + b"\xff" * 9)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        picture = decode(data)
-    np.testing.assert_array_equal(picture.rgb, COLOUR)
+        image = decode(data)
+    np.testing.assert_array_equal(image.rgb, COLOR)
 
 
 def test_palette_with_and_without_transparency():
-    image = Image.fromarray(COLOUR).quantize(8)
-    picture = decode(encoded(image))
-    np.testing.assert_array_equal(picture.rgb, np.asarray(image.convert("RGB")))
-    assert picture.alpha is None
-    picture = decode(encoded(image, transparency=3))
-    np.testing.assert_array_equal(picture.alpha, np.where(np.asarray(image) == 3, 0, 255))
+    image = Image.fromarray(COLOR).quantize(8)
+    decoded = decode(encoded(image))
+    np.testing.assert_array_equal(decoded.rgb, np.asarray(image.convert("RGB")))
+    assert decoded.alpha is None
+    decoded = decode(encoded(image, transparency=3))
+    np.testing.assert_array_equal(decoded.alpha, np.where(np.asarray(image) == 3, 0, 255))
 
 
 def test_gray_alpha_bilevel():
-    picture = decode(encoded(Image.fromarray(GRAY)))
-    np.testing.assert_array_equal(picture.gray, GRAY)
-    picture = from_image("f", Image.merge("LA", (Image.fromarray(GRAY), Image.fromarray(GRAY[::-1].copy()))))
-    np.testing.assert_array_equal(picture.gray, GRAY)
-    np.testing.assert_array_equal(picture.alpha, GRAY[::-1])
+    image = decode(encoded(Image.fromarray(GRAY)))
+    np.testing.assert_array_equal(image.gray, GRAY)
+    image = from_image("f", Image.merge("LA", (Image.fromarray(GRAY), Image.fromarray(GRAY[::-1].copy()))))
+    np.testing.assert_array_equal(image.gray, GRAY)
+    np.testing.assert_array_equal(image.alpha, GRAY[::-1])
     bits = GRAY > 100
-    picture = decode(encoded(Image.fromarray(bits)))
-    np.testing.assert_array_equal(picture.gray, bits * 255)
+    image = decode(encoded(Image.fromarray(bits)))
+    np.testing.assert_array_equal(image.gray, bits * 255)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
-def test_gray_is_the_luma_of_the_colours(mode):
-    image = Image.fromarray(GRAY.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(COLOUR).convert(mode)
+def test_gray_is_the_luma_of_the_colors(mode):
+    image = Image.fromarray(GRAY.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(COLOR).convert(mode)
     found = decode(encoded(image))
     assert found.is_gray == (mode in ("1", "L", "LA", "I;16"))
     np.testing.assert_array_equal(found.gray, np.asarray(Image.fromarray(found.rgb).convert("L")))
 
 
-def test_colour_key_transparency():
-    key = tuple(int(v) for v in COLOUR[0, 0])
-    picture = decode(encoded(Image.fromarray(COLOUR), transparency=key))
-    np.testing.assert_array_equal(picture.alpha == 0, (key == COLOUR).all(axis=2))
-    picture = decode(encoded(Image.fromarray(GRAY), transparency=int(GRAY[0, 0])))
-    np.testing.assert_array_equal(picture.alpha == 0, GRAY[0, 0] == GRAY)
+def test_color_key_transparency():
+    key = tuple(int(v) for v in COLOR[0, 0])
+    image = decode(encoded(Image.fromarray(COLOR), transparency=key))
+    np.testing.assert_array_equal(image.alpha == 0, (key == COLOR).all(axis=2))
+    image = decode(encoded(Image.fromarray(GRAY), transparency=int(GRAY[0, 0])))
+    np.testing.assert_array_equal(image.alpha == 0, GRAY[0, 0] == GRAY)
 
 
 def test_sixteen_bits_are_scaled_not_clipped():
     values = np.array([[0, 128, 129, 256, 257, 32768, 65535, 65407]], np.uint16)
     expected = np.rint(values / 257).astype(np.uint8)
-    for picture in (
+    for image in (
         decode(encoded(Image.fromarray(values))),
         from_array("f", values),
         from_array("f", values.astype(">u2")),
         decode(encoded(Image.fromarray(values), "TIFF")),
     ):
-        np.testing.assert_array_equal(picture.gray, expected)
+        np.testing.assert_array_equal(image.gray, expected)
     assert expected.max() == 255
     assert expected[0, 5] == 128
 
@@ -139,48 +139,48 @@ def test_mode_i_and_f():
 @pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "HSV", "LAB", "RGBX", "La", "RGBa", "PA", "1", "P"])
 def test_every_other_mode_is_read(mode):
     via = {"La": "LA", "RGBa": "RGBA", "PA": "P"}.get(mode)
-    image = Image.fromarray(COLOUR)
+    image = Image.fromarray(COLOR)
     if mode == "LAB":
         lab = ImageCms.createProfile("LAB")
         image = ImageCms.profileToProfile(image, ImageCms.createProfile("sRGB"), lab, outputMode="LAB")
     else:
         image = image.convert(via).convert(mode) if via else image.convert(mode)
-    picture = from_image("f", image)
-    assert picture.size == (14, 9)
-    error = np.abs(picture.rgb.astype(int) - COLOUR).mean()
+    decoded = from_image("f", image)
+    assert decoded.size == (14, 9)
+    error = np.abs(decoded.rgb.astype(int) - COLOR).mean()
     limit = {"1": 130, "La": 80, "P": 60, "PA": 60}.get(mode, 12)
     assert error < limit
 
 
 def test_cmyk_says_that_it_was_converted_and_drops_its_profile():
-    data = encoded(Image.fromarray(COLOUR).convert("CMYK"), "JPEG", quality=100, icc_profile=b"x" * 200)
-    picture = decode(data)
-    assert picture.icc_profile is None
-    assert any("CMYK" in text for text in picture.warnings)
-    assert np.abs(picture.rgb.astype(int) - COLOUR).mean() < 12
+    data = encoded(Image.fromarray(COLOR).convert("CMYK"), "JPEG", quality=100, icc_profile=b"x" * 200)
+    image = decode(data)
+    assert image.icc_profile is None
+    assert any("CMYK" in text for text in image.warnings)
+    assert np.abs(image.rgb.astype(int) - COLOR).mean() < 12
 
 
 def test_profiles():
-    assert decode(encoded(Image.fromarray(COLOUR), icc_profile=SRGB)).icc_profile == SRGB
-    assert decode(encoded(Image.fromarray(COLOUR))).icc_profile is None
+    assert decode(encoded(Image.fromarray(COLOR), icc_profile=SRGB)).icc_profile == SRGB
+    assert decode(encoded(Image.fromarray(COLOR))).icc_profile is None
     gray = SRGB[:16] + b"GRAY" + SRGB[20:]
-    picture = decode(encoded(Image.fromarray(GRAY), icc_profile=gray))
-    assert picture.icc_profile is None
-    assert any("profile" in text for text in picture.warnings)
+    image = decode(encoded(Image.fromarray(GRAY), icc_profile=gray))
+    assert image.icc_profile is None
+    assert any("profile" in text for text in image.warnings)
 
 
-def test_animated_pictures_give_their_first_frame():
+def test_animated_images_give_their_first_frame():
     frames = [Image.fromarray(np.full((6, 6, 3), level, np.uint8)) for level in (10, 200)]
     for format in ("PNG", "WEBP", "GIF"):
         lossless = {"lossless": True} if format == "WEBP" else {}
-        picture = decode(encoded(frames[0], format, save_all=True, append_images=frames[1:], **lossless))
-        assert (picture.rgb == 10).all()
-        assert any("more than one frame" in text for text in picture.warnings)
+        image = decode(encoded(frames[0], format, save_all=True, append_images=frames[1:], **lossless))
+        assert (image.rgb == 10).all()
+        assert any("more than one frame" in text for text in image.warnings)
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO"])
 def test_formats(format):
-    assert decode(encoded(Image.fromarray(COLOUR), format)).warnings == ()
+    assert decode(encoded(Image.fromarray(COLOR), format)).warnings == ()
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
@@ -192,7 +192,7 @@ def test_truncated_files_are_refused_wherever_they_end(format):
 
 
 def test_png_without_its_end_is_truncated():
-    assert "truncated" in refusal(encoded(Image.fromarray(COLOUR))[:-12])
+    assert "truncated" in refusal(encoded(Image.fromarray(COLOR))[:-12])
 
 
 def test_decompression_bombs_are_an_error_without_a_warning(monkeypatch):
@@ -207,7 +207,7 @@ def test_decompression_bombs_are_an_error_without_a_warning(monkeypatch):
 
 
 def test_decoding_in_threads():
-    data, results = encoded(Image.fromarray(COLOUR)), []
+    data, results = encoded(Image.fromarray(COLOR)), []
     threads = [threading.Thread(target=lambda: results.append(decode(data).sha256)) for _ in range(8)]
     for thread in threads:
         thread.start()
@@ -222,24 +222,24 @@ def test_decoding_in_threads():
     [
         GRAY,
         GRAY[:, :, None],
-        COLOUR,
-        np.dstack((COLOUR, GRAY)),
+        COLOR,
+        np.dstack((COLOR, GRAY)),
         GRAY > 9,
-        COLOUR / 255,
-        COLOUR[:, ::-1],
-        np.asfortranarray(COLOUR),
-        (COLOUR / 255).astype(np.float16),
-        COLOUR.astype(np.uint16) * 257,
+        COLOR / 255,
+        COLOR[:, ::-1],
+        np.asfortranarray(COLOR),
+        (COLOR / 255).astype(np.float16),
+        COLOR.astype(np.uint16) * 257,
     ],
 )
 def test_arrays(array):
-    picture = from_array("f", array)
+    image = from_array("f", array)
     scale = {"b": 255, "f": 255}.get(array.dtype.kind, 1 / 257 if array.dtype.itemsize == 2 else 1)
     expected = np.rint(array.astype(np.float64) * scale)
     if expected.ndim == 2:
         expected = expected[:, :, None]
-    np.testing.assert_array_equal(picture.rgb, np.broadcast_to(expected[:, :, :3], picture.rgb.shape))
-    assert (picture.alpha is not None) == (array.ndim == 3 and array.shape[2] == 4)
+    np.testing.assert_array_equal(image.rgb, np.broadcast_to(expected[:, :, :3], image.rgb.shape))
+    assert (image.alpha is not None) == (array.ndim == 3 and array.shape[2] == 4)
 
 
 @pytest.mark.parametrize(
@@ -263,39 +263,39 @@ def test_arrays_that_mean_nothing(array, expected):
     assert expected in refusal(array)
 
 
-def test_a_picture_shares_nothing_with_the_callers_array():
-    array = COLOUR.copy()
-    picture = from_array("f", array)
+def test_an_image_shares_nothing_with_the_callers_array():
+    array = COLOR.copy()
+    image = from_array("f", array)
     array[:] = 0
-    np.testing.assert_array_equal(picture.rgb, COLOUR)
+    np.testing.assert_array_equal(image.rgb, COLOR)
     assert array.flags.writeable
     with pytest.raises(ValueError, match="read-only"):
-        picture.rgb[0] = 0
-    own = COLOUR.copy()
-    Picture(own)
+        image.rgb[0] = 0
+    own = COLOR.copy()
+    RgbImage(own)
     own[0] = 1  # still the caller's to write
 
 
 def test_hash_is_of_the_content():
-    a, alpha = from_array("f", COLOUR), from_array("f", np.dstack((COLOUR, GRAY)))
-    assert a.sha256 == decode(encoded(Image.fromarray(COLOUR), icc_profile=SRGB)).sha256
+    a, alpha = from_array("f", COLOR), from_array("f", np.dstack((COLOR, GRAY)))
+    assert a.sha256 == decode(encoded(Image.fromarray(COLOR), icc_profile=SRGB)).sha256
     assert a.sha256 != alpha.sha256
-    assert a.sha256 != from_array("f", COLOUR.reshape(14, 9, 3)).sha256
-    other = COLOUR.copy()
+    assert a.sha256 != from_array("f", COLOR.reshape(14, 9, 3)).sha256
+    other = COLOR.copy()
     other[0, 0, 0] ^= 1
     assert a.sha256 != from_array("f", other).sha256
 
 
 def test_round_trip_to_pil():
-    picture = decode(encoded(Image.fromarray(np.dstack((COLOUR, GRAY))), icc_profile=SRGB))
-    again = from_image("f", picture.to_pil())
-    assert again.sha256 == picture.sha256
+    image = decode(encoded(Image.fromarray(np.dstack((COLOR, GRAY))), icc_profile=SRGB))
+    again = from_image("f", image.to_pil())
+    assert again.sha256 == image.sha256
     assert again.icc_profile == SRGB
 
 
 def test_a_closed_image_is_refused(tmp_path):
     path = tmp_path / "x.png"
-    path.write_bytes(encoded(Image.fromarray(COLOUR)))
+    path.write_bytes(encoded(Image.fromarray(COLOR)))
     image = Image.open(path)
     image.close()
     with pytest.raises(SourceError, match="truncated or damaged"):
@@ -305,13 +305,13 @@ def test_a_closed_image_is_refused(tmp_path):
 @pytest.mark.parametrize("mode", ["1", "L", "RGB"])
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_a_mask_is_its_brightness_in_any_mode(mode, orientation):
-    picture = Image.fromarray(COLOUR).convert(mode)
+    image = Image.fromarray(COLOR).convert(mode)
     exif = Image.Exif()
     exif[0x0112] = orientation
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", exif=exif)
+    image.save(buffer, "PNG", exif=exif)
     mask, gray = (from_bytes(field, buffer.getvalue(), "it") for field in ("mask_image", "init_image"))
-    expected = np.asarray(picture.convert("L"))
+    expected = np.asarray(image.convert("L"))
     np.testing.assert_array_equal(mask.gray, expected if orientation == 1 else np.rot90(expected, -1))
     np.testing.assert_array_equal(mask.gray, gray.gray)
     for channel in range(3):
@@ -321,7 +321,7 @@ def test_a_mask_is_its_brightness_in_any_mode(mode, orientation):
     with pytest.raises(ValueError, match="read-only"):
         mask.rgb[0, 0, 0] = 1
     as_gray = io.BytesIO()
-    picture.convert("L").save(as_gray, "PNG", exif=exif)
+    image.convert("L").save(as_gray, "PNG", exif=exif)
     assert from_bytes("mask_image", as_gray.getvalue(), "it").sha256 == mask.sha256
 
 
@@ -344,7 +344,7 @@ def deep_png(values: np.ndarray, kind: int, bits: int = 16, transparent: bytes =
 
 
 def deep_tiff(values: np.ndarray, order: str, packed: bool) -> bytes:
-    """A TIFF of 16-bit colour in one strip."""
+    """A TIFF of 16-bit color in one strip."""
     content = values.astype(f"{order}u2").tobytes()
     content = zlib.compress(content) if packed else content
     height, width, channels = values.shape
@@ -380,23 +380,23 @@ DEEP[0, :4] = [[0x00FF, 0xFF00, 0x7F00, 0x01FF], [128, 129, 65407, 65406], [255,
         (DEEP, 4),
     ],
 )
-def test_sixteen_bits_of_colour_are_rounded_and_said(data, channels):
-    picture = from_array("init_image", data) if isinstance(data, np.ndarray) else decode(data)
+def test_sixteen_bits_of_color_are_rounded_and_said(data, channels):
+    image = from_array("init_image", data) if isinstance(data, np.ndarray) else decode(data)
     expected = np.rint(DEEP / 257).astype(np.uint8)
-    np.testing.assert_array_equal(picture.rgb, expected[:, :, :3])
-    assert picture.warnings == ("init_image: 16 bits a channel were scaled to 8",)
+    np.testing.assert_array_equal(image.rgb, expected[:, :, :3])
+    assert image.warnings == ("init_image: 16 bits a channel were scaled to 8",)
     if channels == 4:
-        np.testing.assert_array_equal(picture.alpha, expected[:, :, 3])
+        np.testing.assert_array_equal(image.alpha, expected[:, :, 3])
     else:
-        assert picture.alpha is None
+        assert image.alpha is None
 
 
 def test_sixteen_bits_of_gray_and_alpha():
-    picture = decode(deep_png(DEEP[:, :, :2], 4))
-    np.testing.assert_array_equal(picture.gray, np.rint(DEEP[:, :, 0] / 257))
-    np.testing.assert_array_equal(picture.alpha, np.rint(DEEP[:, :, 1] / 257))
-    assert picture.is_gray
-    assert picture.warnings == ("init_image: 16 bits a channel were scaled to 8",)
+    image = decode(deep_png(DEEP[:, :, :2], 4))
+    np.testing.assert_array_equal(image.gray, np.rint(DEEP[:, :, 0] / 257))
+    np.testing.assert_array_equal(image.alpha, np.rint(DEEP[:, :, 1] / 257))
+    assert image.is_gray
+    assert image.warnings == ("init_image: 16 bits a channel were scaled to 8",)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
@@ -404,37 +404,37 @@ def test_sixteen_bits_of_gray_and_alpha():
 def test_a_transparent_gray_is_transparent_at_every_depth(bits, field):
     values = RNG.integers(0, 1 << bits, (9, 14)).astype(np.uint16)
     key = int(values[3, 3])
-    picture = from_bytes(field, deep_png(values, 0, bits, struct.pack(">H", key)), "it")
-    np.testing.assert_array_equal(picture.gray, np.rint(values * (255 / ((1 << bits) - 1))))
-    np.testing.assert_array_equal(picture.alpha, np.where(values == key, 0, 255))
+    image = from_bytes(field, deep_png(values, 0, bits, struct.pack(">H", key)), "it")
+    np.testing.assert_array_equal(image.gray, np.rint(values * (255 / ((1 << bits) - 1))))
+    np.testing.assert_array_equal(image.alpha, np.where(values == key, 0, 255))
 
 
-def test_a_transparent_colour_of_sixteen_bits_is_that_colour_alone():
+def test_a_transparent_color_of_sixteen_bits_is_that_color_alone():
     values = DEEP[:, :, :3].copy()
     values[:2] = (4660, 22136, 39612)
     values[1, 0] = (4660, 22136, 39613)  # the same in 8 bits
-    picture = decode(deep_png(values, 2, 16, struct.pack(">HHH", 4660, 22136, 39612)))
+    image = decode(deep_png(values, 2, 16, struct.pack(">HHH", 4660, 22136, 39612)))
     expected = np.full((9, 14), 255)
     expected[:2] = 0
     expected[1, 0] = 255
-    np.testing.assert_array_equal(picture.alpha, expected)
+    np.testing.assert_array_equal(image.alpha, expected)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
 def test_a_palette_with_transparency_at_every_depth(bits):
-    colours = RNG.integers(0, 256, (1 << bits, 3), dtype=np.uint8)
+    colors = RNG.integers(0, 256, (1 << bits, 3), dtype=np.uint8)
     alphas = RNG.integers(0, 256, 1 << bits, dtype=np.uint8)
     values = RNG.integers(0, 1 << bits, (9, 14)).astype(np.uint8)
     data = deep_png(values, 3, bits, alphas.tobytes())
-    palette = struct.pack(">I", colours.nbytes) + b"PLTE" + colours.tobytes()
+    palette = struct.pack(">I", colors.nbytes) + b"PLTE" + colors.tobytes()
     palette += struct.pack(">I", zlib.crc32(palette[4:]))
-    picture = decode(data[:33] + palette + data[33:])
-    np.testing.assert_array_equal(picture.rgb, colours[values])
-    np.testing.assert_array_equal(picture.alpha, alphas[values])
+    image = decode(data[:33] + palette + data[33:])
+    np.testing.assert_array_equal(image.rgb, colors[values])
+    np.testing.assert_array_equal(image.alpha, alphas[values])
 
 
 def test_hash_is_of_the_alpha_too():
-    a, b = (from_array("f", np.dstack((COLOUR, alpha))) for alpha in (GRAY, GRAY ^ 1))
+    a, b = (from_array("f", np.dstack((COLOR, alpha))) for alpha in (GRAY, GRAY ^ 1))
     assert a.sha256 != b.sha256
     gray = (Image.merge("LA", (Image.fromarray(GRAY), Image.fromarray(alpha))) for alpha in (GRAY, GRAY ^ 1))
     assert len({from_image("f", image).sha256 for image in gray}) == 2
@@ -446,11 +446,11 @@ def test_memory_that_runs_out_is_no_damage(monkeypatch, error):
         raise error
 
     for name in ("decode", "channels_of", "levels_of"):
-        monkeypatch.setattr(pictures, name, fails)
+        monkeypatch.setattr(rgb_image, name, fails)
     for make in (
-        lambda: decode(encoded(Image.fromarray(COLOUR))),
-        lambda: from_image("init_image", Image.fromarray(COLOUR)),
-        lambda: from_array("init_image", COLOUR),
+        lambda: decode(encoded(Image.fromarray(COLOR))),
+        lambda: from_image("init_image", Image.fromarray(COLOR)),
+        lambda: from_array("init_image", COLOR),
     ):
         with pytest.raises(
             OutOfMemory, match=r"^init_image: .* cannot be decoded: this machine's memory has run out$"
@@ -470,7 +470,7 @@ def test_limits_of_pixels(monkeypatch):
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "ICO"])
 def test_the_limit_of_pixels_holds_in_every_format(format):
-    data = encoded(Image.fromarray(COLOUR), format)
+    data = encoded(Image.fromarray(COLOR), format)
     width, height = decode(data).size
     assert from_bytes("f", data, "it", max_pixels=width * height).size == (width, height)
     with pytest.raises(
@@ -478,13 +478,13 @@ def test_the_limit_of_pixels_holds_in_every_format(format):
     ):
         from_bytes("f", data, "it", max_pixels=9)
     with pytest.raises(SourceError, match="the limit is 9"):
-        from_image("f", Image.fromarray(COLOUR), max_pixels=9)
+        from_image("f", Image.fromarray(COLOR), max_pixels=9)
     with pytest.raises(SourceError, match="the limit is 9"):
-        from_array("f", COLOUR, max_pixels=9)
+        from_array("f", COLOR, max_pixels=9)
 
 
 def test_a_format_that_costs_more_may_have_fewer_pixels():
-    data = encoded(Image.fromarray(COLOUR), "JPEG2000")  # 14x9
+    data = encoded(Image.fromarray(COLOR), "JPEG2000")  # 14x9
     assert from_bytes("f", data, "it", max_pixels=4 * 126).size == (14, 9)
     with pytest.raises(SourceError, match="the limit is 125 for this format, 1/4"):
         from_bytes("f", data, "it", max_pixels=4 * 126 - 1)
@@ -493,12 +493,12 @@ def test_a_format_that_costs_more_may_have_fewer_pixels():
 def test_a_large_tiff_needs_nothing_of_pillows_own_limit(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 9)
     for options in ({}, {"compression": "tiff_lzw"}):
-        data = encoded(Image.fromarray(COLOUR), "TIFF", **options)
-        np.testing.assert_array_equal(from_bytes("f", data, "it", max_pixels=1000).rgb, COLOUR)
+        data = encoded(Image.fromarray(COLOR), "TIFF", **options)
+        np.testing.assert_array_equal(from_bytes("f", data, "it", max_pixels=1000).rgb, COLOR)
 
 
 def test_one_that_is_slow_to_open_does_not_keep_others_waiting(monkeypatch):
-    slow, quick = encoded(Image.fromarray(GRAY)), encoded(Image.fromarray(COLOUR))
+    slow, quick = encoded(Image.fromarray(GRAY)), encoded(Image.fromarray(COLOR))
     opening, go_on, real = threading.Event(), threading.Event(), decoding.unpack
 
     def unpack(data):

@@ -1,0 +1,81 @@
+"""What a request says about image and mask: the options of a canvas, and what each may be."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from intarsia.errors import RequestError
+
+__all__ = ["CanvasOptions", "MaskSource", "MaskedContent"]
+
+MaskSource = Literal["auto", "luma", "alpha"]
+"""How a mask file is read: by its brightness, by its transparency, or by whichever it was drawn with."""
+
+MaskedContent = Literal["original", "fill", "noise", "blank"]
+"""What is under the mask before denoising."""
+
+# Limits, in pixels.
+_MOST_DILATE, _MOST_BLUR, _MOST_PADDING = 512, 256, 65536
+
+
+@dataclass(frozen=True, kw_only=True)
+class CanvasOptions:
+    """What a request says about image and mask; see :mod:`intarsia.canvas.canvas` for what each does.
+
+    Attributes:
+        width, height: generation size in pixels; None follows the image.
+        fixed_size: the output is exactly ``width`` × ``height`` and the image is resized to it.
+        mask_source, invert_mask: how the mask is read.
+        mask_dilate: growth of the mask, pixels of the original.
+        mask_blur: standard deviation of the feather, pixels of the output; 0 is a hard edge.
+        mask_padding: least context around the mask, pixels; set, only the mask's surroundings are generated.
+        masked_content: what is under the mask before denoising.
+        color_match: match the generated colors to those around the mask.
+        native_size: side of the square the model was trained on.
+        smallest, largest: limits of a side of the generation size.
+
+    Raises:
+        RequestError: a value outside its limits, by name.
+    """
+
+    width: int | None = None
+    height: int | None = None
+    fixed_size: bool = False
+    mask_source: MaskSource = "auto"
+    invert_mask: bool = False
+    mask_dilate: int = 0
+    mask_blur: float = 4.0
+    mask_padding: int | None = None
+    masked_content: MaskedContent = "original"
+    color_match: bool = False
+    native_size: int = 512
+    smallest: int = 64
+    largest: int = 2048
+
+    def __post_init__(self) -> None:
+        self._check_side("width", self.width)
+        self._check_side("height", self.height)
+        _check_range("mask_dilate", self.mask_dilate, _MOST_DILATE)
+        _check_range("mask_blur", self.mask_blur, _MOST_BLUR)
+        _check_range("mask_padding", self.mask_padding or 0, _MOST_PADDING)
+        _check_choice("mask_source", self.mask_source, get_args(MaskSource))
+        _check_choice("masked_content", self.masked_content, get_args(MaskedContent))
+
+    def _check_side(self, name: str, side: int | None) -> None:
+        if side is None:
+            if self.fixed_size:
+                raise RequestError(name, side, "given where the output's size is fixed")
+        elif not self.smallest <= side <= self.largest:
+            raise RequestError(name, side, f"between {self.smallest} and {self.largest}")
+
+
+def _check_range(name: str, value: float, most: int) -> None:
+    if not (math.isfinite(value) and 0 <= value <= most):
+        raise RequestError(name, value, f"between 0 and {most}")
+
+
+def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise RequestError(name, value, "one of " + ", ".join(allowed))

@@ -1,0 +1,96 @@
+"""Entries of the registry, as declared: a model, or a part of one, and the files that are pinned for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from intarsia.execution import STANDARD, Precision
+from intarsia.registry.families import FAMILIES, Family
+
+__all__ = ["PARTS", "Entry", "ModelEntry", "PartEntry", "PinnedFile", "normalize"]
+
+PARTS = {"vaes": "VAE", "loras": "LoRA", "ip_adapters": "IP adapter", "safety": "safety checker"}
+"""Sections of a registry file besides ``models``, and what an error calls one of their entries."""
+
+
+@dataclass(frozen=True)
+class PinnedFile:
+    """One file of an entry: its path relative to the entry's folder, and what it must contain."""
+
+    path: str
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelEntry:
+    """One model of the registry, as declared; nothing on disk has been looked at.
+
+    Attributes:
+        path: folder (format ``diffusers``) that holds the files.
+        defaults: scheduler and steps where the caller gives none; and by documented endpoint, in a table of
+            its name, any of its documented fields.
+        prompt_template: what ``enhance_prompt`` makes of ``{prompt}``.
+        token_merging: ratio that ``token_merging=True`` means, 0 … 0.75.
+        token_merging_levels: resolutions that merge, from the highest that has attention downwards.
+        token_merging_reuse: attention blocks of a resolution that share one matching.
+        precision: what its networks compute in: "standard", or "fp8" on a GPU that has it.
+        safety: id of the model's safety checker; "" where it has none.
+        stands_in_for: ids that this model answers to as long as no entry has them; results say so.
+    """
+
+    id: str
+    family: str
+    path: Path
+    format: str = "diffusers"
+    files: tuple[PinnedFile, ...] = ()
+    aliases: tuple[str, ...] = ()
+    size: int = 512
+    prompt_template: str = "{prompt}"
+    token_merging: float = 0.5
+    token_merging_levels: int = 1
+    token_merging_reuse: int = 1
+    precision: Precision = STANDARD
+    safety: str = ""
+    stands_in_for: tuple[str, ...] = ()
+    licence: str = "unknown"
+    source: str = ""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    declared_in: str = ""
+
+    @property
+    def shape(self) -> Family:
+        """Channels, native size and schedule of the model's family."""
+        return FAMILIES[self.family]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartEntry:
+    """A VAE, LoRA, IP adapter or safety checker of the registry, as declared.
+
+    Attributes:
+        kind: the section that it is in, a key of :data:`PARTS`.
+        path: folder, or one safetensors file.
+        families: model families that it fits; empty fits all.
+    """
+
+    kind: str
+    id: str
+    path: Path
+    families: tuple[str, ...] = ()
+    files: tuple[PinnedFile, ...] = ()
+    aliases: tuple[str, ...] = ()
+    licence: str = "unknown"
+    source: str = ""
+    declared_in: str = ""
+
+
+Entry = ModelEntry | PartEntry
+
+
+def normalize(name: str) -> str:
+    """The form in which ids are compared."""
+    return name.strip().lower().replace("_", "-")

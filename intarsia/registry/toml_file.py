@@ -1,0 +1,213 @@
+"""A ``weights.toml`` as entries: every key, type and limit is checked, nothing on disk is looked at but the file."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from intarsia.checkpoints.files import read_bytes
+from intarsia.errors import WeightsError, one_line, shown
+from intarsia.execution import PRECISIONS, STANDARD
+from intarsia.registry.entries import PARTS, ModelEntry, PartEntry, PinnedFile
+from intarsia.registry.families import FAMILIES
+
+__all__ = ["PACKAGE", "RegistryFile", "read_registry_file"]
+
+PACKAGE = Path(__file__).resolve().parent.parent
+"""The installed package, which paths that begin with ``package:`` are relative to."""
+
+SCHEMA = 1
+_KEYS = ("schema", "default", "realtime", "models", *PARTS)
+
+# Pixels of the side that a model was trained at.
+_SMALLEST, _LARGEST = 8, 8192
+_SHA256 = re.compile("[0-9a-f]{64}")
+
+# Keys of an entry and their types.
+_COMMON = {"path": str, "aliases": list, "licence": str, "source": str, "files": dict}
+_PART_FIELDS = {**_COMMON, "families": list}
+_MODEL_FIELDS = {
+    **_COMMON,
+    "family": str,
+    "format": str,
+    "size": int,
+    "prompt_template": str,
+    "token_merging": float,
+    "token_merging_levels": int,
+    "token_merging_reuse": int,
+    "precision": str,
+    "safety": str,
+    "stands_in_for": list,
+    "defaults": dict,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegistryFile:
+    """What one file declares.
+
+    Attributes:
+        default, realtime: ids of the models that run where none is named; "" where the file names none.
+        models: in the file's order.
+        parts: in the file's order, section by section.
+    """
+
+    default: str
+    realtime: str
+    models: tuple[ModelEntry, ...]
+    parts: tuple[PartEntry, ...]
+
+
+def read_registry_file(path: Path) -> RegistryFile:
+    """Read and check one file.
+
+    Raises:
+        WeightsError: it is not TOML, or an entry lacks something; the message names file and entry.
+    """
+    document = _load(path)
+    unknown = sorted(set(document) - set(_KEYS))
+    if unknown:
+        raise WeightsError(f"{path}: {unknown[0]} is not known; allowed: {', '.join(_KEYS)}")
+    if not _is(document.get("schema"), int) or document["schema"] != SCHEMA:
+        raise WeightsError(f"{path}: schema must be {SCHEMA}, not {shown(document.get('schema'))}")
+    for name in ("default", "realtime"):
+        if not isinstance(document.get(name, ""), str):
+            raise WeightsError(f"{path}: {name} must be the id of a model, not {shown(document[name])}")
+
+    default = document.get("default", "")
+    models = [_model(name, fields, path) for name, fields in _section(document, "models", path).items()]
+    parts = []
+    for kind in PARTS:
+        section = _section(document, kind, path)
+        parts += [_part(kind, name, fields, path) for name, fields in section.items()]
+    return RegistryFile(
+        default=default,
+        realtime=document.get("realtime", default),
+        models=tuple(models),
+        parts=tuple(parts),
+    )
+
+
+def _load(path: Path) -> dict[str, Any]:
+    content = read_bytes(path)
+    try:
+        return tomllib.loads(content.decode("utf-8"))
+    except RecursionError as exc:
+        raise WeightsError(f"{path}: cannot be read as TOML: nested too deeply") from exc
+    except ValueError as exc:
+        raise WeightsError(f"{path}: cannot be read as TOML: {one_line(exc)}") from exc
+
+
+def _section(document: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]:
+    section = document.get(name, {})
+    if not isinstance(section, dict):
+        raise WeightsError(f"{path}: {name} must be a table, not {shown(section)}")
+    return section
+
+
+def _model(identifier: str, fields: Any, path: Path) -> ModelEntry:
+    where = f"{path}: models.{identifier}"
+    fields = _checked(where, fields, _MODEL_FIELDS, required=("family", "path"))
+    _check_model(where, fields)
+
+    settings: dict[str, Any] = {"size": FAMILIES[fields["family"]].native_size, **fields}
+    settings["stands_in_for"] = tuple(fields.get("stands_in_for", ()))
+    settings |= _common(where, fields, path)
+    return ModelEntry(id=identifier, declared_in=str(path), **settings)
+
+
+def _part(kind: str, identifier: str, fields: Any, path: Path) -> PartEntry:
+    where = f"{path}: {kind}.{identifier}"
+    fields = _checked(where, fields, _PART_FIELDS, required=("path",))
+    families = tuple(fields.get("families", ()))
+    for family in families:
+        if family not in FAMILIES:
+            raise WeightsError(f"{where}: families must be of {', '.join(FAMILIES)}, not {shown(family)}")
+
+    settings = {**fields, "families": families, **_common(where, fields, path)}
+    return PartEntry(kind=kind, id=identifier, declared_in=str(path), **settings)
+
+
+def _common(where: str, fields: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """What entries of every section declare in the same way."""
+    return {
+        "path": _folder(where, fields["path"], path),
+        "files": tuple(_pinned(where, name, pin) for name, pin in fields.get("files", {}).items()),
+        "aliases": tuple(fields.get("aliases", ())),
+    }
+
+
+def _checked(where: str, fields: Any, allowed: Mapping[str, type], required: tuple[str, ...]) -> dict[str, Any]:
+    """The fields of an entry, once every key and type is right."""
+    if not isinstance(fields, dict):
+        raise WeightsError(f"{where} must be a table, not {shown(fields)}")
+
+    for name, value in fields.items():
+        if name not in allowed:
+            raise WeightsError(f"{where}: {name} is not a key; allowed: {', '.join(allowed)}")
+        if not _is(value, allowed[name]):
+            raise WeightsError(f"{where}: {name} must be a {allowed[name].__name__}, not {shown(value)}")
+        if isinstance(value, list) and not all(isinstance(item, str) for item in value):
+            raise WeightsError(f"{where}: {name} must be a list of texts, not {shown(value)}")
+
+    for name in required:
+        if name not in fields:
+            raise WeightsError(f"{where}: {name} is missing")
+    return fields
+
+
+def _is(value: object, kind: type) -> bool:
+    """Whether a value of a file is of a kind: true and false are no numbers, a whole number is also a float."""
+    if isinstance(value, bool):
+        return False
+    if kind is float:
+        return isinstance(value, int | float)
+    return isinstance(value, kind)
+
+
+def _check_model(where: str, fields: Mapping[str, Any]) -> None:
+    """Refuse values outside their limits."""
+    if fields["family"] not in FAMILIES:
+        raise WeightsError(f"{where}: family must be one of {', '.join(FAMILIES)}, not {shown(fields['family'])}")
+    if fields.get("format", "diffusers") != "diffusers":
+        raise WeightsError(f"{where}: format must be diffusers (a folder), not {shown(fields['format'])}")
+    if not _SMALLEST <= fields.get("size", 512) <= _LARGEST:
+        raise WeightsError(f"{where}: size must be between {_SMALLEST} and {_LARGEST}, not {shown(fields['size'])}")
+    if fields.get("precision", STANDARD) not in PRECISIONS:
+        raise WeightsError(f"{where}: precision must be {' or '.join(PRECISIONS)}, not {shown(fields['precision'])}")
+
+    ratio = fields.get("token_merging", 0.0)
+    if not 0 <= ratio <= 0.75:
+        raise WeightsError(f"{where}: token_merging must be between 0 and 0.75, not {shown(ratio)}")
+    for name in ("token_merging_levels", "token_merging_reuse"):
+        if fields.get(name, 1) < 1:
+            raise WeightsError(f"{where}: {name} must be at least 1, not {shown(fields[name])}")
+
+
+def _folder(where: str, declared: str, registry: Path) -> Path:
+    """``package:…`` is inside the installed package; anything else is relative to the registry file."""
+    if "\0" in declared or not declared:
+        raise WeightsError(f"{where}: path must name a folder or a file, not {shown(declared)}")
+    if declared.startswith("package:"):
+        return PACKAGE / declared.removeprefix("package:")
+    try:
+        return registry.parent / Path(declared).expanduser()
+    except RuntimeError as exc:  # a user that this machine does not have
+        raise WeightsError(f"{where}: path {shown(declared)}: {one_line(exc)}") from exc
+
+
+def _pinned(where: str, name: str, pin: Any) -> PinnedFile:
+    key = f"{where}: files.{shown(name)}"
+    if not isinstance(pin, dict) or not isinstance(pin.get("sha256"), str) or not _is(pin.get("bytes"), int):
+        raise WeightsError(f"{key} must have sha256 (a string) and bytes (an integer)")
+    if "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise WeightsError(f"{key} must stay inside the model's folder")
+
+    sha256, size = pin["sha256"].lower(), pin["bytes"]
+    if not _SHA256.fullmatch(sha256) or size < 0:
+        raise WeightsError(f"{key} must have a sha256 of 64 hexadecimal digits and a size")
+    return PinnedFile(name, sha256, size)
