@@ -114,10 +114,10 @@ def write_manifest(folder: Path, pairs: list[tuple[Path, Path]], count: int, rea
 
 def fill(folder: Path, pairs: list[tuple[Path, Path]], count: int) -> dict[str, float]:
     """How full the network's batches are where rows are mixed: it is not to wait for decoded ones."""
-    tally = batch.run(write_manifest(folder, pairs, count, real=True), folder / "real", batch.Options(slots=4))
-    if tally.status["ok"] != count:
-        raise SystemExit(f"only {tally.status['ok']} of {count} real rows were done")
-    return {"real_rows": count, "real_rows_per_second": tally.rate, "batch_fill": tally.fill}
+    stats = batch.run(write_manifest(folder, pairs, count, real=True), folder / "real", batch.Options(slots=4))
+    if stats.status["ok"] != count:
+        raise SystemExit(f"only {stats.status['ok']} of {count} real rows were done")
+    return {"real_rows": count, "real_rows_per_second": stats.rate, "batch_fill": stats.fill}
 
 
 def overhead(folder: Path, pairs: list[tuple[Path, Path]], count: int, rounds: int) -> dict[str, float]:
@@ -134,11 +134,11 @@ def overhead(folder: Path, pairs: list[tuple[Path, Path]], count: int, rounds: i
     for turn in range(rounds):
         out = folder / f"out-{turn}"
         cpu = spent()
-        tally = batch.run(manifest, out, batch.Options(backend="null", workers=cores))
-        if tally.status["ok"] != count:
-            raise SystemExit(f"only {tally.status['ok']} of {count} rows were done")
-        rates.append(tally.rate)
-        peaks.append(max(float(state["memory"]) for state in tally.states))
+        stats = batch.run(manifest, out, batch.Options(backend="null", workers=cores))
+        if stats.status["ok"] != count:
+            raise SystemExit(f"only {stats.status['ok']} of {count} rows were done")
+        rates.append(stats.rate)
+        peaks.append(max(float(state["memory"]) for state in stats.states))
         ours.append((spent() - cpu - start) / (count - cores))
         _outputs[:] = [Image.open(out / f"row-{number}.png") for number in range(len(pairs))]
         for picture in _outputs:
@@ -196,8 +196,8 @@ def many(folder: Path, pairs: list[tuple[Path, Path]], count: int) -> dict[str, 
         "began, cpu = time.perf_counter(), time.process_time()\n"
         "if sys.argv[1] == 'validate':\n    found = batch.validate(sys.argv[2], decode=False)\n"
         "    assert found.rows == int(sys.argv[4]) and not found.problems\n"
-        "else:\n    tally = batch.run(sys.argv[2], sys.argv[3], batch.Options(backend='null'))\n"
-        "    assert tally.before == int(sys.argv[4]) and not tally.status\n"
+        "else:\n    stats = batch.run(sys.argv[2], sys.argv[3], batch.Options(backend='null'))\n"
+        "    assert stats.before == int(sys.argv[4]) and not stats.status\n"
         "print(time.perf_counter() - began, time.process_time() - cpu, peak_memory())\n"
     )
     made: dict[str, float] = {"many_rows": count}

@@ -16,7 +16,7 @@ from pathlib import Path
 from intarsia.batch.ledger.lock import locked
 from intarsia.batch.ledger.report import write_report
 from intarsia.batch.ledger.results import result_files
-from intarsia.batch.ledger.run_stats import Tally
+from intarsia.batch.ledger.run_stats import RunStats
 from intarsia.batch.running.local import Watch, name_the_rest, run_here
 from intarsia.batch.running.task import Task, prepare
 from intarsia.batch.settings import Options, Pair
@@ -33,7 +33,7 @@ def run(
     out: str | os.PathLike[str],
     options: Options | None = None,
     watch: Watch | None = None,
-) -> Tally:
+) -> RunStats:
     """Run what is not done yet of a manifest, and write the results beside the pictures.
 
     Args:
@@ -58,7 +58,7 @@ def retry(
     options: Options | None = None,
     watch: Watch | None = None,
     classes: Collection[str] | None = None,
-) -> Tally:
+) -> RunStats:
     """Like :func:`run`, with the rows alone whose latest line is an error or cancelled.
 
     Args:
@@ -79,37 +79,37 @@ def _run(
     options: Options,
     watch: Watch | None,
     failures: Collection[str] | None,
-) -> Tally:
+) -> RunStats:
     task = prepare(manifest, out, options, failures)
-    tally, seen = Tally(rows=task.rows), watch or (lambda _: None)
+    stats, seen = RunStats(rows=task.rows), watch or (lambda _: None)
     with locked(out, options.shard):
         try:
             _sweep(out, options.shard)
-            _carry_out(task, tally, seen)
+            _carry_out(task, stats, seen)
         except BaseException as exc:
             # Whatever fails in the wake of an error (a disk is full) would only hide it.
             with contextlib.suppress(OSError, OutputError):
                 if isinstance(exc, KeyboardInterrupt):
-                    name_the_rest(task, tally, "interrupted")
-                _conclude(task, tally)
+                    name_the_rest(task, stats, "interrupted")
+                _conclude(task, stats)
             raise
-        _conclude(task, tally)
-    return tally
+        _conclude(task, stats)
+    return stats
 
 
-def _carry_out(task: Task, tally: Tally, watch: Watch) -> None:
+def _carry_out(task: Task, stats: RunStats, watch: Watch) -> None:
     if task.options.runner == "ray":
         from intarsia.batch.running.ray_runner import run_on_ray
 
-        run_on_ray(task, tally, watch)
+        run_on_ray(task, stats, watch)
     else:
-        run_here(task, tally, watch)
+        run_here(task, stats, watch)
 
 
-def _conclude(task: Task, tally: Tally) -> None:
+def _conclude(task: Task, stats: RunStats) -> None:
     _sweep(task.out, task.options.shard)  # a worker that was killed in this run leaves some too
-    if tally.status:  # a run that found everything done says nothing new
-        write_report(task.out, task.options.shard, tally.to_dict())
+    if stats.status:  # a run that found everything done says nothing new
+        write_report(task.out, task.options.shard, stats.to_dict())
 
 
 def _sweep(out: Path, shard: tuple[int, int]) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from intarsia.batch.ledger.error_kinds import classify, sentence
-from intarsia.batch.manifest.collisions import Names
+from intarsia.batch.manifest.collisions import Collisions
 from intarsia.batch.manifest.reader import Manifest
 from intarsia.batch.manifest.rows import Reader, Refused, Row, is_path, load_defaults
 from intarsia.batch.manifest.spec_hash import Specs, sources_of
@@ -65,17 +65,17 @@ def validate(
     check = _Check(options, decode)
     if out is not None:
         keep_out(found, Path(out))
-    names, count, problems = Names(None if out is None else Path(out)), 0, list[Refused]()
+    collisions, count, problems = Collisions(None if out is None else Path(out)), 0, list[Refused]()
     for row, problem in check.all(reader.row(line) for line in found):
         count += 1
         if isinstance(row, Row):
-            names.add(row)
+            collisions.add(row)
         if problem is not None:
             problems.append(replace(problem, text=printable(problem.text)))
     if not count:
         raise found.without_rows()
     for row in map(reader.row, found):
-        if isinstance(row, Row) and (text := names.problem(row)):
+        if isinstance(row, Row) and (text := collisions.problem(row)):
             problems.append(Refused(row.number, row.id, "param", printable(text)))
     return Findings(count, tuple(sorted(problems, key=lambda each: each.number)), found.notes)
 

@@ -18,7 +18,7 @@ from intarsia.errors import Cancelled, RequestError
 from intarsia.printable import printable, printable_json
 
 if TYPE_CHECKING:
-    from intarsia.batch import Findings, Options, Pair, Tally
+    from intarsia.batch import Findings, Options, Pair, RunStats
 
 __all__ = ["batch"]
 
@@ -184,7 +184,7 @@ def merge_command(
     typer.echo(printable(f"{rows} rows in {out / 'results.jsonl'}"))
 
 
-def _carry_out(how: Callable[[Any, Path, Options, Callable[[Tally], None]], Tally], asked: _Asked) -> None:
+def _carry_out(how: Callable[[Any, Path, Options, Callable[[RunStats], None]], RunStats], asked: _Asked) -> None:
     """Run with a live display; the numbers on stdout at the end."""
     from intarsia.batch.ledger.report import run_as_text
     from intarsia.batch.live import Display
@@ -192,15 +192,15 @@ def _carry_out(how: Callable[[Any, Path, Options, Callable[[Tally], None]], Tall
     before = signal.signal(signal.SIGTERM, _interrupt)  # what ends a job on a cluster is no reason to lose its rows
     try:
         with Display() as display:
-            tally = how(asked.place, asked.out, asked.options, display)
+            stats = how(asked.place, asked.out, asked.options, display)
     except KeyboardInterrupt as exc:
         raise Cancelled(f"interrupted; the same command goes on where it stopped ({asked.out})") from exc
     finally:
         signal.signal(signal.SIGTERM, before)
-    numbers = tally.to_dict()
-    _warn(tally.warnings)
+    numbers = stats.to_dict()
+    _warn(stats.warnings)
     typer.echo(printable_json(numbers) if asked.as_json else run_as_text(numbers))
-    if tally.failed:
+    if stats.failed:
         raise typer.Exit(1)
 
 

@@ -68,9 +68,9 @@ def test_every_bad_row_is_named_with_its_class_and_the_others_are_done(damaged, 
     for number, (fields, _, _) in enumerate(BAD):
         rows += [damaged.row(2 * number), damaged.row(6 * number, **{"id": f"bad-{number}", **fields})]
     out = tmp_path / "out"
-    tally = batch.run(damaged.manifest(rows), out, damaged.options)
+    stats = batch.run(damaged.manifest(rows), out, damaged.options)
     made = {line["line"]: line for line in lines(out)}
-    assert len(made) == len(rows) == tally.rows
+    assert len(made) == len(rows) == stats.rows
     for number, (fields, error, sentence) in enumerate(BAD):
         good, bad = made[2 * number + 1], made[2 * number + 2]
         assert good["status"] == "ok", good
@@ -93,13 +93,13 @@ def test_lines_that_are_no_rows(album, tmp_path):
     ]  # fmt: skip
     path = album.manifest(rows)
     path.write_bytes(path.read_bytes().replace(b'"text"', b'"\xff\xfe"'))
-    tally = batch.run(path, tmp_path / "out", album.options)
+    stats = batch.run(path, tmp_path / "out", album.options)
     made = {line["line"]: line for line in lines(tmp_path / "out")}
     assert {number for number, line in made.items() if line["status"] == "ok"} == {1, 3, 8, 11}
     bad = {number: line for number, line in made.items() if line["status"] == "error"}
     assert set(bad) == {2, 4, 5, 6, 9, 10, 12}
     assert all(line["error"] == "param" and line["text"].startswith(f"line {number} ") for number, line in bad.items())
-    assert tally.failed == 7
+    assert stats.failed == 7
     sentences = {2: "is not JSON", 4: "must be a JSON object", 5: "'id' is there twice", 6: "is not UTF-8"}
     for number, sentence in sentences.items():
         assert sentence in bad[number]["text"]

@@ -15,7 +15,7 @@ from intarsia.batch.ledger.json_lines import LONGEST, Damage
 from intarsia.batch.ledger.records import STATUSES
 from intarsia.batch.ledger.report import write_report
 from intarsia.batch.ledger.results import History, Results, read_history, read_lines
-from intarsia.batch.ledger.run_stats import Tally
+from intarsia.batch.ledger.run_stats import RunStats
 from intarsia.cli import app
 from tests.batch.conftest import lines
 
@@ -213,7 +213,7 @@ def test_a_damaged_claim_claims_nothing(tmp_path, claim):
 
 
 def numbers(**changes):
-    return json.dumps({**Tally().to_dict(), **changes})
+    return json.dumps({**RunStats().to_dict(), **changes})
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def numbers(**changes):
 def test_numbers_of_a_run_that_are_damaged_are_left_out(tmp_path, text, reason):
     (tmp_path / "results.jsonl").write_text(json.dumps(GOOD) + "\n")
     (tmp_path / "report.json").write_text(text)
-    write_report(tmp_path, (1, 2), Tally().to_dict())
+    write_report(tmp_path, (1, 2), RunStats().to_dict())
     report = batch.report(tmp_path)
     assert list(report["runs"]) == ["report-1-of-2"]
     [sentence] = report["warnings"]
@@ -247,7 +247,7 @@ def test_numbers_of_a_run_that_are_damaged_are_left_out(tmp_path, text, reason):
 
 def test_numbers_of_an_earlier_version_are_no_damage(tmp_path):
     (tmp_path / "results.jsonl").write_text(json.dumps(GOOD) + "\n")
-    earlier = {name: value for name, value in Tally().to_dict().items() if name != "warnings"}
+    earlier = {name: value for name, value in RunStats().to_dict().items() if name != "warnings"}
     (tmp_path / "report.json").write_text(json.dumps(earlier))
     (tmp_path / "report-2025.json").write_text("no run's")
     (tmp_path / "report-1-of-2.json").mkdir()

@@ -20,8 +20,8 @@ def test_a_folder_of_the_former_name_goes_on_where_it_stopped(album, tmp_path):
     unfinished = out / f".inlay-{'0' * 16}.part"
     unfinished.write_bytes(b"half")
 
-    tally = batch.run(manifest, out, album.options)
-    assert tally.status == {"ok": 2}
+    stats = batch.run(manifest, out, album.options)
+    assert stats.status == {"ok": 2}
     assert pictures(out) == before
     assert not unfinished.exists()
     assert batch.report(out)["ok"] == 6
@@ -29,5 +29,5 @@ def test_a_folder_of_the_former_name_goes_on_where_it_stopped(album, tmp_path):
 
 @pytest.mark.parametrize("name", [".inlay-outputs/x.png", ".inlay-batch.lock", ".INLAY-x.png"])
 def test_outputs_may_not_take_names_of_the_former_runner(album, tmp_path, name):
-    tally = batch.run(album.manifest([album.row(0, output=name)]), tmp_path / "out", album.options)
-    assert tally.errors == {"param": 1}
+    stats = batch.run(album.manifest([album.row(0, output=name)]), tmp_path / "out", album.options)
+    assert stats.errors == {"param": 1}

@@ -202,8 +202,8 @@ def test_nothing_is_made_behind_a_link_out_of_the_folder(album, tmp_path):
     (out / "file").write_text("")
     places = ["link/x", "link/deep/er/x", "dangling/deep/x", "round/deep/x", "file/deep/x"]
     rows = [album.row(number, output=output) for number, output in enumerate([*places, "alias/deep/er/x", "new/x"])]
-    tally = batch.run(album.manifest(rows), out, album.options)
-    assert (tally.status["ok"], tally.errors) == (2, {"io": len(places)})
+    stats = batch.run(album.manifest(rows), out, album.options)
+    assert (stats.status["ok"], stats.errors) == (2, {"io": len(places)})
     texts = {line["line"]: line.get("text", "") for line in lines(out)}
     assert ["leaves the output folder by a link" in texts[number] for number in (1, 2, 3)] == [True] * 3
     assert all("Errno" not in text and "Traceback" not in text for text in texts.values())
@@ -238,16 +238,16 @@ def test_files_of_the_system_are_not_read(album, monkeypatch):
 
 
 def test_a_link_that_comes_while_the_folder_is_made_is_noticed(album, tmp_path, monkeypatch):
-    from intarsia.batch.running.row_runner import Painter
+    from intarsia.batch.running.row_runner import RowRunner
 
     out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
     out.mkdir()
     elsewhere.mkdir()
-    painter = Painter(album.options, out, "auto")
+    runner = RowRunner(album.options, out, "auto")
     monkeypatch.setattr(Path, "mkdir", lambda folder, **options: os.symlink(elsewhere, folder))
     with pytest.raises(OutputError, match="leaves the output folder by a link"):
-        painter._make_folder(out / "new", "new/x.png")
-    painter.close()
+        runner._make_folder(out / "new", "new/x.png")
+    runner.close()
 
 
 def test_a_file_that_grows_is_read_up_to_the_limit(tmp_path, monkeypatch):

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 import intarsia
 from intarsia import batch
-from intarsia.batch.ledger.run_stats import Tally
-from intarsia.batch.running.row_runner import Painter
+from intarsia.batch.ledger.run_stats import RunStats
+from intarsia.batch.running.row_runner import RowRunner
 from intarsia.cli import app
 
 BEYOND = "the limit is 1000 (max_pixels, --max-pixels)"
@@ -81,7 +81,7 @@ def test_batch_commands_pass_it_on(album, tmp_path, monkeypatch, command):
 
     def record(place, out, options, watch, **more):
         asked.append(options.max_pixels)
-        return Tally()
+        return RunStats()
 
     monkeypatch.setattr(batch, command, record)
     words = ["batch", command, str(album.manifest([album.row(0)])), "--out", str(tmp_path / "out")]
@@ -103,16 +103,16 @@ def test_workers_are_told(monkeypatch):
 
 
 def test_the_callers_limit_holds_in_workers(album, tmp_path, low):
-    tally = batch.run(album.manifest(album.rows(1)), tmp_path / "out", album.options)
-    assert tally.errors == {"decode": 1}
+    stats = batch.run(album.manifest(album.rows(1)), tmp_path / "out", album.options)
+    assert stats.errors == {"decode": 1}
     assert BEYOND in (tmp_path / "out/results.jsonl").read_text()
 
 
 def test_a_painter_looks_at_changed_pictures_within_the_limit(album, tmp_path, low):
     row = album.row(0, init_image=str(album.folder / "photos/0.png"), mask_image=str(album.folder / "masks/0.png"))
-    painter = Painter(album.with_options(max_pixels=2000), tmp_path, "cpu")
+    runner = RowRunner(album.with_options(max_pixels=2000), tmp_path, "cpu")
     try:
         request = intarsia.InpaintRequest.parse({key: value for key, value in row.items() if key != "id"})
-        assert set(painter._look(request)) == {"init_image", "mask_image"}
+        assert set(runner._look(request)) == {"init_image", "mask_image"}
     finally:
-        painter.close()
+        runner.close()

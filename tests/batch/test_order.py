@@ -159,8 +159,8 @@ def test_a_row_that_failed_for_a_while_is_done_once_its_parameters_are_what_they
     batch.run(album.manifest(good), out, album.options)
     assert batch.run(album.manifest(bad), out, album.options).errors == {"param": 1}
     before = (out / "row-0.png").stat().st_mtime_ns
-    tally = batch.run(album.manifest(good), out, album.options)
-    assert (tally.before, tally.status) == (1, {"skipped": 1})
+    stats = batch.run(album.manifest(good), out, album.options)
+    assert (stats.before, stats.status) == (1, {"skipped": 1})
     assert (out / "row-0.png").stat().st_mtime_ns == before
     assert (batch.report(out)["ok"], batch.report(out)["failed"]) == (2, [])
     assert batch.run(album.manifest(good), out, album.options).before == 2

@@ -66,10 +66,10 @@ def test_the_same_bytes_also_where_a_worker_is_killed_and_rows_are_bad(album, tm
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    tally = batch.run(manifest, out, album.with_options(runner="ray", workers=2, slots=4))
+    stats = batch.run(manifest, out, album.with_options(runner="ray", workers=2, slots=4))
     assert killed
     made = {line["id"]: line for line in lines(out)}
-    assert len(made) == tally.rows == 24
+    assert len(made) == stats.rows == 24
     assert len({line["run"] for line in made.values()}) == 1
     bad = {name: line["error"] for name, line in made.items() if line["status"] == "error"}
     assert bad == {"row-5": "io", "row-6": "param", "row-17": "internal"}
@@ -110,8 +110,8 @@ def test_a_row_that_kills_its_actor_is_given_up(album, tmp_path):
 
 def test_too_many_errors_stop_it(album, tmp_path, cluster):
     rows = [album.row(number, prompt="broken") for number in range(30)]
-    tally = batch.run(album.manifest(rows), tmp_path / "out", album.with_options(runner="ray", max_errors="3"))
-    assert tally.stopped == "4 rows failed, more than 3"
+    stats = batch.run(album.manifest(rows), tmp_path / "out", album.with_options(runner="ray", max_errors="3"))
+    assert stats.stopped == "4 rows failed, more than 3"
     assert len({line["id"] for line in lines(tmp_path / "out")}) == 30
 
 

@@ -150,10 +150,10 @@ def test_a_full_disk_fails_rows_and_tears_nothing(album, tmp_path):
     big = {"init_image": "photos/big.png", "mask_image": "masks/big.png"}
     manifest, out = album.manifest([album.row(number, **big) for number in range(12)]), tmp_path / "out"
     with mounted(out, "size=1m"):
-        tally = batch.run(manifest, out, album.options)
+        stats = batch.run(manifest, out, album.options)
         done = pictures(out)  # every one whole
         assert 1 <= len(done) < 12
-        assert tally.errors["io"] == 12 - len(done)
+        assert stats.errors["io"] == 12 - len(done)
         assert all("No space left" in each["text"] for each in lines(out) if each["status"] == "error")
         assert not list(out.glob(".intarsia-*.part"))
         subprocess.run(["mount", "-o", "remount,size=32m", str(out)], check=True)

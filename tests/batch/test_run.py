@@ -19,8 +19,8 @@ from tests.batch.conftest import lines, pictures
 def test_a_thousand_rows_are_all_there_and_the_report_is_right(album, tmp_path):
     rows = [album.row(number, **({"samples": 2} if number % 100 == 7 else {})) for number in range(1000)]
     out = tmp_path / "out"
-    tally = batch.run(album.manifest(rows), out, album.with_options(workers=2))
-    assert (tally.rows, tally.status["ok"], tally.pictures, tally.failed) == (1000, 1000, 1010, 0)
+    stats = batch.run(album.manifest(rows), out, album.with_options(workers=2))
+    assert (stats.rows, stats.status["ok"], stats.pictures, stats.failed) == (1000, 1000, 1010, 0)
     made, found = lines(out), pictures(out)
     assert len(made) == 1000
     assert {line["id"] for line in made} == {row["id"] for row in rows}
@@ -118,10 +118,10 @@ def test_resuming_does_what_is_new_changed_or_gone_and_nothing_else(album, tmp_p
     os.utime(album.folder / "photos/5.png")  # touched alone: looked at, not run
     rows.append(album.row(8))  # the manifest grew
     manifest = album.manifest(rows)
-    tally = batch.run(manifest, out, album.options)
+    stats = batch.run(manifest, out, album.options)
     assert {line["id"] for line in lines(out)[8:]} == {f"row-{number}" for number in (0, 1, 2, 3, 4, 5, 6, 8)}
     assert {line["id"]: line["status"] for line in lines(out)[8:]}["row-5"] == "skipped"
-    assert (tally.status["ok"], tally.status["skipped"], tally.before) == (7, 1, 1)
+    assert (stats.status["ok"], stats.status["skipped"], stats.before) == (7, 1, 1)
     after = {path.name: path.stat().st_mtime_ns for path in out.glob("*.png")}
     assert {name for name in before if after.get(name) == before[name]} == {"row-2.png", "row-5.png", "row-7.png"}
 
@@ -146,12 +146,12 @@ def test_a_changed_model_or_encoding_runs_again(album, tmp_path):
 
 def test_too_many_errors_stop_the_run_and_every_row_is_named(album, tmp_path):
     rows = [album.row(number, strength=3.0) if number < 40 else album.row(number) for number in range(60)]
-    tally = batch.run(album.manifest(rows), tmp_path / "out", album.with_options(max_errors="50%"))
+    stats = batch.run(album.manifest(rows), tmp_path / "out", album.with_options(max_errors="50%"))
     made = {line["id"]: line["status"] for line in lines(tmp_path / "out")}
     assert len(made) == 60
     failed = list(made.values()).count("error")  # how many are written down together hangs on the machine
     assert 30 < failed <= 40
-    assert tally.stopped == f"{failed} rows failed, more than 30"
+    assert stats.stopped == f"{failed} rows failed, more than 30"
     assert set(made.values()) <= {"error", "skipped", "cancelled", "ok"}
     last = batch.run(album.manifest(rows[40:]), tmp_path / "out", album.options)
     assert last.status["ok"] + last.before == 20
@@ -159,9 +159,9 @@ def test_too_many_errors_stop_the_run_and_every_row_is_named(album, tmp_path):
 
 def test_fail_fast(album, tmp_path):
     rows = [album.row(0, steps=0), *(album.row(number) for number in range(1, 30))]
-    tally = batch.run(album.manifest(rows), tmp_path / "out", album.with_options(fail_fast=True))
-    assert tally.failed == 1
-    assert tally.stopped
+    stats = batch.run(album.manifest(rows), tmp_path / "out", album.with_options(fail_fast=True))
+    assert stats.failed == 1
+    assert stats.stopped
     assert len({line["id"] for line in lines(tmp_path / "out")}) == 30
 
 
@@ -246,8 +246,8 @@ def test_a_picture_cannot_leave_by_a_link(album, tmp_path):
     (out).mkdir()
     (tmp_path / "elsewhere").mkdir()
     (out / "link").symlink_to(tmp_path / "elsewhere")
-    tally = batch.run(album.manifest([album.row(0, output="link/a.png")]), out, album.options)
-    assert tally.errors == {"io": 1}
+    stats = batch.run(album.manifest([album.row(0, output="link/a.png")]), out, album.options)
+    assert stats.errors == {"io": 1}
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 

@@ -152,8 +152,8 @@ def test_a_picture_that_cannot_be_looked_at_is_not_the_one_that_was(album, tmp_p
         if record["id"] == "row-0":
             record["identities"]["init_image"] = ""
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    tally = batch.run(manifest, out, album.options)
-    assert (tally.before, tally.errors) == (1, {"io": 1})
+    stats = batch.run(manifest, out, album.options)
+    assert (stats.before, stats.errors) == (1, {"io": 1})
 
 
 def test_a_changed_negative_prompt_is_painted_again(album, tmp_path):

@@ -49,8 +49,8 @@ def scenes(folder, photos):
 
 @pytest.mark.slow
 def test_sixty_rows_killed_three_times(tmp_path, photos):
-    tally = kill_and_compare(tmp_path, photos, count=60, kills=3)
-    assert tally.fill >= 0.9, "the network waited for decoded rows"
+    stats = kill_and_compare(tmp_path, photos, count=60, kills=3)
+    assert stats.fill >= 0.9, "the network waited for decoded rows"
 
 
 def test_twelve_rows_killed_once(tmp_path):
@@ -90,10 +90,10 @@ def kill_and_compare(tmp_path, photos, count, kills):
 
     random.Random(1).shuffle(rows)
     manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    tally = batch.run(manifest, tmp_path / "reference", batch.Options(slots=4))
-    assert tally.status == {"ok": count}
+    stats = batch.run(manifest, tmp_path / "reference", batch.Options(slots=4))
+    assert stats.status == {"ok": count}
     assert pictures(out) == pictures(tmp_path / "reference")
-    return tally
+    return stats
 
 
 def _count(out):

@@ -13,11 +13,11 @@ from intarsia.batch.ledger.json_lines import is_text_list
 from intarsia.batch.ledger.results import Record
 from intarsia.errors import shown
 
-__all__ = ["Tally", "problem_of", "quantile"]
+__all__ = ["RunStats", "problem_of", "quantile"]
 
 
 @dataclass
-class Tally:
+class RunStats:
     """Counts and times of one run.
 
     Attributes:
@@ -119,10 +119,10 @@ def quantile(ordered: list[float], share: float) -> float:
 
 
 def problem_of(numbers: Any) -> str:
-    """What keeps a value from being :meth:`Tally.to_dict`'s; "" for nothing. Other keys may hold anything."""
+    """What keeps a value from being :meth:`RunStats.to_dict`'s; "" for nothing. Other keys may hold anything."""
     if not isinstance(numbers, dict):
         return f"must be an object, not {shown(numbers)}"
-    for name, example in Tally().to_dict().items():
+    for name, example in RunStats().to_dict().items():
         value = numbers.get(name, [] if name == "warnings" else None)  # earlier versions had no warnings
         if not _is_like(value, example) or (name in _NESTED and not _NESTED[name](value)):
             return f"{name} cannot be {shown(value)}"

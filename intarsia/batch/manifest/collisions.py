@@ -12,10 +12,10 @@ from intarsia.batch.manifest.rows import Reader, Refused, Row, is_path
 from intarsia.batch.manifest.spec_hash import sources_of
 from intarsia.errors import shown
 
-__all__ = ["Names", "read_rows"]
+__all__ = ["Collisions", "read_rows"]
 
 
-class Names:
+class Collisions:
     """Ids and outputs of all rows, which of them are there more than once, and the pictures in the output folder that
     rows read.
 
@@ -99,14 +99,14 @@ class Names:
             return ()
 
 
-def read_rows(lines: Iterable[Line], reader: Reader, names: Names) -> Iterator[Row | Refused]:
+def read_rows(lines: Iterable[Line], reader: Reader, collisions: Collisions) -> Iterator[Row | Refused]:
     """Rows of a manifest whose names are known: what collides is refused too."""
     for line in lines:
         found = reader.row(line)
-        problem = names.problem(found) if isinstance(found, Row) else ""
+        problem = collisions.problem(found) if isinstance(found, Row) else ""
         if not problem:
             yield found
-        elif found.id in names.repeated:
+        elif found.id in collisions.repeated:
             # Two rows of one id would share a line of results: the number tells them apart.
             apart = f"{found.id} (line {found.number})"
             yield Refused(found.number, apart, "param", problem, key=found.id, is_nameless=True)

@@ -1,7 +1,7 @@
 """Lines of a manifest → rows that can be run, or the reason why not.
 
 A row is an ``InpaintRequest`` with an ``id`` and an ``output``. What can only be seen with all rows in view (ids and
-outputs that are there twice) is found by :class:`intarsia.batch.manifest.collisions.Names`.
+outputs that are there twice) is found by :class:`intarsia.batch.manifest.collisions.Collisions`.
 """
 
 from __future__ import annotations

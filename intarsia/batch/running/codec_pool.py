@@ -13,12 +13,12 @@ from collections.abc import Callable
 from intarsia.errors import BackendError
 from intarsia.threads import start_thread
 
-__all__ = ["Pool"]
+__all__ = ["CodecPool"]
 
 Work = Callable[[], None]
 
 
-class Pool:
+class CodecPool:
     """Runs what it is given; nothing of it may raise. Methods may be called from any thread.
 
     Args:

@@ -8,14 +8,14 @@ from collections.abc import Callable
 
 from intarsia.batch.ledger.claims import Claims
 from intarsia.batch.ledger.results import History, Record, Results, name_of, retirement
-from intarsia.batch.ledger.run_stats import Tally
+from intarsia.batch.ledger.run_stats import RunStats
 from intarsia.batch.manifest.rows import Refused, Row
 from intarsia.batch.running.devices import devices
 from intarsia.batch.running.jobs import Job
 from intarsia.batch.running.row_runner import failed
-from intarsia.batch.running.row_supply import Buckets, Sieve, Supply
+from intarsia.batch.running.row_supply import Buckets, DoneFilter, RowSupply
 from intarsia.batch.running.task import Task, history_of
-from intarsia.batch.running.worker_pool import Crew, Event, Member
+from intarsia.batch.running.worker_pool import Event, WorkerPool, WorkerProcess
 from intarsia.batch.settings import read_limit
 from intarsia.printable import printable
 
@@ -27,22 +27,22 @@ ATTEMPTS = 3
 # A batch of lines is flushed together; the rest waits for the next.
 _MOST_LINES = 256
 
-Watch = Callable[[Tally], None]
+Watch = Callable[[RunStats], None]
 """Called after every change, with the numbers so far."""
 
 
-def run_here(task: Task, tally: Tally, watch: Watch) -> None:
-    """Run a task with worker processes; ``tally`` says how it went, also where an interrupt ends it."""
+def run_here(task: Task, stats: RunStats, watch: Watch) -> None:
+    """Run a task with worker processes; ``stats`` says how it went, also where an interrupt ends it."""
     history = history_of(task.out)
     claims = Claims(task.out, history, task.options.shard)
-    tally.warnings = [*history.damage.warnings, *claims.damage.warnings]
+    stats.warnings = [*history.damage.warnings, *claims.damage.warnings]
     with Results(task.out / name_of(task.options.shard), history.next_run()) as results, claims:
-        local = _Local(task, history, results, claims, tally, watch)
+        local = _Local(task, history, results, claims, stats, watch)
         try:
             local.run()
         finally:
             local.close()
-        results.add(map(retirement, task.ghosts(history)))
+        results.add(map(retirement, task.stale_rows(history)))
 
 
 def skipped(row: Row | Refused, reason: str) -> Record:
@@ -60,9 +60,9 @@ def _nameless(row: Row | Refused) -> Record:
     return {"nameless": True} if isinstance(row, Refused) and row.is_nameless else {}
 
 
-def name_the_rest(task: Task, tally: Tally, reason: str) -> None:
+def name_the_rest(task: Task, stats: RunStats, reason: str) -> None:
     """A line for every row of a stopped run that has none."""
-    tally.stopped = reason
+    stats.stopped = reason
     history = history_of(task.out)
     rows = (row for row in task.all_rows(history) if row.id not in history.last)
     records = [skipped(row, reason) for row in rows]
@@ -70,34 +70,34 @@ def name_the_rest(task: Task, tally: Tally, reason: str) -> None:
         with Results(task.out / name_of(task.options.shard), history.next_run()) as results:
             results.add(records)
     for record in records:
-        tally.add(record)
+        stats.add(record)
 
 
 class _Local:
     """One run. What happens arrives in one queue: None from the supply, an event from a worker."""
 
     def __init__(
-        self, task: Task, history: History, results: Results, claims: Claims, tally: Tally, watch: Watch
+        self, task: Task, history: History, results: Results, claims: Claims, stats: RunStats, watch: Watch
     ) -> None:
-        self._task, self._results, self._tally, self._watch = task, results, tally, watch
+        self._task, self._results, self._stats, self._watch = task, results, stats, watch
         self._history = history
         if task.failures is not None:
-            tally.rows = sum(1 for _ in task.all_rows(self._history))
-        self._limit = 0 if task.options.fail_fast else read_limit(task.options.max_errors, tally.rows)
+            stats.rows = sum(1 for _ in task.all_rows(self._history))
+        self._limit = 0 if task.options.fail_fast else read_limit(task.options.max_errors, stats.rows)
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._buckets, self._again = Buckets(), deque[Job]()
         self._named = set(self._history.last)
-        self._crew: Crew | None = None
-        sieve = Sieve(task, self._history, claims)
-        self._supply = Supply(task.all_rows(self._history), sieve, lambda: self._events.put(None))
+        self._workers: WorkerPool | None = None
+        done_filter = DoneFilter(task, self._history, claims)
+        self._supply = RowSupply(task.all_rows(self._history), done_filter, lambda: self._events.put(None))
 
     def run(self) -> None:
         """Until every row has its line, or the run is stopped."""
         try:
             while not self._is_over():
                 self._turn()
-                if self._limit is not None and self._tally.failed > self._limit:
-                    self._stop(f"{self._tally.failed} rows failed, more than {self._limit}")
+                if self._limit is not None and self._stats.failed > self._limit:
+                    self._stop(f"{self._stats.failed} rows failed, more than {self._limit}")
                     return
             self._say_goodbye("end")
         except KeyboardInterrupt:
@@ -107,14 +107,14 @@ class _Local:
     def close(self) -> None:
         """Leave no thread and no process behind."""
         self._supply.stop()
-        if self._crew is not None:
-            self._crew.kill()
+        if self._workers is not None:
+            self._workers.kill()
 
     def _is_over(self) -> bool:
         """Nothing to come, nothing waiting, nothing in flight."""
         ended = self._supply.ended  # asked first: what it found before it ended is taken in below
         self._take_in()
-        busy = self._crew is not None and self._crew.busy
+        busy = self._workers is not None and self._workers.busy
         return ended and not (self._buckets.count or self._again or busy)
 
     def _turn(self) -> None:
@@ -134,54 +134,54 @@ class _Local:
                 unfit.append(refused(found))
             else:
                 self._buckets.add(*found)
-        self._tally.before = self._supply.before
+        self._stats.before = self._supply.before
         if unfit:
             self._write(unfit)
 
     def _hand_out(self) -> None:
         """Whoever has room gets a job: of the bucket it is at, or one that is to run alone where it has no other."""
-        if self._crew is None:
+        if self._workers is None:
             if not self._buckets.count:
                 return  # where everything is done there is nobody to start
-            self._crew = Crew(self._task.options, self._task.out, devices(self._task.options), self._events)
-        for member in self._crew.members:
-            if self._again and member.window and not member.jobs:
-                self._crew.give(member, self._again.popleft())
-            while member.room > 0 and not self._must_empty(member):
-                found = self._buckets.take(member.bucket)
+            self._workers = WorkerPool(self._task.options, self._task.out, devices(self._task.options), self._events)
+        for worker in self._workers.workers:
+            if self._again and worker.capacity and not worker.jobs:
+                self._workers.give(worker, self._again.popleft())
+            while worker.room > 0 and not self._must_empty(worker):
+                found = self._buckets.take(worker.bucket)
                 if found is None:
                     break
-                member.bucket, job = found
+                worker.bucket, job = found
                 self._supply.release()
-                self._crew.give(member, job)
+                self._workers.give(worker, job)
 
-    def _must_empty(self, member: Member) -> bool:
+    def _must_empty(self, worker: WorkerProcess) -> bool:
         """Whether this worker has to run dry, for the rows that are to run alone: one at a time does."""
-        if not self._again or self._crew is None:
+        if not self._again or self._workers is None:
             return False
-        others = (other for other in self._crew.members if other is not member)
-        return member is self._crew.members[0] and all(other.room > 0 for other in others)
+        others = (other for other in self._workers.workers if other is not worker)
+        return worker is self._workers.workers[0] and all(other.room > 0 for other in others)
 
     def _records(self, event: Event | None) -> list[Record]:
         """The lines that an event makes; a row that is to be tried again makes none."""
-        if event is None or self._crew is None:
+        if event is None or self._workers is None:
             return []  # the supply has something; it is taken in before the next turn
         if event.message is None:
-            return self._buried(self._crew, event.member)
-        message = self._crew.hear(event)
-        return [] if message is None else self._judged(event.member, message["record"])
+            return self._buried(self._workers, event.worker)
+        message = self._workers.hear(event)
+        return [] if message is None else self._judged(event.worker, message["record"])
 
-    def _judged(self, member: Member, record: Record) -> list[Record]:
-        job = member.jobs.pop(record["line"])
+    def _judged(self, worker: WorkerProcess, record: Record) -> list[Record]:
+        job = worker.jobs.pop(record["line"])
         if record["status"] == "error" and record["error"] == "memory" and job.attempt < ATTEMPTS:
             self._again.append(job.again("run alone, after the memory had run out"))
             return []
-        return [record | {"worker": member.index}]
+        return [record | {"worker": worker.index}]
 
-    def _buried(self, crew: Crew, member: Member) -> list[Record]:
+    def _buried(self, pool: WorkerPool, worker: WorkerProcess) -> list[Record]:
         """A worker died: another takes its place, and its jobs are tried again, one at a time."""
-        jobs, reason = crew.replace(member)
-        self._tally.restarts = crew.restarts
+        jobs, reason = pool.replace(worker)
+        self._stats.restarts = pool.restarts
         self._again.extend(job.again() for job in jobs if job.attempt < ATTEMPTS)
         return [failed(job, "internal", reason) for job in jobs if job.attempt >= ATTEMPTS]
 
@@ -191,10 +191,10 @@ class _Local:
             self._results.add(lines)
         for record in records:
             self._named.add(record["id"])
-            self._tally.add(record)
-        if self._crew is not None:
-            self._tally.states = self._crew.states()
-        self._watch(self._tally)
+            self._stats.add(record)
+        if self._workers is not None:
+            self._stats.states = self._workers.states()
+        self._watch(self._stats)
 
     def _keeps_its_line(self, record: Record) -> bool:
         """Whether a retry was stopped with the row in flight: its error stays, and the next retry takes it up."""
@@ -202,7 +202,7 @@ class _Local:
 
     def _stop(self, reason: str) -> None:
         """Cancel what is in flight; every other row that no line names gets one that says why it was not begun."""
-        self._tally.stopped = reason
+        self._stats.stopped = reason
         self._supply.stop()
         try:
             self._say_goodbye("stop")
@@ -212,19 +212,19 @@ class _Local:
 
     def _say_goodbye(self, how: str) -> None:
         """Let the workers end, and hear their last words."""
-        crew = self._crew
-        if crew is None:
+        pool = self._workers
+        if pool is None:
             return
-        crew.dismiss(how)
-        waiting = set(crew.members)
+        pool.dismiss(how)
+        waiting = set(pool.workers)
         while waiting:
             event = self._events.get()
             if event is None:
                 continue
             if event.message is not None:
-                message = crew.hear(event)
-                self._write([] if message is None else self._judged(event.member, message["record"]))
+                message = pool.hear(event)
+                self._write([] if message is None else self._judged(event.worker, message["record"]))
                 continue
-            waiting.discard(event.member)
-            jobs = event.member.jobs.values()
+            waiting.discard(event.worker)
+            jobs = event.worker.jobs.values()
             self._write([failed(job, "cancelled", "the run was stopped") for job in jobs])

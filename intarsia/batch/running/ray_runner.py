@@ -25,12 +25,12 @@ from intarsia.batch.ledger.json_lines import read_json
 from intarsia.batch.ledger.merge import fold
 from intarsia.batch.ledger.records import problem_of
 from intarsia.batch.ledger.results import History, Record, Results, name_of, read_history, result_files, retirement
-from intarsia.batch.ledger.run_stats import Tally
+from intarsia.batch.ledger.run_stats import RunStats
 from intarsia.batch.manifest.rows import Refused
 from intarsia.batch.running.jobs import Job
 from intarsia.batch.running.local import ATTEMPTS, Watch, name_the_rest, refused
-from intarsia.batch.running.row_runner import Painter, failed
-from intarsia.batch.running.row_supply import Sieve
+from intarsia.batch.running.row_runner import RowRunner, failed
+from intarsia.batch.running.row_supply import DoneFilter
 from intarsia.batch.running.task import Task, history_of
 from intarsia.batch.running.worker import FATAL, state_of
 from intarsia.batch.settings import Options, read_limit
@@ -42,37 +42,37 @@ __all__ = ["Actor", "run_on_ray"]
 BATCH = 64
 
 
-def run_on_ray(task: Task, tally: Tally, watch: Watch) -> None:
+def run_on_ray(task: Task, stats: RunStats, watch: Watch) -> None:
     """Run a task on the Ray cluster at hand: the one that is initialised, ``$RAY_ADDRESS``, or one on this machine.
 
     Raises:
         BackendError: Ray is not installed, or the run failed as a whole.
     """
-    _gather(task, tally)
+    _gather(task, stats)
     history = history_of(task.out)
-    jobs, unfit = _sorted_jobs(task, history, tally)
+    jobs, unfit = _sorted_jobs(task, history, stats)
     target, number = task.out / name_of(task.options.shard), history.next_run()
     with Results(target, number) as results:
         for first in range(0, len(unfit), 256):
             results.add(unfit[first : first + 256])
     for record in unfit:
-        tally.add(record)
-    limit = 0 if task.options.fail_fast else read_limit(task.options.max_errors, tally.rows)
+        stats.add(record)
+    limit = 0 if task.options.fail_fast else read_limit(task.options.max_errors, stats.rows)
     try:
         if jobs:
-            _run(task, jobs, number, tally, watch, limit)
+            _run(task, jobs, number, stats, watch, limit)
     except KeyboardInterrupt:
-        tally.stopped = "interrupted"
+        stats.stopped = "interrupted"
         raise
     finally:
-        _gather(task, tally)
-        if tally.stopped:
-            name_the_rest(task, tally, tally.stopped)
+        _gather(task, stats)
+        if stats.stopped:
+            name_the_rest(task, stats, stats.stopped)
     with Results(target, number) as results:
-        results.add(map(retirement, task.ghosts(history)))
+        results.add(map(retirement, task.stale_rows(history)))
 
 
-def _gather(task: Task, tally: Tally) -> None:
+def _gather(task: Task, stats: RunStats) -> None:
     """Put what actors have left, of this run or of one that was killed, into the run's own file."""
     target, left = task.out / name_of(task.options.shard), _actor_files(task)
     for path in task.out.glob(f"{_begun(task.options)}*"):
@@ -80,7 +80,7 @@ def _gather(task: Task, tally: Tally) -> None:
     if left:
         files = [*left, *([target] if target.exists() else [])]
         history = read_history(files)
-        tally.warnings += history.damage.warnings
+        stats.warnings += history.damage.warnings
         fold(target, history, files)
 
 
@@ -99,33 +99,33 @@ def _begun(options: Options) -> str:
     return f".intarsia-begun-{_mark(options)}-"
 
 
-def _sorted_jobs(task: Task, history: History, tally: Tally) -> tuple[list[Job], list[Record]]:
+def _sorted_jobs(task: Task, history: History, stats: RunStats) -> tuple[list[Job], list[Record]]:
     """What is to be done, rows that can share an evaluation beside one another; and lines for what cannot be."""
     jobs: list[tuple[str, Job]] = []
     unfit: list[Record] = []
     rows = 0
     with Claims(task.out, history, task.options.shard) as claims:
-        tally.warnings += [*history.damage.warnings, *claims.damage.warnings]
-        sieve = Sieve(task, history, claims)
+        stats.warnings += [*history.damage.warnings, *claims.damage.warnings]
+        done_filter = DoneFilter(task, history, claims)
         for row in task.all_rows(history):
             rows += 1
-            found = sieve.find(row)
+            found = done_filter.find(row)
             if isinstance(found, Refused):
                 unfit.append(refused(found))
             elif found is not None:
                 jobs.append((repr(found[0]), found[1]))
-    tally.rows, tally.before = rows, rows - len(jobs) - len(unfit)
+    stats.rows, stats.before = rows, rows - len(jobs) - len(unfit)
     return [job for _, job in sorted(jobs, key=lambda pair: (pair[0], pair[1].number))], unfit
 
 
-def _run(task: Task, jobs: list[Job], number: int, tally: Tally, watch: Watch, limit: int | None) -> None:
+def _run(task: Task, jobs: list[Job], number: int, stats: RunStats, watch: Watch, limit: int | None) -> None:
     """Hand the jobs of the run of that number to Ray, and count what comes back."""
     for record in _records(task, jobs, number):
-        tally.add(record["record"])
-        tally.states = _latest(tally.states, record["state"])
-        watch(tally)
-        if limit is not None and tally.failed > limit:
-            tally.stopped = f"{tally.failed} rows failed, more than {limit}"
+        stats.add(record["record"])
+        stats.states = _latest(stats.states, record["state"])
+        watch(stats)
+        if limit is not None and stats.failed > limit:
+            stats.stopped = f"{stats.failed} rows failed, more than {limit}"
             return
 
 
@@ -190,7 +190,7 @@ class Actor:
     def __init__(self, options: Mapping[str, Any], out: str, run: int | None = None) -> None:
         self._options, self._out = Options.of(dict(options)), Path(out)
         self._name = secrets.token_hex(6)
-        self._painter = Painter(self._options, self._out, self._options.device)
+        self._runner = RowRunner(self._options, self._out, self._options.device)
         self._read: dict[Path, int] = {}
         self._finished: dict[str, Record] = {}
         self._begun: Counter[str] = Counter()
@@ -200,7 +200,7 @@ class Actor:
 
     def close(self) -> None:
         """Release the engine and the file of results."""
-        self._painter.close()
+        self._runner.close()
         self._results.close()
 
     def _catch_up(self) -> None:
@@ -226,7 +226,7 @@ class Actor:
         jobs = [Job.parse(json.loads(text)) for text in batch["job"]]
         self._catch_up()
         records = self._all(jobs)
-        state = {"actor": self._name, **state_of(self._painter)}
+        state = {"actor": self._name, **state_of(self._runner)}
         return {"record": [json.dumps({"record": record, "state": state}) for record in records]}
 
     def _all(self, jobs: list[Job]) -> list[Record]:
@@ -234,14 +234,14 @@ class Actor:
         made = [self._finished[job.id] for job in jobs if job.id in self._finished]
         left = [job for job in jobs if job.id not in self._finished]
         fresh = [job for job in left if not self._begun[job.id]]
-        made += self._paint(fresh)
+        made += self._run(fresh)
         for job in left:
             deaths = self._begun[job.id]
             if deaths >= ATTEMPTS:
                 reason = f"the actor died {deaths} times while it had this row in flight"
                 made.append(self._keep(failed(replace(job, attempt=deaths), "internal", reason)))
             elif deaths:
-                made += self._paint([replace(job, attempt=deaths + 1, alone=True)])
+                made += self._run([replace(job, attempt=deaths + 1, alone=True)])
         return [self._once_more(record, jobs) for record in made]
 
     def _once_more(self, record: Record, jobs: list[Job]) -> Record:
@@ -249,12 +249,12 @@ class Actor:
         if record["status"] != "error" or record["error"] != "memory" or record["attempts"] >= ATTEMPTS:
             return record
         job = next(job for job in jobs if job.id == record["id"])
-        return self._paint([job.again("run alone, after the memory had run out")])[0]
+        return self._run([job.again("run alone, after the memory had run out")])[0]
 
-    def _paint(self, jobs: list[Job]) -> list[Record]:
+    def _run(self, jobs: list[Job]) -> list[Record]:
         with self._journal.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(job.id) + "\n" for job in jobs)
-        return self._painter.paint(jobs, self._keep, _die_of)
+        return self._runner.run(jobs, self._keep, _die_of)
 
     def _keep(self, record: Record) -> Record:
         with self._lock:

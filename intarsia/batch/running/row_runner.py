@@ -20,7 +20,7 @@ from typing import Any
 from intarsia.batch.ledger.error_kinds import classify, sentence
 from intarsia.batch.ledger.records import Record, timestamp
 from intarsia.batch.manifest.spec_hash import Specs, contents_of, identity, sources_of
-from intarsia.batch.running.codec_pool import Pool
+from intarsia.batch.running.codec_pool import CodecPool
 from intarsia.batch.running.jobs import Job
 from intarsia.batch.settings import Options
 from intarsia.engine.engine import Engine
@@ -32,7 +32,7 @@ from intarsia.images.access import Access
 from intarsia.images.save import a1111_parameters, write
 from intarsia.images.sources import open_picture
 
-__all__ = ["Painter", "failed", "window"]
+__all__ = ["RowRunner", "failed", "capacity_of"]
 
 Deliver = Callable[[Record, BaseException | None], None]
 
@@ -48,7 +48,7 @@ class _Item:
     request: InpaintRequest = field(default_factory=InpaintRequest)
 
 
-def window(slots: int, threads: int) -> int:
+def capacity_of(slots: int, threads: int) -> int:
     """Rows in flight in one process: two batches ahead, and what the threads have in hand and find next."""
     return 2 * slots + 2 * threads
 
@@ -79,12 +79,12 @@ def _deliver(
         waiting.set_exception(exc)
 
 
-class Painter:
+class RowRunner:
     """Runs jobs through one engine. Jobs may be given from one thread; records are delivered from others.
 
     Args:
         out: the output folder.
-        device: of this painter's engine.
+        device: of this runner's engine.
 
     Raises:
         BackendError, WeightsError: the engine cannot be opened.
@@ -107,13 +107,13 @@ class Painter:
         self._specs = Specs(self.engine.registry, options)
         self._specs_lock = threading.Lock()
         threads, slots = options.thread_count, self.engine.counters.slots
-        self.window = window(slots, threads)
-        self._room = threading.Semaphore(self.window)
-        self._pool = Pool(threads, ahead=2 * slots + threads)
+        self.capacity = capacity_of(slots, threads)
+        self._room = threading.Semaphore(self.capacity)
+        self._pool = CodecPool(threads, ahead=2 * slots + threads)
         self._cancelled = False
 
     def submit(self, job: Job, deliver: Deliver) -> None:
-        """Take a job; waits while as many as the window holds are in flight.
+        """Take a job; waits while as many as the capacity allows are in flight.
 
         Args:
             deliver: called once, from another thread, with the record and what ended the row if anything did.
@@ -121,7 +121,7 @@ class Painter:
         self._room.acquire()
         self._pool.read(partial(self._begin, _Item(job, deliver)))
 
-    def paint(
+    def run(
         self,
         jobs: Iterable[Job],
         keep: Callable[[Record], Record] = lambda record: record,
@@ -145,9 +145,9 @@ class Painter:
         if cancel:
             self._cancelled = True
             self.engine.close(cancel=True)
-        for _ in range(self.window):  # with all of it at hand, nothing is in flight
+        for _ in range(self.capacity):  # with all of it at hand, nothing is in flight
             self._room.acquire()
-        self._room.release(self.window)
+        self._room.release(self.capacity)
         self.engine.close()
         self._pool.close()
 

@@ -22,7 +22,7 @@ from intarsia.images.containers import size_of
 from intarsia.registry.registry import Registry
 from intarsia.threads import start_thread
 
-__all__ = ["AHEAD", "Buckets", "Found", "Sieve", "Supply"]
+__all__ = ["AHEAD", "Buckets", "Found", "DoneFilter", "RowSupply"]
 
 AHEAD = 1024
 """Rows that are read ahead, to find those that belong together."""
@@ -37,7 +37,7 @@ Found = tuple[Hashable, Job] | Refused
 """A job with its bucket, or the reason why a row makes none."""
 
 
-class Sieve:
+class DoneFilter:
     """Lets through what is still to be done.
 
     Args:
@@ -155,7 +155,7 @@ class Buckets:
         return key, job
 
 
-class Supply:
+class RowSupply:
     """Goes through the rows in a thread of its own, at most :data:`AHEAD` of them ahead of who takes them.
 
     Args:
@@ -163,8 +163,8 @@ class Supply:
         arrived: called, in that thread, after something was found and once at the end.
     """
 
-    def __init__(self, rows: Iterable[Row | Refused], sieve: Sieve, arrived: Callable[[], None]) -> None:
-        self._rows, self._sieve, self._arrived = rows, sieve, arrived
+    def __init__(self, rows: Iterable[Row | Refused], done_filter: DoneFilter, arrived: Callable[[], None]) -> None:
+        self._rows, self._done_filter, self._arrived = rows, done_filter, arrived
         self._room = threading.Semaphore(AHEAD)
         self._found: deque[Found] = deque()
         self._stopped = threading.Event()
@@ -195,7 +195,7 @@ class Supply:
             for row in self._rows:
                 if self._stopped.is_set():
                     break
-                found = self._sieve.find(row)
+                found = self._done_filter.find(row)
                 if found is None:
                     self.before += 1
                     continue

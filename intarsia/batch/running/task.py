@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from intarsia.batch.ledger.results import History, Record, is_results, read_history, result_files
-from intarsia.batch.manifest.collisions import Names, read_rows
+from intarsia.batch.manifest.collisions import Collisions, read_rows
 from intarsia.batch.manifest.reader import Manifest
 from intarsia.batch.manifest.rows import Reader, Refused, Row, in_shard, load_defaults
 from intarsia.batch.settings import Options, Pair
@@ -26,19 +26,19 @@ _KEPT = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Task:
     """A run made ready: everything that concerns all of its rows has been looked at.
 
     Attributes:
-        names: ids and outputs of all rows of the manifest, as long as it was.
+        collisions: ids and outputs of all rows of the manifest, as long as it was.
         rows: how many of them the run accounts for.
         failures: classes that a retry is for ("" is all); None runs everything.
     """
 
     manifest: Manifest
     reader: Reader
-    names: Names
+    collisions: Collisions
     out: Path
     options: Options
     registry: Registry
@@ -54,7 +54,7 @@ class Task:
             if in_shard(_key(row), self.options.shard) and self._is_wanted(last):
                 yield row
 
-    def ghosts(self, history: History) -> list[Record]:
+    def stale_rows(self, history: History) -> list[Record]:
         """Rows that were named by their lines alone, and that the manifest has no more: it has been mended."""
         nameless = {record["id"] for record in history.last.values() if record.get("nameless")}
         wanted = {name for name in nameless if self._is_wanted(history.last[name])}
@@ -62,7 +62,7 @@ class Task:
 
     def _read(self) -> Iterator[Row | Refused]:
         lines = (line for line, _ in zip(self.manifest, range(self.lines), strict=False))
-        return read_rows(lines, self.reader, self.names)
+        return read_rows(lines, self.reader, self.collisions)
 
     def _is_wanted(self, last: Mapping[str, object] | None) -> bool:
         """Whether a retry is for a row with that line of results."""
@@ -93,18 +93,20 @@ def prepare(
     found = Manifest.of(place, options, out)
     reader = Reader(found.base, options, load_defaults(options.defaults))
     keep_out(found, out)
-    names, lines, rows = Names(out), 0, 0
+    collisions, lines, rows = Collisions(out), 0, 0
     for line in found:
         lines += 1
         row = reader.row(line)
         if isinstance(row, Row):
-            names.add(row)
+            collisions.add(row)
         rows += in_shard(_key(row), options.shard)
     if not lines:
         raise found.without_rows()
     for note in found.notes:
         log.warning("%s", note)
-    return Task(found, reader, names, out, options, Registry(options.weights, options.precision), lines, rows, failures)
+    return Task(
+        found, reader, collisions, out, options, Registry(options.weights, options.precision), lines, rows, failures
+    )
 
 
 def keep_out(manifest: Manifest, out: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from intarsia.batch.ledger.error_kinds import is_fatal
 from intarsia.batch.ledger.results import Record
 from intarsia.batch.running.jobs import Job
-from intarsia.batch.running.row_runner import Painter
+from intarsia.batch.running.row_runner import RowRunner
 from intarsia.batch.settings import Options
 from intarsia.errors import IntarsiaError
 
@@ -36,25 +36,25 @@ def main() -> None:
         os._exit(FATAL)  # the parent was stopped before it had said anything
     order = json.loads(first)
     try:
-        painter = Painter(Options.of(order["options"]), Path(order["out"]), order["device"])
+        runner = RowRunner(Options.of(order["options"]), Path(order["out"]), order["device"])
     except IntarsiaError as exc:
         speaker.say({"refused": str(exc), "kind": type(exc).__name__})
         return
-    speaker.say({"ready": painter.window})
+    speaker.say({"ready": runner.capacity})
 
     def deliver(record: Record, error: BaseException | None) -> None:
         if error is not None and is_fatal(error):
             speaker.say({"dying": str(error)})
             os._exit(FATAL)
-        speaker.say({"record": record, **state_of(painter)})
+        speaker.say({"record": record, **state_of(runner)})
 
     for line in sys.stdin:
         order = json.loads(line)
         if "end" in order or "stop" in order:
-            painter.close(cancel="stop" in order)
-            speaker.say({"bye": True, **state_of(painter)})
+            runner.close(cancel="stop" in order)
+            speaker.say({"bye": True, **state_of(runner)})
             return
-        painter.submit(Job.parse(order), deliver)
+        runner.submit(Job.parse(order), deliver)
     os._exit(FATAL)
 
 
@@ -75,9 +75,9 @@ class _Speaker:
                 os._exit(FATAL)  # nobody listens any more
 
 
-def state_of(painter: Painter) -> dict[str, Any]:
-    """How a painter's process stands: evaluations, pictures in them, slots for them, peak memory in MiB."""
-    counters = painter.engine.counters
+def state_of(runner: RowRunner) -> dict[str, Any]:
+    """How a runner's process stands: evaluations, pictures in them, slots for them, peak memory in MiB."""
+    counters = runner.engine.counters
     counted = {"evaluations": counters.evaluations, "lane_rows": counters.lane_rows, "slots": counters.slots}
     state = counted | {"memory": round(peak_memory(), 1)}
     torch = sys.modules.get("torch")

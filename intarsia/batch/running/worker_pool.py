@@ -18,7 +18,7 @@ from intarsia.batch.settings import Options
 from intarsia.errors import BackendError, IntarsiaError, RequestError, WeightsError
 from intarsia.threads import start_thread
 
-__all__ = ["Crew", "Event", "Member"]
+__all__ = ["WorkerPool", "Event", "WorkerProcess"]
 
 _STILLBORN = 3
 
@@ -28,11 +28,11 @@ _MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": st
 
 
 @dataclass(eq=False)
-class Member:
+class WorkerProcess:
     """One worker process and the place that it fills.
 
     Attributes:
-        window: jobs that it takes at once; 0 until it is ready.
+        capacity: jobs that it takes at once; 0 until it is ready.
         jobs: what it has in flight, by line.
         bucket: what its latest jobs had in common.
         state: what it last said of itself; before: what its dead predecessors had counted.
@@ -41,7 +41,7 @@ class Member:
     index: int
     device: str
     process: subprocess.Popen[bytes]
-    window: int = 0
+    capacity: int = 0
     jobs: dict[int, Job] = field(default_factory=dict)
     bucket: Any = None
     state: dict[str, Any] = field(default_factory=dict)
@@ -52,18 +52,18 @@ class Member:
         """How many jobs it takes now."""
         if any(job.alone for job in self.jobs.values()):
             return 0
-        return self.window - len(self.jobs)
+        return self.capacity - len(self.jobs)
 
 
 @dataclass(frozen=True)
 class Event:
     """What a worker said, or that it is gone (``message`` is None)."""
 
-    member: Member
+    worker: WorkerProcess
     message: dict[str, Any] | None
 
 
-class Crew:
+class WorkerPool:
     """Worker processes. All methods belong to one thread.
 
     Args:
@@ -78,16 +78,16 @@ class Crew:
         self.past: list[dict[str, Any]] = []
         self.restarts = 0
         self._stillborn = 0
-        self.members = [self._start(index, device) for index, device in enumerate(places)]
+        self.workers = [self._start(index, device) for index, device in enumerate(places)]
 
     @property
     def busy(self) -> bool:
-        return any(member.jobs for member in self.members)
+        return any(worker.jobs for worker in self.workers)
 
-    def give(self, member: Member, job: Job) -> None:
+    def give(self, worker: WorkerProcess, job: Job) -> None:
         """Send a job. One that is dead takes it too: its end is an event of its own."""
-        member.jobs[job.number] = job
-        self._say(member, job.to_dict())
+        worker.jobs[job.number] = job
+        self._say(worker, job.to_dict())
 
     def hear(self, event: Event) -> dict[str, Any] | None:
         """Take note of what a worker said; the message where it brings a record.
@@ -95,55 +95,55 @@ class Crew:
         Raises:
             BackendError, WeightsError, RequestError: the worker cannot open its engine; no other could.
         """
-        member, message = event.member, event.message or {}
+        worker, message = event.worker, event.message or {}
         if "refused" in message:
             raise _refusal(message)
         if "ready" in message:
-            member.window, self._stillborn = message["ready"], 0
+            worker.capacity, self._stillborn = message["ready"], 0
         if "dying" in message:
-            member.dying = message["dying"]
+            worker.dying = message["dying"]
         if "memory" in message:
-            member.state = {key: value for key, value in message.items() if key != "record"}
+            worker.state = {key: value for key, value in message.items() if key != "record"}
         return message if "record" in message else None
 
-    def replace(self, member: Member) -> tuple[list[Job], str]:
+    def replace(self, worker: WorkerProcess) -> tuple[list[Job], str]:
         """Start another in the place of one that died; its unfinished jobs, and how it ended.
 
         Raises:
             BackendError: workers die before they are ready, again and again.
         """
-        status = member.process.wait()
-        _hang_up(member.process)
+        status = worker.process.wait()
+        _hang_up(worker.process)
         how = f"signal {-status}" if status < 0 else f"exit status {status}"
-        reason = f"the worker process died ({how}{': ' + member.dying if member.dying else ''})"
-        if not member.window:
+        reason = f"the worker process died ({how}{': ' + worker.dying if worker.dying else ''})"
+        if not worker.capacity:
             self._stillborn += 1
             if self._stillborn >= _STILLBORN:
                 raise BackendError(f"{reason} before it was ready, {_STILLBORN} times in a row")
         self.restarts += 1
-        self.past.append(member.state)
-        jobs = list(member.jobs.values())
-        self.members[member.index] = self._start(member.index, member.device)
+        self.past.append(worker.state)
+        jobs = list(worker.jobs.values())
+        self.workers[worker.index] = self._start(worker.index, worker.device)
         return jobs, reason
 
     def states(self) -> list[dict[str, Any]]:
         """What all processes, dead ones too, last said of themselves."""
-        return [state for state in (*self.past, *(member.state for member in self.members)) if state]
+        return [state for state in (*self.past, *(worker.state for worker in self.workers)) if state]
 
     def dismiss(self, how: str) -> None:
         """Tell everyone to finish (``end``) or to cancel (``stop``); their last words are events."""
-        for member in self.members:
-            self._say(member, {how: True})
+        for worker in self.workers:
+            self._say(worker, {how: True})
 
     def kill(self) -> None:
         """End whatever is left."""
-        for member in self.members:
-            if member.process.poll() is None:
-                member.process.kill()
-            member.process.wait()
-            _hang_up(member.process)
+        for worker in self.workers:
+            if worker.process.poll() is None:
+                worker.process.kill()
+            worker.process.wait()
+            _hang_up(worker.process)
 
-    def _start(self, index: int, device: str) -> Member:
+    def _start(self, index: int, device: str) -> WorkerProcess:
         # -P: what lies in the folder that the run is started in, another `intarsia` among it, is not for import.
         command = [sys.executable, "-P", "-m", "intarsia.batch.running.worker"]
         environment = {**_MALLOC, **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, _paths()))}
@@ -154,32 +154,32 @@ class Crew:
             )
         except OSError as exc:
             raise BackendError(f"a worker process cannot be started: {exc.strerror or exc}") from exc
-        member = Member(index, device, process)
+        worker = WorkerProcess(index, device, process)
         try:
-            start_thread(self._listen, "intarsia-listen", member)
+            start_thread(self._listen, "intarsia-listen", worker)
         except BackendError:
             process.kill()
             process.wait()
             raise
-        self._say(member, {"options": self._options.for_workers(), "out": str(self._out.absolute()), "device": device})
-        return member
+        self._say(worker, {"options": self._options.for_workers(), "out": str(self._out.absolute()), "device": device})
+        return worker
 
-    def _listen(self, member: Member) -> None:
-        assert member.process.stdout is not None
-        with member.process.stdout as lines:
+    def _listen(self, worker: WorkerProcess) -> None:
+        assert worker.process.stdout is not None
+        with worker.process.stdout as lines:
             for line in lines:
                 try:
                     message = json.loads(line)
                 except ValueError:
                     break  # torn: it was killed while it spoke
-                self._events.put(Event(member, message))
-        self._events.put(Event(member, None))
+                self._events.put(Event(worker, message))
+        self._events.put(Event(worker, None))
 
-    def _say(self, member: Member, message: dict[str, Any]) -> None:
-        assert member.process.stdin is not None
+    def _say(self, worker: WorkerProcess, message: dict[str, Any]) -> None:
+        assert worker.process.stdin is not None
         try:
-            member.process.stdin.write(json.dumps(message).encode() + b"\n")
-            member.process.stdin.flush()
+            worker.process.stdin.write(json.dumps(message).encode() + b"\n")
+            worker.process.stdin.flush()
         except (BrokenPipeError, ValueError):
             return  # dead; its listener says so
 

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from intarsia.batch.ledger.run_stats import Tally, quantile
+from intarsia.batch.ledger.run_stats import RunStats, quantile
 from intarsia.batch.running.jobs import Job
-from intarsia.batch.running.worker_pool import Member
+from intarsia.batch.running.worker_pool import WorkerProcess
 
 
 def ok(pictures, seconds, attempts=1):
@@ -24,28 +24,28 @@ def test_numbers_of_a_run(monkeypatch):
     """Warm-up is up to the first picture, and its pictures and seconds are in no rate."""
     clock = iter([110.0, 112.0, 114.0, 120.0])
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
-    tally = Tally(rows=9, before=2, began=100.0)
-    assert tally.rate == 0
-    tally.add(ok(2, 0.1))  # at 10 s
-    assert (tally.rate, tally.first) == (0, 10)
-    tally.add(error("io"))
-    tally.add(ok(1, 0.3, attempts=3))  # at 12 s
-    tally.add(error("memory", attempts=2))
-    tally.add({"id": "a", "status": "skipped", "attempts": 0})
-    tally.add({"id": "a", "status": "cancelled", "error": "cancelled"})
-    assert tally.rate == 1 / 2
-    tally.add(ok(3, 0.2))  # at 14 s
-    tally.states = [
+    stats = RunStats(rows=9, before=2, began=100.0)
+    assert stats.rate == 0
+    stats.add(ok(2, 0.1))  # at 10 s
+    assert (stats.rate, stats.first) == (0, 10)
+    stats.add(error("io"))
+    stats.add(ok(1, 0.3, attempts=3))  # at 12 s
+    stats.add(error("memory", attempts=2))
+    stats.add({"id": "a", "status": "skipped", "attempts": 0})
+    stats.add({"id": "a", "status": "cancelled", "error": "cancelled"})
+    assert stats.rate == 1 / 2
+    stats.add(ok(3, 0.2))  # at 14 s
+    stats.states = [
         {"evaluations": 10, "lane_rows": 30, "slots": 4, "memory": 100.0},
         {"evaluations": 5, "lane_rows": 12, "slots": 4, "memory": 300.5, "device_memory": 7.0},
     ]
-    assert tally.to_dict() == {
+    assert stats.to_dict() == {
         "rows": 9, "before": 2, "ok": 3, "error": 2, "skipped": 1, "cancelled": 1, "errors": {"io": 1, "memory": 1},
         "pictures": 6, "retries": 2 + 1 - 1, "restarts": 0, "stopped": "", "seconds": 20.0, "warm_up_seconds": 10.0,
         "pictures_per_second": 1.0, "batch_fill": 0.7, "peak_memory_mib": 300.5, "peak_device_memory_mib": 7.0,
         "stages": {"write": {"p50": 0.2, "p95": 0.3}}, "warnings": [],
     }  # fmt: skip
-    assert (tally.failed, tally.finished) == (2, 2 + 7)
+    assert (stats.failed, stats.finished) == (2, 2 + 7)
 
 
 RANKS = [
@@ -68,8 +68,8 @@ def test_a_second_attempt_is_made_alone():
         3, "a", ("a.png",), {"seed": 1}, "x", ("a.png",),
     )  # fmt: skip
     assert Job.parse(third.to_dict()) == third
-    member = Member(0, "cpu", None, window=8)
-    member.jobs[1] = job
-    assert member.room == 7
-    member.jobs = {1: second}
-    assert member.room == 0
+    worker = WorkerProcess(0, "cpu", None, capacity=8)
+    worker.jobs[1] = job
+    assert worker.room == 7
+    worker.jobs = {1: second}
+    assert worker.room == 0
