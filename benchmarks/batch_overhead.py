@@ -30,6 +30,7 @@ from PIL import Image, __version__
 
 from benchmarks.records import Check, Record
 from intarsia import batch
+from intarsia.batch.ledger.records import Record as ResultRecord
 from intarsia.batch.ledger.results import Results
 from intarsia.batch.manifest.reader import Manifest
 from intarsia.batch.manifest.rows import Reader, Row
@@ -138,7 +139,7 @@ def overhead(folder: Path, pairs: list[tuple[Path, Path]], count: int, rounds: i
         if stats.status["ok"] != count:
             raise SystemExit(f"only {stats.status['ok']} of {count} rows were done")
         rates.append(stats.rate)
-        peaks.append(max(float(state["memory"]) for state in stats.states))
+        peaks.append(max(state.memory for state in stats.states))
         ours.append((spent() - cpu - start) / (count - cores))
         _outputs[:] = [Image.open(out / f"row-{number}.png") for number in range(len(pairs))]
         for picture in _outputs:
@@ -184,7 +185,7 @@ def finished(manifest: Path, out: Path) -> None:
             "runtime": ["null", "cpu"], "seeds": [1], "model_sha256": "0" * 64,
         })  # fmt: skip
     with Results(out / "results.jsonl") as results:
-        results.add(lines)
+        results.add(map(ResultRecord.from_json, lines))
 
 
 def many(folder: Path, pairs: list[tuple[Path, Path]], count: int) -> dict[str, float]:
@@ -192,7 +193,7 @@ def many(folder: Path, pairs: list[tuple[Path, Path]], count: int) -> dict[str, 
     manifest, out = write_manifest(folder, pairs, count), folder / "done"
     finished(manifest, out)
     program = (
-        "import sys, time\nfrom intarsia import batch\nfrom intarsia.batch.running.worker import peak_memory\n"
+        "import sys, time\nfrom intarsia import batch\nfrom intarsia.batch.running.process import peak_memory\n"
         "began, cpu = time.perf_counter(), time.process_time()\n"
         "if sys.argv[1] == 'validate':\n    found = batch.validate(sys.argv[2], decode=False)\n"
         "    assert found.rows == int(sys.argv[4]) and not found.problems\n"

@@ -17,7 +17,8 @@ from intarsia.batch.ledger.lock import locked
 from intarsia.batch.ledger.report import write_report
 from intarsia.batch.ledger.results import result_files
 from intarsia.batch.ledger.run_stats import RunStats
-from intarsia.batch.running.local import Watch, name_the_rest, run_here
+from intarsia.batch.running.local import run_here
+from intarsia.batch.running.policy import Watch, name_the_rest
 from intarsia.batch.running.task import Task, prepare
 from intarsia.batch.settings import Options, Pair
 from intarsia.errors import OutputError
@@ -69,8 +70,8 @@ def retry(
     """
     if not result_files(Path(out)):
         raise OutputError(f"{Path(out)} holds no results of a batch run")
-    wanted = frozenset({""}) if classes is None else frozenset(classes)
-    return _run(manifest, Path(out), options or Options(), watch, wanted)
+    failures = frozenset({""}) if classes is None else frozenset(classes)
+    return _run(manifest, Path(out), options or Options(), watch, failures)
 
 
 def _run(
@@ -81,11 +82,14 @@ def _run(
     failures: Collection[str] | None,
 ) -> RunStats:
     task = prepare(manifest, out, options, failures)
-    stats, seen = RunStats(rows=task.rows), watch or (lambda _: None)
+    stats = RunStats(rows=task.rows)
+    if watch is None:
+        watch = _ignore
+
     with locked(out, options.shard):
         try:
             _sweep(out, options.shard)
-            _carry_out(task, stats, seen)
+            _carry_out(task, stats, watch)
         except BaseException as exc:
             # Whatever fails in the wake of an error (a disk is full) would only hide it.
             with contextlib.suppress(OSError, OutputError):
@@ -95,6 +99,10 @@ def _run(
             raise
         _conclude(task, stats)
     return stats
+
+
+def _ignore(stats: RunStats) -> None:
+    """A :data:`Watch` that does nothing."""
 
 
 def _carry_out(task: Task, stats: RunStats, watch: Watch) -> None:
@@ -118,11 +126,17 @@ def _sweep(out: Path, shard: tuple[int, int]) -> None:
     The lock is held, so no other run is at these files, but for other shards: theirs are known by their age, which a
     clock that was set back in between makes negative.
     """
-    now, youngest = time.time(), 0 if shard[1] == 1 else ABANDONED
+    now = time.time()
+    _, parts = shard
+    youngest = 0 if parts == 1 else ABANDONED
+
     for folder, _, files in os.walk(out):
-        for name in files:
-            if name.startswith((".intarsia-", former(".intarsia-"))) and name.endswith(".part"):
-                path = os.path.join(folder, name)
-                with contextlib.suppress(FileNotFoundError):
-                    if abs(now - os.stat(path).st_mtime) >= youngest:
-                        os.unlink(path)
+        for name in filter(_is_unfinished, files):
+            path = os.path.join(folder, name)
+            with contextlib.suppress(FileNotFoundError):
+                if abs(now - os.stat(path).st_mtime) >= youngest:
+                    os.unlink(path)
+
+
+def _is_unfinished(name: str) -> bool:
+    return name.startswith((".intarsia-", former(".intarsia-"))) and name.endswith(".part")

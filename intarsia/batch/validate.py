@@ -18,7 +18,7 @@ from intarsia.batch.running.task import keep_out
 from intarsia.batch.settings import Options, Pair
 from intarsia.engine.request import InpaintRequest
 from intarsia.engine.resolve import resolve
-from intarsia.errors import RequestError, SourceError, shown
+from intarsia.errors import RequestError, SourceUnreadable, shown
 from intarsia.images.access import Access
 from intarsia.printable import printable
 from intarsia.registry.registry import Registry
@@ -126,4 +126,4 @@ class _Check:
                 raise RequestError(name, message=f"{name} is required")
         for name, source in sources.items():
             if is_path(source) and not os.path.isfile(source):
-                raise SourceError(name, source, f"file not found: {shown(source)}") from FileNotFoundError(2, source)
+                raise SourceUnreadable(name, source, f"file not found: {shown(source)}")

@@ -224,14 +224,14 @@ def _place(manifest: Path | None, images: Path | None, masks: Path | None) -> Pa
 
 
 def _classes(text: str | None) -> frozenset[str] | None:
-    from intarsia.batch.ledger.error_kinds import CLASSES
+    from intarsia.batch.ledger.error_kinds import ERROR_KINDS
 
     if text is None:
         return None
     wanted = frozenset(name.strip() for name in text.split(","))
     for name in sorted(wanted):
-        if name not in CLASSES:
-            raise RequestError("--class", name, f"one of {', '.join(CLASSES)}")
+        if name not in ERROR_KINDS:
+            raise RequestError("--class", name, f"one of {', '.join(ERROR_KINDS)}")
     return wanted
 
 

@@ -17,7 +17,7 @@ import httpcore2
 import httpx2
 from PIL import Image
 
-from intarsia.errors import SourceError
+from intarsia.errors import SourceUnreadable
 from intarsia.images import addresses
 from intarsia.images.access import Access
 from intarsia.images.pixel_modes import one_line
@@ -47,7 +47,7 @@ def fetch(field: str, url: str, access: Access) -> tuple[bytes, str]:
         url: http or https, without user name and password.
 
     Raises:
-        SourceError: not allowed, not there, too slow, too large, or not a picture. The message shows scheme,
+        SourceUnreadable: not allowed, not there, too slow, too large, or not a picture. The message shows scheme,
             host and path; never the query, which may hold a key, nor an address that a name resolved to.
     """
     asked = at = url[:_SHOWN].partition("://")[0] + "://…"
@@ -69,7 +69,7 @@ def fetch(field: str, url: str, access: Access) -> tuple[bytes, str]:
     except (httpcore2.NetworkError, httpcore2.ProtocolError, httpx2.DecodingError) as exc:
         reason, cause = one_line(exc), exc
     place = asked if at == asked else f"{at}, redirected from {asked}"
-    raise SourceError(field, asked, f"{_SENTENCE}: {reason} ({place})") from cause
+    raise SourceUnreadable(field, asked, f"{_SENTENCE}: {reason} ({place})") from cause
 
 
 def _parsed(text: str, base: httpx2.URL | None = None) -> httpx2.URL:

@@ -19,6 +19,7 @@ from intarsia import batch
 from intarsia.batch import runner
 from intarsia.batch.ledger.claims import Claims
 from intarsia.batch.ledger.lock import locked
+from intarsia.batch.ledger.records import Record
 from intarsia.batch.ledger.replacing import replacing
 from intarsia.batch.ledger.report import write_report
 from intarsia.batch.ledger.results import History
@@ -133,11 +134,11 @@ def test_a_picture_that_comes_while_the_row_is_run_stays(album, tmp_path):
     (tmp_path / "row-0.png").write_bytes(b"a drawing by hand")
     runner = RowRunner(album.options, tmp_path, "auto")
     (record,) = runner.run([Job.of(row)])
-    assert (record["status"], record["error"]) == ("error", "io")
+    assert (record.status, record.error) == ("error", "io")
     assert (tmp_path / "row-0.png").read_bytes() == b"a drawing by hand"
     (record,) = runner.run([Job.of(row, own=("row-0.png",))])
     runner.close()
-    assert record["status"] == "ok"
+    assert record.status == "ok"
     assert (tmp_path / "row-0.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -156,8 +157,8 @@ def test_claims_outlive_torn_lines(tmp_path):
         assert claims.claim("c", ("c.png",)) == ("c.png",)
 
 
-def test_claims_outlive_results_that_are_none(tmp_path):
-    history = History(done={"a": {"outputs": 5}})
+def test_claims_outlive_results_without_outputs(tmp_path):
+    history = History(done={"a": Record(id="a", status="ok")})
     with Claims(tmp_path, history, (1, 1)) as claims:
         assert claims.claim("a", ("a.png",)) == ()
 
@@ -254,7 +255,7 @@ def test_a_file_system_that_hangs_does_not_keep_a_run_from_stopping(album, tmp_p
         released.wait(60)
 
     monkeypatch.setattr(supply, "_bucket", hanging_bucket)
-    monkeypatch.setattr(supply, "_SECONDS", 0.1)
+    monkeypatch.setattr(supply, "_JOIN_SECONDS", 0.1)
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's is to ignore it
     thread = threading.Timer(0, lambda: hanging.wait(60) and os.kill(os.getpid(), signal.SIGINT))
     thread.start()

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 import pytest
 
 from intarsia import batch
+from intarsia.batch.ledger.records import Record
 from intarsia.batch.ledger.results import Results, name_of, read_history, result_files
 from tests.batch.conftest import FAULTS, lines, pictures, python_path
 
@@ -22,7 +23,7 @@ NAMES = (name_of((1, 2)), name_of((1, 1)), "results-ray-1of1-ab.jsonl")
 def line(identifier, status="ok", seconds=0, **fields):
     """A line as of some seconds after the beginning of 2026."""
     at = datetime.fromtimestamp(1767225600 + seconds, UTC).isoformat(timespec="microseconds")
-    return {"id": identifier, "status": status, "time": at, **fields}
+    return Record.from_json({"id": identifier, "status": status, "time": at, **fields})
 
 
 def written(folder, name, records, run=None):
@@ -34,8 +35,8 @@ def counted(folder):
     """Of each id the latest line's text, and the latest successful one's."""
     history = read_history(result_files(folder))
     return (
-        {key: record["text"] for key, record in history.last.items()},
-        {key: record["text"] for key, record in history.done.items()},
+        {key: record.text for key, record in history.last.items()},
+        {key: record.text for key, record in history.done.items()},
     )
 
 
@@ -78,8 +79,8 @@ def test_a_success_is_kept_where_the_last_line_is_none(tmp_path):
     for _ in range(2):
         batch.merge(tmp_path)
         history = read_history(result_files(tmp_path))
-        assert history.done["a"] == done | {"run": 1}
-        assert history.last["a"]["status"] == "error"
+        assert history.done["a"].to_json() == done.to_json() | {"run": 1}
+        assert history.last["a"].status == "error"
 
 
 def test_lines_of_earlier_versions_are_older_than_any_run_that_follows(tmp_path):

@@ -93,7 +93,7 @@ def test_a_row_that_kills_its_actor_is_given_up(album, tmp_path):
         (out / f".intarsia-begun-1of1-{actor}").write_text('"row-0"\n"row-1"\n' if actor == "a" else '"row-0"\n"torn')
     reader = Reader(album.folder, album.options, {})
     rows = [reader.row(Line(number + 1, album.row(number))) for number in range(3)]
-    jobs = [json.dumps(Job.of(row).to_dict()) for row in rows]
+    jobs = [json.dumps(Job.of(row).to_json()) for row in rows]
     actor = Actor(album.options.to_dict(), str(out))
     made = [json.loads(text)["record"] for text in actor({"job": jobs})["record"]]
     found = {record["id"]: (record["status"], record["attempts"]) for record in made}

@@ -6,18 +6,19 @@ import time
 
 import pytest
 
-from intarsia.batch.ledger.run_stats import RunStats, quantile
+from intarsia.batch.ledger.records import Record
+from intarsia.batch.ledger.run_stats import RunStats, WorkerState, quantile
 from intarsia.batch.running.jobs import Job
 from intarsia.batch.running.worker_pool import WorkerProcess
 
 
 def ok(pictures, seconds, attempts=1):
     outputs = [f"{number}.png" for number in range(pictures)]
-    return {"id": "a", "status": "ok", "outputs": outputs, "attempts": attempts, "timings": {"write": seconds}}
+    return Record(id="a", status="ok", outputs=tuple(outputs), attempts=attempts, timings={"write": seconds})
 
 
 def error(kind, attempts=1):
-    return {"id": "a", "status": "error", "error": kind, "text": "", "attempts": attempts}
+    return Record(id="a", status="error", error=kind, text="", attempts=attempts)
 
 
 def test_numbers_of_a_run(monkeypatch):
@@ -31,13 +32,13 @@ def test_numbers_of_a_run(monkeypatch):
     stats.add(error("io"))
     stats.add(ok(1, 0.3, attempts=3))  # at 12 s
     stats.add(error("memory", attempts=2))
-    stats.add({"id": "a", "status": "skipped", "attempts": 0})
-    stats.add({"id": "a", "status": "cancelled", "error": "cancelled"})
+    stats.add(Record(id="a", status="skipped", attempts=0))
+    stats.add(Record(id="a", status="cancelled", error="cancelled"))
     assert stats.rate == 1 / 2
     stats.add(ok(3, 0.2))  # at 14 s
     stats.states = [
-        {"evaluations": 10, "lane_rows": 30, "slots": 4, "memory": 100.0},
-        {"evaluations": 5, "lane_rows": 12, "slots": 4, "memory": 300.5, "device_memory": 7.0},
+        WorkerState(evaluations=10, lane_rows=30, slots=4, memory=100.0),
+        WorkerState(evaluations=5, lane_rows=12, slots=4, memory=300.5, device_memory=7.0),
     ]
     assert stats.to_dict() == {
         "rows": 9, "before": 2, "ok": 3, "error": 2, "skipped": 1, "cancelled": 1, "errors": {"io": 1, "memory": 1},
@@ -59,7 +60,7 @@ def test_quantiles_are_by_nearest_rank(count, share, rank):
 
 
 def test_a_second_attempt_is_made_alone():
-    job = Job(3, "a", ("a.png",), {"seed": 1}, known="x", own=("a.png",))
+    job = Job(number=3, id="a", outputs=("a.png",), fields={"seed": 1}, known="x", own=("a.png",))
     second = job.again("run alone")
     third = second.again()
     assert (second.attempt, second.alone, second.degraded) == (2, True, ("run alone",))
@@ -67,8 +68,8 @@ def test_a_second_attempt_is_made_alone():
     assert (third.number, third.id, third.outputs, third.fields, third.known, third.own) == (
         3, "a", ("a.png",), {"seed": 1}, "x", ("a.png",),
     )  # fmt: skip
-    assert Job.parse(third.to_dict()) == third
-    worker = WorkerProcess(0, "cpu", None, capacity=8)
+    assert Job.from_json(third.to_json()) == third
+    worker = WorkerProcess(index=0, device="cpu", process=None, capacity=8)
     worker.jobs[1] = job
     assert worker.room == 7
     worker.jobs = {1: second}

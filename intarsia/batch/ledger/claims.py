@@ -57,9 +57,10 @@ class Claims:
         Raises:
             OutputError: a file of that name is there which is not the row's, or the note cannot be written.
         """
-        done = self._done.get(identifier, {}).get("outputs")
-        done = done if isinstance(done, list) else []
-        own = tuple(name for name in outputs if name in done or (identifier, name) in self._known)
+        done = self._done.get(identifier)
+        written = done.outputs or () if done else ()
+        own = tuple(name for name in outputs if name in written or (identifier, name) in self._known)
+
         for name in outputs:
             if name not in own and os.path.lexists(os.path.join(self._out, name)):
                 raise OutputError(

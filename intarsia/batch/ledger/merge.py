@@ -51,7 +51,7 @@ def fold(target: Path, history: History, files: Sequence[Path]) -> None:
     """Write a history as one file of results, then remove those that it was made of; the lock is held."""
     lines: list[Record] = []
     for record in sorted([*history.last.values(), *history.retired.values()], key=order):
-        done = history.done.get(record["id"], record)
+        done = history.done.get(record.id, record)
         lines += [record] if done is record else [done, record]  # of two lines of a file the later counts
     _replace(target, lines)
     for path in files:
@@ -68,6 +68,6 @@ def _replace(target: Path, lines: Sequence[Record]) -> None:
 
 def _check(folder: Path, history: History) -> None:
     for record in history.done.values():
-        for name in record.get("outputs", ()):
+        for name in record.outputs or ():
             if not os.path.isfile(folder / name):
                 raise OutputError(f"{folder / name} is not there: copy the pictures of the other folders first")

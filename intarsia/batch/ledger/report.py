@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from intarsia.batch.ledger.json_lines import LONGEST, Damage, read_json
+from intarsia.batch.ledger.records import Record, Status
 from intarsia.batch.ledger.replacing import replacing
 from intarsia.batch.ledger.results import read_history, result_files
 from intarsia.batch.ledger.run_stats import problem_of
@@ -49,24 +50,26 @@ def report(out: str | os.PathLike[str]) -> dict[str, Any]:
         raise OutputError(f"{folder} holds no results of a batch run")
     history = read_history(files, _KEPT)
     status = Counter(_status(record, history.done) for record in history.last.values())
-    failed = [record for record in history.last.values() if record["status"] in ("error", "cancelled")]
+    failed = [record for record in history.last.values() if record.status in ("error", "cancelled")]
+    failed.sort(key=lambda record: record.line or 0)
     runs = _runs(folder, history.damage)
     return {
         "rows": len(history.last),
         **{name: status[name] for name in ("ok", "error", "skipped", "cancelled")},
-        "errors": dict(sorted(Counter(record.get("error", "") for record in failed).items())),
-        "retried": sum(record.get("attempts", 1) > 1 for record in history.last.values()),
-        "degraded": sum(bool(record.get("degraded")) for record in history.last.values()),
-        "failed": sorted(failed, key=lambda record: record.get("line", 0)),
+        "errors": dict(sorted(Counter(record.error or "" for record in failed).items())),
+        "retried": sum((record.attempts or 0) > 1 for record in history.last.values()),
+        "degraded": sum(bool(record.degraded) for record in history.last.values()),
+        "failed": [record.to_json() for record in failed],
         "runs": runs,
         "warnings": history.damage.warnings,
     }
 
 
-def _status(record: Mapping[str, Any], done: Mapping[str, Any]) -> str:
-    """A row that was found to be done counts as what it is."""
-    found = record["status"] == "skipped" and record["id"] in done
-    return "ok" if found else str(record["status"])
+def _status(record: Record, done: Mapping[str, Record]) -> Status:
+    """The status to count; a row that was found done counts as done."""
+    if record.status == "skipped" and record.id in done:
+        return "ok"
+    return record.status
 
 
 def _runs(folder: Path, damage: Damage) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from intarsia.batch.ledger.error_kinds import ErrorKind
 from intarsia.batch.manifest.ids import ADDRESS, inline_id, public_id
 from intarsia.batch.manifest.line import KEYS, Line
 from intarsia.batch.manifest.outputs import checked_outputs, default_output, is_encodable
@@ -63,7 +64,7 @@ class Refused:
 
     number: int
     id: str
-    error: str
+    error: ErrorKind
     text: str
     key: str = ""
     is_nameless: bool = False

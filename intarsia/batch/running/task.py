@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,34 +48,40 @@ class Task:
 
     def all_rows(self, history: History) -> Iterator[Row | Refused]:
         """The rows that the run accounts for. What was appended to the manifest since it was looked at is not."""
-        nameless = {record.get("line"): record for record in history.last.values() if record.get("nameless")}
+        nameless = {record.line: record for record in history.last.values() if record.nameless}
         for row in self._read():
             last = history.last.get(row.id) or nameless.get(row.number)
-            if in_shard(_key(row), self.options.shard) and self._is_wanted(last):
+            if in_shard(_shard_key(row), self.options.shard) and self._is_selected(last):
                 yield row
 
     def stale_rows(self, history: History) -> list[Record]:
-        """Rows that were named by their lines alone, and that the manifest has no more: it has been mended."""
-        nameless = {record["id"] for record in history.last.values() if record.get("nameless")}
-        wanted = {name for name in nameless if self._is_wanted(history.last[name])}
-        return [history.last[name] for name in sorted(wanted - {row.id for row in self._read()})] if wanted else []
+        """Records of unparsable lines that the manifest no longer contains."""
+        nameless = {record.id for record in history.last.values() if record.nameless}
+        candidates = {name for name in nameless if self._is_selected(history.last[name])}
+        if not candidates:
+            return []
+
+        stale = candidates - {row.id for row in self._read()}
+        return [history.last[name] for name in sorted(stale)]
 
     def _read(self) -> Iterator[Row | Refused]:
         lines = (line for line, _ in zip(self.manifest, range(self.lines), strict=False))
         return read_rows(lines, self.reader, self.collisions)
 
-    def _is_wanted(self, last: Mapping[str, object] | None) -> bool:
+    def _is_selected(self, last: Record | None) -> bool:
         """Whether a retry is for a row with that line of results."""
         if self.failures is None:
             return True
-        if last is None or last["status"] not in ("error", "cancelled"):
+        if last is None or last.status not in ("error", "cancelled"):
             return False
-        return "" in self.failures or last.get("error") in self.failures
+        return "" in self.failures or last.error in self.failures
 
 
-def _key(row: Row | Refused) -> str:
-    """What says to which shard a row belongs: its id before that was changed, so that all shards say the same."""
-    return (row.key if isinstance(row, Refused) else "") or row.id
+def _shard_key(row: Row | Refused) -> str:
+    """The text whose hash decides the row's shard: its id before that was changed, the same in all shards."""
+    if isinstance(row, Refused) and row.key:
+        return row.key
+    return row.id
 
 
 def prepare(
@@ -84,28 +90,40 @@ def prepare(
     options: Options,
     failures: Collection[str] | None = None,
 ) -> Task:
-    """Look at all names in the manifest, before anything is done; what is left out of it is logged as a warning.
+    """Read all names in the manifest, before anything is done; what is left out of it is logged as a warning.
 
     Raises:
         RequestError: no rows, or none that the manifest's kind allows to be read; results would be written into it.
     """
     place = manifest if isinstance(manifest, Pair) else Path(manifest)
-    found = Manifest.of(place, options, out)
-    reader = Reader(found.base, options, load_defaults(options.defaults))
-    keep_out(found, out)
-    collisions, lines, rows = Collisions(out), 0, 0
-    for line in found:
+    opened = Manifest.of(place, options, out)
+    reader = Reader(opened.base, options, load_defaults(options.defaults))
+    keep_out(opened, out)
+
+    collisions = Collisions(out)
+    lines = rows = 0
+    for line in opened:
         lines += 1
         row = reader.row(line)
         if isinstance(row, Row):
             collisions.add(row)
-        rows += in_shard(_key(row), options.shard)
+        rows += in_shard(_shard_key(row), options.shard)
+
     if not lines:
-        raise found.without_rows()
-    for note in found.notes:
+        raise opened.without_rows()
+    for note in opened.notes:
         log.warning("%s", note)
+
     return Task(
-        found, reader, collisions, out, options, Registry(options.weights, options.precision), lines, rows, failures
+        manifest=opened,
+        reader=reader,
+        collisions=collisions,
+        out=out,
+        options=options,
+        registry=Registry(options.weights, options.precision),
+        lines=lines,
+        rows=rows,
+        failures=failures,
     )
 
 
