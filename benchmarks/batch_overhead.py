@@ -1,7 +1,7 @@
 """What the batch runner itself costs: `python -m benchmarks.batch_overhead DIR [--out benchmarks/results]`.
 
 DIR holds photographs `NAME.png` with masks `NAME_mask.png`. On the null backend the runner should be bound by PNG: it
-is held against the codec's own ceiling, the decoding of the same pictures and masks and the encoding of the same
+is held against the codec's own ceiling, the decoding of the same images and masks and the encoding of the same
 outputs in as many processes as there are cores, with nothing around it. Rounds of both alternate. Beside the ratio of
 rates stands the ratio of CPU time a row, which a machine that is busy with something else disturbs less. Then real rows
 on the packaged model: how full the network's batches are. Then a manifest of many rows: `validate --no-decode`, and the
@@ -74,11 +74,11 @@ _SAVING = batch.Options().saving  # made once, as a worker does it
 
 
 def codec(job: tuple[int, bytes, bytes]) -> int:
-    """The codec's share of one row: picture and mask decoded, the output encoded as the runner does it."""
+    """The codec's share of one row: image and mask decoded, the output encoded as the runner does it."""
     number, image, mask = job
     for data in (image, mask):
-        with Image.open(io.BytesIO(data)) as picture:
-            picture.load()
+        with Image.open(io.BytesIO(data)) as opened:
+            opened.load()
     return len(encode(_outputs[number % len(_outputs)], "PNG", options=_SAVING)[0])
 
 
@@ -93,7 +93,7 @@ def codec_alone(jobs: list[tuple[int, bytes, bytes]], cores: int) -> None:
 
 
 def write_manifest(folder: Path, pairs: list[tuple[Path, Path]], count: int, real: bool = False) -> Path:
-    """Rows that use the pictures in turn, with seeds and prompts of their own.
+    """Rows that use the images in turn, with seeds and prompts of their own.
 
     Two schedulers and step counts; for ``real`` ones four, two sizes and all of the schedule.
     """
@@ -142,8 +142,8 @@ def overhead(folder: Path, pairs: list[tuple[Path, Path]], count: int, rounds: i
         peaks.append(max(state.memory for state in stats.states))
         ours.append((spent() - cpu - start) / (count - cores))
         _outputs[:] = [Image.open(out / f"row-{number}.png") for number in range(len(pairs))]
-        for picture in _outputs:
-            picture.load()
+        for image in _outputs:
+            image.load()
         theirs.append(measured(lambda: codec_alone(jobs, cores), count))
     rate, cpu_alone = (statistics.median(column) for column in zip(*theirs, strict=True))
     return {
@@ -160,7 +160,7 @@ def overhead(folder: Path, pairs: list[tuple[Path, Path]], count: int, rounds: i
 
 
 def finished(manifest: Path, out: Path) -> None:
-    """What a finished run of a manifest leaves, but for the pictures, which are four bytes each."""
+    """What a finished run of a manifest leaves, but for the images, which are four bytes each."""
     out.mkdir()
     options = batch.Options(backend="null")
     reader, specs = Reader(manifest.parent, options, {}), Specs(Registry(), options)
@@ -233,17 +233,17 @@ def record(asked: argparse.Namespace, numbers: dict[str, float]) -> Record:
 def main() -> int:
     """Print the numbers as JSON; 1 where a goal was measured and missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pictures", type=Path)
+    parser.add_argument("images", type=Path)
     parser.add_argument("--rows", type=int, default=600, help="for the runner beside the codec")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--real", type=int, default=60, help="rows on the packaged model")
     parser.add_argument("--many", type=int, default=100_000, help="for validate and the check of a finished run")
     parser.add_argument("--out", type=Path, help="a folder for the JSON record")
     asked = parser.parse_args()
-    pairs = [(path, path.with_name(f"{path.stem}_mask.png")) for path in sorted(asked.pictures.glob("*.png"))]
+    pairs = [(path, path.with_name(f"{path.stem}_mask.png")) for path in sorted(asked.images.glob("*.png"))]
     pairs = [(image.absolute(), mask.absolute()) for image, mask in pairs if mask.exists()]
     if not pairs:
-        raise SystemExit(f"{asked.pictures} has no NAME.png with NAME_mask.png")
+        raise SystemExit(f"{asked.images} has no NAME.png with NAME_mask.png")
     made: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

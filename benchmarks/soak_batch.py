@@ -31,7 +31,7 @@ SCHEDULERS = (
 
 
 def manifest(folder: Path, rows: int, sides: tuple[int, ...] = SIDES) -> Path:
-    """Pictures and masks of all pairs of sides, and rows that take them at random."""
+    """Images and masks of all pairs of sides, and rows that take them at random."""
     rng = np.random.default_rng(0)
     shapes = [(width, height) for width in sides for height in sides]
     for width, height in shapes:

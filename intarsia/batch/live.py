@@ -61,7 +61,7 @@ def _grid(stats: RunStats) -> Table:
 
     grid.add_row(
         f"{stats.failed} failed",
-        f"{stats.rate:.2f} pictures/s",
+        f"{stats.rate:.2f} images/s",
         f"batches {stats.fill:.0%} full",
         f"{stats.again} retries",
         f"{memory:.0f} MiB",

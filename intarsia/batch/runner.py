@@ -26,7 +26,7 @@ from intarsia.former_name import former
 
 __all__ = ["retry", "run"]
 
-ABANDONED = 3600  # seconds after which no shard still writes at a picture
+ABANDONED = 3600  # seconds after which no shard still writes at an image
 
 
 def run(
@@ -35,7 +35,7 @@ def run(
     options: Options | None = None,
     watch: Watch | None = None,
 ) -> RunStats:
-    """Run what is not done yet of a manifest, and write the results beside the pictures.
+    """Run what is not done yet of a manifest, and write the results beside the images.
 
     Args:
         manifest: a ``.jsonl``, ``.csv`` or ``.parquet`` file, or a pair of folders.

@@ -32,7 +32,7 @@ _KINDS: dict[object, str] = {
 
 @dataclass(frozen=True)
 class Pair:
-    """A folder of pictures with a folder of masks of the same stems, or one mask file for all of them."""
+    """A folder of images with a folder of masks of the same stems, or one mask file for all of them."""
 
     images: Path
     masks: Path
@@ -45,7 +45,7 @@ class Options:
     Attributes:
         backend, device, weights, slots, kernels, allow_private_urls: as for :class:`intarsia.Engine`. A device of
             ``auto`` or ``cuda`` means every GPU there is.
-        deterministic: a picture's bits do not depend on its company; False is faster on a GPU.
+        deterministic: an image's bits do not depend on its company; False is faster on a GPU.
         workers: processes, each with its own engine; None is one for each GPU, or one on a CPU.
         threads: for decoding and encoding, in each process; None takes what suits the machine.
         seed: of the run: rows without a seed get theirs from it and their id.
@@ -114,7 +114,7 @@ class Options:
 
     @property
     def saving(self) -> SaveOptions:
-        """How pictures are encoded."""
+        """How images are encoded."""
         return SaveOptions(self.quality, self.lossless, self.compression)
 
     @property

@@ -33,7 +33,7 @@ class Findings:
     Attributes:
         rows: looked at.
         problems: by line; none where the manifest is fit to be run.
-        notes: what is left out of the manifest: files of a folder that are no pictures, columns without a name.
+        notes: what is left out of the manifest: files of a folder that are no images, columns without a name.
     """
 
     rows: int
@@ -51,9 +51,9 @@ def validate(
     """Parse every row, look for its files, and hold ids and outputs against one another.
 
     Args:
-        decode: also open every picture and lay out every canvas, as a run would: finds damaged pictures, empty masks
+        decode: also open every image and lay out every canvas, as a run would: finds damaged images, empty masks
             and sizes that do not fit. Without it only the files' being there is checked.
-        out: the output folder of the run to come; with it, outputs that would replace pictures of rows are found.
+        out: the output folder of the run to come; with it, outputs that would replace images of rows are found.
 
     Raises:
         RequestError: the manifest or the defaults cannot be used at all, or there are no rows.

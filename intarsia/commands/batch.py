@@ -25,9 +25,9 @@ __all__ = ["batch"]
 batch = typer.Typer(help="Offline batches: validate, run, report, retry, merge.", no_args_is_help=True)
 
 Manifest = Annotated[Path | None, typer.Argument(help="A .jsonl, .csv or .parquet file.")]
-Images = Annotated[Path | None, typer.Option("--images", help="In place of a manifest: a folder of pictures …")]
+Images = Annotated[Path | None, typer.Option("--images", help="In place of a manifest: a folder of images …")]
 Masks = Annotated[Path | None, typer.Option("--masks", help="… and of masks with the same names, or one mask.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for pictures and results.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for images and results.")]
 Folder = Annotated[Path, typer.Argument(help="The output folder of a run.")]
 Defaults = Annotated[Path | None, typer.Option("--defaults", help="A TOML file of request fields under the rows.")]
 Extra = Annotated[bool, typer.Option("--allow-extra", help="Ignore keys that no request has.")]
@@ -35,7 +35,7 @@ Seed = Annotated[int, typer.Option("--seed", min=0, help="Of the run; rows witho
 Shard = Annotated[str, typer.Option("--shard", help="I/N: the I-th of N parts of the rows.")]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; one for each GPU by default.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Decoding and encoding, in each process.")]
-Slots = Annotated[int | None, typer.Option("--slots", min=1, help="Pictures evaluated together.")]
+Slots = Annotated[int | None, typer.Option("--slots", min=1, help="Images evaluated together.")]
 Deterministic = Annotated[
     bool, typer.Option("--deterministic/--fast", help="Bits that do not depend on what else is in the batch.")
 ]
@@ -58,7 +58,7 @@ def validate_command(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The folder of the run to come: nothing in it may be replaced.")
     ] = None,
-    decode: Annotated[bool, typer.Option("--decode/--no-decode", help="Open the pictures too.")] = True,
+    decode: Annotated[bool, typer.Option("--decode/--no-decode", help="Open the images too.")] = True,
     threads: Threads = None,
     weights: Weights = None,
     allow_private_urls: AllowPrivateUrls = False,

@@ -12,16 +12,16 @@ from intarsia import batch
 from intarsia.batch.manifest.reader import Manifest
 from intarsia.batch.manifest.rows import Reader, Refused
 from intarsia.errors import RequestError
-from tests.batch.conftest import lines, pictures
+from tests.batch.conftest import image_hashes, lines
 
 
 @pytest.fixture
 def damaged(album):
-    """Pictures that are none, beside those that are."""
+    """Images that are none, beside those that are."""
     folder = album.folder
     whole = (folder / "photos/0.png").read_bytes()
     (folder / "photos/cut.png").write_bytes(whole[: len(whole) // 2])
-    (folder / "photos/text.png").write_text("this is no picture")
+    (folder / "photos/text.png").write_text("this is no image")
     (folder / "photos/empty.png").write_bytes(b"")
     Image.fromarray(np.zeros((32, 32), np.uint8)).save(folder / "masks/black.png")
     Image.fromarray(np.full((64, 32), 255, np.uint8)).save(folder / "masks/tall.png")
@@ -77,7 +77,7 @@ def test_every_bad_row_is_named_with_its_class_and_the_others_are_done(damaged, 
         assert (bad["status"], bad["error"]) == ("error", error), (fields, bad)
         assert sentence in bad["text"], bad
         assert "\n" not in bad["text"]
-    assert len(pictures(out)) == len(BAD)
+    assert len(image_hashes(out)) == len(BAD)
     assert not (tmp_path / "outside.png").exists()
     report = batch.report(out)
     assert (report["ok"], report["error"]) == (len(BAD), len(BAD))
@@ -154,7 +154,7 @@ def test_no_manifest_and_no_folder(album, tmp_path):
         batch.run(album.folder / "none.jsonl", tmp_path / "out", album.options)
     with pytest.raises(RequestError, match="is a folder"):
         batch.run((album.folder / "photos").rename(album.folder / "x.jsonl"), tmp_path / "out", album.options)
-    with pytest.raises(RequestError, match="no such folder of pictures"):
+    with pytest.raises(RequestError, match="no such folder of images"):
         batch.run(batch.Pair(album.folder / "nothing", album.folder / "masks"), tmp_path / "out", album.options)
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from intarsia import batch
-from tests.batch.conftest import pictures
+from tests.batch.conftest import image_hashes
 
 
 def test_a_folder_of_the_former_name_goes_on_where_it_stopped(album, tmp_path):
     """Its results count, its claims let what was half done be replaced, and its unfinished files are removed."""
     manifest, out = album.manifest(album.rows(6)), tmp_path / "out"
     batch.run(manifest, out, album.options)
-    before = pictures(out)
+    before = image_hashes(out)
     results = (out / "results.jsonl").read_text().splitlines(keepends=True)
     (out / "results.jsonl").write_text("".join(results[:4]))  # killed before the last two were noted
     for path in out.glob(".intarsia-*"):
@@ -22,7 +22,7 @@ def test_a_folder_of_the_former_name_goes_on_where_it_stopped(album, tmp_path):
 
     stats = batch.run(manifest, out, album.options)
     assert stats.status == {"ok": 2}
-    assert pictures(out) == before
+    assert image_hashes(out) == before
     assert not unfinished.exists()
     assert batch.report(out)["ok"] == 6
 

@@ -1,4 +1,4 @@
-"""What a run must never do: replace somebody's pictures, hang, or end because of one row."""
+"""What a run must never do: replace somebody's images, hang, or end because of one row."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from intarsia.batch.ledger.replacing import replacing
 from intarsia.batch.ledger.report import write_report
 from intarsia.batch.ledger.results import History
 from intarsia.errors import IntarsiaError, OutputError, RequestError
-from tests.batch.conftest import lines, pictures
+from tests.batch.conftest import image_hashes, lines
 
 
 def bytes_below(folder):
@@ -42,23 +42,23 @@ def quick(album):
     return album.with_options(defaults=str(album.folder / "quick.toml"))
 
 
-def test_a_pair_of_folders_does_not_replace_its_own_pictures(album, quick):
+def test_a_pair_of_folders_does_not_replace_its_own_images(album, quick):
     pair, before = batch.Pair(album.folder / "photos", album.folder / "masks"), bytes_below(album.folder)
     os.symlink(album.folder / "photos", album.folder / "same")
     for out in ("photos", "masks", "same"):
         for call in (lambda out: batch.run(pair, out, quick), lambda out: batch.validate(pair, quick, out=out)):
-            with pytest.raises(RequestError, match=r"(photos|masks): the next run would take outputs for pictures"):
+            with pytest.raises(RequestError, match=r"(photos|masks): the next run would take outputs for images"):
                 call(album.folder / out)
         assert bytes_below(album.folder) == before
 
 
 @pytest.mark.parametrize("place", ["photos/out", "masks/out", "out"])
-def test_outputs_below_the_pictures_are_none_of_them(album, quick, place):
+def test_outputs_below_the_images_are_none_of_them(album, quick, place):
     """The natural place for them; a second run finds everything done, and nothing new."""
     for number in range(6):
         path = album.folder / f"photos/{number}.png"
-        with Image.open(path) as picture:
-            picture.convert("RGB").save(path.with_suffix(".jpg"))
+        with Image.open(path) as image:
+            image.convert("RGB").save(path.with_suffix(".jpg"))
         path.unlink()
     (album.folder / "masks").rename(album.folder / "photos/masks")
     masks = album.folder / "photos/masks"
@@ -101,7 +101,7 @@ def test_no_row_replaces_what_another_reads(album, tmp_path, reading, defaults):
     assert bytes_below(album.folder).items() >= before.items()
 
 
-def test_a_picture_of_somebody_else_stays(album, tmp_path):
+def test_an_image_of_somebody_else_stays(album, tmp_path):
     """Also where no row reads it; and two manifests in one folder do not take each other's outputs."""
     out = tmp_path / "out"
     out.mkdir()
@@ -123,7 +123,7 @@ def test_a_picture_of_somebody_else_stays(album, tmp_path):
     assert (out / "row-1.png").read_bytes() != before
 
 
-def test_a_picture_that_comes_while_the_row_is_run_stays(album, tmp_path):
+def test_an_image_that_comes_while_the_row_is_run_stays(album, tmp_path):
     """The last guard, in the worker: the file was not there when the row was let through."""
     from intarsia.batch.manifest.line import Line
     from intarsia.batch.manifest.rows import Reader
@@ -232,7 +232,7 @@ def test_a_header_that_ends_early_does_not_end_the_run(album, tmp_path, head):
     assert (stats.status["ok"], stats.errors) == (2, {"decode": 1})
 
 
-def test_a_pipe_is_no_picture(album, tmp_path):
+def test_a_pipe_is_no_image(album, tmp_path):
     os.mkfifo(album.folder / "photos/pipe.png")
     fields = {"init_image": "photos/pipe.png", "width": None, "height": None}
     manifest = album.manifest([album.row(0, id="pipe", **fields), album.row(1)])
@@ -285,7 +285,7 @@ def test_parquet_cells_of_other_types(album, tmp_path):
     assert batch.run(album.folder / "m.parquet", tmp_path / "a", album.options).status == {"ok": 2}
     row = album.row(0, id="bytes", prompt="a", guidance_scale=7.5, steps=2)
     batch.run(album.manifest([{key: row[key] for key in rows[0]}]), tmp_path / "b", album.options)
-    assert pictures(tmp_path / "a")["bytes.png"] == pictures(tmp_path / "b")["bytes.png"]
+    assert image_hashes(tmp_path / "a")["bytes.png"] == image_hashes(tmp_path / "b")["bytes.png"]
 
     rows = [{**common, "id": "dated", "prompt": date(2026, 1, 2), "vae": None, "seed": None}]
     rows += [{**rows[0], "id": "raw", "vae": b"\xff"}, {**rows[0], "id": "when", "seed": date(2026, 1, 2)}]
@@ -299,7 +299,7 @@ def test_parquet_cells_of_other_types(album, tmp_path):
     assert problems(found) == [(2, "raw", "param"), (3, "when", "param")]
 
 
-def test_bytes_of_small_pictures_of_any_kind_are_pictures(tmp_path):
+def test_bytes_of_small_images_of_any_kind_are_images(tmp_path):
     """Base64 of few bytes without a known beginning would be taken for a path."""
     from intarsia.batch.manifest.cells import plain
     from intarsia.images.sources import read_source
@@ -460,13 +460,13 @@ def test_a_file_is_replaced_whole_or_stays_as_it_was(tmp_path):
     assert (target.read_text(), list(tmp_path.iterdir())) == ("after \\ud83d", [target])
 
 
-def test_an_empty_folder_of_pictures_is_named_in_words(album, tmp_path):
+def test_an_empty_folder_of_images_is_named_in_words(album, tmp_path):
     (album.folder / "none").mkdir()
     pair = batch.Pair(album.folder / "none", album.folder / "masks")
     for call in (lambda: batch.validate(pair, album.options), lambda: batch.run(pair, tmp_path / "out", album.options)):
         with pytest.raises(RequestError) as caught:
             call()
-        assert str(caught.value) == f"{album.folder / 'none'}: there are no pictures in this folder"
+        assert str(caught.value) == f"{album.folder / 'none'}: there are no images in this folder"
 
 
 def test_rows_that_collide_keep_their_ids_in_findings(album):

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from intarsia import batch
-from tests.batch.conftest import lines, pictures
+from tests.batch.conftest import image_hashes, lines
 
 
 def whole_lines(out):
@@ -43,7 +43,7 @@ def test_killed_again_and_again_the_set_is_what_an_uninterrupted_run_gives(album
         process.kill()
         process.communicate()
         seen = len(whole_lines(out))
-        pictures(out)  # whatever is there is whole
+        image_hashes(out)  # whatever is there is whole
         for line in whole_lines(out)[:-1]:
             json.loads(line)
     assert kills / 2 < seen < 100, "the kills were to come while it worked"
@@ -54,7 +54,7 @@ def test_killed_again_and_again_the_set_is_what_an_uninterrupted_run_gives(album
     assert sorted(line["id"] for line in lines(out)) == sorted(row["id"] for row in rows)
     assert {line["status"] for line in lines(out)} == {"ok"}
     batch.run(manifest, tmp_path / "reference", album.options)
-    assert pictures(out) == pictures(tmp_path / "reference")
+    assert image_hashes(out) == image_hashes(tmp_path / "reference")
     assert not [path for path in out.rglob("*") if path.name.endswith(".part")]
 
 
@@ -75,7 +75,7 @@ def test_a_worker_that_dies_is_replaced_and_its_rows_are_run_again(with_faults, 
     assert all(line["attempts"] <= 3 for line in made.values())
     reference = batch.run(manifest, tmp_path / "reference", with_faults.options)  # the marks of "once" are there now
     assert reference.errors == {"internal": 1}
-    assert pictures(out) == pictures(tmp_path / "reference")
+    assert image_hashes(out) == image_hashes(tmp_path / "reference")
 
 
 @pytest.mark.timeout(100)
@@ -175,7 +175,7 @@ def test_an_interrupt_names_every_row_and_the_next_run_goes_on(album, tmp_path, 
     done = sum(status == "ok" for status in made.values())
     stats = batch.run(manifest, out, album.options)
     assert (stats.before, stats.status) == (done, {"ok": 80 - done})
-    assert len(pictures(out)) == 80
+    assert len(image_hashes(out)) == 80
 
 
 def test_while_one_run_goes_on_a_second_is_refused(album, tmp_path):
@@ -192,4 +192,4 @@ def test_while_one_run_goes_on_a_second_is_refused(album, tmp_path):
     assert f"in use by another run (process {first.pid} on" in second.stderr
     assert len(second.stderr.splitlines()) == 1
     assert first.wait(timeout=300) == 0
-    assert len(pictures(out)) == 60
+    assert len(image_hashes(out)) == 60

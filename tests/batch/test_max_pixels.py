@@ -1,4 +1,4 @@
-"""The limit of pixels: one option everywhere, and the caller's own limit, reach whatever decodes a picture."""
+"""The limit of pixels: one option everywhere, and the caller's own limit, reach whatever decodes an image."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BEYOND = "the limit is 1000 (max_pixels, --max-pixels)"
 
 @pytest.fixture
 def low(monkeypatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # the album's pictures have 1024 or more
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # the album's images have 1024 or more
 
 
 @pytest.fixture
@@ -56,10 +56,8 @@ def test_what_is_no_number_of_pixels(album, value):
 def test_command_line(album, fields, tmp_path, low):
     request, documented = tmp_path / "request.json", tmp_path / "documented.json"
     request.write_text(json.dumps(fields))
-    pictures = {
-        name: base64.b64encode(Path(fields[name]).read_bytes()).decode() for name in ("init_image", "mask_image")
-    }
-    documented.write_text(json.dumps({"model_id": "intarsia-tiny", "steps": 2, "base64": True} | fields | pictures))
+    images = {name: base64.b64encode(Path(fields[name]).read_bytes()).decode() for name in ("init_image", "mask_image")}
+    documented.write_text(json.dumps({"model_id": "intarsia-tiny", "steps": 2, "base64": True} | fields | images))
     null = ["--backend", "null"]
     for command in (
         ["plan", str(request)],
@@ -90,7 +88,7 @@ def test_batch_commands_pass_it_on(album, tmp_path, monkeypatch, command):
     assert asked == [None, 2000]
 
 
-def test_workers_are_told(monkeypatch):
+def test_workers_get_the_limit(monkeypatch):
     options = batch.Options(max_pixels=5)
     assert batch.Options.of(options.for_workers()) == options
     assert batch.Options().for_workers()["max_pixels"] == 8192 * 8192
@@ -108,7 +106,7 @@ def test_the_callers_limit_holds_in_workers(album, tmp_path, low):
     assert BEYOND in (tmp_path / "out/results.jsonl").read_text()
 
 
-def test_a_painter_looks_at_changed_pictures_within_the_limit(album, tmp_path, low):
+def test_a_row_runner_looks_at_changed_images_within_the_limit(album, tmp_path, low):
     row = album.row(0, init_image=str(album.folder / "photos/0.png"), mask_image=str(album.folder / "masks/0.png"))
     runner = RowRunner(album.with_options(max_pixels=2000), tmp_path, "cpu")
     try:

@@ -14,7 +14,7 @@ import pytest
 from intarsia import batch
 from intarsia.batch.ledger.records import Record
 from intarsia.batch.ledger.results import Results, name_of, read_history, result_files
-from tests.batch.conftest import FAULTS, lines, pictures, python_path
+from tests.batch.conftest import FAULTS, image_hashes, lines, python_path
 
 HOUR = 3600
 NAMES = (name_of((1, 2)), name_of((1, 1)), "results-ray-1of1-ab.jsonl")
@@ -151,7 +151,7 @@ def test_unfinished_files_go_also_where_their_time_is_to_come(album, tmp_path):
             os.utime(path, (time.time() + 2 * HOUR,) * 2)
         batch.run(manifest, out, options)
         assert not [path for path in parts if path.exists()]
-    assert len(pictures(out)) == 2
+    assert len(image_hashes(out)) == 2
 
 
 def test_a_row_that_failed_for_a_while_is_done_once_its_parameters_are_what_they_were(album, tmp_path):

@@ -18,7 +18,7 @@ from intarsia.batch.manifest.line import Line
 from intarsia.batch.manifest.rows import Reader
 from intarsia.batch.running.jobs import Job
 from intarsia.batch.running.ray_runner import Actor
-from tests.batch.conftest import FAULTS, lines, pictures
+from tests.batch.conftest import FAULTS, image_hashes, lines
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own, of its future
 
@@ -80,7 +80,7 @@ def test_the_same_bytes_also_where_a_worker_is_killed_and_rows_are_bad(album, tm
     batch.run(
         album.manifest([row for row in rows if row["id"] not in bad], "good.jsonl"), tmp_path / "here", album.options
     )
-    assert pictures(out) == pictures(tmp_path / "here")
+    assert image_hashes(out) == image_hashes(tmp_path / "here")
     # what is done is done, whichever runner looks
     assert batch.run(manifest, out, album.options).before == 21
 

@@ -17,7 +17,7 @@ from intarsia import batch
 from intarsia.batch.ledger.records import Record
 from intarsia.batch.ledger.results import Results, read_history, read_lines, result_files
 from intarsia.errors import OutputError
-from tests.batch.conftest import lines, pictures
+from tests.batch.conftest import image_hashes, lines
 
 
 def line(identifier, status="ok", time="2026-01-01", **fields):
@@ -152,16 +152,16 @@ def test_a_full_disk_fails_rows_and_tears_nothing(album, tmp_path):
     manifest, out = album.manifest([album.row(number, **big) for number in range(12)]), tmp_path / "out"
     with mounted(out, "size=1m"):
         stats = batch.run(manifest, out, album.options)
-        done = pictures(out)  # every one whole
+        done = image_hashes(out)  # every one whole
         assert 1 <= len(done) < 12
         assert stats.errors["io"] == 12 - len(done)
         assert all("No space left" in each["text"] for each in lines(out) if each["status"] == "error")
         assert not list(out.glob(".intarsia-*.part"))
         subprocess.run(["mount", "-o", "remount,size=32m", str(out)], check=True)
         assert batch.run(manifest, out, album.options).before == len(done)
-        full = pictures(out)
+        full = image_hashes(out)
     batch.run(manifest, tmp_path / "reference", album.options)
-    assert full == pictures(tmp_path / "reference")
+    assert full == image_hashes(tmp_path / "reference")
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_any_work(album, tmp_path):
@@ -182,7 +182,7 @@ def test_a_file_in_the_place_of_the_folder(album, tmp_path):
         batch.run(album.manifest(album.rows(1)), tmp_path / "out", album.options)
 
 
-def test_report_and_merge_want_results(tmp_path):
+def test_report_and_merge_need_results(tmp_path):
     for call in (batch.report, batch.merge):
         with pytest.raises(OutputError, match="holds no results"):
             call(tmp_path)

@@ -12,8 +12,8 @@ from intarsia.batch.running.jobs import Job
 from intarsia.batch.running.worker_pool import WorkerProcess
 
 
-def ok(pictures, seconds, attempts=1):
-    outputs = [f"{number}.png" for number in range(pictures)]
+def ok(images, seconds, attempts=1):
+    outputs = [f"{number}.png" for number in range(images)]
     return Record(id="a", status="ok", outputs=tuple(outputs), attempts=attempts, timings={"write": seconds})
 
 
@@ -22,7 +22,7 @@ def error(kind, attempts=1):
 
 
 def test_numbers_of_a_run(monkeypatch):
-    """Warm-up is up to the first picture, and its pictures and seconds are in no rate."""
+    """Warm-up is up to the first image, and its images and seconds are in no rate."""
     clock = iter([110.0, 112.0, 114.0, 120.0])
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
     stats = RunStats(rows=9, before=2, began=100.0)

@@ -35,6 +35,6 @@ def test_three_hundred_rows_leave_a_worker_as_fifty_did(tmp_path, monkeypatch, b
     assert SETTLED <= early.rows < 2 * SETTLED
     assert late.rows >= ROWS - 10
     assert late.resident - early.resident < 20
-    assert late.descriptors <= early.descriptors + 4  # pictures that are open at the moment
+    assert late.descriptors <= early.descriptors + 4  # images that are open at the moment
     assert late.threads <= early.threads
     assert late.temporary == early.temporary

@@ -52,7 +52,7 @@ def test_a_supply(failing):
         RowSupply([], None, lambda: None)
 
 
-def test_a_crew_ends_the_process_that_nobody_listens_to(failing, monkeypatch, tmp_path):
+def test_a_worker_pool_ends_the_process_without_a_listener(failing, monkeypatch, tmp_path):
     started, popen = [], subprocess.Popen
 
     def remember(*arguments, **more):
@@ -69,7 +69,7 @@ def test_a_crew_ends_the_process_that_nobody_listens_to(failing, monkeypatch, tm
     process.stdout.close()
 
 
-def test_a_crew_without_a_process(monkeypatch, tmp_path):
+def test_a_worker_pool_without_a_process(monkeypatch, tmp_path):
     def fail(*_, **__):
         raise BlockingIOError(11, "Resource temporarily unavailable")
 

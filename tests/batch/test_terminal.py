@@ -83,7 +83,7 @@ def test_what_rows_hold_acts_on_no_terminal(album, tmp_path):
 
 
 def test_names_of_files_act_on_no_terminal(album, tmp_path):
-    """Pictures without masks among them, whose names are all that there is to say."""
+    """Images without masks among them, whose names are all that there is to say."""
     pair = batch.Pair(album.folder / "photos", album.folder / "masks")
     (pair.images / "0.png").rename(pair.images / f"{EVIL}.png")
     (album.folder / "quick.toml").write_text("width = 64\nheight = 64\nsteps = 2\n")

@@ -1,6 +1,6 @@
 """Which files in an output folder are a row's own: those that results name, and those that a run set out to write.
 
-A run that is killed leaves pictures that no line of results names yet, and the next one has to replace them. Whatever
+A run that is killed leaves images that no line of results names yet, and the next one has to replace them. Whatever
 else lies in the folder under the name of an output is somebody's, and stays.
 """
 

@@ -24,7 +24,7 @@ from intarsia.redact import redacted
 __all__ = ["ERROR_KINDS", "ErrorKind", "classify", "is_fatal", "sentence"]
 
 ErrorKind = Literal["decode", "mask", "size", "param", "memory", "nan", "safety", "io", "cancelled", "internal"]
-"""decode: a picture that is none. mask: empty, or of another shape. size: width or height. param: any other field,
+"""decode: an image that is none. mask: empty, or of another shape. size: width or height. param: any other field,
 or a row that cannot be read. memory: the device's or the machine's. nan: numbers that are not finite. safety: the
 checker is missing or cannot be opened. io: a file or URL that cannot be read or written. cancelled: the run was
 stopped. internal: the rest, a worker process that died among it."""

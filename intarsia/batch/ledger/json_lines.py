@@ -1,4 +1,4 @@
-"""Files of JSON lines that runs leave beside their pictures, read so that a damaged line costs itself alone.
+"""Files of JSON lines that runs leave beside their images, read so that a damaged line costs itself alone.
 
 A kill or a full disk tears a line, a file system that lost its power leaves NULs, an editor or another program anything
 else. Such a line is left out and named, whatever it holds; what is in the other lines counts.

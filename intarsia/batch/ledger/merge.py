@@ -24,14 +24,14 @@ def merge(
 ) -> int:
     """Put all results in ``out``, and those in other folders, into ``out/results.jsonl``; the number of rows.
 
-    Of an id's lines the latest stays, and the latest successful one where that is another. The pictures of other
+    Of an id's lines the latest stays, and the latest successful one where that is another. The images of other
     folders are not moved. May be repeated, and killed at any moment.
 
     Args:
         warn: called with a sentence for each line that was damaged, and is lost.
 
     Raises:
-        OutputError: nothing to merge, a run is going on in ``out``, or a picture of a successful row is not there.
+        OutputError: nothing to merge, a run is going on in ``out``, or an image of a successful row is not there.
     """
     folder = Path(out)
     for each in (folder, *map(Path, others)):
@@ -70,4 +70,4 @@ def _check(folder: Path, history: History) -> None:
     for record in history.done.values():
         for name in record.outputs or ():
             if not os.path.isfile(folder / name):
-                raise OutputError(f"{folder / name} is not there: copy the pictures of the other folders first")
+                raise OutputError(f"{folder / name} is not there: copy the images of the other folders first")

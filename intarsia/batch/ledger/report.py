@@ -116,7 +116,7 @@ def _lines_of(numbers: Mapping[str, Any]) -> list[str]:
     lines += [f"  {name}: {count}" for name, count in numbers["errors"].items()]
     if numbers["pictures"]:
         lines.append(
-            f"{numbers['pictures']} pictures in {numbers['seconds']:.1f} s, {numbers['pictures_per_second']:.2f} "
+            f"{numbers['pictures']} images in {numbers['seconds']:.1f} s, {numbers['pictures_per_second']:.2f} "
             f"a second after a warm-up of {numbers['warm_up_seconds']:.1f} s; batches {numbers['batch_fill']:.0%} full"
         )
         device = numbers["peak_device_memory_mib"]

@@ -52,9 +52,9 @@ class RunStats:
         rows: that the run has to account for (its shard's).
         before: of them, those that were done already.
         status, errors: rows by status and by class of error.
-        pictures: written.
+        images: written.
         again: attempts beyond the first.
-        first: seconds until the first picture, weights loaded by then: the warm-up.
+        first: seconds until the first image, weights loaded by then: the warm-up.
         stages: seconds by stage, one for each row.
         states: the latest report of each process.
         warnings: what was damaged in the files of earlier runs, and left out.
@@ -64,12 +64,12 @@ class RunStats:
     before: int = 0
     status: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
-    pictures: int = 0
+    images: int = 0
     again: int = 0
     restarts: int = 0
     began: float = field(default_factory=time.perf_counter)
     first: float | None = None
-    first_pictures: int = 0
+    first_images: int = 0
     latest: float = 0.0
     stages: dict[str, array[float]] = field(default_factory=lambda: defaultdict(lambda: array("d")))
     states: list[WorkerState] = field(default_factory=list)
@@ -89,12 +89,12 @@ class RunStats:
 
     def _add_images(self, record: Record) -> None:
         count = len(record.outputs or ())
-        self.pictures += count
+        self.images += count
         self.latest = time.perf_counter() - self.began
 
         if self.first is None:
             self.first = self.latest
-            self.first_pictures = count
+            self.first_images = count
 
         for stage, seconds in (record.timings or {}).items():
             self.stages[stage].append(seconds)
@@ -109,9 +109,9 @@ class RunStats:
 
     @property
     def rate(self) -> float:
-        """Pictures a second after the warm-up; 0 before there are two."""
+        """Images a second after the warm-up; 0 before there are two."""
         spent = self.latest - (self.first or 0.0)
-        return (self.pictures - self.first_pictures) / spent if spent > 0 else 0.0
+        return (self.images - self.first_images) / spent if spent > 0 else 0.0
 
     @property
     def fill(self) -> float:
@@ -127,7 +127,7 @@ class RunStats:
             "before": self.before,
             **{name: self.status[name] for name in ("ok", "error", "skipped", "cancelled")},
             "errors": dict(sorted(self.errors.items())),
-            "pictures": self.pictures,
+            "pictures": self.images,
             "retries": self.again,
             "restarts": self.restarts,
             "stopped": self.stopped,

@@ -1,4 +1,4 @@
-"""What can only be seen with all rows in view: ids, outputs and pictures that get in one another's way."""
+"""What can only be seen with all rows in view: ids, outputs and images that get in one another's way."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Collisions", "read_rows"]
 
 
 class Collisions:
-    """Ids and outputs of all rows, which of them are there more than once, and the pictures in the output folder that
+    """Ids and outputs of all rows, which of them are there more than once, and the images in the output folder that
     rows read.
 
     Outputs that differ in case alone, or in how a letter and its accent are put together, count as equal: on many file
@@ -72,14 +72,14 @@ class Collisions:
             self._refused.setdefault(number, f"line {number} and line {partner} have {what} in common")
 
     def _add_inputs(self, row: Row) -> None:
-        """Note the row's pictures that lie in the output folder; there are none, mostly."""
+        """Note the row's images that lie in the output folder; there are none, mostly."""
         for field, source in sources_of(row.fields).items():
             for place in self._places(source) if is_path(source) else ():
                 if place.startswith(os.path.join(self._root, "")):
                     self._inputs.setdefault(place, f"the {field} of line {row.number}, {shown(source)}")
 
     def _overwritten(self, row: Row) -> str:
-        """The sentence about a picture that the row's outputs would replace; "" where there is none."""
+        """The sentence about an image that the row's outputs would replace; "" where there is none."""
         for output in row.outputs if self._inputs else ():
             for place in self._places(os.path.join(self._root, output)):
                 if place in self._inputs:

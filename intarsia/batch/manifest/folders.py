@@ -1,6 +1,6 @@
-"""A folder of pictures and a folder of masks as a manifest, matched by relative path without extension.
+"""A folder of images and a folder of masks as a manifest, matched by relative path without extension.
 
-The content of a file decides whether it is a picture; whatever is left out is named (:func:`notes`).
+The content of a file decides whether it is an image; whatever is left out is named (:func:`notes`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SUFFIXES = {
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
     ".pnm", ".pfm", ".avif", ".avifs", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".ico",
 }  # fmt: skip
-"""Extensions of picture files: what has one is a row, also where it is damaged. Other files are looked into."""
+"""Extensions of image files: what has one is a row, also where it is damaged. Other files are looked into."""
 
 # What systems put into folders beside names that begin with a dot.
 _LITTER = {"thumbs.db", "desktop.ini", "@eadir", "__macosx", "$recycle.bin", "system volume information"}
@@ -42,33 +42,31 @@ class Listing:
     """What lies below a folder.
 
     Attributes:
-        pictures: relative path → device and inode, sorted by path.
+        images: relative path → device and inode, sorted by path.
         left_out: relative path → why it is no row.
     """
 
-    pictures: dict[str, _Inode]
+    images: dict[str, _Inode]
     left_out: dict[str, str]
 
 
 @dataclass(frozen=True)
 class Album:
-    """Pictures and their masks: a :class:`Listing` of each folder; None where one mask is for all."""
+    """Images and their masks: a :class:`Listing` of each folder; None where one mask is for all."""
 
     pair: Pair
-    pictures: Listing
+    images: Listing
     masks: Listing | None
 
 
 def check(pair: Pair) -> None:
     """Raises :class:`RequestError` where a folder is not there, or is that of the masks too."""
     if not os.path.isdir(pair.images):
-        raise RequestError("--images", message=f"{pair.images}: there is no such folder of pictures")
+        raise RequestError("--images", message=f"{pair.images}: there is no such folder of images")
     if not os.path.isdir(pair.masks) and not os.path.isfile(pair.masks):
         raise RequestError("--masks", message=f"{pair.masks}: there is no such folder of masks, nor mask")
     if os.path.samefile(pair.images, pair.masks):
-        message = (
-            f"{pair.masks}: this is the folder of pictures, so that each would be its own mask; put the masks into "
-        )
+        message = f"{pair.masks}: this is the folder of images, so that each would be its own mask; put the masks into "
         raise RequestError("--masks", message=f"{message}a folder of their own, or name both in a manifest")
 
 
@@ -76,22 +74,22 @@ def open_album(pair: Pair, out: Path | None = None) -> Album:
     """List both folders.
 
     Args:
-        out: where outputs go. Below the pictures, neither it nor the folder of masks is gone into.
+        out: where outputs go. Below the images, neither it nor the folder of masks is gone into.
     """
     if os.path.isdir(pair.masks):
         return Album(pair, _list(pair.images, [out, pair.masks]), _list(pair.masks, [out, pair.images]))
-    pictures = _list(pair.images, [out])
+    images = _list(pair.images, [out])
     mask = _inode(os.stat(pair.masks))
-    for name in [name for name, inode in pictures.pictures.items() if inode == mask]:
-        del pictures.pictures[name]
-        pictures.left_out[name] = "the mask"
-    return Album(pair, pictures, None)
+    for name in [name for name, inode in images.images.items() if inode == mask]:
+        del images.images[name]
+        images.left_out[name] = "the mask"
+    return Album(pair, images, None)
 
 
 def read(album: Album) -> Iterator[Line]:
-    """A line for each picture, sorted by path; a picture whose mask is missing, or not the only one, has a problem."""
+    """A line for each image, sorted by path; an image whose mask is missing, or not the only one, has a problem."""
     pair, masks = album.pair, None if album.masks is None else _by_stem(album.masks)
-    for number, (name, inode) in enumerate(album.pictures.pictures.items(), 1):
+    for number, (name, inode) in enumerate(album.images.images.items(), 1):
         if masks is None or album.masks is None:
             yield Line(number, {"id": name, "init_image": name, "mask_image": str(pair.masks.absolute())})
             continue
@@ -102,7 +100,7 @@ def read(album: Album) -> Iterator[Line]:
             yield Line(
                 number, {"id": name}, f"{name} has more than one mask: {', '.join(map(os.path.basename, found))}"
             )
-        elif album.masks.pictures[found[0]] == inode:
+        elif album.masks.images[found[0]] == inode:
             yield Line(number, {"id": name}, f"{name} is its own mask: {found[0]} in {pair.masks} is the same file")
         else:
             mask = str((pair.masks / found[0]).absolute())
@@ -110,9 +108,9 @@ def read(album: Album) -> Iterator[Line]:
 
 
 def notes(album: Album) -> tuple[str, ...]:
-    """Sentences about what was left out of the pictures, one for each reason."""
+    """Sentences about what was left out of the images, one for each reason."""
     by_reason = defaultdict(list)
-    for name, reason in album.pictures.left_out.items():
+    for name, reason in album.images.left_out.items():
         by_reason[reason].append(name)
     return tuple(
         f"{album.pair.images}: left out, {reason}: {_enumerated(names)}" for reason, names in sorted(by_reason.items())
@@ -127,21 +125,21 @@ def _enumerated(names: Sequence[str]) -> str:
 def _by_stem(masks: Listing) -> dict[str, list[str]]:
     """Masks by every text that they are looked up by."""
     found: dict[str, list[str]] = defaultdict(list)
-    for name in masks.pictures:
+    for name in masks.images:
         for key in {key for stem in _stems(name) for key in _keys(stem)}:
             found[key].append(name)
     return found
 
 
 def _masks_of(name: str, masks: dict[str, list[str]]) -> list[str]:
-    """The masks of a picture: of that very name, else composed otherwise (NFC, NFD), else in another case."""
+    """The masks of an image: of that very name, else composed otherwise (NFC, NFD), else in another case."""
     stems = _stems(name)
     tiers = zip(*map(_keys, stems), strict=True)
     return next((masks[key] for tier in tiers for key in tier if key in masks), [])
 
 
 def _stems(name: str) -> list[str]:
-    """A path without a picture's extension; a name that has another one may also be meant as a whole."""
+    """A path without an image's extension; a name that has another one may also be meant as a whole."""
     stem, suffix = os.path.splitext(name)
     return [stem] if suffix.lower() in SUFFIXES or not suffix else [name, stem]
 
@@ -155,7 +153,7 @@ def _list(folder: Path, others: Sequence[Path | None]) -> Listing:
     """What lies below the folder, but not below ``others`` in it. Links to folders are not followed."""
     here = os.path.realpath(folder)
     apart = {os.path.realpath(other) for other in others if other is not None} - {here}
-    pictures: dict[str, _Inode] = {}
+    images: dict[str, _Inode] = {}
     left_out: dict[str, str] = {}
 
     def note(error: OSError) -> None:
@@ -178,8 +176,8 @@ def _list(folder: Path, others: Sequence[Path | None]) -> Listing:
             if reason:
                 left_out[prefix + name] = reason
             else:
-                pictures[prefix + name] = inode
-    return Listing(_sorted(pictures), _sorted(left_out))
+                images[prefix + name] = inode
+    return Listing(_sorted(images), _sorted(left_out))
 
 
 def _sorted(entries: dict[str, T]) -> dict[str, T]:
@@ -209,8 +207,8 @@ def _look(path: str) -> tuple[_Inode, str]:
     if not stat.S_ISREG(found.st_mode):
         return (0, 0), "no regular file"
     suffix = os.path.splitext(path)[1].lower()
-    if suffix not in SUFFIXES and not (found.st_size and _is_picture(path, suffix)):
-        return (0, 0), "no picture of a kind that is read"
+    if suffix not in SUFFIXES and not (found.st_size and _is_image(path, suffix)):
+        return (0, 0), "no image of a kind that is read"
     return _inode(found), ""
 
 
@@ -218,8 +216,8 @@ def _inode(found: os.stat_result) -> _Inode:
     return found.st_dev, found.st_ino
 
 
-def _is_picture(path: str, suffix: str) -> bool:
-    """Whether a file without a picture's extension begins like one. The TIFF in a camera's raw file is its preview."""
+def _is_image(path: str, suffix: str) -> bool:
+    """Whether a file without an image's extension begins like one. The TIFF in a camera's raw file is its preview."""
     Image.init()
     try:
         with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as image:

@@ -1,7 +1,7 @@
 """Ids of rows as files, reports and messages may hold them: short, and without the keys of an address.
 
 An id goes into results, claims, reports and the names of outputs. One that is an address loses user, password, query
-and fragment there, and one that is a picture its content; a hash of all of it takes their place, so that ids stay as
+and fragment there, and one that is an image its content; a hash of all of it takes their place, so that ids stay as
 many as they were. What comes out of :func:`public_id` goes through it again unchanged.
 """
 
@@ -32,7 +32,7 @@ def public_id(text: str) -> str:
 
 
 def inline_id(text: str) -> str:
-    """The id of a picture that is written out in the row itself."""
+    """The id of an image that is written out in the row itself."""
     return f"{_INLINE} ({_hash(text)})"
 
 

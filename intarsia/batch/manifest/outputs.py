@@ -21,7 +21,7 @@ _OWN = re.compile(rf"results.*\.jsonl|report.*\.json|\.({NAME}|{FORMER})-.*", re
 
 
 def default_output(identifier: str, suffix: str) -> str:
-    """The id as a path inside the folder, with our extension for a picture's own: ``../a/b.jpg`` → ``a/b.png``.
+    """The id as a path inside the folder, with our extension for an image's own: ``../a/b.jpg`` → ``a/b.png``.
 
     Of an address it is the last component. The hash of an id that was shortened stays with the name.
     """

@@ -33,7 +33,7 @@ class Manifest:
         place: the file, or the two folders.
         base: what relative paths in the rows are relative to.
         allow_extra: columns that no request has are left to whoever reads the rows.
-        out: where outputs go; they are no pictures of the manifest, should they lie among them.
+        out: where outputs go; they are no images of the manifest, should they lie among them.
         notes: what is left out of it, in sentences for people.
     """
 
@@ -75,7 +75,7 @@ class Manifest:
         """What to raise where nothing has come of it."""
         if isinstance(self.place, Pair):
             reasons = "".join(f"; {note}" for note in self.notes)
-            message = f"{self.place.images}: there are no pictures in this folder{reasons}"
+            message = f"{self.place.images}: there are no images in this folder{reasons}"
             return RequestError("--images", message=message)
         return RequestError("manifest", message=f"{self.place}: the manifest has no rows")
 

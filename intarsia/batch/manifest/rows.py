@@ -27,7 +27,7 @@ from intarsia.redact import redacted
 
 __all__ = ["Reader", "Refused", "Row", "derived_seed", "in_shard", "is_path", "load_defaults"]
 
-PICTURES = ("init_image", "mask_image")
+_IMAGE_FIELDS = ("init_image", "mask_image")
 _MISSPELT = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # "https:/…" is an address to be refused, no path
 _LONGEST_PATH = 4096
 _LONGEST_ID = 1024
@@ -41,8 +41,8 @@ class Row:
 
     Attributes:
         number: of its line.
-        outputs: where its pictures go, relative to the output folder, one for each sample.
-        fields: of the request, paths of pictures made absolute; its seed is in it.
+        outputs: where its images go, relative to the output folder, one for each sample.
+        fields: of the request, paths of images made absolute; its seed is in it.
     """
 
     number: int
@@ -132,7 +132,7 @@ class Reader:
         if is_random_seed(fields.get("seed")):
             del fields["seed"]  # drawn anew, it would paint a row again that is done
         fields.setdefault("seed", derived_seed(self.options.seed, identifier))
-        for name in PICTURES:
+        for name in _IMAGE_FIELDS:
             if isinstance(fields.get(name), str):
                 fields[name] = self._located(fields[name])
         fields |= self._adapter(fields)
@@ -159,9 +159,9 @@ class Reader:
             raise RequestError(unknown[0], message=message)
 
     def _id(self, asked: Any, fields: Mapping[str, Any]) -> str:
-        """The row's id; without one, its picture's path as the manifest has it. Keys of addresses are not in it."""
+        """The row's id; without one, its image's path as the manifest has it. Keys of addresses are not in it."""
         if asked is None:
-            return self._id_of_picture(fields.get("init_image"))
+            return self._id_of_image(fields.get("init_image"))
         if isinstance(asked, int) and not isinstance(asked, bool):
             asked = str(asked)
         identifier = public_id(asked) if isinstance(asked, str) else ""
@@ -169,7 +169,7 @@ class Reader:
             raise RequestError("id", asked, f"a text of 1 to {_LONGEST_ID} characters")
         return identifier
 
-    def _id_of_picture(self, source: Any) -> str:
+    def _id_of_image(self, source: Any) -> str:
         if not isinstance(source, str) or not source.strip() or not is_encodable(source):
             raise RequestError("id", message="id is required where init_image is not a text")
         source = source.strip()

@@ -1,7 +1,7 @@
-"""``spec_hash``: two rows of equal hash have equal outputs; and how to know it without decoding a picture.
+"""``spec_hash``: two rows of equal hash have equal outputs; and how to know it without decoding an image.
 
 The hash is made of the request's outline (model and adapter hashes, resolved parameters, seeds), how the file is
-encoded, the engine's version, and the content hashes of the pictures. A file whose path, size and time of change are
+encoded, the engine's version, and the content hashes of the images. A file whose path, size and time of change are
 those of a line of results still has the content hash of that line, so a finished run is checked by looking at files'
 dates alone.
 """
@@ -25,7 +25,7 @@ from intarsia.registry.registry import Registry
 __all__ = ["Contents", "Specs", "contents_of", "identity", "sources_of"]
 
 Contents = Mapping[str, str]
-"""Field → sha256 of the normalised picture in it."""
+"""Field → sha256 of the normalized image in it."""
 
 # What differs from row to row; the outline of all the rest is made once for all rows that share it.
 _OWN = {"prompt", "negative_prompt", "seed", "init_image", "mask_image"}
@@ -37,7 +37,7 @@ class Specs:
     """Makes spec hashes. Not for several threads at once.
 
     Raises:
-        RequestError, WeightsError: from every method, what resolving the request would raise before it opens a picture.
+        RequestError, WeightsError: from every method, what resolving the request would raise before it opens an image.
     """
 
     def __init__(self, registry: Registry, options: Options) -> None:
@@ -47,7 +47,7 @@ class Specs:
         self._outlines: dict[str, str] = {}
 
     def outline(self, request: InpaintRequest) -> str:
-        """Hash of everything but the pictures and their encoding."""
+        """Hash of everything but the images and their encoding."""
         shared = request.model_dump_json(exclude=_OWN | {"ip_adapter"})
         adapter = request.ip_adapter
         key = f"{shared} {adapter.id} {adapter.scale}" if adapter else shared
@@ -78,7 +78,7 @@ def contents_of(plan: Plan) -> dict[str, str]:
 
 
 def sources_of(fields: Mapping[str, Any]) -> dict[str, str]:
-    """Where a row's pictures come from, by field."""
+    """Where a row's images come from, by field."""
     found = {name: fields[name] for name in ("init_image", "mask_image") if isinstance(fields.get(name), str)}
     adapter = fields.get("ip_adapter")
     if isinstance(adapter, dict) and isinstance(adapter.get("image"), str):

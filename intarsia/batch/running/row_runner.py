@@ -180,10 +180,10 @@ class RowRunner:
         return self.engine.submit(item.request)
 
     def _look(self, request: InpaintRequest) -> dict[str, str]:
-        pictures = {"init_image": request.init_image, "mask_image": request.mask_image}
+        images = {"init_image": request.init_image, "mask_image": request.mask_image}
         if request.ip_adapter is not None:
-            pictures["ip_adapter.image"] = request.ip_adapter.image
-        return {name: open_picture(name, value, self._access).sha256 for name, value in pictures.items()}
+            images["ip_adapter.image"] = request.ip_adapter.image
+        return {name: open_picture(name, value, self._access).sha256 for name, value in images.items()}
 
     def _spec(self, request: InpaintRequest, contents: Mapping[str, str], job: Job) -> str:
         with self._specs_lock:
@@ -238,7 +238,7 @@ class RowRunner:
         )
 
     def _save(self, result: Result, sample: int, name: str, job: Job) -> tuple[str, int]:
-        """Write one picture, whole or not at all; its sha256 and size in bytes.
+        """Write one image, whole or not at all; its sha256 and size in bytes.
 
         Only what is the row's own is replaced: of an earlier run, or of an attempt before this one.
         """

@@ -132,7 +132,7 @@ def keep_out(manifest: Manifest, out: Path) -> None:
     place = manifest.place
     for folder in (place.images, place.masks) if isinstance(place, Pair) else ():
         if os.path.realpath(folder) == os.path.realpath(out):
-            message = f"{folder}: the next run would take outputs for pictures; choose another folder, in it if need be"
+            message = f"{folder}: the next run would take outputs for images; choose another folder, in it if need be"
             raise RequestError("out", message=message)
     if isinstance(place, Path) and is_results(place.name) and os.path.realpath(place.parent) == os.path.realpath(out):
         message = f"{place}: results would be written into the manifest; choose another folder"

@@ -47,7 +47,7 @@ if "INTARSIA_TEST_FAULTS" in os.environ:
 
     def faulty_decode(self, states):
         if "nan" in states[0].inputs.prompt:
-            raise NotFinite("the decoded picture has values that are not finite")
+            raise NotFinite("the decoded image has values that are not finite")
         return decode(self, states)
 
     null.NullSession.start = faulty_start
