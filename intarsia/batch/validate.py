@@ -59,50 +59,65 @@ def validate(
         RequestError: the manifest or the defaults cannot be used at all, or there are no rows.
     """
     options = options or Options()
+    out = None if out is None else Path(out)
     place = manifest if isinstance(manifest, Pair) else Path(manifest)
-    found = Manifest.of(place, options, None if out is None else Path(out))
-    reader = Reader(found.base, options, load_defaults(options.defaults))
-    check = _Check(options, decode)
+    opened = Manifest.of(place, options, out)
+    reader = Reader(opened.base, options, load_defaults(options.defaults))
+    checks = _RowChecks(options, decode)
     if out is not None:
-        keep_out(found, Path(out))
-    collisions, count, problems = Collisions(None if out is None else Path(out)), 0, list[Refused]()
-    for row, problem in check.all(reader.row(line) for line in found):
+        keep_out(opened, out)
+
+    collisions = Collisions(out)
+    count = 0
+    problems: list[Refused] = []
+    for row, problem in checks.all(reader.row(line) for line in opened):
         count += 1
         if isinstance(row, Row):
             collisions.add(row)
         if problem is not None:
             problems.append(replace(problem, text=printable(problem.text)))
     if not count:
-        raise found.without_rows()
-    for row in map(reader.row, found):
-        if isinstance(row, Row) and (text := collisions.problem(row)):
-            problems.append(Refused(row.number, row.id, "param", printable(text)))
-    return Findings(count, tuple(sorted(problems, key=lambda each: each.number)), found.notes)
+        raise opened.without_rows()
+
+    problems += _collisions(map(reader.row, opened), collisions)
+    problems.sort(key=lambda problem: problem.number)
+    return Findings(count, tuple(problems), opened.notes)
 
 
-class _Check:
-    """What is wrong with single rows."""
+def _collisions(rows: Iterable[Row | Refused], collisions: Collisions) -> Iterator[Refused]:
+    """Problems of rows that cannot be run beside the others; all rows have been added."""
+    for row in rows:
+        text = collisions.problem(row) if isinstance(row, Row) else ""
+        if text:
+            yield Refused(row.number, row.id, "param", printable(text))
+
+
+class _RowChecks:
+    """Checks of single rows."""
 
     def __init__(self, options: Options, decode: bool) -> None:
-        self._registry, self._decode = Registry(options.weights, options.precision), decode
+        self._decode = decode
+        self._registry = Registry(options.weights, options.precision)
         self._specs = Specs(self._registry, options)
         self._access = Access(allow_private_urls=options.allow_private_urls, max_pixels=options.max_pixels)
         self._threads = options.threads or os.cpu_count() or 1
 
     def all(self, rows: Iterable[Row | Refused]) -> Iterator[tuple[Row | Refused, Refused | None]]:
-        """Each row with its problem, if any, in order; decoding runs in threads, a bounded way ahead."""
+        """Each row with its problem, if any, in order; decoding runs ahead in threads, a bounded number of rows."""
         if not self._decode:
             yield from ((row, self._one(row)) for row in rows)
             return
+
         with ThreadPoolExecutor(self._threads, "intarsia-validate") as pool:
             ahead: deque[tuple[Row | Refused, Future[Refused | None]]] = deque()
             for row in rows:
                 ahead.append((row, pool.submit(self._one, row)))
                 if len(ahead) > 4 * self._threads:
-                    first, answer = ahead.popleft()
-                    yield first, answer.result()
-            for first, answer in ahead:
-                yield first, answer.result()
+                    first, problem = ahead.popleft()
+                    yield first, problem.result()
+
+            for row, problem in ahead:
+                yield row, problem.result()
 
     def _one(self, row: Row | Refused) -> Refused | None:
         if isinstance(row, Refused):

@@ -74,13 +74,17 @@ class Record:
         unknown = {name: value for name, value in line.items() if name not in _FIELDS}
 
         order = tuple(line)
-        is_usual = order == tuple(name for name in _KEY_ORDERS[line["status"]] if name in line)
-        return cls(**known, unknown=unknown, key_order=() if is_usual else order)
+        usual = tuple(name for name in _KEY_ORDERS[line["status"]] if name in line)
+        return cls(**known, unknown=unknown, key_order=() if order == usual else order)
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object. Keys of a line that was read keep their order; new ones follow in the usual one."""
-        values = {name: _plain(getattr(self, name)) for name in _FIELDS}
-        present = {name: value for name, value in values.items() if value is not None} | dict(self.unknown)
+        present: dict[str, Any] = {}
+        for name in _FIELDS:
+            value = getattr(self, name)
+            if value is not None:
+                present[name] = _plain(value)
+        present |= self.unknown
 
         order = dict.fromkeys((*self.key_order, *_KEY_ORDERS[self.status], *present))
         return {name: present[name] for name in order if name in present}

@@ -28,7 +28,9 @@ def public_id(text: str) -> str:
         return inline_id(text)
     short = redacted(text, mark="")
     # Passwords are short enough to be guessed from a hash, and no address that has one is read anyway.
-    return text if short == text else f"{short} ({_hash(_LOGIN.sub('//@', text))})"
+    if short == text:
+        return text
+    return f"{short} ({_hash(_LOGIN.sub('//@', text))})"
 
 
 def inline_id(text: str) -> str:
@@ -38,8 +40,8 @@ def inline_id(text: str) -> str:
 
 def split_id(identifier: str) -> tuple[str, str]:
     """An id without its hash, and the hash; "" where it has none."""
-    found = _HASHED.fullmatch(identifier)
-    return (found[1], found[2]) if found else (identifier, "")
+    match = _HASHED.fullmatch(identifier)
+    return (match[1], match[2]) if match else (identifier, "")
 
 
 def _hash(text: str) -> str:

@@ -51,14 +51,15 @@ class Specs:
         shared = request.model_dump_json(exclude=_OWN | {"ip_adapter"})
         adapter = request.ip_adapter
         key = f"{shared} {adapter.id} {adapter.scale}" if adapter else shared
-        found = self._outlines.get(key)
-        if found is None:
+
+        digest = self._outlines.get(key)
+        if digest is None:
             # This stand-in text shows what the model's template makes of any prompt.
             plain = request.model_copy(update={"prompt": "{prompt}", "negative_prompt": "", "seed": 0})
-            found = _hash(outline(plain, self._registry))
+            digest = _hash(outline(plain, self._registry))
             if len(self._outlines) < _MOST_OUTLINES:
-                self._outlines[key] = found
-        return _hash([found, request.prompt, request.negative_prompt, request.seed])
+                self._outlines[key] = digest
+        return _hash([digest, request.prompt, request.negative_prompt, request.seed])
 
     def spec(self, request: InpaintRequest, contents: Contents, outputs: tuple[str, ...]) -> str:
         """The row's ``spec_hash``."""
@@ -73,17 +74,19 @@ def _hash(value: Any) -> str:
 
 def contents_of(plan: Plan) -> dict[str, str]:
     """The content hashes in a plan, by field."""
-    found = {"init_image": plan.canvas.image_sha256, "mask_image": plan.canvas.mask_sha256}
-    return found | ({"ip_adapter.image": plan.prompt.image_sha256} if plan.prompt.image_sha256 else {})
+    contents = {"init_image": plan.canvas.image_sha256, "mask_image": plan.canvas.mask_sha256}
+    if plan.prompt.image_sha256:
+        contents["ip_adapter.image"] = plan.prompt.image_sha256
+    return contents
 
 
 def sources_of(fields: Mapping[str, Any]) -> dict[str, str]:
     """Where a row's images come from, by field."""
-    found = {name: fields[name] for name in ("init_image", "mask_image") if isinstance(fields.get(name), str)}
+    sources = {name: fields[name] for name in ("init_image", "mask_image") if isinstance(fields.get(name), str)}
     adapter = fields.get("ip_adapter")
     if isinstance(adapter, dict) and isinstance(adapter.get("image"), str):
-        found["ip_adapter.image"] = adapter["image"]
-    return found
+        sources["ip_adapter.image"] = adapter["image"]
+    return sources
 
 
 def identity(source: str) -> str:
@@ -95,8 +98,10 @@ def identity(source: str) -> str:
     text = source
     try:
         if is_path(source):
-            found = os.stat(source)
-            text = f"{source}\0{found.st_size}\0{found.st_mtime_ns}"
+            status = os.stat(source)
+            text = f"{source}\0{status.st_size}\0{status.st_mtime_ns}"
     except (OSError, ValueError):
         return ""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()[:16]
