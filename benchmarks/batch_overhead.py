@@ -59,7 +59,7 @@ GOALS = {
 
 def spent() -> float:
     """CPU seconds of this process and of those it has waited for."""
-    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(sum(resource.getrusage(scope)[:2]) for scope in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
 def measured(call: Callable[[], object], rows: int) -> tuple[float, float]:
@@ -201,13 +201,13 @@ def many(folder: Path, pairs: list[tuple[Path, Path]], count: int) -> dict[str, 
         "    assert stats.before == int(sys.argv[4]) and not stats.status\n"
         "print(time.perf_counter() - began, time.process_time() - cpu, peak_memory())\n"
     )
-    made: dict[str, float] = {"many_rows": count}
+    numbers: dict[str, float] = {"many_rows": count}
     for what in ("validate", "resume"):
         command = [sys.executable, "-c", program, what, str(manifest), str(out), str(count)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         wall, cpu, peak = map(float, done.stdout.split())
-        made |= {f"{what}_seconds": wall, f"{what}_cpu_seconds": cpu, f"{what}_peak_mib": peak}
-    return made
+        numbers |= {f"{what}_seconds": wall, f"{what}_cpu_seconds": cpu, f"{what}_peak_mib": peak}
+    return numbers
 
 
 def verdicts(numbers: dict[str, float]) -> dict[str, bool]:
@@ -219,11 +219,11 @@ def verdicts(numbers: dict[str, float]) -> dict[str, bool]:
     }
 
 
-def record(asked: argparse.Namespace, numbers: dict[str, float]) -> Record:
+def record(arguments: argparse.Namespace, numbers: dict[str, float]) -> Record:
     """What is kept of a run; there are no numbers but where every output was there."""
     from benchmarks.environment import environment
 
-    settings = {name: getattr(asked, name) for name in ("rows", "rounds", "real", "many")}
+    settings = {name: getattr(arguments, name) for name in ("rows", "rounds", "real", "many")}
     settings |= {"compression": batch.Options().compression, "pillow": __version__}
     check = Check(True, "every row was done in every run, and all of the finished manifest was found done")
     kept = numbers | {"goals": {name: list(goal) for name, goal in GOALS.items()}, "reached": verdicts(numbers)}
@@ -239,22 +239,22 @@ def main() -> int:
     parser.add_argument("--real", type=int, default=60, help="rows on the packaged model")
     parser.add_argument("--many", type=int, default=100_000, help="for validate and the check of a finished run")
     parser.add_argument("--out", type=Path, help="a folder for the JSON record")
-    asked = parser.parse_args()
-    pairs = [(path, path.with_name(f"{path.stem}_mask.png")) for path in sorted(asked.images.glob("*.png"))]
+    arguments = parser.parse_args()
+    pairs = [(path, path.with_name(f"{path.stem}_mask.png")) for path in sorted(arguments.images.glob("*.png"))]
     pairs = [(image.absolute(), mask.absolute()) for image, mask in pairs if mask.exists()]
     if not pairs:
-        raise SystemExit(f"{asked.images} has no NAME.png with NAME_mask.png")
-    made: dict[str, float] = {}
+        raise SystemExit(f"{arguments.images} has no NAME.png with NAME_mask.png")
+    numbers: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        made |= overhead(folder, pairs, asked.rows, asked.rounds) if asked.rows else {}
-        made |= fill(folder, pairs, asked.real) if asked.real else {}
-        made |= many(folder, pairs, asked.many) if asked.many else {}
-    made = {key: round(value, 4) for key, value in made.items()}
-    print(json.dumps(made, indent=2))
-    if asked.out:
-        record(asked, made).write(asked.out)
-    return 0 if all(verdicts(made).values()) else 1
+        numbers |= overhead(folder, pairs, arguments.rows, arguments.rounds) if arguments.rows else {}
+        numbers |= fill(folder, pairs, arguments.real) if arguments.real else {}
+        numbers |= many(folder, pairs, arguments.many) if arguments.many else {}
+    numbers = {key: round(value, 4) for key, value in numbers.items()}
+    print(json.dumps(numbers, indent=2))
+    if arguments.out:
+        record(arguments, numbers).write(arguments.out)
+    return 0 if all(verdicts(numbers).values()) else 1
 
 
 if __name__ == "__main__":

@@ -93,13 +93,13 @@ class Sample:
 
 def sample(rows: int, process: int) -> Sample:
     """Look at a worker now."""
-    place = Path(f"/proc/{process}")
-    resident = int((place / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    folder = Path(f"/proc/{process}")
+    resident = int((folder / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return Sample(
         rows=rows,
         resident=resident / (1 << 20),
-        descriptors=len(list((place / "fd").iterdir())),
-        threads=len(list((place / "task").iterdir())),
+        descriptors=len(list((folder / "fd").iterdir())),
+        threads=len(list((folder / "task").iterdir())),
         temporary=len(os.listdir(tempfile.gettempdir())),
     )
 

@@ -1,7 +1,7 @@
 """Which files in an output folder are a row's own: those that results name, and those that a run set out to write.
 
 A run that is killed leaves images that no line of results names yet, and the next one has to replace them. Whatever
-else lies in the folder under the name of an output is somebody's, and stays.
+else lies in the folder under the name of an output stays: no run wrote it.
 """
 
 from __future__ import annotations

@@ -58,6 +58,7 @@ def written(name: str, text: str) -> Any:
         return _BOOLS[text.lower()]
     if text.lower() in _ABSENT:
         return None
+
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -103,6 +104,7 @@ def _number(name: str, value: float) -> float | bool | None:
         return None
     if name in FLAGS and value in (0, 1):
         return bool(value)
+
     if not isinstance(value, float) or name not in WHOLE | {"id"} or not value.is_integer():
         return value
     if abs(value) > _LARGEST_EXACT:
@@ -116,11 +118,18 @@ def _image(name: str, value: bytes | Mapping[str, Any] | list[Any]) -> str | Non
         if len(value) > 1:
             raise CellError(f"{name} holds {len(value)} images; a row has one")
         return plain(name, value[0]) if value else None
-    data, path = (value, None) if isinstance(value, bytes) else (value.get("bytes"), value.get("path"))
-    if not isinstance(value, bytes) and not value.keys() <= {"bytes", "path"}:
+    if isinstance(value, bytes):
+        return _data_uri(value)
+
+    if not value.keys() <= {"bytes", "path"}:
         raise CellError(f"{name} holds a struct of {', '.join(map(shown, value))}; an image's has bytes and path")
+    data, path = value.get("bytes"), value.get("path")
     if isinstance(data, bytes):
-        return f"data:;base64,{base64.b64encode(data).decode('ascii')}"
+        return _data_uri(data)
     if path is None or isinstance(path, str):
         return path or None
     raise CellError(f"{name} holds a path of type {type(path).__name__}, which is no text")
+
+
+def _data_uri(data: bytes) -> str:
+    return f"data:;base64,{base64.b64encode(data).decode('ascii')}"

@@ -66,8 +66,11 @@ def check(pair: Pair) -> None:
     if not os.path.isdir(pair.masks) and not os.path.isfile(pair.masks):
         raise RequestError("--masks", message=f"{pair.masks}: there is no such folder of masks, nor mask")
     if os.path.samefile(pair.images, pair.masks):
-        message = f"{pair.masks}: this is the folder of images, so that each would be its own mask; put the masks into "
-        raise RequestError("--masks", message=f"{message}a folder of their own, or name both in a manifest")
+        message = (
+            f"{pair.masks}: this is the folder of images, so that each would be its own mask; "
+            "put the masks into a folder of their own, or name both in a manifest"
+        )
+        raise RequestError("--masks", message=message)
 
 
 def open_album(pair: Pair, out: Path | None = None) -> Album:
@@ -215,7 +218,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def _reason_of_folder(path: str, apart: Collection[str]) -> str | None:
-    """Why a folder is not gone into: "" for those in ``apart``, of which nothing is said; None where it is."""
+    """Why a folder is not gone into: "" for those in ``apart``, which are not named; None where it is."""
     if os.path.realpath(path) in apart:
         return ""
     if _is_hidden(os.path.basename(path)):

@@ -27,8 +27,9 @@ def default_output(identifier: str, suffix: str) -> str:
     """
     text, mark = split_id(identifier)
     if "://" in text:
-        _, _, place = text.partition("://")
-        text = place.partition("/")[2].rpartition("/")[2]
+        _, _, address = text.partition("://")
+        _, _, path = address.partition("/")
+        _, _, text = path.rpartition("/")
 
     parts = [part for part in text.split("/") if part not in ("", ".", "..")]
     if not parts and not mark:

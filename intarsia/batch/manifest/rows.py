@@ -58,7 +58,7 @@ class Refused:
     Attributes:
         id: its own, or one made of its line's number.
         error: the class of what is wrong; see :mod:`intarsia.batch.ledger.error_kinds`.
-        key: what says to which shard it belongs, where that is not ``id``.
+        key: the text that decides its shard, where that is not ``id``.
         is_nameless: ``id`` was made of the line's number, and means nothing once the manifest has changed.
     """
 
@@ -80,9 +80,10 @@ def load_defaults(path: str | os.PathLike[str] | None) -> dict[str, Any]:
         raise RequestError("--defaults", message=f"{path}: is nested too deeply") from exc
     except (OSError, ValueError) as exc:  # ValueError: not UTF-8, not TOML, a name with a NUL
         raise RequestError("--defaults", message=f"{path}: cannot be read as TOML: {exc}") from exc
-    for own in ("id", "output"):
-        if own in fields:
-            raise RequestError("--defaults", message=f"{path}: {own} cannot be the same for all rows")
+
+    for name in ("id", "output"):
+        if name in fields:
+            raise RequestError("--defaults", message=f"{path}: {name} cannot be the same for all rows")
     try:
         InpaintRequest.parse(fields)
     except RequestError as exc:

@@ -1,4 +1,4 @@
-"""A run made ready: its manifest, whose names have all been looked at, its options, its registry."""
+"""A task: a run made ready, with its manifest, whose ids and outputs have all been read, and its options."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _KEPT = (
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A run made ready: everything that concerns all of its rows has been looked at.
+    """A run made ready: everything that concerns all of its rows has been checked.
 
     Attributes:
         collisions: ids and outputs of all rows of the manifest, as long as it was.
@@ -130,15 +130,20 @@ def prepare(
 def keep_out(manifest: Manifest, out: Path) -> None:
     """Raises :class:`RequestError` where the manifest is what the run would take for results, or the reverse."""
     place = manifest.place
-    for folder in (place.images, place.masks) if isinstance(place, Pair) else ():
-        if os.path.realpath(folder) == os.path.realpath(out):
-            message = f"{folder}: the next run would take outputs for images; choose another folder, in it if need be"
-            raise RequestError("out", message=message)
-    if isinstance(place, Path) and is_results(place.name) and os.path.realpath(place.parent) == os.path.realpath(out):
+    folder = os.path.realpath(out)
+    if isinstance(place, Pair):
+        for inputs in (place.images, place.masks):
+            if os.path.realpath(inputs) == folder:
+                message = (
+                    f"{inputs}: the next run would take outputs for images; choose another folder, in it if need be"
+                )
+                raise RequestError("out", message=message)
+
+    elif is_results(place.name) and os.path.realpath(place.parent) == folder:
         message = f"{place}: results would be written into the manifest; choose another folder"
         raise RequestError("out", message=message)
 
 
 def history_of(out: Path) -> History:
-    """What all files of results in a folder say."""
+    """The history in all files of results in a folder."""
     return read_history(result_files(out), _KEPT)
