@@ -1,7 +1,7 @@
 """What the batch runner itself costs: `python -m benchmarks.batch_overhead DIR [--out benchmarks/results]`.
 
 DIR holds photographs `NAME.png` with masks `NAME_mask.png`. On the null backend the runner should be bound by PNG: it
-is held against the codec's own ceiling, the decoding of the same pictures and masks and the encoding of the same
+is held against the codec's own ceiling, the decoding of the same images and masks and the encoding of the same
 outputs in as many processes as there are cores, with nothing around it. Rounds of both alternate. Beside the ratio of
 rates stands the ratio of CPU time a row, which a machine that is busy with something else disturbs less. Then real rows
 on the packaged model: how full the network's batches are. Then a manifest of many rows: `validate --no-decode`, and the
@@ -30,6 +30,7 @@ from PIL import Image, __version__
 
 from benchmarks.records import Check, Record
 from intarsia import batch
+from intarsia.batch.ledger.records import Record as ResultRecord
 from intarsia.batch.ledger.results import Results
 from intarsia.batch.manifest.reader import Manifest
 from intarsia.batch.manifest.rows import Reader, Row
@@ -58,7 +59,7 @@ GOALS = {
 
 def spent() -> float:
     """CPU seconds of this process and of those it has waited for."""
-    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(sum(resource.getrusage(scope)[:2]) for scope in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
 def measured(call: Callable[[], object], rows: int) -> tuple[float, float]:
@@ -73,11 +74,11 @@ _SAVING = batch.Options().saving  # made once, as a worker does it
 
 
 def codec(job: tuple[int, bytes, bytes]) -> int:
-    """The codec's share of one row: picture and mask decoded, the output encoded as the runner does it."""
+    """The codec's share of one row: image and mask decoded, the output encoded as the runner does it."""
     number, image, mask = job
     for data in (image, mask):
-        with Image.open(io.BytesIO(data)) as picture:
-            picture.load()
+        with Image.open(io.BytesIO(data)) as opened:
+            opened.load()
     return len(encode(_outputs[number % len(_outputs)], "PNG", options=_SAVING)[0])
 
 
@@ -92,7 +93,7 @@ def codec_alone(jobs: list[tuple[int, bytes, bytes]], cores: int) -> None:
 
 
 def write_manifest(folder: Path, pairs: list[tuple[Path, Path]], count: int, real: bool = False) -> Path:
-    """Rows that use the pictures in turn, with seeds and prompts of their own.
+    """Rows that use the images in turn, with seeds and prompts of their own.
 
     Two schedulers and step counts; for ``real`` ones four, two sizes and all of the schedule.
     """
@@ -114,10 +115,10 @@ def write_manifest(folder: Path, pairs: list[tuple[Path, Path]], count: int, rea
 
 def fill(folder: Path, pairs: list[tuple[Path, Path]], count: int) -> dict[str, float]:
     """How full the network's batches are where rows are mixed: it is not to wait for decoded ones."""
-    tally = batch.run(write_manifest(folder, pairs, count, real=True), folder / "real", batch.Options(slots=4))
-    if tally.status["ok"] != count:
-        raise SystemExit(f"only {tally.status['ok']} of {count} real rows were done")
-    return {"real_rows": count, "real_rows_per_second": tally.rate, "batch_fill": tally.fill}
+    stats = batch.run(write_manifest(folder, pairs, count, real=True), folder / "real", batch.Options(slots=4))
+    if stats.status["ok"] != count:
+        raise SystemExit(f"only {stats.status['ok']} of {count} real rows were done")
+    return {"real_rows": count, "real_rows_per_second": stats.rate, "batch_fill": stats.fill}
 
 
 def overhead(folder: Path, pairs: list[tuple[Path, Path]], count: int, rounds: int) -> dict[str, float]:
@@ -134,15 +135,15 @@ def overhead(folder: Path, pairs: list[tuple[Path, Path]], count: int, rounds: i
     for turn in range(rounds):
         out = folder / f"out-{turn}"
         cpu = spent()
-        tally = batch.run(manifest, out, batch.Options(backend="null", workers=cores))
-        if tally.status["ok"] != count:
-            raise SystemExit(f"only {tally.status['ok']} of {count} rows were done")
-        rates.append(tally.rate)
-        peaks.append(max(float(state["memory"]) for state in tally.states))
+        stats = batch.run(manifest, out, batch.Options(backend="null", workers=cores))
+        if stats.status["ok"] != count:
+            raise SystemExit(f"only {stats.status['ok']} of {count} rows were done")
+        rates.append(stats.rate)
+        peaks.append(max(state.memory for state in stats.states))
         ours.append((spent() - cpu - start) / (count - cores))
         _outputs[:] = [Image.open(out / f"row-{number}.png") for number in range(len(pairs))]
-        for picture in _outputs:
-            picture.load()
+        for image in _outputs:
+            image.load()
         theirs.append(measured(lambda: codec_alone(jobs, cores), count))
     rate, cpu_alone = (statistics.median(column) for column in zip(*theirs, strict=True))
     return {
@@ -159,7 +160,7 @@ def overhead(folder: Path, pairs: list[tuple[Path, Path]], count: int, rounds: i
 
 
 def finished(manifest: Path, out: Path) -> None:
-    """What a finished run of a manifest leaves, but for the pictures, which are four bytes each."""
+    """What a finished run of a manifest leaves, but for the images, which are four bytes each."""
     out.mkdir()
     options = batch.Options(backend="null")
     reader, specs = Reader(manifest.parent, options, {}), Specs(Registry(), options)
@@ -184,7 +185,7 @@ def finished(manifest: Path, out: Path) -> None:
             "runtime": ["null", "cpu"], "seeds": [1], "model_sha256": "0" * 64,
         })  # fmt: skip
     with Results(out / "results.jsonl") as results:
-        results.add(lines)
+        results.add(map(ResultRecord.from_json, lines))
 
 
 def many(folder: Path, pairs: list[tuple[Path, Path]], count: int) -> dict[str, float]:
@@ -192,21 +193,21 @@ def many(folder: Path, pairs: list[tuple[Path, Path]], count: int) -> dict[str, 
     manifest, out = write_manifest(folder, pairs, count), folder / "done"
     finished(manifest, out)
     program = (
-        "import sys, time\nfrom intarsia import batch\nfrom intarsia.batch.running.worker import peak_memory\n"
+        "import sys, time\nfrom intarsia import batch\nfrom intarsia.batch.running.process import peak_memory\n"
         "began, cpu = time.perf_counter(), time.process_time()\n"
         "if sys.argv[1] == 'validate':\n    found = batch.validate(sys.argv[2], decode=False)\n"
         "    assert found.rows == int(sys.argv[4]) and not found.problems\n"
-        "else:\n    tally = batch.run(sys.argv[2], sys.argv[3], batch.Options(backend='null'))\n"
-        "    assert tally.before == int(sys.argv[4]) and not tally.status\n"
+        "else:\n    stats = batch.run(sys.argv[2], sys.argv[3], batch.Options(backend='null'))\n"
+        "    assert stats.before == int(sys.argv[4]) and not stats.status\n"
         "print(time.perf_counter() - began, time.process_time() - cpu, peak_memory())\n"
     )
-    made: dict[str, float] = {"many_rows": count}
+    numbers: dict[str, float] = {"many_rows": count}
     for what in ("validate", "resume"):
         command = [sys.executable, "-c", program, what, str(manifest), str(out), str(count)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         wall, cpu, peak = map(float, done.stdout.split())
-        made |= {f"{what}_seconds": wall, f"{what}_cpu_seconds": cpu, f"{what}_peak_mib": peak}
-    return made
+        numbers |= {f"{what}_seconds": wall, f"{what}_cpu_seconds": cpu, f"{what}_peak_mib": peak}
+    return numbers
 
 
 def verdicts(numbers: dict[str, float]) -> dict[str, bool]:
@@ -218,11 +219,11 @@ def verdicts(numbers: dict[str, float]) -> dict[str, bool]:
     }
 
 
-def record(asked: argparse.Namespace, numbers: dict[str, float]) -> Record:
+def record(arguments: argparse.Namespace, numbers: dict[str, float]) -> Record:
     """What is kept of a run; there are no numbers but where every output was there."""
     from benchmarks.environment import environment
 
-    settings = {name: getattr(asked, name) for name in ("rows", "rounds", "real", "many")}
+    settings = {name: getattr(arguments, name) for name in ("rows", "rounds", "real", "many")}
     settings |= {"compression": batch.Options().compression, "pillow": __version__}
     check = Check(True, "every row was done in every run, and all of the finished manifest was found done")
     kept = numbers | {"goals": {name: list(goal) for name, goal in GOALS.items()}, "reached": verdicts(numbers)}
@@ -232,28 +233,28 @@ def record(asked: argparse.Namespace, numbers: dict[str, float]) -> Record:
 def main() -> int:
     """Print the numbers as JSON; 1 where a goal was measured and missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pictures", type=Path)
+    parser.add_argument("images", type=Path)
     parser.add_argument("--rows", type=int, default=600, help="for the runner beside the codec")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--real", type=int, default=60, help="rows on the packaged model")
     parser.add_argument("--many", type=int, default=100_000, help="for validate and the check of a finished run")
     parser.add_argument("--out", type=Path, help="a folder for the JSON record")
-    asked = parser.parse_args()
-    pairs = [(path, path.with_name(f"{path.stem}_mask.png")) for path in sorted(asked.pictures.glob("*.png"))]
+    arguments = parser.parse_args()
+    pairs = [(path, path.with_name(f"{path.stem}_mask.png")) for path in sorted(arguments.images.glob("*.png"))]
     pairs = [(image.absolute(), mask.absolute()) for image, mask in pairs if mask.exists()]
     if not pairs:
-        raise SystemExit(f"{asked.pictures} has no NAME.png with NAME_mask.png")
-    made: dict[str, float] = {}
+        raise SystemExit(f"{arguments.images} has no NAME.png with NAME_mask.png")
+    numbers: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        made |= overhead(folder, pairs, asked.rows, asked.rounds) if asked.rows else {}
-        made |= fill(folder, pairs, asked.real) if asked.real else {}
-        made |= many(folder, pairs, asked.many) if asked.many else {}
-    made = {key: round(value, 4) for key, value in made.items()}
-    print(json.dumps(made, indent=2))
-    if asked.out:
-        record(asked, made).write(asked.out)
-    return 0 if all(verdicts(made).values()) else 1
+        numbers |= overhead(folder, pairs, arguments.rows, arguments.rounds) if arguments.rows else {}
+        numbers |= fill(folder, pairs, arguments.real) if arguments.real else {}
+        numbers |= many(folder, pairs, arguments.many) if arguments.many else {}
+    numbers = {key: round(value, 4) for key, value in numbers.items()}
+    print(json.dumps(numbers, indent=2))
+    if arguments.out:
+        record(arguments, numbers).write(arguments.out)
+    return 0 if all(verdicts(numbers).values()) else 1
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.networks import Weights, _randomise, unet_config
 from intarsia.backends.onnx.device import Device
-from intarsia.batch.running.worker import peak_memory
+from intarsia.batch.running.process import peak_memory
 from intarsia.export.networks import Network, denoiser_graph
 from intarsia.export.stored import places, read_places
 from intarsia.models.unet import UNet

@@ -16,7 +16,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import intarsia
 from benchmarks.cases import CASES
 from benchmarks.jobs import requests
-from intarsia.batch.running.worker import peak_memory
+from intarsia.batch.running.process import peak_memory
 
 
 def alone(backend: str) -> dict[str, float]:

@@ -31,7 +31,7 @@ SCHEDULERS = (
 
 
 def manifest(folder: Path, rows: int, sides: tuple[int, ...] = SIDES) -> Path:
-    """Pictures and masks of all pairs of sides, and rows that take them at random."""
+    """Images and masks of all pairs of sides, and rows that take them at random."""
     rng = np.random.default_rng(0)
     shapes = [(width, height) for width in sides for height in sides]
     for width, height in shapes:
@@ -93,13 +93,13 @@ class Sample:
 
 def sample(rows: int, process: int) -> Sample:
     """Look at a worker now."""
-    place = Path(f"/proc/{process}")
-    resident = int((place / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    folder = Path(f"/proc/{process}")
+    resident = int((folder / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return Sample(
         rows=rows,
         resident=resident / (1 << 20),
-        descriptors=len(list((place / "fd").iterdir())),
-        threads=len(list((place / "task").iterdir())),
+        descriptors=len(list((folder / "fd").iterdir())),
+        threads=len(list((folder / "task").iterdir())),
         temporary=len(os.listdir(tempfile.gettempdir())),
     )
 
@@ -112,11 +112,11 @@ class Curve:
     samples: list[Sample] = field(default_factory=list)
     mark: int = 1
 
-    def __call__(self, tally: batch.Tally) -> None:
-        if tally.finished < self.mark:
+    def __call__(self, stats: batch.RunStats) -> None:
+        if stats.finished < self.mark:
             return
         for process in workers()[:1]:
-            self.samples.append(sample(tally.finished, process))
+            self.samples.append(sample(stats.finished, process))
             print(self.samples[-1], flush=True)
         self.mark = next(self.marks)
 
@@ -134,9 +134,9 @@ def main() -> None:
         began = time.perf_counter()
         options = batch.Options(backend=arguments.backend, device="cpu", workers=1, threads=2)
         marks = iter(range(step, 10 * arguments.rows, step))
-        tally = batch.run(manifest(Path(folder), arguments.rows), Path(folder) / "out", options, Curve(marks))
+        stats = batch.run(manifest(Path(folder), arguments.rows), Path(folder) / "out", options, Curve(marks))
         seconds = time.perf_counter() - began
-    print(f"{dict(tally.status)} in {seconds:.0f} s; peak {tally.to_dict()['peak_memory_mib']:.0f} MiB")
+    print(f"{dict(stats.status)} in {seconds:.0f} s; peak {stats.to_dict()['peak_memory_mib']:.0f} MiB")
 
 
 if __name__ == "__main__":

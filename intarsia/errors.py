@@ -5,16 +5,23 @@
     IntarsiaError                  anything below
     ├── RequestError            a field, its value, and what is allowed
     │   └── SourceError         an image or mask that cannot be read
+    │       └── SourceUnreadable    its file or URL gives no bytes at all
     ├── OutputError             a result that cannot be written
     ├── WeightsError            a model, adapter or registry entry: unknown, missing, corrupted, refused
+    │   └── CheckerMissing      the safety checker that a request asks for is none of the model's
     ├── BackendError            a backend or device: not installed, not available, failed
     │   ├── OutOfMemory         the device's memory, or this machine's, does not hold what was asked
-    │   └── NotFinite           the network gave numbers that are not finite
+    │   ├── NotFinite           the network gave numbers that are not finite
+    │   ├── EngineStopped       the engine is closed, or its thread has ended
+    │   └── DeviceLost          the device fails every later call of this process too
     └── Cancelled               the caller asked for it
 
 Each class carries the exit code that the command line ends with. Messages are one line: they name the
 thing, its value and what is allowed. Whatever is quoted in them, they are printable, short, and without the key of
 the request.
+
+SourceUnreadable, CheckerMissing, EngineStopped and DeviceLost are not public names of the package: a single request
+is handled by the class above them, and only batch, which goes on with other requests, tells them apart.
 """
 
 from __future__ import annotations
@@ -27,12 +34,16 @@ from intarsia.redact import MASK, is_key, redacted, without_key
 __all__ = [
     "BackendError",
     "Cancelled",
+    "CheckerMissing",
+    "DeviceLost",
+    "EngineStopped",
     "IntarsiaError",
     "NotFinite",
     "OutOfMemory",
     "OutputError",
     "RequestError",
     "SourceError",
+    "SourceUnreadable",
     "WeightsError",
     "expect",
     "named",
@@ -142,6 +153,10 @@ class SourceError(RequestError):
         super().__init__(field, value, message=f"{field}: {problem}")
 
 
+class SourceUnreadable(SourceError):
+    """A file that the system cannot read, or a URL that cannot be fetched; nothing has been decoded."""
+
+
 class OutputError(IntarsiaError):
     """A result that cannot be written where it was asked for."""
 
@@ -152,6 +167,10 @@ class WeightsError(IntarsiaError):
     """A registry entry or a weight file that is unknown, missing, corrupted or refused."""
 
     exit_code = 3
+
+
+class CheckerMissing(WeightsError):
+    """The safety checker that a request asks for: not installed, unknown, or for other families."""
 
 
 class BackendError(IntarsiaError):
@@ -166,6 +185,14 @@ class OutOfMemory(BackendError):
 
 class NotFinite(BackendError):
     """The network gave numbers that are not finite; there is no image in them."""
+
+
+class EngineStopped(BackendError):
+    """The engine is closed, or its thread has ended; it takes no more requests."""
+
+
+class DeviceLost(BackendError):
+    """The device failed in a way after which every later call of this process fails too, as after a CUDA error."""
 
 
 class Cancelled(IntarsiaError):

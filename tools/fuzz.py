@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import intarsia
-from intarsia.batch.running.worker import peak_memory
+from intarsia.batch.running.process import peak_memory
 
 __all__ = ["Attempt", "main"]
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from PIL import Image
 
-from intarsia.batch.running.worker import peak_memory
+from intarsia.batch.running.process import peak_memory
 from intarsia.images.access import MAX_PIXELS
 
 __all__ = ["main"]

@@ -11,25 +11,27 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from intarsia.batch.ledger.run_stats import Tally, quantile
+from intarsia.batch.ledger.run_stats import RunStats, quantile
 
 __all__ = ["Display"]
 
-_SECONDS = 0.5
-_LATEST = 500
+_SECONDS_BETWEEN = 0.5
+_LATEST_ROWS = 500
 
 
 class Display:
-    """Shows a :class:`Tally` on standard error, where that is a terminal; else nothing at all."""
+    """Shows :class:`RunStats` on standard error, where that is a terminal; else nothing at all."""
 
     def __init__(self) -> None:
         console = Console(stderr=True)
-        self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
-        )
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+
+        self._bar = Progress(*columns, console=console)
         self._task = self._bar.add_task("rows", total=None)
-        self._live = Live(console=console, transient=True, auto_refresh=False) if console.is_terminal else None
-        self._shown = 0.0
+        self._live: Live | None = None
+        if console.is_terminal:
+            self._live = Live(console=console, transient=True, auto_refresh=False)
+        self._shown_at = 0.0
 
     def __enter__(self) -> Self:
         if self._live is not None:
@@ -42,28 +44,40 @@ class Display:
         if self._live is not None:
             self._live.stop()
 
-    def __call__(self, tally: Tally) -> None:
+    def __call__(self, stats: RunStats) -> None:
         """Show the numbers, at most twice a second."""
         now = time.monotonic()
-        if self._live is None or now - self._shown < _SECONDS:
+        if self._live is None or now - self._shown_at < _SECONDS_BETWEEN:
             return
-        self._shown = now
-        self._bar.update(self._task, completed=tally.finished, total=tally.rows)
-        self._live.update(Group(self._bar, _grid(tally)), refresh=True)
+
+        self._shown_at = now
+        self._bar.update(self._task, completed=stats.finished, total=stats.rows)
+        self._live.update(Group(self._bar, _grid(stats)), refresh=True)
 
 
-def _grid(tally: Tally) -> Table:
-    memory = max((state.get("memory", 0.0) for state in tally.states), default=0.0)
+def _grid(stats: RunStats) -> Table:
+    memory = max((state.memory for state in stats.states), default=0.0)
     grid = Table.grid(padding=(0, 2))
+
     grid.add_row(
-        f"{tally.failed} failed",
-        f"{tally.rate:.2f} pictures/s",
-        f"batches {tally.fill:.0%} full",
-        f"{tally.again} retries",
+        f"{stats.failed} failed",
+        f"{stats.rate:.2f} images/s",
+        f"batches {stats.fill:.0%} full",
+        f"{stats.again} retries",
         f"{memory:.0f} MiB",
-        f"warm-up {tally.first or 0.0:.1f} s",
+        f"warm-up {stats.first or 0.0:.1f} s",
     )
-    latest = {stage: sorted(times[-_LATEST:]) for stage, times in tally.stages.items() if times}
-    spread = (f"{stage} {quantile(each, 0.5):.3f}/{quantile(each, 0.95):.3f}" for stage, each in latest.items())
-    grid.add_row(*spread)
+    grid.add_row(*_stages(stats))
     return grid
+
+
+def _stages(stats: RunStats) -> list[str]:
+    """Median and 95th percentile of each stage's seconds, over the latest rows."""
+    cells: list[str] = []
+    for stage, times in stats.stages.items():
+        if not times:
+            continue
+        latest = sorted(times[-_LATEST_ROWS:])
+        median, high = quantile(latest, 0.5), quantile(latest, 0.95)
+        cells.append(f"{stage} {median:.3f}/{high:.3f}")
+    return cells

@@ -16,8 +16,9 @@ from pathlib import Path
 from intarsia.batch.ledger.lock import locked
 from intarsia.batch.ledger.report import write_report
 from intarsia.batch.ledger.results import result_files
-from intarsia.batch.ledger.run_stats import Tally
-from intarsia.batch.running.local import Watch, name_the_rest, run_here
+from intarsia.batch.ledger.run_stats import RunStats
+from intarsia.batch.running.local import run_here
+from intarsia.batch.running.policy import Watch, name_the_rest
 from intarsia.batch.running.task import Task, prepare
 from intarsia.batch.settings import Options, Pair
 from intarsia.errors import OutputError
@@ -25,7 +26,7 @@ from intarsia.former_name import former
 
 __all__ = ["retry", "run"]
 
-ABANDONED = 3600  # seconds after which no shard still writes at a picture
+ABANDONED = 3600  # seconds after which no shard still writes at an image
 
 
 def run(
@@ -33,8 +34,8 @@ def run(
     out: str | os.PathLike[str],
     options: Options | None = None,
     watch: Watch | None = None,
-) -> Tally:
-    """Run what is not done yet of a manifest, and write the results beside the pictures.
+) -> RunStats:
+    """Run what is not done yet of a manifest, and write the results beside the images.
 
     Args:
         manifest: a ``.jsonl``, ``.csv`` or ``.parquet`` file, or a pair of folders.
@@ -58,7 +59,7 @@ def retry(
     options: Options | None = None,
     watch: Watch | None = None,
     classes: Collection[str] | None = None,
-) -> Tally:
+) -> RunStats:
     """Like :func:`run`, with the rows alone whose latest line is an error or cancelled.
 
     Args:
@@ -69,8 +70,8 @@ def retry(
     """
     if not result_files(Path(out)):
         raise OutputError(f"{Path(out)} holds no results of a batch run")
-    wanted = frozenset({""}) if classes is None else frozenset(classes)
-    return _run(manifest, Path(out), options or Options(), watch, wanted)
+    failures = frozenset({""}) if classes is None else frozenset(classes)
+    return _run(manifest, Path(out), options or Options(), watch, failures)
 
 
 def _run(
@@ -79,37 +80,44 @@ def _run(
     options: Options,
     watch: Watch | None,
     failures: Collection[str] | None,
-) -> Tally:
+) -> RunStats:
     task = prepare(manifest, out, options, failures)
-    tally, seen = Tally(rows=task.rows), watch or (lambda _: None)
+    stats = RunStats(rows=task.rows)
+    if watch is None:
+        watch = _ignore
+
     with locked(out, options.shard):
         try:
             _sweep(out, options.shard)
-            _carry_out(task, tally, seen)
+            _carry_out(task, stats, watch)
         except BaseException as exc:
             # Whatever fails in the wake of an error (a disk is full) would only hide it.
             with contextlib.suppress(OSError, OutputError):
                 if isinstance(exc, KeyboardInterrupt):
-                    name_the_rest(task, tally, "interrupted")
-                _conclude(task, tally)
+                    name_the_rest(task, stats, "interrupted")
+                _conclude(task, stats)
             raise
-        _conclude(task, tally)
-    return tally
+        _conclude(task, stats)
+    return stats
 
 
-def _carry_out(task: Task, tally: Tally, watch: Watch) -> None:
+def _ignore(stats: RunStats) -> None:
+    """A :data:`Watch` that does nothing."""
+
+
+def _carry_out(task: Task, stats: RunStats, watch: Watch) -> None:
     if task.options.runner == "ray":
         from intarsia.batch.running.ray_runner import run_on_ray
 
-        run_on_ray(task, tally, watch)
+        run_on_ray(task, stats, watch)
     else:
-        run_here(task, tally, watch)
+        run_here(task, stats, watch)
 
 
-def _conclude(task: Task, tally: Tally) -> None:
+def _conclude(task: Task, stats: RunStats) -> None:
     _sweep(task.out, task.options.shard)  # a worker that was killed in this run leaves some too
-    if tally.status:  # a run that found everything done says nothing new
-        write_report(task.out, task.options.shard, tally.to_dict())
+    if stats.status:  # a run that found everything done says nothing new
+        write_report(task.out, task.options.shard, stats.to_dict())
 
 
 def _sweep(out: Path, shard: tuple[int, int]) -> None:
@@ -118,11 +126,17 @@ def _sweep(out: Path, shard: tuple[int, int]) -> None:
     The lock is held, so no other run is at these files, but for other shards: theirs are known by their age, which a
     clock that was set back in between makes negative.
     """
-    now, youngest = time.time(), 0 if shard[1] == 1 else ABANDONED
+    now = time.time()
+    _, parts = shard
+    youngest = 0 if parts == 1 else ABANDONED
+
     for folder, _, files in os.walk(out):
-        for name in files:
-            if name.startswith((".intarsia-", former(".intarsia-"))) and name.endswith(".part"):
-                path = os.path.join(folder, name)
-                with contextlib.suppress(FileNotFoundError):
-                    if abs(now - os.stat(path).st_mtime) >= youngest:
-                        os.unlink(path)
+        for name in filter(_is_unfinished, files):
+            path = os.path.join(folder, name)
+            with contextlib.suppress(FileNotFoundError):
+                if abs(now - os.stat(path).st_mtime) >= youngest:
+                    os.unlink(path)
+
+
+def _is_unfinished(name: str) -> bool:
+    return name.startswith((".intarsia-", former(".intarsia-"))) and name.endswith(".part")

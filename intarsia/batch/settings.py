@@ -1,4 +1,4 @@
-"""What a batch run is asked to do, as frozen data that also travels to worker processes."""
+"""Options of a batch run, as frozen data that is also sent to worker processes."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ __all__ = ["Options", "Pair", "read_limit", "read_shard"]
 RUNNERS = ("local", "ray")
 
 _UNLIMITED = 1 << 62
+_MOST = 256  # workers, and threads of each
 
 _KINDS: dict[object, str] = {
     str: "a text",
@@ -33,7 +34,7 @@ _KINDS: dict[object, str] = {
 
 @dataclass(frozen=True)
 class Pair:
-    """A folder of pictures with a folder of masks of the same stems, or one mask file for all of them."""
+    """A folder of images with a folder of masks of the same stems, or one mask file for all of them."""
 
     images: Path
     masks: Path
@@ -46,7 +47,7 @@ class Options:
     Attributes:
         backend, device, weights, slots, kernels, allow_private_urls: as for :class:`intarsia.Engine`. A device of
             ``auto`` or ``cuda`` means every GPU there is.
-        deterministic: a picture's bits do not depend on its company; False is faster on a GPU.
+        deterministic: an image's bits do not depend on what it is batched with; False is faster on a GPU.
         workers: processes, each with its own engine; None is one for each GPU, or one on a CPU.
         threads: for decoding and encoding, in each process; None takes what suits the machine.
         seed: of the run: rows without a seed get theirs from it and their id.
@@ -93,19 +94,22 @@ class Options:
     def __post_init__(self) -> None:
         for name in ("weights", "defaults"):
             path = getattr(self, name)
-            object.__setattr__(self, name, os.fspath(path) if isinstance(path, os.PathLike) else path)
+            if isinstance(path, os.PathLike):
+                object.__setattr__(self, name, os.fspath(path))
+
         for name, kind in _kinds().items():
             expect(name, getattr(self, name), kind, _KINDS[kind])
-        if not (isinstance(self.shard, tuple) and [type(part) for part in self.shard] == [int, int]):
-            raise RequestError("shard", self.shard, "two integers (I, N)")
+        self._check_shard()
+
         Access(max_pixels=self.max_pixels)  # its own limits
-        _whole("workers", self.workers, 256)
-        _whole("threads", self.threads, 256)
+        _check_count("workers", self.workers)
+        _check_count("threads", self.threads)
         if not 0 <= self.seed <= MAX_SEED:
             raise RequestError("seed", self.seed, f"between 0 and {MAX_SEED}")
         part, parts = self.shard
         if not 1 <= part <= parts:
             raise RequestError("shard", f"{part}/{parts}", "I/N with 1 <= I <= N")
+
         if f".{self.format}" not in FORMATS:
             raise RequestError("format", self.format, f"one of {', '.join(name[1:] for name in FORMATS)}")
         if self.runner not in RUNNERS:
@@ -113,15 +117,23 @@ class Options:
         read_limit(self.max_errors, 0)
         _ = self.saving  # its own limits
 
+    def _check_shard(self) -> None:
+        is_pair = isinstance(self.shard, tuple) and [type(part) for part in self.shard] == [int, int]
+        if not is_pair:
+            raise RequestError("shard", self.shard, "two integers (I, N)")
+
     @property
     def saving(self) -> SaveOptions:
-        """How pictures are encoded."""
+        """How images are encoded."""
         return SaveOptions(quality=self.quality, lossless=self.lossless, compression=self.compression)
 
     @property
     def thread_count(self) -> int:
-        """Threads that decode and encode in each process: for its share of the cores, and two, as disks let wait."""
-        return self.threads or min(8, max(2, (os.cpu_count() or 1) // (self.workers or 1)))
+        """Threads that decode and encode in each process: one for each of its cores, two at least, as disks wait."""
+        if self.threads:
+            return self.threads
+        share = (os.cpu_count() or 1) // (self.workers or 1)
+        return min(max(share, 2), 8)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able values; ``Options.of`` reads them."""
@@ -129,7 +141,8 @@ class Options:
 
     def for_workers(self) -> dict[str, Any]:
         """:meth:`to_dict` with the limit of pixels that holds in this process, Pillow's where the program set that."""
-        return self.to_dict() | {"max_pixels": int(min(pixel_limit(self.max_pixels), _UNLIMITED))}
+        limit = min(pixel_limit(self.max_pixels), _UNLIMITED)
+        return self.to_dict() | {"max_pixels": int(limit)}
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> Options:
@@ -144,9 +157,9 @@ def _kinds() -> dict[str, Any]:
     return {name: kind for name, kind in get_type_hints(Options).items() if name != "shard"}
 
 
-def _whole(name: str, value: int | None, most: int) -> None:
-    if value is not None and not 1 <= value <= most:
-        raise RequestError(name, value, f"between 1 and {most}")
+def _check_count(name: str, value: int | None) -> None:
+    if value is not None and not 1 <= value <= _MOST:
+        raise RequestError(name, value, f"between 1 and {_MOST}")
 
 
 def read_shard(text: str) -> tuple[int, int]:
@@ -164,4 +177,8 @@ def read_limit(text: str | int | None, rows: int) -> int | None:
     match = re.fullmatch(r"(\d{1,12})|(\d{1,3}(?:\.\d{1,6})?)\s*%", str(text).strip())
     if match is None or (match[2] and float(match[2]) > 100):
         raise RequestError("max_errors", text, "a number of rows, or a share of them as in 5%")
-    return int(match[1]) if match[1] else int(rows * float(match[2]) / 100)
+
+    count, percent = match[1], match[2]
+    if count:
+        return int(count)
+    return int(rows * float(percent) / 100)

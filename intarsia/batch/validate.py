@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from intarsia.batch.ledger.error_kinds import classify, sentence
-from intarsia.batch.manifest.collisions import Names
+from intarsia.batch.manifest.collisions import Collisions
 from intarsia.batch.manifest.reader import Manifest
 from intarsia.batch.manifest.rows import Reader, Refused, Row, is_path, load_defaults
 from intarsia.batch.manifest.spec_hash import Specs, sources_of
@@ -18,7 +18,7 @@ from intarsia.batch.running.task import keep_out
 from intarsia.batch.settings import Options, Pair
 from intarsia.engine.request import InpaintRequest
 from intarsia.engine.resolve import resolve
-from intarsia.errors import RequestError, SourceError, shown
+from intarsia.errors import RequestError, SourceUnreadable, shown
 from intarsia.images.access import Access
 from intarsia.printable import printable
 from intarsia.registry.registry import Registry
@@ -33,7 +33,7 @@ class Findings:
     Attributes:
         rows: looked at.
         problems: by line; none where the manifest is fit to be run.
-        notes: what is left out of the manifest: files of a folder that are no pictures, columns without a name.
+        notes: what is left out of the manifest: files of a folder that are no images, columns without a name.
     """
 
     rows: int
@@ -51,58 +51,73 @@ def validate(
     """Parse every row, look for its files, and hold ids and outputs against one another.
 
     Args:
-        decode: also open every picture and lay out every canvas, as a run would: finds damaged pictures, empty masks
+        decode: also open every image and lay out every canvas, as a run would: finds damaged images, empty masks
             and sizes that do not fit. Without it only the files' being there is checked.
-        out: the output folder of the run to come; with it, outputs that would replace pictures of rows are found.
+        out: the output folder of the run to come; with it, outputs that would replace images of rows are found.
 
     Raises:
         RequestError: the manifest or the defaults cannot be used at all, or there are no rows.
     """
     options = options or Options()
+    out = None if out is None else Path(out)
     place = manifest if isinstance(manifest, Pair) else Path(manifest)
-    found = Manifest.of(place, options, None if out is None else Path(out))
-    reader = Reader(found.base, options, load_defaults(options.defaults))
-    check = _Check(options, decode)
+    opened = Manifest.of(place, options, out)
+    reader = Reader(opened.base, options, load_defaults(options.defaults))
+    checks = _RowChecks(options, decode)
     if out is not None:
-        keep_out(found, Path(out))
-    names, count, problems = Names(None if out is None else Path(out)), 0, list[Refused]()
-    for row, problem in check.all(reader.row(line) for line in found):
+        keep_out(opened, out)
+
+    collisions = Collisions(out)
+    count = 0
+    problems: list[Refused] = []
+    for row, problem in checks.all(reader.row(line) for line in opened):
         count += 1
         if isinstance(row, Row):
-            names.add(row)
+            collisions.add(row)
         if problem is not None:
             problems.append(replace(problem, text=printable(problem.text)))
     if not count:
-        raise found.without_rows()
-    for row in map(reader.row, found):
-        if isinstance(row, Row) and (text := names.problem(row)):
-            problems.append(Refused(row.number, row.id, "param", printable(text)))
-    return Findings(count, tuple(sorted(problems, key=lambda each: each.number)), found.notes)
+        raise opened.without_rows()
+
+    problems += _collisions(map(reader.row, opened), collisions)
+    problems.sort(key=lambda problem: problem.number)
+    return Findings(count, tuple(problems), opened.notes)
 
 
-class _Check:
-    """What is wrong with single rows."""
+def _collisions(rows: Iterable[Row | Refused], collisions: Collisions) -> Iterator[Refused]:
+    """Problems of rows that cannot be run beside the others; all rows have been added."""
+    for row in rows:
+        text = collisions.problem(row) if isinstance(row, Row) else ""
+        if text:
+            yield Refused(row.number, row.id, "param", printable(text))
+
+
+class _RowChecks:
+    """Checks of single rows."""
 
     def __init__(self, options: Options, decode: bool) -> None:
-        self._registry, self._decode = Registry(options.weights, options.precision), decode
+        self._decode = decode
+        self._registry = Registry(options.weights, options.precision)
         self._specs = Specs(self._registry, options)
         self._access = Access(allow_private_urls=options.allow_private_urls, max_pixels=options.max_pixels)
         self._threads = options.threads or os.cpu_count() or 1
 
     def all(self, rows: Iterable[Row | Refused]) -> Iterator[tuple[Row | Refused, Refused | None]]:
-        """Each row with its problem, if any, in order; decoding runs in threads, a bounded way ahead."""
+        """Each row with its problem, if any, in order; decoding runs ahead in threads, a bounded number of rows."""
         if not self._decode:
             yield from ((row, self._one(row)) for row in rows)
             return
+
         with ThreadPoolExecutor(self._threads, "intarsia-validate") as pool:
             ahead: deque[tuple[Row | Refused, Future[Refused | None]]] = deque()
             for row in rows:
                 ahead.append((row, pool.submit(self._one, row)))
                 if len(ahead) > 4 * self._threads:
-                    first, answer = ahead.popleft()
-                    yield first, answer.result()
-            for first, answer in ahead:
-                yield first, answer.result()
+                    first, problem = ahead.popleft()
+                    yield first, problem.result()
+
+            for row, problem in ahead:
+                yield row, problem.result()
 
     def _one(self, row: Row | Refused) -> Refused | None:
         if isinstance(row, Refused):
@@ -126,4 +141,4 @@ class _Check:
                 raise RequestError(name, message=f"{name} is required")
         for name, source in sources.items():
             if is_path(source) and not os.path.isfile(source):
-                raise SourceError(name, source, f"file not found: {shown(source)}") from FileNotFoundError(2, source)
+                raise SourceUnreadable(name, source, f"file not found: {shown(source)}")

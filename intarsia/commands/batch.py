@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import signal
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,16 +16,18 @@ from intarsia.errors import Cancelled, RequestError
 from intarsia.printable import printable, printable_json
 
 if TYPE_CHECKING:
-    from intarsia.batch import Findings, Options, Pair, Tally
+    from intarsia.batch import Findings, Options, Pair, RunStats
+    from intarsia.batch.manifest.rows import Refused
+    from intarsia.batch.running.policy import Watch
 
 __all__ = ["batch"]
 
 batch = typer.Typer(help="Offline batches: validate, run, report, retry, merge.", no_args_is_help=True)
 
 Manifest = Annotated[Path | None, typer.Argument(help="A .jsonl, .csv or .parquet file.")]
-Images = Annotated[Path | None, typer.Option("--images", help="In place of a manifest: a folder of pictures …")]
+Images = Annotated[Path | None, typer.Option("--images", help="In place of a manifest: a folder of images …")]
 Masks = Annotated[Path | None, typer.Option("--masks", help="… and of masks with the same names, or one mask.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for pictures and results.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for images and results.")]
 Folder = Annotated[Path, typer.Argument(help="The output folder of a run.")]
 Defaults = Annotated[Path | None, typer.Option("--defaults", help="A TOML file of request fields under the rows.")]
 Extra = Annotated[bool, typer.Option("--allow-extra", help="Ignore keys that no request has.")]
@@ -35,7 +35,7 @@ Seed = Annotated[int, typer.Option("--seed", min=0, help="Of the run; rows witho
 Shard = Annotated[str, typer.Option("--shard", help="I/N: the I-th of N parts of the rows.")]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; one for each GPU by default.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Decoding and encoding, in each process.")]
-Slots = Annotated[int | None, typer.Option("--slots", min=1, help="Pictures evaluated together.")]
+Slots = Annotated[int | None, typer.Option("--slots", min=1, help="Images evaluated together.")]
 Deterministic = Annotated[
     bool, typer.Option("--deterministic/--fast", help="Bits that do not depend on what else is in the batch.")
 ]
@@ -58,7 +58,7 @@ def validate_command(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The folder of the run to come: nothing in it may be replaced.")
     ] = None,
-    decode: Annotated[bool, typer.Option("--decode/--no-decode", help="Open the pictures too.")] = True,
+    decode: Annotated[bool, typer.Option("--decode/--no-decode", help="Open the images too.")] = True,
     threads: Threads = None,
     weights: Weights = None,
     allow_private_urls: AllowPrivateUrls = False,
@@ -69,26 +69,21 @@ def validate_command(
     from intarsia.batch import Options, validate
 
     options = Options(
-        weights=_text(weights), defaults=_text(defaults), allow_extra=allow_extra, threads=threads,
-        allow_private_urls=allow_private_urls, max_pixels=max_pixels,
-    )  # fmt: skip
-    found = validate(_place(manifest, images, masks), options, decode=decode, out=out)
-    typer.echo(printable_json(_findings_as_dict(found)) if as_json else _findings_as_text(found))
-    if found.problems:
+        weights=_text(weights),
+        defaults=_text(defaults),
+        allow_extra=allow_extra,
+        threads=threads,
+        allow_private_urls=allow_private_urls,
+        max_pixels=max_pixels,
+    )
+    findings = validate(_place(manifest, images, masks), options, decode=decode, out=out)
+    typer.echo(printable_json(_findings_as_dict(findings)) if as_json else _findings_as_text(findings))
+    if findings.problems:
         raise typer.Exit(RequestError.exit_code)
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """What ``run`` and ``retry`` are both told."""
-
-    place: Path | Pair
-    out: Path
-    options: Options
-    as_json: bool
-
-
-def _asked(
+@batch.command("run")
+def run_command(
     out: Out,
     manifest: Manifest = None,
     images: Images = None,
@@ -115,48 +110,69 @@ def _asked(
     max_pixels: MaxPixels = None,
     precision: Precision = None,
     as_json: AsJson = False,
-) -> _Asked:
-    from intarsia.batch import Options
+) -> None:
+    """Run the rows that are not done yet; exit code 1 where any failed. May be killed and started again."""
+    from intarsia.batch import Options, run
     from intarsia.batch.settings import read_shard
 
     options = Options(
-        backend, device, _text(weights), slots, kernels, deterministic, allow_private_urls, workers, threads, seed,
-        read_shard(shard), _text(defaults), allow_extra, max_errors, fail_fast, format, compression,
-        metadata=metadata, runner=runner, max_pixels=max_pixels, precision=precision,
+        defaults=_text(defaults), allow_extra=allow_extra, seed=seed, shard=read_shard(shard),
+        workers=workers, threads=threads, slots=slots, deterministic=deterministic,
+        max_errors=max_errors, fail_fast=fail_fast,
+        format=format, compression=compression, metadata=metadata,
+        runner=runner, backend=backend, device=device, kernels=kernels, weights=_text(weights),
+        allow_private_urls=allow_private_urls, max_pixels=max_pixels, precision=precision,
     )  # fmt: skip
-    return _Asked(_place(manifest, images, masks), out, options, as_json)
 
-
-def _with_options(command: Callable[..., None]) -> Callable[..., None]:
-    """A command with the options of :func:`_asked` before its own; what they make is its first argument."""
-    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
-    shared = inspect.signature(_asked, eval_str=True).parameters.values()
-
-    @functools.wraps(command)
-    def called(**given: Any) -> None:
-        its = {parameter.name: given.pop(parameter.name) for parameter in own}
-        command(_asked(**given), **its)
-
-    called.__signature__ = inspect.Signature([*shared, *own])  # type: ignore[attr-defined]  # typer reads this
-    return called
-
-
-@batch.command("run")
-@_with_options
-def run_command(asked: _Asked) -> None:
-    """Run the rows that are not done yet; exit code 1 where any failed. May be killed and started again."""
-    from intarsia.batch import run
-
-    _carry_out(run, asked)
+    _carry_out(run, _place(manifest, images, masks), options, out=out, as_json=as_json)
 
 
 @batch.command("retry")
-@_with_options
-def retry_command(asked: _Asked, classes: Classes = None) -> None:
+def retry_command(
+    out: Out,
+    manifest: Manifest = None,
+    images: Images = None,
+    masks: Masks = None,
+    defaults: Defaults = None,
+    allow_extra: Extra = False,
+    seed: Seed = 0,
+    shard: Shard = "1/1",
+    workers: Workers = None,
+    threads: Threads = None,
+    slots: Slots = None,
+    deterministic: Deterministic = True,
+    max_errors: MaxErrors = None,
+    fail_fast: FailFast = False,
+    format: Format = "png",
+    compression: Compression = 3,
+    metadata: Metadata = True,
+    runner: Runner = "local",
+    backend: Backend = "auto",
+    device: Device = "auto",
+    kernels: Kernels = "auto",
+    weights: Weights = None,
+    allow_private_urls: AllowPrivateUrls = False,
+    max_pixels: MaxPixels = None,
+    precision: Precision = None,
+    as_json: AsJson = False,
+    classes: Classes = None,
+) -> None:
     """Run only the rows that failed or were cancelled, with the same options as the run."""
-    from intarsia.batch import retry
+    from intarsia.batch import Options, retry
+    from intarsia.batch.settings import read_shard
 
-    _carry_out(functools.partial(retry, classes=_classes(classes)), asked)
+    options = Options(
+        defaults=_text(defaults), allow_extra=allow_extra, seed=seed, shard=read_shard(shard),
+        workers=workers, threads=threads, slots=slots, deterministic=deterministic,
+        max_errors=max_errors, fail_fast=fail_fast,
+        format=format, compression=compression, metadata=metadata,
+        runner=runner, backend=backend, device=device, kernels=kernels, weights=_text(weights),
+        allow_private_urls=allow_private_urls, max_pixels=max_pixels, precision=precision,
+    )  # fmt: skip
+
+    place = _place(manifest, images, masks)
+    retry_some = functools.partial(retry, classes=_error_kinds(classes))
+    _carry_out(retry_some, place, options, out=out, as_json=as_json)
 
 
 @batch.command("report")
@@ -164,9 +180,9 @@ def report_command(out: Folder, as_json: AsJson = False) -> None:
     """Print what became of the rows, the failed ones with their reasons."""
     from intarsia.batch.ledger.report import as_text, report
 
-    made = report(out)
-    _warn(made["warnings"])
-    typer.echo(printable_json(made) if as_json else as_text(made))
+    summary = report(out)
+    _warn(summary["warnings"])
+    typer.echo(printable_json(summary) if as_json else as_text(summary))
 
 
 @batch.command("merge")
@@ -184,23 +200,31 @@ def merge_command(
     typer.echo(printable(f"{rows} rows in {out / 'results.jsonl'}"))
 
 
-def _carry_out(how: Callable[[Any, Path, Options, Callable[[Tally], None]], Tally], asked: _Asked) -> None:
-    """Run with a live display; the numbers on stdout at the end."""
+def _carry_out(
+    command: Callable[[Path | Pair, Path, Options, Watch], RunStats],
+    place: Path | Pair,
+    options: Options,
+    *,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """Run or retry with a live display; the numbers on stdout at the end."""
     from intarsia.batch.ledger.report import run_as_text
     from intarsia.batch.live import Display
 
     before = signal.signal(signal.SIGTERM, _interrupt)  # what ends a job on a cluster is no reason to lose its rows
     try:
         with Display() as display:
-            tally = how(asked.place, asked.out, asked.options, display)
+            stats = command(place, out, options, display)
     except KeyboardInterrupt as exc:
-        raise Cancelled(f"interrupted; the same command goes on where it stopped ({asked.out})") from exc
+        raise Cancelled(f"interrupted; the same command goes on where it stopped ({out})") from exc
     finally:
         signal.signal(signal.SIGTERM, before)
-    numbers = tally.to_dict()
-    _warn(tally.warnings)
-    typer.echo(printable_json(numbers) if asked.as_json else run_as_text(numbers))
-    if tally.failed:
+
+    numbers = stats.to_dict()
+    _warn(stats.warnings)
+    typer.echo(printable_json(numbers) if as_json else run_as_text(numbers))
+    if stats.failed:
         raise typer.Exit(1)
 
 
@@ -223,32 +247,40 @@ def _place(manifest: Path | None, images: Path | None, masks: Path | None) -> Pa
     raise RequestError("manifest", message="give either a manifest, or both --images and --masks")
 
 
-def _classes(text: str | None) -> frozenset[str] | None:
-    from intarsia.batch.ledger.error_kinds import CLASSES
+def _error_kinds(text: str | None) -> frozenset[str] | None:
+    """The classes of errors in a comma-separated text; None for all."""
+    from intarsia.batch.ledger.error_kinds import ERROR_KINDS
 
     if text is None:
         return None
-    wanted = frozenset(name.strip() for name in text.split(","))
-    for name in sorted(wanted):
-        if name not in CLASSES:
-            raise RequestError("--class", name, f"one of {', '.join(CLASSES)}")
-    return wanted
+
+    names = frozenset(name.strip() for name in text.split(","))
+    for name in sorted(names):
+        if name not in ERROR_KINDS:
+            raise RequestError("--class", name, f"one of {', '.join(ERROR_KINDS)}")
+    return names
 
 
 def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
 
 
-def _findings_as_text(found: Findings) -> str:
-    lines = []
-    for each in found.problems:
-        line = f"line {each.number}"
-        named = line if each.id == line else f"{line}: {each.id}"
-        lines.append(f"{named}: {each.error}: {each.text}")
-    bad = len({each.number for each in found.problems})
-    return "\n".join(map(printable, [*found.notes, *lines, f"{found.rows} rows, {bad} with problems"]))
+def _findings_as_text(findings: Findings) -> str:
+    lines = [_problem_line(problem) for problem in findings.problems]
+    bad_rows = len({problem.number for problem in findings.problems})
+    summary = f"{findings.rows} rows, {bad_rows} with problems"
+    return "\n".join(map(printable, [*findings.notes, *lines, summary]))
 
 
-def _findings_as_dict(found: Findings) -> dict[str, Any]:
-    problems = [{"line": each.number, "id": each.id, "class": each.error, "text": each.text} for each in found.problems]
-    return {"rows": found.rows, "problems": problems, "notes": list(found.notes)}
+def _problem_line(problem: Refused) -> str:
+    line = f"line {problem.number}"
+    name = line if problem.id == line else f"{line}: {problem.id}"
+    return f"{name}: {problem.error}: {problem.text}"
+
+
+def _findings_as_dict(findings: Findings) -> dict[str, Any]:
+    problems = [
+        {"line": problem.number, "id": problem.id, "class": problem.error, "text": problem.text}
+        for problem in findings.problems
+    ]
+    return {"rows": findings.rows, "problems": problems, "notes": list(findings.notes)}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from intarsia.backends.protocol import Opening
 from intarsia.engine.plan import Adapter, ModelPlan
 from intarsia.engine.request import InpaintRequest
-from intarsia.errors import RequestError, WeightsError
+from intarsia.errors import CheckerMissing, RequestError, WeightsError
 from intarsia.registry.entries import PARTS, ModelEntry, PartEntry
 from intarsia.registry.files import check, entry_hash, locate
 from intarsia.registry.hashing import nothing
@@ -59,18 +59,21 @@ def find_checker(request: InpaintRequest, model: ModelEntry, registry: Registry)
     """The model's checker if the request asks for one. A checker that is not there is an error, never "off".
 
     Raises:
-        WeightsError: the model names no checker, the registry does not have it, it is for other families, or its
+        CheckerMissing: the model names no checker, the registry does not have it, it is for other families, or its
             folder is not there.
     """
     if not request.safety_checker:
         return None
     if not model.safety:
-        raise WeightsError(
+        raise CheckerMissing(
             f"safety_checker: no checker is installed for {model.id}; install one (a [safety.<id>] entry in "
             f'weights.toml, and safety = "<id>" in the entry of {model.id}), or turn safety_checker off'
         )
-    entry = _fitting("safety", model.safety, model, registry)
-    locate(entry)
+    try:
+        entry = _fitting("safety", model.safety, model, registry)
+        locate(entry)
+    except WeightsError as exc:
+        raise CheckerMissing(str(exc)) from exc
     return entry
 
 

@@ -11,7 +11,7 @@ import time
 
 from intarsia.engine.ticket import Ticket
 from intarsia.engine.worker import Worker
-from intarsia.errors import BackendError
+from intarsia.errors import BackendError, EngineStopped
 from intarsia.threads import start_thread
 
 __all__ = ["EngineThread"]
@@ -72,7 +72,7 @@ class EngineThread:
                 self._start()
             self._inbox.put(ticket)
         if self._ended:  # it ended between the check and the queue, by a signal's handler
-            self._refuse_queued(BackendError("the engine is closed"))
+            self._refuse_queued(EngineStopped("the engine is closed"))
 
     def check_open(self) -> None:
         """Raise BackendError where nothing can be submitted any more, or not in this process."""
@@ -81,7 +81,7 @@ class EngineThread:
                 f"the engine runs in process {self._process}, from which this one was forked; open an engine here"
             )
         if self._closed:
-            raise BackendError("the engine is closed")
+            raise EngineStopped("the engine is closed")
 
     def check_wait(self) -> None:
         """Raise BackendError where waiting for a request would never end: in a fork, and in a request's callback."""
@@ -179,13 +179,13 @@ class EngineThread:
     def _abandon(self, error: BaseException) -> None:
         """The thread has failed: refuse new requests, fail those in flight."""
         self._closed = True
-        failure = BackendError(f"the engine stopped: {type(error).__name__}: {error}")
+        failure = EngineStopped(f"the engine stopped: {type(error).__name__}: {error}")
         self._refuse_queued(failure)
         self._worker.fail_all(failure)
 
     def _finish(self) -> None:
         self._closed = self._ended = True
-        self._refuse_queued(BackendError("the engine is closed"))
+        self._refuse_queued(EngineStopped("the engine is closed"))
         try:
             self._worker.close()
         finally:

@@ -17,7 +17,7 @@ import httpcore2
 import httpx2
 from PIL import Image
 
-from intarsia.errors import SourceError, one_line
+from intarsia.errors import SourceUnreadable, one_line
 from intarsia.images import addresses
 from intarsia.images.access import Access
 from intarsia.images.rgb_image import FORMATS
@@ -46,7 +46,7 @@ def fetch(field: str, url: str, access: Access) -> tuple[bytes, str]:
         url: http or https, without user name and password.
 
     Raises:
-        SourceError: not allowed, not there, too slow, too large, or not an image. The message shows scheme,
+        SourceUnreadable: not allowed, not there, too slow, too large, or not an image. The message shows scheme,
             host and path; never the query, which may hold a key, nor an address that a name resolved to.
     """
     first = current = url[:_SHOWN].partition("://")[0] + "://…"
@@ -69,7 +69,7 @@ def fetch(field: str, url: str, access: Access) -> tuple[bytes, str]:
         reason, cause = one_line(exc), exc
 
     address = first if current == first else f"{current}, redirected from {first}"
-    raise SourceError(field, first, f"{_SENTENCE}: {reason} ({address})") from cause
+    raise SourceUnreadable(field, first, f"{_SENTENCE}: {reason} ({address})") from cause
 
 
 def _parsed(text: str, base: httpx2.URL | None = None) -> httpx2.URL:

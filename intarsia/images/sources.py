@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from intarsia.errors import SourceError, shown
+from intarsia.errors import SourceError, SourceUnreadable, shown
 from intarsia.images.access import Access
 from intarsia.images.rgb_image import RgbImage, from_array, from_bytes, from_image
 from intarsia.redact import without_query
@@ -164,10 +164,11 @@ def _read_path(field: str, path: str, access: Access) -> Source:
         if not problem:
             return Source(_content(name, status), label, path)
     except FileNotFoundError as exc:
-        raise SourceError(field, path, f"file not found: {label}") from exc
-    except (OSError, ValueError) as exc:  # ValueError: a NUL character
-        reason = getattr(exc, "strerror", None) or str(exc)
-        raise SourceError(field, path, f"{label} cannot be read: {reason}") from exc
+        raise SourceUnreadable(field, path, f"file not found: {label}") from exc
+    except OSError as exc:
+        raise SourceUnreadable(field, path, f"{label} cannot be read: {exc.strerror or exc}") from exc
+    except ValueError as exc:  # a NUL character
+        raise SourceError(field, path, f"{label} cannot be read: {exc}") from exc
     raise SourceError(field, path, f"{label} {problem}")
 
 

@@ -1,4 +1,4 @@
-"""Batches of small pictures on the null backend."""
+"""Batches of small images on the null backend."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def python_path(first: Path) -> str:
 
 @dataclass(frozen=True)
 class Album:
-    """A folder with six pictures of two sizes, their masks, and manifests that name them."""
+    """A folder with six images of two sizes, their masks, and manifests that name them."""
 
     folder: Path
     weights: Path
@@ -41,11 +41,11 @@ class Album:
 
     def row(self, number: int, **fields: Any) -> dict[str, Any]:
         """A quick one: generated at 64 × 64, two steps."""
-        picture = number % 6
+        image = number % 6
         return {
             "id": f"row-{number}",
-            "init_image": f"photos/{picture}.png",
-            "mask_image": f"masks/{picture}.png",
+            "init_image": f"photos/{image}.png",
+            "mask_image": f"masks/{image}.png",
             "prompt": f"thing {number}",
             "width": 64,
             "height": 64 + 8 * (number % 2),
@@ -108,8 +108,8 @@ def with_faults(album: Album, monkeypatch: pytest.MonkeyPatch) -> Album:
     return album
 
 
-def pictures(out: Path) -> dict[str, str]:
-    """Every picture below a folder by its hash; each must be whole."""
+def image_hashes(out: Path) -> dict[str, str]:
+    """Every image below a folder by its hash; each must be whole."""
     found = {}
     for path in sorted(out.rglob("*.png")):
         data = path.read_bytes()

@@ -12,16 +12,16 @@ from intarsia import batch
 from intarsia.batch.manifest.reader import Manifest
 from intarsia.batch.manifest.rows import Reader, Refused
 from intarsia.errors import RequestError
-from tests.batch.conftest import lines, pictures
+from tests.batch.conftest import image_hashes, lines
 
 
 @pytest.fixture
 def damaged(album):
-    """Pictures that are none, beside those that are."""
+    """Images that are none, beside those that are."""
     folder = album.folder
     whole = (folder / "photos/0.png").read_bytes()
     (folder / "photos/cut.png").write_bytes(whole[: len(whole) // 2])
-    (folder / "photos/text.png").write_text("this is no picture")
+    (folder / "photos/text.png").write_text("this is no image")
     (folder / "photos/empty.png").write_bytes(b"")
     Image.fromarray(np.zeros((32, 32), np.uint8)).save(folder / "masks/black.png")
     Image.fromarray(np.full((64, 32), 255, np.uint8)).save(folder / "masks/tall.png")
@@ -68,16 +68,16 @@ def test_every_bad_row_is_named_with_its_class_and_the_others_are_done(damaged, 
     for number, (fields, _, _) in enumerate(BAD):
         rows += [damaged.row(2 * number), damaged.row(6 * number, **{"id": f"bad-{number}", **fields})]
     out = tmp_path / "out"
-    tally = batch.run(damaged.manifest(rows), out, damaged.options)
+    stats = batch.run(damaged.manifest(rows), out, damaged.options)
     made = {line["line"]: line for line in lines(out)}
-    assert len(made) == len(rows) == tally.rows
+    assert len(made) == len(rows) == stats.rows
     for number, (fields, error, sentence) in enumerate(BAD):
         good, bad = made[2 * number + 1], made[2 * number + 2]
         assert good["status"] == "ok", good
         assert (bad["status"], bad["error"]) == ("error", error), (fields, bad)
         assert sentence in bad["text"], bad
         assert "\n" not in bad["text"]
-    assert len(pictures(out)) == len(BAD)
+    assert len(image_hashes(out)) == len(BAD)
     assert not (tmp_path / "outside.png").exists()
     report = batch.report(out)
     assert (report["ok"], report["error"]) == (len(BAD), len(BAD))
@@ -93,13 +93,13 @@ def test_lines_that_are_no_rows(album, tmp_path):
     ]  # fmt: skip
     path = album.manifest(rows)
     path.write_bytes(path.read_bytes().replace(b'"text"', b'"\xff\xfe"'))
-    tally = batch.run(path, tmp_path / "out", album.options)
+    stats = batch.run(path, tmp_path / "out", album.options)
     made = {line["line"]: line for line in lines(tmp_path / "out")}
     assert {number for number, line in made.items() if line["status"] == "ok"} == {1, 3, 8, 11}
     bad = {number: line for number, line in made.items() if line["status"] == "error"}
     assert set(bad) == {2, 4, 5, 6, 9, 10, 12}
     assert all(line["error"] == "param" and line["text"].startswith(f"line {number} ") for number, line in bad.items())
-    assert tally.failed == 7
+    assert stats.failed == 7
     sentences = {2: "is not JSON", 4: "must be a JSON object", 5: "'id' is there twice", 6: "is not UTF-8"}
     for number, sentence in sentences.items():
         assert sentence in bad[number]["text"]
@@ -154,7 +154,7 @@ def test_no_manifest_and_no_folder(album, tmp_path):
         batch.run(album.folder / "none.jsonl", tmp_path / "out", album.options)
     with pytest.raises(RequestError, match="is a folder"):
         batch.run((album.folder / "photos").rename(album.folder / "x.jsonl"), tmp_path / "out", album.options)
-    with pytest.raises(RequestError, match="no such folder of pictures"):
+    with pytest.raises(RequestError, match="no such folder of images"):
         batch.run(batch.Pair(album.folder / "nothing", album.folder / "masks"), tmp_path / "out", album.options)
 
 

@@ -12,10 +12,10 @@ from intarsia import batch
 from intarsia.batch.ledger import json_lines as ledger
 from intarsia.batch.ledger.claims import Claims
 from intarsia.batch.ledger.json_lines import LONGEST, Damage
-from intarsia.batch.ledger.records import STATUSES
+from intarsia.batch.ledger.records import STATUSES, Record
 from intarsia.batch.ledger.report import write_report
 from intarsia.batch.ledger.results import History, Results, read_history, read_lines
-from intarsia.batch.ledger.run_stats import Tally
+from intarsia.batch.ledger.run_stats import RunStats
 from intarsia.cli import app
 from tests.batch.conftest import lines
 
@@ -77,7 +77,7 @@ def test_a_damaged_line_of_results_costs_itself_and_is_named(tmp_path, name):
     path, damage = tmp_path / "results.jsonl", Damage()
     whole = json.dumps(GOOD).encode()
     path.write_bytes(whole + b"\n" + data + b"\n\n  \r\n" + whole.replace(b'"a"', b'"c"') + b"\r\n" + data)
-    assert [record["id"] for record in read_lines(path, damage)] == ["a", "c"]
+    assert [record.id for record in read_lines(path, damage)] == ["a", "c"]
     assert len(damage.warnings) == 2
     for number, sentence in zip((2, 6), damage.warnings, strict=True):
         assert sentence.startswith(f"{path}: line {number} is damaged and left out: {reason}")
@@ -102,7 +102,7 @@ def test_whatever_a_run_writes_is_no_damage(album, tmp_path):
     batch.run(album.manifest(rows[:3]), out, album.options)  # takes "line 4" back
     records = lines(out)
     assert {record["status"] for record in records} == {"ok", "error", "retired"}
-    assert list(read_lines(out / "results.jsonl")) == records
+    assert [record.to_json() for record in read_lines(out / "results.jsonl")] == records
     assert {name for record in records for name in record} <= set(WRONG)
     assert batch.report(out)["warnings"] == []
     everything = {
@@ -134,7 +134,7 @@ def test_a_line_without_end_takes_no_memory(tmp_path, monkeypatch):
         file.write(b"\n" + json.dumps(GOOD).encode() + b"\n")
     read_json = ledger.read_json
     monkeypatch.setattr(ledger, "read_json", lambda data: sizes.append(len(data)) or read_json(data))
-    assert list(read_lines(path, damage)) == [GOOD]
+    assert [record.to_json() for record in read_lines(path, damage)] == [GOOD]
     assert max(sizes) == LONGEST + 1
     assert damage.warnings == [f"{path}: line 1 is damaged and left out: longer than {LONGEST} bytes"]
 
@@ -213,7 +213,7 @@ def test_a_damaged_claim_claims_nothing(tmp_path, claim):
 
 
 def numbers(**changes):
-    return json.dumps({**Tally().to_dict(), **changes})
+    return json.dumps({**RunStats().to_dict(), **changes})
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def numbers(**changes):
 def test_numbers_of_a_run_that_are_damaged_are_left_out(tmp_path, text, reason):
     (tmp_path / "results.jsonl").write_text(json.dumps(GOOD) + "\n")
     (tmp_path / "report.json").write_text(text)
-    write_report(tmp_path, (1, 2), Tally().to_dict())
+    write_report(tmp_path, (1, 2), RunStats().to_dict())
     report = batch.report(tmp_path)
     assert list(report["runs"]) == ["report-1-of-2"]
     [sentence] = report["warnings"]
@@ -247,7 +247,7 @@ def test_numbers_of_a_run_that_are_damaged_are_left_out(tmp_path, text, reason):
 
 def test_numbers_of_an_earlier_version_are_no_damage(tmp_path):
     (tmp_path / "results.jsonl").write_text(json.dumps(GOOD) + "\n")
-    earlier = {name: value for name, value in Tally().to_dict().items() if name != "warnings"}
+    earlier = {name: value for name, value in RunStats().to_dict().items() if name != "warnings"}
     (tmp_path / "report.json").write_text(json.dumps(earlier))
     (tmp_path / "report-2025.json").write_text("no run's")
     (tmp_path / "report-1-of-2.json").mkdir()
@@ -259,7 +259,7 @@ def test_numbers_of_an_earlier_version_are_no_damage(tmp_path):
 
 def test_records_without_a_run_are_read_as_ever(tmp_path):
     with Results(tmp_path / "results.jsonl") as results:
-        results.add([GOOD | {"time": "2026-01-02T00:00:00+00:00"}])
+        results.add([Record(id="a", status="ok", time="2026-01-02T00:00:00+00:00")])
     history = read_history([tmp_path / "results.jsonl"])
-    assert "run" not in history.last["a"]
+    assert history.last["a"].run is None
     assert history.newest == 1767312000

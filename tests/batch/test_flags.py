@@ -90,7 +90,7 @@ def call(monkeypatch, command, given):
 
     def run(place, out, options, watch, **more):
         reached.update(place=place, out=out, **asdict(options), **more)
-        return intarsia.batch.Tally()
+        return intarsia.batch.RunStats()
 
     def validate(place, options, *, decode, out):
         reached.update(place=place, decode=decode, out=out, **asdict(options))

@@ -1,4 +1,4 @@
-"""Folders as a manifest: what decodes is taken, what is left out is named, and no picture is its own mask."""
+"""Folders as a manifest: what decodes is taken, what is left out is named, and no image is its own mask."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from intarsia import batch
 from intarsia.batch.manifest import folders
 from intarsia.batch.manifest.reader import Manifest
 from intarsia.errors import RequestError
-from tests.batch.conftest import lines, pictures
+from tests.batch.conftest import image_hashes, lines
 
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
 
@@ -78,7 +78,7 @@ def test_the_content_decides_and_the_rest_is_named(place, tmp_path):
         "a link to a folder, which is not followed: 'album', 'round'",
         "a link to nothing: 'annexed.png', 'loop'",
         "hidden: '.DS_Store', '._plain.jpg', '.hidden.png', '.thumbnails', '@eaDir', 'Thumbs.db', 'desktop.ini'",
-        "no picture of a kind that is read: " + ", ".join(f"'{name}'" for name in sorted(left_out)),
+        "no image of a kind that is read: " + ", ".join(f"'{name}'" for name in sorted(left_out)),
         "outputs of another run: 'done'",
     ]
 
@@ -87,7 +87,7 @@ def test_what_is_left_out_is_said_before_the_work(album, tmp_path):
     (album.folder / "photos/IMG_1.HEIC").write_bytes(HEIC)
     (album.folder / "defaults.toml").write_text("steps = 2\nwidth = 64\nheight = 64\n")
     where = ["--images", album.folder / "photos", "--masks", album.folder / "masks"]
-    sentence = f"{album.folder}/photos: left out, no picture of a kind that is read: 'IMG_1.HEIC'"
+    sentence = f"{album.folder}/photos: left out, no image of a kind that is read: 'IMG_1.HEIC'"
     done = album.call("run", *where, "--out", tmp_path / "out", "--backend", "null", "--defaults", "defaults.toml")
     assert (done.returncode, done.stderr.splitlines()) == (0, [sentence])
     done = album.call("validate", *where)
@@ -104,7 +104,7 @@ def test_many_names_are_counted(place):
     assert note.endswith("'19.heic' and 5 more")
     assert note.count(".heic") == 20
     pair = batch.Pair(place / "images", place / "mask.png")
-    with pytest.raises(RequestError, match=r"there are no pictures in this folder; .*left out, no picture.*'00.heic'"):
+    with pytest.raises(RequestError, match=r"there are no images in this folder; .*left out, no image.*'00.heic'"):
         batch.validate(pair)
 
 
@@ -125,7 +125,7 @@ COMPOSED, DECOMPOSED = unicodedata.normalize("NFC", "bébé"), unicodedata.norma
 
 
 @pytest.mark.parametrize(
-    ("picture", "masks", "found"),
+    ("image", "masks", "found"),
     [
         ("cat.JPG", ["cat.PNG"], "cat.PNG"),
         (f"{COMPOSED}.png", [f"{DECOMPOSED}.png"], f"{DECOMPOSED}.png"),
@@ -144,8 +144,8 @@ COMPOSED, DECOMPOSED = unicodedata.normalize("NFC", "bébé"), unicodedata.norma
         ("Deep/cat.png", ["deep/CAT.png"], "deep/CAT.png"),
     ],
 )
-def test_the_mask_of_a_picture(place, picture, masks, found):
-    for folder, names in (("images", [picture]), ("masks", masks)):
+def test_the_mask_of_an_image(place, image, masks, found):
+    for folder, names in (("images", [image]), ("masks", masks)):
         for name in names:
             (place / folder / name).parent.mkdir(exist_ok=True)
             (place / folder / name).write_bytes(encoded("PNG"))
@@ -157,20 +157,20 @@ def test_the_mask_of_a_picture(place, picture, masks, found):
     else:
         assert line.problem == ""
         assert line.fields["mask_image"] == str(place / "masks" / found)
-        assert line.fields["init_image"] == picture
+        assert line.fields["init_image"] == image
 
 
-def test_pictures_of_other_forms_of_unicode_are_done(album, tmp_path):
+def test_images_of_other_forms_of_unicode_are_done(album, tmp_path):
     (album.folder / "photos/0.png").rename(album.folder / f"photos/{COMPOSED}.png")
     (album.folder / "masks/0.png").rename(album.folder / f"masks/{DECOMPOSED}.png")
     (album.folder / "defaults.toml").write_text("steps = 2\nwidth = 64\nheight = 64\n")
     options = album.with_options(defaults=str(album.folder / "defaults.toml"))
     batch.run(batch.Pair(album.folder / "photos", album.folder / "masks"), tmp_path / "out", options)
-    assert f"{COMPOSED}.png" in pictures(tmp_path / "out")
+    assert f"{COMPOSED}.png" in image_hashes(tmp_path / "out")
 
 
 @pytest.mark.parametrize("spelling", ["images", "images/", "images/../images", "same", "same/."])
-def test_one_folder_for_pictures_and_masks_is_refused(place, spelling):
+def test_one_folder_for_images_and_masks_is_refused(place, spelling):
     (place / "images/cat.png").write_bytes(encoded("PNG"))
     (place / "images/cat_mask.png").write_bytes(encoded("PNG"))
     os.symlink("images", place / "same")
@@ -184,7 +184,7 @@ def test_one_folder_for_pictures_and_masks_is_refused(place, spelling):
     assert not (place / "out").exists()
 
 
-def test_no_picture_is_its_own_mask(place):
+def test_no_image_is_its_own_mask(place):
     """By a link, by a second name of the file, or as the one mask for all that lies among them."""
     for name in ("link.png", "hard.png", "own.png"):
         (place / "images" / name).write_bytes(encoded("PNG"))
@@ -208,13 +208,13 @@ def test_folders_in_one_another(place):
     rows, notes = listed(place, "images/masks", place / "images/out")
     assert (list(rows), notes) == (["a.png", "b/a.png"], [])
     assert rows["a.png"] == ""
-    # the pictures in the folder of masks
+    # the images in the folder of masks
     manifest = Manifest(batch.Pair(place / "images/masks", place / "images"))
     assert [line.problem.partition(" in ")[0] for line in manifest] == ["", "more/b.png has no mask of that name"]
 
 
-def test_a_mask_that_is_the_picture_is_said_in_the_results(album, tmp_path):
-    """A manifest may ask for it, as for a picture whose transparency is its mask."""
+def test_a_mask_that_is_the_image_is_said_in_the_results(album, tmp_path):
+    """A manifest may ask for it, as for an image whose transparency is its mask."""
     Image.fromarray(np.full((32, 32, 3), 200, np.uint8)).save(album.folder / "photos/bright.png")
     same = {"init_image": "photos/bright.png", "mask_image": "photos/bright.png"}
     batch.run(album.manifest([album.row(0), album.row(2, **same)]), tmp_path / "out", album.options)

@@ -1,4 +1,4 @@
-"""What a run must never do: replace somebody's pictures, hang, or end because of one row."""
+"""What a run must never do: replace somebody's images, hang, or end because of one row."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from intarsia import batch
 from intarsia.batch import runner
 from intarsia.batch.ledger.claims import Claims
 from intarsia.batch.ledger.lock import locked
+from intarsia.batch.ledger.records import Record
 from intarsia.batch.ledger.replacing import replacing
 from intarsia.batch.ledger.report import write_report
 from intarsia.batch.ledger.results import History
 from intarsia.errors import IntarsiaError, OutputError, RequestError
-from tests.batch.conftest import lines, pictures
+from tests.batch.conftest import image_hashes, lines
 
 
 def bytes_below(folder):
@@ -41,29 +42,29 @@ def quick(album):
     return album.with_options(defaults=str(album.folder / "quick.toml"))
 
 
-def test_a_pair_of_folders_does_not_replace_its_own_pictures(album, quick):
+def test_a_pair_of_folders_does_not_replace_its_own_images(album, quick):
     pair, before = batch.Pair(album.folder / "photos", album.folder / "masks"), bytes_below(album.folder)
     os.symlink(album.folder / "photos", album.folder / "same")
     for out in ("photos", "masks", "same"):
         for call in (lambda out: batch.run(pair, out, quick), lambda out: batch.validate(pair, quick, out=out)):
-            with pytest.raises(RequestError, match=r"(photos|masks): the next run would take outputs for pictures"):
+            with pytest.raises(RequestError, match=r"(photos|masks): the next run would take outputs for images"):
                 call(album.folder / out)
         assert bytes_below(album.folder) == before
 
 
 @pytest.mark.parametrize("place", ["photos/out", "masks/out", "out"])
-def test_outputs_below_the_pictures_are_none_of_them(album, quick, place):
+def test_outputs_below_the_images_are_none_of_them(album, quick, place):
     """The natural place for them; a second run finds everything done, and nothing new."""
     for number in range(6):
         path = album.folder / f"photos/{number}.png"
-        with Image.open(path) as picture:
-            picture.convert("RGB").save(path.with_suffix(".jpg"))
+        with Image.open(path) as image:
+            image.convert("RGB").save(path.with_suffix(".jpg"))
         path.unlink()
     (album.folder / "masks").rename(album.folder / "photos/masks")
     masks = album.folder / "photos/masks"
     pair, out = batch.Pair(album.folder / "photos", masks), album.folder / place.replace("masks", "photos/masks")
-    tally = batch.run(pair, out, quick)
-    assert (tally.rows, tally.status["ok"]) == (6, 6)
+    stats = batch.run(pair, out, quick)
+    assert (stats.rows, stats.status["ok"]) == (6, 6)
     again = batch.run(pair, out, quick)
     assert (again.rows, again.before, sum(again.status.values())) == (6, 6, 0)
     assert batch.validate(pair, quick, out=out).rows == 6
@@ -100,14 +101,14 @@ def test_no_row_replaces_what_another_reads(album, tmp_path, reading, defaults):
     assert bytes_below(album.folder).items() >= before.items()
 
 
-def test_a_picture_of_somebody_else_stays(album, tmp_path):
+def test_an_image_of_somebody_else_stays(album, tmp_path):
     """Also where no row reads it; and two manifests in one folder do not take each other's outputs."""
     out = tmp_path / "out"
     out.mkdir()
     (out / "row-0.png").write_bytes(b"a drawing by hand")
     manifest = album.manifest([album.row(0), album.row(1)])
-    tally = batch.run(manifest, out, album.options)
-    assert (tally.status["ok"], tally.errors) == (1, {"io": 1})
+    stats = batch.run(manifest, out, album.options)
+    assert (stats.status["ok"], stats.errors) == (1, {"io": 1})
     assert "row-0.png is already there, and no earlier run wrote it" in lines(out)[0]["text"]
     assert (out / "row-0.png").read_bytes() == b"a drawing by hand"
     before = (out / "row-1.png").read_bytes()
@@ -122,22 +123,22 @@ def test_a_picture_of_somebody_else_stays(album, tmp_path):
     assert (out / "row-1.png").read_bytes() != before
 
 
-def test_a_picture_that_comes_while_the_row_is_run_stays(album, tmp_path):
+def test_an_image_that_comes_while_the_row_is_run_stays(album, tmp_path):
     """The last guard, in the worker: the file was not there when the row was let through."""
     from intarsia.batch.manifest.line import Line
     from intarsia.batch.manifest.rows import Reader
     from intarsia.batch.running.jobs import Job
-    from intarsia.batch.running.row_runner import Painter
+    from intarsia.batch.running.row_runner import RowRunner
 
     row = Reader(album.folder, album.options, {}).row(Line(1, album.row(0)))
     (tmp_path / "row-0.png").write_bytes(b"a drawing by hand")
-    painter = Painter(album.options, tmp_path, "auto")
-    (record,) = painter.paint([Job.of(row)])
-    assert (record["status"], record["error"]) == ("error", "io")
+    runner = RowRunner(album.options, tmp_path, "auto")
+    (record,) = runner.run([Job.of(row)])
+    assert (record.status, record.error) == ("error", "io")
     assert (tmp_path / "row-0.png").read_bytes() == b"a drawing by hand"
-    (record,) = painter.paint([Job.of(row, own=("row-0.png",))])
-    painter.close()
-    assert record["status"] == "ok"
+    (record,) = runner.run([Job.of(row, own=("row-0.png",))])
+    runner.close()
+    assert record.status == "ok"
     assert (tmp_path / "row-0.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -156,8 +157,8 @@ def test_claims_outlive_torn_lines(tmp_path):
         assert claims.claim("c", ("c.png",)) == ("c.png",)
 
 
-def test_claims_outlive_results_that_are_none(tmp_path):
-    history = History(done={"a": {"outputs": 5}})
+def test_claims_outlive_results_without_outputs(tmp_path):
+    history = History(done={"a": Record(id="a", status="ok")})
     with Claims(tmp_path, history, (1, 1)) as claims:
         assert claims.claim("a", ("a.png",)) == ()
 
@@ -194,8 +195,8 @@ def test_a_damaged_header_is_its_rows_error_alone(album, tmp_path):
     for name in names:
         rows.append(album.row(0, id=name, init_image=f"photos/{name}", width=None, height=None))
     manifest = album.manifest([*rows, album.row(1)])
-    tally = batch.run(manifest, tmp_path / "out", album.options)
-    assert (tally.status["ok"], tally.errors) == (2, {"decode": len(names)})
+    stats = batch.run(manifest, tmp_path / "out", album.options)
+    assert (stats.status["ok"], stats.errors) == (2, {"decode": len(names)})
     assert {each.id: each.error for each in batch.validate(manifest, album.options).problems} == dict.fromkeys(
         names, "decode"
     )
@@ -213,8 +214,8 @@ def test_whatever_preparing_a_row_raises_is_its_own(album, tmp_path, monkeypatch
         return real(request, registry)
 
     monkeypatch.setattr(supply, "_bucket", bucket)
-    tally = batch.run(album.manifest(album.rows(3)), tmp_path / "out", album.options)
-    assert (tally.status["ok"], tally.errors) == (2, {"internal": 1})
+    stats = batch.run(album.manifest(album.rows(3)), tmp_path / "out", album.options)
+    assert (stats.status["ok"], stats.errors) == (2, {"internal": 1})
     (bad,) = (line for line in lines(tmp_path / "out") if line["status"] == "error")
     assert bad["text"]
     assert "\n" not in bad["text"]
@@ -227,11 +228,11 @@ def test_a_header_that_ends_early_does_not_end_the_run(album, tmp_path, head):
     (album.folder / "photos/cut").write_bytes(head)
     rows = [album.row(number, width=None, height=None) for number in range(2)]
     manifest = album.manifest([*rows, album.row(2, id="cut", init_image="photos/cut", width=None, height=None)])
-    tally = batch.run(manifest, tmp_path / "out", album.options)
-    assert (tally.status["ok"], tally.errors) == (2, {"decode": 1})
+    stats = batch.run(manifest, tmp_path / "out", album.options)
+    assert (stats.status["ok"], stats.errors) == (2, {"decode": 1})
 
 
-def test_a_pipe_is_no_picture(album, tmp_path):
+def test_a_pipe_is_no_image(album, tmp_path):
     os.mkfifo(album.folder / "photos/pipe.png")
     fields = {"init_image": "photos/pipe.png", "width": None, "height": None}
     manifest = album.manifest([album.row(0, id="pipe", **fields), album.row(1)])
@@ -254,7 +255,7 @@ def test_a_file_system_that_hangs_does_not_keep_a_run_from_stopping(album, tmp_p
         released.wait(60)
 
     monkeypatch.setattr(supply, "_bucket", hanging_bucket)
-    monkeypatch.setattr(supply, "_SECONDS", 0.1)
+    monkeypatch.setattr(supply, "_JOIN_SECONDS", 0.1)
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's is to ignore it
     thread = threading.Timer(0, lambda: hanging.wait(60) and os.kill(os.getpid(), signal.SIGINT))
     thread.start()
@@ -284,21 +285,21 @@ def test_parquet_cells_of_other_types(album, tmp_path):
     assert batch.run(album.folder / "m.parquet", tmp_path / "a", album.options).status == {"ok": 2}
     row = album.row(0, id="bytes", prompt="a", guidance_scale=7.5, steps=2)
     batch.run(album.manifest([{key: row[key] for key in rows[0]}]), tmp_path / "b", album.options)
-    assert pictures(tmp_path / "a")["bytes.png"] == pictures(tmp_path / "b")["bytes.png"]
+    assert image_hashes(tmp_path / "a")["bytes.png"] == image_hashes(tmp_path / "b")["bytes.png"]
 
     rows = [{**common, "id": "dated", "prompt": date(2026, 1, 2), "vae": None, "seed": None}]
     rows += [{**rows[0], "id": "raw", "vae": b"\xff"}, {**rows[0], "id": "when", "seed": date(2026, 1, 2)}]
     parquet.write_table(pyarrow.Table.from_pylist(rows), album.folder / "n.parquet")
-    tally = batch.run(album.folder / "n.parquet", tmp_path / "c", album.options)
+    stats = batch.run(album.folder / "n.parquet", tmp_path / "c", album.options)
     made = {line["id"]: line for line in lines(tmp_path / "c")}
-    assert (tally.status["ok"], tally.errors) == (1, {"param": 2})
+    assert (stats.status["ok"], stats.errors) == (1, {"param": 2})
     assert made["raw"]["text"] == "vae holds a value of type bytes, which no request takes"
     assert made["when"]["text"] == "seed holds a value of type date, which no request takes"
     found = batch.validate(album.folder / "n.parquet", album.options)
     assert problems(found) == [(2, "raw", "param"), (3, "when", "param")]
 
 
-def test_bytes_of_small_pictures_of_any_kind_are_pictures(tmp_path):
+def test_bytes_of_small_images_of_any_kind_are_images(tmp_path):
     """Base64 of few bytes without a known beginning would be taken for a path."""
     from intarsia.batch.manifest.cells import plain
     from intarsia.images.sources import read_source
@@ -320,8 +321,8 @@ SURROGATES = [
 def test_halves_of_surrogate_pairs_are_refused_by_name(album, tmp_path):
     rows = [album.row(0), *(album.row(number + 1, **fields) for number, fields in enumerate(SURROGATES)), album.row(99)]
     manifest = album.manifest(rows)
-    tally = batch.run(manifest, tmp_path / "out", album.options)
-    assert (tally.status["ok"], tally.errors) == (2, {"param": len(SURROGATES)})
+    stats = batch.run(manifest, tmp_path / "out", album.options)
+    assert (stats.status["ok"], stats.errors) == (2, {"param": len(SURROGATES)})
     made = {line["line"]: line for line in lines(tmp_path / "out")}
     for number, fields in enumerate(SURROGATES):
         assert made[number + 2]["text"].startswith(f"{next(iter(fields))} must be ")
@@ -336,8 +337,8 @@ def test_a_name_of_a_file_that_is_not_utf_8(album, tmp_path, quick):
     name = os.fsdecode(b"caf\xe9.png")
     (album.folder / "photos/0.png").rename(album.folder / "photos" / name)
     pair = batch.Pair(album.folder / "photos", album.folder / "masks")
-    tally = batch.run(pair, tmp_path / "out", quick)
-    assert (tally.status["ok"], tally.errors) == (5, {"param": 1})
+    stats = batch.run(pair, tmp_path / "out", quick)
+    assert (stats.status["ok"], stats.errors) == (5, {"param": 1})
     done = album.call("validate", "--images", "photos", "--masks", "masks", "--defaults", "quick.toml")
     assert (done.returncode, done.stderr) == (2, "")
 
@@ -382,8 +383,8 @@ def test_retry_runs_what_rows_without_a_name_have_become(album, tmp_path):
     only = batch.retry(manifest, out, album.options, classes=["io"])
     assert only.rows == 0
     assert len(batch.report(out)["failed"]) == 4
-    tally = batch.retry(manifest, out, album.options)
-    assert (tally.rows, tally.status) == (4, {"ok": 4})
+    stats = batch.retry(manifest, out, album.options)
+    assert (stats.rows, stats.status) == (4, {"ok": 4})
     report = batch.report(out)
     assert (report["rows"], report["ok"], report["failed"]) == (6, 6, [])
     assert batch.retry(manifest, out, album.options).rows == 0
@@ -405,8 +406,8 @@ def test_shards_are_disjoint_and_complete_where_ids_collide(album, tmp_path):
     rows += ["{", "[", *album.rows(6)]
     manifest, seen = album.manifest(rows), []
     for part in (1, 2, 3, 4):
-        tally = batch.run(manifest, tmp_path / "out", album.with_options(shard=(part, 4)))
-        assert tally.rows == sum(tally.status.values())
+        stats = batch.run(manifest, tmp_path / "out", album.with_options(shard=(part, 4)))
+        assert stats.rows == sum(stats.status.values())
         path = tmp_path / f"out/results-{part}-of-4.jsonl"
         seen += [line["line"] for line in lines(tmp_path / "out", path.name)]
     assert sorted(seen) == list(range(1, len(rows) + 1))
@@ -420,8 +421,8 @@ def test_a_report_that_cannot_be_written_neither_hides_the_error_nor_leaves_a_pa
         batch.run(manifest, out, album.options)
     assert not list(out.glob(".intarsia-*.part"))
 
-    def carry_out(task, tally, watch):
-        tally.status["ok"] += 1
+    def carry_out(task, stats, watch):
+        stats.status["ok"] += 1
         raise OutputError("the first error")
 
     monkeypatch.setattr(runner, "_carry_out", carry_out)
@@ -459,13 +460,13 @@ def test_a_file_is_replaced_whole_or_stays_as_it_was(tmp_path):
     assert (target.read_text(), list(tmp_path.iterdir())) == ("after \\ud83d", [target])
 
 
-def test_an_empty_folder_of_pictures_is_named_in_words(album, tmp_path):
+def test_an_empty_folder_of_images_is_named_in_words(album, tmp_path):
     (album.folder / "none").mkdir()
     pair = batch.Pair(album.folder / "none", album.folder / "masks")
     for call in (lambda: batch.validate(pair, album.options), lambda: batch.run(pair, tmp_path / "out", album.options)):
         with pytest.raises(RequestError) as caught:
             call()
-        assert str(caught.value) == f"{album.folder / 'none'}: there are no pictures in this folder"
+        assert str(caught.value) == f"{album.folder / 'none'}: there are no images in this folder"
 
 
 def test_rows_that_collide_keep_their_ids_in_findings(album):
@@ -514,7 +515,7 @@ def test_an_interrupt_at_the_start_names_every_row(album, tmp_path, monkeypatch)
         raise KeyboardInterrupt
 
     manifest = album.manifest([*album.rows(3), "{"])
-    for number, (module, name) in enumerate([(runner, "_carry_out"), (local, "Claims"), (local, "Sieve")]):
+    for number, (module, name) in enumerate([(runner, "_carry_out"), (local, "Claims"), (local, "DoneFilter")]):
         out = tmp_path / f"out-{number}"
         with monkeypatch.context() as patch:
             patch.setattr(module, name, interrupted)

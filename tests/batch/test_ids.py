@@ -15,7 +15,7 @@ from intarsia.batch.manifest.line import Line
 from intarsia.batch.manifest.outputs import checked_outputs, default_output
 from intarsia.batch.manifest.rows import Reader, Refused, Row
 from intarsia.errors import OutputError, RequestError
-from tests.batch.conftest import lines, pictures
+from tests.batch.conftest import image_hashes, lines
 
 SECRETS = [
     {"init_image": "http://127.0.0.1:9/a.png?X-Amz-Signature=SECRET"},
@@ -95,7 +95,7 @@ def test_outputs_are_made_of_ids(album, fields, output):
         assert row.outputs == (output,)
 
 
-def test_pictures_in_the_row_itself_need_no_id(album, tmp_path):
+def test_images_in_the_row_itself_need_no_id(album, tmp_path):
     data = base64.b64encode((album.folder / "photos/0.png").read_bytes()).decode()
     rows = []
     for source in (data, f"data:image/png;base64,{data}"):
@@ -104,7 +104,7 @@ def test_pictures_in_the_row_itself_need_no_id(album, tmp_path):
     made = lines(tmp_path / "out")
     assert [line["status"] for line in made] == ["ok", "ok"]
     assert all(line["id"].startswith("inline (") and len(line["id"]) < 40 for line in made)
-    assert set(pictures(tmp_path / "out")) == {default_output(line["id"], "png") for line in made}
+    assert set(image_hashes(tmp_path / "out")) == {default_output(line["id"], "png") for line in made}
     assert data not in (tmp_path / "out/results.jsonl").read_text()
 
 
@@ -180,7 +180,7 @@ def test_outputs_that_a_file_system_may_take_for_one_are_refused(album):
     assert [each.number for each in found.problems] == [1, 2, 3, 4, 5, 6]
 
 
-def test_pictures_whose_names_begin_or_end_with_a_blank(album, tmp_path):
+def test_images_whose_names_begin_or_end_with_a_blank(album, tmp_path):
     for name in (" 0.png", "0.png "):
         (album.folder / "photos/0.png").rename(album.folder / f"photos/{name}")
         row = album.row(0, init_image=f"photos/{name}")
@@ -202,14 +202,14 @@ def test_nothing_is_made_behind_a_link_out_of_the_folder(album, tmp_path):
     (out / "file").write_text("")
     places = ["link/x", "link/deep/er/x", "dangling/deep/x", "round/deep/x", "file/deep/x"]
     rows = [album.row(number, output=output) for number, output in enumerate([*places, "alias/deep/er/x", "new/x"])]
-    tally = batch.run(album.manifest(rows), out, album.options)
-    assert (tally.status["ok"], tally.errors) == (2, {"io": len(places)})
+    stats = batch.run(album.manifest(rows), out, album.options)
+    assert (stats.status["ok"], stats.errors) == (2, {"io": len(places)})
     texts = {line["line"]: line.get("text", "") for line in lines(out)}
     assert ["leaves the output folder by a link" in texts[number] for number in (1, 2, 3)] == [True] * 3
     assert all("Errno" not in text and "Traceback" not in text for text in texts.values())
     assert list(elsewhere.iterdir()) == []
     assert not (tmp_path / "nowhere").exists()
-    assert set(pictures(out)) >= {"inside/deep/er/x.png", "new/x.png"}
+    assert set(image_hashes(out)) >= {"inside/deep/er/x.png", "new/x.png"}
 
 
 def test_files_of_the_system_are_not_read(album, monkeypatch):
@@ -238,16 +238,16 @@ def test_files_of_the_system_are_not_read(album, monkeypatch):
 
 
 def test_a_link_that_comes_while_the_folder_is_made_is_noticed(album, tmp_path, monkeypatch):
-    from intarsia.batch.running.row_runner import Painter
+    from intarsia.batch.running.row_runner import RowRunner
 
     out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
     out.mkdir()
     elsewhere.mkdir()
-    painter = Painter(album.options, out, "auto")
+    runner = RowRunner(album.options, out, "auto")
     monkeypatch.setattr(Path, "mkdir", lambda folder, **options: os.symlink(elsewhere, folder))
     with pytest.raises(OutputError, match="leaves the output folder by a link"):
-        painter._make_folder(out / "new", "new/x.png")
-    painter.close()
+        runner._make_folder(out / "new", "new/x.png")
+    runner.close()
 
 
 def test_a_file_that_grows_is_read_up_to_the_limit(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from intarsia import batch
-from tests.batch.conftest import lines, pictures
+from tests.batch.conftest import image_hashes, lines
 
 
 def whole_lines(out):
@@ -43,7 +43,7 @@ def test_killed_again_and_again_the_set_is_what_an_uninterrupted_run_gives(album
         process.kill()
         process.communicate()
         seen = len(whole_lines(out))
-        pictures(out)  # whatever is there is whole
+        image_hashes(out)  # whatever is there is whole
         for line in whole_lines(out)[:-1]:
             json.loads(line)
     assert kills / 2 < seen < 100, "the kills were to come while it worked"
@@ -54,7 +54,7 @@ def test_killed_again_and_again_the_set_is_what_an_uninterrupted_run_gives(album
     assert sorted(line["id"] for line in lines(out)) == sorted(row["id"] for row in rows)
     assert {line["status"] for line in lines(out)} == {"ok"}
     batch.run(manifest, tmp_path / "reference", album.options)
-    assert pictures(out) == pictures(tmp_path / "reference")
+    assert image_hashes(out) == image_hashes(tmp_path / "reference")
     assert not [path for path in out.rglob("*") if path.name.endswith(".part")]
 
 
@@ -63,19 +63,19 @@ def test_a_worker_that_dies_is_replaced_and_its_rows_are_run_again(with_faults, 
     for number, prompt in ((4, "crash once, one"), (17, "crash once, two"), (23, "crash")):
         rows[number]["prompt"] = prompt
     out, manifest = tmp_path / "out", with_faults.manifest(rows)
-    tally = batch.run(manifest, out, with_faults.with_options(workers=2))
+    stats = batch.run(manifest, out, with_faults.with_options(workers=2))
     made = {line["id"]: line for line in lines(out)}
     assert len(lines(out)) == 40
-    assert (tally.status["ok"], tally.errors) == (39, {"internal": 1})
+    assert (stats.status["ok"], stats.errors) == (39, {"internal": 1})
     assert (made["row-23"]["error"], made["row-23"]["attempts"]) == ("internal", 3)
     assert "the worker process died (signal 9)" in made["row-23"]["text"]
     assert all(2 <= made[name]["attempts"] <= 3 for name in ("row-4", "row-17"))
     # the guilty row dies three times; the others once each, or in its company
-    assert 3 <= tally.restarts <= 5
+    assert 3 <= stats.restarts <= 5
     assert all(line["attempts"] <= 3 for line in made.values())
     reference = batch.run(manifest, tmp_path / "reference", with_faults.options)  # the marks of "once" are there now
     assert reference.errors == {"internal": 1}
-    assert pictures(out) == pictures(tmp_path / "reference")
+    assert image_hashes(out) == image_hashes(tmp_path / "reference")
 
 
 @pytest.mark.timeout(100)
@@ -84,9 +84,9 @@ def test_a_row_that_kills_its_worker_is_given_up_and_takes_no_other_with_it_twic
     rows = with_faults.rows(24)
     rows[0]["prompt"] = "crash"
     options = with_faults.with_options(slots=1, threads=1)  # four rows in flight at once
-    tally = batch.run(with_faults.manifest(rows), tmp_path / "out", options)
+    stats = batch.run(with_faults.manifest(rows), tmp_path / "out", options)
     made = {line["id"]: line for line in lines(tmp_path / "out")}
-    assert (tally.status, tally.restarts) == ({"ok": 23, "error": 1}, 3)
+    assert (stats.status, stats.restarts) == ({"ok": 23, "error": 1}, 3)
     assert (made["row-0"]["error"], made["row-0"]["attempts"]) == ("internal", 3)
     attempts = [line["attempts"] for name, line in made.items() if name != "row-0"]
     assert set(attempts) <= {1, 2}
@@ -103,8 +103,8 @@ def test_a_retry_that_is_interrupted_leaves_its_rows_to_the_next(with_faults, tm
     assert batch.run(manifest, out, options).errors == {"io": 10}
     (with_faults.folder / "photos").rename(with_faults.folder / "late")
 
-    def interrupt(tally):
-        if tally.status["ok"]:
+    def interrupt(stats):
+        if stats.status["ok"]:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -113,8 +113,8 @@ def test_a_retry_that_is_interrupted_leaves_its_rows_to_the_next(with_faults, tm
     assert report["ok"] + report["error"] == 10
     assert 1 <= report["ok"] < 10
     assert report["runs"]["report"]["cancelled"] >= 1
-    tally = batch.retry(manifest, out, options, classes=["io"])
-    assert tally.status == {"ok": report["error"]}
+    stats = batch.retry(manifest, out, options, classes=["io"])
+    assert stats.status == {"ok": report["error"]}
     assert batch.report(out)["ok"] == 10
 
 
@@ -122,9 +122,9 @@ def test_after_a_cuda_error_another_process_takes_over(with_faults, tmp_path):
     rows = with_faults.rows(20)
     rows[7]["prompt"] = "cuda"
     out = tmp_path / "out"
-    tally = batch.run(with_faults.manifest(rows), out, with_faults.options)
+    stats = batch.run(with_faults.manifest(rows), out, with_faults.options)
     made = {line["id"]: line for line in lines(out)}
-    assert (tally.status["ok"], tally.errors, tally.restarts) == (19, {"internal": 1}, 3)
+    assert (stats.status["ok"], stats.errors, stats.restarts) == (19, {"internal": 1}, 3)
     assert "exit status 70: torch failed to evaluate the network: CUDA error" in made["row-7"]["text"]
 
 
@@ -132,9 +132,9 @@ def test_rows_that_do_not_fit_together_are_run_alone(with_faults, tmp_path):
     rows = with_faults.rows(12)
     for number in (2, 8):
         rows[number]["prompt"] = f"memory {number}"
-    tally = batch.run(with_faults.manifest(rows), tmp_path / "out", with_faults.options)
+    stats = batch.run(with_faults.manifest(rows), tmp_path / "out", with_faults.options)
     made = {line["id"]: line for line in lines(tmp_path / "out")}
-    assert tally.status == {"ok": 12}
+    assert stats.status == {"ok": 12}
     assert made["row-2"]["attempts"] > 1
     assert made["row-2"]["degraded"] == ["run alone, after the memory had run out"]
     assert batch.report(tmp_path / "out")["degraded"] >= 2
@@ -173,9 +173,9 @@ def test_an_interrupt_names_every_row_and_the_next_run_goes_on(album, tmp_path, 
     assert len(made) == len(lines(out)) == 80
     assert {"ok", "cancelled", "skipped"} == set(made.values())
     done = sum(status == "ok" for status in made.values())
-    tally = batch.run(manifest, out, album.options)
-    assert (tally.before, tally.status) == (done, {"ok": 80 - done})
-    assert len(pictures(out)) == 80
+    stats = batch.run(manifest, out, album.options)
+    assert (stats.before, stats.status) == (done, {"ok": 80 - done})
+    assert len(image_hashes(out)) == 80
 
 
 def test_while_one_run_goes_on_a_second_is_refused(album, tmp_path):
@@ -192,4 +192,4 @@ def test_while_one_run_goes_on_a_second_is_refused(album, tmp_path):
     assert f"in use by another run (process {first.pid} on" in second.stderr
     assert len(second.stderr.splitlines()) == 1
     assert first.wait(timeout=300) == 0
-    assert len(pictures(out)) == 60
+    assert len(image_hashes(out)) == 60

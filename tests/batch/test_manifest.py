@@ -14,7 +14,7 @@ from intarsia.batch.manifest.reader import Manifest
 from intarsia.batch.manifest.rows import Reader, Refused, derived_seed, in_shard
 from intarsia.batch.settings import read_limit, read_shard
 from intarsia.errors import RequestError
-from tests.batch.conftest import lines, pictures
+from tests.batch.conftest import image_hashes, lines
 
 HEADER = "id,init_image,mask_image,prompt,steps,guidance_scale,karras_sigmas,loras,width,seed\n"
 ROWS = (
@@ -92,7 +92,7 @@ def test_parquet_typed_as_data_frames_write_it(tmp_path):
     assert [line.number for line in Manifest(tmp_path / "m.parquet")] == [1, 2]
 
 
-def test_the_same_rows_in_every_kind_give_the_same_pictures(album, tmp_path):
+def test_the_same_rows_in_every_kind_give_the_same_images(album, tmp_path):
     pyarrow = pytest.importorskip("pyarrow", reason="Parquet needs pyarrow: pip install 'intarsia[batch]'")
     import csv
 
@@ -108,7 +108,7 @@ def test_the_same_rows_in_every_kind_give_the_same_pictures(album, tmp_path):
     made = []
     for kind in ("jsonl", "csv", "parquet"):
         batch.run(album.folder / f"manifest.{kind}", tmp_path / kind, album.options)
-        made.append(pictures(tmp_path / kind))
+        made.append(image_hashes(tmp_path / kind))
     assert len(made[0]) == 4
     assert made[0] == made[1] == made[2]
 
@@ -128,7 +128,7 @@ def test_folders_with_defaults(album, tmp_path):
     assert set(made) == {"1.png", "2.png", "3.png", "4.png", "5.png", "more/0.png"}
     assert "has more than one mask: 1.png, 1.webp" in made["1.png"]["text"]
     assert "has no mask of that name" in made["5.png"]["text"]
-    assert set(pictures(tmp_path / "out")) == {"2.png", "3.png", "4.png", "more/0.png"}
+    assert set(image_hashes(tmp_path / "out")) == {"2.png", "3.png", "4.png", "more/0.png"}
 
     one_mask = batch.Pair(album.folder / "photos", album.folder / "masks/2.png")
     found = batch.validate(one_mask, options)  # 32 × 32, as every other photograph

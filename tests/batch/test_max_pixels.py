@@ -1,4 +1,4 @@
-"""The limit of pixels: one option everywhere, and the caller's own limit, reach whatever decodes a picture."""
+"""The limit of pixels: one option everywhere, and the caller's own limit, reach whatever decodes an image."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 import intarsia
 from intarsia import batch
-from intarsia.batch.ledger.run_stats import Tally
-from intarsia.batch.running.row_runner import Painter
+from intarsia.batch.ledger.run_stats import RunStats
+from intarsia.batch.running.row_runner import RowRunner
 from intarsia.cli import app
 
 BEYOND = "the limit is 1000 (max_pixels, --max-pixels)"
@@ -21,7 +21,7 @@ BEYOND = "the limit is 1000 (max_pixels, --max-pixels)"
 
 @pytest.fixture
 def low(monkeypatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # the album's pictures have 1024 or more
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # the album's images have 1024 or more
 
 
 @pytest.fixture
@@ -56,10 +56,8 @@ def test_what_is_no_number_of_pixels(album, value):
 def test_command_line(album, fields, tmp_path, low):
     request, documented = tmp_path / "request.json", tmp_path / "documented.json"
     request.write_text(json.dumps(fields))
-    pictures = {
-        name: base64.b64encode(Path(fields[name]).read_bytes()).decode() for name in ("init_image", "mask_image")
-    }
-    documented.write_text(json.dumps({"model_id": "intarsia-tiny", "steps": 2, "base64": True} | fields | pictures))
+    images = {name: base64.b64encode(Path(fields[name]).read_bytes()).decode() for name in ("init_image", "mask_image")}
+    documented.write_text(json.dumps({"model_id": "intarsia-tiny", "steps": 2, "base64": True} | fields | images))
     null = ["--backend", "null"]
     for command in (
         ["plan", str(request)],
@@ -81,7 +79,7 @@ def test_batch_commands_pass_it_on(album, tmp_path, monkeypatch, command):
 
     def record(place, out, options, watch, **more):
         asked.append(options.max_pixels)
-        return Tally()
+        return RunStats()
 
     monkeypatch.setattr(batch, command, record)
     words = ["batch", command, str(album.manifest([album.row(0)])), "--out", str(tmp_path / "out")]
@@ -90,7 +88,7 @@ def test_batch_commands_pass_it_on(album, tmp_path, monkeypatch, command):
     assert asked == [None, 2000]
 
 
-def test_workers_are_told(monkeypatch):
+def test_workers_get_the_limit(monkeypatch):
     options = batch.Options(max_pixels=5)
     assert batch.Options.of(options.for_workers()) == options
     assert batch.Options().for_workers()["max_pixels"] == 8192 * 8192
@@ -103,16 +101,16 @@ def test_workers_are_told(monkeypatch):
 
 
 def test_the_callers_limit_holds_in_workers(album, tmp_path, low):
-    tally = batch.run(album.manifest(album.rows(1)), tmp_path / "out", album.options)
-    assert tally.errors == {"decode": 1}
+    stats = batch.run(album.manifest(album.rows(1)), tmp_path / "out", album.options)
+    assert stats.errors == {"decode": 1}
     assert BEYOND in (tmp_path / "out/results.jsonl").read_text()
 
 
-def test_a_painter_looks_at_changed_pictures_within_the_limit(album, tmp_path, low):
+def test_a_row_runner_looks_at_changed_images_within_the_limit(album, tmp_path, low):
     row = album.row(0, init_image=str(album.folder / "photos/0.png"), mask_image=str(album.folder / "masks/0.png"))
-    painter = Painter(album.with_options(max_pixels=2000), tmp_path, "cpu")
+    runner = RowRunner(album.with_options(max_pixels=2000), tmp_path, "cpu")
     try:
         request = intarsia.InpaintRequest.parse({key: value for key, value in row.items() if key != "id"})
-        assert set(painter._look(request)) == {"init_image", "mask_image"}
+        assert set(runner._look(request)) == {"init_image", "mask_image"}
     finally:
-        painter.close()
+        runner.close()

@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 import pytest
 
 from intarsia import batch
+from intarsia.batch.ledger.records import Record
 from intarsia.batch.ledger.results import Results, name_of, read_history, result_files
-from tests.batch.conftest import FAULTS, lines, pictures, python_path
+from tests.batch.conftest import FAULTS, image_hashes, lines, python_path
 
 HOUR = 3600
 NAMES = (name_of((1, 2)), name_of((1, 1)), "results-ray-1of1-ab.jsonl")
@@ -22,7 +23,7 @@ NAMES = (name_of((1, 2)), name_of((1, 1)), "results-ray-1of1-ab.jsonl")
 def line(identifier, status="ok", seconds=0, **fields):
     """A line as of some seconds after the beginning of 2026."""
     at = datetime.fromtimestamp(1767225600 + seconds, UTC).isoformat(timespec="microseconds")
-    return {"id": identifier, "status": status, "time": at, **fields}
+    return Record.from_json({"id": identifier, "status": status, "time": at, **fields})
 
 
 def written(folder, name, records, run=None):
@@ -34,8 +35,8 @@ def counted(folder):
     """Of each id the latest line's text, and the latest successful one's."""
     history = read_history(result_files(folder))
     return (
-        {key: record["text"] for key, record in history.last.items()},
-        {key: record["text"] for key, record in history.done.items()},
+        {key: record.text for key, record in history.last.items()},
+        {key: record.text for key, record in history.done.items()},
     )
 
 
@@ -78,8 +79,8 @@ def test_a_success_is_kept_where_the_last_line_is_none(tmp_path):
     for _ in range(2):
         batch.merge(tmp_path)
         history = read_history(result_files(tmp_path))
-        assert history.done["a"] == done | {"run": 1}
-        assert history.last["a"]["status"] == "error"
+        assert history.done["a"].to_json() == done.to_json() | {"run": 1}
+        assert history.last["a"].status == "error"
 
 
 def test_lines_of_earlier_versions_are_older_than_any_run_that_follows(tmp_path):
@@ -150,7 +151,7 @@ def test_unfinished_files_go_also_where_their_time_is_to_come(album, tmp_path):
             os.utime(path, (time.time() + 2 * HOUR,) * 2)
         batch.run(manifest, out, options)
         assert not [path for path in parts if path.exists()]
-    assert len(pictures(out)) == 2
+    assert len(image_hashes(out)) == 2
 
 
 def test_a_row_that_failed_for_a_while_is_done_once_its_parameters_are_what_they_were(album, tmp_path):
@@ -159,8 +160,8 @@ def test_a_row_that_failed_for_a_while_is_done_once_its_parameters_are_what_they
     batch.run(album.manifest(good), out, album.options)
     assert batch.run(album.manifest(bad), out, album.options).errors == {"param": 1}
     before = (out / "row-0.png").stat().st_mtime_ns
-    tally = batch.run(album.manifest(good), out, album.options)
-    assert (tally.before, tally.status) == (1, {"skipped": 1})
+    stats = batch.run(album.manifest(good), out, album.options)
+    assert (stats.before, stats.status) == (1, {"skipped": 1})
     assert (out / "row-0.png").stat().st_mtime_ns == before
     assert (batch.report(out)["ok"], batch.report(out)["failed"]) == (2, [])
     assert batch.run(album.manifest(good), out, album.options).before == 2

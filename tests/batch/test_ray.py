@@ -18,7 +18,7 @@ from intarsia.batch.manifest.line import Line
 from intarsia.batch.manifest.rows import Reader
 from intarsia.batch.running.jobs import Job
 from intarsia.batch.running.ray_runner import Actor
-from tests.batch.conftest import FAULTS, lines, pictures
+from tests.batch.conftest import FAULTS, image_hashes, lines
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own, of its future
 
@@ -66,10 +66,10 @@ def test_the_same_bytes_also_where_a_worker_is_killed_and_rows_are_bad(album, tm
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    tally = batch.run(manifest, out, album.with_options(runner="ray", workers=2, slots=4))
+    stats = batch.run(manifest, out, album.with_options(runner="ray", workers=2, slots=4))
     assert killed
     made = {line["id"]: line for line in lines(out)}
-    assert len(made) == tally.rows == 24
+    assert len(made) == stats.rows == 24
     assert len({line["run"] for line in made.values()}) == 1
     bad = {name: line["error"] for name, line in made.items() if line["status"] == "error"}
     assert bad == {"row-5": "io", "row-6": "param", "row-17": "internal"}
@@ -80,7 +80,7 @@ def test_the_same_bytes_also_where_a_worker_is_killed_and_rows_are_bad(album, tm
     batch.run(
         album.manifest([row for row in rows if row["id"] not in bad], "good.jsonl"), tmp_path / "here", album.options
     )
-    assert pictures(out) == pictures(tmp_path / "here")
+    assert image_hashes(out) == image_hashes(tmp_path / "here")
     # what is done is done, whichever runner looks
     assert batch.run(manifest, out, album.options).before == 21
 
@@ -93,7 +93,7 @@ def test_a_row_that_kills_its_actor_is_given_up(album, tmp_path):
         (out / f".intarsia-begun-1of1-{actor}").write_text('"row-0"\n"row-1"\n' if actor == "a" else '"row-0"\n"torn')
     reader = Reader(album.folder, album.options, {})
     rows = [reader.row(Line(number + 1, album.row(number))) for number in range(3)]
-    jobs = [json.dumps(Job.of(row).to_dict()) for row in rows]
+    jobs = [json.dumps(Job.of(row).to_json()) for row in rows]
     actor = Actor(album.options.to_dict(), str(out))
     made = [json.loads(text)["record"] for text in actor({"job": jobs})["record"]]
     found = {record["id"]: (record["status"], record["attempts"]) for record in made}
@@ -110,8 +110,8 @@ def test_a_row_that_kills_its_actor_is_given_up(album, tmp_path):
 
 def test_too_many_errors_stop_it(album, tmp_path, cluster):
     rows = [album.row(number, prompt="broken") for number in range(30)]
-    tally = batch.run(album.manifest(rows), tmp_path / "out", album.with_options(runner="ray", max_errors="3"))
-    assert tally.stopped == "4 rows failed, more than 3"
+    stats = batch.run(album.manifest(rows), tmp_path / "out", album.with_options(runner="ray", max_errors="3"))
+    assert stats.stopped == "4 rows failed, more than 3"
     assert len({line["id"] for line in lines(tmp_path / "out")}) == 30
 
 

@@ -14,13 +14,14 @@ import pytest
 from PIL import Image
 
 from intarsia import batch
+from intarsia.batch.ledger.records import Record
 from intarsia.batch.ledger.results import Results, read_history, read_lines, result_files
 from intarsia.errors import OutputError
-from tests.batch.conftest import lines, pictures
+from tests.batch.conftest import image_hashes, lines
 
 
 def line(identifier, status="ok", time="2026-01-01", **fields):
-    return {"id": identifier, "status": status, "time": time, **fields}
+    return Record.from_json({"id": identifier, "status": status, "time": time, **fields})
 
 
 def test_a_torn_last_line_costs_that_line_alone(tmp_path):
@@ -30,18 +31,18 @@ def test_a_torn_last_line_costs_that_line_alone(tmp_path):
     whole = path.read_bytes()
     for cut in range(len(whole.splitlines()[0]) + 1, len(whole)):
         path.write_bytes(whole[:cut])
-        assert [each["id"] for each in read_lines(path)] == (["a"] if cut < len(whole) - 1 else ["a", "b"])
+        assert [each.id for each in read_lines(path)] == (["a"] if cut < len(whole) - 1 else ["a", "b"])
         with Results(path) as results:
             results.add([line("c")])
-        assert [each["id"] for each in read_lines(path)][-1] == "c"
+        assert [each.id for each in read_lines(path)][-1] == "c"
         assert len(list(read_lines(path))) == (2 if cut < len(whole) - 1 else 3)
 
 
 def test_foreign_lines_are_no_results(tmp_path):
     (tmp_path / "results.jsonl").write_text(
-        '[1]\n{"id": 3, "status": "ok"}\n{"id": "x"}\nnull\n' + json.dumps(line("a"))
+        '[1]\n{"id": 3, "status": "ok"}\n{"id": "x"}\nnull\n' + json.dumps(line("a").to_json())
     )
-    assert [each["id"] for each in read_lines(tmp_path / "results.jsonl")] == ["a"]
+    assert [each.id for each in read_lines(tmp_path / "results.jsonl")] == ["a"]
 
 
 def test_of_several_lines_the_latest_counts_and_the_latest_successful_one_is_kept(tmp_path):
@@ -49,10 +50,10 @@ def test_of_several_lines_the_latest_counts_and_the_latest_successful_one_is_kep
         results.add([line("a", time="1", spec_hash="old"), line("a", "error", time="3"), line("b", time="2")])
     with Results(tmp_path / "results-1-of-2.jsonl") as results:
         results.add([line("a", time="2", spec_hash="new"), line("b", "error", time="1")])
-    (tmp_path / "results-old.jsonl").write_text(json.dumps(line("c")))  # not one of ours
+    (tmp_path / "results-old.jsonl").write_text(json.dumps(line("c").to_json()))  # not one of ours
     history = read_history(result_files(tmp_path))
-    assert (history.last["a"]["status"], history.done["a"]["spec_hash"]) == ("error", "new")
-    assert history.last["b"]["status"] == "ok"
+    assert (history.last["a"].status, history.done["a"].spec_hash) == ("error", "new")
+    assert history.last["b"].status == "ok"
     assert "c" not in history.last
 
 
@@ -71,7 +72,7 @@ def test_a_write_that_fails_leaves_whole_lines(tmp_path, monkeypatch):
             results.add([line("b")])
         monkeypatch.setattr(os, "write", real)
         results.add([line("c")])
-    assert [each["id"] for each in read_lines(path)] == ["a", "c"]
+    assert [each.id for each in read_lines(path)] == ["a", "c"]
     assert path.read_text().count("\n") == 2
 
 
@@ -127,7 +128,7 @@ def test_an_interrupt_after_a_line_costs_no_line(tmp_path, monkeypatch):
             results.add([line("b")])
         monkeypatch.setattr(os, "fsync", real)
         results.add([line("c")])
-    assert [each["id"] for each in read_lines(path)] == ["a", "c"]
+    assert [each.id for each in read_lines(path)] == ["a", "c"]
 
 
 @contextmanager
@@ -150,17 +151,17 @@ def test_a_full_disk_fails_rows_and_tears_nothing(album, tmp_path):
     big = {"init_image": "photos/big.png", "mask_image": "masks/big.png"}
     manifest, out = album.manifest([album.row(number, **big) for number in range(12)]), tmp_path / "out"
     with mounted(out, "size=1m"):
-        tally = batch.run(manifest, out, album.options)
-        done = pictures(out)  # every one whole
+        stats = batch.run(manifest, out, album.options)
+        done = image_hashes(out)  # every one whole
         assert 1 <= len(done) < 12
-        assert tally.errors["io"] == 12 - len(done)
+        assert stats.errors["io"] == 12 - len(done)
         assert all("No space left" in each["text"] for each in lines(out) if each["status"] == "error")
         assert not list(out.glob(".intarsia-*.part"))
         subprocess.run(["mount", "-o", "remount,size=32m", str(out)], check=True)
         assert batch.run(manifest, out, album.options).before == len(done)
-        full = pictures(out)
+        full = image_hashes(out)
     batch.run(manifest, tmp_path / "reference", album.options)
-    assert full == pictures(tmp_path / "reference")
+    assert full == image_hashes(tmp_path / "reference")
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_any_work(album, tmp_path):
@@ -181,7 +182,7 @@ def test_a_file_in_the_place_of_the_folder(album, tmp_path):
         batch.run(album.manifest(album.rows(1)), tmp_path / "out", album.options)
 
 
-def test_report_and_merge_want_results(tmp_path):
+def test_report_and_merge_need_results(tmp_path):
     for call in (batch.report, batch.merge):
         with pytest.raises(OutputError, match="holds no results"):
             call(tmp_path)

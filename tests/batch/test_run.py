@@ -13,15 +13,15 @@ from PIL import Image
 import intarsia
 from intarsia import batch
 from intarsia.errors import OutputError, RequestError
-from tests.batch.conftest import lines, pictures
+from tests.batch.conftest import image_hashes, lines
 
 
 def test_a_thousand_rows_are_all_there_and_the_report_is_right(album, tmp_path):
     rows = [album.row(number, **({"samples": 2} if number % 100 == 7 else {})) for number in range(1000)]
     out = tmp_path / "out"
-    tally = batch.run(album.manifest(rows), out, album.with_options(workers=2))
-    assert (tally.rows, tally.status["ok"], tally.pictures, tally.failed) == (1000, 1000, 1010, 0)
-    made, found = lines(out), pictures(out)
+    stats = batch.run(album.manifest(rows), out, album.with_options(workers=2))
+    assert (stats.rows, stats.status["ok"], stats.images, stats.failed) == (1000, 1000, 1010, 0)
+    made, found = lines(out), image_hashes(out)
     assert len(made) == 1000
     assert {line["id"] for line in made} == {row["id"] for row in rows}
     assert {
@@ -55,7 +55,7 @@ def test_a_row_is_what_the_engine_makes_of_it(album, tmp_path):
     assert line["model_sha256"] == result.plan.model.sha256
 
 
-def test_order_shards_workers_and_company_change_no_picture(album, tmp_path):
+def test_order_shards_workers_and_neighbors_change_no_image(album, tmp_path):
     rows = album.rows(36)
     batch.run(album.manifest(rows), tmp_path / "one", album.with_options(slots=1))
     random.Random(5).shuffle(rows)
@@ -64,12 +64,12 @@ def test_order_shards_workers_and_company_change_no_picture(album, tmp_path):
     for part in (1, 2, 3):
         batch.run(shuffled, tmp_path / "shards", album.with_options(shard=(part, 3)))
     batch.run(album.manifest(rows[:5], "few.jsonl"), tmp_path / "few", album.options)
-    reference = pictures(tmp_path / "one")
+    reference = image_hashes(tmp_path / "one")
     assert len(reference) == 36
     assert len(set(reference.values())) == 36  # every row has a seed of its own
-    assert pictures(tmp_path / "two") == reference
-    assert pictures(tmp_path / "shards") == reference
-    assert pictures(tmp_path / "few").items() <= reference.items()
+    assert image_hashes(tmp_path / "two") == reference
+    assert image_hashes(tmp_path / "shards") == reference
+    assert image_hashes(tmp_path / "few").items() <= reference.items()
 
     shards = [lines(tmp_path / "shards", f"results-{part}-of-3.jsonl") for part in (1, 2, 3)]
     assert all(len(shard) > 3 for shard in shards)  # the hash divides about evenly
@@ -82,11 +82,11 @@ def test_order_shards_workers_and_company_change_no_picture(album, tmp_path):
     assert batch.run(shuffled, tmp_path / "shards", other).status == {}
 
 
-def test_merge_of_other_folders_wants_their_pictures(album, tmp_path):
+def test_merge_of_other_folders_needs_their_images(album, tmp_path):
     manifest = album.manifest(album.rows(6))
     for part in (1, 2):
         batch.run(manifest, tmp_path / f"machine-{part}", album.with_options(shard=(part, 2)))
-    with pytest.raises(OutputError, match="copy the pictures"):
+    with pytest.raises(OutputError, match="copy the images"):
         batch.merge(tmp_path / "machine-1", [tmp_path / "machine-2"])
     for path in (tmp_path / "machine-2").glob("*.png"):
         path.rename(tmp_path / "machine-1" / path.name)
@@ -94,12 +94,12 @@ def test_merge_of_other_folders_wants_their_pictures(album, tmp_path):
     assert batch.run(manifest, tmp_path / "machine-1", album.options).before == 6
 
 
-def test_another_run_seed_gives_other_pictures_and_a_rows_own_seed_stays(album, tmp_path):
+def test_another_run_seed_gives_other_images_and_a_rows_own_seed_stays(album, tmp_path):
     rows = [album.row(0), album.row(1, seed=5)]
     manifest = album.manifest(rows)
     batch.run(manifest, tmp_path / "a", album.with_options(seed=1))
     batch.run(manifest, tmp_path / "b", album.with_options(seed=2))
-    one, two = pictures(tmp_path / "a"), pictures(tmp_path / "b")
+    one, two = image_hashes(tmp_path / "a"), image_hashes(tmp_path / "b")
     assert one["row-0.png"] != two["row-0.png"]
     assert one["row-1.png"] == two["row-1.png"]
 
@@ -118,10 +118,10 @@ def test_resuming_does_what_is_new_changed_or_gone_and_nothing_else(album, tmp_p
     os.utime(album.folder / "photos/5.png")  # touched alone: looked at, not run
     rows.append(album.row(8))  # the manifest grew
     manifest = album.manifest(rows)
-    tally = batch.run(manifest, out, album.options)
+    stats = batch.run(manifest, out, album.options)
     assert {line["id"] for line in lines(out)[8:]} == {f"row-{number}" for number in (0, 1, 2, 3, 4, 5, 6, 8)}
     assert {line["id"]: line["status"] for line in lines(out)[8:]}["row-5"] == "skipped"
-    assert (tally.status["ok"], tally.status["skipped"], tally.before) == (7, 1, 1)
+    assert (stats.status["ok"], stats.status["skipped"], stats.before) == (7, 1, 1)
     after = {path.name: path.stat().st_mtime_ns for path in out.glob("*.png")}
     assert {name for name in before if after.get(name) == before[name]} == {"row-2.png", "row-5.png", "row-7.png"}
 
@@ -130,7 +130,7 @@ def test_resuming_does_what_is_new_changed_or_gone_and_nothing_else(album, tmp_p
     assert batch.report(out)["ok"] == 9
     fresh = tmp_path / "fresh"
     batch.run(manifest, fresh, album.options)
-    assert pictures(fresh).items() <= pictures(out).items()
+    assert image_hashes(fresh).items() <= image_hashes(out).items()
 
 
 def test_a_changed_model_or_encoding_runs_again(album, tmp_path):
@@ -146,12 +146,12 @@ def test_a_changed_model_or_encoding_runs_again(album, tmp_path):
 
 def test_too_many_errors_stop_the_run_and_every_row_is_named(album, tmp_path):
     rows = [album.row(number, strength=3.0) if number < 40 else album.row(number) for number in range(60)]
-    tally = batch.run(album.manifest(rows), tmp_path / "out", album.with_options(max_errors="50%"))
+    stats = batch.run(album.manifest(rows), tmp_path / "out", album.with_options(max_errors="50%"))
     made = {line["id"]: line["status"] for line in lines(tmp_path / "out")}
     assert len(made) == 60
     failed = list(made.values()).count("error")  # how many are written down together hangs on the machine
     assert 30 < failed <= 40
-    assert tally.stopped == f"{failed} rows failed, more than 30"
+    assert stats.stopped == f"{failed} rows failed, more than 30"
     assert set(made.values()) <= {"error", "skipped", "cancelled", "ok"}
     last = batch.run(album.manifest(rows[40:]), tmp_path / "out", album.options)
     assert last.status["ok"] + last.before == 20
@@ -159,9 +159,9 @@ def test_too_many_errors_stop_the_run_and_every_row_is_named(album, tmp_path):
 
 def test_fail_fast(album, tmp_path):
     rows = [album.row(0, steps=0), *(album.row(number) for number in range(1, 30))]
-    tally = batch.run(album.manifest(rows), tmp_path / "out", album.with_options(fail_fast=True))
-    assert tally.failed == 1
-    assert tally.stopped
+    stats = batch.run(album.manifest(rows), tmp_path / "out", album.with_options(fail_fast=True))
+    assert stats.failed == 1
+    assert stats.stopped
     assert len({line["id"] for line in lines(tmp_path / "out")}) == 30
 
 
@@ -195,7 +195,7 @@ def test_the_output_folder_is_one_runs_alone(album, tmp_path):
             batch.run(manifest, out, album.with_options(shard=(2, 4)))  # another division would share rows
         batch.run(manifest, out, album.with_options(shard=(2, 3)))
     batch.run(manifest, out, album.options)
-    assert len(pictures(out)) == 3
+    assert len(image_hashes(out)) == 3
 
 
 @pytest.mark.parametrize(
@@ -241,13 +241,13 @@ def test_options_take_paths_and_numbers_of_errors(tmp_path):
     assert batch.Options.of(json.loads(json.dumps(options.to_dict()))) == options
 
 
-def test_a_picture_cannot_leave_by_a_link(album, tmp_path):
+def test_an_image_cannot_leave_by_a_link(album, tmp_path):
     out = tmp_path / "out"
     (out).mkdir()
     (tmp_path / "elsewhere").mkdir()
     (out / "link").symlink_to(tmp_path / "elsewhere")
-    tally = batch.run(album.manifest([album.row(0, output="link/a.png")]), out, album.options)
-    assert tally.errors == {"io": 1}
+    stats = batch.run(album.manifest([album.row(0, output="link/a.png")]), out, album.options)
+    assert stats.errors == {"io": 1}
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 

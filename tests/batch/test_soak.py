@@ -29,12 +29,12 @@ def test_three_hundred_rows_leave_a_worker_as_fifty_did(tmp_path, monkeypatch, b
     monkeypatch.setattr(tempfile, "tempdir", None)  # read anew
     curve = Curve(iter([SETTLED, ROWS - 10, ROWS * 10]))
     options = batch.Options(backend=backend, device="cpu", workers=1, threads=2, slots=4)
-    tally = batch.run(manifest(tmp_path, ROWS, (64, 72)), tmp_path / "out", options, curve)
-    assert tally.status == {"ok": ROWS}
+    stats = batch.run(manifest(tmp_path, ROWS, (64, 72)), tmp_path / "out", options, curve)
+    assert stats.status == {"ok": ROWS}
     _, early, late = curve.samples
     assert SETTLED <= early.rows < 2 * SETTLED
     assert late.rows >= ROWS - 10
     assert late.resident - early.resident < 20
-    assert late.descriptors <= early.descriptors + 4  # pictures that are open at the moment
+    assert late.descriptors <= early.descriptors + 4  # images that are open at the moment
     assert late.threads <= early.threads
     assert late.temporary == early.temporary

@@ -1,4 +1,4 @@
-"""When a row counts as done: every field that changes its pictures changes its spec hash."""
+"""When a row counts as done: every field that changes its images changes its spec hash."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ CHANGED = {
     "mask_padding": [0, 8], "mask_source": ["luma"], "invert_mask": [True], "masked_content": ["noise"],
     "color_match": [True],
 }  # fmt: skip
-# An id is only a name. Pictures count by their content, which stands beside these fields.
+# An id is only a name. Images count by their content, which stands beside these fields.
 NEVER = {"id": ["b"], "init_image": ["z.png"], "mask_image": ["z.png"], "output": ["y/b.png", "x/a.PNG"],
          "ip_adapter": [{"id": "look", "image": "z.png", "scale": 0.5}]}  # fmt: skip
 CONTENTS = {"init_image": "1" * 64, "mask_image": "2" * 64, "ip_adapter.image": "3" * 64}
@@ -95,7 +95,7 @@ def test_every_field_is_decided_on():
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name in sorted(CHANGED) for value in CHANGED[name]])
-def test_a_change_of_any_field_is_another_picture(spec, name, value):
+def test_a_change_of_any_field_is_another_image(spec, name, value):
     assert spec(**{name: value}) != spec()
 
 
@@ -104,7 +104,7 @@ def test_what_is_only_a_name_changes_nothing(spec, name, value):
     assert spec(**{name: value}) == spec()
 
 
-def test_no_two_changes_are_the_same_picture(spec):
+def test_no_two_changes_are_the_same_image(spec):
     hashes = [spec(**{name: value}) for name in CHANGED for value in CHANGED[name]]
     assert len(set(hashes)) == len(hashes)
     one, other = {"prompt": "a", "negative_prompt": "b"}, {"prompt": "b", "negative_prompt": "a"}
@@ -112,7 +112,7 @@ def test_no_two_changes_are_the_same_picture(spec):
 
 
 @pytest.mark.parametrize("field", CONTENTS)
-def test_other_content_of_a_picture_is_another_picture(spec, field):
+def test_other_content_of_an_image_is_another_image(spec, field):
     assert spec(contents=CONTENTS | {field: "4" * 64}) != spec()
 
 
@@ -139,7 +139,7 @@ def test_the_seed_of_a_row_that_has_none_is_its_ids(spec):
     assert spec(seed=None) != spec(seed=None, id="b")
 
 
-def test_a_picture_that_cannot_be_looked_at_is_not_the_one_that_was(album, tmp_path):
+def test_an_image_that_cannot_be_looked_at_is_not_the_one_that_was(album, tmp_path):
     """Two files that are gone look alike; the row is to fail, not to count as done."""
     out, manifest = tmp_path / "out", album.manifest([album.row(0), album.row(1)])
     batch.run(manifest, out, album.options)
@@ -152,12 +152,12 @@ def test_a_picture_that_cannot_be_looked_at_is_not_the_one_that_was(album, tmp_p
         if record["id"] == "row-0":
             record["identities"]["init_image"] = ""
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    tally = batch.run(manifest, out, album.options)
-    assert (tally.before, tally.errors) == (1, {"io": 1})
+    stats = batch.run(manifest, out, album.options)
+    assert (stats.before, stats.errors) == (1, {"io": 1})
 
 
 def test_a_changed_negative_prompt_is_painted_again(album, tmp_path):
-    """The silent case: nothing else in the row changes, and old pictures would stay."""
+    """The silent case: nothing else in the row changes, and old images would stay."""
     out = tmp_path / "out"
     for negative, before in (("blur", 0), ("blur", 1), ("noise", 0)):
         assert batch.run(album.manifest([album.row(0, negative_prompt=negative)]), out, album.options).before == before

@@ -8,9 +8,9 @@ import threading
 
 import pytest
 
-from intarsia.batch.running.codec_pool import Pool
-from intarsia.batch.running.row_supply import Supply
-from intarsia.batch.running.worker_pool import Crew
+from intarsia.batch.running.codec_pool import CodecPool
+from intarsia.batch.running.row_supply import RowSupply
+from intarsia.batch.running.worker_pool import WorkerPool
 from intarsia.batch.settings import Options
 from intarsia.errors import BackendError
 from intarsia.images.access import Access
@@ -42,17 +42,17 @@ def test_a_pool_ends_the_threads_that_did_start(failing):
     before = threading.active_count()
     failing(2)
     with pytest.raises(BackendError, match=SENTENCE.format("intarsia-codec-2")):
-        Pool(4, ahead=1)
+        CodecPool(4, ahead=1)
     assert threading.active_count() == before
 
 
 def test_a_supply(failing):
     failing(0)
     with pytest.raises(BackendError, match=SENTENCE.format("intarsia-supply")):
-        Supply([], None, lambda: None)
+        RowSupply([], None, lambda: None)
 
 
-def test_a_crew_ends_the_process_that_nobody_listens_to(failing, monkeypatch, tmp_path):
+def test_a_worker_pool_ends_the_process_without_a_listener(failing, monkeypatch, tmp_path):
     started, popen = [], subprocess.Popen
 
     def remember(*arguments, **more):
@@ -62,20 +62,20 @@ def test_a_crew_ends_the_process_that_nobody_listens_to(failing, monkeypatch, tm
     monkeypatch.setattr(subprocess, "Popen", remember)
     failing(0)
     with pytest.raises(BackendError, match=SENTENCE.format("intarsia-listen")):
-        Crew(Options(backend="null"), tmp_path, ["cpu"], queue.SimpleQueue())
+        WorkerPool(Options(backend="null"), tmp_path, ["cpu"], queue.SimpleQueue())
     [process] = started
     assert process.poll() is not None
     process.stdin.close()
     process.stdout.close()
 
 
-def test_a_crew_without_a_process(monkeypatch, tmp_path):
+def test_a_worker_pool_without_a_process(monkeypatch, tmp_path):
     def fail(*_, **__):
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
     monkeypatch.setattr(subprocess, "Popen", fail)
     with pytest.raises(BackendError, match="a worker process cannot be started: Resource temporarily unavailable"):
-        Crew(Options(backend="null"), tmp_path, ["cpu"], queue.SimpleQueue())
+        WorkerPool(Options(backend="null"), tmp_path, ["cpu"], queue.SimpleQueue())
 
 
 def test_the_thread_that_resolves_a_host(failing):

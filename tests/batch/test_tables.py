@@ -10,12 +10,12 @@ from decimal import Decimal
 import pytest
 
 from intarsia import batch
-from intarsia.batch.manifest.cells import FLAGS, PICTURES, TEXTS, WHOLE, CellError, plain, written
+from intarsia.batch.manifest.cells import FLAGS, IMAGE_COLUMNS, TEXTS, WHOLE, CellError, plain, written
 from intarsia.batch.manifest.line import KEYS
 from intarsia.batch.manifest.reader import Manifest
 from intarsia.engine.request import InpaintRequest
 from intarsia.errors import RequestError
-from tests.batch.conftest import pictures
+from tests.batch.conftest import image_hashes
 
 GRID = [
     ["id", "init_image", "mask_image", "prompt", "steps", "seed", "width", "karras_sigmas", "guidance_scale"],
@@ -129,7 +129,7 @@ def test_every_column_is_of_one_kind():
     assert {name for name, spec in kinds.items() if '"integer"' in spec} == WHOLE
     others = {"guidance_scale", "strength", "loras", "ip_adapter", "token_merging", "mask_blur"}
     assert TEXTS | WHOLE | FLAGS | others == KEYS
-    assert PICTURES - {"image"} <= TEXTS
+    assert IMAGE_COLUMNS - {"image"} <= TEXTS
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_defaults_with_a_byte_order_mark(album):
     assert batch.validate(album.manifest([album.row(0)]), options).problems == ()
 
 
-def test_a_picture_as_the_datasets_library_writes_it():
+def test_an_image_as_the_datasets_library_writes_it():
     data = b"\x89PNG"
     uri = "data:;base64," + base64.b64encode(data).decode()
     cases = [
@@ -219,7 +219,7 @@ def test_parquet_of_datasets_is_run(album, tmp_path, parquet):
     (problem,) = batch.validate(album.folder / "m.parquet", options).problems
     assert (problem.number, problem.text) == (3, "id is required where init_image is not a text")
     assert batch.run(album.folder / "m.parquet", tmp_path / "out", options).status == {"ok": 2, "error": 1}
-    made = pictures(tmp_path / "out")
+    made = image_hashes(tmp_path / "out")
     assert set(made) == {"x/one.png", "photos/0.png"}
     assert len(set(made.values())) == 1
 

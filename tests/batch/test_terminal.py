@@ -83,7 +83,7 @@ def test_what_rows_hold_acts_on_no_terminal(album, tmp_path):
 
 
 def test_names_of_files_act_on_no_terminal(album, tmp_path):
-    """Pictures without masks among them, whose names are all that there is to say."""
+    """Images without masks among them, whose names are all that there is to say."""
     pair = batch.Pair(album.folder / "photos", album.folder / "masks")
     (pair.images / "0.png").rename(pair.images / f"{EVIL}.png")
     (album.folder / "quick.toml").write_text("width = 64\nheight = 64\nsteps = 2\n")
@@ -111,7 +111,7 @@ def test_what_files_of_a_run_hold_acts_on_no_terminal(tmp_path):
     """They may have come with a folder from elsewhere."""
     record = {"id": EVIL, "status": "error", "error": EVIL, "text": EVIL, "line": 1}
     (tmp_path / "results.jsonl").write_text(json.dumps(record) + "\n" + json.dumps({"id": EVIL, "status": EVIL}) + "\n")
-    numbers = batch.Tally(rows=1, stopped=EVIL, warnings=[EVIL]).to_dict()
+    numbers = batch.RunStats(rows=1, stopped=EVIL, warnings=[EVIL]).to_dict()
     numbers |= {"pictures": 1, "errors": {EVIL: 1}, "stages": {EVIL: {"p50": 1, "p95": 1}}}
     (tmp_path / "report.json").write_text(json.dumps(numbers))
     done, _ = called("report", tmp_path)

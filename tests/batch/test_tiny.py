@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from intarsia import batch
-from tests.batch.conftest import Album, lines, pictures
+from tests.batch.conftest import Album, image_hashes, lines
 
 if find_spec("onnxruntime") is None and find_spec("torch") is None:
     pytest.skip("the packaged model needs a backend: pip install 'intarsia[cpu]'", allow_module_level=True)
@@ -27,14 +27,14 @@ SCHEDULERS = (
 
 
 def scenes(folder, photos):
-    """Photographs and drawn pictures with masks, in two sizes."""
+    """Photographs and drawn images with masks, in two sizes."""
     folder.mkdir()
     made = []
     for number, (image, mask) in enumerate(photos):
         side = 128 if number % 2 else 160
         for path, name in ((image, f"photo-{number}.png"), (mask, f"photo-{number}_mask.png")):
-            with Image.open(path) as picture:
-                picture.resize((side, side)).save(folder / name)
+            with Image.open(path) as image:
+                image.resize((side, side)).save(folder / name)
         made.append((f"photo-{number}.png", f"photo-{number}_mask.png"))
     for number in range(4):
         side = 128 if number % 2 else 160
@@ -49,8 +49,8 @@ def scenes(folder, photos):
 
 @pytest.mark.slow
 def test_sixty_rows_killed_three_times(tmp_path, photos):
-    tally = kill_and_compare(tmp_path, photos, count=60, kills=3)
-    assert tally.fill >= 0.9, "the network waited for decoded rows"
+    stats = kill_and_compare(tmp_path, photos, count=60, kills=3)
+    assert stats.fill >= 0.9, "the network waited for decoded rows"
 
 
 def test_twelve_rows_killed_once(tmp_path):
@@ -58,7 +58,7 @@ def test_twelve_rows_killed_once(tmp_path):
 
 
 def kill_and_compare(tmp_path, photos, count, kills):
-    """The numbers of an uninterrupted run, whose pictures are those of one that was killed."""
+    """The numbers of an uninterrupted run, whose images are those of one that was killed."""
     names = scenes(tmp_path / "album", photos)
     rows = [
         {
@@ -82,7 +82,7 @@ def kill_and_compare(tmp_path, photos, count, kills):
         time.sleep(chance.uniform(0, 0.2))
         process.kill()
         process.wait()
-        pictures(out)
+        image_hashes(out)
     assert _count(out) < count
     done = subprocess.run(command, env=environment, check=False, stdout=subprocess.PIPE, text=True)
     assert done.returncode == 0
@@ -90,10 +90,10 @@ def kill_and_compare(tmp_path, photos, count, kills):
 
     random.Random(1).shuffle(rows)
     manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    tally = batch.run(manifest, tmp_path / "reference", batch.Options(slots=4))
-    assert tally.status == {"ok": count}
-    assert pictures(out) == pictures(tmp_path / "reference")
-    return tally
+    stats = batch.run(manifest, tmp_path / "reference", batch.Options(slots=4))
+    assert stats.status == {"ok": count}
+    assert image_hashes(out) == image_hashes(tmp_path / "reference")
+    return stats
 
 
 def _count(out):

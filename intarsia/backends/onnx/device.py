@@ -18,7 +18,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as raised
 
 from intarsia.backends.driver import gpu_count
 from intarsia.backends.onnx.stream import CudaStream, HostStream, Stream
-from intarsia.errors import BackendError, OutOfMemory
+from intarsia.errors import BackendError, DeviceLost, OutOfMemory
 
 __all__ = ["Device", "installed_versions", "pick_device", "translated"]
 
@@ -206,4 +206,5 @@ def translated(what: str, device: Device) -> Iterator[None]:
                 f"out of memory on {device.name} while trying to {what}; "
                 "a smaller width and height or fewer samples would fit"
             ) from exc
-        raise BackendError(f"onnxruntime failed to {what} on {device.name}: {text}") from exc
+        failure = DeviceLost if "CUDA error" in text else BackendError  # ONNX Runtime has no class for it
+        raise failure(f"onnxruntime failed to {what} on {device.name}: {text}") from exc

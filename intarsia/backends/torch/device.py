@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from intarsia.backends.torch.memory import Attempt, is_out_of_memory, measured, what_would_fit
-from intarsia.errors import BackendError, OutOfMemory
+from intarsia.errors import BackendError, DeviceLost, OutOfMemory
 
 __all__ = ["installed_versions", "pick_device", "pick_dtype", "translated", "upload"]
 
@@ -79,4 +79,10 @@ def translated(what: str, device: torch.device, attempt: Attempt | None = None) 
             hint = what_would_fit(attempt, measured(exc, device))
             raise OutOfMemory(f"out of memory on {device} while trying to {what}: {hint}") from exc
         text = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
-        raise BackendError(f"torch failed to {what} on {device}: {text}") from exc
+        failure = DeviceLost if _is_device_lost(exc) else BackendError
+        raise failure(f"torch failed to {what} on {device}: {text}") from exc
+
+
+def _is_device_lost(error: RuntimeError) -> bool:
+    """Whether CUDA reports an error that stays; before torch 2.8 its class is RuntimeError itself."""
+    return type(error).__name__ == "AcceleratorError" or "CUDA error" in str(error)

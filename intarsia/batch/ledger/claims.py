@@ -1,7 +1,7 @@
 """Which files in an output folder are a row's own: those that results name, and those that a run set out to write.
 
-A run that is killed leaves pictures that no line of results names yet, and the next one has to replace them. Whatever
-else lies in the folder under the name of an output is somebody's, and stays.
+A run that is killed leaves images that no line of results names yet, and the next one has to replace them. Whatever
+else lies in the folder under the name of an output stays: no run wrote it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Claims:
     """The outputs that runs in a folder set out to write, by row; they are kept there in ``.intarsia-outputs*``.
 
     Args:
-        history: names what is known from results.
+        history: names the outputs that were written.
         shard: each writes a file of its own.
 
     Attributes:
@@ -38,14 +38,15 @@ class Claims:
     """
 
     def __init__(self, out: Path, history: History, shard: tuple[int, int]) -> None:
-        self._out, self._done = str(out), history.done
+        self._out = str(out)
+        self._done = history.done
+        self.damage = Damage()
+        self._known = {
+            (public_id(row), name) for file in _files(out) for row, name in read_values(file, _problem, self.damage)
+        }
+
         part, parts = shard
         path = out / (_NAME if parts == 1 else f"{_NAME}-{part}-of-{parts}")
-        self.damage = Damage()
-        names = (_NAME, former(_NAME))
-        files = sorted(each for name in names for each in out.glob(f"{name}*") if each.is_file())
-        claims = (claim for each in files for claim in read_values(each, _problem, self.damage))
-        self._known = {(public_id(row), name) for row, name in claims}
         try:
             self._file = path.open("ab", buffering=0)
         except OSError as exc:
@@ -57,15 +58,18 @@ class Claims:
         Raises:
             OutputError: a file of that name is there which is not the row's, or the note cannot be written.
         """
-        done = self._done.get(identifier, {}).get("outputs")
-        done = done if isinstance(done, list) else []
-        own = tuple(name for name in outputs if name in done or (identifier, name) in self._known)
+        done = self._done.get(identifier)
+        written = done.outputs or () if done else ()
+        own = tuple(name for name in outputs if name in written or (identifier, name) in self._known)
+
         for name in outputs:
-            if name not in own and os.path.lexists(os.path.join(self._out, name)):
+            path = os.path.join(self._out, name)
+            if name not in own and os.path.lexists(path):
                 raise OutputError(
-                    f"{os.path.join(self._out, name)} is already there, and no earlier run wrote it for this row: "
+                    f"{path} is already there, and no earlier run wrote it for this row: "
                     "choose another output or folder, or move it away"
                 )
+
         for name in outputs:
             if (identifier, name) not in self._known:
                 self._note(identifier, name)
@@ -86,6 +90,12 @@ class Claims:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
+
+
+def _files(out: Path) -> list[Path]:
+    """The files of claims in a folder, also those under the package's former name."""
+    paths = [path for name in (_NAME, former(_NAME)) for path in out.glob(f"{name}*")]
+    return sorted(path for path in paths if path.is_file())
 
 
 def _problem(claim: Any) -> str:

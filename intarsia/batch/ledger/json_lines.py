@@ -1,4 +1,4 @@
-"""Files of JSON lines that runs leave beside their pictures, read so that a damaged line costs itself alone.
+"""Files of JSON lines that runs leave beside their images, read so that a damaged line costs itself alone.
 
 A kill or a full disk tears a line, a file system that lost its power leaves NULs, an editor or another program anything
 else. Such a line is left out and named, whatever it holds; what is in the other lines counts.
@@ -43,8 +43,9 @@ class Damage:
     @property
     def warnings(self) -> list[str]:
         """A sentence for each line that is named, and one for all others of its file."""
-        sentences = [sentence for named in self._named.values() for sentence in named]
-        return sentences + [printable(f"{path}: {more} more lines are damaged") for path, more in self._more.items()]
+        named = [sentence for sentences in self._named.values() for sentence in sentences]
+        counted = [printable(f"{path}: {more} more lines are damaged") for path, more in self._more.items()]
+        return named + counted
 
 
 def read_values(path: Path, problem_of: Callable[[Any], str], damage: Damage) -> Iterator[Any]:
@@ -105,9 +106,10 @@ def _lines(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object's keys and values; :class:`ValueError` for a key that is there twice, which says two things."""
+    """A JSON object's keys and values; :class:`ValueError` for a key that is there twice."""
     fields = dict(pairs)
     if len(fields) < len(pairs):
-        repeated = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        counts = Counter(name for name, _ in pairs)
+        repeated = next(name for name, count in counts.items() if count > 1)
         raise ValueError(f"the key {shown(repeated)} is there twice")
     return fields

@@ -48,7 +48,7 @@ def _take_all(folder: Path, shard: tuple[int, int]) -> list[int]:
 
 
 def _take(path: Path, shared: bool, division: int) -> int:
-    """An open, locked file; it says who holds it, and for shards into how many parts they divide the rows."""
+    """An open, locked file. It names the process that holds it, and the number of shards."""
     try:
         import fcntl
     except ModuleNotFoundError as exc:
@@ -64,12 +64,13 @@ def _take(path: Path, shared: bool, division: int) -> int:
                 raise
         if shared:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            if int(_holder(handle).partition(" ")[0] or division) != division:
+            others, _, _ = _holder(handle).partition(" ")
+            if int(others or division) != division:
                 raise BlockingIOError
     except BlockingIOError as exc:
-        who = _holder(handle).partition(" ")[2]
+        _, _, holder = _holder(handle).partition(" ")
         os.close(handle)
-        raise OutputError(f"{path.parent} is in use by another run ({who or 'unknown'})") from exc
+        raise OutputError(f"{path.parent} is in use by another run ({holder or 'unknown'})") from exc
     except BaseException:
         os.close(handle)
         raise
@@ -77,4 +78,5 @@ def _take(path: Path, shared: bool, division: int) -> int:
 
 
 def _holder(handle: int) -> str:
+    """The content of a lock file: the number of shards, and the process."""
     return os.pread(handle, 200, 0).decode("utf-8", "replace").strip()

@@ -24,24 +24,27 @@ def merge(
 ) -> int:
     """Put all results in ``out``, and those in other folders, into ``out/results.jsonl``; the number of rows.
 
-    Of an id's lines the latest stays, and the latest successful one where that is another. The pictures of other
+    Of an id's lines the latest stays, and the latest successful one where that is another. The images of other
     folders are not moved. May be repeated, and killed at any moment.
 
     Args:
         warn: called with a sentence for each line that was damaged, and is lost.
 
     Raises:
-        OutputError: nothing to merge, a run is going on in ``out``, or a picture of a successful row is not there.
+        OutputError: nothing to merge, a run is going on in ``out``, or an image of a successful row is not there.
     """
-    folder = Path(out)
-    for each in (folder, *map(Path, others)):
-        if not result_files(each):
-            raise OutputError(f"{each} holds no results of a batch run")
-    with locked(folder):
-        files = [path for each in (folder, *map(Path, others)) for path in result_files(each)]
+    target = Path(out)
+    folders = (target, *map(Path, others))
+    for folder in folders:
+        if not result_files(folder):
+            raise OutputError(f"{folder} holds no results of a batch run")
+
+    with locked(target):
+        files = [path for folder in folders for path in result_files(folder)]
         history = read_history(files)
-        _check(folder, history)
-        fold(folder / "results.jsonl", history, result_files(folder))
+        _check_outputs(target, history)
+        fold(target / "results.jsonl", history, result_files(target))
+
     for sentence in history.damage.warnings:
         warn(sentence)
     return len(history.last)
@@ -50,9 +53,13 @@ def merge(
 def fold(target: Path, history: History, files: Sequence[Path]) -> None:
     """Write a history as one file of results, then remove those that it was made of; the lock is held."""
     lines: list[Record] = []
-    for record in sorted([*history.last.values(), *history.retired.values()], key=order):
-        done = history.done.get(record["id"], record)
-        lines += [record] if done is record else [done, record]  # of two lines of a file the later counts
+    latest = [*history.last.values(), *history.retired.values()]
+    for record in sorted(latest, key=order):
+        done = history.done.get(record.id, record)
+        if done is not record:
+            lines.append(done)  # first: of two lines of a file the later counts
+        lines.append(record)
+
     _replace(target, lines)
     for path in files:
         if path != target:
@@ -66,8 +73,8 @@ def _replace(target: Path, lines: Sequence[Record]) -> None:
         raise OutputError(f"{target} does not hold what was written to it")
 
 
-def _check(folder: Path, history: History) -> None:
+def _check_outputs(folder: Path, history: History) -> None:
     for record in history.done.values():
-        for name in record.get("outputs", ()):
+        for name in record.outputs or ():
             if not os.path.isfile(folder / name):
-                raise OutputError(f"{folder / name} is not there: copy the pictures of the other folders first")
+                raise OutputError(f"{folder / name} is not there: copy the images of the other folders first")

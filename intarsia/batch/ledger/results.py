@@ -6,7 +6,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -56,7 +56,7 @@ def is_results(name: str) -> bool:
 
 def retirement(record: Record) -> Record:
     """The line that takes back another: there is no such row any more."""
-    return {"id": record["id"], "line": record.get("line", 0), "status": "retired", "time": timestamp()}
+    return Record(id=record.id, line=record.line or 0, status="retired", time=timestamp())
 
 
 class Results:
@@ -71,7 +71,7 @@ class Results:
 
     def __init__(self, path: Path, run: int | None = None) -> None:
         self.path = path
-        self._mark: Record = {} if run is None else {"run": run}
+        self._run = run
         try:
             self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
             flush_folder(path.parent)
@@ -81,8 +81,9 @@ class Results:
 
     def add(self, records: Iterable[Record]) -> None:
         """Append the records, a line each, with one flush for all of them."""
-        data = "".join(as_line(record | self._mark) for record in records).encode()
+        data = "".join(as_line(self._marked(record)) for record in records).encode()
         end = os.fstat(self._handle).st_size
+
         try:
             written = 0
             while written < len(data):
@@ -93,6 +94,9 @@ class Results:
             if isinstance(exc, OSError):
                 raise OutputError(f"{self.path} cannot be written: {exc.strerror or exc}; the run stops") from exc
             raise
+
+    def _marked(self, record: Record) -> Record:
+        return record if self._run is None else replace(record, run=self._run)
 
     def close(self) -> None:
         """Close the file."""
@@ -115,18 +119,24 @@ class Results:
 
 def as_line(record: Record) -> str:
     """A record as a line of JSON that every program takes for one."""
-    return printable_json(record, indent=None) + "\n"
+    return printable_json(record.to_json(), indent=None) + "\n"
 
 
-def read_lines(path: Path, damage: Damage | None = None) -> Iterator[Record]:
+def read_lines(path: Path, damage: Damage | None = None, keep: tuple[str, ...] | None = None) -> Iterator[Record]:
     """The records of a file; lines that are none are left out, and noted in ``damage``.
+
+    Args:
+        keep: the only keys that are kept of each line, in that order, where memory matters; None keeps all.
 
     Raises:
         OutputError: the file cannot be read.
     """
-    for record in read_values(path, problem_of, Damage() if damage is None else damage):
-        record["id"] = public_id(record["id"])  # earlier versions kept addresses as they were
-        yield record
+    for line in read_values(path, problem_of, Damage() if damage is None else damage):
+        line["id"] = public_id(line["id"])  # earlier versions kept addresses as they were
+
+        if keep is not None:
+            line = {key: line[key] for key in keep if key in line}
+        yield Record.from_json(line)
 
 
 @dataclass
@@ -155,10 +165,11 @@ class History:
         last: dict[str, Record] = {}
         done: dict[str, Record] = {}
         for record in records:
-            last[record["id"]] = record
-            if record["status"] == "ok":
-                done[record["id"]] = record
+            last[record.id] = record
+            if record.status == "ok":
+                done[record.id] = record
             self.newest = max(self.newest, _run_of(record))
+
         _take_later(self.last, last)
         _take_later(self.done, done)
 
@@ -179,15 +190,15 @@ def _take_later(known: dict[str, Record], lines: dict[str, Record]) -> None:
 
 def order(record: Record) -> tuple[int, str]:
     """What lines of different files are ordered by: the number of their run, then their time."""
-    return _run_of(record), record.get("time", "")
+    return _run_of(record), record.time or ""
 
 
 def _run_of(record: Record) -> int:
     """The number of the run that wrote a line; lines of earlier versions have a time alone."""
-    if "run" in record:
-        return int(record["run"])
+    if record.run is not None:
+        return record.run
     try:
-        return max(0, int(datetime.fromisoformat(record.get("time", "")).timestamp()))
+        return max(0, int(datetime.fromisoformat(record.time or "").timestamp()))
     except (ValueError, OverflowError):
         return 0
 
@@ -196,11 +207,9 @@ def read_history(paths: Iterable[Path], keep: tuple[str, ...] | None = None) -> 
     """All lines of all files. ``keep`` names the only keys that are kept of each line, where memory matters."""
     history = History()
     for path in paths:
-        records = read_lines(path, history.damage)
-        if keep is not None:
-            records = ({key: record[key] for key in keep if key in record} for record in records)
-        history.add(records)
-    for identifier in [key for key, record in history.last.items() if record["status"] == "retired"]:
+        history.add(read_lines(path, history.damage, keep))
+
+    for identifier in [key for key, record in history.last.items() if record.status == "retired"]:
         history.retired[identifier] = history.last.pop(identifier)
         history.done.pop(identifier, None)
     return history

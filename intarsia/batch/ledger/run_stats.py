@@ -1,33 +1,62 @@
-"""What a run has done so far, in numbers; the report is made of them."""
+"""Counts and times of one run; the report is made of them."""
 
 from __future__ import annotations
 
+import math
 import time
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
 
 from intarsia.batch.ledger.json_lines import is_text_list
-from intarsia.batch.ledger.results import Record
+from intarsia.batch.ledger.records import Record
 from intarsia.errors import shown
 
-__all__ = ["Tally", "problem_of", "quantile"]
+__all__ = ["RunStats", "WorkerState", "problem_of", "quantile"]
 
 
-@dataclass
-class Tally:
+@dataclass(frozen=True, kw_only=True)
+class WorkerState:
+    """Counters of one process's engine.
+
+    Attributes:
+        evaluations: of the network.
+        lane_rows: images in all of them together.
+        slots: images that one has room for.
+        memory, device_memory: peaks in MiB; 0 on the device where that is not measured.
+    """
+
+    evaluations: int
+    lane_rows: int
+    slots: int
+    memory: float
+    device_memory: float = 0.0
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """The state that :meth:`to_json` gave."""
+        return cls(**values)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON-able values."""
+        return asdict(self)
+
+
+@dataclass(kw_only=True)
+class RunStats:
     """Counts and times of one run.
 
     Attributes:
         rows: that the run has to account for (its shard's).
         before: of them, those that were done already.
         status, errors: rows by status and by class of error.
-        pictures: written.
+        images: written.
         again: attempts beyond the first.
-        first: seconds until the first picture, weights loaded by then: the warm-up.
+        first: seconds until the first image, weights loaded by then: the warm-up.
         stages: seconds by stage, one for each row.
+        states: the latest report of each process.
         warnings: what was damaged in the files of earlier runs, and left out.
     """
 
@@ -35,31 +64,39 @@ class Tally:
     before: int = 0
     status: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
-    pictures: int = 0
+    images: int = 0
     again: int = 0
     restarts: int = 0
     began: float = field(default_factory=time.perf_counter)
     first: float | None = None
-    first_pictures: int = 0
+    first_images: int = 0
     latest: float = 0.0
     stages: dict[str, array[float]] = field(default_factory=lambda: defaultdict(lambda: array("d")))
-    states: list[dict[str, Any]] = field(default_factory=list)
+    states: list[WorkerState] = field(default_factory=list)
     stopped: str = ""
     warnings: list[str] = field(default_factory=list)
 
     def add(self, record: Record) -> None:
         """Take in a line of results."""
-        self.status[record["status"]] += 1
-        self.again += int(record.get("attempts", 1)) - 1
-        if record["status"] == "error":
-            self.errors[record["error"]] += 1
-        if record["status"] != "ok":
-            return
-        self.pictures += len(record["outputs"])
+        self.status[record.status] += 1
+        if record.attempts is not None:
+            self.again += record.attempts - 1
+
+        if record.status == "error":
+            self.errors[record.error or ""] += 1
+        elif record.status == "ok":
+            self._add_images(record)
+
+    def _add_images(self, record: Record) -> None:
+        count = len(record.outputs or ())
+        self.images += count
         self.latest = time.perf_counter() - self.began
+
         if self.first is None:
-            self.first, self.first_pictures = self.latest, len(record["outputs"])
-        for stage, seconds in record["timings"].items():
+            self.first = self.latest
+            self.first_images = count
+
+        for stage, seconds in (record.timings or {}).items():
             self.stages[stage].append(seconds)
 
     @property
@@ -72,15 +109,16 @@ class Tally:
 
     @property
     def rate(self) -> float:
-        """Pictures a second after the warm-up; 0 before there are two."""
+        """Images a second after the warm-up; 0 before there are two."""
         spent = self.latest - (self.first or 0.0)
-        return (self.pictures - self.first_pictures) / spent if spent > 0 else 0.0
+        return (self.images - self.first_images) / spent if spent > 0 else 0.0
 
     @property
     def fill(self) -> float:
         """Mean share of the batches' slots that were used, 0 … 1."""
-        slots = sum(state.get("evaluations", 0) * state.get("slots", 0) for state in self.states)
-        return sum(state.get("lane_rows", 0) for state in self.states) / slots if slots else 0.0
+        slots = sum(state.evaluations * state.slots for state in self.states)
+        used = sum(state.lane_rows for state in self.states)
+        return used / slots if slots else 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """The report of this run."""
@@ -89,7 +127,7 @@ class Tally:
             "before": self.before,
             **{name: self.status[name] for name in ("ok", "error", "skipped", "cancelled")},
             "errors": dict(sorted(self.errors.items())),
-            "pictures": self.pictures,
+            "pictures": self.images,
             "retries": self.again,
             "restarts": self.restarts,
             "stopped": self.stopped,
@@ -97,15 +135,11 @@ class Tally:
             "warm_up_seconds": round(self.first or 0.0, 3),
             "pictures_per_second": round(self.rate, 3),
             "batch_fill": round(self.fill, 4),
-            "peak_memory_mib": _most(self.states, "memory"),
-            "peak_device_memory_mib": _most(self.states, "device_memory"),
+            "peak_memory_mib": max((state.memory for state in self.states), default=0.0),
+            "peak_device_memory_mib": max((state.device_memory for state in self.states), default=0.0),
             "stages": {name: _spread(times) for name, times in sorted(self.stages.items())},
             "warnings": self.warnings,
         }
-
-
-def _most(states: Iterable[Mapping[str, Any]], name: str) -> float:
-    return max((float(state.get(name, 0.0)) for state in states), default=0.0)
 
 
 def _spread(times: array[float]) -> dict[str, float]:
@@ -113,17 +147,25 @@ def _spread(times: array[float]) -> dict[str, float]:
     return {"p50": round(quantile(ordered, 0.5), 6), "p95": round(quantile(ordered, 0.95), 6)}
 
 
-def quantile(ordered: list[float], share: float) -> float:
+def quantile(ordered: Sequence[float], share: float) -> float:
     """The value that ``share`` of the ordered ones do not exceed (nearest rank)."""
-    return ordered[min(len(ordered) - 1, max(0, -(-int(share * 1000) * len(ordered) // 1000) - 1))]
+    # In whole thousandths: in binary fractions 0.07 * 100 is 7.000000000000001, and its rank would be 8.
+    thousandths = int(share * 1000)
+    rank = math.ceil(thousandths * len(ordered) / 1000)
+
+    # Ranks begin at 1; a share of 0 is the smallest value.
+    clamped = min(max(rank, 1), len(ordered))
+    return ordered[clamped - 1]
 
 
 def problem_of(numbers: Any) -> str:
-    """What keeps a value from being :meth:`Tally.to_dict`'s; "" for nothing. Other keys may hold anything."""
+    """What keeps a value from being :meth:`RunStats.to_dict`'s; "" for nothing. Other keys may hold anything."""
     if not isinstance(numbers, dict):
         return f"must be an object, not {shown(numbers)}"
-    for name, example in Tally().to_dict().items():
+
+    for name, example in RunStats().to_dict().items():
         value = numbers.get(name, [] if name == "warnings" else None)  # earlier versions had no warnings
+
         if not _is_like(value, example) or (name in _NESTED and not _NESTED[name](value)):
             return f"{name} cannot be {shown(value)}"
     return ""

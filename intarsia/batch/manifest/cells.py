@@ -19,7 +19,7 @@ from uuid import UUID
 from intarsia.batch.manifest.line import KEYS
 from intarsia.errors import shown
 
-__all__ = ["FLAGS", "PICTURES", "TEXTS", "WHOLE", "CellError", "plain", "written"]
+__all__ = ["FLAGS", "IMAGE_COLUMNS", "TEXTS", "WHOLE", "CellError", "plain", "written"]
 
 # Columns whose cells are text whatever they look like: a prompt of "42" is no number.
 TEXTS = {
@@ -29,7 +29,7 @@ TEXTS = {
 WHOLE = {"width", "height", "samples", "steps", "clip_skip", "seed", "mask_dilate", "mask_padding"}
 FLAGS = {"fit_output", "karras_sigmas", "safety_checker", "enhance_prompt", "invert_mask", "color_match"}
 # Columns whose cells may hold a file's bytes; ``image`` is that of an IP adapter.
-PICTURES = {"init_image", "mask_image", "image"}
+IMAGE_COLUMNS = {"init_image", "mask_image", "image"}
 
 _BOOLS = {"true": True, "false": False}
 _ABSENT = {"nan", "nat", "null", "none", "<na>", "n/a", "#n/a"}
@@ -58,6 +58,7 @@ def written(name: str, text: str) -> Any:
         return _BOOLS[text.lower()]
     if text.lower() in _ABSENT:
         return None
+
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -68,7 +69,7 @@ def written(name: str, text: str) -> Any:
 def plain(name: str, value: Any) -> Any:
     """What a typed value means.
 
-    NaN is an empty cell, 20.0 steps are 20, structs are without their nulls, a picture's bytes are a data URI, dates
+    NaN is an empty cell, 20.0 steps are 20, structs are without their nulls, an image's bytes are a data URI, dates
     and the like in columns of text are text.
 
     Raises:
@@ -81,8 +82,8 @@ def plain(name: str, value: Any) -> Any:
 
 
 def _plain(name: str, value: Any) -> Any:
-    if name in PICTURES and isinstance(value, bytes | dict | list):
-        return _picture(name, value)
+    if name in IMAGE_COLUMNS and isinstance(value, bytes | dict | list):
+        return _image(name, value)
     if isinstance(value, date | time | timedelta | Decimal | UUID) and name in TEXTS:
         return str(value)
     if isinstance(value, Decimal):
@@ -103,6 +104,7 @@ def _number(name: str, value: float) -> float | bool | None:
         return None
     if name in FLAGS and value in (0, 1):
         return bool(value)
+
     if not isinstance(value, float) or name not in WHOLE | {"id"} or not value.is_integer():
         return value
     if abs(value) > _LARGEST_EXACT:
@@ -110,17 +112,24 @@ def _number(name: str, value: float) -> float | bool | None:
     return int(value)
 
 
-def _picture(name: str, value: bytes | Mapping[str, Any] | list[Any]) -> str | None:
+def _image(name: str, value: bytes | Mapping[str, Any] | list[Any]) -> str | None:
     """A file's bytes, or its path, also as the datasets library writes them: a struct of both, or a list of one."""
     if isinstance(value, list):
         if len(value) > 1:
-            raise CellError(f"{name} holds {len(value)} pictures; a row has one")
+            raise CellError(f"{name} holds {len(value)} images; a row has one")
         return plain(name, value[0]) if value else None
-    data, path = (value, None) if isinstance(value, bytes) else (value.get("bytes"), value.get("path"))
-    if not isinstance(value, bytes) and not value.keys() <= {"bytes", "path"}:
-        raise CellError(f"{name} holds a struct of {', '.join(map(shown, value))}; a picture's has bytes and path")
+    if isinstance(value, bytes):
+        return _data_uri(value)
+
+    if not value.keys() <= {"bytes", "path"}:
+        raise CellError(f"{name} holds a struct of {', '.join(map(shown, value))}; an image's has bytes and path")
+    data, path = value.get("bytes"), value.get("path")
     if isinstance(data, bytes):
-        return f"data:;base64,{base64.b64encode(data).decode('ascii')}"
+        return _data_uri(data)
     if path is None or isinstance(path, str):
         return path or None
     raise CellError(f"{name} holds a path of type {type(path).__name__}, which is no text")
+
+
+def _data_uri(data: bytes) -> str:
+    return f"data:;base64,{base64.b64encode(data).decode('ascii')}"

@@ -1,4 +1,4 @@
-"""What can only be seen with all rows in view: ids, outputs and pictures that get in one another's way."""
+"""Collisions of rows: ids and outputs that are there twice, outputs that would replace input images."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from intarsia.batch.manifest.rows import Reader, Refused, Row, is_path
 from intarsia.batch.manifest.spec_hash import sources_of
 from intarsia.errors import shown
 
-__all__ = ["Names", "read_rows"]
+__all__ = ["Collisions", "read_rows"]
 
 
-class Names:
-    """Ids and outputs of all rows, which of them are there more than once, and the pictures in the output folder that
+class Collisions:
+    """Ids and outputs of all rows, which of them are there more than once, and the images in the output folder that
     rows read.
 
     Outputs that differ in case alone, or in how a letter and its accent are put together, count as equal: on many file
@@ -37,7 +37,7 @@ class Names:
         self._refused: dict[int, str] = {}
         self.repeated: set[str] = set()
         self._inputs: dict[str, str] = {}
-        self._real: dict[str, str] = {}
+        self._real_folders: dict[str, str] = {}
 
     def add(self, row: Row) -> None:
         """Take in a row; whatever collides is refused, on either side."""
@@ -60,8 +60,8 @@ class Names:
             self._refuse(other, number, f"the output {shown(output)}")
         elif key in self._folders:
             self._refuse(self._folders[key], number, f"{shown(output)}, for one a file and for the other a folder,")
-        for end in (place for place, letter in enumerate(key) if letter == "/"):
-            folder = key[:end]
+
+        for folder in _parents(key):
             self._folders.setdefault(folder, number)
             if self._files.get(folder, number) != number:
                 what = f"{shown(folder)}, for one a file and for the other a folder,"
@@ -72,43 +72,57 @@ class Names:
             self._refused.setdefault(number, f"line {number} and line {partner} have {what} in common")
 
     def _add_inputs(self, row: Row) -> None:
-        """Note the row's pictures that lie in the output folder; there are none, mostly."""
+        """Note the row's images that lie in the output folder; there are none, mostly."""
+        inside = os.path.join(self._root, "")
         for field, source in sources_of(row.fields).items():
-            for place in self._places(source) if is_path(source) else ():
-                if place.startswith(os.path.join(self._root, "")):
-                    self._inputs.setdefault(place, f"the {field} of line {row.number}, {shown(source)}")
+            if not is_path(source):
+                continue
+            for path in self._real_paths(source):
+                if path.startswith(inside):
+                    self._inputs.setdefault(path, f"the {field} of line {row.number}, {shown(source)}")
 
     def _overwritten(self, row: Row) -> str:
-        """The sentence about a picture that the row's outputs would replace; "" where there is none."""
-        for output in row.outputs if self._inputs else ():
-            for place in self._places(os.path.join(self._root, output)):
-                if place in self._inputs:
-                    return f"the output {shown(output)} would replace {self._inputs[place]}; choose another folder"
+        """The sentence about an image that the row's outputs would replace; "" where there is none."""
+        if not self._inputs:
+            return ""
+        for output in row.outputs:
+            for path in self._real_paths(os.path.join(self._root, output)):
+                if path in self._inputs:
+                    return f"the output {shown(output)} would replace {self._inputs[path]}; choose another folder"
         return ""
 
-    def _places(self, path: str) -> tuple[str, ...]:
+    def _real_paths(self, path: str) -> tuple[str, ...]:
         """The names of the file without links in its folder: its own, and that of the file which it is a link to."""
         folder, name = os.path.split(path)
         try:
             if name in ("", ".", ".."):
                 return (os.path.realpath(path),)
-            real = self._real.get(folder) or self._real.setdefault(folder, os.path.realpath(folder))
-            place = os.path.join(real, name)
-            return (place, os.path.realpath(place)) if os.path.islink(place) else (place,)
+
+            if folder not in self._real_folders:
+                self._real_folders[folder] = os.path.realpath(folder)
+            own = os.path.join(self._real_folders[folder], name)
+            return (own, os.path.realpath(own)) if os.path.islink(own) else (own,)
         except ValueError:  # a NUL, half a surrogate pair: no file has such a name
             return ()
 
 
-def read_rows(lines: Iterable[Line], reader: Reader, names: Names) -> Iterator[Row | Refused]:
+def _parents(path: str) -> Iterator[str]:
+    """The folders above a relative path, the outermost first."""
+    for end, letter in enumerate(path):
+        if letter == "/":
+            yield path[:end]
+
+
+def read_rows(lines: Iterable[Line], reader: Reader, collisions: Collisions) -> Iterator[Row | Refused]:
     """Rows of a manifest whose names are known: what collides is refused too."""
     for line in lines:
-        found = reader.row(line)
-        problem = names.problem(found) if isinstance(found, Row) else ""
+        row = reader.row(line)
+        problem = collisions.problem(row) if isinstance(row, Row) else ""
         if not problem:
-            yield found
-        elif found.id in names.repeated:
+            yield row
+        elif row.id in collisions.repeated:
             # Two rows of one id would share a line of results: the number tells them apart.
-            apart = f"{found.id} (line {found.number})"
-            yield Refused(found.number, apart, "param", problem, key=found.id, is_nameless=True)
+            apart = f"{row.id} (line {row.number})"
+            yield Refused(row.number, apart, "param", problem, key=row.id, is_nameless=True)
         else:
-            yield Refused(found.number, found.id, "param", problem)
+            yield Refused(row.number, row.id, "param", problem)

@@ -1,7 +1,7 @@
 """Ids of rows as files, reports and messages may hold them: short, and without the keys of an address.
 
 An id goes into results, claims, reports and the names of outputs. One that is an address loses user, password, query
-and fragment there, and one that is a picture its content; a hash of all of it takes their place, so that ids stay as
+and fragment there, and one that is an image its content; a hash of all of it takes their place, so that ids stay as
 many as they were. What comes out of :func:`public_id` goes through it again unchanged.
 """
 
@@ -28,18 +28,20 @@ def public_id(text: str) -> str:
         return inline_id(text)
     short = redacted(text, mark="")
     # Passwords are short enough to be guessed from a hash, and no address that has one is read anyway.
-    return text if short == text else f"{short} ({_hash(_LOGIN.sub('//@', text))})"
+    if short == text:
+        return text
+    return f"{short} ({_hash(_LOGIN.sub('//@', text))})"
 
 
 def inline_id(text: str) -> str:
-    """The id of a picture that is written out in the row itself."""
+    """The id of an image that is written out in the row itself."""
     return f"{_INLINE} ({_hash(text)})"
 
 
 def split_id(identifier: str) -> tuple[str, str]:
     """An id without its hash, and the hash; "" where it has none."""
-    found = _HASHED.fullmatch(identifier)
-    return (found[1], found[2]) if found else (identifier, "")
+    match = _HASHED.fullmatch(identifier)
+    return (match[1], match[2]) if match else (identifier, "")
 
 
 def _hash(text: str) -> str:

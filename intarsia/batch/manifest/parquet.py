@@ -7,15 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from intarsia.batch.manifest.cells import PICTURES, CellError, plain, written
+from intarsia.batch.manifest.cells import IMAGE_COLUMNS, CellError, plain, written
 from intarsia.batch.manifest.line import KEYS, Line
 from intarsia.batch.manifest.tables import check_columns
 from intarsia.errors import BackendError, RequestError
 
 __all__ = ["parquet_columns", "parquet_lines"]
 
-# Rows that are read at a time; pictures in them are megabytes each.
-_ROWS, _ROWS_OF_PICTURES = 4096, 16
+# Rows that are read at a time; images in them are megabytes each.
+_ROWS, _ROWS_OF_IMAGES = 4096, 16
 
 
 def parquet_columns(path: Path) -> list[str]:
@@ -31,8 +31,8 @@ def parquet_lines(path: Path, allow_extra: bool) -> Iterator[Line]:
     with _opened(path) as file:
         schema = file.schema_arrow
         check_columns(schema.names, path, allow_extra)
-        has_pictures = any(field.name in PICTURES and "string" not in str(field.type) for field in schema)
-        for batch in file.iter_batches(batch_size=_ROWS_OF_PICTURES if has_pictures else _ROWS):
+        has_images = any(field.name in IMAGE_COLUMNS and "string" not in str(field.type) for field in schema)
+        for batch in file.iter_batches(batch_size=_ROWS_OF_IMAGES if has_images else _ROWS):
             for fields in batch.to_pylist():
                 number += 1
                 yield _line(number, fields)
@@ -68,7 +68,7 @@ def _value(name: str, value: Any) -> Any:
     return written(name, value) if isinstance(value, str) else plain(name, value)
 
 
-def _name_of(picture: Any) -> str | None:
-    """What a picture beside its bytes is called."""
-    path = picture.get("path") if isinstance(picture, dict) else None
+def _name_of(image: Any) -> str | None:
+    """What an image beside its bytes is called."""
+    path = image.get("path") if isinstance(image, dict) else None
     return path if isinstance(path, str) and path else None

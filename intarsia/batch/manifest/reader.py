@@ -32,8 +32,8 @@ class Manifest:
     Attributes:
         place: the file, or the two folders.
         base: what relative paths in the rows are relative to.
-        allow_extra: columns that no request has are left to whoever reads the rows.
-        out: where outputs go; they are no pictures of the manifest, should they lie among them.
+        allow_extra: columns that no request has are passed on to the rows rather than refused.
+        out: where outputs go; they are no images of the manifest, should they lie among them.
         notes: what is left out of it, in sentences for people.
     """
 
@@ -48,19 +48,21 @@ class Manifest:
         """Raises :class:`RequestError` where the manifest is of no known kind, or not there."""
         base = self.place.images if isinstance(self.place, Pair) else self.place.parent
         object.__setattr__(self, "base", base.absolute())
+
         if isinstance(self.place, Pair):
             folders.check(self.place)
             album = folders.open_album(self.place, self.out)
             object.__setattr__(self, "_album", album)
             object.__setattr__(self, "notes", folders.notes(album))
             return
+
         suffix = self.place.suffix.lower()
         if suffix not in _READERS:
             kinds = ", ".join(_READERS)
             advice = f"; {_ADVICE[suffix]}" if suffix in _ADVICE else ""
-            raise RequestError(
-                "manifest", message=f"{self.place}: a manifest's extension must be one of {kinds}{advice}"
-            )
+            message = f"{self.place}: a manifest's extension must be one of {kinds}{advice}"
+            raise RequestError("manifest", message=message)
+
         if not os.path.isfile(self.place):  # unlike pathlib's it takes a name that is too long for the file system
             problem = "is a folder" if os.path.isdir(self.place) else "does not exist"
             raise RequestError("manifest", message=f"{self.place}: the manifest {problem}")
@@ -69,13 +71,15 @@ class Manifest:
     @classmethod
     def of(cls, place: str | Path | Pair, options: Options, out: Path | None) -> Manifest:
         """A manifest from a path or a pair of folders."""
-        return cls(place if isinstance(place, Pair) else Path(place), options.allow_extra, out)
+        if not isinstance(place, Pair):
+            place = Path(place)
+        return cls(place, options.allow_extra, out)
 
     def without_rows(self) -> RequestError:
         """What to raise where nothing has come of it."""
         if isinstance(self.place, Pair):
             reasons = "".join(f"; {note}" for note in self.notes)
-            message = f"{self.place.images}: there are no pictures in this folder{reasons}"
+            message = f"{self.place.images}: there are no images in this folder{reasons}"
             return RequestError("--images", message=message)
         return RequestError("manifest", message=f"{self.place}: the manifest has no rows")
 
@@ -111,7 +115,7 @@ _ADVICE = dict.fromkeys(
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """What the system says against reading a manifest concerns all of its rows."""
+    """Errors of the system in reading a manifest concern all of its rows."""
     try:
         yield
     except OSError as exc:
@@ -121,7 +125,8 @@ def _readable(path: Path) -> Iterator[None]:
 def _jsonl(path: Path) -> Iterator[Line]:
     with path.open("rb") as file:
         is_utf16 = file.peek(2)[:2] in _UTF16
-        for number, raw in enumerate(_from_utf16(path) if is_utf16 else file, 1):
+        lines = _from_utf16(path) if is_utf16 else file
+        for number, raw in enumerate(lines, 1):
             text = raw.removeprefix(_BOM) if number == 1 else raw
             if text.strip():
                 yield _json_line(number, text)

@@ -1,7 +1,7 @@
 """Lines of a manifest → rows that can be run, or the reason why not.
 
 A row is an ``InpaintRequest`` with an ``id`` and an ``output``. What can only be seen with all rows in view (ids and
-outputs that are there twice) is found by :class:`intarsia.batch.manifest.collisions.Names`.
+outputs that are there twice) is found by :class:`intarsia.batch.manifest.collisions.Collisions`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import hashlib
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from intarsia.batch.ledger.error_kinds import ErrorKind
 from intarsia.batch.manifest.ids import ADDRESS, inline_id, public_id
 from intarsia.batch.manifest.line import KEYS, Line
 from intarsia.batch.manifest.outputs import checked_outputs, default_output, is_encodable
@@ -26,7 +27,7 @@ from intarsia.redact import redacted
 
 __all__ = ["Reader", "Refused", "Row", "derived_seed", "in_shard", "is_path", "load_defaults"]
 
-PICTURES = ("init_image", "mask_image")
+_IMAGE_FIELDS = ("init_image", "mask_image")
 _MISSPELT = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # "https:/…" is an address to be refused, no path
 _LONGEST_PATH = 4096
 _LONGEST_ID = 1024
@@ -40,8 +41,8 @@ class Row:
 
     Attributes:
         number: of its line.
-        outputs: where its pictures go, relative to the output folder, one for each sample.
-        fields: of the request, paths of pictures made absolute; its seed is in it.
+        outputs: where its images go, relative to the output folder, one for each sample.
+        fields: of the request, paths of images made absolute; its seed is in it.
     """
 
     number: int
@@ -57,13 +58,13 @@ class Refused:
     Attributes:
         id: its own, or one made of its line's number.
         error: the class of what is wrong; see :mod:`intarsia.batch.ledger.error_kinds`.
-        key: what says to which shard it belongs, where that is not ``id``.
+        key: the text that decides its shard, where that is not ``id``.
         is_nameless: ``id`` was made of the line's number, and means nothing once the manifest has changed.
     """
 
     number: int
     id: str
-    error: str
+    error: ErrorKind
     text: str
     key: str = ""
     is_nameless: bool = False
@@ -79,9 +80,10 @@ def load_defaults(path: str | os.PathLike[str] | None) -> dict[str, Any]:
         raise RequestError("--defaults", message=f"{path}: is nested too deeply") from exc
     except (OSError, ValueError) as exc:  # ValueError: not UTF-8, not TOML, a name with a NUL
         raise RequestError("--defaults", message=f"{path}: cannot be read as TOML: {exc}") from exc
-    for own in ("id", "output"):
-        if own in fields:
-            raise RequestError("--defaults", message=f"{path}: {own} cannot be the same for all rows")
+
+    for name in ("id", "output"):
+        if name in fields:
+            raise RequestError("--defaults", message=f"{path}: {name} cannot be the same for all rows")
     try:
         InpaintRequest.parse(fields)
     except RequestError as exc:
@@ -90,14 +92,18 @@ def load_defaults(path: str | os.PathLike[str] | None) -> dict[str, Any]:
 
 
 def derived_seed(run: int, identifier: str) -> int:
-    """The seed of a row that has none: 48 bits of a hash, so that it is the same in any order, shard and company."""
-    return int.from_bytes(hashlib.sha256(f"{run}\0{identifier}".encode()).digest()[:6], "big")
+    """The seed of a row that has none: 48 bits of a hash, the same in any order and shard."""
+    digest = hashlib.sha256(f"{run}\0{identifier}".encode()).digest()
+    return int.from_bytes(digest[:6], "big")
 
 
 def in_shard(identifier: str, shard: tuple[int, int]) -> bool:
     """Whether the row of that id belongs to the part (i, n), counted from 1."""
     part, parts = shard
-    return parts == 1 or int.from_bytes(hashlib.sha256(identifier.encode()).digest()[-8:], "big") % parts == part - 1
+    if parts == 1:
+        return True
+    digest = hashlib.sha256(identifier.encode()).digest()
+    return int.from_bytes(digest[-8:], "big") % parts == part - 1
 
 
 class Reader:
@@ -110,71 +116,88 @@ class Reader:
     """
 
     def __init__(self, base: Path, options: Options, defaults: Mapping[str, Any]) -> None:
-        self.base, self.options, self.defaults = str(base), options, dict(defaults)
+        self.base = str(base)
+        self.options = options
+        self.defaults = dict(defaults)
 
     def row(self, line: Line) -> Row | Refused:
         """The row that a line means."""
         if line.problem:
-            return self._refused(line, self._given_id(line), self._says(line))
-        fields = {**self.defaults, **{key: value for key, value in line.fields.items() if value is not None}}
+            text = line.problem if "id" in line.fields else f"line {line.number} {line.problem}"
+            return self._refused(line, self._written_id(line), text)
+
+        fields = dict(self.defaults)
+        fields |= {key: value for key, value in line.fields.items() if value is not None}
         identifier = ""
         try:
             self._check_keys(fields)
             _check_texts(fields)
-            asked, output = fields.pop("id", None), fields.pop("output", None)
-            identifier = self._id(asked, fields)
+            written_id, output = fields.pop("id", None), fields.pop("output", None)
+            identifier = self._id(written_id, fields)
             if output is None:
                 output = default_output(identifier, self.options.format)
             outputs = checked_outputs(output, fields.get("samples", 1), self.options.format)
         except (RequestError, OutputError) as exc:
-            return self._refused(line, identifier or self._given_id(line), str(exc))
+            return self._refused(line, identifier or self._written_id(line), str(exc))
+
+        self._complete(fields, identifier)
+        return Row(line.number, identifier, outputs, {key: fields[key] for key in fields if key in KEYS})
+
+    def _complete(self, fields: dict[str, Any], identifier: str) -> None:
+        """Give a row's fields a seed and absolute paths."""
         if is_random_seed(fields.get("seed")):
-            del fields["seed"]  # drawn anew, it would paint a row again that is done
+            del fields["seed"]  # drawn anew, it would run a row again that is done
         fields.setdefault("seed", derived_seed(self.options.seed, identifier))
-        for name in PICTURES:
+
+        for name in _IMAGE_FIELDS:
             if isinstance(fields.get(name), str):
                 fields[name] = self._located(fields[name])
         fields |= self._adapter(fields)
-        return Row(line.number, identifier, outputs, {key: fields[key] for key in fields if key in KEYS})
 
     def _refused(self, line: Line, identifier: str, text: str) -> Refused:
         text = redacted(text).encode("utf-8", "backslashreplace").decode()  # names of files need not be UTF-8
         return Refused(line.number, identifier or f"line {line.number}", "param", text, is_nameless=not identifier)
 
-    def _says(self, line: Line) -> str:
-        return f"line {line.number} {line.problem}" if "id" not in line.fields else line.problem
-
-    def _given_id(self, line: Line) -> str:
+    def _written_id(self, line: Line) -> str:
         """The line's own id where it is one, for the name of a row that is refused."""
-        given = line.fields.get("id")
-        identifier = public_id(given) if isinstance(given, str) else ""
+        written = line.fields.get("id")
+        identifier = public_id(written) if isinstance(written, str) else ""
         return identifier if _is_id(identifier) else ""
 
     def _check_keys(self, fields: Mapping[str, Any]) -> None:
-        unknown = [key for key in fields if key not in KEYS]
-        if unknown and not self.options.allow_extra:
-            known = ", ".join(sorted(KEYS))
-            message = f"{shown(unknown[0])} is not a key of a row (--allow-extra ignores it); known: {known}"
-            raise RequestError(unknown[0], message=message)
+        if self.options.allow_extra:
+            return
+        for key in fields:
+            if key not in KEYS:
+                known = ", ".join(sorted(KEYS))
+                message = f"{shown(key)} is not a key of a row (--allow-extra ignores it); known: {known}"
+                raise RequestError(key, message=message)
 
-    def _id(self, asked: Any, fields: Mapping[str, Any]) -> str:
-        """The row's id; without one, its picture's path as the manifest has it. Keys of addresses are not in it."""
-        if asked is None:
-            return self._id_of_picture(fields.get("init_image"))
-        if isinstance(asked, int) and not isinstance(asked, bool):
-            asked = str(asked)
-        identifier = public_id(asked) if isinstance(asked, str) else ""
+    def _id(self, written: Any, fields: Mapping[str, Any]) -> str:
+        """The row's id; without one, its image's path as the manifest has it. Keys of addresses are not in it."""
+        if written is None:
+            return self._id_of_image(fields.get("init_image"))
+
+        if isinstance(written, int) and not isinstance(written, bool):
+            written = str(written)
+        identifier = public_id(written) if isinstance(written, str) else ""
         if not _is_id(identifier):
-            raise RequestError("id", asked, f"a text of 1 to {_LONGEST_ID} characters")
+            raise RequestError("id", written, f"a text of 1 to {_LONGEST_ID} characters")
         return identifier
 
-    def _id_of_picture(self, source: Any) -> str:
+    def _id_of_image(self, source: Any) -> str:
         if not isinstance(source, str) or not source.strip() or not is_encodable(source):
             raise RequestError("id", message="id is required where init_image is not a text")
+
         source = source.strip()
-        is_inline = not ADDRESS.match(source) and _may_be_base64(source) and self._located(source) == source
         identifier = public_id(source)
-        return inline_id(source) if is_inline or not _is_id(identifier) else identifier
+        if self._is_inline(source) or not _is_id(identifier):
+            return inline_id(source)
+        return identifier
+
+    def _is_inline(self, source: str) -> bool:
+        """Whether an image is written out in the row, as base64."""
+        return not ADDRESS.match(source) and _may_be_base64(source) and self._located(source) == source
 
     def _adapter(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         adapter = fields.get("ip_adapter")
@@ -217,12 +240,19 @@ def _is_id(text: str) -> bool:
 def _check_texts(fields: Mapping[str, Any]) -> None:
     """Raises :class:`RequestError` for halves of surrogate pairs in any text of a row, however deep."""
     for name, value in fields.items():
-        left = [value]
-        while left:
-            each = left.pop()
-            if isinstance(each, dict):
-                left += [*each, *each.values()]
-            elif isinstance(each, list):
-                left += each
-            elif isinstance(each, str) and not is_encodable(each):
-                raise RequestError(name, each, "text that UTF-8 can hold (no halves of surrogate pairs)")
+        for text in _texts_in(value):
+            if not is_encodable(text):
+                raise RequestError(name, text, "text that UTF-8 can hold (no halves of surrogate pairs)")
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    """Every text in a value of JSON, keys of objects among them."""
+    left = [value]
+    while left:
+        item = left.pop()
+        if isinstance(item, dict):
+            left += [*item, *item.values()]
+        elif isinstance(item, list):
+            left += item
+        elif isinstance(item, str):
+            yield item

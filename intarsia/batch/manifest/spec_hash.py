@@ -1,7 +1,7 @@
-"""``spec_hash``: two rows of equal hash have equal outputs; and how to know it without decoding a picture.
+"""``spec_hash``: two rows of equal hash have equal outputs; and how to know it without decoding an image.
 
 The hash is made of the request's outline (model and adapter hashes, resolved parameters, seeds), how the file is
-encoded, the engine's version, and the content hashes of the pictures. A file whose path, size and time of change are
+encoded, the engine's version, and the content hashes of the images. A file whose path, size and time of change are
 those of a line of results still has the content hash of that line, so a finished run is checked by looking at files'
 dates alone.
 """
@@ -25,7 +25,7 @@ from intarsia.registry.registry import Registry
 __all__ = ["Contents", "Specs", "contents_of", "identity", "sources_of"]
 
 Contents = Mapping[str, str]
-"""Field → sha256 of the normalised picture in it."""
+"""Field → sha256 of the normalized image in it."""
 
 # What differs from row to row; the outline of all the rest is made once for all rows that share it.
 _OWN = {"prompt", "negative_prompt", "seed", "init_image", "mask_image"}
@@ -37,7 +37,7 @@ class Specs:
     """Makes spec hashes. Not for several threads at once.
 
     Raises:
-        RequestError, WeightsError: from every method, what resolving the request would raise before it opens a picture.
+        RequestError, WeightsError: from every method, what resolving the request would raise before it opens an image.
     """
 
     def __init__(self, registry: Registry, options: Options) -> None:
@@ -47,18 +47,19 @@ class Specs:
         self._outlines: dict[str, str] = {}
 
     def outline(self, request: InpaintRequest) -> str:
-        """Hash of everything but the pictures and their encoding."""
+        """Hash of everything but the images and their encoding."""
         shared = request.model_dump_json(exclude=_OWN | {"ip_adapter"})
         adapter = request.ip_adapter
         key = f"{shared} {adapter.id} {adapter.scale}" if adapter else shared
-        found = self._outlines.get(key)
-        if found is None:
+
+        digest = self._outlines.get(key)
+        if digest is None:
             # This stand-in text shows what the model's template makes of any prompt.
             plain = request.model_copy(update={"prompt": "{prompt}", "negative_prompt": "", "seed": 0})
-            found = _hash(outline(plain, self._registry))
+            digest = _hash(outline(plain, self._registry))
             if len(self._outlines) < _MOST_OUTLINES:
-                self._outlines[key] = found
-        return _hash([found, request.prompt, request.negative_prompt, request.seed])
+                self._outlines[key] = digest
+        return _hash([digest, request.prompt, request.negative_prompt, request.seed])
 
     def spec(self, request: InpaintRequest, contents: Contents, outputs: tuple[str, ...]) -> str:
         """The row's ``spec_hash``."""
@@ -73,17 +74,19 @@ def _hash(value: Any) -> str:
 
 def contents_of(plan: Plan) -> dict[str, str]:
     """The content hashes in a plan, by field."""
-    found = {"init_image": plan.canvas.image_sha256, "mask_image": plan.canvas.mask_sha256}
-    return found | ({"ip_adapter.image": plan.prompt.image_sha256} if plan.prompt.image_sha256 else {})
+    contents = {"init_image": plan.canvas.image_sha256, "mask_image": plan.canvas.mask_sha256}
+    if plan.prompt.image_sha256:
+        contents["ip_adapter.image"] = plan.prompt.image_sha256
+    return contents
 
 
 def sources_of(fields: Mapping[str, Any]) -> dict[str, str]:
-    """Where a row's pictures come from, by field."""
-    found = {name: fields[name] for name in ("init_image", "mask_image") if isinstance(fields.get(name), str)}
+    """Where a row's images come from, by field."""
+    sources = {name: fields[name] for name in ("init_image", "mask_image") if isinstance(fields.get(name), str)}
     adapter = fields.get("ip_adapter")
     if isinstance(adapter, dict) and isinstance(adapter.get("image"), str):
-        found["ip_adapter.image"] = adapter["image"]
-    return found
+        sources["ip_adapter.image"] = adapter["image"]
+    return sources
 
 
 def identity(source: str) -> str:
@@ -95,8 +98,10 @@ def identity(source: str) -> str:
     text = source
     try:
         if is_path(source):
-            found = os.stat(source)
-            text = f"{source}\0{found.st_size}\0{found.st_mtime_ns}"
+            status = os.stat(source)
+            text = f"{source}\0{status.st_size}\0{status.st_mtime_ns}"
     except (OSError, ValueError):
         return ""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()[:16]

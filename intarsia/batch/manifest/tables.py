@@ -85,9 +85,11 @@ def _opened(path: Path) -> Iterator[_Table]:
             separator = _SEPARATOR.fullmatch(head)
             if separator:
                 head, before = file.readline(), 1
+
             file.seek(0)
             for _ in range(before):
                 file.readline()
+
             mark = separator[1] if separator else max(",;\t", key=head.count)
             reader = csv.reader(file, delimiter=mark, strict=True, skipinitialspace=f"{mark} " in head)
             yield _Table(reader, _header(reader, path), before)
@@ -114,7 +116,7 @@ def _encoding(path: Path) -> str:
 
 
 def _rows(table: _Table) -> Iterator[Any]:
-    """The reader's rows; where one cannot be parsed, a line that says so."""
+    """The reader's rows; where one cannot be parsed, a line with that problem."""
     while True:
         try:
             yield next(table.reader)
@@ -125,15 +127,23 @@ def _rows(table: _Table) -> Iterator[Any]:
 
 
 def _line(number: int, columns: Sequence[str], cells: list[str]) -> Line:
-    if not any(map(str.strip, cells[len(columns) :])):  # spreadsheets write empty cells at the end of a row
+    surplus = cells[len(columns) :]
+    if not any(map(str.strip, surplus)):  # spreadsheets write empty cells at the end of a row
         cells = cells[: len(columns)]
     if len(cells) != len(columns):
         return Line(number, problem=f"has {len(cells)} cells; the header has {len(columns)}")
+
     named = {name: cell for name, cell in zip(columns, cells, strict=True) if cell.strip()}
-    if any("\udc80" <= letter <= "\udcff" for cell in named.values() for letter in cell):
+    if not all(map(_is_utf8, named.values())):
         return Line(number, problem="is not UTF-8")
+
     try:
         values = {name: written(name, cell) for name, cell in named.items() if not _UNNAMED.fullmatch(name)}
     except CellError as exc:
         return Line(number, {"id": named["id"]} if "id" in named else {}, str(exc))
     return Line(number, values)
+
+
+def _is_utf8(cell: str) -> bool:
+    """False where a byte that is no UTF-8 was read as half a surrogate pair."""
+    return not any("\udc80" <= letter <= "\udcff" for letter in cell)

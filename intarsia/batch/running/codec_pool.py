@@ -1,7 +1,7 @@
-"""The threads at both ends of a row's way: they read what is to be painted, and write what has been.
+"""Codec threads: they decode inputs and encode outputs, encoding first.
 
-Writing goes first. A row is written while it is in the processor's cache, where it would otherwise wait behind all
-that are read ahead of it, and few are in memory at a time.
+A row is encoded while it is in the processor's cache, where it would otherwise wait behind all that are decoded ahead
+of it; and few are in memory at a time.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from collections.abc import Callable
 from intarsia.errors import BackendError
 from intarsia.threads import start_thread
 
-__all__ = ["Pool"]
+__all__ = ["CodecPool"]
 
 Work = Callable[[], None]
 
 
-class Pool:
-    """Runs what it is given; nothing of it may raise. Methods may be called from any thread.
+class CodecPool:
+    """Threads that run readings and writings; none of these may raise. Methods may be called from any thread.
 
     Args:
         threads: how many work at a time, at reading and writing together.
@@ -32,7 +32,8 @@ class Pool:
     def __init__(self, threads: int, ahead: int) -> None:
         self._readings: deque[Work] = deque()
         self._writings: deque[Work] = deque()
-        self._ahead, self._closed = ahead, False
+        self._ahead = ahead
+        self._closed = False
         self._changed = threading.Condition()
         self._threads: list[threading.Thread] = []
         try:
@@ -73,7 +74,7 @@ class Pool:
             work()
 
     def _next(self) -> Work | None:
-        """What is to be done next, as soon as there is something; None at the end."""
+        """The next piece of work, as soon as there is one; None at the end."""
         with self._changed:
             while True:
                 if self._writings:

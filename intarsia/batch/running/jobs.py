@@ -1,4 +1,4 @@
-"""What a runner hands to whoever makes the pictures: a row, and what is known of it already. Plain JSON both ways."""
+"""A job: one row to be run, and what earlier runs left of it. Plain JSON both ways."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from intarsia.batch.manifest.rows import Row
 __all__ = ["Job"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """One row to be run.
 
     Attributes:
-        attempt: 1 the first time.
-        known: the latest successful line's ``spec_hash``, where its outputs are all there; the pictures' files have
+        number: of the row's line in the manifest.
+        attempt: 1 the first time; 0 where the row was not begun.
+        known: the latest successful line's ``spec_hash``, where its outputs are all there; the input files have
             changed since, so only reading them can tell whether the row is done. "" where nothing is known.
         alone: nothing else may be in flight beside it.
-        degraded: what was done otherwise than asked, for the row's line of results.
+        degraded: what was done otherwise than requested, for the row's line of results.
         own: outputs that earlier runs wrote, or set out to write, for this very row; they may be replaced.
     """
 
     number: int
     id: str
-    outputs: tuple[str, ...]
+    outputs: tuple[str, ...] = ()
     fields: Mapping[str, Any] = field(default_factory=dict)
     known: str = ""
     attempt: int = 1
@@ -37,18 +38,19 @@ class Job:
     @classmethod
     def of(cls, row: Row, known: str = "", own: tuple[str, ...] = ()) -> Self:
         """The first attempt at a row."""
-        return cls(row.number, row.id, row.outputs, row.fields, known, own=own)
+        return cls(number=row.number, id=row.id, outputs=row.outputs, fields=row.fields, known=known, own=own)
 
     @classmethod
-    def parse(cls, fields: Mapping[str, Any]) -> Self:
-        """The job that :meth:`to_dict` gave, also after a way through JSON."""
-        return cls(**{**fields, **{name: tuple(fields[name]) for name in ("outputs", "degraded", "own")}})
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """The job that :meth:`to_json` gave, also after a way through JSON."""
+        lists = {name: tuple(values[name]) for name in ("outputs", "degraded", "own")}
+        return cls(**{**values, **lists})
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Plain JSON-able values."""
         return dict(vars(self))
 
     def again(self, degraded: str = "") -> Self:
-        """The next attempt, alone, so that whatever happens is this row's doing."""
+        """The next attempt, alone, so that whatever happens is caused by this row."""
         notes = (*self.degraded, degraded) if degraded else self.degraded
         return replace(self, attempt=self.attempt + 1, alone=True, degraded=notes)

@@ -1,8 +1,8 @@
-"""A run on Ray Data: the same per-item work, in actors on as many machines as the cluster has.
+"""A run on Ray Data: rows go through actors on as many machines as the cluster has.
 
 Paths go through Ray's object store, never pixels; files are written inside the actors. Every row comes back as a
 record, errors too, since Ray drops the whole block of a row that raises. Each actor keeps a file of results of its
-own, so that neither its death nor the driver's loses a row: whoever comes next reads them. Ray's own checkpoints are
+own, so that neither its death nor the driver's loses a row: the next actor or run reads them. Ray's own checkpoints are
 not used: they can give a row twice.
 """
 
@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import secrets
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,65 +24,108 @@ from intarsia.batch.ledger.claims import Claims
 from intarsia.batch.ledger.error_kinds import is_fatal
 from intarsia.batch.ledger.json_lines import read_json
 from intarsia.batch.ledger.merge import fold
-from intarsia.batch.ledger.records import problem_of
-from intarsia.batch.ledger.results import History, Record, Results, name_of, read_history, result_files, retirement
-from intarsia.batch.ledger.run_stats import Tally
+from intarsia.batch.ledger.records import Record, problem_of
+from intarsia.batch.ledger.results import History, Results, name_of, read_history, result_files, retirement
+from intarsia.batch.ledger.run_stats import RunStats, WorkerState
 from intarsia.batch.manifest.rows import Refused
 from intarsia.batch.running.jobs import Job
-from intarsia.batch.running.local import ATTEMPTS, Watch, name_the_rest, refused
-from intarsia.batch.running.row_runner import Painter, failed
-from intarsia.batch.running.row_supply import Sieve
+from intarsia.batch.running.policy import (
+    ATTEMPTS,
+    Watch,
+    error_limit,
+    gave_up,
+    may_retry,
+    name_the_rest,
+    over_limit,
+    run_alone,
+)
+from intarsia.batch.running.process import FATAL, state_of
+from intarsia.batch.running.row_records import refused
+from intarsia.batch.running.row_runner import RowRunner
+from intarsia.batch.running.row_supply import DoneFilter
 from intarsia.batch.running.task import Task, history_of
-from intarsia.batch.running.worker import FATAL, state_of
-from intarsia.batch.settings import Options, read_limit
+from intarsia.batch.settings import Options
 from intarsia.errors import BackendError
 
 __all__ = ["Actor", "run_on_ray"]
 
-# Rows in a batch, which is also what is done again when an actor dies (but for those that it had finished).
 BATCH = 64
+"""Rows in a batch, which is also what is done again when an actor dies (but for those that it had finished)."""
+
+_MOST_LINES = 256  # that are flushed together
 
 
-def run_on_ray(task: Task, tally: Tally, watch: Watch) -> None:
+@dataclass(frozen=True, kw_only=True)
+class _ActorRecord:
+    """What an actor gives back for a row: its record, and the actor's counters."""
+
+    actor: str
+    record: Record
+    state: WorkerState
+
+    @classmethod
+    def parse(cls, text: str) -> _ActorRecord:
+        values = json.loads(text)
+        return cls(
+            actor=values["actor"],
+            record=Record.from_json(values["record"]),
+            state=WorkerState.from_json(values["state"]),
+        )
+
+    def dump(self) -> str:
+        return json.dumps(
+            {"actor": self.actor, "record": self.record.to_json(), "state": self.state.to_json()},
+        )
+
+
+def run_on_ray(task: Task, stats: RunStats, watch: Watch) -> None:
     """Run a task on the Ray cluster at hand: the one that is initialised, ``$RAY_ADDRESS``, or one on this machine.
 
     Raises:
         BackendError: Ray is not installed, or the run failed as a whole.
     """
-    _gather(task, tally)
+    _gather(task, stats)
     history = history_of(task.out)
-    jobs, unfit = _sorted_jobs(task, history, tally)
-    target, number = task.out / name_of(task.options.shard), history.next_run()
+    jobs, unfit = _sorted_jobs(task, history, stats)
+
+    target = task.out / name_of(task.options.shard)
+    number = history.next_run()
     with Results(target, number) as results:
-        for first in range(0, len(unfit), 256):
-            results.add(unfit[first : first + 256])
+        for first in range(0, len(unfit), _MOST_LINES):
+            results.add(unfit[first : first + _MOST_LINES])
     for record in unfit:
-        tally.add(record)
-    limit = 0 if task.options.fail_fast else read_limit(task.options.max_errors, tally.rows)
+        stats.add(record)
+
     try:
         if jobs:
-            _run(task, jobs, number, tally, watch, limit)
+            _run(task, jobs, number, stats, watch)
     except KeyboardInterrupt:
-        tally.stopped = "interrupted"
+        stats.stopped = "interrupted"
         raise
     finally:
-        _gather(task, tally)
-        if tally.stopped:
-            name_the_rest(task, tally, tally.stopped)
+        _gather(task, stats)
+        if stats.stopped:
+            name_the_rest(task, stats, stats.stopped)
+
     with Results(target, number) as results:
-        results.add(map(retirement, task.ghosts(history)))
+        results.add(map(retirement, task.stale_rows(history)))
 
 
-def _gather(task: Task, tally: Tally) -> None:
+def _gather(task: Task, stats: RunStats) -> None:
     """Put what actors have left, of this run or of one that was killed, into the run's own file."""
-    target, left = task.out / name_of(task.options.shard), _actor_files(task)
     for path in task.out.glob(f"{_begun(task.options)}*"):
         path.unlink()
-    if left:
-        files = [*left, *([target] if target.exists() else [])]
-        history = read_history(files)
-        tally.warnings += history.damage.warnings
-        fold(target, history, files)
+
+    files = _actor_files(task)
+    if not files:
+        return
+    target = task.out / name_of(task.options.shard)
+    if target.exists():
+        files.append(target)
+
+    history = read_history(files)
+    stats.warnings += history.damage.warnings
+    fold(target, history, files)
 
 
 def _actor_files(task: Task) -> list[Path]:
@@ -99,41 +143,47 @@ def _begun(options: Options) -> str:
     return f".intarsia-begun-{_mark(options)}-"
 
 
-def _sorted_jobs(task: Task, history: History, tally: Tally) -> tuple[list[Job], list[Record]]:
+def _sorted_jobs(task: Task, history: History, stats: RunStats) -> tuple[list[Job], list[Record]]:
     """What is to be done, rows that can share an evaluation beside one another; and lines for what cannot be."""
-    jobs: list[tuple[str, Job]] = []
+    jobs: list[tuple[str, int, Job]] = []
     unfit: list[Record] = []
     rows = 0
+
     with Claims(task.out, history, task.options.shard) as claims:
-        tally.warnings += [*history.damage.warnings, *claims.damage.warnings]
-        sieve = Sieve(task, history, claims)
+        stats.warnings += [*history.damage.warnings, *claims.damage.warnings]
+        done_filter = DoneFilter(task, history, claims)
         for row in task.all_rows(history):
             rows += 1
-            found = sieve.find(row)
-            if isinstance(found, Refused):
-                unfit.append(refused(found))
-            elif found is not None:
-                jobs.append((repr(found[0]), found[1]))
-    tally.rows, tally.before = rows, rows - len(jobs) - len(unfit)
-    return [job for _, job in sorted(jobs, key=lambda pair: (pair[0], pair[1].number))], unfit
+            pending = done_filter.pending(row)
+            if isinstance(pending, Refused):
+                unfit.append(refused(pending))
+            elif pending is not None:
+                bucket, job = pending
+                jobs.append((repr(bucket), job.number, job))
+
+    stats.rows = rows
+    stats.before = rows - len(jobs) - len(unfit)
+    jobs.sort(key=lambda entry: entry[:2])
+    return [job for _, _, job in jobs], unfit
 
 
-def _run(task: Task, jobs: list[Job], number: int, tally: Tally, watch: Watch, limit: int | None) -> None:
+def _run(task: Task, jobs: list[Job], number: int, stats: RunStats, watch: Watch) -> None:
     """Hand the jobs of the run of that number to Ray, and count what comes back."""
-    for record in _records(task, jobs, number):
-        tally.add(record["record"])
-        tally.states = _latest(tally.states, record["state"])
-        watch(tally)
-        if limit is not None and tally.failed > limit:
-            tally.stopped = f"{tally.failed} rows failed, more than {limit}"
+    limit = error_limit(task.options, stats.rows)
+    states: dict[str, WorkerState] = {}
+
+    for row in _records(task, jobs, number):
+        stats.add(row.record)
+        states[row.actor] = row.state
+        stats.states = list(states.values())
+        watch(stats)
+
+        stats.stopped = over_limit(stats, limit)
+        if stats.stopped:
             return
 
 
-def _latest(states: list[dict[str, Any]], state: dict[str, Any]) -> list[dict[str, Any]]:
-    return [*(each for each in states if each["actor"] != state["actor"]), state]
-
-
-def _records(task: Task, jobs: list[Job], number: int) -> Iterator[dict[str, Any]]:
+def _records(task: Task, jobs: list[Job], number: int) -> Iterator[_ActorRecord]:
     """Records and states of actors, as they come. A cluster that was started here is shut down here."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
@@ -141,6 +191,7 @@ def _records(task: Task, jobs: list[Job], number: int) -> Iterator[dict[str, Any
         import ray.data
     except ModuleNotFoundError as exc:
         raise BackendError("--runner ray needs the package ray: pip install 'intarsia[ray]'") from exc
+
     ours = not ray.is_initialized()
     if ours:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
@@ -154,17 +205,21 @@ def _records(task: Task, jobs: list[Job], number: int) -> Iterator[dict[str, Any
             ray.shutdown()
 
 
-def _mapped(ray: Any, task: Task, jobs: list[Job], number: int) -> Iterator[dict[str, Any]]:
+def _mapped(ray: Any, task: Task, jobs: list[Job], number: int) -> Iterator[_ActorRecord]:
     options = task.options
     context = ray.data.DataContext.get_current()
-    context.enable_progress_bars, context.print_on_execution_start = False, False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells of every dataset that it runs
-    gpus = int(ray.cluster_resources().get("GPU", 0)) if _wants_gpu(options) else 0
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it logs every dataset that it runs
+
+    gpus = int(ray.cluster_resources().get("GPU", 0)) if _may_use_gpu(options) else 0
     workers = options.workers or gpus or 1
-    size = max(1, min(BATCH, -(-len(jobs) // workers)))
-    items = [{"job": json.dumps(job.to_dict())} for job in jobs]
+    size = max(1, min(BATCH, math.ceil(len(jobs) / workers)))
+
     # A block for each batch: what one actor's death puts back is one batch.
-    rows = ray.data.from_items(items, override_num_blocks=-(-len(jobs) // size)).map_batches(
+    items = [{"job": json.dumps(job.to_json())} for job in jobs]
+    dataset = ray.data.from_items(items, override_num_blocks=math.ceil(len(jobs) / size))
+    rows = dataset.map_batches(
         Actor,
         fn_constructor_args=(options.for_workers(), str(task.out.absolute()), number),
         batch_size=size,
@@ -173,10 +228,10 @@ def _mapped(ray: Any, task: Task, jobs: list[Job], number: int) -> Iterator[dict
         num_gpus=1 if gpus else 0,
     )
     for row in rows.iter_rows():
-        yield json.loads(row["record"])
+        yield _ActorRecord.parse(row["record"])
 
 
-def _wants_gpu(options: Options) -> bool:
+def _may_use_gpu(options: Options) -> bool:
     return options.backend != "null" and options.device != "cpu"
 
 
@@ -188,73 +243,92 @@ class Actor:
     """
 
     def __init__(self, options: Mapping[str, Any], out: str, run: int | None = None) -> None:
-        self._options, self._out = Options.of(dict(options)), Path(out)
+        self._options = Options.of(dict(options))
+        self._out = Path(out)
         self._name = secrets.token_hex(6)
-        self._painter = Painter(self._options, self._out, self._options.device)
-        self._read: dict[Path, int] = {}
+        self._runner = RowRunner(self._options, self._out, self._options.device)
+
+        self._offsets: dict[Path, int] = {}
         self._finished: dict[str, Record] = {}
         self._begun: Counter[str] = Counter()
+
         self._results = Results(self._out / f"results-ray-{_mark(self._options)}-{self._name}.jsonl", run)
         self._journal = self._out / f"{_begun(self._options)}{self._name}"
         self._lock = threading.Lock()
 
     def close(self) -> None:
         """Release the engine and the file of results."""
-        self._painter.close()
+        self._runner.close()
         self._results.close()
 
     def _catch_up(self) -> None:
         """Read what other actors have finished, and begun, since the last time: a batch may be one that was theirs."""
         for line in self._news(f"results-ray-{_mark(self._options)}-*.jsonl"):
             if not problem_of(line):
-                self._finished[line["id"]] = line
-        self._begun.update(name for name in self._news(f"{_begun(self._options)}*") if isinstance(name, str))
+                self._finished[line["id"]] = Record.from_json(line)
+
+        for identifier in self._news(f"{_begun(self._options)}*"):
+            if isinstance(identifier, str):
+                self._begun[identifier] += 1
 
     def _news(self, pattern: str) -> Iterator[Any]:
         """The values of the lines that others added to their files of that name; torn lines are left out."""
         for path in self._out.glob(pattern):
             if self._name in path.name:
                 continue
+
+            offset = self._offsets.get(path, 0)
             with path.open("rb") as file:
-                file.seek(self._read.get(path, 0))
+                file.seek(offset)
                 lines = [line for line in file if line.endswith(b"\n")]
-            self._read[path] = self._read.get(path, 0) + sum(map(len, lines))
-            yield from (value for problem, value in map(read_json, lines) if not problem)
+            self._offsets[path] = offset + sum(map(len, lines))
+
+            for line in lines:
+                problem, value = read_json(line)
+                if not problem:
+                    yield value
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[str]]:
         """A batch of jobs as JSON → their records as JSON."""
-        jobs = [Job.parse(json.loads(text)) for text in batch["job"]]
+        jobs = [Job.from_json(json.loads(text)) for text in batch["job"]]
         self._catch_up()
-        records = self._all(jobs)
-        state = {"actor": self._name, **state_of(self._painter)}
-        return {"record": [json.dumps({"record": record, "state": state}) for record in records]}
+        records = self._run_all(jobs)
 
-    def _all(self, jobs: list[Job]) -> list[Record]:
-        """What an actor before this one has finished as it is; what one died with alone; the rest together."""
-        made = [self._finished[job.id] for job in jobs if job.id in self._finished]
-        left = [job for job in jobs if job.id not in self._finished]
-        fresh = [job for job in left if not self._begun[job.id]]
-        made += self._paint(fresh)
-        for job in left:
+        state = state_of(self._runner.engine)
+        return {"record": [_ActorRecord(actor=self._name, record=record, state=state).dump() for record in records]}
+
+    def _run_all(self, jobs: list[Job]) -> list[Record]:
+        """Records of a batch.
+
+        What an actor before this one has finished stays as it is; rows that one died with are run alone; the rest runs
+        together.
+        """
+        records = [self._finished[job.id] for job in jobs if job.id in self._finished]
+        unfinished = [job for job in jobs if job.id not in self._finished]
+
+        records += self._run([job for job in unfinished if not self._begun[job.id]])
+        for job in unfinished:
             deaths = self._begun[job.id]
             if deaths >= ATTEMPTS:
                 reason = f"the actor died {deaths} times while it had this row in flight"
-                made.append(self._keep(failed(replace(job, attempt=deaths), "internal", reason)))
+                records.append(self._keep(gave_up(job, reason, attempts=deaths)))
             elif deaths:
-                made += self._paint([replace(job, attempt=deaths + 1, alone=True)])
-        return [self._once_more(record, jobs) for record in made]
+                records += self._run([replace(job, attempt=deaths + 1, alone=True)])
 
-    def _once_more(self, record: Record, jobs: list[Job]) -> Record:
-        """Try a row alone whose batch took all of the device's memory."""
-        if record["status"] != "error" or record["error"] != "memory" or record["attempts"] >= ATTEMPTS:
+        by_id = {job.id: job for job in jobs}
+        return [self._once_more(record, by_id[record.id]) for record in records]
+
+    def _once_more(self, record: Record, job: Job) -> Record:
+        """Run a row alone whose batch took all of the device's memory."""
+        if not may_retry(record):
             return record
-        job = next(job for job in jobs if job.id == record["id"])
-        return self._paint([job.again("run alone, after the memory had run out")])[0]
+        (again,) = self._run([run_alone(job)])
+        return again
 
-    def _paint(self, jobs: list[Job]) -> list[Record]:
+    def _run(self, jobs: list[Job]) -> list[Record]:
         with self._journal.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(job.id) + "\n" for job in jobs)
-        return self._painter.paint(jobs, self._keep, _die_of)
+        return self._runner.run(jobs, self._keep, _exit_if_fatal)
 
     def _keep(self, record: Record) -> Record:
         with self._lock:
@@ -262,7 +336,7 @@ class Actor:
         return record
 
 
-def _die_of(error: BaseException) -> None:
+def _exit_if_fatal(error: BaseException) -> None:
     """End a process that cannot be trusted any more; Ray starts another."""
     if is_fatal(error):
         os._exit(FATAL)

@@ -1,6 +1,6 @@
-"""The per-item work, the same under every runner: decode ahead → lanes of one engine → encode behind → a record.
+"""Runs rows through one engine, the same under every runner: decode → lanes → encode → a record.
 
-A row is decoded by one of a pool of threads, rides the engine's lanes, and is encoded and written by the pool again.
+A row is decoded by one of a pool of threads, runs in the engine's lanes, and is encoded and written by the pool again.
 How many rows may be between decoding and the lanes' end, and how many in all, is bounded, so that memory is.
 """
 
@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from intarsia.batch.ledger.error_kinds import classify, sentence
-from intarsia.batch.ledger.records import Record, timestamp
+from intarsia.batch.ledger.records import Record
 from intarsia.batch.manifest.spec_hash import Specs, contents_of, identity, sources_of
-from intarsia.batch.running.codec_pool import Pool
+from intarsia.batch.running.codec_pool import CodecPool
 from intarsia.batch.running.jobs import Job
+from intarsia.batch.running.row_records import failed, record_of, skipped
 from intarsia.batch.settings import Options
 from intarsia.engine.engine import Engine
 from intarsia.engine.request import InpaintRequest
@@ -33,7 +34,7 @@ from intarsia.images.metadata import a1111_parameters
 from intarsia.images.save import write
 from intarsia.images.sources import open_image
 
-__all__ = ["Painter", "failed", "window"]
+__all__ = ["RowRunner", "capacity_of"]
 
 Deliver = Callable[[Record, BaseException | None], None]
 
@@ -49,43 +50,37 @@ class _Item:
     request: InpaintRequest = field(default_factory=InpaintRequest)
 
 
-def window(slots: int, threads: int) -> int:
+def capacity_of(slots: int, threads: int) -> int:
     """Rows in flight in one process: two batches ahead, and what the threads have in hand and find next."""
     return 2 * slots + 2 * threads
 
 
-def failed(job: Job, error: str, text: str) -> Record:
-    """The record of a row that has no outputs."""
-    status = "cancelled" if error == "cancelled" else "error"
-    return {**_head(job), "status": status, "error": error, "text": text}
-
-
-def _head(job: Job) -> Record:
-    head: Record = {"id": job.id, "line": job.number, "attempts": job.attempt, "time": timestamp()}
-    return head | ({"degraded": list(job.degraded)} if job.degraded else {})
-
-
-def _deliver(
-    waiting: Future[Record],
-    keep: Callable[[Record], Record],
-    failed_with: Callable[[BaseException], None],
+def _resolve(
     record: Record,
     error: BaseException | None,
+    *,
+    future: Future[Record],
+    keep: Callable[[Record], Record],
+    failed_with: Callable[[BaseException], None],
 ) -> None:
+    """A :data:`Deliver` that ends a future with the record."""
     try:
         if error is not None:
             failed_with(error)
-        waiting.set_result(keep(record))
+        future.set_result(keep(record))
     except Exception as exc:  # noqa: BLE001 - raised again where the record is waited for
-        waiting.set_exception(exc)
+        future.set_exception(exc)
 
 
-class Painter:
+class RowRunner:
     """Runs jobs through one engine. Jobs may be given from one thread; records are delivered from others.
 
     Args:
         out: the output folder.
-        device: of this painter's engine.
+        device: of this runner's engine.
+
+    Attributes:
+        capacity: rows that may be in flight.
 
     Raises:
         BackendError, WeightsError: the engine cannot be opened.
@@ -103,18 +98,22 @@ class Painter:
             kernels=options.kernels,
             precision=options.precision,
         )
-        self._options, self._out, self._root = options, out, out.resolve()
+        self._options = options
+        self._out = out
+        self._root = out.resolve()
         self._access = Access(allow_private_urls=options.allow_private_urls, max_pixels=options.max_pixels)
         self._specs = Specs(self.engine.registry, options)
         self._specs_lock = threading.Lock()
-        threads, slots = options.thread_count, self.engine.counters.slots
-        self.window = window(slots, threads)
-        self._room = threading.Semaphore(self.window)
-        self._pool = Pool(threads, ahead=2 * slots + threads)
+
+        threads = options.thread_count
+        slots = self.engine.counters.slots
+        self.capacity = capacity_of(slots, threads)
+        self._room = threading.Semaphore(self.capacity)
+        self._pool = CodecPool(threads, ahead=2 * slots + threads)
         self._cancelled = False
 
     def submit(self, job: Job, deliver: Deliver) -> None:
-        """Take a job; waits while as many as the window holds are in flight.
+        """Take a job; waits while as many as the capacity allows are in flight.
 
         Args:
             deliver: called once, from another thread, with the record and what ended the row if anything did.
@@ -122,7 +121,7 @@ class Painter:
         self._room.acquire()
         self._pool.read(partial(self._begin, _Item(job, deliver)))
 
-    def paint(
+    def run(
         self,
         jobs: Iterable[Job],
         keep: Callable[[Record], Record] = lambda record: record,
@@ -134,21 +133,23 @@ class Painter:
             keep: called with each record as soon as it is there.
             failed_with: called, before that, with what ended a row.
         """
-        made: list[Future[Record]] = []
+        futures: list[Future[Record]] = []
         for job in jobs:
-            waiting: Future[Record] = Future()
-            made.append(waiting)
-            self.submit(job, partial(_deliver, waiting, keep, failed_with))
-        return [each.result() for each in made]
+            future: Future[Record] = Future()
+            futures.append(future)
+            self.submit(job, partial(_resolve, future=future, keep=keep, failed_with=failed_with))
+        return [future.result() for future in futures]
 
     def close(self, cancel: bool = False) -> None:
         """Finish (or cancel) what is in flight; every job's record has been delivered when this returns."""
         if cancel:
             self._cancelled = True
             self.engine.close(cancel=True)
-        for _ in range(self.window):  # with all of it at hand, nothing is in flight
+
+        for _ in range(self.capacity):  # with all of it at hand, nothing is in flight
             self._room.acquire()
-        self._room.release(self.window)
+        self._room.release(self.capacity)
+
         self.engine.close()
         self._pool.close()
 
@@ -158,19 +159,20 @@ class Painter:
             ticket = self._start(item)
         except Exception as exc:  # noqa: BLE001 - it is the row's, and goes into its record
             self._pool.arrived()
-            error: Exception = Cancelled("the run was stopped") if self._cancelled else exc
-            self._finish(item, failed(item.job, classify(error), sentence(error)), error)
+            self._fail(item, Cancelled("the run was stopped") if self._cancelled else exc)
             return
+
         if ticket is None:
             self._pool.arrived()
-            self._finish(item, self._skipped(item), None)
+            self._finish(item, skipped(item.job, item.identities), None)
             return
-        ticket.add_done_callback(lambda done: self._arrived(item, ticket))
+        ticket.add_done_callback(lambda _: self._arrived(item, ticket))
 
     def _start(self, item: _Item) -> Ticket | None:
-        """The row's ticket; None where its pictures are, on looking, the ones that it was done with."""
+        """The row's ticket; None where its input images turn out to be those that it was done with."""
         if self._cancelled:
             raise Cancelled("the run was stopped")
+
         job = item.job
         item.identities = {name: identity(source) for name, source in sources_of(job.fields).items()}
         item.request = InpaintRequest.parse(job.fields)
@@ -179,19 +181,14 @@ class Painter:
         return self.engine.submit(item.request)
 
     def _look(self, request: InpaintRequest) -> dict[str, str]:
-        pictures = {"init_image": request.init_image, "mask_image": request.mask_image}
+        images = {"init_image": request.init_image, "mask_image": request.mask_image}
         if request.ip_adapter is not None:
-            pictures["ip_adapter.image"] = request.ip_adapter.image
-        return {name: open_image(name, value, self._access).sha256 for name, value in pictures.items()}
+            images["ip_adapter.image"] = request.ip_adapter.image
+        return {name: open_image(name, value, self._access).sha256 for name, value in images.items()}
 
     def _spec(self, request: InpaintRequest, contents: Mapping[str, str], job: Job) -> str:
         with self._specs_lock:
             return self._specs.spec(request, contents, job.outputs)
-
-    def _skipped(self, item: _Item) -> Record:
-        text = "done before: the pictures are the ones that it was done with"
-        seen = {"identities": dict(item.identities), "spec_hash": item.job.known}
-        return {**_head(item.job), "status": "skipped", "text": text, **seen}
 
     def _arrived(self, item: _Item, ticket: Ticket) -> None:
         """In the engine's thread: leave the rest to the pool, and make room."""
@@ -203,9 +200,12 @@ class Painter:
         try:
             record = self._written(item, ticket.result())
         except Exception as exc:  # noqa: BLE001 - it is the row's, and goes into its record
-            self._finish(item, failed(item.job, classify(exc), sentence(exc)), exc)
+            self._fail(item, exc)
         else:
             self._finish(item, record, None)
+
+    def _fail(self, item: _Item, error: Exception) -> None:
+        self._finish(item, failed(item.job, classify(error), sentence(error)), error)
 
     def _finish(self, item: _Item, record: Record, error: BaseException | None) -> None:
         try:
@@ -215,42 +215,43 @@ class Painter:
 
     def _written(self, item: _Item, result: Result) -> Record:
         """Save every sample; the record of a row that is done."""
-        began, job = time.perf_counter(), item.job
+        began = time.perf_counter()
+        job = item.job
         files = [self._save(result, sample, name, job) for sample, name in enumerate(job.outputs)]
-        now = time.perf_counter()
-        timings = {name: round(value, 6) for name, value in result.timings.items() if name != "total"}
-        timings |= {"write": round(now - began, 6), "total": round(now - item.began, 6)}
+        timings = _timings(result, write=time.perf_counter() - began, total=time.perf_counter() - item.began)
+
         contents = contents_of(result.plan)
-        notes: Record = {"warnings": list(result.warnings)} if result.warnings else {}
-        notes |= {"nsfw": list(result.nsfw)} if any(result.nsfw) else {}
-        ran = result.runtime
-        return {
-            **_head(job),
-            "status": "ok",
-            "outputs": list(job.outputs),
-            "sha256": [digest for digest, _ in files],
-            "bytes": [size for _, size in files],
-            "seeds": list(result.seeds),
-            "model_sha256": result.plan.model.sha256,
-            "spec_hash": self._spec(item.request, contents, job),
-            "contents": contents,
-            "identities": dict(item.identities),
-            "timings": timings,
-            "runtime": [ran.backend, ran.device] if ran else [],
-            **notes,
-        }
+        runtime = result.runtime
+        return replace(
+            record_of(job, "ok"),
+            outputs=job.outputs,
+            sha256=tuple(digest for digest, _ in files),
+            bytes=tuple(size for _, size in files),
+            seeds=tuple(result.seeds),
+            model_sha256=result.plan.model.sha256,
+            spec_hash=self._spec(item.request, contents, job),
+            contents=contents,
+            identities=dict(item.identities),
+            timings=timings,
+            runtime=(runtime.backend, runtime.device) if runtime else (),
+            warnings=tuple(result.warnings) or None,
+            nsfw=tuple(result.nsfw) if any(result.nsfw) else None,
+        )
 
     def _save(self, result: Result, sample: int, name: str, job: Job) -> tuple[str, int]:
-        """Write one picture, whole or not at all; its sha256 and size in bytes.
+        """Write one image, whole or not at all; its sha256 and size in bytes.
 
         Only what is the row's own is replaced: of an earlier run, or of an attempt before this one.
         """
         path = self._out / name
         self._make_folder(path.parent, name)
+
         meta: dict[str, Any] | None = None
+        text: str | None = None
         if self._options.metadata:
             meta = result.meta | {"seed": result.seeds[sample]}
-        text = a1111_parameters(meta) if meta else None
+            text = a1111_parameters(meta)
+
         saving = replace(self._options.saving, overwrite=name in job.own or job.attempt > 1)
         data = write(result.images[sample], path, metadata=meta, parameters=text, options=saving).data
         return hashlib.sha256(data).hexdigest(), len(data)
@@ -261,12 +262,21 @@ class Painter:
         while not os.path.lexists(nearest):
             nearest = nearest.parent
         self._check_inside(nearest, name)
+
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
             raise OutputError(f"{folder} cannot be made: {exc.strerror or exc}") from exc
-        self._check_inside(folder, name)  # again: somebody may have put a link there meanwhile
+
+        self._check_inside(folder, name)  # again: a link may have been put there meanwhile
 
     def _check_inside(self, folder: Path, name: str) -> None:
         if not Path(os.path.realpath(folder)).is_relative_to(self._root):
             raise OutputError(f"{name} leaves the output folder by a link")
+
+
+def _timings(result: Result, *, write: float, total: float) -> dict[str, float]:
+    """Seconds by stage: the engine's, then what the file took, and the whole row."""
+    stages = {name: seconds for name, seconds in result.timings.items() if name != "total"}
+    stages |= {"write": write, "total": total}
+    return {name: round(seconds, 6) for name, seconds in stages.items()}

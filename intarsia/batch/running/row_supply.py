@@ -6,11 +6,12 @@ import os
 import stat
 import threading
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator
 
 from intarsia.batch.ledger.claims import Claims
 from intarsia.batch.ledger.error_kinds import classify, sentence
-from intarsia.batch.ledger.results import History, Record
+from intarsia.batch.ledger.records import Record
+from intarsia.batch.ledger.results import History
 from intarsia.batch.manifest.rows import Refused, Row, is_path
 from intarsia.batch.manifest.spec_hash import Specs, identity, sources_of
 from intarsia.batch.running.jobs import Job
@@ -23,42 +24,46 @@ from intarsia.images.containers import size_of
 from intarsia.registry.registry import Registry
 from intarsia.threads import start_thread
 
-__all__ = ["AHEAD", "Buckets", "Found", "Sieve", "Supply"]
+__all__ = ["AHEAD", "Buckets", "DoneFilter", "Pending", "RowSupply"]
 
 AHEAD = 1024
-"""Rows that are read ahead, to find those that belong together."""
+"""Rows that are read ahead, to find those that can share an evaluation."""
 
-
-# Bytes of a file that say how large its picture is, if they do: of a JPEG its profile and a preview come first.
+# Bytes of a file that say how large its image is, if they do: of a JPEG its profile and a preview come first.
 _HEAD = 1 << 18
 
-_SECONDS = 5.0  # a file system that hangs is no reason to hang with it
+_JOIN_SECONDS = 5.0  # a file system that hangs is no reason to hang with it
 
-Found = tuple[Hashable, Job] | Refused
-"""A job with its bucket, or the reason why a row makes none."""
+Pending = tuple[Hashable, Job] | Refused
+"""A row that is not done: a job with its bucket, or the reason why there is none."""
 
 
-class Sieve:
-    """Lets through what is still to be done.
+class DoneFilter:
+    """Leaves out the rows that are done, and makes jobs of the others.
 
     Args:
         history: what the results say.
-        claims: where the outputs of what is let through are noted.
+        claims: where the outputs of the jobs are noted.
     """
 
     def __init__(self, task: Task, history: History, claims: Claims) -> None:
-        self._out, self._registry, self._specs = str(task.out), task.registry, Specs(task.registry, task.options)
-        self._history, self._claims = history, claims
+        self._out = str(task.out)
+        self._registry = task.registry
+        self._specs = Specs(task.registry, task.options)
+        self._history = history
+        self._claims = claims
 
-    def find(self, row: Row | Refused) -> Found | None:
-        """What a row makes; None where it is done. Whatever goes wrong is this row's, and no other's."""
+    def pending(self, row: Row | Refused) -> Pending | None:
+        """The row's job; None where it is done. Whatever goes wrong is this row's error, and no other's."""
         if isinstance(row, Refused):
             return row
+
         try:
             request = InpaintRequest.parse(row.fields)
             known = self._known(row, request)
             if known is None:
                 return None
+
             own = self._claims.claim(row.id, row.outputs)
             return _bucket(request, self._registry), Job.of(row, known, own)
         except Exception as exc:  # noqa: BLE001 - it goes into the row's record
@@ -69,66 +74,84 @@ class Sieve:
         for name in ("init_image", "mask_image"):
             if getattr(request, name) is None:
                 raise RequestError(name, message=f"{name} is required")
+
         done = self._history.done.get(row.id)
-        known = str(done.get("spec_hash", "")) if done and self._has_outputs(row, done) else ""
-        if not known or done is None:
+        if done is None or not done.spec_hash or not self._has_outputs(row, done):
             self._specs.outline(request)  # what is wrong with the parameters is found here, not on the device
             return ""
-        identities = {name: identity(source) for name, source in sources_of(row.fields).items()}
-        if self._specs.spec(request, done.get("contents", {}), row.outputs) != known:
-            return ""
-        is_seen = identities in self._seen(row.id, done) and all(identities.values())
-        # One that failed since, with other parameters, gets a line that says that it is done.
-        return None if is_seen and self._history.last[row.id]["status"] in ("ok", "skipped") else known
 
-    def _seen(self, identifier: str, done: Record) -> list[Mapping[str, str]]:
-        """The files that the content hashes of the successful line are known to belong to."""
-        last = self._history.last[identifier]
-        looked = last["status"] == "skipped" and last.get("spec_hash") == done["spec_hash"]
-        return [done.get("identities", {}), *([last.get("identities", {})] if looked else [])]
+        if self._specs.spec(request, done.contents or {}, row.outputs) != done.spec_hash:
+            return ""
+
+        # A row that failed since, with other parameters, gets a line that says that it is done.
+        has_failed = self._history.last[row.id].status not in ("ok", "skipped")
+        return None if self._is_unchanged(row, done) and not has_failed else done.spec_hash
+
+    def _is_unchanged(self, row: Row, done: Record) -> bool:
+        """Whether the input files are those that the content hashes of the successful line belong to."""
+        identities = {name: identity(source) for name, source in sources_of(row.fields).items()}
+        if not all(identities.values()):
+            return False
+        if identities == (done.identities or {}):
+            return True
+
+        # A later line may say that files of other dates had the same content.
+        last = self._history.last[row.id]
+        is_same_spec = last.status == "skipped" and last.spec_hash == done.spec_hash
+        return is_same_spec and identities == (last.identities or {})
 
     def _has_outputs(self, row: Row, done: Record) -> bool:
         """Whether the outputs are there, of the sizes that they were written with."""
-        if list(row.outputs) != done.get("outputs"):
+        if row.outputs != done.outputs:
             return False
         try:
-            sizes = [os.stat(os.path.join(self._out, name)).st_size for name in row.outputs]
+            sizes = tuple(os.stat(os.path.join(self._out, name)).st_size for name in row.outputs)
         except OSError:
             return False
-        return sizes == done.get("bytes")
+        return sizes == done.bytes
 
 
 def _bucket(request: InpaintRequest, registry: Registry) -> Hashable:
     """What rows that can share an evaluation have in common, as far as can be seen without decoding.
 
-    The engine groups by what it really finds; this only decides who travels together.
+    The engine groups by what it really finds; this only decides which rows are sent together.
     """
     entry = registry.find(request.model)
-    parts = (entry.id, request.vae, request.loras, request.ip_adapter.id if request.ip_adapter else None)
-    guided = request.guidance_scale > 1
-    return (parts, guided, request.token_merging, _size(request, entry.size))
+    adapter = request.ip_adapter.id if request.ip_adapter else None
+    parts = (entry.id, request.vae, request.loras, adapter)
+    is_guided = request.guidance_scale > 1
+    return (parts, is_guided, request.token_merging, _size(request, entry.size))
 
 
 def _size(request: InpaintRequest, native: int) -> Hashable:
     """The generation size, where it does not depend on the mask."""
     if request.width and request.height:
         return request.width, request.height
+
     source = request.init_image
     if request.mask_padding is not None or not isinstance(source, str) or not is_path(source):
         return None
-    try:
-        found = os.stat(source)
-        if not stat.S_ISREG(found.st_mode) or not found.st_size:  # to read a pipe, or /proc/kmsg, may take for ever
-            return None
-        with open(source, "rb") as file:
-            size = size_of(file.read(_HEAD))
-    except (OSError, ValueError):  # it is found out when it is decoded
-        return None
+
+    size = _image_size(source)
     if size is None or not all(size):
         return None
+
     options = CanvasOptions(width=request.width, height=request.height, native_size=native)
     layout = geometry(size, size, (0, 0, *size), options)
     return layout.width, layout.height
+
+
+def _image_size(path: str) -> tuple[int, int] | None:
+    """The size that an image file's header names; None where it cannot be told without decoding."""
+    try:
+        status = os.stat(path)
+        # To read a pipe, or /proc/kmsg, may take for ever.
+        if not stat.S_ISREG(status.st_mode) or not status.st_size:
+            return None
+        with open(path, "rb") as file:
+            return size_of(file.read(_HEAD))
+    except (OSError, ValueError):  # it is found out when it is decoded
+        return None
 
 
 class Buckets:
@@ -156,56 +179,69 @@ class Buckets:
         return key, job
 
 
-class Supply:
-    """Goes through the rows in a thread of its own, at most :data:`AHEAD` of them ahead of who takes them.
+class RowSupply:
+    """Goes through the rows in a thread of its own, at most :data:`AHEAD` ahead of those that were released.
 
     Args:
         rows: those of the run, in order.
-        arrived: called, in that thread, after something was found and once at the end.
+        arrived: called, in that thread, after each row that is not done, and once at the end.
+
+    Attributes:
+        before: rows that were done already.
+        ended: there are no more rows.
+
+    Raises:
+        BackendError: the thread cannot be started.
     """
 
-    def __init__(self, rows: Iterable[Row | Refused], sieve: Sieve, arrived: Callable[[], None]) -> None:
-        self._rows, self._sieve, self._arrived = rows, sieve, arrived
+    def __init__(self, rows: Iterable[Row | Refused], done_filter: DoneFilter, arrived: Callable[[], None]) -> None:
+        self._rows = rows
+        self._done_filter = done_filter
+        self._arrived = arrived
         self._room = threading.Semaphore(AHEAD)
-        self._found: deque[Found] = deque()
+        self._pending: deque[Pending] = deque()
         self._stopped = threading.Event()
         self._error: BaseException | None = None
         self.before = 0
         self.ended = False
         self._thread = start_thread(self._run, "intarsia-supply")
 
-    def take(self) -> Iterator[Found]:
-        """What has been found since the last time; raises what reading the manifest raised."""
+    def take(self) -> Iterator[Pending]:
+        """The pending rows that have come since the last time; raises what reading the manifest raised."""
         if self._error is not None:
             raise self._error
-        while self._found:
-            yield self._found.popleft()
+        while self._pending:
+            yield self._pending.popleft()
 
     def release(self) -> None:
-        """One that was taken has gone its way: another may be read."""
+        """A row that was taken has been sent or refused: another may be read."""
         self._room.release()
 
     def stop(self) -> None:
         """Read no further."""
         self._stopped.set()
         self._room.release()
-        self._thread.join(_SECONDS)
+        self._thread.join(_JOIN_SECONDS)
 
     def _run(self) -> None:
         try:
             for row in self._rows:
-                if self._stopped.is_set():
+                if self._stopped.is_set() or not self._add(self._done_filter.pending(row)):
                     break
-                found = self._sieve.find(row)
-                if found is None:
-                    self.before += 1
-                    continue
-                self._room.acquire()
-                if self._stopped.is_set():
-                    break
-                self._found.append(found)
-                self._arrived()
         except BaseException as exc:  # noqa: BLE001 - raised again by take()
             self._error = exc
         self.ended = True
         self._arrived()
+
+    def _add(self, row: Pending | None) -> bool:
+        """Queue a row, as soon as there is room; False where the supply was stopped meanwhile."""
+        if row is None:
+            self.before += 1
+            return True
+
+        self._room.acquire()
+        if self._stopped.is_set():
+            return False
+        self._pending.append(row)
+        self._arrived()
+        return True

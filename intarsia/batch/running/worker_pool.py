@@ -2,49 +2,51 @@
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from intarsia.batch.ledger.records import Record
+from intarsia.batch.ledger.run_stats import WorkerState
+from intarsia.batch.running import messages
 from intarsia.batch.running.jobs import Job
 from intarsia.batch.settings import Options
 from intarsia.errors import BackendError, IntarsiaError, RequestError, WeightsError
 from intarsia.threads import start_thread
 
-__all__ = ["Crew", "Event", "Member"]
+__all__ = ["Event", "WorkerPool", "WorkerProcess"]
 
-_STILLBORN = 3
+_MOST_STILLBORN = 3
 
-# glibc's malloc hands memory back to the system as soon as a picture is done with, and gets it anew, page by page, for
+# glibc's malloc hands memory back to the system as soon as an image is done with, and gets it anew, page by page, for
 # the next one: 3 % of a row's time at 512². With thresholds of its own a worker keeps what it had at its peak.
 _MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(256 << 20)}
 
 
-@dataclass(eq=False)
-class Member:
-    """One worker process and the place that it fills.
+@dataclass(eq=False, kw_only=True)
+class WorkerProcess:
+    """One worker process.
 
     Attributes:
-        window: jobs that it takes at once; 0 until it is ready.
+        capacity: jobs that it takes at once; 0 until it is ready.
         jobs: what it has in flight, by line.
         bucket: what its latest jobs had in common.
-        state: what it last said of itself; before: what its dead predecessors had counted.
+        state: its last report; None before the first.
+        dying: why it cannot go on, where it said so.
     """
 
     index: int
     device: str
     process: subprocess.Popen[bytes]
-    window: int = 0
+    capacity: int = 0
     jobs: dict[int, Job] = field(default_factory=dict)
-    bucket: Any = None
-    state: dict[str, Any] = field(default_factory=dict)
+    bucket: Hashable = None
+    state: WorkerState | None = None
     dying: str = ""
 
     @property
@@ -52,154 +54,179 @@ class Member:
         """How many jobs it takes now."""
         if any(job.alone for job in self.jobs.values()):
             return 0
-        return self.window - len(self.jobs)
+        return self.capacity - len(self.jobs)
 
 
 @dataclass(frozen=True)
 class Event:
-    """What a worker said, or that it is gone (``message`` is None)."""
+    """A message of a worker, or its end (``message`` is None)."""
 
-    member: Member
-    message: dict[str, Any] | None
+    worker: WorkerProcess
+    message: messages.Message | None
 
 
-class Crew:
+class WorkerPool:
     """Worker processes. All methods belong to one thread.
 
     Args:
-        places: a device for each worker.
+        devices: a device for each worker.
         events: filled by threads that listen to the workers.
     """
 
     def __init__(
-        self, options: Options, out: Path, places: Sequence[str], events: queue.SimpleQueue[Event | None]
+        self, options: Options, out: Path, devices: Sequence[str], events: queue.SimpleQueue[Event | None]
     ) -> None:
-        self._options, self._out, self._events = options, out, events
-        self.past: list[dict[str, Any]] = []
-        self.restarts = 0
+        self._options = options
+        self._out = out
+        self._events = events
+        self._past: list[WorkerState] = []
         self._stillborn = 0
-        self.members = [self._start(index, device) for index, device in enumerate(places)]
+        self.restarts = 0
+        self.workers = [self._start(index, device) for index, device in enumerate(devices)]
 
     @property
     def busy(self) -> bool:
-        return any(member.jobs for member in self.members)
+        return any(worker.jobs for worker in self.workers)
 
-    def give(self, member: Member, job: Job) -> None:
-        """Send a job. One that is dead takes it too: its end is an event of its own."""
-        member.jobs[job.number] = job
-        self._say(member, job.to_dict())
+    def give(self, worker: WorkerProcess, job: Job) -> None:
+        """Send a job. A dead worker takes it too: its end is an event of its own."""
+        worker.jobs[job.number] = job
+        self._send(worker, messages.RunJob(job))
 
-    def hear(self, event: Event) -> dict[str, Any] | None:
-        """Take note of what a worker said; the message where it brings a record.
+    def receive(self, worker: WorkerProcess, message: messages.Message) -> Record | None:
+        """Take note of a worker's message; the record where it brings one.
 
         Raises:
             BackendError, WeightsError, RequestError: the worker cannot open its engine; no other could.
         """
-        member, message = event.member, event.message or {}
-        if "refused" in message:
-            raise _refusal(message)
-        if "ready" in message:
-            member.window, self._stillborn = message["ready"], 0
-        if "dying" in message:
-            member.dying = message["dying"]
-        if "memory" in message:
-            member.state = {key: value for key, value in message.items() if key != "record"}
-        return message if "record" in message else None
+        match message:
+            case messages.EngineRefused():
+                raise _refusal(message)
+            case messages.Ready(capacity):
+                worker.capacity = capacity
+                self._stillborn = 0
+            case messages.Dying(reason):
+                worker.dying = reason
+            case messages.RowDone(record, state):
+                worker.state = state
+                return record
+            case messages.Bye(state):
+                worker.state = state
+            case _:
+                raise AssertionError(f"no message of a worker: {message}")
+        return None
 
-    def replace(self, member: Member) -> tuple[list[Job], str]:
+    def replace(self, worker: WorkerProcess) -> tuple[list[Job], str]:
         """Start another in the place of one that died; its unfinished jobs, and how it ended.
 
         Raises:
             BackendError: workers die before they are ready, again and again.
         """
-        status = member.process.wait()
-        _hang_up(member.process)
-        how = f"signal {-status}" if status < 0 else f"exit status {status}"
-        reason = f"the worker process died ({how}{': ' + member.dying if member.dying else ''})"
-        if not member.window:
+        reason = _last_words(worker, worker.process.wait())
+        _hang_up(worker.process)
+
+        if not worker.capacity:
             self._stillborn += 1
-            if self._stillborn >= _STILLBORN:
-                raise BackendError(f"{reason} before it was ready, {_STILLBORN} times in a row")
+            if self._stillborn >= _MOST_STILLBORN:
+                raise BackendError(f"{reason} before it was ready, {_MOST_STILLBORN} times in a row")
+
         self.restarts += 1
-        self.past.append(member.state)
-        jobs = list(member.jobs.values())
-        self.members[member.index] = self._start(member.index, member.device)
-        return jobs, reason
+        if worker.state is not None:
+            self._past.append(worker.state)
+        self.workers[worker.index] = self._start(worker.index, worker.device)
+        return list(worker.jobs.values()), reason
 
-    def states(self) -> list[dict[str, Any]]:
-        """What all processes, dead ones too, last said of themselves."""
-        return [state for state in (*self.past, *(member.state for member in self.members)) if state]
+    def states(self) -> list[WorkerState]:
+        """The last reports of all processes, dead ones too."""
+        current = [worker.state for worker in self.workers if worker.state is not None]
+        return self._past + current
 
-    def dismiss(self, how: str) -> None:
-        """Tell everyone to finish (``end``) or to cancel (``stop``); their last words are events."""
-        for member in self.members:
-            self._say(member, {how: True})
+    def dismiss(self, message: messages.Finish | messages.Cancel) -> None:
+        """Let all workers finish or cancel; their last messages are events."""
+        for worker in self.workers:
+            self._send(worker, message)
 
     def kill(self) -> None:
         """End whatever is left."""
-        for member in self.members:
-            if member.process.poll() is None:
-                member.process.kill()
-            member.process.wait()
-            _hang_up(member.process)
+        for worker in self.workers:
+            if worker.process.poll() is None:
+                worker.process.kill()
+            worker.process.wait()
+            _hang_up(worker.process)
 
-    def _start(self, index: int, device: str) -> Member:
-        # -P: what lies in the folder that the run is started in, another `intarsia` among it, is not for import.
-        command = [sys.executable, "-P", "-m", "intarsia.batch.running.worker"]
-        environment = {**_MALLOC, **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, _paths()))}
-        # A session of its own: Ctrl-C in the terminal is the parent's to handle.
+    def _start(self, index: int, device: str) -> WorkerProcess:
+        worker = WorkerProcess(index=index, device=device, process=_spawn())
         try:
-            process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True
-            )
-        except OSError as exc:
-            raise BackendError(f"a worker process cannot be started: {exc.strerror or exc}") from exc
-        member = Member(index, device, process)
-        try:
-            start_thread(self._listen, "intarsia-listen", member)
+            start_thread(self._listen, "intarsia-listen", worker)
         except BackendError:
-            process.kill()
-            process.wait()
+            worker.process.kill()
+            worker.process.wait()
             raise
-        self._say(member, {"options": self._options.for_workers(), "out": str(self._out.absolute()), "device": device})
-        return member
 
-    def _listen(self, member: Member) -> None:
-        assert member.process.stdout is not None
-        with member.process.stdout as lines:
+        start = messages.Start(options=self._options.for_workers(), out=str(self._out.absolute()), device=device)
+        self._send(worker, start)
+        return worker
+
+    def _listen(self, worker: WorkerProcess) -> None:
+        assert worker.process.stdout is not None
+        with worker.process.stdout as lines:
             for line in lines:
                 try:
-                    message = json.loads(line)
+                    message = messages.decode(line)
                 except ValueError:
-                    break  # torn: it was killed while it spoke
-                self._events.put(Event(member, message))
-        self._events.put(Event(member, None))
+                    break  # torn: it was killed while it wrote
+                self._events.put(Event(worker, message))
+        self._events.put(Event(worker, None))
 
-    def _say(self, member: Member, message: dict[str, Any]) -> None:
-        assert member.process.stdin is not None
+    def _send(self, worker: WorkerProcess, message: messages.Message) -> None:
+        assert worker.process.stdin is not None
         try:
-            member.process.stdin.write(json.dumps(message).encode() + b"\n")
-            member.process.stdin.flush()
+            worker.process.stdin.write(messages.encode(message))
+            worker.process.stdin.flush()
         except (BrokenPipeError, ValueError):
-            return  # dead; its listener says so
+            return  # dead; its listener puts the event
+
+
+def _spawn() -> subprocess.Popen[bytes]:
+    # -P: what lies in the folder that the run is started in, another `intarsia` among it, is not for import.
+    command = [sys.executable, "-P", "-m", "intarsia.batch.running.worker"]
+    environment = {**_MALLOC, **os.environ, "PYTHONPATH": _python_path()}
+
+    # A session of its own: Ctrl-C in the terminal is the parent's to handle.
+    try:
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True
+        )
+    except OSError as exc:
+        raise BackendError(f"a worker process cannot be started: {exc.strerror or exc}") from exc
+
+
+def _python_path() -> str:
+    """Where the worker finds this very package, wherever it is run from."""
+    package = str(Path(__file__).resolve().parents[3])
+    inherited = os.environ.get("PYTHONPATH", "")
+    return os.pathsep.join(filter(None, (package, inherited)))
+
+
+def _last_words(worker: WorkerProcess, status: int) -> str:
+    """How a worker ended; ``status`` is its process's."""
+    how = f"signal {-status}" if status < 0 else f"exit status {status}"
+    if worker.dying:
+        how = f"{how}: {worker.dying}"
+    return f"the worker process died ({how})"
 
 
 def _hang_up(process: subprocess.Popen[bytes]) -> None:
-    """Close the way to a process that is gone; what was on it has lost its reader."""
+    """Close the pipe to a process that is gone; what was in it has lost its reader."""
     if process.stdin is not None:
         with suppress(OSError):
             process.stdin.close()
 
 
-def _paths() -> list[str]:
-    """Where the worker finds this very package, wherever it is run from."""
-    package = str(Path(__file__).resolve().parents[3])
-    return [package, os.environ.get("PYTHONPATH", "")]
-
-
-def _refusal(message: dict[str, Any]) -> IntarsiaError:
+def _refusal(message: messages.EngineRefused) -> IntarsiaError:
     """The worker's own error, as far as the classes go that opening an engine raises."""
-    text = message["refused"]
-    if message["kind"] == "RequestError":
-        return RequestError("engine", message=text)
-    return {"WeightsError": WeightsError}.get(message["kind"], BackendError)(text)
+    if message.kind == "RequestError":
+        return RequestError("engine", message=message.text)
+    if message.kind == "WeightsError":
+        return WeightsError(message.text)
+    return BackendError(message.text)

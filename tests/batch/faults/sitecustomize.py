@@ -17,7 +17,7 @@ if "INTARSIA_TEST_CLOCK" in os.environ:
 
 if "INTARSIA_TEST_FAULTS" in os.environ:
     from intarsia.backends import null
-    from intarsia.errors import BackendError, NotFinite, OutOfMemory
+    from intarsia.errors import DeviceLost, NotFinite, OutOfMemory
 
     DELAY = float(os.environ["INTARSIA_TEST_FAULTS"])
     MARKS = Path(os.environ.get("INTARSIA_TEST_MARKS", "."))
@@ -35,7 +35,7 @@ if "INTARSIA_TEST_FAULTS" in os.environ:
             os.kill(os.getpid(), signal.SIGKILL)
         if "cuda" in prompt or broken:
             broken.append(prompt)
-            raise BackendError("torch failed to evaluate the network: CUDA error: an illegal memory access")
+            raise DeviceLost("torch failed to evaluate the network: CUDA error: an illegal memory access")
         if "broken" in prompt:
             raise ZeroDivisionError("a defect of ours")
         return start(self, conditioning, table, noise)
@@ -47,7 +47,7 @@ if "INTARSIA_TEST_FAULTS" in os.environ:
 
     def faulty_decode(self, states):
         if "nan" in states[0].inputs.prompt:
-            raise NotFinite("the decoded picture has values that are not finite")
+            raise NotFinite("the decoded image has values that are not finite")
         return decode(self, states)
 
     null.NullSession.start = faulty_start

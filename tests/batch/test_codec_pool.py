@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from intarsia.batch import Options
-from intarsia.batch.running.codec_pool import Pool
+from intarsia.batch.running.codec_pool import CodecPool
 
 
 class Log:
@@ -25,7 +25,7 @@ class Log:
 
 
 def test_what_is_to_be_written_goes_before_what_is_to_be_read():
-    log, pool = Log(), Pool(1, ahead=10)
+    log, pool = Log(), CodecPool(1, ahead=10)
     pool.read(log.wait)
     assert log.begun.wait(10)
     for number in range(3):
@@ -38,7 +38,7 @@ def test_what_is_to_be_written_goes_before_what_is_to_be_read():
 
 
 def test_no_more_is_read_ahead_than_was_said_while_writing_goes_on():
-    log, pool = Log(), Pool(1, ahead=2)
+    log, pool = Log(), CodecPool(1, ahead=2)
     for number in range(5):
         pool.read(log.note(number))
     for count in (2, 3, 4):
@@ -54,7 +54,7 @@ def test_no_more_is_read_ahead_than_was_said_while_writing_goes_on():
 
 
 def test_closing_waits_for_what_is_queued_and_for_what_that_queues():
-    log, pool = Log(), Pool(2, ahead=1)
+    log, pool = Log(), CodecPool(2, ahead=1)
 
     def read(number):
         pool.write(log.note(number))
