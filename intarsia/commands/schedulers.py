@@ -69,8 +69,8 @@ def show_scheduler(
 
 def _as_text(table: Table) -> str:
     """Fixed columns: row, timestep, sigma, scale, noise, and the new sample's coefficients."""
-    names = [*(f"state{slot}" for slot in range(table.slots)), "output", "noise"]
-    lines = [f"{table.name}, {table.steps} steps, {len(table)} evaluations, {table.slots} state slots"]
+    names = [*(f"state{slot}" for slot in range(table.state_slots)), "output", "noise"]
+    lines = [f"{table.name}, {table.steps} steps, {len(table)} evaluations, {table.state_slots} state slots"]
     lines += [f"note: {note}" for note in table.notes]
     head = f"{'row':>4} {'timestep':>10} {'sigma':>11} {'input':>9} " + " ".join(f"{n:>11}" for n in names)
     lines += ["new sample (state0) =", head]
@@ -101,7 +101,7 @@ def _plot(table: Table, path: Path) -> None:
     above, below = figure.subplots(2, 1, sharex=True)
     above.semilogy(range(len(table) + 1), [max(float(sigma), 1e-3) for sigma in table.sigmas], marker=".")
     above.set(title=f"{table.name}, {table.steps} steps", ylabel="sigma (0 drawn at 0.001)")
-    names = [*(f"state {slot}" for slot in range(table.slots)), "output", "noise"]
+    names = [*(f"state {slot}" for slot in range(table.state_slots)), "output", "noise"]
     for column, name in enumerate(names):
         if table.matrix[:, 0, column].any():
             below.plot(table.matrix[:, 0, column], marker=".", label=name)

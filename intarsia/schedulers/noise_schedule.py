@@ -7,16 +7,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from numbers import Real
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from intarsia.errors import RequestError, WeightsError, shown
 from intarsia.schedulers.tables import Array
 
-BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
-SPACINGS = ("leading", "trailing", "linspace")
-PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
+Spacing = Literal["leading", "trailing", "linspace"]
+"""How steps are spread over the trained timesteps (Lin et al. 2024, table 2)."""
+PredictionType = Literal["epsilon", "v_prediction", "sample"]
+"""What a network's output is: the noise, the velocity √ᾱ ε - √(1-ᾱ) x_0, or the image."""
+FinalSigma = Literal["zero", "sigma_min"]
+"""The level that the last step ends at: a clean image, or the cleanest trained one."""
+
+BETA_SCHEDULES: tuple[BetaSchedule, ...] = get_args(BetaSchedule)
+SPACINGS: tuple[Spacing, ...] = get_args(Spacing)
+PREDICTION_TYPES: tuple[PredictionType, ...] = get_args(PredictionType)
+FINAL_SIGMAS: tuple[FinalSigma, ...] = get_args(FinalSigma)
 
 # Configuration keys that choose a solver or a curve rather than the noise; diffusers carries them from a
 # model's configuration into whatever scheduler class is made of it.
@@ -71,15 +80,15 @@ class NoiseSchedule:
 
     beta_start: float = 0.00085
     beta_end: float = 0.012
-    beta_schedule: str = "scaled_linear"
+    beta_schedule: BetaSchedule = "scaled_linear"
     trained_betas: tuple[float, ...] | None = None
     num_train_timesteps: int = 1000
     steps_offset: int = 1
     set_alpha_to_one: bool = False
     rescale_betas_zero_snr: bool = False
-    prediction_type: str = "epsilon"
-    timestep_spacing: str | None = None
-    final_sigmas_type: str | None = None
+    prediction_type: PredictionType = "epsilon"
+    timestep_spacing: Spacing | None = None
+    final_sigmas_type: FinalSigma | None = None
     options: tuple[tuple[str, Any], ...] = ()
 
     @classmethod
@@ -115,7 +124,7 @@ class NoiseSchedule:
             ("beta_schedule", BETA_SCHEDULES),
             ("prediction_type", PREDICTION_TYPES),
             ("timestep_spacing", SPACINGS),
-            ("final_sigmas_type", ("zero", "sigma_min")),
+            ("final_sigmas_type", FINAL_SIGMAS),
         )
         for key, allowed in choices:
             value = getattr(self, key)
@@ -190,6 +199,17 @@ class NoiseSchedule:
     def sigma_of(self, timesteps: Array) -> Array:
         """Noise-to-signal ratio at fractional ``timesteps``, linear between the trained ones."""
         return np.interp(timesteps, np.arange(len(self.sigmas), dtype=np.float64), self.sigmas)
+
+
+def alpha_sigma(sigma: float) -> tuple[float, float]:
+    """(√ᾱ, √(1-ᾱ)) at noise-to-signal ratio ``sigma``."""
+    alpha = 1 / math.sqrt(1 + sigma * sigma)
+    return alpha, sigma * alpha
+
+
+def log_snr(sigma: float) -> float:
+    """λ = log(√ᾱ/√(1-ᾱ)) = -log σ; infinite at the clean end."""
+    return -math.log(sigma) if sigma > 0 else math.inf
 
 
 def _unknown(key: str, value: object, known: str) -> WeightsError:

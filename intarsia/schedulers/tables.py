@@ -68,7 +68,7 @@ class Table:
         return len(self.timesteps)
 
     @property
-    def slots(self) -> int:
+    def state_slots(self) -> int:
         """How many arrays the state has."""
         return int(self.matrix.shape[1])
 
@@ -99,7 +99,7 @@ class Table:
             raise RequestError("noise", None, f"given: {self.name} uses fresh noise in its rows")
         latents = np.asarray(latents, dtype=np.float64)
         start = self.start_noise * latents if clean is None else self.start_image * clean + self.start_noise * latents
-        state = np.zeros((self.slots, *latents.shape))
+        state = np.zeros((self.state_slots, *latents.shape))
         state[0] = start
         for row in range(len(self)):
             output = network(self.input_scale[row] * state[0], float(self.timesteps[row]))

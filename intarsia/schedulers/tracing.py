@@ -204,7 +204,7 @@ def _check_linear(scheduler: Any, steps: int, made: Table) -> None:
     rng, count = np.random.default_rng(0), len(made)
     start, outputs, noises = (30 * rng.standard_normal((n, 8)) for n in (1, count, count))
     theirs = _run(scheduler, steps, start[0], outputs, noises)
-    state = np.zeros((made.slots, 8))
+    state = np.zeros((made.state_slots, 8))
     state[0] = start[0]
     for row in range(count):
         state = made.matrix[row] @ np.stack([*state, outputs[row], noises[row]])

@@ -17,6 +17,7 @@ EVERYWHERE = [
     "intarsia.printable",
     "intarsia.redact",
     "intarsia.execution",
+    "intarsia.extensions",
     "intarsia.former_name",
     "intarsia.lru",
     "intarsia.numbers",
