@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from benchmarks.published import UNETS, VAES
 from intarsia.backends.choose import register_backend
 from intarsia.backends.protocol import Opening
 from intarsia.backends.torch.backend import TorchBackend
 from intarsia.backends.torch.device import pick_dtype
 from intarsia.backends.torch.session import TorchSession
 from intarsia.backends.torch.state import State
-from intarsia.models.configs import UNETS, VAES
 from intarsia.models.loading import Parts
 from intarsia.models.text import TextEncoders, TextTower
 from intarsia.models.tokens import load_tokens
