@@ -18,6 +18,7 @@ def ddim(run: SamplingRun) -> Rows:
         alpha_t, sigma_t = alpha_sigma(target)
         fresh = eta * alpha_t * ancestral_split(sigma, target)[0]
         along = math.sqrt(max(sigma_t**2 - fresh**2, 0.0))
+
         sample = alpha_t * rows.image(sigma) + along * rows.epsilon(sigma) + fresh * rows.noise
         rows.add(run.timesteps[i], sigma, sample)
     return rows

@@ -17,10 +17,12 @@ def deis(run: SamplingRun) -> Rows:
     """
     highest = run.options.solver_order or 2
     rows = Rows(run, state_slots=highest, variance_exploding=False)
+
     for i in range(run.start, run.steps):
         order = min(highest, i - run.start + 1, final_order(run, i))
         sigma, target = run.sigmas[i : i + 2]
         history = (rows.epsilon(sigma), *rows.state[1:])
+
         nodes = run.sigmas[i - order + 1 : i + 1][::-1]
         scaled = rows.sample / alpha_sigma(sigma)[0]
         for weight, epsilon in zip(log_integrals(nodes, sigma, target), history, strict=False):

@@ -23,12 +23,15 @@ def dpm_multistep(run: SamplingRun) -> Rows:
     highest = options.solver_order or 2
     if algorithm == "sde-dpmsolver" and highest == 3:
         raise RequestError("solver_order", 3, "1 or 2 for sde-dpmsolver")
+
     rows = Rows(run, state_slots=highest, variance_exploding=False)
+
     for i in range(run.start, run.steps):
         order = min(highest, i - run.start + 1, final_order(run, i))
         newest = prediction(rows, algorithm, run.sigmas[i])
         history = (newest, *rows.state[1:])
         sigmas = run.sigmas[max(i - order + 1, 0) : i + 2]
+
         carried, *factors, fresh = weights(algorithm, (run.sigmas[i], run.sigmas[i + 1]), order, solver_type)
         sample = carried * rows.sample + fresh * rows.noise
         for factor, difference in zip(factors, differences(history, sigmas, order), strict=False):
@@ -49,10 +52,12 @@ def differences(history: tuple[Array, ...], sigmas: tuple[float, ...], order: in
     h = points[-1] - points[-2]
     if h == 0:
         return [history[0]]
+
     near = (points[-2] - points[-3]) / h
     slope = (history[0] - history[1]) / near
     if order == 2:
         return [history[0], slope]
+
     far = (points[-3] - points[-4]) / h
     bend = (slope - (history[1] - history[2]) / far) / (near + far)
     return [history[0], slope + near * bend, bend]

@@ -22,15 +22,18 @@ def dpm_singlestep(run: SamplingRun) -> Rows:
     solver_type = checked_type(options.solver_type, TYPES, "midpoint")
     highest = options.solver_order or 2
     rows = Rows(run, state_slots=highest + 1, variance_exploding=False)
+
     lower_final = options.lower_order_final or run.sigmas[-1] == 0 or run.steps % highest != 0
     orders = group_orders(run.steps, highest, lower_final)
     if run.sigmas[-1] == 0:
         orders[-1] = 1  # no higher order reaches an infinite signal-to-noise ratio
+
     for i in range(run.start, run.steps):
         order = min(orders[i], i - run.start + 1)
         history = (prediction(rows, algorithm, run.sigmas[i]), *rows.state[2:])
         origin = rows.sample if order == 1 else rows.state[1]
         sigmas = run.sigmas[i - order + 1 : i + 2]
+
         carried, *factors, fresh = weights(algorithm, (sigmas[0], sigmas[-1]), order, solver_type)
         sample = carried * origin + fresh * rows.noise
         for factor, difference in zip(factors, _differences(history, sigmas, solver_type), strict=False):
@@ -48,9 +51,11 @@ def group_orders(steps: int, highest: int, lower_final: bool) -> list[int]:
         raise RequestError("solver_order", highest, "1, 2 or 3")
     if highest == 1:
         return [1] * steps
+
     group = list(range(1, highest + 1))
     if not lower_final:
         return group * (steps // highest)
+
     groups = (steps - 1) // highest
     left = steps - groups * highest
     return group * groups + ([1, 1] if highest == 2 and left == 2 else [1, 2, 1][:left])
@@ -61,6 +66,7 @@ def _differences(history: tuple[Array, ...], sigmas: tuple[float, ...], solver_t
     order = len(sigmas) - 1
     if order == 1:
         return [history[0]]
+
     points = [log_snr(sigma) for sigma in sigmas]
     h = points[-1] - points[0]
     far = (points[order - 1] - points[0]) / h
@@ -68,6 +74,7 @@ def _differences(history: tuple[Array, ...], sigmas: tuple[float, ...], solver_t
     slope = (history[0] - base) / far
     if order == 2:
         return [base, slope]
+
     near = (points[1] - points[0]) / h
     if solver_type == "midpoint":
         return [base, slope]  # the paper's algorithm uses the farther difference alone at order 3

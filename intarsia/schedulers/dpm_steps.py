@@ -38,6 +38,7 @@ def weights(algorithm: str, sigmas: tuple[float, float], order: int, solver_type
     (alpha_s, sigma_s), (alpha_t, sigma_t) = alpha_sigma(sigmas[0]), alpha_sigma(sigmas[1])
     h = log_snr(sigmas[1]) - log_snr(sigmas[0])
     stochastic = algorithm.startswith("sde-")
+
     if algorithm.endswith("++"):
         # The SDE's weights are the ODE's at 2h: the noise decays twice as fast as it is predicted away.
         span = 2 * h if stochastic else h
@@ -54,6 +55,7 @@ def weights(algorithm: str, sigmas: tuple[float, float], order: int, solver_type
         first, second, third = (scale * value for value in _noise_integrals(h, order))
         fresh = sigma_t * math.sqrt(math.expm1(2 * h)) if stochastic else 0.0
         carried = alpha_t / alpha_s
+
     if solver_type == "midpoint" and order == 2:
         second = first / 2
     return carried, first, second, third, fresh

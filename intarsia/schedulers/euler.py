@@ -10,6 +10,7 @@ from intarsia.schedulers.rows import Rows, SamplingRun
 def euler(run: SamplingRun) -> Rows:
     """dx/dσ = ε(x, σ), one evaluation a step (Karras et al. 2022, EDM, algorithm 1 without the correction)."""
     rows = Rows(run, state_slots=1, variance_exploding=True)
+
     for i in range(run.start, run.steps):
         sigma, target = run.sigmas[i : i + 2]
         rows.add(run.timesteps[i], sigma, rows.sample + (target - sigma) * rows.epsilon(sigma))
@@ -23,6 +24,7 @@ def euler_ancestral(run: SamplingRun) -> Rows:
     section 3.2; Song et al. 2021, DDIM, eq. 16 with η = 1) written in σ.
     """
     rows = Rows(run, state_slots=1, variance_exploding=True)
+
     for i in range(run.start, run.steps):
         sigma, target = run.sigmas[i : i + 2]
         up, down = ancestral_split(sigma, target)

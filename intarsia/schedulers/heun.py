@@ -16,6 +16,7 @@ def heun(run: SamplingRun) -> Rows:
         sigma, target = run.sigmas[i : i + 2]
         first = rows.epsilon(sigma)
         rows.add(run.timesteps[i], sigma, rows.sample + (target - sigma) * first, rows.sample, first)
+
         if i + 1 < run.steps:
             corrected = origin + (target - sigma) / 2 * (slope + rows.epsilon(target))
             rows.add(run.timesteps[i + 1], target, corrected, rows.zero, rows.zero)

@@ -14,11 +14,13 @@ def ipndm(run: SamplingRun) -> Rows:
     own, which no Stable Diffusion network was trained on; here the formula runs on the model's levels.
     """
     rows = Rows(run, state_slots=4, variance_exploding=False)
+
     for i in range(run.start, run.steps):
-        (alpha, sigma), (alpha_next, sigma_next) = map(alpha_sigma, run.sigmas[i : i + 2])
         history = (rows.epsilon(run.sigmas[i]), *rows.state[1:])
         weights = ADAMS_BASHFORTH[min(i - run.start, 3)]
         mixed = sum((w * epsilon for w, epsilon in zip(weights, history, strict=False)), rows.zero)
+
+        (alpha, sigma), (alpha_next, sigma_next) = map(alpha_sigma, run.sigmas[i : i + 2])
         sample = alpha_next * (rows.sample - sigma * mixed) / alpha + sigma_next * mixed
         rows.add(run.timesteps[i], run.sigmas[i], sample, *history[:3])
     return rows

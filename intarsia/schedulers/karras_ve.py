@@ -21,13 +21,16 @@ def karras_ve(run: SamplingRun) -> Rows:
     rows = Rows(run, state_slots=3, variance_exploding=True)
     _, origin, slope = rows.state
     raised = [_raised(run, i) for i in range(run.steps)]
-    first = run.start
-    if first:
-        rows.start = (1.0, math.hypot(run.sigmas[first], _churn(run.sigmas[first], raised[first])))
-    for i in range(first, run.steps):
+
+    if run.start:
+        first = run.sigmas[run.start]
+        rows.start = (1.0, math.hypot(first, _churn(first, raised[run.start])))
+
+    for i in range(run.start, run.steps):
         sigma, target = raised[i], run.sigmas[i + 1]
         start = rows.epsilon(sigma)
         rows.add(run.timestep_of(sigma), sigma, rows.sample + (target - sigma) * start, rows.sample, start)
+
         if i + 1 < run.steps:
             corrected = origin + (target - sigma) / 2 * (slope + rows.epsilon(target))
             corrected = corrected + _churn(target, raised[i + 1]) * rows.noise

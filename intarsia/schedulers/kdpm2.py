@@ -25,10 +25,12 @@ def _midpoint(run: SamplingRun, ancestral: bool) -> Rows:
     for i in range(run.start, run.steps):
         sigma, target = run.sigmas[i : i + 2]
         up, down = ancestral_split(sigma, target) if ancestral else (0.0, target)
+
         middle = math.sqrt(sigma * down)
         half = rows.sample + (middle - sigma) * rows.epsilon(sigma)
         # diffusers gives the known region the step's end level already at the midpoint.
         rows.add(run.timesteps[i], sigma, half, rows.sample, known=target)
+
         if down > 0:
             end = origin + (down - sigma) * rows.epsilon(middle) + up * rows.noise
             rows.add(run.timestep_of(middle), middle, end, rows.zero, known=target)

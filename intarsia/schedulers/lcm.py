@@ -14,6 +14,7 @@ TIMESTEP_SCALE = 10.0
 def lcm(run: SamplingRun) -> Rows:
     """Luo et al. 2023, LCM (arXiv 2310.04378), algorithm 2 and the boundary condition of appendix C."""
     rows = Rows(run, state_slots=1, variance_exploding=False)
+
     for i in range(run.start, run.steps):
         scaled = run.timesteps[i] * TIMESTEP_SCALE
         keep = SIGMA_DATA**2 / (scaled**2 + SIGMA_DATA**2)

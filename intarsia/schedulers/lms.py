@@ -16,9 +16,11 @@ def lms(run: SamplingRun) -> Rows:
     a run begins later, as in diffusers: below full strength the first steps weight slopes that are not there.
     """
     rows = Rows(run, state_slots=ORDER, variance_exploding=True)
+
     for i in range(run.start, run.steps):
         sigma, target = run.sigmas[i : i + 2]
         slopes = (rows.epsilon(sigma), *rows.state[1:])
+
         nodes = run.sigmas[max(i - ORDER + 1, 0) : i + 1][::-1]
         sample = rows.sample
         for weight, slope in zip(lagrange_integrals(nodes, sigma, target), slopes, strict=False):

@@ -39,7 +39,7 @@ SOLVER_KEYS = (
     "use_exponential_sigmas",
     "use_karras_sigmas",
 )
-# Those of all solvers; each takes another's for its own default.
+# Those of all solvers; each reads another's as its own default.
 SOLVER_TYPES = ("midpoint", "heun", "logrho", "bh1", "bh2")
 _KNOWN = dict.fromkeys(SOLVER_KEYS, "true, false") | {
     "algorithm_type": "a name",
@@ -69,7 +69,7 @@ REFUSED: dict[str, tuple[object, ...]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NoiseSchedule:
     """The variance-preserving process x_t = √ᾱ_t x_0 + √(1-ᾱ_t) ε that a network was trained on.
 
@@ -105,14 +105,16 @@ class NoiseSchedule:
         for key, allowed in REFUSED.items():
             if key in config and config[key] not in allowed:
                 raise WeightsError(f"scheduler configuration: {key}={shown(config[key])} is not supported")
-        own = {field.name for field in fields(cls)} - {"options"}
-        values = {key: value for key, value in config.items() if key in own and value is not None}
-        extra = tuple((key, config[key]) for key in SOLVER_KEYS if config.get(key) is not None)
+
+        names = {field.name for field in fields(cls)} - {"options"}
+        values = {key: value for key, value in config.items() if key in names and value is not None}
+        options = tuple((key, config[key]) for key in SOLVER_KEYS if config.get(key) is not None)
+
         try:
             if "trained_betas" in values:
                 values["trained_betas"] = _trained(values["trained_betas"])
                 values["num_train_timesteps"] = len(values["trained_betas"])
-            schedule = replace(cls(), **values, options=extra)
+            schedule = replace(cls(), **values, options=options)
             schedule.check()
         except (TypeError, ValueError, ArithmeticError) as exc:
             raise WeightsError(f"scheduler configuration: {shown(dict(config))}: {exc}") from exc
@@ -130,20 +132,25 @@ class NoiseSchedule:
             value = getattr(self, key)
             if value is not None and value not in allowed:
                 raise _unknown(key, value, ", ".join(allowed))
+
         for key in ("beta_start", "beta_end"):
             value = getattr(self, key)
             if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) <= 1:
                 raise _unknown(key, value, "a number above 0 and at most 1")
+
         for key in ("set_alpha_to_one", "rescale_betas_zero_snr"):
             if not isinstance(getattr(self, key), bool):
                 raise _unknown(key, getattr(self, key), "true, false")
+
         for key, least in (("num_train_timesteps", 2), ("steps_offset", 0)):
             value = getattr(self, key)
             if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MOST_TIMESTEPS:
                 raise _unknown(key, value, f"a whole number from {least} to {MOST_TIMESTEPS}")
+
         for key, value in self.options:
             if not _is_usable(key, value):
                 raise _unknown(key, value, _KNOWN[key])
+
         betas = self.betas
         if len(betas) < 2 or not np.isfinite(betas).all() or (betas <= 0).any() or (betas > 1).any():
             raise WeightsError("scheduler configuration: betas must lie between 0 and 1")

@@ -24,6 +24,7 @@ def pndm(run: SamplingRun) -> Rows:
     """
     rows = Rows(run, state_slots=4, variance_exploding=False)
     visits = [0, *([1] if run.steps > 1 else []), *range(1, run.steps)]
+
     for count, level in enumerate(visits[run.start :]):
         out, first, second, third = rows.output, *rows.state[1:]
         state: tuple[Array, ...]

@@ -16,11 +16,13 @@ def score_sde_ve(run: SamplingRun) -> Rows:
     (:func:`intarsia.schedulers.tables.langevin_step`); its row holds the step of size 2σ², which that scales.
     """
     rows = Rows(run, state_slots=1, variance_exploding=True)
+
     for i in range(run.start, run.steps):
         sigma, target = run.sigmas[i : i + 2]
         epsilon = rows.epsilon(sigma)
         corrected = rows.sample - 2 * sigma * epsilon + 2 * sigma * rows.noise
         rows.add(run.timesteps[i], sigma, corrected, langevin_snr=SNR)
+
         variance = sigma**2 - target**2
         predicted = rows.sample - variance / sigma * epsilon
         if i + 1 < run.steps:

@@ -25,12 +25,15 @@ def unipc(run: SamplingRun) -> Rows:
     form = _Form(options.predict_x0, checked_type(options.solver_type, TYPES, "bh2"))
     rows = Rows(run, state_slots=2 + highest, variance_exploding=False)
     order = 0
+
     for i in range(run.start, run.steps):
         newest = rows.image(run.sigmas[i]) if form.data else rows.epsilon(run.sigmas[i])
+
         sample = rows.sample
         if order:  # the order of the step that is corrected
             sigmas = run.sigmas[i - order : i + 1]
             sample = form.step(rows.state[1], rows.state[2:], sigmas, newest)
+
         left = run.steps - i if options.lower_order_final is not False else highest
         order = min(highest, left, i - run.start + 1)
         history = (newest, *rows.state[2:-1])
@@ -55,15 +58,18 @@ class _Form:
         h = points[-1] - points[-2]
         signed = -h if self.data else h
         growth = math.expm1(signed)
+
         carried, scale = (sigma_t / sigma_s, alpha_t) if self.data else (alpha_t / alpha_s, sigma_t)
         sample = carried * origin - scale * growth * history[0]
         order = len(sigmas) - 1
         if h == 0 or (order == 1 and end is None):
             return sample
+
         ratio_steps = [(point - points[-2]) / h for point in points[-3::-1]]
         terms = [(m - history[0]) / r for m, r in zip(history[1:], ratio_steps, strict=False)]
         if end is not None:
             ratio_steps, terms = [*ratio_steps, 1.0], [*terms, end - history[0]]
+
         b = signed if self.solver_type == "bh1" else growth
         for factor, term in zip(_solve(ratio_steps, signed, b), terms, strict=True):
             sample = sample - scale * b * factor * term
