@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from intarsia.errors import RequestError
-from intarsia.schedulers.names import resolve, solver_of
+from intarsia.schedulers.names import NAMES, resolve, solver_of
 from intarsia.schedulers.noise_schedule import NoiseSchedule, alpha_sigma
 from intarsia.schedulers.rows import Rows, SamplingRun
 from intarsia.schedulers.settings import (
@@ -95,7 +95,31 @@ def _build(request: SchedulerRequest) -> Table:
         options=resolved.options,
         schedule=request.schedule,
     )
-    return _assemble(request, resolved, run, request.solver.rows(run))
+    return _assemble(request, resolved, run, _solved(request, run))
+
+
+def _solved(request: SchedulerRequest, run: SamplingRun) -> Rows:
+    """The solver's rows. What goes wrong in a solver from outside the package is an error of the request."""
+    if request.name in NAMES:
+        return request.solver.rows(run)
+
+    try:
+        rows = request.solver.rows(run)
+    except RequestError:
+        raise
+    except Exception as exc:
+        raise _failure(request, f"{type(exc).__name__}: {exc}") from exc
+
+    if not isinstance(rows, Rows) or not rows.updates:
+        raise _failure(request, "it gave no rows")
+    if not np.isfinite(rows.updates).all():
+        raise _failure(request, "its coefficients are not finite")
+    return rows
+
+
+def _failure(request: SchedulerRequest, reason: str) -> RequestError:
+    message = f"the solver of {request.name} failed for {request.steps} steps: {reason}"
+    return RequestError("scheduler", request.name, message=message)
 
 
 def _assemble(request: SchedulerRequest, resolved: ResolvedScheduler, run: SamplingRun, rows: Rows) -> Table:

@@ -91,6 +91,9 @@ class Rows:
 
         ``known`` is the sigma of the known region after the row; None is that of the next evaluation.
         """
+        if [np.shape(slot) for slot in state] != [self.sample.shape] * len(self.state):
+            raise ValueError(f"a row needs {len(self.state)} sums of unit vectors, one for each state slot")
+
         self.timesteps.append(timestep)
         self.sigmas.append(sigma)
         self.updates.append(state)

@@ -197,6 +197,35 @@ def test_what_is_no_solver_is_refused_with_its_distribution(installed):
         schedulers.table("NotOne", 5)
 
 
+def two_slots(run):
+    rows = schedulers.Rows(run, state_slots=2, variance_exploding=True)
+    rows.add(run.timesteps[0], run.sigmas[0], rows.sample)
+    return rows
+
+
+def not_finite(run):
+    rows = schedulers.Rows(run, state_slots=1, variance_exploding=True)
+    rows.add(run.timesteps[0], run.sigmas[0], float("nan") * rows.sample)
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        (lambda run: 1 / 0, "ZeroDivisionError: division by zero"),
+        (lambda run: None, "it gave no rows"),
+        (lambda run: schedulers.Rows(run, 1, variance_exploding=True), "it gave no rows"),
+        (two_slots, "ValueError: a row needs 2 sums of unit vectors, one for each state slot"),
+        (not_finite, "its coefficients are not finite"),
+    ],
+)
+def test_a_solver_that_fails_is_named(rows, reason, engine, request_of):
+    schedulers.register("Faulty", schedulers.Solver(rows=rows, grid=schedulers.Grid()))
+    with pytest.raises(intarsia.RequestError, match=f"the solver of Faulty failed for 6 steps: {reason}"):
+        engine.run(request_of(scheduler="faulty"))
+    assert engine.run(request_of(scheduler="euler")).images
+
+
 @pytest.mark.parametrize("taken", ["EulerDiscreteScheduler", "heunDISCRETEscheduler", "dpm++ 2m"])
 def test_a_name_of_the_package_is_not_given_away(installed, taken, caplog):
     installed("greedy", {SCHEDULERS: {taken: "MODULE:SOLVER", "Other": "MODULE:SOLVER"}}, SOLVER)
