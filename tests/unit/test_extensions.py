@@ -13,7 +13,7 @@ from PIL import Image
 
 import intarsia
 from intarsia import schedulers
-from intarsia.backends.choose import BACKENDS, backend_names, choose, register_backend
+from intarsia.backends.choose import BACKENDS, backend_names, register_backend
 from intarsia.backends.null import NullBackend
 from intarsia.schedulers import names
 from intarsia.schedulers.euler import euler
@@ -33,7 +33,7 @@ from intarsia.errors import BackendError
 
 
 class Outer(NullBackend):
-    def __init__(self, device, deterministic):
+    def __init__(self, device, execution):
         if not device.startswith(("auto", "quantum")):
             raise BackendError(f"device must be auto or quantum[:N], not {device!r}")
         self.device = device
@@ -284,7 +284,7 @@ def test_an_installed_backend_spells_its_devices(outer_backend):
         intarsia.Engine("outer", "cuda")
     for backend in ("auto", *BACKENDS_HERE):
         with pytest.raises(intarsia.BackendError, match=r"device must be auto, cpu, .*, not 'quantum:3'"):
-            choose(backend, "quantum:3", None)
+            intarsia.Engine(backend, "quantum:3")
 
 
 @pytest.mark.parametrize("backend", ["null", "torch"])
@@ -292,7 +292,7 @@ def test_tensorrt_is_of_onnx(backend):
     if backend not in BACKENDS_HERE:
         pytest.skip("needs torch")
     with pytest.raises(intarsia.BackendError, match=f"device tensorrt:1 is of backend onnx, not of {backend}"):
-        choose(backend, "tensorrt:1", None)
+        intarsia.Engine(backend, "tensorrt:1")
 
 
 def test_an_unknown_backend_is_told_of_all_that_there_are(outer_backend):
