@@ -18,12 +18,13 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from intarsia.backends import protocol
+from benchmarks.published import UNETS, VAES
+from intarsia.backends.choose import register_backend
+from intarsia.backends.protocol import Opening
 from intarsia.backends.torch.backend import TorchBackend
 from intarsia.backends.torch.device import pick_dtype
 from intarsia.backends.torch.session import TorchSession
 from intarsia.backends.torch.state import State
-from intarsia.models.configs import UNETS, VAES
 from intarsia.models.loading import Parts
 from intarsia.models.text import TextEncoders, TextTower
 from intarsia.models.tokens import load_tokens
@@ -176,7 +177,7 @@ class RandomBackend:
         self._torch.simulates = True  # so that a CPU rehearses what is for a GPU
         self.device, self.slots = self._torch.device, self._torch.slots
 
-    def open(self, opening: protocol.Opening) -> TorchSession:
+    def open(self, opening: Opening) -> TorchSession:
         weights = Weights(**json.loads((opening.folder / "model_index.json").read_text())["random"])
         device = torch.device(self.device)
         made = parts(weights, device, pick_dtype(device))
@@ -188,8 +189,8 @@ class RandomBackend:
 
 
 def register() -> None:
-    """Let ``Engine("random")`` find the backend: a backend is a name in this table, imported on use."""
-    protocol.BACKENDS["random"] = "benchmarks.networks:RandomBackend"
+    """Let ``Engine("random")`` find the backend: it is imported on first use."""
+    register_backend("random", "benchmarks.networks:RandomBackend")
 
 
 @contextmanager

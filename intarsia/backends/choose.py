@@ -1,45 +1,73 @@
-"""Which backend a name means on which device, and what ``auto`` chooses."""
+"""Which backend a name means on which device, what ``auto`` chooses, and backends from outside the package."""
 
 from __future__ import annotations
 
 import importlib
-import re
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from intarsia.backends.device_names import check_device_name
 from intarsia.backends.driver import gpu_count
 from intarsia.backends.protocol import Backend, Checker, Opening, Session
 from intarsia.errors import BackendError
+from intarsia.extensions import Extensions
 
 if TYPE_CHECKING:
     from intarsia.backends.onnx.backend import OnnxBackend
 
-__all__ = ["BACKENDS", "CpuBackend", "choose"]
+__all__ = ["BACKENDS", "CpuBackend", "backend_names", "choose", "register_backend"]
 
 BACKENDS = {
     "torch": "intarsia.backends.torch.backend:TorchBackend",
     "onnx": "intarsia.backends.onnx.backend:OnnxBackend",
     "null": "intarsia.backends.null:NullBackend",
 }
+"""The package's own, each imported when it is asked for."""
+
+_OUTSIDE = Extensions(
+    "intarsia.backends",
+    "backend",
+    taken=lambda: ("auto", *BACKENDS),
+    error=lambda name, sentence: BackendError(sentence),
+)
+
+
+def register_backend(name: str, backend: type[Backend] | str) -> None:
+    """Make a backend from outside the package known in this process.
+
+    An installed distribution needs no call: an entry point of the group ``intarsia.backends`` that names a class is
+    found in every process.
+
+    Args:
+        backend: a class (:class:`intarsia.backends.protocol.Backend`), or ``module:attribute``, imported when it is
+            asked for.
+
+    Raises:
+        BackendError: not a backend, or a name that is taken.
+    """
+    if not isinstance(backend, str):
+        _check_backend(name, backend)
+    _OUTSIDE.register(name, backend)
+
+
+def backend_names() -> tuple[str, ...]:
+    """All names that ``choose`` takes, but for ``auto``; nothing is imported."""
+    return tuple(sorted((*BACKENDS, *_OUTSIDE.names())))
 
 
 def choose(backend: str, device: str, deterministic: bool | None) -> Backend:
-    """The backend that the names mean, on its device. ``auto`` is the only thing that may choose.
+    """The backend that the names mean, on its device. ``auto`` is the only name that may choose.
 
     Raises:
         BackendError: an unknown name, a package that is missing, a device that is not there.
     """
-    if not isinstance(device, str) or not re.fullmatch(r"auto|cpu|(cuda|tensorrt)(:\d+)?", device):
-        raise BackendError(f"device must be auto, cpu, cuda, cuda:N, tensorrt or tensorrt:N, not {device!r}")
     if backend == "auto":
+        check_device_name(device, "auto")
         return _automatic(device, deterministic)
-    if backend not in BACKENDS:
-        raise BackendError(f"backend must be one of auto, {', '.join(sorted(BACKENDS))}, not {backend!r}")
-    if device.startswith("tensorrt") and backend != "onnx":
-        raise BackendError(f"device {device} is of backend onnx, not of {backend}")
-    return _load(backend)(device, deterministic)
+    kind = _load(backend) if backend in BACKENDS else _load_outside(backend)
+    return kind(device, deterministic)
 
 
 def _automatic(device: str, deterministic: bool | None) -> Backend:
@@ -74,6 +102,24 @@ def _load(name: str) -> type[Backend]:
             f"backend {name} needs the package {exc.name}, which is not installed: pip install 'intarsia[{extra}]'"
         ) from exc
     return found
+
+
+def _load_outside(name: str) -> type[Backend]:
+    """A backend from outside the package; the sentence about an unknown name lists these too."""
+    backend = _OUTSIDE.load(name) if isinstance(name, str) else None
+    if backend is None:
+        raise BackendError(f"backend must be one of auto, {', '.join(backend_names())}, not {name!r}")
+    return _check_backend(name, backend)
+
+
+def _check_backend(name: str, backend: object) -> type[Backend]:
+    """``backend`` if it is a class with a backend's methods."""
+    missing = [method for method in ("open", "open_checker") if not callable(getattr(backend, method, None))]
+    if isinstance(backend, type) and not missing:
+        return backend
+
+    found = f"{backend.__name__} without {' and '.join(missing)}" if isinstance(backend, type) else repr(backend)
+    raise BackendError(f"backend {name}{_OUTSIDE.origin(name)} must be a class with open and open_checker, not {found}")
 
 
 class CpuBackend:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from intarsia.backends.device_names import check_device_name
 from intarsia.backends.protocol import Inputs, Opening, Runtime, Step
 from intarsia.errors import BackendError
 from intarsia.execution import STANDARD
@@ -90,6 +91,7 @@ class NullBackend:
     slots = 8
 
     def __init__(self, device: str, deterministic: bool | None) -> None:
+        check_device_name(device, "null")
         if device not in ("auto", "cpu"):
             raise BackendError(f"device must be auto or cpu for the null backend, not {device!r}")
         self.device = "cpu"

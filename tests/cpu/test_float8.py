@@ -14,13 +14,13 @@ from torch.nn import functional as F
 
 import intarsia
 from benchmarks.float8 import decibels, missed, paint_scene, summary
+from benchmarks.op_count import count
+from benchmarks.published import UNETS
 from intarsia.backends.torch import precision as precisions
 from intarsia.backends.torch.backend import TorchBackend
-from intarsia.backends.torch.counting import count
 from intarsia.backends.torch.precision import product_dtype
 from intarsia.kernels.float8 import FLOAT8
 from intarsia.models.attention import Context, TransformerBlock
-from intarsia.models.configs import UNETS
 from intarsia.models.float8 import in_float8
 from intarsia.models.loading import load_pipeline_parts
 from intarsia.models.unet import UNet

@@ -141,7 +141,7 @@ def test_a_shrunk_autoencoder_gives_the_same_bits(layers):
 
 
 def test_missing_added_conditioning_is_an_error():
-    from intarsia.models.configs import SDXL
+    from benchmarks.published import SDXL
 
     with torch.device("meta"):
         unet = UNet(SDXL)

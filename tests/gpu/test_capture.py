@@ -15,6 +15,7 @@ need_compiled_kernels()
 import torch
 
 import intarsia
+from benchmarks.published import VAES
 from intarsia.backends.protocol import Step
 from intarsia.backends.torch import session as sessions
 from intarsia.backends.torch.backend import TorchBackend
@@ -26,7 +27,6 @@ from intarsia.engine.parts import opening
 from intarsia.engine.resolve import resolve
 from intarsia.engine.sampling import table_of
 from intarsia.kernels.attention import KERNELS, _by
-from intarsia.models.configs import VAES
 from intarsia.models.vae_kl import AutoencoderKL
 from intarsia.schedulers import NAMES
 

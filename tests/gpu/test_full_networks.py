@@ -15,7 +15,7 @@ diffusers = pytest.importorskip("diffusers", reason="the yardstick is diffusers:
 import torch
 
 from benchmarks.peers import diffusers_unet, diffusers_vae
-from intarsia.models.configs import UNETS, VAES
+from benchmarks.published import UNETS, VAES
 from intarsia.models.layers import use_kernels
 from intarsia.models.unet import UNet
 from intarsia.models.vae_kl import AutoencoderKL

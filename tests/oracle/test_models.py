@@ -9,7 +9,7 @@ pytest.importorskip("diffusers")
 
 import diffusers
 
-from intarsia.models.configs import UNETS, VAES
+from benchmarks.published import UNETS, VAES
 from intarsia.models.unet import UNet
 from intarsia.models.unet_config import UNetConfig
 from intarsia.models.vae_kl import AutoencoderKL, KLConfig

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from intarsia.backends.device_names import check_device_name
 from intarsia.backends.torch.memory import Attempt, is_out_of_memory, measured, what_would_fit
 from intarsia.errors import BackendError, DeviceLost, OutOfMemory
 
@@ -18,6 +19,7 @@ __all__ = ["installed_versions", "pick_device", "pick_dtype", "translated", "upl
 
 def pick_device(name: str) -> torch.device:
     """``auto`` is the first GPU, else the CPU; a device asked for by name is there or refused."""
+    check_device_name(name, "torch")
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)

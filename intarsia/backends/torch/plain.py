@@ -34,7 +34,7 @@ class PlainSteps:
 
     def slots(self, table: Table) -> int:
         """State slots of a lane's buffer: as many as its table has."""
-        return table.slots
+        return table.state_slots
 
     def pack(self, table: Table) -> Tensor:
         """The matrices, float32 ``[R, S, S + 2]``."""

@@ -59,7 +59,7 @@ class StagedSteps:
 
     def slots(self, table: Table) -> int:
         """State slots of a lane's buffer."""
-        return max(_SLOTS, table.slots)
+        return max(_SLOTS, table.state_slots)
 
     def pack(self, table: Table) -> Tensor:
         """The table as records, float32 ``[R, record_size(S)]``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -12,17 +13,29 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.op_count import Count, count
+from benchmarks.published import UNETS, VAES
 from intarsia import schedulers
 from intarsia.backends.protocol import Inputs, Step
-from intarsia.backends.torch.counting import Count, count
 from intarsia.backends.torch.session import TorchSession
-from intarsia.models.configs import UNETS, VAES
 from intarsia.models.loading import Parts
 from intarsia.models.text import TextEncoding
 from intarsia.models.unet import UNet
 from intarsia.models.vae_kl import AutoencoderKL
 
-__all__ = ["GOAL", "RATE", "Floor", "diffusers_forward", "floors", "forward", "network", "parameters", "step"]
+__all__ = [
+    "GOAL",
+    "RATE",
+    "Floor",
+    "as_json",
+    "as_text",
+    "diffusers_forward",
+    "floors",
+    "forward",
+    "network",
+    "parameters",
+    "step",
+]
 
 RATE = 790e12
 """FLOP/s of one H200 in dense half-precision products, measured; its data sheet says 990."""
@@ -153,6 +166,46 @@ def diffusers_forward(size: int) -> Count | None:
     sample, text = _half(2, 9, size // _FACTOR, size // _FACTOR), _half(2, _TOKENS, 768)
     timestep = torch.ones((), device="meta", dtype=torch.int64)
     return count(lambda: unet(sample, timestep, text, return_dict=False))
+
+
+def as_json() -> str:
+    """All lines, and how often each operation runs, for other programs."""
+    rows = [
+        {
+            "work": row.work,
+            "tflop": row.tflop,
+            "expected": row.expected,
+            "ms": row.milliseconds,
+            "operations": row.count.total,
+        }
+        for row in floors()
+    ]
+    operations = {
+        "step": dict(step("sd15-inpaint", 512).operations),
+        "network": dict(forward("sd15-inpaint", 512).operations),
+    }
+    theirs = diffusers_forward(512)
+    if theirs is not None:
+        operations["diffusers network"] = dict(theirs.operations)
+    return json.dumps({"rows": rows, "operations": operations}, indent=2)
+
+
+def as_text() -> str:
+    """Parameters, all lines as a table, and the operations of an SD1.5 step."""
+    lines = [f"{family}: {parameters(family) / 1e6:,.1f} M parameters" for family in ("sd15-inpaint", "sdxl")]
+
+    lines += ["", f"{'':46} {'TFLOP':>8} {'expected':>8} {f'ms at {RATE / 1e12:.0f}':>10} {'operations':>10}"]
+    for row in floors():
+        numbers = f"{row.tflop:8.3f} {row.expected:8.3f} {row.milliseconds:10.2f} {row.count.total:10d}"
+        lines.append(f"{row.work:46} {numbers}")
+
+    ours, theirs = step("sd15-inpaint", 512), diffusers_forward(512)
+    total = str(theirs.total) if theirs else "not installed"
+    network_total = forward("sd15-inpaint", 512).total
+    lines += ["", f"Operations of an SD1.5 evaluation, 512²: network {network_total}, diffusers' {total}; whole step"]
+    lines.append(f"{ours.total} (goal: at most {GOAL}):")
+    lines += [f"  {often:4d}  {name}" for name, often in sorted(ours.operations.items(), key=lambda item: -item[1])]
+    return "\n".join(lines)
 
 
 @dataclass(frozen=True)
