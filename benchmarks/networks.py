@@ -203,7 +203,7 @@ def decoded_samples() -> Iterator[list[Tensor]]:
     decode = TorchSession.decode
 
     def keep(session: TorchSession, states: Sequence[State]) -> list[Any]:
-        samples.extend(session._steps.sample(state).float().clone() for state in states)
+        samples.extend(session._stepper.sample(state).float().clone() for state in states)
         return decode(session, states)
 
     sessions: Any = TorchSession

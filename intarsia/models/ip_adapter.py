@@ -144,7 +144,7 @@ class IPAdapter(nn.Module):
             {str(2 * i + 1): ImageKeysValues(each, width) for i, each in enumerate(unet.cross_attentions())}
         )
 
-    def context(self, features: Tensor, scale: float) -> Tensor:
+    def image_kv(self, features: Tensor, scale: float) -> Tensor:
         """What CLIP says of pictures ([B, P], or [B, n, E] for a resampler) → [B, m, K], packed for the UNet."""
         tokens = self.image_proj(features)
         layers = sorted(self.ip_adapter.values(), key=lambda each: cast(ImageKeysValues, each).columns.start)
@@ -163,10 +163,10 @@ class ImagePrompts:
     encoder: nn.Module
     processor: Any
 
-    def context(self, picture: np.ndarray, scale: float) -> Tensor:
-        """[2, m, K] of uint8 ``[H, W, 3]``: what stands for no picture (the unconditional half), and the picture."""
+    def image_kv(self, image: np.ndarray, scale: float) -> Tensor:
+        """Keys and values ``[2, m, K]`` of uint8 ``[H, W, 3]``: of no image (the unconditional branch), and of it."""
         weight = next(self.encoder.parameters())
-        pixels = self.processor(Image.fromarray(picture), return_tensors="pt").pixel_values.to(weight)
+        pixels = self.processor(Image.fromarray(image), return_tensors="pt").pixel_values.to(weight)
         encoder = cast(Any, self.encoder)
         if isinstance(self.adapter.image_proj, Resampler):
             both = torch.cat([torch.zeros_like(pixels), pixels])
@@ -174,7 +174,7 @@ class ImagePrompts:
         else:
             embedding = encoder(pixels).image_embeds
             features = torch.cat([torch.zeros_like(embedding), embedding])
-        return self.adapter.context(features, scale)
+        return self.adapter.image_kv(features, scale)
 
 
 def resampler_shape(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> ResamplerShape:

@@ -19,7 +19,7 @@ class TextEncoding:
     """Encoded prompts.
 
     Attributes:
-        hidden: [B, n, D], one vector per token; what ``UNet.context`` takes.
+        hidden: [B, n, D], one vector per token; what ``UNet.cross_kv`` takes.
         pooled: [B, P], one vector per prompt (SDXL), else None.
         warnings: one sentence for each prompt that was cut.
     """

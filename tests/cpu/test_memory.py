@@ -100,7 +100,7 @@ def test_what_does_not_fit_is_done_in_tiles_and_said(models, ask, short, name):
         set_limit(name, 256 * 320 - 1)
         first, second = (engine.run(ask()) for _ in range(2))
         other = engine.run(ask(width=128, height=128))
-    expected = f"pictures of 256x320 are {name}d in tiles: memory does not hold them whole"
+    expected = f"images of 256x320 are {name}d in tiles: memory does not hold them whole"
     for result in (first, second):
         assert expected in result.warnings
         difference = np.asarray(result.generated[0], float) - np.asarray(whole.generated[0], float)
@@ -119,7 +119,7 @@ def test_what_does_not_fit_in_tiles_either_says_what_would(models, ask, short, m
     with (
         intarsia.Engine("torch", "cpu", models) as engine,
         pytest.raises(
-            intarsia.OutOfMemory, match="while trying to decode a picture: 256x320 needs 8,192 MiB or more"
+            intarsia.OutOfMemory, match="while trying to decode an image: 256x320 needs 8,192 MiB or more"
         ) as caught,
     ):
         engine.run(ask())
@@ -226,7 +226,7 @@ def test_a_device_too_few_is_counted(monkeypatch):
         intarsia.Engine("torch", "cuda:3")
 
 
-# What may be chosen, and what is recorded.
+# What may be chosen, and what is captured.
 
 
 def test_capture_is_for_a_gpu(models, ask):

@@ -105,8 +105,8 @@ def forward(family: str, size: int) -> Count:
     with torch.no_grad():
         pooled = _half(1, 1280) if config.added_inputs else None
         emb = unet.embed(_half(1), pooled, _half(1, 6) if config.added_inputs else None).expand(2, -1)
-        context = unet.context(_half(2, _TOKENS, config.cross_attention_dim[0]))
-    return count(lambda: unet(sample, emb, context))
+        cross_kv = unet.cross_kv(_half(2, _TOKENS, config.cross_attention_dim[0]))
+    return count(lambda: unet(sample, emb, cross_kv))
 
 
 @cache
