@@ -1,6 +1,6 @@
 """The null backend: deterministic, weightless, instant.
 
-It keeps the protocol and no more: pictures are a flat colour that depends on the prompts, on the parts put
+It keeps the protocol and no more: images are a flat color that depends on the prompts, on the parts put
 into the model (by name), on its precision and on the starting noise, so that the command line, batches and servers can
 be tested without a model. The masks and the paste-back are the real ones.
 """
@@ -21,14 +21,14 @@ from intarsia.schedulers import Table
 
 __all__ = ["NullBackend", "NullChecker", "NullSession"]
 
-# By how much red and blue must both exceed green, on average, for a picture to be flagged.
+# By how much red and blue must both exceed green, on average, for an image to be flagged.
 _PURPLE = 32
 
 
 @dataclass(frozen=True, eq=False)
 class _State:
     inputs: Inputs
-    colour: np.ndarray
+    color: np.ndarray
 
 
 class NullSession:
@@ -53,8 +53,8 @@ class NullSession:
         if files.vae_folder is not None:
             parts.append(f"vae {files.vae_folder.name}")
         if files.ip_adapter is not None and inputs.image_prompt is not None:
-            picture = hashlib.sha256(inputs.image_prompt.tobytes()).hexdigest()
-            parts.append(f"ip {files.ip_adapter.name} {inputs.image_scale} {picture}")
+            digest = hashlib.sha256(inputs.image_prompt.tobytes()).hexdigest()
+            parts.append(f"ip {files.ip_adapter.name} {inputs.image_scale} {digest}")
         if files.precision != STANDARD:
             parts.append(f"precision {files.precision}")
         return "\0".join(parts)
@@ -63,21 +63,21 @@ class NullSession:
         """Nothing to compute."""
 
     def decode(self, states: Sequence[_State]) -> list[np.ndarray]:
-        pictures = [state.inputs.image.copy() for state in states]
-        for picture, state in zip(pictures, states, strict=True):
-            for channel, level in enumerate(state.colour):  # several times faster than all three at once
-                picture[:, :, channel][state.inputs.mask] = level
-        return pictures
+        images = [state.inputs.image.copy() for state in states]
+        for image, state in zip(images, states, strict=True):
+            for channel, level in enumerate(state.color):  # several times faster than all three at once
+                image[:, :, channel][state.inputs.mask] = level
+        return images
 
     def close(self) -> None:
         """Nothing to release."""
 
 
 class NullChecker:
-    """Flags pictures that are purple on the whole: mean red and mean blue at least 32 levels above mean green."""
+    """Flags images that are purple on the whole: mean red and mean blue at least 32 levels above mean green."""
 
-    def check(self, pictures: Sequence[np.ndarray]) -> list[bool]:
-        means = (picture.reshape(-1, 3).mean(axis=0) for picture in pictures)
+    def check(self, images: Sequence[np.ndarray]) -> list[bool]:
+        means = (image.reshape(-1, 3).mean(axis=0) for image in images)
         return [bool(min(red, blue) >= green + _PURPLE) for red, green, blue in means]
 
     def close(self) -> None:

@@ -65,7 +65,7 @@ class ModelFiles:
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """What one request's pictures have in common, before any of it is encoded.
+    """What one request's images have in common, before any of it is encoded.
 
     Attributes:
         guidance_scale: 1 evaluates the conditional half only.
@@ -141,7 +141,7 @@ class Session(Protocol):
         ...
 
     def encode(self, inputs: Inputs) -> tuple[Conditioning, tuple[str, ...]]:
-        """Encode prompts, image and mask once for all pictures of a request; second: warnings."""
+        """Encode prompts, image and mask once for all images of a request; second: warnings."""
         ...
 
     def start(self, conditioning: Conditioning, table: Table, noise: np.ndarray) -> State:
@@ -153,7 +153,7 @@ class Session(Protocol):
         ...
 
     def decode(self, states: Sequence[State]) -> list[np.ndarray]:
-        """Pictures of finished lanes: uint8 ``[h, w, 3]`` each."""
+        """Images of finished lanes: uint8 ``[h, w, 3]`` each."""
         ...
 
     def close(self) -> None:
@@ -163,7 +163,7 @@ class Session(Protocol):
 
 @runtime_checkable
 class Blends(Protocol):
-    """What a session may be able to do beside: paste pictures on its device."""
+    """What a session may be able to do beside: paste images on its device."""
 
     def blend(self, base: np.ndarray, over: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """:func:`intarsia.canvas.paste.blend`, byte for byte."""
@@ -186,8 +186,8 @@ class Adapts(Protocol):
 class Checker(Protocol):
     """One opened safety checker on one device. Used from one thread at a time."""
 
-    def check(self, pictures: Sequence[np.ndarray]) -> list[bool]:
-        """Whether each picture, uint8 ``[h, w, 3]`` of any size, shows what is not to be shown."""
+    def check(self, images: Sequence[np.ndarray]) -> list[bool]:
+        """Whether each image, uint8 ``[h, w, 3]`` of any size, shows what is not to be shown."""
         ...
 
     def close(self) -> None:

@@ -20,31 +20,31 @@ from intarsia.models.merging import Matcher, Matching
 
 
 def tokens_of(x: Tensor) -> Tensor:
-    """[B, C, H, W] → [B, H*W, C]; a view where ``x`` is channels_last."""
+    """``[B, C, H, W]`` → ``[B, H*W, C]``; a view where ``x`` is channels_last."""
     return x.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def feature_map(tokens: Tensor, height: int, width: int) -> Tensor:
-    """[B, H*W, C] → [B, C, H, W] in channels_last memory; always a view."""
+    """``[B, H*W, C]`` → ``[B, C, H, W]`` in channels_last memory; always a view."""
     batch, _, channels = tokens.shape
     return tokens.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
 def _heads(x: Tensor, parts: int, heads: int) -> Tensor:
-    """[B, T, parts*heads*d] → [parts, B, heads, T, d], a view."""
+    """``[B, T, parts*heads*d]`` → [parts, B, heads, T, d], a view."""
     batch, count, _ = x.shape
     return x.view(batch, count, parts, heads, -1).permute(2, 0, 3, 1, 4)
 
 
 def _joined(heads: Tensor) -> Tensor:
-    """[B, heads, T, d] → [B, T, heads*d]."""
+    """``[B, heads, T, d]`` → ``[B, T, heads*d]``."""
     return heads.transpose(1, 2).flatten(2)
 
 
 class SelfAttention(nn.Module):
     """Self-attention with one packed projection.
 
-    The parameter ``qkv`` [3C, C] holds the rows of ``to_q``, ``to_k`` and ``to_v``, one below the other: one
+    The parameter ``qkv`` ``[3C, C]`` holds the rows of ``to_q``, ``to_k`` and ``to_v``, one below the other: one
     matrix product instead of three, and no second copy of the weights. State dicts keep the three published
     names: reading splits it, loading joins them. ``float8`` is that product in e4m3; it then replaces ``qkv``.
     """
@@ -62,7 +62,7 @@ class SelfAttention(nn.Module):
         self.register_load_state_dict_pre_hook(_join_qkv)  # type: ignore[no-untyped-call]
 
     def forward(self, x: Tensor | Float8, log_size: Tensor | None = None) -> Tensor:
-        """[B, T, C] → [B, T, C]; ``log_size`` [L, T] is added to the logits of each key (token merging).
+        """``[B, T, C]`` → ``[B, T, C]``; ``log_size`` ``[L, T]`` is added to the logits of each key (token merging).
 
         L divides B; samples ``i * B / L …`` have row i.
         """
@@ -152,7 +152,7 @@ class AttentionInputs(NamedTuple):
 
 
 def _repeated(x: Tensor, times: int) -> Tensor:
-    """[L, …] → [L*times, …], each sample beside its copies; feature maps in channels_last memory."""
+    """``[L, …]`` → ``[L*times, …]``, each sample beside its copies; feature maps in channels_last memory."""
     if x.ndim != 4:
         return x.repeat_interleave(times, 0)
     return x.permute(0, 2, 3, 1).repeat_interleave(times, 0).permute(0, 3, 1, 2)
@@ -175,7 +175,7 @@ class CrossAttention(nn.Module):
         self.to_out = nn.Sequential(nn.Linear(channels, channels))
 
     def key_value(self, hidden: Tensor) -> Tensor:
-        """[B, n, D] → [B, n, 2C]: keys, then values."""
+        """``[B, n, D]`` → ``[B, n, 2C]``: keys, then values."""
         return torch.cat([self.to_k(hidden), self.to_v(hidden)], dim=2)
 
     def forward(self, x: Tensor | Float8, inputs: AttentionInputs) -> Tensor:
@@ -196,7 +196,7 @@ class CrossAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """[.., C] → [.., C] by way of 4C. The empty middle entry of ``net`` keeps the published names."""
+    """``[.., C]`` → ``[.., C]`` by way of 4C. The empty middle entry of ``net`` keeps the published names."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -205,7 +205,7 @@ class FeedForward(nn.Module):
         )
 
     def forward(self, x: Tensor | Float8) -> Tensor:
-        """[.., C] → [.., C]."""
+        """``[.., C]`` → ``[.., C]``."""
         out: Tensor = self.net(x)
         return out
 

@@ -38,7 +38,7 @@ class ResBlock(nn.Module):
         self.conv_shortcut = nn.Conv2d(inputs, channels, 1) if inputs != channels else None
 
     def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
-        """Feature map [B, inputs, H, W] and the packed time embedding [B, T] → [B, channels, H, W]."""
+        """Feature map ``[B, inputs, H, W]`` and the packed time embedding ``[B, T]`` → ``[B, channels, H, W]``."""
         fused = fused_wanted(self.fused, x, self.conv1.weight)
         h = self.norm1(x)
         if emb is not None:
@@ -77,20 +77,20 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=0 if one_sided else 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] → [B, C, ⌈H/2⌉, ⌈W/2⌉] (one-sided: ⌊⌋)."""
+        """``[B, C, H, W]`` → ``[B, C, ⌈H/2⌉, ⌈W/2⌉]`` (one-sided: ⌊⌋)."""
         out: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)) if self.one_sided else x)
         return out
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbour enlargement to a given size, then a 3x3 convolution."""
+    """Nearest-neighbor enlargement to a given size, then a 3x3 convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """[B, C, H, W] → [B, C, *size], twice the size where none is given."""
+        """``[B, C, H, W]`` → ``[B, C, *size]``, twice the size where none is given."""
         target = size or (2 * x.shape[-2], 2 * x.shape[-1])
         out: Tensor = self.conv(F.interpolate(x, size=target, mode="nearest"))
         return out
@@ -143,7 +143,7 @@ class DownBlock(nn.Module):
         self.downsamplers = nn.ModuleList([] if last else [Downsample(level.channels)])
 
     def forward(self, x: Tensor, emb: Tensor, attention: AttentionInputs, skips: list[Tensor]) -> Tensor:
-        """[B, inputs, H, W] → [B, C, ⌈H/2⌉, ⌈W/2⌉] (the last level keeps its size).
+        """``[B, inputs, H, W]`` → ``[B, C, ⌈H/2⌉, ⌈W/2⌉]`` (the last level keeps its size).
 
         Before the first cross-attention ``x`` may be one for all branches of a lane (:class:`AttentionInputs`).
         """
@@ -167,7 +167,7 @@ class MidBlock(nn.Module):
         self.resnets = nn.ModuleList(level.res_block(level.channels) for _ in range(2))
 
     def forward(self, x: Tensor, emb: Tensor, attention: AttentionInputs) -> Tensor:
-        """[B, C, H, W] → [B, C, H, W]; ``x`` may be one for all branches, as on the way down."""
+        """``[B, C, H, W]`` → ``[B, C, H, W]``; ``x`` may be one for all branches, as on the way down."""
         before, after = self.resnets
         x = before(x, attention.rows_of(x, emb))
         x = self.attentions[0](x, attention)
@@ -188,7 +188,7 @@ class UpBlock(nn.Module):
         self.upsamplers = nn.ModuleList([] if last else [Upsample(level.channels)])
 
     def forward(self, x: Tensor, emb: Tensor, attention: AttentionInputs, skips: list[Tensor]) -> Tensor:
-        """[B, inputs, H, W] → [B, C, H', W'], the size of the next map on ``skips``."""
+        """``[B, inputs, H, W]`` → ``[B, C, H', W']``, the size of the next map on ``skips``."""
         for i, resnet in enumerate(self.resnets):
             x = resnet(torch.cat([x, skips.pop()], dim=1), emb)
             if len(self.attentions):

@@ -67,12 +67,12 @@ class UNet(nn.Module):
         """Time embeddings, projected for every residual block; its first convolution's bias is already added.
 
         Args:
-            timesteps: [R], one per row; they may be fractional.
-            pooled: [R, P] or [1, P], pooled text of the added conditioning (SDXL); None for SD1.x and SD2.x.
-            time_ids: [R, 6] or [1, 6], original height and width, crop top and left, target height and width.
+            timesteps: ``[R]``, one per row; they may be fractional.
+            pooled: ``[R, P]`` or ``[1, P]``, pooled text of the added conditioning (SDXL); None for SD1.x and SD2.x.
+            time_ids: ``[R, 6]`` or ``[1, 6]``, original height and width, crop top and left, target height and width.
 
         Returns:
-            [R, T]; row r goes with step r. Rows of different images may be stacked for one evaluation. The
+            ``[R, T]``; row r goes with step r. Rows of different images may be stacked for one evaluation. The
             bits of a row can depend on how many rows are computed together: make one call per image.
         """
         config, dtype = self.config, self.conv_in.weight.dtype
@@ -90,7 +90,7 @@ class UNet(nn.Module):
         return projected + torch.cat([cast(Tensor, resnet.conv1.bias) for resnet in self._resnets])
 
     def _added(self, pooled: Tensor | None, time_ids: Tensor | None) -> Tensor:
-        """[R, P + 6*width]: pooled text beside the embedded sizes (Podell et al. 2023, section 2.2)."""
+        """``[R, P + 6*width]``: pooled text beside the embedded sizes (Podell et al. 2023, section 2.2)."""
         if pooled is None or time_ids is None:
             raise TypeError("this UNet has added conditioning: embed() needs pooled and time_ids")
         config = self.config
@@ -108,10 +108,10 @@ class UNet(nn.Module):
         """Keys and values of all cross-attentions for encoded prompts.
 
         Args:
-            hidden: [B, n, D], the text encoder's output.
+            hidden: ``[B, n, D]``, the text encoder's output.
 
         Returns:
-            [B, n, K], valid until the weights change.
+            ``[B, n, K]``, valid until the weights change.
         """
         return torch.cat([attention.key_value(hidden) for attention in self._cross], dim=2)
 
@@ -143,15 +143,15 @@ class UNet(nn.Module):
         """One evaluation.
 
         Args:
-            sample: [B or L, in_channels, h, w], any size, in the dtype of the weights. L divides B: prompts
+            sample: ``[B or L, in_channels, h, w]``, any size, in the dtype of the weights. L divides B: prompts
                 ``i * B / L …`` (the branches of a lane) see sample i, and their rows of ``emb`` are equal.
-            emb: [B, T], rows of :meth:`embed`.
-            cross_kv: [B, n, K], rows of :meth:`cross_kv`.
-            image_kv: [B, m, K], of an IP adapter's image (:meth:`intarsia.models.ip_adapter.IPAdapter.image_kv`).
+            emb: ``[B, T]``, rows of :meth:`embed`.
+            cross_kv: ``[B, n, K]``, rows of :meth:`cross_kv`.
+            image_kv: ``[B, m, K]``, of an IP adapter's image (:meth:`intarsia.models.ip_adapter.IPAdapter.image_kv`).
             merging: token merging of self-attention, one for each resolution (:meth:`attention_sizes`) that merges.
 
         Returns:
-            [B, out_channels, h, w].
+            ``[B, out_channels, h, w]``.
         """
         matchers = [Matcher(level, self.fused) for level in merging]
         attention = AttentionInputs(cross_kv, image_kv, matchers, branches=len(cross_kv) // len(sample))

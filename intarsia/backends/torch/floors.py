@@ -72,7 +72,7 @@ def floors() -> Iterator[Floor]:
 
 
 def job(family: str, size: int, evaluations: int) -> Count:
-    """Evaluations, the picture and the masked picture in, one picture out."""
+    """Evaluations, the image and the masked image in, one image out."""
     return forward(family, size).times(evaluations) + encode(size).times(2) + decode(size)
 
 
@@ -111,14 +111,14 @@ def forward(family: str, size: int) -> Count:
 
 @cache
 def encode(size: int) -> Count:
-    """One picture → latents."""
-    vae, picture = _autoencoder(), _half(1, 3, size, size).to(memory_format=torch.channels_last)
-    return count(lambda: vae.encode(picture))
+    """One image → latents."""
+    vae, image = _autoencoder(), _half(1, 3, size, size).to(memory_format=torch.channels_last)
+    return count(lambda: vae.encode(image))
 
 
 @cache
 def decode(size: int) -> Count:
-    """One picture's latents → picture."""
+    """One image's latents → image."""
     side = size // _FACTOR
     vae, latents = _autoencoder(), _half(1, 4, side, side).to(memory_format=torch.channels_last)
     return count(lambda: vae.decode(latents))
