@@ -6,11 +6,10 @@ from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import replace
 
-from intarsia.backends.protocol import Adapts, Backend, Checker, Opening, Prepares, Session
-from intarsia.engine.parts import opening
+from intarsia.backends.protocol import Adapts, Backend, Checker, ModelFiles, Prepares, Session
+from intarsia.engine.parts import model_files
 from intarsia.engine.plan import ModelPlan
 from intarsia.engine.resolve import Resolved
-from intarsia.execution import Capture, Kernels
 from intarsia.lru import Lru
 from intarsia.registry.files import check
 
@@ -26,8 +25,8 @@ _CHECKERS = 2
 class OpenModels:
     """Opens models and checkers, and closes the least recently used. For the engine's thread alone."""
 
-    def __init__(self, backend: Backend, kernels: Kernels, capture: Capture) -> None:
-        self._backend, self._kernels, self._capture = backend, kernels, capture
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
         self._sessions: Lru[ModelPlan, Session] = Lru(None, on_evict=lambda session: session.close())
         self._checkers: Lru[str, Checker] = Lru(_CHECKERS, on_evict=lambda checker: checker.close())
 
@@ -51,8 +50,7 @@ class OpenModels:
         if session is not None:
             return session
 
-        files = opening(resolved.entry, resolved.parts, self.prepare)
-        files = replace(files, kernels=self._kernels, capture=self._capture)
+        files = model_files(resolved.entry, resolved.parts, self.prepare)
         session = self._adapted(model, files, in_use)
         if session is None:
             self._close_idle(in_use)
@@ -82,7 +80,7 @@ class OpenModels:
         self._sessions.clear()
         self._checkers.clear()
 
-    def _adapted(self, model: ModelPlan, files: Opening, in_use: Collection[ModelPlan]) -> Session | None:
+    def _adapted(self, model: ModelPlan, files: ModelFiles, in_use: Collection[ModelPlan]) -> Session | None:
         """An idle session of the same model with other LoRAs, changed to these; None where there is none."""
         for key in self._idle(in_use):
             session = self._sessions.peek(key)
