@@ -34,6 +34,7 @@ from intarsia.errors import BackendError
 
 class Outer(NullBackend):
     def __init__(self, device, execution):
+        self._execution = execution
         if not device.startswith(("auto", "quantum")):
             raise BackendError(f"device must be auto or quantum[:N], not {device!r}")
         self.device = device
