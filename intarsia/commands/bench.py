@@ -31,7 +31,6 @@ def bench(
     if floor:
         _print_floor(as_json)
         return
-
     try:
         from benchmarks.run import Options, run
     except ModuleNotFoundError as exc:
@@ -40,7 +39,6 @@ def bench(
         raise BackendError(
             "the cases are not part of the installed package; in a clone of the repository: python -m benchmarks.run"
         ) from exc
-
     chosen = tuple(name.strip() for name in peers.split(",")) if peers else None
     failed = run(Options(cases=tuple(cases or ()), out=out, short=short, peers=chosen, budget=budget))
     raise typer.Exit(1 if failed else 0)
@@ -54,27 +52,24 @@ def _print_floor(as_json: bool) -> None:
         from intarsia.backends.torch import floors
     except ModuleNotFoundError as exc:
         raise BackendError(f"--floor needs the package {exc.name}: pip install 'intarsia[torch]'") from exc
-
     rows = list(floors.floors())
     ours, theirs = floors.step("sd15-inpaint", 512), floors.diffusers_forward(512)
     network = floors.forward("sd15-inpaint", 512)
     if as_json:
-        works = []
-        for row in rows:
-            numbers = {"tflop": row.tflop, "expected": row.expected, "ms": row.milliseconds}
-            works.append({"work": row.work, **numbers, "operations": row.count.total})
+        made = [
+            {"work": row.work, "tflop": row.tflop, "expected": row.expected, "ms": row.milliseconds,
+             "operations": row.count.total} for row in rows
+        ]  # fmt: skip
         operations = {"step": dict(ours.operations), "network": dict(network.operations)}
         operations |= {"diffusers network": dict(theirs.operations)} if theirs else {}
-        typer.echo(json.dumps({"rows": works, "operations": operations}, indent=2))
+        typer.echo(json.dumps({"rows": made, "operations": operations}, indent=2))
         return
-
     for family in ("sd15-inpaint", "sdxl"):
         typer.echo(f"{family}: {floors.parameters(family) / 1e6:,.1f} M parameters")
     typer.echo(f"\n{'':46} {'TFLOP':>8} {'expected':>8} {f'ms at {floors.RATE / 1e12:.0f}':>10} {'operations':>10}")
     for row in rows:
-        columns = f"{row.tflop:8.3f} {row.expected:8.3f} {row.milliseconds:10.2f} {row.count.total:10d}"
-        typer.echo(f"{row.work:46} {columns}")
-
+        numbers = f"{row.tflop:8.3f} {row.expected:8.3f} {row.milliseconds:10.2f} {row.count.total:10d}"
+        typer.echo(f"{row.work:46} {numbers}")
     shown = str(theirs.total) if theirs else "not installed"
     typer.echo(f"\nOperations of an SD1.5 evaluation, 512²: network {network.total}, diffusers' {shown}; whole step")
     typer.echo(f"{ours.total} (goal: at most {floors.GOAL}):")

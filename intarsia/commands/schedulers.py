@@ -69,10 +69,10 @@ def show_scheduler(
 
 def _as_text(table: Table) -> str:
     """Fixed columns: row, timestep, sigma, scale, noise, and the new sample's coefficients."""
+    names = [*(f"state{slot}" for slot in range(table.slots)), "output", "noise"]
     lines = [f"{table.name}, {table.steps} steps, {len(table)} evaluations, {table.slots} state slots"]
     lines += [f"note: {note}" for note in table.notes]
 
-    names = [*(f"state{slot}" for slot in range(table.slots)), "output", "noise"]
     columns = " ".join(f"{name:>11}" for name in names)
     lines += ["new sample (state0) =", f"{'row':>4} {'timestep':>10} {'sigma':>11} {'input':>9} {columns}"]
 

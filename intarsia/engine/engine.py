@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from intarsia.backends.choose import choose
 from intarsia.engine.request import InpaintRequest
@@ -27,8 +27,6 @@ from intarsia.images.access import Access
 from intarsia.registry.registry import Registry
 
 __all__ = ["Engine"]
-
-Option = TypeVar("Option", bound=str)
 
 
 class Engine:
@@ -82,13 +80,13 @@ class Engine:
         if slots is not None and not 1 <= slots <= 64:
             raise RequestError("slots", slots, "an integer between 1 and 64")
         expect("deterministic", deterministic, bool | None, "True, False or None")
-        chosen_kernels = _chosen("kernels", kernels, KERNELS)
-        chosen_capture = _chosen("capture", capture, CAPTURE)
-
+        if kernels not in KERNELS:
+            raise BackendError(f"kernels must be {', '.join(KERNELS[:-1])} or {KERNELS[-1]}, not {kernels!r}")
+        if capture not in CAPTURE:
+            raise BackendError(f"capture must be {', '.join(CAPTURE[:-1])} or {CAPTURE[-1]}, not {capture!r}")
         self.registry = Registry(weights, precision)
         self._access = Access(allow_private_urls=allow_private_urls, max_pixels=max_pixels)
-        opened_backend = choose(backend, device, deterministic)
-        self._worker = Worker(opened_backend, slots, chosen_kernels, chosen_capture)
+        self._worker = Worker(choose(backend, device, deterministic), slots, kernels, capture)
         self._thread = EngineThread(self._worker)
         # An engine that is dropped without close(): what is in flight is finished, then the models are released.
         weakref.finalize(self, self._thread.end).atexit = False
@@ -184,12 +182,3 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close(cancel=kind is not None)
-
-
-def _chosen(name: str, value: object, allowed: tuple[Option, ...]) -> Option:
-    """``value`` as one of the ``allowed``; BackendError with all of them where it is none."""
-    for option in allowed:
-        if option == value:
-            return option
-    *first, last = allowed
-    raise BackendError(f"{name} must be {', '.join(first)} or {last}, not {value!r}")

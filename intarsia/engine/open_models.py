@@ -10,7 +10,6 @@ from intarsia.backends.protocol import Adapts, Backend, Checker, Opening, Prepar
 from intarsia.engine.parts import opening
 from intarsia.engine.plan import ModelPlan
 from intarsia.engine.resolve import Resolved
-from intarsia.execution import Capture, Kernels
 from intarsia.lru import Lru
 from intarsia.registry.files import check
 
@@ -26,7 +25,7 @@ _CHECKERS = 2
 class OpenModels:
     """Opens models and checkers, and closes the least recently used. For the engine's thread alone."""
 
-    def __init__(self, backend: Backend, kernels: Kernels, capture: Capture) -> None:
+    def __init__(self, backend: Backend, kernels: str, capture: str) -> None:
         self._backend, self._kernels, self._capture = backend, kernels, capture
         self._sessions: Lru[ModelPlan, Session] = Lru(None, on_evict=lambda session: session.close())
         self._checkers: Lru[str, Checker] = Lru(_CHECKERS, on_evict=lambda checker: checker.close())
@@ -52,11 +51,11 @@ class OpenModels:
             return session
 
         files = opening(resolved.entry, resolved.parts, self.prepare)
-        files = replace(files, kernels=self._kernels, capture=self._capture)
-        session = self._adapted(model, files, in_use)
+        wanted = replace(files, kernels=self._kernels, capture=self._capture)
+        session = self._adapted(model, wanted, in_use)
         if session is None:
             self._close_idle(in_use)
-            session = self._backend.open(files)
+            session = self._backend.open(wanted)
         self._sessions.put(model, session)
         return session
 
@@ -82,12 +81,12 @@ class OpenModels:
         self._sessions.clear()
         self._checkers.clear()
 
-    def _adapted(self, model: ModelPlan, files: Opening, in_use: Collection[ModelPlan]) -> Session | None:
+    def _adapted(self, model: ModelPlan, wanted: Opening, in_use: Collection[ModelPlan]) -> Session | None:
         """An idle session of the same model with other LoRAs, changed to these; None where there is none."""
         for key in self._idle(in_use):
             session = self._sessions.peek(key)
             is_same_model = replace(key, adapters=()) == replace(model, adapters=())
-            if is_same_model and isinstance(session, Adapts) and session.adapt(files):
+            if is_same_model and isinstance(session, Adapts) and session.adapt(wanted):
                 return self._sessions.pop(key)
         return None
 

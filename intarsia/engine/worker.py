@@ -10,7 +10,6 @@ from intarsia.engine.open_models import OpenModels
 from intarsia.engine.plan import ModelPlan
 from intarsia.engine.result import Counters, Result
 from intarsia.engine.ticket import Ticket
-from intarsia.execution import Capture, Kernels
 
 __all__ = ["Worker"]
 
@@ -22,9 +21,7 @@ PATIENCE = 50
 class Worker:
     """Runs lanes on one backend. Everything but ``cancel_all`` belongs to the engine's thread."""
 
-    def __init__(
-        self, backend: Backend, slots: int | None, kernels: Kernels = "auto", capture: Capture = "auto"
-    ) -> None:
+    def __init__(self, backend: Backend, slots: int | None, kernels: str = "auto", capture: str = "auto") -> None:
         self._models = OpenModels(backend, kernels, capture)
         self._lanes = Lanes(slots or backend.slots, PATIENCE, self._lane_failed)
         self._jobs: dict[Ticket, Job] = {}
