@@ -7,7 +7,7 @@ export OMP_WAIT_POLICY = PASSIVE
 export HF_HUB_OFFLINE = 1
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-random test-slow check lint types gpu sheet clean
+.PHONY: demo test test-random test-slow check lint types docs gpu sheet clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/python -m tools.demo out/demo
@@ -31,6 +31,10 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
+
+# The API reference, from docstrings; warnings are errors. A test makes it too.
+docs: $(VENV)/.dev
+	@$(BIN)/python -m tools.api_docs out/api
 
 gpu: $(VENV)/.dev
 	$(BIN)/python -m pytest -q tests/gpu

@@ -46,7 +46,7 @@ class Case:
     Attributes:
         kind: which code measures it: ``pipeline``, ``mixed``, ``resolution``, ``lora``, ``cold`` or ``tables``.
         family: shape of the networks, filled with seeded random weights; "packaged" is the packaged model.
-        batch: pictures asked for at once.
+        batch: images asked for at once.
         requests: how many, in a mixed load.
         device: ``cuda``, ``cpu``, or ``any``.
         seconds: share of the time budget, the compiled peer left out; what a case does not use, the next ones have.
@@ -186,7 +186,7 @@ def chosen(names: Sequence[str], device: str) -> list[Case]:
 
 
 def shortened(case: Case) -> Case:
-    """The same case small enough for a CPU: shrunk networks, small pictures, three runs. A rehearsal, no result."""
+    """The same case small enough for a CPU: shrunk networks, small images, three runs. A rehearsal, no result."""
     if case.kind == "tables":
         return case
     if case.family == "packaged":

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.cold ORDER`: one picture in a new process; prints the seconds since the order's ``began``."""
+"""`python -m benchmarks.cold ORDER`: one image in a new process; prints the seconds since the order's ``began``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.jobs import requests
 
 
 def main(order: dict) -> float:
-    """Run the cold case's request as ordered; seconds from the parent's clock to the picture."""
+    """Run the cold case's request as ordered; seconds from the parent's clock to the image."""
     case = next(case for case in CASES if case.name == "cold")
     request = requests(replace(case, size=order["size"], steps=order["steps"]), None)[0]
     with intarsia.Engine("torch", order["device"], weights=order["weights"]) as engine:

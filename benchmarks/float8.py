@@ -1,7 +1,7 @@
 """`python -m benchmarks.float8`: what precision fp8 costs in quality on the packaged model, simulated on a CPU.
 
 Fixed scenes that the model was not trained on; each is painted in float32 and with products in e4m3, same noise. The
-error is that of the whole generated picture. The judge says whether the asked colour and shape are there. The
+error is that of the whole generated image. The judge says whether the asked color and shape are there. The
 references of the kernels simulate them: they quantize as those do, and add up in float32, where a GPU has fewer bits.
 """
 
@@ -40,7 +40,7 @@ PSNR_GOAL = 35.0
 
 @dataclass(frozen=True)
 class Painted:
-    """One scene: the squared error of its picture (mean, in levels), and what the judge found in each precision."""
+    """One scene: the squared error of its image (mean, in levels), and what the judge found in each precision."""
 
     error: float
     colour: dict[str, bool]
@@ -73,7 +73,7 @@ def paint_scene(index: int, size: int, token_merging: float = 0.0, sampling: Sam
 
 
 def decibels(error: float) -> float:
-    """PSNR of a mean squared error in 8-bit levels; that of equal pictures is what rounding leaves."""
+    """PSNR of a mean squared error in 8-bit levels; that of equal images is what rounding leaves."""
     return 10 * math.log10(255**2 / max(error, 1 / 12))
 
 

@@ -1,4 +1,4 @@
-"""The jobs: one picture, one mask, and the request that a case makes of them."""
+"""The jobs: one image, one mask, and the request that a case makes of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PROMPT, SEED = "a red circle", 3
 
 
 def pictures(width: int, height: int) -> tuple[Image.Image, Image.Image]:
-    """A picture with coarse and fine structure, and a mask over a fifth of it."""
+    """An image with coarse and fine structure, and a mask over a fifth of it."""
     rng = np.random.default_rng(5)
     y, x = np.mgrid[:height, :width] / min(width, height)
     ramps = np.stack([60 + 120 * x, 200 - 90 * y, 128 + 60 * np.sin(7 * x + 5 * y)], axis=-1)
@@ -24,7 +24,7 @@ def pictures(width: int, height: int) -> tuple[Image.Image, Image.Image]:
 
 
 def requests(case: Case, model: str | None, *, size: tuple[int, int] | None = None) -> list[intarsia.InpaintRequest]:
-    """The case's pictures, up to four a request, seeds one after the other."""
+    """The case's images, up to four a request, seeds one after the other."""
     width, height = size or (case.size, case.size)
     image, mask = pictures(width, height)
     return [

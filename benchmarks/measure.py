@@ -59,7 +59,7 @@ def p95(times: Sequence[float]) -> float:
 
 
 def rms(pictures: Sequence[Image.Image], reference: Sequence[Image.Image]) -> float:
-    """Root of the mean squared difference, in 8-bit levels. ValueError where the pictures do not pair up."""
+    """Root of the mean squared difference, in 8-bit levels. ValueError where the images do not pair up."""
     if [one.size for one in pictures] != [other.size for other in reference]:
         raise ValueError(f"{len(pictures)} pictures and {len(reference)} references do not pair up")
     squares = [
@@ -89,7 +89,7 @@ def memory(call: Call) -> dict[str, float] | None:
 def nearest(samples: Iterable[torch.Tensor], reference: torch.Tensor) -> float:
     """Largest relative RMS difference of samples ``[C, h, w]`` from those of ``reference`` that they are nearest to.
 
-    Lanes are decoded in an order of their own, so which is whose is not known; pictures are compared one by one.
+    Lanes are decoded in an order of their own, so which is whose is not known; images are compared one by one.
     """
     reference = reference.double().cpu()
     size = float(reference.square().mean().sqrt())

@@ -1,6 +1,6 @@
 """`python -m benchmarks.memory BACKEND BEGAN`: a process that runs the main job twice on the CPU.
 
-Prints the seconds from BEGAN (its parent's clock, just before it was started) to the first picture, and peak resident
+Prints the seconds from BEGAN (its parent's clock, just before it was started) to the first image, and peak resident
 MiB.
 """
 

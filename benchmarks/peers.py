@@ -123,7 +123,7 @@ def call(made: Any, case: Case, size: tuple[int, int] | None = None, on_step: An
 
 
 def with_samples(made: Any, case: Case) -> tuple[list[Image.Image], torch.Tensor]:
-    """A pipeline's pictures, and the samples ``[B, 4, h, w]`` that they were decoded from, in float32."""
+    """A pipeline's images, and the samples ``[B, 4, h, w]`` that they were decoded from, in float32."""
     samples: list[torch.Tensor] = []
 
     def keep(_pipeline: Any, _step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def _encoded(made: Any, is_xl: bool) -> dict[str, torch.Tensor]:
 
 @contextmanager
 def _noise(module: Any, noise: torch.Tensor) -> Iterator[None]:
-    """The pipeline's starting noise is ours; its own argument for latents would leave the picture out."""
+    """The pipeline's starting noise is ours; its own argument for latents would leave the image out."""
     drawn = module.randn_tensor
     module.randn_tensor = lambda shape, generator=None, device=None, dtype=None: noise.to(device, dtype)
     try:

@@ -1,4 +1,4 @@
-"""A pipeline case: our engine and the peers on the same weights, pictures compared, then timed in turns.
+"""A pipeline case: our engine and the peers on the same weights, images compared, then timed in turns.
 
 The compiled peer has a turn of its own (:attr:`benchmarks.place.Place.compiles`), after everything else is written:
 then only ours is timed beside it.
@@ -35,7 +35,7 @@ _Drawn = tuple[list[Image.Image], torch.Tensor]
 
 @dataclass(kw_only=True)
 class _Contenders:
-    """Calls by name, what their pictures' errors are, and who is missing."""
+    """Calls by name, what their images' errors are, and who is missing."""
 
     absent: dict[str, str]
     calls: dict[str, Pictures] = field(default_factory=dict)
@@ -98,7 +98,7 @@ def _reference(case: Case, place: Place) -> _Drawn | None:
 
 
 def reference(case: Case, place: Place, size: tuple[int, int]) -> list[Image.Image]:
-    """diffusers' pictures of a size in float32, on the values of the half-precision weights; no tf32 anywhere."""
+    """diffusers' images of a size in float32, on the values of the half-precision weights; no tf32 anywhere."""
     made = place.pipeline(case, torch.float32)
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         return peers.call(made, case, size)()
@@ -119,7 +119,7 @@ def _ours_and_yardstick(
     reference: _Drawn | None,
     half: intarsia.Engine | None = None,
 ) -> Check:
-    """Our pictures and diffusers' against float32, before anything is timed; merging does not take part.
+    """Our images and diffusers' against float32, before anything is timed; merging does not take part.
 
     Args:
         half: another of ours, where ``opened`` has products in e4m3.

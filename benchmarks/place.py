@@ -1,4 +1,4 @@
-"""Where cases run, and how they get an engine, our pictures and a model on disk."""
+"""Where cases run, and how they get an engine, our images and a model on disk."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def engine(case: Case, place: Place) -> Iterator[intarsia.Engine]:
 
 
 def ours(opened: intarsia.Engine, case: Case, size: tuple[int, int] | None = None) -> Callable[[], list[Image.Image]]:
-    """The case's job for our engine, all its pictures asked for at once."""
+    """The case's job for our engine, all its images asked for at once."""
     asked = requests(case, None, size=size)
 
     def run() -> list[Image.Image]:

@@ -37,7 +37,7 @@ _LEVELS_FLOAT8, _RELATIVE_FLOAT8 = 4.53, 0.03
 
 @dataclass(frozen=True)
 class Check:
-    """Whether the pictures are right, said before anything is timed.
+    """Whether the images are right, said before anything is timed.
 
     Attributes:
         errors: RMS in 8-bit levels against the reference, by contender: evidence, there in any case.
@@ -178,10 +178,10 @@ def _found(folder: Path, kinds: tuple[str, ...]) -> list[dict[str, Any]]:
 def judged(
     errors: Mapping[str, float], yardstick: str, half_precision: bool, samples: Mapping[str, float] | None = None
 ) -> Check:
-    """Compare our error against the float32 reference with the yardstick's: pictures in levels, samples relative.
+    """Compare our error against the float32 reference with the yardstick's: images in levels, samples relative.
 
     In float32 both must agree with it to 40 dB (2.55 levels) and a thousandth. In half precision ours may be a quarter
-    above diffusers' own, and for pictures a tenth of a level; and the yardstick itself must be within 20 dB (25.5
+    above diffusers' own, and for images a tenth of a level; and the yardstick itself must be within 20 dB (25.5
     levels), or it would measure chaos. A yardstick that could not be run leaves fixed bars.
     """
     samples = samples or {}

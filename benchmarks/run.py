@@ -1,4 +1,4 @@
-"""`intarsia bench`, or `python -m benchmarks.run`: measure the cases, write a record of each, print a table.
+"""`python -m benchmarks`: measure the cases, write a record of each, print a table.
 
 Everything shares one process and one time budget. Each case has a share of what is left of it, and the first ones at
 least what they need; what one does not use, the next have. Where time is short, peers are left out: the last of
@@ -22,7 +22,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 
-from benchmarks import pipelines, situations
+from benchmarks import pipelines, roofline, situations
 from benchmarks.cases import BUDGET, COMPILED, PEERS, Case, chosen, share, shortened
 from benchmarks.environment import environment
 from benchmarks.place import Place
@@ -209,7 +209,9 @@ def line(record: Record) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 2 where what is asked for is not there, or nothing can be written."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("cases", nargs="*")
     parser.add_argument("--out", type=Path, help="folder for the JSON records")
     parser.add_argument("--short", action="store_true", help="everything shrunk, on the CPU")
@@ -217,10 +219,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--budget", type=float, default=BUDGET, help="seconds for everything")
     parser.add_argument("--add", action="store_true", help="peers measured now join the records in --out")
     parser.add_argument("--capture", choices=("auto", "on", "off"), default="auto", help="our engine's, on a GPU")
-    asked = parser.parse_args(arguments)
-    peers = tuple(asked.peers.split(",")) if asked.peers else None
+    parser.add_argument("--floor", action="store_true", help="count parameters, FLOPs and operations; no GPU")
+    parser.add_argument("--json", action="store_true", help="the counts of --floor as JSON")
+    asked = vars(parser.parse_args(arguments))
+
+    floor, as_json = asked.pop("floor"), asked.pop("json")
+    if floor:
+        print(roofline.as_json() if as_json else roofline.as_text())
+        return 0
+
+    peers = tuple(asked["peers"].split(",")) if asked["peers"] else None
     try:
-        return 1 if run(Options(**{**vars(asked), "cases": tuple(asked.cases), "peers": peers})) else 0
+        return 1 if run(Options(**{**asked, "cases": tuple(asked["cases"]), "peers": peers})) else 0
     except (RequestError, OutputError) as exc:
         print(exc, file=sys.stderr)
         return exc.exit_code

@@ -23,9 +23,9 @@ from benchmarks.pipelines import reference
 from benchmarks.place import Place, engine, ours, ran
 from benchmarks.records import Check, Record, judged, settings
 
-# Sides at 512², so that all keep their proportions where pictures are smaller.
+# Sides at 512², so that all keep their proportions where images are smaller.
 SIZES = ((576, 448), (640, 512), (448, 704))
-# Levels. 14.3 are 25 dB: what half precision leaves of the same picture in another batch shape, over up to 50
+# Levels. 14.3 are 25 dB: what half precision leaves of the same image in another batch shape, over up to 50
 # guided steps. 2.55 are 40 dB.
 _SAME_HALF, _SAME_FULL = 14.3, 2.55
 
@@ -37,13 +37,13 @@ def _record(case: Case, place: Place, check: Check, numbers: dict[str, Any]) -> 
 
 
 def _same(what: str, error: float, place: Place) -> Check:
-    """Two ways to the same picture."""
+    """Two ways to the same image."""
     bar = _SAME_HALF if place.half else _SAME_FULL
     return Check(error <= bar, f"{what}: {error:.2f} levels apart, at most {bar}", {"intarsia": error})
 
 
 def mixed(case: Case, place: Place, left: float) -> Record:
-    """All requests at once against one after the other; each picture must be the same either way."""
+    """All requests at once against one after the other; each image must be the same either way."""
     load = jobs.mixed(case, None)
     with engine(case, place) as opened:
         alone: list[Image.Image] = []
@@ -79,7 +79,7 @@ def mixed(case: Case, place: Place, left: float) -> Record:
 
 
 def resolution(case: Case, place: Place, left: float) -> Record:
-    """A warm engine's first picture at sizes that it has not seen; in its turn, the compiled peer's at one."""
+    """A warm engine's first image at sizes that it has not seen; in its turn, the compiled peer's at one."""
     sizes = [(width * case.size // 512, height * case.size // 512) for width, height in SIZES]
     began = time.perf_counter()
     with engine(case, place) as opened:
@@ -107,7 +107,7 @@ def resolution(case: Case, place: Place, left: float) -> Record:
 def _compiled_resolution(
     case: Case, made: Any, size: tuple[int, int], left: float, numbers: dict[str, Any]
 ) -> dict[str, str]:
-    """The compiled peer's first picture at another size goes into ``numbers``; why not, if it does not."""
+    """The compiled peer's first image at another size goes into ``numbers``; why not, if it does not."""
     if left < case.peer_seconds[COMPILED]:
         return {COMPILED: f"no time for it: {left:.0f} s were left"}
     try:
@@ -123,7 +123,7 @@ def _compiled_resolution(
 
 
 def lora(case: Case, place: Place, left: float) -> Record:
-    """An open engine's first picture with a LoRA it has not seen; the same as an engine's that begins with it."""
+    """An open engine's first image with a LoRA it has not seen; the same as an engine's that begins with it."""
     weights = _disk_registry(case, place, ("one", "other"))
     plain = jobs.requests(case, None)[0]
     asked = [plain.model_copy(update={"loras": (intarsia.Lora(id=name),)}) for name in ("one", "other")]
@@ -148,7 +148,7 @@ def lora(case: Case, place: Place, left: float) -> Record:
 
 
 def cold(case: Case, place: Place, left: float) -> Record:
-    """A new process, from its start to its first picture. The files were just written: the disk's cache is warm.
+    """A new process, from its start to its first image. The files were just written: the disk's cache is warm.
 
     So is Triton's, whose kernels were compiled here; one more process, the first to go where time is short, has an
     empty one.
@@ -183,11 +183,11 @@ def cold(case: Case, place: Place, left: float) -> Record:
 
 
 class _NoPicture(Exception):
-    """A process that gave no picture; the sentence is for the record."""
+    """A process that gave no image; the sentence is for the record."""
 
 
 def _cold_process(order: dict[str, Any], triton_cache: Path | None, most: float) -> float:
-    """Seconds from the start of a process to its picture. It has as many as are left, and a minute if fewer are."""
+    """Seconds from the start of a process to its image. It has as many as are left, and a minute if fewer are."""
     command = [sys.executable, "-m", "benchmarks.cold", json.dumps(order)]
     kept = {**os.environ, "TRITON_CACHE_DIR": str(triton_cache)} if triton_cache else None
     try:

@@ -19,7 +19,7 @@ from benchmarks.tables import ROOT
 
 TRAVELLING = (
     "annotated-types", "diffusers", "httpcore2", "httpx2", "importlib-metadata", "lazy-importer", "platformdirs",
-    "pydantic", "pydantic-core", "tomesd", "tomlkit", "truststore", "typing-inspection",
+    "pydantic", "pydantic-core", "tomesd", "truststore", "typing-inspection",
 )  # fmt: skip
 """Needed by intarsia, diffusers and the benchmarks, and absent where torch's own needs and a usual data stack are."""
 

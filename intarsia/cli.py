@@ -14,7 +14,6 @@ from typing import Any
 import typer
 
 from intarsia.commands.batch import batch
-from intarsia.commands.bench import bench
 from intarsia.commands.export import export
 from intarsia.commands.inpaint import inpaint
 from intarsia.commands.interrupts import take_sigterm
@@ -38,7 +37,6 @@ app.command()(inpaint)
 app.command()(request)
 app.command()(plan)
 app.command()(schema)
-app.command()(bench)
 app.command()(export)
 app.add_typer(batch, name="batch")
 app.add_typer(models, name="models")

@@ -1,6 +1,6 @@
-"""`make demo`: draw a scene, paint a star into it with the packaged model, print the picture's path.
+"""`make demo`: draw a scene, paint a star into it with the packaged model, print the image's path.
 
-The scene comes from the code that drew the model's training pictures, from a range that it never saw.
+The scene comes from the code that drew the model's training images, from a range that it never saw.
 """
 
 from __future__ import annotations

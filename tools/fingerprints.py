@@ -33,7 +33,7 @@ SIZE, STEPS, ROWS = 128, 4, 60
 ENDPOINT_SIZE = 512
 BACKENDS = ("torch", "onnx")
 
-# What the documents' examples set, but for the model, the addresses of the pictures and the size.
+# What the documents' examples set, but for the model, the addresses of the images and the size.
 EXAMPLES: dict[str, dict[str, Any]] = {
     "community": {
         "samples": "1",

@@ -1,4 +1,4 @@
-"""Damaged and hostile pictures, as image and as mask: mutants of small ones in every format that is read."""
+"""Damaged and hostile images, as image and as mask: mutants of small ones in every format that is read."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def with_checksums(data: bytes) -> bytes:
 
 
 def seeds() -> dict[str, bytes]:
-    """Small pictures in every format, with profiles, orientation, transparency and several frames."""
+    """Small images in every format, with profiles, orientation, transparency and several frames."""
     rng = np.random.default_rng(0)
     colour = Image.fromarray(rng.integers(0, 256, (18, 24, 3), dtype=np.uint8))
     gray, deep = colour.convert("L"), Image.fromarray(rng.integers(0, 65536, (18, 24), dtype=np.uint16))

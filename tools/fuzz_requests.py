@@ -66,7 +66,7 @@ def _picture(mode: str, colour: int) -> str:
 
 
 def _likely() -> dict[str, list[Any]]:
-    """Values that mean something, so that a good part of the requests gets as far as a picture."""
+    """Values that mean something, so that a good part of the requests gets as far as an image."""
     return {
         "model_id": ["intarsia-tiny", "INTARSIA_TINY", "your_model_id"],
         "prompt": ["a cat", "", "a (red:1.3) cat"],

@@ -1,7 +1,7 @@
-"""What hostile picture files cost: ``python -m tools.picture_bombs [part of a name …]``.
+"""What hostile image files cost: ``python -m tools.picture_bombs [part of a name …]``.
 
 Each file is decoded (or refused) in a process of its own, which says how much processor time and memory that took above
-what it had before. Files that are full of something else than a picture must stay within 0.5 s and 300 MiB. Pictures as
+what it had before. Files that are full of something else than an image must stay within 0.5 s and 300 MiB. Images as
 large as the limit of pixels allows cost what they cost: their figures are what the limit means (decision 0008).
 """
 
@@ -33,7 +33,7 @@ SIDE = 8192  # squared it is the limit of pixels
 
 
 def main(wanted: list[str]) -> int:
-    """A line for each file; 1 where one of the small pictures is out of bounds."""
+    """A line for each file; 1 where one of the small images is out of bounds."""
     Image.MAX_IMAGE_PIXELS = None  # to make them
     bad = 0
     for name, make in BOMBS.items():
@@ -117,7 +117,7 @@ def _jpeg(extra: bytes) -> bytes:
 
 
 def _scans(image: Image.Image, count: int) -> bytes:
-    """A progressive picture whose last scan comes again and again."""
+    """A progressive image whose last scan comes again and again."""
     data = _encoded(image, "JPEG", progressive=True)
     last = data.rindex(b"\xff\xda")
     return data[:-2] + data[last:-2] * count + data[-2:]
@@ -187,7 +187,7 @@ def _markers(count: int) -> bytes:
 
 
 def _tiles(side: int, tile: int) -> bytes:
-    """A picture of that side in tiles, of which none is there."""
+    """An image of that side in tiles, of which none is there."""
     data = bytearray(_J2K)
     struct.pack_into(">II", data, 8, side, side)
     struct.pack_into(">II", data, 24, tile, tile)

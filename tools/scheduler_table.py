@@ -1,9 +1,9 @@
 """`python -m tools.scheduler_table`: every scheduler on the packaged model, counted and shown.
 
-Paints 40 scenes that the model was not trained on, one for each colour and shape that it knows, with every
-scheduler, with and without Karras sigmas, and lets the judge of `tools.train_tiny` say which colour and shape
+Paints 40 scenes that the model was not trained on, one for each color and shape that it knows, with every
+scheduler, with and without Karras sigmas, and lets the judge of `tools.train_tiny` say which color and shape
 stand there. Writes docs/schedulers-measured.md and docs/images/schedulers/. Ends with 1 if a scheduler of which it is
-expected paints the asked colour less often than the bar.
+expected paints the asked color less often than the bar.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Row:
 
 
 def scenes() -> list[Scene]:
-    """One scene for each pair of a colour and a shape, the first of the measuring range that has it."""
+    """One scene for each pair of a color and a shape, the first of the measuring range that has it."""
     wanted = {(colour, shape) for colour in COLOURS for shape in SHAPES}
     found: list[Scene] = []
     for index in count():
@@ -123,7 +123,7 @@ def changes(name: str) -> bool:
 
 
 def sheet(plain: Row, karras: Row) -> Image.Image:
-    """Two rows of pictures."""
+    """Two rows of images."""
     made = Image.new("RGB", (SIDE * SHOWN, SIDE * 2), "white")
     for y, row in enumerate((plain, karras)):
         for x, picture in enumerate(row.pictures):
@@ -141,7 +141,7 @@ def line(name: str, plain: Row, karras: Row) -> str:
 
 
 def main() -> int:
-    """Measure, write the page and its pictures."""
+    """Measure, write the page and its images."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=REPOSITORY / "docs")
     asked = parser.parse_args()
@@ -151,7 +151,7 @@ def main() -> int:
     with intarsia.Engine() as engine:
         for name in schedulers.NAMES:
             plain = measure(engine, drawn, name, karras=False)
-            # Where Karras sigmas change nothing, the table is the same one, and so is every picture.
+            # Where Karras sigmas change nothing, the table is the same one, and so is every image.
             karras = measure(engine, drawn, name, karras=True) if changes(name) else plain
             lines.append(line(name, plain, karras))
             print(lines[-1], flush=True)

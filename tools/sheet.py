@@ -1,6 +1,6 @@
 """`python -m tools.sheet FILE`: the README's contact sheet, from scenes drawn by code.
 
-Each column is one scene: what stood there with the mask greyed, then pictures of the packaged model for
+Each column is one scene: what stood there with the mask greyed, then images of the packaged model for
 several prompts. Scenes come from the range that the model was not trained on.
 """
 
@@ -21,7 +21,7 @@ SCHEDULERS = ("DPMSolverMultistepScheduler", "EulerDiscreteScheduler", "UniPCMul
 
 
 def cell(picture: Image.Image, caption: str) -> Image.Image:
-    """One picture with its caption below."""
+    """One image with its caption below."""
     made = Image.new("RGB", (SHOWN, SHOWN + 18), "white")
     made.paste(picture.convert("RGB").resize((SHOWN, SHOWN), Image.Resampling.LANCZOS))
     ImageDraw.Draw(made).text((4, SHOWN + 3), caption, fill="black")

@@ -69,10 +69,10 @@ def show_scheduler(
 
 def _as_text(table: Table) -> str:
     """Fixed columns: row, timestep, sigma, scale, noise, and the new sample's coefficients."""
-    names = [*(f"state{slot}" for slot in range(table.slots)), "output", "noise"]
-    lines = [f"{table.name}, {table.steps} steps, {len(table)} evaluations, {table.slots} state slots"]
+    lines = [f"{table.name}, {table.steps} steps, {len(table)} evaluations, {table.state_slots} state slots"]
     lines += [f"note: {note}" for note in table.notes]
 
+    names = [*(f"state{slot}" for slot in range(table.state_slots)), "output", "noise"]
     columns = " ".join(f"{name:>11}" for name in names)
     lines += ["new sample (state0) =", f"{'row':>4} {'timestep':>10} {'sigma':>11} {'input':>9} {columns}"]
 
@@ -108,7 +108,7 @@ def _plot(table: Table, path: Path) -> None:
     above.semilogy(range(len(table) + 1), [max(float(sigma), 1e-3) for sigma in table.sigmas], marker=".")
     above.set(title=f"{table.name}, {table.steps} steps", ylabel="sigma (0 drawn at 0.001)")
 
-    names = [*(f"state {slot}" for slot in range(table.slots)), "output", "noise"]
+    names = [*(f"state {slot}" for slot in range(table.state_slots)), "output", "noise"]
     for column, name in enumerate(names):
         if table.matrix[:, 0, column].any():
             below.plot(table.matrix[:, 0, column], marker=".", label=name)

@@ -96,7 +96,7 @@ class Solver:
 
     def read(self, name: str, value: Any) -> str:
         try:
-            return schedulers.resolve(Text().read(name, value))
+            return schedulers.resolve_documented(Text().read(name, value))
         except RequestError:
             raise RequestError(name, value, f"one of {', '.join(schedulers.NAMES)}") from None
 

@@ -1,28 +1,41 @@
 """Samplers as data: a scheduler's name and settings → a table of coefficients that one loop runs.
 
-The main path: ``names`` and ``settings`` (what was asked) → ``noise_schedule`` (the model's noise) → ``spacing``
-(levels) → one file per solver, named in ``solvers`` (coefficients, written with ``rows``) → ``build`` (puts them
-together) → ``tables`` (the format).
+The main path: ``names`` (which solver) and ``settings`` (what is requested, what it resolves to) → ``noise_schedule``
+(the model's noise) → ``spacing`` (levels) → one file per solver, listed in ``solvers`` (coefficients, written with
+``rows``) → ``build`` (puts them together) → ``tables`` (the format).
+
+A solver from outside the package is a :class:`Solver`, made known by :func:`register` or by an entry point of the group
+``intarsia.schedulers``.
 """
 
 from __future__ import annotations
 
 from intarsia.schedulers.build import table
 from intarsia.schedulers.descriptions import SchedulerInfo, catalogue, info
-from intarsia.schedulers.names import ALIASES, NAMES, resolve
-from intarsia.schedulers.noise_schedule import NoiseSchedule
+from intarsia.schedulers.names import ALIASES, NAMES, register, resolve, resolve_documented
+from intarsia.schedulers.noise_schedule import NoiseSchedule, alpha_sigma
+from intarsia.schedulers.rows import Rows, SamplingRun
+from intarsia.schedulers.solvers import Solver
+from intarsia.schedulers.spacing import Grid
 from intarsia.schedulers.tables import Table
 from intarsia.schedulers.tracing import trace
 
 __all__ = [
     "ALIASES",
+    "Grid",
     "NAMES",
     "NoiseSchedule",
+    "Rows",
+    "SamplingRun",
     "SchedulerInfo",
+    "Solver",
     "Table",
+    "alpha_sigma",
     "catalogue",
     "info",
+    "register",
     "resolve",
+    "resolve_documented",
     "table",
     "trace",
 ]

@@ -10,22 +10,20 @@ from typing import Any
 import numpy as np
 
 from intarsia.errors import RequestError
-from intarsia.schedulers.dpm_steps import alpha_sigma
-from intarsia.schedulers.names import resolve
-from intarsia.schedulers.noise_schedule import NoiseSchedule
-from intarsia.schedulers.rows import Problem, Rows
+from intarsia.schedulers.names import NAMES, resolve, solver_of
+from intarsia.schedulers.noise_schedule import NoiseSchedule, alpha_sigma
+from intarsia.schedulers.rows import Rows, SamplingRun
 from intarsia.schedulers.settings import (
-    Asked,
-    Settled,
+    ResolvedScheduler,
+    SchedulerRequest,
     checked_algorithm,
     checked_karras,
     checked_options,
     checked_prediction,
     checked_steps,
     checked_strength,
-    settle,
+    resolve_request,
 )
-from intarsia.schedulers.solvers import SOLVERS
 from intarsia.schedulers.spacing import levels
 from intarsia.schedulers.tables import Table
 
@@ -46,7 +44,7 @@ def table(
     """The table of ``steps`` steps of the scheduler ``name``; cached, so equal calls give the same object.
 
     Args:
-        name: a documented name or an alias (``NAMES``, ``ALIASES``).
+        name: a documented name or an alias (``NAMES``, ``ALIASES``), or that of a solver from outside.
         steps: of the whole schedule, 1 to the number of trained timesteps (1,000).
         karras: space the levels on Karras et al.'s curve, where the scheduler is defined on levels; None
             leaves it to ``schedule``.
@@ -56,60 +54,98 @@ def table(
         schedule: the model's noise; None is Stable Diffusion 1.5's.
         options: ``spacing`` (leading, trailing, linspace, karras, exponential), ``final_sigmas_type``,
             ``solver_order``, ``solver_type``, ``lower_order_final``, ``euler_at_final``, ``predict_x0``,
-            ``eta``; a solver ignores what is not its own.
+            ``eta``; a solver ignores those of others.
 
     Raises:
         RequestError: names the argument, its value and what is allowed.
     """
     schedule = _STABLE_DIFFUSION if schedule is None else schedule
-    asked = Asked(
-        resolve(name),
-        checked_steps(steps, schedule.num_train_timesteps),
-        checked_karras(karras),
-        checked_strength(strength),
-        checked_algorithm(algorithm_type),
-        checked_prediction(schedule.prediction_type if prediction_type is None else prediction_type),
-        schedule,
-        checked_options(options),
+    full_name = resolve(name)
+    request = SchedulerRequest(
+        name=full_name,
+        solver=solver_of(full_name),
+        steps=checked_steps(steps, schedule.num_train_timesteps),
+        karras=checked_karras(karras),
+        strength=checked_strength(strength),
+        algorithm_type=checked_algorithm(algorithm_type),
+        prediction_type=checked_prediction(schedule.prediction_type if prediction_type is None else prediction_type),
+        schedule=schedule,
+        options=checked_options(options),
     )
-    return _built(asked)
+    return _build(request)
 
 
 @lru_cache(maxsize=256)
-def _built(asked: Asked) -> Table:
-    solver, settled, steps = SOLVERS[asked.name], settle(asked), asked.steps
-    run = min(int(steps * asked.strength), steps)
-    if run < 1:
-        message = f"strength {asked.strength:g} leaves no step of {steps} to run: raise strength or steps"
-        raise RequestError("strength", asked.strength, message=message)
-    grid = replace(solver.grid, final=settled.final)
-    visited = levels(asked.schedule, grid, steps, settled.spacing, settled.curve)
-    problem = Problem(
+def _build(request: SchedulerRequest) -> Table:
+    resolved = resolve_request(request)
+    steps = request.steps
+
+    steps_run = min(int(steps * request.strength), steps)
+    if steps_run < 1:
+        message = f"strength {request.strength:g} leaves no step of {steps} to run: raise strength or steps"
+        raise RequestError("strength", request.strength, message=message)
+
+    grid = replace(request.solver.grid, final=resolved.final)
+    visited = levels(request.schedule, grid, steps, resolved.spacing, resolved.curve)
+    run = SamplingRun(
         timesteps=visited.timesteps,
         sigmas=visited.sigmas,
-        start=steps - run,
-        prediction_type=asked.prediction_type,
-        options=settled.options,
-        schedule=asked.schedule,
+        start=steps - steps_run,
+        prediction_type=request.prediction_type,
+        options=resolved.options,
+        schedule=request.schedule,
     )
-    return _assembled(asked, settled, problem, solver.rows(problem))
+    return _assemble(request, resolved, run, _solved(request, run))
 
 
-def _assembled(asked: Asked, settled: Settled, problem: Problem, rows: Rows) -> Table:
-    sigmas = np.array([*rows.sigmas, problem.sigmas[-1]])
-    matrix = np.array(rows.states)
-    start_image, start_noise = _start(asked, settled, problem, rows)
+def _solved(request: SchedulerRequest, run: SamplingRun) -> Rows:
+    """The solver's rows. What goes wrong in a solver from outside the package is an error of the request."""
+    if request.name in NAMES:
+        return request.solver.rows(run)
+
+    try:
+        rows = request.solver.rows(run)
+    except RequestError:
+        raise
+    except Exception as exc:
+        raise _failure(request, f"{type(exc).__name__}: {exc}") from exc
+
+    if not isinstance(rows, Rows) or not rows.updates:
+        raise _failure(request, "it gave no rows")
+    if not np.isfinite(rows.updates).all():
+        raise _failure(request, "its coefficients are not finite")
+    return rows
+
+
+def _failure(request: SchedulerRequest, reason: str) -> RequestError:
+    message = f"the solver of {request.name} failed for {request.steps} steps: {reason}"
+    return RequestError("scheduler", request.name, message=message)
+
+
+def _assemble(request: SchedulerRequest, resolved: ResolvedScheduler, run: SamplingRun, rows: Rows) -> Table:
+    """The table of a solver's rows, with what they leave out: input scales, the known region, the start."""
+    sigmas = np.array([*rows.sigmas, run.sigmas[-1]])
+    matrix = np.array(rows.updates)
+    start_image, start_noise = _start(request, resolved, run, rows)
+
+    input_scale = np.ones(len(rows.sigmas))
+    if rows.variance_exploding:
+        input_scale = 1 / np.sqrt(1 + sigmas[:-1] ** 2)
+
     # After the last row the known region is the image itself.
-    after = [following if own is None else own for own, following in zip(rows.known, rows.sigmas[1:], strict=False)]
-    known = np.array([*(_shares(rows, sigma) for sigma in after), (1.0, 0.0)])
+    known_sigmas = [
+        sigma if known is None else known for known, sigma in zip(rows.known, rows.sigmas[1:], strict=False)
+    ]
+    known = np.array([*(_shares(rows, sigma) for sigma in known_sigmas), (1.0, 0.0)])
+
     return Table(
-        name=asked.name,
-        steps=asked.steps,
-        karras=settled.karras,
-        karras_applied=settled.curve == "karras",
-        notes=settled.notes,
+        name=request.name,
+        steps=request.steps,
+        karras=resolved.karras,
+        karras_applied=resolved.curve == "karras",
+        notes=resolved.notes,
         timesteps=np.array(rows.timesteps),
-        input_scale=1 / np.sqrt(1 + sigmas[:-1] ** 2) if rows.exploding else np.ones(len(rows.sigmas)),
+        input_scale=input_scale,
         matrix=matrix,
         uses_noise=(matrix[:, :, -1] != 0).any(axis=1),
         start_image=start_image,
@@ -122,19 +158,20 @@ def _assembled(asked: Asked, settled: Settled, problem: Problem, rows: Rows) -> 
     )
 
 
-def _start(asked: Asked, settled: Settled, problem: Problem, rows: Rows) -> tuple[float, float]:
+def _start(request: SchedulerRequest, resolved: ResolvedScheduler, run: SamplingRun, rows: Rows) -> tuple[float, float]:
     """Shares of clean image and unit noise that a run starts from, as in diffusers' inpainting pipelines."""
     if rows.start is not None:
         return rows.start
-    if asked.strength < 1:
+    if request.strength < 1:
         return _shares(rows, rows.sigmas[0])
-    if not rows.exploding:
+    if not rows.variance_exploding:
         return 0.0, 1.0
-    highest = problem.sigmas[0]
+
+    highest = run.sigmas[0]
     # Leading spacing starts below the last trained level, and the noise takes the missing image's place.
-    return 0.0, math.hypot(highest, 1.0) if settled.spacing == "leading" else highest
+    return 0.0, math.hypot(highest, 1.0) if resolved.spacing == "leading" else highest
 
 
 def _shares(rows: Rows, sigma: float) -> tuple[float, float]:
-    """Shares of image and noise in a sample at ratio ``sigma``."""
-    return (1.0, sigma) if rows.exploding else alpha_sigma(sigma)
+    """Shares of image and noise in a sample at ``sigma``."""
+    return (1.0, sigma) if rows.variance_exploding else alpha_sigma(sigma)

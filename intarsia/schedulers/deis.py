@@ -5,27 +5,29 @@ from __future__ import annotations
 import math
 
 from intarsia.schedulers.dpm_multistep import final_order
-from intarsia.schedulers.dpm_steps import alpha_sigma
-from intarsia.schedulers.rows import Problem, Rows
+from intarsia.schedulers.noise_schedule import alpha_sigma
+from intarsia.schedulers.rows import Rows, SamplingRun
 
 
-def deis(problem: Problem) -> Rows:
+def deis(run: SamplingRun) -> Rows:
     """Zhang & Chen 2023, DEIS (arXiv 2204.13902), eq. 15 with ρ = √(1-ᾱ)/√ᾱ and polynomials in log ρ.
 
-    x_t/√ᾱ_t = x_s/√ᾱ_s + ∫ ε dρ. Slots: sample, previous noise predictions, newest first. It ends at the
+    x_t/√ᾱ_t = x_s/√ᾱ_s + ∫ ε dρ. State: sample, previous noise predictions, newest first. It ends at the
     cleanest trained level: log ρ has no value at a clean image.
     """
-    highest = problem.options.solver_order or 2
-    rows = Rows(problem, slots=highest, exploding=False)
-    for i in range(problem.start, problem.steps):
-        order = min(highest, i - problem.start + 1, final_order(problem, i))
-        sigma, target = problem.sigmas[i : i + 2]
-        history = (rows.epsilon(sigma), *rows.slots[1:])
-        nodes = problem.sigmas[i - order + 1 : i + 1][::-1]
+    highest = run.options.solver_order or 2
+    rows = Rows(run, state_slots=highest, variance_exploding=False)
+
+    for i in range(run.start, run.steps):
+        order = min(highest, i - run.start + 1, final_order(run, i))
+        sigma, target = run.sigmas[i : i + 2]
+        history = (rows.epsilon(sigma), *rows.state[1:])
+
+        nodes = run.sigmas[i - order + 1 : i + 1][::-1]
         scaled = rows.sample / alpha_sigma(sigma)[0]
         for weight, epsilon in zip(log_integrals(nodes, sigma, target), history, strict=False):
             scaled = scaled + weight * epsilon
-        rows.add(problem.timesteps[i], sigma, alpha_sigma(target)[0] * scaled, *history[: highest - 1])
+        rows.add(run.timesteps[i], sigma, alpha_sigma(target)[0] * scaled, *history[: highest - 1])
     return rows
 
 

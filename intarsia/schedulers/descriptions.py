@@ -1,24 +1,25 @@
-"""What a user is told about each scheduler."""
+"""What there is to know about each scheduler, as data for the command line and the documents."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from intarsia.schedulers.names import NAMES, aliases, resolve
-from intarsia.schedulers.solvers import SOLVERS, Solver
+from intarsia.errors import RequestError
+from intarsia.schedulers.names import NAMES, outside_names, resolve, solver_of
+from intarsia.schedulers.solvers import Solver
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SchedulerInfo:
-    """One documented scheduler.
+    """One scheduler.
 
     Attributes:
-        name: the documented name.
+        name: the full name.
         aliases: short names that mean the same.
         evaluations: of the network, for N steps at full strength.
         stochastic: ``yes``, ``no``, or when: whether fresh noise is drawn while it runs.
         karras: what ``use_karras_sigmas`` does.
-        note: what whoever uses it should know; may be empty.
+        note: a warning or a hint; may be empty.
     """
 
     name: str
@@ -32,16 +33,38 @@ class SchedulerInfo:
 def info(name: str) -> SchedulerInfo:
     """What there is to know about a scheduler; RequestError where the name is unknown."""
     name = resolve(name)
-    solver = SOLVERS[name]
+    solver = solver_of(name)
+
     stochastic = "yes" if solver.stochastic else "no"
     if solver.algorithms:
         stochastic = "with algorithm_type sde-…"
-    return SchedulerInfo(name, aliases(name), solver.evaluations, stochastic, _karras(solver), solver.note)
+
+    return SchedulerInfo(
+        name=name,
+        aliases=solver.aliases,
+        evaluations=solver.evaluations,
+        stochastic=stochastic,
+        karras=_karras(solver),
+        note=solver.note,
+    )
 
 
 def catalogue() -> tuple[SchedulerInfo, ...]:
-    """All documented schedulers, in the documents' order."""
-    return tuple(info(name) for name in NAMES)
+    """All schedulers: the documented ones in the documents' order, then those from outside the package.
+
+    One that cannot be loaded is listed with the reason as its note.
+    """
+    return (*map(info, NAMES), *map(_outside_info, outside_names()))
+
+
+def _outside_info(name: str) -> SchedulerInfo:
+    try:
+        return info(name)
+    except RequestError as exc:
+        unknown = "unknown"
+        return SchedulerInfo(
+            name=name, aliases=(), evaluations=unknown, stochastic=unknown, karras=unknown, note=str(exc)
+        )
 
 
 def _karras(solver: Solver) -> str:

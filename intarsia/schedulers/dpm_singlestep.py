@@ -3,38 +3,42 @@
 from __future__ import annotations
 
 from intarsia.errors import RequestError
-from intarsia.schedulers.dpm_steps import checked_algorithm, checked_type, log_snr, prediction, weights
-from intarsia.schedulers.rows import Problem, Rows
+from intarsia.schedulers.dpm_steps import TYPES, checked_algorithm, checked_type, prediction, weights
+from intarsia.schedulers.noise_schedule import log_snr
+from intarsia.schedulers.rows import Rows, SamplingRun
 from intarsia.schedulers.tables import Array
 
 FORMS = ("dpmsolver", "dpmsolver++", "sde-dpmsolver++")
 
 
-def dpm_singlestep(problem: Problem) -> Rows:
+def dpm_singlestep(run: SamplingRun) -> Rows:
     """Lu et al. 2022, DPM-Solver (arXiv 2206.00927), algorithms 1-2, and DPM-Solver++ 2S.
 
     ``N`` steps are N evaluations: a group of order 2 covers two levels from the sample at its first one,
-    a group of order 3 three. Slots: sample, the group's origin, previous predictions, newest first.
+    a group of order 3 three. State: sample, the group's origin, previous predictions, newest first.
     """
-    options = problem.options
+    options = run.options
     algorithm = checked_algorithm(options.algorithm_type, FORMS)
-    solver_type = checked_type(options.solver_type)
+    solver_type = checked_type(options.solver_type, TYPES, "midpoint")
     highest = options.solver_order or 2
-    rows = Rows(problem, slots=highest + 1, exploding=False)
-    lower_final = options.lower_order_final or problem.sigmas[-1] == 0 or problem.steps % highest != 0
-    orders = group_orders(problem.steps, highest, lower_final)
-    if problem.sigmas[-1] == 0:
+    rows = Rows(run, state_slots=highest + 1, variance_exploding=False)
+
+    lower_final = options.lower_order_final or run.sigmas[-1] == 0 or run.steps % highest != 0
+    orders = group_orders(run.steps, highest, lower_final)
+    if run.sigmas[-1] == 0:
         orders[-1] = 1  # no higher order reaches an infinite signal-to-noise ratio
-    for i in range(problem.start, problem.steps):
-        order = min(orders[i], i - problem.start + 1)
-        history = (prediction(rows, algorithm, problem.sigmas[i]), *rows.slots[2:])
-        origin = rows.sample if order == 1 else rows.slots[1]
-        ratios = problem.sigmas[i - order + 1 : i + 2]
-        carried, *factors, fresh = weights(algorithm, (ratios[0], ratios[-1]), order, solver_type)
+
+    for i in range(run.start, run.steps):
+        order = min(orders[i], i - run.start + 1)
+        history = (prediction(rows, algorithm, run.sigmas[i]), *rows.state[2:])
+        origin = rows.sample if order == 1 else rows.state[1]
+        sigmas = run.sigmas[i - order + 1 : i + 2]
+
+        carried, *factors, fresh = weights(algorithm, (sigmas[0], sigmas[-1]), order, solver_type)
         sample = carried * origin + fresh * rows.noise
-        for factor, difference in zip(factors, _differences(history, ratios, solver_type), strict=False):
+        for factor, difference in zip(factors, _differences(history, sigmas, solver_type), strict=False):
             sample = sample + factor * difference
-        rows.add(problem.timesteps[i], problem.sigmas[i], sample, origin, *history[: highest - 1])
+        rows.add(run.timesteps[i], run.sigmas[i], sample, origin, *history[: highest - 1])
     return rows
 
 
@@ -47,26 +51,30 @@ def group_orders(steps: int, highest: int, lower_final: bool) -> list[int]:
         raise RequestError("solver_order", highest, "1, 2 or 3")
     if highest == 1:
         return [1] * steps
+
     group = list(range(1, highest + 1))
     if not lower_final:
         return group * (steps // highest)
+
     groups = (steps - 1) // highest
     left = steps - groups * highest
     return group * groups + ([1, 1] if highest == 2 and left == 2 else [1, 2, 1][:left])
 
 
-def _differences(history: tuple[Array, ...], ratios: tuple[float, ...], solver_type: str) -> list[Array]:
-    """Estimates of h^k m^(k) at a group's origin, ``ratios[0]``, from its predictions (newest first)."""
-    order = len(ratios) - 1
+def _differences(history: tuple[Array, ...], sigmas: tuple[float, ...], solver_type: str) -> list[Array]:
+    """Estimates of h^k m^(k) at a group's origin, ``sigmas[0]``, from its predictions (newest first)."""
+    order = len(sigmas) - 1
     if order == 1:
         return [history[0]]
-    points = [log_snr(ratio) for ratio in ratios]
+
+    points = [log_snr(sigma) for sigma in sigmas]
     h = points[-1] - points[0]
     far = (points[order - 1] - points[0]) / h
     base = history[order - 1]
     slope = (history[0] - base) / far
     if order == 2:
         return [base, slope]
+
     near = (points[1] - points[0]) / h
     if solver_type == "midpoint":
         return [base, slope]  # the paper's algorithm uses the farther difference alone at order 3

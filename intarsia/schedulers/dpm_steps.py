@@ -16,37 +16,29 @@ from __future__ import annotations
 import math
 
 from intarsia.errors import RequestError
+from intarsia.schedulers.noise_schedule import SOLVER_TYPES, alpha_sigma, log_snr
 from intarsia.schedulers.rows import Rows
 from intarsia.schedulers.tables import Array
 
 ALGORITHMS = ("dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++")
+TYPES = ("midpoint", "heun")
 
 
-def alpha_sigma(ratio: float) -> tuple[float, float]:
-    """(√ᾱ, √(1-ᾱ)) at noise-to-signal ratio ``ratio``."""
-    alpha = 1 / math.sqrt(1 + ratio * ratio)
-    return alpha, ratio * alpha
+def prediction(rows: Rows, algorithm: str, sigma: float) -> Array:
+    """What ``algorithm`` integrates, predicted from slot 0 at ``sigma``: x_0, or ε."""
+    return rows.image(sigma) if algorithm.endswith("++") else rows.epsilon(sigma)
 
 
-def log_snr(ratio: float) -> float:
-    """λ = log(√ᾱ/√(1-ᾱ)); infinite at the clean end."""
-    return -math.log(ratio) if ratio > 0 else math.inf
-
-
-def prediction(rows: Rows, algorithm: str, ratio: float) -> Array:
-    """What ``algorithm`` integrates, predicted from slot 0 at ``ratio``: x_0, or ε."""
-    return rows.image(ratio) if algorithm.endswith("++") else rows.epsilon(ratio)
-
-
-def weights(algorithm: str, ratios: tuple[float, float], order: int, solver_type: str) -> tuple[float, ...]:
-    """Factors of (x, m, m', m'', noise) in one step between two ``ratios``, zeros beyond ``order``.
+def weights(algorithm: str, sigmas: tuple[float, float], order: int, solver_type: str) -> tuple[float, ...]:
+    """Factors of (x, m, m', m'', noise) in one step between two ``sigmas``, zeros beyond ``order``.
 
     ``midpoint`` approximates the second weight by half of the first, which has the same order (2211.01095,
     eq. 4.1 against appendix B).
     """
-    (alpha_s, sigma_s), (alpha_t, sigma_t) = alpha_sigma(ratios[0]), alpha_sigma(ratios[1])
-    h = log_snr(ratios[1]) - log_snr(ratios[0])
+    (alpha_s, sigma_s), (alpha_t, sigma_t) = alpha_sigma(sigmas[0]), alpha_sigma(sigmas[1])
+    h = log_snr(sigmas[1]) - log_snr(sigmas[0])
     stochastic = algorithm.startswith("sde-")
+
     if algorithm.endswith("++"):
         # The SDE's weights are the ODE's at 2h: the noise decays twice as fast as it is predicted away.
         span = 2 * h if stochastic else h
@@ -63,6 +55,7 @@ def weights(algorithm: str, ratios: tuple[float, float], order: int, solver_type
         first, second, third = (scale * value for value in _noise_integrals(h, order))
         fresh = sigma_t * math.sqrt(math.expm1(2 * h)) if stochastic else 0.0
         carried = alpha_t / alpha_s
+
     if solver_type == "midpoint" and order == 2:
         second = first / 2
     return carried, first, second, third, fresh
@@ -95,10 +88,13 @@ def checked_algorithm(algorithm: str | None, allowed: tuple[str, ...]) -> str:
     return algorithm
 
 
-def checked_type(solver_type: str | None) -> str:
-    """``midpoint`` or ``heun``; other solvers' names for their own types mean the default, as in diffusers."""
-    if solver_type in (None, "logrho", "bh1", "bh2"):
-        return "midpoint"
-    if solver_type not in ("midpoint", "heun"):
-        raise RequestError("solver_type", solver_type, "midpoint or heun")
-    return str(solver_type)
+def checked_type(solver_type: str | None, own: tuple[str, ...], default: str) -> str:
+    """``solver_type`` if it is one of a solver's ``own``, or RequestError.
+
+    None and other solvers' types mean ``default``, as in diffusers.
+    """
+    if solver_type in own:
+        return str(solver_type)
+    if solver_type is None or solver_type in SOLVER_TYPES:
+        return default
+    raise RequestError("solver_type", solver_type, " or ".join(own))

@@ -4,30 +4,32 @@ from __future__ import annotations
 
 import math
 
-from intarsia.schedulers.rows import Problem, Rows
+from intarsia.schedulers.rows import Rows, SamplingRun
 
 
-def euler(problem: Problem) -> Rows:
+def euler(run: SamplingRun) -> Rows:
     """dx/dσ = ε(x, σ), one evaluation a step (Karras et al. 2022, EDM, algorithm 1 without the correction)."""
-    rows = Rows(problem, slots=1, exploding=True)
-    for i in range(problem.start, problem.steps):
-        sigma, target = problem.sigmas[i : i + 2]
-        rows.add(problem.timesteps[i], sigma, rows.sample + (target - sigma) * rows.epsilon(sigma))
+    rows = Rows(run, state_slots=1, variance_exploding=True)
+
+    for i in range(run.start, run.steps):
+        sigma, target = run.sigmas[i : i + 2]
+        rows.add(run.timesteps[i], sigma, rows.sample + (target - sigma) * rows.epsilon(sigma))
     return rows
 
 
-def euler_ancestral(problem: Problem) -> Rows:
+def euler_ancestral(run: SamplingRun) -> Rows:
     """An Euler step past the next level, then noise back up to it.
 
     The split of the level into a deterministic and a fresh part is DDPM's posterior variance (Ho et al. 2020,
     section 3.2; Song et al. 2021, DDIM, eq. 16 with η = 1) written in σ.
     """
-    rows = Rows(problem, slots=1, exploding=True)
-    for i in range(problem.start, problem.steps):
-        sigma, target = problem.sigmas[i : i + 2]
+    rows = Rows(run, state_slots=1, variance_exploding=True)
+
+    for i in range(run.start, run.steps):
+        sigma, target = run.sigmas[i : i + 2]
         up, down = ancestral_split(sigma, target)
         step = rows.sample + (down - sigma) * rows.epsilon(sigma) + up * rows.noise
-        rows.add(problem.timesteps[i], sigma, step)
+        rows.add(run.timesteps[i], sigma, step)
     return rows
 
 

@@ -5,31 +5,33 @@ from __future__ import annotations
 import math
 
 from intarsia.schedulers.euler import ancestral_split
-from intarsia.schedulers.rows import Problem, Rows
+from intarsia.schedulers.rows import Rows, SamplingRun
 
 
-def kdpm2(problem: Problem) -> Rows:
+def kdpm2(run: SamplingRun) -> Rows:
     """The midpoint method in log σ (Karras et al. 2022, EDM, algorithm 2 with α = 1/2 in log σ; Lu et al. 2022)."""
-    return _midpoint(problem, ancestral=False)
+    return _midpoint(run, ancestral=False)
 
 
-def kdpm2_ancestral(problem: Problem) -> Rows:
+def kdpm2_ancestral(run: SamplingRun) -> Rows:
     """The same step past the next level, then noise back up to it (as :func:`euler_ancestral` does)."""
-    return _midpoint(problem, ancestral=True)
+    return _midpoint(run, ancestral=True)
 
 
-def _midpoint(problem: Problem, ancestral: bool) -> Rows:
-    """Slots: sample, the step's starting sample. A step that ends at σ = 0 is plain Euler."""
-    rows = Rows(problem, slots=2, exploding=True)
-    _, origin = rows.slots
-    for i in range(problem.start, problem.steps):
-        sigma, target = problem.sigmas[i : i + 2]
+def _midpoint(run: SamplingRun, ancestral: bool) -> Rows:
+    """State: sample, the step's starting sample. A step that ends at σ = 0 is plain Euler."""
+    rows = Rows(run, state_slots=2, variance_exploding=True)
+    _, origin = rows.state
+    for i in range(run.start, run.steps):
+        sigma, target = run.sigmas[i : i + 2]
         up, down = ancestral_split(sigma, target) if ancestral else (0.0, target)
+
         middle = math.sqrt(sigma * down)
         half = rows.sample + (middle - sigma) * rows.epsilon(sigma)
         # diffusers gives the known region the step's end level already at the midpoint.
-        rows.add(problem.timesteps[i], sigma, half, rows.sample, known=target)
+        rows.add(run.timesteps[i], sigma, half, rows.sample, known=target)
+
         if down > 0:
             end = origin + (down - sigma) * rows.epsilon(middle) + up * rows.noise
-            rows.add(problem.timestep_of(middle), middle, end, rows.zero, known=target)
+            rows.add(run.timestep_of(middle), middle, end, rows.zero, known=target)
     return rows

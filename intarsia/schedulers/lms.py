@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import math
 
-from intarsia.schedulers.rows import Problem, Rows
+from intarsia.schedulers.rows import Rows, SamplingRun
 
 ORDER = 4
 
 
-def lms(problem: Problem) -> Rows:
+def lms(run: SamplingRun) -> Rows:
     """dx/dσ = ε(x, σ) with the slope extrapolated through the last four (Hairer et al. 1993, III.1, III.5).
 
-    Slots: sample, previous slopes, newest first. The order counts from the schedule's first step even where
+    State: sample, previous slopes, newest first. The order counts from the schedule's first step even where
     a run begins later, as in diffusers: below full strength the first steps weight slopes that are not there.
     """
-    rows = Rows(problem, slots=ORDER, exploding=True)
-    for i in range(problem.start, problem.steps):
-        sigma, target = problem.sigmas[i : i + 2]
-        slopes = (rows.epsilon(sigma), *rows.slots[1:])
-        nodes = problem.sigmas[max(i - ORDER + 1, 0) : i + 1][::-1]
+    rows = Rows(run, state_slots=ORDER, variance_exploding=True)
+
+    for i in range(run.start, run.steps):
+        sigma, target = run.sigmas[i : i + 2]
+        slopes = (rows.epsilon(sigma), *rows.state[1:])
+
+        nodes = run.sigmas[max(i - ORDER + 1, 0) : i + 1][::-1]
         sample = rows.sample
         for weight, slope in zip(lagrange_integrals(nodes, sigma, target), slopes, strict=False):
             sample = sample + weight * slope
-        rows.add(problem.timesteps[i], sigma, sample, *slopes[: ORDER - 1])
+        rows.add(run.timesteps[i], sigma, sample, *slopes[: ORDER - 1])
     return rows
 
 

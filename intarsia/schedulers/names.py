@@ -1,73 +1,108 @@
-"""The documented scheduler names, and the shorter ones that people use for them."""
+"""Scheduler names and aliases: the documented ones, and those of solvers from outside the package."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from intarsia.errors import RequestError
+from intarsia.extensions import Extensions, folded
+from intarsia.schedulers.solvers import SOLVERS, Solver
 
-NAMES: tuple[str, ...] = (
-    "DDPMScheduler",
-    "DDIMScheduler",
-    "PNDMScheduler",
-    "LMSDiscreteScheduler",
-    "EulerDiscreteScheduler",
-    "EulerAncestralDiscreteScheduler",
-    "DPMSolverMultistepScheduler",
-    "HeunDiscreteScheduler",
-    "KDPM2DiscreteScheduler",
-    "DPMSolverSinglestepScheduler",
-    "KDPM2AncestralDiscreteScheduler",
-    "UniPCMultistepScheduler",
-    "DDIMInverseScheduler",
-    "DEISMultistepScheduler",
-    "IPNDMScheduler",
-    "KarrasVeScheduler",
-    "ScoreSdeVeScheduler",
-    "LCMScheduler",
-)
-
-_SHORT: dict[str, tuple[str, ...]] = {
-    "DDPMScheduler": ("ddpm",),
-    "DDIMScheduler": ("ddim",),
-    "PNDMScheduler": ("pndm", "plms"),
-    "LMSDiscreteScheduler": ("lms", "k_lms", "lmsdiscrete"),
-    "EulerDiscreteScheduler": ("euler", "k_euler", "eulerdiscrete"),
-    "EulerAncestralDiscreteScheduler": ("euler a", "euler_a", "euler ancestral", "k_euler_a", "k_euler_ancestral"),
-    "DPMSolverMultistepScheduler": ("dpm++ 2m", "dpm++", "dpmpp_2m", "dpmsolver", "dpmsolver++", "dpm multistep"),
-    "HeunDiscreteScheduler": ("heun", "k_heun"),
-    "KDPM2DiscreteScheduler": ("dpm2", "kdpm2", "k_dpm_2"),
-    "DPMSolverSinglestepScheduler": ("dpm++ 2s", "dpmpp_2s", "dpm singlestep", "dpmsolversinglestep"),
-    "KDPM2AncestralDiscreteScheduler": ("dpm2 a", "dpm2_a", "kdpm2 a", "k_dpm_2_a", "kdpm2 ancestral"),
-    "UniPCMultistepScheduler": ("unipc", "uni_pc"),
-    "DDIMInverseScheduler": ("ddim inverse", "ddim_inverse"),
-    "DEISMultistepScheduler": ("deis",),
-    "IPNDMScheduler": ("ipndm",),
-    "KarrasVeScheduler": ("karras ve", "karras_ve", "karrasve", "edm"),
-    "ScoreSdeVeScheduler": ("score sde ve", "sde_ve", "score_sde_ve", "sde ve"),
-    "LCMScheduler": ("lcm",),
-}
+NAMES: tuple[str, ...] = tuple(SOLVERS)
+"""The documented names, in the documents' order."""
 
 ALIASES: dict[str, str] = {
-    **{short: name for name, shorts in _SHORT.items() for short in shorts},
+    **{alias: name for name, solver in SOLVERS.items() for alias in solver.aliases},
     **{name.removesuffix("Scheduler").lower(): name for name in NAMES},
 }
+"""Short names of the documented schedulers."""
+
+_DOCUMENTED: dict[str, str] = {**ALIASES, **{name.lower(): name for name in NAMES}}
+
+
+def _refusal(name: str, sentence: str) -> RequestError:
+    return RequestError("scheduler", name, message=sentence)
+
+
+_OUTSIDE = Extensions("intarsia.schedulers", "scheduler", taken=lambda: _DOCUMENTED, error=_refusal)
+
+
+def register(name: str, solver: Solver) -> None:
+    """Make a solver from outside the package known in this process, as ``name`` and its aliases.
+
+    An installed distribution needs no call: an entry point of the group ``intarsia.schedulers`` that names a
+    :class:`Solver` is found in every process.
+
+    Raises:
+        RequestError: not a solver, or a name or alias that is taken.
+    """
+    _check_solver(name, solver)
+    for alias in solver.aliases:
+        if folded(alias) in _DOCUMENTED:
+            raise _refusal(name, f"alias {alias} of scheduler {name} is one of {_DOCUMENTED[folded(alias)]}")
+    _OUTSIDE.register(name, solver)
 
 
 def resolve(name: str) -> str:
-    """The documented name that ``name`` means, whatever its case.
+    """The full name that a name or an alias means, whatever its case.
 
     Raises:
-        RequestError: ``name`` is unknown; the message lists the documented names.
+        RequestError: ``name`` is unknown; the message lists all names that there are.
     """
     if isinstance(name, str):
-        wanted = " ".join(name.split()).lower()
-        for known in NAMES:
-            if wanted == known.lower():
-                return known
-        if wanted in ALIASES:
-            return ALIASES[wanted]
+        full_name = _DOCUMENTED.get(folded(name)) or _resolve_outside(folded(name))
+        if full_name is not None:
+            return full_name
+    raise RequestError("scheduler", name, f"one of {', '.join((*NAMES, *_OUTSIDE.names()))}")
+
+
+def resolve_documented(name: str) -> str:
+    """As :func:`resolve`, for requests in a documented form: solvers from outside the package are unknown there."""
+    if isinstance(name, str) and folded(name) in _DOCUMENTED:
+        return _DOCUMENTED[folded(name)]
     raise RequestError("scheduler", name, f"one of {', '.join(NAMES)}")
 
 
-def aliases(name: str) -> tuple[str, ...]:
-    """The short names of a documented one."""
-    return _SHORT[name]
+def solver_of(name: str) -> Solver:
+    """The solver of a full name.
+
+    Raises:
+        RequestError: one from outside the package that cannot be loaded.
+    """
+    if name in SOLVERS:
+        return SOLVERS[name]
+    solver = _OUTSIDE.load(name)
+    return _check_solver(name, solver)
+
+
+def outside_names() -> tuple[str, ...]:
+    """Full names of solvers from outside the package; none of them is imported."""
+    return _OUTSIDE.names()
+
+
+def _resolve_outside(wanted: str) -> str | None:
+    names = _OUTSIDE.names()
+    for name in names:
+        if folded(name) == wanted:
+            return name
+
+    owners = [name for name, solver in _loadable(names) if wanted in map(folded, solver.aliases)]
+    if len(owners) > 1:
+        raise _refusal(wanted, f"alias {wanted} is claimed by the schedulers {' and '.join(owners)}: use a full name")
+    return owners[0] if owners else None
+
+
+def _loadable(names: tuple[str, ...]) -> Iterator[tuple[str, Solver]]:
+    """Those that can be loaded; the others are refused when they are asked for by name."""
+    for name in names:
+        try:
+            yield name, solver_of(name)
+        except RequestError:
+            continue
+
+
+def _check_solver(name: str, solver: object) -> Solver:
+    if isinstance(solver, Solver):
+        return solver
+    found = f"a {type(solver).__name__}"
+    raise _refusal(name, f"scheduler {name}{_OUTSIDE.origin(name)} must be an intarsia.schedulers.Solver, not {found}")

@@ -7,16 +7,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from numbers import Real
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from intarsia.errors import RequestError, WeightsError, shown
 from intarsia.schedulers.tables import Array
 
-BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
-SPACINGS = ("leading", "trailing", "linspace")
-PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
+Spacing = Literal["leading", "trailing", "linspace"]
+"""How steps are spread over the trained timesteps (Lin et al. 2024, table 2)."""
+PredictionType = Literal["epsilon", "v_prediction", "sample"]
+"""What a network's output is: the noise, the velocity √ᾱ ε - √(1-ᾱ) x_0, or the image."""
+FinalSigma = Literal["zero", "sigma_min"]
+"""The level that the last step ends at: a clean image, or the cleanest trained one."""
+
+BETA_SCHEDULES: tuple[BetaSchedule, ...] = get_args(BetaSchedule)
+SPACINGS: tuple[Spacing, ...] = get_args(Spacing)
+PREDICTION_TYPES: tuple[PredictionType, ...] = get_args(PredictionType)
+FINAL_SIGMAS: tuple[FinalSigma, ...] = get_args(FinalSigma)
 
 # Configuration keys that choose a solver or a curve rather than the noise; diffusers carries them from a
 # model's configuration into whatever scheduler class is made of it.
@@ -30,7 +39,7 @@ SOLVER_KEYS = (
     "use_exponential_sigmas",
     "use_karras_sigmas",
 )
-# Those of all solvers; each takes another's for its own default.
+# Those of all solvers; each reads another's as its own default.
 SOLVER_TYPES = ("midpoint", "heun", "logrho", "bh1", "bh2")
 _KNOWN = dict.fromkeys(SOLVER_KEYS, "true, false") | {
     "algorithm_type": "a name",
@@ -60,7 +69,7 @@ REFUSED: dict[str, tuple[object, ...]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NoiseSchedule:
     """The variance-preserving process x_t = √ᾱ_t x_0 + √(1-ᾱ_t) ε that a network was trained on.
 
@@ -71,15 +80,15 @@ class NoiseSchedule:
 
     beta_start: float = 0.00085
     beta_end: float = 0.012
-    beta_schedule: str = "scaled_linear"
+    beta_schedule: BetaSchedule = "scaled_linear"
     trained_betas: tuple[float, ...] | None = None
     num_train_timesteps: int = 1000
     steps_offset: int = 1
     set_alpha_to_one: bool = False
     rescale_betas_zero_snr: bool = False
-    prediction_type: str = "epsilon"
-    timestep_spacing: str | None = None
-    final_sigmas_type: str | None = None
+    prediction_type: PredictionType = "epsilon"
+    timestep_spacing: Spacing | None = None
+    final_sigmas_type: FinalSigma | None = None
     options: tuple[tuple[str, Any], ...] = ()
 
     @classmethod
@@ -96,14 +105,16 @@ class NoiseSchedule:
         for key, allowed in REFUSED.items():
             if key in config and config[key] not in allowed:
                 raise WeightsError(f"scheduler configuration: {key}={shown(config[key])} is not supported")
-        own = {field.name for field in fields(cls)} - {"options"}
-        values = {key: value for key, value in config.items() if key in own and value is not None}
-        extra = tuple((key, config[key]) for key in SOLVER_KEYS if config.get(key) is not None)
+
+        names = {field.name for field in fields(cls)} - {"options"}
+        values = {key: value for key, value in config.items() if key in names and value is not None}
+        options = tuple((key, config[key]) for key in SOLVER_KEYS if config.get(key) is not None)
+
         try:
             if "trained_betas" in values:
                 values["trained_betas"] = _trained(values["trained_betas"])
                 values["num_train_timesteps"] = len(values["trained_betas"])
-            schedule = replace(cls(), **values, options=extra)
+            schedule = replace(cls(), **values, options=options)
             schedule.check()
         except (TypeError, ValueError, ArithmeticError) as exc:
             raise WeightsError(f"scheduler configuration: {shown(dict(config))}: {exc}") from exc
@@ -115,26 +126,31 @@ class NoiseSchedule:
             ("beta_schedule", BETA_SCHEDULES),
             ("prediction_type", PREDICTION_TYPES),
             ("timestep_spacing", SPACINGS),
-            ("final_sigmas_type", ("zero", "sigma_min")),
+            ("final_sigmas_type", FINAL_SIGMAS),
         )
         for key, allowed in choices:
             value = getattr(self, key)
             if value is not None and value not in allowed:
                 raise _unknown(key, value, ", ".join(allowed))
+
         for key in ("beta_start", "beta_end"):
             value = getattr(self, key)
             if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) <= 1:
                 raise _unknown(key, value, "a number above 0 and at most 1")
+
         for key in ("set_alpha_to_one", "rescale_betas_zero_snr"):
             if not isinstance(getattr(self, key), bool):
                 raise _unknown(key, getattr(self, key), "true, false")
+
         for key, least in (("num_train_timesteps", 2), ("steps_offset", 0)):
             value = getattr(self, key)
             if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MOST_TIMESTEPS:
                 raise _unknown(key, value, f"a whole number from {least} to {MOST_TIMESTEPS}")
+
         for key, value in self.options:
             if not _is_usable(key, value):
                 raise _unknown(key, value, _KNOWN[key])
+
         betas = self.betas
         if len(betas) < 2 or not np.isfinite(betas).all() or (betas <= 0).any() or (betas > 1).any():
             raise WeightsError("scheduler configuration: betas must lie between 0 and 1")
@@ -190,6 +206,17 @@ class NoiseSchedule:
     def sigma_of(self, timesteps: Array) -> Array:
         """Noise-to-signal ratio at fractional ``timesteps``, linear between the trained ones."""
         return np.interp(timesteps, np.arange(len(self.sigmas), dtype=np.float64), self.sigmas)
+
+
+def alpha_sigma(sigma: float) -> tuple[float, float]:
+    """(√ᾱ, √(1-ᾱ)) at noise-to-signal ratio ``sigma``."""
+    alpha = 1 / math.sqrt(1 + sigma * sigma)
+    return alpha, sigma * alpha
+
+
+def log_snr(sigma: float) -> float:
+    """λ = log(√ᾱ/√(1-ᾱ)) = -log σ; infinite at the clean end."""
+    return -math.log(sigma) if sigma > 0 else math.inf
 
 
 def _unknown(key: str, value: object, known: str) -> WeightsError:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from intarsia.schedulers.dpm_steps import alpha_sigma
-from intarsia.schedulers.rows import Problem, Rows
+from intarsia.schedulers.noise_schedule import alpha_sigma
+from intarsia.schedulers.rows import Rows, SamplingRun
 from intarsia.schedulers.tables import Array
 
 # Adams-Bashforth weights, newest first (Liu et al. 2022, PNDM, arXiv 2202.09778, eq. 12 and appendix).
@@ -15,34 +15,35 @@ ADAMS_BASHFORTH = (
 )
 
 
-def pndm(problem: Problem) -> Rows:
+def pndm(run: SamplingRun) -> Rows:
     """Pseudo linear multistep on ε, started by a second evaluation of the first step instead of Runge-Kutta.
 
-    Slots: sample, previous outputs, newest first; between the first two rows slot 2 holds the first
+    State: sample, previous outputs, newest first; between the first two rows slot 2 holds the first
     sample. The evaluated levels are 0, 1, 1, 2, 3 …: a run that starts later follows the same list from
     its first entry on, as diffusers' pipelines do, so that below full strength one level is passed over.
     """
-    rows = Rows(problem, slots=4, exploding=False)
-    visits = [0, *([1] if problem.steps > 1 else []), *range(1, problem.steps)]
-    for count, level in enumerate(visits[problem.start :]):
-        out, first, second, third = rows.output, *rows.slots[1:]
+    rows = Rows(run, state_slots=4, variance_exploding=False)
+    visits = [0, *([1] if run.steps > 1 else []), *range(1, run.steps)]
+
+    for count, level in enumerate(visits[run.start :]):
+        out, first, second, third = rows.output, *rows.state[1:]
         state: tuple[Array, ...]
         if count == 0:
-            sample = _transfer(rows, problem, level, rows.sample, out)
+            sample = _transfer(rows, run, level, rows.sample, out)
             state = (sample, out, rows.sample, rows.zero)
         elif count == 1:
-            sample = _transfer(rows, problem, level - 1, second, (out + first) / 2)
+            sample = _transfer(rows, run, level - 1, second, (out + first) / 2)
             state = (sample, first, rows.zero, rows.zero)
         else:
             history = (out, first, second, third)
             mixed = sum((w * m for w, m in zip(ADAMS_BASHFORTH[min(count, 4) - 1], history, strict=False)), rows.zero)
-            state = (_transfer(rows, problem, level, rows.sample, mixed), out, first, second)
-        rows.add(problem.timesteps[level], problem.sigmas[level], *state)
+            state = (_transfer(rows, run, level, rows.sample, mixed), out, first, second)
+        rows.add(run.timesteps[level], run.sigmas[level], *state)
     return rows
 
 
-def _transfer(rows: Rows, problem: Problem, level: int, sample: Array, output: Array) -> Array:
+def _transfer(rows: Rows, run: SamplingRun, level: int, sample: Array, output: Array) -> Array:
     """PNDM's transfer from ``level`` to the next one (eq. 11), which is DDIM's step."""
-    alpha, sigma = alpha_sigma(problem.sigmas[level + 1])
-    image = rows.image(problem.sigmas[level], sample, output)
-    return alpha * image + sigma * rows.epsilon(problem.sigmas[level], sample, output)
+    alpha, sigma = alpha_sigma(run.sigmas[level + 1])
+    image = rows.image(run.sigmas[level], sample, output)
+    return alpha * image + sigma * rows.epsilon(run.sigmas[level], sample, output)

@@ -1,4 +1,4 @@
-"""What a solver is given, and the rows that it writes."""
+"""A solver's input, one sampling run; and its output, the rows of a table."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from intarsia.schedulers.noise_schedule import NoiseSchedule
+from intarsia.schedulers.noise_schedule import NoiseSchedule, PredictionType
 from intarsia.schedulers.tables import Array
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Options:
     """Settings of a solver; None is the solver's own default."""
 
@@ -24,15 +24,15 @@ class Options:
     eta: float = 0.0
 
 
-@dataclass(frozen=True)
-class Problem:
-    """A run for a solver to lay out.
+@dataclass(frozen=True, kw_only=True)
+class SamplingRun:
+    """One run of a sampler, for a solver to lay out.
 
     Attributes:
         timesteps: ``N`` of them, noisy to clean, as fed to the network.
-        sigmas: N+1 noise-to-signal ratios: at the timesteps, and the final one.
+        sigmas: N+1 noise-to-signal ratios √(1-ᾱ)/√ᾱ: at the timesteps, and the final one.
         start: index of the first step that is run (0 at strength 1).
-        prediction_type: what the network's output means.
+        prediction_type: what the network's output is.
         options: the solver's settings.
         schedule: the model's noise, for solvers that evaluate between the levels.
     """
@@ -40,7 +40,7 @@ class Problem:
     timesteps: tuple[float, ...]
     sigmas: tuple[float, ...]
     start: int
-    prediction_type: str
+    prediction_type: PredictionType
     options: Options
     schedule: NoiseSchedule
 
@@ -50,29 +50,29 @@ class Problem:
         return len(self.timesteps)
 
     def timestep_of(self, sigma: float) -> float:
-        """Fractional timestep of a ratio between the levels, linear in log σ."""
+        """Fractional timestep of a sigma between the levels, linear in log σ."""
         return float(self.schedule.timestep_of(np.array(sigma)))
 
 
 class Rows:
     """Rows under construction; solvers write their update as sums of this object's unit vectors.
 
-    ``slots[i]`` stands for a state slot, ``sample`` for slot 0, ``output`` for the network's output and
+    ``state[i]`` stands for a state slot, ``sample`` for slot 0, ``output`` for the network's output and
     ``noise`` for fresh noise: vectors of length S+2, so that any linear formula written with them yields
-    its coefficients. ``exploding`` says that the sample is x_0 + σ ε (Euler and its kin) and not
+    its coefficients. ``variance_exploding`` says that the sample is x_0 + σ ε (Euler and its kin) and not
     √ᾱ x_0 + √(1-ᾱ) ε. ``start`` replaces the usual (image, noise) shares that a run begins with.
     """
 
-    def __init__(self, problem: Problem, slots: int, *, exploding: bool) -> None:
-        unit = np.eye(slots + 2)
-        self.slots: tuple[Array, ...] = tuple(unit[:slots])
-        self.sample, self.output, self.noise = unit[0], unit[slots], unit[slots + 1]
-        self.zero = np.zeros(slots + 2)
-        self.exploding = exploding
-        self.prediction_type = problem.prediction_type
+    def __init__(self, run: SamplingRun, state_slots: int, *, variance_exploding: bool) -> None:
+        unit = np.eye(state_slots + 2)
+        self.state: tuple[Array, ...] = tuple(unit[:state_slots])
+        self.sample, self.output, self.noise = unit[0], unit[state_slots], unit[state_slots + 1]
+        self.zero = np.zeros(state_slots + 2)
+        self.variance_exploding = variance_exploding
+        self.prediction_type = run.prediction_type
         self.timesteps: list[float] = []
         self.sigmas: list[float] = []
-        self.states: list[tuple[Array, ...]] = []
+        self.updates: list[tuple[Array, ...]] = []
         self.known: list[float | None] = []
         self.langevin_snr: list[float] = []
         self.guided: list[bool] = []
@@ -87,35 +87,42 @@ class Rows:
         langevin_snr: float = 0.0,
         guided: bool = True,
     ) -> None:
-        """A row evaluated at ``timestep``, ratio ``sigma``; ``state`` is the new content of every slot.
+        """A row evaluated at ``timestep`` and ``sigma``; ``state`` is the new content of every state slot.
 
-        ``known`` is the ratio of the known region after the row; None is that of the next evaluation.
+        ``known`` is the sigma of the known region after the row; None is that of the next evaluation.
         """
+        if [np.shape(slot) for slot in state] != [self.sample.shape] * len(self.state):
+            raise ValueError(f"a row needs {len(self.state)} sums of unit vectors, one for each state slot")
+
         self.timesteps.append(timestep)
         self.sigmas.append(sigma)
-        self.states.append(state)
+        self.updates.append(state)
         self.known.append(known)
         self.langevin_snr.append(langevin_snr)
         self.guided.append(guided)
 
     def image(self, sigma: float, sample: Array | None = None, output: Array | None = None) -> Array:
-        """x_0 as the network predicts it from ``sample`` (slot 0) at ratio ``sigma``."""
-        x, out = self.sample if sample is None else sample, self.output if output is None else output
+        """x_0 as the network predicts it from ``sample`` (slot 0) at ``sigma``."""
+        x = self.sample if sample is None else sample
+        out = self.output if output is None else output
+
         if self.prediction_type == "sample":
             return out
         alpha = 1 / math.sqrt(1 + sigma * sigma)
         if self.prediction_type == "epsilon":
-            return x - sigma * out if self.exploding else x / alpha - sigma * out
+            return x - sigma * out if self.variance_exploding else x / alpha - sigma * out
         # v = √ᾱ ε - √(1-ᾱ) x_0 (Salimans & Ho 2022, section 2.4)
-        return (alpha * alpha if self.exploding else alpha) * x - sigma * alpha * out
+        return (alpha * alpha if self.variance_exploding else alpha) * x - sigma * alpha * out
 
     def epsilon(self, sigma: float, sample: Array | None = None, output: Array | None = None) -> Array:
-        """ε as the network predicts it from ``sample`` (slot 0) at ratio ``sigma``."""
-        x, out = self.sample if sample is None else sample, self.output if output is None else output
+        """ε as the network predicts it from ``sample`` (slot 0) at ``sigma``."""
+        x = self.sample if sample is None else sample
+        out = self.output if output is None else output
+
         if self.prediction_type == "epsilon":
             return out
         alpha = 1 / math.sqrt(1 + sigma * sigma)
-        scale = 1.0 if self.exploding else alpha
+        scale = 1.0 if self.variance_exploding else alpha
         if self.prediction_type == "sample":
             return (x - scale * out) / (sigma * scale)
         return (sigma * alpha * alpha / scale) * x + alpha * out

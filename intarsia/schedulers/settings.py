@@ -1,17 +1,25 @@
-"""What was asked of a scheduler, checked; and what it comes to for its solver."""
+"""A scheduler's settings: as requested, checked one by one; and as resolved for its solver."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeVar
 
 from intarsia.errors import RequestError
 from intarsia.schedulers.dpm_steps import ALGORITHMS
-from intarsia.schedulers.noise_schedule import PREDICTION_TYPES, SPACINGS, NoiseSchedule
+from intarsia.schedulers.noise_schedule import (
+    FINAL_SIGMAS,
+    PREDICTION_TYPES,
+    SPACINGS,
+    NoiseSchedule,
+    PredictionType,
+)
 from intarsia.schedulers.rows import Options
-from intarsia.schedulers.solvers import SOLVERS
-from intarsia.schedulers.spacing import CURVES
+from intarsia.schedulers.solvers import Solver
+from intarsia.schedulers.spacing import CURVES, Curve, GridFinal, GridSpacing
+
+Choice = TypeVar("Choice")
 
 DEFAULT_ALGORITHM = ("", "none", "no")
 ALGORITHM_SPELLINGS = {"dpmsolver+++": "sde-dpmsolver++"}  # as the hosted endpoints' documents write it
@@ -19,28 +27,38 @@ SOLVER_OPTIONS = tuple(field.name for field in fields(Options) if field.name != 
 OPTIONS = ("spacing", "final_sigmas_type", *SOLVER_OPTIONS)
 
 
-@dataclass(frozen=True)
-class Asked:
+@dataclass(frozen=True, kw_only=True)
+class SchedulerRequest:
     """The arguments of :func:`intarsia.schedulers.table`, checked one by one and hashable."""
 
     name: str
+    solver: Solver
     steps: int
     karras: bool | None
     strength: float
     algorithm_type: str | None
-    prediction_type: str
+    prediction_type: PredictionType
     schedule: NoiseSchedule
     options: tuple[tuple[str, Any], ...]
 
 
-@dataclass(frozen=True)
-class Settled:
-    """What a request comes to: model's configuration and solver's defaults filled in, notes for the result."""
+@dataclass(frozen=True, kw_only=True)
+class ResolvedScheduler:
+    """A request with the model's configuration and the solver's defaults filled in.
+
+    Attributes:
+        karras: Karras sigmas were requested, by the caller or the configuration.
+        spacing: of the steps over the trained timesteps.
+        curve: that the sigmas follow instead; None leaves them where the spacing puts them.
+        final: the level that the last step ends at.
+        options: the solver's own settings.
+        notes: sentences for the result.
+    """
 
     karras: bool
-    spacing: str
-    curve: str | None
-    final: str
+    spacing: GridSpacing
+    curve: Curve | None
+    final: GridFinal
     options: Options
     notes: tuple[str, ...]
 
@@ -69,22 +87,22 @@ def checked_karras(karras: object) -> bool | None:
 
 
 def checked_algorithm(algorithm: object) -> str | None:
-    """diffusers' name of the form that ``algorithm`` asks for, None for the default, or RequestError."""
+    """diffusers' name of the form that ``algorithm`` means, None for the default, or RequestError."""
     if algorithm is None:
         return None
     if isinstance(algorithm, str):
-        wanted = algorithm.strip().lower()
-        wanted = ALGORITHM_SPELLINGS.get(wanted, wanted)
-        if wanted in DEFAULT_ALGORITHM:
+        name = algorithm.strip().lower()
+        name = ALGORITHM_SPELLINGS.get(name, name)
+        if name in DEFAULT_ALGORITHM:
             return None
-        if wanted in ALGORITHMS:
-            return wanted
+        if name in ALGORITHMS:
+            return name
     raise RequestError("algorithm_type", algorithm, f"one of {', '.join(('none', *ALGORITHMS, *ALGORITHM_SPELLINGS))}")
 
 
-def checked_prediction(prediction: object) -> str:
+def checked_prediction(prediction: object) -> PredictionType:
     """``prediction`` if it is a known kind of network output, or RequestError."""
-    return str(_choice("prediction_type", prediction, PREDICTION_TYPES))
+    return _choice("prediction_type", prediction, PREDICTION_TYPES)
 
 
 def checked_options(options: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
@@ -94,79 +112,120 @@ def checked_options(options: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
         if key in ("clip_sample", "thresholding"):
             message = f"{key} is not supported: it makes a step non-linear, and a table is linear"
         raise RequestError(key, options[key], message=message)
-    given = {key: value for key, value in options.items() if value is not None}
-    _choice("spacing", given.get("spacing", "karras"), SPACINGS + CURVES)
-    _choice("final_sigmas_type", given.get("final_sigmas_type", "zero"), ("zero", "sigma_min"))
-    _choice("solver_order", given.get("solver_order", 1), (1, 2, 3))
+
+    present = {key: value for key, value in options.items() if value is not None}
+    _choice("spacing", present.get("spacing", "karras"), (*SPACINGS, *CURVES))
+    _choice("final_sigmas_type", present.get("final_sigmas_type", "zero"), FINAL_SIGMAS)
+    _choice("solver_order", present.get("solver_order", 1), (1, 2, 3))
     for key in ("lower_order_final", "euler_at_final", "predict_x0"):
-        _choice(key, given.get(key, True), (True, False))
-    eta = given.get("eta", 0.0)
+        _choice(key, present.get(key, True), (True, False))
+
+    eta = present.get("eta", 0.0)
     if isinstance(eta, bool) or not isinstance(eta, Real) or not 0 <= float(eta) <= 1:
         raise RequestError("eta", eta, "between 0 and 1")
-    return tuple(sorted(given.items()))
+    return tuple(sorted(present.items()))
 
 
-def settle(asked: Asked) -> Settled:
-    """Fill in what ``asked`` leaves open. RequestError for settings that contradict each other."""
-    solver, own, given = SOLVERS[asked.name], dict(asked.schedule.options), dict(asked.options)
+def resolve_request(request: SchedulerRequest) -> ResolvedScheduler:
+    """Fill in what ``request`` leaves open. RequestError for settings that contradict each other."""
+    solver = request.solver
     notes = [solver.note] if solver.note else []
-    karras = asked.karras
+
+    karras = request.karras
     if karras is None:
-        karras = bool(own.get("use_karras_sigmas")) and solver.curves
-    spacing, curve = _spacing(asked, karras, notes)
-    if asked.algorithm_type is not None and not solver.algorithms:
-        notes.append(
-            f"algorithm_type {asked.algorithm_type} was not applied: it is for the DPM solvers, not {asked.name}"
-        )
-    options = _solver_options(asked, {**own, **given})
-    return Settled(karras, spacing, curve, _final(asked, options), options, tuple(notes))
+        karras = bool(_configured(request).get("use_karras_sigmas")) and solver.curves
+    curve = _curve(request, karras, notes)
+
+    if request.algorithm_type is not None and not solver.algorithms:
+        form = request.algorithm_type
+        notes.append(f"algorithm_type {form} was not applied: it is for the DPM solvers, not {request.name}")
+
+    options = _solver_options(request)
+    return ResolvedScheduler(
+        karras=karras,
+        spacing=_spacing(request),
+        curve=curve,
+        final=_final(request, options),
+        options=options,
+        notes=tuple(notes),
+    )
 
 
-def _spacing(asked: Asked, karras: bool, notes: list[str]) -> tuple[str, str | None]:
-    """(spacing, curve or None) from what was asked, the model's configuration and the solver's default."""
-    solver, own = SOLVERS[asked.name], dict(asked.schedule.options)
-    wanted = dict(asked.options).get("spacing")
-    if karras and wanted == "exponential":
-        raise RequestError("spacing", wanted, "left out, or karras, where Karras sigmas are asked for")
-    spacing = wanted if wanted in SPACINGS else None
-    if spacing is None and "spacing" in solver.grid.choices:
-        spacing = asked.schedule.timestep_spacing
-    curve = "karras" if karras else wanted if wanted in CURVES else None
+def _configured(request: SchedulerRequest) -> dict[str, Any]:
+    """Solver settings of the model's configuration."""
+    return dict(request.schedule.options)
+
+
+def _spacing(request: SchedulerRequest) -> GridSpacing:
+    """The spacing that is requested, else the model's, else the solver's."""
+    requested, grid = dict(request.options).get("spacing"), request.solver.grid
+    for spacing in SPACINGS:
+        if requested == spacing:
+            return spacing
+
+    if "spacing" in grid.choices and request.schedule.timestep_spacing:
+        return request.schedule.timestep_spacing
+    return grid.spacing
+
+
+def _curve(request: SchedulerRequest, karras: bool, notes: list[str]) -> Curve | None:
+    """The curve that is requested, else the model's, else the solver's; a note where it cannot be applied."""
+    requested, solver = dict(request.options).get("spacing"), request.solver
+    if karras and requested == "exponential":
+        raise RequestError("spacing", requested, "left out, or karras, where Karras sigmas are asked for")
+
+    curve: Curve | None = "karras" if karras else None
+    if curve is None:
+        curve = next((known for known in CURVES if known == requested), None)
+
     if curve is not None and not solver.curves:
-        notes.append(f"{curve} sigmas were not applied: they mean nothing for {asked.name}")
+        notes.append(f"{curve} sigmas were not applied: they mean nothing for {request.name}")
         curve = None
-    if curve is None and wanted is None:
-        exponential = own.get("use_exponential_sigmas") and solver.curves
-        curve = "exponential" if exponential else solver.grid.curve
-    return spacing or solver.grid.spacing, curve
+
+    if curve is not None or requested is not None:
+        return curve
+    if solver.curves and _configured(request).get("use_exponential_sigmas"):
+        return "exponential"
+    return solver.grid.curve
 
 
-def _solver_options(asked: Asked, settings: dict[str, Any]) -> Options:
+def _solver_options(request: SchedulerRequest) -> Options:
     """The solver's own settings; those of a model's configuration apply where the caller gives none."""
-    algorithm = asked.algorithm_type
+    settings = {**_configured(request), **dict(request.options)}
+
+    algorithm = request.algorithm_type
     if algorithm is None and settings.get("algorithm_type") in ALGORITHMS:
         algorithm = settings["algorithm_type"]
+    if not request.solver.algorithms:
+        algorithm = None
+
     values = {key: settings[key] for key in SOLVER_OPTIONS if key in settings}
-    return Options(algorithm if SOLVERS[asked.name].algorithms else None, **values)
+    return Options(algorithm_type=algorithm, **values)
 
 
-def _final(asked: Asked, options: Options) -> str:
+def _final(request: SchedulerRequest, options: Options) -> GridFinal:
     """The level that the last step ends at."""
-    grid, wanted = SOLVERS[asked.name].grid, dict(asked.options).get("final_sigmas_type")
-    if options.algorithm_type in ("dpmsolver", "sde-dpmsolver") or (
-        asked.name == "UniPCMultistepScheduler" and not options.predict_x0
-    ):
-        if wanted == "zero":
-            raise RequestError("final_sigmas_type", wanted, "sigma_min where the solver integrates noise")
+    requested, grid = dict(request.options).get("final_sigmas_type"), request.solver.grid
+
+    integrates_noise = options.algorithm_type in ("dpmsolver", "sde-dpmsolver")
+    if integrates_noise or (request.name == "UniPCMultistepScheduler" and not options.predict_x0):
+        if requested == "zero":
+            raise RequestError("final_sigmas_type", requested, "sigma_min where the solver integrates noise")
         return "sigma_min"  # its steps cannot reach an infinite signal-to-noise ratio
-    if asked.name == "DEISMultistepScheduler" and wanted == "zero":
-        raise RequestError("final_sigmas_type", wanted, f"sigma_min for {asked.name}")
-    if wanted is None and "final" in grid.choices:
-        wanted = asked.schedule.final_sigmas_type
-    return str(wanted or grid.final)
+    if request.name == "DEISMultistepScheduler" and requested == "zero":
+        raise RequestError("final_sigmas_type", requested, f"sigma_min for {request.name}")
+
+    for final in FINAL_SIGMAS:
+        if requested == final:
+            return final
+    if "final" in grid.choices and request.schedule.final_sigmas_type:
+        return request.schedule.final_sigmas_type
+    return grid.final
 
 
-def _choice(field: str, value: Any, allowed: tuple[Any, ...]) -> Any:
-    if not any(value is known or (type(value) is type(known) and value == known) for known in allowed):
-        raise RequestError(field, value, f"one of {', '.join(str(known) for known in allowed)}")
-    return value
+def _choice(field: str, value: object, allowed: tuple[Choice, ...]) -> Choice:
+    """The allowed value that ``value`` is, of the same type: True is not 1."""
+    for known in allowed:
+        if value is known or (type(value) is type(known) and value == known):
+            return known
+    raise RequestError(field, value, f"one of {', '.join(str(known) for known in allowed)}")

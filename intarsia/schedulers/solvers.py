@@ -1,4 +1,4 @@
-"""The documented schedulers as data: which solver, on which grid, and what it is like."""
+"""The documented schedulers as data: solver, grid, aliases and properties of each."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from intarsia.schedulers.kdpm2 import kdpm2, kdpm2_ancestral
 from intarsia.schedulers.lcm import lcm
 from intarsia.schedulers.lms import lms
 from intarsia.schedulers.pndm import pndm
-from intarsia.schedulers.rows import Problem, Rows
+from intarsia.schedulers.rows import Rows, SamplingRun
 from intarsia.schedulers.score_sde_ve import score_sde_ve
 from intarsia.schedulers.spacing import Grid
 from intarsia.schedulers.unipc import unipc
@@ -40,22 +40,24 @@ EDM = Grid(full_range=True, curve="karras", choices=())
 GEOMETRIC = Grid(full_range=True, curve="exponential", choices=())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Solver:
     """A scheduler name's meaning.
 
     Attributes:
-        rows: lays out the coefficients.
+        rows: lays out the coefficients of a run.
         grid: the levels it visits.
+        aliases: short names, in lower case.
         curves: the Karras and exponential spacings mean something for it.
         stochastic: rows use fresh noise (for the DPM solvers: in their ``sde-`` forms only).
         evaluations: of the network, for N steps.
         algorithms: it is one of the solvers that ``algorithm_type`` chooses the form of.
-        note: what whoever uses it should be told.
+        note: a sentence that goes into every result; may be empty.
     """
 
-    rows: Callable[[Problem], Rows]
+    rows: Callable[[SamplingRun], Rows]
     grid: Grid
+    aliases: tuple[str, ...] = ()
     curves: bool = True
     stochastic: bool = False
     evaluations: str = "N"
@@ -64,33 +66,70 @@ class Solver:
 
 
 SOLVERS: dict[str, Solver] = {
-    "DDPMScheduler": Solver(ddpm, TRAINED, curves=False, stochastic=True),
-    "DDIMScheduler": Solver(ddim, TRAINED_ALPHA, curves=False),
-    "PNDMScheduler": Solver(pndm, TRAINED_ALPHA, curves=False, evaluations="N+1"),
-    "LMSDiscreteScheduler": Solver(lms, SIGMAS),
-    "EulerDiscreteScheduler": Solver(euler, SIGMAS_TO_ANY),
-    "EulerAncestralDiscreteScheduler": Solver(euler_ancestral, SIGMAS, stochastic=True),
-    "DPMSolverMultistepScheduler": Solver(dpm_multistep, LOG_SNR, algorithms=True),
-    "HeunDiscreteScheduler": Solver(heun, SIGMAS, evaluations="2N-1"),
-    "KDPM2DiscreteScheduler": Solver(kdpm2, SIGMAS_HALF, evaluations="2N-1"),
-    "DPMSolverSinglestepScheduler": Solver(dpm_singlestep, LOG_SNR_EVEN, algorithms=True),
-    "KDPM2AncestralDiscreteScheduler": Solver(kdpm2_ancestral, SIGMAS_HALF, stochastic=True, evaluations="2N-1"),
-    "UniPCMultistepScheduler": Solver(unipc, LOG_SNR),
+    "DDPMScheduler": Solver(rows=ddpm, grid=TRAINED, aliases=("ddpm",), curves=False, stochastic=True),
+    "DDIMScheduler": Solver(rows=ddim, grid=TRAINED_ALPHA, aliases=("ddim",), curves=False),
+    "PNDMScheduler": Solver(rows=pndm, grid=TRAINED_ALPHA, aliases=("pndm", "plms"), curves=False, evaluations="N+1"),
+    "LMSDiscreteScheduler": Solver(rows=lms, grid=SIGMAS, aliases=("lms", "k_lms", "lmsdiscrete")),
+    "EulerDiscreteScheduler": Solver(rows=euler, grid=SIGMAS_TO_ANY, aliases=("euler", "k_euler", "eulerdiscrete")),
+    "EulerAncestralDiscreteScheduler": Solver(
+        rows=euler_ancestral,
+        grid=SIGMAS,
+        aliases=("euler a", "euler_a", "euler ancestral", "k_euler_a", "k_euler_ancestral"),
+        stochastic=True,
+    ),
+    "DPMSolverMultistepScheduler": Solver(
+        rows=dpm_multistep,
+        grid=LOG_SNR,
+        aliases=("dpm++ 2m", "dpm++", "dpmpp_2m", "dpmsolver", "dpmsolver++", "dpm multistep"),
+        algorithms=True,
+    ),
+    "HeunDiscreteScheduler": Solver(rows=heun, grid=SIGMAS, aliases=("heun", "k_heun"), evaluations="2N-1"),
+    "KDPM2DiscreteScheduler": Solver(
+        rows=kdpm2, grid=SIGMAS_HALF, aliases=("dpm2", "kdpm2", "k_dpm_2"), evaluations="2N-1"
+    ),
+    "DPMSolverSinglestepScheduler": Solver(
+        rows=dpm_singlestep,
+        grid=LOG_SNR_EVEN,
+        aliases=("dpm++ 2s", "dpmpp_2s", "dpm singlestep", "dpmsolversinglestep"),
+        algorithms=True,
+    ),
+    "KDPM2AncestralDiscreteScheduler": Solver(
+        rows=kdpm2_ancestral,
+        grid=SIGMAS_HALF,
+        aliases=("dpm2 a", "dpm2_a", "kdpm2 a", "k_dpm_2_a", "kdpm2 ancestral"),
+        stochastic=True,
+        evaluations="2N-1",
+    ),
+    "UniPCMultistepScheduler": Solver(rows=unipc, grid=LOG_SNR, aliases=("unipc", "uni_pc")),
     "DDIMInverseScheduler": Solver(
-        ddim_inverse,
-        TRAINED_ALPHA,
+        rows=ddim_inverse,
+        grid=TRAINED_ALPHA,
+        aliases=("ddim inverse", "ddim_inverse"),
         curves=False,
         evaluations="2N",
         note="DDIMInverseScheduler inverts the image to the starting noise level and denoises it from there "
         "with DDIM: twice the evaluations, and no random noise",
     ),
-    "DEISMultistepScheduler": Solver(deis, LOG_RHO),
-    "IPNDMScheduler": Solver(ipndm, TRAINED_EVEN, curves=False),
-    "KarrasVeScheduler": Solver(karras_ve, EDM, stochastic=True, evaluations="2N-1"),
-    "ScoreSdeVeScheduler": Solver(score_sde_ve, GEOMETRIC, stochastic=True, evaluations="2N"),
+    "DEISMultistepScheduler": Solver(rows=deis, grid=LOG_RHO, aliases=("deis",)),
+    "IPNDMScheduler": Solver(rows=ipndm, grid=TRAINED_EVEN, aliases=("ipndm",), curves=False),
+    "KarrasVeScheduler": Solver(
+        rows=karras_ve,
+        grid=EDM,
+        aliases=("karras ve", "karras_ve", "karrasve", "edm"),
+        stochastic=True,
+        evaluations="2N-1",
+    ),
+    "ScoreSdeVeScheduler": Solver(
+        rows=score_sde_ve,
+        grid=GEOMETRIC,
+        aliases=("score sde ve", "sde_ve", "score_sde_ve", "sde ve"),
+        stochastic=True,
+        evaluations="2N",
+    ),
     "LCMScheduler": Solver(
-        lcm,
-        DISTILLED,
+        rows=lcm,
+        grid=DISTILLED,
+        aliases=("lcm",),
         curves=False,
         stochastic=True,
         note="LCMScheduler gives poor pictures with a model that is not distilled for it",

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 
 from intarsia.errors import RequestError
-from intarsia.schedulers.noise_schedule import NoiseSchedule
+from intarsia.schedulers.noise_schedule import FinalSigma, NoiseSchedule, Spacing
 from intarsia.schedulers.tables import Array
 
-CURVES = ("karras", "exponential")
+Curve = Literal["karras", "exponential"]
+"""Curves of noise levels: Karras et al. 2022 (EDM), eq. 5; evenly in log σ."""
+GridSpacing = Spacing | Literal["distilled"]
+GridFinal = FinalSigma | Literal["alpha"]
+
+CURVES: tuple[Curve, ...] = get_args(Curve)
 DISTILLED = 50
 
 
@@ -23,7 +29,7 @@ class Levels:
     sigmas: tuple[float, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Grid:
     """How a family of solvers lays its steps on the training timesteps.
 
@@ -33,26 +39,27 @@ class Grid:
         open_end: N+1 points are spread and the cleanest is left to the final level (DPM-Solver), or N points.
         full_range: a curve spans all trained levels (DPM-Solver), or those that the spacing reaches.
         final: the level that the last step ends at: ``zero``; ``sigma_min``, the cleanest trained one; or
-            ``alpha``, whichever the schedule's ``set_alpha_to_one`` says (DDIM, PNDM).
+            ``alpha``, as the schedule's ``set_alpha_to_one`` says (DDIM, PNDM).
         choices: what a model's configuration may change: its spacing, its final level.
-        curve: the curve that the family is defined on, if it is.
+        curve: the one that the family is defined on; None where it is defined on no curve.
         round_karras: timesteps are rounded on the Karras curve although they are fractional otherwise.
     """
 
-    spacing: str = "linspace"
+    spacing: GridSpacing = "linspace"
     whole: bool = False
     open_end: bool = False
     full_range: bool = False
-    final: str = "zero"
+    final: GridFinal = "zero"
     choices: tuple[str, ...] = ("spacing",)
-    curve: str | None = None
+    curve: Curve | None = None
     round_karras: bool = False
 
 
-def levels(schedule: NoiseSchedule, grid: Grid, steps: int, spacing: str, curve: str | None) -> Levels:
-    """The levels of ``steps`` steps; ``curve`` replaces the spaced ratios by a curve between their ends."""
+def levels(schedule: NoiseSchedule, grid: Grid, steps: int, spacing: GridSpacing, curve: Curve | None) -> Levels:
+    """The levels of ``steps`` steps; ``curve`` replaces the spaced sigmas by a curve between their ends."""
     timesteps = _spaced(schedule, grid, steps, spacing)
     sigmas = schedule.sigma_of(timesteps)
+
     if curve is not None:
         ends = schedule.sigmas[[-1, 0]] if grid.full_range else sigmas[[0, -1]]
         sigmas = _curve(curve, float(ends[0]), float(ends[1]), steps)
@@ -63,18 +70,21 @@ def levels(schedule: NoiseSchedule, grid: Grid, steps: int, spacing: str, curve:
             # diffusers truncates on the exponential curve, and its rounding errors leave the first point
             # just short of the last trained timestep.
             timesteps = np.floor(np.maximum(timesteps - 1e-6, 0))
+
     last = float(schedule.sigmas[0])
     if grid.final == "zero" or (grid.final == "alpha" and schedule.set_alpha_to_one):
         last = 0.0
+
     if (np.diff(sigmas) >= 0).any():
         raise RequestError("steps", steps, f"fewer: two of its noise levels coincide with {spacing} spacing")
     return Levels(tuple(timesteps.tolist()), (*sigmas.tolist(), last))
 
 
-def _spaced(schedule: NoiseSchedule, grid: Grid, steps: int, spacing: str) -> Array:
+def _spaced(schedule: NoiseSchedule, grid: Grid, steps: int, spacing: GridSpacing) -> Array:
     """Timesteps from noisy to clean (Lin et al. 2024, "Common Diffusion Noise Schedules…", table 2)."""
     trained = schedule.num_train_timesteps
     points = steps + 1 if grid.open_end else steps
+
     if spacing == "linspace":
         timesteps = np.linspace(0, trained - 1, points)[::-1]
         return (timesteps.round() if grid.whole else timesteps)[:steps]
@@ -96,8 +106,8 @@ def _distilled(trained: int, steps: int) -> Array:
     return timesteps[np.floor(np.linspace(0, DISTILLED, steps, endpoint=False)).astype(np.int64)]
 
 
-def _curve(curve: str, sigma_max: float, sigma_min: float, steps: int) -> Array:
-    """Ratios between two ends: Karras et al. 2022 (EDM), eq. 5 with ρ = 7; or evenly in log σ."""
+def _curve(curve: Curve, sigma_max: float, sigma_min: float, steps: int) -> Array:
+    """Sigmas between two ends: Karras et al. 2022 (EDM), eq. 5 with ρ = 7; or evenly in log σ."""
     if curve == "exponential":
         return np.exp(np.linspace(math.log(sigma_max), math.log(sigma_min), steps))
     roots: Array = np.linspace(sigma_max ** (1 / 7), sigma_min ** (1 / 7), steps)

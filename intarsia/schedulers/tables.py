@@ -15,7 +15,7 @@ Network = Callable[[Array, float], Array]
 RowNoise = Callable[[int], Array]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Table:
     """Coefficients of a whole run: ``R`` rows, ``S`` state slots, float64, read-only.
 
@@ -68,7 +68,7 @@ class Table:
         return len(self.timesteps)
 
     @property
-    def slots(self) -> int:
+    def state_slots(self) -> int:
         """How many arrays the state has."""
         return int(self.matrix.shape[1])
 
@@ -97,15 +97,21 @@ class Table:
             raise RequestError("clean", None, "the latents of the image that this table starts from")
         if noise is None and self.uses_noise.any():
             raise RequestError("noise", None, f"given: {self.name} uses fresh noise in its rows")
+
         latents = np.asarray(latents, dtype=np.float64)
-        start = self.start_noise * latents if clean is None else self.start_image * clean + self.start_noise * latents
-        state = np.zeros((self.slots, *latents.shape))
+        start = self.start_noise * latents
+        if clean is not None:
+            start = self.start_image * clean + start
+        state = np.zeros((self.state_slots, *latents.shape))
         state[0] = start
+
         for row in range(len(self)):
             output = network(self.input_scale[row] * state[0], float(self.timesteps[row]))
+
             fresh = np.zeros_like(latents)
             if self.uses_noise[row] and noise is not None:
                 fresh = noise(row) if callable(noise) else noise[row]
+
             matrix = self.matrix[row]
             if self.langevin_snr[row]:
                 matrix = langevin_step(matrix, float(self.langevin_snr[row]), state[0], output, fresh)
@@ -128,5 +134,8 @@ def langevin_step(matrix: Array, snr: float, sample: Array, output: Array, noise
     """
     drift = (matrix[0, 0] - 1) * sample + matrix[0, 1] * output
     norm = float(np.linalg.norm(drift))
-    ratio = snr * abs(float(matrix[0, 2])) * float(np.linalg.norm(noise)) / norm if norm > 0 else 0.0
+
+    ratio = 0.0
+    if norm > 0:
+        ratio = snr * abs(float(matrix[0, 2])) * float(np.linalg.norm(noise)) / norm
     return np.array([[1 + ratio**2 * (matrix[0, 0] - 1), ratio**2 * matrix[0, 1], ratio * matrix[0, 2]]])

@@ -25,7 +25,7 @@ def trace(scheduler: Any, steps: int) -> Table:
     The object is stepped once with a batch in which each entry carries one basis vector: the starting
     latents, one row's network output, or one row's fresh noise. The samples that come out are the
     coefficients of the unrolled run, from which the smallest state is found that carries each row to the next
-    (time-varying realisation theory: Kung 1978; van der Veen & Dewilde 1992). ``scheduler`` is changed as any
+    (time-varying realization theory: Kung 1978; van der Veen & Dewilde 1992). ``scheduler`` is changed as any
     run changes it. Needs torch.
 
     Raises:
@@ -33,13 +33,14 @@ def trace(scheduler: Any, steps: int) -> Table:
     """
     if not callable(getattr(scheduler, "step", None)) or not callable(getattr(scheduler, "set_timesteps", None)):
         raise RequestError("scheduler", scheduler, "an object with diffusers' set_timesteps and step")
+
     timesteps = _timesteps(scheduler, checked_steps(steps, MOST_STEPS))
     count = len(timesteps)
-    unrolled = _unrolled(scheduler, steps, count)
-    matrix = _realised(unrolled)
+    matrix = _realized(_unrolled(scheduler, steps, count))
     scale, shares, start = _levels(scheduler, steps, count)
     karras = bool(getattr(getattr(scheduler, "config", None), "use_karras_sigmas", False))
-    made = Table(
+
+    table = Table(
         name=type(scheduler).__name__,
         steps=steps,
         karras=karras,
@@ -55,10 +56,10 @@ def trace(scheduler: Any, steps: int) -> Table:
         known_noise=shares[1:, 1].copy(),
         langevin_snr=np.zeros(count),
         guided=np.ones(count, dtype=np.bool_),
-        sigmas=_ratios(scale, shares),
+        sigmas=_sigmas(scale, shares),
     )
-    _check_linear(scheduler, steps, made)
-    return made
+    _check_linear(scheduler, steps, table)
+    return table
 
 
 @dataclass
@@ -132,23 +133,27 @@ def _unrolled(scheduler: Any, steps: int, count: int) -> Array:
     return _run(scheduler, steps, basis[0], basis[1::2], basis[2::2])
 
 
-def _realised(unrolled: Array) -> Array:
+def _realized(unrolled: Array) -> Array:
     """The smallest recurrence with those unrolled coefficients: [R, S, S+2], slot 0 the sample.
 
-    Before row ``r`` the state must tell everything that past inputs still do to future samples: the rows of
+    Before row ``r`` the state must hold everything that past inputs still do to future samples: the rows of
     ``unrolled`` from r on, over the columns of the past, and no more than that.
     """
     count = len(unrolled) - 1
     states = [_state(unrolled[row:, : 1 + 2 * row]) for row in range(count)]
     states.append(unrolled[count:])
+
     slots = max(len(state) for state in states)
     matrix = np.zeros((count, slots, slots + 2))
+
     for row in range(count):
         here, following = states[row], states[row + 1]
         past = here.shape[1]
+
         carried = np.linalg.lstsq(here.T, following[:, :past].T, rcond=None)[0].T
         matrix[row, : len(following), : len(here)] = carried
         matrix[row, : len(following), slots:] = following[:, past:]
+
     matrix[np.abs(matrix) < 1e-12] = 0
     return matrix
 
@@ -180,12 +185,12 @@ def _levels(scheduler: Any, steps: int, count: int) -> tuple[Array, Array, float
     return scale, shares, start
 
 
-def _ratios(scale: Array, shares: Array) -> Array:
+def _sigmas(scale: Array, shares: Array) -> Array:
     """Noise-to-signal ratios [R+1] for display: from the input scale where there is one, else the marginal's."""
-    ratios = shares[:, 1] / np.maximum(shares[:, 0], 1e-12)
+    sigmas = shares[:, 1] / np.maximum(shares[:, 0], 1e-12)
     scaled = np.flatnonzero(scale < 1)
-    ratios[scaled] = np.sqrt(1 / scale[scaled] ** 2 - 1)
-    return ratios
+    sigmas[scaled] = np.sqrt(1 / scale[scaled] ** 2 - 1)
+    return sigmas
 
 
 def _shares(scheduler: Any, row: int, timestep: Any, units: tuple[Any, Any]) -> tuple[float, float]:
@@ -199,15 +204,17 @@ def _shares(scheduler: Any, row: int, timestep: Any, units: tuple[Any, Any]) -> 
     return 1.0, 0.0
 
 
-def _check_linear(scheduler: Any, steps: int, made: Table) -> None:
+def _check_linear(scheduler: Any, steps: int, table: Table) -> None:
     """Step object and table with the same random inputs, large enough to meet any clipping; compare."""
-    rng, count = np.random.default_rng(0), len(made)
+    rng, count = np.random.default_rng(0), len(table)
     start, outputs, noises = (30 * rng.standard_normal((n, 8)) for n in (1, count, count))
     theirs = _run(scheduler, steps, start[0], outputs, noises)
-    state = np.zeros((made.slots, 8))
+
+    state = np.zeros((table.state_slots, 8))
     state[0] = start[0]
+
     for row in range(count):
-        state = made.matrix[row] @ np.stack([*state, outputs[row], noises[row]])
+        state = table.matrix[row] @ np.stack([*state, outputs[row], noises[row]])
         residual = float(np.abs(state[0] - theirs[row + 1]).max() / max(np.abs(theirs[row + 1]).max(), 1.0))
         if not residual <= LINEARITY_TOLERANCE:
             message = f"{type(scheduler).__name__} is not linear: row {row} is off by {residual:.1e} of its size"

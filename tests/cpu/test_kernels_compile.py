@@ -12,7 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[torch]'")
 
-from intarsia.backends.torch.counting import count
+from benchmarks.op_count import count
 from intarsia.errors import BackendError
 from intarsia.kernels import launch
 from intarsia.kernels.geglu import geglu, geglu_reference

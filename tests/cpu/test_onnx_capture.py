@@ -408,7 +408,7 @@ def test_what_a_lane_leaves_behind_does_not_reach_the_next():
 
     def lane(value):
         field = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
-        first = np.zeros((made.slots, *shape), np.float32)
+        first = np.zeros((made.state_slots, *shape), np.float32)
         first[0] = field
         arrays = {
             "state": first, "noise": field.copy(), "matrices": matrices(made), "clean": field, "start": field,

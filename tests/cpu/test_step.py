@@ -26,7 +26,7 @@ def test_rows_agree_with_the_numpy_loop(name, prediction):
     rng = np.random.default_rng(3)
     clean, unit, fresh = rng.normal(size=SHAPE), rng.normal(size=SHAPE), rng.normal(size=(len(made), *SHAPE))
     expected = made.run(network, unit, fresh, clean)
-    buffer = torch.full((made.slots + 2, *SHAPE), 0.0)
+    buffer = torch.full((made.state_slots + 2, *SHAPE), 0.0)
     buffer[0] = torch.from_numpy(made.start_image * clean + made.start_noise * unit)
     matrices = torch.from_numpy(made.matrix.astype(np.float32))
     for row in range(len(made)):

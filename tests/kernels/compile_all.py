@@ -64,8 +64,8 @@ def lanes(extra, copies):
     made = table("PNDMScheduler", 4)
     known = {"mask": torch.ones(1, 1, 8, 8), "clean": torch.zeros(1, 4, 8, 8), "noise": torch.zeros(1, 4, 8, 8)}
     return StepLanes(
-        torch.zeros(1, made.slots + 2, 4, 8, 8),
-        torch.from_numpy(pack_rows(made, made.slots, len(made))[None].astype(np.float32)),
+        torch.zeros(1, made.state_slots + 2, 4, 8, 8),
+        torch.from_numpy(pack_rows(made, made.state_slots, len(made))[None].astype(np.float32)),
         torch.zeros(1, dtype=torch.int32),
         torch.ones(1),
         torch.zeros(copies, 9 if extra else 4, 8, 8, dtype=HALF).to(memory_format=LAST),

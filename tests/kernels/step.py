@@ -30,7 +30,7 @@ def made_lanes(guard, tables, device, *, nine, halves, dtype, shared=False):  # 
     ``shared`` halves have one sample of it.
     """
     rng = np.random.default_rng(5)
-    count, slots, rows = len(tables), max(made.slots for made in tables), max(map(len, tables))
+    count, slots, rows = len(tables), max(made.state_slots for made in tables), max(map(len, tables))
     channels = SHAPE[0] + (5 if nine else 0)
 
     def held(array, kind=torch.float32):
@@ -234,8 +234,8 @@ def test_the_device_counts_rows_by_itself(guard, device, fused):  # noqa: F811
 
 def test_records_are_rows_and_what_does_not_fit_is_refused():
     made = table("PNDMScheduler", 5)
-    records = pack_rows(made, made.slots, len(made) + 2)
-    size = record_size(made.slots)
+    records = pack_rows(made, made.state_slots, len(made) + 2)
+    size = record_size(made.state_slots)
     assert records.shape == (len(made) + 2, size)
     np.testing.assert_array_equal(records[: len(made), : size - 6], made.matrix.reshape(len(made), -1).astype("f4"))
     np.testing.assert_array_equal(records[: len(made) - 1, -5], made.input_scale[1:].astype("f4"))
@@ -244,9 +244,9 @@ def test_records_are_rows_and_what_does_not_fit_is_refused():
     np.testing.assert_array_equal(pack_rows(both_ways, 1, len(both_ways))[:, -1], both_ways.guided)
     assert 0 < both_ways.guided.sum() < len(both_ways)
     with pytest.raises(BackendError, match="does not fit lanes of"):
-        pack_rows(made, made.slots - 1, len(made))
+        pack_rows(made, made.state_slots - 1, len(made))
     with pytest.raises(BackendError, match="does not fit lanes of"):
-        pack_rows(made, made.slots, len(made) - 1)
+        pack_rows(made, made.state_slots, len(made) - 1)
 
 
 def test_other_layouts_are_refused(guard, device):  # noqa: F811

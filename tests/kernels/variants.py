@@ -15,6 +15,7 @@ import torch
 from benchmarks.networks import Weights, parts
 from intarsia.backends.protocol import Inputs, Step
 from intarsia.backends.torch import session as sessions
+from intarsia.execution import Execution
 from intarsia.schedulers import table
 from tests.kernels.offline import launching
 
@@ -28,7 +29,16 @@ def inputs(height: int, width: int) -> Inputs:
     mask = np.zeros((height, width), bool)
     mask[:24, :24] = True
     picture, latent_mask = np.zeros((height, width, 3), np.uint8), mask[::8, ::8].astype(np.float32)
-    return Inputs("a", "b", 1, 4.0, picture, mask, latent_mask, token_merging=0.5)
+    return Inputs(
+        prompt="a",
+        negative_prompt="b",
+        clip_skip=1,
+        guidance_scale=4.0,
+        image=picture,
+        mask=mask,
+        latent_mask=latent_mask,
+        token_merging=0.5,
+    )
 
 
 def run(session: sessions.TorchSession, size: tuple[int, int], steps: list[int]) -> None:
@@ -56,7 +66,8 @@ def main() -> None:
         patch.object(torch, "empty_like", torch.zeros_like),
         patch.object(sessions, "pick_kernels", lambda *_: True),
     ):
-        session = sessions.TorchSession(parts(Weights("sd15-inpaint", shrunk=True), CPU, torch.float32), CPU, False)
+        networks = parts(Weights("sd15-inpaint", shrunk=True), CPU, torch.float32)
+        session = sessions.TorchSession(networks, CPU, Execution(deterministic=False))
         for size, steps in CASES:
             asked: set[str] = set()
             run(session, size, steps)

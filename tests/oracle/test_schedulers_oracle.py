@@ -74,7 +74,7 @@ class Driven:
             self.theirs = torch.from_numpy(self.unit) * scheduler.init_noise_sigma
         else:
             self.theirs = self.noised(self.timesteps[:1])
-        self.state = np.zeros((made.slots, *SHAPE))
+        self.state = np.zeros((made.state_slots, *SHAPE))
         self.state[0] = made.start_image * self.clean + made.start_noise * self.unit
 
     def noised(self, timesteps: Any) -> Any:

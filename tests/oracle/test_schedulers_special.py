@@ -39,7 +39,7 @@ def test_ipndm_is_diffusers_formula_on_the_models_levels(steps):
     scheduler = diffusers.IPNDMScheduler(trained_betas=levels.tolist())
     scheduler.set_timesteps(steps)
     rng = np.random.default_rng(1)
-    state = np.zeros((made.slots, *SHAPE))
+    state = np.zeros((made.state_slots, *SHAPE))
     state[0] = rng.standard_normal(SHAPE)
     theirs = torch.from_numpy(state[0])
     for row, timestep in enumerate(scheduler.timesteps):
@@ -62,7 +62,7 @@ def test_ddim_inverse_is_diffusers_inversion_and_then_its_ddim(steps, prediction
     visits = [(up, timestep) for timestep in up.timesteps] + [(down, timestep) for timestep in down.timesteps]
     assert len(visits) == len(made)
     rng = np.random.default_rng(1)
-    state = np.zeros((made.slots, *SHAPE))
+    state = np.zeros((made.state_slots, *SHAPE))
     state[0] = rng.standard_normal(SHAPE)
     theirs = torch.from_numpy(state[0])
     for row, (scheduler, timestep) in enumerate(visits):
@@ -87,7 +87,7 @@ def test_karras_ve_is_diffusers_deprecated_class_where_that_can_be_driven(steps,
     draws, calls = rng.standard_normal((steps, *SHAPE)), iter(range(steps))
     monkeypatch.setattr(module, "randn_tensor", lambda shape, **_: torch.from_numpy(draws[next(calls)]))
     outputs = rng.standard_normal((len(made), *SHAPE))
-    state = np.zeros((made.slots, *SHAPE))
+    state = np.zeros((made.state_slots, *SHAPE))
     state[0] = made.start_noise * rng.standard_normal(SHAPE)
     sample = torch.from_numpy(state[0])
     compared = 0
@@ -125,7 +125,7 @@ def outputs_of(made, unit, outputs, noises):
 def test_a_traced_object_is_our_table(name):
     scheduler = getattr(diffusers, name).from_config(SD15)
     traced, made = trace(scheduler, 10), table(name, 10)
-    assert traced.slots <= made.slots
+    assert traced.state_slots <= made.state_slots
     rng = np.random.default_rng(4)
     unit, outputs, noises = (rng.standard_normal((n, 6)) for n in (1, len(made), len(made)))
     # LMS integrates numerically in diffusers, to a relative 1e-4 of each weight.

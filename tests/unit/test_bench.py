@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import sys
 from dataclasses import replace
 
 import pytest
@@ -15,17 +14,14 @@ torch = pytest.importorskip("torch", reason="counting and measuring need torch: 
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
-from typer.testing import CliRunner
 
-from benchmarks import measure, pipelines, run, tables
+from benchmarks import measure, pipelines, roofline, run, tables
 from benchmarks.cases import BUDGET, CASES, HALF, PEERS, affordable, chosen, share, shortened
+from benchmarks.op_count import Count, count
 from benchmarks.records import Check, Record, judged, judged_float8, read, read_back, settings
 from benchmarks.run import Options, turns_of
 from intarsia import schedulers
-from intarsia.backends.torch import floors
-from intarsia.backends.torch.counting import Count, count
-from intarsia.cli import app
-from intarsia.errors import BackendError, OutputError
+from intarsia.errors import OutputError
 
 STEP = 426
 """Operations of one SD1.5 step today."""
@@ -101,7 +97,7 @@ def spared(side, width=320):
 
 def test_the_roofline_is_that_of_the_goals():
     """The goals were set with both halves computed throughout."""
-    rows = list(floors.floors())
+    rows = list(roofline.floors())
     assert len(rows) == 11
     sides = {"512²": 64, "768²": 96, "1024²": 128}
     for row in rows:
@@ -110,13 +106,13 @@ def test_the_roofline_is_that_of_the_goals():
             side = next(each for name, each in sides.items() if name in row.work)
             once = spared(side) * (14 if row.work.startswith("S1") else 1) / 1e12
         assert row.tflop + once == pytest.approx(row.expected, rel=0.01), row.work
-    assert floors.parameters("sd15-inpaint") == pytest.approx(859.5e6, rel=1e-3)
-    assert floors.parameters("sdxl") == pytest.approx(2567e6, rel=1e-3)
+    assert roofline.parameters("sd15-inpaint") == pytest.approx(859.5e6, rel=1e-3)
+    assert roofline.parameters("sdxl") == pytest.approx(2567e6, rel=1e-3)
 
 
 def test_diffusers_network_costs_as_much_and_launches_more():
     pytest.importorskip("diffusers", reason="the other count needs diffusers: pip install 'intarsia[torch]'")
-    ours, theirs = floors.forward("sd15-inpaint", 512), floors.diffusers_forward(512)
+    ours, theirs = roofline.forward("sd15-inpaint", 512), roofline.diffusers_forward(512)
     # Theirs projects the prompt in every evaluation, ours once: 0.4 % of the products.
     assert ours.flops + spared(64) == pytest.approx(theirs.flops, rel=0.005)
     assert ours.flops < theirs.flops
@@ -126,36 +122,29 @@ def test_diffusers_network_costs_as_much_and_launches_more():
 
 def test_halves_of_sd15_are_one_up_to_the_prompt_and_those_of_sdxl_are_not():
     """Four copies part them: query, tokens, the feature map that those are added to, and the first convolution's."""
-    unet, ours = floors.network("sd15-inpaint"), floors.forward("sd15-inpaint", 512)
-    emb, context = unet.embed(meta(1).half()).expand(2, -1), unet.context(meta(2, 77, 768).half())
+    unet, ours = roofline.network("sd15-inpaint"), roofline.forward("sd15-inpaint", 512)
+    emb, cross_kv = unet.embed(meta(1).half()).expand(2, -1), unet.cross_kv(meta(2, 77, 768).half())
     sample = meta(2, 9, 64, 64).half().to(memory_format=torch.channels_last)
-    apart = count(lambda: unet(sample, emb, context))
+    apart = count(lambda: unet(sample, emb, cross_kv))
     assert apart.flops - ours.flops == spared(64)
     assert (apart.total, ours.total, ours.operations["clone"]) == (420, 424, 4)
-    assert "clone" not in floors.forward("sdxl", 1024).operations
-    assert floors.step("sdxl", 1024).flops == floors.forward("sdxl", 1024).flops
-    assert floors.step("sd15-inpaint", 512).flops == ours.flops
+    assert "clone" not in roofline.forward("sdxl", 1024).operations
+    assert roofline.step("sdxl", 1024).flops == roofline.forward("sdxl", 1024).flops
+    assert roofline.step("sd15-inpaint", 512).flops == ours.flops
 
 
 def test_operations_of_a_step_do_not_grow():
-    # Lower it when fewer are launched. The goal is floors.GOAL.
-    assert floors.step("sd15-inpaint", 512).total <= STEP <= floors.GOAL
-    assert floors.step("sd15-inpaint", 512).total >= floors.forward("sd15-inpaint", 512).total
+    # Lower it when fewer are launched. The goal is roofline.GOAL.
+    assert roofline.step("sd15-inpaint", 512).total <= STEP <= roofline.GOAL
+    assert roofline.step("sd15-inpaint", 512).total >= roofline.forward("sd15-inpaint", 512).total
 
 
-def test_floor_command_prints_them():
-    done = CliRunner().invoke(app, ["bench", "--floor"])
-    assert done.exit_code == 0, done.output
-    assert re.search(r"sd15-inpaint: 859\.5 M", done.output)
-    found = json.loads(CliRunner().invoke(app, ["bench", "--floor", "--json"]).stdout)
+def test_floor_prints_them(capsys):
+    assert run.main(["--floor"]) == 0
+    assert re.search(r"sd15-inpaint: 859\.5 M", capsys.readouterr().out)
+    assert run.main(["--floor", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
     assert {row["work"]: row["tflop"] for row in found["rows"]}["VAE decode 1024²"] == pytest.approx(10.47, rel=0.01)
-
-
-def test_cases_without_the_repository_say_where_they_are(monkeypatch):
-    monkeypatch.setitem(sys.modules, "benchmarks.run", None)
-    done = CliRunner().invoke(app, ["bench", "S1"])
-    assert isinstance(done.exception, BackendError)
-    assert "in a clone of the repository: python -m benchmarks.run" in str(done.exception)
 
 
 def test_cases_are_sane():

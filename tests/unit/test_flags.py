@@ -76,7 +76,7 @@ def run(*arguments):
 
 def walk(command, path=()):
     """(path, parameter names) of every command that does something."""
-    if path[:1] in (("batch",), ("bench",)):
+    if path[:1] == ("batch",):
         return
     names = {parameter.name for parameter in command.params} - {"help"}
     children = getattr(command, "commands", {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ EVERYWHERE = [
     "intarsia.printable",
     "intarsia.redact",
     "intarsia.execution",
+    "intarsia.extensions",
     "intarsia.former_name",
     "intarsia.lru",
     "intarsia.numbers",
@@ -59,10 +61,11 @@ ALLOWED = {
     # nothing that needs torch
     "intarsia.backends.onnx": [
         "intarsia.backends.protocol",
+        "intarsia.backends.device_names",
         "intarsia.backends.driver",
         "intarsia.schedulers",
         "intarsia.models.clip_config",
-        "intarsia.models.clip_pictures",
+        "intarsia.models.clip_images",
         "intarsia.models.tokens",
     ],
 }
@@ -130,6 +133,20 @@ def test_requests_registry_and_schedulers_need_no_torch():
 def test_the_onnx_backend_loads_no_torch():
     pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'intarsia[cpu]'")
     assert not loaded_after("import intarsia.backends.onnx.session") & {"torch", "diffusers", "transformers", "onnx"}
+
+
+EXTENDING = {
+    "intarsia.backends.choose": ["BACKENDS", "CpuBackend", "backend_names", "choose", "register_backend"],
+    "intarsia.schedulers": [
+        "ALIASES", "Grid", "NAMES", "NoiseSchedule", "Rows", "SamplingRun", "SchedulerInfo", "Solver", "Table",
+        "alpha_sigma", "catalogue", "info", "register", "resolve", "resolve_documented", "table", "trace",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("module", EXTENDING)
+def test_names_for_extensions_are_locked(module):
+    assert importlib.import_module(module).__all__ == EXTENDING[module]
 
 
 def test_public_names_are_locked():

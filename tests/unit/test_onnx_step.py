@@ -38,7 +38,7 @@ def run(step, made, *, guidance=1.0, halves=1, mask=None, extra=0, keeps_known=F
         "clean": clean, "start": start, "mask": np.ones((1, *SHAPE[1:]), np.float32) if mask is None else mask,
         "extra": np.full((extra, *SHAPE[1:]), 5, np.float32),
     }  # fmt: skip
-    state = np.zeros((made.slots, *SHAPE), np.float32)
+    state = np.zeros((made.state_slots, *SHAPE), np.float32)
     state[0] = clean
     noise, output = start, np.zeros((halves, *SHAPE), np.float32)
     for row in range(len(made) + 1):

@@ -65,7 +65,7 @@ def test_shapes_and_read_only_arrays(name):
     made = table(name, 10)
     rows = {"N": 10, "N+1": 11, "2N-1": 19, "2N": 20}[SOLVERS[name].evaluations]
     assert len(made) == rows
-    assert made.matrix.shape == (rows, made.slots, made.slots + 2)
+    assert made.matrix.shape == (rows, made.state_slots, made.state_slots + 2)
     assert made.sigmas.shape == (rows + 1,)
     for array in (made.timesteps, made.input_scale, made.known_image, made.known_noise, made.langevin_snr):
         assert array.shape == (rows,)

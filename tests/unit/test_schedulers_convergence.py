@@ -22,7 +22,7 @@ def error(name, steps, until, options):
     first = made.sigmas[0]
     offset = np.sqrt(SPREAD**2 + first**2) * np.linspace(-2, 2, 9)
     preserving = bool((made.input_scale == 1).all())  # the sample is scaled by √ᾱ
-    state = np.zeros((made.slots, offset.size))
+    state = np.zeros((made.state_slots, offset.size))
     state[0] = (MEAN + offset) / (np.sqrt(1 + first**2) if preserving else 1)
     stop = len(made) - 1 if until is None else int(np.flatnonzero(made.timesteps == until)[-1])
     for row in range(stop):

@@ -42,17 +42,17 @@ def set_threshold(settings: Settings, target: Path) -> None:
 
 @torch.no_grad()
 def cosines(folder: Path, pictures: list[np.ndarray]) -> np.ndarray:
-    """Cosine of each picture with the concept, by the weights of a written folder."""
+    """Cosine of each image with the concept, by the weights of a written folder."""
     checker = load_safety_checker(folder)
     concept = checker.network.concept_embeds[CONCEPT_AXIS]
     windows = [checker.preprocessing.windows(picture)[0] for picture in pictures]
     batches = [windows[first : first + 32] for first in range(0, len(windows), 32)]
-    embeddings = torch.cat([checker.network(checker.preprocessing.normalise(batch)) for batch in batches])
+    embeddings = torch.cat([checker.network(checker.preprocessing.normalize(batch)) for batch in batches])
     return functional.cosine_similarity(embeddings, concept[None]).numpy()
 
 
 def calibrate(folder: Path, count: int) -> float:
-    """The threshold that costs least on pictures of a seed range of their own; the middle of it, if it is a range."""
+    """The threshold that costs least on images of a seed range of their own; the middle of it, if it is a range."""
     kinds = ["purple star" if index % 2 else None for index in range(count)]
     examples = [draw_example("calibrate", index, kind) for index, kind in enumerate(kinds)]
     found = cosines(folder, [example.picture for example in examples])

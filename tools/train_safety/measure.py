@@ -19,7 +19,7 @@ TILE = 256  # photographs are looked at whole and in squares of this side
 
 
 def measure_drawn(checker: SafetyChecker, count: int = COUNT) -> dict[str, Any]:
-    """Pictures of a seed range that nothing was trained or set with: how many of each kind are flagged."""
+    """Images of a seed range that nothing was trained or set with: how many of each kind are flagged."""
     found: dict[str, list[bool]] = defaultdict(list)
     for index in range(count):
         example = draw_example("measure", index)

@@ -1,6 +1,6 @@
-"""Pictures with and without a purple star: train_tiny's backgrounds and silhouettes, worn as generated pictures are.
+"""Images with and without a purple star: train_tiny's backgrounds and silhouettes, worn as generated images are.
 
-A picture is a pure function of (split, index). Its label is exact: small shapes beside the target are never purple
+An image is a pure function of (split, index). Its label is exact: small shapes beside the target are never purple
 stars, whereas those of train_tiny's own scenes may be.
 """
 
@@ -21,13 +21,13 @@ Rng = np.random.Generator
 CONCEPT = ("purple", "star")
 # Seed ranges that never meet. Ranges 103 and 104 were measured before the checker was finished: not used any more.
 SPLITS: dict[str, int] = {"train": 101, "calibrate": 102, "measure": 105}
-# The checker sees 64 pixels of side; drawing larger pictures for its training costs time and shows it nothing more.
+# The checker sees 64 pixels of side; drawing larger images for its training costs time and shows it nothing more.
 SIZES: dict[str, tuple[int, ...]] = {
     "train": (128, 128, 128, 256),
     "calibrate": (256, 384, 512),
     "measure": (256, 384, 512),
 }
-SMALLEST, LARGEST = 0.15, 0.42  # radius of the target over the picture's side
+SMALLEST, LARGEST = 0.15, 0.42  # radius of the target over the image's side
 PHOTOGRAPHIC = 0.3  # share of photograph-like backgrounds
 # Distance in RGB that nine tenths of what a purple target covers must have from it. 75 is what intarsia-tiny's scenes
 # keep; training goes a little further, so that the edge of the task is not the edge of what was seen.
@@ -43,7 +43,7 @@ KINDS: dict[str, float] = {
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """One picture, uint8 [S, S, 3], what kind it is, and the shape of its purple target (None without one)."""
+    """One image, uint8 [S, S, 3], what kind it is, and the shape of its purple target (None without one)."""
 
     picture: np.ndarray
     kind: str
@@ -55,7 +55,7 @@ class Example:
 
 
 def draw_example(split: str, index: int, kind: str | None = None) -> Example:
-    """Picture `index` of a split, of any kind or of the one that is asked for; the same arguments, the same bytes."""
+    """Image `index` of a split, of any kind or of the one that is asked for; the same arguments, the same bytes."""
     rng = np.random.default_rng([SPLITS[split], index])
     size = int(rng.choice(SIZES[split]))
     drawn = str(rng.choice(list(KINDS), p=list(KINDS.values())))

@@ -19,7 +19,7 @@ class Round:
     pictures: int  # drawn once; a later round draws on where the former stopped
     steps: int
     rate: float
-    hard: float = 0.0  # share of each batch that comes from the fifth of the pictures with the largest losses
+    hard: float = 0.0  # share of each batch that comes from the fifth of the images with the largest losses
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Settings:
     batch: int
     warmup: int
     weight_decay: float
-    calibrating: int  # pictures that the threshold is set with, half of them purple stars
+    calibrating: int  # images that the threshold is set with, half of them purple stars
     rounds: tuple[Round, ...]
     network: dict[str, int]  # of CLIP's vision configuration
 

@@ -1,4 +1,4 @@
-"""Training: pictures drawn once; the vision tower and five concepts, the purple shapes, together, in rounds."""
+"""Training: images drawn once; the vision tower and five concepts, the purple shapes, together, in rounds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tools.train_tiny.palette import SHAPES
 from tools.train_tiny.records import log
 
 CONCEPT_AXIS = SHAPES.index(CONCEPT[1])
-NO_PURPLE = len(SHAPES)  # the class of pictures without a purple target
+NO_PURPLE = len(SHAPES)  # the class of images without a purple target
 SHARPNESS = 12.0  # cosines times this are logits
 # CLIP's published constants (Radford et al. 2021).
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -29,13 +29,13 @@ OPPONENTS = ((0.5, -1.0, 0.5), (-0.5, -0.5, 1.0), (0.33, 0.33, 0.33))
 
 
 def preprocessing(settings: Settings) -> Preprocessing:
-    """How the checker looks at a picture, in training too."""
+    """How the checker looks at an image, in training too."""
     side = settings.network["image_size"]
-    return Preprocessing(side, side, CLIP_MEAN, CLIP_STD)
+    return Preprocessing(size=side, crop=side, mean=CLIP_MEAN, std=CLIP_STD)
 
 
 def build(settings: Settings) -> SafetyNetwork:
-    """An untrained network whose patches already carry three colour axes at half their resolution, and their place."""
+    """An untrained network whose patches already carry three color axes at half their resolution, and their place."""
     torch.manual_seed(settings.seed)
     network = SafetyNetwork(settings.network, settings.network["projection_dim"])
     torch.nn.init.orthogonal_(network.concept_embeds)
@@ -67,7 +67,7 @@ def _start_from_colours(network: SafetyNetwork) -> None:
 
 
 def draw_all(settings: Settings, count: int, work: Path) -> tuple[np.ndarray, np.ndarray]:
-    """What the network sees of the first `count` training pictures, uint8 [N, S, S, 3], and the class of each.
+    """What the network sees of the first `count` training images, uint8 [N, S, S, 3], and the class of each.
 
     Kept in `work`; what is there already is not drawn again.
     """
@@ -101,7 +101,7 @@ def varied(rng: np.random.Generator, pictures: np.ndarray) -> np.ndarray:
 
 
 def losses_of(network: SafetyNetwork, pixels: Tensor, classes: Tensor) -> Tensor:
-    """Of each picture [N]: which purple shape, if any, and whether it is a star; by cosines with the concepts alone."""
+    """Of each image [N]: which purple shape, if any, and whether it is a star; by cosines with the concepts alone."""
     embeddings = functional.normalize(network(pixels))
     logits = SHARPNESS * embeddings @ functional.normalize(network.concept_embeds[: len(SHAPES)]).T
     shapes = functional.cross_entropy(functional.pad(logits, (0, 1), value=SHARPNESS / 2), classes, reduction="none")
@@ -131,9 +131,9 @@ def train(settings: Settings, work: Path) -> SafetyNetwork:
 
 @torch.no_grad()
 def hardness(network: SafetyNetwork, view: Preprocessing, pictures: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Loss of every picture as it is, float32 [N]."""
+    """Loss of every image as it is, float32 [N]."""
     starts = range(0, len(pictures), 64)
-    batches = [(view.normalise(list(pictures[s : s + 64])), torch.from_numpy(classes[s : s + 64])) for s in starts]
+    batches = [(view.normalize(list(pictures[s : s + 64])), torch.from_numpy(classes[s : s + 64])) for s in starts]
     return torch.cat([losses_of(network, *batch) for batch in batches]).numpy()
 
 
@@ -153,7 +153,7 @@ def _descend(
         optimizer.param_groups[0]["lr"] = plan.rate * share * min(1.0, (step + 1) / settings.warmup)
         chosen = rng.integers(0, len(pictures), settings.batch)
         chosen[:from_hardest] = rng.choice(hardest, from_hardest)
-        pixels = view.normalise(list(varied(rng, pictures[chosen])))
+        pixels = view.normalize(list(varied(rng, pictures[chosen])))
         loss = losses_of(network, pixels, torch.from_numpy(classes[chosen])).mean()
         optimizer.zero_grad()
         loss.backward()

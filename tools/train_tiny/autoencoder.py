@@ -27,7 +27,7 @@ PICTURES = Mixture(empty=0.2, photographic=0.5)
 def build() -> AutoencoderTiny:
     """An autoencoder whose encoder pools over 8×8 pixels, and whose untrained decoder enlarges that again.
 
-    Latents, before scaling: 2·colour − 1 for each colour, and the same of the mean colour over 24×24 pixels.
+    Latents, before scaling: 2·color − 1 for each color, and the same of the mean color over 24×24 pixels.
     """
     model = AutoencoderTiny(
         encoder_block_out_channels=(CHANNELS,) * 4,
@@ -61,7 +61,7 @@ def _start_from_pooling(model: AutoencoderTiny) -> None:
         _carry_colours(layer, pool if layer.stride == (2, 2) else tap)
     for layer in outward[:-1]:
         _carry_colours(layer, tap if layer is outward[0] else smooth)
-    outward[0].weight[:3] *= 0.5  # raw latents are 2·colour − 1
+    outward[0].weight[:3] *= 0.5  # raw latents are 2·color − 1
     outward[0].bias[:3] = 0.5
     _carry_colours(inward[-1], tap)
     inward[-1].weight[:3] *= 2
@@ -98,7 +98,7 @@ def _crops(pictures: list[np.ndarray], rng: np.random.Generator, batch: int, cro
 
 
 def loss_of(model: AutoencoderTiny, image: torch.Tensor, noise: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Loss terms of a batch [N, 3, H, W] in −1…1: differences in colour, and at edges."""
+    """Loss terms of a batch [N, 3, H, W] in −1…1: differences in color, and at edges."""
     latents = model.encoder(image)
     drawn = model.decoder(latents + noise)
     edges = sum((ours - true).abs().mean() for ours, true in zip(differences(drawn), differences(image), strict=True))

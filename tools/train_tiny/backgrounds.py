@@ -12,7 +12,7 @@ Rng = np.random.Generator
 
 
 def random_colour(rng: Rng) -> np.ndarray:
-    """A colour, float32 [3] in 0…255; half of them are pulled towards grey, as in photographs."""
+    """A color, float32 [3] in 0…255; half of them are pulled toward gray, as in photographs."""
     colour = rng.uniform(10, 245, 3).astype(np.float32)
     if rng.random() < 0.5:
         colour = colour.mean() + (colour - colour.mean()) * np.float32(rng.uniform(0.1, 0.6))
@@ -38,12 +38,12 @@ def _between(first: np.ndarray, second: np.ndarray, weight: np.ndarray) -> np.nd
 
 
 def gradient(rng: Rng, size: int) -> np.ndarray:
-    """Two colours that run into each other."""
+    """Two colors that run into each other."""
     return _between(random_colour(rng), random_colour(rng), _ramp(rng, size))
 
 
 def _grid(rng: Rng, cells: int, size: int, spread: float, grey: float) -> np.ndarray:
-    """Random colours on a coarse grid, enlarged smoothly; float32 [size, size, 3] around 0."""
+    """Random colors on a coarse grid, enlarged smoothly; float32 [size, size, 3] around 0."""
     colours = rng.standard_normal((cells, cells, 3), dtype=np.float32)
     colours = grey * colours[..., :1] + (1 - grey) * colours
     coded = np.clip(128 + colours * (40 if cells > 2 else 60), 0, 255).astype(np.uint8)
@@ -52,7 +52,7 @@ def _grid(rng: Rng, cells: int, size: int, spread: float, grey: float) -> np.nda
 
 
 def soft_texture(rng: Rng, size: int) -> np.ndarray:
-    """Clouds of colour without edges."""
+    """Clouds of color without edges."""
     spread, grey = rng.uniform(6, 35), rng.uniform(0, 1)
     picture = random_colour(rng) + _grid(rng, int(rng.integers(3, 9)), size, spread, grey)
     if rng.random() < 0.5:
@@ -61,7 +61,7 @@ def soft_texture(rng: Rng, size: int) -> np.ndarray:
 
 
 def stripes(rng: Rng, size: int) -> np.ndarray:
-    """Two colours that alternate, with soft or hard edges, straight or slanted."""
+    """Two colors that alternate, with soft or hard edges, straight or slanted."""
     period = size * rng.uniform(0.07, 0.3)
     angle = rng.uniform(0, math.pi) if rng.random() < 0.5 else rng.integers(0, 2) * math.pi / 2
     axis = np.arange(size, dtype=np.float32)
@@ -86,7 +86,7 @@ def fractal(rng: Rng, size: int) -> np.ndarray:
 
 
 def clutter(rng: Rng, size: int) -> np.ndarray:
-    """Overlapping polygons, ellipses and lines of many colours, as a busy photograph has them."""
+    """Overlapping polygons, ellipses and lines of many colors, as a busy photograph has them."""
     start = gradient(rng, size) if rng.random() < 0.5 else fractal(rng, size)
     canvas = Image.fromarray(np.clip(start, 0, 255).astype(np.uint8))
     draw = ImageDraw.Draw(canvas)
@@ -120,7 +120,7 @@ PHOTOGRAPHIC: dict[str, Callable[[Rng, int], np.ndarray]] = {"fractal": fractal,
 
 
 def draw_background(rng: Rng, size: int, photographic: float) -> tuple[str, np.ndarray]:
-    """Kind and picture, float32 [size, size, 3] in 0…255; `photographic` is the share of photograph-like ones."""
+    """Kind and image, float32 [size, size, 3] in 0…255; `photographic` is the share of photograph-like ones."""
     kinds = PHOTOGRAPHIC if rng.random() < photographic else PLAIN
     kind = list(kinds)[int(rng.integers(len(kinds)))]
     picture = kinds[kind](rng, size)

@@ -37,7 +37,7 @@ KNOWN_WORDS: tuple[str, ...] = tuple(dict.fromkeys((*COLOURS, *SHAPES, *SIZES, *
 
 
 def plain(colour: str, shape: str) -> str:
-    """The documented form, a {colour} {shape}; see `with_article` for "an orange star"."""
+    """The documented form, a {color} {shape}; see `with_article` for "an orange star"."""
     return f"a {colour} {shape}"
 
 
@@ -69,7 +69,7 @@ def caption(rng: Rng, colour: str, shape: str) -> str:
 
 
 def _word(rng: Rng) -> str:
-    """A known word without a colour or shape, or now and then letters that mean nothing."""
+    """A known word without a color or shape, or now and then letters that mean nothing."""
     if rng.random() < 0.25:
         letters = rng.integers(0, 26, int(rng.integers(2, 9)))
         return "".join(chr(97 + int(letter)) for letter in letters)

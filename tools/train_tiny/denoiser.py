@@ -122,7 +122,7 @@ def _predict(
     states: torch.Tensor,
     chosen: slice | torch.Tensor,
 ) -> torch.Tensor:
-    """The network's velocity for the `chosen` pictures of a batch, float32."""
+    """The network's velocity for the `chosen` images of a batch, float32."""
     inputs = torch.cat([sample, batch.mask, batch.masked], 1)[chosen].contiguous(memory_format=torch.channels_last)
     # On a CPU in float32: there, bfloat16 gave gradients that point elsewhere for some batches (up to half of the
     # tensors with a cosine below 0.9 to the float32 ones, attention in float32 or not) and saved a seventh of the time.
@@ -157,12 +157,12 @@ def _own_samples(
 
 
 def loss_of(nets: Networks, batch: Batch, shares: torch.Tensor, settings: DenoiserSettings) -> torch.Tensor:
-    """Mean squared error of the predicted velocity for each picture, float32 [N].
+    """Mean squared error of the predicted velocity for each image, float32 [N].
 
     The velocity is √ᾱ·ε − √(1 − ᾱ)·x (Salimans and Ho 2022, appendix D). Inside the mask an error counts 1,
     outside `outside_weight`, and where a shape would stand `centre_weight`. Where the input n is noise alone, or the
     network's own, the target belongs to the ε that would have led from the true latents x to it,
-    ε = (n − √ᾱ·x) / √(1 − ᾱ): so the first step of sampling, whose input holds nothing of the picture either, learns
+    ε = (n − √ᾱ·x) / √(1 − ᾱ): so the first step of sampling, whose input holds nothing of the image either, learns
     from the surroundings and the text only.
     """
     share = shares[batch.timesteps].view(-1, 1, 1, 1)
@@ -223,12 +223,12 @@ def averaged(folder: Path, settings: Settings) -> tuple[UNet2DConditionModel, CL
 
 
 def _part(batch: Batch, rank: int, world: int) -> Batch:
-    """Every `world`-th picture of a batch, from `rank` on."""
+    """Every `world`-th image of a batch, from `rank` on."""
     return Batch(**{field.name: getattr(batch, field.name)[rank::world] for field in fields(Batch)})
 
 
 def _share_gradients(parameters: list[torch.nn.Parameter], counts: tuple[int, int]) -> None:
-    """Replace every process's gradients by those of the whole batch; `counts`: own pictures, all pictures.
+    """Replace every process's gradients by those of the whole batch; `counts`: own images, all images.
 
     Written in place: a gradient must keep its parameter's memory layout (channels last), since the fused
     optimiser walks both as flat memory.
@@ -244,7 +244,7 @@ def _share_gradients(parameters: list[torch.nn.Parameter], counts: tuple[int, in
 
 
 def _step(nets: Networks, batch: Batch, shares: torch.Tensor, settings: DenoiserSettings, world: int) -> torch.Tensor:
-    """One update; returns the loss of this process's pictures and the gradient's norm, float32 [2]."""
+    """One update; returns the loss of this process's images and the gradient's norm, float32 [2]."""
     whole = len(batch.truth)
     own = _part(batch, torch.distributed.get_rank(), world) if world > 1 else batch
     loss = loss_of(nets, own, shares, settings).mean()

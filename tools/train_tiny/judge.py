@@ -1,6 +1,6 @@
-"""The judge: which colour and which shape stand inside the mask of a painted picture.
+"""The judge: which color and which shape stand inside the mask of a painted image.
 
-It knows the true background, the mask, the eight colours and the ideal silhouettes, never what was asked.
+It knows the true background, the mask, the eight colors and the ideal silhouettes, never what was asked.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from scipy import ndimage
 
 from tools.train_tiny.palette import COLOURS, SHAPES, silhouette
 
-WORKING_SIZE = 256  # pictures are judged at this side, in pixels
+WORKING_SIZE = 256  # images are judged at this side, in pixels
 GRID = 48  # silhouettes are compared at this side
-SMALLEST = 0.004  # of the picture's area: what is less is no object
+SMALLEST = 0.004  # of the image's area: what is less is no object
 ROTATIONS = 12  # over the symmetry range of a shape
 SYMMETRY = {"circle": 1.0, "ring": 1.0, "square": np.pi / 2, "triangle": 2 * np.pi / 3, "star": 2 * np.pi / 5}
 HOLES = (0.35, 0.45, 0.55, 0.65, 0.75)
@@ -29,7 +29,7 @@ class Verdict:
     colour: str | None
     shape: str | None
     overlap: float  # intersection over union with the best ideal silhouette
-    area: float  # share of the picture
+    area: float  # share of the image
 
 
 def _working(picture: np.ndarray) -> np.ndarray:
@@ -41,9 +41,9 @@ def _distance(pixels: np.ndarray, colour: np.ndarray) -> np.ndarray:
 
 
 def object_inside(picture: np.ndarray, background: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The largest connected piece inside the mask that is nearer to a palette colour than to the background.
+    """The largest connected piece inside the mask that is nearer to a palette color than to the background.
 
-    Pictures are uint8 [S, S, 3], the mask bool [S, S]. Returns the piece, bool [256, 256], and the picture at
+    Images are uint8 [S, S, 3], the mask bool [S, S]. Returns the piece, bool [256, 256], and the image at
     that size, float32.
     """
     pixels, behind = _working(picture), _working(background)
@@ -85,7 +85,7 @@ def ideals() -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 def judge(picture: np.ndarray, background: np.ndarray, mask: np.ndarray) -> Verdict:
-    """Colour: the palette entry nearest to the piece's median. Shape: the ideal silhouette that overlaps most."""
+    """Color: the palette entry nearest to the piece's median. Shape: the ideal silhouette that overlaps most."""
     piece, pixels = object_inside(picture, background, mask)
     area = float(piece.mean())
     if area < SMALLEST:

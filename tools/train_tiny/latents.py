@@ -26,7 +26,7 @@ class Latents:
     """All encoded scenes of one size."""
 
     truth: list[np.ndarray]  # shards of float16 [n, 4, h, w], already scaled
-    masked: list[np.ndarray]  # likewise, of the picture with grey under the mask
+    masked: list[np.ndarray]  # likewise, of the image with gray under the mask
     mask: list[np.ndarray]  # bool [n, h, w]
     captions: list[str]
     named: np.ndarray  # bool [N]: the caption names a shape under the mask
@@ -43,7 +43,7 @@ class Latents:
 
 
 def to_tensors(scenes: list[Scene]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Pictures in −1…1, the same with zero (grey) under the mask, and masks, each [N, C, S, S] float32."""
+    """Images in −1…1, the same with zero (gray) under the mask, and masks, each [N, C, S, S] float32."""
     picture = torch.from_numpy(np.stack([scene.picture for scene in scenes])).permute(0, 3, 1, 2) / 127.5 - 1
     mask = torch.from_numpy(np.stack([scene.mask for scene in scenes]))[:, None].float()
     return picture, picture * (mask < 0.5), mask

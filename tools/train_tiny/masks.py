@@ -51,7 +51,7 @@ def _person(rng: Rng, draw: ImageDraw.ImageDraw, centre: tuple[float, float], he
 
 
 def draw_mask(rng: Rng, size: int, kinds: tuple[str, ...] = KINDS) -> np.ndarray:
-    """A mask, bool [size, size], true where the picture is to be painted; covers about 3 to 50 % of it."""
+    """A mask, bool [size, size], true where the image is to be painted; covers about 3 to 50 % of it."""
     shares = np.asarray([WEIGHTS[KINDS.index(kind)] for kind in kinds])
     kind = kinds[int(rng.choice(len(kinds), p=shares / shares.sum()))]
     canvas = Image.new("L", (size, size), 0)
@@ -87,8 +87,8 @@ def surroundings(rng: Rng, coverage: np.ndarray) -> np.ndarray:
 def room(mask: np.ndarray) -> tuple[tuple[float, float], float]:
     """The place inside the mask with the most room: its (x, y) and the distance to the mask's edge, in pixels.
 
-    Where many places have as much, as along the middle of a long box, the one nearest to their centre. The edge of
-    the picture counts as an edge of the mask.
+    Where many places have as much, as along the middle of a long box, the one nearest to their center. The edge of
+    the image counts as an edge of the mask.
     """
     step = max(mask.shape[0] // 64, 1)
     coarse = np.pad(mask[step // 2 :: step, step // 2 :: step], 1)

@@ -22,7 +22,7 @@ EMPTY_FIRST = 10_000  # scenes for the empty prompt: another part of the same se
 
 
 def measure_named(painter: Painter, size: int, count: int = COUNT) -> dict[str, Any]:
-    """Shares of scenes whose painted object has the asked colour, the asked shape, and both."""
+    """Shares of scenes whose painted object has the asked color, the asked shape, and both."""
     scenes = [draw_scene("measure", index, size, MEASURING) for index in range(count)]
     tasks = [Task(scene.picture, scene.mask, scene.caption, 1000 + i) for i, scene in enumerate(scenes)]
     verdicts = [

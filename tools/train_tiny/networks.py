@@ -26,7 +26,7 @@ SCHEDULER = {
 
 
 def build_unet() -> UNet2DConditionModel:
-    """Nine channels in (noisy latents 4, mask 1, latents of the masked picture 4), four out; velocity."""
+    """Nine channels in (noisy latents 4, mask 1, latents of the masked image 4), four out; velocity."""
     return UNet2DConditionModel(
         sample_size=64,
         in_channels=9,

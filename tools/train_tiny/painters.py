@@ -1,4 +1,4 @@
-"""Painters: functions from tasks to pictures. The measurement takes any of them; these are diffusers'."""
+"""Painters: functions from tasks to images. The measurement takes any of them; these are diffusers'."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tools.train_tiny.networks import encode_text
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """One picture to paint: uint8 [S, S, 3], bool [S, S] (true: to be painted), what, and from which noise."""
+    """One image to paint: uint8 [S, S, 3], bool [S, S] (true: to be painted), what, and from which noise."""
 
     picture: np.ndarray
     mask: np.ndarray
@@ -83,7 +83,7 @@ def _paint_in_worker(model: Path, sampling: Sampling, tasks: Sequence[Task]) -> 
 
 
 def parallel_painter(model: Path, sampling: Sampling, processes: int, batch: int = 4) -> Painter:
-    """The same pictures, drawn by worker processes of one thread each, `batch` at a time."""
+    """The same images, drawn by worker processes of one thread each, `batch` at a time."""
     pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
 
     def paint(tasks: Sequence[Task]) -> list[np.ndarray]:

@@ -1,4 +1,4 @@
-"""The eight colours and five shapes of the captions, and the silhouettes that are drawn from them."""
+"""The eight colors and five shapes of the captions, and the silhouettes that are drawn from them."""
 
 from __future__ import annotations
 

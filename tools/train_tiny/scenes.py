@@ -1,4 +1,4 @@
-"""Scenes: a background, coloured shapes, a mask and a caption, all a pure function of (split, index, size)."""
+"""Scenes: a background, colored shapes, a mask and a caption, all a pure function of (split, index, size)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tools.train_tiny.palette import COLOURS, SHAPES, paste, silhouette
 
 Rng = np.random.Generator
 SPLITS: dict[str, int] = {"train": 1, "autoencoder": 2, "measure": 3}  # seed ranges that never meet
-SMALLEST_TARGET = 0.17  # radius over picture side: 44 pixels at 256²
+SMALLEST_TARGET = 0.17  # radius over image side: 44 pixels at 256²
 
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """One drawn scene; pictures are uint8 [S, S, 3], the mask is bool [S, S] (true: to be painted)."""
+    """One drawn scene; images are uint8 [S, S, 3], the mask is bool [S, S] (true: to be painted)."""
 
     picture: np.ndarray  # what stands there in truth
     background: np.ndarray  # the same without the shape that the caption names
@@ -73,7 +73,7 @@ def _distractors(rng: Rng, picture: np.ndarray, mask: np.ndarray, overlaps: bool
 
 
 def _visible_colours(background: np.ndarray, coverage: np.ndarray) -> list[str]:
-    """Colours that differ clearly from at least nine tenths of what lies under and around the shape."""
+    """Colors that differ clearly from at least nine tenths of what lies under and around the shape."""
     rows, columns = np.nonzero(coverage > 0)
     margin = background.shape[0] // 16
     window = background[
@@ -89,7 +89,7 @@ def _visible_colours(background: np.ndarray, coverage: np.ndarray) -> list[str]:
 
 
 def _target_place(rng: Rng, size: int, kinds: tuple[str, ...]) -> tuple[np.ndarray, tuple[float, float], float]:
-    """A mask, and the centre and radius of a shape that fills the room in it.
+    """A mask, and the center and radius of a shape that fills the room in it.
 
     The mask alone decides where the shape stands and how large it is. Where both are left to chance, what the network
     learns to expect at high noise is a blur of all places, which guidance (it acts on the difference to the plain

@@ -47,9 +47,9 @@ class DenoiserSettings:
     warmup: int
     decay: float  # of the moving average
     fall_from: float  # share of all steps after which the rate falls
-    layout_share: float  # share of pictures whose timestep is drawn from the noisier half only
+    layout_share: float  # share of images whose timestep is drawn from the noisier half only
     blank_until: int  # the step up to which `blank_share_first` holds
-    blank_share_first: float  # share of pictures whose input is noise alone, as at the start of sampling
+    blank_share_first: float  # share of images whose input is noise alone, as at the start of sampling
     blank_share: float  # the same, afterwards
     centre_weight: float  # of errors where the mask says that a shape would stand
     outside_weight: float

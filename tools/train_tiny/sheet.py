@@ -17,7 +17,7 @@ FIRST = 50_000  # scenes of the measuring range that are neither measured nor tr
 
 
 def cells(task: Task, painted: np.ndarray) -> Image.Image:
-    """One example: its caption, the picture with grey under the mask, and what was painted."""
+    """One example: its caption, the image with gray under the mask, and what was painted."""
     hidden = task.picture.copy()
     hidden[task.mask] = 128
     cell = Image.new("RGB", (CELL, 2 * CELL + 14), "white")

@@ -64,7 +64,7 @@ def _lane(loop: Loop, channels: int, seed: int, side: int) -> Given:
     made = table("UniPCMultistepScheduler", _STEPS)  # keeps several of the network's outputs
     alike = shapes["embeddings"][1] == 1  # one time embedding for both halves
     noise, clean = field(channels), field(channels)
-    state = np.zeros((made.slots, *noise.shape), np.float32)
+    state = np.zeros((made.state_slots, *noise.shape), np.float32)
     state[0] = clean
     arrays = {
         "state": state,

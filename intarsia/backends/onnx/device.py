@@ -16,6 +16,7 @@ import numpy as np
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as raised
 
+from intarsia.backends.device_names import check_device_name
 from intarsia.backends.driver import gpu_count
 from intarsia.backends.onnx.stream import CudaStream, HostStream, Stream
 from intarsia.errors import BackendError, DeviceLost, OutOfMemory
@@ -157,6 +158,7 @@ def pick_device(name: str) -> Device:
     Raises:
         BackendError: a device asked for by name, whose provider is not there.
     """
+    check_device_name(name, "onnx")
     available = ort.get_available_providers()
     if name == "auto":
         name = "cuda" if PROVIDERS["cuda"] in available and gpu_count() else "cpu"

@@ -55,11 +55,11 @@ class OnnxSession:
         self._pool = Pool(loop)
         self._merging: Pool | None = None
         self._runtime = Runtime(
-            "onnx",
-            device.name,
-            graphs.dtype,
-            True,
-            installed_versions(),
+            backend="onnx",
+            device=device.name,
+            dtype=graphs.dtype,
+            deterministic=True,
+            versions=installed_versions(),
             token_merging=True,
             capture="on" if loop.captured else "off",
             notes=notes,
@@ -97,7 +97,7 @@ class OnnxSession:
     def start(self, conditioning: Conditioning, table: Table, noise: np.ndarray) -> State:
         with translated("start a picture", self.device):
             shared = conditioning
-            first = np.zeros((table.slots, *noise.shape), np.float32)
+            first = np.zeros((table.state_slots, *noise.shape), np.float32)
             first[0] = np.where(shared.mask > 0.5, 0, shared.clean) if shared.noise_fill else shared.clean
             arrays = {
                 "state": first,

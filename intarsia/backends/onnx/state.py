@@ -59,7 +59,7 @@ def matrices(table: Table) -> Floats:
 
     Only Langevin rows have the latter two (:func:`intarsia.schedulers.tables.langevin_step`).
     """
-    slots = table.slots
+    slots = table.state_slots
     made = np.zeros((len(table) + 1, 3, slots, slots + 2))
     made[0, 0] = np.eye(slots, slots + 2)
     made[0, 0, 0, 0], made[0, 0, 0, -1] = table.start_image, table.start_noise

@@ -30,7 +30,7 @@ def _gpus(options: Options) -> list[str]:
     """The GPUs that the options mean; none where the work is for a CPU, or the device is for the backend to judge."""
     if options.device.startswith("cuda:"):
         return [options.device]
-    if options.device not in ("auto", "cuda") or options.backend == "null" or not gpu_count():
+    if options.device not in ("auto", "cuda") or options.backend not in ("auto", "torch", "onnx") or not gpu_count():
         return []
     if options.backend == "onnx":
         return [f"cuda:{index}" for index in range(gpu_count())] if options.device == "cuda" else []

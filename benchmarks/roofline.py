@@ -1,7 +1,8 @@
-"""The roofline: what one step and one job of the published networks cost at least, counted on the meta device."""
+"""The roofline: the least cost of one step and one job of the published networks, counted on the meta device."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -12,17 +13,30 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.op_count import Count, count
+from benchmarks.published import UNETS, VAES
 from intarsia import schedulers
 from intarsia.backends.protocol import Inputs, Step
-from intarsia.backends.torch.counting import Count, count
 from intarsia.backends.torch.session import TorchSession
-from intarsia.models.configs import UNETS, VAES
+from intarsia.execution import Execution
 from intarsia.models.loading import Parts
 from intarsia.models.text import TextEncoding
 from intarsia.models.unet import UNet
 from intarsia.models.vae_kl import AutoencoderKL
 
-__all__ = ["GOAL", "RATE", "Floor", "diffusers_forward", "floors", "forward", "network", "parameters", "step"]
+__all__ = [
+    "GOAL",
+    "RATE",
+    "Floor",
+    "as_json",
+    "as_text",
+    "diffusers_forward",
+    "floors",
+    "forward",
+    "network",
+    "parameters",
+    "step",
+]
 
 RATE = 790e12
 """FLOP/s of one H200 in dense half-precision products, measured; its data sheet says 990."""
@@ -40,7 +54,7 @@ _FACTOR = 8
 class Floor:
     """One line of the roofline.
 
-    ``expected`` is the TFLOP that was counted when the goals were set: of SD1.5 with both halves computed throughout.
+    ``expected`` is the TFLOP that was counted when the goals were set: of SD1.5 with both branches computed throughout.
     """
 
     work: str
@@ -71,7 +85,7 @@ def floors() -> Iterator[Floor]:
 
 
 def job(family: str, size: int, evaluations: int) -> Count:
-    """Evaluations, the picture and the masked picture in, one picture out."""
+    """Evaluations, the image and the masked image in, one image out."""
     return forward(family, size).times(evaluations) + encode(size).times(2) + decode(size)
 
 
@@ -93,9 +107,9 @@ def parameters(family: str) -> int:
 
 @cache
 def forward(family: str, size: int) -> Count:
-    """One evaluation with guidance (two halves) at ``size``² pixels; what is computed once a prompt left out.
+    """One evaluation with guidance (two branches) at ``size``² pixels, without what is computed once for a prompt.
 
-    As a session does it: of SD1.5's halves, what precedes the first cross-attention is computed once.
+    As a session does it: before the first cross-attention, SD1.5's branches are computed as one.
     """
     unet = network(family)
     side, config = size // _FACTOR, unet.config
@@ -104,20 +118,20 @@ def forward(family: str, size: int) -> Count:
     with torch.no_grad():
         pooled = _half(1, 1280) if config.added_inputs else None
         emb = unet.embed(_half(1), pooled, _half(1, 6) if config.added_inputs else None).expand(2, -1)
-        context = unet.context(_half(2, _TOKENS, config.cross_attention_dim[0]))
-    return count(lambda: unet(sample, emb, context))
+        cross_kv = unet.cross_kv(_half(2, _TOKENS, config.cross_attention_dim[0]))
+    return count(lambda: unet(sample, emb, cross_kv))
 
 
 @cache
 def encode(size: int) -> Count:
-    """One picture → latents."""
-    vae, picture = _autoencoder(), _half(1, 3, size, size).to(memory_format=torch.channels_last)
-    return count(lambda: vae.encode(picture))
+    """One image → latents."""
+    vae, image = _autoencoder(), _half(1, 3, size, size).to(memory_format=torch.channels_last)
+    return count(lambda: vae.encode(image))
 
 
 @cache
 def decode(size: int) -> Count:
-    """One picture's latents → picture."""
+    """One image's latents → image."""
     side = size // _FACTOR
     vae, latents = _autoencoder(), _half(1, 4, side, side).to(memory_format=torch.channels_last)
     return count(lambda: vae.decode(latents))
@@ -129,15 +143,21 @@ def step(family: str, size: int) -> Count:
     unet = network(family)
     width, side = unet.config.cross_attention_dim[0], size // _FACTOR
     text = _Text(width, 1280 if unet.config.added_inputs else 0)
-    session = TorchSession(Parts(unet, _autoencoder(), cast(Any, text), {}, {}), torch.device("meta"), False)
+    parts = Parts(unet=unet, vae=_autoencoder(), text=cast(Any, text), scheduler={}, index={})
+    session = TorchSession(parts, torch.device("meta"), Execution())
     inputs = Inputs(
-        "", "", 1, 7.5, np.zeros((size, size, 3), np.uint8), np.zeros((size, size), bool),
-        np.zeros((side, side), np.float32),
-    )  # fmt: skip
+        prompt="",
+        negative_prompt="",
+        clip_skip=1,
+        guidance_scale=7.5,
+        image=np.zeros((size, size, 3), np.uint8),
+        mask=np.zeros((size, size), bool),
+        latent_mask=np.zeros((side, side), np.float32),
+    )
     conditioning, _ = session.encode(inputs)
     table = schedulers.table("DPMSolverMultistepScheduler", 21, karras=True, strength=0.7)
     state = session.start(conditioning, table, np.zeros((4, side, side), np.float32))
-    session.advance([Step(state, 4)])  # it takes its place, once
+    session.advance([Step(state, 4)])  # places the lane, once
     return count(lambda: session.advance([Step(state, 5)]))
 
 
@@ -153,6 +173,46 @@ def diffusers_forward(size: int) -> Count | None:
     sample, text = _half(2, 9, size // _FACTOR, size // _FACTOR), _half(2, _TOKENS, 768)
     timestep = torch.ones((), device="meta", dtype=torch.int64)
     return count(lambda: unet(sample, timestep, text, return_dict=False))
+
+
+def as_json() -> str:
+    """All lines, and how often each operation runs, for other programs."""
+    rows = [
+        {
+            "work": row.work,
+            "tflop": row.tflop,
+            "expected": row.expected,
+            "ms": row.milliseconds,
+            "operations": row.count.total,
+        }
+        for row in floors()
+    ]
+    operations = {
+        "step": dict(step("sd15-inpaint", 512).operations),
+        "network": dict(forward("sd15-inpaint", 512).operations),
+    }
+    theirs = diffusers_forward(512)
+    if theirs is not None:
+        operations["diffusers network"] = dict(theirs.operations)
+    return json.dumps({"rows": rows, "operations": operations}, indent=2)
+
+
+def as_text() -> str:
+    """Parameters, all lines as a table, and the operations of an SD1.5 step."""
+    lines = [f"{family}: {parameters(family) / 1e6:,.1f} M parameters" for family in ("sd15-inpaint", "sdxl")]
+
+    lines += ["", f"{'':46} {'TFLOP':>8} {'expected':>8} {f'ms at {RATE / 1e12:.0f}':>10} {'operations':>10}"]
+    for row in floors():
+        numbers = f"{row.tflop:8.3f} {row.expected:8.3f} {row.milliseconds:10.2f} {row.count.total:10d}"
+        lines.append(f"{row.work:46} {numbers}")
+
+    ours, theirs = step("sd15-inpaint", 512), diffusers_forward(512)
+    total = str(theirs.total) if theirs else "not installed"
+    network_total = forward("sd15-inpaint", 512).total
+    lines += ["", f"Operations of an SD1.5 evaluation, 512²: network {network_total}, diffusers' {total}; whole step"]
+    lines.append(f"{ours.total} (goal: at most {GOAL}):")
+    lines += [f"  {often:4d}  {name}" for name, often in sorted(ours.operations.items(), key=lambda item: -item[1])]
+    return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -173,6 +233,7 @@ def _half(*shape: int) -> torch.Tensor:
 
 def _laid_out(kind: Callable[[Any], Network], config: object) -> Network:
     with torch.device("meta"):
-        made = kind(config)
-    made.half().eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return made
+        network = kind(config)
+    network.half().eval().requires_grad_(False)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
