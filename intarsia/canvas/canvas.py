@@ -92,7 +92,7 @@ class Canvas:
 
         weights, alpha = self._composite
         rgb = paste_area(self.working.rgb, area, self.geometry.crop, weights, blend)
-        return RgbImage(rgb, alpha, self.working.icc_profile).to_pil()
+        return RgbImage(rgb, alpha, icc_profile=self.working.icc_profile).to_pil()
 
     def untouched(self) -> Image.Image:
         """The image as it is where nothing is repainted, at the output's size."""
@@ -185,7 +185,7 @@ def _working(image: RgbImage, size: Size) -> RgbImage:
     # Opaque first: resizing mixes neighbors, and what is hidden is not to be mixed into what is seen.
     rgb = resize(opaque(image.rgb, image.alpha), size)
     alpha = None if image.alpha is None else resize(image.alpha, size)
-    return RgbImage(rgb, alpha, image.icc_profile, image.path)
+    return RgbImage(rgb, alpha, icc_profile=image.icc_profile, path=image.path)
 
 
 def _shown(working: RgbImage, area: Mask, crop: Box) -> Pixels:

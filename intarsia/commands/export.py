@@ -46,12 +46,10 @@ def export(
         from intarsia.export.folder import MANIFEST, Merges, cached, export_checker, export_model
     except ModuleNotFoundError as exc:
         raise BackendError(f"intarsia export needs the package {exc.name}: pip install 'intarsia[export]'") from exc
-
     registry = Registry(weights)
     entry = registry.find(model)
-    merges = None
-    if token_merging:
-        merges = Merges(entry.token_merging_levels, entry.token_merging_reuse)
+    merges = Merges(entry.token_merging_levels, entry.token_merging_reuse) if token_merging else None
+
     folders = [(check(entry), str(dtype))]
     if entry.safety:
         folders.append((check(registry.part("safety", entry.safety)), "float32"))

@@ -236,17 +236,13 @@ def _seeds(request: InpaintRequest) -> tuple[int, ...]:
 
 
 def _merging(request: InpaintRequest, entry: ModelEntry) -> dict[str, Any]:
-    """The plan's three fields; their defaults where nothing is merged."""
-    ratio = request.token_merging or 0.0
-    if ratio is True:
-        ratio = entry.token_merging
+    """The plan's three fields; without merging, the others say nothing and stay as they are."""
+    asked = request.token_merging
+    ratio = 0.0 if asked is None else float(entry.token_merging * asked if isinstance(asked, bool) else asked)
     if not ratio:
         return {}
-    return {
-        "token_merging": float(ratio),
-        "token_merging_levels": entry.token_merging_levels,
-        "token_merging_reuse": entry.token_merging_reuse,
-    }
+    levels, reuse = entry.token_merging_levels, entry.token_merging_reuse
+    return {"token_merging": ratio, "token_merging_levels": levels, "token_merging_reuse": reuse}
 
 
 def _inputs(plan: Plan, canvas: Canvas, image_prompt: RgbImage | None) -> Inputs:

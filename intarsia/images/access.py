@@ -14,7 +14,7 @@ MAX_PIXELS = 64 * 1024 * 1024
 _PILLOWS = 1024 * 1024 * 1024 // 4 // 3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Access:
     """The permissions and limits that a request's images are opened with.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from pathlib import PurePath
 from typing import Any
@@ -57,6 +57,7 @@ class RgbImage:
 
     rgb: Bytes2D
     alpha: Bytes2D | None = None
+    _: KW_ONLY
     icc_profile: bytes | None = None
     path: str | None = None
     warnings: tuple[str, ...] = ()

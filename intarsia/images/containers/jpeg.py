@@ -30,7 +30,7 @@ _LARGEST_STRIDE = 1 << 18
 _EXIF, _XMP, _ICC = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Segments:
     """What has been read of the segments before the first scan."""
 

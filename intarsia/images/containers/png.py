@@ -21,7 +21,7 @@ _RAW_EXIF = re.compile(rb"Raw profile type (?:exif|APP1)\0")
 _MOST_TEXT = 16 << 20
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Chunks:
     """What has been read of one file's chunks so far."""
 
