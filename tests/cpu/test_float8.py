@@ -20,12 +20,7 @@ from intarsia.backends.torch import precision as precisions
 from intarsia.backends.torch.backend import TorchBackend
 from intarsia.backends.torch.precision import product_dtype
 from intarsia.kernels.float8 import FLOAT8
-<<<<<<< HEAD
-from intarsia.models.attention import Context, TransformerBlock
-=======
 from intarsia.models.attention import AttentionInputs, TransformerBlock
-from intarsia.models.configs import UNETS
->>>>>>> h-torch
 from intarsia.models.float8 import in_float8
 from intarsia.models.loading import load_pipeline_parts
 from intarsia.models.unet import UNet
