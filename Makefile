@@ -33,7 +33,7 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 gpu: $(VENV)/.dev
-	$(BIN)/python -m pytest -q tests/gpu
+	$(BIN)/python -m pytest -q tests/gpu tests/kernels
 
 # The contact sheet in the README.
 sheet: $(VENV)/.dev

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from intarsia.kernels.float8 import Float8, quantize, quantize_reference, scaled_product
 from intarsia.kernels.geglu import geglu, geglu_float8
-from intarsia.kernels.groupnorm import Norm, group_norm
-from intarsia.kernels.launch import fused_wanted
-from intarsia.kernels.layernorm import add_layer_norm, layer_norm, layer_norm_float8
+from intarsia.kernels.group_norm import Norm, group_norm
+from intarsia.kernels.launch import runs_fused
+from intarsia.kernels.layer_norm import add_layer_norm, layer_norm, layer_norm_float8
 from intarsia.models.convolutions import PaddedConvolution, UnfoldedConvolution
 
 __all__ = ["Float8Linear", "GatedProjection", "GroupNorm", "LayerNorm", "convolve", "packed", "use_kernels"]
@@ -33,10 +33,9 @@ class GroupNorm(nn.Module):
 
     def forward(self, x: Tensor, add: Tensor | None = None) -> Tensor:
         """[B, C, H, W] → the same shape; ``add`` [B, C] goes to every place of ``x``, which may be overwritten then."""
-        if fused_wanted(self.fused, x, self.weight, add):
-            return group_norm(
-                packed(x), Norm(self.groups, self.weight, self.bias, self.eps, self.silu), add, fused=True
-            )
+        if runs_fused(self.fused, x, self.weight, add):
+            norm = Norm(groups=self.groups, weight=self.weight, bias=self.bias, eps=self.eps, silu=self.silu)
+            return group_norm(packed(x), norm, add, fused=True)
         if add is not None:
             x += add[:, :, None, None]
         normed = F.group_norm(x, self.groups, self.weight, self.bias, self.eps)
@@ -62,9 +61,9 @@ class LayerNorm(nn.Module):
         ``float8``: the normalisation is for a product in e4m3 (:class:`Float8Linear`).
         """
         if float8:
-            fused = fused_wanted(self.fused, x, self.weight, delta)
+            fused = runs_fused(self.fused, x, self.weight, delta)
             return layer_norm_float8(x, delta, self.weight, self.bias, self.eps, fused=fused)
-        if fused_wanted(self.fused, x, self.weight, delta):
+        if runs_fused(self.fused, x, self.weight, delta):
             if delta is None:
                 return x, layer_norm(x, self.weight, self.bias, self.eps, fused=True)
             return add_layer_norm(x, delta, self.weight, self.bias, self.eps, fused=True)
@@ -92,7 +91,7 @@ class GatedProjection(nn.Module):
             # in the dtype that the product was written in, as the kernel reads any
             return geglu_float8(projection.product(x), fused=self.fused)
         both: Tensor = self.proj(x)
-        if fused_wanted(self.fused, both, self.proj.weight):
+        if runs_fused(self.fused, both, self.proj.weight):
             return geglu(both, fused=True)
         value, gate = both.chunk(2, dim=-1)
         return value * F.gelu(gate)

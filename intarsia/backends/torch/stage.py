@@ -20,9 +20,10 @@ from intarsia.backends.torch.capture import Recorder, searching
 from intarsia.backends.torch.state import Company, State
 from intarsia.kernels.fused_step import advance, first_input
 from intarsia.kernels.pick import pick_rows
-from intarsia.kernels.step_lanes import StepLanes, record_size
+from intarsia.kernels.step_lanes import StepLanes
 from intarsia.models.merging import LevelMerging
 from intarsia.models.unet import UNet
+from intarsia.schedulers.packing import record_size
 
 __all__ = ["Network", "Room", "Stage"]
 

@@ -18,8 +18,8 @@ from intarsia.backends.torch.memory import is_out_of_memory
 from intarsia.backends.torch.stage import Network, Room, Stage
 from intarsia.backends.torch.state import Company, State, batches
 from intarsia.kernels.launch import power_of_two
-from intarsia.kernels.step_lanes import pack_rows
 from intarsia.schedulers import Table
+from intarsia.schedulers.packing import pack_rows
 
 __all__ = ["Limits", "StagedSteps"]
 
