@@ -209,28 +209,34 @@ def merge_kernel(
     batch = tl.program_id(2).to(tl.int64)
     lane = batch // BRANCHES
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    inside = (channel < channels)[None, :]
+    channel_valid = (channel < channels)[None, :]
     sample = x + batch * tokens * channels + channel[None, :]
     result = out + batch * (unmerged + destination_count) * channels + channel[None, :]
 
+    # a name in both branches would have to be of one type and shape
     if tl.program_id(0) < destination_tiles:
         destination = tl.program_id(0) * DESTINATIONS + tl.arange(0, DESTINATIONS)
-        valid = destination < destination_count
-        target = unmerged + destination
-        token = tl.load(destinations + lane * destination_count + destination, mask=valid, other=0)
+        destination_valid = destination < destination_count
+        slot = unmerged + destination
+        destination_token = tl.load(
+            destinations + lane * destination_count + destination, mask=destination_valid, other=0
+        )
 
-        total = tl.load(sample + token[:, None] * channels, mask=valid[:, None] & inside, other=0.0).to(tl.float32)
+        inside = destination_valid[:, None] & channel_valid
+        total = tl.load(sample + destination_token[:, None] * channels, mask=inside, other=0.0).to(tl.float32)
         lane_place, lane_sources = place + lane * tokens, sources + lane * source_count
-        total = _add_sources(total, sample, lane_place, lane_sources, target, inside, channels, source_count, SOURCES)
+        total = _add_sources(
+            total, sample, lane_place, lane_sources, slot, channel_valid, channels, source_count, SOURCES
+        )
 
-        count = tl.load(size + lane * (unmerged + destination_count) + target, mask=valid, other=1.0)
-        tl.store(result + target[:, None] * channels, total / count[:, None], mask=valid[:, None] & inside)
+        count = tl.load(size + lane * (unmerged + destination_count) + slot, mask=destination_valid, other=1.0)
+        tl.store(result + slot[:, None] * channels, total / count[:, None], mask=inside)
     else:
         source = (tl.program_id(0) - destination_tiles) * SOURCES + tl.arange(0, SOURCES)
-        valid = source < source_count
-        token = tl.load(sources + lane * source_count + source, mask=valid, other=0)
-        target = tl.load(place + lane * tokens + token, mask=valid, other=0)
+        source_valid = source < source_count
+        source_token = tl.load(sources + lane * source_count + source, mask=source_valid, other=0)
+        source_place = tl.load(place + lane * tokens + source_token, mask=source_valid, other=0)
 
-        stays = (valid & (target < unmerged))[:, None] & inside
-        value = tl.load(sample + token[:, None] * channels, mask=stays, other=0.0)
-        tl.store(result + target[:, None] * channels, value, mask=stays)
+        stays = (source_valid & (source_place < unmerged))[:, None] & channel_valid
+        value = tl.load(sample + source_token[:, None] * channels, mask=stays, other=0.0)
+        tl.store(result + source_place[:, None] * channels, value, mask=stays)
