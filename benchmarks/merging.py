@@ -32,9 +32,11 @@ from benchmarks.environment import environment
 from intarsia.backends.torch.backend import TorchBackend
 from intarsia.backends.torch.session import TorchSession
 from intarsia.engine.lanes import Lane
-from intarsia.engine.parts import opening
+from intarsia.engine.parts import model_files
 from intarsia.engine.resolve import Resolved, resolve
 from intarsia.engine.sampling import table_of
+from intarsia.execution import Execution
+from intarsia.models.loading import Parts
 from intarsia.models.merging import Merging
 from intarsia.registry.registry import Registry
 from tools.train_tiny.judge import judge
@@ -84,11 +86,18 @@ class _Job:
 
 
 @cache
-def _session() -> TorchSession:
-    """The packaged model, opened once in each process, on one thread."""
+def _parts() -> Parts:
+    """The packaged model's networks, loaded once in each process, on one thread."""
     torch.set_num_threads(1)
-    entry = Registry().find("intarsia-tiny")
-    return TorchBackend("cpu", None).open(opening(entry, _resolved(draw_scene("measure", 0, 64, MEASURING)).parts))
+    resolved = _resolved(draw_scene("measure", 0, 64, MEASURING))
+    return TorchBackend("cpu", Execution()).open(model_files(resolved.entry, resolved.parts)).parts
+
+
+@cache
+def _session(weighted: bool, mask_aware: bool) -> TorchSession:
+    """The packaged model with one way of merging."""
+    merging = Merging(weighted=weighted, mask_aware=mask_aware)
+    return TorchBackend("cpu", Execution()).open_parts(_parts(), merging=merging)
 
 
 def _resolved(scene: Scene, sampling: Sampling = Sampling(), seed: int = 0) -> Resolved:
@@ -102,8 +111,7 @@ def _resolved(scene: Scene, sampling: Sampling = Sampling(), seed: int = 0) -> R
 
 def _paint(job: _Job, merging: Merging) -> tuple[np.ndarray, np.ndarray, float]:
     """Final latents [C, h, w], the picture, and the share of the merging level's tokens that were merged."""
-    session, plan = _session(), job.resolved.plan
-    session.merging = merging
+    session, plan = _session(merging.weighted, merging.mask_aware), job.resolved.plan
     inputs = replace(job.resolved.inputs, token_merging=merging.ratio)
     conditioning, _ = session.encode(inputs)
     share = sum(region.merged / (region.height * region.width) for region in conditioning.regions)

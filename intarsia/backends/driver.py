@@ -11,7 +11,7 @@ __all__ = ["CAPTURE_LOCK", "gpu_count", "load_driver"]
 CAPTURE_LOCK = threading.Lock()
 """Held while a CUDA graph is captured, its warm-up included, by whatever library.
 
-CUDA invalidates a capture when any thread of the process synchronises the device or asks it for memory, and PyTorch
+CUDA invalidates a capture when any thread of the process synchronizes the device or asks it for memory, and PyTorch
 does both as it begins one. So only one capture may be under way in a process.
 """
 

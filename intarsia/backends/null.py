@@ -1,6 +1,6 @@
 """The null backend: deterministic, weightless, instant.
 
-It keeps the protocol and no more: pictures are a flat colour that depends on the prompts, on the parts put
+It keeps the protocol and no more: images are a flat color that depends on the prompts, on the parts put
 into the model (by name), on its precision and on the starting noise, so that the command line, batches and servers can
 be tested without a model. The masks and the paste-back are the real ones.
 """
@@ -14,29 +14,29 @@ from pathlib import Path
 
 import numpy as np
 
-from intarsia.backends.protocol import Inputs, Opening, Runtime, Step
+from intarsia.backends.protocol import Inputs, ModelFiles, Runtime, Step
 from intarsia.errors import BackendError
-from intarsia.execution import STANDARD
+from intarsia.execution import STANDARD, Execution
 from intarsia.schedulers import Table
 
 __all__ = ["NullBackend", "NullChecker", "NullSession"]
 
-# By how much red and blue must both exceed green, on average, for a picture to be flagged.
+# By how much red and blue must both exceed green, on average, for an image to be flagged.
 _PURPLE = 32
 
 
 @dataclass(frozen=True, eq=False)
 class _State:
     inputs: Inputs
-    colour: np.ndarray
+    color: np.ndarray
 
 
 class NullSession:
     """A session without a network."""
 
-    def __init__(self, opening: Opening) -> None:
-        self.opening = opening
-        self.runtime = Runtime("null", "cpu", "uint8", deterministic=True, precision=opening.precision)
+    def __init__(self, files: ModelFiles) -> None:
+        self.files = files
+        self.runtime = Runtime("null", "cpu", "uint8", deterministic=True, precision=files.precision)
 
     def encode(self, inputs: Inputs) -> tuple[Inputs, tuple[str, ...]]:
         return inputs, ()
@@ -48,36 +48,36 @@ class NullSession:
 
     def _parts(self, inputs: Inputs) -> str:
         """What stands in for the weights of VAE, LoRAs and IP adapter, and for what they are held in."""
-        opening = self.opening
-        parts = [f"lora {path.name} {strength}" for path, strength in opening.loras]
-        if opening.vae_folder is not None:
-            parts.append(f"vae {opening.vae_folder.name}")
-        if opening.ip_adapter is not None and inputs.image_prompt is not None:
-            picture = hashlib.sha256(inputs.image_prompt.tobytes()).hexdigest()
-            parts.append(f"ip {opening.ip_adapter.name} {inputs.image_scale} {picture}")
-        if opening.precision != STANDARD:
-            parts.append(f"precision {opening.precision}")
+        files = self.files
+        parts = [f"lora {path.name} {strength}" for path, strength in files.loras]
+        if files.vae_folder is not None:
+            parts.append(f"vae {files.vae_folder.name}")
+        if files.ip_adapter is not None and inputs.image_prompt is not None:
+            digest = hashlib.sha256(inputs.image_prompt.tobytes()).hexdigest()
+            parts.append(f"ip {files.ip_adapter.name} {inputs.image_scale} {digest}")
+        if files.precision != STANDARD:
+            parts.append(f"precision {files.precision}")
         return "\0".join(parts)
 
     def advance(self, steps: Sequence[Step]) -> None:
         """Nothing to compute."""
 
     def decode(self, states: Sequence[_State]) -> list[np.ndarray]:
-        pictures = [state.inputs.image.copy() for state in states]
-        for picture, state in zip(pictures, states, strict=True):
-            for channel, level in enumerate(state.colour):  # several times faster than all three at once
-                picture[:, :, channel][state.inputs.mask] = level
-        return pictures
+        images = [state.inputs.image.copy() for state in states]
+        for image, state in zip(images, states, strict=True):
+            for channel, level in enumerate(state.color):  # several times faster than all three at once
+                image[:, :, channel][state.inputs.mask] = level
+        return images
 
     def close(self) -> None:
         """Nothing to release."""
 
 
 class NullChecker:
-    """Flags pictures that are purple on the whole: mean red and mean blue at least 32 levels above mean green."""
+    """Flags images that are purple on the whole: mean red and mean blue at least 32 levels above mean green."""
 
-    def check(self, pictures: Sequence[np.ndarray]) -> list[bool]:
-        means = (picture.reshape(-1, 3).mean(axis=0) for picture in pictures)
+    def check(self, images: Sequence[np.ndarray]) -> list[bool]:
+        means = (image.reshape(-1, 3).mean(axis=0) for image in images)
         return [bool(min(red, blue) >= green + _PURPLE) for red, green, blue in means]
 
     def close(self) -> None:
@@ -89,17 +89,18 @@ class NullBackend:
 
     slots = 8
 
-    def __init__(self, device: str, deterministic: bool | None) -> None:
+    def __init__(self, device: str, execution: Execution) -> None:
         if device not in ("auto", "cpu"):
             raise BackendError(f"device must be auto or cpu for the null backend, not {device!r}")
         self.device = "cpu"
+        self._execution = execution
 
-    def open(self, opening: Opening) -> NullSession:
-        if opening.kernels == "fused":
+    def open(self, files: ModelFiles) -> NullSession:
+        if self._execution.kernels == "fused":
             raise BackendError("the null backend has no fused kernels; ask for auto or plain")
-        if opening.capture == "on":
+        if self._execution.capture == "on":
             raise BackendError("the null backend has no steps to capture; capture must be auto or off")
-        return NullSession(opening)
+        return NullSession(files)
 
     def open_checker(self, folder: Path) -> NullChecker:
         return NullChecker()

@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from intarsia.execution import STANDARD
+from intarsia.execution import STANDARD, Execution, Precision
 from intarsia.schedulers import Table
 
 __all__ = [
@@ -23,7 +23,7 @@ __all__ = [
     "Checker",
     "Conditioning",
     "Inputs",
-    "Opening",
+    "ModelFiles",
     "Prepares",
     "Runtime",
     "Session",
@@ -36,9 +36,9 @@ Conditioning = Any
 State = Any
 
 
-@dataclass(frozen=True)
-class Opening:
-    """What a session is opened on.
+@dataclass(frozen=True, kw_only=True)
+class ModelFiles:
+    """A model's verified files, and what its registry entry says of them.
 
     Attributes:
         model: the registry id, for messages.
@@ -47,9 +47,7 @@ class Opening:
         vae_folder: diffusers folder of an autoencoder in place of the model's own; None keeps that.
         loras: safetensors files and their strengths, folded into the weights.
         ip_adapter: folder of ``ip_adapter.safetensors`` and ``image_encoder``; None without one.
-        kernels: one of :data:`intarsia.execution.KERNELS`; a backend that has no fused ones refuses ``fused``.
-        capture: one of :data:`intarsia.execution.CAPTURE`; a backend or device that cannot refuses ``on``.
-        precision: one of :data:`intarsia.execution.PRECISIONS`; a backend or device that cannot refuses ``fp8``.
+        precision: a backend or device that cannot compute in it refuses ``fp8``.
         reason: why ``auto`` did not take the backend that it takes first; every result says it.
     """
 
@@ -61,15 +59,13 @@ class Opening:
     vae_folder: Path | None = None
     loras: tuple[tuple[Path, float], ...] = ()
     ip_adapter: Path | None = None
-    kernels: str = "auto"
-    capture: str = "auto"
-    precision: str = STANDARD
+    precision: Precision = STANDARD
     reason: str = ""
 
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """What one request's pictures have in common, before any of it is encoded.
+    """What one request's images have in common, before any of it is encoded.
 
     Attributes:
         guidance_scale: 1 evaluates the conditional half only.
@@ -145,7 +141,7 @@ class Session(Protocol):
         ...
 
     def encode(self, inputs: Inputs) -> tuple[Conditioning, tuple[str, ...]]:
-        """Encode prompts, image and mask once for all pictures of a request; second: warnings."""
+        """Encode prompts, image and mask once for all images of a request; second: warnings."""
         ...
 
     def start(self, conditioning: Conditioning, table: Table, noise: np.ndarray) -> State:
@@ -157,7 +153,7 @@ class Session(Protocol):
         ...
 
     def decode(self, states: Sequence[State]) -> list[np.ndarray]:
-        """Pictures of finished lanes: uint8 ``[h, w, 3]`` each."""
+        """Images of finished lanes: uint8 ``[h, w, 3]`` each."""
         ...
 
     def close(self) -> None:
@@ -167,7 +163,7 @@ class Session(Protocol):
 
 @runtime_checkable
 class Blends(Protocol):
-    """What a session may be able to do beside: paste pictures on its device."""
+    """What a session may be able to do beside: paste images on its device."""
 
     def blend(self, base: np.ndarray, over: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """:func:`intarsia.canvas.paste.blend`, byte for byte."""
@@ -178,8 +174,8 @@ class Blends(Protocol):
 class Adapts(Protocol):
     """What a session may be able to do beside: take other LoRAs without being opened anew."""
 
-    def adapt(self, opening: Opening) -> bool:
-        """Become the session of ``opening``; False, and nothing is done, if more than its LoRAs differ.
+    def adapt(self, files: ModelFiles) -> bool:
+        """Become the session of ``files``; False, and nothing is done, if more than its LoRAs differ.
 
         Raises:
             WeightsError: LoRAs that are unreadable or do not fit; the session is as it was.
@@ -190,8 +186,8 @@ class Adapts(Protocol):
 class Checker(Protocol):
     """One opened safety checker on one device. Used from one thread at a time."""
 
-    def check(self, pictures: Sequence[np.ndarray]) -> list[bool]:
-        """Whether each picture, uint8 ``[h, w, 3]`` of any size, shows what is not to be shown."""
+    def check(self, images: Sequence[np.ndarray]) -> list[bool]:
+        """Whether each image, uint8 ``[h, w, 3]`` of any size, shows what is not to be shown."""
         ...
 
     def close(self) -> None:
@@ -205,9 +201,9 @@ class Backend(Protocol):
     device: str
     slots: int
 
-    def __init__(self, device: str, deterministic: bool | None) -> None: ...
+    def __init__(self, device: str, execution: Execution) -> None: ...
 
-    def open(self, opening: Opening) -> Session:
+    def open(self, files: ModelFiles) -> Session:
         """Load a model."""
         ...
 

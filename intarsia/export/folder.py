@@ -30,7 +30,7 @@ from intarsia.export.networks import (
 )
 from intarsia.export.stored import Stored, places, read_places
 from intarsia.models.clip_config import is_projected, read_checker_shape, read_text_shape
-from intarsia.models.clip_pictures import load_preprocessing
+from intarsia.models.clip_images import load_preprocessing
 from intarsia.models.loading import build_unet, build_vae, read_index
 from intarsia.models.safety import CONCEPTS, SPECIAL_CARE
 from intarsia.models.vae_kl import modern_names

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from intarsia.models.attention import Context, CrossAttention, SelfAttention
+from intarsia.models.attention import AttentionInputs, CrossAttention, SelfAttention
 from intarsia.models.layers import GatedProjection
 
 __all__ = ["export_forms"]
@@ -54,8 +54,8 @@ def _key_value(layer: CrossAttention, hidden: Tensor) -> Tensor:
     return torch.cat([F.linear(hidden, weight) for weight in weights], dim=2)
 
 
-def _cross_attention(layer: CrossAttention, x: Tensor, context: Context) -> Tensor:
-    key, value = context.text[:, :, layer.columns].chunk(2, dim=2)
+def _cross_attention(layer: CrossAttention, x: Tensor, inputs: AttentionInputs) -> Tensor:
+    key, value = inputs.cross_kv[:, :, layer.columns].chunk(2, dim=2)
     if layer.heads == 1:
         return _attend(_repeated(x, key), key, value, 1) + _out(layer).bias
     out: Tensor = layer.to_out(_attend(_repeated(layer.to_q(x), key), key, value, layer.heads))
@@ -105,8 +105,8 @@ def _self_attention_gpu(layer: SelfAttention, x: Tensor, log_size: Tensor | None
     return out
 
 
-def _cross_attention_gpu(layer: CrossAttention, x: Tensor, context: Context) -> Tensor:
-    return _CROSS(layer, _repeated(x, context.text), context)
+def _cross_attention_gpu(layer: CrossAttention, x: Tensor, inputs: AttentionInputs) -> Tensor:
+    return _CROSS(layer, _repeated(x, inputs.cross_kv), inputs)
 
 
 _Form = tuple[type[nn.Module], str, Callable[..., Any]]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from intarsia.export.merging import INPUTS, LevelMatcher, Tokens
 from intarsia.export.stored import Stored
 from intarsia.export.translate import Signature, translate
-from intarsia.models.attention import Context
+from intarsia.models.attention import AttentionInputs
 from intarsia.models.merging import Matcher
 from intarsia.models.unet import UNet
 
@@ -79,9 +79,9 @@ class _Denoise(_Wrapper):
         out: Tensor = unet.conv_out(unet.conv_norm_out(x))
         return out.float()
 
-    def _seen(self, context: Tensor, row: Tensor, tokens: Sequence[Tensor]) -> list[Context]:
+    def _seen(self, context: Tensor, row: Tensor, tokens: Sequence[Tensor]) -> list[AttentionInputs]:
         """What the transformers of each resolution are told."""
-        found: list[Context] = [_Looks(context) for _ in cast(UNet, self.network).down_blocks]
+        found: list[AttentionInputs] = [_Looks(context) for _ in cast(UNet, self.network).down_blocks]
         for place, level in enumerate(self.merging):
             sources, destinations, *others = tokens[place * len(INPUTS) : (place + 1) * len(INPUTS)]
             picked = (each.index_select(0, row)[0] for each in (sources, destinations))
@@ -90,7 +90,7 @@ class _Denoise(_Wrapper):
         return found
 
 
-class _Looks(Context):
+class _Looks(AttentionInputs):
     """Of one resolution; sizes are not known while a network is exported."""
 
     def matcher(self, height: int, width: int) -> Matcher | None:
@@ -115,7 +115,7 @@ class _Embed(_Wrapper):
 
 class _Context(_Wrapper):
     def forward(self, hidden: Tensor) -> Tensor:
-        return cast(UNet, self.network).context(hidden.to(self.dtype)).float()
+        return cast(UNet, self.network).cross_kv(hidden.to(self.dtype)).float()
 
 
 class _Encode(_Wrapper):

@@ -46,7 +46,7 @@ class PaddedConvolution(nn.Module):
         self.bias = None if self._bias is None else nn.Parameter(self._bias[: self.outputs], requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, inputs, H, W] → [B, outputs, H', W'], channels_last."""
+        """``[B, inputs, H, W]`` → ``[B, outputs, H', W']``, channels_last."""
         return self.convolve(x, self._bias)
 
     def without_bias(self, x: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ class PaddedConvolution(nn.Module):
 class UnfoldedConvolution(nn.Module):
     """A convolution that is a matrix product where its result has at most 256 places, else as it was.
 
-    Of a map in channels_last memory the neighbourhoods are one copy, the weights none.
+    Of a map in channels_last memory the neighborhoods are one copy, the weights none.
     """
 
     def __init__(self, layer: nn.Conv2d) -> None:
@@ -72,7 +72,7 @@ class UnfoldedConvolution(nn.Module):
         self.weight, self.bias = layer.weight, layer.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, inputs, H, W] → [B, outputs, H', W']."""
+        """``[B, inputs, H, W]`` → ``[B, outputs, H', W']``."""
         return self.convolve(x, self.bias)
 
     def without_bias(self, x: Tensor) -> Tensor:
@@ -90,8 +90,8 @@ class UnfoldedConvolution(nn.Module):
             return F.conv2d(x, self.weight, bias, self.stride, self.padding)
 
         # channels innermost, in which order both lie in memory
-        neighbours = places.permute(0, 2, 3, 4, 5, 1).reshape(count * height * width, -1)
-        out = F.linear(neighbours, self.weight.permute(0, 2, 3, 1).reshape(len(self.weight), -1), bias)
+        neighbors = places.permute(0, 2, 3, 4, 5, 1).reshape(count * height * width, -1)
+        out = F.linear(neighbors, self.weight.permute(0, 2, 3, 1).reshape(len(self.weight), -1), bias)
         return out.view(count, height, width, -1).permute(0, 3, 1, 2)
 
 

@@ -33,7 +33,7 @@ _RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_ou
 
 @dataclass(frozen=True)
 class KLConfig:
-    """Shape of the autoencoder; widths from the picture's resolution downwards."""
+    """Shape of the autoencoder; widths from the image's resolution downwards."""
 
     block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
     layers_per_block: int = 2
@@ -77,7 +77,7 @@ class MidAttention(nn.Module):
         self.to_out = nn.Sequential(nn.Linear(channels, channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] → [B, C, H, W]."""
+        """``[B, C, H, W]`` → ``[B, C, H, W]``."""
         height, width = x.shape[-2:]
         tokens = tokens_of(self.group_norm(x))[:, None]
         mixed = attend(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens))
@@ -133,7 +133,7 @@ def _resnets(inputs: int, width: int, count: int, groups: int) -> list[ResBlock]
 
 
 class Encoder(nn.Module):
-    """[B, 3, H, W] → [B, 2 * latent channels, H/factor, W/factor]: means, then log-variances."""
+    """``[B, 3, H, W]`` → ``[B, 2 * latent channels, H/factor, W/factor]``: means, then log-variances."""
 
     def __init__(self, config: KLConfig) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """[B, latent channels, h, w] → [B, 3, h*factor, w*factor]."""
+    """``[B, latent channels, h, w]`` → ``[B, 3, h*factor, w*factor]``."""
 
     def __init__(self, config: KLConfig) -> None:
         super().__init__()
@@ -192,7 +192,7 @@ class AutoencoderKL(nn.Module):
         self.post_quant_conv = nn.Conv2d(channels, channels, 1) if config.post_quant_conv else None
 
     def encode(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] in -1..1 → scaled latents [B, C, H/factor, W/factor], the posterior's mode."""
+        """``[B, 3, H, W]`` in -1..1 → scaled latents ``[B, C, H/factor, W/factor]``, the posterior's mode."""
         moments: Tensor = self.encoder(images)
         if self.quant_conv is not None:
             moments = self.quant_conv(moments)
@@ -200,7 +200,7 @@ class AutoencoderKL(nn.Module):
         return (mean - self.config.shift_factor) * self.config.scaling_factor
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Scaled latents [B, C, h, w] → [B, 3, h*factor, w*factor], about -1..1."""
+        """Scaled latents ``[B, C, h, w]`` → ``[B, 3, h*factor, w*factor]``, about -1..1."""
         x = latents / self.config.scaling_factor + self.config.shift_factor
         if self.post_quant_conv is not None:
             x = self.post_quant_conv(x)
@@ -209,7 +209,7 @@ class AutoencoderKL(nn.Module):
 
     @torch.no_grad()
     def shrink(self, power: int) -> None:
-        """Make everything between norms ``2**power`` times smaller, in place; latents and pictures stay what they are.
+        """Make everything between norms ``2**power`` times smaller, in place; latents and images stay what they are.
 
         SDXL's autoencoder has feature maps beyond 65,504, which float16 has no number for. Every one of them goes into
         a norm, to which their scale means nothing once its epsilon goes along, and powers of two are exact: so this

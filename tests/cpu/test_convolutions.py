@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.networks import Weights, parts
 from intarsia.backends.torch.backend import TorchBackend
 from intarsia.errors import BackendError
+from intarsia.execution import Execution
 from intarsia.models.convolutions import FORMS, PaddedConvolution, UnfoldedConvolution, use_forms
 from intarsia.models.layers import convolve
 
@@ -128,9 +129,12 @@ def evaluated(made):
         return torch.randn(*shape, generator=generator)
 
     unet, vae = made.unet, made.vae
-    emb, context = unet.embed(torch.tensor([500.0, 7.0])), unet.context(drawn(2, 4, unet.config.cross_attention_dim[0]))
+    emb, cross_kv = (
+        unet.embed(torch.tensor([500.0, 7.0])),
+        unet.cross_kv(drawn(2, 4, unet.config.cross_attention_dim[0])),
+    )
     latents = vae.encode(drawn(1, 3, 64, 48).clamp(-1, 1))
-    return unet(drawn(2, 9, 24, 16), emb, context), latents, vae.decode(latents)
+    return unet(drawn(2, 9, 24, 16), emb, cross_kv), latents, vae.decode(latents)
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +178,7 @@ def kinds(made):
     ],
 )
 def test_a_choice_reaches_the_session_and_nothing_else_does(plain, choice, expected):
-    session = TorchBackend("cpu", None).open_parts(networks(), convolutions=choice)
+    session = TorchBackend("cpu", Execution()).open_parts(networks(), convolutions=choice)
     assert kinds(session.parts) == expected
     assert session.runtime.options == ((("convolutions", "+".join(choice)),) if choice else ())
     if not choice:
@@ -194,4 +198,4 @@ def test_padded_are_the_ends_of_networks_and_unfolded_only_the_unets():
 
 def test_a_form_that_there_is_not_is_one_line():
     with pytest.raises(BackendError, match=r"^convolutions must be of padded, searched, unfolded, not 'wide'$"):
-        TorchBackend("cpu", None).open_parts(networks(), convolutions=("padded", "wide"))
+        TorchBackend("cpu", Execution()).open_parts(networks(), convolutions=("padded", "wide"))

@@ -16,6 +16,7 @@ from intarsia.backends.torch import memory
 from intarsia.backends.torch.backend import TorchBackend
 from intarsia.backends.torch.memory import Attempt, Memory, what_would_fit
 from intarsia.backends.torch.tiles import Tiling, in_tiles
+from intarsia.execution import Execution
 from intarsia.models.vae_tiny import AutoencoderTiny
 from tests.random_model import write_model, write_registry
 
@@ -99,7 +100,7 @@ def test_what_does_not_fit_is_done_in_tiles_and_said(models, ask, short, name):
         set_limit(name, 256 * 320 - 1)
         first, second = (engine.run(ask()) for _ in range(2))
         other = engine.run(ask(width=128, height=128))
-    expected = f"pictures of 256x320 are {name}d in tiles: memory does not hold them whole"
+    expected = f"images of 256x320 are {name}d in tiles: memory does not hold them whole"
     for result in (first, second):
         assert expected in result.warnings
         difference = np.asarray(result.generated[0], float) - np.asarray(whole.generated[0], float)
@@ -118,7 +119,7 @@ def test_what_does_not_fit_in_tiles_either_says_what_would(models, ask, short, m
     with (
         intarsia.Engine("torch", "cpu", models) as engine,
         pytest.raises(
-            intarsia.OutOfMemory, match="while trying to decode a picture: 256x320 needs 8,192 MiB or more"
+            intarsia.OutOfMemory, match="while trying to decode an image: 256x320 needs 8,192 MiB or more"
         ) as caught,
     ):
         engine.run(ask())
@@ -225,7 +226,7 @@ def test_a_device_too_few_is_counted(monkeypatch):
         intarsia.Engine("torch", "cuda:3")
 
 
-# What may be chosen, and what is recorded.
+# What may be chosen, and what is captured.
 
 
 def test_capture_is_for_a_gpu(models, ask):
@@ -263,13 +264,13 @@ def test_slots_out_of_range(slots):
 
 def test_pasting_on_the_device_is_the_engines_to_the_byte(models):
     from intarsia.canvas.paste import blend
-    from intarsia.engine.parts import Parts, opening
+    from intarsia.engine.parts import Parts, model_files
     from intarsia.registry.registry import Registry
 
     rng = np.random.default_rng(0)
     base, over = rng.integers(0, 256, (2, 300, 256, 3), np.uint8)
     weights = np.repeat(np.arange(256, dtype=np.uint8)[None], 300, axis=0)
-    session = TorchBackend("cpu", None).open(opening(Registry(models).find("nine"), Parts()))
+    session = TorchBackend("cpu", Execution()).open(model_files(Registry(models).find("nine"), Parts()))
     base.setflags(write=False)
     for part in (slice(0, 300), slice(10, 10), slice(7, 201)):
         given = base[part, 3:], over[part, 3:], weights[part, 3:]

@@ -59,7 +59,7 @@ ALLOWED = {
         "intarsia.backends.driver",
         "intarsia.schedulers",
         "intarsia.models.clip_config",
-        "intarsia.models.clip_pictures",
+        "intarsia.models.clip_images",
         "intarsia.models.tokens",
     ],
 }

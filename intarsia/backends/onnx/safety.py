@@ -9,7 +9,7 @@ import numpy as np
 from intarsia.backends.onnx.device import Device, translated
 from intarsia.backends.onnx.graphs import GraphFolder
 from intarsia.errors import BackendError
-from intarsia.models.clip_pictures import Floats, flagged, load_preprocessing
+from intarsia.models.clip_images import Floats, flagged, load_preprocessing
 
 __all__ = ["OnnxChecker"]
 
@@ -38,5 +38,5 @@ class OnnxChecker:
     def _decide(self, pixels: Floats) -> list[bool]:
         special, concepts = self._session.run(None, {"pixels": pixels})
         if not np.isfinite(concepts).all():
-            raise BackendError("the safety checker's embedding of a picture is not finite")
+            raise BackendError("the safety checker's embedding of an image is not finite")
         return flagged(special, concepts)

@@ -16,6 +16,7 @@ from intarsia import schedulers
 from intarsia.backends.protocol import Inputs, Step
 from intarsia.backends.torch.counting import Count, count
 from intarsia.backends.torch.session import TorchSession
+from intarsia.execution import Execution
 from intarsia.models.configs import UNETS, VAES
 from intarsia.models.loading import Parts
 from intarsia.models.text import TextEncoding
@@ -71,7 +72,7 @@ def floors() -> Iterator[Floor]:
 
 
 def job(family: str, size: int, evaluations: int) -> Count:
-    """Evaluations, the picture and the masked picture in, one picture out."""
+    """Evaluations, the image and the masked image in, one image out."""
     return forward(family, size).times(evaluations) + encode(size).times(2) + decode(size)
 
 
@@ -104,20 +105,20 @@ def forward(family: str, size: int) -> Count:
     with torch.no_grad():
         pooled = _half(1, 1280) if config.added_inputs else None
         emb = unet.embed(_half(1), pooled, _half(1, 6) if config.added_inputs else None).expand(2, -1)
-        context = unet.context(_half(2, _TOKENS, config.cross_attention_dim[0]))
-    return count(lambda: unet(sample, emb, context))
+        cross_kv = unet.cross_kv(_half(2, _TOKENS, config.cross_attention_dim[0]))
+    return count(lambda: unet(sample, emb, cross_kv))
 
 
 @cache
 def encode(size: int) -> Count:
-    """One picture → latents."""
-    vae, picture = _autoencoder(), _half(1, 3, size, size).to(memory_format=torch.channels_last)
-    return count(lambda: vae.encode(picture))
+    """One image → latents."""
+    vae, image = _autoencoder(), _half(1, 3, size, size).to(memory_format=torch.channels_last)
+    return count(lambda: vae.encode(image))
 
 
 @cache
 def decode(size: int) -> Count:
-    """One picture's latents → picture."""
+    """One image's latents → image."""
     side = size // _FACTOR
     vae, latents = _autoencoder(), _half(1, 4, side, side).to(memory_format=torch.channels_last)
     return count(lambda: vae.decode(latents))
@@ -129,7 +130,8 @@ def step(family: str, size: int) -> Count:
     unet = network(family)
     width, side = unet.config.cross_attention_dim[0], size // _FACTOR
     text = _Text(width, 1280 if unet.config.added_inputs else 0)
-    session = TorchSession(Parts(unet, _autoencoder(), cast(Any, text), {}, {}), torch.device("meta"), False)
+    parts = Parts(unet, _autoencoder(), cast(Any, text), {}, {})
+    session = TorchSession(parts, torch.device("meta"), Execution())
     inputs = Inputs(
         "", "", 1, 7.5, np.zeros((size, size, 3), np.uint8), np.zeros((size, size), bool),
         np.zeros((side, side), np.float32),

@@ -24,7 +24,7 @@ class Attempt:
 
     Attributes:
         width, height: generation size in pixels.
-        lanes: pictures at once.
+        lanes: images at once.
         rest: bytes that stay on the device whatever is computed: the weights.
     """
 
