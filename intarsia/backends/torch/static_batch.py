@@ -19,9 +19,10 @@ from intarsia.backends.torch.capture import GraphCapturer, searching
 from intarsia.backends.torch.state import BatchKey, Conditioning, RegionShape, State
 from intarsia.kernels.fused_step import advance, first_input
 from intarsia.kernels.pick import pick_rows
-from intarsia.kernels.step_lanes import StepLanes, record_size
+from intarsia.kernels.step_lanes import StepLanes
 from intarsia.models.merging import LevelMerging
 from intarsia.models.unet import UNet
+from intarsia.schedulers.packing import record_size
 
 __all__ = ["Capacity", "Network", "StaticBatch"]
 

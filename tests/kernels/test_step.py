@@ -6,14 +6,15 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
-import torch
+
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[torch]'")
 
 from intarsia.errors import BackendError
 from intarsia.kernels.fused_step import advance, first_input
 from intarsia.kernels.pick import pick_rows
-from intarsia.kernels.step_lanes import StepLanes, pack_rows, record_size
+from intarsia.kernels.step_lanes import StepLanes
 from intarsia.schedulers import NAMES, table
-from tests.kernels import guard  # noqa: F401 - a fixture
+from intarsia.schedulers.packing import Field, pack_rows, record_size
 
 SHAPE = (4, 5, 17)  # 340 elements: two programs a lane, the second partial
 GUIDANCE = 3.0
@@ -24,7 +25,7 @@ def network(x, timestep):
     return np.tanh(0.3 * x + timestep / 1000) + 0.1 * x[::-1]
 
 
-def made_lanes(guard, tables, device, *, nine, halves, dtype, shared=False):  # noqa: F811
+def made_lanes(guard, tables, device, *, nine, halves, dtype, shared=False):
     """A lane for each table, at its row 0, in guarded memory; the network's input is poison.
 
     ``shared`` halves have one sample of it.
@@ -84,7 +85,7 @@ def assert_close(found, expected, share):
 
 @pytest.mark.parametrize(("halves", "shared"), [(1, False), (2, False), (2, True)], ids=["one", "two", "two of one"])
 @pytest.mark.parametrize("nine", [False, True], ids=["4 channels", "9 channels"])
-def test_every_row_of_every_scheduler(guard, device, nine, halves, shared):  # noqa: F811
+def test_every_row_of_every_scheduler(guard, device, nine, halves, shared):
     tables = [table(name, 4 + place % 3, strength=0.8) for place, name in enumerate(NAMES)]
     dtype = torch.float32 if nine else torch.float16
     lanes, clean, noise = made_lanes(guard, tables, device, nine=nine, halves=halves, dtype=dtype, shared=shared)
@@ -120,7 +121,7 @@ def test_every_row_of_every_scheduler(guard, device, nine, halves, shared):  # n
             np.testing.assert_allclose(lanes.state[lane, 0].cpu(), final, atol=2e-4 * scale, err_msg=made.name)
 
 
-def test_the_known_region_is_the_picture_in_the_end(guard, device):  # noqa: F811
+def test_the_known_region_is_the_picture_in_the_end(guard, device):
     made = table("EulerDiscreteScheduler", 2)
     lanes, clean, _ = made_lanes(guard, [made], device, nine=False, halves=1, dtype=torch.float32)
     first_input(lanes, fused=True)
@@ -135,7 +136,7 @@ def test_the_known_region_is_the_picture_in_the_end(guard, device):  # noqa: F81
     assert not bool((sample == torch.from_numpy(clean[0]))[~known].any())
 
 
-def test_a_vanishing_drift_takes_no_step(guard, device):  # noqa: F811
+def test_a_vanishing_drift_takes_no_step(guard, device):
     made = table("ScoreSdeVeScheduler", 4)
     row = int(np.flatnonzero(made.langevin_snr)[0])
     lanes, _, _ = made_lanes(guard, [made], device, nine=True, halves=1, dtype=torch.float32)
@@ -146,7 +147,7 @@ def test_a_vanishing_drift_takes_no_step(guard, device):  # noqa: F811
     assert not bool(lanes.state[:, 0].any())
 
 
-def test_an_idle_lane_is_left_alone(guard, device):  # noqa: F811
+def test_an_idle_lane_is_left_alone(guard, device):
     tables = [table(name, 3) for name in ("ScoreSdeVeScheduler", "UniPCMultistepScheduler")]
     lanes, _, _ = made_lanes(guard, tables, device, nine=True, halves=2, dtype=torch.float16)
     lanes.network_input.fill_(7)
@@ -161,7 +162,7 @@ def test_an_idle_lane_is_left_alone(guard, device):  # noqa: F811
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_one_sample_for_both_halves_is_either_of_two(guard, device, fused):  # noqa: F811
+def test_one_sample_for_both_halves_is_either_of_two(guard, device, fused):
     """Bit for bit, the idle lane's place left alone."""
     where, tables = device if fused else "cpu", [table(name, 3) for name in ("DDIMScheduler", "PNDMScheduler")]
     output = torch.randn(4, *SHAPE, generator=torch.Generator().manual_seed(1)).to(where)
@@ -185,7 +186,7 @@ def test_one_sample_for_both_halves_is_either_of_two(guard, device, fused):  # n
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_the_way_up_is_not_guided(guard, device, fused):  # noqa: F811
+def test_the_way_up_is_not_guided(guard, device, fused):
     """An unguided row says the same whatever the prompt, its neighbour's guided row does not."""
     inverse, plain = table("DDIMInverseScheduler", 4), table("DDIMScheduler", 4)
     assert not inverse.guided[0]
@@ -203,7 +204,7 @@ def test_the_way_up_is_not_guided(guard, device, fused):  # noqa: F811
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_the_device_counts_rows_by_itself(guard, device, fused):  # noqa: F811
+def test_the_device_counts_rows_by_itself(guard, device, fused):
     """A lane that is stepped by its cursor goes the same way as one whose rows the host sets."""
     where = device if fused else "cpu"
     tables = [table(name, 3 + place) for place, name in enumerate(("UniPCMultistepScheduler", "DDIMScheduler"))]
@@ -237,11 +238,15 @@ def test_records_are_rows_and_what_does_not_fit_is_refused():
     records = pack_rows(made, made.state_slots, len(made) + 2)
     size = record_size(made.state_slots)
     assert records.shape == (len(made) + 2, size)
-    np.testing.assert_array_equal(records[: len(made), : size - 6], made.matrix.reshape(len(made), -1).astype("f4"))
-    np.testing.assert_array_equal(records[: len(made) - 1, -5], made.input_scale[1:].astype("f4"))
+    matrices, fields = records[: len(made), : -len(Field)], records[: len(made), -len(Field) :]
+    np.testing.assert_array_equal(matrices, made.matrix.reshape(len(made), -1).astype("f4"))
+    np.testing.assert_array_equal(fields[:, Field.INPUT_SCALE], made.input_scale.astype("f4"))
+    np.testing.assert_array_equal(fields[:-1, Field.NEXT_INPUT_SCALE], made.input_scale[1:].astype("f4"))
+    assert fields[-1, Field.NEXT_INPUT_SCALE] == 0
     assert not records[len(made) :].any()
     both_ways = table("DDIMInverseScheduler", 5, strength=0.8)
-    np.testing.assert_array_equal(pack_rows(both_ways, 1, len(both_ways))[:, -1], both_ways.guided)
+    guided = pack_rows(both_ways, 1, len(both_ways))[:, Field.GUIDED - len(Field)]
+    np.testing.assert_array_equal(guided, both_ways.guided)
     assert 0 < both_ways.guided.sum() < len(both_ways)
     with pytest.raises(BackendError, match="does not fit lanes of"):
         pack_rows(made, made.state_slots - 1, len(made))
@@ -249,7 +254,7 @@ def test_records_are_rows_and_what_does_not_fit_is_refused():
         pack_rows(made, made.state_slots, len(made) - 1)
 
 
-def test_other_layouts_are_refused(guard, device):  # noqa: F811
+def test_other_layouts_are_refused(guard, device):
     made = [table("DDIMScheduler", 3)]
     lanes, _, _ = made_lanes(guard, made, device, nine=False, halves=2, dtype=torch.float16)
     with pytest.raises(BackendError, match="step: output must be of shape"):
