@@ -30,8 +30,8 @@ def advance(lanes: StepLanes, output: Tensor, *, fused: bool | None = None) -> N
     """Apply each busy lane's row to its state, and write the network input of the row after it.
 
     In :mod:`intarsia.kernels.step`'s terms: guide, langevin, apply_row, keep_known. The output slot of the state holds
-    the guided output afterwards. After a lane's last row its network input is zero (times the sample), and extra.
-    Nothing is read back by the host.
+    the guided output afterwards. After a lane's last row its network input is the sample times
+    zero, and ``inpaint_latents``. Nothing is read back by the host.
 
     Args:
         output: the network's, ``[L or 2L, C, h, w]``, float16, bfloat16 or float32, channels_last.
@@ -51,9 +51,9 @@ def advance(lanes: StepLanes, output: Tensor, *, fused: bool | None = None) -> N
         lanes.row,
         lanes.guidance,
         lanes.network_input,
-        lanes.extra,
+        lanes.inpaint_latents,
         lanes.mask,
-        lanes.clean,
+        lanes.image_latents,
         lanes.noise,
         lanes.cursor,
         lanes.langevin,
@@ -89,7 +89,8 @@ def _nothing_new(*_: object) -> None:
 
 @operation(
     "(Tensor(a!) state, Tensor output, Tensor records, Tensor row, Tensor guidance, Tensor(b!) network_input, "
-    "Tensor? extra, Tensor? mask, Tensor? clean, Tensor? noise, Tensor(c!)? cursor, bool langevin) -> ()",
+    "Tensor? inpaint_latents, Tensor? mask, Tensor? image_latents, Tensor? noise, Tensor(c!)? cursor, "
+    "bool langevin) -> ()",
     _nothing_new,
 )
 def _step(
@@ -99,9 +100,9 @@ def _step(
     row: Tensor,
     guidance: Tensor,
     network_input: Tensor,
-    extra: Tensor | None,
+    inpaint_latents: Tensor | None,
     mask: Tensor | None,
-    clean: Tensor | None,
+    image_latents: Tensor | None,
     noise: Tensor | None,
     cursor: Tensor | None,
     langevin: bool,
@@ -112,9 +113,9 @@ def _step(
         row=row,
         guidance=guidance,
         network_input=network_input,
-        extra=extra,
+        inpaint_latents=inpaint_latents,
         mask=mask,
-        clean=clean,
+        image_latents=image_latents,
         noise=noise,
         cursor=cursor,
         langevin=langevin,
@@ -151,7 +152,7 @@ def _launch_langevin(lanes: StepLanes, output: Tensor, langevin_row: Tensor) -> 
 def _launch_step(lanes: StepLanes, output: Tensor, langevin_row: Tensor, *, advances: bool) -> None:
     count, buffers, channels, height, width = lanes.state.shape
     pixels, input_channels = height * width, lanes.network_input.shape[1]
-    keeps_known = advances and lanes.extra is None
+    keeps_known = advances and lanes.keeps_known
     # what a launch does not read needs an address all the same
     unread = lanes.state
 
@@ -168,9 +169,9 @@ def _launch_step(lanes: StepLanes, output: Tensor, langevin_row: Tensor, *, adva
             guidance=lanes.guidance,
             langevin_row=langevin_row,
             mask=lanes.mask if keeps_known else unread,
-            image_latents=lanes.clean if keeps_known else unread,
+            image_latents=lanes.image_latents if keeps_known else unread,
             noise=lanes.noise if keeps_known else unread,
-            inpaint_latents=unread if lanes.extra is None else lanes.extra,
+            inpaint_latents=unread if lanes.inpaint_latents is None else lanes.inpaint_latents,
             network_input=lanes.network_input,
             pixels=pixels,
             channels=channels,

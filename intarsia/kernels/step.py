@@ -102,10 +102,17 @@ def _advance_lane(lanes: StepLanes, lane: int, row: int, branches: Tensor) -> No
     snr = float(fields[Field.LANGEVIN_SNR])
     apply_row(buffer, _langevin_matrix(buffer, matrix, snr) if snr else matrix)
 
-    if lanes.mask is not None and lanes.clean is not None and lanes.noise is not None and lanes.extra is None:
-        image, noise = fields[Field.KNOWN_IMAGE], fields[Field.KNOWN_NOISE]
-        keep_known(buffer[0], lanes.mask[lane], image * lanes.clean[lane] + noise * lanes.noise[lane])
+    if lanes.keeps_known:
+        _keep_lane_known(lanes, lane, fields)
     _write_network_input(lanes, lane, fields[Field.NEXT_INPUT_SCALE])
+
+
+def _keep_lane_known(lanes: StepLanes, lane: int, fields: Tensor) -> None:
+    if lanes.mask is None or lanes.image_latents is None or lanes.noise is None:
+        raise ValueError("lanes that keep a known region have mask, image_latents and noise")
+    image = fields[Field.KNOWN_IMAGE] * lanes.image_latents[lane]
+    noise = fields[Field.KNOWN_NOISE] * lanes.noise[lane]
+    keep_known(lanes.state[lane, 0], lanes.mask[lane], image + noise)
 
 
 def _matrix_and_fields(lanes: StepLanes, lane: int, row: int) -> tuple[Tensor, Tensor]:
@@ -126,6 +133,6 @@ def _langevin_matrix(buffer: Tensor, matrix: Tensor, snr: float) -> Tensor:
 
 def _write_network_input(lanes: StepLanes, lane: int, scale: Tensor) -> None:
     sample = (lanes.state[lane, 0] * scale).to(lanes.network_input.dtype)
-    if lanes.extra is not None:
-        sample = torch.cat([sample, lanes.extra[lane]])
+    if lanes.inpaint_latents is not None:
+        sample = torch.cat([sample, lanes.inpaint_latents[lane]])
     lanes.network_input[lane * lanes.copies : (lane + 1) * lanes.copies] = sample

@@ -28,10 +28,11 @@ class StepLanes:
         guidance: float32 ``[L]``; read where the network's output has two branches of each lane, in guided rows.
         network_input: ``[L or 2L, C or C + E, h, w]`` in channels_last memory and the network's dtype; a lane's samples
             are adjacent.
-        extra: ``[L, E, h, w]`` in the network's dtype, mask and masked latents of a 9-channel network; such a network's
-            known region is not overwritten.
-        mask: float32 ``[L, 1, h, w]``, 1 where the network repaints; likewise clean and noise without extra.
-        clean: float32 ``[L, C, h, w]``, latents of the image.
+        inpaint_latents: ``[L, E, h, w]`` in the network's dtype, mask and masked image's latents of a 9-channel
+            network; such a network's known region is not overwritten.
+        mask: float32 ``[L, 1, h, w]``, 1 where the network repaints; needed, as the next
+            two, where there are no ``inpaint_latents``.
+        image_latents: float32 ``[L, C, h, w]``, latents of the image.
         noise: float32 ``[L, C, h, w]``, the unit noise that the lane started from.
         cursor: int32 ``[L]``, the row that comes next: a step writes it for busy lanes, and
             :func:`intarsia.kernels.pick.pick_rows` makes it the row. None where the caller sets ``row``.
@@ -44,9 +45,9 @@ class StepLanes:
     row: Tensor
     guidance: Tensor
     network_input: Tensor
-    extra: Tensor | None = None
+    inpaint_latents: Tensor | None = None
     mask: Tensor | None = None
-    clean: Tensor | None = None
+    image_latents: Tensor | None = None
     noise: Tensor | None = None
     cursor: Tensor | None = None
     langevin: bool = True
@@ -68,16 +69,21 @@ class StepLanes:
         return self.network_input.shape[0] // self.state.shape[0]
 
     @property
+    def keeps_known(self) -> bool:
+        """A step overwrites the known region, as the network has no input for it."""
+        return self.inpaint_latents is None
+
+    @property
     def next_row(self) -> Tensor:
         """int32 ``[L]``, the row that comes next: the cursor's, or ``row`` without one."""
         return self.row if self.cursor is None else self.cursor
 
     def __post_init__(self) -> None:
         lanes, _, channels, height, width = self.state.shape
-        extra = 0 if self.extra is None else self.extra.shape[1]
+        inpaint_channels = 0 if self.inpaint_latents is None else self.inpaint_latents.shape[1]
         copies = 2 if self.network_input.shape[0] == 2 * lanes and not self.shared else 1
 
-        network_input = (copies * lanes, channels + extra, height, width)
+        network_input = (copies * lanes, channels + inpaint_channels, height, width)
         self._check("network_input", network_input, self.network_input.dtype, torch.channels_last)
         self._check("records", (lanes, self.records.shape[1], record_size(self.slots)))
         self._check("row", (lanes,), torch.int32)
@@ -85,11 +91,11 @@ class StepLanes:
         self._check("state", tuple(self.state.shape))
         if self.cursor is not None:
             self._check("cursor", (lanes,), torch.int32)
-        if self.extra is not None:
-            self._check("extra", (lanes, extra, height, width), self.network_input.dtype)
+        if not self.keeps_known:
+            self._check("inpaint_latents", (lanes, inpaint_channels, height, width), self.network_input.dtype)
         else:
             self._check("mask", (lanes, 1, height, width))
-            self._check("clean", (lanes, channels, height, width))
+            self._check("image_latents", (lanes, channels, height, width))
             self._check("noise", (lanes, channels, height, width))
 
     def _check(
@@ -100,7 +106,7 @@ class StepLanes:
         layout: torch.memory_format = torch.contiguous_format,
     ) -> None:
         tensor: Tensor | None = getattr(self, name)
-        check(tensor is not None, f"step: {name}", "given without extra", tensor)
+        check(tensor is not None, f"step: {name}", "given without inpaint_latents", tensor)
         if tensor is None:
             return
 

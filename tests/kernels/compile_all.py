@@ -60,18 +60,18 @@ def usage(cubin: bytes) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def lanes(extra: bool, copies: int) -> StepLanes:
+def lanes(is_inpainting: bool, copies: int) -> StepLanes:
     pndm = table("PNDMScheduler", 4)
-    known = {"mask": torch.ones(1, 1, 8, 8), "clean": torch.zeros(1, 4, 8, 8), "noise": torch.zeros(1, 4, 8, 8)}
+    known = {"mask": torch.ones(1, 1, 8, 8), "image_latents": torch.zeros(1, 4, 8, 8), "noise": torch.zeros(1, 4, 8, 8)}
     return StepLanes(
         state=torch.zeros(1, pndm.state_slots + 2, 4, 8, 8),
         records=torch.from_numpy(pack_rows(pndm, pndm.state_slots, len(pndm))[None]),
         row=torch.zeros(1, dtype=torch.int32),
         guidance=torch.ones(1),
-        network_input=torch.zeros(copies, 9 if extra else 4, 8, 8, dtype=HALF).to(memory_format=LAST),
+        network_input=torch.zeros(copies, 9 if is_inpainting else 4, 8, 8, dtype=HALF).to(memory_format=LAST),
         shared=copies == 1,
         cursor=torch.zeros(1, dtype=torch.int32),
-        **({"extra": torch.zeros(1, 5, 8, 8, dtype=HALF)} if extra else known),
+        **({"inpaint_latents": torch.zeros(1, 5, 8, 8, dtype=HALF)} if is_inpainting else known),
     )
 
 
@@ -100,8 +100,8 @@ def images() -> None:
 
 def steps() -> None:
     output = torch.zeros(2, 4, 8, 8, dtype=HALF).to(memory_format=LAST)
-    for extra, copies in ((False, 2), (True, 2), (False, 1), (True, 1)):
-        advance(lanes(extra, copies), output, fused=True)
+    for is_inpainting, copies in ((False, 2), (True, 2), (False, 1), (True, 1)):
+        advance(lanes(is_inpainting, copies), output, fused=True)
     first_input(lanes(True, 1), fused=True)
     for dtype in (HALF, torch.uint8):
         cursor = torch.zeros(1, dtype=torch.int32)
