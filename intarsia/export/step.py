@@ -20,16 +20,19 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from intarsia.backends.onnx.session import STEP
+from intarsia.schedulers.packing import Field
 
 __all__ = ["step_graph"]
 
 _OPSET, _IR = 18, 8
 _FLOAT, _INT = TensorProto.FLOAT, TensorProto.INT64
+# In the order of `Field`; the last one is not for this graph.
+_FIELDS = int(Field.INPUT_SCALE)
 _PICTURE = ["C", "h", "w"]
 _INPUTS: dict[str, tuple[int, list[str | int]]] = {
     "row": (_INT, [1]),
     "matrices": (_FLOAT, ["R", "3S", "S+2"]),
-    "scalars": (_FLOAT, ["R", 6]),
+    "scalars": (_FLOAT, ["R", _FIELDS]),
     "state": (_FLOAT, ["S", *_PICTURE]),
     "output": (_FLOAT, ["H", *_PICTURE]),
     "noise": (_FLOAT, [*_PICTURE]),
@@ -50,7 +53,7 @@ _CONSTANTS = {
 # operator, inputs, outputs, attributes
 _NODES: list[tuple[str, str, str, dict[str, int]]] = [
     ("Gather", "scalars row", "numbers", {"axis": 0}),
-    ("Split", "numbers", "guidance image known itself snr scale", {"axis": 1, "num_outputs": 6}),
+    ("Split", "numbers", "guidance image known itself snr scale", {"axis": 1, "num_outputs": _FIELDS}),
     ("Gather", "output zero", "unconditional", {"axis": 0}),
     ("Gather", "output last", "conditional", {"axis": 0}),
     ("Sub", "conditional unconditional", "difference", {}),

@@ -54,7 +54,7 @@ ALLOWED = {
         "intarsia.backends.protocol",
         "intarsia.backends.choose",
     ],
-    "intarsia.kernels": [],
+    "intarsia.kernels": ["intarsia.schedulers.packing"],
     "intarsia.models": ["intarsia.kernels"],
     "intarsia.backends": ["intarsia.models", "intarsia.kernels", "intarsia.schedulers"],
     "intarsia.backends.protocol": ["intarsia.schedulers"],

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from intarsia.backends.onnx.buffers import Given, Pool
 from intarsia.backends.onnx.merging import Level
 from intarsia.schedulers import Table
+from intarsia.schedulers.packing import Field, row_fields, start_fields
 
 __all__ = ["Conditioning", "State", "matrices", "scalars", "timesteps"]
 
@@ -73,17 +74,12 @@ def matrices(table: Table) -> Floats:
 
 
 def scalars(table: Table, guidance: float, *, keeps_known: bool) -> Floats:
-    """``[R + 1, 6]``: guidance scale; known region's shares of image, noise and the sample itself; Langevin's ratio of
-    norms; scale of the network's next input."""
-    made = np.zeros((len(table) + 1, 6))
-    # 0 takes the negative prompt's output
-    made[1:, 0] = np.where(table.guided, guidance, 0.0)
-    made[:, 3] = 1
-    if keeps_known:
-        made[1:, 1], made[1:, 2], made[1:, 3] = table.known_image, table.known_noise, 0
-    made[1:, 4] = table.langevin_snr
-    made[:, 5] = np.append(table.input_scale, 1)
-    return made.astype(np.float32)
+    """``[R + 1, 6]``: the fields of :class:`intarsia.schedulers.packing.Field` up to the scale of the network's next
+    input, the first one multiplied by the guidance scale: 0 takes the negative prompt's output."""
+    rows = row_fields(table, last_scale=1.0, keeps_known=keeps_known)
+    fields = np.vstack([start_fields(table), rows])
+    fields[:, Field.GUIDED] *= guidance
+    return fields[:, : Field.INPUT_SCALE].astype(np.float32)
 
 
 class State:
