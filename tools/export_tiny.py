@@ -26,7 +26,7 @@ def main() -> None:
     STEP.write_bytes(step_graph())
     made = [cached(part.path, "float32", PACKAGED) for part in (checker, entry)]
     export_checker(checker.path, made[0])
-    export_model(entry.path, made[1], merges=Merges(entry.token_merging_levels, entry.token_merging_reuse))
+    export_model(entry.path, made[1], merges=Merges(entry.token_merging.levels, entry.token_merging.reuse))
     for old in set(PACKAGED.iterdir()) - set(made):
         shutil.rmtree(old)
     for path in (STEP, *sorted(PACKAGED.glob("*/*"))):

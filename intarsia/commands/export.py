@@ -48,7 +48,7 @@ def export(
         raise BackendError(f"intarsia export needs the package {exc.name}: pip install 'intarsia[export]'") from exc
     registry = Registry(weights)
     entry = registry.find(model)
-    merges = Merges(entry.token_merging_levels, entry.token_merging_reuse) if token_merging else None
+    merges = Merges(entry.token_merging.levels, entry.token_merging.reuse) if token_merging else None
     made = [(check(entry), str(dtype))]
     if entry.safety:
         made.append((check(registry.part("safety", entry.safety)), "float32"))

@@ -57,7 +57,7 @@ Graphs = Iterator[tuple[str, bytes]]
 
 @dataclass(frozen=True)
 class Merges:
-    """How a graph merges tokens (:class:`intarsia.models.merging.Merging`); the ratio is left to the run."""
+    """How a graph merges tokens (:class:`intarsia.token_merging.TokenMerging`); the ratio is left to the run."""
 
     levels: int = 1
     reuse: int = 1

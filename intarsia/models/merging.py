@@ -8,141 +8,24 @@ similar sources are averaged into theirs, and every token gets back what became 
 - *weighted*: a merged key counts as many times as the tokens that it stands for (proportional attention, Bolya et
   al. 2023, section 3);
 - *mask-aware*: tokens inside and near the mask are left as they are, neither sources nor destinations, because only
-  they reach the picture; the ratio is of the others.
+  they reach the image; the ratio is of the others.
 
-Shapes depend on settings, size and mask only (:class:`Region`), never on the tokens. What each lane draws depends on
-its own starting noise, so that its picture does not depend on its company.
+Which tokens may merge, and how many, is counted on the host (:mod:`intarsia.backends.token_regions`).
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from intarsia.errors import RequestError
 from intarsia.kernels.matcher import match, merge
 
-__all__ = ["LevelMerging", "Matcher", "Matching", "Merging", "Region", "draw_choices", "find_regions", "level_mergings"]
-
-MAX_RATIO = 0.75
-"""All sources of a feature map of whole cells."""
-
-BUCKETS = 16
-"""Masks differ, shapes should not: merged tokens are counted in steps of this part of the level."""
-
-NEAR = 1
-"""Tokens around the mask that are protected with it."""
+__all__ = ["LevelMerging", "Matcher", "Matching"]
 
 
-@dataclass(frozen=True)
-class Merging:
-    """How tokens are merged.
-
-    Attributes:
-        ratio: share of merged tokens, 0 … 0.75; of the unprotected ones where ``mask_aware``. 0 merges nothing.
-        levels: resolutions that merge, from the highest that has attention downwards.
-        reuse: how many attention blocks of a level share one matching; 1 matches anew in each, as tomesd does.
-        weighted, mask_aware: see the module; both off is tomesd.
-
-    Raises:
-        RequestError: a value out of range.
-    """
-
-    ratio: float = 0.0
-    levels: int = 1
-    reuse: int = 1
-    weighted: bool = True
-    mask_aware: bool = True
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.ratio <= MAX_RATIO:
-            raise RequestError("token_merging", self.ratio, f"between 0 and {MAX_RATIO}")
-        for name in ("levels", "reuse"):
-            if getattr(self, name) < 1:
-                raise RequestError(f"token_merging_{name}", getattr(self, name), "at least 1")
-
-
-@dataclass(frozen=True, eq=False)
-class Region:
-    """What one mask lets merge at one resolution.
-
-    Attributes:
-        height, width: of the feature map, in tokens.
-        merged: tokens that disappear.
-        protected: bool [H*W], True is left as it is; None protects nothing.
-        merging: the settings that it follows from.
-    """
-
-    height: int
-    width: int
-    merged: int
-    protected: Tensor | None
-    merging: Merging
-
-    @property
-    def cells(self) -> int:
-        return (self.height // 2) * (self.width // 2)
-
-    def to(self, device: torch.device) -> Region:
-        return replace(self, protected=None if self.protected is None else self.protected.to(device))
-
-
-def find_regions(merging: Merging, sizes: Sequence[tuple[int, int]], mask: Tensor) -> tuple[Region, ...]:
-    """The resolutions at which something is merged; none where the mask leaves too little.
-
-    Args:
-        sizes: heights and widths of the feature maps with attention, highest resolution first.
-        mask: [h, w] of 0 and 1 at the latents' resolution, 1 is repainted.
-    """
-    found = (_region(merging, height, width, mask) for height, width in sizes[: merging.levels])
-    return tuple(region for region in found if region.merged)
-
-
-def _region(merging: Merging, height: int, width: int, mask: Tensor) -> Region:
-    cells = (height // 2) * (width // 2)
-    if not merging.mask_aware:
-        count = height * width
-        return Region(height, width, min(int(count * merging.ratio), count - cells), None, merging)
-    protected = _protected(mask, height, width)
-    whole = protected[: height // 2 * 2, : width // 2 * 2]
-    free = int((~protected).sum())
-    step = max(1, height * width // BUCKETS)
-    # cells are protected as a whole, so three quarters or more of the free tokens are sources
-    merged = int(free * merging.ratio) // step * step if not whole.all() else 0
-    return Region(height, width, merged, protected.flatten(), merging)
-
-
-def _protected(mask: Tensor, height: int, width: int) -> Tensor:
-    """bool [height, width]: tokens of every cell that the mask, or a token near it, reaches."""
-    inside = F.adaptive_max_pool2d(mask[None].float(), (height, width))
-    near = F.max_pool2d(inside, 2 * NEAR + 1, stride=1, padding=NEAR)[0] > 0.5
-    rows, columns = height // 2, width // 2
-    if rows and columns:
-        cells = F.max_pool2d(near[None].float(), 2)[0] > 0.5
-        near[: 2 * rows, : 2 * columns] = cells.repeat_interleave(2, 0).repeat_interleave(2, 1)
-    return near
-
-
-def draw_choices(noise: np.ndarray, rows: int, regions: Sequence[Region]) -> tuple[Tensor, ...]:
-    """Destinations of a lane: for each region uint8 [rows, cells], the token of the cell (row by row, 0 … 3).
-
-    Args:
-        noise: the lane's starting noise. It stands for the lane's seed: its hash keys a generator of its own, so
-            that what is drawn here takes nothing from the noise of the rows.
-        rows: evaluations; every one has its own destinations, so that no token is a destination in all of them.
-    """
-    key = int.from_bytes(hashlib.sha256(np.ascontiguousarray(noise).tobytes()).digest()[:16], "little")
-    generator = np.random.Generator(np.random.Philox(key=key))
-    return tuple(torch.from_numpy(generator.integers(0, 4, (rows, r.cells), np.uint8)) for r in regions)
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class LevelMerging:
     """Merging of one evaluation at one resolution; what :class:`intarsia.models.unet.UNet` takes.
 
@@ -161,32 +44,6 @@ class LevelMerging:
     protected: Tensor | None = None
     weighted: bool = True
     reuse: int = 1
-
-
-def level_mergings(
-    regions: Sequence[Sequence[Region]], choices: Sequence[Sequence[Tensor]]
-) -> tuple[LevelMerging, ...]:
-    """Lanes side by side, for one evaluation.
-
-    Args:
-        regions: of each lane; ``merged`` must be equal.
-        choices: of each lane, for each region [cells].
-    """
-    made = []
-    for level, first in enumerate(regions[0]):
-        protected = [each[level].protected for each in regions]
-        made.append(
-            LevelMerging(
-                first.height,
-                first.width,
-                first.merged,
-                torch.stack([each[level] for each in choices]),
-                None if first.protected is None else torch.stack([p for p in protected if p is not None]),
-                first.merging.weighted,
-                first.merging.reuse,
-            )
-        )
-    return tuple(made)
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,6 +20,7 @@ from intarsia.errors import BackendError, WeightsError, expect, named, shown
 from intarsia.execution import PRECISIONS, STANDARD
 from intarsia.former_name import config_file, variable
 from intarsia.registry.families import FAMILIES, Family
+from intarsia.token_merging import MAX_RATIO, TokenMerging
 
 __all__ = ["PARTS", "ModelEntry", "PartEntry", "PinnedFile", "Registry", "normalise"]
 
@@ -42,6 +43,9 @@ class PinnedFile:
     bytes: int
 
 
+_DEFAULT_MERGING = TokenMerging(ratio=0.5)
+
+
 @dataclass(frozen=True)
 class ModelEntry:
     """One model of the registry, as declared; nothing on disk has been looked at.
@@ -51,9 +55,7 @@ class ModelEntry:
         defaults: scheduler and steps where the caller gives none; and by documented endpoint, in a table of
             its name, any of its documented fields.
         prompt_template: what ``enhance_prompt`` makes of ``{prompt}``.
-        token_merging: ratio that ``token_merging=True`` means, 0 … 0.75.
-        token_merging_levels: resolutions that merge, from the highest that has attention downwards.
-        token_merging_reuse: attention blocks of a resolution that share one matching.
+        token_merging: what ``token_merging=True`` means; three keys in the file.
         precision: what its networks compute in: "standard", or "fp8" on a GPU that has it.
         safety: id of the model's safety checker; "" where it has none.
         stands_in_for: ids that this model answers to as long as no entry has them; results say so.
@@ -67,9 +69,7 @@ class ModelEntry:
     aliases: tuple[str, ...] = ()
     size: int = 512
     prompt_template: str = "{prompt}"
-    token_merging: float = 0.5
-    token_merging_levels: int = 1
-    token_merging_reuse: int = 1
+    token_merging: TokenMerging = _DEFAULT_MERGING
     precision: str = STANDARD
     safety: str = ""
     stands_in_for: tuple[str, ...] = ()
@@ -278,19 +278,24 @@ def _entry(identifier: str, fields: Any, path: Path) -> ModelEntry:
         raise WeightsError(f"{where}: size must be between {_SMALLEST} and {_LARGEST}, not {shown(fields['size'])}")
     if fields.get("precision", STANDARD) not in PRECISIONS:
         raise WeightsError(f"{where}: precision must be {' or '.join(PRECISIONS)}, not {shown(fields['precision'])}")
-    _check_merging(where, fields)
     settings: dict[str, Any] = {"size": FAMILIES[fields["family"]].native_size, **fields}
+    settings["token_merging"] = _token_merging(where, settings)
     settings["stands_in_for"] = tuple(fields.get("stands_in_for", ()))
     return ModelEntry(id=identifier, declared_in=str(path), **settings | _located(where, fields, path))
 
 
-def _check_merging(where: str, fields: Mapping[str, Any]) -> None:
-    ratio = fields.get("token_merging", 0.0)
-    if not 0 <= ratio <= 0.75:
-        raise WeightsError(f"{where}: token_merging must be between 0 and 0.75, not {shown(ratio)}")
-    for name in ("token_merging_levels", "token_merging_reuse"):
-        if fields.get(name, 1) < 1:
-            raise WeightsError(f"{where}: {name} must be at least 1, not {shown(fields[name])}")
+def _token_merging(where: str, settings: dict[str, Any]) -> TokenMerging:
+    """Takes the three keys of token merging out of an entry's settings."""
+    ratio = settings.pop("token_merging", _DEFAULT_MERGING.ratio)
+    if not 0 <= ratio <= MAX_RATIO:
+        raise WeightsError(f"{where}: token_merging must be between 0 and {MAX_RATIO}, not {shown(ratio)}")
+
+    levels = settings.pop("token_merging_levels", 1)
+    reuse = settings.pop("token_merging_reuse", 1)
+    for name, value in (("levels", levels), ("reuse", reuse)):
+        if value < 1:
+            raise WeightsError(f"{where}: token_merging_{name} must be at least 1, not {shown(value)}")
+    return TokenMerging(ratio, levels, reuse)
 
 
 def _part(kind: str, identifier: str, fields: Any, path: Path) -> PartEntry:

@@ -18,6 +18,7 @@ from intarsia.models.text import TextEncoding
 from intarsia.models.unet import UNet
 from intarsia.models.vae_kl import AutoencoderKL
 from intarsia.schedulers import NAMES, table
+from intarsia.token_merging import TokenMerging
 
 META = torch.device("meta")
 
@@ -52,7 +53,9 @@ def test_nothing_is_read(session, guidance, merging):
     mask = np.zeros((192, 128), bool)
     mask[:24, :24] = True
     picture, latent_mask = np.zeros((*mask.shape, 3), np.uint8), mask[::8, ::8].astype(np.float32)
-    inputs = Inputs("a", "b", 1, guidance, picture, mask, latent_mask, noise_fill=True, token_merging=merging)
+    inputs = Inputs(
+        "a", "b", 1, guidance, picture, mask, latent_mask, noise_fill=True, token_merging=TokenMerging(merging)
+    )
     shared, warnings = session.encode(inputs)
     assert bool(shared.regions) == bool(merging)
     assert not warnings

@@ -20,7 +20,7 @@ import onnxruntime
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
 import intarsia
-from intarsia.backends.onnx import buffers, session
+from intarsia.backends.onnx import backend, buffers
 from intarsia.backends.onnx.buffers import Given, Loop, Pool
 from intarsia.backends.onnx.device import Device
 from intarsia.backends.onnx.session import STEP
@@ -132,7 +132,7 @@ def on(monkeypatch):
     opened = []
 
     def open_on(device, capture="auto", slots=None):
-        monkeypatch.setattr(session, "pick_device", lambda name: device)
+        monkeypatch.setattr(backend, "pick_device", lambda name: device)
         engine = intarsia.Engine("onnx", "cpu", capture=capture, slots=slots)
         opened.append(engine)
         return engine

@@ -151,7 +151,7 @@ def test_what_ships_is_what_its_command_makes():
     entry = registry.find(export_tiny.MODEL)
     checker = registry.part("safety", entry.safety)
     facts = {}
-    merges = Merges(entry.token_merging_levels, entry.token_merging_reuse)
+    merges = Merges(entry.token_merging.levels, entry.token_merging.reuse)
     made = (model_graphs(entry.path, "float32", merges, facts), checker_graphs(checker.path))
     for folder, expected in zip((entry.path, checker.path), made, strict=True):
         found = graphs.find_graphs(folder, ("float32",))

@@ -9,12 +9,14 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[torch]'")
 
 from intarsia.backends.protocol import Step
+from intarsia.backends.token_regions import draw_choices, find_regions
 from intarsia.backends.torch.plain import PlainSteps
+from intarsia.backends.torch.regions import MergingVariant, upload_regions
 from intarsia.backends.torch.stage import Network, Room, Stage
 from intarsia.backends.torch.stages import StagedSteps
 from intarsia.backends.torch.state import Conditioning, State
-from intarsia.models.merging import Merging, draw_choices, find_regions
 from intarsia.schedulers import NAMES, table
+from intarsia.token_merging import TokenMerging
 from tests.cpu.recorder import Recorder
 
 CPU = torch.device("cpu")
@@ -55,7 +57,9 @@ class Case:
 
         halves = 2 if guidance > 1 else 1
         clean, mask = drawn(4, side, side), (drawn(1, side, side) > 0).float()
-        regions = find_regions(Merging(ratio, mask_aware=False), [(side, side)], mask[0]) if ratio else ()
+        host_regions = find_regions(TokenMerging(ratio), [(side, side)], mask[0].numpy(), mask_aware=False)
+        variant = MergingVariant(mask_aware=False)
+        regions = upload_regions(host_regions, torch.device("cpu"), variant=variant)
         shared = Conditioning(
             drawn(halves, TOKENS, 8), None, None, guidance, clean, mask,
             torch.cat([mask, drawn(4, side, side)]) if self.nine else None, False,
@@ -64,7 +68,8 @@ class Case:
         unit = drawn(4, side, side)
         buffer = torch.zeros(self.steps.slots(made) + 2, *unit.shape)
         buffer[0] = made.start_image * clean + made.start_noise * unit
-        choices = draw_choices(unit.numpy(), len(made), regions)
+        drawn_choices = draw_choices(unit.numpy(), len(made), [region.cells for region in host_regions])
+        choices = tuple(torch.from_numpy(choice) for choice in drawn_choices)
         embeddings = drawn(len(made), 1, WIDTH)
         return State(shared, made, self.steps.pack(made), embeddings, buffer, unit, choices)
 

@@ -16,6 +16,7 @@ from benchmarks.networks import Weights, parts
 from intarsia.backends.protocol import Inputs, Step
 from intarsia.backends.torch import session as sessions
 from intarsia.schedulers import table
+from intarsia.token_merging import TokenMerging
 from tests.kernels.offline import launching
 
 CPU = torch.device("cpu")
@@ -28,7 +29,7 @@ def inputs(height: int, width: int) -> Inputs:
     mask = np.zeros((height, width), bool)
     mask[:24, :24] = True
     picture, latent_mask = np.zeros((height, width, 3), np.uint8), mask[::8, ::8].astype(np.float32)
-    return Inputs("a", "b", 1, 4.0, picture, mask, latent_mask, token_merging=0.5)
+    return Inputs("a", "b", 1, 4.0, picture, mask, latent_mask, token_merging=TokenMerging(0.5))
 
 
 def run(session: sessions.TorchSession, size: tuple[int, int], steps: list[int]) -> None:

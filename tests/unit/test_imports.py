@@ -21,6 +21,7 @@ EVERYWHERE = [
     "intarsia.lru",
     "intarsia.numbers",
     "intarsia.threads",
+    "intarsia.token_merging",
     "intarsia.checkpoints",
 ]
 ALLOWED = {
@@ -57,6 +58,7 @@ ALLOWED = {
     "intarsia.backends.onnx": [
         "intarsia.backends.protocol",
         "intarsia.backends.driver",
+        "intarsia.backends.token_regions",
         "intarsia.schedulers",
         "intarsia.models.clip_config",
         "intarsia.models.clip_pictures",

@@ -21,9 +21,10 @@ from intarsia.backends.onnx.buffers import Given, Loop, Pool
 from intarsia.backends.onnx.capture import prove
 from intarsia.backends.onnx.device import Device, installed_versions, translated
 from intarsia.backends.onnx.graphs import GraphFolder
-from intarsia.backends.onnx.merging import Level, find_levels, level_tokens, map_sizes
 from intarsia.backends.onnx.state import Conditioning, Floats, State, matrices, scalars, timesteps
+from intarsia.backends.onnx.token_inputs import graph_regions, map_sizes, token_inputs
 from intarsia.backends.protocol import Inputs, Runtime, Step
+from intarsia.backends.token_regions import TokenRegion
 from intarsia.errors import BackendError, NotFinite, RequestError
 from intarsia.models.clip_config import read_text_shape
 from intarsia.models.tokens import ClipTokens, load_tokens
@@ -80,7 +81,7 @@ class OnnxSession:
             clean, masked = self._encode_images(inputs)
             mask = inputs.latent_mask.astype(np.float32)[None]
             both = np.concatenate([mask, masked])
-            levels, unmerged = self._levels(inputs)
+            regions, unmerged = self._regions(inputs)
             conditioning = Conditioning(
                 context=self.device.put(np.concatenate([each[0] for each in prompts])),
                 pooled=np.concatenate(pooled) if pooled else None,
@@ -90,7 +91,7 @@ class OnnxSession:
                 mask=mask,
                 extra=both if self._is_inpainting else both[:0],
                 noise_fill=inputs.noise_fill,
-                levels=levels,
+                regions=regions,
             )
         return conditioning, (*(warning for each in prompts for warning in each[2]), *unmerged)
 
@@ -110,8 +111,8 @@ class OnnxSession:
                 "extra": shared.extra,
             }
             told: dict[str, np.ndarray] = {"embeddings": self._embeddings(shared, table)}
-            told |= level_tokens(shared.levels, noise, len(table))
-            return State(self._pool_for(shared.levels), Given(shared.context, told, arrays))
+            told |= token_inputs(shared.regions, noise, len(table))
+            return State(self._pool_for(shared.regions), Given(shared.context, told, arrays))
 
     def advance(self, steps: Sequence[Step]) -> None:
         stream = self._pool.loop.stream
@@ -221,26 +222,30 @@ class OnnxSession:
         made = [self._embed.run(None, {**rows, "pooled": pooled[None]})[0] for pooled in shared.pooled]
         return np.stack(made, axis=1)
 
-    def _levels(self, inputs: Inputs) -> tuple[tuple[Level, ...], tuple[str, ...]]:
-        """Where tokens merge, and a sentence where they do not although that was asked for."""
-        if not inputs.token_merging:
+    def _regions(self, inputs: Inputs) -> tuple[tuple[TokenRegion, ...], tuple[str, ...]]:
+        """Where tokens merge; second: a warning where they do not although the request asks for it."""
+        settings = inputs.token_merging
+        if not settings.ratio:
             return (), ()
-        asked = {"levels": inputs.token_merging_levels, "reuse": inputs.token_merging_reuse}
-        if self.facts["merging"] != asked:
-            found = self.facts["merging"]
-            have = "none" if found is None else "levels {levels} and reuse {reuse}".format(**found)
-            wanted = "levels {levels} and reuse {reuse}".format(**asked)
+
+        exported = self.facts["merging"]
+        if exported != {"levels": settings.levels, "reuse": settings.reuse}:
+            has = "none" if exported is None else "levels {levels} and reuse {reuse}".format(**exported)
             return (), (
-                f"token merging: {wanted} asked for, the model's graphs have {have}; made without it "
+                f"token merging: levels {settings.levels} and reuse {settings.reuse} asked for, "
+                f"the model's graphs have {has}; made without it "
                 "(intarsia export --again makes graphs with what the registry says)",
             )
-        sizes = map_sizes(self.facts["attention"], *inputs.latent_mask.shape)[: asked["levels"]]
-        levels = find_levels(inputs.token_merging, sizes, inputs.latent_mask)
-        return levels, () if levels else ("token merging: the mask leaves too little to merge; made without it",)
 
-    def _pool_for(self, levels: Sequence[Level]) -> Pool:
-        """The network that merges is opened when it is first wanted, and not captured: its shapes follow the mask."""
-        if not levels:
+        sizes = map_sizes(self.facts["attention"], *inputs.latent_mask.shape)
+        regions = graph_regions(settings, sizes[: settings.levels], inputs.latent_mask)
+        if not regions:
+            return (), ("token merging: the mask leaves too little to merge; made without it",)
+        return regions, ()
+
+    def _pool_for(self, regions: Sequence[TokenRegion]) -> Pool:
+        """The network that merges is opened on first use, and not captured: its shapes follow the mask."""
+        if not regions:
             return self._pool
         if self._merging is None:
             loop = self._pool.loop

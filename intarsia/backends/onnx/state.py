@@ -14,7 +14,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from intarsia.backends.onnx.buffers import Given, Pool
-from intarsia.backends.onnx.merging import Level
+from intarsia.backends.token_regions import TokenRegion
 from intarsia.schedulers import Table
 
 __all__ = ["Conditioning", "State", "matrices", "scalars", "timesteps"]
@@ -31,7 +31,7 @@ class Conditioning:
         pooled: ``[2 or 1, P]`` for networks with added conditioning, else None; ``time_ids`` ``[1, 6]`` likewise.
         clean: latents of the image, ``[C, h, w]``; mask: ``[1, h, w]``, 1 is repainted.
         extra: mask and masked image's latents ``[1 + C, h, w]`` for 9-channel networks, else ``[0, h, w]``.
-        levels: where and how many tokens merge; none where nothing does.
+        regions: where and how many tokens merge, one for each resolution of the graph; none where nothing does.
     """
 
     context: ort.OrtValue
@@ -42,7 +42,7 @@ class Conditioning:
     mask: Floats
     extra: Floats
     noise_fill: bool
-    levels: tuple[Level, ...] = ()
+    regions: tuple[TokenRegion, ...] = ()
 
     @property
     def halves(self) -> int:

@@ -21,11 +21,13 @@ import torch
 from torch import Tensor, nn
 
 from intarsia.backends.protocol import Inputs, Opening, Runtime, Step
+from intarsia.backends.token_regions import draw_choices, find_regions
 from intarsia.backends.torch.capture import CudaRecorder, Pace
 from intarsia.backends.torch.device import installed_versions, pick_dtype, translated, upload
 from intarsia.backends.torch.memory import Attempt
 from intarsia.backends.torch.pictures import Pictures
 from intarsia.backends.torch.plain import PlainSteps
+from intarsia.backends.torch.regions import DeviceRegion, MergingVariant, upload_regions
 from intarsia.backends.torch.stage import Network
 from intarsia.backends.torch.stages import StagedSteps
 from intarsia.backends.torch.state import Conditioning, State
@@ -37,7 +39,6 @@ from intarsia.models.ip_adapter import ImagePrompts
 from intarsia.models.layers import use_kernels
 from intarsia.models.loading import Parts
 from intarsia.models.lora_change import change_loras
-from intarsia.models.merging import Merging, Region, draw_choices, find_regions
 from intarsia.models.text import TextEncoding
 from intarsia.schedulers import Table
 
@@ -63,7 +64,7 @@ class TorchSession:
 
     Attributes:
         opening: what it was opened on; None where its networks do not come from a folder.
-        merging: how tokens merge where a request wants it; ratio, levels and reuse are the request's.
+        merging: how tokens merge where a request asks for it.
         fused: the networks, and the step, run fused kernels.
 
     Raises:
@@ -71,7 +72,7 @@ class TorchSession:
     """
 
     opening: Opening | None = None
-    merging = Merging()
+    merging = MergingVariant()
 
     def __init__(
         self,
@@ -151,7 +152,7 @@ class TorchSession:
                 regions=self._regions(inputs),
             )
         warnings = [warning for each in prompts for warning in each[2]]
-        if inputs.token_merging and not conditioning.regions:
+        if inputs.token_merging.ratio and not conditioning.regions:
             warnings.append("token merging: the mask leaves too little to merge; made without it")
         return conditioning, tuple(warnings)
 
@@ -163,8 +164,9 @@ class TorchSession:
             clean = torch.where(shared.mask > 0.5, 0.0, shared.clean) if shared.noise_fill else shared.clean
             buffer = torch.zeros(self._steps.slots(table) + 2, *unit.shape, device=self.device)
             buffer[0] = table.start_image * clean + table.start_noise * unit
-            drawn = draw_choices(noise, len(table.timesteps), shared.regions)
-            choices = tuple(upload(each.numpy(), self.device) for each in drawn)
+            cells = [region.shape.cells for region in shared.regions]
+            drawn = draw_choices(noise, len(table.timesteps), cells)
+            choices = tuple(upload(each, self.device) for each in drawn)
             return State(shared, table, self._steps.pack(table), self._embed(shared, table), buffer, unit, choices)
 
     @torch.inference_mode()
@@ -264,18 +266,12 @@ class TorchSession:
         halves: Sequence[Tensor | None] = [None] if shared.pooled is None else [each[None] for each in shared.pooled]
         return torch.stack([self.parts.unet.embed(rows, pooled, shared.time_ids) for pooled in halves], dim=1)
 
-    def _regions(self, inputs: Inputs) -> tuple[Region, ...]:
+    def _regions(self, inputs: Inputs) -> tuple[DeviceRegion, ...]:
         """Where tokens merge; counted on the host, where the mask is."""
-        merging = replace(
-            self.merging,
-            ratio=inputs.token_merging,
-            levels=inputs.token_merging_levels,
-            reuse=inputs.token_merging_reuse,
-        )
-        mask = torch.from_numpy(inputs.latent_mask)
-        regions = find_regions(merging, self.parts.unet.attention_sizes(*mask.shape), mask)
-        shields = [None if each.protected is None else upload(each.protected.numpy(), self.device) for each in regions]
-        return tuple(replace(each, protected=shield) for each, shield in zip(regions, shields, strict=True))
+        settings, mask = inputs.token_merging, inputs.latent_mask
+        sizes = self.parts.unet.attention_sizes(*mask.shape)
+        regions = find_regions(settings, sizes, mask, mask_aware=self.merging.mask_aware)
+        return upload_regions(regions, self.device, reuse=settings.reuse, variant=self.merging)
 
 
 def _without_loras(opening: Opening) -> Opening:

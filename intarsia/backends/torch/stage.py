@@ -229,13 +229,13 @@ class Stage:
         self._chosen = [self._zeros((count, level.cells), torch.uint8) for level in levels]
         self._merging = tuple(
             LevelMerging(
-                level.height,
-                level.width,
-                level.merged,
-                chosen,
-                self._zeros((count, level.height * level.width), torch.bool) if level.protected else None,
-                level.merging.weighted,
-                level.merging.reuse,
+                height=level.height,
+                width=level.width,
+                merged=level.merged,
+                choice=chosen,
+                protected=self._zeros((count, level.height * level.width), torch.bool) if level.protects else None,
+                weighted=level.weighted,
+                reuse=level.reuse,
             )
             for level, chosen in zip(levels, self._chosen, strict=True)
         )

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from intarsia.backends.protocol import Step
-from intarsia.models.merging import Merging, Region
+from intarsia.backends.torch.regions import DeviceRegion, RegionShape
 from intarsia.schedulers import Table
 
-__all__ = ["Company", "Conditioning", "Level", "State", "batches"]
+__all__ = ["Company", "Conditioning", "State", "batches"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,19 +38,7 @@ class Conditioning:
     extra: Tensor | None
     noise_fill: bool
     image: Tensor | None = None
-    regions: tuple[Region, ...] = ()
-
-
-@dataclass(frozen=True)
-class Level:
-    """The shapes and settings of a :class:`~intarsia.models.merging.Region`, without its tensor."""
-
-    height: int
-    width: int
-    merged: int
-    cells: int
-    protected: bool
-    merging: Merging
+    regions: tuple[DeviceRegion, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,7 +61,7 @@ class Company:
     tokens: int
     image_tokens: int
     own_times: bool
-    levels: tuple[Level, ...]
+    levels: tuple[RegionShape, ...]
 
     @property
     def copies(self) -> int:
@@ -123,13 +111,8 @@ class State:
             tokens=shared.contexts.shape[1],
             image_tokens=0 if shared.image is None else shared.image.shape[1],
             own_times=self.copies > 1,
-            levels=tuple(_level(region) for region in shared.regions),
+            levels=tuple(region.shape for region in shared.regions),
         )
-
-
-def _level(region: Region) -> Level:
-    protected = region.protected is not None
-    return Level(region.height, region.width, region.merged, region.cells, protected, region.merging)
 
 
 def batches(steps: Sequence[Step], *, alone: bool) -> list[list[Step]]:
