@@ -10,7 +10,7 @@ import shutil
 import sys
 
 from intarsia.backends.onnx.graphs import PACKAGED
-from intarsia.backends.onnx.session import STEP
+from intarsia.backends.onnx.open_sessions import STEP
 from intarsia.export.folder import Merges, cached, export_checker, export_model
 from intarsia.export.step import step_graph
 from intarsia.registry.registry import Registry

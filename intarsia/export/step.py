@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from intarsia.backends.onnx.session import STEP
+from intarsia.backends.onnx.open_sessions import STEP
 
 __all__ = ["step_graph"]
 

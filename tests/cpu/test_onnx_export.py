@@ -22,7 +22,7 @@ import torch
 
 import intarsia
 from intarsia.backends.onnx import graphs
-from intarsia.backends.onnx.session import STEP
+from intarsia.backends.onnx.open_sessions import STEP
 from intarsia.export.folder import Merges, autoencoder, cached, checker_graphs, export_model, model_graphs
 from intarsia.export.networks import decoder_graph
 from intarsia.export.step import step_graph
