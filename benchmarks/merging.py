@@ -33,9 +33,11 @@ from intarsia.backends.torch.backend import TorchBackend
 from intarsia.backends.torch.regions import MergingVariant
 from intarsia.backends.torch.session import TorchSession
 from intarsia.engine.lanes import Lane
-from intarsia.engine.parts import opening
+from intarsia.engine.parts import model_files
 from intarsia.engine.resolve import Resolved, resolve
 from intarsia.engine.sampling import table_of
+from intarsia.execution import Execution
+from intarsia.models.loading import Parts
 from intarsia.registry.registry import Registry
 from intarsia.token_merging import TokenMerging
 from tools.train_tiny.judge import judge
@@ -85,11 +87,17 @@ class _Job:
 
 
 @cache
-def _session() -> TorchSession:
-    """The packaged model, opened once in each process, on one thread."""
+def _parts() -> Parts:
+    """The packaged model's networks, loaded once in each process, on one thread."""
     torch.set_num_threads(1)
-    entry = Registry().find("intarsia-tiny")
-    return TorchBackend("cpu", None).open(opening(entry, _resolved(draw_scene("measure", 0, 64, MEASURING)).parts))
+    resolved = _resolved(draw_scene("measure", 0, 64, MEASURING))
+    return TorchBackend("cpu", Execution()).open(model_files(resolved.entry, resolved.parts)).parts
+
+
+@cache
+def _session(variant: MergingVariant) -> TorchSession:
+    """The packaged model with one way of merging."""
+    return TorchBackend("cpu", Execution()).open_parts(_parts(), merging=variant)
 
 
 def _resolved(scene: Scene, sampling: Sampling = Sampling(), seed: int = 0) -> Resolved:
@@ -103,8 +111,7 @@ def _resolved(scene: Scene, sampling: Sampling = Sampling(), seed: int = 0) -> R
 
 def _paint(job: _Job, ratio: float, variant: MergingVariant) -> tuple[np.ndarray, np.ndarray, float]:
     """Final latents [C, h, w], the picture, and the share of the merging level's tokens that were merged."""
-    session, plan = _session(), job.resolved.plan
-    session.merging = variant
+    session, plan = _session(variant), job.resolved.plan
     inputs = replace(job.resolved.inputs, token_merging=TokenMerging(ratio))
     conditioning, _ = session.encode(inputs)
     shapes = [region.shape for region in conditioning.regions]

@@ -18,11 +18,13 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from intarsia.backends import protocol
+from intarsia.backends.choose import BACKENDS
+from intarsia.backends.protocol import ModelFiles
 from intarsia.backends.torch.backend import TorchBackend
 from intarsia.backends.torch.device import pick_dtype
 from intarsia.backends.torch.session import TorchSession
 from intarsia.backends.torch.state import State
+from intarsia.execution import Execution
 from intarsia.models.configs import UNETS, VAES
 from intarsia.models.loading import Parts
 from intarsia.models.text import TextEncoders, TextTower
@@ -171,17 +173,16 @@ class RandomBackend:
 
     convolutions: tuple[str, ...] = ()
 
-    def __init__(self, device: str, deterministic: bool | None) -> None:
-        self._torch = TorchBackend(device, deterministic)
+    def __init__(self, device: str, execution: Execution) -> None:
+        self._torch = TorchBackend(device, execution)
         self._torch.simulates = True  # so that a CPU rehearses what is for a GPU
         self.device, self.slots = self._torch.device, self._torch.slots
 
-    def open(self, opening: protocol.Opening) -> TorchSession:
-        weights = Weights(**json.loads((opening.folder / "model_index.json").read_text())["random"])
+    def open(self, files: ModelFiles) -> TorchSession:
+        weights = Weights(**json.loads((files.folder / "model_index.json").read_text())["random"])
         device = torch.device(self.device)
-        made = parts(weights, device, pick_dtype(device))
-        chosen: dict[str, Any] = {"kernels": opening.kernels, "capture": opening.capture}
-        return self._torch.open_parts(made, precision=opening.precision, convolutions=self.convolutions, **chosen)
+        networks = parts(weights, device, pick_dtype(device))
+        return self._torch.open_parts(networks, precision=files.precision, convolutions=self.convolutions)
 
     def open_checker(self, folder: Path) -> Any:
         return self._torch.open_checker(folder)
@@ -189,7 +190,7 @@ class RandomBackend:
 
 def register() -> None:
     """Let ``Engine("random")`` find the backend: a backend is a name in this table, imported on use."""
-    protocol.BACKENDS["random"] = "benchmarks.networks:RandomBackend"
+    BACKENDS["random"] = "benchmarks.networks:RandomBackend"
 
 
 @contextmanager

@@ -35,10 +35,11 @@ from benchmarks.place import Place
 from benchmarks.records import unwritable, write
 from intarsia.backends.torch.session import TorchSession
 from intarsia.engine.lanes import Lane
-from intarsia.engine.parts import opening
+from intarsia.engine.parts import model_files
 from intarsia.engine.resolve import Resolved, resolve
 from intarsia.engine.sampling import table_of
 from intarsia.errors import BackendError
+from intarsia.execution import Execution
 from intarsia.models.convolutions import check_forms
 
 CASES = ("S1", "S2", "S4", "S5-1024")
@@ -66,9 +67,9 @@ def profiled(
     """
     registry = intarsia.Registry(place.registry(case))
     first = resolve(requests(case, None)[0], registry)
-    backend = RandomBackend(str(place.device), None)
+    backend = RandomBackend(str(place.device), Execution())
     backend.convolutions = convolutions
-    session = backend.open(opening(first.entry, first.parts))
+    session = backend.open(model_files(first.entry, first.parts))
     # libraries, kernels and attention are settled by another size, as they are in an engine under way
     _advance(_lanes(session, replace(case, size=case.size - 64 if case.size > 64 else 128), registry), 2)
     lanes = _lanes(session, case, registry)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,17 +14,18 @@ from benchmarks.jobs import requests
 from benchmarks.networks import RandomBackend
 from benchmarks.place import Place
 from intarsia.engine.lanes import Lane
-from intarsia.engine.parts import opening
+from intarsia.engine.parts import model_files
 from intarsia.engine.resolve import resolve
 from intarsia.engine.sampling import table_of
+from intarsia.execution import Execution
 
 
 def our_step(case: Case, place: Place) -> float:
     """Median milliseconds of an evaluation by device events, the engine's thread left out: a session by itself."""
     registry = intarsia.Registry(place.registry(case), case.precision)
-    backend = RandomBackend(str(place.device), None)
+    backend = RandomBackend(str(place.device), Execution(capture=place.capture))
     resolved = [resolve(request, registry) for request in requests(case, None)]
-    session = backend.open(replace(opening(resolved[0].entry, resolved[0].parts), capture=place.capture))
+    session = backend.open(model_files(resolved[0].entry, resolved[0].parts))
     prepared = [(each.plan, table_of(each.plan), session.encode(each.inputs)[0]) for each in resolved]
     found = []
     for _ in range(7):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, get_args
 
-__all__ = ["CAPTURE", "FP8", "KERNELS", "PRECISIONS", "STANDARD", "Capture", "Kernels", "Precision"]
+from intarsia.errors import BackendError
+
+__all__ = ["CAPTURE", "FP8", "KERNELS", "PRECISIONS", "STANDARD", "Capture", "Execution", "Kernels", "Precision"]
 
 Kernels = Literal["auto", "fused", "plain"]
 """Kernels of the networks. ``auto`` is what suits the device; ``fused`` are this project's own."""
@@ -21,3 +24,31 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 STANDARD: Precision = "standard"
 FP8: Precision = "fp8"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How an engine runs all of its models.
+
+    Attributes:
+        deterministic: True makes an image's bits independent of the lanes that it is batched with; None lets the
+            backend decide.
+        kernels: a backend that has no fused ones refuses ``fused``.
+        capture: a backend or device that cannot capture refuses ``on``.
+
+    Raises:
+        BackendError: no such kernels or capture.
+    """
+
+    deterministic: bool | None = None
+    kernels: Kernels = "auto"
+    capture: Capture = "auto"
+
+    def __post_init__(self) -> None:
+        _check("kernels", self.kernels, KERNELS)
+        _check("capture", self.capture, CAPTURE)
+
+
+def _check(option: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise BackendError(f"{option} must be {', '.join(allowed[:-1])} or {allowed[-1]}, not {value!r}")

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from intarsia.backends.protocol import Inputs, Opening, Runtime, Step
+from intarsia.backends.protocol import Inputs, ModelFiles, Runtime, Step
 from intarsia.errors import BackendError
-from intarsia.execution import STANDARD
+from intarsia.execution import STANDARD, Execution
 from intarsia.schedulers import Table
 
 __all__ = ["NullBackend", "NullChecker", "NullSession"]
@@ -34,9 +34,9 @@ class _State:
 class NullSession:
     """A session without a network."""
 
-    def __init__(self, opening: Opening) -> None:
-        self.opening = opening
-        self.runtime = Runtime("null", "cpu", "uint8", deterministic=True, precision=opening.precision)
+    def __init__(self, files: ModelFiles) -> None:
+        self.files = files
+        self.runtime = Runtime("null", "cpu", "uint8", deterministic=True, precision=files.precision)
 
     def encode(self, inputs: Inputs) -> tuple[Inputs, tuple[str, ...]]:
         return inputs, ()
@@ -48,15 +48,15 @@ class NullSession:
 
     def _parts(self, inputs: Inputs) -> str:
         """What stands in for the weights of VAE, LoRAs and IP adapter, and for what they are held in."""
-        opening = self.opening
-        parts = [f"lora {path.name} {strength}" for path, strength in opening.loras]
-        if opening.vae_folder is not None:
-            parts.append(f"vae {opening.vae_folder.name}")
-        if opening.ip_adapter is not None and inputs.image_prompt is not None:
+        files = self.files
+        parts = [f"lora {path.name} {strength}" for path, strength in files.loras]
+        if files.vae_folder is not None:
+            parts.append(f"vae {files.vae_folder.name}")
+        if files.ip_adapter is not None and inputs.image_prompt is not None:
             picture = hashlib.sha256(inputs.image_prompt.tobytes()).hexdigest()
-            parts.append(f"ip {opening.ip_adapter.name} {inputs.image_scale} {picture}")
-        if opening.precision != STANDARD:
-            parts.append(f"precision {opening.precision}")
+            parts.append(f"ip {files.ip_adapter.name} {inputs.image_scale} {picture}")
+        if files.precision != STANDARD:
+            parts.append(f"precision {files.precision}")
         return "\0".join(parts)
 
     def advance(self, steps: Sequence[Step]) -> None:
@@ -89,17 +89,18 @@ class NullBackend:
 
     slots = 8
 
-    def __init__(self, device: str, deterministic: bool | None) -> None:
+    def __init__(self, device: str, execution: Execution) -> None:
         if device not in ("auto", "cpu"):
             raise BackendError(f"device must be auto or cpu for the null backend, not {device!r}")
         self.device = "cpu"
+        self._execution = execution
 
-    def open(self, opening: Opening) -> NullSession:
-        if opening.kernels == "fused":
+    def open(self, files: ModelFiles) -> NullSession:
+        if self._execution.kernels == "fused":
             raise BackendError("the null backend has no fused kernels; ask for auto or plain")
-        if opening.capture == "on":
+        if self._execution.capture == "on":
             raise BackendError("the null backend has no steps to capture; capture must be auto or off")
-        return NullSession(opening)
+        return NullSession(files)
 
     def open_checker(self, folder: Path) -> NullChecker:
         return NullChecker()

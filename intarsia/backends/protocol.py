@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from intarsia.execution import STANDARD
+from intarsia.execution import STANDARD, Execution, Precision
 from intarsia.schedulers import Table
 from intarsia.token_merging import NO_MERGING, TokenMerging
 
@@ -24,7 +24,7 @@ __all__ = [
     "Checker",
     "Conditioning",
     "Inputs",
-    "Opening",
+    "ModelFiles",
     "Prepares",
     "Runtime",
     "Session",
@@ -37,9 +37,9 @@ Conditioning = Any
 State = Any
 
 
-@dataclass(frozen=True)
-class Opening:
-    """What a session is opened on.
+@dataclass(frozen=True, kw_only=True)
+class ModelFiles:
+    """A model's verified files, and what its registry entry says of them.
 
     Attributes:
         model: the registry id, for messages.
@@ -48,9 +48,7 @@ class Opening:
         vae_folder: diffusers folder of an autoencoder in place of the model's own; None keeps that.
         loras: safetensors files and their strengths, folded into the weights.
         ip_adapter: folder of ``ip_adapter.safetensors`` and ``image_encoder``; None without one.
-        kernels: one of :data:`intarsia.execution.KERNELS`; a backend that has no fused ones refuses ``fused``.
-        capture: one of :data:`intarsia.execution.CAPTURE`; a backend or device that cannot refuses ``on``.
-        precision: one of :data:`intarsia.execution.PRECISIONS`; a backend or device that cannot refuses ``fp8``.
+        precision: a backend or device that cannot compute in it refuses ``fp8``.
         reason: why ``auto`` did not take the backend that it takes first; every result says it.
     """
 
@@ -62,9 +60,7 @@ class Opening:
     vae_folder: Path | None = None
     loras: tuple[tuple[Path, float], ...] = ()
     ip_adapter: Path | None = None
-    kernels: str = "auto"
-    capture: str = "auto"
-    precision: str = STANDARD
+    precision: Precision = STANDARD
     reason: str = ""
 
 
@@ -177,8 +173,8 @@ class Blends(Protocol):
 class Adapts(Protocol):
     """What a session may be able to do beside: take other LoRAs without being opened anew."""
 
-    def adapt(self, opening: Opening) -> bool:
-        """Become the session of ``opening``; False, and nothing is done, if more than its LoRAs differ.
+    def adapt(self, files: ModelFiles) -> bool:
+        """Become the session of ``files``; False, and nothing is done, if more than its LoRAs differ.
 
         Raises:
             WeightsError: LoRAs that are unreadable or do not fit; the session is as it was.
@@ -204,9 +200,9 @@ class Backend(Protocol):
     device: str
     slots: int
 
-    def __init__(self, device: str, deterministic: bool | None) -> None: ...
+    def __init__(self, device: str, execution: Execution) -> None: ...
 
-    def open(self, opening: Opening) -> Session:
+    def open(self, files: ModelFiles) -> Session:
         """Load a model."""
         ...
 

@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from intarsia.backends.choose import choose
 from intarsia.engine.request import InpaintRequest
@@ -21,8 +21,8 @@ from intarsia.engine.result import Counters, Progress, Result
 from intarsia.engine.thread import EngineThread
 from intarsia.engine.ticket import Ticket
 from intarsia.engine.worker import Worker
-from intarsia.errors import BackendError, RequestError, expect
-from intarsia.execution import CAPTURE, KERNELS
+from intarsia.errors import RequestError, expect
+from intarsia.execution import Capture, Execution, Kernels
 from intarsia.images.access import Access
 from intarsia.registry.registry import Registry
 
@@ -80,13 +80,12 @@ class Engine:
         if slots is not None and not 1 <= slots <= 64:
             raise RequestError("slots", slots, "an integer between 1 and 64")
         expect("deterministic", deterministic, bool | None, "True, False or None")
-        if kernels not in KERNELS:
-            raise BackendError(f"kernels must be {', '.join(KERNELS[:-1])} or {KERNELS[-1]}, not {kernels!r}")
-        if capture not in CAPTURE:
-            raise BackendError(f"capture must be {', '.join(CAPTURE[:-1])} or {CAPTURE[-1]}, not {capture!r}")
+        execution = Execution(  # which refuses other kernels and captures
+            deterministic=deterministic, kernels=cast(Kernels, kernels), capture=cast(Capture, capture)
+        )
         self.registry = Registry(weights, precision)
         self._access = Access(allow_private_urls=allow_private_urls, max_pixels=max_pixels)
-        self._worker = Worker(choose(backend, device, deterministic), slots, kernels, capture)
+        self._worker = Worker(choose(backend, device, execution), slots)
         self._thread = EngineThread(self._worker)
         # An engine that is dropped without close(): what is in flight is finished, then the models are released.
         weakref.finalize(self, self._thread.end).atexit = False

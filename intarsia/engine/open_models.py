@@ -6,8 +6,8 @@ from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import replace
 
-from intarsia.backends.protocol import Adapts, Backend, Checker, Opening, Prepares, Session
-from intarsia.engine.parts import opening
+from intarsia.backends.protocol import Adapts, Backend, Checker, ModelFiles, Prepares, Session
+from intarsia.engine.parts import model_files
 from intarsia.engine.plan import ModelPlan
 from intarsia.engine.resolve import Resolved
 from intarsia.lru import Lru
@@ -25,8 +25,8 @@ _CHECKERS = 2
 class OpenModels:
     """Opens models and checkers, and closes the least recently used. For the engine's thread alone."""
 
-    def __init__(self, backend: Backend, kernels: str, capture: str) -> None:
-        self._backend, self._kernels, self._capture = backend, kernels, capture
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
         self._sessions: Lru[ModelPlan, Session] = Lru(None, on_evict=lambda session: session.close())
         self._checkers: Lru[str, Checker] = Lru(_CHECKERS, on_evict=lambda checker: checker.close())
 
@@ -50,12 +50,11 @@ class OpenModels:
         if session is not None:
             return session
 
-        files = opening(resolved.entry, resolved.parts, self.prepare)
-        wanted = replace(files, kernels=self._kernels, capture=self._capture)
-        session = self._adapted(model, wanted, in_use)
+        files = model_files(resolved.entry, resolved.parts, self.prepare)
+        session = self._adapted(model, files, in_use)
         if session is None:
             self._close_idle(in_use)
-            session = self._backend.open(wanted)
+            session = self._backend.open(files)
         self._sessions.put(model, session)
         return session
 
@@ -81,12 +80,12 @@ class OpenModels:
         self._sessions.clear()
         self._checkers.clear()
 
-    def _adapted(self, model: ModelPlan, wanted: Opening, in_use: Collection[ModelPlan]) -> Session | None:
+    def _adapted(self, model: ModelPlan, files: ModelFiles, in_use: Collection[ModelPlan]) -> Session | None:
         """An idle session of the same model with other LoRAs, changed to these; None where there is none."""
         for key in self._idle(in_use):
             session = self._sessions.peek(key)
             is_same_model = replace(key, adapters=()) == replace(model, adapters=())
-            if is_same_model and isinstance(session, Adapts) and session.adapt(wanted):
+            if is_same_model and isinstance(session, Adapts) and session.adapt(files):
                 return self._sessions.pop(key)
         return None
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
-from intarsia.backends.protocol import Opening
+from intarsia.backends.protocol import ModelFiles
 from intarsia.engine.plan import Adapter, ModelPlan
 from intarsia.engine.request import InpaintRequest
 from intarsia.errors import RequestError, WeightsError
+from intarsia.execution import Precision
 from intarsia.registry.files import check, entry_hash, locate
 from intarsia.registry.hashing import nothing
 from intarsia.registry.registry import PARTS, ModelEntry, PartEntry, Registry
 
-__all__ = ["Parts", "find_checker", "find_parts", "model_plan", "opening"]
+__all__ = ["Parts", "find_checker", "find_parts", "model_files", "model_plan"]
 
 
 @dataclass(frozen=True)
@@ -101,21 +103,21 @@ def _named(entry: PartEntry) -> str:
     return f"{entry.id}:{entry_hash(entry)}"
 
 
-def opening(model: ModelEntry, parts: Parts, meanwhile: Callable[[], None] = nothing) -> Opening:
-    """What a backend opens, once all pinned files have been found whole; else :class:`WeightsError`.
+def model_files(model: ModelEntry, parts: Parts, meanwhile: Callable[[], None] = nothing) -> ModelFiles:
+    """The model's files, once all pinned ones have been found whole; else :class:`WeightsError`.
 
     Args:
         meanwhile: called while much of the model is hashed.
     """
     shape = model.shape
-    return Opening(
-        model.id,
-        check(model, meanwhile),
-        shape.in_channels,
-        shape.latent_channels,
-        shape.factor,
+    return ModelFiles(
+        model=model.id,
+        folder=check(model, meanwhile),
+        in_channels=shape.in_channels,
+        latent_channels=shape.latent_channels,
+        factor=shape.factor,
         vae_folder=check(parts.vae) if parts.vae else None,
         loras=tuple((check(entry), strength) for entry, strength in parts.loras),
         ip_adapter=check(parts.ip_adapter) if parts.ip_adapter else None,
-        precision=model.precision,
+        precision=cast(Precision, model.precision),  # which the registry has checked
     )

@@ -21,8 +21,8 @@ PATIENCE = 50
 class Worker:
     """Runs lanes on one backend. Everything but ``cancel_all`` belongs to the engine's thread."""
 
-    def __init__(self, backend: Backend, slots: int | None, kernels: str = "auto", capture: str = "auto") -> None:
-        self._models = OpenModels(backend, kernels, capture)
+    def __init__(self, backend: Backend, slots: int | None) -> None:
+        self._models = OpenModels(backend)
         self._lanes = Lanes(slots or backend.slots, PATIENCE, self._lane_failed)
         self._jobs: dict[Ticket, Job] = {}
         self.cancel_all = False

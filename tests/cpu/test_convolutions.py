@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.networks import Weights, parts
 from intarsia.backends.torch.backend import TorchBackend
 from intarsia.errors import BackendError
+from intarsia.execution import Execution
 from intarsia.models.convolutions import FORMS, PaddedConvolution, UnfoldedConvolution, use_forms
 from intarsia.models.layers import convolve
 
@@ -174,7 +175,7 @@ def kinds(made):
     ],
 )
 def test_a_choice_reaches_the_session_and_nothing_else_does(plain, choice, expected):
-    session = TorchBackend("cpu", None).open_parts(networks(), convolutions=choice)
+    session = TorchBackend("cpu", Execution()).open_parts(networks(), convolutions=choice)
     assert kinds(session.parts) == expected
     assert session.runtime.options == ((("convolutions", "+".join(choice)),) if choice else ())
     if not choice:
@@ -194,4 +195,4 @@ def test_padded_are_the_ends_of_networks_and_unfolded_only_the_unets():
 
 def test_a_form_that_there_is_not_is_one_line():
     with pytest.raises(BackendError, match=r"^convolutions must be of padded, searched, unfolded, not 'wide'$"):
-        TorchBackend("cpu", None).open_parts(networks(), convolutions=("padded", "wide"))
+        TorchBackend("cpu", Execution()).open_parts(networks(), convolutions=("padded", "wide"))

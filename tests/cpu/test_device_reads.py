@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[
 from benchmarks.networks import Weights, unet_config, vae_config
 from intarsia.backends.protocol import Inputs, Step
 from intarsia.backends.torch.session import TorchSession
+from intarsia.execution import Execution
 from intarsia.models.loading import Parts
 from intarsia.models.text import TextEncoding
 from intarsia.models.unet import UNet
@@ -44,7 +45,7 @@ def session(request):
     for each in (unet, vae):
         each.half().requires_grad_(False).eval().to(memory_format=torch.channels_last)
     text = Text(unet.config.cross_attention_dim[0], 32 if weights.is_xl else 0)
-    return TorchSession(Parts(unet, vae, text, {}, {}), META, deterministic=False)
+    return TorchSession(Parts(unet, vae, text, {}, {}), META, Execution())
 
 
 @pytest.mark.parametrize("guidance", [1.0, 5.0])

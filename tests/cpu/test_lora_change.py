@@ -58,8 +58,8 @@ def opened(monkeypatch):
     """Sessions that were opened, in order."""
     sessions, original = [], TorchBackend.open
 
-    def count(self, opening):
-        sessions.append(original(self, opening))
+    def count(self, files):
+        sessions.append(original(self, files))
         return sessions[-1]
 
     monkeypatch.setattr(TorchBackend, "open", count)
@@ -121,7 +121,6 @@ def test_another_model_is_another_session(weights, opened, precision):
     with intarsia.Engine("torch", "cpu", weights, precision=precision) as engine:
         engine.run(ask())
         (session,) = opened
-        assert not session.adapt(replace(session.opening, model="other"))
-        assert not session.adapt(replace(session.opening, kernels="plain"))
-        assert not session.adapt(replace(session.opening, precision="fp8" if precision == "standard" else "standard"))
-        assert session.adapt(session.opening)
+        assert not session.adapt(replace(session.files, model="other"))
+        assert not session.adapt(replace(session.files, precision="fp8" if precision == "standard" else "standard"))
+        assert session.adapt(session.files)

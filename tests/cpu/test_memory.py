@@ -16,6 +16,7 @@ from intarsia.backends.torch import memory
 from intarsia.backends.torch.backend import TorchBackend
 from intarsia.backends.torch.memory import Attempt, Memory, what_would_fit
 from intarsia.backends.torch.tiles import Tiling, in_tiles
+from intarsia.execution import Execution
 from intarsia.models.vae_tiny import AutoencoderTiny
 from tests.random_model import write_model, write_registry
 
@@ -263,13 +264,13 @@ def test_slots_out_of_range(slots):
 
 def test_pasting_on_the_device_is_the_engines_to_the_byte(models):
     from intarsia.canvas.paste import blend
-    from intarsia.engine.parts import Parts, opening
+    from intarsia.engine.parts import Parts, model_files
     from intarsia.registry.registry import Registry
 
     rng = np.random.default_rng(0)
     base, over = rng.integers(0, 256, (2, 300, 256, 3), np.uint8)
     weights = np.repeat(np.arange(256, dtype=np.uint8)[None], 300, axis=0)
-    session = TorchBackend("cpu", None).open(opening(Registry(models).find("nine"), Parts()))
+    session = TorchBackend("cpu", Execution()).open(model_files(Registry(models).find("nine"), Parts()))
     base.setflags(write=False)
     for part in (slice(0, 300), slice(10, 10), slice(7, 201)):
         given = base[part, 3:], over[part, 3:], weights[part, 3:]

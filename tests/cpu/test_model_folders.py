@@ -15,7 +15,8 @@ pytest.importorskip("torch", reason="compares with torch: pip install 'intarsia[
 
 import intarsia
 from intarsia.backends.onnx.relocate import find_root, relocated
-from intarsia.engine.parts import Parts, opening
+from intarsia.engine.parts import Parts, model_files
+from intarsia.execution import Execution
 from intarsia.registry.registry import Registry
 from tests.noise_request import noise_request
 
@@ -214,7 +215,7 @@ def refusals(folder):
     entry = Registry(folder.parent / "weights.toml").find("mine")
     for kind in (OnnxBackend, TorchBackend):
         with pytest.raises(intarsia.WeightsError) as caught:
-            kind("cpu", None).open(opening(entry, Parts()))
+            kind("cpu", Execution()).open(model_files(entry, Parts()))
         yield str(caught.value)
 
 

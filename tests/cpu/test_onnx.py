@@ -15,6 +15,7 @@ import torch
 import intarsia
 from intarsia.backends.onnx.device import Device
 from intarsia.backends.onnx.graphs import find_graphs
+from intarsia.execution import Execution
 from intarsia.models.loading import load_vae
 from intarsia.schedulers import NAMES
 from tools.train_tiny.scenes import MEASURING, draw_scene
@@ -156,7 +157,7 @@ def test_the_safety_checker_decides_as_torchs_does(engines, onnx, ask):
     folder = onnx.registry.part("safety", "intarsia-tiny-safety").path
     pictures = [draw_example("measure", index, kind).picture for kind in KINDS for index in range(3)]
     pictures += [np.concatenate([each, each[:, ::-1]], axis=1) for each in pictures[:2]]  # several windows
-    found = [kind("cpu", None).open_checker(folder).check(pictures) for kind in (OnnxBackend, TorchBackend)]
+    found = [kind("cpu", Execution()).open_checker(folder).check(pictures) for kind in (OnnxBackend, TorchBackend)]
     assert found[0] == found[1]
     assert 2 < sum(found[0]) < len(pictures)
     assert onnx.run(ask(safety_checker=True, steps=2)).nsfw == engines[0].run(ask(safety_checker=True, steps=2)).nsfw

@@ -14,9 +14,10 @@ import intarsia
 from intarsia.backends.choose import choose
 from intarsia.backends.onnx.lane_buffers import LaneBuffers
 from intarsia.backends.protocol import Step
-from intarsia.engine.parts import opening
+from intarsia.engine.parts import model_files
 from intarsia.engine.resolve import resolve
 from intarsia.engine.sampling import table_of
+from intarsia.execution import Execution
 from intarsia.registry.registry import Registry
 from tests.noise_request import noise_request
 
@@ -66,7 +67,7 @@ def test_rows_are_those_that_are_asked_for(rows: tuple[int, ...]) -> None:
     table, noise = table_of(resolved.plan), intarsia.noise(1, resolved.plan.latent_shape)
     drawn = {}
     for backend in ("onnx", "torch"):
-        session = choose(backend, "cpu", None).open(opening(resolved.entry, resolved.parts))
+        session = choose(backend, "cpu", Execution()).open(model_files(resolved.entry, resolved.parts))
         conditioning, _ = session.encode(resolved.inputs)
         for order in (rows, tuple(range(len(rows)))):
             state = session.start(conditioning, table, noise)

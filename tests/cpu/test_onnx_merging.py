@@ -19,8 +19,9 @@ import intarsia
 from intarsia.backends.onnx.backend import OnnxBackend
 from intarsia.backends.onnx.token_inputs import graph_regions, map_sizes, token_inputs
 from intarsia.backends.token_regions import _protected_tokens, draw_choices, find_regions
-from intarsia.engine.parts import opening
+from intarsia.engine.parts import model_files
 from intarsia.engine.resolve import resolve
+from intarsia.execution import Execution
 from intarsia.export.networks import attending
 from intarsia.models.merging import _split
 from intarsia.models.unet import UNet
@@ -91,7 +92,7 @@ def test_what_cannot_be_merged_is_said(engines, ask, monkeypatch):
         result = engine.run(ask(mask_image=whole, steps=1))
         assert "token merging: the mask leaves too little to merge; made without it" in result.warnings
     request = resolve(ask(steps=1), engines[1].registry)
-    session = OnnxBackend("cpu", None).open(opening(request.entry, request.parts))
+    session = OnnxBackend("cpu", Execution()).open(model_files(request.entry, request.parts))
     sentences = {
         None: r"levels 1 and reuse 1 asked for, .* graphs have none; made without it \(intarsia export --again",
         (2, 1): "levels 1 and reuse 1 asked for, the model's graphs have levels 2 and reuse 1; made without it",

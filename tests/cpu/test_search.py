@@ -13,6 +13,7 @@ from intarsia.backends.torch.backend import TorchBackend
 from intarsia.backends.torch.capture import searching
 from intarsia.backends.torch.stage import Network
 from intarsia.backends.torch.stages import StagedSteps
+from intarsia.execution import Execution
 from intarsia.schedulers import table
 from tests.cpu.recorder import Recorder
 from tests.cpu.test_convolutions import networks
@@ -113,5 +114,5 @@ def test_the_switch_reaches_the_steps_of_a_session_that_need_not_be_deterministi
         return stepping(network, *rest)
 
     monkeypatch.setattr(sessions, "_stepping", keep)
-    TorchBackend("cpu", deterministic).open_parts(networks(), convolutions=choice)
+    TorchBackend("cpu", Execution(deterministic=deterministic)).open_parts(networks(), convolutions=choice)
     assert [each.search for each in given] == [bool(choice) and not deterministic]

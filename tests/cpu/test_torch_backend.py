@@ -226,7 +226,8 @@ def test_where_nothing_can_be_captured_all_is_launched_unless_capture_is_require
 def test_preparing_imports_what_opening_needs_and_importing_the_backend_does_not():
     """Else hashing a model's files has nothing to run beside."""
     script = (
-        "import sys; from intarsia.backends.torch.backend import TorchBackend; backend = TorchBackend('cpu', None);"
+        "import sys; from intarsia.backends.torch.backend import TorchBackend;"
+        "from intarsia.execution import Execution; backend = TorchBackend('cpu', Execution());"
         "name = 'transformers.models.clip.modeling_clip'; before = name in sys.modules; backend.prepare();"
         "print(before, name in sys.modules)"
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,9 +21,10 @@ from intarsia.backends.torch.capture import CudaRecorder
 from intarsia.backends.torch.pictures import Pictures
 from intarsia.canvas.paste import blend
 from intarsia.engine.noise import NoiseStream
-from intarsia.engine.parts import opening
+from intarsia.engine.parts import model_files
 from intarsia.engine.resolve import resolve
 from intarsia.engine.sampling import table_of
+from intarsia.execution import Execution
 from intarsia.kernels.attention import KERNELS, _by
 from intarsia.models.configs import VAES
 from intarsia.models.vae_kl import AutoencoderKL
@@ -98,7 +98,8 @@ def advance(session, lanes, row):
 
 def open_session(**choices):
     resolved = resolve(ask(), intarsia.Registry())
-    return TorchBackend("cuda", True).open(replace(opening(resolved.entry, resolved.parts), **choices))
+    execution = Execution(deterministic=True, **choices)
+    return TorchBackend("cuda", execution).open(model_files(resolved.entry, resolved.parts))
 
 
 def test_graphs_own_their_workspaces():
@@ -214,7 +215,7 @@ def test_nothing_in_a_step_waits_for_the_host():
     names = ("EulerAncestralDiscreteScheduler", "ScoreSdeVeScheduler", "UniPCMultistepScheduler", "DDIMScheduler")
     requests = [ask(scheduler=name, steps=4 + place) for place, name in enumerate(names)]
     resolved = resolve(ask(), intarsia.Registry())
-    session = TorchBackend("cuda", False).open(opening(resolved.entry, resolved.parts))
+    session = TorchBackend("cuda", Execution(deterministic=False)).open(model_files(resolved.entry, resolved.parts))
     for turn in range(2):
         lanes = lanes_of(session, requests)
         advance(session, lanes, 0)

@@ -15,6 +15,7 @@ import torch
 from benchmarks.networks import Weights, parts
 from intarsia.backends.protocol import Inputs, Step
 from intarsia.backends.torch import session as sessions
+from intarsia.execution import Execution
 from intarsia.schedulers import table
 from intarsia.token_merging import TokenMerging
 from tests.kernels.offline import launching
@@ -57,7 +58,8 @@ def main() -> None:
         patch.object(torch, "empty_like", torch.zeros_like),
         patch.object(sessions, "pick_kernels", lambda *_: True),
     ):
-        session = sessions.TorchSession(parts(Weights("sd15-inpaint", shrunk=True), CPU, torch.float32), CPU, False)
+        networks = parts(Weights("sd15-inpaint", shrunk=True), CPU, torch.float32)
+        session = sessions.TorchSession(networks, CPU, Execution(deterministic=False))
         for size, steps in CASES:
             asked: set[str] = set()
             run(session, size, steps)

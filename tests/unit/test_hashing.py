@@ -238,9 +238,9 @@ def test_the_backend_prepares_while_a_model_is_hashed_and_opens_it_afterwards(tm
         time.sleep(0.01)
         events.append(("hash", threading.current_thread().name))
 
-    def opened(self, opening):
+    def opened(self, files):
         events.append(("open", threading.current_thread().name))
-        return open_one(self, opening)
+        return open_one(self, files)
 
     monkeypatch.setattr(NullBackend, "prepare", prepare, raising=False)
     monkeypatch.setattr(NullBackend, "open", opened)

@@ -229,7 +229,7 @@ def test_models_and_their_combinations_are_closed_again(weights, ask, monkeypatc
     from intarsia.backends.null import NullSession
 
     closed = []
-    monkeypatch.setattr(NullSession, "close", lambda self: closed.append(self.opening.loras))
+    monkeypatch.setattr(NullSession, "close", lambda self: closed.append(self.files.loras))
     with intarsia.Engine("null", weights=weights) as engine:
         for strength in (0.1, 0.2, 0.3, 0.4):
             engine.run(ask(loras=(Lora(id="ink", strength=strength),)))

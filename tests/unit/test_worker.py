@@ -33,21 +33,21 @@ def sessions(monkeypatch):
     """What is opened, closed and changed, in order, by the names of model, VAE and LoRAs."""
     seen, open_one = [], NullBackend.open
 
-    def name(opening):
-        parts = [opening.folder.name, *([opening.vae_folder.name] if opening.vae_folder else [])]
-        return "+".join([*parts, *(path.stem for path, _ in opening.loras)])
+    def name(files):
+        parts = [files.folder.name, *([files.vae_folder.name] if files.vae_folder else [])]
+        return "+".join([*parts, *(path.stem for path, _ in files.loras)])
 
-    def opened(self, opening):
-        seen.append(f"open {name(opening)}")
-        return open_one(self, opening)
+    def opened(self, files):
+        seen.append(f"open {name(files)}")
+        return open_one(self, files)
 
-    def adapt(self, opening):
-        seen.append(f"change {name(self.opening)} to {name(opening)}")
-        self.opening = opening
+    def adapt(self, files):
+        seen.append(f"change {name(self.files)} to {name(files)}")
+        self.files = files
         return True
 
     monkeypatch.setattr(NullBackend, "open", opened)
-    monkeypatch.setattr(NullSession, "close", lambda self: seen.append(f"close {name(self.opening)}"))
+    monkeypatch.setattr(NullSession, "close", lambda self: seen.append(f"close {name(self.files)}"))
     return seen, lambda: monkeypatch.setattr(NullSession, "adapt", adapt, raising=False)
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from intarsia.backends.onnx.device import Device, pick_device
+from intarsia.backends.onnx.device import pick_device
 from intarsia.backends.onnx.graphs import MANIFEST, find_graphs, has_graphs
 from intarsia.backends.onnx.safety import OnnxChecker
 from intarsia.backends.onnx.session import OnnxSession
-from intarsia.backends.protocol import Opening
+from intarsia.backends.protocol import ModelFiles
 from intarsia.checkpoints.files import read_json
 from intarsia.checkpoints.layout import SCHEDULER
 from intarsia.errors import BackendError, WeightsError
-from intarsia.execution import FP8
+from intarsia.execution import FP8, Execution
 
 __all__ = ["OnnxBackend"]
 
@@ -27,59 +27,58 @@ class OnnxBackend:
 
     slots = 8
 
-    def __init__(self, device: str, deterministic: bool | None) -> None:
+    def __init__(self, device: str, execution: Execution) -> None:
+        self._execution = execution
         self._device = pick_device(device)
         self.device = self._device.name
 
-    def why_not(self, opening: Opening) -> str:
+    def why_not(self, files: ModelFiles) -> str:
         """What keeps :meth:`open` from it: something asked that it refuses, or no graphs; empty where nothing does."""
-        refused = _refused(opening, self._device)
+        refused = self._refused(files)
         if refused:
-            return f"made with torch: backend onnx cannot run {opening.model} with {refused}"
-        if has_graphs(opening.folder, self._device.dtypes):
+            return f"made with torch: backend onnx cannot run {files.model} with {refused}"
+        if has_graphs(files.folder, self._device.dtypes):
             return ""
-        return (
-            f"made with torch: backend onnx has no graphs that fit the files of {opening.model} (see intarsia export)"
-        )
+        return f"made with torch: backend onnx has no graphs that fit the files of {files.model} (see intarsia export)"
 
     def checks(self, folder: Path) -> bool:
         """Whether there are graphs of a safety checker."""
         return has_graphs(folder, _CHECKER)
 
-    def open(self, opening: Opening) -> OnnxSession:
+    def open(self, files: ModelFiles) -> OnnxSession:
         """Load a model's graphs; a model that was not exported, or that is not of the promised kind, is refused."""
-        refused = _refused(opening, self._device)
+        refused = self._refused(files)
         if refused:
-            where = " on a GPU" if opening.precision == FP8 else ""
-            raise BackendError(f"backend onnx cannot run {opening.model} with {refused}; backend torch can{where}")
-        read_json(opening.folder / SCHEDULER)  # a plan has read it already; a model without one is half a copy
-        graphs = find_graphs(opening.folder, self._device.dtypes)
+            where = " on a GPU" if files.precision == FP8 else ""
+            raise BackendError(f"backend onnx cannot run {files.model} with {refused}; backend torch can{where}")
+        read_json(files.folder / SCHEDULER)  # a plan has read it already; a model without one is half a copy
+        graphs = find_graphs(files.folder, self._device.dtypes)
         absent = [name for name in _FACTS if name not in graphs.facts]
         if absent:
             raise WeightsError(
-                f"{graphs.folder / MANIFEST}: facts lack {', '.join(absent)}; export {opening.model} again"
+                f"{graphs.folder / MANIFEST}: facts lack {', '.join(absent)}; export {files.model} again"
             )
         for name in ("in_channels", "latent_channels", "factor"):
-            found, promised = graphs.facts[name], getattr(opening, name)
+            found, promised = graphs.facts[name], getattr(files, name)
             if found != promised:
                 raise WeightsError(
-                    f"{opening.model}: its graphs have {name} {found}, its family in the registry promises {promised}"
+                    f"{files.model}: its graphs have {name} {found}, its family in the registry promises {promised}"
                 )
-        return OnnxSession(graphs, self._device, opening.capture)
+        return OnnxSession(graphs, self._device, self._execution.capture)
 
     def open_checker(self, folder: Path) -> OnnxChecker:
         """Load a safety checker."""
         return OnnxChecker(find_graphs(folder, _CHECKER), self._device)
 
-
-def _refused(opening: Opening, device: Device) -> str:
-    """What of a model this backend cannot do on a device; empty where there is nothing."""
-    asked = {
-        "another VAE": opening.vae_folder is not None,
-        "LoRAs": bool(opening.loras),
-        "an IP adapter": opening.ip_adapter is not None,
-        "fused kernels": opening.kernels == "fused",
-        "precision fp8": opening.precision == FP8,
-        f"captured steps on {device.name}": opening.capture == "on" and not device.captures,
-    }
-    return next((name for name, wanted in asked.items() if wanted), "")
+    def _refused(self, files: ModelFiles) -> str:
+        """The first thing asked for that this backend cannot do on its device; empty where it can do all."""
+        execution = self._execution
+        asked = {
+            "another VAE": files.vae_folder is not None,
+            "LoRAs": bool(files.loras),
+            "an IP adapter": files.ip_adapter is not None,
+            "fused kernels": execution.kernels == "fused",
+            "precision fp8": files.precision == FP8,
+            f"captured steps on {self._device.name}": execution.capture == "on" and not self._device.captures,
+        }
+        return next((name for name, wanted in asked.items() if wanted), "")

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from intarsia.backends.protocol import Opening
+from intarsia.backends.protocol import ModelFiles
 from intarsia.backends.torch.device import pick_device, pick_dtype, translated
 from intarsia.backends.torch.precision import product_dtype
+from intarsia.backends.torch.regions import MergingVariant
 from intarsia.backends.torch.safety import TorchChecker
 from intarsia.backends.torch.session import TorchSession
 from intarsia.errors import WeightsError
-from intarsia.execution import FP8, STANDARD
+from intarsia.execution import FP8, STANDARD, Execution, Precision
 from intarsia.models.float8 import in_float8
 from intarsia.models.ip_adapter import ImagePrompts
 from intarsia.models.ip_adapter_files import load_ip_adapter
@@ -33,56 +33,61 @@ class TorchBackend:
 
     simulates = False
 
-    def __init__(self, device: str, deterministic: bool | None) -> None:
-        self._device = pick_device(device)
+    def __init__(self, device: str, execution: Execution) -> None:
+        self._device, self._execution = pick_device(device), execution
         self.device = str(self._device)
         self.slots = 8
-        self._deterministic = self._device.type == "cpu" if deterministic is None else deterministic
 
     def prepare(self) -> None:
         """See :class:`intarsia.backends.protocol.Prepares`."""
         import_encoders()
         torch.zeros(1, device=self._device)  # on a GPU the first allocation makes the context
 
-    def open(self, opening: Opening) -> TorchSession:
+    def open(self, files: ModelFiles) -> TorchSession:
         """Load a model's networks; a network that is not of the promised kind is a :class:`WeightsError`."""
-        with translated(f"load {opening.model}", self._device):
+        with translated(f"load {files.model}", self._device):
             dtype = pick_dtype(self._device)
-            self._product_dtype(opening.precision)  # asked before loading, which takes seconds
+            self._product_dtype(files.precision)  # refused before loading, which takes seconds
             parts = load_pipeline_parts(
-                opening.folder, self._device, dtype, vae_folder=opening.vae_folder, loras=opening.loras
+                files.folder, self._device, dtype, vae_folder=files.vae_folder, loras=files.loras
             )
-            _check(opening, parts)
-            adapter = opening.ip_adapter
-            prompts = None if adapter is None else load_ip_adapter(adapter, parts.unet, self._device, dtype)
-        choices = {"kernels": opening.kernels, "capture": opening.capture, "precision": opening.precision}
-        session = self.open_parts(parts, prompts, **choices)
-        session.opening = opening
-        return session
+            _check(files, parts)
+
+            image_prompts = None
+            if files.ip_adapter is not None:
+                image_prompts = load_ip_adapter(files.ip_adapter, parts.unet, self._device, dtype)
+        return self.open_parts(parts, image_prompts, files=files, precision=files.precision)
 
     def open_parts(
         self,
         parts: Parts,
         image_prompts: ImagePrompts | None = None,
         *,
-        kernels: str = "auto",
-        capture: str = "auto",
-        precision: str = STANDARD,
+        files: ModelFiles | None = None,
+        precision: Precision = STANDARD,
+        merging: MergingVariant = MergingVariant(),
         convolutions: Sequence[str] = (),
     ) -> TorchSession:
         """A session on networks that are on the device already, wherever they came from; it may quantize them.
 
         Args:
-            convolutions: of :class:`TorchSession`.
+            files, merging, convolutions: of :class:`TorchSession`.
         """
         written = self._product_dtype(precision)
         if written is not None:
             with translated("quantize the UNet", self._device):
                 parts = in_float8(parts, written)
-        chosen: dict[str, Any] = {"kernels": kernels, "capture": capture, "convolutions": convolutions}
-        return TorchSession(parts, self._device, self._deterministic, image_prompts, **chosen)
+        return TorchSession(
+            parts,
+            self._device,
+            self._execution,
+            image_prompts,
+            files=files,
+            merging=merging,
+            convolutions=convolutions,
+        )
 
-    def _product_dtype(self, precision: str) -> torch.dtype | None:
+    def _product_dtype(self, precision: Precision) -> torch.dtype | None:
         """Of products in e4m3; None where the precision has none, an error where the device has none."""
         if precision != FP8:
             return None
@@ -93,17 +98,17 @@ class TorchBackend:
         return TorchChecker(folder, self._device)
 
 
-def _check(opening: Opening, parts: Parts) -> None:
-    """The networks are what the registry promises."""
-    vae = opening.vae_folder or opening.model
-    found = (
-        (opening.model, "in_channels", parts.unet.config.in_channels),
+def _check(files: ModelFiles, parts: Parts) -> None:
+    """The networks are what the registry promises; else :class:`WeightsError`."""
+    vae = files.vae_folder or files.model
+    properties = (
+        (files.model, "in_channels", parts.unet.config.in_channels),
         (vae, "latent_channels", parts.vae.latent_channels),
         (vae, "factor", parts.vae.factor),
     )
-    for owner, name, value in found:
-        promised = getattr(opening, name)
+    for owner, name, value in properties:
+        promised = getattr(files, name)
         if value != promised:
             raise WeightsError(
-                f"{owner}: its files have {name} {value}, {opening.model}'s family in the registry promises {promised}"
+                f"{owner}: its files have {name} {value}, {files.model}'s family in the registry promises {promised}"
             )

@@ -16,6 +16,7 @@ from intarsia import schedulers
 from intarsia.backends.protocol import Inputs, Step
 from intarsia.backends.torch.counting import Count, count
 from intarsia.backends.torch.session import TorchSession
+from intarsia.execution import Execution
 from intarsia.models.configs import UNETS, VAES
 from intarsia.models.loading import Parts
 from intarsia.models.text import TextEncoding
@@ -129,7 +130,8 @@ def step(family: str, size: int) -> Count:
     unet = network(family)
     width, side = unet.config.cross_attention_dim[0], size // _FACTOR
     text = _Text(width, 1280 if unet.config.added_inputs else 0)
-    session = TorchSession(Parts(unet, _autoencoder(), cast(Any, text), {}, {}), torch.device("meta"), False)
+    parts = Parts(unet, _autoencoder(), cast(Any, text), {}, {})
+    session = TorchSession(parts, torch.device("meta"), Execution())
     inputs = Inputs(
         "", "", 1, 7.5, np.zeros((size, size, 3), np.uint8), np.zeros((size, size), bool),
         np.zeros((side, side), np.float32),

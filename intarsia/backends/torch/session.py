@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from intarsia.backends.protocol import Inputs, Opening, Runtime, Step
+from intarsia.backends.protocol import Inputs, ModelFiles, Runtime, Step
 from intarsia.backends.token_regions import draw_choices, find_regions
 from intarsia.backends.torch.capture import CudaRecorder, Pace
 from intarsia.backends.torch.device import installed_versions, pick_dtype, translated, upload
@@ -32,6 +32,7 @@ from intarsia.backends.torch.stage import Network
 from intarsia.backends.torch.stages import StagedSteps
 from intarsia.backends.torch.state import Conditioning, State
 from intarsia.errors import BackendError
+from intarsia.execution import Capture, Execution
 from intarsia.kernels.attention import DEFAULT, Choices
 from intarsia.kernels.launch import pick_kernels
 from intarsia.models.convolutions import check_forms, use_forms
@@ -57,44 +58,44 @@ class TorchSession:
     """One model; see :class:`intarsia.backends.protocol.Session`.
 
     Args:
-        kernels, capture: of :class:`intarsia.backends.protocol.Opening`.
+        execution: it is deterministic on a CPU unless it says otherwise.
+        files: where the networks come from; None where that is no folder.
+        merging: how tokens merge where a request asks for it.
         convolutions: of :data:`intarsia.models.convolutions.FORMS`; none computes them as torch does by itself. An
             engine has no such switch: they are here to be measured
             (``python -m benchmarks.step_profile --convolutions``).
 
     Attributes:
-        opening: what it was opened on; None where its networks do not come from a folder.
-        merging: how tokens merge where a request asks for it.
+        files: what its networks come from now.
         fused: the networks, and the step, run fused kernels.
 
     Raises:
         BackendError: kernels or capture that the device does not have, or no such form of convolutions.
     """
 
-    opening: Opening | None = None
-    merging = MergingVariant()
-
     def __init__(
         self,
         parts: Parts,
         device: torch.device,
-        deterministic: bool,
+        execution: Execution,
         image_prompts: ImagePrompts | None = None,
         *,
-        kernels: str = "auto",
-        capture: str = "auto",
+        files: ModelFiles | None = None,
+        merging: MergingVariant = MergingVariant(),
         convolutions: Sequence[str] = (),
     ) -> None:
         forms = check_forms(convolutions)
         self.parts, self.device, self.image_prompts = parts, device, image_prompts
+        self.files, self._merging = files, merging
         self.dtype = pick_dtype(device)
-        self.fused = pick_kernels(kernels, device)
+        self.fused = pick_kernels(execution.kernels, device)
+        deterministic = device.type == "cpu" if execution.deterministic is None else execution.deterministic
         for network in (parts.unet, parts.vae):
             use_kernels(cast(nn.Module, network), self.fused)
         use_forms(parts.unet, cast(nn.Module, parts.vae), forms)
-        captured = _captures(capture, device, self.fused)
+        captured = _captures(execution.capture, device, self.fused)
         # one for all that is recorded, whose memory they share; so either lets go of its own where the other needs it
-        recorder = CudaRecorder(device, required=capture == "on") if captured else None
+        recorder = CudaRecorder(device, required=execution.capture == "on") if captured else None
         self._recorder = recorder
         self._pictures = Pictures(parts.vae, device, self.fused, recorder, lambda: self._steps.let_go())
         # what a search finds can differ from process to process, and its bits with it
@@ -121,7 +122,7 @@ class TorchSession:
     @property
     def runtime(self) -> Runtime:
         chosen = self._attention.record if self.device.type == "cuda" else (("every shape", DEFAULT),)
-        reason = (self.opening.reason,) if self.opening and self.opening.reason else ()
+        reason = (self.files.reason,) if self.files and self.files.reason else ()
         notes, capture = (*reason, *self.parts.notes, *self._pictures.notes), self._runtime.capture
         notes += self.parts.precision_notes
         if self._recorder is not None and self._recorder.refused:
@@ -194,15 +195,16 @@ class TorchSession:
         with translated("paste a picture", self.device):
             return self._pictures.blend(base, over, weights)
 
-    def adapt(self, opening: Opening) -> bool:
+    def adapt(self, files: ModelFiles) -> bool:
         """See :class:`intarsia.backends.protocol.Adapts`. What was captured stays: weights are written in place."""
-        if self.opening is None or _without_loras(opening) != _without_loras(self.opening):
+        if self.files is None or _without_loras(files) != _without_loras(self.files):
             return False
-        if self.opening.reason and not opening.loras:
+        if self.files.reason and not files.loras:
             return False  # without them auto may choose the other backend, whatever ran before
-        with translated(f"change the LoRAs of {opening.model}", self.device):
-            self.parts = change_loras(self.parts, opening.folder, opening.loras)
-        self.opening = replace(opening, reason=self.opening.reason)
+
+        with translated(f"change the LoRAs of {files.model}", self.device):
+            self.parts = change_loras(self.parts, files.folder, files.loras)
+        self.files = replace(files, reason=self.files.reason)
         self._prompts.clear()  # they were encoded by the weights before
         return True
 
@@ -270,15 +272,15 @@ class TorchSession:
         """Where tokens merge; counted on the host, where the mask is."""
         settings, mask = inputs.token_merging, inputs.latent_mask
         sizes = self.parts.unet.attention_sizes(*mask.shape)
-        regions = find_regions(settings, sizes, mask, mask_aware=self.merging.mask_aware)
-        return upload_regions(regions, self.device, reuse=settings.reuse, variant=self.merging)
+        regions = find_regions(settings, sizes, mask, mask_aware=self._merging.mask_aware)
+        return upload_regions(regions, self.device, reuse=settings.reuse, variant=self._merging)
 
 
-def _without_loras(opening: Opening) -> Opening:
-    return replace(opening, loras=(), reason="")
+def _without_loras(files: ModelFiles) -> ModelFiles:
+    return replace(files, loras=(), reason="")
 
 
-def _captures(choice: str, device: torch.device, fused: bool) -> bool:
+def _captures(choice: Capture, device: torch.device, fused: bool) -> bool:
     """Whether steps are captured; BackendError where that was asked for and cannot be."""
     able = device.type == "cuda" and fused
     if choice == "on" and not able:
