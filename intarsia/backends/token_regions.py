@@ -125,7 +125,9 @@ def draw_choices(noise: np.ndarray, rows: int, cells: Sequence[int]) -> tuple[ND
         rows: evaluations; every one has its own destinations, so that no token is a destination in all of them.
         cells: of each region that merges, in order; one generator draws for all.
     """
-    digest = hashlib.sha256(np.ascontiguousarray(noise).tobytes()).digest()
+    content = np.ascontiguousarray(noise).tobytes()
+    digest = hashlib.sha256(content).digest()
     key = int.from_bytes(digest[:16], "little")
+
     generator = np.random.Generator(np.random.Philox(key=key))
     return tuple(generator.integers(0, 4, (rows, count), np.uint8) for count in cells)

@@ -12,8 +12,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from intarsia.export.merging import INPUTS, LevelMatcher, Tokens
 from intarsia.export.stored import Stored
+from intarsia.export.token_matching import INPUTS, LevelMatcher, Tokens
 from intarsia.export.translate import Signature, translate
 from intarsia.models.attention import Context
 from intarsia.models.merging import Matcher

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from intarsia.errors import WeightsError
-from intarsia.export.forms import export_forms
+from intarsia.export.forms import use_export_forms
 from intarsia.export.rewrite import rewrite
 from intarsia.export.stored import Stored
 
@@ -51,11 +51,12 @@ def translate(wrapper: nn.Module, places: Mapping[str, Sequence[Stored]], signat
     """A serialized graph.
 
     Args:
-        wrapper: has the network as ``network``; its parameters' values are not looked at.
+        wrapper: has the network as ``network``, whose layers take the forms for export; its parameters' values are
+            not read.
         places: by the network's parameter names.
     """
-    with export_forms(cpu=_is_float32(wrapper)):
-        model = _exported(wrapper.eval(), signature)
+    use_export_forms(wrapper, cpu=_is_float32(wrapper))
+    model = _exported(wrapper.eval(), signature)
     weights = _as_inputs(model.graph, {PREFIX + name for name in places})
     _optimise(model)
     if _is_float32(wrapper):

@@ -87,7 +87,9 @@ def _split(region: TokenRegion, choice: Ints) -> tuple[Ints, Ints]:
     cells = corners[is_free][:, None] + in_cell // 2 * width + in_cell % 2
     inner = cells[:, :, 1:].reshape(len(choice), -1)
 
-    edge = np.concatenate([grid[: 2 * rows, 2 * columns :].ravel(), grid[2 * rows :].ravel()])
+    right, bottom = grid[: 2 * rows, 2 * columns :].ravel(), grid[2 * rows :].ravel()
+    edge = np.concatenate([right, bottom])
     edge = edge[~region.protected[edge]]
-    sources = np.concatenate([inner, np.tile(edge, (len(choice), 1))], axis=1)
+    edges = np.tile(edge, (len(choice), 1))
+    sources = np.concatenate([inner, edges], axis=1)
     return sources, np.ascontiguousarray(cells[:, :, 0])
