@@ -40,9 +40,9 @@ def ways(unet: UNet, side: int) -> tuple[Call, Call]:
     sample = torch.randn(1, config.in_channels, side, side, generator=generator)
     sample = sample.to(memory_format=torch.channels_last)
     both = sample.expand(2, -1, -1, -1).contiguous(memory_format=torch.channels_last)
-    context = unet.context(torch.randn(2, 77, config.cross_attention_dim[0], generator=generator))
+    cross_kv = unet.cross_kv(torch.randn(2, 77, config.cross_attention_dim[0], generator=generator))
     emb = unet.embed(torch.tensor([500.0])).expand(2, -1).contiguous()
-    return lambda: unet(sample, emb, context), lambda: unet(both, emb, context)
+    return lambda: unet(sample, emb, cross_kv), lambda: unet(both, emb, cross_kv)
 
 
 def differ(one: Tensor, other: Tensor) -> float:

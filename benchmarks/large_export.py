@@ -41,7 +41,7 @@ def write(folder: Path, family: str) -> None:
         width = config.added_inputs - 6 * (config.addition_time_embed_dim or 0)
         added = {"pooled": torch.randn(1, width), "time_ids": torch.tensor([[256.0, 256, 0, 0, 256, 256]])}
     with torch.inference_mode():
-        embeddings, context = unet.embed(torch.tensor([500.0]), **added), unet.context(torch.from_numpy(hidden))
+        embeddings, context = unet.embed(torch.tensor([500.0]), **added), unet.cross_kv(torch.from_numpy(hidden))
         both = torch.from_numpy(sample).expand(HALVES, -1, -1, -1)
         expected = unet(both, embeddings.expand(HALVES, -1), context)
     wide = embeddings[None].expand(-1, HALVES if added else 1, -1)

@@ -128,7 +128,8 @@ def parts(weights: Weights, device: torch.device | str, dtype: torch.dtype) -> P
         inner.embeddings.position_ids = torch.arange(77, device=device).expand(1, -1)
         towers.append(TextTower(tokens, model))
     index = {"force_zeros_for_empty_prompt": weights.is_xl}
-    return Parts(unet, vae, TextEncoders(towers, penultimate=weights.is_xl), weights.schedule, index)
+    text = TextEncoders(towers, penultimate=weights.is_xl)
+    return Parts(unet=unet, vae=vae, text=text, scheduler=weights.schedule, index=index)
 
 
 def _randomise(module: nn.Module, generator: torch.Generator) -> None:
@@ -203,7 +204,7 @@ def decoded_samples() -> Iterator[list[Tensor]]:
     decode = TorchSession.decode
 
     def keep(session: TorchSession, states: Sequence[State]) -> list[Any]:
-        samples.extend(session._steps.sample(state).float().clone() for state in states)
+        samples.extend(session._stepper.sample(state).float().clone() for state in states)
         return decode(session, states)
 
     sessions: Any = TorchSession

@@ -90,7 +90,7 @@ def profiled(
         "memory_mib": _memory(place.device),
     }
     if samples is not None:
-        samples.extend(session._steps.sample(lane.state).float().cpu() for lane in lanes)
+        samples.extend(session._stepper.sample(lane.state).float().cpu() for lane in lanes)
     yield found
     for name, numbers in _pictures(session, first, lanes[0]):
         found = {**found, "pictures": {**found.get("pictures", {}), name: numbers}}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from intarsia.models.attention import Context, CrossAttention, SelfAttention
+from intarsia.models.attention import AttentionInputs, CrossAttention, SelfAttention
 from intarsia.models.layers import GatedProjection
 from intarsia.models.unet import UNet
 
@@ -60,7 +60,7 @@ class _CpuSelfAttention(_SelfAttention):
     """Self-attention as one MultiHeadAttention; with one head, the products of weights are made beforehand."""
 
     def forward(self, x: Any, log_size: Tensor | None = None) -> Tensor:
-        """[B, T, C] → the same shape; ``log_size`` [T] is added to the logits of each key."""
+        """``[B, T, C]`` → the same shape; ``log_size`` ``[T]`` is added to the logits of each key."""
         weights = self.qkv.chunk(3)
         if self.heads > 1:
             query, key, value = (F.linear(x, weight) for weight in weights)
@@ -86,9 +86,9 @@ class _CpuCrossAttention(_CrossAttention):
             value_weight = _projection(self).weight @ value_weight
         return torch.cat([F.linear(hidden, key_weight), F.linear(hidden, value_weight)], dim=2)
 
-    def forward(self, x: Any, context: Context) -> Tensor:
-        """[1 or B, T, C] → [B, T, C]."""
-        key, value = context.text[:, :, self.columns].chunk(2, dim=2)
+    def forward(self, x: Any, inputs: AttentionInputs) -> Tensor:
+        """``[1 or B, T, C]`` → ``[B, T, C]``."""
+        key, value = inputs.cross_kv[:, :, self.columns].chunk(2, dim=2)
         if self.heads == 1:
             return _attend(_repeated(x, key), key, value, 1) + _projection(self).bias
         query = _repeated(self.to_q(x), key)
@@ -104,7 +104,7 @@ class _CpuGatedProjection(GatedProjection):
         self.proj = layer.proj
 
     def forward(self, x: Any) -> Tensor:
-        """[.., C] → [.., width]."""
+        """``[.., C]`` → ``[.., width]``."""
         weights, biases = self.proj.weight.chunk(2), self.proj.bias.chunk(2)
         value, gate = (F.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True))
         return value * F.gelu(gate)
@@ -114,7 +114,7 @@ class _GpuSelfAttention(_SelfAttention):
     """Self-attention whose sizes of merged tokens are a mask; without them the layer's own."""
 
     def forward(self, x: Any, log_size: Tensor | None = None) -> Tensor:
-        """[B, T, C] → the same shape; ``log_size`` [T] is added to the logits of each key."""
+        """``[B, T, C]`` → the same shape; ``log_size`` ``[T]`` is added to the logits of each key."""
         if log_size is None:
             return super().forward(x)
         packed = F.linear(x, self.qkv).view(*x.shape[:2], 3, self.heads, -1)
@@ -128,9 +128,9 @@ class _GpuSelfAttention(_SelfAttention):
 class _GpuCrossAttention(_CrossAttention):
     """The layer's own, which repeats a batch of one for the branches."""
 
-    def forward(self, x: Any, context: Context) -> Tensor:
-        """[1 or B, T, C] → [B, T, C]."""
-        return super().forward(_repeated(x, context.text), context)
+    def forward(self, x: Any, inputs: AttentionInputs) -> Tensor:
+        """``[1 or B, T, C]`` → ``[B, T, C]``."""
+        return super().forward(_repeated(x, inputs.cross_kv), inputs)
 
 
 def _projection(layer: SelfAttention | CrossAttention) -> nn.Linear:
@@ -143,7 +143,7 @@ def _repeated(x: Tensor, other: Tensor) -> Tensor:
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, heads: int, log_size: Tensor | None = None) -> Tensor:
-    """[B, T, C], [B, n, C] twice → [B, T, C]: heads are split inside, scores never leave the cache.
+    """``[B, T, C]``, ``[B, n, C]`` twice → ``[B, T, C]``: heads are split inside, scores never leave the cache.
 
     ``log_size`` is one more column of the keys, as in :mod:`intarsia.models.attention`.
     """
@@ -164,7 +164,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, heads: int, log_size: Ten
 
 
 def _with_column(x: Tensor, column: Tensor, heads: int) -> Tensor:
-    """[B, T, heads*d] and [T] → [B, T, heads*(d + 1)]."""
+    """``[B, T, heads*d]`` and ``[T]`` → ``[B, T, heads*(d + 1)]``."""
     split = x.view(*x.shape[:2], heads, -1)
     columns = column[None, :, None, None].expand(split.shape[0], -1, heads, -1)
     return torch.cat([split, columns], dim=3).flatten(2)

@@ -1,4 +1,4 @@
-"""Attention over picture tokens and over a prompt, and the transformer built of both.
+"""Attention over image tokens and over a prompt, and the transformer built of both.
 
 Tokens are ``[B, H*W, C]``. In channels_last memory they are a view of the ``[B, C, H, W]`` feature map, so
 that going in and out of a transformer copies nothing.
@@ -20,34 +20,33 @@ from intarsia.models.merging import Matcher, Matching
 
 
 def tokens_of(x: Tensor) -> Tensor:
-    """[B, C, H, W] → [B, H*W, C]; a view where ``x`` is channels_last."""
+    """``[B, C, H, W]`` → ``[B, H*W, C]``; a view where ``x`` is channels_last."""
     return x.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def feature_map(tokens: Tensor, height: int, width: int) -> Tensor:
-    """[B, H*W, C] → [B, C, H, W] in channels_last memory; always a view."""
+    """``[B, H*W, C]`` → ``[B, C, H, W]`` in channels_last memory; always a view."""
     batch, _, channels = tokens.shape
     return tokens.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
 def _heads(x: Tensor, parts: int, heads: int) -> Tensor:
-    """[B, T, parts*heads*d] → [parts, B, heads, T, d], a view."""
+    """``[B, T, parts*heads*d]`` → [parts, B, heads, T, d], a view."""
     batch, count, _ = x.shape
     return x.view(batch, count, parts, heads, -1).permute(2, 0, 3, 1, 4)
 
 
 def _joined(heads: Tensor) -> Tensor:
-    """[B, heads, T, d] → [B, T, heads*d]."""
+    """``[B, heads, T, d]`` → ``[B, T, heads*d]``."""
     return heads.transpose(1, 2).flatten(2)
 
 
 class SelfAttention(nn.Module):
     """Self-attention with one packed projection.
 
-    The parameter ``qkv`` [3C, C] holds the rows of ``to_q``, ``to_k`` and ``to_v``, one below the other: one
+    The parameter ``qkv`` ``[3C, C]`` holds the rows of ``to_q``, ``to_k`` and ``to_v``, one below the other: one
     matrix product instead of three, and no second copy of the weights. State dicts keep the three published
-    names: reading splits it, loading joins them. ``float8`` is that product in e4m3, which has taken the place of
-    ``qkv`` then.
+    names: reading splits it, loading joins them. ``float8`` is that product in e4m3; it then replaces ``qkv``.
     """
 
     NAMES = ("to_q.weight", "to_k.weight", "to_v.weight")
@@ -63,16 +62,16 @@ class SelfAttention(nn.Module):
         self.register_load_state_dict_pre_hook(_join_qkv)  # type: ignore[no-untyped-call]
 
     def forward(self, x: Tensor | Float8, log_size: Tensor | None = None) -> Tensor:
-        """[B, T, C] → [B, T, C]; ``log_size`` [L, T] is added to the logits of each key (token merging).
+        """``[B, T, C]`` → ``[B, T, C]``; ``log_size`` ``[L, T]`` is added to the logits of each key (token merging).
 
         L divides B; samples ``i * B / L …`` have row i.
         """
         query, key, value = _heads(self._packed(x), 3, self.heads)
         if log_size is None:
-            found = attend(query, key, value)
+            attended = attend(query, key, value)
         else:
-            found = _proportional(query, key, value, log_size)
-        out: Tensor = self.to_out(_joined(found))
+            attended = _proportional(query, key, value, log_size)
+        out: Tensor = self.to_out(_joined(attended))
         return out
 
     def _packed(self, x: Tensor | Float8) -> Tensor:
@@ -84,15 +83,17 @@ class SelfAttention(nn.Module):
 def _proportional(query: Tensor, key: Tensor, value: Tensor, log_size: Tensor) -> Tensor:
     """Attention to keys that stand for several tokens each (Bolya et al. 2023, section 3).
 
-    The logarithm rides as one more column of the keys against a one in the queries. An attention mask would say
-    the same and send the fast kernels away; those want heads of a multiple of eight, so all three are padded.
+    log(size) is appended to K, and 1 to Q, so Q·Kᵀ adds it. A mask would do the same, but disables the flash kernels.
+    Those need heads whose width is a multiple of eight, so all three are padded.
     """
     width = query.shape[3]
-    room = (0, 8 - width % 8)
-    query, key, value = F.pad(query, room), F.pad(key, room), F.pad(value, room)
+    padding = (0, 8 - width % 8)
+    query, key, value = F.pad(query, padding), F.pad(key, padding), F.pad(value, padding)
+
     query[..., width] = 1
-    added = (log_size * width**0.5).repeat_interleave(len(key) // len(log_size), 0)
-    key[..., width] = added[:, None].to(key.dtype)
+    logits = log_size * width**0.5
+    logits = logits.repeat_interleave(len(key) // len(log_size), 0)
+    key[..., width] = logits[:, None].to(key.dtype)
     return attend(query, key, value, scale=width**-0.5)[..., :width]
 
 
@@ -110,57 +111,58 @@ def _join_qkv(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any)
         state[prefix + "qkv"] = torch.cat([state.pop(name) for name in names])
 
 
-class Context(NamedTuple):
-    """What transformers are told beside their tokens.
+class AttentionInputs(NamedTuple):
+    """Inputs of all transformers of an evaluation, beside their tokens.
 
-    Cross-attention looks at keys and values of all layers, side by side, computed once. What only cross-attention
-    tells apart (the guided halves of a lane) is one sample of a feature map before the first, and ``halves`` behind it.
+    Keys and values of all cross-attentions lie side by side, computed once. The branches of guidance differ only by
+    their prompts: before the first cross-attention a feature map has one sample for all branches of a lane, behind it
+    one for each.
 
     Attributes:
-        text: [B, n, K], of the prompt.
-        image: [B, m, K], of an IP adapter's picture, the values times its scale; None without one.
+        cross_kv: ``[B, n, K]``, keys and values of the prompts.
+        image_kv: ``[B, m, K]``, those of an IP adapter's image, the values times its scale; None without one.
         matchers: token merging of this evaluation, one for each resolution that merges; none merges nothing.
-        halves: B over the samples that a feature map has before the first cross-attention.
+        branches: B over the samples that a feature map has before the first cross-attention.
     """
 
-    text: Tensor
-    image: Tensor | None = None
+    cross_kv: Tensor
+    image_kv: Tensor | None = None
     matchers: Sequence[Matcher] = ()
-    halves: int = 1
+    branches: int = 1
 
     def matcher(self, height: int, width: int) -> Matcher | None:
-        """That of a feature map's size. Compared, not looked up: while a network is exported, sizes have no hash."""
+        """The matcher of a feature map's size. Compared, not looked up: during an export sizes have no hash."""
         for matcher in self.matchers:
             if matcher.level.height == height and matcher.level.width == width:
                 return matcher
         return None
 
     def repeated(self, x: Tensor, other: Tensor) -> Tensor:
-        """``x`` with as many samples as ``other``: each once for each of its halves, where it is still one for all."""
-        # halves first: while a network is exported, batches have no numbers
-        if self.halves == 1 or len(x) == len(other):
+        """``x`` with as many samples as ``other``: repeated for each branch, if it is still one for all of them."""
+        # branches first: during an export batches have no numbers
+        if self.branches == 1 or len(x) == len(other):
             return x
-        return _repeated(x, self.halves)
+        return _repeated(x, self.branches)
 
-    def own_rows(self, emb: Tensor, x: Tensor) -> Tensor:
-        """Those of ``emb`` [B, T], equal for all halves, that go with the samples of ``x``; a view."""
-        if self.halves == 1 or len(x) == len(emb):
+    def rows_of(self, x: Tensor, emb: Tensor) -> Tensor:
+        """The rows of ``emb`` ``[B, T]``, equal for all branches, that belong to the samples of ``x``; a view."""
+        if self.branches == 1 or len(x) == len(emb):
             return emb
-        return emb[:: self.halves]
+        return emb[:: self.branches]
 
 
 def _repeated(x: Tensor, times: int) -> Tensor:
-    """[L, …] → [L*times, …], each sample beside its copies; feature maps in channels_last memory."""
+    """``[L, …]`` → ``[L*times, …]``, each sample beside its copies; feature maps in channels_last memory."""
     if x.ndim != 4:
         return x.repeat_interleave(times, 0)
     return x.permute(0, 2, 3, 1).repeat_interleave(times, 0).permute(0, 3, 1, 2)
 
 
 class CrossAttention(nn.Module):
-    """Attention of picture tokens to a prompt, whose keys and values were computed once (:meth:`key_value`).
+    """Attention of image tokens to a prompt, whose keys and values were computed once (:meth:`key_value`).
 
-    To a picture beside the prompt attention is paid separately, and added (Ye et al. 2023, section 3.2.2).
-    ``columns`` says where this layer's keys and values lie in the packed context; the network sets it.
+    Attention to an IP adapter's image is computed separately, and added (Ye et al. 2023, section 3.2.2).
+    ``columns`` says where this layer's keys and values lie among those of all layers; the network sets it.
     """
 
     def __init__(self, channels: int, context_channels: int, heads: int) -> None:
@@ -173,25 +175,28 @@ class CrossAttention(nn.Module):
         self.to_out = nn.Sequential(nn.Linear(channels, channels))
 
     def key_value(self, hidden: Tensor) -> Tensor:
-        """[B, n, D] → [B, n, 2C]: keys, then values."""
+        """``[B, n, D]`` → ``[B, n, 2C]``: keys, then values."""
         return torch.cat([self.to_k(hidden), self.to_v(hidden)], dim=2)
 
-    def forward(self, x: Tensor | Float8, context: Context) -> Tensor:
-        """Tokens [B or B/halves, T, C] and the packed context of all layers → [B, T, C]."""
-        (query,) = _heads(context.repeated(self.to_q(x), context.text), 1, self.heads)
-        found = self._look(query, context.text)
-        if context.image is not None:
-            found = found + self._look(query, context.image)
-        out: Tensor = self.to_out(_joined(found))
+    def forward(self, x: Tensor | Float8, inputs: AttentionInputs) -> Tensor:
+        """Tokens ``[B or B/branches, T, C]`` → ``[B, T, C]``."""
+        projected = inputs.repeated(self.to_q(x), inputs.cross_kv)
+        (query,) = _heads(projected, 1, self.heads)
+
+        attended = self._attend(query, inputs.cross_kv)
+        if inputs.image_kv is not None:
+            attended = attended + self._attend(query, inputs.image_kv)
+        out: Tensor = self.to_out(_joined(attended))
         return out
 
-    def _look(self, query: Tensor, packed: Tensor) -> Tensor:
-        key, value = _heads(packed[:, :, self.columns], 2, self.heads)
+    def _attend(self, query: Tensor, packed_kv: Tensor) -> Tensor:
+        """Attention ``[B, heads, T, d]`` to this layer's part of ``[B, n, K]``."""
+        key, value = _heads(packed_kv[:, :, self.columns], 2, self.heads)
         return attend(query, key, value)
 
 
 class FeedForward(nn.Module):
-    """[.., C] → [.., C] by way of 4C. The empty middle entry of ``net`` keeps the published names."""
+    """``[.., C]`` → ``[.., C]`` by way of 4C. The empty middle entry of ``net`` keeps the published names."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -200,7 +205,7 @@ class FeedForward(nn.Module):
         )
 
     def forward(self, x: Tensor | Float8) -> Tensor:
-        """[.., C] → [.., C]."""
+        """``[.., C]`` → ``[.., C]``."""
         out: Tensor = self.net(x)
         return out
 
@@ -223,24 +228,29 @@ class TransformerBlock(nn.Module):
         self.ff = FeedForward(channels)
 
     def forward(
-        self, x: Tensor, delta: Tensor | None, context: Context, matcher: Matcher | None = None
+        self, x: Tensor, delta: Tensor | None, inputs: AttentionInputs, matcher: Matcher | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Tokens [B or B/halves, T, C] and the packed context → tokens [B, T, C], and what is to be added to them.
+        """Tokens ``[B or B/branches, T, C]`` → tokens ``[B, T, C]``, and what is to be added to them.
 
         That last addition is left to the norm of the next block, as each addition is to the norm behind it: one
         pass over memory does both. ``delta`` is what the block before left to this one.
         """
         # tokens that merge are quantized when they have merged
         x, normed = self.norm1(x, delta, float8=self.float8 and matcher is None)
-        x, normed = self.norm2(x, self._attend(normed, matcher.match(x) if matcher else None), float8=self.float8)
-        found = self.attn2(normed, context)
-        x, normed = self.norm3(context.repeated(x, found), found, float8=self.float8)
+        matching = matcher.match(x) if matcher else None
+
+        delta = self._self_attention(normed, matching)
+        x, normed = self.norm2(x, delta, float8=self.float8)
+
+        delta = self.attn2(normed, inputs)
+        x, normed = self.norm3(inputs.repeated(x, delta), delta, float8=self.float8)
         return x, self.ff(normed)
 
-    def _attend(self, x: Tensor | Float8, matching: Matching | None) -> Tensor:
+    def _self_attention(self, x: Tensor | Float8, matching: Matching | None) -> Tensor:
         if matching is None:
             return cast(Tensor, self.attn1(x))
-        return matching.unmerge(self.attn1(matching.merge(cast(Tensor, x)), matching.log_size))
+        merged = matching.merge(cast(Tensor, x))
+        return matching.unmerge(self.attn1(merged, matching.log_size))
 
 
 class SpatialTransformer(nn.Module):
@@ -265,18 +275,20 @@ class SpatialTransformer(nn.Module):
         )
         self.proj_out = projection()
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
-        """Feature map [B or B/halves, C, H, W] and the packed context → [B, C, H, W]."""
+    def forward(self, x: Tensor, inputs: AttentionInputs) -> Tensor:
+        """Feature map ``[B or B/branches, C, H, W]`` → ``[B, C, H, W]``."""
         height, width = x.shape[-2:]
+        matcher = inputs.matcher(height, width)
+
         tokens = _project(self.proj_in, tokens_of(self.norm(x)))
-        matcher = context.matcher(height, width)
         delta = None
         for block in self.transformer_blocks:
-            tokens, delta = block(tokens, delta, context, matcher)
+            tokens, delta = block(tokens, delta, inputs, matcher)
         if delta is not None:
             tokens = delta.add_(tokens)
+
         out = feature_map(_project(self.proj_out, tokens), height, width)
-        return out + context.repeated(x, out)
+        return out + inputs.repeated(x, out)
 
 
 def _project(layer: nn.Module, tokens: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What every picture autoencoder offers, whatever is inside."""
+"""The interface of image autoencoders."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from torch import Tensor
 
 
 class Autoencoder(Protocol):
-    """Pictures to latents and back. Latents are *scaled*: as the UNet wants them, about unit variance.
+    """Images to latents and back. Latents are *scaled* for the UNet, to about unit variance.
 
-    Pictures are [B, 3, H, W] in -1..1, with H and W multiples of ``factor``.
-    Latents are [B, latent_channels, H / factor, W / factor].
+    Images are ``[B, 3, H, W]`` in -1..1, with H and W multiples of ``factor``.
+    Latents are ``[B, latent_channels, H / factor, W / factor]``.
     """
 
     factor: int
     latent_channels: int
 
     def encode(self, images: Tensor) -> Tensor:
-        """Pictures → scaled latents. Deterministic: where the encoder gives a distribution, its mode."""
+        """Images → scaled latents. Deterministic: where the encoder gives a distribution, its mode."""
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Scaled latents → pictures; values may lie somewhat outside -1..1."""
+        """Scaled latents → images; values may lie somewhat outside -1..1."""
         ...

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from intarsia.kernels.launch import fused_wanted
 from intarsia.kernels.residual import residual
-from intarsia.models.attention import Context, SpatialTransformer
+from intarsia.models.attention import AttentionInputs, SpatialTransformer
 from intarsia.models.layers import GroupNorm, convolve, packed
 
 
@@ -38,7 +38,7 @@ class ResBlock(nn.Module):
         self.conv_shortcut = nn.Conv2d(inputs, channels, 1) if inputs != channels else None
 
     def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
-        """Feature map [B, inputs, H, W] and the packed time embedding [B, T] → [B, channels, H, W]."""
+        """Feature map ``[B, inputs, H, W]`` and the packed time embedding ``[B, T]`` → ``[B, channels, H, W]``."""
         fused = fused_wanted(self.fused, x, self.conv1.weight)
         h = self.norm1(x)
         if emb is not None:
@@ -55,11 +55,14 @@ class ResBlock(nn.Module):
         return h
 
     def _joined_biases(self, h: Tensor, x: Tensor) -> Tensor:
-        """The same; biases of both convolutions are added with the branches."""
-        h, bias = packed(convolve(self.conv2, h)), cast(Tensor, self.conv2.bias)
+        """The same; the biases of both convolutions are added together with their outputs."""
+        h = packed(convolve(self.conv2, h))
+        bias = cast(Tensor, self.conv2.bias)
         if self.conv_shortcut is None:
             return residual(h, packed(x), bias, fused=True)
-        return residual(h, packed(convolve(self.conv_shortcut, x)), bias, self.conv_shortcut.bias, fused=True)
+
+        shortcut = packed(convolve(self.conv_shortcut, x))
+        return residual(h, shortcut, bias, self.conv_shortcut.bias, fused=True)
 
 
 class Downsample(nn.Module):
@@ -74,28 +77,28 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=0 if one_sided else 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] → [B, C, ⌈H/2⌉, ⌈W/2⌉] (one-sided: ⌊⌋)."""
+        """``[B, C, H, W]`` → ``[B, C, ⌈H/2⌉, ⌈W/2⌉]`` (one-sided: ⌊⌋)."""
         out: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)) if self.one_sided else x)
         return out
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbour enlargement to a given size, then a 3x3 convolution."""
+    """Nearest-neighbor enlargement to a given size, then a 3x3 convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """[B, C, H, W] → [B, C, *size], twice the size where none is given."""
+        """``[B, C, H, W]`` → ``[B, C, *size]``, twice the size where none is given."""
         target = size or (2 * x.shape[-2], 2 * x.shape[-1])
         out: Tensor = self.conv(F.interpolate(x, size=target, mode="nearest"))
         return out
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Level:
-    """What the blocks of one level of a UNet have in common."""
+    """Sizes and options of one level of a UNet, the same for all of its blocks."""
 
     channels: int
     layers: int
@@ -130,7 +133,7 @@ class Level:
 
 
 class DownBlock(nn.Module):
-    """One level on the way down; pushes every feature map that the way up will want on ``skips``."""
+    """One level on the way down; pushes every feature map that the way up needs on ``skips``."""
 
     def __init__(self, level: Level, inputs: int, *, last: bool) -> None:
         super().__init__()
@@ -139,15 +142,15 @@ class DownBlock(nn.Module):
         self.resnets = nn.ModuleList(level.res_block(width) for width in widths)
         self.downsamplers = nn.ModuleList([] if last else [Downsample(level.channels)])
 
-    def forward(self, x: Tensor, emb: Tensor, context: Context, skips: list[Tensor]) -> Tensor:
-        """[B, inputs, H, W] → [B, C, ⌈H/2⌉, ⌈W/2⌉] (the last level keeps its size).
+    def forward(self, x: Tensor, emb: Tensor, attention: AttentionInputs, skips: list[Tensor]) -> Tensor:
+        """``[B, inputs, H, W]`` → ``[B, C, ⌈H/2⌉, ⌈W/2⌉]`` (the last level keeps its size).
 
-        Before the first cross-attention ``x`` may be one for all halves of a lane (:class:`Context`).
+        Before the first cross-attention ``x`` may be one for all branches of a lane (:class:`AttentionInputs`).
         """
         for i, resnet in enumerate(self.resnets):
-            x = resnet(x, context.own_rows(emb, x))
+            x = resnet(x, attention.rows_of(x, emb))
             if len(self.attentions):
-                x = self.attentions[i](x, context)
+                x = self.attentions[i](x, attention)
             skips.append(x)
         for downsample in self.downsamplers:
             x = downsample(x)
@@ -163,10 +166,12 @@ class MidBlock(nn.Module):
         self.attentions = nn.ModuleList([level.transformer()])
         self.resnets = nn.ModuleList(level.res_block(level.channels) for _ in range(2))
 
-    def forward(self, x: Tensor, emb: Tensor, context: Context) -> Tensor:
-        """[B, C, H, W] → [B, C, H, W]; ``x`` may be one for all halves, as on the way down."""
-        x = self.attentions[0](self.resnets[0](x, context.own_rows(emb, x)), context)
-        out: Tensor = self.resnets[1](x, context.own_rows(emb, x))
+    def forward(self, x: Tensor, emb: Tensor, attention: AttentionInputs) -> Tensor:
+        """``[B, C, H, W]`` → ``[B, C, H, W]``; ``x`` may be one for all branches, as on the way down."""
+        before, after = self.resnets
+        x = before(x, attention.rows_of(x, emb))
+        x = self.attentions[0](x, attention)
+        out: Tensor = after(x, attention.rows_of(x, emb))
         return out
 
 
@@ -182,12 +187,12 @@ class UpBlock(nn.Module):
         )
         self.upsamplers = nn.ModuleList([] if last else [Upsample(level.channels)])
 
-    def forward(self, x: Tensor, emb: Tensor, context: Context, skips: list[Tensor]) -> Tensor:
-        """[B, inputs, H, W] → [B, C, H', W'], the size of the next map on ``skips``."""
+    def forward(self, x: Tensor, emb: Tensor, attention: AttentionInputs, skips: list[Tensor]) -> Tensor:
+        """``[B, inputs, H, W]`` → ``[B, C, H', W']``, the size of the next map on ``skips``."""
         for i, resnet in enumerate(self.resnets):
             x = resnet(torch.cat([x, skips.pop()], dim=1), emb)
             if len(self.attentions):
-                x = self.attentions[i](x, context)
+                x = self.attentions[i](x, attention)
         for upsample in self.upsamplers:
             # odd sizes were rounded up on the way down, so twice the size can be one too many
             x = upsample(x, tuple(skips[-1].shape[-2:]))

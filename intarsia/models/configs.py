@@ -14,7 +14,7 @@ SD15 = UNetConfig(sample_size=64)
 """Stable Diffusion 1.4, 1.5 and what was trained from them."""
 
 SD15_INPAINT = replace(SD15, in_channels=9)
-"""Nine channels: noisy latents, mask, latents of the masked picture."""
+"""Nine channels: noisy latents, mask, latents of the masked image."""
 
 SD2 = replace(
     SD15,

@@ -1,4 +1,4 @@
-"""IP adapters (Ye et al. 2023): a picture beside the prompt, as tokens that every cross-attention looks at.
+"""IP adapters (Ye et al. 2023): an image beside the prompt, as tokens that every cross-attention looks at.
 
 Parameter names are those of the published ``ip-adapter*.safetensors``. Two layouts are known: the plain one,
 which makes 4 tokens of CLIP's image embedding, and "plus", which resamples CLIP's patches to 16 of them.
@@ -33,13 +33,13 @@ class ImageProjection(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, embedding: Tensor) -> Tensor:
-        """[B, P] → [B, tokens, D]."""
+        """``[B, P]`` → ``[B, tokens, D]``."""
         out: Tensor = self.norm(self.proj(embedding).view(len(embedding), -1, self.width))
         return out
 
 
 class PerceiverAttention(nn.Module):
-    """Attention of the resampler's tokens to the picture's patches and to themselves."""
+    """Attention of the resampler's tokens to the image's patches and to themselves."""
 
     def __init__(self, channels: int, inner: int) -> None:
         super().__init__()
@@ -50,26 +50,27 @@ class PerceiverAttention(nn.Module):
         self.to_out = nn.Linear(inner, channels, bias=False)
 
     def forward(self, patches: Tensor, tokens: Tensor) -> Tensor:
-        """[B, n, H] and [B, m, H] → [B, m, H]."""
+        """``[B, n, H]`` and ``[B, m, H]`` → ``[B, m, H]``."""
         patches, tokens = self.norm1(patches), self.norm2(tokens)
         key, value = self.to_kv(torch.cat([patches, tokens], dim=1)).chunk(2, dim=2)
-        query, key, value = (_heads(each) for each in (self.to_q(tokens), key, value))
-        found = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-        out: Tensor = self.to_out(found)
+        attended = F.scaled_dot_product_attention(_heads(self.to_q(tokens)), _heads(key), _heads(value))
+        out: Tensor = self.to_out(attended.transpose(1, 2).flatten(2))
         return out
 
 
 def _heads(x: Tensor) -> Tensor:
-    """[B, n, heads*64] → [B, heads, n, 64]."""
+    """``[B, n, heads*64]`` → ``[B, heads, n, 64]``."""
     return x.view(*x.shape[:2], -1, _HEAD).transpose(1, 2)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ResamplerShape:
     """Sizes of a resampler, read off its weights.
 
     Attributes:
-        patch: channels of CLIP's patches. hidden, inner: its own, and those of its attention.
+        patch: channels of CLIP's patches.
+        hidden: channels of its tokens.
+        inner: channels of its attention, all heads together.
     """
 
     patch: int
@@ -86,28 +87,15 @@ class Resampler(nn.Module):
 
     def __init__(self, shape: ResamplerShape) -> None:
         super().__init__()
-        hidden, wide = shape.hidden, shape.feed_forward
+        hidden = shape.hidden
         self.latents = nn.Parameter(torch.empty(1, shape.tokens, hidden))
         self.proj_in = nn.Linear(shape.patch, hidden)
-        self.layers = nn.ModuleList(
-            nn.ModuleList(
-                [
-                    PerceiverAttention(hidden, shape.inner),
-                    nn.Sequential(
-                        nn.LayerNorm(hidden),
-                        nn.Linear(hidden, wide, bias=False),
-                        nn.GELU(),
-                        nn.Linear(wide, hidden, bias=False),
-                    ),
-                ]
-            )
-            for _ in range(shape.depth)
-        )
+        self.layers = nn.ModuleList(_resampler_layer(shape) for _ in range(shape.depth))
         self.proj_out = nn.Linear(hidden, shape.width)
         self.norm_out = nn.LayerNorm(shape.width)
 
     def forward(self, patches: Tensor) -> Tensor:
-        """[B, n, E] → [B, tokens, D]."""
+        """``[B, n, E]`` → ``[B, tokens, D]``."""
         tokens = self.latents.expand(len(patches), -1, -1)
         patches = self.proj_in(patches)
         for attention, feed_forward in cast(Any, self.layers):
@@ -117,8 +105,18 @@ class Resampler(nn.Module):
         return out
 
 
+def _resampler_layer(shape: ResamplerShape) -> nn.ModuleList:
+    feed_forward = nn.Sequential(
+        nn.LayerNorm(shape.hidden),
+        nn.Linear(shape.hidden, shape.feed_forward, bias=False),
+        nn.GELU(),
+        nn.Linear(shape.feed_forward, shape.hidden, bias=False),
+    )
+    return nn.ModuleList([PerceiverAttention(shape.hidden, shape.inner), feed_forward])
+
+
 class ImageKeysValues(nn.Module):
-    """One cross-attention's own keys and values of the picture's tokens."""
+    """One cross-attention's own keys and values of the image's tokens."""
 
     def __init__(self, attention: CrossAttention, width: int) -> None:
         super().__init__()
@@ -128,27 +126,31 @@ class ImageKeysValues(nn.Module):
         self.to_v_ip = nn.Linear(width, channels, bias=False)
 
     def forward(self, tokens: Tensor, scale: float) -> Tensor:
-        """[B, m, D] → [B, m, 2C]. Attention is linear in the values, so the scale may go into them."""
+        """``[B, m, D]`` → ``[B, m, 2C]``. Attention is linear in the values, so the scale may go into them."""
         return torch.cat([self.to_k_ip(tokens), scale * self.to_v_ip(tokens)], dim=2)
 
 
 class IPAdapter(nn.Module):
-    """Projection of the picture, and keys and values for each cross-attention of one UNet."""
+    """Projection of the image, and keys and values for each cross-attention of one UNet."""
 
     def __init__(self, projection: ImageProjection | Resampler, unet: UNet) -> None:
         super().__init__()
         width = unet.config.cross_attention_dim[0]
         self.image_proj = projection
         # numbered as in the files: every attention counts, and only each second one is a cross-attention
-        self.ip_adapter = nn.ModuleDict(
-            {str(2 * i + 1): ImageKeysValues(each, width) for i, each in enumerate(unet.cross_attentions())}
-        )
+        layers = (ImageKeysValues(attention, width) for attention in unet.cross_attentions())
+        self.ip_adapter = nn.ModuleDict({str(2 * i + 1): layer for i, layer in enumerate(layers)})
 
-    def context(self, features: Tensor, scale: float) -> Tensor:
-        """What CLIP says of pictures ([B, P], or [B, n, E] for a resampler) → [B, m, K], packed for the UNet."""
+    def image_kv(self, features: Tensor, scale: float) -> Tensor:
+        """Keys and values ``[B, m, K]`` of images, packed for the UNet.
+
+        Args:
+            features: CLIP's embeddings ``[B, P]``; for a resampler its hidden states ``[B, n, E]``.
+            scale: weight of the images' attention.
+        """
         tokens = self.image_proj(features)
-        layers = sorted(self.ip_adapter.values(), key=lambda each: cast(ImageKeysValues, each).columns.start)
-        return torch.cat([each(tokens, scale) for each in layers], dim=2)
+        layers = sorted(self.ip_adapter.values(), key=lambda layer: cast(ImageKeysValues, layer).columns.start)
+        return torch.cat([layer(tokens, scale) for layer in layers], dim=2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,25 +158,27 @@ class ImagePrompts:
     """An IP adapter with the CLIP image encoder that it was trained with.
 
     Attributes:
-        processor: resizes, crops and normalises pictures for the encoder.
+        processor: resizes, crops and normalizes images for the encoder.
     """
 
     adapter: IPAdapter
     encoder: nn.Module
     processor: Any
 
-    def context(self, picture: np.ndarray, scale: float) -> Tensor:
-        """[2, m, K] of uint8 ``[H, W, 3]``: what stands for no picture (the unconditional half), and the picture."""
+    def image_kv(self, image: np.ndarray, scale: float) -> Tensor:
+        """Keys and values ``[2, m, K]`` of uint8 ``[H, W, 3]``: of no image (the unconditional branch), and of it."""
         weight = next(self.encoder.parameters())
-        pixels = self.processor(Image.fromarray(picture), return_tensors="pt").pixel_values.to(weight)
         encoder = cast(Any, self.encoder)
+        processed = self.processor(Image.fromarray(image), return_tensors="pt")
+        pixels = processed.pixel_values.to(weight)
+
         if isinstance(self.adapter.image_proj, Resampler):
-            both = torch.cat([torch.zeros_like(pixels), pixels])
-            features = encoder(both, output_hidden_states=True).hidden_states[-2]
+            both_branches = torch.cat([torch.zeros_like(pixels), pixels])
+            features = encoder(both_branches, output_hidden_states=True).hidden_states[-2]
         else:
             embedding = encoder(pixels).image_embeds
             features = torch.cat([torch.zeros_like(embedding), embedding])
-        return self.adapter.context(features, scale)
+        return self.adapter.image_kv(features, scale)
 
 
 def resampler_shape(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> ResamplerShape:

@@ -1,7 +1,7 @@
-"""Norms that know what stands before and behind them, so that a fused kernel can do all of it in one pass.
+"""Norm layers fused with the addition before and the activation after them, so that one kernel does all of it.
 
-Each has two ways that say the same: torch's own functions, and a kernel of :mod:`intarsia.kernels`. ``fused`` says
-which: None goes by the device (kernels on CUDA), and :func:`use_kernels` sets it for a whole network.
+Each has two implementations with the same result: torch's own functions, and a kernel of :mod:`intarsia.kernels`.
+``fused`` selects one: None goes by the device (kernels on CUDA), and :func:`use_kernels` sets it for a whole network.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["Float8Linear", "GatedProjection", "GroupNorm", "LayerNorm", "convolv
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation (Wu & He 2018), with what is added before it and the SiLU behind it."""
+    """Group normalization (Wu & He 2018), with what is added before it and the SiLU behind it."""
 
     fused: bool | None = None
 
@@ -32,11 +32,15 @@ class GroupNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor, add: Tensor | None = None) -> Tensor:
-        """[B, C, H, W] → the same shape; ``add`` [B, C] goes to every place of ``x``, which may be overwritten then."""
+        """``[B, C, H, W]`` → the same shape.
+
+        Args:
+            add: ``[B, C]``, added at every position of ``x``, which may then be overwritten.
+        """
         if fused_wanted(self.fused, x, self.weight, add):
-            return group_norm(
-                packed(x), Norm(self.groups, self.weight, self.bias, self.eps, self.silu), add, fused=True
-            )
+            norm = Norm(self.groups, self.weight, self.bias, self.eps, self.silu)
+            return group_norm(packed(x), norm, add, fused=True)
+
         if add is not None:
             x += add[:, :, None, None]
         normed = F.group_norm(x, self.groups, self.weight, self.bias, self.eps)
@@ -44,7 +48,7 @@ class GroupNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation (Ba et al. 2016) over channels, with the residual addition before it."""
+    """Layer normalization (Ba et al. 2016) over channels, with the residual addition before it."""
 
     fused: bool | None = None
 
@@ -57,26 +61,27 @@ class LayerNorm(nn.Module):
     def forward(
         self, x: Tensor, delta: Tensor | None = None, *, float8: bool = False
     ) -> tuple[Tensor, Tensor | Float8]:
-        """Tokens [B, T, C] → their sum with ``delta``, which may be overwritten, and its normalisation.
+        """Tokens ``[B, T, C]`` → their sum with ``delta``, which may be overwritten, and its normalization.
 
-        ``float8``: the normalisation is for a product in e4m3 (:class:`Float8Linear`).
+        ``float8``: the normalization is for a product in e4m3 (:class:`Float8Linear`).
         """
+        fused = fused_wanted(self.fused, x, self.weight, delta)
         if float8:
-            fused = fused_wanted(self.fused, x, self.weight, delta)
             return layer_norm_float8(x, delta, self.weight, self.bias, self.eps, fused=fused)
-        if fused_wanted(self.fused, x, self.weight, delta):
+        if fused:
             if delta is None:
                 return x, layer_norm(x, self.weight, self.bias, self.eps, fused=True)
             return add_layer_norm(x, delta, self.weight, self.bias, self.eps, fused=True)
+
         if delta is not None:
             x = delta.add_(x)
         return x, F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
 
 
 class GatedProjection(nn.Module):
-    """Linear layer gated by GELU (Shazeer 2020, GEGLU): [.., C] → [.., width].
+    """Linear layer gated by GELU (Shazeer 2020, GEGLU): ``[.., C]`` → ``[.., width]``.
 
-    Where its own product is in e4m3, the result is for another such product.
+    If its own product is in e4m3, the result is the input of another such product.
     """
 
     fused: bool | None = None
@@ -86,15 +91,16 @@ class GatedProjection(nn.Module):
         self.proj = nn.Linear(channels, 2 * width)
 
     def forward(self, x: Tensor | Float8) -> Tensor | Float8:
-        """[.., C] → [.., width]."""
+        """``[.., C]`` → ``[.., width]``."""
         projection: nn.Module = self.proj
         if isinstance(projection, Float8Linear):
             # in the dtype that the product was written in, as the kernel reads any
             return geglu_float8(projection.product(x), fused=self.fused)
-        both: Tensor = self.proj(x)
-        if fused_wanted(self.fused, both, self.proj.weight):
-            return geglu(both, fused=True)
-        value, gate = both.chunk(2, dim=-1)
+
+        value_and_gate: Tensor = self.proj(x)
+        if fused_wanted(self.fused, value_and_gate, self.proj.weight):
+            return geglu(value_and_gate, fused=True)
+        value, gate = value_and_gate.chunk(2, dim=-1)
         return value * F.gelu(gate)
 
 
@@ -102,11 +108,13 @@ class Float8Linear(nn.Module):
     """Linear layer in e4m3: the weight has a scale for each output channel, the input one for each row.
 
     Attributes:
-        weight: [N, K] float8_e4m3fn. scale: [N, 1] float32. bias: [N] or None.
+        weight: float8_e4m3fn ``[N, K]``.
+        scale: float32 ``[N, 1]``.
+        bias: ``[N]`` or None.
         dtype: of the result.
 
     Args:
-        weight: [N, K] of the layer in ``dtype``; N and K are multiples of 16.
+        weight: ``[N, K]`` of the layer in ``dtype``; N and K are multiples of 16.
         written: dtype that the device's product writes; another than ``dtype`` is cast.
     """
 
@@ -121,7 +129,7 @@ class Float8Linear(nn.Module):
         self.dtype, self._written = weight.dtype, written
 
     def forward(self, x: Tensor | Float8) -> Tensor:
-        """[.., K] → [.., N]. What no kernel in front has quantized is quantized here (merged tokens)."""
+        """``[.., K]`` → ``[.., N]``. Inputs that no kernel before has quantized (merged tokens) are quantized here."""
         return self.product(x).to(self.dtype)
 
     def product(self, x: Tensor | Float8) -> Tensor:
@@ -143,7 +151,7 @@ def packed(x: Tensor) -> Tensor:
 
 
 def use_kernels(network: nn.Module, fused: bool | None) -> None:
-    """Say for all layers of a network whether they run fused kernels; None goes by the device of what they get."""
+    """Set for all layers of a network whether they run fused kernels; None goes by the device of their inputs."""
     for module in network.modules():
         if hasattr(module, "fused"):
             module.fused = fused  # type: ignore[assignment]

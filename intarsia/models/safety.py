@@ -4,7 +4,7 @@
 
     config.json   model.safetensors   preprocessor_config.json
 
-The rule is that of diffusers' ``StableDiffusionSafetyChecker``: a picture is flagged where the cosine of its
+The rule is that of diffusers' ``StableDiffusionSafetyChecker``: an image is flagged where the cosine of its
 embedding with one of 17 concepts exceeds that concept's threshold; being near one of three special-care concepts
 lowers all thresholds by 0.01. Scores are rounded to three digits before they are compared with zero.
 """
@@ -26,7 +26,7 @@ from intarsia.checkpoints.files import one_line
 from intarsia.checkpoints.layout import find_weights
 from intarsia.errors import BackendError, WeightsError
 from intarsia.models.clip_config import read_checker_shape
-from intarsia.models.clip_pictures import Floats, Pixels, Preprocessing, flagged, load_preprocessing
+from intarsia.models.clip_images import Floats, Pixels, Preprocessing, flagged, load_preprocessing
 from intarsia.models.weight_files import check_size, fill, read_tensors
 
 __all__ = ["SafetyChecker", "SafetyNetwork", "load_safety_checker"]
@@ -58,14 +58,15 @@ class SafetyNetwork(nn.Module):
         self.special_care_embeds_weights = nn.Parameter(torch.ones(SPECIAL_CARE))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Embeddings ``[N, width]`` of normalised squares ``[N, 3, crop, crop]``."""
+        """Embeddings ``[N, width]`` of normalized squares ``[N, 3, crop, crop]``."""
         embeddings: Tensor = self.visual_projection(self.vision_model(pixels).pooler_output)
         return embeddings
 
     def decide(self, embeddings: Tensor) -> list[bool]:
         """Which of the embeddings ``[N, width]`` are flagged."""
         special = _cosines(embeddings, self.special_care_embeds) - _array(self.special_care_embeds_weights)
-        return flagged(special, _cosines(embeddings, self.concept_embeds) - _array(self.concept_embeds_weights))
+        concepts = _cosines(embeddings, self.concept_embeds) - _array(self.concept_embeds_weights)
+        return flagged(special, concepts)
 
 
 def _array(tensor: Tensor) -> NDArray[np.float32]:
@@ -84,22 +85,23 @@ class SafetyChecker:
     preprocessing: Preprocessing
 
     @torch.inference_mode()
-    def check(self, pictures: Sequence[Pixels]) -> list[bool]:
-        """Whether each picture, uint8 ``[h, w, 3]`` of any size, shows one of the concepts anywhere.
+    def check(self, images: Sequence[Pixels]) -> list[bool]:
+        """Whether each image, uint8 ``[h, w, 3]`` of any size, shows one of the concepts anywhere.
 
         Raises:
-            BackendError: an embedding that is not finite, of which nothing can be said.
+            BackendError: an embedding that is not finite, so that there is no decision.
         """
-        found: list[bool] = []
-        for picture in pictures:
-            found.append(any(shown for pixels in self.preprocessing.batches(picture) for shown in self._decide(pixels)))
-        return found
+        return [self._is_flagged(image) for image in images]
+
+    def _is_flagged(self, image: Pixels) -> bool:
+        batches = self.preprocessing.batches(image)
+        return any(is_flagged for pixels in batches for is_flagged in self._decide(pixels))
 
     def _decide(self, pixels: Floats) -> list[bool]:
         device = self.network.concept_embeds.device
         embeddings = self.network(torch.from_numpy(pixels).to(device))
         if not bool(torch.isfinite(embeddings).all()):
-            raise BackendError("the safety checker's embedding of a picture is not finite")
+            raise BackendError("the safety checker's embedding of an image is not finite")
         return self.network.decide(embeddings)
 
 
@@ -114,23 +116,31 @@ def load_safety_checker(folder: Path, device: torch.device | str = "cpu") -> Saf
     preprocessing = load_preprocessing(folder / "preprocessor_config.json")
     files = find_weights(folder, "model")
     check_size(path, vision["num_hidden_layers"], files)
-    try:
-        with torch.device("meta"):
-            network = SafetyNetwork(vision, width)
-    except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError, RuntimeError, ImportError) as exc:
-        raise WeightsError(f"{path}: not a safety checker's config: {one_line(exc)}") from exc
+
+    network = _empty_network(path, vision, width)
     if network.image_size != preprocessing.crop:
         raise WeightsError(
             f"{folder}: preprocessor_config.json crops to {preprocessing.crop} pixels, "
             f"the tower of config.json takes {network.image_size}"
         )
+
     state = _fitting_names(read_tensors(files, device, torch.float32))
     network = fill(network, state, files[0])
+
     # a constant that is not stored; built on the meta device, it holds nothing yet
     tower = cast(Any, network.vision_model)
     embeddings = getattr(tower, _TOWER.rstrip("."), tower).embeddings
     embeddings.position_ids = torch.arange(embeddings.num_positions, device=device).expand(1, -1)
     return SafetyChecker(network, preprocessing)
+
+
+def _empty_network(path: Path, vision: Mapping[str, Any], width: int) -> SafetyNetwork:
+    """On the meta device; WeightsError where transformers refuses the shape."""
+    try:
+        with torch.device("meta"):
+            return SafetyNetwork(vision, width)
+    except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError, RuntimeError, ImportError) as exc:
+        raise WeightsError(f"{path}: not a safety checker's config: {one_line(exc)}") from exc
 
 
 def _fitting_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -19,8 +19,8 @@ class TextEncoding:
     """Encoded prompts.
 
     Attributes:
-        hidden: [B, n, D], one vector per token; what ``UNet.context`` takes.
-        pooled: [B, P], one vector per prompt (SDXL), else None.
+        hidden: ``[B, n, D]``, one vector per token; what ``UNet.cross_kv`` takes.
+        pooled: ``[B, P]``, one vector per prompt (SDXL), else None.
         warnings: one sentence for each prompt that was cut.
     """
 

@@ -5,14 +5,14 @@ Parameter names are those of diffusers' ``UNet2DConditionModel``, so that its ch
 What does not change from step to step is computed beforehand, once per image or prompt, and handed in:
 
 - :meth:`UNet.embed` turns the timesteps of *all* steps of an image into rows, one per step;
-- :meth:`UNet.context` turns encoded prompts into the keys and values of every cross-attention.
+- :meth:`UNet.cross_kv` turns encoded prompts into the keys and values of every cross-attention.
 
 Both give one tensor whose first dimension counts steps or prompts. To batch, pick rows and concatenate:
-``torch.cat([emb_a[3:4], emb_b[7:8]])``, ``torch.cat([context_a, context_b])``. The columns are packed for all
-layers; where each layer finds its own is the network's affair.
+``torch.cat([emb_a[3:4], emb_b[7:8]])``, ``torch.cat([cross_kv_a, cross_kv_b])``. The columns of all layers are packed
+side by side; the network sets which of them belong to a layer.
 
-With guidance a lane is evaluated for two prompts. Where sample and time embedding are the same for both, the sample is
-handed in once, and everything before the first cross-attention is computed once.
+With guidance a lane has two branches, one for each of two prompts. Where sample and time embedding are the same for
+both, the sample is handed in once, and everything before the first cross-attention is computed once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from intarsia.models.attention import Context, CrossAttention
+from intarsia.models.attention import AttentionInputs, CrossAttention
 from intarsia.models.blocks import DownBlock, Level, MidBlock, ResBlock, UpBlock
 from intarsia.models.embeddings import TimestepEmbedding, sinusoid
 from intarsia.models.layers import GroupNorm
@@ -64,15 +64,15 @@ class UNet(nn.Module):
         _assign_columns(self._cross)
 
     def embed(self, timesteps: Tensor, pooled: Tensor | None = None, time_ids: Tensor | None = None) -> Tensor:
-        """Time embeddings of many steps, projected for every residual block, whose first bias they take along.
+        """Time embeddings, projected for every residual block; its first convolution's bias is already added.
 
         Args:
-            timesteps: [R], one per row; they may be fractional.
-            pooled: [R, P] or [1, P], pooled text of the added conditioning (SDXL); None for SD1.x and SD2.x.
-            time_ids: [R, 6] or [1, 6], original height and width, crop top and left, target height and width.
+            timesteps: ``[R]``, one per row; they may be fractional.
+            pooled: ``[R, P]`` or ``[1, P]``, pooled text of the added conditioning (SDXL); None for SD1.x and SD2.x.
+            time_ids: ``[R, 6]`` or ``[1, 6]``, original height and width, crop top and left, target height and width.
 
         Returns:
-            [R, T]; row r goes with step r. Rows of different images may be stacked for one evaluation. The
+            ``[R, T]``; row r goes with step r. Rows of different images may be stacked for one evaluation. The
             bits of a row can depend on how many rows are computed together: make one call per image.
         """
         config, dtype = self.config, self.conv_in.weight.dtype
@@ -90,7 +90,7 @@ class UNet(nn.Module):
         return projected + torch.cat([cast(Tensor, resnet.conv1.bias) for resnet in self._resnets])
 
     def _added(self, pooled: Tensor | None, time_ids: Tensor | None) -> Tensor:
-        """[R, P + 6*width]: pooled text beside the embedded sizes (Podell et al. 2023, section 2.2)."""
+        """``[R, P + 6*width]``: pooled text beside the embedded sizes (Podell et al. 2023, section 2.2)."""
         if pooled is None or time_ids is None:
             raise TypeError("this UNet has added conditioning: embed() needs pooled and time_ids")
         config = self.config
@@ -104,14 +104,14 @@ class UNet(nn.Module):
         rows = max(len(pooled), len(sizes))
         return torch.cat([pooled.expand(rows, -1), sizes.expand(rows, -1)], dim=1)
 
-    def context(self, hidden: Tensor) -> Tensor:
+    def cross_kv(self, hidden: Tensor) -> Tensor:
         """Keys and values of all cross-attentions for encoded prompts.
 
         Args:
-            hidden: [B, n, D], the text encoder's output.
+            hidden: ``[B, n, D]``, the text encoder's output.
 
         Returns:
-            [B, n, K], valid until the weights change.
+            ``[B, n, K]``, valid until the weights change.
         """
         return torch.cat([attention.key_value(hidden) for attention in self._cross], dim=2)
 
@@ -136,34 +136,38 @@ class UNet(nn.Module):
         self,
         sample: Tensor,
         emb: Tensor,
-        context: Tensor,
-        image: Tensor | None = None,
+        cross_kv: Tensor,
+        image_kv: Tensor | None = None,
         merging: Sequence[LevelMerging] = (),
     ) -> Tensor:
         """One evaluation.
 
         Args:
-            sample: [B or L, in_channels, h, w], any size, in the dtype of the weights. L divides B: prompts
-                ``i * B / L …`` (the guided halves of a lane) see sample i, and their rows of ``emb`` are equal.
-            emb: [B, T], rows of :meth:`embed`.
-            context: [B, n, K], rows of :meth:`context`.
-            image: [B, m, K], an IP adapter's picture (:meth:`intarsia.models.ip_adapter.IPAdapter.context`).
+            sample: ``[B or L, in_channels, h, w]``, any size, in the dtype of the weights. L divides B: prompts
+                ``i * B / L …`` (the branches of a lane) see sample i, and their rows of ``emb`` are equal.
+            emb: ``[B, T]``, rows of :meth:`embed`.
+            cross_kv: ``[B, n, K]``, rows of :meth:`cross_kv`.
+            image_kv: ``[B, m, K]``, of an IP adapter's image (:meth:`intarsia.models.ip_adapter.IPAdapter.image_kv`).
             merging: token merging of self-attention, one for each resolution (:meth:`attention_sizes`) that merges.
 
         Returns:
-            [B, out_channels, h, w].
+            ``[B, out_channels, h, w]``.
         """
         matchers = [Matcher(level, self.fused) for level in merging]
-        seen = Context(context, image, matchers, halves=len(context) // len(sample))
+        attention = AttentionInputs(cross_kv, image_kv, matchers, branches=len(cross_kv) // len(sample))
+
         x = self.conv_in(sample)
         skips = [x]
         for block in self.down_blocks:
-            x = block(x, emb, seen, skips)
+            x = block(x, emb, attention, skips)
         if self.mid_block is not None:
-            x = self.mid_block(x, emb, seen)
-        x, skips = seen.repeated(x, context), [seen.repeated(skip, context) for skip in skips]
+            x = self.mid_block(x, emb, attention)
+
+        x = attention.repeated(x, cross_kv)
+        skips = [attention.repeated(skip, cross_kv) for skip in skips]
         for block in self.up_blocks:
-            x = block(x, emb, seen, skips)
+            x = block(x, emb, attention, skips)
+
         out: Tensor = self.conv_out(self.conv_norm_out(x))
         return out
 

@@ -22,7 +22,7 @@ _FIXED: dict[str, tuple[object, ...]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TinyConfig:
     """Shape of the autoencoder: widths and residual blocks per level, in the order in which they run."""
 
@@ -56,7 +56,7 @@ class TinyConfig:
 
     @property
     def blocks(self) -> int:
-        """Residual blocks of both halves, each of several tensors."""
+        """Residual blocks of encoder and decoder, each of several tensors."""
         return sum(self.encoder_blocks) + sum(self.decoder_blocks)
 
 
@@ -72,7 +72,7 @@ class TinyBlock(nn.Module):
         self.conv = nn.Sequential(conv(), nn.ReLU(inplace=True), conv(), nn.ReLU(inplace=True), conv())
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] → [B, C, H, W]."""
+        """``[B, C, H, W]`` → ``[B, C, H, W]``."""
         h: Tensor = self.conv(x)
         h += x
         return F.relu(h, inplace=True)
@@ -93,7 +93,7 @@ class _Layers(nn.Module):
 class AutoencoderTiny(nn.Module):
     """An :class:`~intarsia.models.autoencoder.Autoencoder` of convolutions only.
 
-    The chains work on pictures in 0..1 and on unscaled latents, which the decoder squashes to -3..3.
+    The chains work on images in 0..1 and on unscaled latents, which the decoder squashes to -3..3.
     """
 
     def __init__(self, config: TinyConfig) -> None:
@@ -105,12 +105,12 @@ class AutoencoderTiny(nn.Module):
         self.decoder = _Layers(_decoder(config))
 
     def encode(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] in -1..1 → scaled latents [B, C, H/factor, W/factor]."""
+        """``[B, 3, H, W]`` in -1..1 → scaled latents ``[B, C, H/factor, W/factor]``."""
         latents: Tensor = self.encoder(images.add(1).div(2))
         return (latents - self.config.shift_factor) * self.config.scaling_factor
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Scaled latents [B, C, h, w] → [B, 3, h*factor, w*factor], about -1..1."""
+        """Scaled latents ``[B, C, h, w]`` → ``[B, 3, h*factor, w*factor]``, about -1..1."""
         unscaled = latents / self.config.scaling_factor + self.config.shift_factor
         images: Tensor = self.decoder(torch.tanh(unscaled / 3) * 3)
         return images.mul(2).sub(1)

@@ -14,7 +14,7 @@ pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'intar
 
 from intarsia.backends.driver import CAPTURE_LOCK
 from intarsia.backends.onnx import buffer_pool
-from intarsia.backends.torch.capture import CudaRecorder, Pace
+from intarsia.backends.torch.capture import CudaGraphCapturer, RunAhead
 
 
 class Stream:
@@ -44,7 +44,7 @@ MAIN, done = Stream(), []
 
 @pytest.fixture(autouse=True)
 def device(monkeypatch):
-    """What the recorder asks torch for; records all of it."""
+    """What the capturer asks torch for; records all of it."""
 
     @contextmanager
     def selected(_):
@@ -63,7 +63,7 @@ def device(monkeypatch):
         graph.given = pool
         done.append("record")
         yield
-        done.append("recorded")
+        done.append("captured")
 
     done.clear()
     fakes = {"device": selected, "stream": on, "graph": recording, "Stream": Stream, "CUDAGraph": Graph}
@@ -74,29 +74,31 @@ def device(monkeypatch):
     monkeypatch.setattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: done.append("clear"), raising=False)
 
 
-def test_work_is_run_aside_before_it_is_recorded():
-    replay = CudaRecorder(torch.device("cuda"))(lambda: done.append("work"))
+def test_work_is_run_aside_before_it_is_captured():
+    replay = CudaGraphCapturer(torch.device("cuda"))(lambda: done.append("work"))
     # the device's other work is waited for, and then goes on after what was run aside
     around = [("wait", False, True), "aside", "work", "back", ("wait", True, False)]
     # what is captured has cuBLAS's workspace in its own memory: the one from before is freed by others, at any time
-    assert done == [*around, "clear", "record", "work", "recorded", "clear"]
+    assert done == [*around, "clear", "record", "work", "captured", "clear"]
     replay()
     assert done[-1][0] == "replay"
 
 
-def test_what_is_recorded_shares_memory_as_long_as_any_of_it_is_left():
-    recorder = CudaRecorder(torch.device("cuda"))
-    replays = [recorder(lambda: None) for _ in range(3)]
+def test_what_is_captured_shares_memory_as_long_as_any_of_it_is_left():
+    capturer = CudaGraphCapturer(torch.device("cuda"))
+    replays = [capturer(lambda: None) for _ in range(3)]
     pools = {replay.__self__.pool() for replay in replays}
     assert len(pools) == 1
     del replays[0], replays[0]
     gc.collect()
-    replays.append(recorder(lambda: None))
+    replays.append(capturer(lambda: None))
     assert replays[-1].__self__.pool() in pools, "the last one left hands it on"
     replays.clear()
     gc.collect()
-    assert recorder(lambda: None).__self__.pool() not in pools, "it went with the last of them"
-    assert CudaRecorder(torch.device("cuda"))(lambda: None).__self__.pool() not in pools, "another session has its own"
+    assert capturer(lambda: None).__self__.pool() not in pools, "it went with the last of them"
+    assert CudaGraphCapturer(torch.device("cuda"))(lambda: None).__self__.pool() not in pools, (
+        "another session has its own"
+    )
 
 
 class Broken:
@@ -112,51 +114,51 @@ class Broken:
 
 
 def test_what_cannot_be_captured_is_launched_from_then_on_and_said():
-    recorder, broken = CudaRecorder(torch.device("cuda")), Broken()
-    recorder(lambda: None)
-    assert recorder.refused == ""
-    assert recorder(broken) is broken, "launched"
-    assert recorder.refused.endswith("capturing failed (operation not permitted when stream is capturing)")
+    capturer, broken = CudaGraphCapturer(torch.device("cuda")), Broken()
+    capturer(lambda: None)
+    assert capturer.refused == ""
+    assert capturer(broken) is broken, "launched"
+    assert capturer.refused.endswith("capturing failed (operation not permitted when stream is capturing)")
     assert done[-2:] == ["clear", ("current", True)], "torch leaves its capture stream behind"
     count = Graph.made
-    assert recorder(work := Broken()) is work
+    assert capturer(work := Broken()) is work
     assert (Graph.made, work.calls) == (count, 0), "nothing is captured any more"
 
 
 def test_required_capture_raises_and_never_shares_the_pool_again():
-    recorder = CudaRecorder(torch.device("cuda"), required=True)
-    kept = recorder(lambda: None)
+    capturer = CudaGraphCapturer(torch.device("cuda"), required=True)
+    kept = capturer(lambda: None)
     with pytest.raises(RuntimeError, match="not permitted"):
-        recorder(Broken())
-    assert recorder.refused == ""
-    assert recorder(lambda: None).__self__.given is None, "the allocator may take the old pool for one in use"
+        capturer(Broken())
+    assert capturer.refused == ""
+    assert capturer(lambda: None).__self__.given is None, "the allocator may take the old pool for one in use"
     assert kept.__self__.given is None
 
 
 def test_memory_that_runs_out_in_a_capture_is_raised_for_whoever_can_free_some():
-    recorder = CudaRecorder(torch.device("cuda"))
-    kept = recorder(lambda: None)
+    capturer = CudaGraphCapturer(torch.device("cuda"))
+    kept = capturer(lambda: None)
     with pytest.raises(torch.OutOfMemoryError):
-        recorder(Broken(torch.OutOfMemoryError("CUDA out of memory")))
-    assert recorder.refused == "", "the next attempt has more"
-    assert recorder(lambda: None).__self__.given is None
+        capturer(Broken(torch.OutOfMemoryError("CUDA out of memory")))
+    assert capturer.refused == "", "the next attempt has more"
+    assert capturer(lambda: None).__self__.given is None
     del kept
 
 
 def test_work_that_fails_by_itself_is_no_failed_capture():
-    recorder = CudaRecorder(torch.device("cuda"))
+    capturer = CudaGraphCapturer(torch.device("cuda"))
 
     def fails():
         raise RuntimeError("a shape that does not fit")
 
     with pytest.raises(RuntimeError, match="shape"):
-        recorder(fails)
-    assert recorder.refused == ""
+        capturer(fails)
+    assert capturer.refused == ""
 
 
 def test_captures_of_all_engines_of_a_process_take_turns():
     """Torch synchronises the device as it begins one, which would invalidate another that is under way."""
-    recorders = [CudaRecorder(torch.device("cuda")) for _ in range(2)]
+    recorders = [CudaGraphCapturer(torch.device("cuda")) for _ in range(2)]
     inside, most = [], []
 
     def work():
@@ -165,7 +167,7 @@ def test_captures_of_all_engines_of_a_process_take_turns():
         time.sleep(0.02)
         inside.pop()
 
-    threads = [threading.Thread(target=recorder, args=(work,)) for recorder in recorders]
+    threads = [threading.Thread(target=capturer, args=(work,)) for capturer in recorders]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -186,8 +188,8 @@ def test_the_host_is_two_evaluations_ahead_and_no_more(monkeypatch):
             done.append("wait")
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
-    pace = Pace()
+    run_ahead = RunAhead()
     for _ in range(4):
-        pace.wait()
-        pace.mark()
+        run_ahead.wait()
+        run_ahead.mark()
     assert done == ["mark", "mark", "wait", "mark", "wait", "mark"]

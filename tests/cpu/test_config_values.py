@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from intarsia.errors import WeightsError
 from intarsia.models.clip_config import is_projected, read_checker_shape, read_text_shape, read_vision_shape
-from intarsia.models.clip_pictures import load_preprocessing
+from intarsia.models.clip_images import load_preprocessing
 from intarsia.models.ip_adapter_files import load_ip_adapter
 from intarsia.models.loading import build_unet, build_vae, load_pipeline_parts, load_unet, load_vae, read_index
 from intarsia.models.safety import SafetyNetwork, load_safety_checker

@@ -129,9 +129,12 @@ def evaluated(made):
         return torch.randn(*shape, generator=generator)
 
     unet, vae = made.unet, made.vae
-    emb, context = unet.embed(torch.tensor([500.0, 7.0])), unet.context(drawn(2, 4, unet.config.cross_attention_dim[0]))
+    emb, cross_kv = (
+        unet.embed(torch.tensor([500.0, 7.0])),
+        unet.cross_kv(drawn(2, 4, unet.config.cross_attention_dim[0])),
+    )
     latents = vae.encode(drawn(1, 3, 64, 48).clamp(-1, 1))
-    return unet(drawn(2, 9, 24, 16), emb, context), latents, vae.decode(latents)
+    return unet(drawn(2, 9, 24, 16), emb, cross_kv), latents, vae.decode(latents)
 
 
 @pytest.fixture(scope="module")

@@ -147,9 +147,9 @@ def test_every_block_of_the_published_shapes_takes_part(family):
         added = {"pooled": torch.empty(1, 1280), "time_ids": torch.empty(1, 6)} if family == "sdxl" else {}
         emb = unet.embed(torch.empty(2), **{name: each.half() for name, each in added.items()})
         sample = torch.empty(2, 4, 32, 32, dtype=HALF)
-        context = unet.context(torch.empty(2, 77, width, dtype=HALF))
-        assert context.shape[2] == columns
-        found = count(lambda: unet(sample, emb, context)).operations
+        cross_kv = unet.cross_kv(torch.empty(2, 77, width, dtype=HALF))
+        assert cross_kv.shape[2] == columns
+        found = count(lambda: unet(sample, emb, cross_kv)).operations
     assert found["_scaled_mm"] == 4 * len(blocks)
     assert found["geglu_float8"] == len(blocks)
     assert found["layer_norm_float8"] + found["add_layer_norm_float8"] == 3 * len(blocks)

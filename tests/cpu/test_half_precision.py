@@ -27,7 +27,7 @@ def test_the_network_in_float16_is_as_near_to_float32_as_diffusers(tmp_path):
     def ours(fused):
         network = load_unet(folder, torch.device("cpu"), torch.float16)
         use_kernels(network, fused)
-        return network(sample.half(), network.embed(timesteps.float()), network.context(hidden.half())).double()
+        return network(sample.half(), network.embed(timesteps.float()), network.cross_kv(hidden.half())).double()
 
     exact = theirs(torch.float32)
     yardstick, plain, fused = (

@@ -100,9 +100,9 @@ def test_evaluation_is_reproducible_and_channels_last(size):
     unet = UNet(SMALL).eval().to(memory_format=torch.channels_last)
     sample, hidden = torch.randn(2, 4, *size), torch.randn(2, 5, 12)
     with torch.no_grad():
-        emb, context = unet.embed(torch.tensor([10.0, 700.0])), unet.context(hidden)
-        out = unet(sample, emb, context)
-        again = unet(sample.to(memory_format=torch.channels_last), emb, context)
+        emb, cross_kv = unet.embed(torch.tensor([10.0, 700.0])), unet.cross_kv(hidden)
+        out = unet(sample, emb, cross_kv)
+        again = unet(sample.to(memory_format=torch.channels_last), emb, cross_kv)
     assert out.shape == sample.shape
     assert torch.equal(out, again)
     assert out.is_contiguous(memory_format=torch.channels_last)
@@ -115,9 +115,9 @@ def test_half_precision_runs_throughout():
     unet = UNet(SMALL).eval()
     sample, hidden, steps = torch.randn(2, 4, 8, 8), torch.randn(2, 5, 12), torch.tensor([10.0, 700.0])
     with torch.no_grad():
-        exact = unet(sample, unet.embed(steps), unet.context(hidden))
+        exact = unet(sample, unet.embed(steps), unet.cross_kv(hidden))
         unet.bfloat16()
-        out = unet(sample.bfloat16(), unet.embed(steps), unet.context(hidden.bfloat16()))
+        out = unet(sample.bfloat16(), unet.embed(steps), unet.cross_kv(hidden.bfloat16()))
     assert out.dtype == torch.bfloat16
     assert 0 < float((out - exact).abs().max()) < 0.05
 

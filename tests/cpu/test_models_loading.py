@@ -61,7 +61,7 @@ def test_a_folder_loads_and_draws_without_the_network(published, monkeypatch, ca
     encoding = parts.text.encode(["a b c"])
     latents = parts.vae.encode(torch.rand(1, 3, 64, 64) * 2 - 1)
     sample = torch.cat([latents, latents[:, :1], latents], dim=1)
-    out = parts.unet(sample, parts.unet.embed(torch.tensor([500.0])), parts.unet.context(encoding.hidden))
+    out = parts.unet(sample, parts.unet.embed(torch.tensor([500.0])), parts.unet.cross_kv(encoding.hidden))
     assert out.shape == latents.shape == (1, 4, 8, 8)
     assert parts.vae.decode(out).shape == (1, 3, 64, 64)
 

@@ -1,4 +1,4 @@
-"""When cuDNN measures its algorithms: with the second recording of a company, never the first, and only if asked."""
+"""When cuDNN measures its algorithms: with the second captures of a batch key, never the first, and only if asked."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ torch = pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[
 from intarsia.backends.torch import session as sessions
 from intarsia.backends.torch.backend import TorchBackend
 from intarsia.backends.torch.capture import searching
-from intarsia.backends.torch.stage import Network
-from intarsia.backends.torch.stages import StagedSteps
+from intarsia.backends.torch.captured_stepper import CapturedStepper, Limits
+from intarsia.backends.torch.static_batch import Network
 from intarsia.execution import Execution
 from intarsia.schedulers import table
-from tests.cpu.recorder import Recorder
+from tests.cpu.fake_capturer import FakeCapturer
+from tests.cpu.test_captured_stepper import CPU, PLENTY, Case, Unet, assert_same, eager
 from tests.cpu.test_convolutions import networks
-from tests.cpu.test_stages import CPU, PLENTY, Case, Unet, assert_same, plain
 
 EULER = table("euler", 4)
 
@@ -35,60 +35,60 @@ class Watched(Unet):
 
 
 def staged(search=True, limits=PLENTY):
-    """Lanes on stages, the network and the recorder."""
-    unet, recorder = Watched(), Recorder()
-    network = Network(unet, CPU, torch.float32, fused=False, recorder=recorder, search=search)
-    return Case(StagedSteps(network, False, limits)), unet, recorder
+    """A stepper with lanes, its network and its capturer."""
+    unet, capturer = Watched(), FakeCapturer()
+    network = Network(unet=unet, device=CPU, dtype=torch.float32, fused=False, capturer=capturer, search=search)
+    return Case(CapturedStepper(network, False, limits)), unet, capturer
 
 
 def one_picture(case, side=6, seed=1):
     return case.run([case.lane(EULER, seed, side=side)], [0])
 
 
-def test_the_second_picture_of_a_size_is_recorded_anew_with_a_search_and_the_third_is_not_recorded():
-    case, unet, recorder = staged()
-    expected = one_picture(plain())
-    recorded = []
+def test_the_second_picture_of_a_size_is_recorded_anew_with_a_search_and_the_third_is_not_captured():
+    case, unet, capturer = staged()
+    expected = one_picture(eager())
+    captured = []
     for _ in range(3):
         unet.searches.clear()
         assert_same(one_picture(case), expected)
-        recorded.append((recorder.recorded, unet.searches[:2], torch.backends.cudnn.benchmark))
-    # a replay here is the work itself, and so under the mode that it was recorded in
-    assert recorded == [(1, [False, False], False), (2, [True, True], False), (2, [True, True], False)]
+        captured.append((capturer.captured, unet.searches[:2], torch.backends.cudnn.benchmark))
+    # a replay here is the work itself, and so under the mode that it was captured in
+    assert captured == [(1, [False, False], False), (2, [True, True], False), (2, [True, True], False)]
 
 
-def test_without_the_switch_nothing_is_searched_and_nothing_recorded_twice():
-    case, unet, recorder = staged(search=False)
+def test_without_the_switch_nothing_is_searched_and_nothing_captured_twice():
+    case, unet, capturer = staged(search=False)
     for _ in range(3):
         one_picture(case)
-    assert recorder.recorded == 1
+    assert capturer.captured == 1
     assert not any(unet.searches)
 
 
 def test_another_size_comes_without_a_search():
-    case, unet, recorder = staged()
+    case, unet, capturer = staged()
     for side in (6, 8, 10):
         one_picture(case, side)
-    assert recorder.recorded == 3
+    assert capturer.captured == 3
     assert not any(unet.searches)
 
 
-def test_a_size_that_was_given_up_and_comes_again_is_recorded_once_with_a_search():
-    case, unet, recorder = staged(limits=(1, 2**30))
+def test_a_size_that_was_given_up_and_comes_again_is_captured_once_with_a_search():
+    case, unet, capturer = staged(limits=Limits(1, 2**30))
     one_picture(case, 6)
     one_picture(case, 8)
     assert not any(unet.searches)
     unet.searches.clear()
     one_picture(case, 6)
     one_picture(case, 6)
-    assert recorder.recorded == 3
+    assert capturer.captured == 3
     assert all(unet.searches)
 
 
 def test_lanes_under_way_are_not_held_up_by_a_search():
-    case, unet, recorder = staged()
+    case, unet, capturer = staged()
     case.run([case.lane(EULER, seed) for seed in (1, 2)], [0, 2])
-    assert recorder.recorded == 2, "alone, then in company"
+    assert capturer.captured == 2, "alone, then with another"
     assert not any(unet.searches)
 
 
@@ -107,12 +107,12 @@ def test_the_mode_is_as_it_was_also_after_a_failure(monkeypatch):
 @pytest.mark.parametrize("deterministic", [False, True])
 @pytest.mark.parametrize("choice", [(), ("searched",)])
 def test_the_switch_reaches_the_steps_of_a_session_that_need_not_be_deterministic(monkeypatch, deterministic, choice):
-    given, stepping = [], sessions._stepping
+    given, make_stepper = [], sessions._make_stepper
 
     def keep(network, *rest):
         given.append(replace(network))
-        return stepping(network, *rest)
+        return make_stepper(network, *rest)
 
-    monkeypatch.setattr(sessions, "_stepping", keep)
+    monkeypatch.setattr(sessions, "_make_stepper", keep)
     TorchBackend("cpu", Execution(deterministic=deterministic)).open_parts(networks(), convolutions=choice)
     assert [each.search for each in given] == [bool(choice) and not deterministic]

@@ -14,6 +14,7 @@ pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[torch]'"
 pytest.importorskip("diffusers", reason="makes its models with diffusers: pip install 'intarsia[torch]'")
 
 import intarsia
+from intarsia.backends.torch import prompts
 from intarsia.backends.torch import session as sessions
 from tests.noise_request import noise_request
 from tests.random_model import write_model, write_registry
@@ -207,7 +208,7 @@ class Refusing:
 
 @pytest.mark.parametrize("capture", ["auto", "on"])
 def test_where_nothing_can_be_captured_all_is_launched_unless_capture_is_required(monkeypatch, capture):
-    monkeypatch.setattr(sessions, "CudaRecorder", Refusing)
+    monkeypatch.setattr(sessions, "CudaGraphCapturer", Refusing)
     monkeypatch.setattr(sessions, "_captures", lambda *_: True)
     request = noise_request(64, slice(16, 40), slice(16, 40), steps=2)
     with intarsia.Engine("torch", "cpu", capture=capture) as engine:
@@ -242,11 +243,11 @@ def test_prompts_are_kept_as_long_as_they_take_little_memory(models, monkeypatch
     with intarsia.Engine("torch", "cpu", models) as engine:
         engine.run(request("first"))
         (session,) = engine._worker._models._sessions.values()
-        (entry,) = session._prompts.values()
-        monkeypatch.setattr(sessions, "_PROMPT_BYTES", 2 * entry[0].nbytes)
+        (entry,) = session._prompts._prompts.values()
+        monkeypatch.setattr(prompts, "_PROMPT_BYTES", 2 * entry.cross_kv.nbytes)
         for prompt in ("second", "third"):
             engine.run(request(prompt))
-        assert [key[0] for key in session._prompts] == ["second", "third"], "the longest unused went"
-        monkeypatch.setattr(sessions, "_PROMPT_BYTES", 1)
+        assert [key[0] for key in session._prompts._prompts] == ["second", "third"], "the longest unused went"
+        monkeypatch.setattr(prompts, "_PROMPT_BYTES", 1)
         engine.run(request("fourth"))
-        assert [key[0] for key in session._prompts] == ["fourth"], "the one in use stays"
+        assert [key[0] for key in session._prompts._prompts] == ["fourth"], "the one in use stays"

@@ -17,8 +17,8 @@ import intarsia
 from intarsia.backends.protocol import Step
 from intarsia.backends.torch import session as sessions
 from intarsia.backends.torch.backend import TorchBackend
-from intarsia.backends.torch.capture import CudaRecorder
-from intarsia.backends.torch.pictures import Pictures
+from intarsia.backends.torch.capture import CudaGraphCapturer
+from intarsia.backends.torch.vae import VaeRunner
 from intarsia.canvas.paste import blend
 from intarsia.engine.noise import NoiseStream
 from intarsia.engine.parts import model_files
@@ -49,15 +49,15 @@ def drawn(result):
 
 
 @pytest.fixture
-def recorded(monkeypatch):
-    """What was recorded, in this order: a ``Stage``, or for pictures something ``Recorded``."""
-    counted, original = [], CudaRecorder.__call__
+def captured(monkeypatch):
+    """What was captured, in this order: a ``StaticBatch``, or for pictures something ``CapturedCall``."""
+    counted, original = [], CudaGraphCapturer.__call__
 
     def count(self, work):
         counted.append(work.__qualname__.split(".")[0])
         return original(self, work)
 
-    monkeypatch.setattr(CudaRecorder, "__call__", count)
+    monkeypatch.setattr(CudaGraphCapturer, "__call__", count)
     return counted
 
 
@@ -113,9 +113,9 @@ def test_graphs_own_their_workspaces():
     # few rows and a long sum: products that are split over their length, whose parts meet in a workspace
     left, right = drawn_half(128, 5120), drawn_half(5120, 1280)
     outs = [torch.empty(128, 1280, device=device, dtype=torch.float16) for _ in range(2)]
-    recorder = CudaRecorder(device)
+    capturer = CudaGraphCapturer(device)
     with torch.inference_mode():
-        replays = [recorder(lambda out=out: torch.matmul(left, right, out=out)) for out in outs]
+        replays = [capturer(lambda out=out: torch.matmul(left, right, out=out)) for out in outs]
         for replay in replays:
             replay()
         torch.cuda.synchronize()
@@ -138,9 +138,9 @@ def test_a_graph_that_goes_takes_nothing_from_the_others():
     left = torch.randn(128, 5120, device=device, dtype=torch.float16)
     right = torch.randn(5120, 1280, device=device, dtype=torch.float16)
     kept, gone = (torch.empty(128, 1280, device=device, dtype=torch.float16) for _ in range(2))
-    recorder = CudaRecorder(device)
+    capturer = CudaGraphCapturer(device)
     with torch.inference_mode():
-        replay, other = (recorder(lambda out=out: torch.matmul(left, right, out=out)) for out in (kept, gone))
+        replay, other = (capturer(lambda out=out: torch.matmul(left, right, out=out)) for out in (kept, gone))
         replay()
         expected = kept.clone()
         del other
@@ -177,7 +177,7 @@ def test_attention_operators_against_float64(name, queries, keys, width):
     assert error < 2e-3  # float16 has 11 bits: 5e-4 for each rounding of scores and weights
 
 
-def test_captured_and_launched_one_by_one_are_the_same_bits(recorded):
+def test_captured_and_launched_one_by_one_are_the_same_bits(captured):
     """The same kernels on the same values. Deterministic, so that attention is chosen by order and not by time."""
     pictures = []
     for capture in ("on", "off"):
@@ -187,7 +187,7 @@ def test_captured_and_launched_one_by_one_are_the_same_bits(recorded):
             merged = engine.run(ask(512, token_merging=0.5, scheduler="euler_a"))
             unguided = engine.run(ask(guidance_scale=1.0))
         pictures.append([drawn(result) for result in (*results, merged, unguided)])
-    assert len(recorded) > 0
+    assert len(captured) > 0
     for name, one, other in zip([*NAMES, "merging", "unguided"], *pictures, strict=True):
         np.testing.assert_array_equal(one, other, err_msg=name)
 
@@ -211,7 +211,7 @@ def test_half_precision_errs_no_more_with_our_kernels():
 
 
 def test_nothing_in_a_step_waits_for_the_host():
-    """Stochastic rows, norms, lanes that leave: after each company was recorded, torch refuses whatever would wait."""
+    """Stochastic rows, norms, lanes that leave: after each company was captured, torch refuses whatever would wait."""
     names = ("EulerAncestralDiscreteScheduler", "ScoreSdeVeScheduler", "UniPCMultistepScheduler", "DDIMScheduler")
     requests = [ask(scheduler=name, steps=4 + place) for place, name in enumerate(names)]
     resolved = resolve(ask(), intarsia.Registry())
@@ -230,24 +230,26 @@ def test_nothing_in_a_step_waits_for_the_host():
     session.close()
 
 
-def test_a_company_is_recorded_once(recorded):
+def test_a_company_is_captured_once(captured):
     with intarsia.Engine("torch", "cuda") as engine:
         first = engine.run(ask(seed=1))
-        assert recorded == ["Stage"]
+        assert captured == ["StaticBatch"]
         for name in ("euler", "heun", "UniPCMultistepScheduler"):
             engine.run(ask(seed=2, scheduler=name, steps=5))
-        assert recorded == ["Stage", "Recorded", "Recorded"], "pictures in and out, when the size came again"
+        assert captured == ["StaticBatch", "CapturedCall", "CapturedCall"], (
+            "pictures in and out, when the size came again"
+        )
         again = engine.run(ask(seed=1))
     np.testing.assert_array_equal(drawn(first), drawn(again))
 
 
-def test_graphs_are_bounded_and_those_that_went_come_back(recorded, opened, monkeypatch):
-    monkeypatch.setattr(sessions, "_STAGES", 2)
+def test_graphs_are_bounded_and_those_that_went_come_back(captured, opened, monkeypatch):
+    monkeypatch.setattr(sessions, "_BATCHES", 2)
     sizes = (256, 320, 384, 256)
     with intarsia.Engine("torch", "cuda", deterministic=True) as engine:
         pictures = [drawn(engine.run(ask(size))) for size in sizes]
-        assert len(opened[0]._steps) == 2
-    assert recorded.count("Stage") == 4
+        assert len(opened[0]._stepper) == 2
+    assert captured.count("StaticBatch") == 4
     np.testing.assert_array_equal(pictures[0], pictures[3])
 
 
@@ -272,7 +274,7 @@ def test_lanes_share_a_graph_and_come_and_go():
         assert psnr > 25, f"{request.scheduler}: {psnr:.1f} dB"
 
 
-def test_other_loras_need_no_new_recording(recorded, opened, tmp_path):
+def test_other_loras_need_no_new_recording(captured, opened, tmp_path):
     pytest.importorskip("diffusers", reason="reads LoRA files with diffusers: pip install 'intarsia[torch]'")
     from safetensors.torch import save_file
 
@@ -291,10 +293,10 @@ def test_other_loras_need_no_new_recording(recorded, opened, tmp_path):
     registry.write_text('schema = 1\n[loras.ink]\npath = "ink.safetensors"\n')
     plain, inked = ask(), ask(loras=(intarsia.Lora(id="ink"),))
     opened.clear()
-    recorded.clear()
+    captured.clear()
     with intarsia.Engine("torch", "cuda", registry, deterministic=True) as engine:
         pictures = [drawn(engine.run(request)) for request in (plain, inked, plain)]
-    assert (len(opened), recorded.count("Stage")) == (1, 1)
+    assert (len(opened), captured.count("StaticBatch")) == (1, 1)
     with intarsia.Engine("torch", "cuda", registry, deterministic=True) as engine:
         fresh = drawn(engine.run(inked))
     np.testing.assert_array_equal(pictures[1], fresh)
@@ -302,19 +304,19 @@ def test_other_loras_need_no_new_recording(recorded, opened, tmp_path):
     assert not np.array_equal(pictures[0], pictures[1])
 
 
-def made_pictures(recorder):
+def made_pictures(capturer):
     """A full-size autoencoder at work; two of them have the same weights."""
     torch.manual_seed(0)
     with torch.device("cuda"):
         vae = AutoencoderKL(VAES["sd15"])
     vae = vae.half().requires_grad_(False).eval().to(memory_format=torch.channels_last)
-    return Pictures(vae, torch.device("cuda"), True, recorder)
+    return VaeRunner(vae, torch.device("cuda"), fused=True, capturer=capturer)
 
 
 @torch.inference_mode()
-def test_pictures_recorded_and_launched_one_by_one_are_the_same_bits(recorded):
+def test_pictures_captured_and_launched_one_by_one_are_the_same_bits(captured):
     """In and out, two sizes in turns; a size is launched first, and nothing that was handed out changes later."""
-    replayed, launched = made_pictures(CudaRecorder(torch.device("cuda"))), made_pictures(None)
+    replayed, launched = made_pictures(CudaGraphCapturer(torch.device("cuda"))), made_pictures(None)
     rng, kept = np.random.default_rng(0), []
     for height, width in [(256, 384), (512, 512)] * 4:
         levels, mask = rng.integers(0, 256, (height, width, 3), np.uint8), rng.random((height, width)) > 0.5
@@ -324,17 +326,17 @@ def test_pictures_recorded_and_launched_one_by_one_are_the_same_bits(recorded):
     for found, expected in kept:
         assert bool(found.isfinite().all())
         assert torch.equal(found, expected)
-    assert recorded == ["Recorded"] * 4
+    assert captured == ["CapturedCall"] * 4
 
 
 @torch.inference_mode()
-def test_nothing_in_a_recorded_picture_waits_for_the_host():
-    pictures = made_pictures(CudaRecorder(torch.device("cuda")))
+def test_nothing_in_a_captured_picture_waits_for_the_host():
+    pictures = made_pictures(CudaGraphCapturer(torch.device("cuda")))
     levels, mask = np.full((256, 256, 3), 77, np.uint8), np.eye(256, dtype=bool)
     latents = torch.zeros(1, 4, 32, 32, device="cuda")
     for _ in range(2):
         expected = pictures.encode(levels, mask), pictures.decode(latents)
-    decode = pictures._recordings._kept["decoded", 256, 256]
+    decode = pictures._captured._calls.peek(("decoded", 256, 256))
     torch.cuda.set_sync_debug_mode("error")
     try:
         encoded = pictures.encode(levels, mask)
@@ -380,7 +382,7 @@ def test_another_size_compiles_nothing_new(monkeypatch):
     assert not compiled
 
 
-def test_attention_kernels_are_recorded():
+def test_attention_kernels_are_captured():
     with intarsia.Engine("torch", "cuda") as engine:
         chosen = engine.run(ask(steps=2)).ran["attention"]
     assert len(chosen) >= 2

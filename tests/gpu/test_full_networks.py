@@ -104,8 +104,8 @@ def test_unet(family, size):
     ours.load_state_dict(theirs.state_dict())
     del theirs
     emb = ours.embed(timestep, *added).expand(2, -1).contiguous()
-    context, given = ours.context(hidden.half()), sample.half().to(memory_format=LAST)
-    assert_as_exact(ours, lambda: ours(given, emb, context), expected, yardstick)
+    cross_kv, given = ours.cross_kv(hidden.half()), sample.half().to(memory_format=LAST)
+    assert_as_exact(ours, lambda: ours(given, emb, cross_kv), expected, yardstick)
 
 
 @pytest.mark.parametrize("family", ["sd15-inpaint", "sdxl"])

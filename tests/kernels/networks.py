@@ -86,14 +86,14 @@ def test_unet(device, size, dtype):
     timesteps = torch.tensor([801.0, 37.5], device=device)
 
     def evaluate(own, kind):
-        return own(sample.to(kind), own.embed(timesteps), own.context(hidden.to(kind)))
+        return own(sample.to(kind), own.embed(timesteps), own.cross_kv(hidden.to(kind)))
 
     assert_agree(*ways(evaluate, unet, dtype), dtype)
 
     def evaluate_halves(own, kind):
         """Two lanes, the sample of each for both of its prompts."""
         emb = own.embed(timesteps[:2]).repeat_interleave(2, 0)
-        return own(sample[:2].to(kind), emb, own.context(hidden.to(kind)))
+        return own(sample[:2].to(kind), emb, own.cross_kv(hidden.to(kind)))
 
     assert_agree(*ways(evaluate_halves, unet, dtype), dtype)
 
@@ -113,12 +113,12 @@ def test_unet_that_merges_tokens(device):
     merging = level_mergings(regions, choices)
     assert len(merging) == 2
     sample, hidden = random(4, 9, 12, 12).to(device), random(4, 5, 12, seed=1).to(device)
-    emb, context = unet.embed(torch.tensor([801.0, 801, 2, 2], device=device)), unet.context(hidden)
+    emb, cross_kv = unet.embed(torch.tensor([801.0, 801, 2, 2], device=device)), unet.cross_kv(hidden)
     plain, fused = [], []
     for found, choice in ((plain, False), (fused, True)):
         use_kernels(unet, choice)
-        found += [unet(sample, emb, context, merging=each).cpu() for each in ((), merging)]
-        found.append(unet(sample[::2], emb, context, merging=merging).cpu())
+        found += [unet(sample, emb, cross_kv, merging=each).cpu() for each in ((), merging)]
+        found.append(unet(sample[::2], emb, cross_kv, merging=merging).cpu())
     assert float((plain[1] - plain[0]).abs().max()) > 1e-3  # it does merge
     # the same tokens merge, so nothing but the order of sums differs
     assert float((fused[1] - plain[1]).abs().max()) < 1e-5

@@ -99,7 +99,7 @@ def test_unet_with_ip_adapter_as_diffusers(tmp_path, picture, case, plus):
             if isinstance(processor, IPAdapterAttnProcessor2_0):
                 processor.scale = [scale]
         expected = theirs(sample, time, hidden, added_cond_kwargs=added).sample
-        found = ours(sample, emb, ours.context(hidden), prompts.context(picture, scale))
+        found = ours(sample, emb, ours.cross_kv(hidden), prompts.image_kv(picture, scale))
         assert (found - expected).abs().max() <= TOLERANCE
         difference = (expected - without).abs().max()
         assert difference > 0.01 if scale else difference == 0, "the adapter must matter, and not at scale 0"

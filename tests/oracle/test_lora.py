@@ -48,7 +48,7 @@ def outputs(networks):
 def ours(folder, *loras):
     parts = load_pipeline_parts(folder, loras=loras)
     hidden = parts.text.encode(["a cat"]).hidden
-    return hidden, parts.unet(sample(), parts.unet.embed(torch.tensor([500.0])), parts.unet.context(hidden))
+    return hidden, parts.unet(sample(), parts.unet.embed(torch.tensor([500.0])), parts.unet.cross_kv(hidden))
 
 
 def sample():

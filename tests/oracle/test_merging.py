@@ -41,7 +41,7 @@ def corners(size, batch):
 
 def merged(ours, given, levels):
     sample, timesteps, hidden, added = given
-    return ours(sample, ours.embed(timesteps, *added), ours.context(hidden), merging=levels)
+    return ours(sample, ours.embed(timesteps, *added), ours.cross_kv(hidden), merging=levels)
 
 
 @pytest.mark.parametrize("ratio", [0.1, 0.5, 0.75])

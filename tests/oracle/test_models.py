@@ -103,7 +103,7 @@ def reference(theirs, sample, timesteps, hidden, added):
 
 
 def evaluate(ours, sample, timesteps, hidden, added):
-    return ours(sample, ours.embed(timesteps, *added), ours.context(hidden))
+    return ours(sample, ours.embed(timesteps, *added), ours.cross_kv(hidden))
 
 
 def worst(a, b):
@@ -132,7 +132,7 @@ def test_two_prompts_for_each_sample_as_diffusers_with_the_sample_twice(case):
     sample, timesteps, hidden, _ = inputs(extra, size, batch=6)
     sample, timesteps = sample[:3], timesteps[:3]
     expected = reference(theirs, sample.repeat_interleave(2, 0), timesteps.repeat_interleave(2), hidden, ())
-    found = ours(sample, ours.embed(timesteps).repeat_interleave(2, 0), ours.context(hidden))
+    found = ours(sample, ours.embed(timesteps).repeat_interleave(2, 0), ours.cross_kv(hidden))
     assert worst(found, expected) <= TOLERANCE
     assert worst(expected[::2], expected[1::2]) > 100 * TOLERANCE  # else the prompts would mean nothing
 
@@ -170,7 +170,7 @@ def test_a_batch_equals_its_samples():
     together = evaluate(ours, sample, timesteps, hidden, added)
     for i in range(3):
         rows = ours.embed(timesteps[i : i + 1], *(part[i : i + 1] for part in added))
-        alone = ours(sample[i : i + 1], rows, ours.context(hidden[i : i + 1]))
+        alone = ours(sample[i : i + 1], rows, ours.cross_kv(hidden[i : i + 1]))
         assert worst(together[i : i + 1], alone) <= TOLERANCE
 
 

@@ -116,7 +116,7 @@ def test_the_central_window_is_clips_own_view(made, size):
     checker = load_safety_checker(folder)
     picture = pictures(4, size)[13]
     windows = checker.preprocessing.windows(picture)
-    ours = checker.preprocessing.normalise(windows)[len(windows) // 2]
+    ours = checker.preprocessing.normalize(windows)[len(windows) // 2]
     theirs = processor([picture], return_tensors="pt").pixel_values[0]
     assert (len(windows) == 1) == (size[0] == size[1])
     torch.testing.assert_close(torch.from_numpy(ours), theirs, atol=1e-5, rtol=0)  # both float32, in another order

@@ -127,9 +127,9 @@ def test_diffusers_network_costs_as_much_and_launches_more():
 def test_halves_of_sd15_are_one_up_to_the_prompt_and_those_of_sdxl_are_not():
     """Four copies part them: query, tokens, the feature map that those are added to, and the first convolution's."""
     unet, ours = floors.network("sd15-inpaint"), floors.forward("sd15-inpaint", 512)
-    emb, context = unet.embed(meta(1).half()).expand(2, -1), unet.context(meta(2, 77, 768).half())
+    emb, cross_kv = unet.embed(meta(1).half()).expand(2, -1), unet.cross_kv(meta(2, 77, 768).half())
     sample = meta(2, 9, 64, 64).half().to(memory_format=torch.channels_last)
-    apart = count(lambda: unet(sample, emb, context))
+    apart = count(lambda: unet(sample, emb, cross_kv))
     assert apart.flops - ours.flops == spared(64)
     assert (apart.total, ours.total, ours.operations["clone"]) == (420, 424, 4)
     assert "clone" not in floors.forward("sdxl", 1024).operations

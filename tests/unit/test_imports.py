@@ -61,7 +61,7 @@ ALLOWED = {
         "intarsia.backends.token_regions",
         "intarsia.schedulers",
         "intarsia.models.clip_config",
-        "intarsia.models.clip_pictures",
+        "intarsia.models.clip_images",
         "intarsia.models.tokens",
     ],
 }

@@ -47,7 +47,7 @@ def cosines(folder: Path, pictures: list[np.ndarray]) -> np.ndarray:
     concept = checker.network.concept_embeds[CONCEPT_AXIS]
     windows = [checker.preprocessing.windows(picture)[0] for picture in pictures]
     batches = [windows[first : first + 32] for first in range(0, len(windows), 32)]
-    embeddings = torch.cat([checker.network(checker.preprocessing.normalise(batch)) for batch in batches])
+    embeddings = torch.cat([checker.network(checker.preprocessing.normalize(batch)) for batch in batches])
     return functional.cosine_similarity(embeddings, concept[None]).numpy()
 
 

@@ -31,7 +31,7 @@ OPPONENTS = ((0.5, -1.0, 0.5), (-0.5, -0.5, 1.0), (0.33, 0.33, 0.33))
 def preprocessing(settings: Settings) -> Preprocessing:
     """How the checker looks at a picture, in training too."""
     side = settings.network["image_size"]
-    return Preprocessing(side, side, CLIP_MEAN, CLIP_STD)
+    return Preprocessing(size=side, crop=side, mean=CLIP_MEAN, std=CLIP_STD)
 
 
 def build(settings: Settings) -> SafetyNetwork:
@@ -133,7 +133,7 @@ def train(settings: Settings, work: Path) -> SafetyNetwork:
 def hardness(network: SafetyNetwork, view: Preprocessing, pictures: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """Loss of every picture as it is, float32 [N]."""
     starts = range(0, len(pictures), 64)
-    batches = [(view.normalise(list(pictures[s : s + 64])), torch.from_numpy(classes[s : s + 64])) for s in starts]
+    batches = [(view.normalize(list(pictures[s : s + 64])), torch.from_numpy(classes[s : s + 64])) for s in starts]
     return torch.cat([losses_of(network, *batch) for batch in batches]).numpy()
 
 
@@ -153,7 +153,7 @@ def _descend(
         optimizer.param_groups[0]["lr"] = plan.rate * share * min(1.0, (step + 1) / settings.warmup)
         chosen = rng.integers(0, len(pictures), settings.batch)
         chosen[:from_hardest] = rng.choice(hardest, from_hardest)
-        pixels = view.normalise(list(varied(rng, pictures[chosen])))
+        pixels = view.normalize(list(varied(rng, pictures[chosen])))
         loss = losses_of(network, pixels, torch.from_numpy(classes[chosen])).mean()
         optimizer.zero_grad()
         loss.backward()

@@ -43,11 +43,11 @@ class OnnxSession:
         self._pool = BufferPool(sessions)
         self._merging_pool: BufferPool | None = None
         self._runtime = Runtime(
-            "onnx",
-            device.name,
-            graphs.dtype,
-            True,
-            installed_versions(),
+            backend="onnx",
+            device=device.name,
+            dtype=graphs.dtype,
+            deterministic=True,
+            versions=installed_versions(),
             token_merging=True,
             capture="on" if sessions.captured else "off",
             notes=notes,

@@ -1,7 +1,7 @@
-"""Recording work once and replaying it: CUDA graphs behind one small function.
+"""CUDA graphs: work is captured once and then replayed.
 
-Everything else here knows of two callables only: a *recorder* takes work and gives back its replay. That of a CUDA
-device is :class:`CudaRecorder`; without one the work itself is its own replay.
+All other files use two callables only: a *capturer* takes a function and returns its replay. The one of a CUDA device
+is :class:`CudaGraphCapturer`. Without a capturer the function is simply called again.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ import torch
 from intarsia.backends.driver import CAPTURE_LOCK
 from intarsia.backends.torch.memory import is_out_of_memory
 
-__all__ = ["CudaRecorder", "Pace", "Recorder", "Replay", "Work", "searching"]
+__all__ = ["CudaGraphCapturer", "GraphCapturer", "Replay", "RunAhead", "Work", "searching"]
 
 Work = Callable[[], None]
 Replay = Callable[[], None]
-Recorder = Callable[[Work], Replay]
+GraphCapturer = Callable[[Work], Replay]
 
 # Evaluations that the host may be ahead of the device: enough that the device never waits for the host, few
-# enough that progress means something and a cancelled picture leaves soon.
-_AHEAD = 2
+# enough that progress means something and a cancelled image leaves soon.
+_MOST_AHEAD = 2
 
 
-class CudaRecorder:
-    """Records work as CUDA graphs, which share one pool of memory: what one computes in between, all others reuse.
+class CudaGraphCapturer:
+    """Captures CUDA graphs that share one memory pool: intermediate results of one lie where those of the others do.
 
     The graphs are replayed one after the other on one stream, and nothing that lies in the pool is read after its
-    graph has run, so the order does not matter. Work is run once before it is recorded, in which libraries choose
+    graph has run, so the order does not matter. Work is run once before it is captured, so that libraries choose
     their algorithms and kernels are compiled: running it must do no harm.
 
     Args:
@@ -81,11 +81,11 @@ class CudaRecorder:
     def _captured(self, work: Work) -> Replay:
         graph = torch.cuda.CUDAGraph()
         # A pool lives as long as its graphs do. Other threads of the process may use the device meanwhile.
-        pool = next((each.pool() for each in self._graphs), None)
+        pool = next((other.pool() for other in self._graphs), None)
 
         # cuBLAS's workspace of this stream, which the warm-up has made, belongs to the process, and others free it:
         # torch.compile's CUDA graphs, and from 2.12 on the destruction of any graph. Cleared before the capture, a new
-        # one is made in the graphs' own pool; cleared after it, nobody outside shares that one.
+        # one is made in the graphs' own pool; cleared after it, nothing outside shares that one.
         torch._C._cuda_clearCublasWorkspaces()
         try:
             with torch.cuda.graph(graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"):
@@ -97,13 +97,14 @@ class CudaRecorder:
 
 
 def searching(work: Work) -> Work:
-    """``work`` with cuDNN's benchmark mode on: it runs all algorithms of a convolution that it has not met.
+    """``work`` with cuDNN's benchmark mode on: all algorithms of each new convolution are measured.
 
-    It is on in the warm-up, which finds them, and in the capture, which then takes what was found.
+    It is on in the warm-up, which measures, and in the capture, which then takes the fastest.
     """
 
     def run() -> None:
-        before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
+        before = torch.backends.cudnn.benchmark
+        torch.backends.cudnn.benchmark = True
         try:
             work()
         finally:
@@ -116,19 +117,19 @@ def _first_line(error: BaseException) -> str:
     return str(error).partition("\n")[0] or type(error).__name__
 
 
-class Pace:
-    """Keeps the host from running further ahead of the device than a few evaluations."""
+class RunAhead:
+    """Keeps the host at most a few evaluations ahead of the device."""
 
     def __init__(self) -> None:
         self._events: deque[torch.cuda.Event] = deque()
 
     def wait(self) -> None:
-        """Before something is launched: until the device has come near enough. Waits for an event, not for it all."""
-        while len(self._events) >= _AHEAD:
+        """Call before a launch: waits for an event until the device has caught up far enough, not for all of it."""
+        while len(self._events) >= _MOST_AHEAD:
             self._events.popleft().synchronize()
 
     def mark(self) -> None:
-        """After it was launched."""
+        """Call after a launch."""
         event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         event.record()
         self._events.append(event)

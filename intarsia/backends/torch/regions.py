@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -36,7 +37,7 @@ class RegionShape:
     width: int
     merged: int
     cells: int
-    protects: bool
+    is_protected: bool
     weighted: bool
     reuse: int
 
@@ -63,7 +64,7 @@ def upload_regions(
             width=region.width,
             merged=region.merged,
             cells=region.cells,
-            protects=variant.mask_aware,
+            is_protected=variant.mask_aware,
             weighted=variant.weighted,
             reuse=reuse,
         )
@@ -83,15 +84,16 @@ def level_mergings(
     """
     levels = []
     for level, first in enumerate(regions[0]):
-        protected = [lane[level].protected for lane in regions]
-        shape = first.shape
+        shape, protected = first.shape, None
+        if shape.is_protected:
+            protected = torch.stack([cast(Tensor, lane[level].protected) for lane in regions])
         levels.append(
             LevelMerging(
                 height=shape.height,
                 width=shape.width,
                 merged=shape.merged,
                 choice=torch.stack([lane[level] for lane in choices]),
-                protected=torch.stack([flags for flags in protected if flags is not None]) if shape.protects else None,
+                protected=protected,
                 weighted=shape.weighted,
                 reuse=shape.reuse,
             )

@@ -26,11 +26,11 @@ class TorchChecker:
         with translated("load the safety checker", device):
             self._checker = load_safety_checker(folder, device)
 
-    def check(self, pictures: Sequence[np.ndarray]) -> list[bool]:
+    def check(self, images: Sequence[np.ndarray]) -> list[bool]:
         # a GPU's convolutions would round float32 to ten bits, and decide otherwise than a CPU now and then
         exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-        with translated("check a picture", self._device), exact:
-            return self._checker.check(pictures)
+        with translated("check an image", self._device), exact:
+            return self._checker.check(images)
 
     def close(self) -> None:
         """Forget the weights; device memory goes back to its allocator."""

@@ -1,16 +1,15 @@
 """A model on a torch device: encode, start, advance, decode.
 
-Lanes are stepped in one of two ways. With fused kernels (CUDA) they stand on stages (:mod:`.stages`), where a step is
-recorded once and replayed. Otherwise each lane keeps its own buffer (:mod:`.plain`).
+With fused kernels (CUDA) lanes are stepped in static batches (:mod:`.captured_stepper`), where a step is captured once
+and replayed. Otherwise operations are launched one by one (:mod:`.eager_stepper`).
 
-On a CPU (and in deterministic mode everywhere) each lane is evaluated by itself, always in the same shape:
-convolution and matrix libraries choose their blocking by batch size, so only then do a picture's bits not
-depend on its company. On a CPU that costs about 2 %: one guided pair fills the cores (decision 0004).
+On a CPU (and in deterministic mode everywhere) each lane is evaluated by itself, always in the same shape: convolution
+and matrix libraries choose their blocking by batch size, so only then do an image's bits not depend on the lanes that
+it is batched with. On a CPU that costs about 2 %: one guided pair fills the cores (decision 0004).
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,15 +21,17 @@ from torch import Tensor, nn
 
 from intarsia.backends.protocol import Inputs, ModelFiles, Runtime, Step
 from intarsia.backends.token_regions import draw_choices, find_regions
-from intarsia.backends.torch.capture import CudaRecorder, Pace
+from intarsia.backends.torch.capture import CudaGraphCapturer, RunAhead
+from intarsia.backends.torch.captured_stepper import CapturedStepper, Limits
 from intarsia.backends.torch.device import installed_versions, pick_dtype, translated, upload
+from intarsia.backends.torch.eager_stepper import EagerStepper
 from intarsia.backends.torch.memory import Attempt
-from intarsia.backends.torch.pictures import Pictures
-from intarsia.backends.torch.plain import PlainSteps
+from intarsia.backends.torch.prompts import EncodedPrompt, PromptCache
 from intarsia.backends.torch.regions import DeviceRegion, MergingVariant, upload_regions
-from intarsia.backends.torch.stage import Network
-from intarsia.backends.torch.stages import StagedSteps
 from intarsia.backends.torch.state import Conditioning, State
+from intarsia.backends.torch.static_batch import Network
+from intarsia.backends.torch.stepper import Stepper
+from intarsia.backends.torch.vae import VaeRunner
 from intarsia.errors import BackendError
 from intarsia.execution import Capture, Execution
 from intarsia.kernels.attention import DEFAULT, Choices
@@ -40,18 +41,13 @@ from intarsia.models.ip_adapter import ImagePrompts
 from intarsia.models.layers import use_kernels
 from intarsia.models.loading import Parts
 from intarsia.models.lora_change import change_loras
-from intarsia.models.text import TextEncoding
 from intarsia.schedulers import Table
 
 __all__ = ["TorchSession"]
 
-_Prompt = tuple[Tensor, Tensor | None, tuple[str, ...]]
-
-# Encoded prompts kept per session, and the device memory that they may take: in half precision the keys and values of
-# one prompt are 3 MB for SD1.5 and 26 MB for SDXL.
-_PROMPTS, _PROMPT_BYTES = 64, 256 * 2**20
-# Stages kept per session, and their share of a GPU's memory. A stage of eight lanes of SD1.5 takes about 100 MB.
-_STAGES, _STAGES_SHARE = 16, 8
+# Static batches kept per session, and the part of a GPU's memory that they may take. One of eight lanes of SD1.5 takes
+# about 100 MB.
+_BATCHES, _MEMORY_DIVISOR = 16, 8
 
 
 class TorchSession:
@@ -66,7 +62,7 @@ class TorchSession:
             (``python -m benchmarks.step_profile --convolutions``).
 
     Attributes:
-        files: what its networks come from now.
+        files: the files of its networks, with the LoRAs that are in them now.
         fused: the networks, and the step, run fused kernels.
 
     Raises:
@@ -89,111 +85,108 @@ class TorchSession:
         self.files, self._merging = files, merging
         self.dtype = pick_dtype(device)
         self.fused = pick_kernels(execution.kernels, device)
-        deterministic = device.type == "cpu" if execution.deterministic is None else execution.deterministic
-        for network in (parts.unet, parts.vae):
-            use_kernels(cast(nn.Module, network), self.fused)
-        use_forms(parts.unet, cast(nn.Module, parts.vae), forms)
-        captured = _captures(execution.capture, device, self.fused)
-        # one for all that is recorded, whose memory they share; so either lets go of its own where the other needs it
-        recorder = CudaRecorder(device, required=execution.capture == "on") if captured else None
-        self._recorder = recorder
-        self._pictures = Pictures(parts.vae, device, self.fused, recorder, lambda: self._steps.let_go())
-        # what a search finds can differ from process to process, and its bits with it
-        search = "searched" in forms and not deterministic
-        evaluated = Network(parts.unet, device, self.dtype, self.fused, recorder, search)
-        self._steps = _stepping(evaluated, deterministic, self._pictures.let_go)
-        self._attention = Choices(timed=not deterministic)
-        self._pace = Pace() if device.type == "cuda" else None
-        self._rest = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
-        self._prompts: OrderedDict[tuple[str, int, bool], _Prompt] = OrderedDict()
-        self._runtime = Runtime(
-            "torch",
-            torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-            str(self.dtype).removeprefix("torch."),
-            deterministic,
-            installed_versions(),
-            token_merging=True,
-            kernels="fused" if self.fused else "plain",
-            capture="on" if captured else "off",
-            precision=parts.precision,
-            options=(("convolutions", "+".join(sorted(forms))),) if forms else (),
+        is_deterministic = device.type == "cpu" if execution.deterministic is None else execution.deterministic
+
+        _set_up(parts, self.fused, forms)
+
+        # UNet and VAE graphs share one memory pool; on out-of-memory each may free the other's graphs.
+        self._capturer: CudaGraphCapturer | None = None
+        if _captures(execution.capture, device, self.fused):
+            self._capturer = CudaGraphCapturer(device, required=execution.capture == "on")
+        self._vae = VaeRunner(
+            parts.vae,
+            device,
+            fused=self.fused,
+            capturer=self._capturer,
+            free_others=lambda: self._stepper.free_graphs(),
         )
+        # what a search finds can differ from process to process, and its bits with it
+        network = self._network(search="searched" in forms and not is_deterministic)
+        self._stepper: Stepper = _make_stepper(network, is_deterministic, self._vae.free_graphs)
+
+        self._prompts = PromptCache(parts, self.dtype)
+        self._attention = Choices(timed=not is_deterministic)
+        self._run_ahead = RunAhead() if device.type == "cuda" else None
+        self._weight_bytes = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+        self._runtime = self._settled_runtime(is_deterministic, forms)
 
     @property
     def runtime(self) -> Runtime:
-        chosen = self._attention.record if self.device.type == "cuda" else (("every shape", DEFAULT),)
-        reason = (self.files.reason,) if self.files and self.files.reason else ()
-        notes, capture = (*reason, *self.parts.notes, *self._pictures.notes), self._runtime.capture
-        notes += self.parts.precision_notes
-        if self._recorder is not None and self._recorder.refused:
-            notes, capture = (*notes, self._recorder.refused), "off"
-        return replace(self._runtime, attention=chosen, notes=notes, capture=capture)
+        """What runs, as far as it is known by now."""
+        attention = self._attention.record if self.device.type == "cuda" else (("every shape", DEFAULT),)
+        notes = (*self.parts.notes, *self._vae.notes, *self.parts.precision_notes)
+        if self.files is not None and self.files.reason:
+            notes = (self.files.reason, *notes)
+
+        capture = self._runtime.capture
+        if self._capturer is not None and self._capturer.refused:
+            notes, capture = (*notes, self._capturer.refused), "off"
+        return replace(self._runtime, attention=attention, notes=notes, capture=capture)
 
     @torch.inference_mode()
     def encode(self, inputs: Inputs) -> tuple[Conditioning, tuple[str, ...]]:
+        """Encode prompts, image and mask; see :class:`intarsia.backends.protocol.Session`."""
         height, width = inputs.mask.shape
-        with self._working("encode the request", Attempt(width, height, rest=self._rest)):
-            prompts = [self._prompt(inputs.prompt, inputs.clip_skip)]
-            if inputs.guidance_scale > 1:
-                prompts.insert(0, self._prompt(inputs.negative_prompt, inputs.clip_skip, negative=True))
-            pooled = [each[1] for each in prompts if each[1] is not None]
-            nine = self.parts.unet.config.in_channels > self.parts.vae.latent_channels
-            latents = self._pictures.encode(inputs.image, inputs.mask if nine else None)
-            mask = upload(inputs.latent_mask, self.device)[None]
-            conditioning = Conditioning(
-                contexts=torch.cat([each[0] for each in prompts]),
-                pooled=torch.cat(pooled) if pooled else None,
-                time_ids=self._time_ids(inputs),
-                guidance=inputs.guidance_scale,
-                clean=latents[0],
-                mask=mask,
-                extra=torch.cat([mask, latents[1]]).to(self.dtype) if nine else None,
-                noise_fill=inputs.noise_fill,
-                image=self._image_context(inputs),
-                regions=self._regions(inputs),
-            )
-        warnings = [warning for each in prompts for warning in each[2]]
+        with self._working("encode the request", Attempt(width=width, height=height, rest=self._weight_bytes)):
+            prompts = self._encode_prompts(inputs)
+            conditioning = self._conditioning(inputs, prompts)
+
+        warnings = [warning for prompt in prompts for warning in prompt.warnings]
         if inputs.token_merging.ratio and not conditioning.regions:
             warnings.append("token merging: the mask leaves too little to merge; made without it")
         return conditioning, tuple(warnings)
 
     @torch.inference_mode()
     def start(self, conditioning: Conditioning, table: Table, noise: np.ndarray) -> State:
-        with self._working("start a picture"):
-            shared = conditioning
-            unit = upload(noise, self.device)
-            clean = torch.where(shared.mask > 0.5, 0.0, shared.clean) if shared.noise_fill else shared.clean
-            buffer = torch.zeros(self._steps.slots(table) + 2, *unit.shape, device=self.device)
-            buffer[0] = table.start_image * clean + table.start_noise * unit
-            cells = [region.shape.cells for region in shared.regions]
-            drawn = draw_choices(noise, len(table.timesteps), cells)
-            choices = tuple(upload(each, self.device) for each in drawn)
-            return State(shared, table, self._steps.pack(table), self._embed(shared, table), buffer, unit, choices)
+        """A lane's state before its first row; see :class:`intarsia.backends.protocol.Session`."""
+        with self._working("start an image"):
+            unit_noise = upload(noise, self.device)
+            image_latents = conditioning.image_latents
+            if conditioning.noise_fill:
+                image_latents = torch.where(conditioning.mask > 0.5, 0.0, image_latents)
+
+            buffer = torch.zeros(self._stepper.state_slots(table) + 2, *unit_noise.shape, device=self.device)
+            buffer[0] = table.start_image * image_latents + table.start_noise * unit_noise
+
+            cells = [region.shape.cells for region in conditioning.regions]
+            choices = draw_choices(noise, len(table.timesteps), cells)
+            return State(
+                conditioning=conditioning,
+                table=table,
+                packed_table=self._stepper.pack(table),
+                embeddings=self._embed_rows(conditioning, table),
+                buffer=buffer,
+                noise=unit_noise,
+                choices=tuple(upload(destinations, self.device) for destinations in choices),
+            )
 
     @torch.inference_mode()
     def advance(self, steps: Sequence[Step]) -> None:
+        """One evaluation, then each lane's own row; see :class:`intarsia.backends.protocol.Session`."""
         first: State = steps[0].state
-        with self._working("evaluate the network", self._attempt(first.noise, len(steps))):
-            if self._pace is not None:
-                self._pace.wait()
-            self._steps.advance(steps)
-            if self._pace is not None:
-                self._pace.mark()
+        with self._working("evaluate the network", self._attempt(first, lanes=len(steps))):
+            if self._run_ahead is not None:
+                self._run_ahead.wait()
+            self._stepper.advance(steps)
+            if self._run_ahead is not None:
+                self._run_ahead.mark()
 
     @torch.inference_mode()
     def decode(self, states: Sequence[State]) -> list[np.ndarray]:
-        with self._working("decode a picture", self._attempt(states[0].noise, 1)):
-            pictures = []
+        """Images of finished lanes; see :class:`intarsia.backends.protocol.Session`."""
+        images = []
+        with self._working("decode an image", self._attempt(states[0], lanes=1)):
             for state in states:
-                pictures.append(self._pictures.decode(self._steps.sample(state)[None]))
-                self._steps.drop(state)
-            return pictures
+                latents = self._stepper.sample(state)[None]
+                images.append(self._vae.decode(latents))
+                self._stepper.free(state)
+        return images
 
     @torch.inference_mode()
     def blend(self, base: np.ndarray, over: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """See :class:`intarsia.backends.protocol.Blends`."""
-        with translated("paste a picture", self.device):
-            return self._pictures.blend(base, over, weights)
+        with translated("paste an image", self.device):
+            return self._vae.blend(base, over, weights)
 
     def adapt(self, files: ModelFiles) -> bool:
         """See :class:`intarsia.backends.protocol.Adapts`. What was captured stays: weights are written in place."""
@@ -209,51 +202,85 @@ class TorchSession:
         return True
 
     def close(self) -> None:
-        """Forget weights, stages and cached prompts; device memory goes back to its allocator."""
-        self._prompts.clear()
-        self._pictures.let_go()
-        self._steps.close()
-        del self.parts, self.image_prompts, self._steps, self._pictures
+        """Release weights, graphs and cached prompts; device memory goes back to its allocator."""
+        self._vae.free_graphs()
+        self._stepper.close()
+        del self.parts, self.image_prompts, self._stepper, self._vae, self._prompts
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
+    def _network(self, search: bool) -> Network:
+        return Network(
+            unet=self.parts.unet,
+            device=self.device,
+            dtype=self.dtype,
+            fused=self.fused,
+            capturer=self._capturer,
+            search=search,
+        )
+
+    def _settled_runtime(self, is_deterministic: bool, forms: frozenset[str]) -> Runtime:
+        """What is known of the runtime from the beginning."""
+        device = self.device
+        return Runtime(
+            backend="torch",
+            device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            dtype=str(self.dtype).removeprefix("torch."),
+            deterministic=is_deterministic,
+            versions=installed_versions(),
+            token_merging=True,
+            kernels="fused" if self.fused else "plain",
+            capture="off" if self._capturer is None else "on",
+            precision=self.parts.precision,
+            options=(("convolutions", "+".join(sorted(forms))),) if forms else (),
+        )
+
     @contextmanager
     def _working(self, what: str, attempt: Attempt | None = None) -> Iterator[None]:
-        """Errors in our words, and attention by the kernels that were chosen."""
+        """Translate torch's errors, and attend by the kernels that were chosen."""
         with translated(what, self.device, attempt), self._attention.applied():
             yield
 
-    def _attempt(self, latents: Tensor, lanes: int) -> Attempt:
-        """``[C, h, w]`` latents in so many lanes."""
+    def _attempt(self, state: State, lanes: int) -> Attempt:
+        """The size of what is computed, for messages."""
+        height, width = state.noise.shape[1:]
         factor = self.parts.vae.factor
-        return Attempt(factor * latents.shape[2], factor * latents.shape[1], lanes, self._rest)
+        return Attempt(width=factor * width, height=factor * height, lanes=lanes, rest=self._weight_bytes)
 
-    def _prompt(self, text: str, clip_skip: int, negative: bool = False) -> _Prompt:
-        """Keys and values, pooled text and warnings of one prompt; encoded alone, so always the same bits."""
-        key = (text, clip_skip, negative)
-        if key not in self._prompts:
-            encoding: TextEncoding = self.parts.text.encode([text], clip_skip)
-            if negative and not text and self.parts.zero_empty_prompt:
-                encoding = encoding.zeros()
-            context = self.parts.unet.context(encoding.hidden.to(self.dtype))
-            self._prompts[key] = (context, encoding.pooled, encoding.warnings)
-            self._forget_prompts()
-        self._prompts.move_to_end(key)
-        return self._prompts[key]
+    def _encode_prompts(self, inputs: Inputs) -> list[EncodedPrompt]:
+        """One for each branch of guidance: unconditional, conditional; without guidance the second alone."""
+        conditional = self._prompts.get(inputs.prompt, inputs.clip_skip, negative=False)
+        if inputs.guidance_scale <= 1:
+            return [conditional]
+        unconditional = self._prompts.get(inputs.negative_prompt, inputs.clip_skip, negative=True)
+        return [unconditional, conditional]
 
-    def _forget_prompts(self) -> None:
-        """Drop the longest unused, but never the last one."""
-        sizes = [context.nbytes for context, _, _ in self._prompts.values()]
-        while len(sizes) > 1 and (len(sizes) > _PROMPTS or sum(sizes) > _PROMPT_BYTES):
-            self._prompts.popitem(last=False)
-            del sizes[0]
+    def _conditioning(self, inputs: Inputs, prompts: Sequence[EncodedPrompt]) -> Conditioning:
+        is_inpainting = self.parts.unet.config.in_channels > self.parts.vae.latent_channels
+        latents = self._vae.encode(inputs.image, inputs.mask if is_inpainting else None)
+        mask = upload(inputs.latent_mask, self.device)[None]
+        inpaint_latents = torch.cat([mask, latents[1]]).to(self.dtype) if is_inpainting else None
 
-    def _image_context(self, inputs: Inputs) -> Tensor | None:
-        """The IP adapter's picture for each half, ``[2 or 1, m, K]``."""
+        pooled = [prompt.pooled for prompt in prompts if prompt.pooled is not None]
+        return Conditioning(
+            cross_kv=torch.cat([prompt.cross_kv for prompt in prompts]),
+            pooled=torch.cat(pooled) if pooled else None,
+            time_ids=self._time_ids(inputs),
+            guidance_scale=inputs.guidance_scale,
+            image_latents=latents[0],
+            mask=mask,
+            inpaint_latents=inpaint_latents,
+            noise_fill=inputs.noise_fill,
+            image_kv=self._image_kv(inputs),
+            regions=self._regions(inputs),
+        )
+
+    def _image_kv(self, inputs: Inputs) -> Tensor | None:
+        """Keys and values of the IP adapter's image for each branch, ``[branches, m, K]``."""
         if self.image_prompts is None or inputs.image_prompt is None:
             return None
-        both = self.image_prompts.context(inputs.image_prompt, inputs.image_scale)
-        return both if inputs.guidance_scale > 1 else both[1:]
+        both_branches = self.image_prompts.image_kv(inputs.image_prompt, inputs.image_scale)
+        return both_branches if inputs.guidance_scale > 1 else both_branches[1:]
 
     def _time_ids(self, inputs: Inputs) -> Tensor | None:
         """SDXL's sizes (Podell et al. 2023, section 2.2): original and target are the generation size."""
@@ -262,18 +289,29 @@ class TorchSession:
         height, width = inputs.mask.shape
         return upload(np.array([[height, width, 0, 0, height, width]], np.float32), self.device)
 
-    def _embed(self, shared: Conditioning, table: Table) -> Tensor:
-        """``[R, 1 or halves, T]``: time embeddings of all rows in one go, each half with its own pooled text."""
-        rows = upload(table.timesteps.astype(np.float32), self.device)
-        halves: Sequence[Tensor | None] = [None] if shared.pooled is None else [each[None] for each in shared.pooled]
-        return torch.stack([self.parts.unet.embed(rows, pooled, shared.time_ids) for pooled in halves], dim=1)
+    def _embed_rows(self, conditioning: Conditioning, table: Table) -> Tensor:
+        """``[R, 1 or branches, T]``: time embeddings of all rows, each branch with its own pooled text."""
+        timesteps = upload(table.timesteps.astype(np.float32), self.device)
+        pooled: Sequence[Tensor | None] = [None]
+        if conditioning.pooled is not None:
+            pooled = torch.split(conditioning.pooled, 1)
+        embed = self.parts.unet.embed
+        return torch.stack([embed(timesteps, text, conditioning.time_ids) for text in pooled], dim=1)
 
     def _regions(self, inputs: Inputs) -> tuple[DeviceRegion, ...]:
         """Where tokens merge; counted on the host, where the mask is."""
         settings, mask = inputs.token_merging, inputs.latent_mask
-        sizes = self.parts.unet.attention_sizes(*mask.shape)
-        regions = find_regions(settings, sizes, mask, mask_aware=self._merging.mask_aware)
+        map_sizes = self.parts.unet.attention_sizes(*mask.shape)
+        regions = find_regions(settings, map_sizes, mask, mask_aware=self._merging.mask_aware)
         return upload_regions(regions, self.device, reuse=settings.reuse, variant=self._merging)
+
+
+def _set_up(parts: Parts, fused: bool, forms: frozenset[str]) -> None:
+    """Kernels and forms of convolutions in the networks."""
+    vae = cast(nn.Module, parts.vae)
+    use_kernels(parts.unet, fused)
+    use_kernels(vae, fused)
+    use_forms(parts.unet, vae, forms)
 
 
 def _without_loras(files: ModelFiles) -> ModelFiles:
@@ -282,20 +320,22 @@ def _without_loras(files: ModelFiles) -> ModelFiles:
 
 def _captures(choice: Capture, device: torch.device, fused: bool) -> bool:
     """Whether steps are captured; BackendError where that was asked for and cannot be."""
-    able = device.type == "cuda" and fused
-    if choice == "on" and not able:
+    can_capture = device.type == "cuda" and fused
+    if choice == "on" and not can_capture:
         kernels = "fused" if fused else "plain"
         raise BackendError(
             f"captured steps need fused kernels on a CUDA device; here are {kernels} ones on {device}; "
             "capture must be auto or off"
         )
-    return able and choice != "off"
+    return can_capture and choice != "off"
 
 
-def _stepping(network: Network, deterministic: bool, relieve: Callable[[], None]) -> PlainSteps | StagedSteps:
-    """The way in which lanes are stepped."""
+def _make_stepper(network: Network, deterministic: bool, free_others: Callable[[], None]) -> Stepper:
+    """Static batches for fused kernels, else torch's own operations."""
     device = network.device
     if not network.fused:
-        return PlainSteps(network.unet, device, network.dtype, alone=deterministic)
+        return EagerStepper(network.unet, device, network.dtype, alone=deterministic)
+
     memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 2**40
-    return StagedSteps(network, deterministic, (_STAGES, memory // _STAGES_SHARE), relieve)
+    limits = Limits(batches=_BATCHES, nbytes=memory // _MEMORY_DIVISOR)
+    return CapturedStepper(network, deterministic, limits, free_others)

@@ -1,4 +1,4 @@
-"""What the torch session keeps of requests and lanes, and how lanes come together for an evaluation."""
+"""A request's conditioning and a lane's state on a torch device, and which lanes share an evaluation."""
 
 from __future__ import annotations
 
@@ -11,115 +11,124 @@ from intarsia.backends.protocol import Step
 from intarsia.backends.torch.regions import DeviceRegion, RegionShape
 from intarsia.schedulers import Table
 
-__all__ = ["Company", "Conditioning", "State", "batches"]
+__all__ = ["BatchKey", "Conditioning", "State", "batches"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Conditioning:
-    """What a request's lanes share.
+    """What all lanes of a request share.
+
+    Branches are those of classifier-free guidance: with it there are two, unconditional and conditional; without it
+    the conditional one alone.
 
     Attributes:
-        contexts: ``[2, n, K]`` unconditional and conditional, or ``[1, n, K]`` without guidance.
-        pooled: ``[2 or 1, P]`` for networks with added conditioning, else None.
-        time_ids: ``[1, 6]`` likewise.
-        clean: latents of the image, ``[C, h, w]``.
-        mask: ``[1, h, w]``, 1 is repainted.
-        extra: mask and masked image's latents ``[1 + C, h, w]`` for 9-channel networks, else None.
-        image: an IP adapter's picture ``[2 or 1, m, K]``, like the contexts; None without one.
-        regions: where and how tokens merge; none where nothing does.
+        cross_kv: ``[branches, n, K]``, keys and values of all cross-attentions for the prompts.
+        pooled: ``[branches, P]``, pooled text for networks with added conditioning, else None.
+        time_ids: ``[1, 6]``, sizes for networks with added conditioning, else None.
+        image_latents: float32 ``[C, h, w]``.
+        mask: float32 ``[1, h, w]``, 1 is repainted.
+        inpaint_latents: ``[1 + C, h, w]``, mask and the masked image's latents, for 9-channel networks, else None.
+        noise_fill: the masked area starts from noise alone.
+        image_kv: ``[branches, m, K]``, keys and values of an IP adapter's image; None without one.
+        regions: where and how tokens merge; empty where nothing does.
     """
 
-    contexts: Tensor
+    cross_kv: Tensor
     pooled: Tensor | None
     time_ids: Tensor | None
-    guidance: float
-    clean: Tensor
+    guidance_scale: float
+    image_latents: Tensor
     mask: Tensor
-    extra: Tensor | None
+    inpaint_latents: Tensor | None
     noise_fill: bool
-    image: Tensor | None = None
+    image_kv: Tensor | None = None
     regions: tuple[DeviceRegion, ...] = ()
 
 
-@dataclass(frozen=True)
-class Company:
-    """What lanes must have in common to be evaluated together: shapes and settings.
+@dataclass(frozen=True, kw_only=True)
+class BatchKey:
+    """Lanes with equal keys can be evaluated in one batch: their shapes and settings are the same.
 
     Attributes:
         latents: ``(C, h, w)``.
-        extra: channels that the network sees beside the sample.
-        slots: state slots of a lane.
-        tokens, image_tokens: of the prompt, and of an IP adapter's picture.
-        own_times: the halves of a lane have time embeddings of their own (SDXL's carry the pooled text).
-        copies: of a lane's network input; one for all halves, where the prompt alone tells them apart.
+        inpaint_channels: channels that the network takes beside the sample.
+        branches: of classifier-free guidance, 1 or 2.
+        state_slots: of a lane's buffer.
+        tokens, image_tokens: of the prompt, and of an IP adapter's image.
+        has_branch_embeddings: each branch has its own time embeddings (SDXL's carry the pooled text).
+        regions: token merging, one for each resolution that merges.
     """
 
     latents: tuple[int, int, int]
-    extra: int
-    halves: int
-    slots: int
+    inpaint_channels: int
+    branches: int
+    state_slots: int
     tokens: int
     image_tokens: int
-    own_times: bool
-    levels: tuple[RegionShape, ...]
+    has_branch_embeddings: bool
+    regions: tuple[RegionShape, ...]
 
     @property
-    def copies(self) -> int:
-        return self.halves if self.own_times else 1
+    def input_copies(self) -> int:
+        """Copies of a lane's sample in the network's input: one for all branches where only the prompts differ."""
+        return self.branches if self.has_branch_embeddings else 1
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class State:
     """One lane on the device.
 
     Attributes:
-        rows: the table, as the session's way of stepping wants it.
-        embeddings: ``[R, H, T]``, every row's projected time embedding; ``H`` is 1 where the halves share it.
-        buffer: float32 ``[S + 2, C, h, w]``: state slots, guided output, the row's fresh noise. Of a lane that is on
-            a stage, the stage has the newer one.
-        noise: float32 ``[C, h, w]``, the unit noise that it started from.
-        choices: the destinations of token merging, for each region ``[R, cells]``.
+        packed_table: the table as the session's stepper reads it.
+        embeddings: ``[R, E, T]``, every row's projected time embedding; ``E`` is 1 where the branches share it.
+        buffer: float32 ``[S + 2, C, h, w]``: state slots, guided prediction, the row's fresh noise. While the lane is
+            in a static batch, the batch has the current one.
+        noise: float32 ``[C, h, w]``, the unit noise that the lane started from.
+        choices: destinations of token merging, uint8 ``[R, cells]`` for each region.
     """
 
-    shared: Conditioning
+    conditioning: Conditioning
     table: Table
-    rows: Tensor
+    packed_table: Tensor
     embeddings: Tensor
     buffer: Tensor
     noise: Tensor
     choices: tuple[Tensor, ...] = ()
 
     @property
-    def halves(self) -> int:
-        return self.shared.contexts.shape[0]
+    def branches(self) -> int:
+        """Branches of classifier-free guidance, 1 or 2."""
+        return self.conditioning.cross_kv.shape[0]
 
     @property
-    def copies(self) -> int:
-        """Of its network input: one for all halves, where they have one time embedding."""
+    def input_copies(self) -> int:
+        """As :attr:`BatchKey.input_copies`."""
         return self.embeddings.shape[1]
 
     @property
-    def company(self) -> Company:
-        """What others must have in common with it."""
-        shared = self.shared
+    def batch_key(self) -> BatchKey:
+        """Equal for lanes that can be evaluated in one batch."""
+        conditioning = self.conditioning
         channels, height, width = self.noise.shape
-        return Company(
+        inpaint_latents, image_kv = conditioning.inpaint_latents, conditioning.image_kv
+        return BatchKey(
             latents=(channels, height, width),
-            extra=0 if shared.extra is None else shared.extra.shape[0],
-            halves=self.halves,
-            slots=self.buffer.shape[0] - 2,
-            tokens=shared.contexts.shape[1],
-            image_tokens=0 if shared.image is None else shared.image.shape[1],
-            own_times=self.copies > 1,
-            levels=tuple(region.shape for region in shared.regions),
+            inpaint_channels=0 if inpaint_latents is None else inpaint_latents.shape[0],
+            branches=self.branches,
+            state_slots=self.buffer.shape[0] - 2,
+            tokens=conditioning.cross_kv.shape[1],
+            image_tokens=0 if image_kv is None else image_kv.shape[1],
+            has_branch_embeddings=self.input_copies > 1,
+            regions=tuple(region.shape for region in conditioning.regions),
         )
 
 
 def batches(steps: Sequence[Step], *, alone: bool) -> list[list[Step]]:
-    """Which lanes share an evaluation: those of one company, or each ``alone``."""
+    """Lanes that share an evaluation: those with equal batch keys; each by itself with ``alone``."""
     if alone:
         return [[step] for step in steps]
-    equal: dict[object, list[Step]] = {}
+
+    by_key: dict[BatchKey, list[Step]] = {}
     for step in steps:
-        equal.setdefault(step.state.company, []).append(step)
-    return list(equal.values())
+        by_key.setdefault(step.state.batch_key, []).append(step)
+    return list(by_key.values())

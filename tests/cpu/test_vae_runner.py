@@ -1,4 +1,4 @@
-"""Encoding and decoding with graphs that only pretend: what is recorded when, what is reused, what goes when memory
+"""Encoding and decoding with graphs that only pretend: what is captured when, what is reused, what goes when memory
 runs out, and that no picture notices."""
 
 from __future__ import annotations
@@ -8,12 +8,12 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[torch]'")
 
-from intarsia.backends.torch import pictures as module
-from intarsia.backends.torch.pictures import Pictures
-from intarsia.backends.torch.recorded import Recordings
+from intarsia.backends.torch import vae as module
+from intarsia.backends.torch.captured_calls import CapturedCalls
+from intarsia.backends.torch.vae import VaeRunner
 from intarsia.errors import NotFinite
 from intarsia.models.vae_kl import AutoencoderKL, KLConfig
-from tests.cpu.recorder import Recorder
+from tests.cpu.fake_capturer import FakeCapturer
 
 CPU = torch.device("cpu")
 SIDES = (16, 24)
@@ -28,11 +28,15 @@ def vae():
 
 @pytest.fixture
 def made(vae):
-    """Pictures by a recorder, and by none."""
+    """A runner with a capturer, one without, and the capturer."""
 
-    def make(failures=(), relieve=lambda: None):
-        recorder = Recorder(failures)
-        return Pictures(vae, CPU, False, recorder, relieve), Pictures(vae, CPU, False), recorder
+    def make(failures=(), free_others=lambda: None):
+        capturer = FakeCapturer(failures)
+        return (
+            VaeRunner(vae, CPU, fused=False, capturer=capturer, free_others=free_others),
+            VaeRunner(vae, CPU, fused=False),
+            capturer,
+        )
 
     return make
 
@@ -45,26 +49,26 @@ def drawn(seed, sides=SIDES):
     return rng.integers(0, 256, (*sides, 3), np.uint8), mask, latents
 
 
-def test_recorded_and_launched_one_by_one_are_the_same_bits(made):
-    recorded, plain, recorder = made()
+def test_captured_and_launched_one_by_one_are_the_same_bits(made):
+    captured, plain, capturer = made()
     kept = []
     for seed, sides in enumerate([SIDES, (24, 16), SIDES, SIDES, (24, 16), SIDES]):
         levels, mask, latents = drawn(seed, sides)
-        kept.append((recorded.encode(levels, mask), plain.encode(levels, mask)))
-        np.testing.assert_array_equal(recorded.decode(latents), plain.decode(latents))
+        kept.append((captured.encode(levels, mask), plain.encode(levels, mask)))
+        np.testing.assert_array_equal(captured.decode(latents), plain.decode(latents))
     for found, expected in kept:  # nothing that was handed out has been overwritten since
         assert torch.equal(found, expected)
     assert kept[0][0].shape == (2, 4, 8, 12)
     assert not torch.equal(kept[2][0], kept[3][0])
-    assert recorder.recorded == 4, "two sizes, in and out"
-    assert recorder.replayed == 8, "the first of a size is launched"
+    assert capturer.captured == 4, "two sizes, in and out"
+    assert capturer.replayed == 8, "the first of a size is launched"
 
 
 def test_a_picture_alone_is_the_first_of_two(made):
-    recorded, plain, _ = made()
+    captured, plain, _ = made()
     for seed in range(3):
         levels, mask, _ = drawn(seed)
-        alone = recorded.encode(levels, None)
+        alone = captured.encode(levels, None)
         assert alone.shape == (1, 4, 8, 12)
         assert torch.equal(alone[0], plain.encode(levels, mask)[0])
 
@@ -78,65 +82,65 @@ def test_the_masked_picture_is_grey_in_the_mask(made, vae):
     torch.testing.assert_close(made()[1].encode(levels, mask).double(), expected, atol=1e-5, rtol=0)
 
 
-def test_what_is_recorded_reads_where_its_input_lay():
+def test_what_is_captured_reads_where_its_input_lay():
     seen = []
 
     def double(x):
         seen.append(x.data_ptr())
         return (2 * x,)
 
-    recordings = Recordings(Recorder(), 2)
+    calls = CapturedCalls(FakeCapturer(), 2)
     given = [torch.full((3,), float(turn)) for turn in range(4)]
     for turn, each in enumerate(given):
-        assert torch.equal(recordings.run("a", double, each)[0], torch.full((3,), 2.0 * turn))
+        assert torch.equal(calls.run("a", double, each)[0], torch.full((3,), 2.0 * turn))
     assert seen[0] == given[0].data_ptr(), "launched as it stands"
     assert len(set(seen[1:])) == 1
     assert seen[1] not in {each.data_ptr() for each in given}
 
 
 def test_the_longest_unused_goes():
-    recorder, calls = Recorder(), []
-    recordings = Recordings(recorder, 2)
+    capturer = FakeCapturer()
+    kept = CapturedCalls(capturer, 2)
     for key in "aabbaaccaabb":
-        recordings.run(key, lambda x, key=key: calls.append(key) or (x,), torch.zeros(1))
-        assert len(recordings) <= 2
+        kept.run(key, lambda x: (x,), torch.zeros(1))
+        assert len(kept) <= 2
     # b gave way to c, and c to b
-    assert recorder.recorded == 4
-    recordings.clear()
-    assert len(recordings) == 0
+    assert capturer.captured == 4
+    kept.clear()
+    assert len(kept) == 0
 
 
-def test_large_pictures_are_not_recorded(made, monkeypatch):
-    recorded, _, recorder = made()
-    monkeypatch.setattr(module, "_LARGEST", SIDES[0] * SIDES[1] - 1)
+def test_large_pictures_are_not_captured(made, monkeypatch):
+    captured, _, capturer = made()
+    monkeypatch.setattr(module, "_MOST_CAPTURED_PIXELS", SIDES[0] * SIDES[1] - 1)
     for seed in range(3):
-        recorded.decode(drawn(seed)[2])
-        recorded.decode(drawn(seed, (8, 8))[2])
-    assert recorder.recorded == 1
+        captured.decode(drawn(seed)[2])
+        captured.decode(drawn(seed, (8, 8))[2])
+    assert capturer.captured == 1
 
 
 def out_of_memory():
     return torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
-def test_a_recording_that_finds_no_memory_is_not_tried_again(made):
-    relieved = []
-    recorded, plain, recorder = made([out_of_memory()], lambda: relieved.append(True))
+def test_a_capture_that_finds_no_memory_is_not_tried_again(made):
+    freed = []
+    captured, plain, capturer = made([out_of_memory()], lambda: freed.append(True))
     for seed in range(4):
         _, _, latents = drawn(seed)
-        np.testing.assert_array_equal(recorded.decode(latents), plain.decode(latents))
-    assert (recorder.recorded, recorder.replayed, relieved) == (0, 0, [True])
-    assert not recorded.notes, "whole, as before"
-    recorded.encode(*drawn(0)[:2])
-    recorded.encode(*drawn(0)[:2])
-    assert recorder.recorded == 1, "other work of that size may still be"
+        np.testing.assert_array_equal(captured.decode(latents), plain.decode(latents))
+    assert (capturer.captured, capturer.replayed, freed) == (0, 0, [True])
+    assert not captured.notes, "whole, as before"
+    captured.encode(*drawn(0)[:2])
+    captured.encode(*drawn(0)[:2])
+    assert capturer.captured == 1, "other work of that size may still be"
 
 
-def test_what_does_not_fit_whole_is_done_in_tiles_that_are_not_recorded(made, vae, monkeypatch):
-    recorded, plain, recorder = made()
+def test_what_does_not_fit_whole_is_done_in_tiles_that_are_not_captured(made, vae, monkeypatch):
+    captured, plain, capturer = made()
     small, large = drawn(0)[2], drawn(0, (160, 176))[2]
     for _ in range(2):
-        recorded.decode(small)
+        captured.decode(small)
     decode, whole = AutoencoderKL.decode, large.shape[2] * large.shape[3]
 
     def limited(self, latents):
@@ -147,40 +151,40 @@ def test_what_does_not_fit_whole_is_done_in_tiles_that_are_not_recorded(made, va
     expected = plain.decode(large)
     monkeypatch.setattr(AutoencoderKL, "decode", limited)
     for _ in range(3):
-        found = recorded.decode(large)
-    assert recorder.recorded == 1
-    assert recorded.notes == ("pictures of 176x160 are decoded in tiles: memory does not hold them whole",)
+        found = captured.decode(large)
+    assert capturer.captured == 1
+    assert captured.notes == ("images of 176x160 are decoded in tiles: memory does not hold them whole",)
     assert found.shape == expected.shape == (160, 176, 3)
-    recorded.decode(small)
-    recorded.decode(small)
-    assert recorder.recorded == 2, "the small one's went as memory ran out, and came back"
+    captured.decode(small)
+    captured.decode(small)
+    assert capturer.captured == 2, "the small one's went as memory ran out, and came back"
 
 
 def test_a_failure_of_another_kind_is_not_tried_again(made):
-    recorded, _, recorder = made([RuntimeError("operation not permitted when stream is capturing")])
-    recorded.decode(drawn(0)[2])
+    captured, _, capturer = made([RuntimeError("operation not permitted when stream is capturing")])
+    captured.decode(drawn(0)[2])
     with pytest.raises(RuntimeError, match="not permitted"):
-        recorded.decode(drawn(0)[2])
-    assert recorder.recorded == 0
+        captured.decode(drawn(0)[2])
+    assert capturer.captured == 0
 
 
-def test_a_picture_that_is_not_finite_is_an_error_recorded_or_not(made):
-    recorded, _, recorder = made()
+def test_a_picture_that_is_not_finite_is_an_error_captured_or_not(made):
+    captured, _, capturer = made()
     latents = drawn(0)[2]
     for turn in range(4):
         if turn == 2:
-            recorded.decode(latents)
+            captured.decode(latents)
             continue
         with pytest.raises(NotFinite, match=r"values that are not finite \(float32\)"):
-            recorded.decode(torch.full_like(latents, torch.nan))
-    assert recorder.recorded == 1
+            captured.decode(torch.full_like(latents, torch.nan))
+    assert capturer.captured == 1
 
 
-def test_nothing_that_is_recorded_reads_a_value(vae):
+def test_nothing_that_is_captured_reads_a_value(vae):
     """On the meta device there are none to read."""
     config = KLConfig(block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4)
     with torch.device("meta"), torch.no_grad():
-        ways = Pictures(AutoencoderKL(config).half(), torch.device("meta"), False)
+        ways = VaeRunner(AutoencoderKL(config).half(), torch.device("meta"), fused=False)
         levels, keep = torch.empty(*SIDES, 3, dtype=torch.uint8), torch.empty(SIDES, dtype=torch.bool)
         (encoded,) = ways._encode_together(levels, keep)
         decoded, finite = ways._decode_whole(torch.empty(1, 4, 8, 12))

@@ -1,4 +1,4 @@
-"""Mixed company: requests with every documented scheduler, many step counts and strengths, in shared batches."""
+"""Mixed batches: requests with every documented scheduler, many step counts and strengths, in shared batches."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_mixed_requests(registry, count, most_steps):
         counters = engine.counters
 
     for request, one, other in zip(requests, alone, together, strict=True):
-        assert one == other, f"{request.scheduler} differs in company"
+        assert one == other, f"{request.scheduler} differs with others"
     rows = sum(
         ticket.resolved.plan.sampler.evaluations * request.samples
         for ticket, request in zip(tickets, requests, strict=True)

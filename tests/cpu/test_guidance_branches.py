@@ -1,6 +1,6 @@
-"""Guided halves are one sample until the first cross-attention: what is computed once, and that nothing else changes.
+"""Guided branches are one sample until the first cross-attention: what is computed once, and that nothing else changes.
 
-The oracle is the same network with a sample for each half, which is what diffusers and SDXL's halves have.
+The oracle is the same network with a sample for each half, which is what diffusers and SDXL's branches have.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ torch = pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[
 import intarsia
 from intarsia.backends.protocol import Step
 from intarsia.backends.token_regions import draw_choices, find_regions
-from intarsia.backends.torch.plain import PlainSteps
+from intarsia.backends.torch.captured_stepper import CapturedStepper, Limits
+from intarsia.backends.torch.eager_stepper import EagerStepper
 from intarsia.backends.torch.regions import MergingVariant, level_mergings, upload_regions
-from intarsia.backends.torch.stage import Network
-from intarsia.backends.torch.stages import StagedSteps
 from intarsia.backends.torch.state import Conditioning, State
+from intarsia.backends.torch.static_batch import Network
 from intarsia.models.attention import CrossAttention
 from intarsia.models.unet import UNet
 from intarsia.models.unet_config import UNetConfig
 from intarsia.schedulers import table
 from intarsia.token_merging import TokenMerging
-from tests.cpu.recorder import Recorder
+from tests.cpu.fake_capturer import FakeCapturer
 from tests.noise_request import noise_request
 
 CPU = torch.device("cpu")
@@ -80,12 +80,12 @@ def given(unet, lanes, size=(12, 10), image=False):
 
     sample = drawn(lanes, unet.config.in_channels, *size).contiguous(memory_format=torch.channels_last)
     emb = unet.embed(torch.linspace(900, 20, lanes)).repeat_interleave(2, 0)
-    context = unet.context(drawn(2 * lanes, 5, 12))
-    return sample, emb, context, 0.5 * drawn(2 * lanes, 3, context.shape[2]) if image else None
+    cross_kv = unet.cross_kv(drawn(2 * lanes, 5, 12))
+    return sample, emb, cross_kv, 0.5 * drawn(2 * lanes, 3, cross_kv.shape[2]) if image else None
 
 
 def apart(sample):
-    """The halves' own samples."""
+    """The branches' own samples."""
     return sample.repeat_interleave(2, 0).contiguous(memory_format=torch.channels_last)
 
 
@@ -136,14 +136,14 @@ def test_what_precedes_the_prompt_is_computed_once(kind, lanes):
 @pytest.mark.parametrize("image", [False, True])
 @pytest.mark.parametrize("lanes", [1, 2, 3, 5])
 @pytest.mark.parametrize("kind", KINDS)
-def test_halves_as_one_are_what_they_are_apart(kind, lanes, image):
+def test_branches_as_one_are_what_they_are_apart(kind, lanes, image):
     """Float64, in which sums in another order differ by 1e-15; outputs are about 3 at most."""
     unet = network(KINDS[kind], torch.float64)
     sample, *others = given(unet, lanes, image=image)
     found, expected = unet(sample, *others), unet(apart(sample), *others)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
     assert found.is_contiguous(memory_format=torch.channels_last)
-    assert float((expected[::2] - expected[1::2]).abs().max()) > 1e-2, "prompts tell the halves apart"
+    assert float((expected[::2] - expected[1::2]).abs().max()) > 1e-2, "prompts tell the branches apart"
     if lanes > 1:
         assert float((expected[0] - expected[2]).abs().max()) > 0.1
 
@@ -151,8 +151,8 @@ def test_halves_as_one_are_what_they_are_apart(kind, lanes, image):
 @pytest.mark.parametrize("reuse", [1, 2])
 @pytest.mark.parametrize("lanes", [1, 3])
 @pytest.mark.parametrize("weighted", [True, False])
-def test_merging_halves_as_one_is_what_it_is_apart(lanes, weighted, reuse):
-    """Each lane has destinations and a mask of its own; a matching is used again when the halves have parted."""
+def test_merging_branches_as_one_is_what_it_is_apart(lanes, weighted, reuse):
+    """Each lane has destinations and a mask of its own; a matching is used again when the branches have parted."""
     unet, size = network(SMALL), (12, 12)
     variant = MergingVariant(weighted=weighted)
     regions, choices = [], []
@@ -172,7 +172,7 @@ def test_merging_halves_as_one_is_what_it_is_apart(lanes, weighted, reuse):
     assert float((expected - unet(apart(sample), *others)).abs().max()) > 1e-3, "it does merge"
 
 
-# Steps. A lane whose halves have time embeddings of their own, though equal ones, is computed apart.
+# Steps. A lane whose branches have time embeddings of their own, though equal ones, is computed apart.
 
 
 class Watched:
@@ -181,36 +181,53 @@ class Watched:
     def __init__(self, unet):
         self.unet, self.config, self.seen = unet, unet.config, []
 
-    def __call__(self, sample, emb, context, image, merging):
-        self.seen.append((len(sample), len(context)))
-        return self.unet(sample, emb, context, image, merging)
+    def __call__(self, sample, emb, cross_kv, image_kv, merging):
+        self.seen.append((len(sample), len(cross_kv)))
+        return self.unet(sample, emb, cross_kv, image_kv, merging)
 
 
-def lane(steps, unet, seed, *, guidance=4.0, own_times=False, image=False, ratio=0.0):
+def lane(steps, unet, seed, *, guidance=4.0, branch_embeddings=False, image=False, ratio=0.0):
     """A state at its first row; all its tensors follow from the seed."""
     rng, side = np.random.default_rng(seed), 8
-    nine = unet.config.in_channels == 9
+    is_inpainting = unet.config.in_channels == 9
 
     def drawn(*shape):
         return torch.from_numpy(rng.normal(size=shape).astype(np.float32))
 
-    made, halves = table("euler", 2 + seed % 2), 2 if guidance > 1 else 1
-    context, clean, mask = unet.context(drawn(halves, 5, 12)), drawn(4, side, side), torch.zeros(1, side, side)
+    made, branches = table("euler", 2 + seed % 2), 2 if guidance > 1 else 1
+    cross_kv, image_latents = unet.cross_kv(drawn(branches, 5, 12)), drawn(4, side, side)
+    mask = torch.zeros(1, side, side)
     mask[:, 2:4, 2:4] = 1
     sizes = unet.attention_sizes(side, side)
     host_regions = find_regions(TokenMerging(ratio), sizes, mask[0].numpy(), mask_aware=False)
     regions = upload_regions(host_regions, torch.device("cpu"), variant=MergingVariant(mask_aware=False))
-    shared = Conditioning(
-        context, None, None, guidance, clean, mask, torch.cat([mask, drawn(4, side, side)]) if nine else None, False,
-        0.5 * drawn(halves, 3, context.shape[2]) if image else None, regions,
-    )  # fmt: skip
+    conditioning = Conditioning(
+        cross_kv=cross_kv,
+        pooled=None,
+        time_ids=None,
+        guidance_scale=guidance,
+        image_latents=image_latents,
+        mask=mask,
+        inpaint_latents=torch.cat([mask, drawn(4, side, side)]) if is_inpainting else None,
+        noise_fill=False,
+        image_kv=0.5 * drawn(branches, 3, cross_kv.shape[2]) if image else None,
+        regions=regions,
+    )
     unit, timesteps = drawn(4, side, side), torch.from_numpy(made.timesteps.astype(np.float32))
-    buffer = torch.zeros(steps.slots(made) + 2, *unit.shape)
-    buffer[0] = made.start_image * clean + made.start_noise * unit
-    embeddings = unet.embed(timesteps)[:, None].expand(-1, halves if own_times else 1, -1).contiguous()
+    buffer = torch.zeros(steps.state_slots(made) + 2, *unit.shape)
+    buffer[0] = made.start_image * image_latents + made.start_noise * unit
+    embeddings = unet.embed(timesteps)[:, None].expand(-1, branches if branch_embeddings else 1, -1).contiguous()
     drawn_choices = draw_choices(unit.numpy(), len(made), [region.cells for region in host_regions])
     choices = tuple(torch.from_numpy(choice) for choice in drawn_choices)
-    return State(shared, made, steps.pack(made), embeddings, buffer, unit, choices)
+    return State(
+        conditioning=conditioning,
+        table=made,
+        packed_table=steps.pack(made),
+        embeddings=embeddings,
+        buffer=buffer,
+        noise=unit,
+        choices=choices,
+    )
 
 
 def painted(steps, lanes):
@@ -222,10 +239,11 @@ def painted(steps, lanes):
 
 
 def stepping(way, unet, alone):
-    if way == "plain":
-        return PlainSteps(unet, CPU, torch.float32, alone=alone)
-    recorder = Recorder() if way == "captured" else None
-    return StagedSteps(Network(unet, CPU, torch.float32, fused=False, recorder=recorder), alone, (16, 2**30))
+    if way == "eager":
+        return EagerStepper(unet, CPU, torch.float32, alone=alone)
+    capturer = FakeCapturer() if way == "captured" else None
+    network = Network(unet=unet, device=CPU, dtype=torch.float32, fused=False, capturer=capturer)
+    return CapturedStepper(network, alone, Limits(16, 2**30))
 
 
 MIXED = [{}, {"guidance": 1.0}, {"guidance": 7.0}, {"image": True}, {"ratio": 0.5}, {}, {"ratio": 0.5, "guidance": 1.0}]
@@ -233,16 +251,18 @@ MIXED = [{}, {"guidance": 1.0}, {"guidance": 7.0}, {"image": True}, {"ratio": 0.
 
 @pytest.mark.parametrize("alone", [True, False])
 @pytest.mark.parametrize("kind", ["attention first", "4 channels", "attention lower"])
-@pytest.mark.parametrize("way", ["plain", "launched", "captured"])
-def test_mixed_lanes_are_what_they_are_with_their_halves_apart(way, kind, alone):
+@pytest.mark.parametrize("way", ["eager", "launched", "captured"])
+def test_mixed_lanes_are_what_they_are_with_their_branches_apart(way, kind, alone):
     samples = []
-    for own_times in (False, True):
+    for branch_embeddings in (False, True):
         unet = Watched(network(KINDS[kind]))
         steps = stepping(way, unet, alone)
-        lanes = [lane(steps, unet.unet, seed, own_times=own_times, **more) for seed, more in enumerate(MIXED)]
+        lanes = [
+            lane(steps, unet.unet, seed, branch_embeddings=branch_embeddings, **more) for seed, more in enumerate(MIXED)
+        ]
         samples.append(painted(steps, lanes))
         guided = {each for each in unet.seen if each != (1, 1)}
-        if own_times:
+        if branch_embeddings:
             assert all(count == prompts for count, prompts in guided)
         else:
             assert guided
@@ -252,20 +272,20 @@ def test_mixed_lanes_are_what_they_are_with_their_halves_apart(way, kind, alone)
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("way", ["plain", "captured"])
-def test_halves_of_lanes_in_one_evaluation(way):
-    """Several batch layouts: lanes of one company are side by side, on stages with empty places."""
+@pytest.mark.parametrize("way", ["eager", "captured"])
+def test_branches_of_lanes_in_one_evaluation(way):
+    """Several batch layouts: lanes with one key are side by side, in static batches with empty places."""
     unet = Watched(network(SMALL))
     steps = stepping(way, unet, alone=False)
     together = painted(steps, [lane(steps, unet.unet, 2 * seed) for seed in range(3)])
-    assert set(unet.seen) == ({(3, 6)} if way == "plain" else {(4, 8)})
+    assert set(unet.seen) == ({(3, 6)} if way == "eager" else {(4, 8)})
     for seed, found in enumerate(together):
-        steps = stepping("plain", unet, alone=True)
-        (expected,) = painted(steps, [lane(steps, unet.unet, 2 * seed, own_times=True)])
+        steps = stepping("eager", unet, alone=True)
+        (expected,) = painted(steps, [lane(steps, unet.unet, 2 * seed, branch_embeddings=True)])
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
 
 
-def test_cross_attention_repeats_nothing_for_halves_that_have_parted():
+def test_cross_attention_repeats_nothing_for_branches_that_have_parted():
     unet, seen = network(SMALL), []
     sample, *others = given(unet, 2)
     for module in unet.modules():
@@ -276,16 +296,16 @@ def test_cross_attention_repeats_nothing_for_halves_that_have_parted():
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("sd15-inpaint", {(1, 2)}), ("sdxl", {(2, 2)})])
-def test_halves_with_texts_of_their_own_in_the_time_embedding_are_apart(tmp_path, monkeypatch, kind, expected):
+def test_branches_with_texts_of_their_own_in_the_time_embedding_are_apart(tmp_path, monkeypatch, kind, expected):
     pytest.importorskip("diffusers", reason="makes its models with diffusers: pip install 'intarsia[torch]'")
     from tests.random_model import write_model, write_registry, write_xl_model
 
     folder = write_xl_model(tmp_path / "m") if kind == "sdxl" else write_model(tmp_path / "m", 9, "tiny")
     registry, forward, seen = write_registry(tmp_path / "w.toml", m=(folder, kind)), UNet.forward, []
 
-    def watched(self, sample, emb, context, *more):
-        seen.append((len(sample), len(context)))
-        return forward(self, sample, emb, context, *more)
+    def watched(self, sample, emb, cross_kv, *more):
+        seen.append((len(sample), len(cross_kv)))
+        return forward(self, sample, emb, cross_kv, *more)
 
     monkeypatch.setattr(UNet, "forward", watched)
     with intarsia.Engine("torch", "cpu", registry) as engine:

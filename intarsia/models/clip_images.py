@@ -1,4 +1,4 @@
-"""Pictures as CLIP's vision tower takes them, and the safety checker's rule on what it finds. Without torch.
+"""Preprocessing of images for CLIP's vision tower, and the safety checker's decision rule. Without torch.
 
 The rule is that of diffusers' ``StableDiffusionSafetyChecker``; see :mod:`intarsia.models.safety`.
 """
@@ -22,7 +22,7 @@ from intarsia.models.config_values import refuse, whole
 __all__ = ["Floats", "Pixels", "Preprocessing", "flagged", "load_preprocessing"]
 
 _CAUTION = np.float32(0.01)
-# Windows of one forward: a large tower on a long picture should not need more memory than on a square one.
+# Windows of one forward: a large tower on a long image should not need more memory than on a square one.
 _TOGETHER = 8
 _MOST_SIDE = 4096
 
@@ -30,9 +30,9 @@ Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """CLIP's image processor: resize, crop, normalise.
+    """CLIP's image processor: resize, crop, normalize.
 
     Attributes:
         size: pixels of the shorter side after resizing (bicubic).
@@ -52,57 +52,65 @@ class Preprocessing:
         resample = int(Image.Resampling.BICUBIC)
         refuse("image processor's", raw, {**dict.fromkeys(steps, (True,)), "resample": (resample,)})
         size, crop = raw["size"], raw["crop_size"]
-        shortest = size["shortest_edge"] if isinstance(size, Mapping) else size
-        sides = [crop["height"], crop["width"]] if isinstance(crop, Mapping) else [crop, crop]
-        named = {"size": shortest, "crop_size": sides[0]}
-        longest, square = (whole("image processor", named, name, None, most=_MOST_SIDE) for name in named)
-        mean, std = (tuple(map(float, raw[name])) for name in ("image_mean", "image_std"))
-        finite = all(map(math.isfinite, (*mean, *std)))
-        if sides[0] != sides[1] or square > longest or len(mean) != 3 or len(std) != 3 or not finite or min(std) <= 0:
+        shorter_side = size["shortest_edge"] if isinstance(size, Mapping) else size
+        height, width = (crop["height"], crop["width"]) if isinstance(crop, Mapping) else (crop, crop)
+        sides = {"size": shorter_side, "crop_size": height}
+        resized, cropped = (whole("image processor", sides, name, None, most=_MOST_SIDE) for name in sides)
+        is_square = height == width and cropped <= resized
+
+        mean = tuple(map(float, raw["image_mean"]))
+        std = tuple(map(float, raw["image_std"]))
+        is_finite = all(map(math.isfinite, (*mean, *std)))
+        if not is_square or len(mean) != 3 or len(std) != 3 or not is_finite or min(std) <= 0:
             raise ValueError("needs a square crop_size of at most size, and three of image_mean and image_std each")
-        return cls(longest, square, mean, std)
+        return cls(size=resized, crop=cropped, mean=mean, std=std)
 
-    def windows(self, picture: Pixels) -> list[Pixels]:
-        """Squares ``[crop, crop, 3]`` that cover a picture ``[h, w, 3]``; one for a square picture.
+    def windows(self, image: Pixels) -> list[Pixels]:
+        """Squares ``[crop, crop, 3]`` that cover an image ``[h, w, 3]``; one for a square image.
 
-        The central one is CLIP's centre crop. diffusers looks at that alone, so that what stands at the ends of a
-        long picture would pass unseen; here evenly spaced squares on both sides of it are looked at as well.
+        The central one is CLIP's center crop. diffusers checks that alone and misses both ends of a long image; here
+        evenly spaced squares on both sides of it are checked as well.
         """
-        height, width = picture.shape[:2]
+        height, width = image.shape[:2]
         shorter = min(height, width)
         target = (int(self.size * width / shorter), int(self.size * height / shorter))
-        resized = np.asarray(Image.fromarray(picture).resize(target, Image.Resampling.BICUBIC))
+        resized = np.asarray(Image.fromarray(image).resize(target, Image.Resampling.BICUBIC))
+
         tops, lefts = (_starts(length, self.crop) for length in resized.shape[:2])
         return [resized[y : y + self.crop, x : x + self.crop] for y in tops for x in lefts]
 
-    def normalise(self, windows: Sequence[Pixels]) -> Floats:
+    def normalize(self, windows: Sequence[Pixels]) -> Floats:
         """float32 ``[N, 3, crop, crop]``, as the tower takes it."""
         levels = np.stack(windows).transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
         mean, std = (np.array(values, np.float32)[:, None, None] for values in (self.mean, self.std))
         return (levels - mean) / std
 
-    def batches(self, picture: Pixels) -> Iterator[Floats]:
-        """All windows of a picture, normalised, a few at a time."""
-        windows = self.windows(picture)
+    def batches(self, image: Pixels) -> Iterator[Floats]:
+        """All windows of an image, normalized, a few at a time."""
+        windows = self.windows(image)
         for first in range(0, len(windows), _TOGETHER):
-            yield self.normalise(windows[first : first + _TOGETHER])
+            yield self.normalize(windows[first : first + _TOGETHER])
 
 
 def _starts(length: int, crop: int) -> list[int]:
     """First pixels of windows that cover ``length``; an odd number of them, so that the middle one is central."""
     spans = 2 * math.ceil((length / crop - 1) / 2)
-    return [place * (length - crop) // spans for place in range(spans + 1)] if spans else [0]
+    if not spans:
+        return [0]
+    return [index * (length - crop) // spans for index in range(spans + 1)]
 
 
 def flagged(special: Floats, concepts: Floats) -> list[bool]:
-    """Which embeddings show what is not to be shown.
+    """Whether each embedding is near a concept that is not to be shown.
 
     Args:
         special: ``[N, 3]``, cosines with the special-care concepts less their thresholds.
         concepts: ``[N, 17]``, likewise.
     """
-    caution = np.where((np.round(special, 3) > 0).any(axis=1, keepdims=True), _CAUTION, np.float32(0))
-    return [bool((np.round(scores, 3) > 0).any()) for scores in concepts + caution]
+    is_special = (np.round(special, 3) > 0).any(axis=1, keepdims=True)
+    caution = np.where(is_special, _CAUTION, np.float32(0))
+    is_near = np.round(concepts + caution, 3) > 0
+    return [bool(row.any()) for row in is_near]
 
 
 def load_preprocessing(path: Path) -> Preprocessing:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 
-class Recorder:
-    """Replays by calling, and counts.
+class FakeCapturer:
+    """Replays by calling the function, and counts.
 
     Args:
-        failures: exceptions that the next recordings end with, one each.
+        failures: exceptions that the next captures end with, one each.
     """
 
     def __init__(self, failures=()):
-        self.recorded, self.replayed, self.failures = 0, 0, list(failures)
+        self.captured, self.replayed, self.failures = 0, 0, list(failures)
 
     def __call__(self, work):
         if self.failures:
             raise self.failures.pop(0)
-        self.recorded += 1
+        self.captured += 1
         work()  # the warm-up
-        work()  # the recording
+        work()  # the captures
 
         def replay():
             self.replayed += 1

@@ -1,0 +1,296 @@
+"""Static device buffers for L lanes: addresses and shapes never change, so one CUDA graph serves any set of lanes.
+
+The row that each lane is at is in the buffers too, and a step advances it: a step needs nothing from the host, and can
+be captured once and replayed (:mod:`intarsia.backends.torch.capture`). Lanes are placed and evicted between steps by
+copies on the device. Places without a lane are computed too, and their results ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from intarsia.backends.protocol import Step
+from intarsia.backends.torch.capture import GraphCapturer, searching
+from intarsia.backends.torch.regions import RegionShape
+from intarsia.backends.torch.state import BatchKey, Conditioning, State
+from intarsia.kernels.fused_step import advance, first_input
+from intarsia.kernels.pick import pick_rows
+from intarsia.kernels.step_lanes import StepLanes, record_size
+from intarsia.models.merging import LevelMerging
+from intarsia.models.unet import UNet
+
+__all__ = ["Capacity", "Network", "StaticBatch"]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Network:
+    """The network that is evaluated, and how.
+
+    Attributes:
+        fused: as :func:`intarsia.kernels.fused_step.advance` has it.
+        capturer: captures a step; None launches its operations one by one, each time.
+        search: cuDNN measures its algorithms when a step is captured for the second time, which takes seconds.
+    """
+
+    unet: UNet
+    device: torch.device
+    dtype: torch.dtype
+    fused: bool | None = None
+    capturer: GraphCapturer | None = None
+    search: bool = False
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What a static batch can hold.
+
+    Attributes:
+        rows: of the longest table.
+        langevin: rows that take their step size from norms.
+    """
+
+    lanes: int
+    rows: int
+    langevin: bool
+
+    def holds(self, other: Capacity) -> bool:
+        """Whether everything that ``other`` holds fits here."""
+        return self.lanes >= other.lanes and self.rows >= other.rows and self.langevin >= other.langevin
+
+    def joined(self, other: Capacity) -> Capacity:
+        """The smallest capacity that holds both."""
+        return Capacity(
+            lanes=max(self.lanes, other.lanes),
+            rows=max(self.rows, other.rows),
+            langevin=self.langevin or other.langevin,
+        )
+
+
+class StaticBatch:
+    """Buffers for ``capacity.lanes`` lanes with equal batch keys, and the captured step. It is captured empty, here.
+
+    Args:
+        template: a lane with that key; the widths of embeddings and of keys and values are read off it.
+        search: cuDNN measures its algorithms during the capture.
+    """
+
+    def __init__(
+        self, network: Network, key: BatchKey, capacity: Capacity, template: State, *, search: bool = False
+    ) -> None:
+        self.key, self.capacity, self.searched, self._network = key, capacity, search, network
+        self._rows: dict[State, int] = {}
+        self._places: list[State | None] = [None] * capacity.lanes
+        self._allocate(template)
+
+        work = searching(self._evaluate) if search else self._evaluate
+        self._replay = network.capturer(work) if network.capturer else work
+
+    @property
+    def nbytes(self) -> int:
+        """Device memory of the buffers."""
+        lanes = self._lanes
+        tensors = [lanes.state, lanes.records, lanes.network_input, lanes.extra, lanes.clean, lanes.noise]
+        tensors += [self._embeddings, self._row_embeddings, self._cross_kv, self._image_kv, *self._choices]
+        return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has no lane."""
+        return not self._rows
+
+    def __contains__(self, state: State) -> bool:
+        return state in self._rows
+
+    def place(self, steps: Sequence[Step]) -> None:
+        """Hold exactly these lanes, each at its row, with its fresh noise."""
+        lanes = {step.state for step in steps}
+        for state in list(self._rows):
+            if state not in lanes:
+                self.evict(state)
+
+        has_new_rows = False
+        for step in steps:
+            if self._rows.get(step.state) != step.row:
+                self.add(step)
+                has_new_rows = True
+            if step.noise is not None:
+                noise = self._lanes.state[self._place_of(step.state), -1]
+                _copy_from_host(noise, step.noise)
+        if has_new_rows:
+            first_input(self._lanes, fused=self._network.fused)
+
+    def add(self, step: Step) -> None:
+        """Hold a lane too, or hold one that is here already, at that row."""
+        state: State = step.state
+        if state not in self._rows:
+            free_place = self._places.index(None)
+            self._places[free_place] = state
+            self._fill(free_place, state)
+        self._cursor[self._place_of(state)].fill_(step.row)
+        self._rows[state] = step.row
+
+    def run(self) -> None:
+        """One evaluation, then every lane's own row."""
+        self._replay()
+        for state in self._rows:
+            self._rows[state] += 1
+
+    def sample(self, state: State) -> Tensor:
+        """A lane's current sample, ``[C, h, w]``; a view."""
+        return self._lanes.state[self._place_of(state), 0]
+
+    def evict(self, state: State) -> None:
+        """Copy a lane's state slots into its own buffer, and free its place."""
+        slots = self.key.state_slots
+        state.buffer[:slots].copy_(self._lanes.state[self._place_of(state), :slots])
+        self.free(state)
+
+    def evict_all(self) -> None:
+        """Evict every lane."""
+        for state in list(self._rows):
+            self.evict(state)
+
+    def free(self, state: State) -> None:
+        """Free the place of a lane that is finished."""
+        place = self._place_of(state)
+        self._cursor[place].fill_(-1)
+        self._places[place] = None
+        del self._rows[state]
+
+    def _place_of(self, state: State) -> int:
+        return self._places.index(state)
+
+    def _fill(self, place: int, state: State) -> None:
+        """Copy the lane's own tensors into its place; all of them are on the device."""
+        lanes, slots, rows = self._lanes, self.key.state_slots, len(state.packed_table)
+        lanes.state[place].zero_()  # what an earlier lane left may not be finite
+        lanes.state[place, :slots].copy_(state.buffer[:slots])
+        lanes.records[place, :rows].copy_(state.packed_table)
+        lanes.guidance[place].fill_(state.conditioning.guidance_scale)
+        self._embeddings[place, :rows].copy_(state.embeddings)
+
+        self._fill_conditioning(place, state.conditioning)
+        if lanes.noise is not None:
+            lanes.noise[place].copy_(state.noise)
+
+        for buffer, destinations in zip(self._choices, state.choices, strict=True):
+            buffer[place, :rows, 0].copy_(destinations)
+        for merging, region in zip(self._merging, state.conditioning.regions, strict=True):
+            if merging.protected is not None and region.protected is not None:
+                merging.protected[place].copy_(region.protected)
+
+    def _fill_conditioning(self, place: int, conditioning: Conditioning) -> None:
+        lanes, count = self._lanes, self.key.branches
+        branches = slice(place * count, (place + 1) * count)
+        self._cross_kv[branches].copy_(conditioning.cross_kv)
+        if self._image_kv is not None and conditioning.image_kv is not None:
+            self._image_kv[branches].copy_(conditioning.image_kv)
+
+        if lanes.extra is not None and conditioning.inpaint_latents is not None:
+            lanes.extra[place].copy_(conditioning.inpaint_latents)
+        if lanes.mask is not None and lanes.clean is not None:
+            lanes.mask[place].copy_(conditioning.mask)
+            lanes.clean[place].copy_(conditioning.image_latents)
+
+    def _evaluate(self) -> None:
+        """The work of a step. In an empty batch it changes nothing."""
+        lanes, fused = self._lanes, self._network.fused
+        for table, row_choices in zip(self._choices, self._row_choices, strict=True):
+            pick_rows(table, self._cursor, row_choices, fused=fused)
+        pick_rows(self._embeddings, self._cursor, self._row_embeddings, lanes.row, fused=fused)
+
+        output = self._network.unet(
+            lanes.network_input, self._row_embeddings, self._cross_kv, self._image_kv, self._merging
+        )
+        advance(lanes, output.contiguous(memory_format=torch.channels_last), fused=fused)
+
+    def _allocate(self, template: State) -> None:
+        """All buffers, zero."""
+        self._cursor = self._zeros((self.capacity.lanes,), torch.int32).fill_(-1)
+        self._lanes = self._step_lanes()
+        self._allocate_conditioning(template)
+        self._allocate_merging(self.key.regions)
+
+    def _step_lanes(self) -> StepLanes:
+        key, capacity, dtype = self.key, self.capacity, self._network.dtype
+        count = capacity.lanes
+        channels, height, width = key.latents
+        network_channels = channels + key.inpaint_channels
+        network_input = self._zeros((key.input_copies * count, network_channels, height, width), dtype)
+
+        extra = mask = clean = noise = None
+        if key.inpaint_channels:
+            extra = self._zeros((count, key.inpaint_channels, height, width), dtype)
+        else:  # the loop itself keeps the known region
+            mask = self._zeros((count, 1, height, width))
+            clean, noise = self._zeros((count, *key.latents)), self._zeros((count, *key.latents))
+
+        return StepLanes(
+            state=self._zeros((count, key.state_slots + 2, channels, height, width)),
+            records=self._zeros((count, capacity.rows, record_size(key.state_slots))),
+            row=self._zeros((count,), torch.int32).fill_(-1),
+            guidance=self._zeros((count,)),
+            network_input=network_input.to(memory_format=torch.channels_last),
+            extra=extra,
+            mask=mask,
+            clean=clean,
+            noise=noise,
+            cursor=self._cursor,
+            langevin=capacity.langevin,
+            shared=key.input_copies < key.branches,
+        )
+
+    def _allocate_conditioning(self, template: State) -> None:
+        """Time embeddings of all rows and of the current one; keys and values of prompts and images."""
+        key, count = self.key, self.capacity.lanes
+        embeddings, cross_kv = template.embeddings, template.conditioning.cross_kv
+        samples, width = count * key.branches, embeddings.shape[2]
+
+        copies = key.branches if key.has_branch_embeddings else 1
+        self._embeddings = self._zeros((count, self.capacity.rows, copies, width), embeddings.dtype)
+        self._row_embeddings = self._zeros((samples, width), embeddings.dtype)
+
+        kv_width = cross_kv.shape[2]
+        self._cross_kv = self._zeros((samples, key.tokens, kv_width), cross_kv.dtype)
+        self._image_kv = None
+        if key.image_tokens:
+            self._image_kv = self._zeros((samples, key.image_tokens, kv_width), cross_kv.dtype)
+
+    def _allocate_merging(self, regions: Sequence[RegionShape]) -> None:
+        """Destinations of all rows and of the current one, and what is protected, for each region."""
+        count, rows = self.capacity.lanes, self.capacity.rows
+        self._choices = [self._zeros((count, rows, 1, region.cells), torch.uint8) for region in regions]
+        self._row_choices = [self._zeros((count, region.cells), torch.uint8) for region in regions]
+        self._merging = tuple(
+            self._level_merging(region, choice) for region, choice in zip(regions, self._row_choices, strict=True)
+        )
+
+    def _level_merging(self, region: RegionShape, choice: Tensor) -> LevelMerging:
+        protected = None
+        if region.is_protected:
+            protected = self._zeros((self.capacity.lanes, region.height * region.width), torch.bool)
+        return LevelMerging(
+            height=region.height,
+            width=region.width,
+            merged=region.merged,
+            choice=choice,
+            protected=protected,
+            weighted=region.weighted,
+            reuse=region.reuse,
+        )
+
+    def _zeros(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.zeros(shape, dtype=dtype, device=self._network.device)
+
+
+def _copy_from_host(target: Tensor, array: np.ndarray) -> None:
+    """Copy without waiting for the device."""
+    source = torch.from_numpy(array)
+    if target.is_cuda:
+        source = source.pin_memory()
+    target.copy_(source, non_blocking=True)
