@@ -17,6 +17,7 @@ from intarsia.backends.protocol import Inputs, Step
 from intarsia.backends.torch import session as sessions
 from intarsia.execution import Execution
 from intarsia.schedulers import table
+from intarsia.token_merging import TokenMerging
 from tests.kernels.offline import launching
 
 CPU = torch.device("cpu")
@@ -37,7 +38,7 @@ def inputs(height: int, width: int) -> Inputs:
         image=picture,
         mask=mask,
         latent_mask=latent_mask,
-        token_merging=0.5,
+        token_merging=TokenMerging(0.5),
     )
 
 

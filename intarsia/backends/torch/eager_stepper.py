@@ -12,9 +12,10 @@ from torch import Tensor
 
 from intarsia.backends.protocol import Step
 from intarsia.backends.torch.device import upload
+from intarsia.backends.torch.regions import level_mergings
 from intarsia.backends.torch.state import State, batches
 from intarsia.kernels.step import apply_row, guide, keep_known, langevin
-from intarsia.models.merging import LevelMerging, level_mergings
+from intarsia.models.merging import LevelMerging
 from intarsia.models.unet import UNet
 from intarsia.schedulers import Table
 from intarsia.schedulers.packing import pack_matrices

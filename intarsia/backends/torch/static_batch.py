@@ -16,7 +16,8 @@ from torch import Tensor
 
 from intarsia.backends.protocol import Step
 from intarsia.backends.torch.capture import GraphCapturer, searching
-from intarsia.backends.torch.state import BatchKey, Conditioning, RegionShape, State
+from intarsia.backends.torch.regions import RegionShape
+from intarsia.backends.torch.state import BatchKey, Conditioning, State
 from intarsia.kernels.fused_step import advance, first_input
 from intarsia.kernels.pick import pick_rows
 from intarsia.kernels.step_lanes import StepLanes
@@ -287,8 +288,8 @@ class StaticBatch:
             merged=region.merged,
             choice=choice,
             protected=protected,
-            weighted=region.merging.weighted,
-            reuse=region.merging.reuse,
+            weighted=region.weighted,
+            reuse=region.reuse,
         )
 
     def _zeros(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
