@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from intarsia.errors import BackendError
+from intarsia.execution import Kernels
 
 __all__ = ["ceil_div", "check", "launching", "operation", "pick_kernels", "power_of_two", "runs_fused"]
 
@@ -88,18 +89,16 @@ def operation(schema: str, shape: Callable[..., Any]) -> Callable[[Callable[...,
     return register
 
 
-def pick_kernels(choice: str, device: torch.device) -> bool:
+def pick_kernels(choice: Kernels, device: torch.device) -> bool:
     """Whether networks on ``device`` run fused kernels.
 
     Args:
-        choice: one of :data:`intarsia.execution.KERNELS`; ``auto`` is ``fused`` on a GPU (and the meta device).
+        choice: ``auto`` is ``fused`` on a GPU (and the meta device), ``plain`` on a CPU.
 
     Raises:
-        BackendError: no such choice; fused ones on a CPU (but for Triton's interpreter), or on a GPU that Triton does
-            not compile for, or without triton.
+        BackendError: fused ones on a CPU (but for Triton's interpreter), or on a GPU that Triton does not compile for,
+            or without triton.
     """
-    if choice not in ("auto", "fused", "plain"):
-        raise BackendError(f"kernels must be auto, fused or plain, not {choice!r}")
     if choice == "plain" or (choice == "auto" and device.type == "cpu"):
         return False
     if device.type == "meta":

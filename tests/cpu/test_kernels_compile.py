@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[
 import intarsia.kernels.geglu as geglu_module
 from benchmarks.op_count import count
 from intarsia.errors import BackendError
+from intarsia.execution import Execution
 from intarsia.kernels import launch
 from intarsia.kernels.geglu import geglu, geglu_reference
 from intarsia.kernels.launch import launching, pick_kernels, runs_fused
@@ -99,7 +100,7 @@ def test_kernels_that_cannot_be_had_are_named(monkeypatch):
     cpu, gpu = torch.device("cpu"), torch.device("cuda", 0)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(BackendError, match="kernels must be auto, fused or plain, not 'fast'"):
-        pick_kernels("fast", cpu)
+        Execution(kernels="fast")
     with pytest.raises(BackendError, match="fused kernels run on a CUDA device, not on a CPU"):
         pick_kernels("fused", cpu)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (6, 1))

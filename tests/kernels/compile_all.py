@@ -28,7 +28,7 @@ from intarsia.schedulers import table
 from intarsia.schedulers.packing import pack_rows
 from tests.kernels.offline import launching
 
-HALF = torch.float16
+FLOAT16 = torch.float16
 LAST = torch.channels_last
 # Channels of the norms of SD1.5, SDXL and their autoencoder.
 WIDTHS = (128, 256, 512, 320, 640, 960, 1280, 1920, 2560)
@@ -56,8 +56,8 @@ def usage(cubin: bytes) -> tuple[int, int]:
         file.write(cubin)
         file.flush()
         said = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True)
-    found = re.search(r"REG:(\d+) STACK:(\d+)", said.stdout + said.stderr)
-    return int(found[1]), int(found[2])
+    actual = re.search(r"REG:(\d+) STACK:(\d+)", said.stdout + said.stderr)
+    return int(actual[1]), int(actual[2])
 
 
 def lanes(is_inpainting: bool, copies: int) -> StepLanes:
@@ -68,18 +68,18 @@ def lanes(is_inpainting: bool, copies: int) -> StepLanes:
         records=torch.from_numpy(pack_rows(pndm, pndm.state_slots, len(pndm))[None]),
         row=torch.zeros(1, dtype=torch.int32),
         guidance=torch.ones(1),
-        network_input=torch.zeros(copies, 9 if is_inpainting else 4, 8, 8, dtype=HALF).to(memory_format=LAST),
+        network_input=torch.zeros(copies, 9 if is_inpainting else 4, 8, 8, dtype=FLOAT16).to(memory_format=LAST),
         shared=copies == 1,
         cursor=torch.zeros(1, dtype=torch.int32),
-        **({"inpaint_latents": torch.zeros(1, 5, 8, 8, dtype=HALF)} if is_inpainting else known),
+        **({"inpaint_latents": torch.zeros(1, 5, 8, 8, dtype=FLOAT16)} if is_inpainting else known),
     )
 
 
 def layers(width: int, size: int) -> None:
     """What the networks run at one width."""
-    ones = torch.ones(width, dtype=HALF)
-    x = torch.zeros(1, width, size, size, dtype=HALF).to(memory_format=LAST)
-    group_norm(x, Norm(groups=32, weight=ones, bias=ones, silu=True), torch.zeros(1, width, dtype=HALF), fused=True)
+    ones = torch.ones(width, dtype=FLOAT16)
+    x = torch.zeros(1, width, size, size, dtype=FLOAT16).to(memory_format=LAST)
+    group_norm(x, Norm(groups=32, weight=ones, bias=ones, silu=True), torch.zeros(1, width, dtype=FLOAT16), fused=True)
     residual(x, x, ones, ones, fused=True)
 
 
@@ -91,7 +91,7 @@ def tokens(dtype: torch.dtype) -> None:
 
 
 def images() -> None:
-    image = torch.zeros(1, 3, 8, 8, dtype=HALF)
+    image = torch.zeros(1, 3, 8, 8, dtype=FLOAT16)
     to_levels(image, fused=True)
     base, weights = torch.zeros(8, 8, 3, dtype=torch.uint8), torch.zeros(8, 8, dtype=torch.uint8)
     paste(base, image[0], weights, fused=True)
@@ -99,11 +99,11 @@ def images() -> None:
 
 
 def steps() -> None:
-    output = torch.zeros(2, 4, 8, 8, dtype=HALF).to(memory_format=LAST)
+    output = torch.zeros(2, 4, 8, 8, dtype=FLOAT16).to(memory_format=LAST)
     for is_inpainting, copies in ((False, 2), (True, 2), (False, 1), (True, 1)):
         advance(lanes(is_inpainting, copies), output, fused=True)
     first_input(lanes(True, 1), fused=True)
-    for dtype in (HALF, torch.uint8):
+    for dtype in (FLOAT16, torch.uint8):
         cursor = torch.zeros(1, dtype=torch.int32)
         pick_rows(torch.zeros(1, 3, 1, 64, dtype=dtype), cursor, torch.zeros(2, 64, dtype=dtype), cursor, fused=True)
 
@@ -114,15 +114,15 @@ def main() -> None:
         for width in WIDTHS:
             layers(width, 8)
         for width in (320, 640, 1280):
-            ones, rows = torch.ones(width, dtype=HALF), torch.zeros(2, width, dtype=HALF)
+            ones, rows = torch.ones(width, dtype=FLOAT16), torch.zeros(2, width, dtype=FLOAT16)
             layer_norm(rows, ones, ones, fused=True)
             add_layer_norm(rows, rows, ones, ones, fused=True)
             layer_norm_float8(rows, rows, ones, ones, fused=True)
             quantize(rows, fused=True)
-            geglu_float8(torch.zeros(2, 8 * width, dtype=HALF), fused=True)
-        for dtype in (HALF, torch.bfloat16, torch.float32):
+            geglu_float8(torch.zeros(2, 8 * width, dtype=FLOAT16), fused=True)
+        for dtype in (FLOAT16, torch.bfloat16, torch.float32):
             tokens(dtype)
-        geglu(torch.zeros(2, 2560, dtype=HALF), fused=True)
+        geglu(torch.zeros(2, 2560, dtype=FLOAT16), fused=True)
         images()
         steps()
 

@@ -17,15 +17,15 @@ from intarsia.kernels.layer_norm import layer_norm_float8, layer_norm_float8_ref
 from tests.gpu.needs import need_float8
 from tests.kernels.interpreter import round_e4m3_as_torch
 from tests.kernels.rounding import assert_rounded
-from tests.kernels.test_layers import BRAIN, FULL, HALF, random
+from tests.kernels.test_layers import BFLOAT16, FLOAT16, FLOAT32, random
 
 # rows, width, dtype; what is special about it
 ROWS = [
-    (3, 320, HALF),  # several rows in a program
-    (9, 77, FULL),  # an odd width
-    (2, 1280, BRAIN),
-    (2, 5120, HALF),  # wider than a tile
-    (1, 1, FULL),
+    (3, 320, FLOAT16),  # several rows in a program
+    (9, 77, FLOAT32),  # an odd width
+    (2, 1280, BFLOAT16),
+    (2, 5120, FLOAT16),  # wider than a tile
+    (1, 1, FLOAT32),
 ]
 
 
@@ -51,17 +51,17 @@ def product_dtype(device: str, request: pytest.FixtureRequest) -> torch.dtype:
     return dtype
 
 
-def assert_quantized(found: Float8, exact: torch.Tensor, noise: float) -> None:
-    """``found`` is ``exact`` (float64) computed in float32 with an error of ``noise``, scaled and rounded once.
+def assert_quantized(actual: Float8, exact: torch.Tensor, noise: float) -> None:
+    """``actual`` is ``exact`` (float64) computed in float32 with an error of ``noise``, scaled and rounded once.
 
     A scale is its row's largest value over 448. e4m3 has four bits of precision, its rounding is off by a sixteenth at
     most, and below 2^-6, where numbers are evenly spaced, by 2^-10.
     """
-    values, scale = (each.double().cpu() for each in found)
-    assert found.values.dtype == FLOAT8
-    assert found.values.is_contiguous()
-    assert found.scale.dtype == FULL
-    assert found.scale.is_contiguous()
+    values, scale = (each.double().cpu() for each in actual)
+    assert actual.values.dtype == FLOAT8
+    assert actual.values.is_contiguous()
+    assert actual.scale.dtype == FLOAT32
+    assert actual.scale.is_contiguous()
     largest = exact.abs().amax(-1, keepdim=True)
     assert ((scale * 448 - largest).abs() <= largest * 1e-6 + noise + 2e-12).all()
     error = (values * scale - exact).abs()
@@ -75,26 +75,26 @@ def assert_quantized(found: Float8, exact: torch.Tensor, noise: float) -> None:
 @pytest.mark.parametrize(("rows", "width", "dtype"), ROWS)
 def test_quantize(guard, device, rows, width, dtype):
     x = guard.holding(random(rows, 2, width, dtype=dtype, device=device) * 3)
-    for found in (quantize(x, fused=True), quantize_reference(x)):
-        assert found.values.shape == x.shape
-        assert found.scale.shape == (rows, 2, 1)
-        assert_quantized(found, x.double().cpu(), 0.0)
+    for actual in (quantize(x, fused=True), quantize_reference(x)):
+        assert actual.values.shape == x.shape
+        assert actual.scale.shape == (rows, 2, 1)
+        assert_quantized(actual, x.double().cpu(), 0.0)
 
 
 def test_rows_are_scaled_each_by_itself(device):
     x = random(4, 48, device=device) * torch.tensor([[1e-6], [1.0], [0.0], [3e4]], device=device)
-    for found in (quantize(x, fused=True), quantize_reference(x)):
-        assert_quantized(found, x.double().cpu(), 0.0)
-        assert not found.values[2].float().any()
-        assert torch.isfinite(found.scale).all()
+    for actual in (quantize(x, fused=True), quantize_reference(x)):
+        assert_quantized(actual, x.double().cpu(), 0.0)
+        assert not actual.values[2].float().any()
+        assert torch.isfinite(actual.scale).all()
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # numpy's, in the interpreter
 def test_what_is_not_finite_stays_so(device):
-    x = random(3, 40, dtype=HALF, device=device)
+    x = random(3, 40, dtype=FLOAT16, device=device)
     x[0, 7], x[1, 7] = math.nan, math.inf
-    for found in (quantize(x, fused=True), quantize_reference(x)):
-        wide = found.values.float() * found.scale
+    for actual in (quantize(x, fused=True), quantize_reference(x)):
+        wide = actual.values.float() * actual.scale
         assert not torch.isfinite(wide[0]).all()
         assert not torch.isfinite(wide[1]).any()
         assert torch.isfinite(wide[2]).all()
@@ -108,22 +108,22 @@ def test_layer_norm(guard, device, rows, width, dtype, adds):
     weight, bias = (guard.holding(random(width, dtype=dtype, device=device, seed=seed)) for seed in (1, 2))
     exact = x.double() if delta is None else x.double() + delta.double()
     normed = F.layer_norm(exact, (width,), weight.double(), bias.double(), 1e-5).cpu()
-    for total, found in (
+    for total, actual in (
         layer_norm_float8(x, delta, weight, bias, fused=True),
         layer_norm_float8_reference(x, delta, weight, bias),
     ):
         # a sum of 30 has a spacing of 2e-6, and so has its mean
         assert_rounded(total, exact.cpu(), 2e-6)
-        assert_quantized(found, normed, 2e-5)
+        assert_quantized(actual, normed, 2e-5)
 
 
 @pytest.mark.parametrize(("rows", "width", "dtype"), ROWS)
 def test_geglu(guard, device, rows, width, dtype):
     packed = guard.holding(random(rows, 2, 2 * width, dtype=dtype, device=device) * 3)
     value, gate = packed.double().cpu().chunk(2, dim=-1)
-    for found in (geglu_float8(packed, fused=True), geglu_float8_reference(packed)):
-        assert found.values.shape == (rows, 2, width)
-        assert_quantized(found, value * F.gelu(gate), 1e-5)
+    for actual in (geglu_float8(packed, fused=True), geglu_float8_reference(packed)):
+        assert actual.values.shape == (rows, 2, width)
+        assert_quantized(actual, value * F.gelu(gate), 1e-5)
 
 
 @pytest.mark.parametrize(("rows", "inner", "outer"), [(2, 320, 960), (7, 64, 32), (33, 1280, 48), (1, 16, 16)])
@@ -136,23 +136,23 @@ def test_product(product_dtype, device, rows, inner, outer, biased):
     exact = wide[0] @ wide[1].T + (bias.double().cpu() if biased else 0.0)
     # a GPU adds up with 14 bits at least (DeepSeek-V3, section 3.5.2): relative to what all summands come to
     noise = (wide[0].abs() @ wide[1].abs().T) * (2**-13 if device == "cuda" else 2**-20)
-    for found in (scaled_product(x, weight, bias, product_dtype), scaled_reference(x, weight, bias)):
-        assert found.shape == (2, rows, outer)
-        assert found.is_contiguous()
-        rounding = exact.abs() * torch.finfo(found.dtype).eps
-        assert ((found.double().cpu() - exact).abs() <= rounding + noise + 1e-6).all()
+    for actual in (scaled_product(x, weight, bias, product_dtype), scaled_reference(x, weight, bias)):
+        assert actual.shape == (2, rows, outer)
+        assert actual.is_contiguous()
+        rounding = exact.abs() * torch.finfo(actual.dtype).eps
+        assert ((actual.double().cpu() - exact).abs() <= rounding + noise + 1e-6).all()
 
 
 def test_nothing_to_do(device):
     none, ones = torch.empty(0, 8, device=device), torch.ones(8, device=device)
     assert [each.shape for each in quantize(none, fused=True)] == [(0, 8), (0, 1)]
     assert [each.shape for each in geglu_float8(none, fused=True)] == [(0, 4), (0, 1)]
-    total, found = layer_norm_float8(none, none, ones, ones, fused=True)
-    assert [each.shape for each in (total, *found)] == [(0, 8), (0, 8), (0, 1)]
+    total, actual = layer_norm_float8(none, none, ones, ones, fused=True)
+    assert [each.shape for each in (total, *actual)] == [(0, 8), (0, 8), (0, 1)]
 
 
 @pytest.mark.parametrize("name", ["quantize", "layer_norm_float8", "add_layer_norm_float8", "geglu_float8"])
-def test_tracers_are_told_the_right_shapes(device, name):
+def test_traced_shapes_are_right(device, name):
     """torch's own check of a custom operation: schema, and what it says of shapes and strides without running."""
     weight, tokens = random(8, device=device), random(2, 3, 8, device=device)
     given = {

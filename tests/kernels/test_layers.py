@@ -18,14 +18,14 @@ from intarsia.kernels.residual import residual, residual_reference
 from tests.kernels.rounding import assert_rounded
 
 LAST = torch.channels_last
-HALF, BRAIN, FULL = torch.float16, torch.bfloat16, torch.float32
+FLOAT16, BFLOAT16, FLOAT32 = torch.float16, torch.bfloat16, torch.float32
 
 
-def random(*shape, dtype=FULL, device="cpu", seed=0):
+def random(*shape: int, dtype: torch.dtype = FLOAT32, device: str = "cpu", seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype).to(device)
 
 
-def exact_group_norm(x, norm, add):
+def exact_group_norm(x: torch.Tensor, norm: Norm, add: torch.Tensor | None) -> torch.Tensor:
     wide = x.double().cpu() if add is None else x.double().cpu() + add.double().cpu()[:, :, None, None]
     wide = F.group_norm(wide, norm.groups, norm.weight.double().cpu(), norm.bias.double().cpu(), norm.eps)
     return F.silu(wide) if norm.silu else wide
@@ -33,15 +33,15 @@ def exact_group_norm(x, norm, add):
 
 # channels, groups, height, width, dtype; what is special about it
 MAPS = [
-    (320, 32, 5, 7, HALF),  # 10 channels a group, 12 groups of a chunk, the last chunk of 8
-    (320, 32, 8, 7, BRAIN),  # several tiles in one launch
-    (320, 32, 16, 15, BRAIN),  # two launches, a block for each tile
-    (40, 4, 30, 21, FULL),  # two launches, a last block of one partial tile
-    (60, 2, 19, 17, HALF),  # two launches, 30 channels a group
-    (2560, 32, 2, 3, BRAIN),  # 80 channels a group
-    (640, 32, 1, 1, FULL),  # a single place
-    (7, 7, 3, 5, HALF),  # one channel a group
-    (130, 1, 4, 3, FULL),  # one group, wider than a chunk
+    (320, 32, 5, 7, FLOAT16),  # 10 channels a group, 12 groups of a chunk, the last chunk of 8
+    (320, 32, 8, 7, BFLOAT16),  # several tiles in one launch
+    (320, 32, 16, 15, BFLOAT16),  # two launches, a block for each tile
+    (40, 4, 30, 21, FLOAT32),  # two launches, a last block of one partial tile
+    (60, 2, 19, 17, FLOAT16),  # two launches, 30 channels a group
+    (2560, 32, 2, 3, BFLOAT16),  # 80 channels a group
+    (640, 32, 1, 1, FLOAT32),  # a single place
+    (7, 7, 3, 5, FLOAT16),  # one channel a group
+    (130, 1, 4, 3, FLOAT32),  # one group, wider than a chunk
 ]
 
 
@@ -55,11 +55,11 @@ def test_group_norm(guard, device, channels, groups, height, width, dtype, extra
     # a slice of something wider, as the packed time embedding is
     wide = guard.holding(random(2, channels + 9, dtype=dtype, device=device, seed=3))
     add = wide[:, 4 : 4 + channels] if extras else None
-    found = group_norm(x, norm, add, fused=True)
-    assert found.is_contiguous(memory_format=LAST)
-    assert found.dtype == dtype
+    actual = group_norm(x, norm, add, fused=True)
+    assert actual.is_contiguous(memory_format=LAST)
+    assert actual.dtype == dtype
     # values to 10 in float32, some roundings in a row; silu's exponential has 2 units
-    assert_rounded(found, exact_group_norm(x, norm, add), 1e-5)
+    assert_rounded(actual, exact_group_norm(x, norm, add), 1e-5)
     assert_rounded(group_norm_reference(x, norm, add), exact_group_norm(x, norm, add), 1e-5)
 
 
@@ -77,9 +77,9 @@ def test_group_norm_of_blocks_of_several_tiles(guard, device, monkeypatch):
     monkeypatch.setattr(group_norms, "_MAX_BLOCKS", 3)
     x = guard.holding(random(1, 128, 31, 11, device=device), LAST)  # 341 places: 4, 4 and 3 tiles of 32
     norm = Norm(groups=32, weight=random(128, device=device, seed=1), bias=random(128, device=device, seed=2))
-    found = group_norm(x, norm, fused=True)
-    assert_rounded(found, exact_group_norm(x, norm, None), 1e-5)
-    assert torch.equal(found, group_norm(x, norm, fused=True))
+    actual = group_norm(x, norm, fused=True)
+    assert_rounded(actual, exact_group_norm(x, norm, None), 1e-5)
+    assert torch.equal(actual, group_norm(x, norm, fused=True))
 
 
 @pytest.mark.parametrize("height", [7, 9, 40])
@@ -92,7 +92,8 @@ def test_group_norm_of_values_far_from_zero(guard, device, height):
 
 
 @pytest.mark.parametrize(
-    ("rows", "width", "dtype"), [(3, 320, HALF), (7, 1280, BRAIN), (5, 2048, HALF), (9, 77, FULL), (1, 1, FULL)]
+    ("rows", "width", "dtype"),
+    [(3, 320, FLOAT16), (7, 1280, BFLOAT16), (5, 2048, FLOAT16), (9, 77, FLOAT32), (1, 1, FLOAT32)],
 )
 def test_layer_norm(guard, device, rows, width, dtype):
     x = guard.holding(random(rows, 2, width, dtype=dtype, device=device) * 3 + 20)
@@ -103,24 +104,27 @@ def test_layer_norm(guard, device, rows, width, dtype):
     assert_rounded(layer_norm_reference(x, weight, bias), exact, 2e-5)
 
 
-@pytest.mark.parametrize(("rows", "width", "dtype"), [(3, 320, HALF), (7, 1280, BRAIN), (9, 77, FULL), (1, 1, FULL)])
+@pytest.mark.parametrize(
+    ("rows", "width", "dtype"), [(3, 320, FLOAT16), (7, 1280, BFLOAT16), (9, 77, FLOAT32), (1, 1, FLOAT32)]
+)
 def test_add_layer_norm(guard, device, rows, width, dtype):
     x = guard.holding(random(rows, 2, width, dtype=dtype, device=device) * 3 + 20)
     delta = guard.holding(random(rows, 2, width, dtype=dtype, device=device, seed=3))
     weight, bias = (guard.holding(random(width, dtype=dtype, device=device, seed=seed)) for seed in (1, 2))
     exact = x.double() + delta.double()
     normed = F.layer_norm(exact, (width,), weight.double(), bias.double(), 1e-5).cpu()
-    for found in (
+    for actual in (
         add_layer_norm(x, delta, weight, bias, fused=True),
         add_layer_norm_reference(x, delta, weight, bias),
     ):
         # a sum of 30 has a spacing of 2e-6, and so has its mean
-        assert_rounded(found[0], exact.cpu(), 2e-6)
-        assert_rounded(found[1], normed, 2e-5)
+        assert_rounded(actual[0], exact.cpu(), 2e-6)
+        assert_rounded(actual[1], normed, 2e-5)
 
 
 @pytest.mark.parametrize(
-    ("channels", "height", "width", "dtype"), [(320, 5, 7, HALF), (30, 3, 13, BRAIN), (1, 9, 1, FULL), (70, 4, 4, FULL)]
+    ("channels", "height", "width", "dtype"),
+    [(320, 5, 7, FLOAT16), (30, 3, 13, BFLOAT16), (1, 9, 1, FLOAT32), (70, 4, 4, FLOAT32)],
 )
 @pytest.mark.parametrize("both", [False, True])
 def test_residual(guard, device, channels, height, width, dtype, both):
@@ -130,14 +134,16 @@ def test_residual(guard, device, channels, height, width, dtype, both):
     shift = bias.double() + other.double() if both else bias.double()
     exact = (h.double() + x.double() + shift[:, None, None]).cpu()
     given = (h, x, bias, other if both else None)
-    found = residual(*given, fused=True)
-    assert found.is_contiguous(memory_format=LAST)
+    actual = residual(*given, fused=True)
+    assert actual.is_contiguous(memory_format=LAST)
     # sums of about 16 in float32, three roundings
-    assert_rounded(found, exact, 4e-6)
+    assert_rounded(actual, exact, 4e-6)
     assert_rounded(residual_reference(*given), exact, 4e-6)
 
 
-@pytest.mark.parametrize(("rows", "width", "dtype"), [(2, 1280, HALF), (3, 77, BRAIN), (5, 1, FULL), (2, 1030, FULL)])
+@pytest.mark.parametrize(
+    ("rows", "width", "dtype"), [(2, 1280, FLOAT16), (3, 77, BFLOAT16), (5, 1, FLOAT32), (2, 1030, FLOAT32)]
+)
 def test_geglu(guard, device, rows, width, dtype):
     packed = guard.holding(random(rows, 2, 2 * width, dtype=dtype, device=device) * 3)
     value, gate = packed.double().cpu().chunk(2, dim=-1)
@@ -158,7 +164,7 @@ def test_nothing_to_do(guard, device):
 
 
 @pytest.mark.parametrize("name", ["group_norm", "layer_norm", "add_layer_norm", "residual", "geglu"])
-def test_tracers_are_told_the_right_shapes(device, name):
+def test_traced_shapes_are_right(device, name):
     """torch's own check of a custom operation: schema, and what it says of shapes and strides without running."""
     x = random(2, 8, 3, 5, device=device).to(memory_format=LAST)
     weight, tokens = random(8, device=device), random(2, 3, 8, device=device)

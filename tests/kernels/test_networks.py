@@ -130,9 +130,9 @@ def test_unet_that_merges_tokens(device):
 @torch.no_grad()
 def test_autoencoder(device, dtype):
     vae = randomise(AutoencoderKL(VAE), device)
-    latents, picture = random(1, 4, 9, 7).to(device), random(2, 3, 16, 12, seed=1).to(device)
+    latents, image = random(1, 4, 9, 7).to(device), random(2, 3, 16, 12, seed=1).to(device)
     assert_agree(*ways(lambda own, kind: own.decode(latents.to(kind)), vae, dtype), dtype)
-    encoded = ways(lambda own, kind: own.encode(picture.to(kind)) / VAE.scaling_factor, vae, dtype)
+    encoded = ways(lambda own, kind: own.encode(image.to(kind)) / VAE.scaling_factor, vae, dtype)
     assert_agree(*encoded, dtype)
 
 
@@ -141,10 +141,10 @@ def test_a_shrunk_autoencoder_stays_in_half_precision_and_says_the_same(device):
     vae = randomise(AutoencoderKL(VAE), device)
     for decoder_or_encoder in (vae.decoder, vae.encoder):  # what flows in the first blocks is beyond float16's range
         decoder_or_encoder.conv_in.weight *= 5e4
-    latents, picture = random(1, 4, 6, 5).to(device), random(1, 3, 12, 10, seed=1).to(device)
+    latents, image = random(1, 4, 6, 5).to(device), random(1, 3, 12, 10, seed=1).to(device)
     half, shrunk = copy.deepcopy(vae).half(), copy.deepcopy(vae).half()
     shrunk.shrink(9)
-    for call, given in (("decode", latents), ("encode", picture)):
+    for call, given in (("decode", latents), ("encode", image)):
         exact = getattr(vae, call)(given)
         assert not bool(getattr(half, call)(given.half()).isfinite().all())
         for fused in (False, True):

@@ -11,18 +11,18 @@ from intarsia.kernels.pick import pick_rows
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.uint8])
-@pytest.mark.parametrize(("shared", "halves", "width"), [(1, 1, 7), (1, 2, 1500), (2, 2, 1029)])
+@pytest.mark.parametrize(("shared", "branches", "width"), [(1, 1, 7), (1, 2, 1500), (2, 2, 1029)])
 @pytest.mark.parametrize("fused", [True, False])
-def test_every_lane_gets_its_row(guard, device, dtype, shared, halves, width, fused):
+def test_every_lane_gets_its_row(guard, device, dtype, shared, branches, width, fused):
     where = device if fused else "cpu"
     table = (torch.arange(4 * 6 * shared * width) % 251).view(4, 6, shared, width).to(dtype).to(where)
     cursor = torch.tensor([3, 0, 5, -1], dtype=torch.int32, device=where)
-    out = guard.empty((4 * halves, width), dtype, where)
+    out = guard.empty((4 * branches, width), dtype, where)
     row = guard.empty((4,), torch.int32, where)
     pick_rows(guard.holding(table), cursor, out, row, fused=fused)
     for lane, chosen in enumerate([3, 0, 5, 0]):  # an idle lane reads its own table, whatever is there
-        for half in range(halves):
-            assert torch.equal(out[lane * halves + half], table[lane, chosen, half % shared])
+        for branch in range(branches):
+            assert torch.equal(out[lane * branches + branch], table[lane, chosen, branch % shared])
     assert row.tolist() == cursor.tolist()
 
 

@@ -12,7 +12,7 @@ from intarsia.errors import BackendError
 from intarsia.kernels.pixels import paste, paste_reference, to_levels, to_levels_reference
 
 
-def decoded(shape, dtype, device):
+def decoded(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> torch.Tensor:
     """Like a decoder's output: levels, the middles between two, and beyond both ends."""
     steps = torch.arange(torch.Size(shape).numel(), dtype=torch.float64) % 530 - 10
     noise = torch.rand(steps.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -20,25 +20,25 @@ def decoded(shape, dtype, device):
     return ((values - 127.5) / 127.5).view(shape).to(dtype).to(device)
 
 
-def levels_of(picture):
+def levels_of(image: torch.Tensor) -> np.ndarray:
     """Float32, as :meth:`TorchSession._decode` rounds."""
-    values = picture.float().cpu().numpy() * np.float32(127.5) + np.float32(127.5)
+    values = image.float().cpu().numpy() * np.float32(127.5) + np.float32(127.5)
     return np.rint(values.clip(0, 255)).astype(np.uint8)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_levels(guard, device, dtype, layout):
-    picture = guard.holding(decoded((2, 3, 23, 17), dtype, device), layout)
-    expected = levels_of(picture).transpose(0, 2, 3, 1)
-    found = to_levels(picture, fused=True)
-    assert found.is_contiguous()
-    np.testing.assert_array_equal(found.cpu(), expected)
-    np.testing.assert_array_equal(to_levels_reference(picture).cpu(), expected)
+    image = guard.holding(decoded((2, 3, 23, 17), dtype, device), layout)
+    expected = levels_of(image).transpose(0, 2, 3, 1)
+    actual = to_levels(image, fused=True)
+    assert actual.is_contiguous()
+    np.testing.assert_array_equal(actual.cpu(), expected)
+    np.testing.assert_array_equal(to_levels_reference(image).cpu(), expected)
 
 
 @pytest.fixture
-def scene(device):
+def scene(device: str) -> list[torch.Tensor]:
     """Base, what is pasted, and weights: every weight beside every level."""
     rng = np.random.default_rng(2)
     base, over = rng.integers(0, 256, (2, 256, 256, 3), np.uint8)
@@ -59,14 +59,14 @@ def test_paste_from_a_decoder_into_a_part_of_a_picture(guard, device, scene, lay
     weights = weights[60:90, :70].clone()
     weights[3:6, 5:50] = 0
     weights[9:12] = 255
-    picture = guard.holding(decoded((1, 3, 30, 70), torch.float32, device), layout)
-    over = torch.from_numpy(levels_of(picture)[0].transpose(1, 2, 0).copy())
+    image = guard.holding(decoded((1, 3, 30, 70), torch.float32, device), layout)
+    over = torch.from_numpy(levels_of(image)[0].transpose(1, 2, 0).copy())
     expected = base.cpu().numpy().copy()
     expected[40:70, 20:90] = blend(expected[40:70, 20:90], over.numpy(), weights.cpu().numpy())
-    picture[0, :, 3:6, 5:50] = float("nan")  # where nothing is pasted nothing is read
+    image[0, :, 3:6, 5:50] = float("nan")  # where nothing is pasted nothing is read
     whole = guard.holding(base)
     part = whole[40:70, 20:90]
-    assert paste(part, picture[0], weights, out=part, fused=True) is part
+    assert paste(part, image[0], weights, out=part, fused=True) is part
     np.testing.assert_array_equal(whole.cpu(), expected)
 
 

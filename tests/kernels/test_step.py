@@ -193,7 +193,7 @@ def test_one_sample_for_both_halves_is_either_of_two(guard, device, fused):
     """Bit for bit, the idle lane's place left alone."""
     where, tables = device if fused else "cpu", [table(name, 3) for name in ("DDIMScheduler", "PNDMScheduler")]
     output = torch.randn(4, *SHAPE, generator=torch.Generator().manual_seed(1)).to(where)
-    output, found = output.contiguous(memory_format=torch.channels_last), []
+    output, actual = output.contiguous(memory_format=torch.channels_last), []
     for shared in (False, True):
         lanes, _, _ = lanes_of(guard, tables, where, is_inpainting=True, branches=2, dtype=torch.float32, shared=shared)
         lanes.state[:, -1] = 0
@@ -202,8 +202,8 @@ def test_one_sample_for_both_halves_is_either_of_two(guard, device, fused):
         first_input(lanes, fused=fused)
         first = lanes.network_input.clone()
         advance(lanes, output, fused=fused)
-        found.append((first, lanes.network_input.clone(), lanes.state.clone()))
-    (first, after, state), (one_first, one_after, one_state) = found
+        actual.append((first, lanes.network_input.clone(), lanes.state.clone()))
+    (first, after, state), (one_first, one_after, one_state) = actual
     assert torch.equal(state, one_state)
     for two, one in ((first, one_first), (after, one_after)):
         assert torch.equal(two[::2], one)
@@ -217,7 +217,7 @@ def test_the_way_up_is_not_guided(guard, device, fused):
     """An unguided row says the same whatever the prompt, its neighbour's guided row does not."""
     inverse, plain = table("DDIMInverseScheduler", 4), table("DDIMScheduler", 4)
     assert not inverse.guided[0]
-    found = []
+    actual = []
     where = device if fused else "cpu"
     for conditional in (1.0, 5.0):
         lanes, _, _ = lanes_of(guard, [inverse, plain], where, is_inpainting=True, branches=2, dtype=torch.float32)
@@ -225,9 +225,9 @@ def test_the_way_up_is_not_guided(guard, device, fused):
         output = torch.ones(4, *SHAPE, device=where)
         output[1::2] = conditional
         advance(lanes, output.contiguous(memory_format=torch.channels_last), fused=fused)
-        found.append(lanes.state[:, 0].cpu())
-    assert torch.equal(found[0][0], found[1][0])
-    assert not torch.equal(found[0][1], found[1][1])
+        actual.append(lanes.state[:, 0].cpu())
+    assert torch.equal(actual[0][0], actual[1][0])
+    assert not torch.equal(actual[0][1], actual[1][1])
 
 
 @pytest.mark.parametrize("fused", [True, False])
