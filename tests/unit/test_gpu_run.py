@@ -490,11 +490,11 @@ def test_wheels_that_cannot_be_installed_are_one_line(tmp_path, monkeypatch):
     assert wheels.install(tmp_path, tmp_path / "site") == f"{tmp_path}: ERROR: Wheel is invalid."
 
 
-def test_thirteen_packages_travel():
+def test_twelve_packages_travel():
     command = wheels.download(Path("there"), "3.12")
     named = [each.partition("==")[0] for each in command if "==" in each]
     assert sorted(named) == sorted(wheels.TRAVELLING)
-    assert len(named) == 13
+    assert len(named) == 12
     assert {"--no-deps", "--only-binary=:all:", "3.12", "there"} <= set(command)
 
 
