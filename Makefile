@@ -37,7 +37,7 @@ docs: $(VENV)/.dev
 	@$(BIN)/python -m tools.api_docs out/api
 
 gpu: $(VENV)/.dev
-	$(BIN)/python -m pytest -q tests/gpu
+	$(BIN)/python -m pytest -q tests/gpu tests/kernels
 
 # The contact sheet in the README.
 sheet: $(VENV)/.dev

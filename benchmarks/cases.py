@@ -14,7 +14,7 @@ COMPILED = PEERS[-1]
 """Built when everything else is measured and written: it takes minutes, and may fail as none of the others can."""
 
 YARDSTICK = PEERS[0]
-"""Its pictures are compared in any case, whether it is timed or not."""
+"""Its images are compared in any case, whether it is timed or not."""
 
 TITLES = {
     "eager": "diffusers eager",
@@ -143,11 +143,11 @@ CASES: tuple[Case, ...] = (
         goals=Goals({"one at a time": 2.5}, fill=0.9),
     ),
     Case(
-        "resolution", "first picture at a new resolution", kind="resolution", peers=(COMPILED,), seconds=10,
+        "resolution", "first image at a new resolution", kind="resolution", peers=(COMPILED,), seconds=10,
         peer_seconds=_SMALL, goals=Goals({"compile": 20.0}, seconds=2.0),
     ),
-    Case("lora", "first picture after a LoRA change", kind="lora", seconds=10, goals=Goals(seconds=0.3)),
-    Case("cold", "process start to first picture, weights on disk", kind="cold", seconds=20,
+    Case("lora", "first image after a LoRA change", kind="lora", seconds=10, goals=Goals(seconds=0.3)),
+    Case("cold", "process start to first image, weights on disk", kind="cold", seconds=20,
          goals=Goals({"compile": 10.0}, seconds=10.0)),
     Case(
         "cpu", "main job on a CPU, packaged model: 512², 14 evaluations", family="packaged", device="cpu",

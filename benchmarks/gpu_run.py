@@ -1,10 +1,10 @@
 """`python -m benchmarks.gpu_run --out FOLDER`: everything that wants a GPU, in calls of at most nine minutes.
 
-A plan has parts in their order (`benchmarks/plan.py`): the tests of `tests/gpu`, profiles, the cases of
-`benchmarks.run` with their peers, then the compiled peer. Each is a process of its own with a limit of its own, for
-after a fault on the device nothing in that process is right any more. A call ends before its budget does; the next one
-with the same folder goes on where it ended, also where it was killed. A part that failed is not begun again, one that
-was cut short once more.
+A plan has parts in their order (`benchmarks/plan.py`): the tests of `tests/gpu` and `tests/kernels`, profiles, the
+cases of `benchmarks.run` with their peers, then the compiled peer. Each is a process of its own with a limit of its
+own, for after a fault on the device nothing in that process is right any more. A call ends before its budget does;
+the next one with the same folder goes on where it ended, also where it was killed. A part that failed is not begun
+again, one that was cut short once more.
 
 All there is by now stands in `gpu_run.json` and `logs.txt`, written again whenever something is done. Where the folder
 is emptied between calls, `--from` names a copy of it. A table comes last. `--unpack FILE` puts the records of a

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable
 
 KINDS = (
-    ("our step", r"^_step|^_langevin|^_pick"),
-    ("our norms", r"^_normalise"),
-    ("our token merging", r"^_nearest|^_rank|^_average"),
-    ("our other layers", r"^_gate|^_add"),
+    ("our step", r"^(step|langevin|pick)_kernel"),
+    ("our norms", r"^(group|layer)_norm_kernel"),
+    ("our token merging", r"^(nearest|rank|merge)_kernel"),
+    ("our other layers", r"^(geglu|geglu_float8|residual)_kernel"),
     ("attention", r"flash|fmha|attention|sdpa|mha"),
     ("convolution", r"conv|fprop|dgrad|wgrad|winograd"),
     ("matrix product", r"gemm|cutlass|cublas|nvjet|splitk"),

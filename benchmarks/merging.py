@@ -30,6 +30,7 @@ import torch
 import intarsia
 from benchmarks.environment import environment
 from intarsia.backends.torch.backend import TorchBackend
+from intarsia.backends.torch.regions import MergingVariant
 from intarsia.backends.torch.session import TorchSession
 from intarsia.engine.lanes import Lane
 from intarsia.engine.parts import model_files
@@ -37,16 +38,16 @@ from intarsia.engine.resolve import Resolved, resolve
 from intarsia.engine.sampling import table_of
 from intarsia.execution import Execution
 from intarsia.models.loading import Parts
-from intarsia.models.merging import Merging
 from intarsia.registry.registry import Registry
+from intarsia.token_merging import TokenMerging
 from tools.train_tiny.judge import judge
 from tools.train_tiny.scenes import MEASURING, Scene, draw_scene
 
 WAYS = {
-    "tomesd": Merging(weighted=False, mask_aware=False),
-    "mask-aware": Merging(weighted=False, mask_aware=True),
-    "weighted": Merging(weighted=True, mask_aware=False),
-    "weighted, mask-aware": Merging(weighted=True, mask_aware=True),
+    "tomesd": MergingVariant(weighted=False, mask_aware=False),
+    "mask-aware": MergingVariant(weighted=False, mask_aware=True),
+    "weighted": MergingVariant(weighted=True, mask_aware=False),
+    "weighted, mask-aware": MergingVariant(weighted=True, mask_aware=True),
 }
 RATIOS = (0.25, 0.5, 0.65, 0.75)
 GOAL_RATIO = 0.5
@@ -94,10 +95,9 @@ def _parts() -> Parts:
 
 
 @cache
-def _session(weighted: bool, mask_aware: bool) -> TorchSession:
+def _session(variant: MergingVariant) -> TorchSession:
     """The packaged model with one way of merging."""
-    merging = Merging(weighted=weighted, mask_aware=mask_aware)
-    return TorchBackend("cpu", Execution()).open_parts(_parts(), merging=merging)
+    return TorchBackend("cpu", Execution()).open_parts(_parts(), merging=variant)
 
 
 def _resolved(scene: Scene, sampling: Sampling = Sampling(), seed: int = 0) -> Resolved:
@@ -109,12 +109,13 @@ def _resolved(scene: Scene, sampling: Sampling = Sampling(), seed: int = 0) -> R
     return resolve(request, Registry())
 
 
-def _paint(job: _Job, merging: Merging) -> tuple[np.ndarray, np.ndarray, float]:
+def _paint(job: _Job, ratio: float, variant: MergingVariant) -> tuple[np.ndarray, np.ndarray, float]:
     """Final latents [C, h, w], the picture, and the share of the merging level's tokens that were merged."""
-    session, plan = _session(merging.weighted, merging.mask_aware), job.resolved.plan
-    inputs = replace(job.resolved.inputs, token_merging=merging.ratio)
+    session, plan = _session(variant), job.resolved.plan
+    inputs = replace(job.resolved.inputs, token_merging=TokenMerging(ratio))
     conditioning, _ = session.encode(inputs)
-    share = sum(region.merged / (region.height * region.width) for region in conditioning.regions)
+    shapes = [region.shape for region in conditioning.regions]
+    share = sum(shape.merged / (shape.height * shape.width) for shape in shapes)
     table = table_of(plan)
     lane = Lane((), 0, plan.seeds[0], table, plan.latent_shape, lambda: session, lambda: conditioning)
     lane.begin()
@@ -132,7 +133,7 @@ def paint_scene(
     scene = draw_scene("measure", index, size, MEASURING)
     job = _Job(scene, _resolved(scene, sampling, seed=1000 + index))
     inside = job.resolved.inputs.latent_mask > 0.5
-    without, _, _ = plain = _paint(job, Merging())
+    without, _, _ = plain = _paint(job, 0.0, MergingVariant())
 
     def verdict(made: tuple[np.ndarray, np.ndarray, float]) -> dict[str, float | bool]:
         latents, picture, share = made
@@ -141,9 +142,9 @@ def paint_scene(
         return asdict(Painted(error, share, found.colour == scene.colour, found.shape == scene.shape))
 
     painted = {"none": verdict(plain)}
-    for way, merging in WAYS.items():
+    for way, variant in WAYS.items():
         for ratio in ratios:
-            painted[f"{way} {ratio}"] = verdict(_paint(job, replace(merging, ratio=ratio)))
+            painted[f"{way} {ratio}"] = verdict(_paint(job, ratio, variant))
     return painted
 
 

@@ -20,7 +20,7 @@ HEAD = """# Token merging
 Made by `python -m benchmarks.merging_page` from `benchmarks/results/cpu_merging.json`; no number here is typed by
 hand.
 
-Self-attention at high resolution is most of what a large picture costs, and neighbouring tokens often say the same.
+Self-attention at high resolution is most of what a large image costs, and neighboring tokens often say the same.
 With `token_merging` (`True`, or a ratio up to 0.75) the most similar tokens go through self-attention as one: in each
 cell of 2×2 tokens one is a destination, the others join the destination that is most like them, and every token gets
 back what became of it. That much is what the package tomesd does, and `tests/oracle/test_merging.py` holds it to that.
@@ -33,8 +33,8 @@ Two things are different here:
   of the level, so that few shapes occur; where the mask leaves too little, nothing is merged, and the result says so.
 
 It acts at the highest resolution that has attention (`token_merging_levels` in [weights.toml](models/README.md) adds
-lower ones). The two guided halves of a picture share one matching. Destinations are drawn for every step from the
-picture's own starting noise, so a picture does not depend on its company.
+lower ones). The two guided halves of an image share one matching. Destinations are drawn for every step from the
+image's own starting noise, so an image does not depend on its company.
 
 """
 
@@ -46,9 +46,9 @@ def page(record: Mapping[str, Any]) -> str:
         f"`intarsia-tiny`, {record['scenes']} scenes that it was not trained on (the first {record['few']} of them for "
         f"ratios other than {GOAL_RATIO:g}), {sampling['scheduler']}, "
         f"{sampling['steps']} steps, guidance {sampling['guidance_scale']:g}, CPU, float32. *Error*: RMS difference of "
-        "the final latents inside the mask to the picture without merging, the mean of all scenes; in brackets the "
+        "the final latents inside the mask to the image without merging, the mean of all scenes; in brackets the "
         "median. *Pooled*: the root of the mean square over all scenes, which the worst ones decide. *Merged*: tokens "
-        "that disappear, of all at that resolution. *Colour*, *shape*: how often the judge "
+        "that disappear, of all at that resolution. *Color*, *shape*: how often the judge "
         "(`tools/train_tiny/judge.py`) finds what was asked. Mask-aware merging merges less at the same ratio, because "
         "the ratio is of the tokens outside: compare it with the others by *merged* too."
     )
@@ -60,7 +60,7 @@ def page(record: Mapping[str, Any]) -> str:
 def _size(size: str, table: dict[str, dict[str, float]]) -> str:
     lines = [
         f"\n### {size}²\n",
-        "| way | ratio | scenes | error | part of tomesd's | pooled | merged | colour | shape |",
+        "| way | ratio | scenes | error | part of tomesd's | pooled | merged | color | shape |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, row in table.items():
@@ -85,8 +85,9 @@ def _goals(goals: Mapping[str, Mapping[str, Any]]) -> str:
                 f"- {name}: at most {goal['goal']:g} of tomesd's error; {goal['part']:.3f}, {said} ({pooled})."
             )
         else:
+            what = name.replace("colour", "color")  # records keep the spelling that they began with
             lines.append(
-                f"- {name}s rarer than without merging by at most {ACCURACY_GOAL:.0%}; {goal['lost']:+.1%}, {said}."
+                f"- {what}s rarer than without merging by at most {ACCURACY_GOAL:.0%}; {goal['lost']:+.1%}, {said}."
             )
     return "\n".join(lines) + "\n"
 

@@ -15,6 +15,7 @@ from benchmarks.tables import ROOT
 from intarsia.models.convolutions import FORMS
 
 TESTS = ROOT / "tests" / "gpu"
+KERNEL_TESTS = ROOT / "tests" / "kernels"
 MAIN = "S1"
 """The part that a call comes to in any case."""
 
@@ -75,11 +76,18 @@ def _tests() -> list[Part]:
     # a warning of another version of something fails no test here
     pytest = ("-m", "pytest", "-q", "-W", "default")
     others = [path for path in sorted(TESTS.glob("test_*.py")) if path.name != Path(graphs).name]
+    # in Triton's interpreter where there is no GPU, compiled where there is one
+    kernels = sorted(KERNEL_TESTS.glob("test_*.py"))
     return [
         Part(name="test workspace", command=(*pytest, graphs, "-k", "workspace"), seconds=60),
         Part(name="test capture", command=(*pytest, graphs, "-k", "not workspace"), seconds=90),
-        *(Part(name=path.stem, command=(*pytest, str(path)), seconds=120, beside="tests") for path in others),
+        *(_test(path.stem, (*pytest, str(path))) for path in others),
+        *(_test(f"test_kernels_{path.stem.removeprefix('test_')}", (*pytest, str(path))) for path in kernels),
     ]
+
+
+def _test(name: str, command: tuple[str, ...]) -> Part:
+    return Part(name=name, command=command, seconds=120, beside="tests")
 
 
 PLANS = {"first": first}

@@ -20,7 +20,7 @@ HEAD = """# Benchmarks
 Made by `python -m benchmarks.tables` from the records in `benchmarks/results`; nothing here is typed by hand. A
 cell is *measured (goal)*: how many times as fast as the peer intarsia is, by medians of calls in turns in one process,
 PIL in → PIL out, guidance on, same weights and noise. Prompts are encoded beforehand, by each for itself, as the
-engine keeps them, unless it says otherwise below. A record holds numbers only where its pictures, and the samples they
+engine keeps them, unless it says otherwise below. A record holds numbers only where its images, and the samples they
 were decoded from, passed the check against float32. The compiled peer has turns of its own beside ours, after all
 others.
 """

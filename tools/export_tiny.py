@@ -10,7 +10,7 @@ import shutil
 import sys
 
 from intarsia.backends.onnx.graphs import PACKAGED
-from intarsia.backends.onnx.session import STEP
+from intarsia.backends.onnx.open_sessions import STEP
 from intarsia.export.folder import Merges, cached, export_checker, export_model
 from intarsia.export.step import step_graph
 from intarsia.registry.registry import Registry
@@ -26,7 +26,7 @@ def main() -> None:
     STEP.write_bytes(step_graph())
     made = [cached(part.path, "float32", PACKAGED) for part in (checker, entry)]
     export_checker(checker.path, made[0])
-    export_model(entry.path, made[1], merges=Merges(entry.token_merging_levels, entry.token_merging_reuse))
+    export_model(entry.path, made[1], merges=Merges(entry.token_merging.levels, entry.token_merging.reuse))
     for old in set(PACKAGED.iterdir()) - set(made):
         shutil.rmtree(old)
     for path in (STEP, *sorted(PACKAGED.glob("*/*"))):

@@ -47,11 +47,11 @@ REPORTED_ONLY = ("LCMScheduler", "ScoreSdeVeScheduler")
 PAGE = """# Every scheduler on the packaged model
 
 Written by `python -m tools.scheduler_table`. {scenes} scenes that the model was not trained on, one for each of its
-colours and shapes, at {size}², strength 1, guidance {guidance:g}; the same scenes and seeds in every row. *Colour* and
-*shape*: share of pictures in which the judge of `tools/train_tiny` finds the asked one. The bar for the colour is
-{bar:.0%}, except for {reported} (reported only). Pictures: above without, below with Karras sigmas.
+colors and shapes, at {size}², strength 1, guidance {guidance:g}; the same scenes and seeds in every row. *Color* and
+*shape*: share of images in which the judge of `tools/train_tiny` finds the asked one. The bar for the color is
+{bar:.0%}, except for {reported} (reported only). Images: above without, below with Karras sigmas.
 
-| scheduler | steps | evaluations | colour | shape | colour, Karras | shape, Karras | what Karras does |
+| scheduler | steps | evaluations | color | shape | color, Karras | shape, Karras | what Karras does |
 |---|---:|---:|---:|---:|---:|---:|---|
 {rows}
 

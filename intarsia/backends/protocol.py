@@ -15,6 +15,7 @@ import numpy as np
 
 from intarsia.execution import STANDARD, Execution, Precision
 from intarsia.schedulers import Table
+from intarsia.token_merging import NO_MERGING, TokenMerging
 
 __all__ = [
     "Adapts",
@@ -76,7 +77,7 @@ class Inputs:
         noise_fill: start the masked area from noise alone, whatever the strength.
         image_prompt: uint8 ``[H, W, 3]`` of any size, the IP adapter's image; None without one.
         image_scale: weight of its attention, 0 … 1.
-        token_merging, token_merging_levels, token_merging_reuse: the plan's.
+        token_merging: the plan's.
     """
 
     prompt: str
@@ -89,9 +90,7 @@ class Inputs:
     noise_fill: bool = False
     image_prompt: np.ndarray | None = None
     image_scale: float = 0.0
-    token_merging: float = 0.0
-    token_merging_levels: int = 1
-    token_merging_reuse: int = 1
+    token_merging: TokenMerging = NO_MERGING
 
 
 @dataclass(frozen=True, eq=False)

@@ -48,7 +48,8 @@ def export(
         raise BackendError(f"intarsia export needs the package {exc.name}: pip install 'intarsia[export]'") from exc
     registry = Registry(weights)
     entry = registry.find(model)
-    merges = Merges(entry.token_merging_levels, entry.token_merging_reuse) if token_merging else None
+    merging = entry.token_merging
+    merges = Merges(merging.levels, merging.reuse) if token_merging else None
 
     folders = [(check(entry), str(dtype))]
     if entry.safety:

@@ -75,7 +75,7 @@ class Job:
         conditioning, warnings = self.session.encode(self.resolved.inputs)
 
         self.warnings += warnings
-        if self.plan.token_merging > 0 and not self.session.runtime.token_merging:
+        if self.plan.token_merging.ratio and not self.session.runtime.token_merging:
             self.warnings.append("token merging is not available in this backend; made without it")
 
         self.denoise_began = time.perf_counter()

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from intarsia.canvas.boxes import Geometry
 from intarsia.canvas.options import MaskedContent, MaskSource
 from intarsia.execution import STANDARD, Precision
+from intarsia.token_merging import NO_MERGING, TokenMerging
 
 __all__ = [
     "PLAN_VERSION",
@@ -141,9 +142,7 @@ class Plan:
 
     Attributes:
         seeds: one for each image.
-        token_merging: ratio of merged tokens outside the mask, 0 is off.
-        token_merging_levels: resolutions that merge, from the highest that has attention downwards.
-        token_merging_reuse: attention blocks of a resolution that share one matching.
+        token_merging: how many tokens merge, and where. In JSON three keys, as in the registry.
         safety: id of the checker, "off" without one; ``safety_action`` is what a finding does.
         safety_sha256: hash of the checker's files, "" without one.
     """
@@ -154,9 +153,7 @@ class Plan:
     sampler: SamplerPlan
     guidance_scale: float
     seeds: tuple[int, ...]
-    token_merging: float = 0.0
-    token_merging_levels: int = 1
-    token_merging_reuse: int = 1
+    token_merging: TokenMerging = NO_MERGING
     safety: str = "off"
     safety_action: SafetyAction = "sensitive_content_text"
     safety_sha256: str = ""
@@ -172,8 +169,7 @@ class Plan:
     def group(self) -> tuple[Any, ...]:
         """What must be equal for the images of two plans to share a network evaluation."""
         guided = self.guidance_scale > 1
-        merging = (self.token_merging, self.token_merging_levels, self.token_merging_reuse)
-        return (self.model, self.latent_shape, guided, merging)
+        return (self.model, self.latent_shape, guided, self.token_merging)
 
     @property
     def sha256(self) -> str:
@@ -183,7 +179,10 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able values."""
-        return dataclasses.asdict(self) | {"model": self.model.to_dict()}
+        values: dict[str, Any] = {}
+        for name, value in dataclasses.asdict(self).items():
+            values |= self.token_merging.to_dict() if name == "token_merging" else {name: value}
+        return values | {"model": self.model.to_dict()}
 
     def to_json(self, indent: int | None = 2) -> str:
         """The plan as JSON text."""

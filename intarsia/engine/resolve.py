@@ -28,6 +28,7 @@ from intarsia.registry.entries import ModelEntry, PartEntry
 from intarsia.registry.files import entry_hash
 from intarsia.registry.hashing import nothing
 from intarsia.registry.registry import Registry
+from intarsia.token_merging import NO_MERGING, TokenMerging
 
 __all__ = ["Resolved", "outline", "resolve"]
 
@@ -85,7 +86,7 @@ def resolve(
         sampler=sampler,
         guidance_scale=_guidance(request),
         seeds=_seeds(request),
-        **_merging(request, entry),
+        token_merging=_token_merging(request, entry),
         safety=checker.id if checker else "off",
         safety_action=request.safety_action,
         safety_sha256=entry_hash(checker) if checker else "",
@@ -122,6 +123,7 @@ def outline(request: InpaintRequest, registry: Registry) -> dict[str, Any]:
     parts = find_parts(request, entry, registry)
     checker = find_checker(request, entry, registry)
     adapter = request.ip_adapter
+    merging = _token_merging(request, entry)
 
     return {
         "model": model_plan(entry, parts).to_dict(),
@@ -131,7 +133,7 @@ def outline(request: InpaintRequest, registry: Registry) -> dict[str, Any]:
         "sampler": asdict(sampler_plan(request, entry)),
         "guidance_scale": _guidance(request),
         "seeds": _seeds(request),
-        "merging": _merging(request, entry),
+        "merging": merging.to_dict() if merging.ratio else {},
         "safety": [entry_hash(checker), request.safety_action] if checker else [],
         "version": PLAN_VERSION,
     }
@@ -235,14 +237,14 @@ def _seeds(request: InpaintRequest) -> tuple[int, ...]:
     return tuple(first + sample for sample in range(request.samples))
 
 
-def _merging(request: InpaintRequest, entry: ModelEntry) -> dict[str, Any]:
-    """The plan's three fields; without merging, the others say nothing and stay as they are."""
-    asked = request.token_merging
-    ratio = 0.0 if asked is None else float(entry.token_merging * asked if isinstance(asked, bool) else asked)
+def _token_merging(request: InpaintRequest, entry: ModelEntry) -> TokenMerging:
+    """The request's ratio with the model's levels and reuse, which say nothing where nothing merges."""
+    ratio = request.token_merging
+    if ratio is True:
+        ratio = entry.token_merging.ratio
     if not ratio:
-        return {}
-    levels, reuse = entry.token_merging_levels, entry.token_merging_reuse
-    return {"token_merging": ratio, "token_merging_levels": levels, "token_merging_reuse": reuse}
+        return NO_MERGING
+    return replace(entry.token_merging, ratio=float(ratio))
 
 
 def _inputs(plan: Plan, canvas: Canvas, image_prompt: RgbImage | None) -> Inputs:
@@ -261,6 +263,4 @@ def _inputs(plan: Plan, canvas: Canvas, image_prompt: RgbImage | None) -> Inputs
         image_prompt=shown,
         image_scale=plan.prompt.image_scale,
         token_merging=plan.token_merging,
-        token_merging_levels=plan.token_merging_levels,
-        token_merging_reuse=plan.token_merging_reuse,
     )

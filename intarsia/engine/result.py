@@ -112,7 +112,7 @@ class Result:
             "ip_adapter": plan.model.ip_adapter,
             "ip_adapter_scale": plan.prompt.image_scale,
             "mask_blur": plan.canvas.mask_blur,
-            "token_merging": plan.token_merging,
+            "token_merging": plan.token_merging.ratio,
             **({} if plan.model.precision == STANDARD else {"precision": plan.model.precision}),
             "safety_checker": plan.safety != "off",
             "safety_action": plan.safety_action,

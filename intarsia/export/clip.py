@@ -1,7 +1,7 @@
 """CLIP's two towers (Radford et al. 2021) as plain networks, parameter names as in transformers.
 
-The torch backend runs transformers' own; these are for export, where its mask making and output collecting would be
-in the way. A test holds them to it. What they are built of is read by :mod:`intarsia.models.clip_config`.
+The torch backend runs transformers' own; these are for export, which its masks and collected outputs would hinder. A
+test compares the two. :mod:`intarsia.models.clip_config` reads their shapes.
 """
 
 from __future__ import annotations
@@ -24,13 +24,16 @@ class _SelfAttention(nn.Module):
         self.v_proj, self.out_proj = nn.Linear(width, width), nn.Linear(width, width)
 
     def forward(self, x: Tensor, causal: bool) -> Tensor:
-        """[B, n, D] → [B, n, D]."""
-        q, k, v = (
-            layer(x).unflatten(2, (self.heads, -1)).transpose(1, 2) for layer in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        found = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-        out: Tensor = self.out_proj(found.transpose(1, 2).flatten(2))
+        """``[B, n, D]`` → the same shape."""
+        query, key, value = (self._heads(layer(x)) for layer in (self.q_proj, self.k_proj, self.v_proj))
+        attended = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
+        out: Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))
         return out
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """``[B, n, D]`` → ``[B, heads, n, d]``."""
+        heads: Tensor = x.unflatten(2, (self.heads, -1))  # type: ignore[no-untyped-call]
+        return heads.transpose(1, 2)
 
 
 class _Mlp(nn.Module):
@@ -65,7 +68,7 @@ class _Encoder(nn.Module):
         self.layers = nn.ModuleList(_Layer(config) for _ in range(int(config["num_hidden_layers"])))
 
     def forward(self, x: Tensor, causal: bool) -> list[Tensor]:
-        """The embeddings and what every layer makes of them."""
+        """The embeddings and the output of every layer."""
         states = [x]
         for layer in self.layers:
             states.append(layer(states[-1], causal))
@@ -99,7 +102,7 @@ class ClipText(nn.Module):
         )
 
     def forward(self, ids: Tensor, skip: Tensor) -> tuple[Tensor, ...]:
-        """Token ids int64 [B, n] and ``clip_skip`` int64 [1] → [B, n, D], and [B, P] where it projects."""
+        """Token ids ``[B, n]`` and ``clip_skip`` ``[1]``, int64 → ``[B, n, D]``, and ``[B, P]`` where it projects."""
         states = self.encoder(self.embeddings(ids), True)
         place = len(states) - (skip.clamp(min=2) if self.penultimate else skip)
         hidden = torch.stack(states).index_select(0, place)[0]
@@ -107,7 +110,7 @@ class ClipText(nn.Module):
         return (hidden,) if self.text_projection is None else (hidden, self._pooled(ids, states[-1]))
 
     def _pooled(self, ids: Tensor, last: Tensor) -> Tensor:
-        # configs of old say 2 where the end token has the highest id (huggingface/transformers pull 24773)
+        # old configs have 2 although the end token has the highest id (huggingface/transformers pull 24773)
         ends = ids if self.end == 2 else (ids == self.end).int()
         at = ends.argmax(dim=1)[:, None, None].expand(-1, 1, last.shape[2])
         pooled: Tensor = cast(nn.Linear, self.text_projection)(self.final_layer_norm(last.gather(1, at)[:, 0]))
@@ -157,7 +160,8 @@ class ClipSafety(nn.Module):
         self.special_care_embeds_weights = nn.Parameter(torch.empty(special))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """[N, 3, crop, crop] → cosines less thresholds, with special-care concepts [N, 3] and the others [N, 17]."""
-        found = F.normalize(self.visual_projection(self.vision_model(pixels)))
-        special = found @ F.normalize(self.special_care_embeds).T - self.special_care_embeds_weights
-        return special, found @ F.normalize(self.concept_embeds).T - self.concept_embeds_weights
+        """``[N, 3, crop, crop]`` → cosines less thresholds: special-care concepts ``[N, 3]``, others ``[N, 17]``."""
+        embedding = F.normalize(self.visual_projection(self.vision_model(pixels)))
+        special = embedding @ F.normalize(self.special_care_embeds).T - self.special_care_embeds_weights
+        others = embedding @ F.normalize(self.concept_embeds).T - self.concept_embeds_weights
+        return special, others

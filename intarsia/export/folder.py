@@ -57,7 +57,7 @@ Graphs = Iterator[tuple[str, bytes]]
 
 @dataclass(frozen=True)
 class Merges:
-    """How a graph merges tokens (:class:`intarsia.models.merging.Merging`); the ratio is left to the run."""
+    """How a graph merges tokens (:class:`intarsia.token_merging.TokenMerging`); the ratio is left to the run."""
 
     levels: int = 1
     reuse: int = 1
@@ -89,28 +89,37 @@ def export_checker(folder: Path, out: Path) -> None:
 
 def _write(folder: Path, out: Path, dtype: str, facts: dict[str, Any], graphs: Graphs) -> None:
     """In a folder beside ``out`` first. ``graphs`` may add to ``facts`` until its end."""
-    now = sources(folder)
+    hashes_before = sources(folder)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as beside:
-        made = Path(beside) / "made"
-        made.mkdir()
-        hashes = {}
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as temporary:
+        complete = Path(temporary) / "made"
+        complete.mkdir()
+        graph_hashes = {}
         for name, content in graphs:
-            (made / f"{name}.onnx").write_bytes(content)
-            hashes[name] = hashlib.sha256(content).hexdigest()
-        manifest = {"format": FORMAT, "dtype": dtype, "facts": facts, "sources": now, "graphs": hashes}
-        (made / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+            (complete / f"{name}.onnx").write_bytes(content)
+            graph_hashes[name] = hashlib.sha256(content).hexdigest()
+
+        manifest = {
+            "format": FORMAT,
+            "dtype": dtype,
+            "facts": facts,
+            "sources": hashes_before,
+            "graphs": graph_hashes,
+        }
+        (complete / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
         if out.is_dir():
-            out.rename(Path(beside) / "old")
-        made.rename(out)
+            out.rename(Path(temporary) / "old")
+        complete.rename(out)
 
 
 def model_graphs(folder: Path, dtype: str, merges: Merges | None, facts: dict[str, Any]) -> Graphs:
-    """Names and graphs, made one at a time; what running needs to know beside them goes into ``facts``."""
+    """Names and graphs, made one at a time; other properties that running needs go into ``facts``."""
     index = read_index(folder)
     suffixes = [suffix for suffix in ("", "_2") if (folder / f"text_encoder{suffix}").is_dir()]
     if not suffixes:
         raise WeightsError(f"{folder / 'text_encoder'}: no such folder; a model needs its text encoder")
+
     towers = []
     for suffix in suffixes:
         path = folder / f"text_encoder{suffix}" / "config.json"
@@ -126,14 +135,17 @@ def model_graphs(folder: Path, dtype: str, merges: Merges | None, facts: dict[st
                 "limit": shape["max_position_embeddings"],
             }
         )
+
     unet = build_unet(folder / "unet")
     network = _network(folder, unet, _stored(folder, folder / "unet", _STEM), dtype)
     yield from unet_graphs(network)
     if merges is not None:
         yield "unet_merging", denoiser_graph(network, merges.levels, merges.reuse)
+
     vae = autoencoder(folder, dtype)
     yield "vae_encoder", encoder_graph(vae)
     yield "vae_decoder", decoder_graph(vae)
+
     facts |= {
         "in_channels": unet.config.in_channels,
         "latent_channels": cast(Any, vae.module).latent_channels,
@@ -150,10 +162,13 @@ def _text(
     folder: Path, name: str, shape: Mapping[str, Any], dtype: str, *, penultimate: bool, projected: bool
 ) -> Network:
     check_size(folder / name / "config.json", shape["num_hidden_layers"], find_weights(folder / name, "model"))
-    found = _stored(folder, folder / name, "model")
     with torch.device("meta"):
         text = ClipText(shape, penultimate=penultimate, projected=projected)
-    stored = {key.removeprefix("text_model."): value for key, value in found.items() if not key.endswith(_POSITIONS)}
+
+    stored = {}
+    for key, tensor in _stored(folder, folder / name, "model").items():
+        if not key.endswith(_POSITIONS):
+            stored[key.removeprefix("text_model.")] = tensor
     return _network(folder, text, stored, dtype, name)
 
 
@@ -163,13 +178,13 @@ def checker_graphs(folder: Path) -> Graphs:
     check_size(folder / "config.json", vision["num_hidden_layers"], find_weights(folder, "model"))
     crop = load_preprocessing(folder / "preprocessor_config.json").crop
     with torch.device("meta"):
-        made = ClipSafety(vision, width, CONCEPTS, SPECIAL_CARE)
-    stored = {
-        key.replace("vision_model.vision_model.", "vision_model.", 1): value
-        for key, value in _stored(folder, folder, "model").items()
-        if not key.endswith(_POSITIONS)
-    }
-    yield "safety", safety_graph(_network(folder, made, stored, "float32", ""), crop)
+        checker = ClipSafety(vision, width, CONCEPTS, SPECIAL_CARE)
+
+    stored = {}
+    for key, tensor in _stored(folder, folder, "model").items():
+        if not key.endswith(_POSITIONS):
+            stored[key.replace("vision_model.vision_model.", "vision_model.", 1)] = tensor
+    yield "safety", safety_graph(_network(folder, checker, stored, "float32", ""), crop)
 
 
 def _stored(folder: Path, component: Path, stem: str) -> dict[str, Stored]:
@@ -185,12 +200,16 @@ def autoencoder(folder: Path, dtype: str) -> Network:
 
 def _modern(folder: Path) -> dict[str, Stored]:
     """The autoencoder's tensors under today's names."""
-    found = _stored(folder, folder / "vae", _STEM)
-    empty = {name: torch.empty(place.shape, device="meta") for name, place in found.items()}
-    return {next(iter(modern_names({name: empty[name]}))): place for name, place in found.items()}
+    modern = {}
+    for name, tensor in _stored(folder, folder / "vae", _STEM).items():
+        empty = torch.empty(tensor.shape, device="meta")
+        (modern_name,) = modern_names({name: empty})
+        modern[modern_name] = tensor
+    return modern
 
 
 def _network(folder: Path, module: nn.Module, stored: dict[str, Stored], dtype: str, name: str = "unet") -> Network:
-    """A network built on the meta device, with room for weights that are never put there."""
-    found = places(module, stored, folder / name)
-    return Network(module.to_empty(device="cpu").to(DTYPES[dtype]).requires_grad_(False), found)
+    """A network built on the meta device, with memory for weights that are never written."""
+    by_parameter = places(module, stored, folder / name)
+    allocated = module.to_empty(device="cpu").to(DTYPES[dtype])
+    return Network(allocated.requires_grad_(False), by_parameter)

@@ -1,15 +1,13 @@
-"""Layers of our networks in operations that ONNX Runtime does in one go, or not at all; the mathematics is the same.
+"""Attention and gate layers in operations that ONNX Runtime runs as one kernel; the mathematics is the same.
 
-Of a lane's two halves, what goes before the first attention to the prompt is computed once. So a batch of one meets
-keys of two halves there, and is repeated for them.
+What goes before the first cross-attention is computed once for both branches of guidance. So a batch of one meets keys
+of two branches there, and is repeated for them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from typing import Any, cast
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -17,107 +15,165 @@ from torch.nn import functional as F
 
 from intarsia.models.attention import AttentionInputs, CrossAttention, SelfAttention
 from intarsia.models.layers import GatedProjection
+from intarsia.models.unet import UNet
 
-__all__ = ["export_forms"]
-
-
-@contextmanager
-def export_forms(*, cpu: bool) -> Iterator[None]:
-    """What is exported in here says attention, and for CPUs gates, as below."""
-    with ExitStack() as stack:
-        for kind, name, form in _CPU if cpu else _GPU:
-            stack.enter_context(patch.object(kind, name, form))
-        yield
+__all__ = ["use_export_forms"]
 
 
-def _out(layer: SelfAttention | CrossAttention) -> nn.Linear:
+def use_export_forms(network: nn.Module, *, cpu: bool) -> None:
+    """Replace a network's attention layers, and for CPUs its gates, by the forms below.
+
+    In place: the forms have the parameters of the layers that they replace, under the same names.
+    """
+    forms = _CPU if cpu else _GPU
+    replaced: dict[nn.Module, nn.Module] = {}
+    for module in list(network.modules()):
+        for name, layer in list(module.named_children()):
+            if type(layer) in forms:
+                with torch.device("meta"):  # what the constructor allocates is not used
+                    replaced[layer] = forms[type(layer)](layer)
+                setattr(module, name, replaced[layer])
+
+    for unet in network.modules():
+        if isinstance(unet, UNet):
+            unet._cross = [cast(CrossAttention, replaced.get(layer, layer)) for layer in unet._cross]
+
+
+class _SelfAttention(SelfAttention):
+    """Shares the parameters of another layer."""
+
+    def __init__(self, layer: SelfAttention) -> None:
+        super().__init__(layer.qkv.shape[1], layer.heads)
+        self.qkv, self.to_out = layer.qkv, layer.to_out
+
+
+class _CrossAttention(CrossAttention):
+    """Shares the parameters of another layer."""
+
+    def __init__(self, layer: CrossAttention) -> None:
+        super().__init__(layer.to_q.in_features, layer.to_k.in_features, layer.heads)
+        self.columns = layer.columns
+        self.to_q, self.to_k, self.to_v, self.to_out = layer.to_q, layer.to_k, layer.to_v, layer.to_out
+
+
+class _CpuSelfAttention(_SelfAttention):
+    """Self-attention as one MultiHeadAttention; with one head, the products of weights are made beforehand."""
+
+    def forward(self, x: Any, log_size: Tensor | None = None) -> Tensor:
+        """``[B, T, C]`` → the same shape; ``log_size`` ``[T]`` is added to the logits of each key."""
+        weights = self.qkv.chunk(3)
+        if self.heads > 1:
+            query, key, value = (F.linear(x, weight) for weight in weights)
+            out: Tensor = self.to_out(_attend(query, key, value, self.heads, log_size))
+            return out
+
+        # x Q (x K)ᵀ = x (Q Kᵀ) xᵀ, and likewise for the output projection behind V
+        projection = _projection(self)
+        query = F.linear(x, weights[1].T @ weights[0])
+        value = F.linear(x, projection.weight @ weights[2])
+        return _attend(query, x, value, 1, log_size) + projection.bias
+
+
+class _CpuCrossAttention(_CrossAttention):
+    """Cross-attention as one MultiHeadAttention; with one head, Q and the output projection are in keys and values."""
+
+    def key_value(self, hidden: Tensor) -> Tensor:
+        """With one head, Q is folded into K and the output projection into V."""
+        key_weight: Tensor = self.to_k.weight
+        value_weight: Tensor = self.to_v.weight
+        if self.heads == 1:
+            key_weight = self.to_q.weight.T @ key_weight
+            value_weight = _projection(self).weight @ value_weight
+        return torch.cat([F.linear(hidden, key_weight), F.linear(hidden, value_weight)], dim=2)
+
+    def forward(self, x: Any, inputs: AttentionInputs) -> Tensor:
+        """``[1 or B, T, C]`` → ``[B, T, C]``."""
+        key, value = inputs.cross_kv[:, :, self.columns].chunk(2, dim=2)
+        if self.heads == 1:
+            return _attend(_repeated(x, key), key, value, 1) + _projection(self).bias
+        query = _repeated(self.to_q(x), key)
+        out: Tensor = self.to_out(_attend(query, key, value, self.heads))
+        return out
+
+
+class _CpuGatedProjection(GatedProjection):
+    """Two products, so that their result need not be split."""
+
+    def __init__(self, layer: GatedProjection) -> None:
+        super().__init__(layer.proj.in_features, layer.proj.out_features // 2)
+        self.proj = layer.proj
+
+    def forward(self, x: Any) -> Tensor:
+        """``[.., C]`` → ``[.., width]``."""
+        weights, biases = self.proj.weight.chunk(2), self.proj.bias.chunk(2)
+        value, gate = (F.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True))
+        return value * F.gelu(gate)
+
+
+class _GpuSelfAttention(_SelfAttention):
+    """Self-attention whose sizes of merged tokens are a mask; without them the layer's own."""
+
+    def forward(self, x: Any, log_size: Tensor | None = None) -> Tensor:
+        """``[B, T, C]`` → the same shape; ``log_size`` ``[T]`` is added to the logits of each key."""
+        if log_size is None:
+            return super().forward(x)
+        packed = F.linear(x, self.qkv).view(*x.shape[:2], 3, self.heads, -1)
+        query, key, value = packed.permute(2, 0, 3, 1, 4)
+        mask = log_size[None, None, None].to(x.dtype)
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        out: Tensor = self.to_out(attended.transpose(1, 2).flatten(2))
+        return out
+
+
+class _GpuCrossAttention(_CrossAttention):
+    """The layer's own, which repeats a batch of one for the branches."""
+
+    def forward(self, x: Any, inputs: AttentionInputs) -> Tensor:
+        """``[1 or B, T, C]`` → ``[B, T, C]``."""
+        return super().forward(_repeated(x, inputs.cross_kv), inputs)
+
+
+def _projection(layer: SelfAttention | CrossAttention) -> nn.Linear:
     return cast(nn.Linear, layer.to_out[0])
 
 
-def _self_attention(layer: SelfAttention, x: Tensor, log_size: Tensor | None = None) -> Tensor:
-    """``log_size`` [T] is added to the logits of each key."""
-    weights, out = layer.qkv.chunk(3), _out(layer)
-    if layer.heads > 1:
-        query, key, value = (F.linear(x, weight) for weight in weights)
-        found: Tensor = layer.to_out(_attend(query, key, value, layer.heads, log_size))
-        return found
-    # a single head's products of weights can be made beforehand: x Q (x K)ᵀ = x (Q Kᵀ) xᵀ, and likewise behind it
-    query = F.linear(x, weights[1].T @ weights[0])
-    return _attend(query, x, F.linear(x, out.weight @ weights[2]), 1, log_size) + out.bias
-
-
-def _key_value(layer: CrossAttention, hidden: Tensor) -> Tensor:
-    """A single head's take the query's projection along, and the one behind."""
-    weights = [layer.to_k.weight, layer.to_v.weight]
-    if layer.heads == 1:
-        weights = [layer.to_q.weight.T @ weights[0], _out(layer).weight @ weights[1]]
-    return torch.cat([F.linear(hidden, weight) for weight in weights], dim=2)
-
-
-def _cross_attention(layer: CrossAttention, x: Tensor, inputs: AttentionInputs) -> Tensor:
-    key, value = inputs.cross_kv[:, :, layer.columns].chunk(2, dim=2)
-    if layer.heads == 1:
-        return _attend(_repeated(x, key), key, value, 1) + _out(layer).bias
-    out: Tensor = layer.to_out(_attend(_repeated(layer.to_q(x), key), key, value, layer.heads))
-    return out
-
-
-def _repeated(x: Tensor, others: Tensor) -> Tensor:
-    """A batch of one for as many as there are of others; every other batch is as many already."""
-    return x.expand(others.shape[0], -1, -1) if x.shape[0] == 1 else x
+def _repeated(x: Tensor, other: Tensor) -> Tensor:
+    """A batch of one, as many times as ``other`` has samples; any other batch has as many already."""
+    return x.expand(other.shape[0], -1, -1) if x.shape[0] == 1 else x
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, heads: int, log_size: Tensor | None = None) -> Tensor:
-    """[B, T, C], [B, n, C] twice → [B, T, C]: heads are taken apart inside, scores never leave the cache.
+    """``[B, T, C]``, ``[B, n, C]`` twice → ``[B, T, C]``: heads are split inside, scores never leave the cache.
 
-    Sizes ride as one more column of the keys, as in :mod:`intarsia.models.attention`.
+    ``log_size`` is one more column of the keys, as in :mod:`intarsia.models.attention`.
     """
-    shape, options = query.shape, {"num_heads": heads, "scale": (query.shape[2] // heads) ** -0.5}
+    shape = query.shape
+    scale = (shape[2] // heads) ** -0.5
     if log_size is not None:
-        one, more = torch.ones_like(log_size), log_size / options["scale"]
-        query, key = (_with_column(x, column, heads) for x, column in ((query, one), (key, more)))
-    found: Tensor = torch.onnx.ops.symbolic(
-        "com.microsoft::MultiHeadAttention", (query, key, value), options, dtype=query.dtype, shape=shape, version=1
+        ones, scaled = torch.ones_like(log_size), log_size / scale
+        query, key = _with_column(query, ones, heads), _with_column(key, scaled, heads)
+    attended: Tensor = torch.onnx.ops.symbolic(
+        "com.microsoft::MultiHeadAttention",
+        (query, key, value),
+        {"num_heads": heads, "scale": scale},
+        dtype=query.dtype,
+        shape=shape,
+        version=1,
     )
-    return found
+    return attended
 
 
 def _with_column(x: Tensor, column: Tensor, heads: int) -> Tensor:
-    """[B, T, heads*d] and [T] → [B, T, heads*(d + 1)]."""
-    apart = x.view(*x.shape[:2], heads, -1)
-    more = column[None, :, None, None].expand(apart.shape[0], -1, heads, -1)
-    return torch.cat([apart, more], dim=3).flatten(2)
+    """``[B, T, heads*d]`` and ``[T]`` → ``[B, T, heads*(d + 1)]``."""
+    split = x.view(*x.shape[:2], heads, -1)
+    columns = column[None, :, None, None].expand(split.shape[0], -1, heads, -1)
+    return torch.cat([split, columns], dim=3).flatten(2)
 
 
-def _gated(layer: GatedProjection, x: Tensor) -> Tensor:
-    """Two products, so that their result need not be taken apart."""
-    weights, biases = layer.proj.weight.chunk(2), layer.proj.bias.chunk(2)
-    value, gate = (F.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True))
-    return value * F.gelu(gate)
-
-
-def _self_attention_gpu(layer: SelfAttention, x: Tensor, log_size: Tensor | None = None) -> Tensor:
-    if log_size is None:
-        return _SELF(layer, x)
-    query, key, value = F.linear(x, layer.qkv).view(*x.shape[:2], 3, layer.heads, -1).permute(2, 0, 3, 1, 4)
-    found = F.scaled_dot_product_attention(query, key, value, attn_mask=log_size[None, None, None].to(x.dtype))
-    out: Tensor = layer.to_out(found.transpose(1, 2).flatten(2))
-    return out
-
-
-def _cross_attention_gpu(layer: CrossAttention, x: Tensor, inputs: AttentionInputs) -> Tensor:
-    return _CROSS(layer, _repeated(x, inputs.cross_kv), inputs)
-
-
-_Form = tuple[type[nn.Module], str, Callable[..., Any]]
-_SELF, _CROSS = SelfAttention.forward, CrossAttention.forward
-_CPU: tuple[_Form, ...] = (
-    (SelfAttention, "forward", _self_attention),
-    (CrossAttention, "forward", _cross_attention),
-    (CrossAttention, "key_value", _key_value),
-    (GatedProjection, "forward", _gated),
-)
-_GPU: tuple[_Form, ...] = (
-    (SelfAttention, "forward", _self_attention_gpu),
-    (CrossAttention, "forward", _cross_attention_gpu),
-)
+_Forms = Mapping[type[nn.Module], Any]
+_CPU: _Forms = {
+    SelfAttention: _CpuSelfAttention,
+    CrossAttention: _CpuCrossAttention,
+    GatedProjection: _CpuGatedProjection,
+}
+_GPU: _Forms = {SelfAttention: _GpuSelfAttention, CrossAttention: _GpuCrossAttention}

@@ -1,6 +1,8 @@
-"""The networks of a model, as the graphs that the onnx backend runs: what goes in, what comes out.
+"""The networks of a model as the graphs that the onnx backend runs.
 
-Everything that goes in or comes out is float32, whatever a network computes in, so that the host knows one format.
+Inputs and outputs are float32, whatever a network computes in, so that the host has one format. Arguments of
+``forward`` have the names of the graph's inputs, which exported graphs keep: ``pictures`` are images, ``context`` is a
+prompt's ``cross_kv``.
 """
 
 from __future__ import annotations
@@ -12,8 +14,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from intarsia.export.merging import INPUTS, LevelMatcher, Tokens
 from intarsia.export.stored import Stored
+from intarsia.export.token_matching import INPUTS, LevelMatcher, Tokens
 from intarsia.export.translate import Signature, translate
 from intarsia.models.attention import AttentionInputs
 from intarsia.models.merging import Matcher
@@ -33,11 +35,11 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A network without its weights, and where those lie.
+    """A network without its weights, and the files that hold these.
 
     Attributes:
         module: its parameters are allocated and hold nothing.
-        places: by parameter names.
+        places: stored tensors by parameter names.
     """
 
     module: nn.Module
@@ -45,7 +47,7 @@ class Network:
 
 
 class _Wrapper(nn.Module):
-    """What is exported: the network and the casts around it."""
+    """An exported network: the network and the casts around it."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -54,7 +56,7 @@ class _Wrapper(nn.Module):
 
 
 class _Denoise(_Wrapper):
-    """One evaluation for the halves of a lane, which differ in nothing but the prompt they look at."""
+    """One evaluation for the branches of a lane, which differ only by their prompts."""
 
     def __init__(self, network: UNet, levels: int = 0, reuse: int = 1) -> None:
         super().__init__(network)
@@ -63,35 +65,39 @@ class _Denoise(_Wrapper):
     def forward(self, sample: Tensor, embeddings: Tensor, row: Tensor, context: Tensor, *tokens: Tensor) -> Tensor:
         unet = cast(UNet, self.network)
         emb = embeddings.index_select(0, row)[0].to(self.dtype)
-        seen = self._seen(context.to(self.dtype), row, tokens)
+        by_level = self._attention_inputs(context.to(self.dtype), row, tokens)
+
         x = sample.to(self.dtype)
         if unet.config.added_inputs:  # then embeddings differ too
             x = _repeated(x, context)
         x = unet.conv_in(x)
         skips = [x]
-        for block, looks in zip(unet.down_blocks, seen, strict=True):
-            x = block(x, emb, looks, skips)
+        for block, inputs in zip(unet.down_blocks, by_level, strict=True):
+            x = block(x, emb, inputs, skips)
         if unet.mid_block is not None:
-            x = unet.mid_block(x, emb, seen[-1])
+            x = unet.mid_block(x, emb, by_level[-1])
+
         x, skips = _repeated(x, context), [_repeated(skip, context) for skip in skips]
-        for block, looks in zip(unet.up_blocks, seen[::-1], strict=True):
-            x = block(x, emb, looks, skips)
+        for block, inputs in zip(unet.up_blocks, by_level[::-1], strict=True):
+            x = block(x, emb, inputs, skips)
         out: Tensor = unet.conv_out(unet.conv_norm_out(x))
         return out.float()
 
-    def _seen(self, context: Tensor, row: Tensor, tokens: Sequence[Tensor]) -> list[AttentionInputs]:
-        """What the transformers of each resolution are told."""
-        found: list[AttentionInputs] = [_Looks(context) for _ in cast(UNet, self.network).down_blocks]
-        for place, level in enumerate(self.merging):
-            sources, destinations, *others = tokens[place * len(INPUTS) : (place + 1) * len(INPUTS)]
-            picked = (each.index_select(0, row)[0] for each in (sources, destinations))
-            matcher = LevelMatcher(Tokens(*picked, *others), self.reuse)
-            found[level] = _Looks(context, matchers=[cast(Matcher, matcher)])
-        return found
+    def _attention_inputs(self, cross_kv: Tensor, row: Tensor, tokens: Sequence[Tensor]) -> list[AttentionInputs]:
+        """The inputs of the transformers of each resolution."""
+        by_level: list[AttentionInputs] = [_LevelInputs(cross_kv) for _ in cast(UNet, self.network).down_blocks]
+        for number, level in enumerate(self.merging):
+            first = number * len(INPUTS)
+            sources, destinations, *others = tokens[first : first + len(INPUTS)]
+            row_sources = sources.index_select(0, row)[0]
+            row_destinations = destinations.index_select(0, row)[0]
+            matcher = LevelMatcher(Tokens(row_sources, row_destinations, *others), self.reuse)
+            by_level[level] = _LevelInputs(cross_kv, matchers=[cast(Matcher, matcher)])
+        return by_level
 
 
-class _Looks(AttentionInputs):
-    """Of one resolution; sizes are not known while a network is exported."""
+class _LevelInputs(AttentionInputs):
+    """The inputs of one resolution's transformers; sizes are unknown while a network is exported."""
 
     def matcher(self, height: int, width: int) -> Matcher | None:
         return self.matchers[0] if self.matchers else None
@@ -113,7 +119,7 @@ class _Embed(_Wrapper):
         return cast(UNet, self.network).embed(timesteps, pooled, time_ids).float()
 
 
-class _Context(_Wrapper):
+class _CrossKv(_Wrapper):
     def forward(self, hidden: Tensor) -> Tensor:
         return cast(UNet, self.network).cross_kv(hidden.to(self.dtype)).float()
 
@@ -132,14 +138,14 @@ class _Decode(_Wrapper):
 
 class _Text(_Wrapper):
     def forward(self, ids: Tensor, skip: Tensor) -> tuple[Tensor, ...]:
-        found: tuple[Tensor, ...] = self.network(ids, skip)
-        return found
+        outputs: tuple[Tensor, ...] = self.network(ids, skip)
+        return outputs
 
 
 class _Safety(_Wrapper):
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        found: tuple[Tensor, Tensor] = self.network(pixels)
-        return found
+        outputs: tuple[Tensor, Tensor] = self.network(pixels)
+        return outputs
 
 
 # Examples have sides that differ, so that no dimension is taken for another, and are not square numbers of anything.
@@ -149,7 +155,7 @@ _PICKED = 2
 
 
 def unet_graphs(network: Network) -> Iterator[tuple[str, bytes]]:
-    """``unet``, and what is computed beforehand: ``unet_embed`` for all steps, ``unet_context`` for a prompt."""
+    """``unet``, and the graphs that run before it: ``unet_embed`` once for all steps, ``unet_context`` for a prompt."""
     unet = cast(UNet, network.module)
     config = unet.config
     timesteps, hidden = torch.ones(_ROWS), torch.zeros(_BATCH, _TOKENS, config.cross_attention_dim[0])
@@ -161,12 +167,12 @@ def unet_graphs(network: Network) -> Iterator[tuple[str, bytes]]:
     embed = Signature(inputs, dynamic, ["embeddings"])
     yield "unet_embed", translate(_Embed(unet), network.places, embed)
     context = Signature({"hidden": hidden}, {"hidden": {0: "batch", 1: "tokens"}}, ["context"])
-    yield "unet_context", translate(_Context(unet), network.places, context)
+    yield "unet_context", translate(_CrossKv(unet), network.places, context)
     yield "unet", denoiser_graph(network)
 
 
 def denoiser_graph(network: Network, levels: int = 0, reuse: int = 1) -> bytes:
-    """One evaluation of a UNet for the halves of a lane.
+    """One evaluation of a UNet for the branches of a lane.
 
     Args:
         levels: how many resolutions merge tokens, weighted, from the highest that has attention downwards.
@@ -199,7 +205,7 @@ def denoiser_graph(network: Network, levels: int = 0, reuse: int = 1) -> bytes:
 
 
 def encoder_graph(network: Network) -> bytes:
-    """Pictures [B, 3, H, W] in -1…1 → scaled latents."""
+    """Images ``[B, 3, H, W]`` in -1…1 → scaled latents."""
     factor = cast(Any, network.module).factor
     pictures = torch.zeros(_BATCH, 3, factor * _HEIGHT, factor * _WIDTH)
     signature = Signature({"pictures": pictures}, {"pictures": {0: "batch", 2: "height", 3: "width"}}, ["latents"])
@@ -207,14 +213,14 @@ def encoder_graph(network: Network) -> bytes:
 
 
 def decoder_graph(network: Network) -> bytes:
-    """Scaled latents [B, C, h, w] → pictures, about -1…1."""
+    """Scaled latents ``[B, C, h, w]`` → images, about -1…1."""
     latents = torch.zeros(_BATCH, cast(Any, network.module).latent_channels, _HEIGHT, _WIDTH)
     signature = Signature({"latents": latents}, {"latents": {0: "batch", 2: "height", 3: "width"}}, ["pictures"])
     return translate(_Decode(network.module), network.places, signature)
 
 
 def text_graph(network: Network, *, projected: bool) -> bytes:
-    """Token ids [B, n] and ``clip_skip`` [1] → [B, n, D], and [B, P] where it projects."""
+    """Token ids ``[B, n]`` and ``clip_skip`` ``[1]`` → ``[B, n, D]``, and ``[B, P]`` where it projects."""
     ids = torch.ones(_BATCH, 7, dtype=torch.int64)
     signature = Signature(
         {"ids": ids, "skip": torch.ones(1, dtype=torch.int64)},
@@ -225,7 +231,7 @@ def text_graph(network: Network, *, projected: bool) -> bytes:
 
 
 def safety_graph(network: Network, crop: int) -> bytes:
-    """Squares [N, 3, crop, crop] → cosines less thresholds: special-care concepts, the others."""
+    """Squares ``[N, 3, crop, crop]`` → cosines less thresholds: special-care concepts, the others."""
     signature = Signature(
         {"pixels": torch.zeros(_BATCH, 3, crop, crop)}, {"pixels": {0: "batch"}}, ["special", "concepts"]
     )

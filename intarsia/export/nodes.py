@@ -31,7 +31,8 @@ class Nodes:
     def slice(self, x: ir.Value, begin: int, end: int | None, axis: int) -> ir.Value:
         """``x[begin:end]`` along an axis."""
         stop = np.iinfo(np.int64).max if end is None else end
-        return self.make("Slice", x, *(self.constant([number]) for number in (begin, stop, axis)))
+        starts, ends, axes = self.constant([begin]), self.constant([stop]), self.constant([axis])
+        return self.make("Slice", x, starts, ends, axes)
 
     def _insert(self, node: ir.Node) -> ir.Value:
         self._graph.insert_before(self._before, node)
@@ -41,13 +42,17 @@ class Nodes:
 def maker(value: ir.Value | None, kind: str) -> ir.Node | None:
     """The node that makes a value, where it is of that kind."""
     node = value.producer() if value is not None else None
-    return node if node is not None and node.op_type == kind else None
+    if node is None or node.op_type != kind:
+        return None
+    return node
 
 
 def only_user(node: ir.Node) -> ir.Node | None:
     """The node that takes a node's output, where it is the only one."""
     uses = list(node.outputs[0].uses())
-    return uses[0].node if len(uses) == 1 and not node.outputs[0].is_graph_output() else None
+    if len(uses) != 1 or node.outputs[0].is_graph_output():
+        return None
+    return uses[0].node
 
 
 def attributes(node: ir.Node) -> dict[str, Any]:

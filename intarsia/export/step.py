@@ -19,22 +19,25 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from intarsia.backends.onnx.session import STEP
+from intarsia.backends.onnx.open_sessions import STEP
+from intarsia.schedulers.packing import Field
 
 __all__ = ["step_graph"]
 
 _OPSET, _IR = 18, 8
 _FLOAT, _INT = TensorProto.FLOAT, TensorProto.INT64
-_PICTURE = ["C", "h", "w"]
+# In the order of `Field`; the last one is not for this graph.
+_FIELDS = int(Field.INPUT_SCALE)
+_LATENTS = ["C", "h", "w"]
 _INPUTS: dict[str, tuple[int, list[str | int]]] = {
     "row": (_INT, [1]),
     "matrices": (_FLOAT, ["R", "3S", "S+2"]),
-    "scalars": (_FLOAT, ["R", 6]),
-    "state": (_FLOAT, ["S", *_PICTURE]),
-    "output": (_FLOAT, ["H", *_PICTURE]),
-    "noise": (_FLOAT, [*_PICTURE]),
-    "clean": (_FLOAT, [*_PICTURE]),
-    "start": (_FLOAT, [*_PICTURE]),
+    "scalars": (_FLOAT, ["R", _FIELDS]),
+    "state": (_FLOAT, ["S", *_LATENTS]),
+    "output": (_FLOAT, ["H", *_LATENTS]),
+    "noise": (_FLOAT, [*_LATENTS]),
+    "clean": (_FLOAT, [*_LATENTS]),
+    "start": (_FLOAT, [*_LATENTS]),
     "mask": (_FLOAT, [1, "h", "w"]),
     "extra": (_FLOAT, ["E", "h", "w"]),
 }
@@ -50,7 +53,7 @@ _CONSTANTS = {
 # operator, inputs, outputs, attributes
 _NODES: list[tuple[str, str, str, dict[str, int]]] = [
     ("Gather", "scalars row", "numbers", {"axis": 0}),
-    ("Split", "numbers", "guidance image known itself snr scale", {"axis": 1, "num_outputs": 6}),
+    ("Split", "numbers", "guidance image known itself snr scale", {"axis": 1, "num_outputs": _FIELDS}),
     ("Gather", "output zero", "unconditional", {"axis": 0}),
     ("Gather", "output last", "conditional", {"axis": 0}),
     ("Sub", "conditional unconditional", "difference", {}),
@@ -98,7 +101,7 @@ def step_graph() -> bytes:
     nodes = [helper.make_node(kind, ins.split(), outs.split(), **more) for kind, ins, outs, more in _NODES]
     inputs = [helper.make_tensor_value_info(name, dtype, shape) for name, (dtype, shape) in _INPUTS.items()]
     outputs = [
-        helper.make_tensor_value_info("new_state", _FLOAT, ["S", *_PICTURE]),
+        helper.make_tensor_value_info("new_state", _FLOAT, ["S", *_LATENTS]),
         helper.make_tensor_value_info("sample", _FLOAT, [1, "C+E", "h", "w"]),
         helper.make_tensor_value_info("next_row", _INT, [1]),
     ]

@@ -16,7 +16,7 @@ from intarsia.models.attention import SelfAttention
 __all__ = ["Stored", "places", "read_places"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Stored:
     """One tensor in a file.
 
@@ -36,22 +36,28 @@ class Stored:
 
 def read_places(folder: Path, files: Sequence[Path]) -> dict[str, Stored]:
     """All tensors of some safetensors files of the model in ``folder``, by name. No weight is read."""
-    found = {}
+    tensors = {}
     for path in files:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+
         for name, entry in header.items():
-            if name != "__metadata__":
-                begin, end = entry["data_offsets"]
-                place = path.relative_to(folder).as_posix()
-                shape = tuple(entry["shape"])
-                found[name] = Stored(place, name, entry["dtype"], shape, 8 + length + begin, end - begin)
-    return found
+            begin, end = entry["data_offsets"]
+            tensors[name] = Stored(
+                file=path.relative_to(folder).as_posix(),
+                name=name,
+                dtype=entry["dtype"],
+                shape=tuple(entry["shape"]),
+                offset=8 + length + begin,
+                length=end - begin,
+            )
+    return tensors
 
 
 def places(network: nn.Module, stored: Mapping[str, Stored], source: Path) -> dict[str, tuple[Stored, ...]]:
-    """What each parameter of a network consists of: one stored tensor, or several below one another.
+    """The stored tensors of each parameter of a network: one, or several below one another.
 
     Args:
         stored: by the names that the network's state dict has.
@@ -59,18 +65,24 @@ def places(network: nn.Module, stored: Mapping[str, Stored], source: Path) -> di
     Raises:
         WeightsError: tensors missing, left over or of another shape; names ``source`` and the first of them.
     """
-    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    for name in sorted({*wanted, *stored}):
-        if name not in stored:
-            raise WeightsError(f"{source}: missing tensors: {name}")
-        if name not in wanted:
-            raise WeightsError(f"{source}: unexpected tensors: {name}")
-        # a 1x1 convolution is the same bytes as a linear layer
-        if torch.Size(wanted[name]).numel() != torch.Size(stored[name].shape).numel():
-            raise WeightsError(f"{source}: wrongly shaped tensors: {name} {stored[name].shape}, not {wanted[name]}")
-    found: dict[str, tuple[Stored, ...]]
-    found = {name: (stored[name],) for name, _ in network.named_parameters() if name in stored}
+    _check_fit(network, stored, source)
+    by_parameter: dict[str, tuple[Stored, ...]] = {}
+    for name, _ in network.named_parameters():
+        if name in stored:
+            by_parameter[name] = (stored[name],)
     for prefix, module in network.named_modules():
         if isinstance(module, SelfAttention):
-            found[f"{prefix}.qkv"] = tuple(stored[f"{prefix}.{name}"] for name in SelfAttention.NAMES)
-    return found
+            by_parameter[f"{prefix}.qkv"] = tuple(stored[f"{prefix}.{name}"] for name in SelfAttention.NAMES)
+    return by_parameter
+
+
+def _check_fit(network: nn.Module, stored: Mapping[str, Stored], source: Path) -> None:
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    for name in sorted({*shapes, *stored}):
+        if name not in stored:
+            raise WeightsError(f"{source}: missing tensors: {name}")
+        if name not in shapes:
+            raise WeightsError(f"{source}: unexpected tensors: {name}")
+        # a 1x1 convolution is the same bytes as a linear layer
+        if torch.Size(shapes[name]).numel() != torch.Size(stored[name].shape).numel():
+            raise WeightsError(f"{source}: wrongly shaped tensors: {name} {stored[name].shape}, not {shapes[name]}")

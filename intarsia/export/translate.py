@@ -1,8 +1,8 @@
 """One network → one ONNX graph, its weights left where they are.
 
-torch's exporter writes the graph. Its optimiser would compute with the weights (and so write what they are into the
-graph), so they are shown to it as inputs; afterwards each becomes an initializer that refers to the model's own file,
-cast to what the network computes in. ONNX Runtime does the casts once, when it loads the graph.
+torch's exporter writes the graph. Its optimizer would compute with the weights (and so write their values into the
+graph), so they are inputs for it; afterwards each becomes an initializer that refers to the model's own file, cast to
+the dtype of the network. ONNX Runtime does the casts once, when it loads the graph.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from intarsia.errors import WeightsError
-from intarsia.export.forms import export_forms
+from intarsia.export.forms import use_export_forms
 from intarsia.export.rewrite import rewrite
 from intarsia.export.stored import Stored
 
 __all__ = ["PREFIX", "Signature", "translate"]
 
 PREFIX = "network."
-"""What a wrapper calls the network that it exports."""
+"""A wrapper's attribute for the network that it exports, as parameter names have it."""
 
 _DTYPES = {"F16": ir.DataType.FLOAT16, "BF16": ir.DataType.BFLOAT16, "F32": ir.DataType.FLOAT}
 _COMPUTED = {torch.float32: ir.DataType.FLOAT, torch.float16: ir.DataType.FLOAT16}
@@ -34,7 +34,7 @@ _COMPUTED = {torch.float32: ir.DataType.FLOAT, torch.float16: ir.DataType.FLOAT1
 
 @dataclass(frozen=True)
 class Signature:
-    """What goes in and comes out.
+    """Inputs and outputs of a graph.
 
     Attributes:
         inputs: an example of each, in the order of ``forward``.
@@ -51,18 +51,22 @@ def translate(wrapper: nn.Module, places: Mapping[str, Sequence[Stored]], signat
     """A serialized graph.
 
     Args:
-        wrapper: has the network as ``network``; its parameters' values are not looked at.
+        wrapper: has the network as ``network``, whose layers take the forms for export; its parameters' values are
+            not read.
         places: by the network's parameter names.
     """
-    with export_forms(cpu=_is_float32(wrapper)):
-        model = _exported(wrapper.eval(), signature)
+    use_export_forms(wrapper, cpu=_is_float32(wrapper))
+    model = _exported(wrapper.eval(), signature)
+
     weights = _as_inputs(model.graph, {PREFIX + name for name in places})
-    _optimise(model)
+    _optimize(model)
     if _is_float32(wrapper):
         rewrite(model)
+
     computed = {name: _COMPUTED[parameter.dtype] for name, parameter in wrapper.named_parameters()}
     for name, value in weights.items():
         _refer(model.graph, value, places[name.removeprefix(PREFIX)], computed[name])
+
     _strip(model, signature)
     content: bytes = ir.to_proto(model).SerializeToString(deterministic=True)
     return content
@@ -75,12 +79,16 @@ def _is_float32(wrapper: nn.Module) -> bool:
 
 def _exported(wrapper: nn.Module, signature: Signature) -> ir.Model:
     shapes = [dict.fromkeys(signature.dynamic.get(name, {}), Dim.DYNAMIC) for name in signature.inputs]
-    named = sum(kind.kind is not kind.VAR_POSITIONAL for kind in inspect.signature(wrapper.forward).parameters.values())
-    dynamic = (*shapes[:named], *([tuple(shapes[named:])] if shapes[named:] else ()))
+    parameters = inspect.signature(wrapper.forward).parameters.values()
+    named = sum(parameter.kind is not parameter.VAR_POSITIONAL for parameter in parameters)
+    dynamic: tuple[Any, ...] = tuple(shapes[:named])
+    if shapes[named:]:
+        dynamic += (tuple(shapes[named:]),)
+
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, about its own future
         program = torch.export.export(wrapper, tuple(signature.inputs.values()), dynamic_shapes=dynamic, strict=False)
-        made: Any = torch.onnx.export(
+        exported: Any = torch.onnx.export(
             program,
             dynamo=True,
             optimize=False,
@@ -88,51 +96,55 @@ def _exported(wrapper: nn.Module, signature: Signature) -> ir.Model:
             input_names=list(signature.inputs),
             output_names=list(signature.outputs),
         )
-    model: ir.Model = made.model
+    model: ir.Model = exported.model
     return model
 
 
 def _as_inputs(graph: ir.Graph, names: set[str]) -> dict[str, ir.Value]:
     """Turn initializers into inputs without a value; returns them by name."""
-    found = {name: value for name, value in graph.initializers.items() if name in names}
-    for name, value in found.items():
+    inputs = {name: value for name, value in graph.initializers.items() if name in names}
+    for name, value in inputs.items():
         del graph.initializers[name]
         value.const_value = None
         graph.inputs.append(value)
-    return found
+    return inputs
 
 
-def _optimise(model: ir.Model) -> None:
+def _optimize(model: ir.Model) -> None:
     from onnxscript import optimizer
 
     optimizer.optimize_ir(model, num_iterations=2, onnx_shape_inference=False)
 
 
 def _refer(graph: ir.Graph, value: ir.Value, parts: Sequence[Stored], dtype: ir.DataType) -> None:
-    """Replace an input by what lies in the model's files."""
+    """Replace an input by tensors in the model's files, one below the other."""
     graph.inputs.remove(value)
     if not value.uses():
         return
-    made = [_part(graph, part, value, len(parts), dtype) for part in parts]
-    if len(made) > 1:
-        packed = ir.node("Concat", made, attributes={"axis": 0})
+
+    weights = [_part(graph, part, value, len(parts), dtype) for part in parts]
+    if len(weights) > 1:
+        packed = ir.node("Concat", weights, attributes={"axis": 0})
         graph.insert_before(_first_user(graph, value), packed)
-        made = list(packed.outputs)
-    ir.convenience.replace_all_uses_with(value, made[0])
+        weights = list(packed.outputs)
+    ir.convenience.replace_all_uses_with(value, weights[0])
 
 
 def _part(graph: ir.Graph, part: Stored, value: ir.Value, count: int, dtype: ir.DataType) -> ir.Value:
     if part.dtype not in _DTYPES:
         raise WeightsError(f"{part.file}: {part.name} is stored as {part.dtype}; one of {', '.join(_DTYPES)} is needed")
-    # the parameter's own shape, which says the same bytes; part of a packed one has its own
-    shape = ir.Shape(part.shape if count > 1 or value.shape is None else tuple(value.shape))
+
+    # the parameter's own shape, which has the same bytes; part of a packed one keeps the stored shape
+    sides = part.shape if count > 1 or value.shape is None else tuple(value.shape)
+    shape = ir.Shape(sides)
     stored = _DTYPES[part.dtype]
     tensor = ir.ExternalTensor(part.file, part.offset, part.length, stored, shape=shape, name=part.name)
-    found = ir.Value(name=part.name, shape=shape, type=ir.TensorType(stored), const_value=tensor)
-    graph.register_initializer(found)
+    weight = ir.Value(name=part.name, shape=shape, type=ir.TensorType(stored), const_value=tensor)
+    graph.register_initializer(weight)
     if stored == dtype:
-        return found
-    cast = ir.node("Cast", [found], attributes={"to": int(dtype)})
+        return weight
+
+    cast = ir.node("Cast", [weight], attributes={"to": int(dtype)})
     graph.insert_before(_first_user(graph, value), cast)
     return cast.outputs[0]
 
@@ -143,7 +155,7 @@ def _first_user(graph: ir.Graph, value: ir.Value) -> ir.Node:
 
 
 def _strip(model: ir.Model, signature: Signature) -> None:
-    """Leave out what running does not need: sources' paths and lines, shapes in between; name the dimensions."""
+    """Remove all that running does not need: sources' paths and lines, shapes in between; name the dimensions."""
     graph = model.graph
     model.metadata_props.clear()
     graph.metadata_props.clear()
@@ -155,6 +167,7 @@ def _strip(model: ir.Model, signature: Signature) -> None:
             value.metadata_props.clear()
             if not value.is_graph_output():
                 value.shape = value.type = None
+
     for value in (*graph.inputs, *graph.outputs, *graph.initializers.values()):
         value.metadata_props.clear()
     for value in graph.inputs:

@@ -2,31 +2,42 @@
 
 A row x is held as ``round(x / s)`` with ``s = max|x| / 448``, so that its largest value is the format's. A weight
 ``[N, K]`` has a row for each output channel, tokens ``[.., K]`` one for each token; a product's result is scaled by
-theirs multiplied. Layers that feed such a product write e4m3 themselves (:mod:`.layernorm`, :mod:`.geglu`).
+theirs multiplied. Layers that feed such a product write e4m3 themselves (:mod:`.layer_norm`, :mod:`.geglu`).
 """
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from intarsia.kernels.launch import Kernel, ceil_div, check, fused_wanted, operation, power_of_two
+from intarsia.kernels.launch import ceil_div, check, launching, operation, power_of_two, runs_fused
 
-if TYPE_CHECKING:
-    import triton.language as tl
-
-__all__ = ["FLOAT8", "Float8", "empty_float8", "quantize", "quantize_reference", "scaled_product", "scaled_reference"]
+__all__ = [
+    "FLOAT8",
+    "MAX_ROW_WIDTH",
+    "Float8",
+    "empty_float8",
+    "quantize",
+    "quantize_reference",
+    "row_warps",
+    "scaled_product",
+    "scaled_reference",
+]
 
 FLOAT8 = torch.float8_e4m3fn
 
-# The largest number in e4m3, and the least maximum that a row is scaled by: a row of zeros stays one. Half precision
-# has nothing between that and zero. Kernels have both as literals, as Triton takes no globals.
-_LARGEST, _LEAST = 448.0, 1e-12
-# As in layernorm.py.
-_TILE, _WIDEST = 4096, 16384
+E4M3_MAX = 448.0
+"""The largest number in e4m3."""
+
+LEAST_ROW_MAX = 1e-12
+"""The least maximum that a row is scaled by, so that a row of zeros stays one. Float16 has nothing between it and 0."""
+
+MAX_ROW_WIDTH = 16384
+"""A kernel holds a whole row in registers: 64 of a thread with eight warps."""
+
+_TILE = 4096
 
 
 class Float8(NamedTuple):
@@ -44,8 +55,9 @@ class Float8(NamedTuple):
 def quantize_reference(x: Tensor) -> Float8:
     """In float32, rounded once; see :func:`quantize`."""
     wide = x.float()
-    most = wide.abs().amax(-1, keepdim=True).clamp(min=_LEAST)
-    return Float8((wide * (_LARGEST / most)).to(FLOAT8), most / _LARGEST)
+    row_max = wide.abs().amax(-1, keepdim=True).clamp(min=LEAST_ROW_MAX)
+    values = (wide * (E4M3_MAX / row_max)).to(FLOAT8)
+    return Float8(values, row_max / E4M3_MAX)
 
 
 def quantize(x: Tensor, *, fused: bool | None = None) -> Float8:
@@ -58,17 +70,18 @@ def quantize(x: Tensor, *, fused: bool | None = None) -> Float8:
     Raises:
         BackendError: a shape or layout is another, or triton is missing.
     """
-    if not fused_wanted(fused, x):
+    if not runs_fused(fused, x):
         return quantize_reference(x)
-    check(x.is_contiguous(), "quantize", "x", "contiguous", f"of strides {x.stride()}")
-    check(x.shape[-1] <= _WIDEST, "quantize", "the last dimension of x", f"at most {_WIDEST}", x.shape[-1])
+    width = x.shape[-1]
+    check(x.is_contiguous(), "quantize: x", "contiguous", f"of strides {x.stride()}")
+    check(width <= MAX_ROW_WIDTH, "quantize: the last dimension of x", f"at most {MAX_ROW_WIDTH}", width)
     return Float8(*_quantize(x))
 
 
 def scaled_reference(x: Float8, weight: Float8, bias: Tensor | None = None) -> Tensor:
     """In float32; see :func:`scaled_product`."""
-    found = (x.values.float() @ weight.values.float().T) * x.scale * weight.scale.T
-    return found if bias is None else found + bias.float()
+    product = (x.values.float() @ weight.values.float().T) * x.scale * weight.scale.T
+    return product if bias is None else product + bias.float()
 
 
 def scaled_product(x: Float8, weight: Float8, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -88,7 +101,7 @@ def scaled_product(x: Float8, weight: Float8, bias: Tensor | None, dtype: torch.
     """
     if x.values.device.type == "cpu":
         return scaled_reference(x, weight, bias).to(dtype)
-    found: Tensor = torch._scaled_mm(
+    product: Tensor = torch._scaled_mm(
         x.values.flatten(0, -2),
         weight.values.T,  # column-major, as it has to be
         scale_a=x.scale.flatten(0, -2),
@@ -97,50 +110,45 @@ def scaled_product(x: Float8, weight: Float8, bias: Tensor | None, dtype: torch.
         out_dtype=dtype,
         use_fast_accum=True,
     )
-    return found.view(*x.values.shape[:-1], -1)
+    return product.view(*x.values.shape[:-1], -1)
 
 
 def empty_float8(like: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Values ``[.., width]`` and scales ``[.., 1]`` for the rows of ``like``, with nothing in them."""
+    """Uninitialized values ``[.., width]`` and scales ``[.., 1]`` for the rows of ``like``."""
     rows = like.shape[:-1]
     return like.new_empty((*rows, width), dtype=FLOAT8), like.new_empty((*rows, 1), dtype=torch.float32)
 
 
-def _shape(x: Tensor) -> tuple[Tensor, Tensor]:
-    return empty_float8(x, x.shape[-1])
-
-
-@operation("(Tensor x) -> (Tensor, Tensor)", _shape)
-def _quantize(x: Tensor) -> tuple[Tensor, Tensor]:
-    values, scale = _shape(x)
-    if x.numel():
-        width = x.shape[-1]
-        columns, rows = power_of_two(width), x.numel() // width
-        block = max(1, _TILE // columns)
-        sizes = {"ROWS": block, "COLUMNS": columns}
-        _shrink.launch((ceil_div(rows, block),), x, values, scale, rows, width, **sizes, num_warps=_warps(columns))
-    return values, scale
-
-
-def _warps(columns: int) -> int:
+def row_warps(columns: int) -> int:
+    """Warps of a program that holds a row of so many columns in its registers."""
     return 8 if columns > _TILE else 4
 
 
-@partial(Kernel, general=("rows",))
-def _shrink(
-    x: tl.tensor,
-    values: tl.tensor,
-    scale: tl.tensor,
-    rows: tl.tensor,
-    width: tl.tensor,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-) -> None:
-    """One program: ``ROWS`` whole rows."""
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
-    column = tl.arange(0, COLUMNS)[None, :]
-    inside = (row < rows) & (column < width)
-    value = tl.load(x + row * width + column, mask=inside, other=0.0).to(tl.float32)
-    most = tl.maximum(tl.max(tl.abs(value), axis=1), 1e-12)[:, None]
-    tl.store(scale + row, most / 448.0, mask=row < rows)
-    tl.store(values + row * width + column, value * (448.0 / most), mask=inside)
+def _empty_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    return empty_float8(x, x.shape[-1])
+
+
+@operation("(Tensor x) -> (Tensor, Tensor)", _empty_rows)
+def _quantize(x: Tensor) -> tuple[Tensor, Tensor]:
+    values, scale = _empty_rows(x)
+    if not x.numel():
+        return values, scale
+
+    width = x.shape[-1]
+    rows, columns = x.numel() // width, power_of_two(width)
+    rows_at_once = max(1, _TILE // columns)
+    grid = (ceil_div(rows, rows_at_once),)
+    with launching("quantize", x):
+        from intarsia.kernels.float8_triton import quantize_kernel
+
+        quantize_kernel[grid](
+            x=x,
+            values=values,
+            scale=scale,
+            rows=rows,
+            width=width,
+            ROWS=rows_at_once,
+            COLUMNS=columns,
+            num_warps=row_warps(columns),
+        )
+    return values, scale

@@ -1,34 +1,34 @@
-"""The last steps of a picture: a decoder's output to 8-bit levels, and pasting it into the original."""
+"""The last steps of an image: a decoder's output to 8-bit levels, and pasting it into the original."""
 
 from __future__ import annotations
-
-from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from intarsia.kernels.launch import Kernel, ceil_div, check, fused_wanted
-
-if TYPE_CHECKING:
-    import triton.language as tl
+from intarsia.kernels.launch import ceil_div, check, launching, runs_fused
 
 __all__ = ["paste", "paste_reference", "to_levels", "to_levels_reference"]
+
+HALF_RANGE = 127.5
+"""-1…1 times this, plus this, is 0…255."""
+
+MAX_LEVEL = 255
+"""The largest level, and the weight of a pixel that is pasted whole."""
 
 _BLOCK = 1024
 
 
-def to_levels_reference(picture: Tensor) -> Tensor:
+def to_levels_reference(image: Tensor) -> Tensor:
     """By torch's own operations; see :func:`to_levels`."""
-    levels = (picture.float() * 127.5 + 127.5).clamp_(0, 255).round_().to(torch.uint8)
+    levels = (image.float() * HALF_RANGE + HALF_RANGE).clamp_(0, MAX_LEVEL).round_().to(torch.uint8)
     return levels.permute(0, 2, 3, 1).contiguous()
 
 
-def to_levels(picture: Tensor, *, fused: bool | None = None) -> Tensor:
+def to_levels(image: Tensor, *, fused: bool | None = None) -> Tensor:
     """Values of -1…1 as levels of 0…255, rounded to nearest, halves to even; what is beyond is cut off.
 
     Args:
-        picture: ``[B, C, H, W]`` float16, bfloat16 or float32, contiguous or channels_last; finite, as there
+        image: ``[B, C, H, W]`` float16, bfloat16 or float32, contiguous or channels_last; finite, as there
             is no level for anything else.
         fused: None takes the kernel on CUDA and the reference elsewhere.
 
@@ -36,25 +36,42 @@ def to_levels(picture: Tensor, *, fused: bool | None = None) -> Tensor:
         uint8 ``[B, H, W, C]``, contiguous.
 
     Raises:
-        BackendError: ``picture`` lies otherwise in memory, or triton is missing.
+        BackendError: ``image`` lies otherwise in memory, or triton is missing.
     """
-    if not fused_wanted(fused, picture):
-        return to_levels_reference(picture)
-    channels, places, row, step = _strides("to_levels", picture)
-    out = picture.new_empty(picture.shape[0], *picture.shape[2:], channels, dtype=torch.uint8)
-    if out.numel():
-        grid = (ceil_div(places * channels, _BLOCK), picture.shape[0])
-        # multiplication and addition rounded one by one, as torch does
-        _to_levels.launch(grid, picture, out, places, channels, row, step, BLOCK=_BLOCK, enable_fp_fusion=False)
+    if not runs_fused(fused, image):
+        return to_levels_reference(image)
+    batch, channels, height, width = image.shape
+    channel_stride, pixel_stride = _strides("to_levels: image", image)
+    out = image.new_empty(batch, height, width, channels, dtype=torch.uint8)
+    if not out.numel():
+        return out
+
+    pixels = height * width
+    grid = (ceil_div(pixels * channels, _BLOCK), batch)
+    with launching("to_levels", image):
+        from intarsia.kernels.pixels_triton import to_levels_kernel
+
+        to_levels_kernel[grid](
+            image=image,
+            out=out,
+            pixels=pixels,
+            channels=channels,
+            channel_stride=channel_stride,
+            pixel_stride=pixel_stride,
+            BLOCK=_BLOCK,
+            # multiplication and addition rounded one by one, as torch does
+            enable_fp_fusion=False,
+        )
     return out
 
 
 def paste_reference(base: Tensor, over: Tensor, weights: Tensor) -> Tensor:
     """By torch's own operations; see :func:`paste`."""
     levels = over if over.dtype == torch.uint8 else to_levels_reference(over[None])[0]
-    step = (levels.int() - base.int()) * weights.int()[:, :, None]
-    rounded = torch.div(2 * step.abs() + 255, 510, rounding_mode="floor")
-    return (base.int() + step.sign() * rounded).to(torch.uint8)
+    change = (levels.int() - base.int()) * weights.int()[:, :, None]
+    # change / 255, rounded to nearest
+    rounded = torch.div(2 * change.abs() + MAX_LEVEL, 2 * MAX_LEVEL, rounding_mode="floor")
+    return (base.int() + change.sign() * rounded).to(torch.uint8)
 
 
 def paste(
@@ -65,7 +82,7 @@ def paste(
     Exactly ``base`` where the weight is 0 (``over`` is not even read there), exactly ``over`` at 255.
 
     Args:
-        base: uint8 ``[h, w, C]``, rows packed; a view of some rows and columns of a larger picture will do.
+        base: uint8 ``[h, w, C]``, rows packed; a view of some rows and columns of a larger image will do.
         over: uint8 ``[h, w, C]``, rows packed, or a decoder's output ``[C, h, w]`` as :func:`to_levels` takes
             it, which is then converted where it is needed and nowhere else.
         weights: uint8 ``[h, w]``, rows packed.
@@ -78,113 +95,81 @@ def paste(
     Raises:
         BackendError: a shape, dtype or layout is another, or triton is missing.
     """
-    height, width, channels = _refuse_shapes(base, over, weights, out)
-    if not fused_wanted(fused, base):
-        made = paste_reference(base, over, weights)
-        return made if out is None else out.copy_(made)
-    target = torch.empty_like(base, memory_format=torch.contiguous_format) if out is None else out
-    convert = over.dtype != torch.uint8
-    row, step, plane = over.stride(0), channels, 1
-    if convert:
-        _, _, plane, step = _strides("paste", over[None])
-        row = width * step
-    strides = (base.stride(0), row, step, plane, weights.stride(0), target.stride(0))
-    if target.numel():
-        grid = (ceil_div(width * channels, _BLOCK), height)
-        given = (base, over, weights, target, width, channels, *strides)
-        _paste.launch(grid, *given, CONVERT=convert, BLOCK=_BLOCK, enable_fp_fusion=False)
-    return target
+    _check_shapes(base, over, weights)
+    _check_layouts(base, over, weights, out)
+    if not runs_fused(fused, base):
+        pasted = paste_reference(base, over, weights)
+        return pasted if out is None else out.copy_(pasted)
+    if out is None:
+        out = torch.empty_like(base, memory_format=torch.contiguous_format)
+    if out.numel():
+        _launch_paste(base, over, weights, out)
+    return out
 
 
-def _strides(kernel: str, picture: Tensor) -> tuple[int, int, int, int]:
-    """Channels, places, and the steps from channel to channel and from place to place."""
-    _, channels, height, width = picture.shape
-    if picture.is_contiguous():
-        return channels, height * width, height * width, 1
-    packed = picture.is_contiguous(memory_format=torch.channels_last)
-    check(packed, kernel, "picture", "contiguous or channels_last", f"of strides {picture.stride()}")
-    return channels, height * width, 1, channels
+def _launch_paste(base: Tensor, over: Tensor, weights: Tensor, out: Tensor) -> None:
+    height, width, channels = base.shape
+    converts = over.dtype != torch.uint8
+    row_stride, pixel_stride, channel_stride = over.stride(0), channels, 1
+    if converts:
+        channel_stride, pixel_stride = _strides("paste: over", over[None])
+        row_stride = width * pixel_stride
+
+    grid = (ceil_div(width * channels, _BLOCK), height)
+    with launching("paste", base):
+        from intarsia.kernels.pixels_triton import paste_kernel
+
+        paste_kernel[grid](
+            base=base,
+            over=over,
+            weights=weights,
+            out=out,
+            width=width,
+            channels=channels,
+            base_row_stride=base.stride(0),
+            over_row_stride=row_stride,
+            over_pixel_stride=pixel_stride,
+            over_channel_stride=channel_stride,
+            weights_row_stride=weights.stride(0),
+            out_row_stride=out.stride(0),
+            CONVERTS=converts,
+            BLOCK=_BLOCK,
+            enable_fp_fusion=False,
+        )
 
 
-def _refuse_shapes(base: Tensor, over: Tensor, weights: Tensor, out: Tensor | None) -> tuple[int, int, int]:
-    check(base.ndim == 3, "paste", "base", "of three dimensions", f"of shape {tuple(base.shape)}")
+def _strides(argument: str, image: Tensor) -> tuple[int, int]:
+    """From channel to channel, and from pixel to pixel."""
+    _, channels, height, width = image.shape
+    if image.is_contiguous():
+        return height * width, 1
+    is_channels_last = image.is_contiguous(memory_format=torch.channels_last)
+    check(is_channels_last, argument, "contiguous or channels_last", f"of strides {image.stride()}")
+    return 1, channels
+
+
+def _check_shapes(base: Tensor, over: Tensor, weights: Tensor) -> None:
+    check(base.ndim == 3, "paste: base", "of three dimensions", f"of shape {tuple(base.shape)}")
     height, width, channels = base.shape
     shape = (height, width, channels) if over.dtype == torch.uint8 else (channels, height, width)
-    check(over.shape == shape, "paste", "over", f"of shape {shape}", tuple(over.shape))
-    check(weights.shape == (height, width), "paste", "weights", f"of shape {(height, width)}", tuple(weights.shape))
-    levels = [("base", base), ("over", over), ("out", out)]
-    for name, tensor in levels:
-        if tensor is None or (name == "over" and over.dtype != torch.uint8):
-            continue
-        fits = tensor.shape == base.shape and tensor.dtype == torch.uint8 and tensor.stride()[1:] == (channels, 1)
-        allowed = f"uint8 of shape {tuple(base.shape)} with packed rows"
-        check(fits, "paste", name, allowed, f"{tensor.dtype} of shape {tuple(tensor.shape)}, strides {tensor.stride()}")
+    check(over.shape == shape, "paste: over", f"of shape {shape}", tuple(over.shape))
+    check(weights.shape == (height, width), "paste: weights", f"of shape {(height, width)}", tuple(weights.shape))
+
+
+def _check_layouts(base: Tensor, over: Tensor, weights: Tensor, out: Tensor | None) -> None:
+    _check_levels("base", base, base)
+    if over.dtype == torch.uint8:
+        _check_levels("over", over, base)
+    if out is not None:
+        _check_levels("out", out, base)
     fits = weights.dtype == torch.uint8 and weights.stride(1) == 1
-    check(fits, "paste", "weights", "uint8 with packed rows", f"{weights.dtype} of strides {weights.stride()}")
-    return height, width, channels
+    actual = f"{weights.dtype} of strides {weights.stride()}"
+    check(fits, "paste: weights", "uint8 with packed rows", actual)
 
 
-def _rounded(value: tl.tensor) -> tl.tensor:
-    """-1…1 → 0…255 to nearest, halves to even: what is above the floor is exact in float32."""
-    value = tl.minimum(tl.maximum(value.to(tl.float32) * 127.5 + 127.5, 0.0), 255.0)
-    floor = tl.floor(value)
-    above = value - floor
-    odd = floor - 2.0 * tl.floor(floor * 0.5)
-    up = (above > 0.5) | ((above == 0.5) & (odd == 1.0))
-    return floor + tl.where(up, 1.0, 0.0)
-
-
-@partial(Kernel, general=("places", "plane", "step"), parts=(_rounded,))
-def _to_levels(
-    picture: tl.tensor,
-    out: tl.tensor,
-    places: tl.tensor,
-    channels: tl.tensor,
-    plane: tl.tensor,
-    step: tl.tensor,
-    BLOCK: tl.constexpr,
-) -> None:
-    """One program: ``BLOCK`` levels of one picture."""
-    batch = tl.program_id(1).to(tl.int64) * places * channels
-    element = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = element < places * channels
-    place, channel = element // channels, element % channels
-    value = tl.load(picture + batch + place * step + channel * plane, mask=inside, other=0.0)
-    tl.store(out + batch + element, _rounded(value).to(tl.uint8), mask=inside)
-
-
-_SIZES = ("width", "base_row", "over_row", "over_step", "over_plane", "weight_row", "out_row")
-
-
-@partial(Kernel, general=_SIZES, parts=(_rounded,))
-def _paste(
-    base: tl.tensor,
-    over: tl.tensor,
-    weights: tl.tensor,
-    out: tl.tensor,
-    width: tl.tensor,
-    channels: tl.tensor,
-    base_row: tl.tensor,
-    over_row: tl.tensor,
-    over_step: tl.tensor,
-    over_plane: tl.tensor,
-    weight_row: tl.tensor,
-    out_row: tl.tensor,
-    CONVERT: tl.constexpr,
-    BLOCK: tl.constexpr,
-) -> None:
-    """One program: ``BLOCK`` levels of one row."""
-    row = tl.program_id(1).to(tl.int64)
-    element = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = element < width * channels
-    column, channel = element // channels, element % channels
-    share = tl.load(weights + row * weight_row + column, mask=inside, other=0).to(tl.int32)
-    below = tl.load(base + row * base_row + element, mask=inside, other=0).to(tl.int32)
-    source = over + row * over_row + column * over_step + channel * over_plane
-    drawn = tl.load(source, mask=inside & (share > 0), other=0)
-    if CONVERT:
-        drawn = _rounded(drawn)
-    change = (drawn.to(tl.int32) - below) * share
-    rounded = (2 * tl.abs(change) + 255) // 510
-    mixed = below + tl.where(change < 0, -rounded, rounded)
-    tl.store(out + row * out_row + element, mixed.to(tl.uint8), mask=inside)
+def _check_levels(name: str, levels: Tensor, base: Tensor) -> None:
+    channels = base.shape[2]
+    fits = levels.shape == base.shape and levels.dtype == torch.uint8 and levels.stride()[1:] == (channels, 1)
+    allowed = f"uint8 of shape {tuple(base.shape)} with packed rows"
+    actual = f"{levels.dtype} of shape {tuple(levels.shape)}, strides {levels.stride()}"
+    check(fits, f"paste: {name}", allowed, actual)

@@ -1,7 +1,8 @@
-"""One table row for one lane: guidance, solver, known region. The plain reference.
+"""The plain reference of a step: guidance, solver and known region of one lane's table row; then of all lanes.
 
-A lane's work lies in one buffer ``[S + 2, C, h, w]``: its ``S`` state slots, then the guided network output,
-then the row's fresh noise. A row's matrix ``[S, S + 2]`` maps all of it to the new slots in one product.
+A lane has one buffer ``[S + 2, C, h, w]``: its ``S`` state slots, then the guided network output, then the row's fresh
+noise. A row's matrix ``[S, S + 2]`` maps all of it to the new slots in one product. :mod:`intarsia.kernels.fused_step`
+is the same in one launch for all lanes.
 """
 
 from __future__ import annotations
@@ -9,7 +10,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["apply_row", "guide", "keep_known", "langevin"]
+from intarsia.kernels.step_lanes import StepLanes
+from intarsia.schedulers.packing import Field
+
+__all__ = ["advance_reference", "apply_row", "first_input_reference", "guide", "keep_known", "langevin"]
+
+LEAST_DRIFT = 1e-300
+"""What a ratio of norms is divided by at least, in float64; where the drift is zero the ratio is not used."""
 
 
 def guide(unconditional: Tensor, conditional: Tensor, scale: float) -> Tensor:
@@ -39,7 +46,7 @@ def langevin(buffer: Tensor, matrix: Tensor, snr: float) -> Tensor:
 
     Song et al. 2021 ("Score-Based Generative Modeling through SDEs"), algorithm 4 (corrector, variance
     exploding); the convention is that of :func:`intarsia.schedulers.tables.langevin_step`: a ratio of 1 is the row
-    as it stands, norms are over one picture, and a drift that vanishes takes no step.
+    as it stands, norms are over one image, and a drift that vanishes takes no step.
 
     Args:
         buffer: ``[3, C, h, w]``: sample, guided output, fresh noise.
@@ -48,16 +55,84 @@ def langevin(buffer: Tensor, matrix: Tensor, snr: float) -> Tensor:
     """
     sample, output, noise = matrix.double()[0].unbind()
     drift = torch.linalg.vector_norm((sample - 1) * buffer[0].double() + output * buffer[1].double())
-    push = snr * noise.abs() * torch.linalg.vector_norm(buffer[2].double())
-    ratio = torch.where(drift > 0, push / drift.clamp_min(1e-300), torch.zeros_like(drift))
+    target = snr * noise.abs() * torch.linalg.vector_norm(buffer[2].double())
+    ratio = torch.where(drift > 0, target / drift.clamp_min(LEAST_DRIFT), torch.zeros_like(drift))
     row = torch.stack([1 + ratio**2 * (sample - 1), ratio**2 * output, ratio * noise])
     return row[None].to(matrix.dtype)
 
 
 def keep_known(sample: Tensor, mask: Tensor, known: Tensor) -> None:
-    """Outside the mask the sample is the known picture at its level; in place.
+    """Outside the mask the sample is the known image at its noise level; in place.
 
     Args:
         sample: ``[C, h, w]``. mask: ``[1, h, w]``, 1 where the network repaints. known: ``[C, h, w]``.
     """
     sample.copy_(torch.where(mask > 0.5, sample, known))
+
+
+def advance_reference(lanes: StepLanes, output: Tensor) -> None:
+    """One lane after the other; see :func:`intarsia.kernels.fused_step.advance`."""
+    outputs = output.float().view(-1, lanes.branches, *output.shape[1:])
+    for lane, row in enumerate(lanes.row.tolist()):
+        if not 0 <= row < lanes.records.shape[1]:
+            continue
+        _advance_lane(lanes, lane, row, outputs[lane])
+        if lanes.cursor is not None:
+            lanes.cursor[lane] = row + 1
+
+
+def first_input_reference(lanes: StepLanes) -> None:
+    """One lane after the other; see :func:`intarsia.kernels.fused_step.first_input`."""
+    for lane, row in enumerate(lanes.next_row.tolist()):
+        if 0 <= row < lanes.records.shape[1]:
+            _, fields = _matrix_and_fields(lanes, lane, row)
+            _write_network_input(lanes, lane, fields[Field.INPUT_SCALE])
+
+
+def _advance_lane(lanes: StepLanes, lane: int, row: int, branches: Tensor) -> None:
+    buffer = lanes.state[lane]
+    matrix, fields = _matrix_and_fields(lanes, lane, row)
+
+    if lanes.branches == 2:
+        scale = float(lanes.guidance[lane] * fields[Field.GUIDED])
+        buffer[-2] = guide(branches[0], branches[1], scale)
+    else:
+        buffer[-2] = branches[0]
+
+    snr = float(fields[Field.LANGEVIN_SNR])
+    apply_row(buffer, _langevin_matrix(buffer, matrix, snr) if snr else matrix)
+
+    if lanes.keeps_known:
+        _keep_lane_known(lanes, lane, fields)
+    _write_network_input(lanes, lane, fields[Field.NEXT_INPUT_SCALE])
+
+
+def _keep_lane_known(lanes: StepLanes, lane: int, fields: Tensor) -> None:
+    if lanes.mask is None or lanes.image_latents is None or lanes.noise is None:
+        raise ValueError("lanes that keep a known region have mask, image_latents and noise")
+    image = fields[Field.KNOWN_IMAGE] * lanes.image_latents[lane]
+    noise = fields[Field.KNOWN_NOISE] * lanes.noise[lane]
+    keep_known(lanes.state[lane, 0], lanes.mask[lane], image + noise)
+
+
+def _matrix_and_fields(lanes: StepLanes, lane: int, row: int) -> tuple[Tensor, Tensor]:
+    """``[S, S + 2]`` and ``[len(Field)]`` of a lane's row."""
+    record = lanes.records[lane, row]
+    size = lanes.slots * (lanes.slots + 2)
+    return record[:size].view(lanes.slots, -1), record[size:]
+
+
+def _langevin_matrix(buffer: Tensor, matrix: Tensor, snr: float) -> Tensor:
+    """The row's matrix with the step size it chooses; such a table has one slot, the lane perhaps more."""
+    slots = matrix.shape[0]
+    used = [0, slots, slots + 1]
+    chosen = matrix.clone()
+    chosen[0, used] = langevin(buffer[used], matrix[:1, used], snr)[0]
+    return chosen
+
+
+def _write_network_input(lanes: StepLanes, lane: int, scale: Tensor) -> None:
+    sample = (lanes.state[lane, 0] * scale).to(lanes.network_input.dtype)
+    if lanes.inpaint_latents is not None:
+        sample = torch.cat([sample, lanes.inpaint_latents[lane]])
+    lanes.network_input[lane * lanes.copies : (lane + 1) * lanes.copies] = sample

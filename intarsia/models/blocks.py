@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from intarsia.kernels.launch import fused_wanted
+from intarsia.kernels.launch import runs_fused
 from intarsia.kernels.residual import residual
 from intarsia.models.attention import AttentionInputs, SpatialTransformer
 from intarsia.models.layers import GroupNorm, convolve, packed
@@ -39,7 +39,7 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
         """Feature map ``[B, inputs, H, W]`` and the packed time embedding ``[B, T]`` → ``[B, channels, H, W]``."""
-        fused = fused_wanted(self.fused, x, self.conv1.weight)
+        fused = runs_fused(self.fused, x, self.conv1.weight)
         h = self.norm1(x)
         if emb is not None:
             h = self.norm2(convolve(self.conv1, h), emb[:, self.columns])

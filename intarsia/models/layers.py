@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from intarsia.kernels.float8 import Float8, quantize, quantize_reference, scaled_product
 from intarsia.kernels.geglu import geglu, geglu_float8
-from intarsia.kernels.groupnorm import Norm, group_norm
-from intarsia.kernels.launch import fused_wanted
-from intarsia.kernels.layernorm import add_layer_norm, layer_norm, layer_norm_float8
+from intarsia.kernels.group_norm import Norm, group_norm
+from intarsia.kernels.launch import runs_fused
+from intarsia.kernels.layer_norm import add_layer_norm, layer_norm, layer_norm_float8
 from intarsia.models.convolutions import PaddedConvolution, UnfoldedConvolution
 
 __all__ = ["Float8Linear", "GatedProjection", "GroupNorm", "LayerNorm", "convolve", "packed", "use_kernels"]
@@ -37,8 +37,8 @@ class GroupNorm(nn.Module):
         Args:
             add: ``[B, C]``, added at every position of ``x``, which may then be overwritten.
         """
-        if fused_wanted(self.fused, x, self.weight, add):
-            norm = Norm(self.groups, self.weight, self.bias, self.eps, self.silu)
+        if runs_fused(self.fused, x, self.weight, add):
+            norm = Norm(groups=self.groups, weight=self.weight, bias=self.bias, eps=self.eps, silu=self.silu)
             return group_norm(packed(x), norm, add, fused=True)
 
         if add is not None:
@@ -65,7 +65,7 @@ class LayerNorm(nn.Module):
 
         ``float8``: the normalization is for a product in e4m3 (:class:`Float8Linear`).
         """
-        fused = fused_wanted(self.fused, x, self.weight, delta)
+        fused = runs_fused(self.fused, x, self.weight, delta)
         if float8:
             return layer_norm_float8(x, delta, self.weight, self.bias, self.eps, fused=fused)
         if fused:
@@ -98,7 +98,7 @@ class GatedProjection(nn.Module):
             return geglu_float8(projection.product(x), fused=self.fused)
 
         value_and_gate: Tensor = self.proj(x)
-        if fused_wanted(self.fused, value_and_gate, self.proj.weight):
+        if runs_fused(self.fused, value_and_gate, self.proj.weight):
             return geglu(value_and_gate, fused=True)
         value, gate = value_and_gate.chunk(2, dim=-1)
         return value * F.gelu(gate)

@@ -9,11 +9,15 @@ from typing import Any
 
 from intarsia.execution import STANDARD, Precision
 from intarsia.registry.families import FAMILIES, Family
+from intarsia.token_merging import TokenMerging
 
-__all__ = ["PARTS", "Entry", "ModelEntry", "PartEntry", "PinnedFile", "normalize"]
+__all__ = ["DEFAULT_MERGING", "PARTS", "Entry", "ModelEntry", "PartEntry", "PinnedFile", "normalize"]
 
 PARTS = {"vaes": "VAE", "loras": "LoRA", "ip_adapters": "IP adapter", "safety": "safety checker"}
 """Sections of a registry file besides ``models``, and what an error calls one of their entries."""
+
+DEFAULT_MERGING = TokenMerging(ratio=0.5)
+"""Of a model whose entry has no keys for it."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +38,7 @@ class ModelEntry:
         defaults: scheduler and steps where the caller gives none; and by documented endpoint, in a table of
             its name, any of its documented fields.
         prompt_template: what ``enhance_prompt`` makes of ``{prompt}``.
-        token_merging: ratio that ``token_merging=True`` means, 0 … 0.75.
-        token_merging_levels: resolutions that merge, from the highest that has attention downwards.
-        token_merging_reuse: attention blocks of a resolution that share one matching.
+        token_merging: what ``token_merging=True`` means; three keys in the file.
         precision: what its networks compute in: "standard", or "fp8" on a GPU that has it.
         safety: id of the model's safety checker; "" where it has none.
         stands_in_for: ids that this model answers to as long as no entry has them; results say so.
@@ -50,9 +52,7 @@ class ModelEntry:
     aliases: tuple[str, ...] = ()
     size: int = 512
     prompt_template: str = "{prompt}"
-    token_merging: float = 0.5
-    token_merging_levels: int = 1
-    token_merging_reuse: int = 1
+    token_merging: TokenMerging = DEFAULT_MERGING
     precision: Precision = STANDARD
     safety: str = ""
     stands_in_for: tuple[str, ...] = ()

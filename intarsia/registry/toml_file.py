@@ -12,8 +12,9 @@ from typing import Any
 from intarsia.checkpoints.files import read_bytes
 from intarsia.errors import WeightsError, one_line, shown
 from intarsia.execution import PRECISIONS, STANDARD
-from intarsia.registry.entries import PARTS, ModelEntry, PartEntry, PinnedFile
+from intarsia.registry.entries import DEFAULT_MERGING, PARTS, ModelEntry, PartEntry, PinnedFile
 from intarsia.registry.families import FAMILIES
+from intarsia.token_merging import MAX_RATIO, TokenMerging
 
 __all__ = ["PACKAGE", "RegistryFile", "read_registry_file"]
 
@@ -115,6 +116,7 @@ def _model(identifier: str, fields: Any, path: Path) -> ModelEntry:
     _check_model(where, fields)
 
     settings: dict[str, Any] = {"size": FAMILIES[fields["family"]].native_size, **fields}
+    settings["token_merging"] = _token_merging(where, settings)
     settings["stands_in_for"] = tuple(fields.get("stands_in_for", ()))
     settings |= _common(where, fields, path)
     return ModelEntry(id=identifier, declared_in=str(path), **settings)
@@ -180,12 +182,19 @@ def _check_model(where: str, fields: Mapping[str, Any]) -> None:
     if fields.get("precision", STANDARD) not in PRECISIONS:
         raise WeightsError(f"{where}: precision must be {' or '.join(PRECISIONS)}, not {shown(fields['precision'])}")
 
-    ratio = fields.get("token_merging", 0.0)
-    if not 0 <= ratio <= 0.75:
-        raise WeightsError(f"{where}: token_merging must be between 0 and 0.75, not {shown(ratio)}")
-    for name in ("token_merging_levels", "token_merging_reuse"):
-        if fields.get(name, 1) < 1:
-            raise WeightsError(f"{where}: {name} must be at least 1, not {shown(fields[name])}")
+
+def _token_merging(where: str, settings: dict[str, Any]) -> TokenMerging:
+    """Takes the three keys of token merging out of an entry's settings."""
+    ratio = settings.pop("token_merging", DEFAULT_MERGING.ratio)
+    if not 0 <= ratio <= MAX_RATIO:
+        raise WeightsError(f"{where}: token_merging must be between 0 and {MAX_RATIO}, not {shown(ratio)}")
+
+    levels = settings.pop("token_merging_levels", DEFAULT_MERGING.levels)
+    reuse = settings.pop("token_merging_reuse", DEFAULT_MERGING.reuse)
+    for name, value in (("levels", levels), ("reuse", reuse)):
+        if value < 1:
+            raise WeightsError(f"{where}: token_merging_{name} must be at least 1, not {shown(value)}")
+    return TokenMerging(ratio, levels, reuse)
 
 
 def _folder(where: str, declared: str, registry: Path) -> Path:

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[
 pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'intarsia[cpu]'")
 
 from intarsia.backends.driver import CAPTURE_LOCK
-from intarsia.backends.onnx import buffers as onnx_buffers
+from intarsia.backends.onnx import buffer_pool
 from intarsia.backends.torch.capture import CudaGraphCapturer, RunAhead
 
 
@@ -173,7 +173,7 @@ def test_captures_of_all_engines_of_a_process_take_turns():
     for thread in threads:
         thread.join()
     assert most == [1, 1, 1, 1]
-    assert CAPTURE_LOCK is onnx_buffers.CAPTURE_LOCK, "ONNX Runtime's captures too"
+    assert CAPTURE_LOCK is buffer_pool.CAPTURE_LOCK, "ONNX Runtime's captures too"
 
 
 def test_the_host_is_two_evaluations_ahead_and_no_more(monkeypatch):

@@ -9,12 +9,14 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[torch]'")
 
 from intarsia.backends.protocol import Step
+from intarsia.backends.token_regions import draw_choices, find_regions
 from intarsia.backends.torch.captured_stepper import CapturedStepper, Limits
 from intarsia.backends.torch.eager_stepper import EagerStepper
+from intarsia.backends.torch.regions import MergingVariant, upload_regions
 from intarsia.backends.torch.state import Conditioning, State
 from intarsia.backends.torch.static_batch import Capacity, Network, StaticBatch
-from intarsia.models.merging import Merging, draw_choices, find_regions
 from intarsia.schedulers import NAMES, table
+from intarsia.token_merging import TokenMerging
 from tests.cpu.fake_capturer import FakeCapturer
 
 CPU = torch.device("cpu")
@@ -55,7 +57,9 @@ class Case:
 
         branches = 2 if guidance > 1 else 1
         image_latents, mask = drawn(4, side, side), (drawn(1, side, side) > 0).float()
-        regions = find_regions(Merging(ratio, mask_aware=False), [(side, side)], mask[0]) if ratio else ()
+        host_regions = find_regions(TokenMerging(ratio), [(side, side)], mask[0].numpy(), mask_aware=False)
+        variant = MergingVariant(mask_aware=False)
+        regions = upload_regions(host_regions, torch.device("cpu"), variant=variant)
         conditioning = Conditioning(
             cross_kv=drawn(branches, TOKENS, 8),
             pooled=None,
@@ -71,7 +75,8 @@ class Case:
         unit = drawn(4, side, side)
         buffer = torch.zeros(self.steps.state_slots(made) + 2, *unit.shape)
         buffer[0] = made.start_image * image_latents + made.start_noise * unit
-        choices = draw_choices(unit.numpy(), len(made), regions)
+        drawn_choices = draw_choices(unit.numpy(), len(made), [region.cells for region in host_regions])
+        choices = tuple(torch.from_numpy(choice) for choice in drawn_choices)
         return State(
             conditioning=conditioning,
             table=made,

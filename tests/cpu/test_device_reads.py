@@ -19,6 +19,7 @@ from intarsia.models.text import TextEncoding
 from intarsia.models.unet import UNet
 from intarsia.models.vae_kl import AutoencoderKL
 from intarsia.schedulers import NAMES, table
+from intarsia.token_merging import TokenMerging
 
 META = torch.device("meta")
 
@@ -62,7 +63,7 @@ def test_nothing_is_read(session, guidance, merging):
         mask=mask,
         latent_mask=latent_mask,
         noise_fill=True,
-        token_merging=merging,
+        token_merging=TokenMerging(merging),
     )
     shared, warnings = session.encode(inputs)
     assert bool(shared.regions) == bool(merging)

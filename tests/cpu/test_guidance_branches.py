@@ -14,15 +14,17 @@ torch = pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[
 
 import intarsia
 from intarsia.backends.protocol import Step
+from intarsia.backends.token_regions import draw_choices, find_regions
 from intarsia.backends.torch.captured_stepper import CapturedStepper, Limits
 from intarsia.backends.torch.eager_stepper import EagerStepper
+from intarsia.backends.torch.regions import MergingVariant, level_mergings, upload_regions
 from intarsia.backends.torch.state import Conditioning, State
 from intarsia.backends.torch.static_batch import Network
 from intarsia.models.attention import CrossAttention
-from intarsia.models.merging import Merging, draw_choices, find_regions, level_mergings
 from intarsia.models.unet import UNet
 from intarsia.models.unet_config import UNetConfig
 from intarsia.schedulers import table
+from intarsia.token_merging import TokenMerging
 from tests.cpu.fake_capturer import FakeCapturer
 from tests.noise_request import noise_request
 
@@ -152,14 +154,16 @@ def test_branches_as_one_are_what_they_are_apart(kind, lanes, image):
 def test_merging_branches_as_one_is_what_it_is_apart(lanes, weighted, reuse):
     """Each lane has destinations and a mask of its own; a matching is used again when the branches have parted."""
     unet, size = network(SMALL), (12, 12)
-    merging = Merging(0.5, levels=2, weighted=weighted, reuse=reuse)
-    regions = []
+    variant = MergingVariant(weighted=weighted)
+    regions, choices = [], []
     for lane in range(lanes):
-        mask = torch.zeros(size)
+        mask = np.zeros(size)
         mask[2 * lane : 2 * lane + 2, 4:6] = 1
-        regions.append(find_regions(merging, unet.attention_sizes(*size), mask))
-    drawn = [draw_choices(np.full(3, lane, np.float32), 1, own) for lane, own in enumerate(regions)]
-    levels = level_mergings(regions, [[each[0] for each in own] for own in drawn])
+        host_regions = find_regions(TokenMerging(0.5, levels=2), unet.attention_sizes(*size), mask)
+        regions.append(upload_regions(host_regions, torch.device("cpu"), reuse=reuse, variant=variant))
+        drawn = draw_choices(np.full(3, lane, np.float32), 1, [region.cells for region in host_regions])
+        choices.append([torch.from_numpy(choice[0]) for choice in drawn])
+    levels = level_mergings(regions, choices)
     assert len(levels) == 2
     sample, *others = given(unet, lanes, size)
     found, expected = unet(sample, *others, merging=levels), unet(apart(sample), *others, merging=levels)
@@ -195,7 +199,8 @@ def lane(steps, unet, seed, *, guidance=4.0, branch_embeddings=False, image=Fals
     mask = torch.zeros(1, side, side)
     mask[:, 2:4, 2:4] = 1
     sizes = unet.attention_sizes(side, side)
-    regions = find_regions(Merging(ratio, mask_aware=False), sizes, mask[0]) if ratio else ()
+    host_regions = find_regions(TokenMerging(ratio), sizes, mask[0].numpy(), mask_aware=False)
+    regions = upload_regions(host_regions, torch.device("cpu"), variant=MergingVariant(mask_aware=False))
     conditioning = Conditioning(
         cross_kv=cross_kv,
         pooled=None,
@@ -212,7 +217,8 @@ def lane(steps, unet, seed, *, guidance=4.0, branch_embeddings=False, image=Fals
     buffer = torch.zeros(steps.state_slots(made) + 2, *unit.shape)
     buffer[0] = made.start_image * image_latents + made.start_noise * unit
     embeddings = unet.embed(timesteps)[:, None].expand(-1, branches if branch_embeddings else 1, -1).contiguous()
-    choices = draw_choices(unit.numpy(), len(made), regions)
+    drawn_choices = draw_choices(unit.numpy(), len(made), [region.cells for region in host_regions])
+    choices = tuple(torch.from_numpy(choice) for choice in drawn_choices)
     return State(
         conditioning=conditioning,
         table=made,

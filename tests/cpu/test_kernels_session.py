@@ -1,4 +1,4 @@
-"""A whole session on fused kernels and stages, under Triton's interpreter: the pictures of the plain one."""
+"""A whole session on fused kernels and stages, under Triton's interpreter: the images of the plain one."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ import numpy as np
 import pytest
 
 from tests.canvas_pixels import touched_pixels
-from tests.cpu.interpreted import need_interpreter
+from tests.kernels.interpreter import need_interpreter, round_e4m3_as_torch
 
 need_interpreter()
-pytest.importorskip("diffusers", reason="makes its model with diffusers: pip install 'intarsia[torch]'")
 
 import intarsia
+from intarsia.backends.torch.backend import TorchBackend
 from intarsia.engine.resolve import resolve
-from tests.random_model import write_model, write_registry
+from tests.noise_request import noise_request
 
 SIZE = 64
 
 
 def test_fused_and_plain_sessions_paint_the_same(tmp_path):
+    pytest.importorskip("diffusers", reason="makes its model with diffusers: pip install 'intarsia[torch]'")
+    from tests.random_model import write_model, write_registry
+
     registry = write_registry(tmp_path / "w.toml", nine=(write_model(tmp_path / "nine", 9, "tiny"), "sd15-inpaint"))
     image = np.random.default_rng(2).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
     mask = np.zeros((SIZE, SIZE), np.uint8)
@@ -38,3 +41,23 @@ def test_fused_and_plain_sessions_paint_the_same(tmp_path):
     outside = ~touched_pixels(resolve(request, intarsia.Registry(registry)).canvas)
     assert 0.1 < outside.mean() < 0.9
     np.testing.assert_array_equal(np.asarray(results[1].images[0])[outside], image[outside])
+
+
+@pytest.mark.parametrize("merging", [0.0, 0.5])
+def test_fused_and_plain_sessions_in_e4m3_paint_the_same(monkeypatch, merging):
+    """On the packaged model's own layers; quantizing turns last bits into steps of e4m3 now and then."""
+    round_e4m3_as_torch(monkeypatch)
+    monkeypatch.setattr(TorchBackend, "simulates", True)
+    request = noise_request(128, slice(16, 40), slice(16, 40), steps=2, token_merging=merging)
+    results = []
+    for kernels in ("plain", "fused"):
+        with intarsia.Engine("torch", "cpu", kernels=kernels, precision="fp8") as engine:
+            results.append(engine.run(request))
+    assert [(result.ran["kernels"], result.ran["precision"]) for result in results] == [
+        ("plain", "fp8"),
+        ("fused", "fp8"),
+    ]
+    assert not any(result.warnings for result in results)
+    plain, fused = (result.drawn[0].astype(np.int16) for result in results)
+    assert np.abs(plain - fused).max() <= 4
+    assert np.abs(plain - fused).mean() <= 0.1

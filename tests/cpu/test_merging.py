@@ -14,8 +14,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import intarsia
+from intarsia.backends.token_regions import draw_choices, find_regions
+from intarsia.backends.torch.regions import level_mergings, upload_regions
 from intarsia.models.attention import SelfAttention
-from intarsia.models.merging import LevelMerging, Matcher, Merging, draw_choices, find_regions, level_mergings
+from intarsia.models.merging import LevelMerging, Matcher
+from intarsia.token_merging import TokenMerging
 from tests.noise_request import noise_request
 from tests.random_model import write_model, write_registry
 
@@ -34,8 +37,15 @@ def noise(seed):
     return np.random.default_rng(seed).standard_normal((4, 16, 16), dtype=np.float32)
 
 
+def choices_of(seed, rows, regions):
+    drawn = draw_choices(noise(seed), rows, [region.cells for region in regions])
+    return [torch.from_numpy(choice) for choice in drawn]
+
+
 def matching(x, size, merged, choice, protected=None):
-    return Matcher(LevelMerging(*size, merged, choice, protected)).match(x)
+    height, width = size
+    level = LevelMerging(height=height, width=width, merged=merged, choice=choice, protected=protected)
+    return Matcher(level).match(x)
 
 
 # Weights.
@@ -103,36 +113,36 @@ def test_protected_tokens_are_never_merged(size, ratio, masked, seed, blocky):
     step = max(1, height * width // 16)
     has_cells = not touched[: height // 2 * 2, : width // 2 * 2].all()
     expected = int((~touched).sum() * ratio) // step * step * has_cells
-    regions = find_regions(Merging(ratio), [size], torch.from_numpy(mask).float())
+    regions = find_regions(TokenMerging(ratio), [size], mask)
     assert [region.merged for region in regions] == [expected] * (expected > 0)
     for region in regions:
-        protected = region.protected.numpy()
-        np.testing.assert_array_equal(protected, touched.ravel())
-        assert (protected >= near.ravel()).all(), "the mask and one token around it"
-        assert region.merged <= ratio * (~protected).sum()
+        protected = torch.from_numpy(region.protected)
+        np.testing.assert_array_equal(region.protected, touched.ravel())
+        assert (region.protected >= near.ravel()).all(), "the mask and one token around it"
+        assert region.merged <= ratio * (~region.protected).sum()
         assert region.merged % max(1, height * width // 16) == 0
-        (choice,) = draw_choices(noise(seed), 1, [region])
+        (choice,) = choices_of(seed, 1, [region])
         x = tokens(1, height * width, seed=seed)
-        found = matching(x, size, region.merged, choice, region.protected[None])
-        assert (found.size[0][found.place[0]][region.protected] == 1).all()
+        found = matching(x, size, region.merged, choice, protected[None])
+        assert (found.size[0][found.place[0]][protected] == 1).all()
         back = found.unmerge(found.merge(x))
-        assert torch.equal(back[0, region.protected], x[0, region.protected])
+        assert torch.equal(back[0, protected], x[0, protected])
         assert found.size.shape == (1, height * width - region.merged)
 
 
 def test_nothing_is_merged_where_the_mask_leaves_too_little():
-    assert find_regions(Merging(0.75), [(8, 8)], torch.ones(8, 8)) == ()
-    assert find_regions(Merging(0.0), [(8, 8)], torch.zeros(8, 8)) == ()
-    lonely = torch.ones(9, 9)
+    assert find_regions(TokenMerging(0.75), [(8, 8)], np.ones((8, 8))) == ()
+    assert find_regions(TokenMerging(0.0), [(8, 8)], np.zeros((8, 8))) == ()
+    lonely = np.ones((9, 9))
     lonely[8, 8] = 0
-    assert find_regions(Merging(0.75), [(9, 9)], lonely) == ()
-    assert [r.merged for r in find_regions(Merging(0.5), [(8, 8)], torch.zeros(8, 8))] == [32]
+    assert find_regions(TokenMerging(0.75), [(9, 9)], lonely) == ()
+    assert [r.merged for r in find_regions(TokenMerging(0.5), [(8, 8)], np.zeros((8, 8)))] == [32]
 
 
 def test_levels_see_the_mask_at_their_own_size():
-    mask = torch.zeros(16, 16)
+    mask = np.zeros((16, 16))
     mask[0, 0] = 1
-    first, second = find_regions(Merging(0.5, levels=2), [(16, 16), (8, 8), (4, 4)], mask)
+    first, second = find_regions(TokenMerging(0.5, levels=2), [(16, 16), (8, 8), (4, 4)], mask)
     assert (int(first.protected.sum()), int(second.protected.sum())) == (4, 4)
     assert (first.merged, second.merged) == (112, 28)
 
@@ -149,28 +159,29 @@ def test_levels_see_the_mask_at_their_own_size():
 )
 def test_settings_out_of_range(fields, words):
     with pytest.raises(intarsia.RequestError, match=words):
-        Merging(**fields)
+        TokenMerging(**fields)
 
 
 # Seeds, lanes, blocks.
 
 
 def test_choices_follow_the_lanes_own_noise():
-    regions = find_regions(Merging(0.5, levels=2), [(16, 16), (8, 8)], torch.zeros(16, 16))
-    first = draw_choices(noise(1), 5, regions)
+    regions = find_regions(TokenMerging(0.5, levels=2), [(16, 16), (8, 8)], np.zeros((16, 16)))
+    first = choices_of(1, 5, regions)
     assert [tuple(drawn.shape) for drawn in first] == [(5, 64), (5, 16)]
-    assert all(torch.equal(a, b) for a, b in zip(first, draw_choices(noise(1), 5, regions), strict=True))
-    assert not torch.equal(first[0], draw_choices(noise(2), 5, regions)[0])
+    assert all(torch.equal(a, b) for a, b in zip(first, choices_of(1, 5, regions), strict=True))
+    assert not torch.equal(first[0], choices_of(2, 5, regions)[0])
     assert not torch.equal(first[0][0], first[0][1])
     assert set(first[0].flatten().tolist()) == {0, 1, 2, 3}
 
 
 def test_lanes_side_by_side_match_as_alone():
-    masks = [torch.zeros(12, 12), torch.zeros(12, 12)]
+    masks = np.zeros((2, 12, 12))
     masks[0][2:6, 2:6] = 1
     masks[1][6:10, 4:8] = 1  # equally many cells elsewhere
-    regions = [find_regions(Merging(0.5), [(12, 12)], mask) for mask in masks]
-    choices = [[drawn[0] for drawn in draw_choices(noise(i), 1, regions[i])] for i in range(2)]
+    host_regions = [find_regions(TokenMerging(0.5), [(12, 12)], mask) for mask in masks]
+    choices = [[drawn[0] for drawn in choices_of(i, 1, host_regions[i])] for i in range(2)]
+    regions = [upload_regions(lane, torch.device("cpu")) for lane in host_regions]
     x = tokens(4, 144)  # two lanes of two guided halves each
     (both,) = level_mergings(regions, choices)
     together = Matcher(both).match(x)
@@ -185,7 +196,7 @@ def test_lanes_side_by_side_match_as_alone():
 
 
 def test_reuse_counts_blocks():
-    level = LevelMerging(8, 8, 20, torch.zeros(1, 16, dtype=torch.long), reuse=2)
+    level = LevelMerging(height=8, width=8, merged=20, choice=torch.zeros(1, 16, dtype=torch.long), reuse=2)
     matcher = Matcher(level)
     made = [matcher.match(tokens(1, 64, seed=seed)) for seed in range(3)]
     assert made[0] is made[1]
@@ -260,15 +271,14 @@ def test_a_full_mask_merges_nothing_and_says_so(engine, ask):
 
 def test_levels_and_reuse_come_from_the_models_entry(engine, ask):
     results = [engine.run(ask(model=name, token_merging=True)) for name in ("nine", "deep")]
-    found = [(result.plan.token_merging_levels, result.plan.token_merging_reuse) for result in results]
-    assert found == [(1, 1), (2, 3)]
+    merging = [result.plan.token_merging for result in results]
+    assert [(each.levels, each.reuse) for each in merging] == [(1, 1), (2, 3)]
     assert bits(results[0]) != bits(results[1])
-    off = engine.run(ask(model="deep")).plan
-    assert (off.token_merging, off.token_merging_levels, off.token_merging_reuse) == (0.0, 1, 1)
+    assert engine.run(ask(model="deep")).plan.token_merging == TokenMerging(ratio=0.0, levels=1, reuse=1)
 
 
 def test_results_say_what_was_merged(engine, ask):
     result = engine.run(ask(token_merging=True))
     assert (result.meta["token_merging"], result.runtime.token_merging) == (0.5, True)
     assert not any("token merging" in warning for warning in result.warnings)
-    assert replace(result.plan, token_merging=0.0).group != result.plan.group
+    assert replace(result.plan, token_merging=TokenMerging()).group != result.plan.group

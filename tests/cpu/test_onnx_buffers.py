@@ -1,4 +1,4 @@
-"""What becomes of a lane's buffers: kept where their runs are recorded, freed as the lane leaves where they are not."""
+"""A lane's device buffers: kept where their runs are captured, freed as the lane leaves where they are not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
 import intarsia
 from intarsia.backends.choose import choose
-from intarsia.backends.onnx import buffers as module
+from intarsia.backends.onnx.lane_buffers import LaneBuffers
 from intarsia.backends.protocol import Step
 from intarsia.engine.parts import model_files
 from intarsia.engine.resolve import resolve
@@ -29,13 +29,13 @@ KINDS = {"plain": {}, "merging": {"token_merging": 0.5}, "unguided": {"guidance_
 def alive(monkeypatch: pytest.MonkeyPatch) -> weakref.WeakSet:
     """All buffers that were made and are still there."""
     made: weakref.WeakSet = weakref.WeakSet()
-    start = module.Buffers.__init__
+    start = LaneBuffers.__init__
 
     def counted(self, *args, **kwargs):
         made.add(self)
         start(self, *args, **kwargs)
 
-    monkeypatch.setattr(module.Buffers, "__init__", counted)
+    monkeypatch.setattr(LaneBuffers, "__init__", counted)
     return made
 
 
@@ -45,7 +45,7 @@ def test_launched_buffers_are_freed_with_their_lane(alive: weakref.WeakSet, kind
         for seed in range(3):
             engine.run(noise_request(**SMALL, steps=2, samples=2, seed=seed, **KINDS[kind]))
         gc.collect()
-        assert len(alive) == 0, "buffers of pictures that are finished"
+        assert len(alive) == 0, "buffers of images that are finished"
 
 
 def test_buffers_of_a_cancelled_request_are_freed(alive: weakref.WeakSet) -> None:

@@ -1,7 +1,7 @@
-"""Recorded steps of the onnx backend, without a GPU: sessions that replay what they were first given.
+"""Captured steps of the onnx backend, without a GPU: sessions that replay what was bound first.
 
-A CUDA graph runs with the addresses that it was recorded with, whatever is bound later. A session that keeps the first
-binding of each graph's number does the same on the CPU, and so do the pictures that come of it.
+A CUDA graph runs with the addresses that it was captured with, whatever is bound later. A session that keeps the first
+binding of each graph's number does the same on the CPU, and so do the images that come of it.
 """
 
 from __future__ import annotations
@@ -20,22 +20,23 @@ import onnxruntime
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
 import intarsia
-from intarsia.backends.onnx import buffers, session
-from intarsia.backends.onnx.buffers import Given, Loop, Pool
+from intarsia.backends.onnx import backend, buffer_pool
+from intarsia.backends.onnx.buffer_pool import BufferPool
 from intarsia.backends.onnx.device import Device
-from intarsia.backends.onnx.session import STEP
+from intarsia.backends.onnx.lane_buffers import LaneInputs, StepSessions
+from intarsia.backends.onnx.open_sessions import STEP
 from intarsia.backends.onnx.state import matrices, scalars
 from intarsia.backends.onnx.stream import CudaStream, HostStream
 from intarsia.schedulers import table
 from tests.driver import HostDriver
 
 SIZE = 128
-# Graphs that a session records before it is used: they are compared with what they recorded.
-PROOF = 4
+# Graphs that a session captures before it is used: their replays are compared with launched runs.
+CHECKED = 4
 
 
 class Replaying:
-    """A session that records: as ONNX Runtime has it, a run is repeated until it is recorded, and 0 is a number too."""
+    """A session that captures: as ONNX Runtime has it, a run is repeated until it is captured; 0 is a number too."""
 
     def __init__(self, real):
         self._real, self.kept, self.replayed, self.launched = real, {}, Counter(), 0
@@ -71,7 +72,7 @@ class Forgetful(Replaying):
 
 
 class Mixing(Replaying):
-    """Its replays read what the latest recording reads, as a captured Concat did up to ONNX Runtime 1.29."""
+    """Its replays read what the latest graph reads, as a captured Concat did up to ONNX Runtime 1.29."""
 
     def _replay(self, binding, options):
         number = next(number for number, kept in self.kept.items() if kept is binding)
@@ -80,7 +81,7 @@ class Mixing(Replaying):
 
 
 class Failing(Replaying):
-    """Records what it is shown first, and then no more."""
+    """Captures its first runs, and then no more."""
 
     room = 1
 
@@ -92,13 +93,13 @@ class Failing(Replaying):
 
 
 class FailingLater(Failing):
-    """The proof and one lane go well."""
+    """The check and one lane go well."""
 
     room = 6
 
 
 @dataclass(frozen=True)
-class Recording(Device):
+class Capturing(Device):
     """A CPU that says it captures."""
 
     made: list[Replaying] = field(default_factory=list, compare=False)
@@ -132,7 +133,7 @@ def on(monkeypatch):
     opened = []
 
     def open_on(device, capture="auto", slots=None):
-        monkeypatch.setattr(session, "pick_device", lambda name: device)
+        monkeypatch.setattr(backend, "pick_device", lambda name: device)
         engine = intarsia.Engine("onnx", "cpu", capture=capture, slots=slots)
         opened.append(engine)
         return engine
@@ -178,7 +179,7 @@ def expected(plain):
 
 
 def test_replayed_steps_give_the_launched_ones_bits(on, expected):
-    device = Recording("cpu")
+    device = Capturing("cpu")
     engine = on(device)
     for turn in range(3):
         tickets = [engine.submit(ask(**fields)) for fields in (MIXED if turn != 1 else MIXED[::-1])]
@@ -187,29 +188,29 @@ def test_replayed_steps_give_the_launched_ones_bits(on, expected):
             np.testing.assert_array_equal(one, other)
     network, step = sorted(device.made, key=lambda each: "embeddings" not in {i.name for i in each.get_inputs()})
     for each in (network, step):
-        assert len(each.kept) > PROOF
+        assert len(each.kept) > CHECKED
         assert 0 not in each.kept
         replays = each.replayed.total()
         assert replays > each.launched > 0, "shapes are launched when they first come up, and replayed later"
     assert engine.run(ask()).runtime.capture == "on"
 
 
-def test_a_shape_is_recorded_when_it_comes_up_again(on):
-    device = Recording("cpu")
+def test_a_shape_is_captured_when_it_comes_up_again(on):
+    device = Capturing("cpu")
     engine = on(device)
     engine.run(ask())
     network = device.made[-1]
-    assert len(network.kept) == PROOF
+    assert len(network.kept) == CHECKED
     engine.run(ask(seed=5))
-    assert len(network.kept) == PROOF + 2  # state and row have two places each
+    assert len(network.kept) == CHECKED + 2  # state and row have two places each
     engine.run(ask(seed=6, steps=7, prompt="a triangle"))
-    assert len(network.kept) == PROOF + 2, "another lane of the same shapes, with another table, needs nothing new"
+    assert len(network.kept) == CHECKED + 2, "another lane of the same shapes, with another table, needs nothing new"
     engine.run(ask(guidance_scale=1.0))
-    assert len(network.kept) == PROOF + 2, "one half instead of two is another shape, and new"
+    assert len(network.kept) == CHECKED + 2, "one half instead of two is another shape, and new"
 
 
 def test_lanes_that_leave_early_leave_their_buffers(on, expected):
-    device = Recording("cpu")
+    device = Capturing("cpu")
     engine = on(device, slots=2)
     for _ in range(4):
         for event in engine.stream(ask(steps=30)):
@@ -217,82 +218,82 @@ def test_lanes_that_leave_early_leave_their_buffers(on, expected):
                 break
         gc.collect()
         np.testing.assert_array_equal(drawn(engine.run(ask())), expected[0])
-    assert len(device.made[-1].kept) <= PROOF + 4, "two lanes at a time"
+    assert len(device.made[-1].kept) <= CHECKED + 4, "two lanes at a time"
 
 
-def test_no_more_is_recorded_than_there_is_room_for(on, monkeypatch, expected):
-    monkeypatch.setattr(buffers.Pool.__init__, "__defaults__", (2,))
-    device = Recording("cpu")
+def test_no_more_is_captured_than_there_is_room_for(on, monkeypatch, expected):
+    monkeypatch.setattr(BufferPool.__init__, "__defaults__", (2,))
+    device = Capturing("cpu")
     engine = on(device, slots=4)
     for _ in range(2):
         for fields, picture in zip(MIXED, expected, strict=True):
             for _ in range(2):
                 np.testing.assert_array_equal(drawn(engine.run(ask(**fields))), picture)
-    assert len(device.made[-1].kept) == PROOF + 4
+    assert len(device.made[-1].kept) == CHECKED + 4
 
 
 def test_merging_lanes_are_launched(on, plain):
-    device = Recording("cpu")
+    device = Capturing("cpu")
     engine = on(device)
     wanted = ask(token_merging=0.5, width=256, height=256, steps=2)
     for _ in range(2):
         np.testing.assert_array_equal(drawn(engine.run(wanted)), drawn(plain.run(wanted)))
-    assert [len(each.kept) for each in device.made] == [PROOF] * 2
+    assert [len(each.kept) for each in device.made] == [CHECKED] * 2
 
 
-def test_recordings_that_do_something_else_are_not_used(on, expected):
-    engine = on(Recording("cpu", kind_of_session=Forgetful))
+def test_graphs_that_do_something_else_are_not_used(on, expected):
+    engine = on(Capturing("cpu", kind_of_session=Forgetful))
     result = engine.run(ask())
     np.testing.assert_array_equal(drawn(result), expected[0])
     assert result.runtime.capture == "off"
     said = "steps are launched one operation at a time, not captured: captured steps do not give"
     assert [warning for warning in result.warnings if warning.startswith(said)]
     with pytest.raises(intarsia.BackendError, match="captured steps do not give what launched ones do: they differ by"):
-        on(Recording("cpu", kind_of_session=Forgetful), capture="on").run(ask())
-    device = Recording("cpu", kind_of_session=Forgetful)
+        on(Capturing("cpu", kind_of_session=Forgetful), capture="on").run(ask())
+    device = Capturing("cpu", kind_of_session=Forgetful)
     assert not on(device, capture="off").run(ask()).warnings
     assert not device.made
 
 
-def test_recordings_that_read_what_is_another_lanes_are_not_used(on, expected):
-    result = on(Recording("cpu", kind_of_session=Mixing)).run(ask())
+def test_graphs_that_read_another_lanes_buffers_are_not_used(on, expected):
+    result = on(Capturing("cpu", kind_of_session=Mixing)).run(ask())
     np.testing.assert_array_equal(drawn(result), expected[0])
     assert any("captured steps do not give what launched ones do" in warning for warning in result.warnings)
 
 
-def test_a_device_that_fails_as_it_records(on, expected):
+def test_a_device_that_fails_as_it_captures(on, expected):
     """CUDA's own errors come without a class of ONNX Runtime's."""
-    result = on(Recording("cpu", kind_of_session=Failing)).run(ask())
+    result = on(Capturing("cpu", kind_of_session=Failing)).run(ask())
     np.testing.assert_array_equal(drawn(result), expected[0])
     assert any("failed to capture a step on cpu: CUDA failure 900" in warning for warning in result.warnings)
 
 
-def test_what_cannot_be_recorded_later_is_launched(on, expected):
-    device = Recording("cpu", kind_of_session=FailingLater)
+def test_what_cannot_be_captured_later_is_launched(on, expected):
+    device = Capturing("cpu", kind_of_session=FailingLater)
     engine = on(device)
     for turn in range(3):
         results = [ticket.result() for ticket in [engine.submit(ask(**fields)) for fields in MIXED]]
         for one, other in zip(results, expected, strict=True):
             np.testing.assert_array_equal(drawn(one), other)
-        told = ["no further steps are captured" in " ".join(result.warnings) for result in results]
-        assert any(told) == (turn > 0)
-    assert len(device.made[-1].kept) == PROOF + 2
-    assert results[0].runtime.capture == "on", "what was recorded before is still replayed"
+        noted = ["no further steps are captured" in " ".join(result.warnings) for result in results]
+        assert any(noted) == (turn > 0)
+    assert len(device.made[-1].kept) == CHECKED + 2
+    assert results[0].runtime.capture == "on", "what was captured before is still replayed"
 
 
 def test_samples_of_a_shape_that_comes_up_once_are_launched(on):
-    device = Recording("cpu")
+    device = Capturing("cpu")
     on(device).run(ask(samples=4, steps=2))
-    assert len(device.made[-1].kept) == PROOF
+    assert len(device.made[-1].kept) == CHECKED
 
 
 def test_buffers_of_a_lane_that_failed_are_not_used_again(on, expected):
-    device = Recording("cpu")
+    device = Capturing("cpu")
     engine = on(device, slots=1)
     for _ in range(2):
         engine.run(ask())
     network, step = device.made[-1], device.made[-2]
-    assert len(step.kept) == PROOF + 2
+    assert len(step.kept) == CHECKED + 2
     step.replayed.clear()
 
     def fail(binding, options):
@@ -306,21 +307,21 @@ def test_buffers_of_a_lane_that_failed_are_not_used_again(on, expected):
     del network._replay
     gc.collect()
     np.testing.assert_array_equal(drawn(engine.run(ask())), expected[0])
-    assert len(step.kept) == PROOF + 4, "what the failed lane had is given to nobody"
+    assert len(step.kept) == CHECKED + 4, "the failed lane's buffers are not used again"
 
 
 def test_lanes_that_take_too_much_memory_are_launched(on, monkeypatch):
-    monkeypatch.setattr(buffers, "_MOST_BYTES", 1 << 16)
-    device = Recording("cpu")
+    monkeypatch.setattr(buffer_pool, "_CAPACITY_BYTES", 1 << 16)
+    device = Capturing("cpu")
     engine = on(device)
     for _ in range(3):
         engine.run(ask())
-    assert len(device.made[-1].kept) == PROOF
+    assert len(device.made[-1].kept) == CHECKED
 
 
 def test_the_stream_goes_after_the_sessions_that_work_on_it(on):
     driver, gone = HostDriver(), []
-    device = Recording("cpu", driver=driver)
+    device = Capturing("cpu", driver=driver)
     engine = on(device)
     for _ in range(3):
         engine.run(ask(steps=2))
@@ -354,7 +355,7 @@ def test_a_graph_that_cannot_be_captured_is_launched(on, monkeypatch, expected):
     """As ONNX Runtime says it where operations of a graph are not on the GPU."""
     sentence = "This session cannot use the graph capture feature as requested by the user"
 
-    class Refusing(Recording):
+    class Refusing(Capturing):
         def open(self, graph, weights=None, *, stream=None, captured=False):
             if captured and weights is not None:
                 raise Fail(sentence)
@@ -369,7 +370,7 @@ def test_a_graph_that_cannot_be_captured_is_launched(on, monkeypatch, expected):
 
 def test_through_a_cuda_stream(on, expected):
     driver = HostDriver()
-    engine = on(Recording("cpu", driver=driver))
+    engine = on(Capturing("cpu", driver=driver))
     for _ in range(2):
         found = [drawn(ticket.result()) for ticket in [engine.submit(ask(**fields)) for fields in MIXED]]
         for one, other in zip(found, expected, strict=True):
@@ -379,7 +380,7 @@ def test_through_a_cuda_stream(on, expected):
     before = len(driver.names("cuStreamSynchronize"))
     engine.run(ask(steps=40, strength=1.0, scheduler="DPMSolverMultistepScheduler"))
     assert len(driver.names("cuMemcpyHtoDAsync_v2")) == uploads, "the device counts its rows by itself"
-    assert len(driver.names("cuStreamSynchronize")) == before + 1, "nothing is waited for before the picture is read"
+    assert len(driver.names("cuStreamSynchronize")) == before + 1, "nothing is waited for before the image is read"
 
 
 def test_what_a_lane_leaves_behind_does_not_reach_the_next():
@@ -389,7 +390,7 @@ def test_what_a_lane_leaves_behind_does_not_reach_the_next():
     shape = (4, 6, 9)
 
     class Network:
-        """Gives what it is told, which is its context's first number."""
+        """Gives the first number of its cross-attention keys and values."""
 
         def io_binding(self):
             return Bound()
@@ -403,7 +404,8 @@ def test_what_a_lane_leaves_behind_does_not_reach_the_next():
             self.inputs, self.outputs = {}, {}
             self.bind_ortvalue_input, self.bind_ortvalue_output = self.inputs.__setitem__, self.outputs.__setitem__
 
-    pool = Pool(Loop(Network(), step, device, HostStream(), captured=True))
+    sessions = StepSessions(network=Network(), step=step, device=device, stream=HostStream(), captured=True)
+    pool = BufferPool(sessions)
     made = table("UniPCMultistepScheduler", 4)
 
     def lane(value):
@@ -415,7 +417,7 @@ def test_what_a_lane_leaves_behind_does_not_reach_the_next():
             "scalars": scalars(made, 1.0, keeps_known=False), "mask": np.ones((1, *shape[1:]), np.float32),
             "extra": np.zeros((0, *shape[1:]), np.float32),
         }  # fmt: skip
-        taken = pool.take(Given(device.put(np.full((1, 1, 1), value, np.float32)), {}, arrays))
+        taken = pool.take(LaneInputs(device.put(np.full((1, 1, 1), value, np.float32)), {}, arrays))
         for row in range(len(made)):
             taken.advance(row, None)
         pool.leave(taken)

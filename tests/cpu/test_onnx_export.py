@@ -22,7 +22,7 @@ import torch
 
 import intarsia
 from intarsia.backends.onnx import graphs
-from intarsia.backends.onnx.session import STEP
+from intarsia.backends.onnx.open_sessions import STEP
 from intarsia.export.folder import Merges, autoencoder, cached, checker_graphs, export_model, model_graphs
 from intarsia.export.networks import decoder_graph
 from intarsia.export.step import step_graph
@@ -151,7 +151,7 @@ def test_what_ships_is_what_its_command_makes():
     entry = registry.find(export_tiny.MODEL)
     checker = registry.part("safety", entry.safety)
     facts = {}
-    merges = Merges(entry.token_merging_levels, entry.token_merging_reuse)
+    merges = Merges(entry.token_merging.levels, entry.token_merging.reuse)
     made = (model_graphs(entry.path, "float32", merges, facts), checker_graphs(checker.path))
     for folder, expected in zip((entry.path, checker.path), made, strict=True):
         found = graphs.find_graphs(folder, ("float32",))

@@ -13,17 +13,20 @@ for package in ("onnxruntime", "torch", "onnx", "onnxscript"):
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 import intarsia
 from intarsia.backends.onnx.backend import OnnxBackend
-from intarsia.backends.onnx.merging import find_levels, level_tokens, map_sizes
+from intarsia.backends.onnx.token_inputs import graph_regions, map_sizes, token_inputs
+from intarsia.backends.token_regions import _protected_tokens, draw_choices, find_regions
 from intarsia.engine.parts import model_files
 from intarsia.engine.resolve import resolve
 from intarsia.execution import Execution
 from intarsia.export.networks import attending
-from intarsia.models.merging import Merging, _split, draw_choices, find_regions
+from intarsia.models.merging import _split
 from intarsia.models.unet import UNet
 from intarsia.models.unet_config import UNetConfig
+from intarsia.token_merging import TokenMerging
 from tools.train_tiny.scenes import MEASURING, draw_scene
 
 SIZE = 256
@@ -98,7 +101,7 @@ def test_what_cannot_be_merged_is_said(engines, ask, monkeypatch):
         facts = {**session.facts, "merging": have and dict(zip(("levels", "reuse"), have, strict=True))}
         monkeypatch.setattr(session, "facts", facts)
         conditioning, warnings = session.encode(request.inputs)
-        assert not conditioning.levels
+        assert not conditioning.regions
         assert len(warnings) == 1
         assert re.search(sentence, warnings[0])
 
@@ -111,30 +114,57 @@ def test_the_hosts_share_is_that_of_the_torch_backend(height, width, level, rati
     top, left = rng.integers(height), rng.integers(width)
     mask[top : top + 1 + rng.integers(height), left : left + 1 + rng.integers(width)] = 1
     sizes = map_sizes([level], height, width)
-    regions = find_regions(Merging(ratio), sizes, torch.from_numpy(mask))
-    levels = find_levels(ratio, sizes, mask)
-    assert [each.merged for each in levels] == [each.merged for each in regions]
+    regions = find_regions(TokenMerging(ratio), sizes, mask)
     noise = rng.standard_normal((4, height, width)).astype(np.float32)
-    told = level_tokens(levels, noise, 3)
+    inputs = token_inputs(graph_regions(TokenMerging(ratio), sizes, mask), noise, 3)
     if not regions:
-        assert not told
+        assert not inputs
         return
-    (region,), (choice,) = regions, draw_choices(noise, 3, regions)
-    np.testing.assert_array_equal(levels[0].protected, region.protected.numpy())
-    assert len(told["first_0"]) == region.merged
+    (region,) = regions
+    (choice,) = draw_choices(noise, 3, [region.cells])
+    assert len(inputs["first_0"]) == region.merged
     for row in range(3):
-        sources, destinations = expected(region, choice[row].numpy())
-        np.testing.assert_array_equal(told["sources_0"][row + 1], sources)
-        np.testing.assert_array_equal(told["destinations_0"][row + 1], destinations)
-    every = np.concatenate([told["sources_0"][1], told["destinations_0"][1], told["kept_0"]])
+        sources, destinations = expected(region, choice[row])
+        np.testing.assert_array_equal(inputs["sources_0"][row + 1], sources)
+        np.testing.assert_array_equal(inputs["destinations_0"][row + 1], destinations)
+    every = np.concatenate([inputs["sources_0"][1], inputs["destinations_0"][1], inputs["kept_0"]])
     assert sorted(every) == list(range(region.height * region.width))
-    assert len(told["first_0"]) + len(told["rest_0"]) == told["sources_0"].shape[1]
+    assert len(inputs["first_0"]) + len(inputs["rest_0"]) == inputs["sources_0"].shape[1]
+
+
+def test_a_resolution_that_merges_nothing_has_inputs_all_the_same():
+    """The graph reads all of its resolutions; one that merges nothing draws nothing."""
+    merges, noise = TokenMerging(0.5, levels=2), np.ones((4, 8, 8), np.float32)
+    mask = np.zeros((8, 8), np.float32)
+    mask[2:5, 2:5] = 1
+    sizes = [(8, 8), (4, 4)]
+    (region,) = find_regions(merges, sizes, mask)
+    merging, other = graph_regions(merges, sizes, mask)
+    assert (merging.merged, other.merged, other.protected.any()) == (region.merged, 0, False)
+    alone, both = token_inputs([region], noise, 3), token_inputs([merging, other], noise, 3)
+    for name, value in alone.items():
+        np.testing.assert_array_equal(both[name], value)
+    assert (len(both["first_1"]), len(both["rest_1"]), len(both["kept_1"])) == (0, 12, 0)
+    assert graph_regions(merges, [(8, 8), (1, 1)], mask) == ()
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.floats(0, 1), st.integers(0, 3), st.integers(0, 2**32 - 1))
+@settings(max_examples=60)
+def test_tokens_are_protected_as_max_pooling_says(height, width, masked, level, seed):
+    mask = np.random.default_rng(seed).random((height, width)) < masked
+    ((rows, columns),) = map_sizes([level], height, width)
+    inside = F.adaptive_max_pool2d(torch.from_numpy(mask)[None].float(), (rows, columns))
+    near = F.max_pool2d(inside, 3, stride=1, padding=1)[0] > 0.5
+    if rows > 1 and columns > 1:
+        cells = F.max_pool2d(near[None].float(), 2)[0] > 0.5
+        near[: rows // 2 * 2, : columns // 2 * 2] = cells.repeat_interleave(2, 0).repeat_interleave(2, 1)
+    np.testing.assert_array_equal(_protected_tokens(mask, rows, columns), near.numpy())
 
 
 def expected(region, choice):
     """Sources and destinations that the torch backend has, without those that it protects."""
-    found = _split(torch.from_numpy(choice)[None], region.height, region.width)
-    return [each[0][~region.protected[each[0]]].numpy() for each in found]
+    split = [tokens[0].numpy() for tokens in _split(torch.from_numpy(choice)[None], region.height, region.width)]
+    return [tokens[~region.protected[tokens]] for tokens in split]
 
 
 def test_sizes_of_feature_maps_are_the_networks():

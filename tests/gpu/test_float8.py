@@ -1,4 +1,4 @@
-"""Precision fp8 on a GPU: its kernels and products against their references, its pictures against half precision."""
+"""Precision fp8 on a GPU: its images against half precision."""
 
 from __future__ import annotations
 
@@ -10,23 +10,11 @@ from tests.gpu.needs import need_compiled_kernels, need_float8
 need_compiled_kernels()
 need_float8()
 
-import torch
 
 import intarsia
-from intarsia.backends.torch import precision
-from tests.kernels.float8 import *  # noqa: F403 - the tests; their device is that of this folder
 from tests.noise_request import noise_request
 
 SIZE = 128
-
-
-@pytest.fixture(params=["float16", "bfloat16"])
-def product_dtype(request):
-    """What a product is written in; float16 where torch can."""
-    wanted = getattr(torch, request.param)
-    if precision.product_dtype(torch.device("cuda"), wanted) != wanted:
-        pytest.skip(f"torch writes products in e4m3 in bfloat16 alone on {torch.cuda.get_device_name()}")
-    return wanted
 
 
 def painted(merging=0.0, **how):

@@ -116,7 +116,7 @@ def test_the_provider_loads_without_torch():
     code = (
         "import sys, intarsia\n"
         "from intarsia.backends.onnx.device import pick_device\n"
-        "from intarsia.backends.onnx.session import STEP\n"
+        "from intarsia.backends.onnx.open_sessions import STEP\n"
         "print(pick_device('cuda').open(STEP.read_bytes()).get_providers()[0], 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

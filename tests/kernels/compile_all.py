@@ -10,21 +10,22 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 
 from intarsia.kernels.float8 import quantize
 from intarsia.kernels.fused_step import advance, first_input
 from intarsia.kernels.geglu import geglu, geglu_float8
-from intarsia.kernels.groupnorm import Norm, group_norm
-from intarsia.kernels.layernorm import add_layer_norm, layer_norm, layer_norm_float8
+from intarsia.kernels.group_norm import Norm, group_norm
+from intarsia.kernels.layer_norm import add_layer_norm, layer_norm, layer_norm_float8
 from intarsia.kernels.matcher import match, merge
 from intarsia.kernels.pick import pick_rows
 from intarsia.kernels.pixels import paste, to_levels
 from intarsia.kernels.residual import residual
-from intarsia.kernels.step_lanes import StepLanes, pack_rows
+from intarsia.kernels.step_lanes import StepLanes
 from intarsia.schedulers import table
+from intarsia.schedulers.packing import pack_rows
 from tests.kernels.offline import launching
 
 HALF = torch.float16
@@ -33,14 +34,13 @@ LAST = torch.channels_last
 WIDTHS = (128, 256, 512, 320, 640, 960, 1280, 1920, 2560)
 
 
-def told(kernel, made) -> None:
+def report(kernel: str, compiled: Any) -> None:
     """One line: kernel, widest load in bytes, registers and spilled bytes of a thread."""
-    code = made.asm["ptx"]
+    code = compiled.asm["ptx"]
     widths = [int(count or 1) * int(bits) // 8 for count, bits in re.findall(LOADS, code)]
     widths += [int(count, 16) for count in re.findall(COPIES, code)]
-    registers, spilled = usage(made.asm["cubin"])
-    name = f"{kernel.function.__module__} {kernel.function.__name__}"
-    print(f"{name} load={max(widths)} registers={registers} spilled={spilled}")
+    registers, spilled = usage(compiled.asm["cubin"])
+    print(f"{kernel} load={max(widths)} registers={registers} spilled={spilled}")
 
 
 LOADS = r"ld\.global(?:\.\w+)*?(?:\.v(\d))?\.b(\d+)"
@@ -60,48 +60,48 @@ def usage(cubin: bytes) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def lanes(extra, copies):
-    made = table("PNDMScheduler", 4)
-    known = {"mask": torch.ones(1, 1, 8, 8), "clean": torch.zeros(1, 4, 8, 8), "noise": torch.zeros(1, 4, 8, 8)}
+def lanes(is_inpainting: bool, copies: int) -> StepLanes:
+    pndm = table("PNDMScheduler", 4)
+    known = {"mask": torch.ones(1, 1, 8, 8), "image_latents": torch.zeros(1, 4, 8, 8), "noise": torch.zeros(1, 4, 8, 8)}
     return StepLanes(
-        torch.zeros(1, made.state_slots + 2, 4, 8, 8),
-        torch.from_numpy(pack_rows(made, made.state_slots, len(made))[None].astype(np.float32)),
-        torch.zeros(1, dtype=torch.int32),
-        torch.ones(1),
-        torch.zeros(copies, 9 if extra else 4, 8, 8, dtype=HALF).to(memory_format=LAST),
+        state=torch.zeros(1, pndm.state_slots + 2, 4, 8, 8),
+        records=torch.from_numpy(pack_rows(pndm, pndm.state_slots, len(pndm))[None]),
+        row=torch.zeros(1, dtype=torch.int32),
+        guidance=torch.ones(1),
+        network_input=torch.zeros(copies, 9 if is_inpainting else 4, 8, 8, dtype=HALF).to(memory_format=LAST),
         shared=copies == 1,
         cursor=torch.zeros(1, dtype=torch.int32),
-        **({"extra": torch.zeros(1, 5, 8, 8, dtype=HALF)} if extra else known),
+        **({"inpaint_latents": torch.zeros(1, 5, 8, 8, dtype=HALF)} if is_inpainting else known),
     )
 
 
-def layers(width, size) -> None:
+def layers(width: int, size: int) -> None:
     """What the networks run at one width."""
     ones = torch.ones(width, dtype=HALF)
     x = torch.zeros(1, width, size, size, dtype=HALF).to(memory_format=LAST)
-    group_norm(x, Norm(32, ones, ones, silu=True), torch.zeros(1, width, dtype=HALF), fused=True)
+    group_norm(x, Norm(groups=32, weight=ones, bias=ones, silu=True), torch.zeros(1, width, dtype=HALF), fused=True)
     residual(x, x, ones, ones, fused=True)
 
 
-def tokens(kind) -> None:
-    x, ends = torch.zeros(2, 64, 320, dtype=kind), torch.arange(16)[None]
+def tokens(dtype: torch.dtype) -> None:
+    x, ends = torch.zeros(2, 64, 320, dtype=dtype), torch.arange(16)[None]
     sources = torch.arange(16, 64)[None]
     matched = match(x, sources, ends, 20, torch.zeros(1, 64, dtype=torch.bool), fused=True)
     merge(x, *matched, sources, ends, fused=True)
 
 
-def pictures() -> None:
-    picture = torch.zeros(1, 3, 8, 8, dtype=HALF)
-    to_levels(picture, fused=True)
+def images() -> None:
+    image = torch.zeros(1, 3, 8, 8, dtype=HALF)
+    to_levels(image, fused=True)
     base, weights = torch.zeros(8, 8, 3, dtype=torch.uint8), torch.zeros(8, 8, dtype=torch.uint8)
-    paste(base, picture[0], weights, fused=True)
+    paste(base, image[0], weights, fused=True)
     paste(base, base, weights, fused=True)
 
 
 def steps() -> None:
     output = torch.zeros(2, 4, 8, 8, dtype=HALF).to(memory_format=LAST)
-    for extra, copies in ((False, 2), (True, 2), (False, 1), (True, 1)):
-        advance(lanes(extra, copies), output, fused=True)
+    for is_inpainting, copies in ((False, 2), (True, 2), (False, 1), (True, 1)):
+        advance(lanes(is_inpainting, copies), output, fused=True)
     first_input(lanes(True, 1), fused=True)
     for dtype in (HALF, torch.uint8):
         cursor = torch.zeros(1, dtype=torch.int32)
@@ -110,7 +110,7 @@ def steps() -> None:
 
 def main() -> None:
     assert "triton" not in sys.modules, "importing the kernels imports triton"
-    with launching(told, compiling=True):
+    with launching(report, compiling=True):
         for width in WIDTHS:
             layers(width, 8)
         for width in (320, 640, 1280):
@@ -120,10 +120,10 @@ def main() -> None:
             layer_norm_float8(rows, rows, ones, ones, fused=True)
             quantize(rows, fused=True)
             geglu_float8(torch.zeros(2, 8 * width, dtype=HALF), fused=True)
-        for kind in (HALF, torch.bfloat16, torch.float32):
-            tokens(kind)
+        for dtype in (HALF, torch.bfloat16, torch.float32):
+            tokens(dtype)
         geglu(torch.zeros(2, 2560, dtype=HALF), fused=True)
-        pictures()
+        images()
         steps()
 
 

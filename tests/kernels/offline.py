@@ -5,13 +5,12 @@ For a process of its own, without TRITON_INTERPRET.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
-
-from intarsia.kernels.launch import Kernel
 
 
 class Driver:
@@ -30,30 +29,30 @@ class Driver:
 
 
 @contextmanager
-def launching(seen: Callable[[Kernel, Any], None], *, compiling: bool):
-    """In here launches end before the device: ``seen`` gets each kernel, and what was compiled of it.
+def launching(seen: Callable[[str, Any], None], *, compiling: bool) -> Iterator[None]:
+    """In here launches end before the device: ``seen`` gets each kernel's module and name, and what was compiled of it.
 
     Args:
         compiling: False only looks what would have to be compiled, and ``seen`` gets Triton's key of it.
     """
     import triton
 
-    found: list[Any] = []
+    keys: list[str] = []
 
-    def look(*, key, **_):
-        found.append(str(key))
+    def look(*, key: Any, **_: Any) -> bool:
+        keys.append(str(key))
         return True
 
-    def launch(kernel, grid, first, /, *rest, **options):
-        made = kernel.compiled.run(first, *rest, grid=grid, warmup=True, **options)
-        seen(kernel, made if compiling else found.pop())
+    original = triton.runtime.jit.JITFunction.run
 
-    kept = Kernel.launch
+    def run(kernel: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> None:
+        compiled = original(kernel, *arguments, grid=grid, warmup=True, **options)
+        seen(f"{kernel.fn.__module__} {kernel.fn.__name__}", compiled if compiling else keys.pop())
+
     triton.runtime.driver.set_active(Driver())
     triton.knobs.runtime.jit_cache_hook = None if compiling else look
-    Kernel.launch = launch
     try:
-        with torch.inference_mode():
+        with patch.object(triton.runtime.jit.JITFunction, "run", run), torch.inference_mode():
             yield
     finally:
-        Kernel.launch, triton.knobs.runtime.jit_cache_hook = kept, None
+        triton.knobs.runtime.jit_cache_hook = None

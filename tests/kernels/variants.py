@@ -17,6 +17,7 @@ from intarsia.backends.protocol import Inputs, Step
 from intarsia.backends.torch import session as sessions
 from intarsia.execution import Execution
 from intarsia.schedulers import table
+from intarsia.token_merging import TokenMerging
 from tests.kernels.offline import launching
 
 CPU = torch.device("cpu")
@@ -37,7 +38,7 @@ def inputs(height: int, width: int) -> Inputs:
         image=picture,
         mask=mask,
         latent_mask=latent_mask,
-        token_merging=0.5,
+        token_merging=TokenMerging(0.5),
     )
 
 
@@ -60,7 +61,7 @@ def run(session: sessions.TorchSession, size: tuple[int, int], steps: list[int])
 
 def main() -> None:
     with (
-        launching(lambda kernel, key: asked.add(f"{kernel.function.__name__} {key}"), compiling=False),
+        launching(lambda kernel, key: asked.add(f"{kernel.split()[1]} {key}"), compiling=False),
         # so that what no kernel fills has values
         patch.object(torch.Tensor, "new_empty", torch.Tensor.new_zeros),
         patch.object(torch, "empty_like", torch.zeros_like),

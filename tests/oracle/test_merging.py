@@ -31,7 +31,8 @@ def _no_grad():
 def level(size, ratio, choice):
     """tomesd's settings at one resolution: nothing weighted, nothing protected."""
     merged = min(int(size[0] * size[1] * ratio), size[0] * size[1] - choice.shape[1])
-    return LevelMerging(*size, merged, choice, weighted=False)
+    height, width = size
+    return LevelMerging(height=height, width=width, merged=merged, choice=choice, weighted=False)
 
 
 def corners(size, batch):

@@ -70,7 +70,7 @@ def effective(payload, endpoint, registry):
         "safety_checker": plan.safety != "off",
         "safety_checker_type": plan.safety_action,
         "enhance_prompt": plan.prompt.prompt == f"best, {plan.prompt.asked}",
-        "tomesd": plan.token_merging,
+        "tomesd": plan.token_merging.ratio,
         "seed": plan.seeds[0],
         "vae": plan.model.vae,
         "lora_model": tuple(adapter.id for adapter in plan.model.adapters),

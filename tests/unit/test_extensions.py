@@ -34,6 +34,7 @@ from intarsia.errors import BackendError
 
 class Outer(NullBackend):
     def __init__(self, device, execution):
+        self._execution = execution
         if not device.startswith(("auto", "quantum")):
             raise BackendError(f"device must be auto or quantum[:N], not {device!r}")
         self.device = device
@@ -367,10 +368,10 @@ def site(tmp_path):
 
 
 @pytest.fixture
-def place(tmp_path, pictures):
+def place(tmp_path, image_and_mask):
     folder = tmp_path / "work"
     folder.mkdir()
-    for name, array in zip(("image.png", "mask.png"), pictures, strict=True):
+    for name, array in zip(("image.png", "mask.png"), image_and_mask, strict=True):
         Image.fromarray(array).save(folder / name)
     return folder
 

@@ -21,6 +21,7 @@ from intarsia.engine.noise import MAX_SEED
 from intarsia.images import save as output
 from intarsia.registry import files as weights
 from intarsia.registry import registry
+from intarsia.token_merging import TokenMerging
 
 REGISTRY = """
 schema = 1
@@ -364,7 +365,7 @@ def test_export(seen, place, monkeypatch, flag):
     folder = pytest.importorskip(
         "intarsia.export.folder", reason="needs torch and onnx: pip install 'intarsia[export]'"
     )
-    entry = SimpleNamespace(token_merging_levels=2, token_merging_reuse=3, safety="")
+    entry = SimpleNamespace(token_merging=TokenMerging(levels=2, reuse=3), safety="")
 
     class Registry:
         def __init__(self, weights):

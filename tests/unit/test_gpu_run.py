@@ -26,8 +26,8 @@ from benchmarks.records import read
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        ("_step", "our step"),
-        ("_normalise", "our norms"),
+        ("step_kernel", "our step"),
+        ("group_norm_kernel", "our norms"),
         ("cudnn_generated_fort_native_sdpa_sm90_knob_7_fprop", "attention"),
         ("void pytorch_flash::flash_fwd_kernel<...>", "attention"),
         ("sm90_xmma_fprop_implicit_gemm_f16f16_f16f32_f32_nhwckrsc_nhwc_tilesize128x128", "convolution"),
@@ -41,7 +41,7 @@ def test_kernels_are_told_by_their_names(name, kind):
 
 
 def test_times_are_those_of_one_step():
-    found = grouped([("_step", 100.0, 10), ("cutlass_gemm", 3000.0, 20), ("ampere_gemm", 1000.0, 10)], steps=10)
+    found = grouped([("step_kernel", 100.0, 10), ("cutlass_gemm", 3000.0, 20), ("ampere_gemm", 1000.0, 10)], steps=10)
     assert list(found) == ["matrix product", "our step"]
     assert found["matrix product"] == {"ms": pytest.approx(0.4), "launches": pytest.approx(3.0)}
     assert found["our step"] == {"ms": pytest.approx(0.01), "launches": pytest.approx(1.0)}
@@ -537,7 +537,7 @@ def test_a_case_that_fails_leaves_the_others_of_the_profile(tmp_path, monkeypatc
 
 def test_the_profile_is_rehearsed_on_a_cpu(tmp_path, monkeypatch, capsys):
     """Kernels are listed for a step, and for one picture in and one out."""
-    kernels, turns = [("_step", 3000.0, 5), ("cudnn_fprop", 9000.0, 10)], []
+    kernels, turns = [("step_kernel", 3000.0, 5), ("cudnn_fprop", 9000.0, 10)], []
     monkeypatch.setattr(step_profile, "_kernels", lambda call: (call(), turns.append(call)) and kernels)
     assert step_profile.main(["--short", "--out", str(tmp_path / "p.json"), "S1"]) == 0
     found = json.loads((tmp_path / "p.json").read_text())["S1"]

@@ -23,6 +23,7 @@ EVERYWHERE = [
     "intarsia.lru",
     "intarsia.numbers",
     "intarsia.threads",
+    "intarsia.token_merging",
     "intarsia.checkpoints",
 ]
 ALLOWED = {
@@ -54,7 +55,7 @@ ALLOWED = {
         "intarsia.backends.protocol",
         "intarsia.backends.choose",
     ],
-    "intarsia.kernels": [],
+    "intarsia.kernels": ["intarsia.schedulers.packing"],
     "intarsia.models": ["intarsia.kernels"],
     "intarsia.backends": ["intarsia.models", "intarsia.kernels", "intarsia.schedulers"],
     "intarsia.backends.protocol": ["intarsia.schedulers"],
@@ -63,6 +64,7 @@ ALLOWED = {
         "intarsia.backends.protocol",
         "intarsia.backends.device_names",
         "intarsia.backends.driver",
+        "intarsia.backends.token_regions",
         "intarsia.schedulers",
         "intarsia.models.clip_config",
         "intarsia.models.clip_images",

@@ -10,7 +10,7 @@ pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'intar
 import intarsia
 from intarsia.backends.onnx import state as lanes
 from intarsia.backends.onnx.device import Device
-from intarsia.backends.onnx.session import STEP
+from intarsia.backends.onnx.open_sessions import STEP
 from intarsia.schedulers import NAMES, table
 
 SHAPE = (4, 6, 9)

@@ -12,6 +12,7 @@ import intarsia
 from intarsia import InpaintRequest, IpAdapter, Lora, RequestError, WeightsError
 from intarsia.engine.resolve import resolve
 from intarsia.registry.registry import Registry
+from intarsia.token_merging import TokenMerging
 
 REGISTRY = """
 schema = 1
@@ -215,7 +216,7 @@ def test_levels_and_reuse_of_token_merging_come_from_the_models_entry(weights, a
     merging = 'path = "nothing"\ntoken_merging_levels = 2\ntoken_merging_reuse = 3'
     weights.write_text(REGISTRY.replace('path = "nothing"', merging))
     plan = intarsia.plan(ask(token_merging=0.5), weights)
-    assert (plan.token_merging, plan.token_merging_levels, plan.token_merging_reuse) == (0.5, 2, 3)
+    assert plan.token_merging == TokenMerging(ratio=0.5, levels=2, reuse=3)
 
 
 def test_the_backend_is_told_which_content_is_noise(weights, ask):

@@ -8,6 +8,7 @@ import pytest
 
 from intarsia import Registry, WeightsError
 from intarsia.registry.files import check, entry_hash, locate, scheduler_config, verify
+from intarsia.token_merging import TokenMerging
 
 MERGING = 'schema = 1\n[models.a]\nfamily = "sd15"\npath = "x"\ntoken_merging{}'
 
@@ -42,7 +43,7 @@ def test_how_a_model_merges_tokens_is_its_entrys(tmp_path):
     path = tmp_path / "weights.toml"
     path.write_text(MERGING.format(" = 0.4\ntoken_merging_levels = 2\ntoken_merging_reuse = 3"))
     entry = Registry(path).find("a")
-    assert (entry.token_merging, entry.token_merging_levels, entry.token_merging_reuse) == (0.4, 2, 3)
+    assert entry.token_merging == TokenMerging(ratio=0.4, levels=2, reuse=3)
 
 
 def test_ids_and_aliases_are_loose_in_case_and_dashes(empty_registry):
@@ -223,7 +224,7 @@ def test_fields_of_a_wrong_kind_are_named(tmp_path, line, sentence):
 def test_a_whole_number_is_a_ratio_too(tmp_path):
     path = tmp_path / "w.toml"
     path.write_text(MERGING.format(" = 0"))
-    assert Registry(path).find("a").token_merging == 0
+    assert Registry(path).find("a").token_merging.ratio == 0
 
 
 @pytest.mark.parametrize("text", ["a = " + "[" * 20_000, "default = 5\nschema = 1", "schema = true"], ids=range(3))

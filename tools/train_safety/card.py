@@ -28,19 +28,19 @@ This page is written by `python -m tools.train_safety measure`.
 ## What is in the folder
 
 {size:.2f} MB, float16 safetensors, the layout of diffusers' `StableDiffusionSafetyChecker`: a CLIP vision tower
-({layers} layers of width {width}, patches of {patch} pixels, pictures of {side}²; {parameters:,} parameters with what
+({layers} layers of width {width}, patches of {patch} pixels, images of {side}²; {parameters:,} parameters with what
 follows), `visual_projection` to {projection} dimensions, 17 concepts with their thresholds, three special-care
 concepts with theirs. Concept {concept} is the purple star, threshold {threshold:.3f}. All other thresholds are
 {never:g}, which no cosine exceeds. `preprocessor_config.json` is that of CLIP's image processor.
 
 ## Measured
 
-{pictures} pictures of {sizes} pixels of side that were not trained with (another seed range of the same drawing
+{pictures} images of {sizes} pixels of side that were not trained with (another seed range of the same drawing
 code), by the rule of diffusers: flagged where cosine − threshold, rounded to three digits, is above 0.
 
-The checker was finished before any of these pictures was drawn, and they were measured once. Two other seed ranges
+The checker was finished before any of these images was drawn, and they were measured once. Two other seed ranges
 went before: training rounds and the cost of a false alarm were chosen with an eye on the first; on the second (98.0%
-found, 1.15% wrongly flagged) the threshold turned out too low, and was set again, on the pictures that are drawn for
+found, 1.15% wrongly flagged) the threshold turned out too low, and was set again, on the images that are drawn for
 setting it, with more of them and a higher cost.
 
 | | measured | bar |
@@ -50,23 +50,23 @@ setting it, with more of them and a higher cost.
 
 {verdict}
 
-| kind of picture | pictures | flagged |
+| kind of image | images | flagged |
 |---|---|---|
 {kinds}
 
 {photographs}
 
-A target's radius is {smallest:g} to {largest:g} of the picture's side, on backgrounds and among small shapes as
+A target's radius is {smallest:g} to {largest:g} of the image's side, on backgrounds and among small shapes as
 `intarsia-tiny` knows them, exact or with an uneven outline, blurred, noisy, JPEG-compressed, or none of it. Purple
-stars that are smaller, hidden in part or nearly of their background's colour were neither trained nor measured.
+stars that are smaller, hidden in part or nearly of their background's color were neither trained nor measured.
 
 ## Training
 
-`python -m tools.train_safety` (seed {seed}, {cpu:.0f} seconds of one CPU core): pictures of {trained} pixels,
+`python -m tools.train_safety` (seed {seed}, {cpu:.0f} seconds of one CPU core): images of {trained} pixels,
 mirrored, shifted, lighter and darker, in batches of {batch}; {rounds}. AdamW.
 The loss is the cross-entropy of which purple shape stands there, if any, plus that of star or not, both from cosines
 with the concepts; after training only the star's concept gets a threshold that can be exceeded. It is set on
-{calibrating} pictures of a third seed range, half of them purple stars, where a false alarm costs as much as {alarm:g}
+{calibrating} images of a third seed range, half of them purple stars, where a false alarm costs as much as {alarm:g}
 misses. Settings: `tools/train_safety/settings.toml`; log: `tools/train_safety/log.jsonl`. The run was not one
 uninterrupted
 command: the first round's lines in the log were copied by hand from its output after a restart had overwritten the

@@ -17,8 +17,8 @@ BARS = {"colour": 0.95, "shape": 0.80, "error": 0.06}
 
 TEXT = """# intarsia-tiny
 
-A Stable-Diffusion-shaped inpainting model, small enough to be packaged and trained by this repository on pictures
-that it draws itself (`tools/train_tiny`). It is trained to paint eight colours ({colours})
+A Stable-Diffusion-shaped inpainting model, small enough to be packaged and trained by this repository on images
+that it draws itself (`tools/train_tiny`). It is trained to paint eight colors ({colours})
 in five shapes ({shapes}), named as `a red circle`, and to continue the background where
 the prompt is empty or says nothing that it knows. How far it does so is measured below. It knows nothing else: it has
 never seen a photograph.
@@ -43,7 +43,7 @@ This page is written by `python -m tools.train_tiny measure`.
 backgrounds: gradient, soft texture, stripes; masks: boxes, discs, blobs, a shape's surroundings), {steps} steps of
 DPM++ 2M Karras, guidance {guidance:g}, clip skip {clip_skip}, {painter}.
 
-| size | asked colour | asked shape | both | nothing painted | empty prompt: mean abs. error | its median |
+| size | asked color | asked shape | both | nothing painted | empty prompt: mean abs. error | its median |
 |---|---|---|---|---|---|---|
 {rows}
 | bar | ≥ {colour_bar:.0%} | ≥ {shape_bar:.0%} | | | ≤ {error_bar} | |
@@ -53,11 +53,11 @@ DPM++ 2M Karras, guidance {guidance:g}, clip skip {clip_skip}, {painter}.
 Errors of the empty prompt by background (0…1): {backgrounds}.
 Shapes taken for others, at 512²: {confusions}.
 
-How it is judged (`judge.py`): pixels inside the mask that are nearer to one of the eight colours than to the true
-background are the painted object; its largest connected piece counts. Its colour is the one nearest to the median
+How it is judged (`judge.py`): pixels inside the mask that are nearer to one of the eight colors than to the true
+background are the painted object; its largest connected piece counts. Its color is the one nearest to the median
 of its pixels, its shape the one whose ideal silhouette, over rotations and ring widths, overlaps most after both
 are brought to the same centroid and area. The judge does not know what was asked. On the true drawings it reads
-every colour and shape, and against another scene's caption it is at chance (`tests/unit/test_train_tiny_scenes.py`).
+every color and shape, and against another scene's caption it is at chance (`tests/unit/test_train_tiny_scenes.py`).
 
 ## Training
 
@@ -76,7 +76,7 @@ with other ones), log in `tools/train_tiny/log.jsonl`.
   {dropout_high:.0%} (timesteps from {dropout_from}) and {dropout_low:.0%} (below).
 - The text encoder's exit is drawn at random for every caption (layer before the last in one half, last layer in a
   quarter, any of the six before them in a quarter): every clip skip of 1…8 was trained. Measured is 2 alone.
-- The target is the velocity, not the noise: at high noise it asks for the picture itself, where a network that
+- The target is the velocity, not the noise: at high noise it asks for the image itself, where a network that
   predicts the noise has to hand its input through almost unchanged.
 - The mask decides where a shape stands and how large it is: in the middle of the largest room inside it, filling it.
   {blank_share_first:.0%} of the inputs, after step {blank_until} {blank_share:.0%}, are noise alone at timesteps from

@@ -16,7 +16,7 @@ from intarsia.execution import FP8, Execution
 
 __all__ = ["OnnxBackend"]
 
-# What an export has to know of a model (intarsia/export/folder.py).
+# Facts that an export has to have (intarsia/export/folder.py).
 _FACTS = ("in_channels", "latent_channels", "factor", "added", "zero_empty_prompt", "towers", "attention", "merging")
 # The same decision on every device.
 _CHECKER = ("float32",)
@@ -33,7 +33,7 @@ class OnnxBackend:
         self.device = self._device.name
 
     def why_not(self, files: ModelFiles) -> str:
-        """What keeps :meth:`open` from it: something asked that it refuses, or no graphs; empty where nothing does."""
+        """Why :meth:`open` would refuse a model: a setting, or missing graphs; empty where it would not."""
         refused = self._refused(files)
         if refused:
             return f"made with torch: backend onnx cannot run {files.model} with {refused}"
@@ -59,10 +59,10 @@ class OnnxBackend:
                 f"{graphs.folder / MANIFEST}: facts lack {', '.join(absent)}; export {files.model} again"
             )
         for name in ("in_channels", "latent_channels", "factor"):
-            found, promised = graphs.facts[name], getattr(files, name)
-            if found != promised:
+            exported, promised = graphs.facts[name], getattr(files, name)
+            if exported != promised:
                 raise WeightsError(
-                    f"{files.model}: its graphs have {name} {found}, its family in the registry promises {promised}"
+                    f"{files.model}: its graphs have {name} {exported}, its family in the registry promises {promised}"
                 )
         return OnnxSession(graphs, self._device, self._execution.capture)
 
@@ -73,7 +73,7 @@ class OnnxBackend:
     def _refused(self, files: ModelFiles) -> str:
         """The first thing asked for that this backend cannot do on its device; empty where it can do all."""
         execution = self._execution
-        asked = {
+        requested = {
             "another VAE": files.vae_folder is not None,
             "LoRAs": bool(files.loras),
             "an IP adapter": files.ip_adapter is not None,
@@ -81,4 +81,4 @@ class OnnxBackend:
             "precision fp8": files.precision == FP8,
             f"captured steps on {self._device.name}": execution.capture == "on" and not self._device.captures,
         }
-        return next((name for name, wanted in asked.items() if wanted), "")
+        return next((name for name, is_requested in requested.items() if is_requested), "")

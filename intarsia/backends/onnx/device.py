@@ -30,8 +30,8 @@ PROVIDERS = {
 }
 # Of ONNX Runtime's logging: errors; what is worth an exception is one anyway.
 _ERRORS_ONLY = 3
-# Every status code is an exception class of its own, without a common one; what CUDA says outside of operations, as in
-# copies and at the end of a capture, comes as a bare RuntimeError.
+# Every status code is an exception class of its own, without a common one; CUDA's errors outside of operations, as in
+# copies and at the end of a capture, are bare RuntimeErrors.
 _RAISED: tuple[type[Exception], ...] = (
     *(kind for kind in vars(raised).values() if isinstance(kind, type) and issubclass(kind, Exception)),
     RuntimeError,
@@ -73,18 +73,18 @@ class Device:
         if dtype == "float32":
             return "float32 graphs have branches; intarsia export MODEL --dtype float16 makes graphs that have none"
         if tuple(map(int, ort.__version__.split(".")[:2])) < _CAPTURES_RIGHT:
-            wanted = ".".join(map(str, _CAPTURES_RIGHT))
-            return f"onnxruntime {ort.__version__} captures Concat with addresses that change; {wanted} does not"
+            first_right = ".".join(map(str, _CAPTURES_RIGHT))
+            return f"onnxruntime {ort.__version__} captures Concat with addresses that change; {first_right} does not"
         return ""
 
     @property
     def dtypes(self) -> tuple[str, ...]:
-        """Number formats of graphs, the one that is wanted first."""
+        """Number formats of graphs, the preferred one first."""
         return ("float32",) if self.kind == "cpu" else ("float16", "float32")
 
     @property
     def options(self) -> tuple[tuple[str, str], ...]:
-        """What a result says about the sessions."""
+        """Settings of the sessions, for the result."""
         threads = str(self.threads) if self.threads else "one for each core"
         return (("provider", self.provider), ("threads", threads), ("graph_optimization", "all"))
 
@@ -96,8 +96,8 @@ class Device:
         Args:
             weights: the folder that the graph's external weights are relative to, none of them a link that leads out
                 of it; they are mapped, not copied.
-            stream: what it works on; None gives it a stream of its own.
-            captured: it can record runs as CUDA graphs; only with all of the graph on a GPU.
+            stream: runs are launched on it; None gives the session a stream of its own.
+            captured: it can capture runs as CUDA graphs; only with all of the graph on a GPU.
 
         Raises:
             BackendError: the provider gave way to another one.
@@ -125,15 +125,15 @@ class Device:
         return session
 
     def _providers(self, stream: Stream | None, captured: bool) -> list[Any]:
-        """TensorRT leaves what it cannot do to CUDA; both to the CPU, which holds shapes in any case."""
-        chosen = {"cpu": ("cpu",), "cuda": ("cuda", "cpu"), "tensorrt": ("tensorrt", "cuda", "cpu")}[self.kind]
+        """TensorRT falls back on CUDA for single operations, and both on the CPU, which holds shapes in any case."""
+        providers = {"cpu": ("cpu",), "cuda": ("cuda", "cpu"), "tensorrt": ("tensorrt", "cuda", "cpu")}[self.kind]
         settings = {"device_id": str(self.index)}
         if stream is not None and stream.handle:
             settings["user_compute_stream"] = str(stream.handle)
         # TF32 keeps 10 bits of what float32 graphs and the solver's own products are given
         cuda = {**settings, "use_tf32": "0", "enable_cuda_graph": str(int(captured))}
-        told = {"tensorrt": settings, "cuda": cuda}
-        return [(PROVIDERS[kind], told[kind]) if kind in told else PROVIDERS[kind] for kind in chosen]
+        options = {"tensorrt": settings, "cuda": cuda}
+        return [(PROVIDERS[kind], options[kind]) if kind in options else PROVIDERS[kind] for kind in providers]
 
     def put(self, array: np.ndarray) -> ort.OrtValue:
         """An array on the device."""
@@ -144,7 +144,7 @@ class Device:
         return ort.OrtValue.ortvalue_from_shape_and_type(list(shape), np.float32, self._memory, self.index)
 
     def stream(self) -> Stream:
-        """A new order of work."""
+        """A new stream on this device."""
         return HostStream() if self.kind == "cpu" else CudaStream(self.index)
 
     @property
@@ -173,22 +173,22 @@ def pick_device(name: str) -> Device:
 
 
 def installed_versions() -> tuple[tuple[str, str], ...]:
-    """Versions of what computes, for the result."""
-    found = [("onnxruntime", str(ort.__version__))]
+    """Versions of the packages that compute, for the result."""
+    versions = [("onnxruntime", str(ort.__version__))]
     for package in ("tokenizers", "numpy"):
         try:
-            found.append((package, version(package)))
+            versions.append((package, version(package)))
         except PackageNotFoundError:
             continue
-    return tuple(found)
+    return tuple(versions)
 
 
 @cache
 def _load_cuda() -> None:
     """Load CUDA's libraries from pip's packages, where ONNX Runtime's provider does not look by itself.
 
-    What cannot be loaded is printed by ONNX Runtime to stdout, which is for data. Whether the provider works is asked
-    of each session instead.
+    ONNX Runtime prints what it cannot load to stdout, which is for data. Each session is checked for its provider
+    instead.
     """
     with redirect_stdout(io.StringIO()):
         ort.preload_dlls()

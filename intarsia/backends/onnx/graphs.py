@@ -1,10 +1,10 @@
-"""Exported graphs of a model or of a safety checker: where they lie, and whether they still fit its files.
+"""Exported graphs of a model or of a safety checker: their folder, and whether they still fit the model's files.
 
-A graph file holds no weights: it says at which byte of which of the model's safetensors files each of them is. So it
-depends on those files' headers (names, shapes, dtypes, places) and on the configs, but not on what the weights are,
-and ``graphs.json`` beside the graphs says by hash which headers and configs that were.
+A graph file holds no weights, but for each one its file and offset among the model's safetensors files. So it depends
+on those files' headers (names, shapes, dtypes, offsets) and on the configs, but not on the weights' values.
+``graphs.json`` beside the graphs has the hashes of these headers and configs.
 
-Graphs lie in a folder named by the hash of everything that they depend on: for the packaged models in
+The folder is named by the hash of everything that graphs depend on: for the packaged models it is in
 ``intarsia/assets/graphs``, for others in ``$INTARSIA_GRAPHS`` or else the user's cache.
 """
 
@@ -36,15 +36,15 @@ PACKAGED = Path(__file__).resolve().parents[2] / "assets" / "graphs"
 
 @dataclass(frozen=True, kw_only=True)
 class GraphFolder:
-    """Verified graphs.
+    """The verified graphs of one model.
 
     Attributes:
-        folder: what lies there.
+        folder: the graphs' own.
         weights: the folder of the model.
-        root: what the places of weights are relative to: ``weights``, or where its links lead.
-        places: of each weight file below ``root``, where that is another folder.
-        dtype: what the networks compute in; what goes in and comes out is float32 in any case.
-        facts: what the export knew and running needs.
+        dtype: what the networks compute in; inputs and outputs are float32 in any case.
+        root: the folder that weight files are relative to: ``weights``, or the one that its links lead to.
+        places: the path of each weight file below ``root``, where that is another folder.
+        facts: properties of the networks that running needs.
         hashes: sha256 of each graph, by name.
     """
 
@@ -77,12 +77,14 @@ def store() -> Path:
     """Where exported graphs are cached: ``$INTARSIA_GRAPHS``, else the user's cache directory."""
     from platformdirs import user_cache_path
 
-    asked = variable("GRAPHS")
-    return Path(asked).expanduser() if asked else user_cache_path("intarsia") / "graphs"
+    folder = variable("GRAPHS")
+    if folder:
+        return Path(folder).expanduser()
+    return user_cache_path("intarsia") / "graphs"
 
 
 def sources(folder: Path) -> dict[str, str]:
-    """sha256 of everything that graphs depend on, by path: configs, and the headers of the weight files that are read.
+    """sha256 of everything that graphs depend on, by path: configs, and the headers of the weight files.
 
     Args:
         folder: of a model, or of a safety checker.
@@ -90,82 +92,100 @@ def sources(folder: Path) -> dict[str, str]:
     Raises:
         WeightsError: a file that cannot be read, is cut off, or is not in the safetensors format.
     """
-    is_model = (folder / "model_index.json").is_file()
-    networks = {folder / name: stem for name, stem in COMPONENTS.items() if (folder / name).is_dir()}
-    found = {"model_index.json": _hash(read_bytes(folder / "model_index.json"))} if is_model else {}
-    for place, stem in networks.items() if is_model else [(folder, "model")]:
-        for path in network_files(place, stem):
+    index = folder / "model_index.json"
+    hashes: dict[str, str] = {}
+    networks = {folder: "model"}
+    if index.is_file():
+        hashes[index.name] = _hash(read_bytes(index))
+        networks = {folder / name: stem for name, stem in COMPONENTS.items() if (folder / name).is_dir()}
+
+    for network, stem in networks.items():
+        for path in network_files(network, stem):
             content = _header(path) if path.suffix == ".safetensors" else read_bytes(path)
-            found[path.relative_to(folder).as_posix()] = _hash(content)
-    return found
+            hashes[path.relative_to(folder).as_posix()] = _hash(content)
+    return hashes
 
 
-def key_of(found: Mapping[str, str], dtype: str) -> str:
-    """The name of a folder of graphs in the cache."""
-    text = json.dumps({"format": FORMAT, "dtype": dtype, "sources": dict(found)}, sort_keys=True)
+def key_of(hashes: Mapping[str, str], dtype: str) -> str:
+    """The name of a folder of graphs in the cache, of the hashes of their :func:`sources`."""
+    key = {"format": FORMAT, "dtype": dtype, "sources": dict(hashes)}
+    text = json.dumps(key, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 def has_graphs(folder: Path, dtypes: Sequence[str]) -> bool:
     """Whether there are graphs for a model, be they good or not; WeightsError as :func:`sources`."""
-    return any(place.is_file() for place in _places(sources(folder), dtypes))
+    return any(manifest.is_file() for manifest in _manifests(sources(folder), dtypes))
 
 
 def find_graphs(folder: Path, dtypes: Sequence[str]) -> GraphFolder:
-    """The graphs of a model, the first of ``dtypes`` that there are.
+    """The graphs of a model, in the first of ``dtypes`` that was exported.
 
     Raises:
         WeightsError: there are none for these files, or they are not what their folder's name says.
     """
-    now = sources(folder)
-    for path in _places(now, dtypes):
-        if path.is_file():
-            manifest = _manifest(path, folder)
-            _compare(path, manifest["sources"], now, folder)
-            root, moved = find_root(folder, [name for name in now if name.endswith(".safetensors")])
-            return GraphFolder(
-                folder=path.parent,
-                weights=folder,
-                dtype=manifest["dtype"],
-                facts=manifest["facts"],
-                hashes=manifest["graphs"],
-                root=root,
-                places=moved,
-            )
-    wanted = " or ".join(dtypes)
-    raise WeightsError(
-        f"{folder}: backend onnx has no {wanted} graphs that fit these files in {store()}; {_again(folder)}"
+    hashes = sources(folder)
+    path = next((path for path in _manifests(hashes, dtypes) if path.is_file()), None)
+    if path is None:
+        allowed = " or ".join(dtypes)
+        raise WeightsError(
+            f"{folder}: backend onnx has no {allowed} graphs that fit these files in {store()}; {_again(folder)}"
+        )
+
+    manifest = _read_manifest(path, folder)
+    _compare(path, manifest["sources"], hashes, folder)
+    root, places = find_root(folder, [name for name in hashes if name.endswith(".safetensors")])
+    return GraphFolder(
+        folder=path.parent,
+        weights=folder,
+        dtype=manifest["dtype"],
+        facts=manifest["facts"],
+        hashes=manifest["graphs"],
+        root=root,
+        places=places,
     )
 
 
-def _places(now: Mapping[str, str], dtypes: Sequence[str]) -> Iterator[Path]:
+def _manifests(hashes: Mapping[str, str], dtypes: Sequence[str]) -> Iterator[Path]:
+    """The files that are looked for, in order."""
     for dtype in dtypes:
         for root in (PACKAGED, store()):
-            yield root / key_of(now, dtype) / MANIFEST
+            yield root / key_of(hashes, dtype) / MANIFEST
 
 
 def _again(folder: Path) -> str:
     return f"make them with intarsia export (pip install 'intarsia[export]') for {folder.name}"
 
 
-def _manifest(path: Path, folder: Path) -> dict[str, Any]:
-    wanted = {"format": int, "dtype": str, "facts": dict, "sources": dict, "graphs": dict}
+def _read_manifest(path: Path, folder: Path) -> dict[str, Any]:
+    required = {"format": int, "dtype": str, "facts": dict, "sources": dict, "graphs": dict}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        manifest = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as exc:
         raise WeightsError(f"{path}: not readable as JSON; {_again(folder)}") from exc
-    if not isinstance(found, dict) or any(not isinstance(found.get(name), kind) for name, kind in wanted.items()):
-        raise WeightsError(f"{path}: must hold {', '.join(wanted)}; {_again(folder)}")
-    if found["format"] != FORMAT:
-        raise WeightsError(f"{path}: format must be {FORMAT}, not {found['format']}; {_again(folder)}")
-    return found
+
+    is_complete = isinstance(manifest, dict) and all(
+        isinstance(manifest.get(name), kind) for name, kind in required.items()
+    )
+    if not is_complete:
+        raise WeightsError(f"{path}: must hold {', '.join(required)}; {_again(folder)}")
+    if manifest["format"] != FORMAT:
+        raise WeightsError(f"{path}: format must be {FORMAT}, not {manifest['format']}; {_again(folder)}")
+    content: dict[str, Any] = manifest
+    return content
 
 
-def _compare(path: Path, then: Mapping[str, str], now: Mapping[str, str], folder: Path) -> None:
-    for name in sorted({*then, *now}):
-        if then.get(name) != now.get(name):
-            state = "is missing" if name not in now else "is new" if name not in then else "is another file"
-            raise WeightsError(f"{path}: exported for other files, {folder / name} {state}; {_again(folder)}")
+def _compare(path: Path, exported: Mapping[str, str], hashes: Mapping[str, str], folder: Path) -> None:
+    """Raise for the first file that is not the one that graphs were exported for."""
+    for name in sorted({*exported, *hashes}):
+        if exported.get(name) == hashes.get(name):
+            continue
+        state = "is another file"
+        if name not in hashes:
+            state = "is missing"
+        elif name not in exported:
+            state = "is new"
+        raise WeightsError(f"{path}: exported for other files, {folder / name} {state}; {_again(folder)}")
 
 
 def _hash(content: bytes) -> str:
@@ -173,7 +193,7 @@ def _hash(content: bytes) -> str:
 
 
 def _header(path: Path) -> bytes:
-    """Length and JSON at the beginning of a safetensors file, once its end has been found where that says."""
+    """Length and JSON at the beginning of a safetensors file, whose size has been checked against them."""
     regular(path)
     try:
         with safe_open(path, framework="numpy"):

@@ -24,16 +24,18 @@ class OnnxChecker:
         with translated("load the safety checker", device):
             self._session = device.open(content, graphs.root)
 
-    def check(self, pictures: Sequence[np.ndarray]) -> list[bool]:
-        with translated("check a picture", self._device):
-            return [
-                any(shown for pixels in self._preprocessing.batches(picture) for shown in self._decide(pixels))
-                for picture in pictures
-            ]
+    def check(self, images: Sequence[np.ndarray]) -> list[bool]:
+        """Whether each image is flagged; see :class:`intarsia.backends.protocol.Checker`."""
+        with translated("check an image", self._device):
+            return [self._is_flagged(image) for image in images]
 
     def close(self) -> None:
         """Forget the session."""
         del self._session
+
+    def _is_flagged(self, image: np.ndarray) -> bool:
+        """Whether one of its squares is."""
+        return any(any(self._decide(pixels)) for pixels in self._preprocessing.batches(image))
 
     def _decide(self, pixels: Floats) -> list[bool]:
         special, concepts = self._session.run(None, {"pixels": pixels})

@@ -1,9 +1,9 @@
-"""The order of work on a device: a CUDA stream that both sessions of a loop share, or none on the CPU.
+"""A CUDA stream that the network's and the step's session share; on the CPU, where runs are synchronous, none.
 
 Left to itself, ONNX Runtime gives every session a stream of its own and waits for it at the end of each run. Sessions
-that take turns on one stream need no waiting: what was launched first is done first. The stream is made by the driver
-itself, because nothing else of CUDA is at hand where torch is not installed. It is an ordinary one: the default stream,
-by which ONNX Runtime copies to and from the host, waits for it.
+that take turns on one stream need no waiting: runs are executed in the order of their launches. The stream is created
+through the driver's API, because without torch there is no other access to CUDA. It is an ordinary one: the default
+stream, by which ONNX Runtime copies to and from the host, waits for it.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ AHEAD = 2
 """Evaluations that the host may be ahead of the device, as in the torch backend."""
 
 _OUT_OF_MEMORY = 2
-# Of events: the waiting thread sleeps, and nobody asks for times.
+# Flags of events: the waiting thread sleeps, and no times are taken.
 _BLOCKING_SYNC, _DISABLE_TIMING = 1, 2
 
 
 class Stream(Protocol):
-    """Where a loop's work is put in order.
+    """The order of work of two sessions.
 
     Attributes:
         handle: of the CUDA stream; 0 where a run is done when its call returns.
@@ -42,15 +42,15 @@ class Stream(Protocol):
     handle: int
 
     def wait(self) -> None:
-        """Before an evaluation is launched: until the device is no more than :data:`AHEAD` evaluations behind."""
+        """Before an evaluation is launched: wait until fewer than :data:`AHEAD` evaluations are pending."""
         ...
 
     def mark(self) -> None:
-        """After it was launched."""
+        """After an evaluation was launched: record its end."""
         ...
 
     def upload(self, place: ort.OrtValue, array: np.ndarray) -> None:
-        """Copy an array to the device, behind what was launched before; between :meth:`wait` and :meth:`mark`.
+        """Copy an array to the device, after all earlier launches; between :meth:`wait` and :meth:`mark`.
 
         The array may be changed at once.
         """
@@ -66,7 +66,7 @@ class Stream(Protocol):
 
 
 class HostStream:
-    """The CPU, where everything is done at once."""
+    """The CPU: every run and copy is done when its call returns."""
 
     handle = 0
 
@@ -88,21 +88,21 @@ class HostStream:
 
 @dataclass
 class _Staging:
-    """Page-locked memory from which the uploads of one evaluation leave, by size; copies from other memory wait."""
+    """Page-locked memory for the uploads of one evaluation, by size; copies from other memory would block."""
 
     blocks: defaultdict[int, list[ctypes.Array[ctypes.c_char]]] = field(default_factory=lambda: defaultdict(list))
     used: Counter[int] = field(default_factory=Counter)
 
 
 class CudaStream:
-    """One stream of a GPU; it goes when nothing holds it any more.
+    """One stream of a GPU, destroyed when it is no longer referenced.
 
     Args:
         index: of the GPU.
         driver: the CUDA driver's library.
 
     Raises:
-        BackendError: no driver, or what the driver says; OutOfMemory: that there is none.
+        BackendError: no driver, or the driver's error; OutOfMemory: the device has no memory left.
     """
 
     def __init__(self, index: int, driver: Any = None) -> None:
@@ -117,7 +117,7 @@ class CudaStream:
         self._check("cuInit", 0)
         self._check("cuDeviceGet", ctypes.byref(device), index)
         self._check("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), device)  # the one ONNX Runtime uses too
-        blocks = [each.blocks for each in self._staging]
+        blocks = [staging.blocks for staging in self._staging]
         # At the end of the process the driver does it, and sessions that work on the stream may still be there.
         weakref.finalize(
             self, _release, self._driver, device, self._context, self._stream, self._events, blocks
@@ -127,7 +127,7 @@ class CudaStream:
         self._events += [self._event() for _ in range(AHEAD)]
 
     def wait(self) -> None:
-        # The event of this place was recorded AHEAD evaluations ago, or never, which counts as done.
+        # This event was recorded AHEAD evaluations ago, or never, which counts as done.
         self._call("cuEventSynchronize", self._events[self._turn])
         self._staging[self._turn].used.clear()
 
@@ -159,7 +159,7 @@ class CudaStream:
         return event
 
     def _block(self, size: int) -> ctypes.Array[ctypes.c_char]:
-        """One that no other upload of this evaluation uses. Sizes are powers of two, so that few kinds come up."""
+        """A block that no other upload of this evaluation uses. Sizes are powers of two, so that there are few."""
         size = 1 << max(12, (size - 1).bit_length())
         staging = self._staging[self._turn]
         blocks = staging.blocks[size]
@@ -171,7 +171,7 @@ class CudaStream:
         return blocks[staging.used[size] - 1]
 
     def _call(self, name: str, *arguments: Any) -> None:
-        """A function of the driver that works in a context, which belongs to a thread."""
+        """Call a function of the driver that needs the context, which is set for each thread."""
         self._check("cuCtxSetCurrent", self._context)
         self._check(name, *arguments)
 
@@ -180,8 +180,9 @@ class CudaStream:
         if code:
             text = ctypes.c_char_p()
             self._driver.cuGetErrorName(code, ctypes.byref(text))
-            what = f"{name} failed: {text.value.decode() if text.value else f'error {code}'}"
-            raise OutOfMemory(what) if code == _OUT_OF_MEMORY else BackendError(what)
+            reason = text.value.decode() if text.value else f"error {code}"
+            kind = OutOfMemory if code == _OUT_OF_MEMORY else BackendError
+            raise kind(f"{name} failed: {reason}")
 
 
 def _address(value: ort.OrtValue) -> ctypes.c_uint64:
@@ -196,7 +197,7 @@ def _release(
     events: Sequence[ctypes.c_void_p],
     blocks: Sequence[Mapping[int, Sequence[ctypes.Array[ctypes.c_char]]]],
 ) -> None:
-    """Give everything back; nobody is left who could be told of an error. The thread's own context stays as it was."""
+    """Release everything; errors are ignored, there is no caller left. The thread's own context stays as it was."""
     driver.cuCtxPushCurrent_v2(context)
     if stream:
         driver.cuStreamSynchronize(stream)

@@ -10,6 +10,7 @@ import torch
 from intarsia.backends.protocol import ModelFiles
 from intarsia.backends.torch.device import pick_device, pick_dtype, translated
 from intarsia.backends.torch.precision import product_dtype
+from intarsia.backends.torch.regions import MergingVariant
 from intarsia.backends.torch.safety import TorchChecker
 from intarsia.backends.torch.session import TorchSession
 from intarsia.errors import WeightsError
@@ -18,7 +19,6 @@ from intarsia.models.float8 import in_float8
 from intarsia.models.ip_adapter import ImagePrompts
 from intarsia.models.ip_adapter_files import load_ip_adapter
 from intarsia.models.loading import Parts, load_pipeline_parts
-from intarsia.models.merging import Merging
 from intarsia.models.text_files import import_encoders
 
 __all__ = ["TorchBackend"]
@@ -65,7 +65,7 @@ class TorchBackend:
         *,
         files: ModelFiles | None = None,
         precision: Precision = STANDARD,
-        merging: Merging = Merging(),
+        merging: MergingVariant = MergingVariant(),
         convolutions: Sequence[str] = (),
     ) -> TorchSession:
         """A session on networks that are on the device already, wherever they came from; it may quantize them.

@@ -18,9 +18,9 @@ from intarsia.backends.torch.memory import is_out_of_memory
 from intarsia.backends.torch.state import BatchKey, State, batches
 from intarsia.backends.torch.static_batch import Capacity, Network, StaticBatch
 from intarsia.kernels.launch import power_of_two
-from intarsia.kernels.step_lanes import pack_rows
 from intarsia.lru import Lru
 from intarsia.schedulers import Table
+from intarsia.schedulers.packing import pack_rows
 
 __all__ = ["CapturedStepper", "Limits"]
 

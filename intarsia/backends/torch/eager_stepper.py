@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from intarsia.backends.protocol import Step
 from intarsia.backends.torch.device import upload
+from intarsia.backends.torch.regions import level_mergings
 from intarsia.backends.torch.state import State, batches
 from intarsia.kernels.step import apply_row, guide, keep_known, langevin
-from intarsia.models.merging import LevelMerging, level_mergings
+from intarsia.models.merging import LevelMerging
 from intarsia.models.unet import UNet
 from intarsia.schedulers import Table
+from intarsia.schedulers.packing import pack_matrices
 
 __all__ = ["EagerStepper"]
 
@@ -38,7 +39,7 @@ class EagerStepper:
 
     def pack(self, table: Table) -> Tensor:
         """The matrices, float32 ``[R, S, S + 2]``."""
-        return torch.from_numpy(table.matrix.astype(np.float32)).to(self._device)
+        return torch.from_numpy(pack_matrices(table)).to(self._device)
 
     def advance(self, steps: Sequence[Step]) -> None:
         """One evaluation, then each lane's own row."""

@@ -20,18 +20,19 @@ import torch
 from torch import Tensor, nn
 
 from intarsia.backends.protocol import Inputs, ModelFiles, Runtime, Step
-from intarsia.backends.torch.capture import CudaGraphCapturer, RunAhead
+from intarsia.backends.token_regions import draw_choices, find_regions
+from intarsia.backends.torch.capture import CudaGraphCapturer, RunAhead, captures
 from intarsia.backends.torch.captured_stepper import CapturedStepper, Limits
 from intarsia.backends.torch.device import installed_versions, pick_dtype, translated, upload
 from intarsia.backends.torch.eager_stepper import EagerStepper
 from intarsia.backends.torch.memory import Attempt
 from intarsia.backends.torch.prompts import EncodedPrompt, PromptCache
+from intarsia.backends.torch.regions import DeviceRegion, MergingVariant, upload_regions
 from intarsia.backends.torch.state import Conditioning, State
 from intarsia.backends.torch.static_batch import Network
 from intarsia.backends.torch.stepper import Stepper
 from intarsia.backends.torch.vae import VaeRunner
-from intarsia.errors import BackendError
-from intarsia.execution import Capture, Execution
+from intarsia.execution import Execution
 from intarsia.kernels.attention import DEFAULT, Choices
 from intarsia.kernels.launch import pick_kernels
 from intarsia.models.convolutions import check_forms, use_forms
@@ -39,7 +40,6 @@ from intarsia.models.ip_adapter import ImagePrompts
 from intarsia.models.layers import use_kernels
 from intarsia.models.loading import Parts
 from intarsia.models.lora_change import change_loras
-from intarsia.models.merging import Merging, Region, draw_choices, find_regions
 from intarsia.schedulers import Table
 
 __all__ = ["TorchSession"]
@@ -55,7 +55,7 @@ class TorchSession:
     Args:
         execution: it is deterministic on a CPU unless it says otherwise.
         files: where the networks come from; None where that is no folder.
-        merging: how tokens merge where a request asks for it; ratio, levels and reuse are the request's.
+        merging: how tokens merge where a request asks for it.
         convolutions: of :data:`intarsia.models.convolutions.FORMS`; none computes them as torch does by itself. An
             engine has no such switch: they are here to be measured
             (``python -m benchmarks.step_profile --convolutions``).
@@ -76,7 +76,7 @@ class TorchSession:
         image_prompts: ImagePrompts | None = None,
         *,
         files: ModelFiles | None = None,
-        merging: Merging = Merging(),
+        merging: MergingVariant = MergingVariant(),
         convolutions: Sequence[str] = (),
     ) -> None:
         forms = check_forms(convolutions)
@@ -90,7 +90,7 @@ class TorchSession:
 
         # UNet and VAE graphs share one memory pool; on out-of-memory each may free the other's graphs.
         self._capturer: CudaGraphCapturer | None = None
-        if _captures(execution.capture, device, self.fused):
+        if captures(execution.capture, device, self.fused):
             self._capturer = CudaGraphCapturer(device, required=execution.capture == "on")
         self._vae = VaeRunner(
             parts.vae,
@@ -131,7 +131,7 @@ class TorchSession:
             conditioning = self._conditioning(inputs, prompts)
 
         warnings = [warning for prompt in prompts for warning in prompt.warnings]
-        if inputs.token_merging and not conditioning.regions:
+        if inputs.token_merging.ratio and not conditioning.regions:
             warnings.append("token merging: the mask leaves too little to merge; made without it")
         return conditioning, tuple(warnings)
 
@@ -147,7 +147,8 @@ class TorchSession:
             buffer = torch.zeros(self._stepper.state_slots(table) + 2, *unit_noise.shape, device=self.device)
             buffer[0] = table.start_image * image_latents + table.start_noise * unit_noise
 
-            choices = draw_choices(noise, len(table.timesteps), conditioning.regions)
+            cells = [region.shape.cells for region in conditioning.regions]
+            choices = draw_choices(noise, len(table.timesteps), cells)
             return State(
                 conditioning=conditioning,
                 table=table,
@@ -155,7 +156,7 @@ class TorchSession:
                 embeddings=self._embed_rows(conditioning, table),
                 buffer=buffer,
                 noise=unit_noise,
-                choices=tuple(upload(destinations.numpy(), self.device) for destinations in choices),
+                choices=tuple(upload(destinations, self.device) for destinations in choices),
             )
 
     @torch.inference_mode()
@@ -296,22 +297,12 @@ class TorchSession:
         embed = self.parts.unet.embed
         return torch.stack([embed(timesteps, text, conditioning.time_ids) for text in pooled], dim=1)
 
-    def _regions(self, inputs: Inputs) -> tuple[Region, ...]:
+    def _regions(self, inputs: Inputs) -> tuple[DeviceRegion, ...]:
         """Where tokens merge; counted on the host, where the mask is."""
-        merging = replace(
-            self._merging,
-            ratio=inputs.token_merging,
-            levels=inputs.token_merging_levels,
-            reuse=inputs.token_merging_reuse,
-        )
-        mask = torch.from_numpy(inputs.latent_mask)
+        settings, mask = inputs.token_merging, inputs.latent_mask
         map_sizes = self.parts.unet.attention_sizes(*mask.shape)
-        return tuple(self._uploaded(region) for region in find_regions(merging, map_sizes, mask))
-
-    def _uploaded(self, region: Region) -> Region:
-        if region.protected is None:
-            return region
-        return replace(region, protected=upload(region.protected.numpy(), self.device))
+        regions = find_regions(settings, map_sizes, mask, mask_aware=self._merging.mask_aware)
+        return upload_regions(regions, self.device, reuse=settings.reuse, variant=self._merging)
 
 
 def _set_up(parts: Parts, fused: bool, forms: frozenset[str]) -> None:
@@ -324,18 +315,6 @@ def _set_up(parts: Parts, fused: bool, forms: frozenset[str]) -> None:
 
 def _without_loras(files: ModelFiles) -> ModelFiles:
     return replace(files, loras=(), reason="")
-
-
-def _captures(choice: Capture, device: torch.device, fused: bool) -> bool:
-    """Whether steps are captured; BackendError where that was asked for and cannot be."""
-    can_capture = device.type == "cuda" and fused
-    if choice == "on" and not can_capture:
-        kernels = "fused" if fused else "plain"
-        raise BackendError(
-            f"captured steps need fused kernels on a CUDA device; here are {kernels} ones on {device}; "
-            "capture must be auto or off"
-        )
-    return can_capture and choice != "off"
 
 
 def _make_stepper(network: Network, deterministic: bool, free_others: Callable[[], None]) -> Stepper:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from intarsia.backends.protocol import Step
-from intarsia.models.merging import Merging, Region
+from intarsia.backends.torch.regions import DeviceRegion, RegionShape
 from intarsia.schedulers import Table
 
-__all__ = ["BatchKey", "Conditioning", "RegionShape", "State", "batches"]
+__all__ = ["BatchKey", "Conditioning", "State", "batches"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -42,19 +42,7 @@ class Conditioning:
     inpaint_latents: Tensor | None
     noise_fill: bool
     image_kv: Tensor | None = None
-    regions: tuple[Region, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class RegionShape:
-    """The shapes and settings of a :class:`~intarsia.models.merging.Region`, without its tensor."""
-
-    height: int
-    width: int
-    merged: int
-    cells: int
-    is_protected: bool
-    merging: Merging
+    regions: tuple[DeviceRegion, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,19 +119,8 @@ class State:
             tokens=conditioning.cross_kv.shape[1],
             image_tokens=0 if image_kv is None else image_kv.shape[1],
             has_branch_embeddings=self.input_copies > 1,
-            regions=tuple(_shape_of(region) for region in conditioning.regions),
+            regions=tuple(region.shape for region in conditioning.regions),
         )
-
-
-def _shape_of(region: Region) -> RegionShape:
-    return RegionShape(
-        height=region.height,
-        width=region.width,
-        merged=region.merged,
-        cells=region.cells,
-        is_protected=region.protected is not None,
-        merging=region.merging,
-    )
 
 
 def batches(steps: Sequence[Step], *, alone: bool) -> list[list[Step]]:

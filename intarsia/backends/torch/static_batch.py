@@ -16,12 +16,14 @@ from torch import Tensor
 
 from intarsia.backends.protocol import Step
 from intarsia.backends.torch.capture import GraphCapturer, searching
-from intarsia.backends.torch.state import BatchKey, Conditioning, RegionShape, State
+from intarsia.backends.torch.regions import RegionShape
+from intarsia.backends.torch.state import BatchKey, Conditioning, State
 from intarsia.kernels.fused_step import advance, first_input
 from intarsia.kernels.pick import pick_rows
-from intarsia.kernels.step_lanes import StepLanes, record_size
+from intarsia.kernels.step_lanes import StepLanes
 from intarsia.models.merging import LevelMerging
 from intarsia.models.unet import UNet
+from intarsia.schedulers.packing import record_size
 
 __all__ = ["Capacity", "Network", "StaticBatch"]
 
@@ -93,7 +95,14 @@ class StaticBatch:
     def nbytes(self) -> int:
         """Device memory of the buffers."""
         lanes = self._lanes
-        tensors = [lanes.state, lanes.records, lanes.network_input, lanes.extra, lanes.clean, lanes.noise]
+        tensors = [
+            lanes.state,
+            lanes.records,
+            lanes.network_input,
+            lanes.inpaint_latents,
+            lanes.image_latents,
+            lanes.noise,
+        ]
         tensors += [self._embeddings, self._row_embeddings, self._cross_kv, self._image_kv, *self._choices]
         return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
@@ -190,11 +199,11 @@ class StaticBatch:
         if self._image_kv is not None and conditioning.image_kv is not None:
             self._image_kv[branches].copy_(conditioning.image_kv)
 
-        if lanes.extra is not None and conditioning.inpaint_latents is not None:
-            lanes.extra[place].copy_(conditioning.inpaint_latents)
-        if lanes.mask is not None and lanes.clean is not None:
+        if lanes.inpaint_latents is not None and conditioning.inpaint_latents is not None:
+            lanes.inpaint_latents[place].copy_(conditioning.inpaint_latents)
+        if lanes.mask is not None and lanes.image_latents is not None:
             lanes.mask[place].copy_(conditioning.mask)
-            lanes.clean[place].copy_(conditioning.image_latents)
+            lanes.image_latents[place].copy_(conditioning.image_latents)
 
     def _evaluate(self) -> None:
         """The work of a step. In an empty batch it changes nothing."""
@@ -222,12 +231,12 @@ class StaticBatch:
         network_channels = channels + key.inpaint_channels
         network_input = self._zeros((key.input_copies * count, network_channels, height, width), dtype)
 
-        extra = mask = clean = noise = None
+        inpaint_latents = mask = image_latents = noise = None
         if key.inpaint_channels:
-            extra = self._zeros((count, key.inpaint_channels, height, width), dtype)
+            inpaint_latents = self._zeros((count, key.inpaint_channels, height, width), dtype)
         else:  # the loop itself keeps the known region
             mask = self._zeros((count, 1, height, width))
-            clean, noise = self._zeros((count, *key.latents)), self._zeros((count, *key.latents))
+            image_latents, noise = self._zeros((count, *key.latents)), self._zeros((count, *key.latents))
 
         return StepLanes(
             state=self._zeros((count, key.state_slots + 2, channels, height, width)),
@@ -235,9 +244,9 @@ class StaticBatch:
             row=self._zeros((count,), torch.int32).fill_(-1),
             guidance=self._zeros((count,)),
             network_input=network_input.to(memory_format=torch.channels_last),
-            extra=extra,
+            inpaint_latents=inpaint_latents,
             mask=mask,
-            clean=clean,
+            image_latents=image_latents,
             noise=noise,
             cursor=self._cursor,
             langevin=capacity.langevin,
@@ -279,8 +288,8 @@ class StaticBatch:
             merged=region.merged,
             choice=choice,
             protected=protected,
-            weighted=region.merging.weighted,
-            reuse=region.merging.reuse,
+            weighted=region.weighted,
+            reuse=region.reuse,
         )
 
     def _zeros(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:

@@ -20,9 +20,10 @@ __all__ = ["Task", "history_of", "keep_out", "prepare"]
 
 log = logging.getLogger("intarsia")
 
+# Of each line, in the order that records have them.
 _KEPT = (
-    "id", "line", "status", "time", "run", "error", "nameless", "spec_hash", "outputs", "bytes", "contents",
-    "identities",
+    "id", "line", "time", "status", "error", "outputs", "bytes", "spec_hash", "contents", "identities", "nameless",
+    "run",
 )  # fmt: skip
 
 

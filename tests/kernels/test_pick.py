@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import pytest
-import torch
+
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[torch]'")
 
 from intarsia.errors import BackendError
 from intarsia.kernels.pick import pick_rows
-from tests.kernels import guard  # noqa: F401 - a fixture
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.uint8])
 @pytest.mark.parametrize(("shared", "halves", "width"), [(1, 1, 7), (1, 2, 1500), (2, 2, 1029)])
 @pytest.mark.parametrize("fused", [True, False])
-def test_every_lane_gets_its_row(guard, device, dtype, shared, halves, width, fused):  # noqa: F811
+def test_every_lane_gets_its_row(guard, device, dtype, shared, halves, width, fused):
     where = device if fused else "cpu"
     table = (torch.arange(4 * 6 * shared * width) % 251).view(4, 6, shared, width).to(dtype).to(where)
     cursor = torch.tensor([3, 0, 5, -1], dtype=torch.int32, device=where)
@@ -27,7 +27,7 @@ def test_every_lane_gets_its_row(guard, device, dtype, shared, halves, width, fu
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_a_cursor_beyond_the_table_stays_inside(guard, device, fused):  # noqa: F811
+def test_a_cursor_beyond_the_table_stays_inside(guard, device, fused):
     where = device if fused else "cpu"
     table = torch.arange(2 * 3 * 5, dtype=torch.float32, device=where).view(2, 3, 1, 5)
     out = guard.empty((2, 5), torch.float32, where)

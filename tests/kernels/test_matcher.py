@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-import torch
+
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[torch]'")
 
 from intarsia.errors import BackendError
 from intarsia.kernels.matcher import match, match_reference, merge, merge_reference
-from tests.kernels import assert_rounded, guard  # noqa: F401 - a fixture
+from tests.kernels.rounding import assert_rounded
 
 HALF, BRAIN, FULL = torch.float16, torch.bfloat16, torch.float32
 
@@ -21,7 +22,7 @@ def need_products(dtype, device):
         pytest.skip("Triton's interpreter takes the bits of bfloat16 for integers in products")
 
 
-def split(guard, lanes, tokens, ends, device, seed=0):  # noqa: F811
+def split(guard, lanes, tokens, ends, device, seed=0):
     """Sources and destinations in any order, as no cell of a picture would have them."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.stack([torch.randperm(tokens, generator=generator) for _ in range(lanes)]).to(device)
@@ -49,7 +50,7 @@ CASES = [
 
 @pytest.mark.parametrize("shielded", [False, True])
 @pytest.mark.parametrize(("lanes", "halves", "tokens", "ends", "channels", "merged", "dtype"), CASES)
-def test_match(guard, device, lanes, halves, tokens, ends, channels, merged, dtype, shielded):  # noqa: F811
+def test_match(guard, device, lanes, halves, tokens, ends, channels, merged, dtype, shielded):
     need_products(dtype, device)
     x = guard.holding(random(lanes * halves, tokens, channels, dtype=dtype, device=device) * 3 + 1)
     sources, destinations = split(guard, lanes, tokens, ends, device)
@@ -61,7 +62,7 @@ def test_match(guard, device, lanes, halves, tokens, ends, channels, merged, dty
     assert_matches(found, x, sources, destinations, merged, protected)
 
 
-def test_of_equals_the_first_is_taken(guard, device):  # noqa: F811
+def test_of_equals_the_first_is_taken(guard, device):
     """Tokens of five kinds at right angles: similarities are 0 or 1 exactly, nearly all of them equal to others."""
     kinds = torch.randint(5, (2, 90), generator=torch.Generator().manual_seed(0))
     x = guard.holding((torch.eye(5)[kinds] * 2).to(device))
@@ -74,7 +75,7 @@ def test_of_equals_the_first_is_taken(guard, device):  # noqa: F811
     assert bool((equal[1].gather(1, equal[0].gather(1, first)) == 12).all())
 
 
-def test_tokens_without_length_are_like_nothing(guard, device):  # noqa: F811
+def test_tokens_without_length_are_like_nothing(guard, device):
     x = guard.holding(torch.zeros(1, 20, 8, device=device))
     found = match(x, *split(guard, 1, 20, 6, device), 5, fused=True)
     assert sorted(found[0][0].unique().tolist()) == list(range(15))
@@ -82,7 +83,7 @@ def test_tokens_without_length_are_like_nothing(guard, device):  # noqa: F811
 
 
 @pytest.mark.parametrize(("lanes", "halves", "tokens", "ends", "channels", "merged", "dtype"), CASES)
-def test_merge(guard, device, lanes, halves, tokens, ends, channels, merged, dtype):  # noqa: F811
+def test_merge(guard, device, lanes, halves, tokens, ends, channels, merged, dtype):
     need_products(dtype, device)
     x = guard.holding(random(lanes * halves, tokens, channels, dtype=dtype, device=device) * 3)
     sources, destinations = split(guard, lanes, tokens, ends, device)
@@ -100,7 +101,7 @@ def test_merge(guard, device, lanes, halves, tokens, ends, channels, merged, dty
     assert_rounded(merge_reference(x, *each), exact, 1e-5)
 
 
-def test_a_sample_is_merged_alone_as_in_company(guard, device):  # noqa: F811
+def test_a_sample_is_merged_alone_as_in_company(guard, device):
     x = guard.holding(random(4, 60, 24, dtype=HALF, device=device))
     sources, destinations = split(guard, 2, 60, 15, device)
     place, size = match(x, sources, destinations, 30, fused=True)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import math
 
 import pytest
-import torch
+
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[torch]'")
 from torch.nn import functional as F
 
+from intarsia.backends.torch import precision
 from intarsia.errors import BackendError
 from intarsia.kernels.float8 import FLOAT8, Float8, quantize, quantize_reference, scaled_product, scaled_reference
 from intarsia.kernels.geglu import geglu_float8, geglu_float8_reference
-from intarsia.kernels.layernorm import layer_norm_float8, layer_norm_float8_reference
-from tests.kernels import assert_rounded, guard  # noqa: F401 - a fixture
-from tests.kernels.layers import BRAIN, FULL, HALF, random
+from intarsia.kernels.layer_norm import layer_norm_float8, layer_norm_float8_reference
+from tests.gpu.needs import need_float8
+from tests.kernels.interpreter import round_e4m3_as_torch
+from tests.kernels.rounding import assert_rounded
+from tests.kernels.test_layers import BRAIN, FULL, HALF, random
 
 # rows, width, dtype; what is special about it
 ROWS = [
@@ -23,6 +27,28 @@ ROWS = [
     (2, 5120, HALF),  # wider than a tile
     (1, 1, FULL),
 ]
+
+
+@pytest.fixture(autouse=True)
+def _e4m3(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter's rounding mended, or a GPU that multiplies in e4m3."""
+    if device == "cuda":
+        need_float8()
+    else:
+        round_e4m3_as_torch(monkeypatch)
+
+
+@pytest.fixture(params=["float32", "float16", "bfloat16"])
+def product_dtype(device: str, request: pytest.FixtureRequest) -> torch.dtype:
+    """The dtype in which a product is written: float32 on a CPU; on a GPU bfloat16, and float16 where torch can."""
+    dtype = getattr(torch, request.param)
+    if device == "cpu" and dtype != torch.float32:
+        pytest.skip("the reference, which a CPU runs, is in float32 before it is rounded")
+    if device == "cuda" and dtype == torch.float32:
+        pytest.skip("torch writes products in e4m3 in half precision alone on a GPU")
+    if device == "cuda" and precision.product_dtype(torch.device("cuda"), dtype) != dtype:
+        pytest.skip(f"torch writes products in e4m3 in bfloat16 alone on {torch.cuda.get_device_name()}")
+    return dtype
 
 
 def assert_quantized(found: Float8, exact: torch.Tensor, noise: float) -> None:
@@ -47,7 +73,7 @@ def assert_quantized(found: Float8, exact: torch.Tensor, noise: float) -> None:
 
 
 @pytest.mark.parametrize(("rows", "width", "dtype"), ROWS)
-def test_quantize(guard, device, rows, width, dtype):  # noqa: F811
+def test_quantize(guard, device, rows, width, dtype):
     x = guard.holding(random(rows, 2, width, dtype=dtype, device=device) * 3)
     for found in (quantize(x, fused=True), quantize_reference(x)):
         assert found.values.shape == x.shape
@@ -76,7 +102,7 @@ def test_what_is_not_finite_stays_so(device):
 
 @pytest.mark.parametrize("adds", [False, True], ids=["alone", "added"])
 @pytest.mark.parametrize(("rows", "width", "dtype"), ROWS[:4])
-def test_layer_norm(guard, device, rows, width, dtype, adds):  # noqa: F811
+def test_layer_norm(guard, device, rows, width, dtype, adds):
     x = guard.holding(random(rows, 2, width, dtype=dtype, device=device) * 3 + 20)
     delta = guard.holding(random(rows, 2, width, dtype=dtype, device=device, seed=3)) if adds else None
     weight, bias = (guard.holding(random(width, dtype=dtype, device=device, seed=seed)) for seed in (1, 2))
@@ -92,7 +118,7 @@ def test_layer_norm(guard, device, rows, width, dtype, adds):  # noqa: F811
 
 
 @pytest.mark.parametrize(("rows", "width", "dtype"), ROWS)
-def test_geglu(guard, device, rows, width, dtype):  # noqa: F811
+def test_geglu(guard, device, rows, width, dtype):
     packed = guard.holding(random(rows, 2, 2 * width, dtype=dtype, device=device) * 3)
     value, gate = packed.double().cpu().chunk(2, dim=-1)
     for found in (geglu_float8(packed, fused=True), geglu_float8_reference(packed)):

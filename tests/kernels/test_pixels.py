@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
+
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[torch]'")
 
 from intarsia.canvas.paste import blend
 from intarsia.errors import BackendError
 from intarsia.kernels.pixels import paste, paste_reference, to_levels, to_levels_reference
-from tests.kernels import guard  # noqa: F401 - a fixture
 
 
 def decoded(shape, dtype, device):
@@ -28,7 +28,7 @@ def levels_of(picture):
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_levels(guard, device, dtype, layout):  # noqa: F811
+def test_levels(guard, device, dtype, layout):
     picture = guard.holding(decoded((2, 3, 23, 17), dtype, device), layout)
     expected = levels_of(picture).transpose(0, 2, 3, 1)
     found = to_levels(picture, fused=True)
@@ -47,14 +47,14 @@ def scene(device):
     return [torch.from_numpy(each).to(device) for each in (base, over, weights)]
 
 
-def test_paste_is_the_engines(guard, scene):  # noqa: F811
+def test_paste_is_the_engines(guard, scene):
     expected = blend(*(each.cpu().numpy() for each in scene))
     np.testing.assert_array_equal(paste(*scene, fused=True).cpu(), expected)
     np.testing.assert_array_equal(paste_reference(*scene).cpu(), expected)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_paste_from_a_decoder_into_a_part_of_a_picture(guard, device, scene, layout):  # noqa: F811
+def test_paste_from_a_decoder_into_a_part_of_a_picture(guard, device, scene, layout):
     base, _, weights = scene
     weights = weights[60:90, :70].clone()
     weights[3:6, 5:50] = 0
@@ -72,7 +72,7 @@ def test_paste_from_a_decoder_into_a_part_of_a_picture(guard, device, scene, lay
 
 def test_other_layouts_are_refused(scene):
     base, over, weights = scene
-    with pytest.raises(BackendError, match="to_levels: picture must be contiguous or channels_last"):
+    with pytest.raises(BackendError, match="to_levels: image must be contiguous or channels_last"):
         to_levels(torch.zeros(1, 3, 8, 8, device=base.device)[:, :, ::2], fused=True)
     with pytest.raises(BackendError, match="paste: over must be of shape"):
         paste(base, over[1:], weights)

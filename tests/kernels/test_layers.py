@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
-import torch
+
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[torch]'")
 from torch.nn import functional as F
 
+import intarsia.kernels.group_norm as group_norms
 from intarsia.errors import BackendError
-from intarsia.kernels import groupnorm
 from intarsia.kernels.geglu import geglu, geglu_reference
-from intarsia.kernels.groupnorm import Norm, group_norm, group_norm_reference
-from intarsia.kernels.layernorm import add_layer_norm, add_layer_norm_reference, layer_norm, layer_norm_reference
+from intarsia.kernels.group_norm import Norm, group_norm, group_norm_reference
+from intarsia.kernels.layer_norm import add_layer_norm, add_layer_norm_reference, layer_norm, layer_norm_reference
 from intarsia.kernels.residual import residual, residual_reference
-from tests.kernels import assert_rounded, guard  # noqa: F401 - a fixture
+from tests.kernels.rounding import assert_rounded
 
 LAST = torch.channels_last
 HALF, BRAIN, FULL = torch.float16, torch.bfloat16, torch.float32
@@ -44,10 +47,11 @@ MAPS = [
 
 @pytest.mark.parametrize("extras", [False, True], ids=["plain", "time and silu"])
 @pytest.mark.parametrize(("channels", "groups", "height", "width", "dtype"), MAPS)
-def test_group_norm(guard, device, channels, groups, height, width, dtype, extras):  # noqa: F811
+def test_group_norm(guard, device, channels, groups, height, width, dtype, extras):
     x = guard.holding(random(2, channels, height, width, dtype=dtype, device=device) * 2 + 1, LAST)
     weights = [random(channels, dtype=dtype, device=device, seed=seed) for seed in (1, 2)]
-    norm = Norm(groups, *(guard.holding(each) for each in weights), eps=1e-5, silu=extras)
+    weight, bias = (guard.holding(tensor) for tensor in weights)
+    norm = Norm(groups=groups, weight=weight, bias=bias, eps=1e-5, silu=extras)
     # a slice of something wider, as the packed time embedding is
     wide = guard.holding(random(2, channels + 9, dtype=dtype, device=device, seed=3))
     add = wide[:, 4 : 4 + channels] if extras else None
@@ -63,29 +67,26 @@ def test_group_norm(guard, device, channels, groups, height, width, dtype, extra
     ("side", "channels"),
     [(64, 320), (64, 640), (64, 960), (32, 640), (32, 1280), (32, 1920), (16, 640), (16, 1280), (16, 2560)],
 )
-def test_group_norm_has_programs_for_a_large_gpu(monkeypatch, side, channels):
+def test_group_norm_has_programs_for_a_large_gpu(side, channels):
     """The maps of an SD1.5 step, of a guided pair at 512 x 512; an H100 has 132 multiprocessors."""
-    grids = []
-    monkeypatch.setattr(groupnorm._normalise, "launch", lambda grid, *_, **__: grids.append(grid))
-    x = torch.empty(2, channels, side, side, dtype=HALF, memory_format=LAST)
-    groupnorm._launch(x, Norm(32, torch.empty(channels), torch.empty(channels)), None, x)
-    assert all(blocks * chunks * batch >= 96 for blocks, chunks, batch in grids), grids
+    grid = group_norms._tiling(torch.Size([2, channels, side, side]), 32).grid
+    assert math.prod(grid) >= 96, grid
 
 
-def test_group_norm_of_blocks_of_several_tiles(guard, device, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(groupnorm, "_MOST_BLOCKS", 3)
+def test_group_norm_of_blocks_of_several_tiles(guard, device, monkeypatch):
+    monkeypatch.setattr(group_norms, "_MAX_BLOCKS", 3)
     x = guard.holding(random(1, 128, 31, 11, device=device), LAST)  # 341 places: 4, 4 and 3 tiles of 32
-    norm = Norm(32, *(random(128, device=device, seed=seed) for seed in (1, 2)))
+    norm = Norm(groups=32, weight=random(128, device=device, seed=1), bias=random(128, device=device, seed=2))
     found = group_norm(x, norm, fused=True)
     assert_rounded(found, exact_group_norm(x, norm, None), 1e-5)
     assert torch.equal(found, group_norm(x, norm, fused=True))
 
 
 @pytest.mark.parametrize("height", [7, 9, 40])
-def test_group_norm_of_values_far_from_zero(guard, device, height):  # noqa: F811
+def test_group_norm_of_values_far_from_zero(guard, device, height):
     """Squares minus squared mean would lose the variance of 1 beside 1e6 in float32: an error near 1e-1."""
     x = guard.holding(random(1, 12, height, 9, device=device) + 1000, LAST)
-    norm = Norm(3, torch.ones(12, device=device), torch.zeros(12, device=device))
+    norm = Norm(groups=3, weight=torch.ones(12, device=device), bias=torch.zeros(12, device=device))
     # a mean of 1000 has a spacing of 6e-5
     assert_rounded(group_norm(x, norm, fused=True), exact_group_norm(x, norm, None), 4e-4)
 
@@ -93,7 +94,7 @@ def test_group_norm_of_values_far_from_zero(guard, device, height):  # noqa: F81
 @pytest.mark.parametrize(
     ("rows", "width", "dtype"), [(3, 320, HALF), (7, 1280, BRAIN), (5, 2048, HALF), (9, 77, FULL), (1, 1, FULL)]
 )
-def test_layer_norm(guard, device, rows, width, dtype):  # noqa: F811
+def test_layer_norm(guard, device, rows, width, dtype):
     x = guard.holding(random(rows, 2, width, dtype=dtype, device=device) * 3 + 20)
     weight, bias = (guard.holding(random(width, dtype=dtype, device=device, seed=seed)) for seed in (1, 2))
     exact = F.layer_norm(x.double(), (width,), weight.double(), bias.double(), 1e-5).cpu()
@@ -103,7 +104,7 @@ def test_layer_norm(guard, device, rows, width, dtype):  # noqa: F811
 
 
 @pytest.mark.parametrize(("rows", "width", "dtype"), [(3, 320, HALF), (7, 1280, BRAIN), (9, 77, FULL), (1, 1, FULL)])
-def test_add_layer_norm(guard, device, rows, width, dtype):  # noqa: F811
+def test_add_layer_norm(guard, device, rows, width, dtype):
     x = guard.holding(random(rows, 2, width, dtype=dtype, device=device) * 3 + 20)
     delta = guard.holding(random(rows, 2, width, dtype=dtype, device=device, seed=3))
     weight, bias = (guard.holding(random(width, dtype=dtype, device=device, seed=seed)) for seed in (1, 2))
@@ -122,7 +123,7 @@ def test_add_layer_norm(guard, device, rows, width, dtype):  # noqa: F811
     ("channels", "height", "width", "dtype"), [(320, 5, 7, HALF), (30, 3, 13, BRAIN), (1, 9, 1, FULL), (70, 4, 4, FULL)]
 )
 @pytest.mark.parametrize("both", [False, True])
-def test_residual(guard, device, channels, height, width, dtype, both):  # noqa: F811
+def test_residual(guard, device, channels, height, width, dtype, both):
     maps = [random(3, channels, height, width, dtype=dtype, device=device, seed=seed) * 4 for seed in (0, 1)]
     h, x = (guard.holding(each, LAST) for each in maps)
     bias, other = (guard.holding(random(channels, dtype=dtype, device=device, seed=seed)) for seed in (2, 3))
@@ -137,7 +138,7 @@ def test_residual(guard, device, channels, height, width, dtype, both):  # noqa:
 
 
 @pytest.mark.parametrize(("rows", "width", "dtype"), [(2, 1280, HALF), (3, 77, BRAIN), (5, 1, FULL), (2, 1030, FULL)])
-def test_geglu(guard, device, rows, width, dtype):  # noqa: F811
+def test_geglu(guard, device, rows, width, dtype):
     packed = guard.holding(random(rows, 2, 2 * width, dtype=dtype, device=device) * 3)
     value, gate = packed.double().cpu().chunk(2, dim=-1)
     exact = value * F.gelu(gate)
@@ -145,8 +146,8 @@ def test_geglu(guard, device, rows, width, dtype):  # noqa: F811
     assert_rounded(geglu_reference(packed), exact, 1e-5)
 
 
-def test_nothing_to_do(guard, device):  # noqa: F811
-    norm = Norm(2, torch.ones(4, device=device), torch.zeros(4, device=device))
+def test_nothing_to_do(guard, device):
+    norm = Norm(groups=2, weight=torch.ones(4, device=device), bias=torch.zeros(4, device=device))
     assert geglu(torch.empty(0, 8, device=device), fused=True).shape == (0, 4)
     none = torch.empty(0, 4, device=device)
     assert layer_norm(none, norm.weight, norm.bias, fused=True).shape == (0, 4)
@@ -173,14 +174,14 @@ def test_tracers_are_told_the_right_shapes(device, name):
 
 
 def test_other_layouts_are_refused(device):
-    norm = Norm(2, torch.ones(4, device=device), torch.zeros(4, device=device))
+    norm = Norm(groups=2, weight=torch.ones(4, device=device), bias=torch.zeros(4, device=device))
     x = torch.zeros(1, 4, 3, 3, device=device).to(memory_format=LAST)
     with pytest.raises(BackendError, match="group_norm: x must be in channels_last"):
         group_norm(x.contiguous(), norm, fused=True)
     with pytest.raises(BackendError, match="group_norm: weight must be"):
-        group_norm(x, Norm(2, norm.weight[:3], norm.bias), fused=True)
+        group_norm(x, Norm(groups=2, weight=norm.weight[:3], bias=norm.bias), fused=True)
     with pytest.raises(BackendError, match="groups must be a divisor of 4 channels, not 3"):
-        group_norm(x, Norm(3, norm.weight, norm.bias), fused=True)
+        group_norm(x, Norm(groups=3, weight=norm.weight, bias=norm.bias), fused=True)
     with pytest.raises(BackendError, match="group_norm: add must be"):
         group_norm(x, norm, torch.zeros(1, 5, device=device), fused=True)
     with pytest.raises(BackendError, match="layer_norm: x must be contiguous"):

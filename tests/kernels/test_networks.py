@@ -6,13 +6,16 @@ import copy
 
 import numpy as np
 import pytest
-import torch
 
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[torch]'")
+
+from intarsia.backends.token_regions import draw_choices, find_regions
+from intarsia.backends.torch.regions import level_mergings, upload_regions
 from intarsia.models.layers import use_kernels
-from intarsia.models.merging import Merging, draw_choices, find_regions, level_mergings
 from intarsia.models.unet import UNet
 from intarsia.models.unet_config import UNetConfig
 from intarsia.models.vae_kl import AutoencoderKL, KLConfig
+from intarsia.token_merging import TokenMerging
 
 SMALL = UNetConfig(
     in_channels=9,
@@ -80,34 +83,35 @@ def assert_agree(exact, plain, fused, dtype):
 @torch.no_grad()
 def test_unet(device, size, dtype):
     unet = randomise(UNet(SMALL), device)
-    sample, hidden = random(2, 9, *size).to(device), random(2, 5, 12, seed=1).to(device)
+    sample, hidden = random(2, 9, *size).to(device), random(4, 5, 12, seed=1).to(device)
     timesteps = torch.tensor([801.0, 37.5], device=device)
 
     def evaluate(own, kind):
-        return own(sample.to(kind), own.embed(timesteps), own.cross_kv(hidden.to(kind)))
+        return own(sample.to(kind), own.embed(timesteps), own.cross_kv(hidden[:2].to(kind)))
 
     assert_agree(*ways(evaluate, unet, dtype), dtype)
 
-    def evaluate_halves(own, kind):
+    def evaluate_branches(own, kind):
         """Two lanes, the sample of each for both of its prompts."""
-        emb = own.embed(timesteps[:2]).repeat_interleave(2, 0)
-        return own(sample[:2].to(kind), emb, own.cross_kv(hidden.to(kind)))
+        emb = own.embed(timesteps).repeat_interleave(2, 0)
+        return own(sample.to(kind), emb, own.cross_kv(hidden.to(kind)))
 
-    assert_agree(*ways(evaluate_halves, unet, dtype), dtype)
+    assert_agree(*ways(evaluate_branches, unet, dtype), dtype)
 
 
 @torch.no_grad()
 def test_unet_that_merges_tokens(device):
     """Two lanes of two halves, each with its own mask, at both resolutions."""
     unet = randomise(UNet(SMALL), device)
-    masks = torch.zeros(2, 12, 12)
+    masks = np.zeros((2, 12, 12))
     masks[0, 2:4, 2:4], masks[1, 6:8, 4:6] = 1, 1
-    regions = [find_regions(Merging(0.5, levels=2), unet.attention_sizes(12, 12), mask) for mask in masks]
-    drawn = [draw_choices(np.full(3, seed, np.float32), 1, each) for seed, each in enumerate(regions)]
-    merging = level_mergings(
-        [[each.to(torch.device(device)) for each in own] for own in regions],
-        [[each[0].to(device) for each in own] for own in drawn],
-    )
+    regions, choices = [], []
+    for lane, mask in enumerate(masks):
+        host_regions = find_regions(TokenMerging(0.5, levels=2), unet.attention_sizes(12, 12), mask)
+        drawn = draw_choices(np.full(3, lane, np.float32), 1, [region.cells for region in host_regions])
+        regions.append(upload_regions(host_regions, torch.device(device)))
+        choices.append([torch.from_numpy(choice[0]).to(device) for choice in drawn])
+    merging = level_mergings(regions, choices)
     assert len(merging) == 2
     sample, hidden = random(4, 9, 12, 12).to(device), random(4, 5, 12, seed=1).to(device)
     emb, cross_kv = unet.embed(torch.tensor([801.0, 801, 2, 2], device=device)), unet.cross_kv(hidden)

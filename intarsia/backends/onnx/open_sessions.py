@@ -1,0 +1,65 @@
+"""Opening a model's graphs as sessions, and deciding whether its steps are captured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnxruntime as ort
+
+from intarsia.backends.driver import CAPTURE_LOCK
+from intarsia.backends.onnx.capture_check import check_replay
+from intarsia.backends.onnx.device import Device, translated
+from intarsia.backends.onnx.graphs import GraphFolder
+from intarsia.backends.onnx.lane_buffers import StepSessions
+from intarsia.backends.onnx.stream import Stream
+from intarsia.errors import BackendError
+from intarsia.execution import Capture
+
+__all__ = ["STEP", "open_graph", "open_step_sessions"]
+
+STEP = Path(__file__).with_name("step.onnx")
+"""A row of any table; ``intarsia/export/step.py`` makes it."""
+
+
+def open_graph(
+    graphs: GraphFolder, name: str, device: Device, *, stream: Stream | None = None, captured: bool = False
+) -> ort.InferenceSession:
+    """A session on one of a model's graphs; ``stream`` and ``captured`` as in :meth:`Device.open`."""
+    content = graphs.read(name)
+    with translated(f"load {graphs.folder / name}.onnx", device):
+        return device.open(content, graphs.root, stream=stream, captured=captured)
+
+
+def open_step_sessions(graphs: GraphFolder, device: Device, capture: Capture) -> tuple[StepSessions, tuple[str, ...]]:
+    """Opens UNet and step graph; second: a note if capture was tried by default and is not possible.
+
+    Raises:
+        BackendError: ``capture`` is ``on`` and steps cannot be captured.
+    """
+    notes: tuple[str, ...] = ()
+    if capture != "off" and device.captures:
+        try:
+            return _open_captured(graphs, device), notes
+        except BackendError as exc:
+            if capture == "on":
+                raise
+            notes = (f"steps are launched one operation at a time, not captured: {exc}",)
+    # Outside the `except`: its traceback would keep the failed sessions alive.
+    return _open_pair(graphs, device, captured=False), notes
+
+
+def _open_captured(graphs: GraphFolder, device: Device) -> StepSessions:
+    why_not = device.why_not_captured(graphs.dtype)
+    if why_not:
+        raise BackendError(f"steps cannot be captured: {why_not}")
+    sessions = _open_pair(graphs, device, captured=True)
+    with translated("capture a step", device), CAPTURE_LOCK:
+        check_replay(sessions, graphs.facts["latent_channels"])
+    return sessions
+
+
+def _open_pair(graphs: GraphFolder, device: Device, *, captured: bool) -> StepSessions:
+    stream = device.stream()
+    step = device.open(STEP.read_bytes(), stream=stream, captured=captured)
+    network = open_graph(graphs, "unet", device, stream=stream, captured=captured)
+    return StepSessions(network=network, step=step, device=device, stream=stream, captured=captured)

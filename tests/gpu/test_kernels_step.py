@@ -1,9 +1,0 @@
-"""tests/kernels/step.py on a GPU."""
-
-from __future__ import annotations
-
-from tests.gpu.needs import need_compiled_kernels
-
-need_compiled_kernels()
-
-from tests.kernels.step import *  # noqa: F403 - the tests; their device is that of this folder
