@@ -99,12 +99,8 @@ def resolve(
         canvas=canvas,
         inputs=_inputs(plan, canvas, image_prompt),
         warnings=(
-            *_about_stand_in(request, entry, registry),
-            *_about_own_mask(request),
-            *_about_prompts(plan),
-            *(image_prompt.warnings if image_prompt else ()),
-            *image.warnings,
-            *mask.warnings,
+            *_about_request(request, plan, entry, registry),
+            *_about_images(image_prompt, image, mask),
             *canvas.warnings,
             *sampler.notes,
         ),
@@ -137,6 +133,16 @@ def outline(request: InpaintRequest, registry: Registry) -> dict[str, Any]:
         "safety": [entry_hash(checker), request.safety_action] if checker else [],
         "version": PLAN_VERSION,
     }
+
+
+def _about_request(request: InpaintRequest, plan: Plan, entry: ModelEntry, registry: Registry) -> tuple[str, ...]:
+    """Warnings that need no pixels."""
+    return (*_about_stand_in(request, entry, registry), *_about_own_mask(request), *_about_prompts(plan))
+
+
+def _about_images(*images: RgbImage | None) -> tuple[str, ...]:
+    """Warnings of the images' conversions, in their order."""
+    return tuple(warning for image in images if image for warning in image.warnings)
 
 
 def _about_stand_in(request: InpaintRequest, entry: ModelEntry, registry: Registry) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from intarsia.backends.null import NullSession
 from intarsia.engine import thread as engine_thread
 from intarsia.engine.open_models import OpenModels
 from intarsia.engine.ticket import Ticket
+from intarsia.errors import EngineStopped
 from tests.unit.endpoint_table import MINIMAL
 
 PAYLOAD = {**MINIMAL, "width": 64, "height": 64, "base64": True, "num_inference_steps": 6}
@@ -356,7 +357,7 @@ def test_a_handler_of_a_signal_may_close_the_engine_at_any_point_of_a_submission
             inbox.put(ticket)
 
     monkeypatch.setattr(engine._thread, "_inbox", Closing())
-    assert_ended_with(within(60, engine.run, request_of()), "run", intarsia.BackendError, "the engine is closed")
+    assert_ended_with(within(60, engine.run, request_of()), "run", EngineStopped, "the engine is closed")
 
 
 def test_what_is_queued_behind_the_end_is_refused(engine, request_of, gate):
