@@ -128,7 +128,8 @@ def parts(weights: Weights, device: torch.device | str, dtype: torch.dtype) -> P
         inner.embeddings.position_ids = torch.arange(77, device=device).expand(1, -1)
         towers.append(TextTower(tokens, model))
     index = {"force_zeros_for_empty_prompt": weights.is_xl}
-    return Parts(unet, vae, TextEncoders(towers, penultimate=weights.is_xl), weights.schedule, index)
+    text = TextEncoders(towers, penultimate=weights.is_xl)
+    return Parts(unet=unet, vae=vae, text=text, scheduler=weights.schedule, index=index)
 
 
 def _randomise(module: nn.Module, generator: torch.Generator) -> None:

@@ -1,4 +1,4 @@
-"""Which backend a name means on which device, and what ``auto`` chooses."""
+"""The backends by name, and the choice that ``auto`` makes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BACKENDS = {
 
 
 def choose(backend: str, device: str, execution: Execution) -> Backend:
-    """The backend that the names mean, on its device. ``auto`` is the only thing that may choose.
+    """Make the named backend on its device. Only ``auto`` makes a choice.
 
     Raises:
         BackendError: an unknown name, a package that is missing, a device that is not there.
@@ -45,18 +45,19 @@ def choose(backend: str, device: str, execution: Execution) -> Backend:
 
 def _automatic(device: str, execution: Execution) -> Backend:
     """CUDA with torch where there is a GPU, else ONNX Runtime where it is installed, else torch on the CPU."""
-    torch, onnx = (find_spec(package) is not None for package in ("torch", "onnxruntime"))
-    if not torch and not onnx:
+    has_torch, has_onnx = find_spec("torch") is not None, find_spec("onnxruntime") is not None
+    if not has_torch and not has_onnx:
         raise BackendError("no backend is installed: pip install 'intarsia[cpu]' or 'intarsia[torch]'")
-    if device.startswith("tensorrt") or not torch:
+
+    if device.startswith("tensorrt") or not has_torch:
         return _load("onnx")(device, execution)
-    if device.startswith("cuda") or not onnx or (device == "auto" and _torch_has_gpu()):
+    if device.startswith("cuda") or not has_onnx or (device == "auto" and _torch_has_gpu()):
         return _load("torch")(device, execution)
     return CpuBackend(_load("onnx")("cpu", execution), execution)
 
 
 def _torch_has_gpu() -> bool:
-    """Whether there is one that the installed torch can use; without a GPU torch is not imported."""
+    """Whether the installed torch can use a GPU of this machine; without a GPU torch is not imported."""
     if not gpu_count():
         return False
     import torch
@@ -65,7 +66,7 @@ def _torch_has_gpu() -> bool:
 
 
 def _load(name: str) -> type[Backend]:
-    """Import a backend; a package that is missing is named with the extra that brings it."""
+    """Import a backend; the error for a missing package names the extra that installs it."""
     module, _, attribute = BACKENDS[name].partition(":")
     try:
         kind: type[Backend] = getattr(importlib.import_module(module), attribute)
@@ -78,10 +79,10 @@ def _load(name: str) -> type[Backend]:
 
 
 class CpuBackend:
-    """Opens with ONNX Runtime what it has graphs for, and leaves the rest to torch where that is installed.
+    """ONNX Runtime for the models that it has graphs for, torch for all others if it is installed.
 
-    Without torch, ONNX Runtime's own error says what is missing. Which of them ran is in every result, and where it is
-    torch, why.
+    Without torch, ONNX Runtime's own error says what is missing. Each result has the backend that ran, and the reason
+    if it was torch.
     """
 
     def __init__(self, onnx: Backend, execution: Execution) -> None:
@@ -93,18 +94,18 @@ class CpuBackend:
     def open(self, files: ModelFiles) -> Session:
         """Load a model."""
         reason = self._onnx.why_not(files)
-        torch = self._other() if reason else None
+        torch = self._torch_backend() if reason else None
         if torch is None:
             return self._onnx.open(files)
         return torch.open(replace(files, reason=reason))
 
     def open_checker(self, folder: Path) -> Checker:
         """Load a safety checker."""
-        other = None if self._onnx.checks(folder) else self._other()
-        return (other or self._onnx).open_checker(folder)
+        backend = None if self._onnx.checks(folder) else self._torch_backend()
+        return (backend or self._onnx).open_checker(folder)
 
-    def _other(self) -> Backend | None:
-        """torch; None where it is not installed."""
+    def _torch_backend(self) -> Backend | None:
+        """Made when it is first needed; None where torch is not installed."""
         if find_spec("torch") is None:
             return None
         if self._torch is None:

@@ -1,4 +1,4 @@
-"""The CUDA driver, without a framework: whether this machine has a GPU, the library itself, and who may capture."""
+"""The CUDA driver, without a framework: the library, the number of GPUs, and the lock for captures."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def load_driver() -> ctypes.CDLL | None:
 
 
 def gpu_count() -> int:
-    """CUDA devices that the driver knows; 0 without a driver."""
+    """Number of CUDA devices of the driver; 0 without a driver."""
     driver = load_driver()
     if driver is None:
         return 0

@@ -1,8 +1,8 @@
 """The null backend: deterministic, weightless, instant.
 
-It keeps the protocol and no more: images are a flat color that depends on the prompts, on the parts put
-into the model (by name), on its precision and on the starting noise, so that the command line, batches and servers can
-be tested without a model. The masks and the paste-back are the real ones.
+It implements the protocol and no more, so that the command line, batches and servers can be tested without a model.
+Images are a flat color that depends on the prompts, on the names of the model's files, on its precision and on the
+starting noise. The masks and the paste-back are the real ones.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from intarsia.schedulers import Table
 
 __all__ = ["NullBackend", "NullChecker", "NullSession"]
 
-# By how much red and blue must both exceed green, on average, for an image to be flagged.
+# Levels by which mean red and mean blue must both exceed mean green for an image to be flagged.
 _PURPLE = 32
 
 
@@ -36,18 +36,21 @@ class NullSession:
 
     def __init__(self, files: ModelFiles) -> None:
         self.files = files
-        self.runtime = Runtime("null", "cpu", "uint8", deterministic=True, precision=files.precision)
+        self.runtime = Runtime(
+            backend="null", device="cpu", dtype="uint8", deterministic=True, precision=files.precision
+        )
 
     def encode(self, inputs: Inputs) -> tuple[Inputs, tuple[str, ...]]:
         return inputs, ()
 
     def start(self, conditioning: Inputs, table: Table, noise: np.ndarray) -> _State:
         text = f"{conditioning.prompt}\0{conditioning.negative_prompt}\0{table.name}\0{len(table.timesteps)}"
-        digest = hashlib.sha256((text + self._parts(conditioning)).encode() + noise.tobytes()).digest()
+        text += self._parts(conditioning)
+        digest = hashlib.sha256(text.encode() + noise.tobytes()).digest()
         return _State(conditioning, np.frombuffer(digest[:3], np.uint8))
 
     def _parts(self, inputs: Inputs) -> str:
-        """What stands in for the weights of VAE, LoRAs and IP adapter, and for what they are held in."""
+        """Stands for the weights of VAE, LoRAs and IP adapter, and for their precision."""
         files = self.files
         parts = [f"lora {path.name} {strength}" for path, strength in files.loras]
         if files.vae_folder is not None:
@@ -77,11 +80,15 @@ class NullChecker:
     """Flags images that are purple on the whole: mean red and mean blue at least 32 levels above mean green."""
 
     def check(self, images: Sequence[np.ndarray]) -> list[bool]:
-        means = (image.reshape(-1, 3).mean(axis=0) for image in images)
-        return [bool(min(red, blue) >= green + _PURPLE) for red, green, blue in means]
+        return [_is_purple(image) for image in images]
 
     def close(self) -> None:
         """Nothing to release."""
+
+
+def _is_purple(image: np.ndarray) -> bool:
+    red, green, blue = image.reshape(-1, 3).mean(axis=0)
+    return bool(min(red, blue) >= green + _PURPLE)
 
 
 class NullBackend:

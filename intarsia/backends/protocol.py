@@ -1,7 +1,7 @@
-"""What a backend is: a function that opens a session, and a session of five methods.
+"""The interface of a backend: it opens sessions, and a session has five methods.
 
-No backend inherits from another. The denoising loop (:mod:`intarsia.engine.lanes`) speaks to sessions only,
-in numpy arrays and opaque handles; nothing on this side of the protocol knows a tensor.
+No backend inherits from another. The denoising loop (:mod:`intarsia.engine.lanes`) calls sessions only, with numpy
+arrays and opaque handles; tensors stay inside the backends.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
     "Step",
 ]
 
-# Handles that only the session that made them can read.
+# Opaque handles: only the session that made them reads them.
 Conditioning = Any
 State = Any
 
@@ -43,12 +43,12 @@ class ModelFiles:
     Attributes:
         model: the registry id, for messages.
         folder: diffusers folder, already verified; so are all other paths.
-        in_channels, latent_channels, factor: as the model's family promises; checked against the files.
+        in_channels, latent_channels, factor: those of the model's family; checked against the files.
         vae_folder: diffusers folder of an autoencoder in place of the model's own; None keeps that.
         loras: safetensors files and their strengths, folded into the weights.
         ip_adapter: folder of ``ip_adapter.safetensors`` and ``image_encoder``; None without one.
         precision: a backend or device that cannot compute in it refuses ``fp8``.
-        reason: why ``auto`` did not take the backend that it takes first; every result says it.
+        reason: why ``auto`` did not choose its first backend; a note in every result.
     """
 
     model: str
@@ -63,18 +63,18 @@ class ModelFiles:
     reason: str = ""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Inputs:
-    """What one request's images have in common, before any of it is encoded.
+    """The inputs of one request, the same for all of its images, before any of them is encoded.
 
     Attributes:
-        guidance_scale: 1 evaluates the conditional half only.
+        guidance_scale: 1 evaluates the conditional branch only.
         clip_skip: 1 is the text encoder's last layer.
         image: uint8 ``[h, w, 3]`` at generation size.
         mask: bool ``[h, w]``, True is repainted.
         latent_mask: float32 ``[h / factor, w / factor]`` of 0 and 1.
         noise_fill: start the masked area from noise alone, whatever the strength.
-        image_prompt: uint8 ``[H, W, 3]`` of any size, what an IP adapter shows; None without one.
+        image_prompt: uint8 ``[H, W, 3]`` of any size, the IP adapter's image; None without one.
         image_scale: weight of its attention, 0 … 1.
         token_merging, token_merging_levels, token_merging_reuse: the plan's.
     """
@@ -103,19 +103,19 @@ class Step:
     noise: np.ndarray | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """What ran: recorded in every result.
+    """Backend, device and settings that ran; a part of every result.
 
     Attributes:
-        deterministic: each lane's bits do not depend on its company.
-        token_merging: it merges tokens where a plan wants that; else results say that it was not done.
+        deterministic: each lane's bits do not depend on the lanes that it is batched with.
+        token_merging: the backend can merge tokens; if it cannot, results say that it was not done.
         kernels: ``fused`` or ``plain``; empty where a backend has no such choice.
         capture: ``on`` where steps were captured and replayed, else ``off``.
-        attention: shapes and the kernel that each was given, as far as they have come up.
-        notes: what has come up and every later result says too.
-        options: how a backend was told to run, where it has settings of its own: (name, value) pairs.
-        precision: one of :data:`intarsia.execution.PRECISIONS`; ``dtype`` is what is not in e4m3.
+        attention: (shape, kernel) pairs of the attention that has been computed so far.
+        notes: sentences that every later result repeats as warnings.
+        options: settings that only this backend has, (name, value) pairs.
+        precision: one of :data:`intarsia.execution.PRECISIONS`; with ``fp8``, ``dtype`` is that of everything else.
     """
 
     backend: str
@@ -137,11 +137,11 @@ class Session(Protocol):
 
     @property
     def runtime(self) -> Runtime:
-        """What runs, as far as it is known by now."""
+        """Backend, device and settings, as far as they are known by now."""
         ...
 
     def encode(self, inputs: Inputs) -> tuple[Conditioning, tuple[str, ...]]:
-        """Encode prompts, image and mask once for all images of a request; second: warnings."""
+        """Encode prompts, image and mask once for all images of a request; the second value is warnings."""
         ...
 
     def start(self, conditioning: Conditioning, table: Table, noise: np.ndarray) -> State:
@@ -163,7 +163,7 @@ class Session(Protocol):
 
 @runtime_checkable
 class Blends(Protocol):
-    """What a session may be able to do beside: paste images on its device."""
+    """Optional: a session that can paste on its device."""
 
     def blend(self, base: np.ndarray, over: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """:func:`intarsia.canvas.paste.blend`, byte for byte."""
@@ -172,10 +172,10 @@ class Blends(Protocol):
 
 @runtime_checkable
 class Adapts(Protocol):
-    """What a session may be able to do beside: take other LoRAs without being opened anew."""
+    """Optional: a session that can change its LoRAs without being opened anew."""
 
     def adapt(self, files: ModelFiles) -> bool:
-        """Become the session of ``files``; False, and nothing is done, if more than its LoRAs differ.
+        """Become the session of ``files``; False, with no change, if more than the LoRAs differ.
 
         Raises:
             WeightsError: LoRAs that are unreadable or do not fit; the session is as it was.
@@ -187,7 +187,7 @@ class Checker(Protocol):
     """One opened safety checker on one device. Used from one thread at a time."""
 
     def check(self, images: Sequence[np.ndarray]) -> list[bool]:
-        """Whether each image, uint8 ``[h, w, 3]`` of any size, shows what is not to be shown."""
+        """Whether each image, uint8 ``[h, w, 3]`` of any size, is unsafe."""
         ...
 
     def close(self) -> None:
@@ -196,7 +196,11 @@ class Checker(Protocol):
 
 
 class Backend(Protocol):
-    """A kind of engine on a kind of device. ``slots``: lanes that a batch holds by default on it."""
+    """Opens models on one device.
+
+    Attributes:
+        slots: lanes of a batch, unless the engine is given another number.
+    """
 
     device: str
     slots: int
@@ -217,5 +221,5 @@ class Prepares(Protocol):
     """Optional: a backend that can get ready to open models while their files are hashed."""
 
     def prepare(self) -> None:
-        """Import what opening needs, make the device's context. What it raises is ignored: opening meets it again."""
+        """Import the packages and create the device's context. Errors are ignored here: opening raises them again."""
         ...

@@ -1,4 +1,4 @@
-"""What every autoencoder offers, whatever is inside."""
+"""The interface of image autoencoders."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Autoencoder(Protocol):
-    """Images to latents and back. Latents are *scaled*: as the UNet wants them, about unit variance.
+    """Images to latents and back. Latents are *scaled* for the UNet, to about unit variance.
 
     Images are ``[B, 3, H, W]`` in -1..1, with H and W multiples of ``factor``.
     Latents are ``[B, latent_channels, H / factor, W / factor]``.

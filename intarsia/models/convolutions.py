@@ -1,7 +1,7 @@
-"""Other forms of the same convolutions, off by default: which of them a device is fast with is to be measured.
+"""Other forms of the same convolutions, off by default: for measuring which of them is fast on a device.
 
-- ``padded``: channels that are no multiple of 8 (9 and 4 of a UNet, 3 and 4 of an autoencoder) are filled up with zero
-  weights, as tensor cores want them;
+- ``padded``: channels that are no multiple of 8 (9 and 4 of a UNet, 3 and 4 of an autoencoder) are padded with zero
+  weights, so that tensor cores take them;
 - ``unfolded``: 3x3 convolutions of the UNet's small maps as one matrix product, which can be split along its sums;
 - ``searched``: cuDNN measures its algorithms when a step is captured for the second time
   (:mod:`intarsia.backends.torch`).
@@ -23,27 +23,33 @@ FORMS = ("padded", "searched", "unfolded")
 """Forms that may be asked for, any of them together."""
 
 _MULTIPLE = 8
-# Largest map, in places of one sample, that is unfolded: 16x16.
-_MOST_PLACES = 256
+# Positions of the largest feature map that is unfolded: 16x16.
+_MOST_POSITIONS = 256
 
 
 class PaddedConvolution(nn.Module):
-    """A convolution whose channels, in and out, are filled up to a multiple of 8.
+    """A convolution whose channels, in and out, are padded to a multiple of 8.
 
-    ``weight`` and ``bias`` are views of the filled ones, under the names and with the shapes of ``layer``, so that what
-    is written into them in place is what is computed with.
+    ``weight`` and ``bias`` are views of the padded ones, with the names and shapes of ``layer``, so that values written
+    into them in place are computed with.
     """
 
     def __init__(self, layer: nn.Conv2d) -> None:
         super().__init__()
         self.stride, self.padding = layer.stride, layer.padding
         self.outputs, self.inputs = layer.weight.shape[:2]
-        outputs, self._inputs = _filled(self.outputs), _filled(self.inputs)
-        fill = (0, 0, 0, 0, 0, self._inputs - self.inputs, 0, outputs - self.outputs)
-        self._weight = F.pad(layer.weight.detach(), fill).contiguous(memory_format=torch.channels_last)
+        self._padded_inputs = _padded(self.inputs)
+        more_inputs, more_outputs = self._padded_inputs - self.inputs, _padded(self.outputs) - self.outputs
+
+        weight = F.pad(layer.weight.detach(), (0, 0, 0, 0, 0, more_inputs, 0, more_outputs))
+        self._weight = weight.contiguous(memory_format=torch.channels_last)
         self.weight = nn.Parameter(self._weight[: self.outputs, : self.inputs], requires_grad=False)
-        self._bias = None if layer.bias is None else F.pad(layer.bias.detach(), (0, outputs - self.outputs))
-        self.bias = None if self._bias is None else nn.Parameter(self._bias[: self.outputs], requires_grad=False)
+
+        self._bias: Tensor | None = None
+        self.bias: nn.Parameter | None = None
+        if layer.bias is not None:
+            self._bias = F.pad(layer.bias.detach(), (0, more_outputs))
+            self.bias = nn.Parameter(self._bias[: self.outputs], requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, inputs, H, W]`` → ``[B, outputs, H', W']``, channels_last."""
@@ -54,16 +60,16 @@ class PaddedConvolution(nn.Module):
         return self.convolve(x, None)
 
     def convolve(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """The same with another bias, of the filled number of outputs."""
-        filled = F.pad(x, (0, 0, 0, 0, 0, self._inputs - self.inputs))
-        out = F.conv2d(filled, self._weight, bias, self.stride, self.padding)
+        """The same with another bias, of the padded number of outputs."""
+        padded = F.pad(x, (0, 0, 0, 0, 0, self._padded_inputs - self.inputs))
+        out = F.conv2d(padded, self._weight, bias, self.stride, self.padding)
         return out[:, : self.outputs].contiguous(memory_format=torch.channels_last)
 
 
 class UnfoldedConvolution(nn.Module):
-    """A convolution that is a matrix product where its result has at most 256 places, else as it was.
+    """A convolution computed as a matrix product where its result has at most 256 positions, else as usual.
 
-    Of a map in channels_last memory the neighborhoods are one copy, the weights none.
+    With channels_last memory the neighborhoods are copied once, the weights not at all.
     """
 
     def __init__(self, layer: nn.Conv2d) -> None:
@@ -81,34 +87,35 @@ class UnfoldedConvolution(nn.Module):
 
     def convolve(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """The same with another bias."""
-        below, beside = (int(each) for each in self.padding)
-        padded = F.pad(x, (beside, beside, below, below))
+        vertical, horizontal = (int(side) for side in self.padding)
+        padded = F.pad(x, (horizontal, horizontal, vertical, vertical))
         rows, columns = self.weight.shape[2:]
-        places = padded.unfold(2, rows, self.stride[0]).unfold(3, columns, self.stride[1])  # [B, C, H', W', kh, kw]
-        count, height, width = len(x), *places.shape[2:4]
-        if height * width > _MOST_PLACES:
+        windows = padded.unfold(2, rows, self.stride[0]).unfold(3, columns, self.stride[1])  # [B, C, H', W', kh, kw]
+        count, height, width = len(x), *windows.shape[2:4]
+        if height * width > _MOST_POSITIONS:
             return F.conv2d(x, self.weight, bias, self.stride, self.padding)
 
-        # channels innermost, in which order both lie in memory
-        neighbors = places.permute(0, 2, 3, 4, 5, 1).reshape(count * height * width, -1)
-        out = F.linear(neighbors, self.weight.permute(0, 2, 3, 1).reshape(len(self.weight), -1), bias)
+        # channels innermost: the order of both in memory
+        neighborhoods = windows.permute(0, 2, 3, 4, 5, 1).reshape(count * height * width, -1)
+        weight = self.weight.permute(0, 2, 3, 1).reshape(len(self.weight), -1)
+        out = F.linear(neighborhoods, weight, bias)
         return out.view(count, height, width, -1).permute(0, 3, 1, 2)
 
 
-def check_forms(asked: Sequence[str]) -> frozenset[str]:
-    """The forms asked for.
+def check_forms(forms: Sequence[str]) -> frozenset[str]:
+    """The same as a set.
 
     Raises:
-        BackendError: one that there is not.
+        BackendError: an unknown form.
     """
-    for each in asked:
-        if each not in FORMS:
-            raise BackendError(f"convolutions must be of {', '.join(FORMS)}, not {each!r}")
-    return frozenset(asked)
+    for form in forms:
+        if form not in FORMS:
+            raise BackendError(f"convolutions must be of {', '.join(FORMS)}, not {form!r}")
+    return frozenset(forms)
 
 
 def use_forms(unet: nn.Module, vae: nn.Module, forms: frozenset[str]) -> None:
-    """Put other forms in the place of a model's convolutions; names and shapes of its weights stay as they are."""
+    """Replace a model's convolutions by other forms; names and shapes of its weights stay the same."""
     for network in (unet, vae):
         for parent, name, layer in _convolutions(network):
             if "padded" in forms and not _is_full(layer):
@@ -118,14 +125,14 @@ def use_forms(unet: nn.Module, vae: nn.Module, forms: frozenset[str]) -> None:
 
 
 def _convolutions(network: nn.Module) -> list[tuple[nn.Module, str, nn.Conv2d]]:
-    """Convolutions of a network, each with what it is an attribute of."""
-    every = [(module, *child) for module in network.modules() for child in module.named_children()]
-    return [(parent, name, layer) for parent, name, layer in every if isinstance(layer, nn.Conv2d)]
+    """(parent module, attribute name, convolution) of a network's convolutions."""
+    children = [(parent, *child) for parent in network.modules() for child in parent.named_children()]
+    return [(parent, name, layer) for parent, name, layer in children if isinstance(layer, nn.Conv2d)]
 
 
 def _is_full(layer: nn.Conv2d) -> bool:
-    return all(count == _filled(count) for count in layer.weight.shape[:2])
+    return all(count == _padded(count) for count in layer.weight.shape[:2])
 
 
-def _filled(count: int) -> int:
+def _padded(count: int) -> int:
     return -(-count // _MULTIPLE) * _MULTIPLE

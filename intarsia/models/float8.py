@@ -14,48 +14,55 @@ import torch
 from torch import nn
 
 from intarsia.errors import BackendError
+from intarsia.execution import FP8
 from intarsia.models.attention import TransformerBlock
 from intarsia.models.layers import Float8Linear, GatedProjection
 from intarsia.models.loading import Parts
 
 __all__ = ["in_float8"]
 
-# What torch._scaled_mm wants inputs and outputs of a layer to be multiples of.
+# torch._scaled_mm needs inputs and outputs of a layer to be multiples of it.
 _MULTIPLE = 16
 
 
 def in_float8(parts: Parts, written: torch.dtype) -> Parts:
-    """Quantize the UNet in place, layer by layer: half precision of what is quantized is given back as it goes.
+    """Quantize the UNet in place, layer by layer: each layer's half-precision weight is freed as it is replaced.
 
     Args:
         written: dtype that the device's products write.
 
     Returns:
-        The same networks with their precision; blocks that cannot take part are in its notes.
+        The same networks with their precision; a note counts the blocks that cannot be quantized.
 
     Raises:
-        BackendError: no block can, or there is none.
+        BackendError: no block can be quantized, or there is none.
     """
     blocks = [module for module in parts.unet.modules() if isinstance(module, TransformerBlock)]
     fitting = [block for block in blocks if block.norm1.weight.shape[0] % _MULTIPLE == 0]
-    wide = f"have channels that are not multiples of {_MULTIPLE}"
+    misfit = f"have channels that are not multiples of {_MULTIPLE}"
     if not fitting:
         raise BackendError(
-            f"precision fp8 needs transformer blocks that it fits: {len(blocks)} of {len(blocks)} {wide}; "
+            f"precision fp8 needs transformer blocks that it fits: {len(blocks)} of {len(blocks)} {misfit}; "
             "ask for precision standard"
         )
+
     for block in fitting:
         _quantize(block, written)
-    left = len(blocks) - len(fitting)
-    notes = (f"precision fp8: {left} of {len(blocks)} transformer blocks {wide} and stayed as they were",) * bool(left)
-    return replace(parts, precision="fp8", precision_notes=notes)
+
+    notes: tuple[str, ...] = ()
+    others = len(blocks) - len(fitting)
+    if others:
+        notes = (f"precision fp8: {others} of {len(blocks)} transformer blocks {misfit} and stayed as they were",)
+    return replace(parts, precision=FP8, precision_notes=notes)
 
 
 def _quantize(block: TransformerBlock, written: torch.dtype) -> None:
-    attention, net = block.attn1, block.ff.net
-    attention.float8 = Float8Linear(attention.qkv, None, written)
-    attention.register_parameter("qkv", None)
-    block.attn2.to_q = _converted(block.attn2.to_q, written)  # type: ignore[assignment]  # it stands in for it
+    self_attention, cross_attention, net = block.attn1, block.attn2, block.ff.net
+    self_attention.float8 = Float8Linear(self_attention.qkv, None, written)
+    self_attention.register_parameter("qkv", None)
+
+    cross_attention.to_q = _converted(cross_attention.to_q, written)  # type: ignore[assignment]
+
     gated = cast(GatedProjection, net[0])
     gated.proj = _converted(gated.proj, written)  # type: ignore[assignment]
     net[2] = _converted(net[2], written)

@@ -35,22 +35,22 @@ from intarsia.models.weight_files import check_size, fill, read_tensors, tensor_
 
 _STEM = COMPONENTS["unet"]
 _AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny")
-# Powers of two by which an autoencoder that needs it is shrunk: room for values up to 4e6.
-_ROOM = 6
+# Powers of two by which an autoencoder that overflows float16 is shrunk: then values up to 4e6 fit.
+_SHRINK_POWER = 6
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Parts:
-    """The networks of one model and what its folder says about using them.
+    """The networks of one model, and the settings in its folder.
 
     Attributes:
         unet, vae, text: the networks, on one device.
-        scheduler: ``scheduler_config.json`` as it stands: noise schedule and prediction type.
-        index: ``model_index.json`` as it stands.
+        scheduler: ``scheduler_config.json``: noise schedule and prediction type.
+        index: ``model_index.json``.
         changed: layers that LoRAs were folded into, by network.
-        notes: what was left out of LoRA files, a sentence each.
+        notes: sentences on parts of LoRA files that were left out.
         precision: ``fp8`` where products of the UNet are in e4m3 (:mod:`.float8`).
-        precision_notes: what of it stayed as it was, a sentence each.
+        precision_notes: sentences on products that are not.
     """
 
     unet: UNet
@@ -103,6 +103,7 @@ def load_pipeline_parts(
     index = read_index(folder)
     scheduler = read_json(folder / SCHEDULER)
     additions = _additions(folder, loras)
+
     text = load_text(folder, device, dtype, additions)
     unet = load_unet(folder / "unet", device, dtype, additions)
     widths = set(unet.config.cross_attention_dim)
@@ -110,20 +111,30 @@ def load_pipeline_parts(
         raise WeightsError(
             f"{folder}: UNet's cross_attention_dim is {sorted(widths)}, the text encoders give {text.width}"
         )
+
     vae = load_vae(vae_folder or folder / "vae", device, dtype)
-    return Parts(unet, vae, text, scheduler, index, additions.layers, additions.notes)
+    return Parts(
+        unet=unet,
+        vae=vae,
+        text=text,
+        scheduler=scheduler,
+        index=index,
+        changed=additions.layers,
+        notes=additions.notes,
+    )
 
 
 def load_unet(folder: Path, device: torch.device, dtype: torch.dtype, additions: Additions | None = None) -> UNet:
     """The UNet of a folder with ``config.json`` and weights, with what LoRAs add to it. WeightsError as above."""
     network = build_unet(folder)
     files = find_weights(folder, _STEM)
-    additions = additions or Additions()
-    return fill(network, read_tensors(files, device, dtype, additions.to("unet", device)), files[0])
+    fold = (additions or Additions()).to("unet", device)
+    tensors = read_tensors(files, device, dtype, fold)
+    return fill(network, tensors, files[0])
 
 
 def build_unet(folder: Path) -> UNet:
-    """The UNet that a folder's config describes, on the meta device: without weights, which are only counted."""
+    """The UNet that a folder's config describes, on the meta device; the size of its weight files is checked."""
     config = _unet_config(folder)
     check_size(folder / "config.json", config.blocks, find_weights(folder, _STEM))
     with torch.device("meta"), _naming(folder / "config.json"):
@@ -141,7 +152,7 @@ def _unet_config(folder: Path) -> UNetConfig:
 
 
 def _additions(folder: Path, loras: Sequence[tuple[Path, float]]) -> Additions:
-    """What LoRAs add to the networks of a model, held to their shapes before any of them is loaded."""
+    """The additions of LoRAs to a model's networks, checked against their shapes before any of them is loaded."""
     if not loras:
         return Additions()
     unet = build_unet(folder / "unet")
@@ -154,19 +165,21 @@ def load_vae(folder: Path, device: torch.device, dtype: torch.dtype) -> Autoenco
     network = build_vae(folder)
     files = find_weights(folder, _STEM)
     network = fill(network, modern_names(read_tensors(files, device, dtype)), files[0])
-    upcast = read_json(folder / "config.json").get("force_upcast") is True
-    if dtype == torch.float16 and upcast and isinstance(network, AutoencoderKL):
-        network.shrink(_ROOM)
+
+    overflows = read_json(folder / "config.json").get("force_upcast") is True
+    if dtype == torch.float16 and overflows and isinstance(network, AutoencoderKL):
+        network.shrink(_SHRINK_POWER)
     return network
 
 
 def build_vae(folder: Path) -> AutoencoderKL | AutoencoderTiny:
-    """The autoencoder that a folder's config describes, on the meta device: without weights, which are only counted."""
+    """The autoencoder of a folder's config, on the meta device; the size of its weight files is checked."""
     path = folder / "config.json"
     raw = read_json(path)
     name = raw.get("_class_name", "AutoencoderKL")
     if name not in _AUTOENCODERS:
         raise WeightsError(f"{path}: _class_name must be {' or '.join(_AUTOENCODERS)}, not {shown(name)}")
+
     with _naming(path):
         config = TinyConfig.from_dict(raw) if name == "AutoencoderTiny" else KLConfig.from_dict(raw)
     check_size(path, config.blocks, find_weights(folder, _STEM))

@@ -1,7 +1,7 @@
-"""What LoRAs add to the weights of a network (Hu et al. 2021, section 4.1).
+"""Low-rank additions of LoRAs to the weights of a network (Hu et al. 2021, section 4.1).
 
 A layer's weight W becomes ``W + strength · alpha / rank · up · down``, in float32, while a model is loaded, on the
-device that it is loaded to, one layer at a time. Reading the files is :mod:`intarsia.models.lora_files`' business.
+device that it is loaded to, one layer at a time. :mod:`intarsia.models.lora_files` reads the files.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from intarsia.errors import WeightsError
 _NAMED = 3
 _UNKNOWN = "for layers that this model does not have"
 _MISFIT = "of another shape than this model's layers"
-# Share of a network's layers that a file may name in vain before it counts as made for another model.
-_MOST_STRANGE = 0.5
+# Share of a file's layers that a network may lack before the file counts as made for another model.
+_MOST_UNKNOWN = 0.5
 
 
 @dataclass(frozen=True, eq=False)
 class LowRank:
-    """What one file adds to one layer: ``scale · up · down``.
+    """The addition of one file to one layer: ``scale · up · down``.
 
     Attributes:
         down: float32 ``[rank, inputs]``, for a convolution ``[rank, inputs, kh, kw]``.
@@ -37,15 +37,16 @@ class LowRank:
     scale: float
 
     def fits(self, shape: Sequence[int]) -> bool:
-        """Whether a weight of ``shape`` can take it; a linear layer is as good as a 1x1 convolution."""
+        """Whether it fits a weight of that shape; a linear layer counts as a 1x1 convolution."""
         up, down = _as_kernel(self.up.shape), _as_kernel(self.down.shape)
         return up == (shape[0], down[0], 1, 1) and down[1:] == _as_kernel(shape)[1:]
 
     def added_to(self, weight: Tensor) -> Tensor:
-        """``weight`` with it, float32, computed where ``weight`` is."""
+        """The sum with ``weight``, float32, on the device of ``weight``."""
         up, down = self.up.to(weight.device), self.down.to(weight.device)
         product = up.flatten(1) @ down.flatten(1)
-        return product.mul_(self.scale).view(weight.shape).add_(weight)  # in place: of large layers a few are too many
+        # in place: of large layers memory does not hold several copies
+        return product.mul_(self.scale).view(weight.shape).add_(weight)
 
 
 def _as_kernel(shape: Sequence[int]) -> tuple[int, ...]:
@@ -54,11 +55,11 @@ def _as_kernel(shape: Sequence[int]) -> tuple[int, ...]:
 
 @dataclass(frozen=True, eq=False)
 class LoraFile:
-    """One file, read.
+    """The additions of one file.
 
     Attributes:
-        layers: ``layers["unet"]["mid_block.attentions.0.proj_in"]`` is what it adds to that layer.
-        left_out: what of it cannot be applied, for a sentence.
+        layers: ``layers["unet"]["mid_block.attentions.0.proj_in"]`` is the addition to that layer.
+        left_out: phrases on what cannot be applied.
     """
 
     path: Path
@@ -67,7 +68,7 @@ class LoraFile:
 
 
 class Additions:
-    """What some LoRA files together add to the networks of one model. Of no files: nothing, and no copy is made."""
+    """The additions of several LoRA files to the networks of one model; without files none, and no copy is made."""
 
     def __init__(self, files: Sequence[LoraFile] = ()) -> None:
         self.files = tuple(files)
@@ -75,43 +76,48 @@ class Additions:
     @property
     def layers(self) -> dict[str, frozenset[str]]:
         """Names of the layers that change, by network."""
-        found: dict[str, frozenset[str]] = {}
+        names: dict[str, frozenset[str]] = {}
         for file in self.files:
             for network, layers in file.layers.items():
-                found[network] = found.get(network, frozenset()) | frozenset(layers)
-        return found
+                names[network] = names.get(network, frozenset()) | frozenset(layers)
+        return names
 
     @property
     def notes(self) -> tuple[str, ...]:
         """A sentence for each file of which something was left out."""
-        left = [(file.path.name, "; ".join(file.left_out)) for file in self.files if file.left_out]
-        return tuple(f"LoRA {name}: left out, as it cannot be applied: {what}" for name, what in left)
+        return tuple(
+            f"LoRA {file.path.name}: left out, as it cannot be applied: {'; '.join(file.left_out)}"
+            for file in self.files
+            if file.left_out
+        )
 
     def fitted(self, networks: Mapping[str, Mapping[str, Sequence[int]]]) -> Additions:
-        """What of it the networks of a model can take; the rest is left out, and noted.
+        """The additions that fit a model's networks; all others are left out, and noted.
 
         Args:
             networks: of each network, the shape of each tensor by its name.
 
         Raises:
             WeightsError: a file for another model: with additions of another shape, with most of a network's for
-                layers that it does not have, or with none that fits. The file, the first of them and how many.
+                layers that it does not have, or with none that fits.
         """
         return Additions([_fitted(file, networks) for file in self.files])
 
     def to(self, network: str, device: torch.device) -> Callable[[str, Tensor], Tensor]:
-        """What makes of one stored tensor of a network, by its name, the one to be loaded.
+        """A function that adds everything to one stored tensor of a network, given its name.
 
         Args:
-            device: what changes goes there as it is stored, and is computed there.
+            device: tensors that change go there as they are stored, and are computed there.
         """
-        every = [file.layers.get(network, {}) for file in self.files]
+        layers_by_file = [file.layers.get(network, {}) for file in self.files]
 
         def fold(name: str, tensor: Tensor) -> Tensor:
-            for layers in every if name.endswith(".weight") else ():
-                added = layers.get(layer_of(name))
-                if added is not None:
-                    tensor = added.added_to(tensor.to(device))
+            if not name.endswith(".weight"):
+                return tensor
+            for layers in layers_by_file:
+                addition = layers.get(layer_of(name))
+                if addition is not None:
+                    tensor = addition.added_to(tensor.to(device))
             return tensor
 
         return fold
@@ -123,31 +129,40 @@ def layer_of(name: str) -> str:
 
 
 def _fitted(file: LoraFile, networks: Mapping[str, Mapping[str, Sequence[int]]]) -> LoraFile:
+    """The file without additions for layers that the networks do not have; WeightsError as :meth:`Additions.fitted`."""
     fitting: dict[str, Mapping[str, LowRank]] = {}
-    absent: list[str] = []
+    unknown: list[str] = []
     for network, layers in file.layers.items():
-        shapes = networks.get(network, {})
-        known = {layer_of(name): shape for name, shape in shapes.items() if name.endswith(".weight")}
-        _refuse(file, network, [n for n, added in layers.items() if n in known and not added.fits(known[n])], _MISFIT)
-        strange = [name for name in layers if name not in known]
-        if network in networks and len(strange) > _MOST_STRANGE * len(layers):
-            _refuse(file, network, strange, _UNKNOWN)
-        absent += [f"{network}.{name}" for name in strange]
-        kept = {name: added for name, added in layers.items() if name in known}
-        if kept:
-            fitting[network] = kept
+        shapes = {
+            layer_of(name): shape for name, shape in networks.get(network, {}).items() if name.endswith(".weight")
+        }
+        known_layers = {name: addition for name, addition in layers.items() if name in shapes}
+        misfits = [name for name, addition in known_layers.items() if not addition.fits(shapes[name])]
+        _refuse(file, network, misfits, _MISFIT)
+
+        unknown_layers = [name for name in layers if name not in shapes]
+        if network in networks and len(unknown_layers) > _MOST_UNKNOWN * len(layers):
+            _refuse(file, network, unknown_layers, _UNKNOWN)
+
+        unknown += [f"{network}.{name}" for name in unknown_layers]
+        if known_layers:
+            fitting[network] = known_layers
+
     if not fitting:
-        _refuse(file, "", absent, _UNKNOWN)
-    left = (f"{len(absent)} additions {_UNKNOWN}: {_listed(absent)}",) if absent else ()
-    return replace(file, layers=fitting, left_out=(*file.left_out, *left))
+        _refuse(file, "", unknown, _UNKNOWN)
+    left_out = file.left_out
+    if unknown:
+        left_out = (*left_out, f"{len(unknown)} additions {_UNKNOWN}: {_listed(unknown)}")
+    return replace(file, layers=fitting, left_out=left_out)
 
 
 def _refuse(file: LoraFile, network: str, names: list[str], problem: str) -> None:
+    """WeightsError if there are any names."""
     if not names:
         return
     total = sum(len(layers) for layers in file.layers.values())
-    full = [f"{network}.{name}" if network else name for name in names]
-    raise WeightsError(f"{file.path}: {len(names)} of {total} additions are {problem}: {_listed(full)}")
+    full_names = [f"{network}.{name}" if network else name for name in names]
+    raise WeightsError(f"{file.path}: {len(names)} of {total} additions are {problem}: {_listed(full_names)}")
 
 
 def _listed(names: list[str]) -> str:

@@ -1,6 +1,6 @@
-"""Other LoRAs for networks that are open: only the layers they touch are read again, and written in place.
+"""Other LoRAs for networks that are open: only the layers that they change are read again, and written in place.
 
-Where a weight lies in memory does not change, so whatever was recorded of a network's work stays right.
+The address of a weight stays the same, so graphs that were captured stay valid.
 """
 
 from __future__ import annotations
@@ -38,46 +38,53 @@ def change_loras(parts: Parts, folder: Path, loras: Sequence[tuple[Path, float]]
     networks = dict(_networks(parts))
     additions = read_loras(loras, parts.unet.config.layers_per_block[0]) if loras else Additions()
     additions = additions.fitted({name: tensor_shapes(network) for name, network in networks.items()})
+
     # all is read before any of it is written
-    fresh = [pair for name in networks for pair in _rewritten(networks[name], folder / name, additions, parts)]
+    changes: list[tuple[Tensor, Tensor]] = []
+    for name, network in networks.items():
+        changes += _changes(network, folder / name, additions, parts)
     with torch.no_grad():
-        for weight, wanted in fresh:
-            weight.copy_(wanted)
+        for weight, values in changes:
+            weight.copy_(values)
     return replace(parts, changed=additions.layers, notes=additions.notes)
 
 
 def _networks(parts: Parts) -> Iterator[tuple[str, nn.Module]]:
     """By the names of their folders, which are those that LoRA files use."""
     yield "unet", parts.unet
-    for place, tower in enumerate(parts.text.towers):
-        yield "text_encoder" + (f"_{place + 1}" if place else ""), tower.model
+    for index, tower in enumerate(parts.text.towers):
+        suffix = f"_{index + 1}" if index else ""
+        yield f"text_encoder{suffix}", tower.model
 
 
-def _rewritten(network: nn.Module, folder: Path, additions: Additions, parts: Parts) -> list[tuple[Tensor, Tensor]]:
-    """Weights that were changed or are to be, each with its new values."""
-    touched = parts.changed.get(folder.name, frozenset()) | additions.layers.get(folder.name, frozenset())
-    if not touched:
+def _changes(network: nn.Module, folder: Path, additions: Additions, parts: Parts) -> list[tuple[Tensor, Tensor]]:
+    """(weight, new values) of the layers that were changed before or are changed now."""
+    layers = parts.changed.get(folder.name, frozenset()) | additions.layers.get(folder.name, frozenset())
+    if not layers:
         return []
-    # published names; what is stored packed gives views
+
+    # published names; packed weights give views
     state: dict[str, Tensor] = network.state_dict()
-    weights = {layer_of(name): name for name in state if name.endswith(".weight") and layer_of(name) in touched}
-    like = next(network.parameters())  # no network's first layer is quantized
-    files = find_weights(folder, COMPONENTS[folder.name])
+    weights = {layer_of(name): name for name in state if name.endswith(".weight") and layer_of(name) in layers}
+    template = next(network.parameters())  # no network's first layer is quantized
     stored = read_tensors(
-        files,
-        like.device,
-        like.dtype,
-        additions.to(folder.name, like.device),
-        wanted=lambda name: name.endswith(".weight") and layer_of(name) in weights,
+        find_weights(folder, COMPONENTS[folder.name]),
+        template.device,
+        template.dtype,
+        additions.to(folder.name, template.device),
+        select=lambda name: name.endswith(".weight") and layer_of(name) in weights,
     )
-    fresh = (_placed(state, weights[layer_of(name)], tensor) for name, tensor in stored.items())
-    return [pair for pairs in fresh for pair in pairs]
+
+    changes: list[tuple[Tensor, Tensor]] = []
+    for name, values in stored.items():
+        changes += _with_scale(state, weights[layer_of(name)], values)
+    return changes
 
 
-def _placed(state: Mapping[str, Tensor], name: str, fresh: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Where a weight's new values go; of one in e4m3 the scales too."""
+def _with_scale(state: Mapping[str, Tensor], name: str, values: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """(weight, new values); for a weight in e4m3 the quantized values, and the scale's too."""
     weight = state[name]
     if weight.dtype != FLOAT8:
-        return [(weight, fresh)]
-    rows = quantize_reference(fresh)
+        return [(weight, values)]
+    rows = quantize_reference(values)
     return [(weight, rows.values), (state[name.removesuffix("weight") + "scale"], rows.scale)]

@@ -31,7 +31,7 @@ _FIXED: dict[str, tuple[object, ...]] = {
 _RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class KLConfig:
     """Shape of the autoencoder; widths from the image's resolution downwards."""
 
@@ -80,19 +80,20 @@ class MidAttention(nn.Module):
         """``[B, C, H, W]`` → ``[B, C, H, W]``."""
         height, width = x.shape[-2:]
         tokens = tokens_of(self.group_norm(x))[:, None]
-        mixed = attend(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens))
-        return feature_map(self.to_out(mixed[:, 0]), height, width) + x
+        attended = attend(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens))
+        return feature_map(self.to_out(attended[:, 0]), height, width) + x
 
 
 def modern_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors under today's names: the mid attention's had others before diffusers 0.13."""
+    """The same tensors with today's names: those of the mid attention were different before diffusers 0.13."""
     renamed = {}
     for name, tensor in state.items():
         parts = name.split(".")
         if len(parts) > 2 and parts[-2] in _RENAMED and "attentions" in parts:
             parts[-2] = _RENAMED[parts[-2]]
             # some of these files keep the projections as 1x1 convolutions
-            tensor = tensor.flatten(1) if parts[-1] == "weight" else tensor
+            if parts[-1] == "weight":
+                tensor = tensor.flatten(1)
         renamed[".".join(parts)] = tensor
     return renamed
 
@@ -106,7 +107,9 @@ class _Middle(nn.Module):
         self.resnets = nn.ModuleList(ResBlock(channels, channels, groups=groups, eps=_EPS) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.resnets[1](self.attentions[0](self.resnets[0](x)))
+        before, after = self.resnets
+        x = self.attentions[0](before(x))
+        out: Tensor = after(x)
         return out
 
 
@@ -209,12 +212,12 @@ class AutoencoderKL(nn.Module):
 
     @torch.no_grad()
     def shrink(self, power: int) -> None:
-        """Make everything between norms ``2**power`` times smaller, in place; latents and images stay what they are.
+        """Make everything between norms ``2**power`` times smaller, in place; latents and images stay the same.
 
-        SDXL's autoencoder has feature maps beyond 65,504, which float16 has no number for. Every one of them goes into
-        a norm, to which their scale means nothing once its epsilon goes along, and powers of two are exact: so this
-        costs nothing, in time or in bits. (But for weights that float16 has only coarse numbers for after it: they move
-        by at most ``2**(power - 25)``, 2e-6 for a power of 6, a quarter of what float16 does to a weight of 0.03.)
+        SDXL's autoencoder has feature maps beyond 65,504, the largest float16. Each of them goes into a norm, whose
+        result does not depend on their scale if its epsilon is scaled too. Powers of two are exact, so this costs no
+        time and no precision, except for weights that become subnormal in float16: they change by at most
+        ``2**(power - 25)``, 2e-6 for a power of 6, a quarter of the rounding error of a weight of 0.03.
         """
         share = 0.5**power
         for module in self.modules():

@@ -22,7 +22,7 @@ _FIXED: dict[str, tuple[object, ...]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TinyConfig:
     """Shape of the autoencoder: widths and residual blocks per level, in the order in which they run."""
 
@@ -56,7 +56,7 @@ class TinyConfig:
 
     @property
     def blocks(self) -> int:
-        """Residual blocks of both halves, each of several tensors."""
+        """Residual blocks of encoder and decoder, each of several tensors."""
         return sum(self.encoder_blocks) + sum(self.decoder_blocks)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from intarsia.checkpoints.files import one_line, regular
 from intarsia.errors import WeightsError
 
+# Tensors that an error names.
 _NAMED = 3
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -29,7 +30,7 @@ def stored_names(paths: Iterable[Path]) -> list[str]:
 
 
 def check_size(source: Path, blocks: int, files: Iterable[Path]) -> None:
-    """Refuse a config of more blocks than its weights have tensors, before any of them is built.
+    """Refuse a config with more blocks than its weights have tensors, before any block is built.
 
     Args:
         source: the config, for the error.
@@ -42,7 +43,7 @@ def check_size(source: Path, blocks: int, files: Iterable[Path]) -> None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """A safetensors file, once it has been found to be a regular one."""
+    """An open safetensors file, which must be a regular file."""
     regular(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
@@ -56,13 +57,13 @@ def read_tensors(
     device: torch.device,
     dtype: torch.dtype,
     change: Callable[[str, Tensor], Tensor] | None = None,
-    wanted: Callable[[str], bool] | None = None,
+    select: Callable[[str], bool] | None = None,
 ) -> dict[str, Tensor]:
     """All tensors of some safetensors files, on ``device`` as ``dtype``; one tensor at a time is held twice.
 
     Args:
-        change: makes of each tensor, by name, as it is stored, the one to be loaded.
-        wanted: which to read, by name; None is all.
+        change: from name and stored tensor to the tensor that is loaded.
+        select: whether to read a tensor, by name; None reads all.
 
     Raises:
         WeightsError: a file that is missing, truncated or not in the safetensors format.
@@ -71,13 +72,13 @@ def read_tensors(
     for path in paths:
         with _opened(path) as file:
             for name in file.keys():  # noqa: SIM118  (not a mapping)
-                if wanted is not None and not wanted(name):
+                if select is not None and not select(name):
                     continue
                 stored = file.get_tensor(name)
                 # copied in any case: a tensor in mapped memory would change, or crash, with the file
                 if change is None:
                     state[name] = stored.to(device=device, dtype=dtype, copy=True)
-                else:  # what was changed has no name here, so that it goes before the next is read
+                else:  # without a variable for the changed tensor, which is freed before the next one is read
                     state[name] = change(name, stored).to(device=device, dtype=dtype, copy=True)
     return state
 
@@ -96,15 +97,14 @@ def fill(network: Network, state: Mapping[str, Tensor], source: Path) -> Network
     Raises:
         WeightsError: tensors missing, left over or of another shape; names ``source`` and the first of them.
     """
-    wanted = tensor_shapes(network)
-    _refuse(source, "missing", [name for name in wanted if name not in state])
-    _refuse(source, "unexpected", [name for name in state if name not in wanted])
-    found = {name: tuple(state[name].shape) for name in wanted}
-    _refuse(
-        source,
-        "wrongly shaped",
-        [f"{name} {found[name]}, not {shape}" for name, shape in wanted.items() if found[name] != shape],
-    )
+    shapes = tensor_shapes(network)
+    _refuse(source, "missing", [name for name in shapes if name not in state])
+    _refuse(source, "unexpected", [name for name in state if name not in shapes])
+
+    stored = {name: tuple(state[name].shape) for name in shapes}
+    misfits = [f"{name} {stored[name]}, not {shape}" for name, shape in shapes.items() if stored[name] != shape]
+    _refuse(source, "wrongly shaped", misfits)
+
     network.load_state_dict(state, assign=True)
     network.requires_grad_(False).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network

@@ -44,7 +44,7 @@ def session(request):
     for each in (unet, vae):
         each.half().requires_grad_(False).eval().to(memory_format=torch.channels_last)
     text = Text(unet.config.cross_attention_dim[0], 32 if weights.is_xl else 0)
-    return TorchSession(Parts(unet, vae, text, {}, {}), META, Execution())
+    return TorchSession(Parts(unet=unet, vae=vae, text=text, scheduler={}, index={}), META, Execution())
 
 
 @pytest.mark.parametrize("guidance", [1.0, 5.0])
@@ -53,7 +53,17 @@ def test_nothing_is_read(session, guidance, merging):
     mask = np.zeros((192, 128), bool)
     mask[:24, :24] = True
     picture, latent_mask = np.zeros((*mask.shape, 3), np.uint8), mask[::8, ::8].astype(np.float32)
-    inputs = Inputs("a", "b", 1, guidance, picture, mask, latent_mask, noise_fill=True, token_merging=merging)
+    inputs = Inputs(
+        prompt="a",
+        negative_prompt="b",
+        clip_skip=1,
+        guidance_scale=guidance,
+        image=picture,
+        mask=mask,
+        latent_mask=latent_mask,
+        noise_fill=True,
+        token_merging=merging,
+    )
     shared, warnings = session.encode(inputs)
     assert bool(shared.regions) == bool(merging)
     assert not warnings

@@ -87,7 +87,7 @@ def changed_weights(network, changed):
 
 def test_a_change_multiplies_on_the_weights_device_one_layer_at_a_time(folder):
     unet = build_unet(folder / "model" / "unet").half()
-    parts = Parts(unet, None, SimpleNamespace(towers=[]), {}, {})
+    parts = Parts(unet=unet, vae=None, text=SimpleNamespace(towers=[]), scheduler={}, index={})
     with Recorder(META) as recorder:
         changed = change_loras(parts, folder / "model", loras(folder)).changed["unet"]
     published = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "model" / "unet"))

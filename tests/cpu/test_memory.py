@@ -36,7 +36,7 @@ def test_what_has_no_reach_is_the_same_in_tiles(sides):
         calls.append(tile.shape)
         return F.interpolate(tile[:, :2], scale_factor=4, mode="nearest")
 
-    found = in_tiles(double, x, Tiling(1, 4, 2))
+    found = in_tiles(double, x, Tiling(grain=1, scale=4, channels=2))
     torch.testing.assert_close(found, F.interpolate(x[:, :2], scale_factor=4, mode="nearest"), atol=1e-6, rtol=0)
     assert max(max(shape[2:]) for shape in calls) <= 64
     if max(sides) > 24:
@@ -45,7 +45,7 @@ def test_what_has_no_reach_is_the_same_in_tiles(sides):
 
 def test_encoding_begins_tiles_at_latents():
     x = torch.randn(1, 3, 8 * 70, 8 * 33)
-    found = in_tiles(lambda tile: F.avg_pool2d(tile, 8), x, Tiling(8, 1 / 8, 3))
+    found = in_tiles(lambda tile: F.avg_pool2d(tile, 8), x, Tiling(grain=8, scale=1 / 8, channels=3))
     torch.testing.assert_close(found, F.avg_pool2d(x, 8), atol=1e-5, rtol=0)
 
 
@@ -148,17 +148,17 @@ def test_a_network_that_does_not_fit_says_how_many_slots_would(models, ask, monk
 
 def test_what_would_fit_is_a_share_of_what_was_asked():
     memory = Memory(held=10 * GIB, tried=6 * GIB, usable=12 * GIB)
-    text = what_would_fit(Attempt(1024, 2048, lanes=8, rest=4 * GIB), memory)
+    text = what_would_fit(Attempt(width=1024, height=2048, lanes=8, rest=4 * GIB), memory)
     # 12 GiB were needed beside the weights and 8 are there: 0.9 · 2/3 of 8 slots, or of the pixels
     assert text == (
         "1024x2048 in 8 slots needs 12,288 MiB or more beside the weights, and 8,192 MiB are there; "
         "about slots=4 or 768x1536 would fit"
     )
-    alone = what_would_fit(Attempt(1024, 2048, rest=4 * GIB), memory)
+    alone = what_would_fit(Attempt(width=1024, height=2048, rest=4 * GIB), memory)
     assert alone.endswith("are there; about 768x1536 would fit")
-    assert what_would_fit(Attempt(128, 128, rest=12 * GIB), memory).endswith("no size of it would fit")
+    assert what_would_fit(Attempt(width=128, height=128, rest=12 * GIB), memory).endswith("no size of it would fit")
     plenty = Memory(held=GIB, tried=GIB, usable=100 * GIB)  # in pieces, then: less would still fit better
-    assert "about 960x1920 would fit" in what_would_fit(Attempt(1024, 2048), plenty)
+    assert "about 960x1920 would fit" in what_would_fit(Attempt(width=1024, height=2048), plenty)
     assert what_would_fit(None, memory) == "a smaller model, or fewer open ones, would fit"
 
 

@@ -29,7 +29,16 @@ def inputs(height: int, width: int) -> Inputs:
     mask = np.zeros((height, width), bool)
     mask[:24, :24] = True
     picture, latent_mask = np.zeros((height, width, 3), np.uint8), mask[::8, ::8].astype(np.float32)
-    return Inputs("a", "b", 1, 4.0, picture, mask, latent_mask, token_merging=0.5)
+    return Inputs(
+        prompt="a",
+        negative_prompt="b",
+        clip_skip=1,
+        guidance_scale=4.0,
+        image=picture,
+        mask=mask,
+        latent_mask=latent_mask,
+        token_merging=0.5,
+    )
 
 
 def run(session: sessions.TorchSession, size: tuple[int, int], steps: list[int]) -> None:

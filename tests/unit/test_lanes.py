@@ -22,7 +22,7 @@ class Recorder:
     batches: list = field(default_factory=list)
     noise: dict = field(default_factory=dict)
     fail_on: str = ""
-    runtime = Runtime("recorder", "cpu", "none", True)
+    runtime = Runtime(backend="recorder", device="cpu", dtype="none", deterministic=True)
 
     def start(self, conditioning, made, noise):
         if conditioning == self.fail_on:

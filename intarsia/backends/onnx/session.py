@@ -55,11 +55,11 @@ class OnnxSession:
         self._pool = Pool(loop)
         self._merging: Pool | None = None
         self._runtime = Runtime(
-            "onnx",
-            device.name,
-            graphs.dtype,
-            True,
-            installed_versions(),
+            backend="onnx",
+            device=device.name,
+            dtype=graphs.dtype,
+            deterministic=True,
+            versions=installed_versions(),
             token_merging=True,
             capture="on" if loop.captured else "off",
             notes=notes,

@@ -1,4 +1,4 @@
-"""What a computation costs, counted on the meta device: no weights, no GPU, no time.
+"""The cost of a computation, counted on the meta device: without weights, a GPU, or time.
 
 Floating-point operations are those of matrix products, convolutions and attention, a multiply-add counting as
 two. *Operations* are what torch sends to the device: kernels and library calls; views and allocations are
@@ -45,7 +45,7 @@ class Count:
 
     def times(self, often: int) -> Count:
         """The same, run ``often`` times."""
-        return Count(self.flops * often, {name: often * found for name, found in self.operations.items()})
+        return Count(self.flops * often, {name: often * number for name, number in self.operations.items()})
 
 
 def count(call: Callable[[], object]) -> Count:
@@ -76,15 +76,17 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = func.overloadpacket.__name__
         if not func.is_view and name not in _NO_KERNEL:
             self._operations[name] += 1
-        made = func(*args, **kwargs)
-        return _as_cudnn_leaves_it(made, args) if name == "convolution" else made
+        result = func(*args, **kwargs)
+        return _as_cudnn_leaves_it(result, args) if name == "convolution" else result
 
 
-def _as_cudnn_leaves_it(made: Tensor, args: tuple[Any, ...]) -> Tensor:
+def _as_cudnn_leaves_it(result: Tensor, args: tuple[Any, ...]) -> Tensor:
+    """A convolution's result in channels_last memory where its input or its weights are."""
     last = torch.channels_last
-    given = [tensor for tensor in args[:2] if tensor.ndim == 4 and not tensor.is_contiguous()]
-    packed = any(tensor.is_contiguous(memory_format=last) for tensor in given)
-    return torch.empty_like(made, memory_format=last) if packed else made
+    strided = [tensor for tensor in args[:2] if tensor.ndim == 4 and not tensor.is_contiguous()]
+    if any(tensor.is_contiguous(memory_format=last) for tensor in strided):
+        return torch.empty_like(result, memory_format=last)
+    return result
 
 
 class _Attention(TorchFunctionMode):
@@ -101,8 +103,8 @@ class _Attention(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is not F.scaled_dot_product_attention:
             return func(*args, **kwargs)
-        given: dict[str, Tensor] = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
-        query, key, value = given["query"], given["key"], given["value"]
+        inputs: dict[str, Tensor] = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
+        query, key, value = inputs["query"], inputs["key"], inputs["value"]
         batch, heads, rows, width = query.shape
         self._operations["scaled_dot_product_attention"] += 1
         self.flops += 2 * batch * heads * rows * key.shape[2] * (width + value.shape[3])

@@ -1,4 +1,4 @@
-"""Devices and number formats of the torch backend, and the one place where its exceptions are translated."""
+"""Devices and dtypes of the torch backend, and the one place where its exceptions are translated."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ __all__ = ["installed_versions", "pick_device", "pick_dtype", "translated", "upl
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` is the first GPU, else the CPU; a device asked for by name is there or refused."""
+    """``auto`` is the first GPU, else the CPU; BackendError for a named device that is not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
-            raise BackendError(f"device {name} is not available: {_what_is_missing(count)}")
+            raise BackendError(f"device {name} is not available: {_why_not_available(count)}")
     return device
 
 
-def _what_is_missing(count: int) -> str:
-    """Why there is no such CUDA device: the build, the driver, or the device."""
+def _why_not_available(count: int) -> str:
+    """The reason why there is no such CUDA device: the build, the driver, or the device."""
     if torch.version.cuda is None:
         return f"torch {torch.__version__} is built without CUDA; one with it is needed"
     try:
-        torch.cuda.init()  # type: ignore[no-untyped-call]  # says what it lacks, where is_available() only says no
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # raises the reason, which is_available() does not give
     except RuntimeError as exc:
         text = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
         return f"torch {torch.__version__} cannot use a driver for CUDA {torch.version.cuda}: {text}"
@@ -41,12 +41,12 @@ def _what_is_missing(count: int) -> str:
 
 
 def pick_dtype(device: torch.device) -> torch.dtype:
-    """float16 where tensor cores make it fast (and where only counting is done), float32 on a CPU."""
+    """float16 where tensor cores make it fast (and on the meta device), float32 on a CPU."""
     return torch.float32 if device.type == "cpu" else torch.float16
 
 
 def upload(array: np.ndarray, device: torch.device) -> Tensor:
-    """An array on a device. To a GPU from pinned memory, so that the host does not wait for what is under way there."""
+    """Copy an array to a device. To a GPU it goes through pinned memory, so that the host does not wait."""
     tensor = torch.from_numpy(array)
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
@@ -54,22 +54,23 @@ def upload(array: np.ndarray, device: torch.device) -> Tensor:
 
 
 def installed_versions() -> tuple[tuple[str, str], ...]:
-    """Versions of what computes, for the result."""
-    found = []
+    """(package, version) of the packages that compute, as results have them."""
+    versions = []
     for package in ("torch", "triton", "transformers", "numpy"):
         try:
-            found.append((package, version(package)))
+            versions.append((package, version(package)))
         except PackageNotFoundError:
             continue
-    return tuple(found)
+    return tuple(versions)
 
 
 @contextmanager
 def translated(what: str, device: torch.device, attempt: Attempt | None = None) -> Iterator[None]:
-    """Work on ``device``, and turn torch's exceptions into ours; ``what`` completes "failed to …".
+    """Work on ``device``, with torch's exceptions translated into this package's.
 
     Args:
-        attempt: how large it was, for saying what would have fitted.
+        what: completes "failed to …".
+        attempt: size of the computation, for naming one that would have fitted.
     """
     try:
         with torch.cuda.device(device) if device.type == "cuda" else nullcontext():

@@ -1,4 +1,4 @@
-"""The roofline: what one step and one job of the published networks cost at least, counted on the meta device."""
+"""The roofline: the least cost of one step and one job of the published networks, counted on the meta device."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _FACTOR = 8
 class Floor:
     """One line of the roofline.
 
-    ``expected`` is the TFLOP that was counted when the goals were set: of SD1.5 with both halves computed throughout.
+    ``expected`` is the TFLOP that was counted when the goals were set: of SD1.5 with both branches computed throughout.
     """
 
     work: str
@@ -94,9 +94,9 @@ def parameters(family: str) -> int:
 
 @cache
 def forward(family: str, size: int) -> Count:
-    """One evaluation with guidance (two halves) at ``size``² pixels; what is computed once a prompt left out.
+    """One evaluation with guidance (two branches) at ``size``² pixels, without what is computed once for a prompt.
 
-    As a session does it: of SD1.5's halves, what precedes the first cross-attention is computed once.
+    As a session does it: before the first cross-attention, SD1.5's branches are computed as one.
     """
     unet = network(family)
     side, config = size // _FACTOR, unet.config
@@ -130,16 +130,21 @@ def step(family: str, size: int) -> Count:
     unet = network(family)
     width, side = unet.config.cross_attention_dim[0], size // _FACTOR
     text = _Text(width, 1280 if unet.config.added_inputs else 0)
-    parts = Parts(unet, _autoencoder(), cast(Any, text), {}, {})
+    parts = Parts(unet=unet, vae=_autoencoder(), text=cast(Any, text), scheduler={}, index={})
     session = TorchSession(parts, torch.device("meta"), Execution())
     inputs = Inputs(
-        "", "", 1, 7.5, np.zeros((size, size, 3), np.uint8), np.zeros((size, size), bool),
-        np.zeros((side, side), np.float32),
-    )  # fmt: skip
+        prompt="",
+        negative_prompt="",
+        clip_skip=1,
+        guidance_scale=7.5,
+        image=np.zeros((size, size, 3), np.uint8),
+        mask=np.zeros((size, size), bool),
+        latent_mask=np.zeros((side, side), np.float32),
+    )
     conditioning, _ = session.encode(inputs)
     table = schedulers.table("DPMSolverMultistepScheduler", 21, karras=True, strength=0.7)
     state = session.start(conditioning, table, np.zeros((4, side, side), np.float32))
-    session.advance([Step(state, 4)])  # it takes its place, once
+    session.advance([Step(state, 4)])  # places the lane, once
     return count(lambda: session.advance([Step(state, 5)]))
 
 
@@ -175,6 +180,7 @@ def _half(*shape: int) -> torch.Tensor:
 
 def _laid_out(kind: Callable[[Any], Network], config: object) -> Network:
     with torch.device("meta"):
-        made = kind(config)
-    made.half().eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return made
+        network = kind(config)
+    network.half().eval().requires_grad_(False)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network

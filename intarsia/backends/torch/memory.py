@@ -1,10 +1,10 @@
-"""Running out of memory: telling it from other failures, and saying what would have fitted."""
+"""Out-of-memory errors: recognizing them, and naming a size that would have fitted."""
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -12,20 +12,20 @@ __all__ = ["Attempt", "Memory", "is_out_of_memory", "measured", "what_would_fit"
 
 _TRIED = re.compile(r"Tried to allocate ([\d.]+) ([KMG])iB")
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
-# What a CPU's allocator says.
-_WORDS = ("can't allocate memory", "not enough memory")
+# In the error messages of a CPU's allocator.
+_PHRASES = ("can't allocate memory", "not enough memory")
 # Activations grow with the pixels, or a little faster; sizes go in these steps.
 _MARGIN, _STEP = 0.9, 64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """What was being computed.
+    """The size of a computation.
 
     Attributes:
         width, height: generation size in pixels.
-        lanes: images at once.
-        rest: bytes that stay on the device whatever is computed: the weights.
+        lanes: images in the batch.
+        rest: bytes that are on the device in any case: the weights.
     """
 
     width: int
@@ -40,8 +40,8 @@ class Memory:
 
     Attributes:
         held: allocated by then.
-        tried: what the failed allocation asked for.
-        usable: everything that this process could have.
+        tried: the failed allocation.
+        usable: free, or already reserved by this process.
     """
 
     held: int
@@ -50,52 +50,55 @@ class Memory:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch failed for want of memory, on a GPU or on the host, or because of such a failure before."""
-    if isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _WORDS):
+    """Whether memory ran out, on a GPU or on the host; also if the error only follows from such an error."""
+    if isinstance(error, torch.OutOfMemoryError) or any(phrase in str(error) for phrase in _PHRASES):
         return True
-    # a capture that memory broke off ends with an error about the capture
-    before = error.__cause__ or error.__context__
-    return before is not None and is_out_of_memory(before)
+    # a capture that fails for lack of memory ends with an error about the capture
+    earlier = error.__cause__ or error.__context__
+    return earlier is not None and is_out_of_memory(earlier)
 
 
 def measured(error: BaseException, device: torch.device) -> Memory | None:
-    """The device's memory while ``error`` is being handled, so that what was computed is still held; None on a CPU."""
+    """The device's memory while ``error`` is handled, so that the failed tensors are still held; None on a CPU."""
     if device.type != "cuda":
         return None
     held, reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
     free, _ = torch.cuda.mem_get_info(device)
-    found = _TRIED.search(str(error))
-    tried = int(float(found[1]) * _UNITS[found[2]]) if found else 0
-    return Memory(held, tried, free + reserved)
+    match = _TRIED.search(str(error))
+    tried = int(float(match[1]) * _UNITS[match[2]]) if match else 0
+    return Memory(held, tried, usable=free + reserved)
 
 
 def what_would_fit(attempt: Attempt | None, memory: Memory | None) -> str:
-    """One clause: what was needed, what there is, and what would have fitted.
+    """One clause: the memory that was needed, the memory that there is, and a size that would have fitted.
 
-    Needed is at least what was held and tried; how much more is not known, so a suggestion is a start, no promise.
+    At least the sum of held and tried is needed; how much more is not known, so the size is a suggestion, no promise.
     """
     if attempt is None:
         return "a smaller model, or fewer open ones, would fit"
     size = f"{attempt.width}x{attempt.height}"
-    asked = size if attempt.lanes == 1 else f"{size} in {attempt.lanes} slots"
+    if attempt.lanes > 1:
+        size += f" in {attempt.lanes} slots"
     if memory is None:
-        return f"{asked} is too much; a smaller width and height{_or_slots(attempt)} would fit"
+        return f"{size} is too much; a smaller width and height{_or_slots(attempt)} would fit"
+
     needed = max(1, memory.held - attempt.rest + memory.tried)
-    there = max(0, memory.usable - attempt.rest)
-    smaller = _smaller(attempt, min(_MARGIN, _MARGIN * there / needed))
-    return f"{asked} needs {_mib(needed)} or more beside the weights, and {_mib(there)} are there; {smaller}"
+    available = max(0, memory.usable - attempt.rest)
+    smaller = _smaller(attempt, min(_MARGIN, _MARGIN * available / needed))
+    return f"{size} needs {_mib(needed)} or more beside the weights, and {_mib(available)} are there; {smaller}"
 
 
 def _smaller(attempt: Attempt, share: float) -> str:
-    """What a share of the pixels comes to: fewer slots, or sides in steps of 64."""
-    found = []
+    """Sizes with that share of the pixels: fewer slots, or sides in steps of 64."""
+    sizes = []
     slots = math.floor(attempt.lanes * share)
     if attempt.lanes > 1 and slots >= 1:
-        found.append(f"slots={slots}")
-    side = replace(attempt, width=_side(attempt.width, share), height=_side(attempt.height, share))
-    if min(side.width, side.height) >= _STEP:
-        found.append(f"{side.width}x{side.height}")
-    return f"about {' or '.join(found)} would fit" if found else "no size of it would fit"
+        sizes.append(f"slots={slots}")
+
+    width, height = _side(attempt.width, share), _side(attempt.height, share)
+    if min(width, height) >= _STEP:
+        sizes.append(f"{width}x{height}")
+    return f"about {' or '.join(sizes)} would fit" if sizes else "no size of it would fit"
 
 
 def _side(pixels: int, share: float) -> int:

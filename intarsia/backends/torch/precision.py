@@ -1,4 +1,4 @@
-"""Which precisions a device has: what ``fp8`` needs, found out before any weights are read."""
+"""Whether a device can compute in ``fp8``, checked before any weights are read."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from intarsia.kernels.float8 import quantize_reference, scaled_product
 
 __all__ = ["product_dtype"]
 
-_OLDEST = (8, 9)
-_ELSE = "ask for precision standard"
+_OLDEST_CAPABILITY = (8, 9)
+_ALTERNATIVE = "ask for precision standard"
 
 
 def product_dtype(device: torch.device, dtype: torch.dtype, *, simulate: bool = False) -> torch.dtype:
-    """What products in e4m3 are written in: ``dtype``, or bfloat16 where torch can write no other.
+    """The dtype in which products in e4m3 are written: ``dtype``, or bfloat16 where torch can write no other.
 
-    torch had bfloat16 alone for scales by row at first; on compute capability 9.0 with cuBLAS 12.9, and elsewhere in
-    later versions, it has float16 too. A small product says which.
+    With scales by row, torch could at first write bfloat16 only; on compute capability 9.0 with cuBLAS 12.9, and
+    elsewhere in later versions, float16 too. A small product is computed to find out.
 
     Args:
         dtype: of the network.
-        simulate: a CPU does it too, by the reference: slow, for tests and for measuring what is lost.
+        simulate: allow a CPU, which computes the reference: slow, for tests and for measuring the loss.
 
     Raises:
         BackendError: the device, or torch for it, has no such products.
@@ -30,10 +30,12 @@ def product_dtype(device: torch.device, dtype: torch.dtype, *, simulate: bool = 
         return dtype
     needs = "precision fp8 needs a CUDA device of compute capability 8.9 or higher"
     if device.type != "cuda":
-        raise BackendError(f"{needs}, not {device}; {_ELSE}")
-    name, found = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
-    if found < _OLDEST:
-        raise BackendError(f"{needs}; {name} has {found[0]}.{found[1]}; {_ELSE}")
+        raise BackendError(f"{needs}, not {device}; {_ALTERNATIVE}")
+
+    name, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
+    if capability < _OLDEST_CAPABILITY:
+        raise BackendError(f"{needs}; {name} has {capability[0]}.{capability[1]}; {_ALTERNATIVE}")
+
     why = ""
     for written in dict.fromkeys((dtype, torch.bfloat16)):
         why = _why_not(device, written)
@@ -41,16 +43,17 @@ def product_dtype(device: torch.device, dtype: torch.dtype, *, simulate: bool = 
             return written
     raise BackendError(
         f"precision fp8 needs torch._scaled_mm with a scale for each row, which torch {torch.__version__} does not "
-        f"have for {name}: {why}; {_ELSE}"
+        f"have for {name}: {why}; {_ALTERNATIVE}"
     )
 
 
 def _why_not(device: torch.device, written: torch.dtype) -> str:
-    """What keeps torch from a product with a bias, in one line; empty where nothing does."""
+    """The reason why torch cannot compute a product with a bias, in one line; empty if it can."""
     ones = torch.ones(16, 16, device=device)
     try:
-        found = scaled_product(quantize_reference(ones), quantize_reference(ones), ones[0].to(written), written)
-        sums = found.float().cpu()
+        quantized = quantize_reference(ones)
+        product = scaled_product(quantized, quantized, ones[0].to(written), written)
+        sums = product.float().cpu()
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError, AttributeError) as exc:  # refused on the host: torch looks before it launches
