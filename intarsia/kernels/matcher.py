@@ -96,6 +96,14 @@ def match(
     """
     if not runs_fused(fused, x):
         return match_reference(x, sources, destinations, merged, protected)
+    _check_indices(x, sources, destinations, merged)
+    if protected is not None:
+        _check_protected(protected, (len(sources), x.shape[1]))
+    place, size = _match(x, sources, destinations, merged, protected)
+    return place, size
+
+
+def _check_indices(x: Tensor, sources: Tensor, destinations: Tensor, merged: int) -> None:
     lanes = len(sources)
     check(x.is_contiguous(), "match: x", "contiguous", f"of strides {x.stride()}")
     check(len(x) % lanes == 0, "match: the batch", f"a multiple of {lanes} lanes", len(x))
@@ -104,13 +112,12 @@ def match(
         fits = index.dtype == torch.int64 and index.is_contiguous() and len(index) == lanes
         actual = f"{index.dtype} of shape {tuple(index.shape)}"
         check(fits, f"match: {name}", f"contiguous int64 of {lanes} rows", actual)
-    if protected is not None:
-        fits = protected.dtype == torch.bool and protected.is_contiguous() and protected.shape == (lanes, x.shape[1])
-        actual = f"{protected.dtype} of shape {tuple(protected.shape)}"
-        check(fits, "match: protected", f"contiguous bool of shape {(lanes, x.shape[1])}", actual)
 
-    place, size = _match(x, sources, destinations, merged, protected)
-    return place, size
+
+def _check_protected(protected: Tensor, shape: tuple[int, int]) -> None:
+    fits = protected.dtype == torch.bool and protected.is_contiguous() and protected.shape == shape
+    actual = f"{protected.dtype} of shape {tuple(protected.shape)}"
+    check(fits, "match: protected", f"contiguous bool of shape {shape}", actual)
 
 
 def _empty_places_and_sizes(

@@ -72,7 +72,7 @@ def _changes(network: nn.Module, folder: Path, additions: Additions, parts: Part
         template.device,
         template.dtype,
         additions.to(folder.name, template.device),
-        wanted=lambda name: name.endswith(".weight") and layer_of(name) in weights,
+        select=lambda name: name.endswith(".weight") and layer_of(name) in weights,
     )
 
     changes: list[tuple[Tensor, Tensor]] = []

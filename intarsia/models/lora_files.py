@@ -66,7 +66,7 @@ def _read(path: Path, strength: float, layers_per_block: int) -> LoraFile:
 def _matrices(path: Path, names: LoraNames) -> dict[str, Tensor]:
     """The matrices of the file, with alpha / rank multiplied into the upper ones."""
     is_used = (names.matrices | names.alphas).__contains__
-    state = read_tensors([path], torch.device("cpu"), torch.float32, wanted=is_used)
+    state = read_tensors([path], torch.device("cpu"), torch.float32, select=is_used)
     not_finite = [name for name, tensor in state.items() if not tensor.isfinite().all()]
     _refuse(path, not_finite, "have values not finite")
 

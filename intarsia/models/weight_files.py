@@ -57,13 +57,13 @@ def read_tensors(
     device: torch.device,
     dtype: torch.dtype,
     change: Callable[[str, Tensor], Tensor] | None = None,
-    wanted: Callable[[str], bool] | None = None,
+    select: Callable[[str], bool] | None = None,
 ) -> dict[str, Tensor]:
     """All tensors of some safetensors files, on ``device`` as ``dtype``; one tensor at a time is held twice.
 
     Args:
         change: from name and stored tensor to the tensor that is loaded.
-        wanted: whether to read a tensor, by name; None reads all.
+        select: whether to read a tensor, by name; None reads all.
 
     Raises:
         WeightsError: a file that is missing, truncated or not in the safetensors format.
@@ -72,7 +72,7 @@ def read_tensors(
     for path in paths:
         with _opened(path) as file:
             for name in file.keys():  # noqa: SIM118  (not a mapping)
-                if wanted is not None and not wanted(name):
+                if select is not None and not select(name):
                     continue
                 stored = file.get_tensor(name)
                 # copied in any case: a tensor in mapped memory would change, or crash, with the file

@@ -1,4 +1,4 @@
-"""A whole session on fused kernels and stages, under Triton's interpreter: the images of the plain one."""
+"""A whole session on fused kernels and static batches, under Triton's interpreter: the images of the plain one."""
 
 from __future__ import annotations
 

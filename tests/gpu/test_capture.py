@@ -50,7 +50,7 @@ def drawn(result):
 
 @pytest.fixture
 def captured(monkeypatch):
-    """What was captured, in this order: a ``StaticBatch``, or for pictures something ``CapturedCall``."""
+    """What was captured, in this order: a ``StaticBatch``, or a ``CapturedCall`` for images."""
     counted, original = [], CudaGraphCapturer.__call__
 
     def count(self, work):
@@ -304,7 +304,7 @@ def test_other_loras_need_no_new_recording(captured, opened, tmp_path):
     assert not np.array_equal(pictures[0], pictures[1])
 
 
-def made_pictures(capturer):
+def made_vae_runner(capturer):
     """A full-size autoencoder at work; two of them have the same weights."""
     torch.manual_seed(0)
     with torch.device("cuda"):
@@ -316,7 +316,7 @@ def made_pictures(capturer):
 @torch.inference_mode()
 def test_pictures_captured_and_launched_one_by_one_are_the_same_bits(captured):
     """In and out, two sizes in turns; a size is launched first, and nothing that was handed out changes later."""
-    replayed, launched = made_pictures(CudaGraphCapturer(torch.device("cuda"))), made_pictures(None)
+    replayed, launched = made_vae_runner(CudaGraphCapturer(torch.device("cuda"))), made_vae_runner(None)
     rng, kept = np.random.default_rng(0), []
     for height, width in [(256, 384), (512, 512)] * 4:
         levels, mask = rng.integers(0, 256, (height, width, 3), np.uint8), rng.random((height, width)) > 0.5
@@ -331,7 +331,7 @@ def test_pictures_captured_and_launched_one_by_one_are_the_same_bits(captured):
 
 @torch.inference_mode()
 def test_nothing_in_a_captured_picture_waits_for_the_host():
-    pictures = made_pictures(CudaGraphCapturer(torch.device("cuda")))
+    pictures = made_vae_runner(CudaGraphCapturer(torch.device("cuda")))
     levels, mask = np.full((256, 256, 3), 77, np.uint8), np.eye(256, dtype=bool)
     latents = torch.zeros(1, 4, 32, 32, device="cuda")
     for _ in range(2):

@@ -89,7 +89,7 @@ class CapturedStepper:
         return state.buffer[0] if batch is None else batch.sample(state)
 
     def free(self, state: State) -> None:
-        """Free the place of a lane that is finished."""
+        """Free the position of a lane that is finished."""
         batch = self._batch_of(state)
         if batch is not None:
             batch.free(state)
@@ -115,7 +115,7 @@ class CapturedStepper:
     def _batch_for(self, steps: Sequence[Step]) -> StaticBatch:
         """The smallest batch that fits.
 
-        A group that shrank keeps its larger one: capturing a new size costs more than idle places.
+        A group that shrank keeps its larger one: capturing a new size costs more than idle positions.
         """
         template: State = steps[0].state
         capacity = _needed(steps)

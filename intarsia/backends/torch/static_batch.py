@@ -2,7 +2,7 @@
 
 The row that each lane is at is in the buffers too, and a step advances it: a step needs nothing from the host, and can
 be captured once and replayed (:mod:`intarsia.backends.torch.capture`). Lanes are placed and evicted between steps by
-copies on the device. Places without a lane are computed too, and their results ignored.
+copies on the device. Positions without a lane are computed too, and their results ignored.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class StaticBatch:
     ) -> None:
         self.key, self.capacity, self.searched, self._network = key, capacity, search, network
         self._rows: dict[State, int] = {}
-        self._places: list[State | None] = [None] * capacity.lanes
+        self._positions: list[State | None] = [None] * capacity.lanes
         self._allocate(template)
 
         work = searching(self._evaluate) if search else self._evaluate
@@ -127,7 +127,7 @@ class StaticBatch:
                 self.add(step)
                 has_new_rows = True
             if step.noise is not None:
-                noise = self._lanes.state[self._place_of(step.state), -1]
+                noise = self._lanes.state[self._index_of(step.state), -1]
                 _copy_from_host(noise, step.noise)
         if has_new_rows:
             first_input(self._lanes, fused=self._network.fused)
@@ -136,10 +136,10 @@ class StaticBatch:
         """Hold a lane too, or hold one that is here already, at that row."""
         state: State = step.state
         if state not in self._rows:
-            free_place = self._places.index(None)
-            self._places[free_place] = state
-            self._fill(free_place, state)
-        self._cursor[self._place_of(state)].fill_(step.row)
+            free_index = self._positions.index(None)
+            self._positions[free_index] = state
+            self._fill(free_index, state)
+        self._cursor[self._index_of(state)].fill_(step.row)
         self._rows[state] = step.row
 
     def run(self) -> None:
@@ -150,12 +150,12 @@ class StaticBatch:
 
     def sample(self, state: State) -> Tensor:
         """A lane's current sample, ``[C, h, w]``; a view."""
-        return self._lanes.state[self._place_of(state), 0]
+        return self._lanes.state[self._index_of(state), 0]
 
     def evict(self, state: State) -> None:
-        """Copy a lane's state slots into its own buffer, and free its place."""
+        """Copy a lane's state slots into its own buffer, and free its position."""
         slots = self.key.state_slots
-        state.buffer[:slots].copy_(self._lanes.state[self._place_of(state), :slots])
+        state.buffer[:slots].copy_(self._lanes.state[self._index_of(state), :slots])
         self.free(state)
 
     def evict_all(self) -> None:
@@ -164,46 +164,46 @@ class StaticBatch:
             self.evict(state)
 
     def free(self, state: State) -> None:
-        """Free the place of a lane that is finished."""
-        place = self._place_of(state)
-        self._cursor[place].fill_(-1)
-        self._places[place] = None
+        """Free the position of a lane that is finished."""
+        index = self._index_of(state)
+        self._cursor[index].fill_(-1)
+        self._positions[index] = None
         del self._rows[state]
 
-    def _place_of(self, state: State) -> int:
-        return self._places.index(state)
+    def _index_of(self, state: State) -> int:
+        return self._positions.index(state)
 
-    def _fill(self, place: int, state: State) -> None:
-        """Copy the lane's own tensors into its place; all of them are on the device."""
+    def _fill(self, index: int, state: State) -> None:
+        """Copy the lane's own tensors to its position; all of them are on the device."""
         lanes, slots, rows = self._lanes, self.key.state_slots, len(state.packed_table)
-        lanes.state[place].zero_()  # what an earlier lane left may not be finite
-        lanes.state[place, :slots].copy_(state.buffer[:slots])
-        lanes.records[place, :rows].copy_(state.packed_table)
-        lanes.guidance[place].fill_(state.conditioning.guidance_scale)
-        self._embeddings[place, :rows].copy_(state.embeddings)
+        lanes.state[index].zero_()  # what an earlier lane left may not be finite
+        lanes.state[index, :slots].copy_(state.buffer[:slots])
+        lanes.records[index, :rows].copy_(state.packed_table)
+        lanes.guidance[index].fill_(state.conditioning.guidance_scale)
+        self._embeddings[index, :rows].copy_(state.embeddings)
 
-        self._fill_conditioning(place, state.conditioning)
+        self._fill_conditioning(index, state.conditioning)
         if lanes.noise is not None:
-            lanes.noise[place].copy_(state.noise)
+            lanes.noise[index].copy_(state.noise)
 
         for buffer, destinations in zip(self._choices, state.choices, strict=True):
-            buffer[place, :rows, 0].copy_(destinations)
+            buffer[index, :rows, 0].copy_(destinations)
         for merging, region in zip(self._merging, state.conditioning.regions, strict=True):
             if merging.protected is not None and region.protected is not None:
-                merging.protected[place].copy_(region.protected)
+                merging.protected[index].copy_(region.protected)
 
-    def _fill_conditioning(self, place: int, conditioning: Conditioning) -> None:
+    def _fill_conditioning(self, index: int, conditioning: Conditioning) -> None:
         lanes, count = self._lanes, self.key.branches
-        branches = slice(place * count, (place + 1) * count)
+        branches = slice(index * count, (index + 1) * count)
         self._cross_kv[branches].copy_(conditioning.cross_kv)
         if self._image_kv is not None and conditioning.image_kv is not None:
             self._image_kv[branches].copy_(conditioning.image_kv)
 
         if lanes.inpaint_latents is not None and conditioning.inpaint_latents is not None:
-            lanes.inpaint_latents[place].copy_(conditioning.inpaint_latents)
+            lanes.inpaint_latents[index].copy_(conditioning.inpaint_latents)
         if lanes.mask is not None and lanes.image_latents is not None:
-            lanes.mask[place].copy_(conditioning.mask)
-            lanes.image_latents[place].copy_(conditioning.image_latents)
+            lanes.mask[index].copy_(conditioning.mask)
+            lanes.image_latents[index].copy_(conditioning.image_latents)
 
     def _evaluate(self) -> None:
         """The work of a step. In an empty batch it changes nothing."""
