@@ -11,7 +11,7 @@ from intarsia.errors import WeightsError, shown
 __all__ = ["MOST", "flag", "number", "refuse", "whole", "wholes"]
 
 MOST = 2**20
-"""The largest whole number that means anything in a network's config: widths, counts, sizes."""
+"""The largest whole number that is plausible in a network's config: widths, counts, sizes."""
 
 
 def refuse(kind: str, config: Mapping[str, Any], fixed: Mapping[str, tuple[object, ...]]) -> None:
@@ -21,18 +21,18 @@ def refuse(kind: str, config: Mapping[str, Any], fixed: Mapping[str, tuple[objec
     """
     for key, allowed in fixed.items():
         value = config.get(key, allowed[0])
-        every = value if isinstance(value, list | tuple) and value else [value]
-        if any(v not in allowed for v in every):
-            raise _wrong(kind, key, value, " or ".join(repr(v) for v in allowed))
+        values = value if isinstance(value, list | tuple) and value else [value]
+        if any(entry not in allowed for entry in values):
+            raise _wrong(kind, key, value, " or ".join(repr(entry) for entry in allowed))
 
 
 def whole(
     kind: str, config: Mapping[str, Any], key: str, default: int | None, *, least: int = 1, most: int = MOST
 ) -> int:
-    """A whole number of a config. An absent key, or null, is the default; None as default wants the key.
+    """A whole number of a config. An absent key, or null, is the default; without a default the key is required.
 
     Args:
-        kind: what the config is of, for the error.
+        kind: kind of the config, for the error.
 
     Raises:
         WeightsError: anything but a whole number from ``least`` to ``most``.
@@ -56,7 +56,8 @@ def wholes(
     value = default if value is None else value
     if count is not None and _is_whole(value, least, MOST):
         value = [value] * count
-    fits = isinstance(value, list | tuple) and all(_is_whole(each, least, MOST) for each in value)
+
+    fits = isinstance(value, list | tuple) and all(_is_whole(entry, least, MOST) for entry in value)
     if not fits or not value or (count is not None and len(value) != count):
         levels = f"each of {count} levels" if count is not None else "each level"
         raise _wrong(kind, key, value, f"a whole number from {least} to {MOST}, or one for {levels}")
@@ -69,9 +70,10 @@ def number(
     """A finite number; an absent key, or null, is the default. WeightsError otherwise."""
     value = config.get(key)
     value = default if value is None else value
-    real = isinstance(value, int | float) and not isinstance(value, bool)
-    if not real or not math.isfinite(value) or abs(value) > most or (positive and value <= 0):
-        raise _wrong(kind, key, value, f"a {'positive ' if positive else ''}number up to {most:g}")
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or abs(value) > most or (positive and value <= 0):
+        allowed = "a positive number" if positive else "a number"
+        raise _wrong(kind, key, value, f"{allowed} up to {most:g}")
     return float(value)
 
 

@@ -37,9 +37,9 @@ def load_ip_adapter(folder: Path, unet: UNet, device: torch.device, dtype: torch
     with torch.device("meta"):
         network = IPAdapter(_projection(path, state, unet.config.cross_attention_dim[0]), unet)
     adapter = fill(network, state, path)
-    wanted, given = _widths(adapter, config)
-    if wanted != given:
-        raise WeightsError(f"{path}: made for an image encoder of {wanted} channels, image_encoder gives {given}")
+    expected, encoded = _widths(adapter, config)
+    if expected != encoded:
+        raise WeightsError(f"{path}: made for an image encoder of {expected} channels, image_encoder gives {encoded}")
     return ImagePrompts(adapter, encoder, _processor(int(config.image_size)))
 
 
@@ -52,6 +52,7 @@ def _projection(path: Path, state: dict[str, Tensor], width: int) -> ImageProjec
             return ImageProjection(embedding, rows // width, width)
         if f"{_PREFIX}latents" in shapes:
             return Resampler(resampler_shape(shapes, _PREFIX))
+
     except (KeyError, IndexError, ValueError) as exc:
         raise WeightsError(f"{path}: not an IP adapter's image projection: {one_line(exc)}") from exc
     raise WeightsError(
@@ -61,7 +62,7 @@ def _projection(path: Path, state: dict[str, Tensor], width: int) -> ImageProjec
 
 
 def _widths(adapter: IPAdapter, config: Any) -> tuple[int, int]:
-    """Channels that the adapter takes, and those that the encoder gives it."""
+    """Channels of the adapter's input, and of the encoder's output."""
     projection = adapter.image_proj
     if isinstance(projection, Resampler):
         return projection.proj_in.in_features, int(config.hidden_size)
@@ -82,6 +83,7 @@ def _image_encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> tu
             model: nn.Module = CLIPVisionModelWithProjection(config)
     except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError, RuntimeError, ImportError) as exc:
         raise WeightsError(f"{path}: not a CLIP image encoder's config: {one_line(exc)}") from exc
+
     state = read_tensors(files, device, dtype)
     state.pop("vision_model.embeddings.position_ids", None)  # a constant that old files store
     model = fill(model, state, files[0])

@@ -47,39 +47,52 @@ def read_loras(files: Sequence[tuple[Path, float]], layers_per_block: int) -> Ad
 
 def _read(path: Path, strength: float, layers_per_block: int) -> LoraFile:
     names = _applicable(path)
-    state = read_tensors(
-        [path], torch.device("cpu"), torch.float32, wanted=(names.matrices | names.alphas).__contains__
-    )
-    _refuse(path, [name for name, tensor in state.items() if not tensor.isfinite().all()], "have values not finite")
-    alphas = {name: state.pop(name) for name in names.alphas}
-    _refuse(path, [name for name, tensor in state.items() if tensor.ndim < 2], "are not matrices")
-    _apply_alphas(path, state, alphas)
+    state = _matrices(path, names)
+    matrices_by_network = _by_network(path, _converted(path, state, layers_per_block))
+
     stored = _stored_settings(path)
     layers: dict[str, dict[str, LowRank]] = {}
-    for network, matrices in _by_network(path, _converted(path, state, layers_per_block)).items():
+    for network, matrices in matrices_by_network.items():
         settings = {key.removeprefix(f"{network}."): value for key, value in stored.items()}
         for name in [name for name in matrices if name.endswith(_DOWN)]:
             layer = name.removesuffix(_DOWN)
             down, up = matrices[name], matrices[layer + _UP]
             scale = strength * _stored_scale(path, settings, layer, len(down))
             layers.setdefault(network, {})[layer_of(layer)] = LowRank(down, up, scale)
-    return LoraFile(path, layers, tuple(phrase(kind, left) for kind, left in names.left_out.items()))
+
+    left_out = tuple(phrase(kind, kind_names) for kind, kind_names in names.left_out.items())
+    return LoraFile(path, layers, left_out)
+
+
+def _matrices(path: Path, names: LoraNames) -> dict[str, Tensor]:
+    """The matrices of the file, with alpha / rank multiplied into the upper ones."""
+    is_used = (names.matrices | names.alphas).__contains__
+    state = read_tensors([path], torch.device("cpu"), torch.float32, wanted=is_used)
+    not_finite = [name for name, tensor in state.items() if not tensor.isfinite().all()]
+    _refuse(path, not_finite, "have values not finite")
+
+    alphas = {name: state.pop(name) for name in names.alphas}
+    vectors = [name for name, tensor in state.items() if tensor.ndim < 2]
+    _refuse(path, vectors, "are not matrices")
+    _apply_alphas(path, state, alphas)
+    return state
 
 
 def _applicable(path: Path) -> LoraNames:
-    """The file's names, sorted; nothing of its tensors has been read yet."""
+    """The names of the file's tensors, sorted; WeightsError where none can be applied. Only the header is read."""
     names = sorted_names(stored_names([path]))
     if names.matrices:
         return names
     if not names.left_out:
         raise WeightsError(f"{path}: holds no LoRA: it is empty")
-    most = sorted(names.left_out.items(), key=lambda item: -len(item[1]))[:_NAMED]
-    found = ", ".join(phrase(kind, left) for kind, left in most)
-    raise WeightsError(f"{path}: holds no LoRA that can be applied; it has {found}")
+
+    most_frequent = sorted(names.left_out.items(), key=lambda item: -len(item[1]))[:_NAMED]
+    contents = ", ".join(phrase(kind, kind_names) for kind, kind_names in most_frequent)
+    raise WeightsError(f"{path}: holds no LoRA that can be applied; it has {contents}")
 
 
 def _apply_alphas(path: Path, state: dict[str, Tensor], alphas: Mapping[str, Tensor]) -> None:
-    """alpha / rank into the upper matrix, so that nothing has to rename alphas."""
+    """Multiply alpha / rank into the upper matrix, so that alphas need not be renamed."""
     for name, alpha in alphas.items():
         stem = name.removesuffix("alpha")
         ups = [stem + up for up in ("lora_up.weight", "lora.up.weight", "lora_B.weight") if stem + up in state]
@@ -90,7 +103,7 @@ def _apply_alphas(path: Path, state: dict[str, Tensor], alphas: Mapping[str, Ten
 
 
 def _converted(path: Path, state: dict[str, Tensor], layers_per_block: int) -> dict[str, Tensor]:
-    """kohya's names as diffusers'; others are as they were."""
+    """Rename kohya's names to those of diffusers; others stay the same."""
     from diffusers.loaders import StableDiffusionLoraLoaderMixin
 
     config = SimpleNamespace(layers_per_block=layers_per_block)
@@ -101,8 +114,7 @@ def _converted(path: Path, state: dict[str, Tensor], layers_per_block: int) -> d
         raise WeightsError(f"{path}: diffusers cannot read its layer names: {one_line(exc)}") from exc
     if len(converted) != count:  # of names in both spellings the converter keeps one
         raise WeightsError(f"{path}: names layers of unet in two spellings")
-    found: dict[str, Tensor] = converted
-    return found
+    return dict(converted)
 
 
 def _by_network(path: Path, state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -111,27 +123,26 @@ def _by_network(path: Path, state: Mapping[str, Tensor]) -> dict[str, dict[str, 
 
     if not any(name.split(".")[0] in _NETWORKS for name in state):
         state = {f"unet.{name}": tensor for name, tensor in state.items()}  # a file of the UNet alone
-    strangers = [name for name in state if name.split(".")[0] not in _NETWORKS]  # named otherwise than the others
-    _refuse(path, strangers, f"belong to none of {', '.join(_NETWORKS)}")
-    text = {**names.DIFFUSERS_OLD_TO_PEFT, **names.DIFFUSERS_TO_PEFT}
+    unknown = [name for name in state if name.split(".")[0] not in _NETWORKS]
+    _refuse(path, unknown, f"belong to none of {', '.join(_NETWORKS)}")
+
+    text_mapping = {**names.DIFFUSERS_OLD_TO_PEFT, **names.DIFFUSERS_TO_PEFT}
     networks = {}
     for network in _NETWORKS:
-        own = {name.removeprefix(f"{network}."): tensor for name, tensor in state.items() if _is_of(name, network)}
-        mapping = names.UNET_TO_DIFFUSERS if network == "unet" else text
-        networks[network] = names.convert_state_dict(own, mapping)
-        odd = [name for name in networks[network] if not name.endswith((_DOWN, _UP))]
-        _refuse(path, [f"{network}.{name}" for name in odd], "have a name that diffusers cannot read")
-        if len(networks[network]) != len(own):
+        prefix = f"{network}."
+        stored = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+        mapping = names.UNET_TO_DIFFUSERS if network == "unet" else text_mapping
+        networks[network] = names.convert_state_dict(stored, mapping)
+
+        unreadable = [f"{prefix}{name}" for name in networks[network] if not name.endswith((_DOWN, _UP))]
+        _refuse(path, unreadable, "have a name that diffusers cannot read")
+        if len(networks[network]) != len(stored):
             raise WeightsError(f"{path}: names layers of {network} in two spellings")
     return networks
 
 
-def _is_of(name: str, network: str) -> bool:
-    return name.startswith(f"{network}.")
-
-
 def _stored_settings(path: Path) -> dict[str, Any]:
-    """What newer diffusers stores of PEFT's LoraConfig, by network: ``unet.lora_alpha``, ``unet.r`` …"""
+    """Fields of PEFT's LoraConfig, by network, that newer diffusers stores: ``unet.lora_alpha``, ``unet.r`` …"""
     with safe_open(path, framework="pt") as file:
         text = (file.metadata() or {}).get(_SETTINGS, "{}")
     try:
@@ -151,6 +162,7 @@ def _stored_scale(path: Path, settings: Mapping[str, Any], layer: str, rank: int
     for pattern, value in others.items():
         if layer == pattern or layer.endswith("." + pattern):
             alpha = value
+
     if alpha is None:
         return 1.0
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):

@@ -1,4 +1,4 @@
-"""What the tensors of a file are that was named as a LoRA, by their names alone: its matrices, and all else."""
+"""Kinds of the tensors in a LoRA file, by their names alone: pairs of matrices, alphas, and all others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _OURS = re.compile(
     r"lora_(unet|te|te1|te2)_|(unet|text_encoder|text_encoder_2)\.|"
     r"(down_blocks|up_blocks|mid_block|conv_in|conv_out|conv_norm_out|time_embedding|add_embedding|proj_in|proj_out)\b"
 )
-# Ways to change a layer other than by a pair of matrices: the layer is not what it should be without them.
+# Ways to change a layer other than by a pair of matrices: without them the layer would be wrong.
 _FORMS = {
     "LoHa": r"\.hada_\w+$",
     "LoKr": r"\.lokr_\w+$",
@@ -47,9 +47,9 @@ _BESIDE = {
     "constants": r"position_ids$",
     "a network's own weights": r"\.(weight|bias)$",
 }
-_HALVES = "matrices without the other of their pair"
+_UNPAIRED = "matrices without the other of their pair"
 _ALPHAS = "alphas without matrices"
-_STRANGERS = "layers of networks that are neither UNet nor text encoders"
+_OTHER_NETWORKS = "layers of networks that are neither UNet nor text encoders"
 _UNKNOWN = "tensors of no known kind"
 
 
@@ -58,9 +58,9 @@ class LoraNames:
     """The names of one file, sorted.
 
     Attributes:
-        matrices: whole pairs, for networks that LoRAs are applied to.
+        matrices: of complete pairs, for networks that LoRAs are applied to.
         alphas: of these pairs.
-        left_out: all others, by what they are.
+        left_out: all others, by their kind.
     """
 
     matrices: frozenset[str]
@@ -70,26 +70,27 @@ class LoraNames:
 
 def sorted_names(names: Iterable[str]) -> LoraNames:
     """Sort the names of a file's tensors. A layer that is changed in another way too is left out as a whole."""
-    names = list(names)
     kinds = {name: _kind(name) for name in names}
-    spoiled = {_stem(name): kind for name, kind in kinds.items() if kind in _FORMS}
+    other_forms = {_stem(name): kind for name, kind in kinds.items() if kind in _FORMS}
     for name, kind in kinds.items():
         if not kind:
-            kinds[name] = spoiled.get(_stem(name), "")
-    pairs = {name for name, kind in kinds.items() if not kind and MATRIX.search(name)}
-    whole = {name for name in pairs if partner(name) in pairs}
-    stems = {_stem(name) for name in whole}
+            kinds[name] = other_forms.get(_stem(name), "")
+
+    matrices = {name for name, kind in kinds.items() if not kind and MATRIX.search(name)}
+    paired = {name for name in matrices if partner(name) in matrices}
+    paired_stems = {_stem(name) for name in paired}
     for name, kind in kinds.items():
-        if not kind and name in pairs - whole:
-            kinds[name] = _HALVES
-        elif not kind and name.endswith(_ALPHA) and _stem(name) not in stems:
+        if not kind and name in matrices - paired:
+            kinds[name] = _UNPAIRED
+        elif not kind and name.endswith(_ALPHA) and _stem(name) not in paired_stems:
             kinds[name] = _ALPHAS
+
     left_out: dict[str, tuple[str, ...]] = {}
     for name, kind in kinds.items():
         if kind:
             left_out[kind] = (*left_out.get(kind, ()), name)
-    alphas = {name for name, kind in kinds.items() if not kind} - whole
-    return LoraNames(frozenset(whole), frozenset(alphas), left_out)
+    alphas = {name for name, kind in kinds.items() if not kind} - paired
+    return LoraNames(frozenset(paired), frozenset(alphas), left_out)
 
 
 def partner(name: str) -> str:
@@ -98,29 +99,32 @@ def partner(name: str) -> str:
 
 
 def phrase(kind: str, names: tuple[str, ...]) -> str:
-    """What is there of one kind, for a sentence."""
+    """A kind with the number and the first names of its tensors, for a sentence."""
     more = ", …" if len(names) > _SHOWN else ""
     tensors = "tensor" if len(names) == 1 else "tensors"
     return f"{kind} ({len(names)} {tensors}: {', '.join(names[:_SHOWN])}{more})"
 
 
 def _kind(name: str) -> str:
-    """What a tensor is; "" for a matrix, or an alpha, of a network that LoRAs are applied to."""
+    """The kind of a tensor; "" for a matrix, or an alpha, of a network that LoRAs are applied to."""
     for kind, pattern in _FORMS.items():
         if re.search(pattern, name):
             return kind
-    lora = bool(MATRIX.search(name)) or name.endswith(_ALPHA)
+
+    is_lora = bool(MATRIX.search(name)) or name.endswith(_ALPHA)
     for kind, pattern in _BESIDE.items():
         if pattern.startswith("^") and re.search(pattern, name):
             return kind
-    if lora:
-        return "" if _OURS.match(name) else _STRANGERS
+
+    if is_lora:
+        return "" if _OURS.match(name) else _OTHER_NETWORKS
     return next((kind for kind, pattern in _BESIDE.items() if re.search(pattern, name)), _UNKNOWN)
 
 
 def _stem(name: str) -> str:
     """The layer as the file names it."""
-    match = MATRIX.search(name)
-    if match is None:
-        match = next((found for found in (re.search(pattern, name) for pattern in _FORMS.values()) if found), None)
-    return name[: match.start()] if match else name.removesuffix(_ALPHA)
+    for pattern in (MATRIX.pattern, *_FORMS.values()):
+        match = re.search(pattern, name)
+        if match:
+            return name[: match.start()]
+    return name.removesuffix(_ALPHA)

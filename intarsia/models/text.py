@@ -53,16 +53,17 @@ class TextTower:
 
     def read(self, prompts: Sequence[str]) -> tuple[Tensor, tuple[str, ...]]:
         """Padded token ids ``[B, n]``, and a warning for every prompt that was cut."""
-        read = [self.tokens.encode(prompt) for prompt in prompts]
-        ids = torch.from_numpy(np.concatenate([ids for ids, _ in read]))
-        return ids, tuple(warning for _, cut in read for warning in cut)
+        encoded = [self.tokens.encode(prompt) for prompt in prompts]
+        ids = np.concatenate([prompt_ids for prompt_ids, _ in encoded])
+        warnings = tuple(warning for _, prompt_warnings in encoded for warning in prompt_warnings)
+        return torch.from_numpy(ids), warnings
 
     def run(self, ids: Tensor) -> Any:
         """The encoder's output with all hidden states, for :meth:`read`'s ids."""
-        return self.model(self._moved(ids), output_hidden_states=True)
+        return self.model(self._on_device(ids), output_hidden_states=True)
 
-    def _moved(self, tokens: Tensor) -> Tensor:
-        """To where the encoder is; to a GPU from pinned memory, so that the host does not wait for it."""
+    def _on_device(self, tokens: Tensor) -> Tensor:
+        """Copied to the encoder's device; to a GPU through pinned memory, so that the host does not wait."""
         device = next(self.model.parameters()).device
         if device.type == "cuda":
             return tokens.pin_memory().to(device, non_blocking=True)
@@ -103,19 +104,21 @@ class TextEncoders:
         most = min(tower.layers for tower in self.towers)
         if not 1 <= clip_skip <= most:
             raise RequestError("clip_skip", clip_skip, f"between 1 and {most} for this model")
+
         hidden: list[Tensor] = []
         pooled: Tensor | None = None
         warnings: list[str] = []
         with torch.no_grad():
             for tower in self.towers:
-                ids, cut = tower.read(prompts)
-                out = tower.run(ids)
-                hidden.append(self._pick(tower, out, clip_skip))
-                pooled = getattr(out, "text_embeds", None) if pooled is None else pooled
-                warnings += cut
+                ids, tower_warnings = tower.read(prompts)
+                warnings += tower_warnings
+                output = tower.run(ids)
+                hidden.append(self._hidden_layer(tower, output, clip_skip))
+                if pooled is None:
+                    pooled = getattr(output, "text_embeds", None)
         return TextEncoding(torch.cat(hidden, dim=2), pooled, tuple(dict.fromkeys(warnings)))
 
-    def _pick(self, tower: TextTower, out: Any, clip_skip: int) -> Tensor:
+    def _hidden_layer(self, tower: TextTower, out: Any, clip_skip: int) -> Tensor:
         if self.penultimate:
             return cast(Tensor, out.hidden_states[-max(clip_skip, 2)])
         if clip_skip == 1:

@@ -1,8 +1,8 @@
 """Prompts to token ids: CLIP's byte-level pair encoding (Radford et al. 2021, section 2.4), by way of tokenizers.
 
-Every backend reads prompts with this, so that the same folder gives the same tokens. The pipeline is the one of
-transformers' ``CLIPTokenizer``: built anew of the vocabulary, merges and added tokens of the folder, whatever else its
-files say. Nothing here needs torch.
+All backends use it, so that the same folder gives the same tokens. The pipeline is that of transformers'
+``CLIPTokenizer``, built from the vocabulary, merges and added tokens of the folder; its files' other settings are not
+read. Nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ __all__ = ["ClipTokens", "load_tokens"]
 _MARKS = {"bos": "<|startoftext|>", "eos": "<|endoftext|>", "unk": "<|endoftext|>", "pad": "<|endoftext|>"}
 _WORD_END = "</w>"
 _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-_SIDES = ("lstrip", "rstrip", "single_word", "normalized", "special")
+_OPTIONS = ("lstrip", "rstrip", "single_word", "normalized", "special")
 # A start, an end, and something between them.
 _FEWEST = 3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ClipTokens:
     """One tokenizer.
 
@@ -47,23 +47,24 @@ class ClipTokens:
     def encode(self, prompt: str) -> tuple[np.ndarray, tuple[str, ...]]:
         """int64 ``[1, limit]``, and a sentence where the prompt was cut."""
         ids = list(self.tokenizer.encode(prompt).ids)
-        cut: tuple[str, ...] = ()
+        warnings: tuple[str, ...] = ()
         if len(ids) > self.limit:
-            # the last place is the end token's
+            # the last position is the end token's
             rest = self.tokenizer.decode(ids[self.limit - 1 : -1], skip_special_tokens=False)
             unused = rest.replace(_WORD_END, " ").strip()
-            cut = (f"prompt cut after {self.limit} tokens; not used: {shown(unused)}",)
+            warnings = (f"prompt cut after {self.limit} tokens; not used: {shown(unused)}",)
             ids = [*ids[: self.limit - 1], self.end]
+
         ids += [self.pad] * (self.limit - len(ids))
-        return np.array([ids], np.int64), cut
+        return np.array([ids], np.int64), warnings
 
 
 def load_tokens(folder: Path, positions: int, rows: int) -> ClipTokens:
     """Read a folder of ``tokenizer_config.json`` and ``vocab.json`` with ``merges.txt``, or ``tokenizer.json``.
 
     Args:
-        positions: most tokens that the text encoder takes.
-        rows: tokens that the text encoder has vectors for.
+        positions: most tokens of the text encoder's input.
+        rows: tokens of the text encoder's embedding table.
 
     Raises:
         WeightsError: anything missing, unreadable, of another kind, or not fitting the text encoder; one line that
@@ -75,21 +76,23 @@ def load_tokens(folder: Path, positions: int, rows: int) -> ClipTokens:
     if kind not in ("CLIPTokenizer", "CLIPTokenizerFast"):
         raise WeightsError(f"{path}: tokenizer_class must be CLIPTokenizer, not {shown(kind)}")
     limit = min(_limit(path, config), positions)
+
     try:
         vocabulary, merges, stored = _vocabulary(folder)
         added = _added(folder, config, stored)
         marks = _marks(folder, config)
-        made = _pipeline(vocabulary, merges, marks, added)
-        end, pad = _id(made, marks["eos"]), _id(made, marks["pad"])
+        tokenizer = _pipeline(vocabulary, merges, marks, added)
+        end, pad = _id(tokenizer, marks["eos"]), _id(tokenizer, marks["pad"])
     except WeightsError:
         raise
     # the tokenizers library raises bare Exception for damaged merges
     except Exception as exc:
         raise WeightsError(f"{folder}: not readable as a CLIP tokenizer: {one_line(exc)}") from exc
-    highest = max(made.get_vocab(with_added_tokens=True).values())
+
+    highest = max(tokenizer.get_vocab(with_added_tokens=True).values())
     if highest >= rows:
         raise WeightsError(f"{folder}: has a token {highest}, and the text encoder's vocab_size is {rows}")
-    return ClipTokens(made, limit, end, pad)
+    return ClipTokens(tokenizer=tokenizer, limit=limit, end=end, pad=pad)
 
 
 def _limit(path: Path, config: Mapping[str, Any]) -> int:
@@ -108,45 +111,51 @@ def _pipeline(
     marks: Mapping[str, str],
     added: Mapping[int, AddedToken],
 ) -> Tokenizer:
-    made = Tokenizer(
-        BPE(
-            vocab=vocabulary,
-            merges=list(merges),
-            continuing_subword_prefix="",
-            end_of_word_suffix=_WORD_END,
-            fuse_unk=False,
-            unk_token=marks["unk"],
-        )
+    """The tokenizer of CLIP; ValueError where tokens and numbers do not agree."""
+    model = BPE(
+        vocab=vocabulary,
+        merges=list(merges),
+        continuing_subword_prefix="",
+        end_of_word_suffix=_WORD_END,
+        fuse_unk=False,
+        unk_token=marks["unk"],
     )
-    made.normalizer = normalizers.Sequence(
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
     )
     words = pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True)
-    made.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    made.decoder = decoders.ByteLevel()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+
+    _add_tokens(tokenizer, added, marks)
+    start, end = ((mark, _id(tokenizer, mark)) for mark in (marks["bos"], marks["eos"]))
+    tokenizer.post_processor = processors.RobertaProcessing(end, start, trim_offsets=False, add_prefix_space=False)
+    return tokenizer
+
+
+def _add_tokens(tokenizer: Tokenizer, added: Mapping[int, AddedToken], marks: Mapping[str, str]) -> None:
     for number, token in sorted(added.items()):
-        made.add_tokens([token])
-        if made.token_to_id(token.content) != number:
+        tokenizer.add_tokens([token])
+        if tokenizer.token_to_id(token.content) != number:
             raise ValueError(f"the added token {shown(token.content)} cannot have the number {number}")
-    known = {token.content for token in added.values()}
+
+    contents = {token.content for token in added.values()}
     for mark in dict.fromkeys(marks.values()):
-        _id(made, mark)  # one that is not there would be given a number that the text encoder does not have
-        if mark not in known:
-            made.add_special_tokens([AddedToken(mark, special=True, normalized=False)])
-    start, end = ((mark, _id(made, mark)) for mark in (marks["bos"], marks["eos"]))
-    made.post_processor = processors.RobertaProcessing(end, start, trim_offsets=False, add_prefix_space=False)
-    return made
+        _id(tokenizer, mark)  # an absent one would get a number that the text encoder does not have
+        if mark not in contents:
+            tokenizer.add_special_tokens([AddedToken(mark, special=True, normalized=False)])
 
 
 def _id(tokenizer: Tokenizer, token: str) -> int:
-    found = tokenizer.token_to_id(token)
-    if found is None:
+    number = tokenizer.token_to_id(token)
+    if number is None:
         raise ValueError(f"the vocabulary lacks {shown(token)}")
-    return found
+    return number
 
 
 def _vocabulary(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]], Any]:
-    """Tokens, merges, and what ``tokenizer.json`` lists as added to them."""
+    """Tokens, merges, and the added tokens of ``tokenizer.json``."""
     if is_there(folder / "tokenizer.json"):
         whole = read_json(folder / "tokenizer.json")
         model = whole["model"]
@@ -160,10 +169,11 @@ def _vocabulary(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]], An
 
 
 def _added(folder: Path, config: Mapping[str, Any], stored: Any) -> dict[int, AddedToken]:
-    """Tokens beside the vocabulary, by number. ``tokenizer_config.json`` goes before the files of earlier years."""
+    """Tokens beside the vocabulary, by number. ``tokenizer_config.json`` has precedence over files of older formats."""
     listed = config.get("added_tokens_decoder")
     if listed is not None:
         return {int(number): _token(fields) for number, fields in listed.items()}
+
     added: dict[int, AddedToken] = {}
     if is_there(folder / "added_tokens.json"):
         numbers = read_json(folder / "added_tokens.json").items()
@@ -174,16 +184,17 @@ def _added(folder: Path, config: Mapping[str, Any], stored: Any) -> dict[int, Ad
 
 
 def _token(fields: Mapping[str, Any]) -> AddedToken:
-    return AddedToken(str(fields["content"]), **{name: bool(fields[name]) for name in _SIDES if name in fields})
+    options = {name: bool(fields[name]) for name in _OPTIONS if name in fields}
+    return AddedToken(str(fields["content"]), **options)
 
 
 def _marks(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
-    """The four special tokens. What ``special_tokens_map.json`` says counts where no added tokens are listed."""
-    said = dict(config)
+    """The four special tokens. ``special_tokens_map.json`` has precedence if the config lists no added tokens."""
+    settings = dict(config)
     path = folder / "special_tokens_map.json"
     if config.get("added_tokens_decoder") is None and is_there(path):
-        said |= read_json(path)
-    return {name: _text(said.get(f"{name}_token")) or default for name, default in _MARKS.items()}
+        settings |= read_json(path)
+    return {name: _text(settings.get(f"{name}_token")) or default for name, default in _MARKS.items()}
 
 
 def _text(token: Any) -> str:

@@ -47,9 +47,11 @@ class UNet(nn.Module):
         self.config = config
         widths, emb = config.block_out_channels, config.time_embedding_dim
         levels = [_level(config, i) for i in range(len(widths))]
+
         self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
         self.time_embedding = TimestepEmbedding(widths[0], emb)
         self.add_embedding = TimestepEmbedding(config.added_inputs, emb) if config.added_inputs else None
+
         inputs = [widths[0], *widths[:-1]]
         self.down_blocks = nn.ModuleList(
             DownBlock(level, width, last=level is levels[-1]) for level, width in zip(levels, inputs, strict=True)
@@ -58,8 +60,9 @@ class UNet(nn.Module):
         self.up_blocks = nn.ModuleList(_up_blocks(config))
         self.conv_norm_out = GroupNorm(config.norm_num_groups, widths[0], eps=config.norm_eps, silu=True)
         self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
-        self._resnets = [m for m in self.modules() if isinstance(m, ResBlock)]
-        self._cross = [m for m in self.modules() if isinstance(m, CrossAttention)]
+
+        self._resnets = [module for module in self.modules() if isinstance(module, ResBlock)]
+        self._cross = [module for module in self.modules() if isinstance(module, CrossAttention)]
         _assign_columns(self._resnets)
         _assign_columns(self._cross)
 
@@ -86,8 +89,10 @@ class UNet(nn.Module):
         if self.add_embedding is not None:
             emb = emb + self.add_embedding(self._added(pooled, time_ids).to(dtype))
         emb = F.silu(emb)
+
         projected = torch.cat([resnet.time_emb_proj(emb) for resnet in self._resnets], dim=1)
-        return projected + torch.cat([cast(Tensor, resnet.conv1.bias) for resnet in self._resnets])
+        biases = torch.cat([cast(Tensor, resnet.conv1.bias) for resnet in self._resnets])
+        return projected + biases
 
     def _added(self, pooled: Tensor | None, time_ids: Tensor | None) -> Tensor:
         """``[R, P + 6*width]``: pooled text beside the embedded sizes (Podell et al. 2023, section 2.2)."""
@@ -117,17 +122,18 @@ class UNet(nn.Module):
 
     def cross_attentions(self) -> list[CrossAttention]:
         """In the order in which diffusers counts them: down, up, then the middle."""
-        blocks = (self.down_blocks, self.up_blocks, self.mid_block)
-        return [m for block in blocks if block is not None for m in block.modules() if isinstance(m, CrossAttention)]
+        blocks = [block for block in (self.down_blocks, self.up_blocks, self.mid_block) if block is not None]
+        modules = [module for block in blocks for module in block.modules()]
+        return [module for module in modules if isinstance(module, CrossAttention)]
 
     def attention_sizes(self, height: int, width: int) -> list[tuple[int, int]]:
         """Heights and widths of the feature maps that have attention, for latents of that size, largest first."""
         sizes: list[tuple[int, int]] = []
         config = self.config
         for i, depth in enumerate(config.transformer_layers):
-            last = i == len(config.transformer_layers) - 1
-            attention = config.down_attention[i] or config.up_attention[-1 - i] or (last and config.mid_block)
-            if attention and depth:
+            is_last = i == len(config.transformer_layers) - 1
+            has_attention = config.down_attention[i] or config.up_attention[-1 - i] or (is_last and config.mid_block)
+            if has_attention and depth:
                 sizes.append((height, width))
             height, width = (height + 1) // 2, (width + 1) // 2
         return sizes
@@ -193,6 +199,7 @@ def _up_blocks(config: UNetConfig) -> list[UpBlock]:
     for i, (width, layers) in enumerate(zip(config.block_out_channels, config.layers_per_block, strict=True)):
         last = i == len(config.block_out_channels) - 1
         skips += [width] * (layers if last else layers + 1)
+
     blocks, inputs = [], config.block_out_channels[-1]
     for i in reversed(range(len(config.block_out_channels))):
         level = replace(_level(config, i), attention=config.up_attention[-1 - i])

@@ -43,12 +43,12 @@ _FIXED: dict[str, tuple[object, ...]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class UNetConfig:
     """Shape of a UNet. Tuples have one entry per level, highest resolution first.
 
-    ``heads`` counts attention heads. In ``config.json`` it stands under ``attention_head_dim``, an old
-    misnomer that the published files keep (huggingface/diffusers issue 2011).
+    ``heads`` counts attention heads. In ``config.json`` its key is ``attention_head_dim``, an old misnomer that the
+    published files keep (huggingface/diffusers issue 2011).
     """
 
     block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
@@ -91,6 +91,7 @@ class UNetConfig:
         added = config.get("addition_embed_type")
         if added not in (None, "text_time"):
             raise _unsupported("addition_embed_type", added, "None or 'text_time'")
+
         size = config.get("sample_size")
         return cls(
             block_out_channels=channels,

@@ -19,7 +19,7 @@ from intarsia.backends.torch.backend import TorchBackend
 from intarsia.backends.torch.counting import count
 from intarsia.backends.torch.precision import product_dtype
 from intarsia.kernels.float8 import FLOAT8
-from intarsia.models.attention import Context, TransformerBlock
+from intarsia.models.attention import AttentionInputs, TransformerBlock
 from intarsia.models.configs import UNETS
 from intarsia.models.float8 import in_float8
 from intarsia.models.loading import load_pipeline_parts
@@ -104,9 +104,9 @@ def test_a_block_is_what_rounding_before_its_products_gives():
     x = torch.randn(2, 40, width, generator=generator)
     text = torch.randn(2, 9, 2 * width, generator=generator)
     block.attn2.columns = slice(0, 2 * width)
-    exact, plain = exact_block(block, x, text), sum(block(x.clone(), None, Context(text)))
+    exact, plain = exact_block(block, x, text), sum(block(x.clone(), None, AttentionInputs(text)))
     in_float8(parts, torch.float32)
-    found = sum(block(x.clone(), None, Context(text)))
+    found = sum(block(x.clone(), None, AttentionInputs(text)))
     error, lost = ((found - each).square().mean().sqrt() for each in (exact, plain))
     # a weight in the middle between two numbers may go to either; a product left out of eight changes a third of it
     assert error < 0.15 * lost

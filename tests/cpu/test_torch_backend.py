@@ -209,7 +209,7 @@ class Refusing:
 @pytest.mark.parametrize("capture", ["auto", "on"])
 def test_where_nothing_can_be_captured_all_is_launched_unless_capture_is_required(monkeypatch, capture):
     monkeypatch.setattr(sessions, "CudaGraphCapturer", Refusing)
-    monkeypatch.setattr(sessions, "_captures", lambda *_: True)
+    monkeypatch.setattr(sessions, "captures", lambda *_: True)
     request = noise_request(64, slice(16, 40), slice(16, 40), steps=2)
     with intarsia.Engine("torch", "cpu", capture=capture) as engine:
         first = engine.run(request)  # a size is launched once, and captured when it comes again

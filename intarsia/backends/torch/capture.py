@@ -15,8 +15,10 @@ import torch
 
 from intarsia.backends.driver import CAPTURE_LOCK
 from intarsia.backends.torch.memory import is_out_of_memory
+from intarsia.errors import BackendError
+from intarsia.execution import Capture
 
-__all__ = ["CudaGraphCapturer", "GraphCapturer", "Replay", "RunAhead", "Work", "searching"]
+__all__ = ["CudaGraphCapturer", "GraphCapturer", "Replay", "RunAhead", "Work", "captures", "searching"]
 
 Work = Callable[[], None]
 Replay = Callable[[], None]
@@ -111,6 +113,18 @@ def searching(work: Work) -> Work:
             torch.backends.cudnn.benchmark = before
 
     return run
+
+
+def captures(choice: Capture, device: torch.device, fused: bool) -> bool:
+    """Whether steps are captured; BackendError where that was asked for and cannot be."""
+    can_capture = device.type == "cuda" and fused
+    if choice == "on" and not can_capture:
+        kernels = "fused" if fused else "plain"
+        raise BackendError(
+            f"captured steps need fused kernels on a CUDA device; here are {kernels} ones on {device}; "
+            "capture must be auto or off"
+        )
+    return can_capture and choice != "off"
 
 
 def _first_line(error: BaseException) -> str:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from intarsia.backends.protocol import Inputs, ModelFiles, Runtime, Step
 from intarsia.backends.token_regions import draw_choices, find_regions
-from intarsia.backends.torch.capture import CudaGraphCapturer, RunAhead
+from intarsia.backends.torch.capture import CudaGraphCapturer, RunAhead, captures
 from intarsia.backends.torch.captured_stepper import CapturedStepper, Limits
 from intarsia.backends.torch.device import installed_versions, pick_dtype, translated, upload
 from intarsia.backends.torch.eager_stepper import EagerStepper
@@ -32,8 +32,7 @@ from intarsia.backends.torch.state import Conditioning, State
 from intarsia.backends.torch.static_batch import Network
 from intarsia.backends.torch.stepper import Stepper
 from intarsia.backends.torch.vae import VaeRunner
-from intarsia.errors import BackendError
-from intarsia.execution import Capture, Execution
+from intarsia.execution import Execution
 from intarsia.kernels.attention import DEFAULT, Choices
 from intarsia.kernels.launch import pick_kernels
 from intarsia.models.convolutions import check_forms, use_forms
@@ -91,7 +90,7 @@ class TorchSession:
 
         # UNet and VAE graphs share one memory pool; on out-of-memory each may free the other's graphs.
         self._capturer: CudaGraphCapturer | None = None
-        if _captures(execution.capture, device, self.fused):
+        if captures(execution.capture, device, self.fused):
             self._capturer = CudaGraphCapturer(device, required=execution.capture == "on")
         self._vae = VaeRunner(
             parts.vae,
@@ -316,18 +315,6 @@ def _set_up(parts: Parts, fused: bool, forms: frozenset[str]) -> None:
 
 def _without_loras(files: ModelFiles) -> ModelFiles:
     return replace(files, loras=(), reason="")
-
-
-def _captures(choice: Capture, device: torch.device, fused: bool) -> bool:
-    """Whether steps are captured; BackendError where that was asked for and cannot be."""
-    can_capture = device.type == "cuda" and fused
-    if choice == "on" and not can_capture:
-        kernels = "fused" if fused else "plain"
-        raise BackendError(
-            f"captured steps need fused kernels on a CUDA device; here are {kernels} ones on {device}; "
-            "capture must be auto or off"
-        )
-    return can_capture and choice != "off"
 
 
 def _make_stepper(network: Network, deterministic: bool, free_others: Callable[[], None]) -> Stepper:
