@@ -1,10 +1,10 @@
-"""The places of weights in a serialized graph, changed.
+"""Changing the paths of external weights in a serialized graph.
 
-ONNX Runtime opens no weights outside of one folder, and follows links before it compares. A model whose files are links
-(the Hugging Face cache) therefore gets another folder, one that holds what the links lead to, and its graphs the files'
-places in it. The weights stay mapped: handed over in memory, ONNX Runtime would copy them.
+ONNX Runtime opens no weights outside of one folder, and resolves links before it compares. For a model whose files are
+links (the Hugging Face cache) that folder is a common parent of the links' targets, and its graphs get the targets'
+paths in it. The weights stay mapped: passed in memory, ONNX Runtime would copy them.
 
-The graph is rewritten as the Protocol Buffers that it is (onnx.proto; encoding:
+The graph is rewritten on the level of Protocol Buffers (onnx.proto; encoding:
 https://protobuf.dev/programming-guides/encoding): the package onnx is not needed to run.
 """
 
@@ -18,7 +18,7 @@ from intarsia.errors import WeightsError
 
 __all__ = ["find_root", "relocated"]
 
-# Message → number of a field → the message in it; the fields on the way from a model to the places of tensors.
+# Message → number of a field → the message in it; the fields on the way from a model to the paths of tensors.
 _FIELDS: dict[str, dict[int, str]] = {
     "model": {7: "graph", 25: "function"},
     "function": {7: "node"},
@@ -32,27 +32,28 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 def find_root(folder: Path, files: Iterable[str]) -> tuple[Path, dict[str, str]]:
-    """The folder that holds a model's weights once links are followed, and each file's place in it.
+    """The folder that holds a model's weights once links are resolved, and each file's path in it.
 
     Args:
         files: relative to ``folder``.
 
     Returns:
-        ``folder`` itself, and no places, where the files lie in it.
+        ``folder`` itself, and no paths, where the files are in it.
     """
-    inside = Path(os.path.realpath(folder))
+    real_folder = Path(os.path.realpath(folder))
     real = {name: Path(os.path.realpath(folder / name)) for name in files}
-    if all(path == inside / name for name, path in real.items()):
+    if all(path == real_folder / name for name, path in real.items()):
         return folder, {}
+
     root = Path(os.path.commonpath([path.parent for path in real.values()]))
     return root, {name: path.relative_to(root).as_posix() for name, path in real.items()}
 
 
 def relocated(graph: bytes, places: Mapping[str, str]) -> bytes:
-    """The same graph with other places of its weights.
+    """The same graph with other paths of its weights.
 
     Raises:
-        WeightsError: bytes that are not a graph, or a place that is not in ``places``.
+        WeightsError: bytes that are not a graph, or a path that is not in ``places``.
     """
     try:
         return _rewritten("model", graph, places)
@@ -83,35 +84,42 @@ def _entry(content: bytes, places: Mapping[str, str]) -> bytes:
 
 
 def _fields(content: bytes) -> Iterator[tuple[int, bytes, bytes | None]]:
-    """Number, the whole field, and what is in it where that is a message, a string or bytes."""
-    at = 0
-    while at < len(content):
-        start = at
-        tag, at = _varint(content, at)
-        kind, payload = tag & 7, None
+    """Number, the whole field, and its payload where that is a message, a string or bytes."""
+    offset = 0
+    while offset < len(content):
+        start = offset
+        tag, offset = _varint(content, offset)
+        number, kind = tag >> 3, tag & 7
+        payload = None
+
         if kind == _VARINT:
-            _, at = _varint(content, at)
+            _, offset = _varint(content, offset)
         elif kind == _BYTES:
-            length, at = _varint(content, at)
-            payload, at = content[at : at + length], at + length
-        elif kind in (_FIXED64, _FIXED32):
-            at += 8 if kind == _FIXED64 else 4
+            length, offset = _varint(content, offset)
+            payload = content[offset : offset + length]
+            offset += length
+        elif kind == _FIXED64:
+            offset += 8
+        elif kind == _FIXED32:
+            offset += 4
         else:
             raise ValueError(f"a field of kind {kind}")
-        if at > len(content):
+
+        if offset > len(content):
             raise ValueError("a field that is cut off")
-        yield tag >> 3, content[start:at], payload
+        yield number, content[start:offset], payload
 
 
-def _varint(content: bytes, at: int) -> tuple[int, int]:
-    """A number of seven bits a byte, and where it ends."""
+def _varint(content: bytes, offset: int) -> tuple[int, int]:
+    """A number of seven bits a byte, and the offset behind it."""
     value = shift = 0
     while True:
-        byte = content[at]
+        byte = content[offset]
         value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
+        offset += 1
+        shift += 7
         if byte < 0x80:
-            return value, at
+            return value, offset
 
 
 def _field(number: int, payload: bytes) -> bytes:
