@@ -16,8 +16,8 @@ import pytest
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads /proc")
 
 # What resident memory may grow by after the warm-up, in MiB, with what malloc holds free given back: fragments. Buffers
-# kept for one lane of 64x64 pixels are 0.1 MiB, one ONNX Runtime engine that stays is 65 MiB.
-NOISE = 8.0
+# kept for one lane of 64x64 pixels are 0.1 MiB, so 100 of them are seen; one ONNX Runtime engine that stays is 65 MiB.
+NOISE, NOISE_OF_MODELS = 8.0, 40.0
 
 PACKAGES = {"onnx": "onnxruntime", "torch": "torch"}
 
@@ -39,14 +39,14 @@ def points(tmp_path, backend, count, *options):
     return json.loads(path.read_text())
 
 
-def assert_flat(points, warm):
+def assert_flat(points, warm, noise=NOISE):
     """From ``warm`` requests on."""
     first, *later = [point for point in points if point["requests"] >= warm]
     assert len(later) >= 5
     for name in ("descriptors", "threads", "temporary"):
         assert {point[name] for point in later} == {first[name]}, name
     growth = [round(point["resident_mib"] - first["resident_mib"], 1) for point in later]
-    assert max(growth) <= NOISE, growth
+    assert max(growth) <= noise, growth
 
 
 @pytest.mark.parametrize(("backend", "count", "warm"), [("null", 300, 50), ("onnx", 150, 50), ("torch", 30, 15)])
@@ -56,7 +56,7 @@ def test_requests(tmp_path, backend, count, warm):
 
 @pytest.mark.parametrize(("backend", "count", "warm"), [("null", 60, 20), ("onnx", 12, 4)])
 def test_opening_and_closing(tmp_path, backend, count, warm):
-    assert_flat(points(tmp_path, backend, count, "--reopen"), warm)
+    assert_flat(points(tmp_path, backend, count, "--reopen"), warm, NOISE_OF_MODELS)
 
 
 @pytest.mark.slow
@@ -66,4 +66,4 @@ def test_a_long_time_on_torch(tmp_path):
 
 @pytest.mark.slow
 def test_opening_and_closing_on_torch(tmp_path):
-    assert_flat(points(tmp_path, "torch", 20, "--reopen"), 8)
+    assert_flat(points(tmp_path, "torch", 20, "--reopen"), 8, NOISE_OF_MODELS)
