@@ -37,18 +37,31 @@ def sessions(monkeypatch):
         parts = [files.folder.name, *([files.vae_folder.name] if files.vae_folder else [])]
         return "+".join([*parts, *(path.stem for path, _ in files.loras)])
 
+    # Classes of their own for each test: what a protocol's isinstance() has found of a class is remembered.
+    class Watched(NullSession):
+        def close(self):
+            seen.append(f"close {name(self.files)}")
+
+    class Adapting(Watched):
+        def adapt(self, files):
+            seen.append(f"change {name(self.files)} to {name(files)}")
+            self.files = files
+            return True
+
+    kind = Watched
+
     def opened(self, files):
         seen.append(f"open {name(files)}")
-        return open_one(self, files)
+        session = open_one(self, files)
+        session.__class__ = kind
+        return session
 
-    def adapt(self, files):
-        seen.append(f"change {name(self.files)} to {name(files)}")
-        self.files = files
-        return True
+    def can_adapt():
+        nonlocal kind
+        kind = Adapting
 
     monkeypatch.setattr(NullBackend, "open", opened)
-    monkeypatch.setattr(NullSession, "close", lambda self: seen.append(f"close {name(self.files)}"))
-    return seen, lambda: monkeypatch.setattr(NullSession, "adapt", adapt, raising=False)
+    return seen, can_adapt
 
 
 def run_all(registry, request_of, *requests):
