@@ -98,6 +98,17 @@ class Canvas:
         """The image as it is where nothing is repainted, at the output's size."""
         return self.working.to_pil()
 
+    def touched(self) -> Mask:
+        """bool ``[H, W]`` of the output: the pixels that :meth:`paste` may change."""
+        feathered = np.zeros(self.area.shape, dtype=np.bool_)
+        x0, y0, x1, y1 = self.feather.box
+        feathered[y0:y1, x0:x1] = self.feather.weights > 0
+
+        cropped = np.zeros_like(feathered)
+        x0, y0, x1, y1 = self.geometry.crop
+        cropped[y0:y1, x0:x1] = True
+        return feathered & cropped
+
     def _matched(self, area: Pixels) -> Pixels:
         """``area`` in the colors that surround the mask."""
         ring = max(_LEAST_RING, math.ceil(2 * self.options.mask_blur))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.canvas_pixels import touched_pixels
 from tests.kernels.interpreter import need_interpreter, round_e4m3_as_torch
 
 need_interpreter()
@@ -38,7 +37,7 @@ def test_fused_and_plain_sessions_paint_the_same(tmp_path):
     for kind in ("generated", "images"):
         one, other = (np.asarray(getattr(result, kind)[0], np.int16) for result in results)
         assert np.abs(one - other).max() <= 1, "float32 in another order: at most one level after rounding"
-    outside = ~touched_pixels(resolve(request, intarsia.Registry(registry)).canvas)
+    outside = ~resolve(request, intarsia.Registry(registry)).canvas.touched()
     assert 0.1 < outside.mean() < 0.9
     np.testing.assert_array_equal(np.asarray(results[1].images[0])[outside], image[outside])
 

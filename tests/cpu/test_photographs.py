@@ -12,7 +12,6 @@ import intarsia
 from intarsia.canvas.canvas import prepare
 from intarsia.canvas.options import CanvasOptions
 from intarsia.images.sources import open_image
-from tests.canvas_pixels import touched_pixels
 from tools.train_tiny.masks import room
 from tools.train_tiny.palette import COLOURS
 
@@ -57,7 +56,7 @@ def test_photograph(engine, photos, place):
     result = engine.run(request)
     out, original = np.asarray(result.images[0]), np.asarray(Image.open(image_file).convert("RGB"))
     canvas = prepare(open_image("init_image", image_file), open_image("mask_image", mask_file), CanvasOptions())
-    touched = touched_pixels(canvas)
+    touched = canvas.touched()
     assert result.generated[0].size == (512, 512)
     np.testing.assert_array_equal(out[~touched], original[~touched])
     where = largest_disc(touched)

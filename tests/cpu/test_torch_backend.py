@@ -16,7 +16,6 @@ pytest.importorskip("diffusers", reason="makes its models with diffusers: pip in
 import intarsia
 from intarsia.backends.torch import prompts
 from intarsia.backends.torch import session as sessions
-from tests.canvas_pixels import touched_pixels
 from tests.noise_request import noise_request
 from tests.random_model import write_model, write_registry
 
@@ -93,7 +92,7 @@ def test_outside_the_feather_every_byte_is_the_inputs(engine, ask):
         from intarsia.engine.resolve import resolve
         from intarsia.registry.registry import Registry
 
-        touched = touched_pixels(resolve(request, Registry(engine.registry.find("nine").declared_in)).canvas)
+        touched = resolve(request, Registry(engine.registry.find("nine").declared_in)).canvas.touched()
         out, image = np.asarray(result.images[0]), request.init_image
         np.testing.assert_array_equal(out[~touched], image[~touched])
         assert (out[touched] != image[touched]).mean() > 0.5

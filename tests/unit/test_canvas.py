@@ -18,7 +18,6 @@ from intarsia.errors import RequestError
 from intarsia.images.fill import FAINT
 from intarsia.images.rgb_image import RgbImage, from_array, from_bytes
 from intarsia.images.sources import open_image
-from tests.canvas_pixels import touched_pixels
 
 
 def noise(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:
@@ -55,7 +54,7 @@ def check_untouched(canvas: Canvas, output: Image.Image, base: np.ndarray) -> No
     assert out.shape == base.shape
     kept = ~may_change(canvas)
     np.testing.assert_array_equal(out[kept], base[kept])
-    np.testing.assert_array_equal(touched_pixels(canvas), ~kept)
+    np.testing.assert_array_equal(canvas.touched(), ~kept)
 
 
 def grown_mask(mask: np.ndarray, wanted: dict, fixed: bool) -> np.ndarray:

@@ -24,7 +24,6 @@ from intarsia.images.rgb_image import RgbImage, from_array, from_bytes, from_ima
 Pixels = np.ndarray
 
 HEIGHT, WIDTH = 72, 96
-from tests.canvas_pixels import touched_pixels
 
 COLOR = (90, 140, 60)
 
@@ -118,7 +117,7 @@ def test_nothing_hidden_bleeds_out_at_the_edge_of_a_hole(place, options):
 def test_outside_the_feather_hidden_bytes_are_kept_too(place, options):
     image = with_hole(noise(HEIGHT, WIDTH, 3))
     canvas = canvas_of(image, MASKS[place], **options)
-    out, kept = np.asarray(canvas.paste(noise(*canvas.image.shape))), ~touched_pixels(canvas)
+    out, kept = np.asarray(canvas.paste(noise(*canvas.image.shape))), ~canvas.touched()
     base = np.asarray(canvas.working.to_pil()) if options.get("fixed_size") else image
     np.testing.assert_array_equal(out[kept], base[kept])
     np.testing.assert_array_equal(np.asarray(canvas.untouched()), base)
@@ -241,7 +240,7 @@ def test_an_image_of_nothing_is_plain_gray_and_says_so(alpha):
     assert canvas.warnings == ("init_image is transparent everywhere: the network is shown plain gray",)
     out = np.asarray(canvas.paste(np.full_like(canvas.image, 7)))
     assert (out[HOLE] == (7, 7, 7, 255)).all()
-    np.testing.assert_array_equal(out[~touched_pixels(canvas)], image[~touched_pixels(canvas)])
+    np.testing.assert_array_equal(out[~canvas.touched()], image[~canvas.touched()])
 
 
 # Half-transparent pixels.
@@ -322,7 +321,7 @@ def test_what_is_repainted_in_a_hole_is_seen(place):
     out = np.asarray(canvas.paste(generated))
     assert (out[MASKS[place]][:, 3] == 255).all()
     np.testing.assert_array_equal(out[MASKS[place]][:, :3], generated[MASKS[place]])
-    feathered = touched_pixels(canvas) & HOLE & ~MASKS[place]
+    feathered = canvas.touched() & HOLE & ~MASKS[place]
     np.testing.assert_array_equal(out[feathered][:, :3], generated[feathered])
     minor = 2 * np.count_nonzero(MASKS[place] & HOLE) < MASKS[place].sum()
     said = ("the mask covers transparent pixels of init_image: what is repainted becomes opaque",)
@@ -354,7 +353,7 @@ def test_a_feather_alone_opens_nothing():
     """The mask ends at the hole's edge; its feather lies over the hole, which stays as it was stored."""
     image = with_hole(noise(HEIGHT, WIDTH, 3))
     canvas = canvas_of(image, MASKS["beside it"])
-    assert (touched_pixels(canvas) & HOLE).any()
+    assert (canvas.touched() & HOLE).any()
     np.testing.assert_array_equal(np.asarray(canvas.paste(noise(*canvas.image.shape)))[HOLE], image[HOLE])
 
 
