@@ -48,14 +48,15 @@ def _uninterrupted(data: Path, jobs: int, options: tuple[str, ...]) -> dict[int,
     return outputs
 
 
-def _killed_at_random(server: ServerProcess, jobs: int, kills: int, pause: Callable[[], float]) -> dict[int, list[bytes]]:
+def _killed_at_random(
+    server: ServerProcess, jobs: int, kills: int, pause: Callable[[], float]
+) -> dict[int, list[bytes]]:
     """Submit from two clients while the server is killed and started again, then collect all images."""
     server.start()
     ids: dict[int, int] = {}
     half = jobs // 2
     clients = [
-        threading.Thread(target=_submit, args=(server, numbers, ids))
-        for numbers in (range(half), range(half, jobs))
+        threading.Thread(target=_submit, args=(server, numbers, ids)) for numbers in (range(half), range(half, jobs))
     ]
     for client in clients:
         client.start()
