@@ -25,6 +25,7 @@ __all__ = ["Budget", "NoExchange", "exchange"]
 
 _PORTS = {"http": 80, "https": 443}
 _FRAMING = 1024 * 1024  # allowance for headers and the sizes of chunks, bytes
+_PIECE = 16 * 1024  # bytes that are sent at once
 
 
 class NoExchange(Exception):
@@ -171,7 +172,9 @@ class _Limited(httpcore2.NetworkStream):
         return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, self._budget.seconds_left(timeout))
+        # In pieces: one call would begin a new wait for each part that a slow receiver takes.
+        for start in range(0, len(buffer), _PIECE):
+            self._stream.write(buffer[start : start + _PIECE], self._budget.seconds_left(timeout))
 
     def close(self) -> None:
         self._stream.close()

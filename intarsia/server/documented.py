@@ -57,7 +57,9 @@ async def _run(request: Request, payload: dict[str, Any], endpoint: str | None) 
 
     def accept() -> Job:
         key = request.headers.get("Idempotency-Key")
-        return services.acceptance.documented(payload, endpoint, owner=owner, idempotency_key=key)
+        return services.acceptance.documented(
+            payload, endpoint, owner=owner, idempotency_key=key, base_url=base_url(request)
+        )
 
     job = await to_thread.run_sync(accept, limiter=services.accepting)
     services.dispatcher.wake()

@@ -19,9 +19,12 @@ from intarsia.server.events import JobEvents
 from intarsia.server.files import FileStore, FolderLock, LocalFiles
 from intarsia.server.host import EngineHost
 from intarsia.server.hosts import open_host
+from intarsia.server.job_replies import webhook_body
+from intarsia.server.kept_jobs import KeptJobs
 from intarsia.server.retention import Retention
 from intarsia.server.settings import ServeSettings
 from intarsia.server.store import Store
+from intarsia.server.webhooks import WebhookSender
 from intarsia.threads import start_thread
 
 __all__ = ["Services"]
@@ -49,6 +52,7 @@ class Services:
     acceptance: Acceptance
     dispatcher: Dispatcher
     retention: Retention
+    webhooks: WebhookSender
     lock: FolderLock
     host: EngineHost | None = None
     problems: dict[str, str] = field(default_factory=dict)
@@ -71,7 +75,8 @@ class Services:
             files = LocalFiles(settings.data)
             files.check()
             registry = Registry(settings.engine.weights, settings.engine.precision)
-            store = Store(settings.database_url)
+            shared = bool(settings.database)
+            store = Store(settings.database or settings.data / "jobs.sqlite3", shared=shared)
         except IntarsiaError:
             lock.release()
             raise
@@ -82,6 +87,7 @@ class Services:
             max_pixels=settings.engine.max_pixels,
         )
         events = JobEvents()
+        webhooks = WebhookSender(store, secret=settings.webhook_secret, allow_private_urls=settings.allow_private_urls)
         return cls(
             settings=settings,
             registry=registry,
@@ -89,16 +95,17 @@ class Services:
             store=store,
             events=events,
             acceptance=Acceptance(registry=registry, files=files, store=store, queue=settings.queue, access=access),
-            dispatcher=Dispatcher(store, events, server=_server_name(), shared=bool(settings.database)),
-            retention=Retention(store, files, keep=settings.keep, disk_limit=settings.disk_limit),
+            dispatcher=Dispatcher(store, events, server=_server_name(), on_end=webhooks.wake, shared=shared),
+            retention=Retention(KeptJobs(store.database), files, keep=settings.keep, disk_limit=settings.disk_limit),
+            webhooks=webhooks,
             lock=lock,
         )
 
     def start(self) -> None:
         """Begin to run jobs: first those that an earlier process left, in their old order."""
-        self.store.requeue_lost()
         self.host = open_host(self.settings, self.files, self.dispatcher)
         self.dispatcher.start(self.host)
+        self.webhooks.start(lambda job, base_url: webhook_body(job, self, base_url))
         start_thread(self._open_models, "intarsia-preload")
         start_thread(partial(self.retention.run, self._closed), "intarsia-retention")
 
@@ -106,6 +113,7 @@ class Services:
         """Stop what runs, which is queued again, and release everything."""
         self._closed.set()
         self.dispatcher.stop()
+        self.webhooks.close()
         self.store.close()
         self.lock.release()
 

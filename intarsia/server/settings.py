@@ -56,7 +56,7 @@ class ServeSettings:
         wait: seconds that a documented request is held before its reply says ``processing``, 0 … 600.
         queue: jobs that may be queued; one more is answered with 429.
         public_url: what addresses in replies begin with; empty takes the request's own host.
-        database: SQLAlchemy URL of a PostgreSQL database; empty is SQLite in ``data``.
+        database: SQLAlchemy URL of a database that several servers may share; empty is SQLite in ``data``.
         models: ids that are opened at the start.
         keep: seconds for which finished jobs and their images are kept.
         disk_limit: bytes of stored images, above which the oldest finished ones are removed; None is without.
@@ -117,11 +117,6 @@ class ServeSettings:
         if self.database and scheme not in _DATABASES:
             allowed = "postgresql+psycopg://user:password@host/name, or sqlite:///path"
             raise RequestError("database", message=f"database must be {allowed}; its scheme is {scheme!r}")
-
-    @property
-    def database_url(self) -> str:
-        """The SQLAlchemy URL that is opened."""
-        return self.database or f"sqlite:///{self.data / 'jobs.sqlite3'}"
 
 
 def default_data_folder() -> Path:
