@@ -207,7 +207,7 @@ class Store:
         """Jobs by state."""
         query = sa.select(JOBS.c.state, sa.func.count()).group_by(JOBS.c.state)
         with self.database.read() as connection:
-            return dict(connection.execute(query).tuples().all())
+            return {row[0]: row[1] for row in connection.execute(query)}
 
     def lane_rows_before(self, job_id: int) -> tuple[int, int]:
         """Jobs ahead of a queued one, and network evaluations that are queued or running ahead of it."""

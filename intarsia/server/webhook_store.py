@@ -112,7 +112,7 @@ class WebhookStore:
         """Webhooks by status."""
         query = sa.select(WEBHOOKS.c.status, sa.func.count()).group_by(WEBHOOKS.c.status)
         with self._database.read() as connection:
-            return dict(connection.execute(query).tuples().all())
+            return {row[0]: row[1] for row in connection.execute(query)}
 
     def _note(self, call: WebhookCall, change: dict[str, object]) -> None:
         """A try that another one has followed, because it took too long, notes nothing."""
