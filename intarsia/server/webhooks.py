@@ -11,6 +11,7 @@ import hmac
 import json
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -104,8 +105,9 @@ class WebhookSender:
         with self._storing, self._changed:
             self._closing = True
             self._changed.notify_all()
-        with self._changed:
-            self._changed.wait_for(lambda: not self._calls.total(), self._times.close)
+        deadline = time.monotonic() + self._times.close
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
         with self._storing:
             self._closed = True
 
