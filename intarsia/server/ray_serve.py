@@ -10,7 +10,6 @@ import signal
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from intarsia.errors import BackendError, RequestError
@@ -121,7 +120,11 @@ def _default_slots(settings: ServeSettings) -> int:
 
 def _ingress(settings: ServeSettings, options: RayOptions) -> Any:
     serve = _ray_serve()
-    ingress = serve.ingress(partial(_build, settings, options))()
+
+    def build() -> Any:  # a plain function: Ray takes anything else for an application
+        return _build(settings, options)
+
+    ingress = serve.ingress(build)()
     return serve.deployment(
         ingress,
         name="Ingress",
