@@ -79,7 +79,7 @@ def test_a_full_disk_refuses_a_job_whole_and_takes_the_next_once_there_is_room(t
     _limit_pages(store, 40)  # as a disk of 160 KiB
 
     large = Job(id=2, endpoint="community", meta={"prompt": "long " * 100_000})
-    with pytest.raises(StoreError, match="^the database cannot be written: database or disk is full$"):
+    with pytest.raises(StoreError, match=r"^the database cannot be written: database or disk is full$"):
         store.accept(large, most=99, idempotency_key="k", webhook=WebhookTarget("http://e.org", ""))
     assert (store.counts(), store.webhooks.counts(), store.get(2)) == ({"queued": 1}, {}, None)
 
