@@ -18,7 +18,7 @@ import pytest
 pytest.importorskip("sqlalchemy", reason="needs SQLAlchemy: pip install 'intarsia[serve]'")
 
 from intarsia.images import addresses
-from intarsia.server.jobs import Done, Job, WebhookTarget
+from intarsia.server.jobs import Done, Failed, Job, WebhookTarget
 from intarsia.server.store import Store
 from intarsia.server.webhooks import WebhookSender, WebhookTimes
 
@@ -376,3 +376,52 @@ def test_what_is_not_there_any_more_is_no_fault(tmp_path, receiver):
         connection.execute("DELETE FROM webhooks")
     store.webhooks.delivered(call)
     store.close()
+
+
+def test_a_served_request_calls_its_webhook_with_the_reply_that_fetch_gives(tmp_path, receiver):
+    pytest.importorskip("uvicorn", reason="needs uvicorn: pip install 'intarsia[serve]'")
+    from tests.server.killed import documented_body
+    from tests.server.running import running
+
+    body = documented_body(1, webhook=receiver.url, track_id="mine")
+    with running(tmp_path, allow_private_urls=True, webhook_secret=SECRET) as server:
+        reply = server.client.post("/api/v6/images/inpaint", json=body).json()
+        call = receiver.next()
+        assert status(server.services.store, reply["id"], "delivered") == "delivered"
+        fetched = server.client.post("/api/v6/images/fetch", json={"request_id": reply["id"]}).json()
+        assert server.client.get(call.json["output"][0]).status_code == 200
+    expected = hmac.new(SECRET.encode(), call.body, hashlib.sha256).hexdigest()
+    assert call.headers["X-Intarsia-Signature"] == f"sha256={expected}"
+    assert (call.json["status"], call.json["track_id"]) == ("success", "mine")
+    assert fetched.pop("webhook_status") == "delivered"
+    assert {name: value for name, value in call.json.items() if name != "webhook_status"} == fetched
+    assert receiver.calls.empty()
+
+
+def test_a_request_that_fails_or_is_cancelled_calls_with_the_reason(tmp_path, receiver):
+    pytest.importorskip("fastapi", reason="needs FastAPI: pip install 'intarsia[serve]'")
+    from intarsia.server.job_replies import webhook_body
+    from intarsia.server.services import Services
+    from intarsia.server.settings import EngineSettings, ServeSettings
+    from tests.server.killed import documented_body
+
+    settings = ServeSettings(data=tmp_path, engine=EngineSettings(backend="null"), allow_private_urls=True)
+    services = Services.open(settings)
+    accepted = [
+        services.acceptance.documented(documented_body(number, webhook=receiver.url, track_id=number), None)
+        for number in range(2)
+    ]
+    (failed,) = services.store.claim("here")
+    services.store.finish(failed, Failed("no room on the device", "memory"))
+    services.store.cancel(accepted[1].id)
+    services.webhooks.start(lambda job, base_url: webhook_body(job, services, base_url))
+
+    calls = sorted((receiver.next().json for _ in range(2)), key=lambda body: body["track_id"])
+    reasons = ["no room on the device", "the request was cancelled"]
+    assert calls == [
+        {"status": "failed", "id": job.id, "message": reason, "track_id": number}
+        for number, (job, reason) in enumerate(zip(accepted, reasons, strict=True))
+    ]
+    services.webhooks.close()
+    services.store.close()
+    services.lock.release()
