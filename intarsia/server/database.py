@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from intarsia.errors import IntarsiaError, one_line
+from intarsia.server.group_commit import GroupCommit
 
 __all__ = ["Database", "StoreError"]
 
@@ -55,9 +55,8 @@ class Database:
         if clock is None and self.is_sqlite:
             clock = time.time
         self._clock = clock
-        # SQLite has one writer; who has to wait for it waits here rather than in the database.
-        self._writing = threading.RLock()
         self._writer = self._engine.execution_options(intarsia_writes=True)
+        self._groups = GroupCommit(self._writer) if self.is_sqlite else None
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -67,12 +66,13 @@ class Database:
 
     @contextmanager
     def write(self, what: str = "written") -> Iterator[sa.Connection]:
-        """A transaction, durable once the ``with`` is left; undone where an exception leaves it.
+        """A transaction, durable once the ``with`` is left; undone where an exception leaves it. They do not nest.
 
         Raises:
             IntegrityError: a row contradicts another one.
         """
-        with _translated(f"the database cannot be {what}"), self._one_writer(), self._writer.begin() as connection:
+        transaction = self._writer.begin() if self._groups is None else self._groups.transaction()
+        with _translated(f"the database cannot be {what}"), transaction as connection:
             yield connection
 
     def lock(self, connection: sa.Connection, what: Literal["schema", "acceptance"]) -> None:
@@ -97,14 +97,6 @@ class Database:
     def close(self) -> None:
         """Close every connection."""
         self._engine.dispose()
-
-    @contextmanager
-    def _one_writer(self) -> Iterator[None]:
-        if not self.is_sqlite:
-            yield
-            return
-        with self._writing:
-            yield
 
 
 def _url(where: str | Path) -> sa.URL:

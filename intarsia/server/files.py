@@ -84,9 +84,12 @@ class LocalFiles:
         self._inputs, self._outputs = root / "inputs", root / "outputs"
         # Between a sweep, which finds an input too old, and a job that needs it again.
         self._ageing = threading.Lock()
+        # By the first digit of its hash: of those who put an input at the same time none goes on before it is durable.
+        self._putting = [threading.Lock() for _ in range(16)]
         for folder in (self._inputs, self._outputs):
             try:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                flush_folder(folder)  # an earlier process may have been killed before it could
                 flush_folder(root)
             except OSError as exc:
                 raise OutputError(f"data: the folder {folder} cannot be made: {exc.strerror}") from exc
@@ -94,14 +97,14 @@ class LocalFiles:
     def put_input(self, data: bytes) -> str:
         sha256 = hashlib.sha256(data).hexdigest()
         path = self._inputs / sha256
-        try:
-            with self._ageing:
-                os.utime(path)  # a sweep leaves it alone from now on
-            flush_folder(self._inputs)  # another thread may have put it there just now
-        except FileNotFoundError:
-            place([(path, data)], overwrite=True)
-        except OSError as exc:
-            raise OutputError(f"the input {sha256[:12]}… cannot be kept: {one_line(exc)}") from exc
+        with self._putting[int(sha256[0], 16)]:
+            try:
+                with self._ageing:
+                    os.utime(path)  # a sweep leaves it alone from now on
+            except FileNotFoundError:
+                place([(path, data)], overwrite=True)
+            except OSError as exc:
+                raise OutputError(f"the input {sha256[:12]}… cannot be kept: {one_line(exc)}") from exc
         return sha256
 
     def input(self, sha256: str) -> bytes:

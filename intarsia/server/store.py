@@ -74,6 +74,7 @@ class Store:
         Raises:
             QueueFull, IdInUse: nothing was stored.
         """
+        values = values_of(job) | {"idempotency_key": idempotency_key}
         try:
             with self.database.write() as connection:
                 # One at a time, so that the queue's length and the order are exact.
@@ -85,8 +86,7 @@ class Store:
                     raise QueueFull(f"{most} jobs are queued, which is as many as this server takes; try again later")
 
                 last = sa.select(sa.func.coalesce(sa.func.max(JOBS.c.sequence), 0)).scalar_subquery()
-                values = values_of(job) | {"idempotency_key": idempotency_key, "sequence": last + 1}
-                connection.execute(sa.insert(JOBS).values(values))
+                connection.execute(sa.insert(JOBS).values(values | {"sequence": last + 1}))
                 if webhook is not None:
                     self.webhooks.add(connection, job.id, webhook)
             return job, True

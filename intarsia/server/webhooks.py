@@ -216,7 +216,7 @@ class WebhookSender:
 def _refusal(response: httpx2.Response) -> str | None:
     if response.is_success:
         return None
-    note = ", and redirects are not followed" if response.is_redirect else ""
+    note = " (redirects are not followed)" if response.is_redirect else ""
     return f"status {response.status_code}{note}"
 
 

@@ -231,7 +231,7 @@ def test_a_redirect_is_a_failure_and_not_followed(store, start, receiver):
     receiver.answers.put(307)
     ended(store, 1, receiver.url)
     start(times=WebhookTimes(waits=(), look=0.05, close=1))
-    expected = "failed: status 307, and redirects are not followed after 1 try"
+    expected = "failed: status 307 (redirects are not followed) after 1 try"
     assert status(store, 1, "failed") == expected
     assert receiver.next().path.startswith("/hook")
     assert receiver.calls.empty()
