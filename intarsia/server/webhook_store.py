@@ -85,20 +85,22 @@ class WebhookStore:
         )
 
     def delivered(self, call: WebhookCall) -> None:
-        """Note that a try was taken by the receiver."""
-        self._note(call, {"status": "delivered", "next_attempt": None})
+        """Note that the receiver took a try, be it after the next one has begun."""
+        self._note(WEBHOOKS.c.job_id == call.job_id, {"status": "delivered", "next_attempt": None})
 
     def failed(self, call: WebhookCall, error: str, wait: float | None) -> None:
-        """Note that a try failed.
+        """Note that a try failed; without effect where another one has followed, because it took too long.
 
         Args:
             error: one line, without secrets.
             wait: seconds until the next try; None where it was the last one.
         """
+        is_latest = sa.and_(WEBHOOKS.c.job_id == call.job_id, WEBHOOKS.c.attempts == call.attempt)
+        row = sa.and_(is_latest, WEBHOOKS.c.status == "due")
         if wait is None:
-            self._note(call, {"status": "failed", "last_error": error, "next_attempt": None})
+            self._note(row, {"status": "failed", "last_error": error, "next_attempt": None})
         else:
-            self._note(call, {"last_error": error, "next_attempt": self._database.unix_time + wait})
+            self._note(row, {"last_error": error, "next_attempt": self._database.unix_time + wait})
 
     def seconds_to_next(self, busy: Collection[str] = ()) -> float | None:
         """Until the next try is due, 0 where it is; None where nothing waits for one."""
@@ -114,8 +116,6 @@ class WebhookStore:
         with self._database.read() as connection:
             return {row[0]: row[1] for row in connection.execute(query)}
 
-    def _note(self, call: WebhookCall, change: dict[str, object]) -> None:
-        """A try that another one has followed, because it took too long, notes nothing."""
-        row = sa.and_(WEBHOOKS.c.job_id == call.job_id, WEBHOOKS.c.status == "due", WEBHOOKS.c.attempts == call.attempt)
+    def _note(self, row: sa.ColumnElement[bool], change: dict[str, object]) -> None:
         with self._database.write() as connection:
             connection.execute(sa.update(WEBHOOKS).where(row).values(change))

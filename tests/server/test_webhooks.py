@@ -7,6 +7,7 @@ import hmac
 import json
 import logging
 import queue
+import socket
 import sqlite3
 import threading
 import time
@@ -227,6 +228,17 @@ def test_a_try_whose_process_died_is_made_again_when_its_lease_is_over(store, re
     assert store.get(1).webhook_status == "delivered"
 
 
+def test_a_try_that_ends_after_the_next_has_begun_counts_only_where_it_was_taken(store):
+    ended(store, 1, "http://example.org/")
+    late, next_try = store.webhooks.claim(-1), store.webhooks.claim(60)
+    assert (late.attempt, next_try.attempt) == (1, 2)
+    store.webhooks.failed(late, "too late", None)
+    assert store.get(1).webhook_status == "waiting"
+    store.webhooks.delivered(late)
+    store.webhooks.failed(next_try, "status 409", None)
+    assert store.get(1).webhook_status == "delivered"
+
+
 def test_a_redirect_is_a_failure_and_not_followed(store, start, receiver):
     receiver.answers.put(307)
     ended(store, 1, receiver.url)
@@ -290,28 +302,27 @@ def test_a_receiver_that_does_not_answer_is_left_in_time(store, start, receiver)
     release.set()
 
 
-def test_a_receiver_that_takes_the_body_byte_by_byte_is_left_in_time(store, start):
+def test_a_receiver_that_takes_the_body_in_small_parts_is_left_in_time(store, start):
     """Each of its reads lets the sender go on for a moment, but not for good."""
-    import socket
-
+    size, received = 40_000_000, []
     listening = socket.create_server(("127.0.0.1", 0))
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     stop = threading.Event()
 
     def trickle():
         connection, _ = listening.accept()
         with connection:
-            while not stop.wait(0.02) and connection.recv(2048):
-                pass
+            while not stop.wait(0.01) and (data := connection.recv(65536)):
+                received.append(len(data))
 
     thread = threading.Thread(target=trickle)
     thread.start()
     ended(store, 1, f"http://127.0.0.1:{listening.getsockname()[1]}/")
-    start(lambda job, base_url: {"image": "A" * 30_000_000}, times=WebhookTimes(call=1, waits=(), look=0.05, close=1))
+    start(lambda job, base_url: {"image": "A" * size}, times=WebhookTimes(call=0.5, waits=(), look=0.05, close=1))
     assert "it takes too long" in status(store, 1, "failed")
     stop.set()
     thread.join()
     listening.close()
+    assert 0 < sum(received) < size / 2
 
 
 def test_a_slow_receiver_holds_up_neither_others_nor_the_end(store, start, receiver):
@@ -330,7 +341,12 @@ def test_a_slow_receiver_holds_up_neither_others_nor_the_end(store, start, recei
     assert time.monotonic() - began < PATIENCE / 2
     assert slow.calls.qsize() == 2  # as many as one host has at a time
     assert store.get(1).webhook_status == "waiting"
+
     release.set()
+    for thread in sender._threads:
+        thread.join(PATIENCE)
+    # What came after the end is not noted.
+    assert {store.get(number).webhook_status for number in range(1, 9)} == {"waiting"}
     slow.shutdown()
     slow.server_close()
 
