@@ -64,16 +64,23 @@ ON_BOTH_LOOPS = pytest.mark.parametrize("serve", ["asyncio", "auto"], indirect=T
 @pytest.fixture
 def serve(request, counts):
     """Starts a server whose limits are given; its application notes headers in ``serve.seen``."""
+    loop = getattr(request, "param", "auto")
     with contextlib.ExitStack() as stack:
 
         def start(app=None, **limits):
             protocol = limited_protocol(count=counts.count, **limits)
-            return stack.enter_context(
-                serving(app or echo(start.seen), http=protocol, loop=getattr(request, "param", "auto"))
-            )
+            return stack.enter_context(serving(app or echo(start.seen), http=protocol, loop=loop))
 
         start.seen = []
         yield start
+
+
+@pytest.fixture(scope="module")
+def unlimited():
+    """Port and counts of a server with the limits that every server has."""
+    counts = Counts()
+    with serving(echo([]), http=limited_protocol(count=counts.count)) as port:
+        yield port, counts
 
 
 def refused(reply, status, part):
@@ -196,9 +203,8 @@ def test_trailers_do_not_become_headers(serve, counts):
 def test_a_trailer_without_end_closes_the_connection(serve, counts):
     with Connection(serve()) as client:
         client.send(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nKey: ")
-        with pytest.raises((ConnectionError, BrokenPipeError)):
-            for _ in range(100):
-                client.send(b"x" * 100_000)
+        with pytest.raises(ConnectionError):
+            client.send(b"x" * 10_000_000)
     assert counts == ["head_size"]
 
 
@@ -216,10 +222,12 @@ def test_a_trailer_without_end_closes_the_connection(serve, counts):
         b"GET / HTTP/1.1\r\nHost: a\r\n b: c\r\n\r\n",
     ],
 )
-def test_what_is_no_request_gets_the_documented_error(serve, counts, head):
-    with Connection(serve()) as client:
+def test_what_is_no_request_gets_the_documented_error(unlimited, head):
+    port, counts = unlimited
+    before = len(counts)
+    with Connection(port) as client:
         assert refused(client.send(head).rest(), 400, "no HTTP/1.1 request")
-    assert counts == ["malformed"]
+    assert counts[before:] == ["malformed"]
 
 
 @ON_BOTH_LOOPS
