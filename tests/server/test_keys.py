@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
-import multiprocessing
 import os
 import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
@@ -16,6 +18,7 @@ from typer.testing import CliRunner
 
 from intarsia.cli import app
 from intarsia.errors import OutputError, RequestError
+from intarsia.server import keys_editing
 from intarsia.server.keys import Keys, candidate_key, generate_key, without_generated
 from intarsia.server.keys_editing import add_key, remove_key
 
@@ -262,18 +265,18 @@ def test_remove_finds_a_name_behind_a_byte_order_mark(run, tmp_path):
     assert Keys.read(path).names == ("bob",)
 
 
-def add_some(path, prefix):
-    for number in range(15):
-        add_key(path, f"{prefix}{number}")
+def test_no_key_is_lost_when_two_are_added_at_the_same_time(file, monkeypatch):
+    both_read = threading.Barrier(2)
+    real = keys_editing.read_file
 
+    def read_file(path):
+        content = real(path)
+        # Without a lock both get here before either has written; with one, the second comes after the first.
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both_read.wait(0.3)
+        return content
 
-def test_no_key_is_lost_when_two_are_added_at_the_same_time(tmp_path):
-    path = tmp_path / "keys.txt"
-    context = multiprocessing.get_context("spawn")
-    others = [context.Process(target=add_some, args=(path, prefix)) for prefix in "ab"]
-    for other in others:
-        other.start()
-    for other in others:
-        other.join(60)
-    assert [other.exitcode for other in others] == [0, 0]
-    assert sorted(Keys.read(path).names) == sorted(f"{prefix}{number}" for prefix in "ab" for number in range(15))
+    monkeypatch.setattr(keys_editing, "read_file", read_file)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda name: add_key(file, name), ("eve", "dan")))
+    assert sorted(Keys.read(file).names) == ["ann", "bob", "dan", "eve"]
