@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from intarsia.errors import shown
 from intarsia.server.bodies import Body, BodyLimits, Memory, drain, read_body
-from intarsia.server.hosts import Hosts, read_host
+from intarsia.server.origins import Origins, read_host
 from intarsia.server.refusals import SECURITY_HEADERS, Count, Refusal, error_body
 from intarsia.server.request_head import RequestHead
 
@@ -37,7 +37,7 @@ class GuardSettings:
     """What the guards let through.
 
     Attributes:
-        hosts: names of this server, and origins that may call it.
+        origins: names of this server, and pages that may call it.
         body: limits of a request's body.
         errors_as_200: replies under ``/api/`` have status 200 also where they are errors.
         multipart: paths to which ``multipart/form-data`` may be posted.
@@ -46,7 +46,7 @@ class GuardSettings:
         longest_path: bytes of path and query together.
     """
 
-    hosts: Hosts = field(default_factory=Hosts)
+    origins: Origins = field(default_factory=Origins)
     body: BodyLimits = field(default_factory=BodyLimits)
     errors_as_200: bool = False
     multipart: frozenset[str] = frozenset({"/jobs"})
@@ -144,11 +144,11 @@ class Guards:
             return Refusal(status=400, reason="host", message=message)
 
         host = read_host(hosts[0])
-        if host is not None and self._settings.hosts.is_own(host[0]):
+        if host is not None and self._settings.origins.is_own_host(host[0]):
             return None
         message = (
             f"Host must be an IP address, localhost, or a name that this server was started with "
-            f"(--allowed-host, --public-url), not {shown(hosts[0])}"
+            f"(--allow-host, --public-url), not {shown(hosts[0])}"
         )
         return Refusal(status=400, reason="host", message=message)
 
@@ -157,8 +157,8 @@ class Guards:
         if not origins or not (head.changes_state or head.is_preflight):
             return None
 
-        hosts = self._settings.hosts
-        if len(origins) == 1 and (hosts.is_same(origins[0], head.values("host")[0]) or hosts.is_in_cors(origins[0])):
+        known = self._settings.origins
+        if len(origins) == 1 and (known.is_own(origins[0], head.values("host")[0]) or known.is_in_cors(origins[0])):
             return None
         message = f"Pages of {shown(', '.join(origins))} may not call this server (see --cors)"
         return Refusal(status=403, reason="origin", message=message)
@@ -190,10 +190,10 @@ class Guards:
         if matching:
             headers.update(places[max(matching, key=len)])
 
-        hosts, origins = self._settings.hosts, head.values("origin")
-        if hosts.has_cors:
+        known, origins = self._settings.origins, head.values("origin")
+        if known.has_cors:
             headers["vary"] = "Origin"
-        if len(origins) == 1 and hosts.is_in_cors(origins[0]):
+        if len(origins) == 1 and known.is_in_cors(origins[0]):
             headers["access-control-allow-origin"] = origins[0]
             headers["access-control-expose-headers"] = _EXPOSED
         return headers

@@ -24,7 +24,7 @@ from intarsia.server.keys import Keys
 from intarsia.server.keys_editing import add_key
 from intarsia.server.limits import KeyAttempts
 from intarsia.server.protocol import limited_protocol
-from tests.server.serving import Connection, serving
+from tests.server.loopback import Connection, serving
 
 LINE = re.compile(r"method=(\S+) path=(\S+) status=(\d{3}|-) seconds=(\d+\.\d{3}) bytes=(\d+) owner=(\S+)")
 

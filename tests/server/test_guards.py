@@ -17,11 +17,11 @@ pytest.importorskip("uvicorn", reason="needs the server: pip install 'intarsia[s
 
 from intarsia.server.bodies import BodyLimits
 from intarsia.server.guards import Guards, GuardSettings
-from intarsia.server.hosts import Hosts, read_origin
+from intarsia.server.origins import Origins, read_origin
 from intarsia.server.refusals import SECURITY_HEADERS
-from tests.server.serving import Connection, serving
+from tests.server.loopback import Connection, serving
 
-HOSTS = Hosts(
+ORIGINS = Origins(
     "https://images.example.org/base", names=["Studio.LAN"], cors=["https://app.example.com", "http://localhost:3000/"]
 )
 PAGE = {"content-security-policy": "default-src 'self'"}
@@ -80,7 +80,7 @@ def running():
         def start(name, **settings):
             if name not in servers:
                 application, counts = Application(), []
-                app = Guards(application, GuardSettings(**{"hosts": HOSTS, **settings}), counts.append)
+                app = Guards(application, GuardSettings(**{"origins": ORIGINS, **settings}), counts.append)
                 port = stack.enter_context(serving(app))
                 client = stack.enter_context(httpx2.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False))
                 servers[name] = Server(port, application, counts, client)
@@ -287,7 +287,7 @@ def test_a_preflight_of_any_other_origin_is_refused(server):
 
 
 def test_without_configured_origins_nothing_speaks_of_any(running):
-    server = running("no cors", hosts=Hosts())
+    server = running("no cors", origins=Origins())
     reply = server.client.get("/x", headers={"origin": "https://app.example.com"})
     assert reply.text == "ok"
     assert not [name for name in reply.headers if name.startswith("access-control") or name == "vary"]
@@ -516,7 +516,7 @@ def test_any_head_and_body_is_answered_and_only_a_known_host_passes(method, path
         await send({"type": "http.response.body", "body": b""})
 
     scope = {"type": "http", "method": method, "path": path, "query_string": b"", "headers": headers}
-    guards = Guards(application, GuardSettings(hosts=HOSTS), counts.append)
+    guards = Guards(application, GuardSettings(origins=ORIGINS), counts.append)
     sent = call(guards, scope, {"type": "http.request", "body": body, "more_body": False})
 
     assert sent[0]["type"] == "http.response.start"

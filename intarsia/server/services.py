@@ -1,0 +1,120 @@
+"""The parts of a running server, put together once and handed to every route."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from dataclasses import dataclass, field
+from functools import partial
+
+from anyio import CapacityLimiter
+
+from intarsia.errors import IntarsiaError
+from intarsia.images.access import Access
+from intarsia.registry.registry import Registry
+from intarsia.server.acceptance import Acceptance
+from intarsia.server.dispatcher import Dispatcher
+from intarsia.server.events import JobEvents
+from intarsia.server.files import FileStore, FolderLock, LocalFiles
+from intarsia.server.host import EngineHost
+from intarsia.server.hosts import open_host
+from intarsia.server.retention import Retention
+from intarsia.server.settings import ServeSettings
+from intarsia.server.store import Store
+from intarsia.threads import start_thread
+
+__all__ = ["Services"]
+
+# Requests that are read, decoded and stored at the same time; more wait their turn.
+_ACCEPTING = 8
+
+
+@dataclass(kw_only=True)
+class Services:
+    """Everything that routes need, open from :meth:`open` to :meth:`close`.
+
+    Attributes:
+        accepting: threads that take requests in.
+        problems: by model id, why a model that was to be opened at the start cannot be.
+        is_ready: the models named at the start have been opened, or have a problem.
+        is_closing: the server is about to end; whoever waits stops waiting.
+    """
+
+    settings: ServeSettings
+    registry: Registry
+    files: FileStore
+    store: Store
+    events: JobEvents
+    acceptance: Acceptance
+    dispatcher: Dispatcher
+    retention: Retention
+    lock: FolderLock
+    host: EngineHost | None = None
+    problems: dict[str, str] = field(default_factory=dict)
+    is_ready: bool = False
+    is_closing: bool = False
+
+    def __post_init__(self) -> None:
+        self.accepting = CapacityLimiter(_ACCEPTING)
+        self._closed = threading.Event()
+
+    @classmethod
+    def open(cls, settings: ServeSettings) -> Services:
+        """Open the folder, the database and the registry; starts nothing.
+
+        Raises:
+            IntarsiaError: one of them cannot be opened; the message says which.
+        """
+        lock = FolderLock(settings.data)
+        try:
+            files = LocalFiles(settings.data)
+            files.check()
+            registry = Registry(settings.engine.weights, settings.engine.precision)
+            store = Store(settings.database_url)
+        except IntarsiaError:
+            lock.release()
+            raise
+
+        access = Access(
+            allow_paths=False,
+            allow_private_urls=settings.allow_private_urls,
+            max_pixels=settings.engine.max_pixels,
+        )
+        events = JobEvents()
+        return cls(
+            settings=settings,
+            registry=registry,
+            files=files,
+            store=store,
+            events=events,
+            acceptance=Acceptance(registry=registry, files=files, store=store, queue=settings.queue, access=access),
+            dispatcher=Dispatcher(store, events, server=_server_name(), shared=bool(settings.database)),
+            retention=Retention(store, files, keep=settings.keep, disk_limit=settings.disk_limit),
+            lock=lock,
+        )
+
+    def start(self) -> None:
+        """Begin to run jobs: first those that an earlier process left, in their old order."""
+        self.store.requeue_lost()
+        self.host = open_host(self.settings, self.files, self.dispatcher)
+        self.dispatcher.start(self.host)
+        start_thread(self._open_models, "intarsia-preload")
+        start_thread(partial(self.retention.run, self._closed), "intarsia-retention")
+
+    def close(self) -> None:
+        """Stop what runs, which is queued again, and release everything."""
+        self._closed.set()
+        self.dispatcher.stop()
+        self.store.close()
+        self.lock.release()
+
+    def _open_models(self) -> None:
+        assert self.host is not None
+        self.problems = self.host.open_models(self.settings.models)
+        self.is_ready = True
+
+
+def _server_name() -> str:
+    """A name that no other process has, now or later."""
+    return f"{time.time_ns():x}-{secrets.token_hex(4)}"
