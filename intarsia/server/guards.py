@@ -113,7 +113,8 @@ class Guards:
 
         # Nobody will read the rest of the body, so nothing can follow it.
         await reply.error(refusal.status, refusal.body, {**refusal.headers, "connection": "close"}, more=True)
-        await drain(receive, self._settings.body.most)
+        # As much again as is allowed: who sends a little too much is told so, who sends a gigabyte is cut off.
+        await drain(receive, 2 * self._settings.body.most)
         await reply.send({"type": "http.response.body", "body": b""})
 
     def _refusal(self, head: RequestHead) -> Refusal | None:

@@ -181,6 +181,14 @@ def test_headers_are_counted(serve, counts):
     assert counts == ["head_size"]
 
 
+def test_every_request_of_a_connection_has_the_limits_anew(serve, counts):
+    with Connection(serve(max_headers=10)) as client:
+        for _ in range(5):
+            client.send(b"GET / HTTP/1.1\r\n" + (b"A: " + b"x" * 3000 + b"\r\n") * 10 + b"\r\n")
+            assert client.reply().endswith(b"\r\n\r\n0")
+    assert counts == []
+
+
 def test_limits_of_a_head_do_not_hold_for_the_body(serve, counts):
     with Connection(serve(max_headers=10)) as client:
         client.send(b"POST / HTTP/1.1\r\nContent-Length: 3000000\r\n\r\n" + b"x" * 3_000_000)
