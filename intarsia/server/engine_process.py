@@ -14,8 +14,8 @@ from pathlib import Path
 from intarsia.engine.result import Progress
 from intarsia.errors import IntarsiaError
 from intarsia.server import host_messages as messages
-from intarsia.server.files import LocalFiles
 from intarsia.server.host import JobRunner, open_engine
+from intarsia.server.hosts import open_files
 from intarsia.server.jobs import Ended, Stopped
 
 __all__ = ["LOST", "main"]
@@ -61,7 +61,8 @@ def main() -> None:
     start = messages.decode(first)
     assert isinstance(start, messages.Start)
     try:
-        runner = JobRunner(open_engine(start.engine_settings, start.device), LocalFiles(Path(start.files)), server)
+        files = open_files(Path(start.data), start.files)
+        runner = JobRunner(open_engine(start.engine_settings, start.device), files, server)
     except IntarsiaError as exc:
         server.send(messages.Refused(str(exc)))
         return

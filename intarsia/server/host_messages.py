@@ -35,6 +35,7 @@ class Start:
 
     settings: Mapping[str, Any]
     device: str
+    data: str
     files: str
 
     @property

@@ -21,11 +21,11 @@ from intarsia.server.acceptance import Acceptance
 from intarsia.server.files import LocalFiles
 from intarsia.server.jobs import Done, Ended, Failed, Job, Stopped
 from intarsia.server.process_host import ManyHosts, ProcessHost
-from intarsia.server.settings import EngineSettings
+from intarsia.server.settings import EngineSettings, ServeSettings
 from intarsia.server.store import Store
 from tests.server.killed import documented_body
 
-SETTINGS = EngineSettings(backend="null", devices=("cpu", "cpu"))
+ENGINE = EngineSettings(backend="null", devices=("cpu", "cpu"))
 
 
 class Heard:
@@ -72,7 +72,7 @@ def accept(tmp_path: Path):
 
 
 def _open(tmp_path: Path, heard: Heard) -> ProcessHost:
-    host = ProcessHost(SETTINGS, "cpu", tmp_path, heard)
+    host = ProcessHost(ServeSettings(data=tmp_path, engine=ENGINE), "cpu", heard)
     heard.wait(lambda: host.capacity > 0)
     return host
 
@@ -107,7 +107,7 @@ def test_jobs_of_a_process_that_dies_are_lost_and_another_process_takes_them(tmp
 
 
 def test_an_engine_that_cannot_be_opened_says_why_and_is_not_tried_again(tmp_path, heard):
-    host = ProcessHost(EngineSettings(backend="null"), "cuda:7", tmp_path, heard)
+    host = ProcessHost(ServeSettings(data=tmp_path, engine=ENGINE), "cuda:7", heard)
     heard.wait(lambda: host.problem != "")
     assert "null backend" in host.problem
     assert host.capacity == 0
@@ -141,6 +141,7 @@ class FakeHost:
     def __init__(self) -> None:
         self.jobs: list[Job] = []
         self.capacity = 2
+        self.problem = ""
         self.statistics = {"evaluations": 3.0}
 
     @property
@@ -156,26 +157,26 @@ def _job(number: int, model: str) -> Job:
 
 
 def test_jobs_go_where_their_model_is_open_and_else_to_the_least_busy():
-    hosts = {"a": FakeHost(), "b": FakeHost()}
+    hosts = [FakeHost(), FakeHost()]
     many = ManyHosts(hosts)  # type: ignore[arg-type]
     for number, model in enumerate(["x", "y", "x", "y"]):
         many.start(_job(number, model))
-    assert [job.request["model"] for job in hosts["a"].jobs] == ["x", "x"]
-    assert [job.request["model"] for job in hosts["b"].jobs] == ["y", "y"]
+    assert [job.request["model"] for job in hosts[0].jobs] == ["x", "x"]
+    assert [job.request["model"] for job in hosts[1].jobs] == ["y", "y"]
 
-    hosts["b"].jobs.clear()
+    hosts[1].jobs.clear()
     many.start(_job(9, "x"))  # the host that has x open is full
-    assert [job.id for job in hosts["b"].jobs] == [9]
+    assert [job.id for job in hosts[1].jobs] == [9]
     assert many.capacity == 4
     assert many.statistics == {"evaluations": 6.0}
 
 
 def test_a_lora_more_is_another_model():
-    hosts = {"a": FakeHost(), "b": FakeHost()}
+    hosts = [FakeHost(), FakeHost()]
     many = ManyHosts(hosts)  # type: ignore[arg-type]
     many.start(_job(1, "x"))
     many.start(dataclasses.replace(_job(2, "x"), request={"model": "x", "loras": [{"id": "ink", "strength": 1.0}]}))
-    assert (hosts["a"].in_flight, hosts["b"].in_flight) == (1, 1)
+    assert (hosts[0].in_flight, hosts[1].in_flight) == (1, 1)
 
 
 @pytest.mark.parametrize("ended", [Done({"seconds": 1.5}), Failed("no memory", "memory"), Stopped(lost=False)])
