@@ -98,6 +98,9 @@ class Dispatcher:
                 self._ended.append((job, ended))
             self._changed.notify_all()
 
+    def has_room(self) -> None:
+        self.wake()
+
     def _run(self) -> None:
         while True:
             with self._changed:

@@ -17,7 +17,8 @@ from intarsia.server.acceptance import Acceptance
 from intarsia.server.dispatcher import Dispatcher
 from intarsia.server.events import JobEvents
 from intarsia.server.files import FileStore, FolderLock, LocalFiles
-from intarsia.server.host import EngineHost, JobRunner, open_engine
+from intarsia.server.host import EngineHost
+from intarsia.server.hosts import open_host
 from intarsia.server.retention import Retention
 from intarsia.server.settings import ServeSettings
 from intarsia.server.store import Store
@@ -96,9 +97,7 @@ class Services:
     def start(self) -> None:
         """Begin to run jobs: first those that an earlier process left, in their old order."""
         self.store.requeue_lost()
-        self.host = JobRunner(
-            open_engine(self.settings.engine, self.settings.engine.devices[0]), self.files, self.dispatcher
-        )
+        self.host = open_host(self.settings, self.files, self.dispatcher)
         self.dispatcher.start(self.host)
         start_thread(self._open_models, "intarsia-preload")
         start_thread(partial(self.retention.run, self._closed), "intarsia-retention")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 from collections.abc import Callable
 from types import FrameType
@@ -30,8 +31,13 @@ class _Server(uvicorn.Server):
         self._services = services
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to end; a second interrupt does not wait for open requests.
+
+        uvicorn would raise the signal again once it has ended; an end that was asked for is none that failed.
+        """
         self._services.is_closing = True
-        super().handle_exit(sig, frame)
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
 
 
 def serve(settings: ServeSettings, announce: Callable[[str], None] = print) -> None:

@@ -1,0 +1,30 @@
+"""The choice of an engine host: in this process for one device, in processes of their own for several."""
+
+from __future__ import annotations
+
+from intarsia.server.files import FileStore
+from intarsia.server.host import EngineHost, JobRunner, Listener, open_engine
+from intarsia.server.process_host import ManyHosts, ProcessHost
+from intarsia.server.settings import ServeSettings
+
+__all__ = ["open_host"]
+
+
+def open_host(settings: ServeSettings, files: FileStore, listener: Listener) -> EngineHost:
+    """Open the engine, or one for each device.
+
+    Raises:
+        BackendError: an engine in this process cannot be opened.
+    """
+    engine = settings.engine
+    if len(engine.devices) == 1:
+        return JobRunner(open_engine(engine, engine.devices[0]), files, listener)
+
+    # A device may be named again: each has an engine of its own.
+    names = [f"{device} ({number})" for number, device in enumerate(engine.devices)]
+    return ManyHosts(
+        {
+            name: ProcessHost(engine, device, settings.data, listener)
+            for name, device in zip(names, engine.devices, strict=True)
+        }
+    )
