@@ -14,6 +14,9 @@ from intarsia import __version__
 from intarsia.errors import IntarsiaError
 from intarsia.server.documented import documented_routes
 from intarsia.server.error_replies import HttpError, error_response
+from intarsia.server.health import health_routes
+from intarsia.server.jobs_api import job_routes
+from intarsia.server.metrics import RequestCounter
 from intarsia.server.requests import services_of
 from intarsia.server.served_files import file_routes
 from intarsia.server.services import Services
@@ -36,10 +39,14 @@ def create_app(services: Services) -> FastAPI:
             services.is_closing = True
             await to_thread.run_sync(services.close)
 
-    app = FastAPI(title="intarsia", version=__version__, lifespan=lifespan)
+    # Its own documentation loads scripts from other hosts; ours is in catalog and openapi.
+    app = FastAPI(title="intarsia", version=__version__, lifespan=lifespan, openapi_url=None)
     app.state.services = services
     app.include_router(documented_routes())
     app.include_router(file_routes())
+    app.include_router(job_routes())
+    app.include_router(health_routes())
+    app.add_middleware(RequestCounter, metrics=services.metrics)
     app.add_exception_handler(IntarsiaError, _refused)
     app.add_exception_handler(HTTPException, _no_route)
     app.add_exception_handler(Exception, _failed)
@@ -48,7 +55,8 @@ def create_app(services: Services) -> FastAPI:
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, IntarsiaError)
-    return error_response(error, services_of(request).registry)
+    documented = request.url.path.startswith("/api/")
+    return error_response(error, services_of(request).registry, documented=documented)
 
 
 async def _no_route(request: Request, error: Exception) -> Response:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from intarsia.backends.device_memory import peak_device_bytes
 from intarsia.endpoints.answer import texts
 from intarsia.engine.engine import Engine
 from intarsia.engine.request import InpaintRequest
@@ -52,7 +53,14 @@ class EngineHost(Protocol):
 
     @property
     def statistics(self) -> dict[str, float]:
-        """``evaluations``, ``lane_rows`` and ``lane_slots`` (rows that there was room for) since it was opened."""
+        """``evaluations``, ``lane_rows`` and ``lane_slots`` (rows that there was room for) since it was opened.
+
+        Also ``peak_bytes`` of device memory, where it is known.
+        """
+
+    @property
+    def problem(self) -> str:
+        """Why it can run nothing; empty where it can."""
 
     def open_models(self, models: Sequence[str]) -> dict[str, str]:
         """Open models before they are asked for; returns a sentence for each that cannot be."""
@@ -101,11 +109,17 @@ class JobRunner:
     @property
     def statistics(self) -> dict[str, float]:
         counters = self._engine.counters
-        return {
+        values: dict[str, float] = {
             "evaluations": counters.evaluations,
             "lane_rows": counters.lane_rows,
             "lane_slots": counters.evaluations * counters.slots,
         }
+        peak = peak_device_bytes()
+        return values if peak is None else values | {"peak_bytes": peak}
+
+    @property
+    def problem(self) -> str:
+        return "" if self._engine.is_open else "the engine has ended"
 
     def open_models(self, models: Sequence[str]) -> dict[str, str]:
         problems = {}

@@ -210,6 +210,11 @@ class ManyHosts:
                 total[name] = total.get(name, 0.0) + value
         return total
 
+    @property
+    def problem(self) -> str:
+        problems = [host.problem for host in self._hosts.values()]
+        return problems[0] if all(problems) else ""
+
     def open_models(self, models: Sequence[str]) -> dict[str, str]:
         problems: dict[str, str] = {}
         for host in self._hosts.values():

@@ -19,6 +19,7 @@ from intarsia.server.events import JobEvents
 from intarsia.server.files import FileStore, FolderLock, LocalFiles
 from intarsia.server.host import EngineHost
 from intarsia.server.hosts import open_host
+from intarsia.server.metrics import Metrics
 from intarsia.server.retention import Retention
 from intarsia.server.settings import ServeSettings
 from intarsia.server.store import Store
@@ -49,6 +50,7 @@ class Services:
     acceptance: Acceptance
     dispatcher: Dispatcher
     retention: Retention
+    metrics: Metrics
     lock: FolderLock
     host: EngineHost | None = None
     problems: dict[str, str] = field(default_factory=dict)
@@ -82,6 +84,7 @@ class Services:
             max_pixels=settings.engine.max_pixels,
         )
         events = JobEvents()
+        metrics = Metrics(store.endpoint_counts)
         return cls(
             settings=settings,
             registry=registry,
@@ -89,8 +92,15 @@ class Services:
             store=store,
             events=events,
             acceptance=Acceptance(registry=registry, files=files, store=store, queue=settings.queue, access=access),
-            dispatcher=Dispatcher(store, events, server=_server_name(), shared=bool(settings.database)),
+            dispatcher=Dispatcher(
+                store,
+                events,
+                server=_server_name(),
+                on_end=partial(_count_end, store, metrics),
+                shared=bool(settings.database),
+            ),
             retention=Retention(store, files, keep=settings.keep, disk_limit=settings.disk_limit),
+            metrics=metrics,
             lock=lock,
         )
 
@@ -98,6 +108,7 @@ class Services:
         """Begin to run jobs: first those that an earlier process left, in their old order."""
         self.store.requeue_lost()
         self.host = open_host(self.settings, self.files, self.dispatcher)
+        self.metrics.watch_engines(lambda: self.host.statistics if self.host is not None else {})
         self.dispatcher.start(self.host)
         start_thread(self._open_models, "intarsia-preload")
         start_thread(partial(self.retention.run, self._closed), "intarsia-retention")
@@ -113,6 +124,12 @@ class Services:
         assert self.host is not None
         self.problems = self.host.open_models(self.settings.models)
         self.is_ready = True
+
+
+def _count_end(store: Store, metrics: Metrics, job_id: int) -> None:
+    job = store.get(job_id)
+    if job is not None:
+        metrics.job_ended(job)
 
 
 def _server_name() -> str:
