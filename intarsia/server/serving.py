@@ -14,7 +14,7 @@ from intarsia.server.app import create_app
 from intarsia.server.services import Services
 from intarsia.server.settings import ServeSettings
 
-__all__ = ["serve"]
+__all__ = ["listen", "serve"]
 
 # Seconds that open requests are given to end, once the server is asked to: whoever waits for a job is answered at
 # once with `processing`.
@@ -50,7 +50,7 @@ def serve(settings: ServeSettings, announce: Callable[[str], None] = print) -> N
         RequestError: the address cannot be listened on.
         IntarsiaError: folder, database or registry cannot be opened.
     """
-    listening = _listen(settings)
+    listening = listen(settings)
     try:
         services = Services.open(settings)
         config = uvicorn.Config(
@@ -69,7 +69,7 @@ def serve(settings: ServeSettings, announce: Callable[[str], None] = print) -> N
         listening.close()
 
 
-def _listen(settings: ServeSettings) -> socket.socket:
+def listen(settings: ServeSettings) -> socket.socket:
     """A listening socket, bound before anything is opened, so that a port in use is one clear line."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
