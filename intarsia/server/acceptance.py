@@ -19,6 +19,7 @@ from intarsia.images.sources import read_source
 from intarsia.registry.registry import Registry
 from intarsia.server.files import FileStore, output_names
 from intarsia.server.jobs import LIBRARY, Job
+from intarsia.server.own_images import own_image
 from intarsia.server.store import IdInUse, Store
 
 __all__ = ["Acceptance", "stored_request"]
@@ -119,6 +120,9 @@ class Acceptance:
         if value is None:
             return None
         expect(field, value, str | bytes, "a URL, data URI or base64 of an image")
+        own = own_image(value, self.files)
+        if own is not None:
+            return own
         content = read_source(field, value, self.access).content
         assert isinstance(content, bytes)  # which text and bytes always are
         return content

@@ -12,6 +12,8 @@ from starlette.exceptions import HTTPException
 
 from intarsia import __version__
 from intarsia.errors import IntarsiaError
+from intarsia.server.catalog import catalog_routes
+from intarsia.server.docs_page import docs_routes
 from intarsia.server.documented import documented_routes
 from intarsia.server.error_replies import HttpError, error_response
 from intarsia.server.health import health_routes
@@ -39,13 +41,15 @@ def create_app(services: Services) -> FastAPI:
             services.is_closing = True
             await to_thread.run_sync(services.close)
 
-    # Its own documentation loads scripts from other hosts; ours is in catalog and openapi.
+    # Its own documentation loads scripts from other hosts; ours is in docs_page.
     app = FastAPI(title="intarsia", version=__version__, lifespan=lifespan, openapi_url=None)
     app.state.services = services
     app.include_router(documented_routes())
     app.include_router(file_routes())
     app.include_router(job_routes())
     app.include_router(health_routes())
+    app.include_router(catalog_routes())
+    app.include_router(docs_routes())
     app.add_middleware(RequestCounter, metrics=services.metrics)
     app.add_exception_handler(IntarsiaError, _refused)
     app.add_exception_handler(HTTPException, _no_route)

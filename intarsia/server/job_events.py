@@ -1,8 +1,8 @@
 """A job as it runs, as server-sent events (WHATWG HTML, section 9.2).
 
-The events are ``queued``, ``step``, ``preview``, and at the end ``done``, ``failed`` or ``cancelled``. An event's id says
-how far the job was, and nothing else: so whoever comes back with ``Last-Event-ID`` gets what is new since then, also
-from another process, and also where a job that was interrupted runs again from its beginning.
+The events are ``queued``, ``step``, ``preview``, and at the end ``done``, ``failed`` or ``cancelled``. An event's id
+says how far the job was, and nothing else: so whoever comes back with ``Last-Event-ID`` gets what is new since then,
+also from another process, and also where a job that was interrupted runs again from its beginning.
 """
 
 from __future__ import annotations

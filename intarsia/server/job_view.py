@@ -9,7 +9,7 @@ from intarsia.server.job_replies import file_url
 from intarsia.server.jobs import Job
 from intarsia.server.services import Services
 
-__all__ = ["evaluations_of", "job_view", "queue_view", "seeds_of"]
+__all__ = ["evaluations_of", "job_view", "queue_view"]
 
 
 def job_view(job: Job, services: Services, base_url: str) -> dict[str, Any]:
@@ -48,12 +48,6 @@ def queue_view(job: Job, services: Services) -> dict[str, Any]:
 def evaluations_of(job: Job) -> int:
     """Network evaluations for each image: the steps that progress is counted in."""
     return job.lane_rows // len(job.files)
-
-
-def seeds_of(job: Job) -> list[int]:
-    """The seed of each image."""
-    seed: int = job.request["seed"]
-    return [seed + sample for sample in range(len(job.files))]
 
 
 def _course(job: Job, services: Services) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from intarsia.errors import BackendError, IntarsiaError, OutOfMemory, RequestError, WeightsError
 
-__all__ = ["ENDED", "LIBRARY", "UPLOAD", "Done", "Ended", "Failed", "Job", "State", "Stopped", "failure"]
+__all__ = ["ENDED", "LIBRARY", "UPLOAD", "Done", "Ended", "ErrorKind", "Failed", "Job", "State", "Stopped", "failure"]
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 ErrorKind = Literal["request", "model", "memory", "backend", "server"]

@@ -44,7 +44,9 @@ class Metrics:
         self._ended = Counter(
             "intarsia_jobs_ended", "Jobs that ended here.", ("endpoint", "state"), registry=self.registry
         )
-        self._waited = _histogram("intarsia_job_wait_seconds", "From the acceptance of a job to its start.", self.registry)
+        self._waited = _histogram(
+            "intarsia_job_wait_seconds", "From the acceptance of a job to its start.", self.registry
+        )
         self._ran = _histogram("intarsia_job_run_seconds", "From the start of a job to its end.", self.registry)
         self._webhooks = Counter(
             "intarsia_webhooks", "Calls of webhooks, by what came of them.", ("result",), registry=self.registry
@@ -165,4 +167,3 @@ def _evaluated(statistics: Mapping[str, float]) -> Iterator[Metric]:
 
 def _histogram(name: str, description: str, registry: CollectorRegistry) -> Histogram:
     return Histogram(name, description, ("endpoint",), buckets=_SECONDS, registry=registry)
-
