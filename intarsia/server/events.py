@@ -74,6 +74,11 @@ class JobEvents:
         """The last step of a job that runs here."""
         return self._latest.get(job_id)
 
+    @property
+    def readers(self) -> int:
+        """Subscriptions that are open."""
+        return sum(map(len, self._readers.values()))
+
     @contextmanager
     def subscribe(self, job_id: int) -> Iterator[Subscription]:
         """Events of a job from now on."""

@@ -170,7 +170,7 @@ class Store:
         """Jobs by state."""
         query = sa.select(JOBS.c.state, sa.func.count()).group_by(JOBS.c.state)
         with self._read() as connection:
-            return dict(connection.execute(query).tuples().all())
+            return dict(connection.execute(query).all())
 
     def endpoint_counts(self) -> dict[tuple[str, str], int]:
         """Jobs by endpoint and state."""

@@ -25,6 +25,13 @@ def server(tmp_path):
         yield opened
 
 
+@pytest.fixture(scope="module")
+def idle(tmp_path_factory):
+    """A server that a module's tests share, none of which leaves a job in it."""
+    with running(tmp_path_factory.mktemp("idle") / "data") as opened:
+        yield opened
+
+
 @pytest.fixture
 def gate(monkeypatch):
     """Use it before ``server``: it is opened at the test's end, before the server waits for its engine."""
