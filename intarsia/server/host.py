@@ -52,6 +52,10 @@ class EngineHost(Protocol):
         """Jobs that it can work on or have ready: more of them need not be started yet."""
 
     @property
+    def problem(self) -> str:
+        """Why it can run nothing, and never will; empty where it can."""
+
+    @property
     def statistics(self) -> dict[str, float]:
         """``evaluations``, ``lane_rows`` and ``lane_slots`` (rows that there was room for) since it was opened.
 
@@ -100,6 +104,7 @@ class JobRunner:
         self._tickets: dict[int, Ticket | None] = {}
         self._cancelled: set[int] = set()
         self._closing = False
+        self.problem = ""
 
     @property
     def capacity(self) -> int:

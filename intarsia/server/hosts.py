@@ -1,4 +1,4 @@
-"""The choice of an engine host: in this process for one device, in processes of their own for several."""
+"""The choice of an engine host: engines in processes of their own, one for each device, or one in this process."""
 
 from __future__ import annotations
 
@@ -17,14 +17,9 @@ def open_host(settings: ServeSettings, files: FileStore, listener: Listener) -> 
         BackendError: an engine in this process cannot be opened.
     """
     engine = settings.engine
-    if len(engine.devices) == 1:
+    if len(engine.devices) == 1 and not settings.isolate:
         return JobRunner(open_engine(engine, engine.devices[0]), files, listener)
 
     # A device may be named again: each has an engine of its own.
-    names = [f"{device} ({number})" for number, device in enumerate(engine.devices)]
-    return ManyHosts(
-        {
-            name: ProcessHost(engine, device, settings.data, listener)
-            for name, device in zip(names, engine.devices, strict=True)
-        }
-    )
+    hosts = [ProcessHost(engine, device, settings.data, listener) for device in engine.devices]
+    return hosts[0] if len(hosts) == 1 else ManyHosts(hosts)

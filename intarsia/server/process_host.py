@@ -7,7 +7,7 @@ import logging
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -193,19 +193,25 @@ class ProcessHost:
 class ManyHosts:
     """An :class:`EngineHost` over several: a job goes to one that has its model open, else to the least busy one."""
 
-    def __init__(self, hosts: Mapping[str, ProcessHost]) -> None:
+    def __init__(self, hosts: Sequence[ProcessHost]) -> None:
         self._hosts = hosts
         self._lock = threading.Lock()
-        self._open: dict[str, Lru[str, bool]] = {name: Lru(_OPEN) for name in hosts}
+        self._open: list[Lru[str, bool]] = [Lru(_OPEN) for _ in hosts]
 
     @property
     def capacity(self) -> int:
-        return sum(host.capacity for host in self._hosts.values())
+        return sum(host.capacity for host in self._hosts)
+
+    @property
+    def problem(self) -> str:
+        """Why none of them can run anything; empty where one can."""
+        problems = [host.problem for host in self._hosts]
+        return problems[0] if all(problems) else ""
 
     @property
     def statistics(self) -> dict[str, float]:
         total: dict[str, float] = {}
-        for host in self._hosts.values():
+        for host in self._hosts:
             for name, value in host.statistics.items():
                 total[name] = total.get(name, 0.0) + value
         return total
@@ -217,36 +223,35 @@ class ManyHosts:
 
     def open_models(self, models: Sequence[str]) -> dict[str, str]:
         problems: dict[str, str] = {}
-        for host in self._hosts.values():
+        for host in self._hosts:
             problems |= host.open_models(models)
         return problems
 
     def start(self, job: Job) -> None:
+        model = model_key(job)
         with self._lock:
-            name = self._chosen(model_key(job))
-            self._open[name].put(model_key(job), True)
-        self._hosts[name].start(job)
+            number = self._chosen(model)
+            self._open[number].put(model, True)
+        self._hosts[number].start(job)
 
     def cancel(self, job_id: int) -> None:
-        for host in self._hosts.values():
+        for host in self._hosts:
             host.cancel(job_id)
 
     def close(self) -> None:
-        for host in self._hosts.values():
+        for host in self._hosts:
             host.close()
 
-    def _chosen(self, model: str) -> str:
+    def _chosen(self, model: str) -> int:
         """Of the hosts that have room, one with the model open where there is one, the least busy of them."""
 
-        def rank(name: str) -> tuple[bool, bool, float]:
-            host = self._hosts[name]
+        def rank(number: int) -> tuple[bool, bool, float]:
+            host = self._hosts[number]
             is_full = host.in_flight >= host.capacity
-            return is_full, not self._has_open(name, model), host.in_flight / max(host.capacity, 1)
+            is_closed = self._open[number].get(model) is None
+            return is_full, is_closed, host.in_flight / max(host.capacity, 1)
 
-        return min(self._hosts, key=rank)
-
-    def _has_open(self, name: str, model: str) -> bool:
-        return self._open[name].get(model) is not None
+        return min(range(len(self._hosts)), key=rank)
 
 
 def model_key(job: Job) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -40,6 +41,8 @@ class Services:
         problems: by model id, why a model that was to be opened at the start cannot be.
         is_ready: the models named at the start have been opened, or have a problem.
         is_closing: the server is about to end; whoever waits stops waiting.
+        failure: why the server ended by itself.
+        on_failure: ends the server.
     """
 
     settings: ServeSettings
@@ -56,6 +59,8 @@ class Services:
     problems: dict[str, str] = field(default_factory=dict)
     is_ready: bool = False
     is_closing: bool = False
+    failure: str = ""
+    on_failure: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         self.accepting = CapacityLimiter(_ACCEPTING)
@@ -106,6 +111,7 @@ class Services:
 
     def start(self) -> None:
         """Begin to run jobs: first those that an earlier process left, in their old order."""
+        self.dispatcher.on_failure = self._failed
         self.store.requeue_lost()
         self.host = open_host(self.settings, self.files, self.dispatcher)
         self.metrics.watch_engines(lambda: self.host.statistics if self.host is not None else {})
@@ -121,9 +127,14 @@ class Services:
         self.lock.release()
 
     def _open_models(self) -> None:
+        """Open the models named at the start; a server whose engine cannot be opened at all ends."""
         assert self.host is not None
         self.problems = self.host.open_models(self.settings.models)
         self.is_ready = True
+
+    def _failed(self, problem: str) -> None:
+        self.failure = problem
+        self.on_failure()
 
 
 def _count_end(store: Store, metrics: Metrics, job_id: int) -> None:

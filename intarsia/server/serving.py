@@ -9,7 +9,7 @@ from types import FrameType
 
 import uvicorn
 
-from intarsia.errors import RequestError
+from intarsia.errors import BackendError, RequestError
 from intarsia.server.app import create_app
 from intarsia.server.services import Services
 from intarsia.server.settings import ServeSettings
@@ -29,6 +29,11 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, services: Services) -> None:
         super().__init__(config)
         self._services = services
+        services.on_failure = self._end
+
+    def _end(self) -> None:
+        self._services.is_closing = True
+        self.should_exit = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to end; a second interrupt does not wait for open requests.
@@ -48,6 +53,7 @@ def serve(settings: ServeSettings, announce: Callable[[str], None] = print) -> N
 
     Raises:
         RequestError: the address cannot be listened on.
+        BackendError: no engine can be opened, now or at a later start of its process.
         IntarsiaError: folder, database or registry cannot be opened.
     """
     listening = listen(settings)
@@ -62,11 +68,18 @@ def serve(settings: ServeSettings, announce: Callable[[str], None] = print) -> N
             ssl_certfile=settings.certificate,
             ssl_keyfile=settings.certificate_key,
         )
-        for line in _addresses(settings, listening):
-            announce(line)
-        _Server(config, services).run(sockets=[listening])
+        server = _Server(config, services)
+        try:
+            services.start()
+            for line in _addresses(settings, listening):
+                announce(line)
+            server.run(sockets=[listening])
+        finally:
+            services.close()
     finally:
         listening.close()
+    if services.failure:
+        raise BackendError(services.failure)
 
 
 def listen(settings: ServeSettings) -> socket.socket:

@@ -66,6 +66,8 @@ class ServeSettings:
         errors_as_200: documented errors have status 200.
         webhook_secret: signs webhooks; empty sends no signature.
         certificate, certificate_key: PEM files for https; None serves http.
+        isolate: the engine runs in a process of its own, so that its work does not hold up replies, and a device that
+            fails does not end the server; several devices have a process each in any case.
 
     Raises:
         RequestError: a value that is not allowed; the message names the option.
@@ -90,6 +92,7 @@ class ServeSettings:
     webhook_secret: str = ""
     certificate: Path | None = None
     certificate_key: Path | None = None
+    isolate: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:

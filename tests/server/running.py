@@ -37,12 +37,13 @@ class Running:
 @contextlib.contextmanager
 def running(data: Path, **settings: Any) -> Iterator[Running]:
     """Serve until the block ends. Raises AssertionError where a reply was not as documented."""
-    chosen = ServeSettings(**{"data": data, "port": 0, "engine": NULL, **settings})
+    chosen = ServeSettings(**{"data": data, "port": 0, "engine": NULL, "isolate": False, **settings})
     listening = listen(chosen)
     services = Services.open(chosen)
     application = CheckedReplies(create_app(services))
     server = uvicorn.Server(uvicorn.Config(application, log_config=None, access_log=False, timeout_graceful_shutdown=5))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    services.start()
     thread.start()
 
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
@@ -53,6 +54,7 @@ def running(data: Path, **settings: Any) -> Iterator[Running]:
         services.is_closing = True
         server.should_exit = True
         thread.join(60)
+        services.close()
         listening.close()
         assert not thread.is_alive(), "the server did not end"
     assert application.faults == []

@@ -141,6 +141,7 @@ class FakeHost:
     def __init__(self) -> None:
         self.jobs: list[Job] = []
         self.capacity = 2
+        self.problem = ""
         self.statistics = {"evaluations": 3.0}
 
     @property
@@ -156,26 +157,26 @@ def _job(number: int, model: str) -> Job:
 
 
 def test_jobs_go_where_their_model_is_open_and_else_to_the_least_busy():
-    hosts = {"a": FakeHost(), "b": FakeHost()}
+    hosts = [FakeHost(), FakeHost()]
     many = ManyHosts(hosts)  # type: ignore[arg-type]
     for number, model in enumerate(["x", "y", "x", "y"]):
         many.start(_job(number, model))
-    assert [job.request["model"] for job in hosts["a"].jobs] == ["x", "x"]
-    assert [job.request["model"] for job in hosts["b"].jobs] == ["y", "y"]
+    assert [job.request["model"] for job in hosts[0].jobs] == ["x", "x"]
+    assert [job.request["model"] for job in hosts[1].jobs] == ["y", "y"]
 
-    hosts["b"].jobs.clear()
+    hosts[1].jobs.clear()
     many.start(_job(9, "x"))  # the host that has x open is full
-    assert [job.id for job in hosts["b"].jobs] == [9]
+    assert [job.id for job in hosts[1].jobs] == [9]
     assert many.capacity == 4
     assert many.statistics == {"evaluations": 6.0}
 
 
 def test_a_lora_more_is_another_model():
-    hosts = {"a": FakeHost(), "b": FakeHost()}
+    hosts = [FakeHost(), FakeHost()]
     many = ManyHosts(hosts)  # type: ignore[arg-type]
     many.start(_job(1, "x"))
     many.start(dataclasses.replace(_job(2, "x"), request={"model": "x", "loras": [{"id": "ink", "strength": 1.0}]}))
-    assert (hosts["a"].in_flight, hosts["b"].in_flight) == (1, 1)
+    assert (hosts[0].in_flight, hosts[1].in_flight) == (1, 1)
 
 
 @pytest.mark.parametrize("ended", [Done({"seconds": 1.5}), Failed("no memory", "memory"), Stopped(lost=False)])
