@@ -73,8 +73,19 @@ class Acceptance:
         )
         return self._accepted(job, idempotency_key, documented.options.webhook)
 
-    def library(self, fields: Mapping[str, Any], *, owner: str = "", idempotency_key: str | None = None) -> Job:
-        """The job of a library request: the fields of an ``InpaintRequest``."""
+    def library(
+        self,
+        fields: Mapping[str, Any],
+        *,
+        owner: str = "",
+        idempotency_key: str | None = None,
+        preview_every: int = 0,
+    ) -> Job:
+        """The job of a library request: the fields of an ``InpaintRequest``.
+
+        Args:
+            preview_every: network evaluations from one preview to the next; 0 is without.
+        """
         earlier = self._earlier(owner, idempotency_key)
         if earlier is not None:
             return earlier
@@ -85,6 +96,7 @@ class Acceptance:
             endpoint=LIBRARY,
             owner=owner,
             request=self._kept(request),
+            delivery={"preview_every": preview_every},
             meta={"plan": resolved.plan.to_dict()},
             files=output_names(request.samples),
             lane_rows=_lane_rows(resolved),

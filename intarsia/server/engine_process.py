@@ -17,6 +17,7 @@ from intarsia.server import host_messages as messages
 from intarsia.server.files import LocalFiles
 from intarsia.server.host import JobRunner, open_engine
 from intarsia.server.jobs import Ended, Stopped
+from intarsia.server.previews import Preview
 
 __all__ = ["LOST", "main"]
 
@@ -42,6 +43,9 @@ class _Server:
 
     def progressed(self, job_id: int, progress: Progress) -> None:
         self.send(messages.Stepped(job_id, progress.step, progress.steps))
+
+    def previewed(self, job_id: int, preview: Preview) -> None:
+        self.send(messages.Previewed.of(job_id, preview))
 
     def ended(self, job_id: int, ended: Ended) -> None:
         if isinstance(ended, Stopped) and ended.lost:

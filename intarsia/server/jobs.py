@@ -34,7 +34,8 @@ class Job:
         endpoint: a documented endpoint's name, :data:`LIBRARY` or :data:`UPLOAD`.
         owner: name of the key that it came with; empty where the server has no keys.
         request: an ``InpaintRequest`` as JSON, ``{"sha256": …}`` in place of each image.
-        delivery: how the documented reply is given: ``base64``, ``temp``, ``track_id``.
+        delivery: how the documented reply is given: ``base64``, ``temp``, ``track_id``; of a job of our own API,
+            ``preview_every``.
         warnings: found as the request was read.
         meta: effective parameters, in the names of the endpoint.
         files: names of the output files, one for each sample, drawn before they exist.

@@ -14,6 +14,7 @@ from intarsia.server.job_events import stream
 from intarsia.server.job_requests import read_job_request
 from intarsia.server.job_view import job_view
 from intarsia.server.jobs import UPLOAD, Job
+from intarsia.server.previews import PREVIEW_EVERY
 from intarsia.server.requests import as_job_id, base_url, owner_of, services_of
 
 __all__ = ["MOST_JOBS", "job_routes"]
@@ -40,10 +41,16 @@ async def _accept(request: Request) -> Response:
     """Take a request in; the job is durable before the reply."""
     services = services_of(request)
     owner = owner_of(request)
+    every = _number(request, "preview_every", 0, 150, "a whole number between 0 and 150")
     fields = await read_job_request(request)
-    key = request.headers.get("Idempotency-Key")
 
-    accept = partial(services.acceptance.library, fields, owner=owner, idempotency_key=key)
+    accept = partial(
+        services.acceptance.library,
+        fields,
+        owner=owner,
+        idempotency_key=request.headers.get("Idempotency-Key"),
+        preview_every=PREVIEW_EVERY if every is None else every,
+    )
     job = await to_thread.run_sync(accept, limiter=services.accepting)
     services.dispatcher.wake()
 
@@ -83,9 +90,7 @@ async def _cancel(request: Request, job_id: str) -> Response:
 
 async def _events(request: Request, job_id: str) -> Response:
     """The job as it runs, as server-sent events."""
-    every = _number(request, "preview_every", 0, 150, "a whole number between 0 and 150")
-    job = await _found(request, job_id)
-    return stream(request, job, every)
+    return stream(request, await _found(request, job_id))
 
 
 async def _found(request: Request, job_id: str) -> Job:

@@ -9,8 +9,8 @@ from intarsia import __version__
 from intarsia.endpoints.reading import ENDPOINTS
 from intarsia.endpoints.schemas import openapi as documented
 from intarsia.server.api_schemas import REF, Schema, own_schemas
-from intarsia.server.job_events import PREVIEW_EVERY
 from intarsia.server.job_replies import FETCH
+from intarsia.server.previews import PREVIEW_EVERY
 
 __all__ = ["openapi"]
 
@@ -91,6 +91,8 @@ def _jobs() -> Schema:
 
 
 def _accept() -> Schema:
+    every = {"type": "integer", "minimum": 0, "maximum": 150, "default": PREVIEW_EVERY}
+    previews = _query("preview_every", "Steps from one preview in the events to the next; 0 is without.", every)
     header = {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "maxLength": 200}}
     created = _json("The job, which is stored and survives a restart.", "Job")
     created["headers"] = {"Location": {"description": "Where the job is.", "schema": {"type": "string"}}}
@@ -99,7 +101,7 @@ def _accept() -> Schema:
         "Inpaint",
         {"201": created, **_refused(400, 401, 413, 429, 500)},
         description="An equal `Idempotency-Key` gives the job that the first request with it has given.",
-        parameters=[header],
+        parameters=[previews, header],
         requestBody={
             "required": True,
             "content": {
@@ -111,7 +113,6 @@ def _accept() -> Schema:
 
 
 def _events() -> Schema:
-    every = {"type": "integer", "minimum": 0, "maximum": 150, "default": PREVIEW_EVERY}
     stream = {
         "description": "Events until the job has ended: `queued` (position, eta), `step` (step, steps), `preview` "
         "(step, steps, images as data URIs), and `done`, `failed` or `cancelled` (the job).",
@@ -123,7 +124,7 @@ def _events() -> Schema:
         "Follow a job",
         {"200": stream, "204": {"description": "The end has been seen already."}, **_refused(400, 401, 404)},
         description="Server-sent events. With `Last-Event-ID` only what is new since that event is sent.",
-        parameters=[_query("preview_every", "Steps from one preview to the next; 0 is without.", every), seen],
+        parameters=[seen],
     )
 
 

@@ -148,6 +148,8 @@ class ProcessHost:
         """Act on a message; True where a job has ended."""
         if isinstance(message, messages.Stepped):
             self._listener.progressed(message.job_id, message.progress)
+        elif isinstance(message, messages.Previewed):
+            self._listener.previewed(message.job_id, message.preview)
         elif isinstance(message, messages.JobEnded):
             with self._lock:
                 self._jobs.discard(message.job_id)
@@ -215,11 +217,6 @@ class ManyHosts:
             for name, value in host.statistics.items():
                 total[name] = total.get(name, 0.0) + value
         return total
-
-    @property
-    def problem(self) -> str:
-        problems = [host.problem for host in self._hosts.values()]
-        return problems[0] if all(problems) else ""
 
     def open_models(self, models: Sequence[str]) -> dict[str, str]:
         problems: dict[str, str] = {}

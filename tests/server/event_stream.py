@@ -21,10 +21,10 @@ class Event:
 
 
 @contextlib.contextmanager
-def following(client: httpx2.Client, url: str, seen: str = "", **query: Any) -> Iterator[Iterator[Event]]:
+def following(client: httpx2.Client, url: str, seen: str = "") -> Iterator[Iterator[Event]]:
     """The events of a stream, which is open for as long as the block."""
     headers = {"Last-Event-ID": seen} if seen else {}
-    with client.stream("GET", url, headers=headers, params=query) as response:
+    with client.stream("GET", url, headers=headers) as response:
         assert response.status_code == 200, response.read()
         assert response.headers["content-type"].startswith("text/event-stream")
         yield events_of(response.iter_lines())
@@ -45,7 +45,7 @@ def events_of(lines: Iterator[str]) -> Iterator[Event]:
 
 def ended(client: httpx2.Client, job: dict[str, Any]) -> dict[str, Any]:
     """The job once it has ended."""
-    with following(client, job["events_url"], preview_every=0) as events:
+    with following(client, job["events_url"]) as events:
         *_, last = events
     view: dict[str, Any] = last.data
     return view

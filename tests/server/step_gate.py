@@ -30,6 +30,11 @@ class StepGate:
             self.is_open = True
             self.changed.notify_all()
 
+    def close(self) -> None:
+        """Hold everything that arrives from now on."""
+        with self.changed:
+            self.is_open, self.allowed = False, self.arrived
+
     def wait_for(self, evaluations: int) -> None:
         """Return once that many evaluations have arrived here."""
         with self.changed:
