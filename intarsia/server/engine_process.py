@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from intarsia.engine.result import Progress
 from intarsia.errors import IntarsiaError
 from intarsia.server import host_messages as messages
-from intarsia.server.files import LocalFiles
 from intarsia.server.host import JobRunner, open_engine
+from intarsia.server.hosts import open_files
 from intarsia.server.jobs import Ended, Stopped
 from intarsia.server.previews import Preview
 
@@ -32,6 +33,7 @@ class _Server:
         self._out = os.fdopen(os.dup(1), "wb")
         os.dup2(2, 1)
         self._lock = threading.Lock()
+        self.statistics: Callable[[], dict[str, float]] = dict
 
     def send(self, message: messages.Message) -> None:
         with self._lock:
@@ -51,6 +53,7 @@ class _Server:
         if isinstance(ended, Stopped) and ended.lost:
             os._exit(LOST)  # of the engine or its device: every other job of it is lost as well
         self.send(messages.JobEnded.of(job_id, ended))
+        self.send(messages.Statistics(self.statistics()))
 
     def has_room(self) -> None:
         """The server counts for itself."""
@@ -65,10 +68,12 @@ def main() -> None:
     start = messages.decode(first)
     assert isinstance(start, messages.Start)
     try:
-        runner = JobRunner(open_engine(start.engine_settings, start.device), LocalFiles(Path(start.files)), server)
+        files = open_files(Path(start.data), start.files)
+        runner = JobRunner(open_engine(start.engine_settings, start.device), files, server)
     except IntarsiaError as exc:
         server.send(messages.Refused(str(exc)))
         return
+    server.statistics = lambda: runner.statistics
     server.send(messages.Opened(runner.capacity))
 
     for line in sys.stdin:

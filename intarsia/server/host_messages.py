@@ -37,6 +37,7 @@ class Start:
 
     settings: Mapping[str, Any]
     device: str
+    data: str
     files: str
 
     @property

@@ -8,14 +8,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import IO
 
 from intarsia.lru import Lru
 from intarsia.server import host_messages as messages
 from intarsia.server.host import Listener
 from intarsia.server.jobs import Job, Stopped
-from intarsia.server.settings import EngineSettings
+from intarsia.server.settings import ServeSettings
 from intarsia.threads import start_thread
 
 __all__ = ["ManyHosts", "ProcessHost"]
@@ -36,13 +35,18 @@ class ProcessHost:
     why.
 
     Args:
-        files: the folder that both processes have inputs and outputs in.
+        settings: of the server, whose file store both processes use.
     """
 
-    def __init__(self, settings: EngineSettings, device: str, files: Path, listener: Listener) -> None:
+    def __init__(self, settings: ServeSettings, device: str, listener: Listener) -> None:
         self.device = device
         self.problem = ""
-        self._start_message = messages.Start(settings=dataclasses.asdict(settings), device=device, files=str(files))
+        self._start_message = messages.Start(
+            settings=dataclasses.asdict(settings.engine),
+            device=device,
+            data=str(settings.data),
+            files=settings.files,
+        )
         self._listener = listener
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None

@@ -17,9 +17,9 @@ from intarsia.registry.registry import Registry
 from intarsia.server.acceptance import Acceptance
 from intarsia.server.dispatcher import Dispatcher
 from intarsia.server.events import JobEvents
-from intarsia.server.files import FileStore, FolderLock, LocalFiles
-from intarsia.server.host import EngineHost
-from intarsia.server.hosts import open_host
+from intarsia.server.files import FileStore, FolderLock
+from intarsia.server.host import EngineHost, Listener
+from intarsia.server.hosts import open_files, open_host
 from intarsia.server.metrics import Metrics
 from intarsia.server.retention import Retention
 from intarsia.server.settings import ServeSettings
@@ -54,7 +54,7 @@ class Services:
     dispatcher: Dispatcher
     retention: Retention
     metrics: Metrics
-    lock: FolderLock
+    lock: FolderLock | None
     host: EngineHost | None = None
     problems: dict[str, str] = field(default_factory=dict)
     is_ready: bool = False
@@ -73,14 +73,16 @@ class Services:
         Raises:
             IntarsiaError: one of them cannot be opened; the message says which.
         """
-        lock = FolderLock(settings.data)
+        # With a database that several servers share, its leases say who runs what.
+        lock = None if settings.database else FolderLock(settings.data)
         try:
-            files = LocalFiles(settings.data)
+            files = open_files(settings.data, settings.files)
             files.check()
             registry = Registry(settings.engine.weights, settings.engine.precision)
             store = Store(settings.database_url)
         except IntarsiaError:
-            lock.release()
+            if lock is not None:
+                lock.release()
             raise
 
         access = Access(
@@ -109,12 +111,20 @@ class Services:
             lock=lock,
         )
 
-    def start(self) -> None:
-        """Begin to run jobs: first those that an earlier process left, in their old order."""
+    def start(self, open_engines: Callable[[Listener], EngineHost] | None = None) -> None:
+        """Begin to run jobs: first those that an earlier process left, in their old order.
+
+        Args:
+            open_engines: makes the engine host; None makes that of the settings.
+        """
         self.dispatcher.on_failure = self._failed
         self.store.requeue_lost()
-        self.host = open_host(self.settings, self.files, self.dispatcher)
-        self.metrics.watch_engines(lambda: self.host.statistics if self.host is not None else {})
+        if open_engines is None:
+            self.host = open_host(self.settings, self.files, self.dispatcher)
+        else:
+            self.host = open_engines(self.dispatcher)
+        host = self.host
+        self.metrics.watch_engines(lambda: host.statistics)
         self.dispatcher.start(self.host)
         start_thread(self._open_models, "intarsia-preload")
         start_thread(partial(self.retention.run, self._closed), "intarsia-retention")
@@ -124,7 +134,8 @@ class Services:
         self._closed.set()
         self.dispatcher.stop()
         self.store.close()
-        self.lock.release()
+        if self.lock is not None:
+            self.lock.release()
 
     def _open_models(self) -> None:
         """Open the models named at the start; a server whose engine cannot be opened at all ends."""

@@ -57,6 +57,7 @@ class ServeSettings:
         queue: jobs that may be queued; one more is answered with 429.
         public_url: what addresses in replies begin with; empty takes the request's own host.
         database: SQLAlchemy URL of a PostgreSQL database; empty is SQLite in ``data``.
+        files: fsspec URL of the images' store; empty is ``data``.
         models: ids that are opened at the start.
         keep: seconds for which finished jobs and their images are kept.
         disk_limit: bytes of stored images, above which the oldest finished ones are removed; None is without.
@@ -81,6 +82,7 @@ class ServeSettings:
     queue: int = 64
     public_url: str = ""
     database: str = ""
+    files: str = ""
     models: tuple[str, ...] = ()
     engine: EngineSettings = field(default_factory=EngineSettings)
     keep: float = 7 * DAY

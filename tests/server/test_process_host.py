@@ -21,11 +21,11 @@ from intarsia.server.acceptance import Acceptance
 from intarsia.server.files import LocalFiles
 from intarsia.server.jobs import Done, Ended, Failed, Job, Stopped
 from intarsia.server.process_host import ManyHosts, ProcessHost
-from intarsia.server.settings import EngineSettings
+from intarsia.server.settings import EngineSettings, ServeSettings
 from intarsia.server.store import Store
 from tests.server.killed import documented_body
 
-SETTINGS = EngineSettings(backend="null", devices=("cpu", "cpu"))
+ENGINE = EngineSettings(backend="null", devices=("cpu", "cpu"))
 
 
 class Heard:
@@ -72,7 +72,7 @@ def accept(tmp_path: Path):
 
 
 def _open(tmp_path: Path, heard: Heard) -> ProcessHost:
-    host = ProcessHost(SETTINGS, "cpu", tmp_path, heard)
+    host = ProcessHost(ServeSettings(data=tmp_path, engine=ENGINE), "cpu", heard)
     heard.wait(lambda: host.capacity > 0)
     return host
 
@@ -107,7 +107,7 @@ def test_jobs_of_a_process_that_dies_are_lost_and_another_process_takes_them(tmp
 
 
 def test_an_engine_that_cannot_be_opened_says_why_and_is_not_tried_again(tmp_path, heard):
-    host = ProcessHost(EngineSettings(backend="null"), "cuda:7", tmp_path, heard)
+    host = ProcessHost(ServeSettings(data=tmp_path, engine=ENGINE), "cuda:7", heard)
     heard.wait(lambda: host.problem != "")
     assert "null backend" in host.problem
     assert host.capacity == 0
