@@ -19,9 +19,9 @@ def ddpm(run: SamplingRun) -> Rows:
         beta = 1 - alpha
 
         ratio = (1 - alpha_bar_next) / (1 - alpha_bar)
-        of_image = math.sqrt(alpha_bar_next) * beta / (1 - alpha_bar)
-        of_sample = math.sqrt(alpha) * ratio
-        mean = of_image * rows.image(sigma) + of_sample * rows.sample
+        image_weight = math.sqrt(alpha_bar_next) * beta / (1 - alpha_bar)
+        sample_weight = math.sqrt(alpha) * ratio
+        mean = image_weight * rows.image(sigma) + sample_weight * rows.sample
         variance = ratio * beta
         rows.add(run.timesteps[i], sigma, mean + math.sqrt(variance) * rows.noise)
     return rows

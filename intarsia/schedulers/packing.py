@@ -107,10 +107,10 @@ def pack_rows(table: Table, slots: int, rows: int) -> NDArray[np.float32]:
         raise BackendError(f"a table of {count} rows and {used} slots does not fit lanes of {rows} and {slots}")
 
     # the columns of output and noise are the last two, however many slots are before them
-    of_state, of_inputs = np.split(table.matrix, [used], axis=2)
+    state_columns, input_columns = np.split(table.matrix, [used], axis=2)
     matrices = np.zeros((count, slots, slots + 2))
-    matrices[:, :used, :used] = of_state
-    matrices[:, :used, slots:] = of_inputs
+    matrices[:, :used, :used] = state_columns
+    matrices[:, :used, slots:] = input_columns
 
     matrix_size = _matrix_size(slots)
     records = np.zeros((rows, record_size(slots)), np.float32)

@@ -137,16 +137,16 @@ def langevin_step(matrix: Array, snr: float, sample: Array, output: Array, noise
     Returns:
         The matrix of that move, shape [1, 3].
     """
-    of_sample, of_output, of_noise = matrix[0]
-    of_sample = of_sample - 1  # what the row adds to the sample
-    drift = of_sample * sample + of_output * output
+    carried, output_weight, noise_weight = matrix[0]
+    sample_weight = carried - 1  # of what is added to the sample
+    drift = sample_weight * sample + output_weight * output
     drift_norm = float(np.linalg.norm(drift))
     noise_norm = float(np.linalg.norm(noise))
 
     ratio = 0.0
     if drift_norm > 0:
-        ratio = snr * abs(float(of_noise)) * noise_norm / drift_norm
+        ratio = snr * abs(float(noise_weight)) * noise_norm / drift_norm
 
     step = ratio**2
-    move = [1 + step * of_sample, step * of_output, ratio * of_noise]
-    return np.array([move])
+    weights = [1 + step * sample_weight, step * output_weight, ratio * noise_weight]
+    return np.array([weights])
