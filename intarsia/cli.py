@@ -22,6 +22,7 @@ from intarsia.commands.plan import plan
 from intarsia.commands.request import request
 from intarsia.commands.schedulers import schedulers
 from intarsia.commands.schema import schema
+from intarsia.commands.serve import serve
 from intarsia.commands.streams import note, prepare
 from intarsia.errors import BackendError, Cancelled, IntarsiaError
 
@@ -38,6 +39,7 @@ app.command()(request)
 app.command()(plan)
 app.command()(schema)
 app.command()(export)
+app.command()(serve)
 app.add_typer(batch, name="batch")
 app.add_typer(models, name="models")
 app.add_typer(schedulers, name="schedulers")

@@ -1,0 +1,94 @@
+"""``intarsia serve``: the documented endpoints over HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from intarsia.commands.options import (
+    AllowPrivateUrls,
+    Backend,
+    Capture,
+    Device,
+    Kernels,
+    MaxPixels,
+    Precision,
+    Weights,
+)
+from intarsia.commands.streams import note
+from intarsia.errors import BackendError
+
+__all__ = ["serve"]
+
+
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on; another than loopback needs --keys.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8765,
+    data: Annotated[Path | None, typer.Option(help="Folder of jobs and images.")] = None,
+    keys: Annotated[Path | None, typer.Option(help="File of hashed keys: see intarsia keys.")] = None,
+    wait: Annotated[float, typer.Option(help="Seconds before a reply says processing.")] = 20.0,
+    queue: Annotated[int, typer.Option(help="Jobs that may be queued.")] = 64,
+    public_url: Annotated[str, typer.Option(help="What addresses in replies begin with.")] = "",
+    database: Annotated[str, typer.Option(help="postgresql+psycopg://… for several machines.")] = "",
+    model: Annotated[list[str] | None, typer.Option(help="A model to open at the start; may be given again.")] = None,
+    null: Annotated[bool, typer.Option("--null", help="Flat colors without a model, for client developers.")] = False,
+    keep: Annotated[str, typer.Option(help="How long images are kept, such as 24h or 7d.")] = "7d",
+    disk_limit: Annotated[str | None, typer.Option(help="Most that images take, such as 20GB.")] = None,
+    cors: Annotated[list[str] | None, typer.Option(help="An origin whose pages may call this server.")] = None,
+    allow_host: Annotated[list[str] | None, typer.Option(help="A name that this server is called by.")] = None,
+    errors_as_200: Annotated[bool, typer.Option("--errors-as-200", help="Errors have HTTP status 200.")] = False,
+    webhook_secret: Annotated[
+        str, typer.Option(envvar="INTARSIA_WEBHOOK_SECRET", help="Signs webhooks; better set in the environment.")
+    ] = "",
+    certificate: Annotated[Path | None, typer.Option(help="PEM file for https.")] = None,
+    certificate_key: Annotated[Path | None, typer.Option(help="PEM file of its private key.")] = None,
+    backend: Backend = "auto",
+    device: Device = "auto",
+    slots: Annotated[int | None, typer.Option(help="Images evaluated together.")] = None,
+    kernels: Kernels = "auto",
+    capture: Capture = "auto",
+    precision: Precision = None,
+    weights: Weights = None,
+    allow_private_urls: AllowPrivateUrls = False,
+    max_pixels: MaxPixels = None,
+) -> None:
+    """Serve the documented endpoints, so that a client of the hosted service runs here unchanged."""
+    try:
+        from intarsia.server import serving
+    except ImportError as exc:
+        raise BackendError(f'serve needs more packages: pip install "intarsia[serve]" ({exc.name} is missing)') from exc
+    from intarsia.server.settings import EngineSettings, ServeSettings, default_data_folder, read_bytes, read_seconds
+
+    settings = ServeSettings(
+        data=data or default_data_folder(),
+        host=host,
+        port=port,
+        keys=keys,
+        wait=wait,
+        queue=queue,
+        public_url=public_url,
+        database=database,
+        models=tuple(model or ()),
+        keep=read_seconds("keep", keep),
+        disk_limit=None if disk_limit is None else read_bytes("disk-limit", disk_limit),
+        cors=tuple(cors or ()),
+        allowed_hosts=tuple(allow_host or ()),
+        allow_private_urls=allow_private_urls,
+        errors_as_200=errors_as_200,
+        webhook_secret=webhook_secret,
+        certificate=certificate,
+        certificate_key=certificate_key,
+        engine=EngineSettings(
+            backend="null" if null else backend,
+            devices=tuple(device.split(",")),
+            weights=None if weights is None else str(weights),
+            slots=slots,
+            kernels=kernels,
+            capture=capture,
+            precision=precision,
+            max_pixels=max_pixels,
+        ),
+    )
+    serving.serve(settings, note)
