@@ -44,6 +44,14 @@ def serve(
     ] = "",
     certificate: Annotated[Path | None, typer.Option(help="PEM file for https.")] = None,
     certificate_key: Annotated[Path | None, typer.Option(help="PEM file of its private key.")] = None,
+    files: Annotated[str, typer.Option(help="Where images are kept: any fsspec address; default is --data.")] = "",
+    ray: Annotated[bool, typer.Option("--ray", help="Run on Ray Serve; needs --database.")] = False,
+    ray_address: Annotated[str, typer.Option(help="A running Ray cluster; default starts one here.")] = "",
+    replicas: Annotated[int, typer.Option(help="With --ray: engines, at least.")] = 1,
+    most_replicas: Annotated[int, typer.Option(help="With --ray: engines at most, by the queue.")] = 0,
+    gpus: Annotated[float, typer.Option(help="With --ray: GPUs of each engine; 0 runs on CPUs.")] = 1.0,
+    cpus: Annotated[float, typer.Option(help="With --ray: CPUs of each engine.")] = 1.0,
+    ingresses: Annotated[int, typer.Option(help="With --ray: processes that answer HTTP.")] = 1,
     backend: Backend = "auto",
     device: Device = "auto",
     slots: Annotated[int | None, typer.Option(help="Images evaluated together.")] = None,
@@ -70,6 +78,7 @@ def serve(
         queue=queue,
         public_url=public_url,
         database=database,
+        files=files,
         models=tuple(model or ()),
         keep=read_seconds("keep", keep),
         disk_limit=None if disk_limit is None else read_bytes("disk-limit", disk_limit),
@@ -91,4 +100,18 @@ def serve(
             max_pixels=max_pixels,
         ),
     )
-    serving.serve(settings, note)
+    if not ray:
+        serving.serve(settings, note)
+        return
+
+    from intarsia.server.ray_serve import RayOptions, serve_on_ray
+
+    options = RayOptions(
+        address=ray_address,
+        replicas=replicas,
+        most_replicas=most_replicas,
+        gpus=gpus,
+        cpus=cpus,
+        ingresses=ingresses,
+    )
+    serve_on_ray(settings, options, note)

@@ -66,7 +66,7 @@ def serve_on_ray(settings: ServeSettings, options: RayOptions, announce: Callabl
         signal.signal(number, lambda *_: ended.set())
 
     deploy(settings, options)
-    announce(f"intarsia serves on http://{settings.host}:{settings.port} with Ray Serve")
+    announce(f"serves on http://{settings.host}:{settings.port} with Ray Serve")
     ended.wait()
     _ray_serve().shutdown()
 

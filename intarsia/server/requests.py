@@ -15,7 +15,7 @@ from intarsia.server.events import Subscription
 from intarsia.server.jobs import Job
 from intarsia.server.services import Services
 
-__all__ = ["base_url", "owner_of", "read_json", "services_of", "wait_for"]
+__all__ = ["as_job_id", "base_url", "owner_of", "read_json", "services_of", "wait_for"]
 
 # Seconds after which a waiting request looks into the store, whether it heard of an event or not.
 _LOOK = 2.0
@@ -41,6 +41,13 @@ def base_url(request: Request) -> str:
     if settings.public_url:
         return settings.public_url.rstrip("/")
     return f"{request.url.scheme}://{request.url.netloc}"
+
+
+def as_job_id(text: str) -> int | None:
+    """The id that a text is; None where it cannot be one."""
+    if not text.isascii() or not text.isdigit() or len(text) > 16:
+        return None
+    return int(text)
 
 
 async def wait_for(job: Job, services: Services, seconds: float) -> Job:

@@ -20,6 +20,7 @@ from intarsia.server.events import JobEvents
 from intarsia.server.files import FileStore, FolderLock
 from intarsia.server.host import EngineHost, Listener
 from intarsia.server.hosts import open_files, open_host
+from intarsia.server.metrics import Metrics
 from intarsia.server.retention import Retention
 from intarsia.server.settings import ServeSettings
 from intarsia.server.store import Store
@@ -52,6 +53,7 @@ class Services:
     acceptance: Acceptance
     dispatcher: Dispatcher
     retention: Retention
+    metrics: Metrics
     lock: FolderLock | None
     host: EngineHost | None = None
     problems: dict[str, str] = field(default_factory=dict)
@@ -89,6 +91,7 @@ class Services:
             max_pixels=settings.engine.max_pixels,
         )
         events = JobEvents()
+        metrics = Metrics(store.endpoint_counts)
         return cls(
             settings=settings,
             registry=registry,
@@ -96,8 +99,15 @@ class Services:
             store=store,
             events=events,
             acceptance=Acceptance(registry=registry, files=files, store=store, queue=settings.queue, access=access),
-            dispatcher=Dispatcher(store, events, server=_server_name(), shared=bool(settings.database)),
+            dispatcher=Dispatcher(
+                store,
+                events,
+                server=_server_name(),
+                on_end=partial(_count_end, store, metrics),
+                shared=bool(settings.database),
+            ),
             retention=Retention(store, files, keep=settings.keep, disk_limit=settings.disk_limit),
+            metrics=metrics,
             lock=lock,
         )
 
@@ -113,6 +123,8 @@ class Services:
             self.host = open_host(self.settings, self.files, self.dispatcher)
         else:
             self.host = open_engines(self.dispatcher)
+        host = self.host
+        self.metrics.watch_engines(lambda: host.statistics)
         self.dispatcher.start(self.host)
         start_thread(self._open_models, "intarsia-preload")
         start_thread(partial(self.retention.run, self._closed), "intarsia-retention")
@@ -134,6 +146,12 @@ class Services:
     def _failed(self, problem: str) -> None:
         self.failure = problem
         self.on_failure()
+
+
+def _count_end(store: Store, metrics: Metrics, job_id: int) -> None:
+    job = store.get(job_id)
+    if job is not None:
+        metrics.job_ended(job)
 
 
 def _server_name() -> str:

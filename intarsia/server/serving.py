@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import ssl
 from collections.abc import Callable
 from types import FrameType
 
@@ -26,10 +27,16 @@ _BACKLOG = 1024
 class _Server(uvicorn.Server):
     """uvicorn's server, which tells those who wait for a job that it is about to end."""
 
-    def __init__(self, config: uvicorn.Config, services: Services) -> None:
+    def __init__(self, config: uvicorn.Config, services: Services, announce: Callable[[], None]) -> None:
         super().__init__(config)
-        self._services = services
+        self._services, self._announce = services, announce
         services.on_failure = self._end
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to answer, and say so: from here on a signal ends it in good order."""
+        await super().startup(sockets)
+        if not self.should_exit:
+            self._announce()
 
     def _end(self) -> None:
         self._services.is_closing = True
@@ -49,13 +56,14 @@ def serve(settings: ServeSettings, announce: Callable[[str], None] = print) -> N
     """Serve until a signal ends it.
 
     Args:
-        announce: is given the lines that say where the server is.
+        announce: is given the text that says where the server is, once it answers.
 
     Raises:
         RequestError: the address cannot be listened on.
         BackendError: no engine can be opened, now or at a later start of its process.
         IntarsiaError: folder, database or registry cannot be opened.
     """
+    _check_certificate(settings)
     listening = listen(settings)
     try:
         services = Services.open(settings)
@@ -68,11 +76,10 @@ def serve(settings: ServeSettings, announce: Callable[[str], None] = print) -> N
             ssl_certfile=settings.certificate,
             ssl_keyfile=settings.certificate_key,
         )
-        server = _Server(config, services)
+        text = _addresses(settings, listening)
+        server = _Server(config, services, lambda: announce(text))
         try:
             services.start()
-            for line in _addresses(settings, listening):
-                announce(line)
             server.run(sockets=[listening])
         finally:
             services.close()
@@ -80,6 +87,20 @@ def serve(settings: ServeSettings, announce: Callable[[str], None] = print) -> N
         listening.close()
     if services.failure:
         raise BackendError(services.failure)
+
+
+def _check_certificate(settings: ServeSettings) -> None:
+    if settings.certificate is None:
+        if settings.certificate_key is not None:
+            raise RequestError("certificate", message="certificate is required with certificate-key")
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.certificate, settings.certificate_key)
+    except OSError as exc:  # SSLError is one
+        reason = exc.strerror or str(exc)
+        raise RequestError(
+            "certificate", message=f"certificate {settings.certificate} cannot be used: {reason}"
+        ) from exc
 
 
 def listen(settings: ServeSettings) -> socket.socket:
@@ -97,15 +118,16 @@ def listen(settings: ServeSettings) -> socket.socket:
     return listening
 
 
-def _addresses(settings: ServeSettings, listening: socket.socket) -> list[str]:
+def _addresses(settings: ServeSettings, listening: socket.socket) -> str:
     port = listening.getsockname()[1]
     scheme = "https" if settings.certificate else "http"
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     base = settings.public_url.rstrip("/") or f"{scheme}://{host}:{port}"
-    return [
-        f"intarsia serves on {base}",
+    lines = [
+        f"serves on {base}",
         f"  community and pony   {base}/api/v6/images/inpaint",
         f"  enterprise pony      {base}/api/v1/enterprise/pony/inpaint",
         f"  realtime             {base}/api/v6/realtime/inpaint",
         f"  API documentation    {base}/docs",
     ]
+    return "\n".join(lines)
