@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from intarsia.errors import BackendError, RequestError
-from intarsia.server.app import create_app
+from intarsia.server.app import create_app, guarded
 from intarsia.server.hosts import open_files
 from intarsia.server.ray_host import EngineReplica, RayHost
 from intarsia.server.services import Services
@@ -143,7 +143,7 @@ def _build(settings: ServeSettings, options: RayOptions) -> Any:
     services = Services.open(settings)
     slots = settings.engine.slots or _default_slots(settings)
     services.start(lambda listener: RayHost(handle, listener, 4 * slots * most))
-    return create_app(services)
+    return guarded(create_app(services), services)
 
 
 def _connect(options: RayOptions) -> None:

@@ -6,16 +6,19 @@ import signal
 import socket
 import ssl
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from intarsia.errors import BackendError, RequestError
-from intarsia.server.app import create_app
+from intarsia.server.app import create_app, guarded
+from intarsia.server.protocol import limited_protocol
 from intarsia.server.services import Services
 from intarsia.server.settings import ServeSettings
 
-__all__ = ["listen", "serve"]
+__all__ = ["configuration", "listen", "serve"]
 
 # Seconds that open requests are given to end, once the server is asked to: whoever waits for a job is answered at
 # once with `processing`.
@@ -56,7 +59,7 @@ def serve(settings: ServeSettings, announce: Callable[[str], None] = print) -> N
     """Serve until a signal ends it.
 
     Args:
-        announce: is given the text that says where the server is, once it answers.
+        announce: is given the lines that say where the server is, once it answers.
 
     Raises:
         RequestError: the address cannot be listened on.
@@ -67,17 +70,9 @@ def serve(settings: ServeSettings, announce: Callable[[str], None] = print) -> N
     listening = listen(settings)
     try:
         services = Services.open(settings)
-        config = uvicorn.Config(
-            create_app(services),
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=_GRACE,
-            ssl_certfile=settings.certificate,
-            ssl_keyfile=settings.certificate_key,
-        )
-        text = _addresses(settings, listening)
-        server = _Server(config, services, lambda: announce(text))
+        config = configuration(guarded(create_app(services), services), services)
+        lines = _addresses(settings, listening)
+        server = _Server(config, services, partial(_announce, lines, announce))
         try:
             services.start()
             server.run(sockets=[listening])
@@ -87,6 +82,24 @@ def serve(settings: ServeSettings, announce: Callable[[str], None] = print) -> N
         listening.close()
     if services.failure:
         raise BackendError(services.failure)
+
+
+def configuration(application: ASGIApp, services: Services) -> uvicorn.Config:
+    """How uvicorn serves the guarded application."""
+    settings = services.settings
+    return uvicorn.Config(
+        application,
+        http=limited_protocol(count=services.metrics.refused),
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        # Otherwise a client could choose the address that its limits count for.
+        proxy_headers=False,
+        timeout_graceful_shutdown=_GRACE,
+        ssl_certfile=settings.certificate,
+        ssl_keyfile=settings.certificate_key,
+    )
 
 
 def _check_certificate(settings: ServeSettings) -> None:
@@ -118,16 +131,20 @@ def listen(settings: ServeSettings) -> socket.socket:
     return listening
 
 
-def _addresses(settings: ServeSettings, listening: socket.socket) -> str:
+def _announce(lines: list[str], announce: Callable[[str], None]) -> None:
+    for line in lines:
+        announce(line)
+
+
+def _addresses(settings: ServeSettings, listening: socket.socket) -> list[str]:
     port = listening.getsockname()[1]
     scheme = "https" if settings.certificate else "http"
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     base = settings.public_url.rstrip("/") or f"{scheme}://{host}:{port}"
-    lines = [
+    return [
         f"serves on {base}",
         f"  community and pony   {base}/api/v6/images/inpaint",
         f"  enterprise pony      {base}/api/v1/enterprise/pony/inpaint",
         f"  realtime             {base}/api/v6/realtime/inpaint",
         f"  API documentation    {base}/docs",
     ]
-    return "\n".join(lines)
