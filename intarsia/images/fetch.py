@@ -34,7 +34,8 @@ def fetch(field: str, url: str, access: Access) -> tuple[bytes, str]:
         SourceUnreadable: not allowed, not there, too slow, too large, or not an image. The message shows scheme,
             host and path; never the query, which may hold a key, nor an address that a name resolved to.
     """
-    first = current = url[:_SHOWN].partition("://")[0] + "://…"
+    scheme, _, _ = url[:_SHOWN].partition("://")
+    first = current = f"{scheme}://…"
     budget = Budget(access)
     try:
         target = _parsed(url)
@@ -62,9 +63,13 @@ def _shown(url: httpx2.URL) -> str:
     """Scheme, host and path, cut to a sensible length."""
     if not url.netloc:
         return f"{url.scheme}:…"  # what follows may be the data itself
-    path = url.raw_path.partition(b"?")[0].decode()
-    text = redacted(f"{url.scheme}://{url.netloc.decode()}{path}")
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+
+    host = url.netloc.decode()
+    path, _, _ = url.raw_path.partition(b"?")
+    text = redacted(f"{url.scheme}://{host}{path.decode()}")
+    if len(text) <= _SHOWN:
+        return text
+    return text[: _SHOWN - 1] + "…"
 
 
 def _get(url: httpx2.URL, access: Access, budget: Budget) -> bytes | httpx2.URL:
@@ -103,5 +108,8 @@ def _body(response: httpx2.Response, access: Access, budget: Budget) -> bytes:
 def _is_image(head: bytes) -> bool:
     """Whether one of the decoders that are used recognizes the first bytes."""
     Image.init()
-    recognizers = [Image.OPEN[name][1] for name in FORMATS if name in Image.OPEN]
-    return any(recognize is not None and recognize(head) for recognize in recognizers)
+    for name in FORMATS:
+        _, recognizes = Image.OPEN.get(name, (None, None))
+        if recognizes is not None and recognizes(head):
+            return True
+    return False

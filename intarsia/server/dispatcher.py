@@ -14,6 +14,7 @@ from intarsia.server.events import JobEvent, JobEvents
 from intarsia.server.host import EngineHost
 from intarsia.server.jobs import Done, Ended, Failed, Job, Stopped
 from intarsia.server.leases import HEARTBEAT
+from intarsia.server.previews import Preview
 from intarsia.server.store import Store
 from intarsia.threads import start_thread
 
@@ -96,6 +97,9 @@ class Dispatcher:
 
     def progressed(self, job_id: int, progress: Progress) -> None:
         self._events.publish(JobEvent(job_id=job_id, kind="step", progress=progress))
+
+    def previewed(self, job_id: int, preview: Preview) -> None:
+        self._events.publish(JobEvent(job_id=job_id, kind="preview", preview=preview))
 
     def ended(self, job_id: int, ended: Ended) -> None:
         with self._changed:

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from intarsia.server.database import Database, StoreError
 
-__all__ = ["JOBS", "SERVERS", "SWEEPS", "VERSION", "WEBHOOKS", "migrate"]
+__all__ = ["JOBS", "SCHEMA_VERSION", "SERVERS", "SWEEPS", "VERSION", "WEBHOOKS", "migrate"]
 
 METADATA = sa.MetaData()
 
@@ -71,7 +71,7 @@ SERVERS = sa.Table(
 # One row: the time up to which files were swept, beyond which a clock that jumps is not believed.
 SWEEPS = sa.Table("sweeps", METADATA, sa.Column("time", sa.Float, nullable=False))
 
-_VERSION = sa.Table("schema_version", METADATA, sa.Column("version", sa.Integer, nullable=False))
+SCHEMA_VERSION = sa.Table("schema_version", METADATA, sa.Column("version", sa.Integer, nullable=False))
 
 VERSION = 1
 
@@ -91,7 +91,7 @@ def migrate(database: Database) -> None:
         found = _version(connection)
         if found is None:
             METADATA.create_all(connection, checkfirst=False)
-            connection.execute(sa.insert(_VERSION).values(version=VERSION))
+            connection.execute(sa.insert(SCHEMA_VERSION).values(version=VERSION))
             return
         if found > VERSION:
             raise StoreError(
@@ -100,11 +100,11 @@ def migrate(database: Database) -> None:
 
         for version in range(found, VERSION):
             _MIGRATIONS[version](connection)
-        connection.execute(sa.update(_VERSION).values(version=VERSION))
+        connection.execute(sa.update(SCHEMA_VERSION).values(version=VERSION))
 
 
 def _version(connection: sa.Connection) -> int | None:
     """The version of a database's tables; None where it has none yet."""
-    if not sa.inspect(connection).has_table(_VERSION.name):
+    if not sa.inspect(connection).has_table(SCHEMA_VERSION.name):
         return None
-    return connection.execute(sa.select(_VERSION.c.version)).scalar()
+    return connection.execute(sa.select(SCHEMA_VERSION.c.version)).scalar()

@@ -19,9 +19,9 @@ from sqlalchemy.exc import IntegrityError
 from intarsia.errors import IntarsiaError
 from intarsia.server.database import Database, StoreError
 from intarsia.server.job_rows import job_of, select_jobs, values_of
-from intarsia.server.jobs import Done, Failed, Job, WebhookTarget
+from intarsia.server.jobs import UPLOAD, Done, Failed, Job, WebhookTarget
 from intarsia.server.leases import Leases
-from intarsia.server.schema import JOBS, migrate
+from intarsia.server.schema import JOBS, SCHEMA_VERSION, migrate
 from intarsia.server.webhook_store import WebhookStore
 
 __all__ = ["IdInUse", "QueueFull", "Store", "StoreError"]
@@ -109,8 +109,11 @@ class Store:
             return self._with_key(connection, owner, idempotency_key)
 
     def page(self, owner: str | None, *, before: int | None = None, most: int = 50) -> list[Job]:
-        """Jobs, the newest first: of one owner, or of all with None. ``before`` is the id of the last one seen."""
-        query = select_jobs().order_by(JOBS.c.id.desc()).limit(most)
+        """Jobs, the newest first: of one owner, or of all with None. ``before`` is the id of the last one seen.
+
+        Uploads are left out.
+        """
+        query = select_jobs().where(JOBS.c.endpoint != UPLOAD).order_by(JOBS.c.id.desc()).limit(most)
         if owner is not None:
             query = query.where(JOBS.c.owner == owner)
         if before is not None:
@@ -209,11 +212,28 @@ class Store:
         with self.database.read() as connection:
             return {row[0]: row[1] for row in connection.execute(query)}
 
+    def endpoint_counts(self) -> dict[tuple[str, str], int]:
+        """Jobs by endpoint and state."""
+        columns = (JOBS.c.endpoint, JOBS.c.state)
+        query = sa.select(*columns, sa.func.count()).group_by(*columns)
+        with self.database.read() as connection:
+            return {(endpoint, state): count for endpoint, state, count in connection.execute(query)}
+
+    def queued_before(self, job_id: int) -> int:
+        """How many queued jobs will be begun before that one."""
+        ahead = sa.select(sa.func.count()).where(JOBS.c.state == "queued", JOBS.c.sequence < _sequence(job_id))
+        with self.database.read() as connection:
+            return int(connection.execute(ahead).scalar_one())
+
+    def check(self) -> None:
+        """Raise where the database cannot be read and written."""
+        with self.database.write() as connection:
+            connection.execute(sa.update(SCHEMA_VERSION).values(version=SCHEMA_VERSION.c.version))
+
     def lane_rows_before(self, job_id: int) -> tuple[int, int]:
         """Jobs ahead of a queued one, and network evaluations that are queued or running ahead of it."""
-        own = sa.select(JOBS.c.sequence).where(JOBS.c.id == job_id).scalar_subquery()
         ahead = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(JOBS.c.lane_rows), 0))
-        ahead = ahead.where(JOBS.c.state.in_(["queued", "running"]), JOBS.c.sequence < own)
+        ahead = ahead.where(JOBS.c.state.in_(["queued", "running"]), JOBS.c.sequence < _sequence(job_id))
         with self.database.read() as connection:
             jobs, rows = connection.execute(ahead).one()
         return int(jobs), int(rows)
@@ -254,3 +274,8 @@ class Store:
 def _is_attempt(job: Job) -> sa.ColumnElement[bool]:
     """Whether a row is that job, still running in the attempt that ``job`` was claimed for."""
     return sa.and_(JOBS.c.id == job.id, JOBS.c.state == "running", JOBS.c.attempts == job.attempts)
+
+
+def _sequence(job_id: int) -> sa.ScalarSelect[int]:
+    """The place of a job in the order of acceptance."""
+    return sa.select(JOBS.c.sequence).where(JOBS.c.id == job_id).scalar_subquery()

@@ -69,12 +69,19 @@ class WebhookSender:
     Args:
         secret: signs bodies; empty signs none.
         allow_private_urls: receivers may be at addresses that are not public.
+        count: is called with what came of each try: ``delivered``, ``tried`` where another one follows, ``failed``.
     """
 
     def __init__(
-        self, store: Store, *, secret: str = "", allow_private_urls: bool = False, times: WebhookTimes | None = None
+        self,
+        store: Store,
+        *,
+        secret: str = "",
+        allow_private_urls: bool = False,
+        times: WebhookTimes | None = None,
+        count: Callable[[str], None] = lambda result: None,
     ) -> None:
-        self._store, self._secret = store, secret
+        self._store, self._secret, self._count = store, secret, count
         self._times = times or WebhookTimes()
         self._access = Access(
             allow_paths=False,
@@ -94,8 +101,8 @@ class WebhookSender:
         """Begin with whatever is due."""
         self._threads = [start_thread(self._run, "intarsia-webhooks", body) for _ in range(_WORKERS)]
 
-    def wake(self, job_id: int = 0) -> None:
-        """Look for calls that are due now; a job has ended."""
+    def wake(self) -> None:
+        """Look for calls that are due now: a job has ended."""
         with self._changed:
             self._wakes += 1
             self._changed.notify_all()
@@ -171,7 +178,10 @@ class WebhookSender:
                 self._store.webhooks.delivered(call)
             else:
                 self._store.webhooks.failed(call, problem, None if is_last else waits[call.attempt - 1])
-        if problem is not None:
+        if problem is None:
+            self._count("delivered")
+        else:
+            self._count("failed" if is_last else "tried")
             tries = f"try {call.attempt} of {len(waits) + 1}"
             log.warning("the webhook of job %d failed, %s: %s", call.job_id, tries, problem)
 
