@@ -46,7 +46,7 @@ def catalog_routes() -> APIRouter:
 
 async def _models(request: Request) -> Response:
     owner_of(request)
-    return json_response(await services.admission.run(_entries, services_of(request).registry))
+    return json_response(await to_thread.run_sync(_entries, services_of(request).registry))
 
 
 def _entries(registry: Registry) -> dict[str, Any]:
