@@ -1,4 +1,4 @@
-"""``python -m tools.fit_color_maps``: fit the color map of the packaged model's autoencoder, for previews, and store it.
+"""``python -m tools.fit_color_maps``: fit and store the color map of the packaged model's autoencoder, for previews.
 
 The file is named by the hash of the autoencoder's files, so that one of another training is never used: run this again
 after the autoencoder was trained.

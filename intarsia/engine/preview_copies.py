@@ -38,7 +38,8 @@ def predicted_image(table: Table, row: int, prediction_type: PredictionType) -> 
 
     sigma = float(table.sigmas[row + 1])
     image_share = 1 / (float(table.input_scale[row + 1]) * math.hypot(1, sigma))
-    fresh = float(table.matrix[row, 0, -1])
+    # a Langevin row scales its own by a ratio that only the device has
+    fresh = 0.0 if table.langevin_snr[row] else float(table.matrix[row, 0, -1])
     noise_share = math.sqrt(max(0.0, (image_share * sigma) ** 2 - fresh**2))
     if prediction_type == "epsilon":
         return Shares(sample=1 / image_share, output=-noise_share / image_share, noise=-fresh / image_share)
@@ -79,7 +80,7 @@ class Copies:
             lanes: all of the request's, those that have just moved with their states.
         """
         for lane in lanes:
-            if lane.state is not None and self._is_due(lane.cursor, lane.rows):
+            if not self._failure and lane.state is not None and self._is_due(lane.cursor, lane.rows):
                 self._copy(lane)
 
         if self._failure:
