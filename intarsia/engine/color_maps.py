@@ -51,7 +51,7 @@ class ColorMaps:
         self._known: dict[str, ColorMap] = {}
 
     def find(self, resolved: Resolved, session: Session) -> ColorMap:
-        """The map of the session's latents. Where there is none, the autoencoder runs once in each direction, at 256².
+        """The map of the session's latents. Where there is none, the autoencoder runs once in each direction, at 128².
 
         Raises:
             BackendError: the autoencoder fails.

@@ -67,7 +67,7 @@ def test_the_fit_finds_the_map_that_made_the_image():
 def test_the_image_that_is_fitted_to_has_all_colors_and_is_always_the_same():
     image = sample_image()
     np.testing.assert_array_equal(image, sample_image())
-    cells = image.reshape(32, 8, 32, 8, 3).mean(axis=(1, 3)).reshape(-1, 3)
+    cells = image.reshape(16, 8, 16, 8, 3).mean(axis=(1, 3)).reshape(-1, 3)
     corners = np.array(np.meshgrid(*[[60, 195]] * 3)).reshape(3, -1).T
     for corner in corners:  # of the color cube: dark and light, gray and saturated
         assert np.abs(cells - corner).max(axis=1).min() < 48, corner
