@@ -152,6 +152,10 @@ class StaticBatch:
         """A lane's state slots, guided output and fresh noise, ``[S + 2, C, h, w]``; a view."""
         return self._lanes.state[self._index_of(state)]
 
+    def sample(self, state: State) -> Tensor:
+        """A lane's current sample, ``[C, h, w]``; a view."""
+        return self.buffer(state)[0]
+
     def evict(self, state: State) -> None:
         """Copy a lane's buffer into its own, and free its position."""
         state.buffer.copy_(self.buffer(state))
