@@ -173,6 +173,11 @@ class Engine:
         """How much has been evaluated so far, and how full the batches were."""
         return self._worker.counters
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes requests: it was not closed, and its thread has not failed."""
+        return self._thread.is_open
+
     def close(self, cancel: bool = False) -> None:
         """Finish (or cancel) what is in flight, then release the device. May be called twice.
 

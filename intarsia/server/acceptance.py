@@ -19,6 +19,7 @@ from intarsia.images.sources import read_source
 from intarsia.registry.registry import Registry
 from intarsia.server.files import FileStore, output_names
 from intarsia.server.jobs import LIBRARY, Job
+from intarsia.server.own_images import own_image
 from intarsia.server.store import IdInUse, Store
 
 __all__ = ["Acceptance", "stored_request"]
@@ -72,8 +73,19 @@ class Acceptance:
         )
         return self._accepted(job, idempotency_key, documented.options.webhook)
 
-    def library(self, fields: Mapping[str, Any], *, owner: str = "", idempotency_key: str | None = None) -> Job:
-        """The job of a library request: the fields of an ``InpaintRequest``."""
+    def library(
+        self,
+        fields: Mapping[str, Any],
+        *,
+        owner: str = "",
+        idempotency_key: str | None = None,
+        preview_every: int = 0,
+    ) -> Job:
+        """The job of a library request: the fields of an ``InpaintRequest``.
+
+        Args:
+            preview_every: network evaluations from one preview to the next; 0 is without.
+        """
         earlier = self._earlier(owner, idempotency_key)
         if earlier is not None:
             return earlier
@@ -84,6 +96,7 @@ class Acceptance:
             endpoint=LIBRARY,
             owner=owner,
             request=self._kept(request),
+            delivery={"preview_every": preview_every},
             meta={"plan": resolved.plan.to_dict()},
             files=output_names(request.samples),
             lane_rows=_lane_rows(resolved),
@@ -119,6 +132,9 @@ class Acceptance:
         if value is None:
             return None
         expect(field, value, str | bytes, "a URL, data URI or base64 of an image")
+        own = own_image(value, self.files)
+        if own is not None:
+            return own
         content = read_source(field, value, self.access).content
         assert isinstance(content, bytes)  # which text and bytes always are
         return content

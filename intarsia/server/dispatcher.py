@@ -12,6 +12,7 @@ from intarsia.server.estimates import Throughput
 from intarsia.server.events import JobEvent, JobEvents
 from intarsia.server.host import EngineHost
 from intarsia.server.jobs import Ended, Failed, Job, Stopped
+from intarsia.server.previews import Preview
 from intarsia.server.store import Store
 from intarsia.threads import start_thread
 
@@ -92,6 +93,9 @@ class Dispatcher:
 
     def progressed(self, job_id: int, progress: Progress) -> None:
         self._events.publish(JobEvent(job_id=job_id, kind="step", progress=progress))
+
+    def previewed(self, job_id: int, preview: Preview) -> None:
+        self._events.publish(JobEvent(job_id=job_id, kind="preview", preview=preview))
 
     def ended(self, job_id: int, ended: Ended) -> None:
         with self._changed:

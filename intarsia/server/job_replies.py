@@ -21,15 +21,16 @@ from intarsia.errors import OutputError
 from intarsia.server.jobs import Job
 from intarsia.server.services import Services
 
-__all__ = ["Reply", "failed_reply", "file_url", "reply_to"]
+__all__ = ["FETCH", "Reply", "failed_reply", "file_url", "reply_to"]
 
-# The prefix under which each endpoint's fetch is.
-_FETCH = {
+FETCH = {
     "community": "/api/v6/images/fetch",
     "pony": "/api/v6/images/fetch",
     "realtime": "/api/v6/realtime/fetch",
     "enterprise-pony": "/api/v1/enterprise/pony/fetch",
 }
+"""Where each endpoint's finished replies are fetched."""
+
 _STATUS = {"request": 400, "model": 400}
 
 
@@ -106,7 +107,7 @@ def _processing(job: Job, services: Services, base_url: str) -> dict[str, Any]:
         ENDPOINTS[job.endpoint],
         _delivery(job, links),
         eta=services.dispatcher.throughput.seconds(rows + job.lane_rows),
-        fetch_url=f"{base_url}{_FETCH[job.endpoint]}/{job.id}",
+        fetch_url=f"{base_url}{FETCH[job.endpoint]}/{job.id}",
         meta=job.meta,
         warnings=job.warnings,
     )

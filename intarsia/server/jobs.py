@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from intarsia.errors import BackendError, IntarsiaError, OutOfMemory, RequestError, WeightsError
 
-__all__ = ["ENDED", "LIBRARY", "Done", "Ended", "Failed", "Job", "State", "Stopped", "failure"]
+__all__ = ["ENDED", "LIBRARY", "UPLOAD", "Done", "Ended", "ErrorKind", "Failed", "Job", "State", "Stopped", "failure"]
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 ErrorKind = Literal["request", "model", "memory", "backend", "server"]
@@ -17,6 +17,9 @@ ENDED: tuple[State, ...] = ("done", "failed", "cancelled")
 
 LIBRARY = "jobs"
 """Stands for an endpoint's name where a request came through our own API."""
+
+UPLOAD = "base64_to_url"
+"""Stands for an endpoint's name where an image was only stored: a job that is done as it is accepted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +31,11 @@ class Job:
 
     Attributes:
         id: positive, below 2**53.
-        endpoint: a documented endpoint's name, or :data:`LIBRARY`.
+        endpoint: a documented endpoint's name, :data:`LIBRARY` or :data:`UPLOAD`.
         owner: name of the key that it came with; empty where the server has no keys.
         request: an ``InpaintRequest`` as JSON, ``{"sha256": …}`` in place of each image.
-        delivery: how the documented reply is given: ``base64``, ``temp``, ``track_id``.
+        delivery: how the documented reply is given: ``base64``, ``temp``, ``track_id``; of a job of our own API,
+            ``preview_every``.
         warnings: found as the request was read.
         meta: effective parameters, in the names of the endpoint.
         files: names of the output files, one for each sample, drawn before they exist.

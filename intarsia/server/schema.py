@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from intarsia.errors import IntarsiaError
 
-__all__ = ["JOBS", "VERSION", "WEBHOOKS", "migrate"]
+__all__ = ["JOBS", "SCHEMA_VERSION", "VERSION", "WEBHOOKS", "migrate"]
 
 METADATA = sa.MetaData()
 
@@ -54,7 +54,7 @@ WEBHOOKS = sa.Table(
     sa.Index("webhooks_due", "status", "next_attempt"),
 )
 
-_VERSION = sa.Table("schema_version", METADATA, sa.Column("version", sa.Integer, nullable=False))
+SCHEMA_VERSION = sa.Table("schema_version", METADATA, sa.Column("version", sa.Integer, nullable=False))
 
 
 def _create(connection: sa.Connection) -> None:
@@ -74,10 +74,10 @@ def migrate(database: sa.Engine) -> None:
         IntarsiaError: a newer version of intarsia made it.
     """
     with database.begin() as connection:
-        _VERSION.create(connection, checkfirst=True)
-        found = connection.execute(sa.select(_VERSION.c.version)).scalar()
+        SCHEMA_VERSION.create(connection, checkfirst=True)
+        found = connection.execute(sa.select(SCHEMA_VERSION.c.version)).scalar()
         if found is None:
-            connection.execute(sa.insert(_VERSION).values(version=0))
+            connection.execute(sa.insert(SCHEMA_VERSION).values(version=0))
             found = 0
         if found > VERSION:
             raise IntarsiaError(
@@ -85,4 +85,4 @@ def migrate(database: sa.Engine) -> None:
             )
         for step in range(found, VERSION):
             _MIGRATIONS[step](connection)
-            connection.execute(sa.update(_VERSION).values(version=step + 1))
+            connection.execute(sa.update(SCHEMA_VERSION).values(version=step + 1))

@@ -15,11 +15,15 @@ from intarsia.errors import IntarsiaError
 from intarsia.images.access import Access
 from intarsia.registry.registry import Registry
 from intarsia.server.acceptance import Acceptance
+from intarsia.server.authentication import Authentication
 from intarsia.server.dispatcher import Dispatcher
 from intarsia.server.events import JobEvents
 from intarsia.server.files import FileStore, FolderLock
 from intarsia.server.host import EngineHost, Listener
 from intarsia.server.hosts import open_files, open_host
+from intarsia.server.keys import Keys
+from intarsia.server.limits import RateLimit
+from intarsia.server.metrics import Metrics
 from intarsia.server.retention import Retention
 from intarsia.server.settings import ServeSettings
 from intarsia.server.store import Store
@@ -52,6 +56,8 @@ class Services:
     acceptance: Acceptance
     dispatcher: Dispatcher
     retention: Retention
+    metrics: Metrics
+    authentication: Authentication
     lock: FolderLock | None
     host: EngineHost | None = None
     problems: dict[str, str] = field(default_factory=dict)
@@ -77,6 +83,7 @@ class Services:
             files = open_files(settings.data, settings.files)
             files.check()
             registry = Registry(settings.engine.weights, settings.engine.precision)
+            keys = None if settings.keys is None else Keys.read(settings.keys)
             store = Store(settings.database_url)
         except IntarsiaError:
             if lock is not None:
@@ -89,6 +96,7 @@ class Services:
             max_pixels=settings.engine.max_pixels,
         )
         events = JobEvents()
+        metrics = Metrics(store.endpoint_counts)
         return cls(
             settings=settings,
             registry=registry,
@@ -96,8 +104,16 @@ class Services:
             store=store,
             events=events,
             acceptance=Acceptance(registry=registry, files=files, store=store, queue=settings.queue, access=access),
-            dispatcher=Dispatcher(store, events, server=_server_name(), shared=bool(settings.database)),
+            dispatcher=Dispatcher(
+                store,
+                events,
+                server=_server_name(),
+                on_end=partial(_count_end, store, metrics),
+                shared=bool(settings.database),
+            ),
             retention=Retention(store, files, keep=settings.keep, disk_limit=settings.disk_limit),
+            metrics=metrics,
+            authentication=_authentication(settings, keys, metrics),
             lock=lock,
         )
 
@@ -113,6 +129,8 @@ class Services:
             self.host = open_host(self.settings, self.files, self.dispatcher)
         else:
             self.host = open_engines(self.dispatcher)
+        host = self.host
+        self.metrics.watch_engines(lambda: host.statistics)
         self.dispatcher.start(self.host)
         start_thread(self._open_models, "intarsia-preload")
         start_thread(partial(self.retention.run, self._closed), "intarsia-retention")
@@ -134,6 +152,17 @@ class Services:
     def _failed(self, problem: str) -> None:
         self.failure = problem
         self.on_failure()
+
+
+def _count_end(store: Store, metrics: Metrics, job_id: int) -> None:
+    job = store.get(job_id)
+    if job is not None:
+        metrics.job_ended(job)
+
+
+def _authentication(settings: ServeSettings, keys: Keys | None, metrics: Metrics) -> Authentication:
+    limit = None if settings.rate is None else RateLimit(rate=settings.rate, burst=max(1.0, 2 * settings.rate))
+    return Authentication(keys=keys, count=metrics.refused, owners=limit, clients=limit)
 
 
 def _server_name() -> str:

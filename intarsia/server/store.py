@@ -18,8 +18,8 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from intarsia.errors import IntarsiaError, one_line
-from intarsia.server.jobs import ENDED, Done, Failed, Job
-from intarsia.server.schema import JOBS, WEBHOOKS, migrate
+from intarsia.server.jobs import ENDED, UPLOAD, Done, Failed, Job
+from intarsia.server.schema import JOBS, SCHEMA_VERSION, WEBHOOKS, migrate
 
 __all__ = ["IdInUse", "QueueFull", "Store", "StoreError"]
 
@@ -105,8 +105,11 @@ class Store:
             return self._with_key(connection, owner, idempotency_key)
 
     def page(self, owner: str | None, *, before: int | None = None, most: int = 50) -> list[Job]:
-        """Jobs, the newest first: of one owner, or of all with None. ``before`` is the id of the last one seen."""
-        query = _select_jobs().order_by(JOBS.c.id.desc()).limit(most)
+        """Jobs, the newest first: of one owner, or of all with None. ``before`` is the id of the last one seen.
+
+        Uploads are left out.
+        """
+        query = _select_jobs().where(JOBS.c.endpoint != UPLOAD).order_by(JOBS.c.id.desc()).limit(most)
         if owner is not None:
             query = query.where(JOBS.c.owner == owner)
         if before is not None:
@@ -167,7 +170,25 @@ class Store:
         """Jobs by state."""
         query = sa.select(JOBS.c.state, sa.func.count()).group_by(JOBS.c.state)
         with self._read() as connection:
-            return dict(connection.execute(query).tuples().all())
+            return dict(connection.execute(query).all())
+
+    def endpoint_counts(self) -> dict[tuple[str, str], int]:
+        """Jobs by endpoint and state."""
+        columns = (JOBS.c.endpoint, JOBS.c.state)
+        query = sa.select(*columns, sa.func.count()).group_by(*columns)
+        with self._read() as connection:
+            return {(endpoint, state): count for endpoint, state, count in connection.execute(query)}
+
+    def queued_before(self, job_id: int) -> int:
+        """How many queued jobs will be begun before that one."""
+        ahead = sa.select(sa.func.count()).where(JOBS.c.state == "queued", JOBS.c.id < job_id)
+        with self._read() as connection:
+            return int(connection.execute(ahead).scalar_one())
+
+    def check(self) -> None:
+        """Raise where the database cannot be read and written."""
+        with self._write() as connection:
+            connection.execute(sa.update(SCHEMA_VERSION).values(version=SCHEMA_VERSION.c.version))
 
     def lane_rows_before(self, job_id: int) -> tuple[int, int]:
         """Jobs ahead of a queued one, and network evaluations that are queued or running ahead of it."""
