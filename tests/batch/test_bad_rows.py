@@ -12,11 +12,11 @@ from intarsia import batch
 from intarsia.batch.manifest.reader import Manifest
 from intarsia.batch.manifest.rows import Reader, Refused
 from intarsia.errors import RequestError
-from tests.batch.conftest import image_hashes, lines
+from tests.batch.conftest import Album, image_hashes, lines
 
 
 @pytest.fixture
-def damaged(album):
+def damaged(album: Album) -> Album:
     """Images that are none, beside those that are."""
     folder = album.folder
     whole = (folder / "photos/0.png").read_bytes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from typing import Any
 
 import pytest
 
@@ -82,7 +83,7 @@ def test_what_is_interrupted_goes_on_with_the_same_command(tmp_path, monkeypatch
     from intarsia.cli import app
     from intarsia.errors import Cancelled
 
-    def interrupted(*arguments, **more):
+    def interrupted(*arguments: object, **more: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(intarsia.batch, command, interrupted)

@@ -8,14 +8,16 @@ import random
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
 from intarsia import batch
+from intarsia.batch import RunStats
 from tests.batch.conftest import image_hashes, lines
 
 
-def whole_lines(out):
+def whole_lines(out: Path) -> list[bytes]:
     """Lines of results so far; the last may be torn."""
     path = out / "results.jsonl"
     return path.read_bytes().splitlines(keepends=True) if path.exists() else []
@@ -103,7 +105,7 @@ def test_a_retry_that_is_interrupted_leaves_its_rows_to_the_next(with_faults, tm
     assert batch.run(manifest, out, options).errors == {"io": 10}
     (with_faults.folder / "photos").rename(with_faults.folder / "late")
 
-    def interrupt(stats):
+    def interrupt(stats: RunStats) -> None:
         if stats.status["ok"]:
             raise KeyboardInterrupt
 

@@ -6,15 +6,17 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from intarsia import batch
 from intarsia.batch.manifest.reader import Manifest
-from intarsia.batch.manifest.rows import Reader, Refused, derived_seed, in_shard
+from intarsia.batch.manifest.rows import Reader, Refused, Row, derived_seed, in_shard
 from intarsia.batch.settings import read_limit, read_shard
 from intarsia.errors import RequestError
-from tests.batch.conftest import image_hashes, lines
+from tests.batch.conftest import Album, image_hashes, lines
 
 HEADER = "id,init_image,mask_image,prompt,steps,guidance_scale,karras_sigmas,loras,width,seed\n"
 ROWS = (
@@ -30,7 +32,7 @@ EXPECTED = [
 ]  # fmt: skip
 
 
-def fields_of(path, allow_extra=False):
+def fields_of(path: Path, allow_extra: bool = False) -> list[dict[str, Any]]:
     read = list(Manifest(path, allow_extra))
     assert not any(line.problem for line in read), read
     return [{key: value for key, value in line.fields.items() if value is not None} for line in read]
@@ -46,7 +48,7 @@ def test_csv(tmp_path, encoding, end, mark):
     assert fields_of(path) == EXPECTED
 
 
-def _with_delimiter(text, mark):
+def _with_delimiter(text: str, mark: str) -> str:
     import csv
     import io
 
@@ -136,11 +138,11 @@ def test_folders_with_defaults(album, tmp_path):
     assert {each.error for each in found.problems} == {"mask"}
 
 
-def reader(album, **changes):
+def reader(album: Album, **changes: Any) -> Reader:
     return Reader(album.folder, album.with_options(**changes), {})
 
 
-def row_of(album, fields, **changes):
+def row_of(album: Album, fields: dict[str, Any], **changes: Any) -> Row:
     from intarsia.batch.manifest.line import Line
 
     found = reader(album, **changes).row(Line(1, {"init_image": "photos/0.png", "mask_image": "masks/0.png", **fields}))

@@ -6,6 +6,9 @@ import json
 import math
 import shutil
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,11 +66,11 @@ TOKENS |= {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>", "added_to
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_small_model(tmp_path_factory.mktemp("model"))
 
 
-def of_text(path):
+def of_text(path: Path) -> None:
     read_text_shape(path)
     is_projected(path, json.loads(path.read_text()))
 
@@ -128,7 +131,7 @@ def test_every_value_of_a_schedule_is_used_or_refused_by_name():
                 assert len(schedule.betas) <= 10_000
 
 
-def refusal(read, argument):
+def refusal(read: Callable[[Any], object], argument: Any) -> str:
     """The sentence of a WeightsError, "" where there is none; any other error is one of the test."""
     try:
         read(argument)
@@ -197,7 +200,7 @@ def test_what_is_wrong_with_a_schedule_is_said(change, sentence):
         NoiseSchedule.from_config({**NOISE, **change})
 
 
-def edited(path, **fields):
+def edited(path: Path, **fields: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
@@ -240,13 +243,13 @@ CODE = {
 
 
 @pytest.fixture
-def hub(monkeypatch):
+def hub(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Whatever transformers would fetch from the hub, recorded instead."""
     from transformers.integrations import hub_kernels
 
     asked = []
 
-    def record(*args, **kwargs):
+    def record(*args: object, **kwargs: Any) -> None:
         asked.append((args, kwargs))
         raise AssertionError(f"the hub was asked for {args}")
 
@@ -305,7 +308,7 @@ def test_nothing_in_an_image_encoders_config_names_code_to_load(tmp_path, hub):
 
 
 def test_a_package_that_a_tower_lacks_is_an_error_of_the_model(model, monkeypatch):
-    def absent(*_, **__):
+    def absent(*_: object, **__: object) -> None:
         raise ImportError("needs a package that is not there")
 
     monkeypatch.setattr("transformers.CLIPTextModel.__init__", absent)

@@ -5,6 +5,8 @@ Shown on the meta device, which has no values: whoever asks for one fails.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
@@ -27,18 +29,18 @@ META = torch.device("meta")
 class Text:
     """Vectors of the right shape."""
 
-    def __init__(self, width, pooled):
+    def __init__(self, width: int, pooled: int) -> None:
         self.width, self.pooled = width, pooled
 
-    def encode(self, prompts, clip_skip=1):
-        def vectors(*shape):
+    def encode(self, prompts: Sequence[str], clip_skip: int = 1) -> TextEncoding:
+        def vectors(*shape: object) -> torch.Tensor:
             return torch.empty(len(prompts), *shape, device=META, dtype=torch.float16)
 
         return TextEncoding(vectors(7, self.width), vectors(self.pooled) if self.pooled else None)
 
 
 @pytest.fixture(params=["sd15-inpaint", "sd15", "sdxl"])
-def session(request):
+def session(request: pytest.FixtureRequest) -> TorchSession:
     weights = Weights(request.param, shrunk=True)
     with META:
         unet, vae = UNet(unet_config(weights)), AutoencoderKL(vae_config(weights))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,13 +19,13 @@ from tests.documents import ENDPOINTS, PICTURES, document, example, serving_pict
 
 
 @pytest.fixture(scope="module")
-def address():
+def address() -> Iterator[str]:
     with serving_pictures() as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory):
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[intarsia.Engine]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("INTARSIA_WEIGHTS", raising=False)
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -29,12 +32,14 @@ COMPUTED = ("_to_copy", "mm", "mul", "add", "addmm")
 class Recorder(TorchDispatchMode):
     """Devices and types of matrix products, and the most bytes of float32 results that a device held at once."""
 
-    def __init__(self, device):
+    def __init__(self, device: torch.device) -> None:
         super().__init__()
         self.device, self.products, self.most = device, [], 0
         self.held = {}  # by storage: bytes, and the tensors that are in it
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         made = function(*args, **(kwargs or {}))
         if function is torch.ops.aten.mm.default:
             self.products.append({(each.device, each.dtype) for each in (*args, made)})
@@ -42,7 +47,7 @@ class Recorder(TorchDispatchMode):
             self._keep(function, made)
         return made
 
-    def _keep(self, function, made):
+    def _keep(self, function: object, made: torch.Tensor) -> None:
         """What is computed or copied counts as long as a view of it is there; a network's own places do not count."""
         place = made.untyped_storage()._cdata
         if str(function).split(".")[1] in COMPUTED:
@@ -52,14 +57,14 @@ class Recorder(TorchDispatchMode):
             weakref.finalize(made, self._forget, place)
         self.most = max(self.most, sum(count for count, _ in self.held.values()))
 
-    def _forget(self, place):
+    def _forget(self, place: int) -> None:
         self.held[place][1] -= 1
         if not self.held[place][1]:
             del self.held[place]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("device")
     model = write_model(folder / "model", 9, "tiny")
     networks = {"unet": UNet2DConditionModel.from_pretrained(model / "unet")}
@@ -68,11 +73,11 @@ def folder(tmp_path_factory):
     return folder
 
 
-def loras(folder):
+def loras(folder: Path) -> list[tuple[Path, float]]:
     return [(folder / "ink.safetensors", 0.7)]
 
 
-def assert_one_layer_at_a_time(recorder, weights):
+def assert_one_layer_at_a_time(recorder: Recorder, weights: Sequence[torch.Tensor]) -> None:
     """The stored weight and its sum: two of the largest layer, beside matrices of a rank of 3."""
     largest = max(weight.numel() for weight in weights)
     assert len(recorder.products) == len(weights)
@@ -81,7 +86,7 @@ def assert_one_layer_at_a_time(recorder, weights):
     assert recorder.most < FLOAT32 * sum(weight.numel() for weight in weights) / 4, "else it says nothing"
 
 
-def changed_weights(network, changed):
+def changed_weights(network: torch.nn.Module, changed: Iterable[str]) -> list[torch.Tensor]:
     return [network.get_submodule(name).weight for name in changed]
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,24 +28,26 @@ from tests.random_model import write_model, write_registry
 SIZE = 128
 
 
-def tokens(batch, count, channels=16, seed=0):
+def tokens(batch: int, count: int, channels: int = 16, seed: int = 0) -> torch.Tensor:
     return torch.randn(batch, count, channels, generator=torch.Generator().manual_seed(seed))
 
 
-def destinations(lanes, cells):
+def destinations(lanes: int, cells: int) -> torch.Tensor:
     return torch.randint(4, (lanes, cells), generator=torch.Generator().manual_seed(3))
 
 
-def noise(seed):
+def noise(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((4, 16, 16), dtype=np.float32)
 
 
-def choices_of(seed, rows, regions):
+def choices_of(seed: int, rows: int, regions: Sequence[Any]) -> list[torch.Tensor]:
     drawn = draw_choices(noise(seed), rows, [region.cells for region in regions])
     return [torch.from_numpy(choice) for choice in drawn]
 
 
-def matching(x, size, merged, choice, protected=None):
+def matching(
+    x: torch.Tensor, size: tuple[int, int], merged: int, choice: torch.Tensor, protected: torch.Tensor | None = None
+) -> Any:
     height, width = size
     level = LevelMerging(height=height, width=width, merged=merged, choice=choice, protected=protected)
     return Matcher(level).match(x)
@@ -207,7 +212,7 @@ def test_reuse_counts_blocks():
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory):
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     nine = (write_model(folder / "nine", 9, "tiny"), "sd15-inpaint")
     path = write_registry(folder / "weights.toml", nine=nine, deep=nine)
@@ -216,20 +221,20 @@ def models(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def engine(models):
+def engine(models: Path) -> Iterator[intarsia.Engine]:
     with intarsia.Engine("torch", "cpu", models) as opened:
         yield opened
 
 
 @pytest.fixture
-def ask():
-    def make(**fields):
+def ask() -> Callable[..., intarsia.InpaintRequest]:
+    def make(**fields: Any) -> intarsia.InpaintRequest:
         return noise_request(SIZE, slice(24, 60), slice(30, 70), **{"steps": 4, "scheduler": "euler_a", **fields})
 
     return make
 
 
-def bits(result):
+def bits(result: intarsia.Result) -> list[bytes]:
     return [np.asarray(picture).tobytes() for picture in result.generated]
 
 

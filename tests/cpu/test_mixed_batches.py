@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,12 +19,12 @@ SIZE, SLOTS = 64, 8
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory):
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     return write_registry(folder / "weights.toml", nine=(write_model(folder / "nine", 9, "tiny"), "sd15-inpaint"))
 
 
-def mixed_requests(count, most_steps):
+def mixed_requests(count: int, most_steps: int) -> list[intarsia.InpaintRequest]:
     """18 schedulers in turn, steps from 4 on, strength 0.3 … 1, samples 1 … 4."""
     rng = np.random.default_rng(18)
     image = rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
@@ -51,7 +52,7 @@ def mixed_requests(count, most_steps):
     return made
 
 
-def bits(result):
+def bits(result: intarsia.Result) -> list[bytes]:
     return [np.asarray(picture).tobytes() for picture in result.generated]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,21 +28,21 @@ ALIKE = 45.0
 
 
 @pytest.fixture(scope="module")
-def engines():
+def engines() -> Iterator[tuple[intarsia.Engine, intarsia.Engine]]:
     with intarsia.Engine("torch", "cpu") as torch, intarsia.Engine("onnx", "cpu") as onnx:
         yield torch, onnx
 
 
 @pytest.fixture(scope="module")
-def onnx(engines):
+def onnx(engines: tuple[intarsia.Engine, intarsia.Engine]) -> intarsia.Engine:
     return engines[1]
 
 
 @pytest.fixture(scope="module")
-def ask():
+def ask() -> Callable[..., intarsia.InpaintRequest]:
     scene = draw_scene("measure", 3, SIZE, MEASURING)
 
-    def make(**fields):
+    def make(**fields: Any) -> intarsia.InpaintRequest:
         defaults = {"prompt": scene.caption, "steps": 4, "strength": 1.0, "guidance_scale": 4.0, "seed": 11}
         size = {"width": SIZE, "height": SIZE}
         given = {"init_image": scene.background, "mask_image": scene.mask}
@@ -49,11 +51,11 @@ def ask():
     return make
 
 
-def drawn(result):
+def drawn(result: intarsia.Result) -> np.ndarray:
     return np.asarray(result.generated[0], np.float64)
 
 
-def psnr(one, other):
+def psnr(one: np.ndarray, other: np.ndarray) -> float:
     return 10 * np.log10(255**2 / max(np.mean((one - other) ** 2), 1e-9))
 
 

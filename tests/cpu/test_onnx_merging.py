@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,16 +36,16 @@ ALIKE = 45.0
 
 
 @pytest.fixture(scope="module")
-def engines():
+def engines() -> Iterator[tuple[intarsia.Engine, intarsia.Engine]]:
     with intarsia.Engine("torch", "cpu") as torch, intarsia.Engine("onnx", "cpu") as onnx:
         yield torch, onnx
 
 
 @pytest.fixture(scope="module")
-def ask():
+def ask() -> Callable[..., intarsia.InpaintRequest]:
     scene = draw_scene("measure", 3, SIZE, MEASURING)
 
-    def make(**fields):
+    def make(**fields: Any) -> intarsia.InpaintRequest:
         defaults = {"prompt": scene.caption, "steps": 4, "strength": 1.0, "guidance_scale": 4.0, "seed": 11}
         given = {"init_image": scene.background, "mask_image": scene.mask, "token_merging": 0.5}
         return intarsia.InpaintRequest(**{**defaults, **given, "width": SIZE, "height": SIZE, **fields})
@@ -51,11 +53,11 @@ def ask():
     return make
 
 
-def drawn(result):
+def drawn(result: intarsia.Result) -> np.ndarray:
     return np.asarray(result.generated[0], np.float64)
 
 
-def psnr(one, other):
+def psnr(one: np.ndarray, other: np.ndarray) -> float:
     return 10 * np.log10(255**2 / max(np.mean((one - other) ** 2), 1e-9))
 
 
@@ -161,7 +163,7 @@ def test_tokens_are_protected_as_max_pooling_says(height, width, masked, level, 
     np.testing.assert_array_equal(_protected_tokens(mask, rows, columns), near.numpy())
 
 
-def expected(region, choice):
+def expected(region: Any, choice: np.ndarray) -> list[np.ndarray]:
     """Sources and destinations that the torch backend has, without those that it protects."""
     split = [tokens[0].numpy() for tokens in _split(torch.from_numpy(choice)[None], region.height, region.width)]
     return [tokens[~region.protected[tokens]] for tokens in split]

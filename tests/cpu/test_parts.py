@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +27,7 @@ SIZE = 64
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Model "nine" with another model's VAE, two LoRAs and an IP adapter; and "swapped", a folder with that VAE."""
     folder = tmp_path_factory.mktemp("parts")
     nine = write_model(folder / "nine", 9, "tiny")
@@ -52,17 +55,17 @@ def home(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def engine(home):
+def engine(home: Path) -> Iterator[intarsia.Engine]:
     with intarsia.Engine("torch", "cpu", home / "weights.toml") as opened:
         yield opened
 
 
 @pytest.fixture
-def ask():
+def ask() -> Callable[..., intarsia.InpaintRequest]:
     return lambda **fields: noise_request(SIZE, slice(16, 50), slice(10, 44), **{"steps": 3, **fields})
 
 
-def drawn(result):
+def drawn(result: intarsia.Result) -> np.ndarray:
     return np.asarray(result.generated[0])
 
 
@@ -115,7 +118,7 @@ def test_pictures_of_one_adapter_share_a_batch_whatever_picture_and_scale(engine
     assert not np.array_equal(alone[1], alone[2])
 
 
-def save_vae(folder, **config):
+def save_vae(folder: Path, **config: Any) -> None:
     kind = AutoencoderTiny if config.pop("tiny", False) else AutoencoderKL
     kind(**config).save_pretrained(folder)
 

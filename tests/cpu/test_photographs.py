@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -24,12 +26,12 @@ JOBS = [
 
 
 @pytest.fixture(scope="module")
-def engine():
+def engine() -> Iterator[intarsia.Engine]:
     with intarsia.Engine("torch", "cpu") as opened:
         yield opened
 
 
-def share_of(colour, picture, where):
+def share_of(colour: str, picture: np.ndarray, where: np.ndarray) -> float:
     """Share of the pixels in ``where`` whose nearest palette colour is ``colour``."""
     names = list(COLOURS)
     palette = np.array([COLOURS[name] for name in names], np.float32)
@@ -38,7 +40,7 @@ def share_of(colour, picture, where):
     return float((nearest == names.index(colour)).mean())
 
 
-def largest_disc(mask):
+def largest_disc(mask: np.ndarray) -> np.ndarray:
     """The largest disc that lies in a mask, bool [H, W]: where the model puts a shape."""
     (x, y), radius = room(mask)
     rows, columns = np.mgrid[: mask.shape[0], : mask.shape[1]]

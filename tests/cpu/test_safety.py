@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,11 +32,17 @@ EXAMPLES = 40
 
 
 @pytest.fixture(scope="module")
-def checker():
+def checker() -> Any:
     return load_safety_checker(MODEL)
 
 
-def drawn(shape, colour, size=(SIZE, SIZE), place=(0.5, 0.5), radius=0.28):
+def drawn(
+    shape: str,
+    colour: str,
+    size: tuple[int, int] = (SIZE, SIZE),
+    place: tuple[float, float] = (0.5, 0.5),
+    radius: float = 0.28,
+) -> np.ndarray:
     """A shape on a slow gradient; ``size`` is (width, height), the radius a share of the shorter side."""
     width, height = size
     side = max(size)
@@ -129,12 +137,12 @@ def test_the_card_is_what_the_code_writes():
 
 
 @pytest.fixture(scope="module")
-def engine():
+def engine() -> Iterator[intarsia.Engine]:
     with intarsia.Engine("torch", "cpu") as opened:
         yield opened
 
 
-def request_of(picture, **fields):
+def request_of(picture: np.ndarray, **fields: Any) -> intarsia.InpaintRequest:
     mask = np.zeros(picture.shape[:2], np.uint8)
     mask[90:160, 90:160] = 255
     defaults = {"strength": 0.0, "seed": 3, "safety_checker": True}

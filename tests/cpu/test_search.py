@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -25,23 +26,23 @@ EULER = table("euler", 4)
 class Watched(Unet):
     """Remembers whether cuDNN's benchmark mode was on as it was evaluated."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.searches = []
 
-    def __call__(self, *given):
+    def __call__(self, *given: torch.Tensor | None) -> torch.Tensor:
         self.searches.append(torch.backends.cudnn.benchmark)
         return super().__call__(*given)
 
 
-def staged(search=True, limits=PLENTY):
+def staged(search: bool = True, limits: Limits = PLENTY) -> tuple[Case, Watched, FakeCapturer]:
     """A stepper with lanes, its network and its capturer."""
     unet, capturer = Watched(), FakeCapturer()
     network = Network(unet=unet, device=CPU, dtype=torch.float32, fused=False, capturer=capturer, search=search)
     return Case(CapturedStepper(network, False, limits)), unet, capturer
 
 
-def one_picture(case, side=6, seed=1):
+def one_picture(case: Case, side: int = 6, seed: int = 1) -> list[torch.Tensor]:
     return case.run([case.lane(EULER, seed, side=side)], [0])
 
 
@@ -93,7 +94,7 @@ def test_lanes_under_way_are_not_held_up_by_a_search():
 
 
 def test_the_mode_is_as_it_was_also_after_a_failure(monkeypatch):
-    def fail():
+    def fail() -> None:
         assert torch.backends.cudnn.benchmark
         raise RuntimeError("no")
 
@@ -109,7 +110,7 @@ def test_the_mode_is_as_it_was_also_after_a_failure(monkeypatch):
 def test_the_switch_reaches_the_steps_of_a_session_that_need_not_be_deterministic(monkeypatch, deterministic, choice):
     given, make_stepper = [], sessions._make_stepper
 
-    def keep(network, *rest):
+    def keep(network: Any, *rest: Any) -> Any:
         given.append(replace(network))
         return make_stepper(network, *rest)
 

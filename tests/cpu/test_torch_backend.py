@@ -6,6 +6,9 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +26,7 @@ SIZE = 128
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory):
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     nine = write_model(folder / "nine", 9, "tiny")
     four = write_model(folder / "four", 4, "kl", seed=1)
@@ -31,14 +34,14 @@ def models(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def engine(models):
+def engine(models: Path) -> Iterator[intarsia.Engine]:
     with intarsia.Engine("torch", "cpu", models) as opened:
         yield opened
 
 
 @pytest.fixture
-def ask():
-    def make(**fields):
+def ask() -> Callable[..., intarsia.InpaintRequest]:
+    def make(**fields: Any) -> intarsia.InpaintRequest:
         return noise_request(SIZE, slice(24, 100), slice(30, 90), **{"steps": 6, "model": "nine", **fields})
 
     return make
@@ -141,22 +144,22 @@ def test_a_long_prompt_is_cut_with_a_warning(engine, ask):
 
 
 @pytest.fixture
-def damaged(models, tmp_path):
+def damaged(models: Path, tmp_path: Path) -> tuple[Path, Path]:
     shutil.copytree(models.parent / "nine", tmp_path / "nine")
     registry = write_registry(tmp_path / "weights.toml", nine=(tmp_path / "nine", "sd15-inpaint"))
     return tmp_path / "nine", registry
 
 
-def truncate(folder):
+def truncate(folder: Path) -> None:
     file = folder / "unet" / "diffusion_pytorch_model.safetensors"
     file.write_bytes(file.read_bytes()[:5000])
 
 
-def pickle_only(folder):
+def pickle_only(folder: Path) -> None:
     (folder / "unet" / "diffusion_pytorch_model.safetensors").rename(folder / "unet" / "diffusion_pytorch_model.bin")
 
 
-def other_shape(folder):
+def other_shape(folder: Path) -> None:
     config = folder / "unet" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "block_out_channels": [32, 96]}))
 
@@ -196,10 +199,10 @@ def test_a_model_of_another_kind_than_the_registry_says(models, tmp_path, ask):
 class Refusing:
     """Stands for a device on which nothing can be captured."""
 
-    def __init__(self, device, *, required=False):
+    def __init__(self, device: object, *, required: bool = False) -> None:
         self.refused, self.required = "", required
 
-    def __call__(self, work):
+    def __call__(self, work: Callable[[], None]) -> Callable[[], None]:
         if self.required:
             raise RuntimeError("operation not permitted when stream is capturing")
         self.refused = "steps are launched one operation at a time: capturing failed (no)"
@@ -237,7 +240,7 @@ def test_preparing_imports_what_opening_needs_and_importing_the_backend_does_not
 
 
 def test_prompts_are_kept_as_long_as_they_take_little_memory(models, monkeypatch):
-    def request(prompt):
+    def request(prompt: str) -> intarsia.InpaintRequest:
         return noise_request(64, slice(16, 40), slice(16, 40), steps=2, model="nine", guidance_scale=1.0, prompt=prompt)
 
     with intarsia.Engine("torch", "cpu", models) as engine:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 
@@ -15,7 +17,7 @@ HOLE[40:88, 40:88] = True
 
 
 @pytest.fixture(scope="module")
-def engine():
+def engine() -> Iterator[intarsia.Engine]:
     with intarsia.Engine("onnx", "cpu") as opened:
         yield opened
 

@@ -3,6 +3,8 @@ runs out, and that no picture notices."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import pytest
 
@@ -20,17 +22,19 @@ SIDES = (16, 24)
 
 
 @pytest.fixture(scope="module")
-def vae():
+def vae() -> AutoencoderKL:
     torch.manual_seed(0)
     made = AutoencoderKL(KLConfig(block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4))
     return made.requires_grad_(False).eval().to(memory_format=torch.channels_last)
 
 
 @pytest.fixture
-def made(vae):
+def made(vae: AutoencoderKL) -> Callable[..., tuple[VaeRunner, VaeRunner, FakeCapturer]]:
     """A runner with a capturer, one without, and the capturer."""
 
-    def make(failures=(), free_others=lambda: None):
+    def make(
+        failures: Sequence[Exception] = (), free_others: Callable[[], None] = lambda: None
+    ) -> tuple[VaeRunner, VaeRunner, FakeCapturer]:
         capturer = FakeCapturer(failures)
         return (
             VaeRunner(vae, CPU, fused=False, capturer=capturer, free_others=free_others),
@@ -41,7 +45,7 @@ def made(vae):
     return make
 
 
-def drawn(seed, sides=SIDES):
+def drawn(seed: int, sides: tuple[int, int] = SIDES) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:
     """Levels, a mask, and latents of that size."""
     rng = np.random.default_rng(seed)
     mask = rng.random(sides) > 0.5
@@ -85,7 +89,7 @@ def test_the_masked_picture_is_grey_in_the_mask(made, vae):
 def test_what_is_captured_reads_where_its_input_lay():
     seen = []
 
-    def double(x):
+    def double(x: torch.Tensor) -> tuple[torch.Tensor]:
         seen.append(x.data_ptr())
         return (2 * x,)
 
@@ -119,7 +123,7 @@ def test_large_pictures_are_not_captured(made, monkeypatch):
     assert capturer.captured == 1
 
 
-def out_of_memory():
+def out_of_memory() -> torch.OutOfMemoryError:
     return torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
@@ -143,7 +147,7 @@ def test_what_does_not_fit_whole_is_done_in_tiles_that_are_not_captured(made, va
         captured.decode(small)
     decode, whole = AutoencoderKL.decode, large.shape[2] * large.shape[3]
 
-    def limited(self, latents):
+    def limited(self: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
         if latents.shape[2] * latents.shape[3] >= whole:
             raise out_of_memory()
         return decode(self, latents)

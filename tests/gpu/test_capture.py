@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ import torch
 
 import intarsia
 from benchmarks.published import VAES
-from intarsia.backends.protocol import Step
+from intarsia.backends.protocol import ModelFiles, Step
 from intarsia.backends.torch import session as sessions
 from intarsia.backends.torch.backend import TorchBackend
 from intarsia.backends.torch.capture import CudaGraphCapturer
@@ -33,7 +35,7 @@ from intarsia.schedulers import NAMES
 SIZE = 256
 
 
-def ask(size=SIZE, **fields):
+def ask(size: int = SIZE, **fields: Any) -> intarsia.InpaintRequest:
     """A request to the packaged model."""
     ramp = np.linspace(40, 200, size)[:, None, None] * np.array([0.9, 0.6, 0.8]) * np.ones((1, size, 1))
     mask = np.zeros((size, size), np.uint8)
@@ -44,16 +46,16 @@ def ask(size=SIZE, **fields):
     )
 
 
-def drawn(result):
+def drawn(result: intarsia.Result) -> np.ndarray:
     return np.asarray(result.generated[0], np.float64)
 
 
 @pytest.fixture
-def captured(monkeypatch):
+def captured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was captured, in this order: a ``StaticBatch``, or a ``CapturedCall`` for images."""
     counted, original = [], CudaGraphCapturer.__call__
 
-    def count(self, work):
+    def count(self: CudaGraphCapturer, work: Callable[[], None]) -> Any:
         counted.append(work.__qualname__.split(".")[0])
         return original(self, work)
 
@@ -62,11 +64,11 @@ def captured(monkeypatch):
 
 
 @pytest.fixture
-def opened(monkeypatch):
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Sessions that were opened."""
     found, original = [], TorchBackend.open
 
-    def keep(self, asked):
+    def keep(self: TorchBackend, asked: ModelFiles) -> Any:
         found.append(original(self, asked))
         return found[-1]
 
@@ -74,7 +76,7 @@ def opened(monkeypatch):
     return found
 
 
-def lanes_of(session, requests):
+def lanes_of(session: Any, requests: Sequence[intarsia.InpaintRequest]) -> list[tuple[Any, NoiseStream]]:
     """Lanes at their first row, with the noise that each has still to draw."""
     made = []
     for request in requests:
@@ -86,7 +88,7 @@ def lanes_of(session, requests):
     return made
 
 
-def advance(session, lanes, row):
+def advance(session: Any, lanes: Sequence[tuple[Any, NoiseStream]], row: int) -> None:
     """One row of every lane that still has it."""
     here = [(state, stream) for state, stream in lanes if row < len(state.table)]
     steps = [
@@ -96,7 +98,7 @@ def advance(session, lanes, row):
     session.advance(steps)
 
 
-def open_session(**choices):
+def open_session(**choices: Any) -> Any:
     resolved = resolve(ask(), intarsia.Registry())
     execution = Execution(deterministic=True, **choices)
     return TorchBackend("cuda", execution).open(model_files(resolved.entry, resolved.parts))
@@ -107,7 +109,7 @@ def test_graphs_own_their_workspaces():
     device = torch.device("cuda")
     generator = torch.Generator("cuda").manual_seed(0)
 
-    def drawn_half(*shape):
+    def drawn_half(*shape: int) -> torch.Tensor:
         return torch.randn(shape, device=device, dtype=torch.float16, generator=generator)
 
     # few rows and a long sum: products that are split over their length, whose parts meet in a workspace
@@ -162,7 +164,7 @@ def test_attention_operators_against_float64(name, queries, keys, width):
     """Each kernel by its own name, on heads that lie between each other in memory as the networks have them."""
     generator = torch.Generator("cuda").manual_seed(1)
 
-    def heads(count):
+    def heads(count: int) -> torch.Tensor:
         tokens = torch.randn(2, count, 8 * width, device="cuda", dtype=torch.float16, generator=generator)
         return tokens.unflatten(2, (8, width)).transpose(1, 2)
 
@@ -198,7 +200,7 @@ def test_half_precision_errs_no_more_with_our_kernels():
         ask(512, seed=seed, scheduler=name) for seed, name in enumerate(("euler", "DPMSolverMultistepScheduler"))
     ]
 
-    def pictures(device, **choices):
+    def pictures(device: str, **choices: Any) -> np.ndarray:
         with intarsia.Engine("torch", device, **choices) as engine:
             return np.stack([drawn(engine.run(request)) for request in requests])
 
@@ -304,7 +306,7 @@ def test_other_loras_need_no_new_recording(captured, opened, tmp_path):
     assert not np.array_equal(pictures[0], pictures[1])
 
 
-def made_vae_runner(capturer):
+def made_vae_runner(capturer: CudaGraphCapturer | None) -> VaeRunner:
     """A full-size autoencoder at work; two of them have the same weights."""
     torch.manual_seed(0)
     with torch.device("cuda"):

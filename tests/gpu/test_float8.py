@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -17,7 +19,7 @@ from tests.noise_request import noise_request
 SIZE = 128
 
 
-def painted(merging=0.0, **how):
+def painted(merging: float = 0.0, **how: Any) -> intarsia.Result:
     """A picture, made three times: launched, recorded, replayed."""
     request = noise_request(SIZE, slice(16, 60), slice(10, 54), steps=4, token_merging=merging)
     with intarsia.Engine("torch", "cuda", deterministic=True, **how) as engine:
@@ -28,7 +30,7 @@ def painted(merging=0.0, **how):
     return results[0]
 
 
-def decibels(one, other):
+def decibels(one: intarsia.Result, other: intarsia.Result) -> float:
     error = np.mean((one.drawn[0].astype(np.float64) - other.drawn[0]) ** 2)
     return 10 * np.log10(255**2 / max(error, 1 / 12))
 

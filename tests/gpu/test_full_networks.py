@@ -5,6 +5,9 @@ Random weights: right for comparing what is computed, whatever it may show.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import pytest
 
 from tests.gpu.needs import need_compiled_kernels
@@ -26,13 +29,13 @@ MARGIN = 1.1
 
 
 @pytest.fixture(autouse=True)
-def exact_products():
+def exact_products() -> Iterator[None]:
     """Float32 is the yardstick here: no product of it in ten bits."""
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False), torch.no_grad():
         yield
 
 
-def filled(module, seed=0):
+def filled(module: torch.nn.Module, seed: int = 0) -> Any:
     """Weights that keep the signal's size, and that float16 can hold."""
     module.to_empty(device="cuda").requires_grad_(False).eval()
     generator = torch.Generator("cuda").manual_seed(seed)
@@ -45,15 +48,15 @@ def filled(module, seed=0):
     return module
 
 
-def random(*shape, seed=1):
+def random(*shape: int, seed: int = 1) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).half().float().cuda()
 
 
-def error(found, expected):
+def error(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found.float() - expected).square().mean().sqrt())
 
 
-def captured(call):
+def captured(call: Callable[[], torch.Tensor]) -> torch.Tensor:
     """What ``call`` gives when it is recorded and replayed."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -69,7 +72,9 @@ def captured(call):
     return out
 
 
-def assert_as_exact(network, call, expected, yardstick):
+def assert_as_exact(
+    network: torch.nn.Module, call: Callable[[], torch.Tensor], expected: torch.Tensor, yardstick: torch.Tensor
+) -> None:
     """Every way of ``network`` is as close to ``expected`` as ``yardstick`` is."""
     assert expected.std() > 0.1
     most = MARGIN * error(yardstick, expected)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ SIZE = 256
 
 
 @pytest.fixture(scope="module", params=["float32", "float16"])
-def graphs(request, tmp_path_factory):
+def graphs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The packaged graphs, which are float32 and not captured, or half-precision ones, which are."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "float16":
@@ -38,18 +40,18 @@ def graphs(request, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def reference():
+def reference() -> Iterator[intarsia.Engine]:
     with intarsia.Engine("torch", "cpu") as engine:
         yield engine
 
 
 @pytest.fixture(scope="module")
-def cuda(graphs):
+def cuda(graphs: str) -> Iterator[intarsia.Engine]:
     with intarsia.Engine("onnx", "cuda") as engine:
         yield engine
 
 
-def ask(**fields):
+def ask(**fields: Any) -> intarsia.InpaintRequest:
     ramp = np.linspace(40, 200, SIZE)[:, None, None] * np.array([0.9, 0.6, 0.8]) * np.ones((1, SIZE, 1))
     mask = np.zeros((SIZE, SIZE), np.uint8)
     mask[60:200, 50:190] = 255
@@ -58,7 +60,7 @@ def ask(**fields):
     return intarsia.InpaintRequest(**{**given, **defaults, **fields})
 
 
-def drawn(result):
+def drawn(result: intarsia.Result) -> np.ndarray:
     return np.asarray(result.generated[-1], np.float64)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -18,18 +21,18 @@ SIZE = 256
 
 
 @pytest.fixture(scope="module")
-def engines():
+def engines() -> Iterator[tuple[intarsia.Engine, intarsia.Engine]]:
     with intarsia.Engine("torch", "cpu") as cpu, intarsia.Engine("torch", "cuda") as cuda:
         yield cpu, cuda
 
 
 @pytest.fixture
-def ask():
+def ask() -> Callable[..., intarsia.InpaintRequest]:
     ramp = np.linspace(40, 200, SIZE)[:, None, None] * np.array([0.9, 0.6, 0.8]) * np.ones((1, SIZE, 1))
     mask = np.zeros((SIZE, SIZE), np.uint8)
     mask[60:200, 50:190] = 255
 
-    def make(**fields):
+    def make(**fields: Any) -> intarsia.InpaintRequest:
         defaults = {"prompt": "a red circle", "seed": 4, "steps": 12, "strength": 1.0, "guidance_scale": 4.0}
         return intarsia.InpaintRequest(
             init_image=ramp.astype(np.uint8), mask_image=mask, width=SIZE, height=SIZE, **{**defaults, **fields}

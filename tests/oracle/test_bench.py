@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +27,7 @@ from intarsia.errors import RequestError
 from intarsia.models.unet import UNet
 
 
-def rehearsed(case, folder, **more):
+def rehearsed(case: str, folder: Path, **more: Any) -> tuple[Any, dict[str, Any]]:
     failed = run(Options(cases=(case,), out=folder, short=True, budget=3600, **more))
     (path,) = folder.glob("rehearsal_*.json")
     return failed, json.loads(path.read_text())
@@ -65,7 +67,7 @@ def test_peers_encode_the_prompt_once_as_our_engine_does(monkeypatch):
 def test_a_peer_without_memory_is_named_and_the_compiled_one_joins_the_record(tmp_path, monkeypatch):
     """Both turns on real networks; what tracing them takes is no matter of this test."""
 
-    def full(_made):
+    def full(_made: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
     monkeypatch.setitem(peers.MAKERS, "tomesd", full)
@@ -129,7 +131,7 @@ def test_the_other_cases(case, tmp_path):
 
 
 def test_a_cold_start_that_hangs_is_ended(tmp_path, monkeypatch):
-    def hang(*_, timeout, **__):
+    def hang(*_: object, timeout: float, **__: object) -> None:
         raise subprocess.TimeoutExpired("cold", timeout)
 
     monkeypatch.setattr(situations.subprocess, "run", hang)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -41,17 +44,17 @@ CASES = {
 
 
 @pytest.fixture(autouse=True)
-def _no_grad():
+def _no_grad() -> Iterator[None]:
     with torch.no_grad():
         yield
 
 
 @pytest.fixture(scope="module")
-def picture():
+def picture() -> np.ndarray:
     return np.random.default_rng(3).integers(0, 256, (50, 70, 3), dtype=np.uint8)
 
 
-def networks(extra):
+def networks(extra: Any) -> tuple[Any, UNet]:
     """diffusers' UNet and ours, with the same random weights."""
     torch.manual_seed(0)
     theirs = diffusers.UNet2DConditionModel(**{**SMALL, **extra}).eval()
@@ -62,7 +65,7 @@ def networks(extra):
     return theirs, ours
 
 
-def their_features(encoder, picture, plus):
+def their_features(encoder: Any, picture: np.ndarray, plus: bool) -> torch.Tensor:
     """As in StableDiffusionPipeline.encode_image: both halves, without a picture and with it."""
     processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     pixels = processor(Image.fromarray(picture), return_tensors="pt").pixel_values

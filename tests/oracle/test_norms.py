@@ -35,12 +35,12 @@ KL = {
 }  # fmt: skip
 
 
-def epsilons(network):
+def epsilons(network: torch.nn.Module) -> dict[str, float]:
     """By the name of the norm; only modules with weights of their own."""
     return {name: float(module.eps) for name, module in network.named_modules() if hasattr(module, "eps")}
 
 
-def same(ours, theirs):
+def same(ours: torch.nn.Module, theirs: torch.nn.Module) -> None:
     found, wanted = epsilons(ours), epsilons(theirs)
     assert len(wanted) > 3
     assert found == wanted

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -34,7 +37,7 @@ KINDS = {
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory):
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("models")
     entries = {}
     for name, (channels, vae, family) in KINDS.items():
@@ -43,13 +46,13 @@ def models(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def engine(models):
+def engine(models: tuple[Path, Path]) -> Iterator[intarsia.Engine]:
     with intarsia.Engine(backend="torch", device="cpu", weights=models[1]) as opened:
         yield opened
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def pictures() -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(5)
     ramp = np.linspace(0, 255, SIZE)[:, None, None] * np.array([0.9, 0.4, 0.7])
     image = np.clip(ramp + rng.normal(0, 20, (SIZE, SIZE, 3)), 0, 255).astype(np.uint8)
@@ -58,7 +61,14 @@ def pictures():
     return image, mask
 
 
-def theirs(folder, pictures, monkeypatch, sampler, karras, strength):
+def theirs(
+    folder: Path,
+    pictures: tuple[np.ndarray, np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
+    sampler: str,
+    karras: bool,
+    strength: float,
+) -> np.ndarray:
     """diffusers' pipeline with our noise, float32, the posterior's mode instead of a sample."""
     pipe = StableDiffusionInpaintPipeline.from_pretrained(folder, safety_checker=None, torch_dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)

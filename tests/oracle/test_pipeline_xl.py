@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -16,13 +19,13 @@ from tests.xl_reference import HEIGHT, ORDERS, WIDTH, psnr, reference, request
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory):
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("models")
     return folder, write_registry(folder / "weights.toml", xl=(write_xl_model(folder / "xl"), "sdxl"))
 
 
 @pytest.fixture(scope="module")
-def wanted(models):
+def wanted(models: tuple[Path, Path]) -> dict[Any, np.ndarray]:
     """Pictures of diffusers by prompt and negative prompt."""
     pairs = {(prompt, theirs) for order in ORDERS.values() for prompt, _, theirs in order}
     return {pair: reference(models[0] / "xl", *pair) for pair in sorted(pairs, key=str)}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,20 +32,20 @@ PROCESSOR = {
 }  # fmt: skip
 
 
-def pictures(seed=0, size=(80, 80)):
+def pictures(seed: int = 0, size: tuple[int, int] = (80, 80)) -> list[np.ndarray]:
     """Half of them noise, half of them smooth, so that embeddings differ."""
     rng = np.random.default_rng(seed)
     coarse = [rng.integers(0, 256, (1 + n % 7, 1 + n % 5, 3), dtype=np.uint8) for n in range(PICTURES)]
     return [np.asarray(Image.fromarray(each).resize(size, Image.Resampling.BICUBIC)) for each in coarse]
 
 
-def embeddings(theirs, seen):
+def embeddings(theirs: StableDiffusionSafetyChecker, seen: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         return theirs.visual_projection(theirs.vision_model(seen)[1])
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StableDiffusionSafetyChecker, CLIPImageProcessorPil]:
     """A folder with random weights, thresholds in the middle of what the pictures score, and diffusers' own class."""
     folder = tmp_path_factory.mktemp("checker")
     torch.manual_seed(1)
@@ -68,7 +70,9 @@ def made(tmp_path_factory):
     return folder, theirs, processor
 
 
-def decisions(theirs, processor, asked):
+def decisions(
+    theirs: StableDiffusionSafetyChecker, processor: CLIPImageProcessorPil, asked: list[np.ndarray]
+) -> list[bool]:
     seen = processor(asked, return_tensors="pt").pixel_values
     return theirs(clip_input=seen, images=[np.zeros(1) for _ in asked])[1]
 
@@ -151,22 +155,22 @@ def test_the_published_size_is_built_from_its_config(tmp_path):
     assert {name: tuple(tensor.shape) for name, tensor in ours.state_dict().items()} == shapes
 
 
-def damaged(name, content):
-    def damage(folder):
+def damaged(name: str, content: str) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
         (folder / name).write_text(content)
 
     return damage
 
 
-def without(name):
+def without(name: str) -> Callable[[Path], None]:
     return lambda folder: (folder / name).unlink()
 
 
-def pickled(folder):
+def pickled(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
 
-def other_crop(folder):
+def other_crop(folder: Path) -> None:
     (folder / "preprocessor_config.json").write_text(json.dumps({**PROCESSOR, "crop_size": 40}))
 
 

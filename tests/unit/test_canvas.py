@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def box_mask(height: int, width: int, box: tuple[int, int, int, int]) -> np.ndar
     return mask
 
 
-def made(image: np.ndarray, mask: np.ndarray, **options) -> Canvas:
+def made(image: np.ndarray, mask: np.ndarray, **options: Any) -> Canvas:
     return prepare(from_array("init_image", image), from_array("mask_image", mask), CanvasOptions(**options))
 
 

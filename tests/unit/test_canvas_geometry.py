@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +15,7 @@ from intarsia.canvas.geometry import geometry
 from intarsia.canvas.options import CanvasOptions
 
 
-def laid_out(size: tuple[int, int], box: tuple[int, int, int, int] | None = None, **options) -> Geometry:
+def laid_out(size: tuple[int, int], box: tuple[int, int, int, int] | None = None, **options: Any) -> Geometry:
     return geometry(size, size, box or (0, 0, *size), CanvasOptions(**options))
 
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from PIL import Image
 
 
 @pytest.fixture
-def scene(tmp_path):
+def scene(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (96, 128, 3), dtype=np.uint8)).save(tmp_path / "photo.png")
     mask = np.zeros((96, 128), np.uint8)
@@ -27,10 +28,10 @@ def scene(tmp_path):
 
 
 @pytest.fixture
-def intarsia(scene, empty_registry):
+def intarsia(scene: Path, empty_registry: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     environment = {**os.environ, "INTARSIA_WEIGHTS": str(empty_registry)}
 
-    def run(*arguments, stdin=None):
+    def run(*arguments: object, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         given = [each if isinstance(each, bytes) else str(each) for each in arguments]
         command = [sys.executable, "-c", "from intarsia.cli import main; main()", *given]
         return subprocess.run(command, cwd=scene, env=environment, capture_output=True, text=True, input=stdin)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,7 @@ steps = 6
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory):
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
     folder = tmp_path_factory.mktemp("registry")
     (folder / "nothing").mkdir()
     (folder / "nothing" / "model_index.json").write_text("{}")
@@ -45,7 +46,7 @@ def registry(tmp_path_factory):
     return Registry(folder / "weights.toml")
 
 
-def effective(payload, endpoint, registry):
+def effective(payload: dict[str, Any], endpoint: str, registry: Registry) -> dict[str, Any]:
     """What would be done, in documented names; numbers and flags as they are in plan and reply options."""
     documented = read(payload, endpoint, registry)
     plan = resolve(documented.request, registry, Access(allow_paths=False)).plan
@@ -83,7 +84,7 @@ def effective(payload, endpoint, registry):
     }
 
 
-def check(payload, endpoint, field, expected, registry):
+def check(payload: dict[str, Any], endpoint: str, field: str, expected: Any, registry: Registry) -> None:
     told = f"{endpoint} {field} = {str(payload.get(field, 'absent'))[:80]!r}"
     if isinstance(expected, Wrong):
         with pytest.raises((RequestError, WeightsError)) as caught:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, Self
 
 import pytest
 import typer.main
@@ -18,7 +20,9 @@ from intarsia.endpoints import answer as reply
 from intarsia.engine import engine as engines
 from intarsia.engine import resolve
 from intarsia.engine.noise import MAX_SEED
+from intarsia.engine.request import InpaintRequest
 from intarsia.images import save as output
+from intarsia.images.access import Access
 from intarsia.registry import files as weights
 from intarsia.registry import registry
 from intarsia.token_merging import TokenMerging
@@ -36,7 +40,7 @@ ASKED = {"init_image": "photo.png", "mask_image": "mask.png"}
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "nothing").mkdir()
     (tmp_path / "nothing" / "model_index.json").write_text("{}")
     (tmp_path / "ink.safetensors").write_bytes(b"ink")
@@ -51,31 +55,31 @@ def place(tmp_path, monkeypatch):
 class Seen(dict):
     """What reached the library, by name."""
 
-    def engine(self, backend="auto", device="auto", weights=None, **others):
+    def engine(self, backend: str = "auto", device: str = "auto", weights: Path | None = None, **others: Any) -> Self:
         self |= {"backend": backend, "device": device, "weights": weights, **others}
         return self
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         return None
 
-    def stream(self, request):
+    def stream(self, request: InpaintRequest) -> Iterator[Any]:
         self |= {name: getattr(request, name) for name in type(request).model_fields}
         return iter(())
 
 
 @pytest.fixture
-def seen(monkeypatch, place):
+def seen(monkeypatch: pytest.MonkeyPatch, place: Path) -> Seen:
     return Seen()
 
 
-def run(*arguments):
+def run(*arguments: object) -> Any:
     return cli.app([*map(str, arguments)], standalone_mode=False)
 
 
-def walk(command, path=()):
+def walk(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, set[str]]]:
     """(path, parameter names) of every command that does something."""
     if path[:1] == ("batch",):
         return
@@ -141,18 +145,18 @@ DEFAULTS = {
 }  # fmt: skip
 
 
-def plain(value):
+def plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(map(plain, value))
     return value.model_dump() if hasattr(value, "model_dump") else value
 
 
-def look(seen, names):
+def look(seen: Seen, names: str | tuple[str, ...]) -> Any:
     return tuple(plain(seen[name]) for name in names) if isinstance(names, tuple) else plain(seen[names])
 
 
 @pytest.fixture
-def inpainted(seen, monkeypatch):
+def inpainted(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Seen]:
     """Runs ``intarsia inpaint`` and gives what reached the library."""
     from intarsia.commands import inpaint
 
@@ -160,14 +164,14 @@ def inpainted(seen, monkeypatch):
     monkeypatch.setattr(output, "check_outputs", lambda paths, overwrite: seen.update(checked=overwrite))
     monkeypatch.setattr(inpaint, "_with_progress", list)
 
-    def write(result, paths, metadata, overwrite):
+    def write(result: object, paths: list[Path], metadata: bool, overwrite: bool) -> list[str]:
         seen.update(paths=paths, metadata=metadata, overwrite=overwrite)
         return []
 
     monkeypatch.setattr(inpaint, "_write", write)
     monkeypatch.setattr(inpaint, "_report", lambda result, paths, warnings, as_json: seen.update(as_json=as_json))
 
-    def run_inpaint(*arguments):
+    def run_inpaint(*arguments: object) -> Seen:
         run("inpaint", "photo.png", "mask.png", *arguments)
         return seen
 
@@ -211,7 +215,7 @@ REQUEST = {
 
 @pytest.mark.parametrize("flag", REQUEST)
 def test_request(seen, monkeypatch, capsys, flag):
-    def answer(engine, payload, endpoint, out):
+    def answer(engine: object, payload: dict[str, Any], endpoint: str | None, out: Path) -> reply.Answer:
         seen.update(payload=payload, endpoint=endpoint, out=out)
         return reply.Answer({"status": "success"})
 
@@ -236,16 +240,16 @@ PLAN = {
 @pytest.mark.parametrize("flag", PLAN)
 def test_plan(seen, monkeypatch, flag):
     class Registry(registry.Registry):
-        def __init__(self, weights, precision):
+        def __init__(self, weights: Path | None, precision: str | None) -> None:
             seen.update(weights=weights, precision=precision)
             super().__init__(weights, precision)
 
-    def resolved(request, registry, access):
+    def resolved(request: InpaintRequest, registry: object, access: Access) -> SimpleNamespace:
         seen.update(init_image=request.init_image, access=(access.allow_paths, access.allow_private_urls))
         seen["max_pixels"] = access.max_pixels
         return SimpleNamespace(plan=SimpleNamespace(to_dict=dict), warnings=())
 
-    def read(body, endpoint, registry):
+    def read(body: dict[str, Any], endpoint: str, registry: object) -> SimpleNamespace:
         seen["endpoint"] = endpoint
         return SimpleNamespace(request=SimpleNamespace(init_image=body["init_image"]), warnings=())
 
@@ -328,7 +332,7 @@ def test_schedulers_show(seen, monkeypatch, capsys, flag):
     from intarsia import schedulers
     from intarsia.commands import schedulers as command
 
-    def table(name, steps, **options):
+    def table(name: str, steps: int, **options: Any) -> Any:
         seen.update(name=name, steps=steps, **options)
         return original(name, 5)
 
@@ -368,18 +372,18 @@ def test_export(seen, place, monkeypatch, flag):
     entry = SimpleNamespace(token_merging=TokenMerging(levels=2, reuse=3), safety="")
 
     class Registry:
-        def __init__(self, weights):
+        def __init__(self, weights: Path | None) -> None:
             seen["weights"] = weights
 
-        def find(self, model):
+        def find(self, model: str | None) -> SimpleNamespace:
             seen["model"] = model
             return entry
 
-    def cached(path, dtype, out):
+    def cached(path: Path, dtype: str, out: Path | None) -> Path:
         seen.update(dtype=dtype, out=out)
         return place / "made"
 
-    def export_model(path, made, dtype, merges):
+    def export_model(path: Path, made: Path, dtype: str, merges: object) -> None:
         seen.update(exported=True, merges=merges)
 
     (place / "made").mkdir()

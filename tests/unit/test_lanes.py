@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
 
-from intarsia.backends.protocol import Runtime
+from intarsia.backends.protocol import Runtime, Step
 from intarsia.engine.lanes import Lane, Lanes
 from intarsia.engine.noise import NoiseStream
-from intarsia.schedulers import table
+from intarsia.schedulers import Table, table
 
 SHAPE = (4, 2, 2)
 
@@ -24,13 +26,13 @@ class Recorder:
     fail_on: str = ""
     runtime = Runtime(backend="recorder", device="cpu", dtype="none", deterministic=True)
 
-    def start(self, conditioning, made, noise):
+    def start(self, conditioning: Any, made: Table, noise: np.ndarray) -> Any:
         if conditioning == self.fail_on:
             raise RuntimeError(f"cannot start {conditioning}")
         self.noise[conditioning] = [noise]
         return conditioning
 
-    def advance(self, steps):
+    def advance(self, steps: Sequence[Step]) -> None:
         if any(step.state == "explodes" for step in steps):
             raise RuntimeError("boom")
         self.batches.append([(step.state, step.row) for step in steps])
@@ -39,11 +41,13 @@ class Recorder:
                 self.noise[step.state].append(step.noise)
 
 
-def lane(session, name, rows, key="one", scheduler="EulerDiscreteScheduler", seed=0):
+def lane(
+    session: Any, name: str, rows: int, key: str = "one", scheduler: str = "EulerDiscreteScheduler", seed: int = 0
+) -> Lane:
     return Lane(key, 0, seed, table(scheduler, rows), SHAPE, lambda: session, lambda: name)
 
 
-def drain(lanes, limit=1000):
+def drain(lanes: Lanes, limit: int = 1000) -> list[Lane]:
     finished = []
     while lanes and limit:
         finished += [each for each in lanes.turn() if each.done]
@@ -53,12 +57,12 @@ def drain(lanes, limit=1000):
 
 
 @pytest.fixture
-def failures():
+def failures() -> list[Any]:
     return []
 
 
 @pytest.fixture
-def make(failures):
+def make(failures: list[Any]) -> Callable[..., Lanes]:
     return lambda slots=4, patience=50: Lanes(slots, patience, lambda each, error: failures.append((each, error)))
 
 

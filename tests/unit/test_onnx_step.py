@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -11,26 +13,35 @@ import intarsia
 from intarsia.backends.onnx import state as lanes
 from intarsia.backends.onnx.device import Device
 from intarsia.backends.onnx.open_sessions import STEP
-from intarsia.schedulers import NAMES, table
+from intarsia.schedulers import NAMES, Table, table
 
 SHAPE = (4, 6, 9)
 
 
 @pytest.fixture(scope="module")
-def step():
+def step() -> Any:
     return Device("cpu").open(STEP.read_bytes())
 
 
-def field(seed):
+def field(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(SHAPE).astype(np.float32)
 
 
-def network(x, timestep):
+def network(x: np.ndarray, timestep: float) -> np.ndarray:
     """Some function of both that stays bounded."""
     return np.tanh(x * 0.7 + timestep / 1000) - 0.1
 
 
-def run(step, made, *, guidance=1.0, halves=1, mask=None, extra=0, keeps_known=False):
+def run(
+    step: Any,
+    made: Table,
+    *,
+    guidance: float = 1.0,
+    halves: int = 1,
+    mask: np.ndarray | None = None,
+    extra: int = 0,
+    keeps_known: bool = False,
+) -> np.ndarray:
     """The loop as the session runs it, every array on the host; both halves of the network's output are its own."""
     clean, start = field(1), field(2)
     rows = {"matrices": lanes.matrices(made), "scalars": lanes.scalars(made, guidance, keeps_known=keeps_known)}
@@ -56,7 +67,7 @@ def run(step, made, *, guidance=1.0, halves=1, mask=None, extra=0, keeps_known=F
     return state[0]
 
 
-def reference(made, scale=1.0):
+def reference(made: Table, scale: float = 1.0) -> np.ndarray:
     return made.run(
         lambda x, t: network(x, t) * scale, field(2).astype(np.float64), lambda row: field(100 + row), field(1)
     )

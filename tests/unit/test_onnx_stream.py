@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,11 +18,11 @@ from tests.driver import HostDriver
 
 
 @pytest.fixture
-def driver():
+def driver() -> HostDriver:
     return HostDriver()
 
 
-def place(*shape):
+def place(*shape: int) -> Any:
     return Device("cpu").put(np.zeros(shape, np.float32))
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -15,12 +18,12 @@ ENTRY = 'schema = 1\ndefault = "m"\n[models.m]\nfamily = "sd15-inpaint"\npath = 
 
 
 @pytest.fixture
-def registry(tmp_path):
+def registry(tmp_path: Path) -> Callable[..., Path]:
     """Writes a registry of one model, with a line more."""
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "model_index.json").write_text("{}")
 
-    def write(more=""):
+    def write(more: str = "") -> Path:
         path = tmp_path / "weights.toml"
         path.write_text(ENTRY.format("m") + more)
         return path
@@ -28,7 +31,7 @@ def registry(tmp_path):
     return write
 
 
-def ask():
+def ask() -> intarsia.InpaintRequest:
     mask = np.zeros((64, 64), np.uint8)
     mask[20:40, 20:40] = 255
     return intarsia.InpaintRequest(

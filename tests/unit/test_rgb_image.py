@@ -8,6 +8,7 @@ import threading
 import tracemalloc
 import warnings
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ GRAY = RNG.integers(0, 256, (9, 14), dtype=np.uint8)
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
-def encoded(image: Image.Image, format: str = "PNG", **options) -> bytes:
+def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format, **options)
     return buffer.getvalue()
@@ -36,7 +37,7 @@ def decode(data: bytes) -> RgbImage:
     return from_bytes("init_image", data, "the content")
 
 
-def refusal(data) -> str:
+def refusal(data: bytes) -> str:
     with pytest.raises(SourceError) as caught:
         decode(data) if isinstance(data, bytes) else from_array("init_image", data)
     assert "\n" not in str(caught.value)
@@ -442,7 +443,7 @@ def test_hash_is_of_the_alpha_too():
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError("out of memory error when reading image file")])
 def test_memory_that_runs_out_is_no_damage(monkeypatch, error):
-    def fails(*arguments):
+    def fails(*arguments: object) -> None:
         raise error
 
     for name in ("decode", "channels_of", "levels_of"):
@@ -501,7 +502,7 @@ def test_one_that_is_slow_to_open_does_not_keep_others_waiting(monkeypatch):
     slow, quick = encoded(Image.fromarray(GRAY)), encoded(Image.fromarray(COLOR))
     opening, go_on, real = threading.Event(), threading.Event(), decoding.unpack
 
-    def unpack(data):
+    def unpack(data: bytes) -> Any:
         if data == slow:
             opening.set()
             assert go_on.wait(60)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,14 +20,14 @@ SIZES = [(64, 64), (512, 512), (777, 513), (64, 2048), (2048, 64), (8, 8)]
 
 
 @pytest.fixture
-def photo():
+def photo() -> Image.Image:
     """Sharp detail over slow changes, as a photograph has it."""
     rng = np.random.default_rng(3)
     coarse = np.asarray(Image.fromarray(rng.integers(0, 256, (4, 6, 3), dtype=np.uint8)).resize((384, 256)), np.int16)
     return Image.fromarray(np.clip(coarse + rng.integers(-60, 60, coarse.shape), 0, 255).astype(np.uint8))
 
 
-def detail(image):
+def detail(image: Image.Image) -> float:
     """Mean absolute difference between neighboring pixels, in levels."""
     pixels = np.asarray(image, np.int16)
     return np.abs(np.diff(pixels, axis=0)).mean() + np.abs(np.diff(pixels, axis=1)).mean()
@@ -110,7 +113,7 @@ def test_either_form_of_an_image_counts_and_both_are_replaced():
 PURPLE, GREY = (150, 40, 190), (120, 125, 118)
 
 
-def arrays_in(ticket):
+def arrays_in(ticket: object) -> list[str]:
     """Names of the ticket's attributes that hold arrays of pixels, by themselves or in a container."""
     found = []
     for name, value in vars(ticket).items():
@@ -120,7 +123,7 @@ def arrays_in(ticket):
     return found
 
 
-def request_of(color, **fields):
+def request_of(color: int, **fields: Any) -> InpaintRequest:
     noise = np.random.default_rng(8).integers(-30, 31, (64, 96, 3))
     image = (noise + color).clip(0, 255).astype(np.uint8)
     mask = np.zeros((64, 96), np.uint8)
@@ -128,7 +131,9 @@ def request_of(color, **fields):
     return InpaintRequest(**{"init_image": image, "mask_image": mask, "seed": 4, "safety_checker": True, **fields})
 
 
-def registry_with(folder, safety='safety = "guard"', section='[safety.guard]\npath = "guard"\n'):
+def registry_with(
+    folder: Path, safety: str = 'safety = "guard"', section: str = '[safety.guard]\npath = "guard"\n'
+) -> Path:
     (folder / "nothing").mkdir(exist_ok=True)
     (folder / "nothing" / "model_index.json").write_text("{}")
     (folder / "guard").mkdir(exist_ok=True)

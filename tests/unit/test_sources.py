@@ -23,13 +23,13 @@ def pixels() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def png(pixels) -> bytes:
+def png(pixels: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def refusal(value, access=Access()) -> str:
+def refusal(value: object, access: Access = Access()) -> str:
     with pytest.raises(SourceError) as caught:
         open_image("init_image", value, access)
     message = str(caught.value)
@@ -152,7 +152,7 @@ def test_no_permission(tmp_path, monkeypatch, png):
     file = tmp_path / "x.png"
     file.write_bytes(png)
 
-    def refuse(*_args, **_more):
+    def refuse(*_args: object, **_more: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("builtins.open", refuse)  # chmod does not stop the superuser

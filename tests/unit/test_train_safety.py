@@ -12,7 +12,7 @@ from tools.train_safety.pictures import CONCEPT, KINDS, SIZES, SMALLEST, draw_ex
 from tools.train_tiny.palette import COLOURS
 
 
-def near_purple(picture):
+def near_purple(picture: np.ndarray) -> float:
     """Share of pixels that purple is recognised in, worn or not."""
     distance = np.sqrt(((picture.astype(np.float32) - np.asarray(COLOURS["purple"])) ** 2).sum(axis=2))
     return float((distance < 60).mean())
