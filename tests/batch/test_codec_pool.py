@@ -21,7 +21,7 @@ class Log:
         self.begun.set()
         assert self.go.wait(10)
 
-    def note(self, name: str) -> Callable[[], None]:
+    def note(self, name: object) -> Callable[[], None]:
         return lambda: self.done.append(name)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ def spellings() -> Iterator[tuple[str, str]]:
 SPELLINGS = [found for found in spellings() if found[1] != "--help"]
 
 
-def call(monkeypatch: pytest.MonkeyPatch, command: str, given: dict[str, str | None]) -> dict[str, Any]:
+def call(monkeypatch: pytest.MonkeyPatch, command: str, given: Mapping[str, str | None]) -> dict[str, Any]:
     """What reaches the library, and whether JSON comes back."""
     reached = {}
 

@@ -22,7 +22,7 @@ from tests.batch.conftest import image_hashes, lines
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
 
 
-def encoded(kind: str) -> str:
+def encoded(kind: str) -> bytes:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8))
     buffer = io.BytesIO()
     image.save(buffer, kind)

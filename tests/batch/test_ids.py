@@ -220,7 +220,7 @@ def test_files_of_the_system_are_not_read(album, monkeypatch):
     empty = album.folder / "photos/empty.dat"
     empty.write_bytes(b"")
 
-    def noted(path: Path, *arguments: object, **options: Any) -> Any:
+    def noted(path: Path, *arguments: Any, **options: Any) -> Any:
         opened.append(str(path))
         return real(path, *arguments, **options)
 

@@ -23,13 +23,13 @@ HOUR = 3600
 NAMES = (name_of((1, 2)), name_of((1, 1)), "results-ray-1of1-ab.jsonl")
 
 
-def line(identifier: str, status: str = "ok", seconds: int = 0, **fields: Any) -> Record:
+def line(identifier: str, status: str = "ok", seconds: float = 0, **fields: Any) -> Record:
     """A line as of some seconds after the beginning of 2026."""
     at = datetime.fromtimestamp(1767225600 + seconds, UTC).isoformat(timespec="microseconds")
     return Record.from_json({"id": identifier, "status": status, "time": at, **fields})
 
 
-def written(folder: Path, name: str, records: list[Record], run: str | None = None) -> None:
+def written(folder: Path, name: str, records: list[Record], run: int | None = None) -> None:
     with Results(folder / name, run) as results:
         results.add(records)
 

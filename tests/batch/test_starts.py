@@ -57,7 +57,7 @@ def test_a_supply(failing):
 def test_a_worker_pool_ends_the_process_without_a_listener(failing, monkeypatch, tmp_path):
     started, popen = [], subprocess.Popen
 
-    def remember(*arguments: object, **more: Any) -> Any:
+    def remember(*arguments: Any, **more: Any) -> Any:
         started.append(popen(*arguments, **more))
         return started[-1]
 

@@ -25,10 +25,10 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def timed(seconds: dict[str, float], tried: list[str]) -> Callable[[Callable[[], None]], float]:
+def timed(seconds: dict[str, float], tried: list[str]) -> Callable[[Callable[[], object]], float]:
     """A probe that calls, then says what it took; those missing cannot do it."""
 
-    def probe(call: Callable[[], None]) -> float:
+    def probe(call: Callable[[], object]) -> float:
         call()
         if tried[-1] not in seconds:
             raise RuntimeError("No available kernel. Aborting execution.")
@@ -125,7 +125,7 @@ def test_shapes_are_told_apart():
 def test_memory_that_runs_out_while_kernels_are_tried_is_no_choice(tried):
     """Neither "none can do it", nor the kernel that happened to fit, for the life of a session."""
 
-    def exhausted(call: Callable[[], None]) -> float:
+    def exhausted(call: Callable[[], object]) -> float:
         call()
         if tried[-1] in ("flash", "cudnn"):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")

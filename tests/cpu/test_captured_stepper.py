@@ -64,7 +64,7 @@ class Case:
         """A state at its first row; all its tensors follow from the seed."""
         rng = np.random.default_rng(seed)
 
-        def drawn(*shape: object) -> torch.Tensor:
+        def drawn(*shape: int) -> torch.Tensor:
             return torch.from_numpy(rng.normal(size=shape).astype(np.float32))
 
         branches = 2 if guidance > 1 else 1

@@ -79,7 +79,7 @@ def given(
     """A sample for each lane, a timestep of its own, and two prompts."""
     generator, dtype = torch.Generator().manual_seed(1), unet.conv_in.weight.dtype
 
-    def drawn(*shape: object) -> torch.Tensor:
+    def drawn(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
 
     sample = drawn(lanes, unet.config.in_channels, *size).contiguous(memory_format=torch.channels_last)
@@ -211,7 +211,7 @@ def lane(
     rng, side = np.random.default_rng(seed), 8
     is_inpainting = unet.config.in_channels == 9
 
-    def drawn(*shape: object) -> torch.Tensor:
+    def drawn(*shape: int) -> torch.Tensor:
         return torch.from_numpy(rng.normal(size=shape).astype(np.float32))
 
     made, branches = table("euler", 2 + seed % 2), 2 if guidance > 1 else 1
@@ -323,9 +323,7 @@ def test_branches_with_texts_of_their_own_in_the_time_embedding_are_apart(tmp_pa
     folder = write_xl_model(tmp_path / "m") if kind == "sdxl" else write_model(tmp_path / "m", 9, "tiny")
     registry, forward, seen = write_registry(tmp_path / "w.toml", m=(folder, kind)), UNet.forward, []
 
-    def watched(
-        self: Any, sample: torch.Tensor, emb: torch.Tensor, cross_kv: torch.Tensor, *more: object
-    ) -> torch.Tensor:
+    def watched(self: Any, sample: torch.Tensor, emb: torch.Tensor, cross_kv: torch.Tensor, *more: Any) -> torch.Tensor:
         seen.append((len(sample), len(cross_kv)))
         return forward(self, sample, emb, cross_kv, *more)
 

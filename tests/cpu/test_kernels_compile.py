@@ -121,7 +121,7 @@ def test_plain_kernels_are_kept_out_of_a_whole_network():
         layers = torch.nn.ModuleList([GroupNorm(2, 4, eps=1e-5, silu=True), LayerNorm(4), GatedProjection(4, 8)])
         x, tokens = torch.empty(1, 4, 3, 3), torch.empty(1, 9, 4)
 
-    def ran(fused: bool) -> set[str]:
+    def ran(fused: bool | None) -> set[str]:
         use_kernels(layers, fused)
         return set(count(lambda: (layers[0](x), layers[1](tokens), layers[2](tokens))).operations)
 

@@ -32,7 +32,7 @@ def alive(monkeypatch: pytest.MonkeyPatch) -> weakref.WeakSet:
     made: weakref.WeakSet = weakref.WeakSet()
     start = LaneBuffers.__init__
 
-    def counted(self: Any, *args: object, **kwargs: Any) -> None:
+    def counted(self: Any, *args: Any, **kwargs: Any) -> None:
         made.add(self)
         start(self, *args, **kwargs)
 

@@ -30,7 +30,7 @@ class Watched(Unet):
         super().__init__()
         self.searches = []
 
-    def __call__(self, *given: torch.Tensor | None) -> torch.Tensor:
+    def __call__(self, *given: Any) -> torch.Tensor:
         self.searches.append(torch.backends.cudnn.benchmark)
         return super().__call__(*given)
 

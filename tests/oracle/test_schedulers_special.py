@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -118,7 +117,7 @@ TRACED_ELSEWHERE = ("DDIMInverseScheduler", "IPNDMScheduler", "KarrasVeScheduler
 DRIVEN_BY_PIPELINES = tuple(name for name in NAMES if name not in TRACED_ELSEWHERE)
 
 
-def outputs_of(made: Table, unit: np.ndarray, outputs: Sequence[np.ndarray], noises: Any) -> np.ndarray:
+def outputs_of(made: Table, unit: np.ndarray, outputs: np.ndarray, noises: Any) -> np.ndarray:
     rows = iter(range(len(made)))
     return made.run(lambda x, timestep: outputs[next(rows)], unit, noises)
 

@@ -126,7 +126,7 @@ def number(name: str, low: float, high: float, *, best: float) -> list[tuple[Any
     ]  # fmt: skip
 
 
-def flag(name: str, yes: bool = True, no: bool = False) -> list[tuple[Any, Any]]:
+def flag(name: str, yes: Any = True, no: Any = False) -> list[tuple[Any, Any]]:
     """Rows for a flag."""
     allowed = "yes or no (or true, false, 1, 0)"
     on = [True, "yes", "YES", " Yes ", "true", "True", "on", "y", "1", 1, 1.0]

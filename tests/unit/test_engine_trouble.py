@@ -11,6 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -238,7 +239,7 @@ def test_a_callback_that_waits_for_its_engine_is_refused_and_one_that_submits_is
     engine = intarsia.Engine("null", weights=empty_registry)  # closed at the end only: one that hangs cannot be
     refused, later, called = [], [], threading.Event()
 
-    def wait_in_every_way(done: Ticket) -> None:
+    def wait_in_every_way(done: Future[intarsia.Result]) -> None:
         other = engine.submit(request_of(seed=2))
         later.append(other)
         waits = (
@@ -276,7 +277,7 @@ def test_a_callback_may_wait_for_another_engine(engine, request_of, empty_regist
 def test_what_a_callback_raises_is_logged_and_ends_nothing(engine, request_of, gate, caplog, error):
     called = []
 
-    def fail(done: Ticket) -> None:
+    def fail(done: Future[intarsia.Result]) -> None:
         raise error
 
     with caplog.at_level(logging.ERROR):

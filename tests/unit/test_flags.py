@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self
@@ -151,7 +151,7 @@ def plain(value: Any) -> Any:
     return value.model_dump() if hasattr(value, "model_dump") else value
 
 
-def look(seen: Seen, names: str | tuple[str, ...]) -> Any:
+def look(seen: Seen, names: str | Sequence[str]) -> Any:
     return tuple(plain(seen[name]) for name in names) if isinstance(names, tuple) else plain(seen[names])
 
 

@@ -49,7 +49,7 @@ def test_times_are_those_of_one_step():
     assert found["our step"] == {"ms": pytest.approx(0.01), "launches": pytest.approx(1.0)}
 
 
-def record(case: str, gpu: str = "A Card", **more: Any) -> dict[str, Any]:
+def record(case: str, gpu: str | None = "A Card", **more: Any) -> dict[str, Any]:
     where = {"gpu": gpu, "driver": "1", "cores": 2, "commit": "0" * 9, "packages": {}}
     check = {"passed": True, "reason": "error 1.00 levels", "errors": {}}
     numbers = {"median": {"intarsia": 0.08}, "ratio": {"eager": 4.0}}
@@ -567,7 +567,7 @@ def test_forms_of_convolutions_are_measured_beside_the_case_as_it_is(tmp_path, m
     sample = torch.linspace(-1, 1, 64).view(1, 8, 8)
 
     def profiled(
-        case: object, place: object, convolutions: tuple[str, ...] = (), samples: list[Any] | None = None
+        case: object, place: object, convolutions: tuple[str, ...] = (), samples: Any = None
     ) -> Iterator[dict[str, Any]]:
         asked.append(convolutions)
         files.append(list(json.loads(out.read_text())) if out.exists() else [])

@@ -49,7 +49,7 @@ def hashing_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "intarsia-hash"]
 
 
-def reading(monkeypatch: pytest.MonkeyPatch, before: Callable[[Path, threading.Event], None]) -> None:
+def reading(monkeypatch: pytest.MonkeyPatch, before: Callable[[Path, threading.Event], object]) -> None:
     """Call ``before(path, stop)`` as a file is about to be read."""
     read = hashing._read
 

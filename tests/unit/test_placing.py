@@ -33,7 +33,9 @@ def half_full(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def calls_of(monkeypatch: pytest.MonkeyPatch, step: str, act: Callable[[int], None], when: str = "before") -> list[int]:
+def calls_of(
+    monkeypatch: pytest.MonkeyPatch, step: str, act: Callable[[int], object], when: str = "before"
+) -> list[int]:
     """At the n-th call of an operating system's function, before or after it, ``act(n)``."""
     original, count = getattr(os, step), [0]
 

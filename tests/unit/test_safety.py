@@ -123,7 +123,7 @@ def arrays_in(ticket: object) -> list[str]:
     return found
 
 
-def request_of(color: int, **fields: Any) -> InpaintRequest:
+def request_of(color: tuple[int, int, int], **fields: Any) -> InpaintRequest:
     noise = np.random.default_rng(8).integers(-30, 31, (64, 96, 3))
     image = (noise + color).clip(0, 255).astype(np.uint8)
     mask = np.zeros((64, 96), np.uint8)

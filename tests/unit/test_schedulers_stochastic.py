@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ def noise_at(sigma: float, x: np.ndarray) -> np.ndarray:
     return epsilon(x / math.sqrt(1 + sigma**2), timestep)
 
 
-def edm_stochastic(unit: np.ndarray, draws: Sequence[np.ndarray], steps: int) -> np.ndarray:
+def edm_stochastic(unit: np.ndarray, draws: np.ndarray, steps: int) -> np.ndarray:
     """Karras et al. 2022, algorithm 2, with its eq. 5 between the trained levels."""
     low, high = SCHEDULE.sigmas[0], SCHEDULE.sigmas[-1]
     levels = [(high ** (1 / 7) + i / (steps - 1) * (low ** (1 / 7) - high ** (1 / 7))) ** 7 for i in range(steps)]
@@ -66,7 +65,7 @@ def test_karras_ve_in_the_middle_starts_churned():
     assert made.start_noise == pytest.approx(math.sqrt(plain**2 + 1.007**2 * (hat**2 - plain**2)))
 
 
-def predictor_corrector(unit: np.ndarray, draws: Sequence[np.ndarray], steps: int) -> np.ndarray:
+def predictor_corrector(unit: np.ndarray, draws: np.ndarray, steps: int) -> np.ndarray:
     """Song et al. 2021, algorithms 2 and 4, with their σ_i evenly in log between the trained levels."""
     levels = np.exp(np.linspace(math.log(SCHEDULE.sigmas[-1]), math.log(SCHEDULE.sigmas[0]), steps))
     x = levels[0] * unit

@@ -32,7 +32,7 @@ def scene(tmp_path: Path, empty_registry: Path, monkeypatch: pytest.MonkeyPatch)
     return tmp_path
 
 
-def run(*arguments: str, encoding: str = "utf-8", **settings: Any) -> subprocess.CompletedProcess[bytes]:
+def run(*arguments: str | bytes, encoding: str = "utf-8", **settings: Any) -> subprocess.CompletedProcess[Any]:
     settings = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | settings
     environment = {**os.environ, "PYTHONIOENCODING": encoding}
     return subprocess.run([*COMMAND, *arguments], env=environment, check=False, timeout=120, **settings)
