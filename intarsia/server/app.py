@@ -6,7 +6,6 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from anyio import to_thread
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
@@ -24,17 +23,13 @@ log = logging.getLogger("intarsia")
 
 
 def create_app(services: Services) -> FastAPI:
-    """The application over opened services, which it starts, and closes at its end."""
+    """The application over started services; they are closed by whoever opened them."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         services.events.open()
-        await to_thread.run_sync(services.start)
-        try:
-            yield
-        finally:
-            services.is_closing = True
-            await to_thread.run_sync(services.close)
+        yield
+        services.is_closing = True
 
     app = FastAPI(title="intarsia", version=__version__, lifespan=lifespan)
     app.state.services = services

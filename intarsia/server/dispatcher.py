@@ -46,6 +46,8 @@ class Dispatcher:
         shared: bool = False,
     ) -> None:
         self.throughput = Throughput()
+        # Called once, with a sentence, where no engine can be opened at all.
+        self.on_failure: Callable[[str], None] = lambda problem: None
         self._store, self._events, self._server = store, events, server
         self._on_end, self._shared = on_end, shared
         self._host: EngineHost | None = None
@@ -98,6 +100,9 @@ class Dispatcher:
                 self._ended.append((job, ended))
             self._changed.notify_all()
 
+    def has_room(self) -> None:
+        self.wake()
+
     def _run(self) -> None:
         while True:
             with self._changed:
@@ -105,6 +110,9 @@ class Dispatcher:
                 if self._stopping:
                     return
                 self._awake = False
+            if self._host is not None and self._host.problem:
+                self.on_failure(self._host.problem)
+                return
             try:
                 self._store_ends()
                 self._start_jobs()

@@ -14,7 +14,7 @@ from typing import IO, Protocol
 from intarsia.errors import OutputError, one_line
 from intarsia.images.atomic_files import place
 
-__all__ = ["FileStore", "FolderLock", "LocalFiles", "is_output_name", "output_names"]
+__all__ = ["FileStore", "FolderLock", "LocalFiles", "is_input_name", "is_output_name", "output_names"]
 
 _OUTPUT = re.compile(r"[A-Za-z0-9_-]{22}-[0-3]\.png")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -58,6 +58,11 @@ def output_names(samples: int) -> tuple[str, ...]:
     return tuple(f"{token}-{sample}.png" for sample in range(samples))
 
 
+def is_input_name(name: str) -> bool:
+    """Whether a name is a SHA-256, as those of inputs are."""
+    return _SHA256.fullmatch(name) is not None
+
+
 def is_output_name(name: str) -> bool:
     """Whether a name is of the form of :func:`output_names`: nothing else is ever read or removed."""
     return _OUTPUT.fullmatch(name) is not None
@@ -85,7 +90,7 @@ class LocalFiles:
         return sha256
 
     def input(self, sha256: str) -> bytes:
-        if not _SHA256.fullmatch(sha256):
+        if not is_input_name(sha256):
             raise OutputError("an input is named by a SHA-256")
         try:
             return (self._inputs / sha256).read_bytes()
@@ -113,7 +118,7 @@ class LocalFiles:
     def remove_inputs(self, kept: Iterable[str], before: float) -> int:
         needed, removed = set(kept), 0
         for path in list(self._inputs.iterdir()):
-            if path.name in needed or not _SHA256.fullmatch(path.name):
+            if path.name in needed or not is_input_name(path.name):
                 continue
             try:
                 if path.stat().st_mtime < before:

@@ -39,6 +39,9 @@ class Listener(Protocol):
     def ended(self, job_id: int, ended: Ended) -> None:
         """A job is over, once; what is done has its files written."""
 
+    def has_room(self) -> None:
+        """The capacity has grown: jobs may be waiting for it."""
+
 
 class EngineHost(Protocol):
     """Runs jobs on one or more engines. Every method may be called from any thread and returns soon."""
@@ -48,8 +51,12 @@ class EngineHost(Protocol):
         """Jobs that it can work on or have ready: more of them need not be started yet."""
 
     @property
+    def problem(self) -> str:
+        """Why it can run nothing, and never will; empty where it can."""
+
+    @property
     def statistics(self) -> dict[str, float]:
-        """``evaluations``, ``lane_rows``, ``slots`` and ``peak_bytes`` since it was opened."""
+        """``evaluations``, ``lane_rows`` and ``lane_slots`` (rows that there was room for) since it was opened."""
 
     def open_models(self, models: Sequence[str]) -> dict[str, str]:
         """Open models before they are asked for; returns a sentence for each that cannot be."""
@@ -89,6 +96,7 @@ class JobRunner:
         self._tickets: dict[int, Ticket | None] = {}
         self._cancelled: set[int] = set()
         self._closing = False
+        self.problem = ""
 
     @property
     def capacity(self) -> int:
@@ -101,7 +109,7 @@ class JobRunner:
         return {
             "evaluations": counters.evaluations,
             "lane_rows": counters.lane_rows,
-            "slots": counters.slots,
+            "lane_slots": counters.evaluations * counters.slots,
         }
 
     def open_models(self, models: Sequence[str]) -> dict[str, str]:

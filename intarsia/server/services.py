@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -16,8 +17,9 @@ from intarsia.registry.registry import Registry
 from intarsia.server.acceptance import Acceptance
 from intarsia.server.dispatcher import Dispatcher
 from intarsia.server.events import JobEvents
-from intarsia.server.files import FileStore, FolderLock, LocalFiles
-from intarsia.server.host import EngineHost, JobRunner, open_engine
+from intarsia.server.files import FileStore, FolderLock
+from intarsia.server.host import EngineHost, Listener
+from intarsia.server.hosts import open_files, open_host
 from intarsia.server.retention import Retention
 from intarsia.server.settings import ServeSettings
 from intarsia.server.store import Store
@@ -38,6 +40,8 @@ class Services:
         problems: by model id, why a model that was to be opened at the start cannot be.
         is_ready: the models named at the start have been opened, or have a problem.
         is_closing: the server is about to end; whoever waits stops waiting.
+        failure: why the server ended by itself.
+        on_failure: ends the server.
     """
 
     settings: ServeSettings
@@ -48,11 +52,13 @@ class Services:
     acceptance: Acceptance
     dispatcher: Dispatcher
     retention: Retention
-    lock: FolderLock
+    lock: FolderLock | None
     host: EngineHost | None = None
     problems: dict[str, str] = field(default_factory=dict)
     is_ready: bool = False
     is_closing: bool = False
+    failure: str = ""
+    on_failure: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         self.accepting = CapacityLimiter(_ACCEPTING)
@@ -65,14 +71,16 @@ class Services:
         Raises:
             IntarsiaError: one of them cannot be opened; the message says which.
         """
-        lock = FolderLock(settings.data)
+        # With a database that several servers share, its leases say who runs what.
+        lock = None if settings.database else FolderLock(settings.data)
         try:
-            files = LocalFiles(settings.data)
+            files = open_files(settings.data, settings.files)
             files.check()
             registry = Registry(settings.engine.weights, settings.engine.precision)
             store = Store(settings.database_url)
         except IntarsiaError:
-            lock.release()
+            if lock is not None:
+                lock.release()
             raise
 
         access = Access(
@@ -93,12 +101,18 @@ class Services:
             lock=lock,
         )
 
-    def start(self) -> None:
-        """Begin to run jobs: first those that an earlier process left, in their old order."""
+    def start(self, open_engines: Callable[[Listener], EngineHost] | None = None) -> None:
+        """Begin to run jobs: first those that an earlier process left, in their old order.
+
+        Args:
+            open_engines: makes the engine host; None makes that of the settings.
+        """
+        self.dispatcher.on_failure = self._failed
         self.store.requeue_lost()
-        self.host = JobRunner(
-            open_engine(self.settings.engine, self.settings.engine.devices[0]), self.files, self.dispatcher
-        )
+        if open_engines is None:
+            self.host = open_host(self.settings, self.files, self.dispatcher)
+        else:
+            self.host = open_engines(self.dispatcher)
         self.dispatcher.start(self.host)
         start_thread(self._open_models, "intarsia-preload")
         start_thread(partial(self.retention.run, self._closed), "intarsia-retention")
@@ -108,12 +122,18 @@ class Services:
         self._closed.set()
         self.dispatcher.stop()
         self.store.close()
-        self.lock.release()
+        if self.lock is not None:
+            self.lock.release()
 
     def _open_models(self) -> None:
+        """Open the models named at the start; a server whose engine cannot be opened at all ends."""
         assert self.host is not None
         self.problems = self.host.open_models(self.settings.models)
         self.is_ready = True
+
+    def _failed(self, problem: str) -> None:
+        self.failure = problem
+        self.on_failure()
 
 
 def _server_name() -> str:

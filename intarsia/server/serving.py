@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
 
-from intarsia.errors import RequestError
+from intarsia.errors import BackendError, RequestError
 from intarsia.server.app import create_app
 from intarsia.server.services import Services
 from intarsia.server.settings import ServeSettings
 
-__all__ = ["serve"]
+__all__ = ["listen", "serve"]
 
 # Seconds that open requests are given to end, once the server is asked to: whoever waits for a job is answered at
 # once with `processing`.
@@ -28,10 +29,20 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, services: Services) -> None:
         super().__init__(config)
         self._services = services
+        services.on_failure = self._end
+
+    def _end(self) -> None:
+        self._services.is_closing = True
+        self.should_exit = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to end; a second interrupt does not wait for open requests.
+
+        uvicorn would raise the signal again once it has ended; an end that was asked for is none that failed.
+        """
         self._services.is_closing = True
-        super().handle_exit(sig, frame)
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
 
 
 def serve(settings: ServeSettings, announce: Callable[[str], None] = print) -> None:
@@ -42,9 +53,10 @@ def serve(settings: ServeSettings, announce: Callable[[str], None] = print) -> N
 
     Raises:
         RequestError: the address cannot be listened on.
+        BackendError: no engine can be opened, now or at a later start of its process.
         IntarsiaError: folder, database or registry cannot be opened.
     """
-    listening = _listen(settings)
+    listening = listen(settings)
     try:
         services = Services.open(settings)
         config = uvicorn.Config(
@@ -56,14 +68,21 @@ def serve(settings: ServeSettings, announce: Callable[[str], None] = print) -> N
             ssl_certfile=settings.certificate,
             ssl_keyfile=settings.certificate_key,
         )
-        for line in _addresses(settings, listening):
-            announce(line)
-        _Server(config, services).run(sockets=[listening])
+        server = _Server(config, services)
+        try:
+            services.start()
+            for line in _addresses(settings, listening):
+                announce(line)
+            server.run(sockets=[listening])
+        finally:
+            services.close()
     finally:
         listening.close()
+    if services.failure:
+        raise BackendError(services.failure)
 
 
-def _listen(settings: ServeSettings) -> socket.socket:
+def listen(settings: ServeSettings) -> socket.socket:
     """A listening socket, bound before anything is opened, so that a port in use is one clear line."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)

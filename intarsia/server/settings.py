@@ -57,6 +57,7 @@ class ServeSettings:
         queue: jobs that may be queued; one more is answered with 429.
         public_url: what addresses in replies begin with; empty takes the request's own host.
         database: SQLAlchemy URL of a PostgreSQL database; empty is SQLite in ``data``.
+        files: fsspec URL of the images' store; empty is ``data``.
         models: ids that are opened at the start.
         keep: seconds for which finished jobs and their images are kept.
         disk_limit: bytes of stored images, above which the oldest finished ones are removed; None is without.
@@ -66,6 +67,8 @@ class ServeSettings:
         errors_as_200: documented errors have status 200.
         webhook_secret: signs webhooks; empty sends no signature.
         certificate, certificate_key: PEM files for https; None serves http.
+        isolate: the engine runs in a process of its own, so that its work does not hold up replies, and a device that
+            fails does not end the server; several devices have a process each in any case.
 
     Raises:
         RequestError: a value that is not allowed; the message names the option.
@@ -79,6 +82,7 @@ class ServeSettings:
     queue: int = 64
     public_url: str = ""
     database: str = ""
+    files: str = ""
     models: tuple[str, ...] = ()
     engine: EngineSettings = field(default_factory=EngineSettings)
     keep: float = 7 * DAY
@@ -90,6 +94,7 @@ class ServeSettings:
     webhook_secret: str = ""
     certificate: Path | None = None
     certificate_key: Path | None = None
+    isolate: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
