@@ -1,4 +1,4 @@
-"""A CUDA driver that works on the host's memory: what is copied is copied at once, what is told is written down."""
+"""A CUDA driver that works on the host's memory: what is copied is copied at once, what is called is written down."""
 
 from __future__ import annotations
 

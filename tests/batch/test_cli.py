@@ -21,10 +21,10 @@ def test_a_run_its_report_and_a_retry(album, tmp_path):
     assert (done.returncode, done.stderr) == (1, "")
     numbers = json.loads(done.stdout)
     assert (numbers["rows"], numbers["ok"], numbers["error"], numbers["errors"]) == (4, 3, 1, {"io": 1})
-    told = album.call("report", out)
-    assert told.returncode == 0
-    assert told.stdout.splitlines()[0] == "4 rows: 3 ok, 1 error"
-    assert "row-1: io: init_image: file not found" in told.stdout
+    report = album.call("report", out)
+    assert report.returncode == 0
+    assert report.stdout.splitlines()[0] == "4 rows: 3 ok, 1 error"
+    assert "row-1: io: init_image: file not found" in report.stdout
     assert json.loads(album.call("report", out, "--json").stdout)["failed"][0]["id"] == "row-1"
 
     (album.folder / "photos/3.png").rename(album.folder / "photos/gone.png")

@@ -170,10 +170,10 @@ def test_with_damaged_files_a_run_goes_on_and_every_command_says_so(album, tmp_p
     assert len(report["warnings"]) == results + 1
     assert report["warnings"][-1] == f"{out / 'report.json'}: the file is damaged and left out: nested too deeply"
 
-    told = CliRunner().invoke(app, ["batch", "report", str(out)])
-    assert told.exit_code == 0
-    assert told.stdout == "3 rows: 3 ok\n"
-    assert told.stderr.splitlines() == [f"intarsia: {sentence}" for sentence in report["warnings"]]
+    reported = CliRunner().invoke(app, ["batch", "report", str(out)])
+    assert reported.exit_code == 0
+    assert reported.stdout == "3 rows: 3 ok\n"
+    assert reported.stderr.splitlines() == [f"intarsia: {sentence}" for sentence in report["warnings"]]
 
     (out / "row-2.png").unlink()
     given = ("--out", out, "--backend", "null", "--weights", album.weights, "--json")

@@ -322,7 +322,7 @@ SURROGATES = [
 ]  # fmt: skip
 
 
-def test_halves_of_surrogate_pairs_are_refused_by_name(album, tmp_path):
+def test_lone_surrogates_are_refused_by_name(album, tmp_path):
     rows = [album.row(0), *(album.row(number + 1, **fields) for number, fields in enumerate(SURROGATES)), album.row(99)]
     manifest = album.manifest(rows)
     stats = batch.run(manifest, tmp_path / "out", album.options)
@@ -394,7 +394,7 @@ def test_retry_runs_what_rows_without_a_name_have_become(album, tmp_path):
     assert batch.retry(manifest, out, album.options).rows == 0
 
 
-def test_ghosts_are_forgotten_in_shards_too_whatever_file_they_are_in(album, tmp_path):
+def test_stale_rows_are_forgotten_in_shards_too_whatever_file_they_are_in(album, tmp_path):
     rows, mended = broken_and_mended(album)
     out = tmp_path / "out"
     batch.run(album.manifest(rows), out, album.options)

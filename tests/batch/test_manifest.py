@@ -41,7 +41,7 @@ def fields_of(path: Path, allow_extra: bool = False) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("mark", [",", ";", "\t"])
-def test_csv(tmp_path, encoding, end, mark):
+def test_csv_gives_the_same_rows_in_any_encoding_line_end_and_delimiter(tmp_path, encoding, end, mark):
     text = ROWS if mark == "," else _with_delimiter(ROWS, mark)
     path = tmp_path / "m.csv"
     path.write_bytes(text.replace("\n", end).encode(encoding))
@@ -169,7 +169,7 @@ def test_ids_and_outputs_where_none_are_given(album, fields, identifier, output)
     assert (row.id, row.outputs) == (identifier, (output,))
 
 
-def test_other_formats(album):
+def test_outputs_without_an_extension_get_that_of_the_format(album):
     assert row_of(album, {"id": "a"}, format="webp").outputs == ("a.webp",)
     assert row_of(album, {"id": "a", "samples": 3}).outputs == ("a-1.png", "a-2.png", "a-3.png")
 

@@ -35,7 +35,7 @@ def fields(album: Album) -> dict:
     }  # fmt: skip
 
 
-def test_library(album, fields, low):
+def test_the_limit_of_pillow_holds_in_the_library_unless_max_pixels_is_given(album, fields, low):
     request = intarsia.InpaintRequest(**fields)
     with pytest.raises(intarsia.SourceError, match="the limit is 1000"):
         intarsia.plan(request, album.weights)
@@ -56,7 +56,7 @@ def test_what_is_no_number_of_pixels(album, value):
             make()
 
 
-def test_command_line(album, fields, tmp_path, low):
+def test_the_limit_of_pillow_holds_in_every_command_unless_max_pixels_is_given(album, fields, tmp_path, low):
     request, documented = tmp_path / "request.json", tmp_path / "documented.json"
     request.write_text(json.dumps(fields))
     images = {name: base64.b64encode(Path(fields[name]).read_bytes()).decode() for name in ("init_image", "mask_image")}

@@ -48,7 +48,7 @@ def test_a_pool_ends_the_threads_that_did_start(failing):
     assert threading.active_count() == before
 
 
-def test_a_supply(failing):
+def test_a_supply_whose_thread_cannot_start_says_so(failing):
     failing(0)
     with pytest.raises(BackendError, match=SENTENCE.format("intarsia-supply")):
         RowSupply([], None, lambda: None)

@@ -117,7 +117,7 @@ def test_what_none_can_do_is_an_error(tried):
         choices.kernel(QUERY, KEY, KEY, None)
 
 
-def test_shapes_are_told_apart():
+def test_shapes_are_kept_apart():
     shapes = {shape_of(q, k) for q in (QUERY, QUERY[:1], QUERY.half(), QUERY[..., :4]) for k in (KEY, KEY[:, :, :5])}
     assert len(shapes) == 8
 

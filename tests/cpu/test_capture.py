@@ -60,7 +60,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> None:
         done.append("back")
 
     @contextmanager
-    def recording(
+    def graph_capture(
         graph: Any, pool: str | None = None, stream: object = None, capture_error_mode: str = "global"
     ) -> Iterator[None]:
         assert (stream is not MAIN, capture_error_mode) == (True, "thread_local")
@@ -70,7 +70,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> None:
         done.append("captured")
 
     done.clear()
-    fakes = {"device": selected, "stream": on, "graph": recording, "Stream": Stream, "CUDAGraph": Graph}
+    fakes = {"device": selected, "stream": on, "graph": graph_capture, "Stream": Stream, "CUDAGraph": Graph}
     for name, fake in fakes.items():
         monkeypatch.setattr(torch.cuda, name, fake)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: MAIN)
@@ -162,7 +162,7 @@ def test_work_that_fails_by_itself_is_no_failed_capture():
 
 def test_captures_of_all_engines_of_a_process_take_turns():
     """Torch synchronises the device as it begins one, which would invalidate another that is under way."""
-    recorders = [CudaGraphCapturer(torch.device("cuda")) for _ in range(2)]
+    capturers = [CudaGraphCapturer(torch.device("cuda")) for _ in range(2)]
     inside, most = [], []
 
     def work() -> None:
@@ -171,7 +171,7 @@ def test_captures_of_all_engines_of_a_process_take_turns():
         time.sleep(0.02)
         inside.pop()
 
-    threads = [threading.Thread(target=capturer, args=(work,)) for capturer in recorders]
+    threads = [threading.Thread(target=capturer, args=(work,)) for capturer in capturers]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -51,7 +51,7 @@ VISION = {
     "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_channels": 3,
     "image_size": 32, "patch_size": 16, "projection_dim": 8, "hidden_act": "gelu", "layer_norm_eps": 1e-5,
 }  # fmt: skip
-PICTURES = {
+PREPROCESSOR = {
     "size": 48, "crop_size": 48, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "do_resize": True, "resample": 3,
 }  # fmt: skip
 NOISE = {
@@ -83,7 +83,7 @@ READERS = {
     "text": (TEXT, "text_encoder/config.json", of_text),
     "vision": (VISION, "image_encoder/config.json", read_vision_shape),
     "checker": ({"vision_config": VISION, "projection_dim": 8}, "config.json", read_checker_shape),
-    "pictures": (PICTURES, "preprocessor_config.json", load_preprocessing),
+    "pictures": (PREPROCESSOR, "preprocessor_config.json", load_preprocessing),
     "tokens": (TOKENS, "tokenizer/tokenizer_config.json", lambda path: load_tokens(path.parent, 77, 1000)),
     "index": ({"force_zeros_for_empty_prompt": True}, "model_index.json", lambda path: read_index(path.parent)),
 }
@@ -244,7 +244,7 @@ CODE = {
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Whatever transformers would fetch from the hub, recorded instead."""
+    """Whatever transformers would fetch from the hub, listed instead."""
     from transformers.integrations import hub_kernels
 
     asked = []
@@ -257,11 +257,11 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         for module in list(sys.modules.values()):
             if getattr(module, "__name__", "").startswith("transformers") and hasattr(module, name):
                 monkeypatch.setattr(module, name, record)
-    assert hasattr(hub_kernels, "load_and_register_attn_kernel"), "the recorder has to stand where the loader stood"
+    assert hasattr(hub_kernels, "load_and_register_attn_kernel"), "the stand-in has to be where the loader stood"
     return asked
 
 
-def test_the_recorder_stands_where_the_hub_is_asked(hub):
+def test_the_stand_in_is_where_the_hub_is_asked(hub):
     config = transformers.CLIPTextConfig(hidden_size=16, num_attention_heads=2, num_hidden_layers=1)
     config._attn_implementation = "kernels-community/x"
     with pytest.raises((AssertionError, ImportError, ValueError)), torch.device("meta"):
@@ -301,7 +301,7 @@ def test_nothing_in_an_image_encoders_config_names_code_to_load(tmp_path, hub):
     shape = {key: value for key, value in VISION.items() if key != "num_channels"}
     save_file(SafetyNetwork(shape, 8).state_dict(), place / "model.safetensors")
     (place / "config.json").write_text(json.dumps({"vision_config": VISION | CODE, "projection_dim": 8} | CODE))
-    (place / "preprocessor_config.json").write_text(json.dumps({**PICTURES, "size": 32, "crop_size": 32} | CODE))
+    (place / "preprocessor_config.json").write_text(json.dumps({**PREPROCESSOR, "size": 32, "crop_size": 32} | CODE))
     checker = load_safety_checker(place)
     assert checker.network.vision_model.config._attn_implementation == "sdpa"
     assert not hub

@@ -130,7 +130,7 @@ def networks() -> Parts:
 
 
 def evaluated(made: Parts) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A UNet's output for small random inputs, an autoencoder's latents and its picture."""
+    """A UNet's output for small random inputs, an autoencoder's latents and its image."""
     generator = torch.Generator().manual_seed(5)
 
     def drawn(*shape: object) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Nothing that a session does between a request's admission and its pictures reads a value from the device.
+"""Nothing that a session does between a request's admission and its images reads a value from the device.
 
 Shown on the meta device, which has no values: whoever asks for one fails.
 """
@@ -55,13 +55,13 @@ def session(request: pytest.FixtureRequest) -> TorchSession:
 def test_nothing_is_read(session, guidance, merging):
     mask = np.zeros((192, 128), bool)
     mask[:24, :24] = True
-    picture, latent_mask = np.zeros((*mask.shape, 3), np.uint8), mask[::8, ::8].astype(np.float32)
+    image, latent_mask = np.zeros((*mask.shape, 3), np.uint8), mask[::8, ::8].astype(np.float32)
     inputs = Inputs(
         prompt="a",
         negative_prompt="b",
         clip_skip=1,
         guidance_scale=guidance,
-        image=picture,
+        image=image,
         mask=mask,
         latent_mask=latent_mask,
         noise_fill=True,

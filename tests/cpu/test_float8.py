@@ -168,7 +168,7 @@ def painted(precision: str, **fields: Any) -> intarsia.Result:
 
 
 @pytest.mark.parametrize("merging", [0.0, 0.5])
-def test_a_picture_differs_a_little_and_says_why(simulated, merging):
+def test_an_image_differs_a_little_and_says_why(simulated, merging):
     standard, fp8 = (painted(each, token_merging=merging) for each in ("standard", "fp8"))
     assert (standard.ran["precision"], fp8.ran["precision"]) == ("standard", "fp8")
     assert fp8.plan.model.precision == fp8.meta["precision"] == "fp8"
@@ -179,7 +179,7 @@ def test_a_picture_differs_a_little_and_says_why(simulated, merging):
     np.testing.assert_array_equal(painted("fp8", token_merging=merging).drawn[0], fp8.drawn[0])
 
 
-def test_the_packaged_model_keeps_its_pictures(simulated):
+def test_the_packaged_model_keeps_its_images(simulated):
     """Six of the scenes; `python -m benchmarks.float8` has two hundred, and merged ones."""
     found = summary([paint_scene(index, 128) for index in range(6)])
     assert missed(found) == []

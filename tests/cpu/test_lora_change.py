@@ -34,10 +34,10 @@ SETTINGS = [(), (Lora(id="ink"),), (Lora(id="chalk", strength=0.5), Lora(id="ink
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model, two LoRAs for all its layers, and one for layers that it does not have."""
     folder = tmp_path_factory.mktemp("change")
-    nine = write_model(folder / "nine", 9, "tiny")
+    model = write_model(folder / "nine", 9, "tiny")
     networks = {
-        "unet": UNet2DConditionModel.from_pretrained(nine / "unet"),
-        "text_encoder": CLIPTextModel.from_pretrained(nine / "text_encoder"),
+        "unet": UNet2DConditionModel.from_pretrained(model / "unet"),
+        "text_encoder": CLIPTextModel.from_pretrained(model / "text_encoder"),
     }
     layers = {name: adapters.layers_of(network) for name, network in networks.items()}
     few = {name: found[::3] for name, found in layers.items()}
@@ -84,7 +84,7 @@ def precision(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def expected(weights: Path, precision: str) -> list[np.ndarray]:
-    """Each setting's picture from an engine of its own."""
+    """Each setting's image from an engine of its own."""
     made = []
     for loras in SETTINGS:
         with intarsia.Engine("torch", "cpu", weights, precision=precision) as engine:
@@ -100,7 +100,7 @@ def test_a_change_is_to_the_bit_a_fresh_load_and_happens_in_place(weights, opene
             np.testing.assert_array_equal(drawn(engine.run(ask(SETTINGS[place]))), expected[place])
         assert {name: tensor.data_ptr() for name, tensor in opened[0].parts.unet.state_dict().items()} == places
     assert len(opened) == 1
-    assert len({picture.tobytes() for picture in expected}) == len(SETTINGS)
+    assert len({image.tobytes() for image in expected}) == len(SETTINGS)
 
 
 def test_one_that_does_not_fit_leaves_the_session_as_it_was(weights, opened, expected, precision):

@@ -29,7 +29,7 @@ FLOAT32 = 4
 COMPUTED = ("_to_copy", "mm", "mul", "add", "addmm")
 
 
-class Recorder(TorchDispatchMode):
+class OperationLog(TorchDispatchMode):
     """Devices and types of matrix products, and the most bytes of float32 results that a device held at once."""
 
     def __init__(self, device: torch.device) -> None:
@@ -77,13 +77,13 @@ def loras(folder: Path) -> list[tuple[Path, float]]:
     return [(folder / "ink.safetensors", 0.7)]
 
 
-def assert_one_layer_at_a_time(recorder: Recorder, weights: Sequence[torch.Tensor]) -> None:
+def assert_one_layer_at_a_time(log: OperationLog, weights: Sequence[torch.Tensor]) -> None:
     """The stored weight and its sum: two of the largest layer, beside matrices of a rank of 3."""
     largest = max(weight.numel() for weight in weights)
-    assert len(recorder.products) == len(weights)
-    assert all(each == {(recorder.device, torch.float32)} for each in recorder.products)
-    assert FLOAT32 * largest < recorder.most < 2.2 * FLOAT32 * largest
-    assert recorder.most < FLOAT32 * sum(weight.numel() for weight in weights) / 4, "else it says nothing"
+    assert len(log.products) == len(weights)
+    assert all(each == {(log.device, torch.float32)} for each in log.products)
+    assert FLOAT32 * largest < log.most < 2.2 * FLOAT32 * largest
+    assert log.most < FLOAT32 * sum(weight.numel() for weight in weights) / 4, "else it says nothing"
 
 
 def changed_weights(network: torch.nn.Module, changed: Iterable[str]) -> list[torch.Tensor]:
@@ -93,18 +93,18 @@ def changed_weights(network: torch.nn.Module, changed: Iterable[str]) -> list[to
 def test_a_change_multiplies_on_the_weights_device_one_layer_at_a_time(folder):
     unet = build_unet(folder / "model" / "unet").half()
     parts = Parts(unet=unet, vae=None, text=SimpleNamespace(towers=[]), scheduler={}, index={})
-    with Recorder(META) as recorder:
+    with OperationLog(META) as log:
         changed = change_loras(parts, folder / "model", loras(folder)).changed["unet"]
     published = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "model" / "unet"))
-    assert_one_layer_at_a_time(recorder, changed_weights(published, changed))
+    assert_one_layer_at_a_time(log, changed_weights(published, changed))
 
 
 def test_a_load_multiplies_on_the_weights_device_one_layer_at_a_time(folder):
     additions = read_loras(loras(folder), 1)
-    with Recorder(META) as recorder:
+    with OperationLog(META) as log:
         load_unet(folder / "model" / "unet", META, torch.float16, additions)
     published = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "model" / "unet"))
-    assert_one_layer_at_a_time(recorder, changed_weights(published, additions.layers["unet"]))
+    assert_one_layer_at_a_time(log, changed_weights(published, additions.layers["unet"]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

@@ -77,7 +77,7 @@ def ask() -> Callable[..., intarsia.InpaintRequest]:
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> tuple[Callable[[str, int], None], list[Any]]:
-    """Let the autoencoder hold pictures of so many pixels and no more; what it was called with."""
+    """Let the autoencoder hold images of so many pixels and no more; what it was called with."""
     calls = []
 
     def set_limit(name: str, pixels: int) -> None:
@@ -183,7 +183,7 @@ def after(first: Exception, second: Exception) -> Exception:
         (after(torch.OutOfMemoryError(MESSAGE), RuntimeError("operation failed due to a previous error")), True),
     ],
 )
-def test_memory_is_told_from_other_failures(error, expected):
+def test_memory_is_distinguished_from_other_failures(error, expected):
     assert memory.is_out_of_memory(error) is expected
 
 

@@ -1,4 +1,4 @@
-"""Token merging: weights, masks, seeds, and what it does to pictures."""
+"""Token merging: weights, masks, seeds, and what it does to images."""
 
 from __future__ import annotations
 
@@ -187,13 +187,13 @@ def test_lanes_side_by_side_match_as_alone():
     host_regions = [find_regions(TokenMerging(0.5), [(12, 12)], mask) for mask in masks]
     choices = [[drawn[0] for drawn in choices_of(i, 1, host_regions[i])] for i in range(2)]
     regions = [upload_regions(lane, torch.device("cpu")) for lane in host_regions]
-    x = tokens(4, 144)  # two lanes of two guided halves each
+    x = tokens(4, 144)  # two lanes of two guided branches each
     (both,) = level_mergings(regions, choices)
     together = Matcher(both).match(x)
     for i in range(2):
         (level,) = level_mergings([regions[i]], [choices[i]])
         alone = Matcher(level).match(x[2 * i : 2 * i + 2])
-        assert alone.place.shape == (1, 144), "guided halves share one matching"
+        assert alone.place.shape == (1, 144), "guided branches share one matching"
         assert torch.equal(together.place[i], alone.place[0])
         own = slice(2 * i, 2 * i + 2)
         assert torch.equal(together.merge(x)[own], alone.merge(x[own]))
@@ -208,14 +208,14 @@ def test_reuse_counts_blocks():
     assert not torch.equal(made[1].place, made[2].place)
 
 
-# Pictures.
+# Images.
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
-    nine = (write_model(folder / "nine", 9, "tiny"), "sd15-inpaint")
-    path = write_registry(folder / "weights.toml", nine=nine, deep=nine)
+    entry = (write_model(folder / "nine", 9, "tiny"), "sd15-inpaint")
+    path = write_registry(folder / "weights.toml", nine=entry, deep=entry)
     path.write_text(path.read_text() + "token_merging_levels = 2\ntoken_merging_reuse = 3\n")  # of the last, deep
     return path
 
@@ -235,10 +235,10 @@ def ask() -> Callable[..., intarsia.InpaintRequest]:
 
 
 def bits(result: intarsia.Result) -> list[bytes]:
-    return [np.asarray(picture).tobytes() for picture in result.generated]
+    return [np.asarray(image).tobytes() for image in result.generated]
 
 
-def test_pictures_are_the_same_alone_or_in_company(engine, ask):
+def test_images_are_the_same_alone_or_batched_with_others(engine, ask):
     small = np.zeros((SIZE, SIZE), np.uint8)
     small[100:, :20] = 255
     requests = [
@@ -249,9 +249,9 @@ def test_pictures_are_the_same_alone_or_in_company(engine, ask):
         ask(),
     ]
     alone = [bits(engine.run(request)) for request in requests]
-    company = [bits(ticket.result()) for ticket in [engine.submit(request) for request in requests]]
-    assert alone == company
-    assert len({pictures[0] for pictures in alone}) == len(requests)
+    together = [bits(ticket.result()) for ticket in [engine.submit(request) for request in requests]]
+    assert alone == together
+    assert len({images[0] for images in alone}) == len(requests)
 
 
 def test_lanes_of_other_masks_are_evaluated_apart_where_lanes_are_batched(engine, models, ask):

@@ -53,15 +53,15 @@ def mixed_requests(count: int, most_steps: int) -> list[intarsia.InpaintRequest]
 
 
 def bits(result: intarsia.Result) -> list[bytes]:
-    return [np.asarray(picture).tobytes() for picture in result.generated]
+    return [np.asarray(image).tobytes() for image in result.generated]
 
 
 @pytest.mark.parametrize(
     ("count", "most_steps"),
     [pytest.param(36, 12, id="few"), pytest.param(64, 50, id="many", marks=pytest.mark.slow)],
 )
-def test_mixed_requests(registry, count, most_steps):
-    """A picture has the bits that it has alone, and the slots are full but for the last requests."""
+def test_images_of_mixed_requests_have_the_bits_that_they_have_alone(registry, count, most_steps):
+    """An image has the bits that it has alone, and the slots are full but for the last requests."""
     requests = mixed_requests(count, most_steps)
     with intarsia.Engine("torch", "cpu", registry, slots=1) as engine:
         alone = [bits(engine.run(request)) for request in requests]

@@ -172,11 +172,11 @@ MIXED = [
     {"guidance_scale": 1.0, "prompt": "a green star"},
     {"width": 192, "height": 128},
     {"scheduler": "EulerDiscreteScheduler", "steps": 40, "strength": 0.9},
-]  # other numbers of slots, halves, latents and rows; some shapes come up once, some often
+]  # other numbers of slots, branches, latents and rows; some shapes come up once, some often
 
 
 def drawn(result: intarsia.Result) -> list[np.ndarray]:
-    return [np.asarray(picture) for picture in result.generated]
+    return [np.asarray(image) for image in result.generated]
 
 
 @pytest.fixture(scope="module")
@@ -232,9 +232,9 @@ def test_no_more_is_captured_than_there_is_room_for(on, monkeypatch, expected):
     device = Capturing("cpu")
     engine = on(device, slots=4)
     for _ in range(2):
-        for fields, picture in zip(MIXED, expected, strict=True):
+        for fields, image in zip(MIXED, expected, strict=True):
             for _ in range(2):
-                np.testing.assert_array_equal(drawn(engine.run(ask(**fields))), picture)
+                np.testing.assert_array_equal(drawn(engine.run(ask(**fields))), image)
     assert len(device.made[-1].kept) == CHECKED + 4
 
 

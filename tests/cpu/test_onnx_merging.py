@@ -1,4 +1,4 @@
-"""Token merging on ONNX Runtime: what the host says by numpy is what torch says, and so are the pictures."""
+"""Token merging on ONNX Runtime: what the host says by numpy is what torch says, and so are the images."""
 
 from __future__ import annotations
 
@@ -70,17 +70,17 @@ VARIED = [
 
 
 @pytest.mark.parametrize("fields", VARIED, ids=[str(sorted(fields)) for fields in VARIED])
-def test_the_same_picture_as_torch_at_the_same_ratio(engines, ask, fields):
+def test_the_same_image_as_torch_at_the_same_ratio(engines, ask, fields):
     one, other = (engine.run(ask(**fields)) for engine in engines)
     alike = psnr(drawn(one), drawn(other))
     assert alike >= ALIKE
     assert one.warnings == other.warnings
-    # far nearer to torch's than to the picture without merging, which itself is not far
+    # far nearer to torch's than to the image without merging, which itself is not far
     plain = engines[1].run(ask(**{**fields, "token_merging": 0}))
     assert alike > psnr(drawn(other), drawn(plain)) + 6, f"{alike:.1f} dB"
 
 
-def test_a_picture_that_merges_does_not_depend_on_its_company(engines, ask):
+def test_an_image_that_merges_does_not_depend_on_what_it_is_batched_with(engines, ask):
     requests = [ask(seed=seed, token_merging=ratio) for seed, ratio in ((1, 0.5), (2, 0.5), (3, 0.0), (4, 0.3))]
     alone = [engines[1].run(request) for request in requests]
     together = [ticket.result() for ticket in [engines[1].submit(request) for request in requests]]

@@ -1,4 +1,4 @@
-"""VAEs, LoRAs and IP adapters on the torch backend, from registry entry to picture."""
+"""VAEs, LoRAs and IP adapters on the torch backend, from registry entry to image."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ SIZE = 64
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Model "nine" with another model's VAE, two LoRAs and an IP adapter; and "swapped", a folder with that VAE."""
     folder = tmp_path_factory.mktemp("parts")
-    nine = write_model(folder / "nine", 9, "tiny")
+    model = write_model(folder / "nine", 9, "tiny")
     other = write_model(folder / "other", 9, "kl", seed=1)
-    shutil.copytree(nine, folder / "swapped", ignore=shutil.ignore_patterns("vae"))
+    shutil.copytree(model, folder / "swapped", ignore=shutil.ignore_patterns("vae"))
     shutil.copytree(other / "vae", folder / "swapped" / "vae")
     index = folder / "swapped" / "model_index.json"
     index.write_text(json.dumps({**json.loads(index.read_text()), "vae": ["diffusers", "AutoencoderKL"]}))
     networks = {
-        "unet": UNet2DConditionModel.from_pretrained(nine / "unet"),
-        "text_encoder": CLIPTextModel.from_pretrained(nine / "text_encoder"),
+        "unet": UNet2DConditionModel.from_pretrained(model / "unet"),
+        "text_encoder": CLIPTextModel.from_pretrained(model / "text_encoder"),
     }
     layers = {name: adapters.layers_of(network) for name, network in networks.items()}
     for seed, name in enumerate(("ink", "chalk")):
@@ -101,7 +101,7 @@ def test_nothing_is_left_of_a_lora_at_strength_zero_or_of_an_ip_adapter_at_scale
     np.testing.assert_array_equal(plain, drawn(engine.run(ask(ip_adapter=hidden))))
 
 
-def test_pictures_of_one_adapter_share_a_batch_whatever_picture_and_scale(engine, home, ask):
+def test_requests_with_one_adapter_share_a_batch_whatever_its_image_and_scale(engine, home, ask):
     looks = [(90, 1.0), (200, 1.0), (200, 0.3)]
     requests = [
         ask(ip_adapter=IpAdapter(id="look", scale=scale, image=np.full((40, 40, 3), value, np.uint8)))

@@ -1,4 +1,4 @@
-"""The torch backend on the CPU with small random models: company, cancellation, both kinds of network, errors."""
+"""The torch backend on the CPU with small random models: batches, cancellation, both kinds of network, errors."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ SIZE = 128
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
-    nine = write_model(folder / "nine", 9, "tiny")
-    four = write_model(folder / "four", 4, "kl", seed=1)
-    return write_registry(folder / "weights.toml", nine=(nine, "sd15-inpaint"), four=(four, "sd15"))
+    inpainting = write_model(folder / "nine", 9, "tiny")
+    plain = write_model(folder / "four", 4, "kl", seed=1)
+    return write_registry(folder / "weights.toml", nine=(inpainting, "sd15-inpaint"), four=(plain, "sd15"))
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def ask() -> Callable[..., intarsia.InpaintRequest]:
     return make
 
 
-COMPANY = [
+MIXED = [
     {"scheduler": "euler", "steps": 4, "strength": 1.0},
     {"scheduler": "EulerAncestralDiscreteScheduler", "steps": 9, "seed": 8, "samples": 2},
     {"scheduler": "HeunDiscreteScheduler", "steps": 5, "guidance_scale": 3.0},
@@ -60,8 +60,8 @@ COMPANY = [
 ]
 
 
-def test_same_seed_same_bits_alone_or_in_company(engine, ask):
-    requests = [ask(**fields) for fields in COMPANY]
+def test_same_seed_same_bits_alone_or_batched_with_others(engine, ask):
+    requests = [ask(**fields) for fields in MIXED]
     alone = [engine.run(request) for request in requests]
     again = [ticket.result() for ticket in [engine.submit(request) for request in requests]]
     for first, second in zip(alone, again, strict=True):
@@ -72,7 +72,7 @@ def test_same_seed_same_bits_alone_or_in_company(engine, ask):
 
 
 def test_batched_evaluation_agrees_with_one_lane_at_a_time(engine, models, ask):
-    requests = [ask(**fields) for fields in COMPANY[:5]]
+    requests = [ask(**fields) for fields in MIXED[:5]]
     alone = [engine.run(request).generated[0] for request in requests]
     with intarsia.Engine("torch", "cpu", models, deterministic=False) as together:
         batched = [ticket.result().generated[0] for ticket in [together.submit(request) for request in requests]]
@@ -81,7 +81,7 @@ def test_batched_evaluation_agrees_with_one_lane_at_a_time(engine, models, ask):
         assert difference.max() <= 1, "float32 in another order: at most one level after rounding"
 
 
-def test_sample_i_is_the_picture_of_seed_plus_i(engine, ask):
+def test_sample_i_is_the_image_of_seed_plus_i(engine, ask):
     several = engine.run(ask(samples=3, seed=40))
     for sample, seed in enumerate(several.seeds):
         alone = engine.run(ask(seed=seed))
@@ -103,7 +103,7 @@ def test_outside_the_feather_every_byte_is_the_inputs(engine, ask):
 
 
 def test_a_4_channel_model_keeps_the_known_region_in_its_latents(engine, ask):
-    """Outside the mask the latents end as the image's own, so the decoded picture is its reconstruction there."""
+    """Outside the mask the latents end as the image's own, so the decoded image is its reconstruction there."""
     kept = np.asarray(engine.run(ask(model="four", prompt="ab")).generated[0], np.int16)
     other = np.asarray(engine.run(ask(model="four", prompt="something else", seed=77)).generated[0], np.int16)
     difference = np.abs(kept - other).max(axis=2)
@@ -114,7 +114,7 @@ def test_a_4_channel_model_keeps_the_known_region_in_its_latents(engine, ask):
     assert difference[inside].mean() > 5 * max(difference[far].mean(), 0.2)
 
 
-def test_conditioning_reaches_the_picture(engine, ask):
+def test_conditioning_reaches_the_image(engine, ask):
     """Each of these must change what is drawn; a part that is dropped would not."""
     base = np.asarray(engine.run(ask()).generated[0])
     changes = [{"prompt": "cd"}, {"negative_prompt": "cd"}, {"guidance_scale": 2.0}, {"clip_skip": 1}, {"seed": 6}]

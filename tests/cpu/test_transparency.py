@@ -31,8 +31,8 @@ def photograph() -> np.ndarray:
 def test_the_hole_takes_after_its_surroundings(engine, content):
     results = []
     for hidden in (0, 255):
-        colours = np.where(HOLE[:, :, None], np.uint8(hidden), photograph())
-        image = np.dstack([colours, np.where(HOLE, 0, 255)]).astype(np.uint8)
+        colors = np.where(HOLE[:, :, None], np.uint8(hidden), photograph())
+        image = np.dstack([colors, np.where(HOLE, 0, 255)]).astype(np.uint8)
         size = {"width": SIZE, "height": SIZE}
         request = intarsia.InpaintRequest(
             init_image=image, mask_image=HOLE, seed=3, steps=8, masked_content=content, **size

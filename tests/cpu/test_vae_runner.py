@@ -1,5 +1,5 @@
 """Encoding and decoding with graphs that only pretend: what is captured when, what is reused, what goes when memory
-runs out, and that no picture notices."""
+runs out, and that no image notices."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_captured_and_launched_one_by_one_are_the_same_bits(made):
     assert capturer.replayed == 8, "the first of a size is launched"
 
 
-def test_a_picture_alone_is_the_first_of_two(made):
+def test_an_image_alone_is_the_first_of_two(made):
     captured, plain, _ = made()
     for seed in range(3):
         levels, mask, _ = drawn(seed)
@@ -77,7 +77,7 @@ def test_a_picture_alone_is_the_first_of_two(made):
         assert torch.equal(alone[0], plain.encode(levels, mask)[0])
 
 
-def test_the_masked_picture_is_grey_in_the_mask(made, vae):
+def test_the_masked_image_is_gray_in_the_mask(made, vae):
     levels, mask, _ = drawn(0)
     image = torch.from_numpy(levels).permute(2, 0, 1).double() / 127.5 - 1
     both = torch.stack([image, torch.where(torch.from_numpy(mask), 0.0, image)])
@@ -114,7 +114,7 @@ def test_the_longest_unused_goes():
     assert len(kept) == 0
 
 
-def test_large_pictures_are_not_captured(made, monkeypatch):
+def test_large_images_are_not_captured(made, monkeypatch):
     captured, _, capturer = made()
     monkeypatch.setattr(module, "_MOST_CAPTURED_PIXELS", SIDES[0] * SIDES[1] - 1)
     for seed in range(3):
@@ -172,7 +172,7 @@ def test_a_failure_of_another_kind_is_not_tried_again(made):
     assert capturer.captured == 0
 
 
-def test_a_picture_that_is_not_finite_is_an_error_captured_or_not(made):
+def test_an_image_that_is_not_finite_is_an_error_captured_or_not(made):
     captured, _, capturer = made()
     latents = drawn(0)[2]
     for turn in range(4):

@@ -65,14 +65,14 @@ def drawn(result: intarsia.Result) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "LCMScheduler"])
-def test_the_same_picture_as_torch_on_the_cpu(cuda, reference, graphs, name):
+def test_the_same_image_as_torch_on_the_cpu(cuda, reference, graphs, name):
     one, other = (drawn(engine.run(ask(scheduler=name))) for engine in (cuda, reference))
     psnr = 10 * np.log10(255**2 / max(np.mean((one - other) ** 2), 1e-9))
     assert psnr > (40 if graphs == "float32" else 25), f"{name}: {psnr:.1f} dB"  # TF32 and 11 bits
 
 
-def test_captured_steps_give_the_launched_ones_picture(graphs, cuda):
-    """Company, other lengths of tables, shapes that come back: what is replayed is what would have been launched."""
+def test_captured_steps_give_the_image_of_launched_ones(graphs, cuda):
+    """Batches of several, tables of other lengths, shapes that come back: a replay gives what a launch would give."""
     if graphs == "float32":
         pytest.skip("float32 graphs have branches, which ONNX Runtime does not capture")
     mixed = [{"scheduler": name, "steps": 6 + place} for place, name in enumerate(NAMES[:6])]
@@ -105,7 +105,7 @@ def test_float32_graphs_say_that_they_are_launched(graphs, cuda):
         on.run(ask(steps=2))
 
 
-def test_merging_and_company(cuda, reference):
+def test_merging_is_the_same_as_torch_alone_and_batched_with_others(cuda, reference):
     one, other = (drawn(engine.run(ask(token_merging=0.5))) for engine in (cuda, reference))
     assert np.sqrt(np.mean((one - other) ** 2)) < 16
     alone = drawn(cuda.run(ask(seed=8)))

@@ -42,8 +42,8 @@ def ask() -> Callable[..., intarsia.InpaintRequest]:
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "LCMScheduler"])
-def test_same_picture_as_on_the_cpu(engines, ask, name):
-    """float16 networks against float32 ones: the same picture, not the same bits."""
+def test_same_image_as_on_the_cpu(engines, ask, name):
+    """float16 networks against float32 ones: the same image, not the same bits."""
     one, other = (np.asarray(engine.run(ask(scheduler=name)).generated[0], np.float64) for engine in engines)
     psnr = 10 * np.log10(255**2 / max(np.mean((one - other) ** 2), 1e-9))
     # Half precision has 11 bits; over 12 guided steps that is well above 25 dB for deterministic and, since
@@ -51,7 +51,7 @@ def test_same_picture_as_on_the_cpu(engines, ask, name):
     assert psnr > 25, f"{name}: {psnr:.1f} dB"
 
 
-def test_deterministic_mode_gives_the_same_bits_in_company(ask):
+def test_deterministic_mode_gives_the_same_bits_batched_with_others(ask):
     requests = [ask(scheduler=name, steps=6 + place) for place, name in enumerate(NAMES[:9])]
     with intarsia.Engine("torch", "cuda", deterministic=True) as engine:
         alone = [np.asarray(engine.run(request).generated[0]) for request in requests]

@@ -1,4 +1,4 @@
-"""The packaged model through diffusers' own pipeline and through ours: same folder, same noise, same picture."""
+"""The packaged model through diffusers' own pipeline and through ours: same folder, same noise, same image."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def pipeline(engine: intarsia.Engine) -> StableDiffusionInpaintPipeline:
 
 @pytest.mark.parametrize("strength", [1.0, 0.7])
 @pytest.mark.parametrize(("sampler", "karras"), SAMPLERS, ids=[name for name, _ in SAMPLERS])
-def test_same_picture_as_diffusers(engine, pipeline, monkeypatch, sampler, karras, strength):
+def test_same_image_as_diffusers(engine, pipeline, monkeypatch, sampler, karras, strength):
     psnr = likeness(engine, pipeline, monkeypatch, sampler, karras, strength=strength, guidance_scale=4.0)
     # Ours is rounded to 8 bits, which alone leaves 58.9 dB.
     assert psnr >= 50, f"{sampler} strength {strength}: {psnr:.1f} dB"
@@ -68,7 +68,7 @@ def likeness(
     negative_prompt: str = "",
     **asked: Any,
 ) -> float:
-    """PSNR in dB of our picture and that of diffusers' pipeline."""
+    """PSNR in dB of our image and that of diffusers' pipeline."""
     scene = draw_scene("measure", 7, SIZE, MEASURING)
     asked |= {"prompt": scene.caption, "negative_prompt": negative_prompt, "width": SIZE, "height": SIZE}
     request = intarsia.InpaintRequest(

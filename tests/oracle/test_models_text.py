@@ -145,7 +145,7 @@ def test_two_encoders_as_diffusers(folder, clip_skip, theirs_skip):
     assert worst(ours.pooled, pooled) <= 1e-5
 
 
-def test_layers_differ(single):
+def test_each_skipped_layer_changes_the_encoding(single):
     """The comparison above would not notice a clip_skip that does nothing on an encoder that does nothing."""
     text = load_text(single, CPU, torch.float32)
     hidden = [text.encode(["a red circle"], skip).hidden for skip in (1, 2, 3)]

@@ -99,7 +99,7 @@ def whole(name: str, low: int, high: int, *, best: int, above: Any = None) -> li
         ([best], Wrong(f"{name} must be {text}, not [{best}]")),
         ({}, Wrong(f"{name} must be {text}, not {{}}")),
     ]  # fmt: skip
-    if high < 2**60:  # else the plan cannot be told from its neighbours by a test's eye
+    if high < 2**60:  # else the plan cannot be distinguished from its neighbors by a test's eye
         rows += [(high, high), (high + 1, Wrong(f"{name} must be {between}, not {high + 1}"))]
     return rows
 

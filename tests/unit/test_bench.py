@@ -88,7 +88,7 @@ def test_counts_add_up():
 
 
 def spared(side: int, width: int = 320) -> int:
-    """FLOPs of one half of SD1.5 up to its first cross-attention, 9 channels, by hand.
+    """FLOPs of one branch of SD1.5 up to its first cross-attention, 9 channels, by hand.
 
     A convolution from 9 channels, two of the residual block, projections in, for query, key, value, out of attention
     and for the query of the next; scores and weighted sum. A multiply-add is two.
@@ -99,7 +99,7 @@ def spared(side: int, width: int = 320) -> int:
 
 
 def test_the_roofline_is_that_of_the_goals():
-    """The goals were set with both halves computed throughout."""
+    """The goals were set with both branches computed throughout."""
     rows = list(roofline.floors())
     assert len(rows) == 11
     sides = {"512²": 64, "768²": 96, "1024²": 128}
@@ -123,7 +123,7 @@ def test_diffusers_network_costs_as_much_and_launches_more():
     assert ours.total < theirs.total
 
 
-def test_halves_of_sd15_are_one_up_to_the_prompt_and_those_of_sdxl_are_not():
+def test_branches_of_sd15_are_one_up_to_the_prompt_and_those_of_sdxl_are_not():
     """Four copies part them: query, tokens, the feature map that those are added to, and the first convolution's."""
     unet, ours = roofline.network("sd15-inpaint"), roofline.forward("sd15-inpaint", 512)
     emb, cross_kv = unet.embed(meta(1).half()).expand(2, -1), unet.cross_kv(meta(2, 77, 768).half())
@@ -177,7 +177,7 @@ def test_cases_evaluate_as_often_as_they_say(name, evaluations):
     assert len(made.timesteps) == evaluations
 
 
-def test_choosing_cases():
+def test_cases_are_chosen_by_name_in_any_case_or_by_device():
     assert [case.name for case in chosen(("s5",), "cuda")] == ["S5-768", "S5-1024"]
     assert [case.name for case in chosen(("S1", "s1"), "cuda")] == ["S1"]
     assert [case.name for case in chosen(("s1-onnx",), "cuda")] == ["S1-onnx"]
@@ -254,14 +254,14 @@ def test_turns_end_with_the_time_but_not_before_the_third(monkeypatch):
     assert len(measure.interleaved({"a": int}, warmups=1, runs=20, most_seconds=1)["a"]) == 3
 
 
-def test_statistics():
+def test_percentiles_medians_and_errors_are_those_computed_by_hand():
     assert measure.p95(list(range(1, 21))) == 19  # 19 of 20 are 95 %
     assert measure.p95(list(range(1, 22))) == 20
     assert measure.p95([5.0]) == 5.0
     assert measure.median([3.0, 1.0, 2.0]) == 2.0
-    black, grey = Image.new("RGB", (4, 4)), Image.new("RGB", (4, 4), (3, 3, 3))
-    assert measure.rms([black], [grey]) == 3.0
-    assert measure.rms([black, grey], [black, black]) == pytest.approx(4.5**0.5)
+    black, gray = Image.new("RGB", (4, 4)), Image.new("RGB", (4, 4), (3, 3, 3))
+    assert measure.rms([black], [gray]) == 3.0
+    assert measure.rms([black, gray], [black, black]) == pytest.approx(4.5**0.5)
     with pytest.raises(ValueError, match="do not pair up"):
         measure.rms([black], [black, black])
     with pytest.raises(ValueError, match="do not pair up"):
@@ -282,7 +282,7 @@ def test_statistics():
         (1.0, float("inf"), True, False),
     ],
 )
-def test_the_check(ours, theirs, half, passed):
+def test_a_case_passes_where_its_error_is_near_that_of_its_peer(ours, theirs, half, passed):
     assert judged({"intarsia": ours, "eager": theirs}, "eager", half).passed is passed
 
 

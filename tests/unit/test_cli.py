@@ -90,7 +90,7 @@ def test_parts_of_the_registry(intarsia, scene, empty_registry):
     assert (meta["ip_adapter"].partition(":")[0], meta["ip_adapter_scale"]) == ("look", 0.25)
 
 
-def test_no_metadata(intarsia, scene):
+def test_no_metadata_writes_no_text_into_the_file(intarsia, scene):
     intarsia("inpaint", "photo.png", "mask.png", "-o", "bare.png", "--backend", "null", "--no-metadata")
     with Image.open(scene / "bare.png") as made:
         assert made.text == {}
@@ -206,7 +206,7 @@ def test_a_request_may_begin_with_a_byte_order_mark(intarsia, scene):
     assert json.loads(intarsia("plan", "request.json").stdout)["seeds"] == [4]
 
 
-def test_models(intarsia):
+def test_models_lists_the_registry_and_says_where_a_model_lies(intarsia):
     assert "nothing\tsd15-inpaint\tinstalled, default" in intarsia("models", "list").stdout
     rows = json.loads(intarsia("models", "list", "--json").stdout)
     assert {row["id"] for row in rows} == {"nothing", "intarsia-tiny"}
@@ -275,7 +275,7 @@ def test_what_needs_no_torch_loads_none(scene, empty_registry, arguments):
     assert done.stderr.strip() == "0 set()"
 
 
-def test_schedulers(intarsia, scene):
+def test_schedulers_lists_prints_and_plots_tables(intarsia, scene):
     rows = json.loads(intarsia("schedulers", "--json").stdout)
     assert len(rows) == 18
     listed = intarsia("schedulers").stdout

@@ -105,7 +105,7 @@ def test_plan_of_a_documented_request(intarsia):
     assert (done.returncode, done.stdout) == (2, "")
 
 
-def test_schema(intarsia):
+def test_schema_prints_one_endpoint_all_of_them_or_openapi(intarsia):
     one = json.loads(intarsia("schema", "--endpoint", "pony").stdout)
     assert one["request"]["properties"]["width"]["anyOf"][0] == {
         "type": "integer", "minimum": 512, "maximum": 1024, "multipleOf": 8,

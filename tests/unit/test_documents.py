@@ -12,14 +12,14 @@ import pytest
 from PIL import Image
 
 import intarsia
-from tests.documents import ENDPOINTS, HOSTED, document, example, serving_pictures
+from tests.documents import ENDPOINTS, HOSTED, document, example, serving_images
 
 jsonschema = pytest.importorskip("jsonschema", reason="needs jsonschema: pip install -e '.[dev]'")
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with serving_pictures() as found:
+    with serving_images() as found:
         yield found
 
 

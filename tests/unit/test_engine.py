@@ -247,7 +247,7 @@ def test_a_plan_is_data_and_equal_for_equal_requests(request_of, empty_registry,
     assert isinstance(made, Plan)
 
 
-def test_output_size(engine, request_of):
+def test_fit_output_decides_the_size_of_the_images(engine, request_of):
     fixed = engine.run(request_of(width=256, height=200, fit_output=True))
     assert fixed.images[0].size == (256, 200)
     assert fixed.generated[0].size == (256, 200)

@@ -135,7 +135,7 @@ def test_documented_requests_take_documented_names_only(outer_scheduler, engine,
     assert f"scheduler must be one of {', '.join(schedulers.NAMES)}, not 'OuterEuler'" in reply["message"]
 
 
-def test_an_unknown_scheduler_is_told_of_all_that_there_are(outer_scheduler):
+def test_an_unknown_scheduler_is_refused_with_the_names_of_all(outer_scheduler):
     schedulers.register("Registered", solver())
     with pytest.raises(
         intarsia.RequestError, match=r"one of DDPM.*LCMScheduler, Registered, OuterEuler, not 'nothing'"
@@ -298,7 +298,7 @@ def test_tensorrt_is_of_onnx(backend):
         intarsia.Engine(backend, "tensorrt:1")
 
 
-def test_an_unknown_backend_is_told_of_all_that_there_are(outer_backend):
+def test_an_unknown_backend_is_refused_with_the_names_of_all(outer_backend):
     register_backend("registered", NullBackend)
     with pytest.raises(intarsia.BackendError, match="one of auto, null, onnx, outer, registered, torch, not 'nothing'"):
         intarsia.Engine("nothing")

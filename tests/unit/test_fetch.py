@@ -1,4 +1,4 @@
-"""Pictures from URLs: a real server on this machine behind names and addresses that the test makes up.
+"""Images from URLs: a real server on this machine behind names and addresses that the test makes up.
 
 ``internet`` resolves names from a table and leads connections to "public" addresses to local servers, so the
 guard itself is the real one; with ``LOCAL`` nothing is made up at all.
@@ -275,7 +275,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_bad_answers(serve, name):
+def test_an_answer_that_is_no_image_is_refused_with_its_reason(serve, name):
     page, reason = REFUSED[name]
     server = serve({"/x.png": page})
     access = Access(allow_private_urls=True, seconds=5, max_bytes=1_000_000)
@@ -335,7 +335,7 @@ def test_a_resolver_that_never_answers(monkeypatch):
         "http://h/" + "x" * 70000,
     ],
 )  # fmt: skip
-def test_malformed_urls(internet, url):
+def test_malformed_urls_are_refused_before_any_look_up(internet, url):
     assert refusal(url, PUBLIC).startswith("the URL is not valid")
     assert not internet.looked_up
 
@@ -545,7 +545,7 @@ def test_long_urls_are_cut_in_errors(internet):
 # TLS
 
 
-def test_the_server_is_told_the_name_not_the_address(internet):
+def test_the_server_gets_the_name_not_the_address(internet):
     """The first record of a TLS connection carries the name in clear text (RFC 6066, section 3)."""
     hello = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -604,7 +604,7 @@ def scene(serve: Callable[..., Any]) -> Any:
     return serve({"/x.png": (200, {}, PNG), "/mask.png": (200, {}, encoded("PNG", mask))})
 
 
-def test_engine(scene, empty_registry):
+def test_the_engine_reads_urls_and_paths_only_where_they_are_allowed(scene, empty_registry):
     request = intarsia.InpaintRequest(
         init_image=f"{scene.base}/x.png", mask_image=f"{scene.base}/mask.png", seed=1, steps=2, mask_blur=0
     )
@@ -641,7 +641,7 @@ def test_plan_names_the_field_and_says_how_to_allow_it(scene, empty_registry):
         intarsia.plan(intarsia.InpaintRequest(**urls), empty_registry, allow_private_urls=True)
 
 
-def test_command_line(scene, empty_registry, tmp_path):
+def test_commands_fetch_from_private_hosts_only_with_their_flag(scene, empty_registry, tmp_path):
     image, mask, out = f"{scene.base}/x.png", f"{scene.base}/mask.png", str(tmp_path / "out.png")
     (tmp_path / "request.json").write_text(json.dumps({"init_image": image, "mask_image": mask, "seed": 1}))
     plan = ["plan", str(tmp_path / "request.json"), "--weights", str(empty_registry)]

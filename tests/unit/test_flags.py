@@ -179,7 +179,7 @@ def inpainted(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Seen
 
 
 @pytest.mark.parametrize("flag", INPAINT)
-def test_inpaint(inpainted, flag):
+def test_a_flag_of_inpaint_reaches_the_library_and_changes_nothing_else(inpainted, flag):
     arguments, names, expected = INPAINT[flag]
     made = inpainted(*arguments)
     assert look(made, names) == expected
@@ -214,7 +214,7 @@ REQUEST = {
 
 
 @pytest.mark.parametrize("flag", REQUEST)
-def test_request(seen, monkeypatch, capsys, flag):
+def test_a_flag_of_request_reaches_the_engine_or_the_answer(seen, monkeypatch, capsys, flag):
     def answer(engine: object, payload: dict[str, Any], endpoint: str | None, out: Path) -> reply.Answer:
         seen.update(payload=payload, endpoint=endpoint, out=out)
         return reply.Answer({"status": "success"})
@@ -238,7 +238,7 @@ PLAN = {
 
 
 @pytest.mark.parametrize("flag", PLAN)
-def test_plan(seen, monkeypatch, flag):
+def test_a_flag_of_plan_reaches_the_registry_or_the_request(seen, monkeypatch, flag):
     class Registry(registry.Registry):
         def __init__(self, weights: Path | None, precision: str | None) -> None:
             seen.update(weights=weights, precision=precision)
@@ -269,7 +269,7 @@ SCHEMA = {
 
 
 @pytest.mark.parametrize("flag", SCHEMA)
-def test_schema(capsys, flag):
+def test_a_flag_of_schema_chooses_what_is_printed(capsys, flag):
     arguments, is_right = SCHEMA[flag]
     run("schema", *arguments)
     assert is_right(json.loads(capsys.readouterr().out))
@@ -296,7 +296,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize(("command", "flag"), [(command, flag) for command, rows in MODELS.items() for flag in rows])
-def test_models(place, capsys, command, flag):
+def test_a_flag_of_models_changes_what_is_listed_or_verified(place, capsys, command, flag):
     pin = f'"ink" = {{bytes = 3, sha256 = "{hashlib.sha256(b"ink").hexdigest()}"}}\n'
     (place / "nothing" / "ink").write_bytes(b"ink")
     model = 'schema = 1\ndefault = "{0}"\n[models.{0}]\nfamily = "sd15"\npath = "{1}"\n'
@@ -328,7 +328,7 @@ SCHEDULERS = {"as_json": None}
 
 
 @pytest.mark.parametrize("flag", SHOW)
-def test_schedulers_show(seen, monkeypatch, capsys, flag):
+def test_a_flag_of_schedulers_show_reaches_the_table(seen, monkeypatch, capsys, flag):
     from intarsia import schedulers
     from intarsia.commands import schedulers as command
 
@@ -348,7 +348,7 @@ def test_schedulers_show(seen, monkeypatch, capsys, flag):
     assert {key: seen[key] for key in others} == {key: defaults[key] for key in others}
 
 
-def test_schedulers(capsys):
+def test_schedulers_prints_all_of_them_as_json(capsys):
     run("schedulers", "--json")
     assert len(json.loads(capsys.readouterr().out)) == 18
 
@@ -364,7 +364,7 @@ EXPORT = {
 
 
 @pytest.mark.parametrize("flag", EXPORT)
-def test_export(seen, place, monkeypatch, flag):
+def test_a_flag_of_export_reaches_the_exporter(seen, place, monkeypatch, flag):
     pytest.importorskip("onnx", reason="needs onnx: pip install 'intarsia[export]'")
     folder = pytest.importorskip(
         "intarsia.export.folder", reason="needs torch and onnx: pip install 'intarsia[export]'"

@@ -38,7 +38,7 @@ from benchmarks.records import read
         ("void at::native::(anonymous namespace)::CatArrayBatchedCopy_vectorized<...>", "copies and layouts"),
     ],
 )
-def test_kernels_are_told_by_their_names(name, kind):
+def test_kernels_are_recognized_by_their_names(name, kind):
     assert kind_of(name) == kind
 
 
@@ -473,16 +473,16 @@ def test_the_commit_that_travelled_gives_way_to_one_that_was_said(tmp_path, monk
     monkeypatch.setattr(gpu_run, "install", lambda *_: None)
     (tmp_path / "commit.txt").write_text("abcdef+2\n")
 
-    def told() -> str | None:
+    def commit_given() -> str | None:
         return gpu_run._environment(tmp_path, tmp_path / "site")[0].get("INTARSIA_COMMIT")
 
     monkeypatch.delenv("INTARSIA_COMMIT", raising=False)
     monkeypatch.setattr(commit, "said", lambda *_: "from git")
-    assert told() is None, "git says it"
+    assert commit_given() is None, "git says it"
     monkeypatch.setattr(commit, "said", lambda *_: "")
-    assert told() == "abcdef+2"
+    assert commit_given() == "abcdef+2"
     monkeypatch.setenv("INTARSIA_COMMIT", "123")
-    assert told() == "123"
+    assert commit_given() == "123"
 
 
 def test_wheels_that_cannot_be_installed_are_one_line(tmp_path, monkeypatch):
@@ -506,8 +506,8 @@ def test_the_commit_is_said_where_there_is_no_git(tmp_path, monkeypatch, call, c
     assert commit.commit_of_tree() == ("", None)
     assert call([script("a", "pass")]) == 0
     assert "no commit is known, so the records will name none: set INTARSIA_COMMIT" in capsys.readouterr().out
-    for told, expected in {"abc": ("abc", None), "abc+0": ("abc", 0), " abc+12 ": ("abc", 12)}.items():
-        monkeypatch.setenv("INTARSIA_COMMIT", told)
+    for text, expected in {"abc": ("abc", None), "abc+0": ("abc", 0), " abc+12 ": ("abc", 12)}.items():
+        monkeypatch.setenv("INTARSIA_COMMIT", text)
         assert commit.commit_of_tree() == expected
         assert environment.environment()["commit"] == "abc"
 
@@ -538,7 +538,7 @@ def test_a_case_that_fails_leaves_the_others_of_the_profile(tmp_path, monkeypatc
 
 
 def test_the_profile_is_rehearsed_on_a_cpu(tmp_path, monkeypatch, capsys):
-    """Kernels are listed for a step, and for one picture in and one out."""
+    """Kernels are listed for a step, and for one image in and one out."""
     kernels, turns = [("step_kernel", 3000.0, 5), ("cudnn_fprop", 9000.0, 10)], []
     monkeypatch.setattr(step_profile, "_kernels", lambda call: (call(), turns.append(call)) and kernels)
     assert step_profile.main(["--short", "--out", str(tmp_path / "p.json"), "S1"]) == 0
@@ -547,10 +547,10 @@ def test_the_profile_is_rehearsed_on_a_cpu(tmp_path, monkeypatch, capsys):
     assert found["step_ms"] > 0
     assert found["kinds"]["our step"] == {"ms": pytest.approx(0.6), "launches": 1}
     assert set(found["pictures"]) == {"encode", "decode"}
-    for picture in found["pictures"].values():
-        assert picture["ms"] > 0
-        assert picture["kinds"]["convolution"] == {"ms": 9, "launches": 10}
-        assert picture["slowest"][0]["kernel"] == "cudnn_fprop"
+    for image in found["pictures"].values():
+        assert image["ms"] > 0
+        assert image["kinds"]["convolution"] == {"ms": 9, "launches": 10}
+        assert image["slowest"][0]["kernel"] == "cudnn_fprop"
     assert capsys.readouterr().out.count("convolution") == 3
 
 

@@ -96,7 +96,7 @@ def within(name: str, room: str) -> bool:
 
 
 @pytest.mark.parametrize(("module", "path"), list(modules()), ids=[name for name, _ in modules()])
-def test_dependency_rule(module, path):
+def test_a_module_imports_only_what_its_folder_may(module, path):
     rooms = [room for room in ALLOWED if within(module, room)]
     if not rooms:
         return  # cli, commands, api and the package itself may import anything

@@ -58,7 +58,7 @@ def listing(folder: Path) -> set[str]:
     return set(os.listdir(folder))
 
 
-def test_parameters_text():
+def test_parameters_are_written_as_the_webui_writes_them():
     assert a1111_parameters(META) == (
         "a red circle, ünïcode 円\n"
         "Negative prompt: blurry\n"
@@ -201,7 +201,7 @@ def test_format_by_name_beats_the_extension(tmp_path):
         save(an_image(), tmp_path / "y.png", format="gif")
 
 
-def test_names(tmp_path):
+def test_names_are_numbered_and_have_the_format_as_their_extension(tmp_path):
     assert output_paths("photo", tmp_path, 1) == [tmp_path / "photo.png"]
     assert output_paths("a.b", tmp_path, 3, "jpg") == [tmp_path / f"a.b-{n}.jpg" for n in (1, 2, 3)]
     assert output_paths("photo ", tmp_path, 2, ".PNG") == [tmp_path / "photo -1.PNG", tmp_path / "photo -2.PNG"]

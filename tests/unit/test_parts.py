@@ -198,7 +198,7 @@ def test_each_part_reaches_the_backend_and_the_result(weights, ask):
     assert (results[0].meta["vae"], results[0].meta["loras"]) == ("model", [])
 
 
-def test_what_is_hidden_in_the_shown_picture_decides_nothing(weights, ask):
+def test_what_is_hidden_in_the_shown_image_decides_nothing(weights, ask):
     shown = np.full((9, 7, 4), 255, np.uint8)
     shown[:, :, :3] = np.random.default_rng(0).integers(0, 256, (9, 7, 3))
     shown[2:5, 1:6, 3] = 0
@@ -222,7 +222,7 @@ def test_levels_and_reuse_of_token_merging_come_from_the_models_entry(weights, a
     assert plan.token_merging == TokenMerging(ratio=0.5, levels=2, reuse=3)
 
 
-def test_the_backend_is_told_which_content_is_noise(weights, ask):
+def test_the_backend_gets_which_content_is_noise(weights, ask):
     contents = ("original", "fill", "noise", "blank")
     inputs = [resolve(ask(masked_content=content), Registry(weights)).inputs for content in contents]
     assert [each.noise_fill for each in inputs] == [False, False, True, False]

@@ -84,7 +84,7 @@ def test_plans_of_before_keep_their_hash():
 
 def test_the_entry_decides_unless_the_engine_does(registry):
     standard, entry = registry(), 'precision = "fp8"\n'
-    pictures, hashes = {}, {}
+    images, hashes = {}, {}
     for name, more, asked in [
         ("standard", "", None), ("entry", entry, None), ("engine", "", "fp8"), ("back", entry, "standard"),
     ]:  # fmt: skip
@@ -94,11 +94,11 @@ def test_the_entry_decides_unless_the_engine_does(registry):
         assert result.plan.model.precision == result.ran["precision"] == expected
         assert result.plan.to_dict()["model"].get("precision", "standard") == expected
         assert result.meta.get("precision", "standard") == expected
-        pictures[name], hashes[name] = np.asarray(result.images[0]), result.plan.sha256
+        images[name], hashes[name] = np.asarray(result.images[0]), result.plan.sha256
         assert intarsia.plan(ask(), registry(more), precision=asked).sha256 == hashes[name]
     assert hashes["standard"] == hashes["back"] != hashes["entry"] == hashes["engine"]
-    assert np.array_equal(pictures["standard"], pictures["back"])
-    assert not np.array_equal(pictures["standard"], pictures["entry"])
+    assert np.array_equal(images["standard"], images["back"])
+    assert not np.array_equal(images["standard"], images["entry"])
     assert standard.exists()
 
 

@@ -161,7 +161,7 @@ def test_cmyk_says_that_it_was_converted_and_drops_its_profile():
     assert np.abs(image.rgb.astype(int) - COLOR).mean() < 12
 
 
-def test_profiles():
+def test_color_profiles_are_kept_where_they_are_for_rgb():
     assert decode(encoded(Image.fromarray(COLOR), icc_profile=SRGB)).icc_profile == SRGB
     assert decode(encoded(Image.fromarray(COLOR))).icc_profile is None
     gray = SRGB[:16] + b"GRAY" + SRGB[20:]
@@ -180,7 +180,7 @@ def test_animated_images_give_their_first_frame():
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO"])
-def test_formats(format):
+def test_every_common_format_is_read_without_a_warning(format):
     assert decode(encoded(Image.fromarray(COLOR), format)).warnings == ()
 
 
@@ -233,7 +233,7 @@ def test_decoding_in_threads():
         COLOR.astype(np.uint16) * 257,
     ],
 )
-def test_arrays(array):
+def test_arrays_of_any_kind_become_8_bit_rgb(array):
     image = from_array("f", array)
     scale = {"b": 255, "f": 255}.get(array.dtype.kind, 1 / 257 if array.dtype.itemsize == 2 else 1)
     expected = np.rint(array.astype(np.float64) * scale)

@@ -81,13 +81,13 @@ def test_names_that_are_no_unicode(scene):
 
 
 @FULL
-def test_a_report_that_cannot_be_written_undoes_no_picture_and_says_so(scene):
+def test_a_report_that_cannot_be_written_undoes_no_image_and_says_so(scene):
     with open("/dev/full", "w") as full:
         done = run("inpaint", "фото.png", *INPAINT, "-o", "a.png", stdout=full)
         assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)
         assert b"a.png: written, but standard output cannot be: No space left on device" in done.stderr
         assert (scene / "a.png").exists()
-        # The other stream: nobody reads it, but the picture is there.
+        # The other stream: nobody reads it, but the image is there.
         done = run("inpaint", "фото.png", *INPAINT, "-o", "b.png", "-p", "((x))", stderr=full)
         assert (done.returncode, done.stdout) == (0, b"b.png\n")
         assert run("inpaint", "gone.png", "mask.png", stderr=full).returncode == 2

@@ -4,9 +4,9 @@ from typing import Any
 """Python reads this at its start where this folder is in PYTHONPATH: the null backend becomes slow, or fails.
 
 Worker processes are new interpreters, which no fixture reaches; this does. A prompt may say ``crash`` (the process dies
-of a SIGKILL), ``crash once`` (only the first time), ``cuda`` (every call fails from then on), ``memory`` (in company),
-``nan`` or ``broken``. ``INTARSIA_TEST_FAULTS`` is the seconds that an evaluation takes, ``INTARSIA_TEST_CLOCK`` those
-by which the clock is ahead.
+of a SIGKILL), ``crash once`` (only the first time), ``cuda`` (every call fails from then on), ``memory`` (batched
+with others), ``nan`` or ``broken``. ``INTARSIA_TEST_FAULTS`` is the seconds that an evaluation takes,
+``INTARSIA_TEST_CLOCK`` those by which the clock is ahead.
 """
 
 import os
