@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 
 from intarsia.backends.choose import choose
 from intarsia.engine.request import InpaintRequest
@@ -22,7 +22,7 @@ from intarsia.engine.thread import EngineThread
 from intarsia.engine.ticket import Ticket
 from intarsia.engine.worker import Worker
 from intarsia.errors import RequestError, expect
-from intarsia.execution import Capture, Execution, Kernels
+from intarsia.execution import Execution
 from intarsia.images.access import Access
 from intarsia.registry.registry import Registry
 
@@ -80,9 +80,7 @@ class Engine:
         if slots is not None and not 1 <= slots <= 64:
             raise RequestError("slots", slots, "an integer between 1 and 64")
         expect("deterministic", deterministic, bool | None, "True, False or None")
-        execution = Execution(  # which refuses other kernels and captures
-            deterministic=deterministic, kernels=cast(Kernels, kernels), capture=cast(Capture, capture)
-        )
+        execution = Execution.named(kernels, capture, deterministic=deterministic)
 
         self.registry = Registry(weights, precision)
         self._access = Access(allow_private_urls=allow_private_urls, max_pixels=max_pixels)
