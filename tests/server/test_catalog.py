@@ -153,9 +153,13 @@ def test_an_upload_is_stored_where_the_queue_is_full(server, image_file, monkeyp
 
 def test_an_upload_is_removed_after_a_day(server, image_file):
     link = uploaded(server, image_file)["link"]
-    now, retention = time.time(), server.services.retention
+    retention, database = server.services.retention, server.services.store.database
+    retention.sweep()
+    clocks = time.time(), time.monotonic()
     for hours, status in ((23, 200), (25, 404)):
-        retention._clock = lambda hours=hours: now + hours * 3600
+        now, monotonic = (clock + hours * 3600 for clock in clocks)
+        database._clock = lambda now=now: now
+        retention._monotonic = lambda monotonic=monotonic: monotonic
         retention.sweep()
         assert server.client.get(link).status_code == status
 
