@@ -193,7 +193,7 @@ def test_servers_that_start_together_make_the_tables_once(database):
     barrier = threading.Barrier(6)
 
     def start(number):
-        barrier.wait()
+        barrier.wait(30)
         store = Store(database, shared=True)
         store.accept(Job(id=number, endpoint="community"), most=99)
         return store

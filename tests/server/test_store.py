@@ -35,7 +35,7 @@ def together(function, arguments, threads):
     barrier = threading.Barrier(threads)
 
     def call(argument):
-        barrier.wait()
+        barrier.wait(30)
         return function(argument)
 
     with ThreadPoolExecutor(threads) as pool:
