@@ -168,6 +168,7 @@ def test_an_upload_is_removed_after_a_day(server, image_file):
         "http://h/files/NAME?x=1",
         "http://h/files/NAME#x",
         "http://h/file/NAME",
+        "http://h/files/jobs.sqlite3",
         "http://h/files/temp/other/NAME",
         "ftp://h/files/NAME",
         "/files/NAME",
