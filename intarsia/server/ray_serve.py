@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from intarsia.errors import BackendError, RequestError
-from intarsia.server.app import create_app
+from intarsia.server.app import create_app, guarded
 from intarsia.server.hosts import open_files
 from intarsia.server.ray_host import EngineReplica, RayHost
 from intarsia.server.services import Services
@@ -66,7 +66,7 @@ def serve_on_ray(settings: ServeSettings, options: RayOptions, announce: Callabl
         signal.signal(number, lambda *_: ended.set())
 
     deploy(settings, options)
-    announce(f"intarsia serves on http://{settings.host}:{settings.port} with Ray Serve")
+    announce(f"serves on http://{settings.host}:{settings.port} with Ray Serve")
     ended.wait()
     _ray_serve().shutdown()
 
@@ -143,7 +143,7 @@ def _build(settings: ServeSettings, options: RayOptions) -> Any:
     services = Services.open(settings)
     slots = settings.engine.slots or _default_slots(settings)
     services.start(lambda listener: RayHost(handle, listener, 4 * slots * most))
-    return create_app(services)
+    return guarded(create_app(services), services)
 
 
 def _connect(options: RayOptions) -> None:

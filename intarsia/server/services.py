@@ -15,11 +15,14 @@ from intarsia.errors import IntarsiaError
 from intarsia.images.access import Access
 from intarsia.registry.registry import Registry
 from intarsia.server.acceptance import Acceptance
+from intarsia.server.authentication import Authentication
 from intarsia.server.dispatcher import Dispatcher
 from intarsia.server.events import JobEvents
 from intarsia.server.files import FileStore, FolderLock
 from intarsia.server.host import EngineHost, Listener
 from intarsia.server.hosts import open_files, open_host
+from intarsia.server.keys import Keys
+from intarsia.server.limits import RateLimit
 from intarsia.server.metrics import Metrics
 from intarsia.server.retention import Retention
 from intarsia.server.settings import ServeSettings
@@ -54,6 +57,7 @@ class Services:
     dispatcher: Dispatcher
     retention: Retention
     metrics: Metrics
+    authentication: Authentication
     lock: FolderLock | None
     host: EngineHost | None = None
     problems: dict[str, str] = field(default_factory=dict)
@@ -79,6 +83,7 @@ class Services:
             files = open_files(settings.data, settings.files)
             files.check()
             registry = Registry(settings.engine.weights, settings.engine.precision)
+            keys = None if settings.keys is None else Keys.read(settings.keys)
             store = Store(settings.database_url)
         except IntarsiaError:
             if lock is not None:
@@ -108,6 +113,7 @@ class Services:
             ),
             retention=Retention(store, files, keep=settings.keep, disk_limit=settings.disk_limit),
             metrics=metrics,
+            authentication=_authentication(settings, keys, metrics),
             lock=lock,
         )
 
@@ -152,6 +158,11 @@ def _count_end(store: Store, metrics: Metrics, job_id: int) -> None:
     job = store.get(job_id)
     if job is not None:
         metrics.job_ended(job)
+
+
+def _authentication(settings: ServeSettings, keys: Keys | None, metrics: Metrics) -> Authentication:
+    limit = None if settings.rate is None else RateLimit(rate=settings.rate, burst=max(1.0, 2 * settings.rate))
+    return Authentication(keys=keys, count=metrics.refused, owners=limit, clients=limit)
 
 
 def _server_name() -> str:

@@ -108,6 +108,10 @@ class PatientClient:
                 return reply
             threading.Event().wait(0.05)
 
+    def get(self, path: str) -> httpx2.Response:
+        """Whatever is at a path now."""
+        return self._client.get(self._server.url + path)
+
     def image(self, url: str) -> bytes:
         """The bytes of a finished image."""
         while True:
