@@ -49,7 +49,8 @@ def fetch(field: str, url: str, access: Access) -> tuple[bytes, str]:
         SourceUnreadable: not allowed, not there, too slow, too large, or not an image. The message shows scheme,
             host and path; never the query, which may hold a key, nor an address that a name resolved to.
     """
-    first = current = url[:_SHOWN].partition("://")[0] + "://…"
+    scheme, _, _ = url[:_SHOWN].partition("://")
+    first = current = f"{scheme}://…"
     budget = _Budget(access)
     try:
         target = _parsed(url)
@@ -84,18 +85,25 @@ def _shown(url: httpx2.URL) -> str:
     """Scheme, host and path, cut to a sensible length."""
     if not url.netloc:
         return f"{url.scheme}:…"  # what follows may be the data itself
-    path = url.raw_path.partition(b"?")[0].decode()
-    text = redacted(f"{url.scheme}://{url.netloc.decode()}{path}")
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+
+    host = url.netloc.decode()
+    path, _, _ = url.raw_path.partition(b"?")
+    text = redacted(f"{url.scheme}://{host}{path.decode()}")
+    if len(text) <= _SHOWN:
+        return text
+    return text[: _SHOWN - 1] + "…"
 
 
 def _get(url: httpx2.URL, access: Access, budget: _Budget) -> bytes | httpx2.URL:
     """One HTTP exchange: the image, or the URL that it redirects to."""
-    network = _Pinned(_checked_addresses(url, access, budget), access, budget)
+    checked = _checked_addresses(url, access, budget)
+    network = _Pinned(checked, access, budget)
     target = httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
     headers = [(b"Host", url.netloc), *_HEADERS]
+
     # A certificate is for the name without the root's dot.
-    extensions = {"sni_hostname": url.raw_host.decode().removesuffix(".")}
+    host = url.raw_host.decode()
+    extensions = {"sni_hostname": host.removesuffix(".")}
 
     with (
         httpcore2.ConnectionPool(network_backend=network) as pool,
@@ -172,8 +180,11 @@ def _body(response: httpx2.Response, access: Access, budget: _Budget) -> bytes:
 def _is_image(head: bytes) -> bool:
     """Whether one of the decoders that are used recognizes the first bytes."""
     Image.init()
-    recognizers = [Image.OPEN[name][1] for name in FORMATS if name in Image.OPEN]
-    return any(recognize is not None and recognize(head) for recognize in recognizers)
+    for name in FORMATS:
+        _, recognizes = Image.OPEN.get(name, (None, None))
+        if recognizes is not None and recognizes(head):
+            return True
+    return False
 
 
 class _Budget:
@@ -181,7 +192,8 @@ class _Budget:
 
     def __init__(self, access: Access) -> None:
         self._deadline = time.monotonic() + access.seconds
-        self._bytes = self._all_bytes = access.max_bytes + _FRAMING
+        self._all_bytes = access.max_bytes + _FRAMING
+        self._bytes = self._all_bytes
 
     def seconds_left(self, at_most: float | None = None) -> float:
         """Seconds until the deadline; httpcore2.ReadTimeout where none are left."""
@@ -201,7 +213,9 @@ class _Pinned(httpcore2.NetworkBackend):
     """Connects to addresses that were checked, whatever the URL's host is called."""
 
     def __init__(self, checked: list[str], access: Access, budget: _Budget) -> None:
-        self._checked, self._connect_seconds, self._budget = checked, access.connect_seconds, budget
+        self._checked = checked
+        self._connect_seconds = access.connect_seconds
+        self._budget = budget
         self._sockets = httpcore2.SyncBackend()
 
     def connect_tcp(
@@ -228,15 +242,19 @@ class _Limited(httpcore2.NetworkStream):
     """A stream on which every wait ends at the budget's deadline, however the bytes trickle."""
 
     def __init__(self, stream: httpcore2.NetworkStream, connect_seconds: float, budget: _Budget) -> None:
-        self._stream, self._connect_seconds, self._budget = stream, connect_seconds, budget
+        self._stream = stream
+        self._connect_seconds = connect_seconds
+        self._budget = budget
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        data = self._stream.read(max_bytes, self._budget.seconds_left(timeout))
+        seconds = self._budget.seconds_left(timeout)
+        data = self._stream.read(max_bytes, seconds)
         self._budget.spend(len(data))
         return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, self._budget.seconds_left(timeout))
+        seconds = self._budget.seconds_left(timeout)
+        self._stream.write(buffer, seconds)
 
     def close(self) -> None:
         self._stream.close()
