@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 
-
 def post(url: str, fields: dict[str, Any]) -> dict[str, Any]:
     """The reply to a JSON request. Errors of the server are replies too, and raised here as urllib does."""
     body = json.dumps(fields).encode()

@@ -69,9 +69,8 @@ def test_a_setting_that_means_nothing_is_named(tmp_path, option, value, named):
 
 def test_a_data_folder_of_a_newer_version_is_left_alone(tmp_path):
     data = tmp_path / "data"
-    server = ServerProcess(data, "--null")
-    server.start()
-    assert server.stop() == 0
+    with ServerProcess(data, "--null") as server:
+        assert server.stop() == 0
     with sqlite3.connect(data / "jobs.sqlite3") as database:
         database.execute("UPDATE schema_version SET version = 999")
     database.close()
@@ -80,26 +79,23 @@ def test_a_data_folder_of_a_newer_version_is_left_alone(tmp_path):
 
 
 def test_a_data_folder_has_one_server_at_a_time(tmp_path):
-    server = ServerProcess(tmp_path / "data", "--null")
-    server.start()
-    assert "is in use by a server" in _refused(tmp_path)
+    with ServerProcess(tmp_path / "data", "--null") as server:
+        assert "is in use by a server" in _refused(tmp_path)
 
-    server.kill()  # its lock goes with it
-    server.start()
-    assert server.stop() == 0
+        server.kill()  # its lock goes with it
+        server.start()
+        assert server.stop() == 0
 
 
 def test_a_model_that_is_missing_is_said_and_the_rest_runs(tmp_path):
-    server = ServerProcess(tmp_path / "data", "--null", "--model", "no-such-model", "--model", "intarsia-tiny")
-    server.start()
-    with PatientClient(server) as client:
+    options = ("--null", "--model", "no-such-model", "--model", "intarsia-tiny")
+    with ServerProcess(tmp_path / "data", *options) as server, PatientClient(server) as client:
         assert client.post("/api/v6/images/inpaint", documented_body(1))["status"] == "success"
         deadline = time.monotonic() + 30
         while "no-such-model" not in (ready := client.get("/readyz")).text and time.monotonic() < deadline:
             time.sleep(0.05)
     assert ready.status_code == 503
     assert "Model not found: no-such-model" in ready.text
-    assert server.stop() == 0
 
 
 def test_help_names_every_option_and_starts_nothing(tmp_path):
