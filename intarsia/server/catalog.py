@@ -46,7 +46,7 @@ def catalog_routes() -> APIRouter:
 
 async def _models(request: Request) -> Response:
     owner_of(request)
-    return json_response(await to_thread.run_sync(_entries, services_of(request).registry))
+    return json_response(await services.admission.run(_entries, services_of(request).registry))
 
 
 def _entries(registry: Registry) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def _documented(answer: Callable[[Request, Payload, str], dict[str, Any]]) -> An
             services = services_of(request)
             try:
                 owner = owner_of(request, payload)
-                reply = await to_thread.run_sync(answer, request, payload, owner, limiter=services.accepting)
+                reply = await to_thread.run_sync(answer, request, payload, owner)
             except IntarsiaError as exc:
                 return error_response(exc, services.registry)
         return json_response({"status": "success", **reply})

@@ -60,7 +60,7 @@ async def _run(request: Request, payload: dict[str, Any], endpoint: str | None) 
         key = request.headers.get("Idempotency-Key")
         return services.acceptance.documented(payload, endpoint, owner=owner, idempotency_key=key)
 
-    job = await to_thread.run_sync(accept, limiter=services.accepting)
+    job = await services.admission.run(accept)
     services.dispatcher.wake()
     if not job.delivery.get("instant_response"):
         job = await wait_for(job, services, services.settings.wait)

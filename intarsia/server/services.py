@@ -9,12 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from anyio import CapacityLimiter
-
 from intarsia.errors import IntarsiaError
 from intarsia.images.access import Access
 from intarsia.registry.registry import Registry
 from intarsia.server.acceptance import Acceptance
+from intarsia.server.admission import Admission
 from intarsia.server.authentication import Authentication
 from intarsia.server.dispatcher import Dispatcher
 from intarsia.server.events import JobEvents
@@ -31,16 +30,13 @@ from intarsia.threads import start_thread
 
 __all__ = ["Services"]
 
-# Requests that are read, decoded and stored at the same time; more wait their turn.
-_ACCEPTING = 8
-
 
 @dataclass(kw_only=True)
 class Services:
     """Everything that routes need, open from :meth:`open` to :meth:`close`.
 
     Attributes:
-        accepting: threads that take requests in.
+        admission: takes requests in.
         problems: by model id, why a model that was to be opened at the start cannot be.
         is_ready: the models named at the start have been opened, or have a problem.
         is_closing: the server is about to end; whoever waits stops waiting.
@@ -67,7 +63,7 @@ class Services:
     on_failure: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
-        self.accepting = CapacityLimiter(_ACCEPTING)
+        self.admission = Admission()
         self._closed = threading.Event()
 
     @classmethod
