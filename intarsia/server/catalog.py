@@ -45,8 +45,9 @@ def catalog_routes() -> APIRouter:
 
 
 async def _models(request: Request) -> Response:
+    services = services_of(request)
     owner_of(request)
-    return json_response(await services.admission.run(_entries, services_of(request).registry))
+    return json_response(await to_thread.run_sync(_entries, services.registry))
 
 
 def _entries(registry: Registry) -> dict[str, Any]:
@@ -72,7 +73,7 @@ def _documented(answer: Callable[[Request, Payload, str], dict[str, Any]]) -> An
             services = services_of(request)
             try:
                 owner = owner_of(request, payload)
-                reply = await to_thread.run_sync(answer, request, payload, owner)
+                reply = await services.admission.run(partial(answer, request, payload, owner))
             except IntarsiaError as exc:
                 return error_response(exc, services.registry)
         return json_response({"status": "success", **reply})
