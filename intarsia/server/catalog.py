@@ -45,9 +45,8 @@ def catalog_routes() -> APIRouter:
 
 
 async def _models(request: Request) -> Response:
-    services = services_of(request)
     owner_of(request)
-    return json_response(await to_thread.run_sync(_entries, services.registry))
+    return json_response(await to_thread.run_sync(_entries, services_of(request).registry))
 
 
 def _entries(registry: Registry) -> dict[str, Any]:
