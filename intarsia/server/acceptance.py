@@ -18,7 +18,7 @@ from intarsia.images.access import Access
 from intarsia.images.sources import read_source
 from intarsia.registry.registry import Registry
 from intarsia.server.files import FileStore, output_names
-from intarsia.server.jobs import LIBRARY, Job
+from intarsia.server.jobs import LIBRARY, Job, WebhookTarget
 from intarsia.server.own_images import own_image
 from intarsia.server.store import IdInUse, Store
 
@@ -49,9 +49,20 @@ class Acceptance:
     clock: Callable[[], float] = time.time
 
     def documented(
-        self, payload: object, endpoint: str | None, *, owner: str = "", idempotency_key: str | None = None
+        self,
+        payload: object,
+        endpoint: str | None,
+        *,
+        owner: str = "",
+        idempotency_key: str | None = None,
+        base_url: str = "",
     ) -> Job:
-        """The job of a documented request; ``endpoint`` as of :func:`intarsia.endpoints.reading.read`."""
+        """The job of a documented request.
+
+        Args:
+            endpoint: as of :func:`intarsia.endpoints.reading.read`.
+            base_url: what addresses in its webhook begin with.
+        """
         earlier = self._earlier(owner, idempotency_key)
         if earlier is not None:
             return earlier
@@ -71,7 +82,8 @@ class Acceptance:
             lane_rows=_lane_rows(resolved),
             created=self.clock(),
         )
-        return self._accepted(job, idempotency_key, documented.options.webhook)
+        url = documented.options.webhook
+        return self._accepted(job, idempotency_key, WebhookTarget(url, base_url) if url else None)
 
     def library(
         self,
@@ -152,7 +164,7 @@ class Acceptance:
     def _put(self, data: bytes) -> dict[str, str]:
         return {"sha256": self.files.put_input(data)}
 
-    def _accepted(self, job: Job, idempotency_key: str | None, webhook: str | None) -> Job:
+    def _accepted(self, job: Job, idempotency_key: str | None, webhook: WebhookTarget | None) -> Job:
         while True:
             try:
                 stored, _ = self.store.accept(job, most=self.queue, idempotency_key=idempotency_key, webhook=webhook)

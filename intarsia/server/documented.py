@@ -58,7 +58,9 @@ async def _run(request: Request, payload: dict[str, Any], endpoint: str | None) 
 
     def accept() -> Job:
         key = request.headers.get("Idempotency-Key")
-        return services.acceptance.documented(payload, endpoint, owner=owner, idempotency_key=key)
+        return services.acceptance.documented(
+            payload, endpoint, owner=owner, idempotency_key=key, base_url=base_url(request)
+        )
 
     job = await services.admission.run(accept)
     services.dispatcher.wake()

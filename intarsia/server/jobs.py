@@ -5,10 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from intarsia.errors import BackendError, IntarsiaError, OutOfMemory, RequestError, WeightsError
 
-__all__ = ["ENDED", "LIBRARY", "UPLOAD", "Done", "Ended", "ErrorKind", "Failed", "Job", "State", "Stopped", "failure"]
+__all__ = [
+    "ENDED",
+    "LIBRARY",
+    "UPLOAD",
+    "Done",
+    "Ended",
+    "ErrorKind",
+    "Failed",
+    "Job",
+    "State",
+    "Stopped",
+    "WebhookTarget",
+    "failure",
+]
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 ErrorKind = Literal["request", "model", "memory", "backend", "server"]
@@ -73,6 +87,27 @@ class Job:
     def is_ended(self) -> bool:
         """Whether nothing more happens to it."""
         return self.state in ENDED
+
+
+@dataclass(frozen=True)
+class WebhookTarget:
+    """What is called when a job has ended.
+
+    Attributes:
+        url: http or https.
+        base_url: what addresses in the body begin with, without a slash at the end.
+    """
+
+    url: str
+    base_url: str
+
+    @property
+    def host(self) -> str:
+        """The URL's host; empty where it has none."""
+        try:
+            return urlsplit(self.url).hostname or ""
+        except ValueError:
+            return ""
 
 
 @dataclass(frozen=True)

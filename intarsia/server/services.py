@@ -20,12 +20,15 @@ from intarsia.server.events import JobEvents
 from intarsia.server.files import FileStore, FolderLock
 from intarsia.server.host import EngineHost, Listener
 from intarsia.server.hosts import open_files, open_host
+from intarsia.server.job_replies import webhook_body
+from intarsia.server.kept_jobs import KeptJobs
 from intarsia.server.keys import Keys
 from intarsia.server.limits import RateLimit
 from intarsia.server.metrics import Metrics
 from intarsia.server.retention import Retention
 from intarsia.server.settings import ServeSettings
 from intarsia.server.store import Store
+from intarsia.server.webhooks import WebhookSender
 from intarsia.threads import start_thread
 
 __all__ = ["Services"]
@@ -52,6 +55,7 @@ class Services:
     acceptance: Acceptance
     dispatcher: Dispatcher
     retention: Retention
+    webhooks: WebhookSender
     metrics: Metrics
     authentication: Authentication
     lock: FolderLock | None
@@ -80,7 +84,8 @@ class Services:
             files.check()
             registry = Registry(settings.engine.weights, settings.engine.precision)
             keys = None if settings.keys is None else Keys.read(settings.keys)
-            store = Store(settings.database_url)
+            shared = bool(settings.database)
+            store = Store(settings.database or settings.data / "jobs.sqlite3", shared=shared)
         except IntarsiaError:
             if lock is not None:
                 lock.release()
@@ -93,6 +98,12 @@ class Services:
         )
         events = JobEvents()
         metrics = Metrics(store.endpoint_counts)
+        webhooks = WebhookSender(
+            store,
+            secret=settings.webhook_secret,
+            allow_private_urls=settings.allow_private_urls,
+            count=metrics.webhook,
+        )
         return cls(
             settings=settings,
             registry=registry,
@@ -104,10 +115,11 @@ class Services:
                 store,
                 events,
                 server=_server_name(),
-                on_end=partial(_count_end, store, metrics),
-                shared=bool(settings.database),
+                on_end=partial(_job_ended, store, metrics, webhooks),
+                shared=shared,
             ),
-            retention=Retention(store, files, keep=settings.keep, disk_limit=settings.disk_limit),
+            retention=Retention(KeptJobs(store.database), files, keep=settings.keep, disk_limit=settings.disk_limit),
+            webhooks=webhooks,
             metrics=metrics,
             authentication=_authentication(settings, keys, metrics),
             lock=lock,
@@ -120,7 +132,6 @@ class Services:
             open_engines: makes the engine host; None makes that of the settings.
         """
         self.dispatcher.on_failure = self._failed
-        self.store.requeue_lost()
         if open_engines is None:
             self.host = open_host(self.settings, self.files, self.dispatcher)
         else:
@@ -128,6 +139,7 @@ class Services:
         host = self.host
         self.metrics.watch_engines(lambda: host.statistics)
         self.dispatcher.start(self.host)
+        self.webhooks.start(lambda job, base_url: webhook_body(job, self, base_url))
         start_thread(self._open_models, "intarsia-preload")
         start_thread(partial(self.retention.run, self._closed), "intarsia-retention")
 
@@ -135,6 +147,7 @@ class Services:
         """Stop what runs, which is queued again, and release everything."""
         self._closed.set()
         self.dispatcher.stop()
+        self.webhooks.close()
         self.store.close()
         if self.lock is not None:
             self.lock.release()
@@ -150,7 +163,8 @@ class Services:
         self.on_failure()
 
 
-def _count_end(store: Store, metrics: Metrics, job_id: int) -> None:
+def _job_ended(store: Store, metrics: Metrics, webhooks: WebhookSender, job_id: int) -> None:
+    webhooks.wake()
     job = store.get(job_id)
     if job is not None:
         metrics.job_ended(job)

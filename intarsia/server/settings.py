@@ -58,7 +58,7 @@ class ServeSettings:
         rate: requests a second of one key, or of one address where there are no keys; twice as many may come at once.
             None is without a limit.
         public_url: what addresses in replies begin with; empty takes the request's own host.
-        database: SQLAlchemy URL of a PostgreSQL database; empty is SQLite in ``data``.
+        database: SQLAlchemy URL of a database that several servers may share; empty is SQLite in ``data``.
         files: fsspec URL of the images' store; empty is ``data``.
         models: ids that are opened at the start.
         keep: seconds for which finished jobs and their images are kept.
@@ -127,11 +127,6 @@ class ServeSettings:
         if self.database and scheme not in _DATABASES:
             allowed = "postgresql+psycopg://user:password@host/name, or sqlite:///path"
             raise RequestError("database", message=f"database must be {allowed}; its scheme is {scheme!r}")
-
-    @property
-    def database_url(self) -> str:
-        """The SQLAlchemy URL that is opened."""
-        return self.database or f"sqlite:///{self.data / 'jobs.sqlite3'}"
 
 
 def default_data_folder() -> Path:

@@ -11,8 +11,12 @@ from PIL import Image
 
 pytest.importorskip("uvicorn", reason="needs the extra serve: pip install -e '.[serve]'")
 
+from intarsia.server.store import Store
+from tests.server.postgres import database, postgres
 from tests.server.running import running
 from tests.server.step_gate import StepGate
+
+__all__ = ["database", "postgres"]
 
 MASK = np.zeros((96, 128), np.uint8)
 MASK[24:72, 32:96] = 255
@@ -71,6 +75,21 @@ def job_fields(image_file, mask_file):
         "scheduler": "euler",
         "seed": 7,
     }
+
+
+@pytest.fixture
+def open_store(database):
+    """Opens stores over one database, as several servers would; closed at the end."""
+    opened = []
+
+    def open_another(**options):
+        store = Store(database, **options)
+        opened.append(store)
+        return store
+
+    yield open_another
+    for store in opened:
+        store.close()
 
 
 def png(pixels) -> bytes:

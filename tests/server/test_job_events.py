@@ -24,8 +24,8 @@ from tests.server.running import running
 STEPS = [f"step-{number}-0" for number in range(5)]
 
 
-def posted(server, fields):
-    response = server.client.post("/jobs", json=fields)
+def posted(server, fields, preview_every=0):
+    response = server.client.post("/jobs", json=fields, params={"preview_every": preview_every})
     assert response.status_code == 201, response.text
     return response.json()
 
@@ -167,6 +167,23 @@ def test_previews_come_with_steps_and_show_every_sample(held, gate, job_fields, 
         image = Image.open(io.BytesIO(base64.b64decode(data)))
         assert (head, image.size) == ("data:image/webp;base64", (64, 48))
         np.testing.assert_allclose(np.asarray(image)[20, 20], (200, 10, 100 * sample), atol=6)  # WebP's loss
+
+
+def test_the_engines_own_previews_arrive(held, gate, job_fields):
+    """The null backend shows the color of the finished image, under the mask alone, one pixel for each latent cell."""
+    job = posted(held, job_fields | {"samples": 2}, preview_every=3)
+    gate.let(3)
+    with following(held.client, job["events_url"]) as events:
+        preview = next(event for event in events if event.name == "preview")
+        gate.open()
+        assert list(events)[-1].name == "done"
+    assert (preview.data["step"], preview.data["steps"], len(preview.data["images"])) == (3, 4, 2)
+    one, other = (
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(text.partition(",")[2]))).convert("RGB"), np.int16)
+        for text in preview.data["images"]
+    )
+    assert one.shape == other.shape
+    assert np.abs(one - other).max() > 20, "samples have colors of their own"
 
 
 def test_who_comes_back_gets_the_latest_preview_and_only_once(held, gate, job_fields):

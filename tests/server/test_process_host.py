@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,7 @@ class Heard:
             self.rooms += 1
             self.changed.notify_all()
 
-    def wait(self, condition) -> None:
+    def wait(self, condition: Callable[[], object]) -> None:
         with self.changed:
             assert self.changed.wait_for(condition, 60)
 
@@ -63,7 +64,7 @@ def heard() -> Heard:
 
 
 @pytest.fixture
-def accept(tmp_path: Path):
+def accept(tmp_path: Path) -> Iterator[Callable[..., Job]]:
     files = LocalFiles(tmp_path)
     store = Store(f"sqlite:///{tmp_path / 'jobs.sqlite3'}")
     acceptance = Acceptance(registry=Registry(), files=files, store=store, queue=100, access=Access(allow_paths=False))

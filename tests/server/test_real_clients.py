@@ -26,7 +26,7 @@ with warnings.catch_warnings():
     from modelslab_py.schemas.realtime import RealtimeInpaintingSchema
     from modelslab_py.utils.image_utils import base64_to_image, image_to_base64
 
-from tests.documents import ENDPOINTS, HOSTED, document, serving_pictures
+from tests.documents import ENDPOINTS, HOSTED, document, serving_images
 from tests.server.running import Running, running
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the SDK's calls into pydantic
@@ -144,12 +144,12 @@ def test_curl_with_the_documents_example_as_printed(number, tmp_path):
     """Only the address of the service, and the host of the example's images, are others."""
     paths = {"enterprise-pony": "v1/enterprise/pony", "realtime": "v6/realtime"}
     path = paths.get(ENDPOINTS[number], "v6/images")
-    with serving_pictures() as pictures, running(tmp_path, allow_private_urls=True) as server:
+    with serving_images() as address, running(tmp_path, allow_private_urls=True) as server:
         command = [
             "curl", "--silent", "--show-error", "--request", "POST",
             "--url", f"{server.url}/api/{path}/inpaint",
             "--header", "Content-Type: application/json",
-            "--data", document(number).example.replace(HOSTED, pictures),
+            "--data", document(number).example.replace(HOSTED, address),
         ]  # fmt: skip
         reply = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=60).stdout)
         assert reply["status"] == "success", reply

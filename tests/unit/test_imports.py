@@ -6,6 +6,7 @@ import ast
 import importlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -81,7 +82,7 @@ ALLOWED = {
 }
 
 
-def modules():
+def modules() -> Iterator[tuple[str, Path]]:
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
         yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
@@ -103,7 +104,7 @@ def within(name: str, room: str) -> bool:
 
 
 @pytest.mark.parametrize(("module", "path"), list(modules()), ids=[name for name, _ in modules()])
-def test_dependency_rule(module, path):
+def test_a_module_imports_only_what_its_folder_may(module, path):
     rooms = [room for room in ALLOWED if within(module, room)]
     if not rooms:
         return  # cli, commands, api and the package itself may import anything
