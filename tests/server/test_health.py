@@ -67,9 +67,9 @@ def test_a_database_that_fails_is_named(server, monkeypatch):
 
 
 def test_a_database_that_can_only_be_read_is_found_out(tmp_path):
-    store = Store(f"sqlite:///{tmp_path / 'jobs.sqlite3'}")
+    store = Store(tmp_path / "jobs.sqlite3")
     store.check()
-    with store.transaction() as connection:
+    with store.database.write() as connection:
         connection.exec_driver_sql("PRAGMA query_only=1")  # of the pool's only connection
     assert store.get(1) is None
     with pytest.raises(StoreError, match="the database cannot be written: attempt to write a readonly database"):
