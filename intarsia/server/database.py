@@ -33,6 +33,8 @@ class StoreError(IntarsiaError):
     Nothing of the change was made, unless the connection to a database server broke just as it was being committed.
     """
 
+    exit_code = 2
+
 
 class Database:
     """One database. Every method may be called from any thread.
