@@ -17,6 +17,7 @@ from intarsia.commands.batch import batch
 from intarsia.commands.export import export
 from intarsia.commands.inpaint import inpaint
 from intarsia.commands.interrupts import take_sigterm
+from intarsia.commands.keys import keys
 from intarsia.commands.models import models
 from intarsia.commands.plan import plan
 from intarsia.commands.request import request
@@ -41,6 +42,7 @@ app.command()(schema)
 app.command()(export)
 app.command()(serve)
 app.add_typer(batch, name="batch")
+app.add_typer(keys, name="keys")
 app.add_typer(models, name="models")
 app.add_typer(schedulers, name="schedulers")
 

@@ -30,6 +30,7 @@ def serve(
     keys: Annotated[Path | None, typer.Option(help="File of hashed keys: see intarsia keys.")] = None,
     wait: Annotated[float, typer.Option(help="Seconds before a reply says processing.")] = 20.0,
     queue: Annotated[int, typer.Option(help="Jobs that may be queued.")] = 64,
+    rate: Annotated[float | None, typer.Option(help="Requests a second of one key or address; default is any.")] = None,
     public_url: Annotated[str, typer.Option(help="What addresses in replies begin with.")] = "",
     database: Annotated[str, typer.Option(help="postgresql+psycopg://… for several machines.")] = "",
     model: Annotated[list[str] | None, typer.Option(help="A model to open at the start; may be given again.")] = None,
@@ -44,6 +45,14 @@ def serve(
     ] = "",
     certificate: Annotated[Path | None, typer.Option(help="PEM file for https.")] = None,
     certificate_key: Annotated[Path | None, typer.Option(help="PEM file of its private key.")] = None,
+    files: Annotated[str, typer.Option(help="Where images are kept: any fsspec address; default is --data.")] = "",
+    ray: Annotated[bool, typer.Option("--ray", help="Run on Ray Serve; needs --database.")] = False,
+    ray_address: Annotated[str, typer.Option(help="A running Ray cluster; default starts one here.")] = "",
+    replicas: Annotated[int, typer.Option(help="With --ray: engines, at least.")] = 1,
+    most_replicas: Annotated[int, typer.Option(help="With --ray: engines at most, by the queue.")] = 0,
+    gpus: Annotated[float, typer.Option(help="With --ray: GPUs of each engine; 0 runs on CPUs.")] = 1.0,
+    cpus: Annotated[float, typer.Option(help="With --ray: CPUs of each engine.")] = 1.0,
+    ingresses: Annotated[int, typer.Option(help="With --ray: processes that answer HTTP.")] = 1,
     backend: Backend = "auto",
     device: Device = "auto",
     slots: Annotated[int | None, typer.Option(help="Images evaluated together.")] = None,
@@ -68,8 +77,10 @@ def serve(
         keys=keys,
         wait=wait,
         queue=queue,
+        rate=rate,
         public_url=public_url,
         database=database,
+        files=files,
         models=tuple(model or ()),
         keep=read_seconds("keep", keep),
         disk_limit=None if disk_limit is None else read_bytes("disk-limit", disk_limit),
@@ -91,4 +102,18 @@ def serve(
             max_pixels=max_pixels,
         ),
     )
-    serving.serve(settings, note)
+    if not ray:
+        serving.serve(settings, note)
+        return
+
+    from intarsia.server.ray_serve import RayOptions, serve_on_ray
+
+    options = RayOptions(
+        address=ray_address,
+        replicas=replicas,
+        most_replicas=most_replicas,
+        gpus=gpus,
+        cpus=cpus,
+        ingresses=ingresses,
+    )
+    serve_on_ray(settings, options, note)

@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
+from intarsia.engine.preview import NOT_ASKED, StepPreviews
 from intarsia.engine.resolve import Resolved
 from intarsia.engine.result import Progress, Result
 from intarsia.errors import Cancelled
@@ -33,10 +34,19 @@ class Ticket(Future[Result]):
 
     Args:
         check_wait: raises where waiting for the request would never end.
+        preview_every: evaluations from one preview to the next; None makes none.
     """
 
-    def __init__(self, resolved: Resolved, began: float, check_wait: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        resolved: Resolved,
+        began: float,
+        check_wait: Callable[[], None] = lambda: None,
+        *,
+        preview_every: int | None = None,
+    ) -> None:
         super().__init__()
+        self.preview_every = preview_every
         self.resolved = resolved
         self.timings: dict[str, float] = {"resolve": time.perf_counter() - began}
         self.began = began
@@ -97,11 +107,11 @@ class Ticket(Future[Result]):
         with self._changed:
             self._listeners.append(fn)
 
-    def report(self, step: int) -> None:
+    def report(self, step: int, previews: StepPreviews = NOT_ASKED) -> None:
         """Called by the worker: every image has done ``step`` evaluations."""
         if step <= self._reported:
             return
-        progress = Progress(step, self.resolved.plan.sampler.evaluations)
+        progress = Progress(step, self.resolved.plan.sampler.evaluations, previews)
         with self._changed:
             self._reported = step
             self._events.append(progress)

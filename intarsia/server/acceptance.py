@@ -18,7 +18,8 @@ from intarsia.images.access import Access
 from intarsia.images.sources import read_source
 from intarsia.registry.registry import Registry
 from intarsia.server.files import FileStore, output_names
-from intarsia.server.jobs import LIBRARY, Job
+from intarsia.server.jobs import LIBRARY, Job, WebhookTarget
+from intarsia.server.own_images import own_image
 from intarsia.server.store import IdInUse, Store
 
 __all__ = ["Acceptance", "stored_request"]
@@ -48,9 +49,20 @@ class Acceptance:
     clock: Callable[[], float] = time.time
 
     def documented(
-        self, payload: object, endpoint: str | None, *, owner: str = "", idempotency_key: str | None = None
+        self,
+        payload: object,
+        endpoint: str | None,
+        *,
+        owner: str = "",
+        idempotency_key: str | None = None,
+        base_url: str = "",
     ) -> Job:
-        """The job of a documented request; ``endpoint`` as of :func:`intarsia.endpoints.reading.read`."""
+        """The job of a documented request.
+
+        Args:
+            endpoint: as of :func:`intarsia.endpoints.reading.read`.
+            base_url: what addresses in its webhook begin with.
+        """
         earlier = self._earlier(owner, idempotency_key)
         if earlier is not None:
             return earlier
@@ -70,10 +82,22 @@ class Acceptance:
             lane_rows=_lane_rows(resolved),
             created=self.clock(),
         )
-        return self._accepted(job, idempotency_key, documented.options.webhook)
+        url = documented.options.webhook
+        return self._accepted(job, idempotency_key, WebhookTarget(url, base_url) if url else None)
 
-    def library(self, fields: Mapping[str, Any], *, owner: str = "", idempotency_key: str | None = None) -> Job:
-        """The job of a library request: the fields of an ``InpaintRequest``."""
+    def library(
+        self,
+        fields: Mapping[str, Any],
+        *,
+        owner: str = "",
+        idempotency_key: str | None = None,
+        preview_every: int = 0,
+    ) -> Job:
+        """The job of a library request: the fields of an ``InpaintRequest``.
+
+        Args:
+            preview_every: network evaluations from one preview to the next; 0 is without.
+        """
         earlier = self._earlier(owner, idempotency_key)
         if earlier is not None:
             return earlier
@@ -84,6 +108,7 @@ class Acceptance:
             endpoint=LIBRARY,
             owner=owner,
             request=self._kept(request),
+            delivery={"preview_every": preview_every},
             meta={"plan": resolved.plan.to_dict()},
             files=output_names(request.samples),
             lane_rows=_lane_rows(resolved),
@@ -119,6 +144,9 @@ class Acceptance:
         if value is None:
             return None
         expect(field, value, str | bytes, "a URL, data URI or base64 of an image")
+        own = own_image(value, self.files)
+        if own is not None:
+            return own
         content = read_source(field, value, self.access).content
         assert isinstance(content, bytes)  # which text and bytes always are
         return content
@@ -136,7 +164,7 @@ class Acceptance:
     def _put(self, data: bytes) -> dict[str, str]:
         return {"sha256": self.files.put_input(data)}
 
-    def _accepted(self, job: Job, idempotency_key: str | None, webhook: str | None) -> Job:
+    def _accepted(self, job: Job, idempotency_key: str | None, webhook: WebhookTarget | None) -> Job:
         while True:
             try:
                 stored, _ = self.store.accept(job, most=self.queue, idempotency_key=idempotency_key, webhook=webhook)

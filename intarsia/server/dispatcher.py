@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 from intarsia.engine.result import Progress
@@ -11,7 +12,9 @@ from intarsia.errors import IntarsiaError
 from intarsia.server.estimates import Throughput
 from intarsia.server.events import JobEvent, JobEvents
 from intarsia.server.host import EngineHost
-from intarsia.server.jobs import Ended, Failed, Job, Stopped
+from intarsia.server.jobs import Done, Ended, Failed, Job, Stopped
+from intarsia.server.leases import HEARTBEAT
+from intarsia.server.previews import Preview
 from intarsia.server.store import Store
 from intarsia.threads import start_thread
 
@@ -56,11 +59,13 @@ class Dispatcher:
         # Ends that are not stored yet, because the store failed: tried until it takes them.
         self._ended: list[tuple[Job, Ended]] = []
         self._awake, self._stopping = True, False
+        self._next_heartbeat = 0.0
         self._thread: threading.Thread | None = None
 
     def start(self, host: EngineHost) -> None:
-        """Begin with whatever is queued."""
+        """Begin with whatever is queued, or was running on a server that has ended."""
         self._host = host
+        self._store.requeue_lost(self._server)
         self._thread = start_thread(self._run, "intarsia-dispatcher")
 
     def wake(self) -> None:
@@ -93,6 +98,9 @@ class Dispatcher:
     def progressed(self, job_id: int, progress: Progress) -> None:
         self._events.publish(JobEvent(job_id=job_id, kind="step", progress=progress))
 
+    def previewed(self, job_id: int, preview: Preview) -> None:
+        self._events.publish(JobEvent(job_id=job_id, kind="preview", preview=preview))
+
     def ended(self, job_id: int, ended: Ended) -> None:
         with self._changed:
             job = self._running.pop(job_id, None)
@@ -115,6 +123,7 @@ class Dispatcher:
                 return
             try:
                 self._store_ends()
+                self._keep_lease()
                 self._start_jobs()
                 self._pass_on_cancels()
             except IntarsiaError as exc:  # of the store: a full disk, a database that is away
@@ -125,6 +134,14 @@ class Dispatcher:
 
     def _has_work(self) -> bool:
         return self._awake or self._stopping or bool(self._ended)
+
+    def _keep_lease(self) -> None:
+        """Say that this server is alive, and take over from those that are not."""
+        if not self._shared or time.monotonic() < self._next_heartbeat:
+            return
+        self._store.heartbeat(self._server)
+        self._store.requeue_lost(self._server)
+        self._next_heartbeat = time.monotonic() + HEARTBEAT
 
     def _start_jobs(self) -> None:
         assert self._host is not None
@@ -137,7 +154,11 @@ class Dispatcher:
 
     def _start(self, host: EngineHost, job: Job) -> None:
         with self._changed:
+            # It was taken from this server, which seemed dead, and never stopped here.
+            is_running = job.id in self._running
             self._running[job.id] = job
+        if is_running:
+            return
         self.throughput.began(job.id)
         self._events.publish(JobEvent(job_id=job.id, kind="state"))
         if job.attempts > MAX_ATTEMPTS:
@@ -167,11 +188,11 @@ class Dispatcher:
     def _store_end(self, job: Job, ended: Ended) -> None:
         if isinstance(ended, Stopped):
             if ended.lost:
-                self._store.requeue(job.id)
+                self._store.requeue(job)
             else:
-                self._store.cancelled(job.id)
+                self._store.cancelled(job)
         else:
-            self._store.finish(job.id, ended)
-        self.throughput.ended(job.id, job.lane_rows)
+            self._store.finish(job, ended)
+        self.throughput.ended(job.id, job.lane_rows if isinstance(ended, Done) else 0)
         self._events.publish(JobEvent(job_id=job.id, kind="state"))
         self._on_end(job.id)

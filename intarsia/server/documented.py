@@ -8,12 +8,13 @@ from typing import Any
 from anyio import to_thread
 from fastapi import APIRouter, Request, Response
 
+from intarsia.endpoints.reading import ENDPOINTS
 from intarsia.errors import IntarsiaError, RequestError
 from intarsia.redact import hiding
 from intarsia.server.error_replies import HttpError, error_response, json_response
 from intarsia.server.job_replies import reply_to
-from intarsia.server.jobs import LIBRARY, Job
-from intarsia.server.requests import base_url, owner_of, read_json, services_of, wait_for
+from intarsia.server.jobs import Job
+from intarsia.server.requests import as_job_id, base_url, owner_of, read_json, services_of, wait_for
 from intarsia.server.services import Services
 
 __all__ = ["documented_routes"]
@@ -57,9 +58,11 @@ async def _run(request: Request, payload: dict[str, Any], endpoint: str | None) 
 
     def accept() -> Job:
         key = request.headers.get("Idempotency-Key")
-        return services.acceptance.documented(payload, endpoint, owner=owner, idempotency_key=key)
+        return services.acceptance.documented(
+            payload, endpoint, owner=owner, idempotency_key=key, base_url=base_url(request)
+        )
 
-    job = await to_thread.run_sync(accept, limiter=services.accepting)
+    job = await services.admission.run(accept)
     services.dispatcher.wake()
     if not job.delivery.get("instant_response"):
         job = await wait_for(job, services, services.settings.wait)
@@ -89,7 +92,7 @@ async def _found(request: Request, payload: dict[str, Any], job_id: object) -> R
     owner = owner_of(request, payload)
     number = _job_id(job_id)
     job = await to_thread.run_sync(services.store.get, number) if number is not None else None
-    if job is None or job.endpoint == LIBRARY or job.owner != owner:
+    if job is None or job.endpoint not in ENDPOINTS or job.owner != owner:
         raise HttpError(404, "there is no request of that id")
     return await _reply(job, services, base_url(request))
 
@@ -104,10 +107,7 @@ def _job_id(value: object) -> int | None:
         raise RequestError("request_id", message="request_id is required")
     if isinstance(value, bool) or not isinstance(value, int | str):
         return None
-    text = str(value).strip() if isinstance(value, str) else f"{value:d}"
-    if not text.isascii() or not text.isdigit() or len(text) > 16:
-        return None
-    return int(text)
+    return as_job_id(value.strip() if isinstance(value, str) else f"{value:d}")
 
 
 async def _reply(job: Job, services: Services, base: str) -> Response:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from intarsia.engine.result import Progress
@@ -17,6 +18,7 @@ from intarsia.server import host_messages as messages
 from intarsia.server.host import JobRunner, open_engine
 from intarsia.server.hosts import open_files
 from intarsia.server.jobs import Ended, Stopped
+from intarsia.server.previews import Preview
 
 __all__ = ["LOST", "main"]
 
@@ -31,6 +33,7 @@ class _Server:
         self._out = os.fdopen(os.dup(1), "wb")
         os.dup2(2, 1)
         self._lock = threading.Lock()
+        self.statistics: Callable[[], dict[str, float]] = dict
 
     def send(self, message: messages.Message) -> None:
         with self._lock:
@@ -43,10 +46,14 @@ class _Server:
     def progressed(self, job_id: int, progress: Progress) -> None:
         self.send(messages.Stepped(job_id, progress.step, progress.steps))
 
+    def previewed(self, job_id: int, preview: Preview) -> None:
+        self.send(messages.Previewed.of(job_id, preview))
+
     def ended(self, job_id: int, ended: Ended) -> None:
         if isinstance(ended, Stopped) and ended.lost:
             os._exit(LOST)  # of the engine or its device: every other job of it is lost as well
         self.send(messages.JobEnded.of(job_id, ended))
+        self.send(messages.Statistics(self.statistics()))
 
     def has_room(self) -> None:
         """The server counts for itself."""
@@ -66,6 +73,7 @@ def main() -> None:
     except IntarsiaError as exc:
         server.send(messages.Refused(str(exc)))
         return
+    server.statistics = lambda: runner.statistics
     server.send(messages.Opened(runner.capacity))
 
     for line in sys.stdin:

@@ -10,7 +10,7 @@ from fastapi import Response
 
 from intarsia.endpoints.answer import without_paths
 from intarsia.endpoints.replies import error_reply, in_documented_names
-from intarsia.errors import IntarsiaError, RequestError, WeightsError
+from intarsia.errors import IntarsiaError, RequestError, WeightsError, named
 from intarsia.redact import without_key
 from intarsia.registry.registry import Registry
 from intarsia.server.store import QueueFull
@@ -33,15 +33,21 @@ class HttpError(IntarsiaError):
         self.status, self.retry_after = status, retry_after
 
 
-def error_response(error: IntarsiaError, registry: Registry) -> Response:
-    """The documented error reply: one line, without a key and without paths of this machine."""
-    sentence = without_key(in_documented_names(str(error)))
+def error_response(error: IntarsiaError, registry: Registry, *, documented: bool = True) -> Response:
+    """The documented error reply: one line, without a key and without paths of this machine.
+
+    Args:
+        documented: fields have their documented names; False leaves the library's, and names the field in ``field``.
+    """
+    sentence = without_key(in_documented_names(str(error)) if documented else str(error))
     if not isinstance(error, RequestError):
         sentence = without_paths(sentence, registry)
 
     retry_after = _retry_after(error)
     body: dict[str, Any] = error_reply(sentence)
     headers = {}
+    if isinstance(error, RequestError) and not documented:
+        body["field"] = named(error.field)
     if retry_after is not None:
         body["retry_after"] = retry_after
         headers["Retry-After"] = str(retry_after)

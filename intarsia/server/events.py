@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from intarsia.engine.result import Progress
+from intarsia.server.previews import Preview
 
 __all__ = ["JobEvent", "JobEvents", "Subscription"]
 
@@ -18,11 +19,12 @@ _LONGEST = 64
 
 @dataclass(frozen=True, kw_only=True)
 class JobEvent:
-    """A step of a job, or a change of its state; what the state is, the store says."""
+    """A step of a job, a preview, or a change of its state; what the state is, the store says."""
 
     job_id: int
-    kind: Literal["step", "state"]
+    kind: Literal["step", "preview", "state"]
     progress: Progress | None = None
+    preview: Preview | None = None
 
 
 class Subscription:
@@ -56,6 +58,7 @@ class JobEvents:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._readers: dict[int, set[Subscription]] = {}
         self._latest: dict[int, Progress] = {}
+        self._latest_previews: dict[int, Preview] = {}
 
     def open(self) -> None:
         """Bind it to the running event loop."""
@@ -74,6 +77,15 @@ class JobEvents:
         """The last step of a job that runs here."""
         return self._latest.get(job_id)
 
+    def latest_preview(self, job_id: int) -> Preview | None:
+        """The last preview of a job that runs here."""
+        return self._latest_previews.get(job_id)
+
+    @property
+    def readers(self) -> int:
+        """Subscriptions that are open."""
+        return sum(map(len, self._readers.values()))
+
     @contextmanager
     def subscribe(self, job_id: int) -> Iterator[Subscription]:
         """Events of a job from now on."""
@@ -90,7 +102,16 @@ class JobEvents:
     def _deliver(self, event: JobEvent) -> None:
         if event.progress is not None:
             self._latest[event.job_id] = event.progress
+        elif event.preview is not None:
+            self._keep_preview(event.job_id, event.preview)
         else:
             self._latest.pop(event.job_id, None)
+            self._latest_previews.pop(event.job_id, None)
         for subscription in self._readers.get(event.job_id, ()):
             subscription.put(event)
+
+    def _keep_preview(self, job_id: int, preview: Preview) -> None:
+        """Unless there is a later one; and of a job that runs, as that of one that has ended would stay for ever."""
+        kept = self._latest_previews.get(job_id)
+        if job_id in self._latest and (kept is None or kept.step < preview.step):
+            self._latest_previews[job_id] = preview

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import logging
 import os
 import re
 import secrets
+import stat
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Protocol
 
 from intarsia.errors import OutputError, one_line
-from intarsia.images.atomic_files import place
+from intarsia.images.atomic_files import flush_folder, place, sweep
 
 __all__ = ["FileStore", "FolderLock", "LocalFiles", "is_input_name", "is_output_name", "output_names"]
+
+log = logging.getLogger("intarsia")
 
 _OUTPUT = re.compile(r"[A-Za-z0-9_-]{22}-[0-3]\.png")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -43,10 +48,13 @@ class FileStore(Protocol):
         """Remove images; those that are not there are none the less removed."""
 
     def remove_inputs(self, kept: Iterable[str], before: float) -> int:
-        """Remove inputs written before that Unix time, but for those ``kept``; returns how many."""
+        """Remove inputs last put before that Unix time, but for those ``kept``; returns how many.
 
-    def output_bytes(self, names: Iterable[str]) -> int:
-        """Bytes that these images take."""
+        One that cannot be removed stays. What a killed process left unfinished goes too.
+        """
+
+    def output_bytes(self, names: Iterable[str] | None = None) -> int:
+        """Bytes that these images take, or all with None."""
 
     def check(self) -> None:
         """Raise where the store cannot be written."""
@@ -74,19 +82,29 @@ class LocalFiles:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._inputs, self._outputs = root / "inputs", root / "outputs"
+        # Between a sweep, which finds an input too old, and a job that needs it again.
+        self._ageing = threading.Lock()
+        # By the first digit of its hash: of those who put an input at the same time none goes on before it is durable.
+        self._putting = [threading.Lock() for _ in range(16)]
         for folder in (self._inputs, self._outputs):
             try:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                flush_folder(folder)  # an earlier process may have been killed before it could
+                flush_folder(root)
             except OSError as exc:
                 raise OutputError(f"data: the folder {folder} cannot be made: {exc.strerror}") from exc
 
     def put_input(self, data: bytes) -> str:
         sha256 = hashlib.sha256(data).hexdigest()
         path = self._inputs / sha256
-        if path.exists():
-            _touch(path)  # a sweep may be under way that takes it for one that nothing needs
-        if not path.exists():
-            place([(path, data)], overwrite=True)
+        with self._putting[int(sha256[0], 16)]:
+            try:
+                with self._ageing:
+                    os.utime(path)  # a sweep leaves it alone from now on
+            except FileNotFoundError:
+                place([(path, data)], overwrite=True)
+            except OSError as exc:
+                raise OutputError(f"the input {sha256[:12]}… cannot be kept: {one_line(exc)}") from exc
         return sha256
 
     def input(self, sha256: str) -> bytes:
@@ -118,23 +136,22 @@ class LocalFiles:
     def remove_inputs(self, kept: Iterable[str], before: float) -> int:
         needed, removed = set(kept), 0
         for path in list(self._inputs.iterdir()):
-            if path.name in needed or not is_input_name(path.name):
-                continue
-            try:
-                if path.stat().st_mtime < before:
-                    path.unlink()
-                    removed += 1
-            except FileNotFoundError:
-                continue  # another removed it
+            if path.name not in needed and is_input_name(path.name):
+                removed += self._remove_input(path, before)
+        sweep(self._inputs, before)
+        sweep(self._outputs, before)
         return removed
 
-    def output_bytes(self, names: Iterable[str]) -> int:
+    def output_bytes(self, names: Iterable[str] | None = None) -> int:
+        paths = self._outputs.iterdir() if names is None else map(self._output, names)
         total = 0
-        for name in names:
+        for path in paths:
             try:
-                total += self._output(name).stat().st_size
+                status = path.lstat()
             except FileNotFoundError:
                 continue
+            if stat.S_ISREG(status.st_mode):
+                total += status.st_size
         return total
 
     def check(self) -> None:
@@ -144,6 +161,19 @@ class LocalFiles:
             probe.unlink()
         except OSError as exc:
             raise OutputError(f"data: the folder {self.root} cannot be written: {exc.strerror}") from exc
+
+    def _remove_input(self, path: Path, before: float) -> bool:
+        try:
+            with self._ageing:
+                if path.stat().st_mtime >= before:
+                    return False
+                path.unlink()
+        except FileNotFoundError:
+            return False  # another removed it
+        except OSError as exc:
+            log.error("the input %s… cannot be removed, which is tried again: %s", path.name[:12], one_line(exc))
+            return False
+        return True
 
     def _output(self, name: str) -> Path:
         if not is_output_name(name):
@@ -180,10 +210,3 @@ class FolderLock:
     def release(self) -> None:
         """Let another server have the folder."""
         self._file.close()
-
-
-def _touch(path: Path) -> None:
-    try:
-        os.utime(path)
-    except FileNotFoundError:
-        return  # it was removed in between; the caller looks again

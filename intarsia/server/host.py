@@ -6,10 +6,12 @@ import logging
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 
+from intarsia.backends.device_memory import peak_device_bytes
 from intarsia.endpoints.answer import texts
 from intarsia.engine.engine import Engine
 from intarsia.engine.request import InpaintRequest
@@ -20,6 +22,7 @@ from intarsia.images.encode import encode
 from intarsia.server.acceptance import stored_request
 from intarsia.server.files import FileStore
 from intarsia.server.jobs import Done, Ended, Job, Stopped, failure
+from intarsia.server.previews import Preview, has_preview, preview_of, preview_options
 from intarsia.server.settings import EngineSettings
 
 __all__ = ["EngineHost", "JobRunner", "Listener", "open_engine"]
@@ -35,6 +38,9 @@ class Listener(Protocol):
 
     def progressed(self, job_id: int, progress: Progress) -> None:
         """A job has done another network evaluation."""
+
+    def previewed(self, job_id: int, preview: Preview) -> None:
+        """A job's images can be shown as they were after an evaluation, perhaps later than what came after it."""
 
     def ended(self, job_id: int, ended: Ended) -> None:
         """A job is over, once; what is done has its files written."""
@@ -56,7 +62,10 @@ class EngineHost(Protocol):
 
     @property
     def statistics(self) -> dict[str, float]:
-        """``evaluations``, ``lane_rows`` and ``lane_slots`` (rows that there was room for) since it was opened."""
+        """``evaluations``, ``lane_rows`` and ``lane_slots`` (rows that there was room for) since it was opened.
+
+        Also ``peak_bytes`` of device memory, where it is known.
+        """
 
     def open_models(self, models: Sequence[str]) -> dict[str, str]:
         """Open models before they are asked for; returns a sentence for each that cannot be."""
@@ -96,7 +105,6 @@ class JobRunner:
         self._tickets: dict[int, Ticket | None] = {}
         self._cancelled: set[int] = set()
         self._closing = False
-        self.problem = ""
 
     @property
     def capacity(self) -> int:
@@ -106,11 +114,17 @@ class JobRunner:
     @property
     def statistics(self) -> dict[str, float]:
         counters = self._engine.counters
-        return {
+        values: dict[str, float] = {
             "evaluations": counters.evaluations,
             "lane_rows": counters.lane_rows,
             "lane_slots": counters.evaluations * counters.slots,
         }
+        peak = peak_device_bytes()
+        return values if peak is None else values | {"peak_bytes": peak}
+
+    @property
+    def problem(self) -> str:
+        return "" if self._engine.is_open else "the engine has ended"
 
     def open_models(self, models: Sequence[str]) -> dict[str, str]:
         problems = {}
@@ -152,7 +166,8 @@ class JobRunner:
     def _submit(self, job: Job) -> None:
         """Decode a job's images and hand it to the engine."""
         try:
-            ticket = self._engine.submit(stored_request(job, self._files), allow_paths=False)
+            previews = preview_options(job.delivery.get("preview_every", 0))
+            ticket = self._engine.submit(stored_request(job, self._files), allow_paths=False, **previews)
         except Exception as exc:  # noqa: BLE001 - stored as the job's end
             self._end(job.id, self._ended(exc))
             return
@@ -162,8 +177,24 @@ class JobRunner:
             is_cancelled = self._closing or job.id in self._cancelled
         if is_cancelled:
             ticket.cancel()
-        ticket.add_progress_callback(lambda progress: self._listener.progressed(job.id, progress))
+        ticket.add_progress_callback(partial(self._progressed, job))
         ticket.add_done_callback(lambda done: self._generated(job, done))
+
+    def _progressed(self, job: Job, progress: Progress) -> None:
+        """In the engine's thread, which makes no preview either."""
+        self._listener.progressed(job.id, progress)
+        if not has_preview(progress):
+            return
+        try:
+            self._codec.submit(self._show, job, progress)
+        except RuntimeError:  # the pool is shut down
+            return
+
+    def _show(self, job: Job, progress: Progress) -> None:
+        try:
+            self._listener.previewed(job.id, preview_of(progress, len(job.files)))
+        except IntarsiaError as exc:
+            log.warning("job %d has no preview of step %d: %s", job.id, progress.step, exc)
 
     def _generated(self, job: Job, done: Future[Result]) -> None:
         """In the engine's thread, which encodes nothing: that is left to the codec's threads."""

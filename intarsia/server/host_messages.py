@@ -6,10 +6,11 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from intarsia.engine.result import Progress
 from intarsia.server.jobs import Done, Ended, Failed, Job, Stopped
+from intarsia.server.previews import Preview
 from intarsia.server.settings import EngineSettings
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "ModelsOpened",
     "OpenModels",
     "Opened",
+    "Previewed",
     "Refused",
     "Start",
     "StartJob",
@@ -111,6 +113,26 @@ class Stepped:
 
 
 @dataclass(frozen=True)
+class Previewed:
+    """A job's images after an evaluation."""
+
+    job_id: int
+    step: int
+    steps: int
+    images: list[str]
+
+    @classmethod
+    def of(cls, job_id: int, preview: Preview) -> Previewed:
+        """The message about a preview."""
+        return cls(job_id, preview.step, preview.steps, list(preview.images))
+
+    @property
+    def preview(self) -> Preview:
+        """As the listener takes it."""
+        return Preview(self.step, self.steps, tuple(self.images))
+
+
+@dataclass(frozen=True)
 class Statistics:
     """What has been evaluated so far."""
 
@@ -136,13 +158,22 @@ class JobEnded:
         return _ENDS[self.kind](**self.values)
 
 
-Message = Start | Opened | Refused | StartJob | Cancel | OpenModels | ModelsOpened | Stepped | Statistics | JobEnded
+Message = (
+    Start
+    | Opened
+    | Refused
+    | StartJob
+    | Cancel
+    | OpenModels
+    | ModelsOpened
+    | Stepped
+    | Previewed
+    | Statistics
+    | JobEnded
+)
 
 _ENDS: dict[str, type[Done] | type[Failed] | type[Stopped]] = {kind.__name__: kind for kind in (Done, Failed, Stopped)}
-_KINDS: dict[str, type[Any]] = {
-    kind.__name__: kind
-    for kind in (Start, Opened, Refused, StartJob, Cancel, OpenModels, ModelsOpened, Stepped, Statistics, JobEnded)
-}
+_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Message)}
 
 
 def encode(message: Message) -> bytes:

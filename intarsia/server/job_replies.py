@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from intarsia.endpoints.answer import without_paths
 from intarsia.endpoints.reading import ENDPOINTS
@@ -19,17 +19,20 @@ from intarsia.endpoints.replies import (
 )
 from intarsia.errors import OutputError
 from intarsia.server.jobs import Job
-from intarsia.server.services import Services
 
-__all__ = ["Reply", "failed_reply", "file_url", "reply_to"]
+if TYPE_CHECKING:
+    from intarsia.server.services import Services  # which imports this module
 
-# The prefix under which each endpoint's fetch is.
-_FETCH = {
+__all__ = ["FETCH", "Reply", "failed_reply", "file_url", "reply_to", "webhook_body"]
+
+FETCH = {
     "community": "/api/v6/images/fetch",
     "pony": "/api/v6/images/fetch",
     "realtime": "/api/v6/realtime/fetch",
     "enterprise-pony": "/api/v1/enterprise/pony/fetch",
 }
+"""Where each endpoint's finished replies are fetched."""
+
 _STATUS = {"request": 400, "model": 400}
 
 
@@ -56,6 +59,17 @@ def reply_to(job: Job, services: Services, base_url: str) -> Reply:
     if job.state == "done":
         return _success(job, services, base_url)
     return Reply(_processing(job, services, base_url))
+
+
+def webhook_body(job: Job, services: Services, base_url: str) -> dict[str, Any]:
+    """What a webhook is called with: the reply to a job that is done, else ``status`` "failed" and why."""
+    reply = reply_to(replace(job, webhook_status=""), services, base_url).body
+    if reply["status"] == "success":
+        return reply
+
+    body = {"status": "failed", "id": job.id, "message": reply["message"]}
+    track_id = job.delivery.get("track_id")
+    return body if track_id is None else body | {"track_id": track_id}
 
 
 def failed_reply(job: Job, services: Services) -> Reply:
@@ -106,7 +120,7 @@ def _processing(job: Job, services: Services, base_url: str) -> dict[str, Any]:
         ENDPOINTS[job.endpoint],
         _delivery(job, links),
         eta=services.dispatcher.throughput.seconds(rows + job.lane_rows),
-        fetch_url=f"{base_url}{_FETCH[job.endpoint]}/{job.id}",
+        fetch_url=f"{base_url}{FETCH[job.endpoint]}/{job.id}",
         meta=job.meta,
         warnings=job.warnings,
     )

@@ -5,10 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from intarsia.errors import BackendError, IntarsiaError, OutOfMemory, RequestError, WeightsError
 
-__all__ = ["ENDED", "LIBRARY", "Done", "Ended", "Failed", "Job", "State", "Stopped", "failure"]
+__all__ = [
+    "ENDED",
+    "LIBRARY",
+    "UPLOAD",
+    "Done",
+    "Ended",
+    "ErrorKind",
+    "Failed",
+    "Job",
+    "State",
+    "Stopped",
+    "WebhookTarget",
+    "failure",
+]
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 ErrorKind = Literal["request", "model", "memory", "backend", "server"]
@@ -17,6 +31,9 @@ ENDED: tuple[State, ...] = ("done", "failed", "cancelled")
 
 LIBRARY = "jobs"
 """Stands for an endpoint's name where a request came through our own API."""
+
+UPLOAD = "base64_to_url"
+"""Stands for an endpoint's name where an image was only stored: a job that is done as it is accepted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +45,11 @@ class Job:
 
     Attributes:
         id: positive, below 2**53.
-        endpoint: a documented endpoint's name, or :data:`LIBRARY`.
+        endpoint: a documented endpoint's name, :data:`LIBRARY` or :data:`UPLOAD`.
         owner: name of the key that it came with; empty where the server has no keys.
         request: an ``InpaintRequest`` as JSON, ``{"sha256": …}`` in place of each image.
-        delivery: how the documented reply is given: ``base64``, ``temp``, ``track_id``.
+        delivery: how the documented reply is given: ``base64``, ``temp``, ``track_id``; of a job of our own API,
+            ``preview_every``.
         warnings: found as the request was read.
         meta: effective parameters, in the names of the endpoint.
         files: names of the output files, one for each sample, drawn before they exist.
@@ -69,6 +87,27 @@ class Job:
     def is_ended(self) -> bool:
         """Whether nothing more happens to it."""
         return self.state in ENDED
+
+
+@dataclass(frozen=True)
+class WebhookTarget:
+    """What is called when a job has ended.
+
+    Attributes:
+        url: http or https.
+        base_url: what addresses in the body begin with, without a slash at the end.
+    """
+
+    url: str
+    base_url: str
+
+    @property
+    def host(self) -> str:
+        """The URL's host; empty where it has none."""
+        try:
+            return urlsplit(self.url).hostname or ""
+        except ValueError:
+            return ""
 
 
 @dataclass(frozen=True)

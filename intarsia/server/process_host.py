@@ -152,6 +152,8 @@ class ProcessHost:
         """Act on a message; True where a job has ended."""
         if isinstance(message, messages.Stepped):
             self._listener.progressed(message.job_id, message.progress)
+        elif isinstance(message, messages.Previewed):
+            self._listener.previewed(message.job_id, message.preview)
         elif isinstance(message, messages.JobEnded):
             with self._lock:
                 self._jobs.discard(message.job_id)

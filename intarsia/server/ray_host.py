@@ -15,6 +15,7 @@ from intarsia.server import host_messages as messages
 from intarsia.server.files import FileStore
 from intarsia.server.host import JobRunner, Listener, open_engine
 from intarsia.server.jobs import Ended, Job, Stopped
+from intarsia.server.previews import Preview
 from intarsia.server.process_host import model_key
 from intarsia.server.settings import EngineSettings
 
@@ -74,6 +75,9 @@ class _Calls:
 
     def progressed(self, job_id: int, progress: Progress) -> None:
         self._put(job_id, messages.Stepped(job_id, progress.step, progress.steps))
+
+    def previewed(self, job_id: int, preview: Preview) -> None:
+        self._put(job_id, messages.Previewed.of(job_id, preview))
 
     def ended(self, job_id: int, ended: Ended) -> None:
         self._put(job_id, messages.JobEnded.of(job_id, ended))
@@ -152,6 +156,8 @@ class RayHost:
                 message = messages.decode(line)
                 if isinstance(message, messages.Stepped):
                     self._listener.progressed(message.job_id, message.progress)
+                elif isinstance(message, messages.Previewed):
+                    self._listener.previewed(message.job_id, message.preview)
                 elif isinstance(message, messages.JobEnded):
                     ended = message.ended
         except asyncio.CancelledError:

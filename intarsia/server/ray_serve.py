@@ -10,11 +10,10 @@ import signal
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from intarsia.errors import BackendError, RequestError
-from intarsia.server.app import create_app
+from intarsia.server.app import create_app, guarded
 from intarsia.server.hosts import open_files
 from intarsia.server.ray_host import EngineReplica, RayHost
 from intarsia.server.services import Services
@@ -67,7 +66,7 @@ def serve_on_ray(settings: ServeSettings, options: RayOptions, announce: Callabl
         signal.signal(number, lambda *_: ended.set())
 
     deploy(settings, options)
-    announce(f"intarsia serves on http://{settings.host}:{settings.port} with Ray Serve")
+    announce(f"serves on http://{settings.host}:{settings.port} with Ray Serve")
     ended.wait()
     _ray_serve().shutdown()
 
@@ -121,7 +120,11 @@ def _default_slots(settings: ServeSettings) -> int:
 
 def _ingress(settings: ServeSettings, options: RayOptions) -> Any:
     serve = _ray_serve()
-    ingress = serve.ingress(partial(_build, settings, options))()
+
+    def build() -> Any:  # a plain function: Ray takes anything else for an application
+        return _build(settings, options)
+
+    ingress = serve.ingress(build)()
     return serve.deployment(
         ingress,
         name="Ingress",
@@ -140,7 +143,7 @@ def _build(settings: ServeSettings, options: RayOptions) -> Any:
     services = Services.open(settings)
     slots = settings.engine.slots or _default_slots(settings)
     services.start(lambda listener: RayHost(handle, listener, 4 * slots * most))
-    return create_app(services)
+    return guarded(create_app(services), services)
 
 
 def _connect(options: RayOptions) -> None:

@@ -76,15 +76,12 @@ class RemoteFiles:
                 removed += 1
         return removed
 
-    def output_bytes(self, names: Iterable[str]) -> int:
-        total = 0
+    def output_bytes(self, names: Iterable[str] | None = None) -> int:
         with _translated("the outputs cannot be looked at"):
-            for name in names:
-                try:
-                    total += int(self._system.size(self._output(name)) or 0)
-                except FileNotFoundError:
-                    continue
-        return total
+            if names is None:
+                entries = self._system.ls(f"{self._root}/outputs", detail=True)
+                return sum(int(entry["size"] or 0) for entry in entries)
+            return sum(self._size(self._output(name)) for name in names)
 
     def check(self) -> None:
         self._write(f"{self._root}/writable", b"x")
@@ -103,6 +100,12 @@ class RemoteFiles:
             self._system.rm_file(path)
         except FileNotFoundError:
             return  # another removed it
+
+    def _size(self, path: str) -> int:
+        try:
+            return int(self._system.size(path) or 0)
+        except FileNotFoundError:
+            return 0
 
     def _modified(self, path: str) -> float:
         """Unix time of a file's last writing."""

@@ -11,11 +11,14 @@ from anyio import to_thread
 from fastapi import Request
 
 from intarsia.errors import RequestError
+from intarsia.server.access_log import OWNER
+from intarsia.server.error_replies import HttpError
 from intarsia.server.events import Subscription
 from intarsia.server.jobs import Job
+from intarsia.server.refusals import Refusal
 from intarsia.server.services import Services
 
-__all__ = ["base_url", "owner_of", "read_json", "services_of", "wait_for"]
+__all__ = ["as_job_id", "base_url", "owner_of", "read_json", "services_of", "wait_for"]
 
 # Seconds after which a waiting request looks into the store, whether it heard of an event or not.
 _LOOK = 2.0
@@ -30,9 +33,15 @@ def owner_of(request: Request, body: Mapping[str, Any] | None = None) -> str:
     """The name of the key that a request came with; empty where the server has no keys.
 
     Raises:
-        HttpError: it has none, or none that is known (401).
+        HttpError: it has none, or none that is known (401), or comes too often (429).
     """
-    return ""
+    sender = services_of(request).authentication.check(
+        body, dict(request.headers), request.client.host if request.client else ""
+    )
+    if isinstance(sender, Refusal):
+        raise HttpError(sender.status, sender.message, retry_after=sender.retry_after)
+    setattr(request.state, OWNER, sender.owner)
+    return sender.owner
 
 
 def base_url(request: Request) -> str:
@@ -41,6 +50,13 @@ def base_url(request: Request) -> str:
     if settings.public_url:
         return settings.public_url.rstrip("/")
     return f"{request.url.scheme}://{request.url.netloc}"
+
+
+def as_job_id(text: str) -> int | None:
+    """The id that a text is; None where it cannot be one."""
+    if not text.isascii() or not text.isdigit() or len(text) > 16:
+        return None
+    return int(text)
 
 
 async def wait_for(job: Job, services: Services, seconds: float) -> Job:

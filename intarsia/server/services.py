@@ -9,26 +9,29 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from anyio import CapacityLimiter
-
 from intarsia.errors import IntarsiaError
 from intarsia.images.access import Access
 from intarsia.registry.registry import Registry
 from intarsia.server.acceptance import Acceptance
+from intarsia.server.admission import Admission
+from intarsia.server.authentication import Authentication
 from intarsia.server.dispatcher import Dispatcher
 from intarsia.server.events import JobEvents
 from intarsia.server.files import FileStore, FolderLock
 from intarsia.server.host import EngineHost, Listener
 from intarsia.server.hosts import open_files, open_host
+from intarsia.server.job_replies import webhook_body
+from intarsia.server.kept_jobs import KeptJobs
+from intarsia.server.keys import Keys
+from intarsia.server.limits import RateLimit
+from intarsia.server.metrics import Metrics
 from intarsia.server.retention import Retention
 from intarsia.server.settings import ServeSettings
 from intarsia.server.store import Store
+from intarsia.server.webhooks import WebhookSender
 from intarsia.threads import start_thread
 
 __all__ = ["Services"]
-
-# Requests that are read, decoded and stored at the same time; more wait their turn.
-_ACCEPTING = 8
 
 
 @dataclass(kw_only=True)
@@ -36,7 +39,7 @@ class Services:
     """Everything that routes need, open from :meth:`open` to :meth:`close`.
 
     Attributes:
-        accepting: threads that take requests in.
+        admission: takes requests in.
         problems: by model id, why a model that was to be opened at the start cannot be.
         is_ready: the models named at the start have been opened, or have a problem.
         is_closing: the server is about to end; whoever waits stops waiting.
@@ -52,6 +55,9 @@ class Services:
     acceptance: Acceptance
     dispatcher: Dispatcher
     retention: Retention
+    webhooks: WebhookSender
+    metrics: Metrics
+    authentication: Authentication
     lock: FolderLock | None
     host: EngineHost | None = None
     problems: dict[str, str] = field(default_factory=dict)
@@ -61,7 +67,7 @@ class Services:
     on_failure: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
-        self.accepting = CapacityLimiter(_ACCEPTING)
+        self.admission = Admission()
         self._closed = threading.Event()
 
     @classmethod
@@ -77,7 +83,9 @@ class Services:
             files = open_files(settings.data, settings.files)
             files.check()
             registry = Registry(settings.engine.weights, settings.engine.precision)
-            store = Store(settings.database_url)
+            keys = None if settings.keys is None else Keys.read(settings.keys)
+            shared = bool(settings.database)
+            store = Store(settings.database or settings.data / "jobs.sqlite3", shared=shared)
         except IntarsiaError:
             if lock is not None:
                 lock.release()
@@ -89,6 +97,13 @@ class Services:
             max_pixels=settings.engine.max_pixels,
         )
         events = JobEvents()
+        metrics = Metrics(store.endpoint_counts)
+        webhooks = WebhookSender(
+            store,
+            secret=settings.webhook_secret,
+            allow_private_urls=settings.allow_private_urls,
+            count=metrics.webhook,
+        )
         return cls(
             settings=settings,
             registry=registry,
@@ -96,8 +111,17 @@ class Services:
             store=store,
             events=events,
             acceptance=Acceptance(registry=registry, files=files, store=store, queue=settings.queue, access=access),
-            dispatcher=Dispatcher(store, events, server=_server_name(), shared=bool(settings.database)),
-            retention=Retention(store, files, keep=settings.keep, disk_limit=settings.disk_limit),
+            dispatcher=Dispatcher(
+                store,
+                events,
+                server=_server_name(),
+                on_end=partial(_job_ended, store, metrics, webhooks),
+                shared=shared,
+            ),
+            retention=Retention(KeptJobs(store.database), files, keep=settings.keep, disk_limit=settings.disk_limit),
+            webhooks=webhooks,
+            metrics=metrics,
+            authentication=_authentication(settings, keys, metrics),
             lock=lock,
         )
 
@@ -108,12 +132,14 @@ class Services:
             open_engines: makes the engine host; None makes that of the settings.
         """
         self.dispatcher.on_failure = self._failed
-        self.store.requeue_lost()
         if open_engines is None:
             self.host = open_host(self.settings, self.files, self.dispatcher)
         else:
             self.host = open_engines(self.dispatcher)
+        host = self.host
+        self.metrics.watch_engines(lambda: host.statistics)
         self.dispatcher.start(self.host)
+        self.webhooks.start(lambda job, base_url: webhook_body(job, self, base_url))
         start_thread(self._open_models, "intarsia-preload")
         start_thread(partial(self.retention.run, self._closed), "intarsia-retention")
 
@@ -121,6 +147,7 @@ class Services:
         """Stop what runs, which is queued again, and release everything."""
         self._closed.set()
         self.dispatcher.stop()
+        self.webhooks.close()
         self.store.close()
         if self.lock is not None:
             self.lock.release()
@@ -134,6 +161,18 @@ class Services:
     def _failed(self, problem: str) -> None:
         self.failure = problem
         self.on_failure()
+
+
+def _job_ended(store: Store, metrics: Metrics, webhooks: WebhookSender, job_id: int) -> None:
+    webhooks.wake()
+    job = store.get(job_id)
+    if job is not None:
+        metrics.job_ended(job)
+
+
+def _authentication(settings: ServeSettings, keys: Keys | None, metrics: Metrics) -> Authentication:
+    limit = None if settings.rate is None else RateLimit(rate=settings.rate, burst=max(1.0, 2 * settings.rate))
+    return Authentication(keys=keys, count=metrics.refused, owners=limit, clients=limit)
 
 
 def _server_name() -> str:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import signal
 import socket
+import ssl
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from intarsia.errors import BackendError, RequestError
-from intarsia.server.app import create_app
+from intarsia.server.app import create_app, guarded
+from intarsia.server.protocol import limited_protocol
 from intarsia.server.services import Services
 from intarsia.server.settings import ServeSettings
 
-__all__ = ["listen", "serve"]
+__all__ = ["configuration", "listen", "serve"]
 
 # Seconds that open requests are given to end, once the server is asked to: whoever waits for a job is answered at
 # once with `processing`.
@@ -26,10 +30,16 @@ _BACKLOG = 1024
 class _Server(uvicorn.Server):
     """uvicorn's server, which tells those who wait for a job that it is about to end."""
 
-    def __init__(self, config: uvicorn.Config, services: Services) -> None:
+    def __init__(self, config: uvicorn.Config, services: Services, announce: Callable[[], None]) -> None:
         super().__init__(config)
-        self._services = services
+        self._services, self._announce = services, announce
         services.on_failure = self._end
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to answer, and say so: from here on a signal ends it in good order."""
+        await super().startup(sockets)
+        if not self.should_exit:
+            self._announce()
 
     def _end(self) -> None:
         self._services.is_closing = True
@@ -49,30 +59,22 @@ def serve(settings: ServeSettings, announce: Callable[[str], None] = print) -> N
     """Serve until a signal ends it.
 
     Args:
-        announce: is given the lines that say where the server is.
+        announce: is given the lines that say where the server is, once it answers.
 
     Raises:
         RequestError: the address cannot be listened on.
         BackendError: no engine can be opened, now or at a later start of its process.
         IntarsiaError: folder, database or registry cannot be opened.
     """
+    _check_certificate(settings)
     listening = listen(settings)
     try:
         services = Services.open(settings)
-        config = uvicorn.Config(
-            create_app(services),
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=_GRACE,
-            ssl_certfile=settings.certificate,
-            ssl_keyfile=settings.certificate_key,
-        )
-        server = _Server(config, services)
+        config = configuration(guarded(create_app(services), services), services)
+        lines = _addresses(settings, listening)
+        server = _Server(config, services, partial(_announce, lines, announce))
         try:
             services.start()
-            for line in _addresses(settings, listening):
-                announce(line)
             server.run(sockets=[listening])
         finally:
             services.close()
@@ -80,6 +82,38 @@ def serve(settings: ServeSettings, announce: Callable[[str], None] = print) -> N
         listening.close()
     if services.failure:
         raise BackendError(services.failure)
+
+
+def configuration(application: ASGIApp, services: Services) -> uvicorn.Config:
+    """How uvicorn serves the guarded application."""
+    settings = services.settings
+    return uvicorn.Config(
+        application,
+        http=limited_protocol(count=services.metrics.refused),
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        # Otherwise a client could choose the address that its limits count for.
+        proxy_headers=False,
+        timeout_graceful_shutdown=_GRACE,
+        ssl_certfile=settings.certificate,
+        ssl_keyfile=settings.certificate_key,
+    )
+
+
+def _check_certificate(settings: ServeSettings) -> None:
+    if settings.certificate is None:
+        if settings.certificate_key is not None:
+            raise RequestError("certificate", message="certificate is required with certificate-key")
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.certificate, settings.certificate_key)
+    except OSError as exc:  # SSLError is one
+        reason = exc.strerror or str(exc)
+        raise RequestError(
+            "certificate", message=f"certificate {settings.certificate} cannot be used: {reason}"
+        ) from exc
 
 
 def listen(settings: ServeSettings) -> socket.socket:
@@ -97,13 +131,18 @@ def listen(settings: ServeSettings) -> socket.socket:
     return listening
 
 
+def _announce(lines: list[str], announce: Callable[[str], None]) -> None:
+    for line in lines:
+        announce(line)
+
+
 def _addresses(settings: ServeSettings, listening: socket.socket) -> list[str]:
     port = listening.getsockname()[1]
     scheme = "https" if settings.certificate else "http"
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     base = settings.public_url.rstrip("/") or f"{scheme}://{host}:{port}"
     return [
-        f"intarsia serves on {base}",
+        f"serves on {base}",
         f"  community and pony   {base}/api/v6/images/inpaint",
         f"  enterprise pony      {base}/api/v1/enterprise/pony/inpaint",
         f"  realtime             {base}/api/v6/realtime/inpaint",

@@ -55,8 +55,10 @@ class ServeSettings:
         keys: file of hashed keys; None asks nobody for a key.
         wait: seconds that a documented request is held before its reply says ``processing``, 0 … 600.
         queue: jobs that may be queued; one more is answered with 429.
+        rate: requests a second of one key, or of one address where there are no keys; twice as many may come at once.
+            None is without a limit.
         public_url: what addresses in replies begin with; empty takes the request's own host.
-        database: SQLAlchemy URL of a PostgreSQL database; empty is SQLite in ``data``.
+        database: SQLAlchemy URL of a database that several servers may share; empty is SQLite in ``data``.
         files: fsspec URL of the images' store; empty is ``data``.
         models: ids that are opened at the start.
         keep: seconds for which finished jobs and their images are kept.
@@ -80,6 +82,7 @@ class ServeSettings:
     keys: Path | None = None
     wait: float = 20.0
     queue: int = 64
+    rate: float | None = None
     public_url: str = ""
     database: str = ""
     files: str = ""
@@ -101,6 +104,8 @@ class ServeSettings:
             raise RequestError("port", self.port, "between 0 and 65535")
         if not 0 <= self.wait <= 600:
             raise RequestError("wait", self.wait, "between 0 and 600 seconds")
+        if self.rate is not None and not 0 < self.rate <= 1_000_000:
+            raise RequestError("rate", self.rate, "above 0 and at most 1,000,000 requests a second")
         if not 1 <= self.queue <= 1_000_000:
             raise RequestError("queue", self.queue, "between 1 and 1,000,000")
         if self.keys is None and not is_loopback(self.host):
@@ -122,11 +127,6 @@ class ServeSettings:
         if self.database and scheme not in _DATABASES:
             allowed = "postgresql+psycopg://user:password@host/name, or sqlite:///path"
             raise RequestError("database", message=f"database must be {allowed}; its scheme is {scheme!r}")
-
-    @property
-    def database_url(self) -> str:
-        """The SQLAlchemy URL that is opened."""
-        return self.database or f"sqlite:///{self.data / 'jobs.sqlite3'}"
 
 
 def default_data_folder() -> Path:

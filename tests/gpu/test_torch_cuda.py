@@ -59,6 +59,20 @@ def test_deterministic_mode_gives_the_same_bits_batched_with_others(ask):
     np.testing.assert_array_equal(alone, together)
 
 
+def test_previews_become_the_picture_that_is_drawn(engines, ask):
+    """As on the CPU (tests/cpu/test_previews.py), from copies that nothing waits for while other steps are replayed."""
+    bits = []
+    for _ in range(3):  # launched, captured, replayed
+        *events, result = engines[1].stream(ask(samples=2), preview_every=3)
+        for sample in range(2):
+            drawn = np.asarray(result.generated[sample].reduce(8), np.float64)[8:24, 8:23]
+            last = np.asarray(events[-1].preview(sample), np.float64)[8:24, 8:23]
+            psnr = 10 * np.log10(255**2 / np.mean((last - drawn) ** 2))
+            assert psnr > 25, f"{psnr:.1f} dB"
+        bits.append(result.drawn[0].tobytes())
+    assert engines[1].run(ask(samples=2)).drawn[0].tobytes() == bits[-1]
+
+
 def test_the_result_says_which_gpu(engines, ask):
     runtime = engines[1].run(ask(steps=2)).runtime
     assert runtime.device == torch.cuda.get_device_name(0)

@@ -21,7 +21,9 @@ _ADDRESS = re.compile(r"serves on (http://\S+)")
 
 
 class ServerProcess:
-    """``intarsia serve`` with the given options; its output is read, so that it never waits for a reader.
+    """``intarsia serve`` with the given options, killed at the end of a ``with`` block where it still runs.
+
+    Its output is read, so that it never waits for a reader.
 
     Args:
         data: its folder.
@@ -35,6 +37,14 @@ class ServerProcess:
         self._process: subprocess.Popen[str] | None = None
         self.url = ""
         self.lines: list[str] = []
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self.kill()
 
     def start(self) -> str:
         """Start it, wait until it says where it listens, and return that."""
@@ -107,6 +117,10 @@ class PatientClient:
                 reply: dict[str, Any] = response.json()
                 return reply
             threading.Event().wait(0.05)
+
+    def get(self, path: str) -> httpx2.Response:
+        """Whatever is at a path now."""
+        return self._client.get(self._server.url + path)
 
     def image(self, url: str) -> bytes:
         """The bytes of a finished image."""

@@ -16,9 +16,9 @@ from typing import Any
 import httpx2
 import uvicorn
 
-from intarsia.server.app import create_app
+from intarsia.server.app import create_app, guarded
 from intarsia.server.services import Services
-from intarsia.server.serving import listen
+from intarsia.server.serving import configuration, listen
 from intarsia.server.settings import EngineSettings, ServeSettings
 from tests.server.documented_schemas import CheckedReplies
 
@@ -41,7 +41,7 @@ def running(data: Path, **settings: Any) -> Iterator[Running]:
     listening = listen(chosen)
     services = Services.open(chosen)
     application = CheckedReplies(create_app(services))
-    server = uvicorn.Server(uvicorn.Config(application, log_config=None, access_log=False, timeout_graceful_shutdown=5))
+    server = uvicorn.Server(configuration(guarded(application, services), services))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     services.start()
     thread.start()

@@ -40,12 +40,11 @@ def _outputs(server: ServerProcess, ids: dict[int, int]) -> dict[int, list[bytes
 
 
 def _uninterrupted(data: Path, jobs: int, options: tuple[str, ...]) -> dict[int, list[bytes]]:
-    server = ServerProcess(data, *options)
-    server.start()
     ids: dict[int, int] = {}
-    _submit(server, range(jobs), ids)
-    outputs = _outputs(server, ids)
-    assert server.stop() == 0
+    with ServerProcess(data, *options) as server:
+        _submit(server, range(jobs), ids)
+        outputs = _outputs(server, ids)
+        assert server.stop() == 0
     return outputs
 
 
@@ -53,7 +52,6 @@ def _killed_at_random(
     server: ServerProcess, database: Path, jobs: int, kills: int, pause: Callable[[], float]
 ) -> dict[int, list[bytes]]:
     """Submit from two clients while the server is killed and started again, then collect all images."""
-    server.start()
     ids: dict[int, int] = {}
     half = jobs // 2
     clients = [
@@ -84,9 +82,9 @@ def _wait_for_a_running_job(database: Path) -> None:
 
 def _check(tmp_path: Path, jobs: int, kills: int) -> None:
     chance, database = random.Random(7), tmp_path / "killed" / "jobs.sqlite3"
-    server = ServerProcess(tmp_path / "killed", *NULL, environment=SLOW_STEPS)
-    outputs = _killed_at_random(server, database, jobs, kills, lambda: chance.uniform(0.0, 0.3))
-    assert server.stop() == 0
+    with ServerProcess(tmp_path / "killed", *NULL, environment=SLOW_STEPS) as server:
+        outputs = _killed_at_random(server, database, jobs, kills, lambda: chance.uniform(0.0, 0.3))
+        assert server.stop() == 0
 
     with contextlib.closing(sqlite3.connect(database)) as connection:
         states = dict(connection.execute("SELECT state, count(*) FROM jobs GROUP BY state"))

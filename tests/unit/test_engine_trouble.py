@@ -212,9 +212,9 @@ def test_every_reader_of_progress_sees_all_of_it_and_its_end(engine, request_of,
 def test_progress_says_the_slowest_of_a_requests_images_and_no_step_twice(empty_registry, request_of, monkeypatch):
     reported, original = [], Ticket.report
 
-    def report(self: Ticket, step: Any) -> None:
+    def report(self: Ticket, step: Any, previews: Any) -> None:
         reported.append(step)
-        original(self, step)
+        original(self, step, previews)
 
     monkeypatch.setattr(Ticket, "report", report)
     with intarsia.Engine("null", weights=empty_registry, slots=2) as engine:

@@ -400,12 +400,44 @@ def test_a_flag_of_export_reaches_the_exporter(seen, place, monkeypatch, flag):
         assert seen["merges"] == folder.Merges(2, 3)
 
 
+KEYS = {
+    "keys add": {
+        "name": (["eve"], "intarsia_"),
+        "file": (["eve", "--file", "other.txt"], "intarsia_"),
+    },
+    "keys list": {
+        "file": (["--file", "other.txt"], "bob\tsha256:111111111111…\n"),
+        "as_json": (["--json"], '[\n  {\n    "name": "ann",'),
+    },
+    "keys remove": {
+        "name": (["ann"], ""),
+        "file": (["bob", "--file", "other.txt"], ""),
+    },
+}
+
+
+@pytest.mark.parametrize(("command", "flag"), [(command, flag) for command, rows in KEYS.items() for flag in rows])
+def test_keys(place, capsys, command, flag):
+    (place / "keys.txt").write_text(f"ann sha256:{'0' * 64}\n")
+    (place / "other.txt").write_text(f"bob sha256:{'1' * 64}\n")
+    arguments, expected = KEYS[command][flag]
+    if "--file" not in arguments:
+        arguments = [*arguments, "--file", "keys.txt"]
+    run(*command.split(), *arguments)
+    assert capsys.readouterr().out.startswith(expected)
+
+    names = [line.split()[0] for line in Path(arguments[-1]).read_text().splitlines()]
+    before = "bob" if arguments[-1] == "other.txt" else "ann"
+    assert names == {"keys add": [before, "eve"], "keys list": [before], "keys remove": []}[command]
+
+
 TABLE = {
     "inpaint": INPAINT,
     "request": REQUEST,
     "plan": PLAN,
     "schema": SCHEMA,
     "export": EXPORT,
+    **KEYS,
     **MODELS,
     "schedulers": SCHEDULERS,
     "schedulers show": SHOW,

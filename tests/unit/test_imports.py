@@ -56,6 +56,14 @@ ALLOWED = {
         "intarsia.backends.protocol",
         "intarsia.backends.choose",
     ],
+    "intarsia.server": [
+        "intarsia.images",
+        "intarsia.registry",
+        "intarsia.endpoints",
+        "intarsia.engine",
+        "intarsia.schedulers",
+        "intarsia.backends.device_memory",
+    ],
     "intarsia.kernels": ["intarsia.schedulers.packing"],
     "intarsia.models": ["intarsia.kernels"],
     "intarsia.backends": ["intarsia.models", "intarsia.kernels", "intarsia.schedulers"],
@@ -107,13 +115,16 @@ def test_a_module_imports_only_what_its_folder_may(module, path):
         assert real, f"{module} imports {name}; {room} may import only {allowed}"
 
 
-@pytest.mark.parametrize("module", ["intarsia.cli", "intarsia.batch", "intarsia.commands", "intarsia.export"])
+@pytest.mark.parametrize(
+    "module", ["intarsia.cli", "intarsia.batch", "intarsia.commands", "intarsia.export", "intarsia.server"]
+)
 def test_nothing_imports_the_outside(module):
     users = [name for name, path in modules() if any(within(used, module) for used in imported(path))]
     if module not in ("intarsia.cli", "intarsia.commands"):
         users = [name for name in users if not within(name, "intarsia.commands")]
     # the package itself names what it loads on first use
-    outside = [name for name in users if not within(name, module) and name not in ("intarsia", "intarsia.cli")]
+    entries = ("intarsia", "intarsia.__main__", "intarsia.cli")
+    outside = [name for name in users if not within(name, module) and name not in entries]
     assert [name for name in outside if not within(name, "intarsia.commands")] == []
 
 
@@ -125,6 +136,27 @@ def loaded_after(code: str) -> set[str]:
 
 def test_importing_intarsia_loads_nothing_heavy():
     assert not loaded_after("import intarsia") & {"torch", "numpy", "PIL", "pydantic", "diffusers", "transformers"}
+
+
+SERVER_PACKAGES = {
+    "fastapi",
+    "starlette",
+    "uvicorn",
+    "httptools",
+    "uvloop",
+    "sqlalchemy",
+    "prometheus_client",
+    "multipart",
+}
+
+
+def test_the_library_and_its_commands_load_nothing_of_the_server():
+    code = "import intarsia\nfor name in intarsia.__all__: getattr(intarsia, name)\nimport intarsia.cli"
+    assert not loaded_after(code) & (SERVER_PACKAGES | {"psycopg", "intarsia.server"})
+
+
+def test_keys_are_made_without_the_packages_of_the_server():
+    assert not loaded_after("import intarsia.server.keys_editing") & SERVER_PACKAGES
 
 
 def test_requests_registry_and_schedulers_need_no_torch():
