@@ -11,6 +11,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from intarsia.endpoints.answer import without_paths
 from intarsia.errors import IntarsiaError
 from intarsia.server.error_replies import HttpError, json_response
+from intarsia.server.keys import candidate_key
 from intarsia.server.requests import owner_of, services_of
 from intarsia.server.services import Services
 
@@ -79,6 +80,15 @@ def _failing(what: str, check: Callable[[], None]) -> list[str]:
 
 
 def _may_know(request: Request) -> bool:
+    """Whether the request has a key that is known, or none is needed.
+
+    A probe without a key is no request that was refused.
+    """
+    keys = services_of(request).authentication.keys
+    if keys is None:
+        return True
+    if candidate_key(None, dict(request.headers)) is None:
+        return False
     try:
         owner_of(request)
     except HttpError:

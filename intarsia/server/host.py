@@ -22,7 +22,7 @@ from intarsia.images.encode import encode
 from intarsia.server.acceptance import stored_request
 from intarsia.server.files import FileStore
 from intarsia.server.jobs import Done, Ended, Job, Stopped, failure
-from intarsia.server.previews import Preview, has_preview, preview_of, preview_options
+from intarsia.server.previews import Preview, preview_of
 from intarsia.server.settings import EngineSettings
 
 __all__ = ["EngineHost", "JobRunner", "Listener", "open_engine"]
@@ -166,8 +166,8 @@ class JobRunner:
     def _submit(self, job: Job) -> None:
         """Decode a job's images and hand it to the engine."""
         try:
-            previews = preview_options(job.delivery.get("preview_every", 0))
-            ticket = self._engine.submit(stored_request(job, self._files), allow_paths=False, **previews)
+            every = job.delivery.get("preview_every") or None
+            ticket = self._engine.submit(stored_request(job, self._files), allow_paths=False, preview_every=every)
         except Exception as exc:  # noqa: BLE001 - stored as the job's end
             self._end(job.id, self._ended(exc))
             return
@@ -183,7 +183,7 @@ class JobRunner:
     def _progressed(self, job: Job, progress: Progress) -> None:
         """In the engine's thread, which makes no preview either."""
         self._listener.progressed(job.id, progress)
-        if not has_preview(progress):
+        if not progress.has_preview:
             return
         try:
             self._codec.submit(self._show, job, progress)

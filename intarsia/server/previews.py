@@ -5,13 +5,12 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass
-from typing import Any
 
 from PIL import Image
 
 from intarsia.engine.result import Progress
 
-__all__ = ["PREVIEW_EVERY", "Preview", "has_preview", "preview_of", "preview_options"]
+__all__ = ["PREVIEW_EVERY", "Preview", "preview_of"]
 
 PREVIEW_EVERY = 5
 """Network evaluations from one preview to the next, unless the client asks for another number; 0 is without."""
@@ -26,17 +25,7 @@ class Preview:
     images: tuple[str, ...]
 
 
-def preview_options(every: int) -> dict[str, Any]:
-    """What ``Engine.submit`` is asked for; an engine without previews is not asked."""
-    return {"preview_every": every} if every and hasattr(Progress, "preview") else {}
-
-
-def has_preview(progress: Progress) -> bool:
-    """Whether there is one at this step."""
-    return getattr(progress, "has_preview", False)
-
-
-def preview_of(progress: Any, samples: int) -> Preview:
+def preview_of(progress: Progress, samples: int) -> Preview:
     """Make the images that come with a step; a millisecond each, so not in the engine's thread.
 
     Raises:

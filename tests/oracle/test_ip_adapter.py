@@ -82,10 +82,10 @@ def test_unet_with_ip_adapter_as_diffusers(tmp_path, image, case, plus):
     theirs, ours = networks(CASES[case])
     state = ip_adapter_state(theirs, 24, plus)
     encoder = write_ip_adapter(tmp_path, state)
-    state = {"image_proj": {}, "ip_adapter": {}}
+    by_module = {"image_proj": {}, "ip_adapter": {}}
     for name, tensor in state.items():
-        half, _, rest = name.partition(".")
-        state[half][rest] = tensor
+        module, _, rest = name.partition(".")
+        by_module[module][rest] = tensor
     prompts = load_ip_adapter(tmp_path, ours, CPU, torch.float32)
     sample, hidden = torch.randn(2, theirs.config.in_channels, 12, 8), torch.randn(2, 7, 24)
     added = {}
@@ -95,7 +95,7 @@ def test_unet_with_ip_adapter_as_diffusers(tmp_path, image, case, plus):
     emb = ours.embed(time, *added.values())
     without = theirs(sample, time, hidden, added_cond_kwargs=added).sample
 
-    theirs._load_ip_adapter_weights([state], low_cpu_mem_usage=False)
+    theirs._load_ip_adapter_weights([by_module], low_cpu_mem_usage=False)
     added["image_embeds"] = [their_features(encoder, image, plus)[:, None]]
     for scale in (0.0, 0.5, 1.0):
         for processor in theirs.attn_processors.values():

@@ -13,7 +13,7 @@ from PIL import Image
 
 import intarsia
 from intarsia.engine.result import Progress
-from intarsia.server import job_events
+from intarsia.server import host_messages, job_events
 from intarsia.server.events import JobEvent, JobEvents
 from intarsia.server.job_events import Seen
 from intarsia.server.previews import PREVIEW_EVERY, Preview
@@ -204,16 +204,21 @@ def test_who_comes_back_gets_the_latest_preview_and_only_once(held, gate, job_fi
     assert first("step-3-1") == [("preview", "step-3-3")]
     with following(held.client, job["events_url"], "step-3-3") as stream:
         gate.open()
-        assert [event.name for event in stream] == ["step", "done"]
+        assert [event.name for event in stream if event.name != "step"] == ["done"]
     assert events.latest_preview(job["id"]) is None, "it is kept for as long as the job runs"
 
 
 def test_a_job_is_run_with_the_previews_that_were_asked_for(server, job_fields, monkeypatch):
-    asked = []
-    monkeypatch.setattr("intarsia.server.host.preview_options", lambda every: asked.append(every) or {})
+    asked, submit = [], intarsia.Engine.submit
+
+    def noting(engine, request, **options):
+        asked.append(options["preview_every"])
+        return submit(engine, request, **options)
+
+    monkeypatch.setattr(intarsia.Engine, "submit", noting)
     for query in ("", "?preview_every=2", "?preview_every=0"):
         ended(server.client, server.client.post(f"/jobs{query}", json=job_fields).json())
-    assert asked == [PREVIEW_EVERY, 2, 0]
+    assert asked == [PREVIEW_EVERY, 2, None]
 
 
 def test_a_client_that_hangs_up_frees_its_place_and_stops_nothing(held, gate, job_fields, monkeypatch):
@@ -295,6 +300,18 @@ def test_a_reader_who_is_slow_misses_steps_and_never_the_end(held, gate, job_fie
 )
 def test_an_id_says_what_has_been_seen(seen):
     assert Seen.of(seen.event_id) == seen
+
+
+def test_a_job_that_is_queued_again_is_not_said_to_have_moved_back():
+    assert [Seen(position=2).lacks_position(place) for place in (1, 2, 3)] == [True, False, False]
+    assert not Seen(step=0).lacks_position(1)
+
+
+def test_a_preview_comes_through_the_pipe_of_an_engines_process():
+    preview = Preview(3, 20, ("data:image/webp;base64,AAAA", "data:image/webp;base64,BBBB"))
+    message = host_messages.decode(host_messages.encode(host_messages.Previewed.of(7, preview)))
+    assert isinstance(message, host_messages.Previewed)
+    assert (message.job_id, message.preview) == (7, preview)
 
 
 @pytest.mark.parametrize("text", ["", "x", "step-1", "step--1-0", "step-1-0 ", "queued-", "queued-" + "9" * 40])

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 import intarsia
-from intarsia.server import jobs_api
+from intarsia.server.keys_editing import add_key
+from intarsia.server.settings import EngineSettings
 from tests.server.event_stream import ended
 from tests.server.killed import documented_body
 from tests.server.running import running
@@ -31,7 +32,7 @@ def image_at(server, url):
 @pytest.fixture
 def narrow(gate, tmp_path):
     """A held server that takes four jobs from its queue; the fifth waits."""
-    engine = intarsia.server.settings.EngineSettings(backend="null", slots=1)
+    engine = EngineSettings(backend="null", slots=1)
     with running(tmp_path / "data", engine=engine) as opened:
         try:
             yield opened
@@ -212,30 +213,29 @@ def test_a_page_that_means_nothing_is_refused(idle, query):
     assert (response.status_code, response.json()["field"]) == (400, query.partition("=")[0])
 
 
-def test_a_job_of_another_key_is_as_unknown_as_one_that_never_was(server, job_fields, monkeypatch):
-    monkeypatch.setattr(jobs_api, "owner_of", lambda request: request.headers.get("x-owner", ""))
-    hers = posted(server, job_fields, **{"x-owner": "ann"})
+def test_a_job_of_another_key_is_as_unknown_as_one_that_never_was(tmp_path, job_fields):
+    keys = {name: add_key(tmp_path / "keys.txt", name) for name in ("ann", "bob")}
+    with running(tmp_path / "data", keys=tmp_path / "keys.txt") as server:
+        hers = posted(server, job_fields, key=keys["ann"])
 
-    def replies(job_id, owner):
-        headers = {"x-owner": owner}
-        return [
-            (response.status_code, response.json())
-            for response in (
-                server.client.get(f"/jobs/{job_id}", headers=headers),
-                server.client.delete(f"/jobs/{job_id}", headers=headers),
-                server.client.get(f"/jobs/{job_id}/events", headers=headers),
-            )
-        ]
+        def replies(job_id):
+            found = []
+            for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/events")):
+                response = server.client.request(method, f"/jobs/{job_id}{path}", headers={"key": keys["bob"]})
+                found.append((response.status_code, response.json()))
+            return found
 
-    unknown = replies(12345, "bob")
-    assert [status for status, _ in unknown] == [404, 404, 404]
-    assert replies(hers["id"], "bob") == replies("x", "bob") == replies("9" * 30, "bob") == unknown
-    assert server.client.get("/jobs", headers={"x-owner": "bob"}).json()["jobs"] == []
-    assert len(server.client.get("/jobs", headers={"x-owner": "ann"}).json()["jobs"]) == 1
+        unknown = replies(12345)
+        assert [status for status, _ in unknown] == [404, 404, 404]
+        assert replies(hers["id"]) == replies("x") == replies("9" * 30) == unknown
+        for name, count in {"ann": 1, "bob": 0}.items():
+            assert len(server.client.get("/jobs", headers={"key": keys[name]}).json()["jobs"]) == count
+        for method, path in (("POST", "/jobs"), ("GET", "/jobs"), ("GET", f"/jobs/{hers['id']}"), ("GET", "/models")):
+            assert server.client.request(method, path, json={}).status_code == 401
 
 
 def test_a_full_queue_says_when_to_come_again(gate, tmp_path, job_fields):
-    engine = intarsia.server.settings.EngineSettings(backend="null", slots=1)
+    engine = EngineSettings(backend="null", slots=1)
     with running(tmp_path / "data", engine=engine, queue=1) as server:
         posted(server, job_fields)
         gate.wait_for(1)
