@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ MODELS = ("nine", "xl")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _one_table_of_translations():
+def _one_table_of_translations() -> Iterator[None]:
     """torch reads its table of translations anew for each graph, which is half the time of a small one."""
     read_once = functools.cache(ONNXRegistry.from_torchlib)
     with pytest.MonkeyPatch.context() as patched:
@@ -376,6 +377,7 @@ def test_the_command_exports_once(home, tmp_path, monkeypatch, capsys):
 
 HIDDEN = """
 import sys
+from collections.abc import Iterator
 
 class Hide:
     # What is not installed has no spec; an error would be something else.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,13 +35,13 @@ VAE = KLConfig(block_out_channels=(16, 24), layers_per_block=1, norm_num_groups=
 
 
 @pytest.fixture(autouse=True)
-def exact_products():
+def exact_products() -> Iterator[None]:
     """Float32 is the yardstick here: on a GPU, no product of it in ten bits."""
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         yield
 
 
-def randomise(network, device):
+def randomise(network: torch.nn.Module, device: str) -> Any:
     """Weights that keep the signal's size and leave no layer, and no bias, without an effect."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
@@ -52,11 +54,13 @@ def randomise(network, device):
     return network.requires_grad_(False).eval().to(device, memory_format=torch.channels_last)
 
 
-def random(*shape, seed=0):
+def random(*shape: object, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def ways(make, network, dtype):
+def ways(
+    make: Callable[[Any, torch.dtype], torch.Tensor], network: torch.nn.Module, dtype: torch.dtype
+) -> list[torch.Tensor]:
     """``make`` of the network plain in float32, and plain and fused in ``dtype``."""
     found = []
     for fused, kind in ((False, torch.float32), (False, dtype), (True, dtype)):
@@ -66,7 +70,7 @@ def ways(make, network, dtype):
     return found
 
 
-def assert_agree(exact, plain, fused, dtype):
+def assert_agree(exact: torch.Tensor, plain: torch.Tensor, fused: torch.Tensor, dtype: torch.dtype) -> None:
     assert exact.std() > 0.1  # else the tolerance would mean nothing
     assert bool(fused.isfinite().all())
     if dtype == torch.float32:
@@ -87,12 +91,12 @@ def test_unet(device, size, dtype):
     sample, hidden = random(2, 9, *size).to(device), random(4, 5, 12, seed=1).to(device)
     timesteps = torch.tensor([801.0, 37.5], device=device)
 
-    def evaluate(own, kind):
+    def evaluate(own: Any, kind: torch.dtype) -> torch.Tensor:
         return own(sample.to(kind), own.embed(timesteps), own.cross_kv(hidden[:2].to(kind)))
 
     assert_agree(*ways(evaluate, unet, dtype), dtype)
 
-    def evaluate_branches(own, kind):
+    def evaluate_branches(own: Any, kind: torch.dtype) -> torch.Tensor:
         """Two lanes, the sample of each for both of its prompts."""
         emb = own.embed(timesteps).repeat_interleave(2, 0)
         return own(sample.to(kind), emb, own.cross_kv(hidden.to(kind)))
