@@ -274,10 +274,10 @@ def test_a_requeued_job_has_its_old_place_and_one_to_be_cancelled_is(open_store)
     store = open_store()
     store.accept(job(9), most=9, webhook=TARGET)
     queue(store, 5, 7)
-    ninth_try, five = store.claim("here", 2)
+    ninth, fifth = store.claim("here", 2)
     store.cancel(9)
-    store.requeue(ninth_try)
-    store.requeue(five)
+    store.requeue(ninth)
+    store.requeue(fifth)
     assert store.get(9).state == "cancelled"
     assert store.get(9).finished is not None
     assert store.webhooks.counts() == {"due": 1}
