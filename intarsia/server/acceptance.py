@@ -25,6 +25,7 @@ from intarsia.server.store.store import IdInUse, Store
 __all__ = ["Acceptance", "stored_request"]
 
 _LONGEST_KEY = 200
+_IMAGES = ("init_image", "mask_image")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +67,7 @@ class Acceptance:
         earlier = self._earlier(owner, idempotency_key)
         if earlier is not None:
             return earlier
+        self.store.check_room(self.queue)
 
         documented = read(payload, endpoint, self.registry)
         request, resolved = self._fixed(documented.request)
@@ -101,6 +103,7 @@ class Acceptance:
         earlier = self._earlier(owner, idempotency_key)
         if earlier is not None:
             return earlier
+        self.store.check_room(self.queue)
 
         request, resolved = self._fixed(InpaintRequest.parse(fields))
         job = Job(
@@ -126,10 +129,11 @@ class Acceptance:
 
     def _fixed(self, request: InpaintRequest) -> tuple[InpaintRequest, Resolved]:
         """The request with its images read and its seed drawn, checked as the engine will check it."""
-        fields: dict[str, Any] = {
-            "init_image": self._bytes("init_image", request.init_image),
-            "mask_image": self._bytes("mask_image", request.mask_image),
-        }
+        image = self._bytes("init_image", request.init_image)
+        is_own_mask = image is not None and request.mask_image == request.init_image
+        mask = image if is_own_mask else self._bytes("mask_image", request.mask_image)
+
+        fields: dict[str, Any] = {"init_image": image, "mask_image": mask}
         if request.seed is None:
             fields["seed"] = secrets.randbits(32)
         if request.ip_adapter is not None:
@@ -176,8 +180,10 @@ class Acceptance:
 def stored_request(job: Job, files: FileStore) -> InpaintRequest:
     """The request of a job, with its images' bytes from the file store."""
     values = dict(job.request)
-    for name in ("init_image", "mask_image"):
-        values[name] = files.input(values[name]["sha256"])
+    # An image that is its own mask is one object, as the engine remarks on it.
+    images = {sha256: files.input(sha256) for sha256 in {values[name]["sha256"] for name in _IMAGES}}
+    for name in _IMAGES:
+        values[name] = images[values[name]["sha256"]]
     if "ip_adapter" in values:
         adapter = values["ip_adapter"]
         values["ip_adapter"] = adapter | {"image": files.input(adapter["image"]["sha256"])}
