@@ -19,6 +19,7 @@ from intarsia.images.access import Access
 from intarsia.images.metadata import read_metadata
 from intarsia.registry.registry import Registry
 from intarsia.server.acceptance import Acceptance, stored_request
+from intarsia.server.admission import Admission
 from intarsia.server.store.files import LocalFiles
 from intarsia.server.store.store import QueueFull, Store
 from tests.server.killed import documented_body
@@ -29,7 +30,7 @@ from tests.server.running import Running, running
 def acceptance(tmp_path: Path) -> Iterator[Acceptance]:
     store = Store(tmp_path / "jobs.sqlite3")
     files, access = LocalFiles(tmp_path), Access(allow_paths=False)
-    yield Acceptance(registry=Registry(), files=files, store=store, queue=3, access=access)
+    yield Acceptance(registry=Registry(), files=files, store=store, queue=3, access=access, admission=Admission())
     store.close()
 
 
