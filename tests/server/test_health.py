@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import threading
 
+import httpx2
 import pytest
 
 from intarsia.server import health
 from intarsia.server.error_replies import HttpError
 from intarsia.server.store import Store, StoreError
-from tests.server.running import running
+from tests.server.running import Running, running
 
 
-def preloaded(server):
+def preloaded(server: Running) -> httpx2.Response:
     """Wait until the models named at the start have been tried."""
     for thread in threading.enumerate():
         if thread.name == "intarsia-preload":
@@ -58,7 +59,7 @@ def test_a_folder_that_cannot_be_written_is_named_without_its_path(server):
 def test_a_database_that_fails_is_named(server, monkeypatch):
     preloaded(server)
 
-    def fail():
+    def fail() -> None:
         raise StoreError("the database cannot be written: disk full")
 
     monkeypatch.setattr(server.services.store, "check", fail)
@@ -84,7 +85,7 @@ def test_an_engine_that_has_ended_is_named(server):
 
 
 def test_who_has_no_key_learns_no_reasons(server, monkeypatch):
-    def refuse(request):
+    def refuse(request: object) -> None:
         raise HttpError(401, "Invalid API key")
 
     monkeypatch.setattr(health, "owner_of", refuse)
