@@ -17,10 +17,10 @@ from intarsia.errors import RequestError, expect
 from intarsia.images.access import Access
 from intarsia.images.sources import read_source
 from intarsia.registry.registry import Registry
-from intarsia.server.files import FileStore, output_names
-from intarsia.server.jobs import LIBRARY, Job, WebhookTarget
-from intarsia.server.own_images import own_image
-from intarsia.server.store import IdInUse, Store
+from intarsia.server.store.files import FileStore, output_names
+from intarsia.server.store.jobs import LIBRARY, Job, WebhookTarget
+from intarsia.server.store.own_images import own_image
+from intarsia.server.store.store import IdInUse, Store
 
 __all__ = ["Acceptance", "stored_request"]
 

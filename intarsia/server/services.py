@@ -13,22 +13,22 @@ from intarsia.errors import IntarsiaError
 from intarsia.images.access import Access
 from intarsia.registry.registry import Registry
 from intarsia.server.acceptance import Acceptance
-from intarsia.server.admission import Admission
-from intarsia.server.authentication import Authentication
-from intarsia.server.dispatcher import Dispatcher
-from intarsia.server.events import JobEvents
-from intarsia.server.files import FileStore, FolderLock
-from intarsia.server.host import EngineHost, Listener
-from intarsia.server.hosts import open_files, open_host
-from intarsia.server.job_replies import webhook_body
-from intarsia.server.kept_jobs import KeptJobs
-from intarsia.server.keys import Keys
-from intarsia.server.limits import RateLimit
+from intarsia.server.engines.dispatcher import Dispatcher
+from intarsia.server.engines.events import JobEvents
+from intarsia.server.engines.host import EngineHost, Listener
+from intarsia.server.engines.hosts import open_files, open_host
+from intarsia.server.http.admission import Admission
+from intarsia.server.http.authentication import Authentication
+from intarsia.server.http.keys import Keys
+from intarsia.server.http.limits import RateLimit
 from intarsia.server.metrics import Metrics
-from intarsia.server.retention import Retention
+from intarsia.server.routes.job_replies import webhook_body
 from intarsia.server.settings import ServeSettings
-from intarsia.server.store import Store
-from intarsia.server.webhooks import WebhookSender
+from intarsia.server.store.files import FileStore, FolderLock
+from intarsia.server.store.kept_jobs import KeptJobs
+from intarsia.server.store.retention import Retention
+from intarsia.server.store.store import Store
+from intarsia.server.store.webhooks import WebhookSender
 from intarsia.threads import start_thread
 
 __all__ = ["Services"]

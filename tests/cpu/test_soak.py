@@ -51,12 +51,12 @@ def assert_flat(points: list[dict[str, Any]], warm: int, noise: float = NOISE) -
     assert max(growth) <= noise, growth
 
 
-@pytest.mark.parametrize(("backend", "count", "warm"), [("null", 300, 50), ("onnx", 150, 50), ("torch", 30, 15)])
+@pytest.mark.parametrize(("backend", "count", "warm"), [("null", 300, 50), ("onnx", 150, 50), ("torch", 20, 10)])
 def test_requests(tmp_path, backend, count, warm):
     assert_flat(points(tmp_path, backend, count), warm)
 
 
-@pytest.mark.parametrize(("backend", "count", "warm"), [("null", 60, 20), ("onnx", 12, 4)])
+@pytest.mark.parametrize(("backend", "count", "warm"), [("null", 60, 20), ("onnx", 10, 4)])
 def test_opening_and_closing(tmp_path, backend, count, warm):
     assert_flat(points(tmp_path, backend, count, "--reopen"), warm, NOISE_OF_MODELS)
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 pytest.importorskip("uvicorn", reason="needs the extra serve: pip install -e '.[serve]'")
 
-from intarsia.server.store import Store
+from intarsia.server.store.store import Store
 from tests.server.postgres import database, postgres
 from tests.server.running import Running, running
 from tests.server.step_gate import StepGate

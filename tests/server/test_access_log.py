@@ -19,13 +19,13 @@ pytest.importorskip("fastapi", reason="needs the server: pip install 'intarsia[s
 from fastapi import FastAPI, Request, UploadFile
 from fastapi.responses import JSONResponse
 
-from intarsia.server.access_log import AccessLog
-from intarsia.server.authentication import Authentication, Sender
-from intarsia.server.guards import Guards, GuardSettings
-from intarsia.server.keys import Keys
-from intarsia.server.keys_editing import add_key
-from intarsia.server.limits import KeyAttempts
-from intarsia.server.protocol import limited_protocol
+from intarsia.server.http.access_log import AccessLog
+from intarsia.server.http.authentication import Authentication, Sender
+from intarsia.server.http.guards import Guards, GuardSettings
+from intarsia.server.http.keys import Keys
+from intarsia.server.http.keys_editing import add_key
+from intarsia.server.http.limits import KeyAttempts
+from intarsia.server.http.protocol import limited_protocol
 from tests.server.loopback import Connection, serving
 
 LINE = re.compile(r"method=(\S+) path=(\S+) status=(\d{3}|-) seconds=(\d+\.\d{3}) bytes=(\d+) owner=(\S+)")

@@ -9,8 +9,8 @@ import pytest
 
 pytest.importorskip("fastapi", reason="needs the extra serve")
 
-from intarsia.server.admission import Admission
-from intarsia.server.error_replies import HttpError
+from intarsia.server.http.admission import Admission
+from intarsia.server.http.error_replies import HttpError
 
 
 class Clock:

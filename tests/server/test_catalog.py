@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from intarsia.schedulers import catalogue
-from intarsia.server.own_images import own_image
+from intarsia.server.store.own_images import own_image
 from tests.server.conftest import PIXELS
 from tests.server.event_stream import ended
 from tests.server.killed import documented_body

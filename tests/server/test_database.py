@@ -12,9 +12,9 @@ import pytest
 
 sa = pytest.importorskip("sqlalchemy", reason="needs SQLAlchemy: pip install 'intarsia[serve]'")
 
-from intarsia.server import schema
-from intarsia.server.jobs import Done, Job, WebhookTarget
-from intarsia.server.store import Store, StoreError
+from intarsia.server.store import schema
+from intarsia.server.store.jobs import Done, Job, WebhookTarget
+from intarsia.server.store.store import Store, StoreError
 
 FIRST_VERSION = Path(__file__).with_name("schema_version_1.sql")
 

@@ -13,7 +13,7 @@ import pytest
 
 sa = pytest.importorskip("sqlalchemy", reason="needs SQLAlchemy: pip install 'intarsia[serve]'")
 
-from intarsia.server.database import Database, StoreError
+from intarsia.server.store.database import Database, StoreError
 
 
 class Counted:

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 pytest.importorskip("uvicorn", reason="needs the server: pip install 'intarsia[serve]'")
 
-from intarsia.server.bodies import BodyLimits
-from intarsia.server.guards import Guards, GuardSettings
-from intarsia.server.origins import Origins, read_origin
-from intarsia.server.refusals import SECURITY_HEADERS
+from intarsia.server.http.bodies import BodyLimits
+from intarsia.server.http.guards import Guards, GuardSettings
+from intarsia.server.http.origins import Origins, read_origin
+from intarsia.server.http.refusals import SECURITY_HEADERS
 from tests.server.loopback import Connection, serving
 
 ORIGINS = Origins(

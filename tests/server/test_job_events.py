@@ -15,10 +15,11 @@ from PIL import Image
 
 import intarsia
 from intarsia.engine.result import Progress
-from intarsia.server import host_messages, job_events
-from intarsia.server.events import JobEvent, JobEvents
-from intarsia.server.job_events import Seen
-from intarsia.server.previews import PREVIEW_EVERY, Preview
+from intarsia.server.engines import host_messages
+from intarsia.server.engines.events import JobEvent, JobEvents
+from intarsia.server.engines.previews import PREVIEW_EVERY, Preview
+from intarsia.server.routes import job_events
+from intarsia.server.routes.job_events import Seen
 from intarsia.server.settings import EngineSettings
 from tests.server.event_stream import ended, following
 from tests.server.running import Running, running

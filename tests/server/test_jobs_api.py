@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import intarsia
-from intarsia.server.keys_editing import add_key
+from intarsia.server.http.keys_editing import add_key
 from intarsia.server.settings import EngineSettings
 from tests.server.event_stream import ended
 from tests.server.killed import documented_body

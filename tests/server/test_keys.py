@@ -21,9 +21,9 @@ from typer.testing import CliRunner
 
 from intarsia.cli import app
 from intarsia.errors import OutputError, RequestError
-from intarsia.server import keys_editing
-from intarsia.server.keys import Keys, candidate_key, generate_key, without_generated
-from intarsia.server.keys_editing import add_key, remove_key
+from intarsia.server.http import keys_editing
+from intarsia.server.http.keys import Keys, candidate_key, generate_key, without_generated
+from intarsia.server.http.keys_editing import add_key, remove_key
 
 ANN, BOB = "intarsia_" + "A" * 43, "intarsia_" + "B" * 43
 
@@ -64,7 +64,7 @@ def test_every_entry_is_compared_also_after_one_fits(file, monkeypatch):
         compared.append(left)
         return real(left, right)
 
-    monkeypatch.setattr("intarsia.server.keys.hmac.compare_digest", compare)
+    monkeypatch.setattr("intarsia.server.http.keys.hmac.compare_digest", compare)
     keys = Keys.read(file)
     for candidate in (ANN, BOB, "neither"):
         compared.clear()

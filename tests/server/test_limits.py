@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from intarsia.server.authentication import Authentication, Sender
-from intarsia.server.keys import Keys
-from intarsia.server.keys_editing import add_key
-from intarsia.server.limits import ALLOWED, KeyAttempts, RateLimit, Verdict, client_network
+from intarsia.server.http.authentication import Authentication, Sender
+from intarsia.server.http.keys import Keys
+from intarsia.server.http.keys_editing import add_key
+from intarsia.server.http.limits import ALLOWED, KeyAttempts, RateLimit, Verdict, client_network
 
 
 class Clock:

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from intarsia.server.jobs import Job
 from intarsia.server.metrics import Metrics
 from intarsia.server.settings import EngineSettings
+from intarsia.server.store.jobs import Job
 from tests.server.event_stream import ended
 from tests.server.killed import documented_body
 from tests.server.running import Running, running

@@ -15,7 +15,7 @@ from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 
 from intarsia.endpoints.schemas import openapi as documented
-from intarsia.server.openapi import openapi
+from intarsia.server.routes.openapi import openapi
 from tests.server.event_stream import ended
 
 # What clients of the hosted service use besides the documented addresses, and files, whose addresses replies give.

@@ -10,11 +10,12 @@ import pytest
 
 pytest.importorskip("uvicorn", reason="needs uvicorn: pip install 'intarsia[serve]'")
 
-from intarsia.server import dispatcher, leases
-from intarsia.server.dispatcher import Dispatcher
-from intarsia.server.events import JobEvents
-from intarsia.server.jobs import Done, Job
-from intarsia.server.store import Store
+from intarsia.server.engines import dispatcher
+from intarsia.server.engines.dispatcher import Dispatcher
+from intarsia.server.engines.events import JobEvents
+from intarsia.server.store import leases
+from intarsia.server.store.jobs import Done, Job
+from intarsia.server.store.store import Store
 from tests.server.killed import PatientClient, ServerProcess, documented_body
 
 PATIENCE = 20  # seconds that a test waits for what has to come

@@ -17,13 +17,13 @@ import dataclasses
 from intarsia.engine.result import Progress
 from intarsia.images.access import Access
 from intarsia.registry.registry import Registry
-from intarsia.server import host_messages as messages
 from intarsia.server.acceptance import Acceptance
-from intarsia.server.files import LocalFiles
-from intarsia.server.jobs import Done, Ended, Failed, Job, Stopped
-from intarsia.server.process_host import ManyHosts, ProcessHost
+from intarsia.server.engines import host_messages as messages
+from intarsia.server.engines.process_host import ManyHosts, ProcessHost
 from intarsia.server.settings import EngineSettings, ServeSettings
-from intarsia.server.store import Store
+from intarsia.server.store.files import LocalFiles
+from intarsia.server.store.jobs import Done, Ended, Failed, Job, Stopped
+from intarsia.server.store.store import Store
 from tests.server.killed import documented_body
 
 ENGINE = EngineSettings(backend="null", devices=("cpu", "cpu"))

@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("uvicorn", reason="needs the server: pip install 'intarsia[serve]'")
 
-from intarsia.server.protocol import limited_protocol
+from intarsia.server.http.protocol import limited_protocol
 from tests.server.loopback import Connection, serving
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"

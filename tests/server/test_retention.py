@@ -13,12 +13,12 @@ import pytest
 pytest.importorskip("sqlalchemy", reason="needs SQLAlchemy: pip install 'intarsia[serve]'")
 
 from intarsia.errors import OutputError
-from intarsia.server.files import LocalFiles, output_names
-from intarsia.server.jobs import Done, Failed, Job
-from intarsia.server.kept_jobs import KeptJobs
-from intarsia.server.retention import Retention
 from intarsia.server.settings import DAY
-from intarsia.server.store import Store
+from intarsia.server.store.files import LocalFiles, output_names
+from intarsia.server.store.jobs import Done, Failed, Job
+from intarsia.server.store.kept_jobs import KeptJobs
+from intarsia.server.store.retention import Retention
+from intarsia.server.store.store import Store
 
 MINUTE, HOUR, YEAR = 60.0, 3600.0, 365 * DAY
 

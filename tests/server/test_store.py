@@ -18,11 +18,11 @@ sa = pytest.importorskip("sqlalchemy", reason="needs SQLAlchemy: pip install 'in
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from intarsia.server.jobs import ENDED, Done, Failed, Job, WebhookTarget
-from intarsia.server.kept_jobs import KeptJobs
-from intarsia.server.leases import LEASE
-from intarsia.server.schema import SERVERS
-from intarsia.server.store import IdInUse, QueueFull, Store
+from intarsia.server.store.jobs import ENDED, Done, Failed, Job, WebhookTarget
+from intarsia.server.store.kept_jobs import KeptJobs
+from intarsia.server.store.leases import LEASE
+from intarsia.server.store.schema import SERVERS
+from intarsia.server.store.store import IdInUse, QueueFull, Store
 
 DONE = Done({"seconds": 1.0})
 TARGET = WebhookTarget("https://example.org/hook", "http://here")
@@ -77,8 +77,8 @@ def test_any_json_comes_back_as_it_was_stored(open_store):
 
 ACCEPTING = """
 import os, signal, sys
-from intarsia.server.jobs import Job, WebhookTarget
-from intarsia.server.store import Store
+from intarsia.server.store.jobs import Job, WebhookTarget
+from intarsia.server.store.store import Store
 store = Store(sys.argv[1])
 store.accept(Job(id=7, endpoint="community", meta={"a": 1}), most=5, webhook=WebhookTarget("http://e.org", "http://h"))
 os.kill(os.getpid(), signal.SIGKILL)
@@ -276,10 +276,10 @@ def test_a_requeued_job_has_its_old_place_and_one_to_be_cancelled_is(open_store)
     store = open_store()
     store.accept(job(9), most=9, webhook=TARGET)
     queue(store, 5, 7)
-    first, second = store.claim("here", 2)
+    ninth, fifth = store.claim("here", 2)
     store.cancel(9)
-    store.requeue(first)
-    store.requeue(second)
+    store.requeue(ninth)
+    store.requeue(fifth)
     assert store.get(9).state == "cancelled"
     assert store.get(9).finished is not None
     assert store.webhooks.counts() == {"due": 1}

@@ -21,9 +21,9 @@ import pytest
 pytest.importorskip("sqlalchemy", reason="needs SQLAlchemy: pip install 'intarsia[serve]'")
 
 from intarsia.images import addresses
-from intarsia.server.jobs import Done, Failed, Job, WebhookTarget
-from intarsia.server.store import Store
-from intarsia.server.webhooks import WebhookSender, WebhookTimes
+from intarsia.server.store.jobs import Done, Failed, Job, WebhookTarget
+from intarsia.server.store.store import Store
+from intarsia.server.store.webhooks import WebhookSender, WebhookTimes
 
 QUICK = WebhookTimes(call=5, connect=2, waits=(0.02, 0.02, 0.02, 0.02), look=0.05, close=2)
 SECRET = "a secret of both"
@@ -421,7 +421,7 @@ def test_a_served_request_calls_its_webhook_with_the_reply_that_fetch_gives(tmp_
 
 def test_a_request_that_fails_or_is_cancelled_calls_with_the_reason(tmp_path, receiver):
     pytest.importorskip("fastapi", reason="needs FastAPI: pip install 'intarsia[serve]'")
-    from intarsia.server.job_replies import webhook_body
+    from intarsia.server.routes.job_replies import webhook_body
     from intarsia.server.services import Services
     from intarsia.server.settings import EngineSettings, ServeSettings
     from tests.server.killed import documented_body
