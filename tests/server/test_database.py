@@ -192,7 +192,7 @@ def test_a_migration_happens_once_and_whole(tmp_path, monkeypatch):
 def test_servers_that_start_together_make_the_tables_once(database):
     barrier = threading.Barrier(6)
 
-    def start(number):
+    def start(number: int) -> Store:
         barrier.wait(30)
         store = Store(database, shared=True)
         store.accept(Job(id=number, endpoint="community"), most=99)

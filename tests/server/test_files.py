@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -21,11 +22,11 @@ FAR = 4e9  # Unix time
 
 
 @pytest.fixture
-def files(tmp_path):
+def files(tmp_path: Path) -> LocalFiles:
     return LocalFiles(tmp_path)
 
 
-def aged(path, seconds):
+def aged(path: Path, seconds: float) -> None:
     os.utime(path, (path.stat().st_mtime - seconds,) * 2)
 
 
@@ -99,7 +100,7 @@ def test_an_input_that_comes_while_old_ones_are_removed_is_there(files):
     files.put_input(DATA)
     path, stop = files.root / "inputs" / SHA256, threading.Event()
 
-    def sweep():
+    def sweep() -> None:
         while not stop.is_set():
             files.remove_inputs((), 1000.0)
 

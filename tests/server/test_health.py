@@ -5,15 +5,16 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from intarsia.server.http.keys_editing import add_key
 from intarsia.server.routes import health
 from intarsia.server.store.store import Store, StoreError
-from tests.server.running import running
+from tests.server.running import Running, running
 
 
-def preloaded(server):
+def preloaded(server: Running) -> httpx2.Response:
     """Wait until the models named at the start have been tried."""
     for thread in threading.enumerate():
         if thread.name == "intarsia-preload":
@@ -59,7 +60,7 @@ def test_a_folder_that_cannot_be_written_is_named_without_its_path(server):
 def test_a_database_that_fails_is_named(server, monkeypatch):
     preloaded(server)
 
-    def fail():
+    def fail() -> None:
         raise StoreError("the database cannot be written: disk full")
 
     monkeypatch.setattr(server.services.store, "check", fail)

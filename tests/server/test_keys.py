@@ -9,7 +9,10 @@ import logging
 import os
 import stat
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -25,12 +28,12 @@ from intarsia.server.http.keys_editing import add_key, remove_key
 ANN, BOB = "intarsia_" + "A" * 43, "intarsia_" + "B" * 43
 
 
-def line(name, key):
+def line(name: str, key: str) -> str:
     return f"{name} sha256:{hashlib.sha256(key.encode()).hexdigest()}\n"
 
 
 @pytest.fixture
-def file(tmp_path):
+def file(tmp_path: Path) -> Path:
     path = tmp_path / "keys.txt"
     path.write_text(f"# who may send requests\n\n{line('ann', ANN)}  {line('bob', BOB)}")
     path.chmod(0o600)
@@ -57,7 +60,7 @@ def test_every_entry_is_compared_also_after_one_fits(file, monkeypatch):
     compared = []
     real = Keys.owner.__globals__["hmac"].compare_digest
 
-    def compare(left, right):
+    def compare(left: Any, right: Any) -> bool:
         compared.append(left)
         return real(left, right)
 
@@ -182,7 +185,7 @@ def test_any_bytes_in_headers_and_any_json_in_the_body_give_a_text_or_none(value
 
 
 @pytest.fixture
-def run():
+def run() -> Callable[..., Any]:
     return lambda *arguments: CliRunner().invoke(app, ["keys", *map(str, arguments)])
 
 
@@ -269,7 +272,7 @@ def test_no_key_is_lost_when_two_are_added_at_the_same_time(file, monkeypatch):
     both_read = threading.Barrier(2)
     real = keys_editing.read_file
 
-    def read_file(path):
+    def read_file(path: Path) -> Any:
         content = real(path)
         # Without a lock both get here before either has written; with one, the second comes after the first.
         with contextlib.suppress(threading.BrokenBarrierError):

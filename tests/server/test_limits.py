@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,15 +15,15 @@ from intarsia.server.http.limits import ALLOWED, KeyAttempts, RateLimit, Verdict
 
 
 class Clock:
-    def __init__(self):
+    def __init__(self) -> None:
         self.now = 1000.0
 
-    def __call__(self):
+    def __call__(self) -> float:
         return self.now
 
 
 @pytest.fixture
-def clock():
+def clock() -> Clock:
     return Clock()
 
 
@@ -126,7 +128,7 @@ def test_a_client_is_an_address_or_the_network_of_one_customer(address, network)
 
 
 @pytest.fixture
-def keys(tmp_path):
+def keys(tmp_path: Path) -> tuple[Keys, str]:
     path = tmp_path / "keys.txt"
     key = add_key(path, "ann")
     return Keys.read(path), key
