@@ -17,11 +17,13 @@ from intarsia.commands.batch import batch
 from intarsia.commands.export import export
 from intarsia.commands.inpaint import inpaint
 from intarsia.commands.interrupts import take_sigterm
+from intarsia.commands.keys import keys
 from intarsia.commands.models import models
 from intarsia.commands.plan import plan
 from intarsia.commands.request import request
 from intarsia.commands.schedulers import schedulers
 from intarsia.commands.schema import schema
+from intarsia.commands.serve import serve
 from intarsia.commands.streams import note, prepare
 from intarsia.errors import BackendError, Cancelled, IntarsiaError
 
@@ -38,7 +40,9 @@ app.command()(request)
 app.command()(plan)
 app.command()(schema)
 app.command()(export)
+app.command()(serve)
 app.add_typer(batch, name="batch")
+app.add_typer(keys, name="keys")
 app.add_typer(models, name="models")
 app.add_typer(schedulers, name="schedulers")
 

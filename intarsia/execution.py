@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 from intarsia.errors import BackendError
 
@@ -17,6 +17,8 @@ Capture = Literal["auto", "on", "off"]
 
 Precision = Literal["standard", "fp8"]
 """What networks compute in. ``standard`` is half precision on a GPU, float32 on a CPU; ``fp8`` has products in e4m3."""
+
+Choice = TypeVar("Choice", bound=str)
 
 KERNELS: tuple[Kernels, ...] = get_args(Kernels)
 CAPTURE: tuple[Capture, ...] = get_args(Capture)
@@ -45,10 +47,22 @@ class Execution:
     capture: Capture = "auto"
 
     def __post_init__(self) -> None:
-        _check("kernels", self.kernels, KERNELS)
-        _check("capture", self.capture, CAPTURE)
+        _choice("kernels", self.kernels, KERNELS)
+        _choice("capture", self.capture, CAPTURE)
+
+    @classmethod
+    def named(cls, kernels: str, capture: str, *, deterministic: bool | None = None) -> Execution:
+        """From texts, as they come from a command line or a file."""
+        return cls(
+            deterministic=deterministic,
+            kernels=_choice("kernels", kernels, KERNELS),
+            capture=_choice("capture", capture, CAPTURE),
+        )
 
 
-def _check(option: str, value: object, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise BackendError(f"{option} must be {', '.join(allowed[:-1])} or {allowed[-1]}, not {value!r}")
+def _choice(option: str, value: str, allowed: tuple[Choice, ...]) -> Choice:
+    """The allowed one that ``value`` names."""
+    for choice in allowed:
+        if choice == value:
+            return choice
+    raise BackendError(f"{option} must be {', '.join(allowed[:-1])} or {allowed[-1]}, not {value!r}")

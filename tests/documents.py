@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 SEEDS = Path(__file__).resolve().parents[2] / "shared" / "seeds"
-PICTURES = Path(__file__).resolve().parents[2] / "shared" / "data" / "inpainting"
+IMAGES = Path(__file__).resolve().parents[2] / "shared" / "data" / "inpainting"
 HOSTED = "https://raw.githubusercontent.com/CompVis/stable-diffusion/main/data/inpainting_examples"
 ENDPOINTS = {"000": "community", "001": "enterprise-pony", "002": "pony", "003": "pony", "004": "realtime"}
 
@@ -31,7 +31,7 @@ class Document:
 
     @property
     def example(self) -> str:
-        """The example request, byte for byte: the JSON object around the address of the picture."""
+        """The example request, byte for byte: the JSON object around the address of the image."""
         place = self.text.index(f'"init_image": "{HOSTED}')
         return self.text[self.text.rindex("{", 0, place) : self.text.index("}", place) + 1]
 
@@ -60,7 +60,7 @@ def document(number: str) -> Document:
 
 
 def example(number: str, address: str) -> dict[str, Any]:
-    """The example request with its pictures at ``address``, otherwise as printed."""
+    """The example request with its images at ``address``, otherwise as printed."""
     return json.loads(document(number).example.replace(HOSTED, address))
 
 
@@ -84,9 +84,9 @@ def serving(folder: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def serving_pictures() -> Iterator[str]:
-    """The documents' own pictures; skips, with the reason, where they are absent."""
-    if not PICTURES.is_dir():
-        pytest.skip(f"the documents' pictures are not there: {PICTURES}")
-    with serving(PICTURES) as address:
+def serving_images() -> Iterator[str]:
+    """The documents' own images; skips, with the reason, where they are absent."""
+    if not IMAGES.is_dir():
+        pytest.skip(f"the documents' pictures are not there: {IMAGES}")
+    with serving(IMAGES) as address:
         yield address

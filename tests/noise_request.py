@@ -1,4 +1,4 @@
-"""A small request over a picture of noise, for tests of everything that does not depend on what is in the picture."""
+"""A small request over an image of noise, for tests of everything that does not depend on what is in the image."""
 
 from __future__ import annotations
 

@@ -54,8 +54,8 @@ def _randomise(module: torch.nn.Module, generator: torch.Generator) -> None:
 
 
 @torch.no_grad()
-def _centre_pictures(autoencoder: torch.nn.Module, last: torch.nn.Conv2d, generator: torch.Generator) -> None:
-    """Scale the decoder's last convolution so that pictures of random latents fill the range without clipping."""
+def _center_images(autoencoder: torch.nn.Module, last: torch.nn.Conv2d, generator: torch.Generator) -> None:
+    """Scale the decoder's last convolution so that images of random latents fill the range without clipping."""
     latents = torch.randn(2, 4, 16, 16, generator=generator)
     factor = 0.3 / autoencoder.decode(latents).sample.std(dim=(0, 2, 3))
     last.weight *= factor[:, None, None, None]
@@ -96,7 +96,7 @@ def write_model(folder: Path, in_channels: int = 9, vae: str = "kl", seed: int =
     for module in (text, unet, autoencoder):
         _randomise(module, generator)
     decoder = autoencoder.decoder
-    _centre_pictures(autoencoder, decoder.conv_out if vae == "kl" else decoder.layers[-1], generator)
+    _center_images(autoencoder, decoder.conv_out if vae == "kl" else decoder.layers[-1], generator)
     parts = {
         "vae": autoencoder, "text_encoder": text, "tokenizer": tokenizer, "unet": unet,
         "scheduler": PNDMScheduler(**SD15_SCHEDULE), "safety_checker": None, "feature_extractor": None,
@@ -134,7 +134,7 @@ def write_xl_model(folder: Path, seed: int = 0) -> Path:
     )  # fmt: skip
     for module in (*texts, unet, autoencoder):
         _randomise(module, generator)
-    _centre_pictures(autoencoder, autoencoder.decoder.conv_out, generator)
+    _center_images(autoencoder, autoencoder.decoder.conv_out, generator)
     StableDiffusionXLPipeline(
         vae=autoencoder, text_encoder=texts[0], text_encoder_2=texts[1], tokenizer=tokenizer, tokenizer_2=tokenizer,
         unet=unet, scheduler=PNDMScheduler(**SD15_SCHEDULE), add_watermarker=False,

@@ -1,4 +1,4 @@
-"""diffusers' own SDXL inpainting pipeline on a folder, with our noise: what a backend's picture is compared with."""
+"""diffusers' own SDXL inpainting pipeline on a folder, with our noise: what a backend's image is compared with."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HEIGHT, WIDTH, STEPS, SEED = 64, 128, 4, 11
 SCHEDULER = "EulerDiscreteScheduler"
 
 
-def pictures() -> tuple[np.ndarray, np.ndarray]:
+def image_and_mask() -> tuple[np.ndarray, np.ndarray]:
     """An image that is not square, and a mask off its centre."""
     rng = np.random.default_rng(5)
     image = rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
@@ -31,7 +31,7 @@ def pictures() -> tuple[np.ndarray, np.ndarray]:
 
 def request(model: str, **fields: Any) -> intarsia.InpaintRequest:
     """What ``reference`` draws, for an engine."""
-    image, mask = pictures()
+    image, mask = image_and_mask()
     settings = {
         "scheduler": SCHEDULER,
         "steps": STEPS,
@@ -50,7 +50,7 @@ def reference(folder: Path, prompt: str, negative: str | None) -> np.ndarray:
     pipe.set_progress_bar_config(disable=True)
     pipe.scheduler = getattr(diffusers, SCHEDULER).from_config(pipe.scheduler.config)
     noise = torch.from_numpy(intarsia.noise(SEED, (4, HEIGHT // 8, WIDTH // 8)))[None]
-    image, mask = pictures()
+    image, mask = image_and_mask()
     with (
         patch.object(xl_inpaint, "randn_tensor", lambda *_, **__: noise.clone()),
         patch.object(DiagonalGaussianDistribution, "sample", lambda self, generator=None: self.mean),

@@ -3,11 +3,16 @@
 It implements the protocol and no more, so that the command line, batches and servers can be tested without a model.
 Images are a flat color that depends on the prompts, on the names of the model's files, on its precision and on the
 starting noise. The masks and the paste-back are the real ones.
+
+``INTARSIA_NULL_STEP_SECONDS`` makes each evaluation take that long, so that clients and servers meet requests that
+queue and run, as with a network.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from intarsia.backends.device_names import check_device_name
-from intarsia.backends.protocol import Inputs, ModelFiles, Runtime, Step
-from intarsia.errors import BackendError
+from intarsia.backends.protocol import Inputs, ModelFiles, Runtime, Shares, Snapshot, Step
+from intarsia.errors import BackendError, shown
 from intarsia.execution import STANDARD, Execution
 from intarsia.schedulers import Table
 
@@ -37,6 +42,7 @@ class NullSession:
 
     def __init__(self, files: ModelFiles) -> None:
         self.files = files
+        self._step_seconds = _step_seconds()
         self.runtime = Runtime(
             backend="null", device="cpu", dtype="uint8", deterministic=True, precision=files.precision
         )
@@ -64,7 +70,9 @@ class NullSession:
         return "\0".join(parts)
 
     def advance(self, steps: Sequence[Step]) -> None:
-        """Nothing to compute."""
+        """Nothing to compute; it takes as long as the environment asks for."""
+        if self._step_seconds:
+            time.sleep(self._step_seconds)
 
     def decode(self, states: Sequence[_State]) -> list[np.ndarray]:
         images = [state.inputs.image.copy() for state in states]
@@ -73,8 +81,28 @@ class NullSession:
                 image[:, :, channel][state.inputs.mask] = level
         return images
 
+    def snapshot(self, state: _State, shares: Shares) -> Snapshot:
+        """The color of the finished image, whatever the row."""
+        height, width = state.inputs.latent_mask.shape
+        colors = np.empty((3, height, width), np.float32)
+        colors[:] = state.color[:, None, None] / np.float32(255)
+        return lambda: colors
+
     def close(self) -> None:
         """Nothing to release."""
+
+
+def _step_seconds() -> float:
+    text = os.environ.get("INTARSIA_NULL_STEP_SECONDS", "")
+    if not text:
+        return 0.0
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 60:
+        raise BackendError(f"INTARSIA_NULL_STEP_SECONDS must be between 0 and 60, not {shown(text)}")
+    return seconds
 
 
 class NullChecker:

@@ -6,7 +6,7 @@ arrays and opaque handles; tensors stay inside the backends.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -19,6 +19,7 @@ from intarsia.token_merging import NO_MERGING, TokenMerging
 
 __all__ = [
     "Adapts",
+    "Autoencodes",
     "Backend",
     "Blends",
     "Checker",
@@ -26,8 +27,11 @@ __all__ = [
     "Inputs",
     "ModelFiles",
     "Prepares",
+    "Previews",
     "Runtime",
     "Session",
+    "Shares",
+    "Snapshot",
     "State",
     "Step",
 ]
@@ -35,6 +39,12 @@ __all__ = [
 # Opaque handles: only the session that made them reads them.
 Conditioning = Any
 State = Any
+
+Snapshot = Callable[[], np.ndarray]
+"""Gives a copy of a lane's latents, float32 ``[C, h, w]``: from any thread, also after the lane or the session is gone.
+
+It waits for the device where the copy is not there yet.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +110,21 @@ class Step:
     state: State
     row: int
     noise: np.ndarray | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shares:
+    """A combination of what a lane holds after a row.
+
+    Attributes:
+        sample: share of the new sample, state slot 0.
+        output: share of the network's output in that row, after guidance.
+        noise: share of the row's fresh noise; 0 in a row that has none.
+    """
+
+    sample: float = 0.0
+    output: float = 0.0
+    noise: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +203,38 @@ class Adapts(Protocol):
 
         Raises:
             WeightsError: LoRAs that are unreadable or do not fit; the session is as it was.
+        """
+        ...
+
+
+@runtime_checkable
+class Previews(Protocol):
+    """Optional: a session whose lanes can be looked at between two evaluations.
+
+    What it gives are latents, if it also is :class:`Autoencodes`; else colors, RGB in 0 … 1.
+    """
+
+    def snapshot(self, state: State, shares: Shares) -> Snapshot:
+        """Begin to copy a combination of a lane that has just moved by :meth:`Session.advance`, without waiting for it.
+
+        Raises:
+            BackendError: the device has no memory for it, or is lost.
+        """
+        ...
+
+
+@runtime_checkable
+class Autoencodes(Protocol):
+    """Optional: a session that can show what its latents look like, for a map from latents to colors."""
+
+    def autoencode(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Latents of an image, float32 ``[C, h / factor, w / factor]``, and what is decoded from them.
+
+        Args:
+            image: uint8 ``[h, w, 3]``, like the decoded one.
+
+        Raises:
+            BackendError: the device has no memory for it, or is lost.
         """
         ...
 

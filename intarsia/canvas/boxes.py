@@ -42,16 +42,21 @@ class Geometry:
     @property
     def crop_size(self) -> Size:
         """Size of the crop in the working image."""
-        return self.crop[2] - self.crop[0], self.crop[3] - self.crop[1]
+        x0, y0, x1, y1 = self.crop
+        return x1 - x0, y1 - y0
 
     @property
     def scale(self) -> float:
         """Generated pixels per working pixel."""
-        return max(self.resized) / max(self.crop_size)
+        longest_generated = max(self.resized)
+        longest_working = max(self.crop_size)
+        return longest_generated / longest_working
 
     @property
     def padding(self) -> Box:
         """Padded pixels: left, top, right, bottom."""
         x, y = self.offset
         width, height = self.resized
-        return x, y, self.width - x - width, self.height - y - height
+        right = self.width - x - width
+        bottom = self.height - y - height
+        return x, y, right, bottom

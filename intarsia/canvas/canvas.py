@@ -86,7 +86,9 @@ class Canvas:
 
         x, y = self.geometry.offset
         width, height = self.geometry.resized
-        area = resize(generated[y : y + height, x : x + width], self.geometry.crop_size)
+        without_padding = generated[y : y + height, x : x + width]
+
+        area = resize(without_padding, self.geometry.crop_size)
         if self.options.color_match:
             area = self._matched(area)
 
@@ -101,31 +103,37 @@ class Canvas:
     def touched(self) -> Mask:
         """bool ``[H, W]`` of the output: the pixels that :meth:`paste` may change."""
         feathered = np.zeros(self.area.shape, dtype=np.bool_)
-        x0, y0, x1, y1 = self.feather.box
-        feathered[y0:y1, x0:x1] = self.feather.weights > 0
+        in_feather = _cut(feathered, self.feather.box)
+        in_feather[:] = self.feather.weights > 0
 
         cropped = np.zeros_like(feathered)
-        x0, y0, x1, y1 = self.geometry.crop
-        cropped[y0:y1, x0:x1] = True
+        in_crop = _cut(cropped, self.geometry.crop)
+        in_crop[:] = True
         return feathered & cropped
 
     def _matched(self, area: Pixels) -> Pixels:
         """``area`` in the colors that surround the mask."""
-        ring = max(_LEAST_RING, math.ceil(2 * self.options.mask_blur))
-        return match_colors(area, self.shown, _cut(self.area, self.geometry.crop), ring)
+        feather_width = math.ceil(2 * self.options.mask_blur)
+        ring = max(_LEAST_RING, feather_width)
+        mask = _cut(self.area, self.geometry.crop)
+        return match_colors(area, self.shown, mask, ring)
 
     @cached_property
     def _composite(self) -> tuple[Feather, Pixels | None]:
         """The share of the generated colors, and the output's alpha."""
-        alpha, hidden = self.working.alpha, hidden_pixels(self.working.alpha)
+        alpha = self.working.alpha
+        hidden = hidden_pixels(alpha)
         if alpha is None or hidden is None:
             return self.feather, alpha
-        if hidden[self.area].any():
+
+        repaints_hidden = hidden[self.area].any()
+        if repaints_hidden:
             return composite(alpha, self.geometry.crop, self.feather)
 
         # The feather alone reaches hidden pixels: they stay hidden, and as they are.
         box = self.feather.box
-        weights = np.where(_cut(hidden, box), np.uint8(0), self.feather.weights)
+        hidden_here = _cut(hidden, box)
+        weights = np.where(hidden_here, np.uint8(0), self.feather.weights)
         return Feather(box, weights), alpha
 
 
@@ -137,17 +145,18 @@ def prepare(image: RgbImage, mask: RgbImage, options: CanvasOptions | None = Non
     """
     options = options or CanvasOptions()
     area, mask_warnings = _denoise_mask(image, mask, options)
-    working_size = (area.shape[1], area.shape[0])
-    mask_box = bounding_box(area) or (0, 0, *working_size)
+    height, width = area.shape
+    working_size = (width, height)
+    mask_box = bounding_box(area) or (0, 0, width, height)
     layout = geometry(image.size, working_size, mask_box, options)
 
     working = _working(image, working_size)
     hidden = hidden_pixels(working.alpha)
     shown = _shown(working, area, layout.crop)
 
-    generation_mask = _padded(resize_mask(_cut(area, layout.crop), layout.resized), layout)
-    hole = _hole(hidden, area, layout)
     pixels = _padded(resize(shown, layout.resized), layout)
+    generation_mask = _generation_mask(area, layout)
+    hole = _hole(hidden, area, layout)
 
     return Canvas(
         geometry=layout,
@@ -158,21 +167,30 @@ def prepare(image: RgbImage, mask: RgbImage, options: CanvasOptions | None = Non
         area=area,
         feather=feather(area, options.mask_blur),
         options=options,
-        warnings=(*mask_warnings, *_about_scale(layout, options), *_about_hidden(hidden, area)),
+        warnings=(
+            *mask_warnings,
+            *_about_scale(layout, options),
+            *_about_hidden(hidden, area),
+        ),
     )
 
 
 def _denoise_mask(image: RgbImage, mask: RgbImage, options: CanvasOptions) -> tuple[Mask, tuple[str, ...]]:
     """The grown mask at working size, and warnings."""
-    source, invert = options.mask_source, options.invert_mask
-    binary, source_warnings = binarize(mask, source, invert, _looks_same(mask, image))
+    source = options.mask_source
+    invert = options.invert_mask
+    is_init_image = _looks_same(mask, image)
+
+    binary, source_warnings = binarize(mask, source, invert, is_init_image)
     area, size_warnings = fit_mask(binary, image.size)
     if not area.any():
-        raise RequestError("mask_image", message=f"mask_image is empty: {why_empty(mask, source, invert)}")
+        reason = why_empty(mask, source, invert)
+        raise RequestError("mask_image", message=f"mask_image is empty: {reason}")
 
     area = dilate(area, options.mask_dilate)
     if options.fixed_size and options.width and options.height:
-        area = resize_mask(area, (options.width, options.height))
+        fixed_size = (options.width, options.height)
+        area = resize_mask(area, fixed_size)
     return area, source_warnings + size_warnings
 
 
@@ -182,20 +200,26 @@ def _looks_same(mask: RgbImage, image: RgbImage) -> bool:
         return False
     if not np.array_equal(mask.alpha, image.alpha):
         return False
+
     differs = (mask.rgb != image.rgb).any(axis=2)
-    return not differs[mask.alpha > 0].any()
+    visible = mask.alpha > 0
+    return not differs[visible].any()
 
 
 def _working(image: RgbImage, size: Size) -> RgbImage:
     """``image`` to composite into, resized where a request fixes the output's size."""
     if image.size == size:
         if image.is_gray:
-            return replace(image, rgb=np.ascontiguousarray(image.rgb), is_gray=False)
+            channels = np.ascontiguousarray(image.rgb)
+            return replace(image, rgb=channels, is_gray=False)
         return image
 
     # Opaque first: resizing mixes neighbors, and what is hidden is not to be mixed into what is seen.
-    rgb = resize(opaque(image.rgb, image.alpha), size)
-    alpha = None if image.alpha is None else resize(image.alpha, size)
+    filled = opaque(image.rgb, image.alpha)
+    rgb = resize(filled, size)
+    alpha = None
+    if image.alpha is not None:
+        alpha = resize(image.alpha, size)
     return RgbImage(rgb, alpha, icc_profile=image.icc_profile, path=image.path)
 
 
@@ -206,15 +230,26 @@ def _shown(working: RgbImage, area: Mask, crop: Box) -> Pixels:
 
     alpha = _cut(working.alpha, crop)
     if alpha.max() < FAINT:
-        return _cut(opaque(working.rgb, working.alpha, area), crop)
-    return opaque(_cut(working.rgb, crop), alpha, _cut(area, crop))
+        filled = opaque(working.rgb, working.alpha, area)
+        return _cut(filled, crop)
+
+    rgb = _cut(working.rgb, crop)
+    mask = _cut(area, crop)
+    return opaque(rgb, alpha, mask)
+
+
+def _generation_mask(area: Mask, layout: Geometry) -> Mask:
+    """A mask of the working image at generation size."""
+    cropped = _cut(area, layout.crop)
+    resized = resize_mask(cropped, layout.resized)
+    return _padded(resized, layout)
 
 
 def _hole(hidden: Mask | None, area: Mask, layout: Geometry) -> Mask:
     """The part of the mask where the image is transparent, at generation size."""
     if hidden is None:
         return np.zeros((layout.height, layout.width), np.bool_)
-    return _padded(resize_mask(_cut(hidden & area, layout.crop), layout.resized), layout)
+    return _generation_mask(hidden & area, layout)
 
 
 def _start(pixels: Pixels, mask: Mask, hole: Mask, options: CanvasOptions) -> Pixels:
@@ -224,15 +259,18 @@ def _start(pixels: Pixels, mask: Mask, hole: Mask, options: CanvasOptions) -> Pi
         mask: the denoise mask; hole: the part of it where the image is transparent. All at generation size.
     """
     content = options.masked_content
-    if content == "blank":
-        return np.where(mask[:, :, None], np.uint8(BLANK), pixels)
     if content == "fill":
         return from_surroundings(pixels, mask)
+    if content == "blank":
+        masked = mask[:, :, None]
+        return np.where(masked, np.uint8(BLANK), pixels)
 
     # A mask that covers everything leaves nothing to fill from but what it covers, and that was done.
     if not hole.any() or mask.all():
         return pixels
-    return np.where(hole[:, :, None], from_surroundings(pixels, mask), pixels)
+    in_hole = hole[:, :, None]
+    filled = from_surroundings(pixels, mask)
+    return np.where(in_hole, filled, pixels)
 
 
 def _about_scale(layout: Geometry, options: CanvasOptions) -> tuple[str, ...]:
@@ -253,7 +291,8 @@ def _about_hidden(hidden: Mask | None, area: Mask) -> tuple[str, ...]:
         return ("init_image is transparent everywhere: the network is shown plain gray",)
 
     masked = hidden[area]
-    if masked.any() and 2 * int(np.count_nonzero(masked)) < masked.size:
+    masked_hidden = int(np.count_nonzero(masked))
+    if 0 < 2 * masked_hidden < masked.size:
         return ("the mask covers transparent pixels of init_image: what is repainted becomes opaque",)
     return ()
 
@@ -268,6 +307,9 @@ def _padded(pixels: NDArray[Any], layout: Geometry) -> NDArray[Any]:
     """Padded to generation size by repeating the edge; the mask too, so that it does not end at an edge."""
     if not any(layout.padding):
         return pixels
+
     left, top, right, bottom = layout.padding
-    widths = ((top, bottom), (left, right), (0, 0))[: pixels.ndim]
+    widths = [(top, bottom), (left, right)]
+    if pixels.ndim == 3:
+        widths.append((0, 0))
     return np.pad(pixels, widths, mode="edge")

@@ -35,10 +35,14 @@ def geometry(source: Size, working: Size, mask_box: Box, options: CanvasOptions)
     crop = (0, 0, *working)
     if options.mask_padding is not None:
         crop = _surroundings(working, mask_box, options)
+    x0, y0, x1, y1 = crop
 
-    resized, requested = _resized((crop[2] - crop[0], crop[3] - crop[1]), working, options)
+    resized, requested = _resized((x1 - x0, y1 - y0), working, options)
     width = _generation_side(resized[0], requested[0], options)
     height = _generation_side(resized[1], requested[1], options)
+
+    x = _padding_before(width - resized[0])
+    y = _padding_before(height - resized[1])
     return Geometry(
         width=width,
         height=height,
@@ -46,7 +50,7 @@ def geometry(source: Size, working: Size, mask_box: Box, options: CanvasOptions)
         working=working,
         crop=crop,
         resized=resized,
-        offset=(_padding_before(width - resized[0]), _padding_before(height - resized[1])),
+        offset=(x, y),
     )
 
 
@@ -55,12 +59,17 @@ def _resized(crop: Size, working: Size, options: CanvasOptions) -> tuple[Size, S
     if options.fixed_size and options.mask_padding is None:
         return working, working
 
+    crop_width, crop_height = crop
     requested = _requested_size(crop, options)
     if requested is None:
-        scale, requested = _native_scale(crop, options), (0, 0)
+        requested = (0, 0)
+        scale = _native_scale(crop, options)
     else:
-        scale = min(requested[0] / crop[0], requested[1] / crop[1])
-    return (_scaled(crop[0], scale, options), _scaled(crop[1], scale, options)), requested
+        scale = min(requested[0] / crop_width, requested[1] / crop_height)
+
+    width = _scaled(crop_width, scale, options)
+    height = _scaled(crop_height, scale, options)
+    return (width, height), requested
 
 
 def _requested_size(crop: Size, options: CanvasOptions) -> Size | None:
@@ -69,21 +78,31 @@ def _requested_size(crop: Size, options: CanvasOptions) -> Size | None:
     if width is None and height is None:
         return None
 
+    crop_width, crop_height = crop
     if width is None:
-        width = _limited((height or 0) * (crop[0] / crop[1]), options)
+        across = crop_width / crop_height
+        width = _limited((height or 0) * across, options)
     if height is None:
-        height = _limited(width * (crop[1] / crop[0]), options)
+        down = crop_height / crop_width
+        height = _limited(width * down, options)
     return width, height
 
 
 def _native_scale(crop: Size, options: CanvasOptions) -> float:
     """Generated pixels per cropped pixel where the request has no size: the model's native area decides."""
-    native_area, crop_area = options.native_size**2, crop[0] * crop[1]
+    width, height = crop
+    crop_area = width * height
+    native_area = options.native_size**2
 
     area = float(native_area)
     if options.mask_padding is None:
-        area = min(max(crop_area, native_area * _SMALLEST_AREA), native_area * _LARGEST_AREA)
-    return min(math.sqrt(area / crop_area), options.largest / max(crop))
+        least = native_area * _SMALLEST_AREA
+        most = native_area * _LARGEST_AREA
+        area = min(max(crop_area, least), most)
+
+    to_area = math.sqrt(area / crop_area)
+    to_largest_side = options.largest / max(width, height)
+    return min(to_area, to_largest_side)
 
 
 def _surroundings(working: Size, mask_box: Box, options: CanvasOptions) -> Box:
@@ -93,32 +112,38 @@ def _surroundings(working: Size, mask_box: Box, options: CanvasOptions) -> Box:
     least ``mask_padding`` and what the feather needs; the whole at least the generation size where the
     image has it, of its aspect (square without one), and inside the image.
     """
+    working_width, working_height = working
     left, top, right, bottom = mask_box
+    mask_width = right - left
+    mask_height = bottom - top
     context = max(
         math.ceil(max(working) / 16),
-        math.ceil(max(right - left, bottom - top) / 2),
+        math.ceil(max(mask_width, mask_height) / 2),
         options.mask_padding or 0,
         feather_reach(options.mask_blur),
     )
 
-    width, height = _sides(options)
-    least_width = width or height or options.native_size
-    least_height = height or width or options.native_size
+    requested_width, requested_height = _sides(options)
+    least_width = requested_width or requested_height or options.native_size
+    least_height = requested_height or requested_width or options.native_size
+    width = max(mask_width + 2 * context, least_width)
+    height = max(mask_height + 2 * context, least_height)
 
-    wide = max(right - left + 2 * context, least_width)
-    tall = max(bottom - top + 2 * context, least_height)
-    wide = max(wide, math.ceil(tall * least_width / least_height))
-    tall = max(tall, math.ceil(wide * least_height / least_width))
+    # The shorter of the two grows to the aspect ratio of the generation size.
+    width = max(width, math.ceil(height * least_width / least_height))
+    height = max(height, math.ceil(width * least_height / least_width))
 
-    x0, x1 = _interval(left, right, wide, working[0])
-    y0, y1 = _interval(top, bottom, tall, working[1])
+    x0, x1 = _interval(left, right, width, working_width)
+    y0, y1 = _interval(top, bottom, height, working_height)
     return x0, y0, x1, y1
 
 
 def _interval(start: int, end: int, length: int, limit: int) -> tuple[int, int]:
     """``length`` pixels around the middle of ``start … end``, moved and cut to lie in ``0 … limit``."""
     length = min(length, limit)
-    first = min(max(0, (start + end - length) // 2), limit - length)
+    centered = (start + end - length) // 2
+    last_possible = limit - length
+    first = min(max(0, centered), last_possible)
     return first, first + length
 
 
@@ -130,19 +155,24 @@ def _sides(options: CanvasOptions) -> tuple[int | None, int | None]:
 
 
 def _limited(side: float, options: CanvasOptions) -> int:
-    return min(max(round(side), options.smallest), options.largest)
+    whole = round(side)
+    return min(max(whole, options.smallest), options.largest)
 
 
 def _scaled(side: int, scale: float, options: CanvasOptions) -> int:
-    return min(max(1, round(side * scale)), options.largest)
+    scaled = round(side * scale)
+    return min(max(1, scaled), options.largest)
 
 
 def _generation_side(resized: int, requested: int, options: CanvasOptions) -> int:
+    """The least multiple of 8 that holds what is resized and what was requested."""
     side = max(resized, requested)
-    multiple = -(-side // MULTIPLE) * MULTIPLE
-    return max(multiple, options.smallest)
+    cells = -(-side // MULTIPLE)  # rounded up
+    return max(cells * MULTIPLE, options.smallest)
 
 
 def _padding_before(missing: int) -> int:
     """Padding left of or above the image: half of it, in whole latent cells, so that none is shared."""
-    return missing // 2 // MULTIPLE * MULTIPLE
+    half = missing // 2
+    cells = half // MULTIPLE
+    return cells * MULTIPLE

@@ -64,32 +64,57 @@ def fit_mask(mask: Mask, size: Size) -> tuple[Mask, tuple[str, ...]]:
             f"{mask_width}x{mask_height}, the image {width}x{height}",
         )
 
-    rows = ((np.arange(height) + 0.5) * mask_height / height).astype(np.intp)
-    columns = ((np.arange(width) + 0.5) * mask_width / width).astype(np.intp)
-    fitted = restore_lost(mask[rows][:, columns], _covered(mask, size))
-    return fitted, (f"mask_image was resized from {mask_width}x{mask_height} to the image's {width}x{height}",)
+    rows = _nearest(mask_height, height)
+    columns = _nearest(mask_width, width)
+    sampled = mask[rows][:, columns]
+    fitted = restore_lost(sampled, _covered(mask, size))
+
+    warning = f"mask_image was resized from {mask_width}x{mask_height} to the image's {width}x{height}"
+    return fitted, (warning,)
+
+
+def _nearest(length: int, resized: int) -> NDArray[np.intp]:
+    """Which of ``length`` pixels lies under the center of each of ``resized``."""
+    centers = np.arange(resized) + 0.5
+    positions = centers * length / resized
+    return positions.astype(np.intp)
 
 
 def _same_aspect(mask: Size, image: Size) -> bool:
     """Tools round or cut the shorter side to whole pixels: less than one pixel off is the same aspect ratio."""
-    across = abs(mask[1] * image[0] / image[1] - mask[0])
-    down = abs(mask[0] * image[1] / image[0] - mask[1])
-    ratio = mask[0] * image[1] / (mask[1] * image[0])
+    width, height = image
+    mask_width, mask_height = mask
+    exact_width = mask_height * width / height
+    exact_height = mask_width * height / width
+
+    across = abs(exact_width - mask_width)
+    down = abs(exact_height - mask_height)
+    ratio = mask_width * height / (mask_height * width)
     return min(across, down) < 1 and abs(ratio - 1) <= 0.02
 
 
 def bounding_box(mask: Mask) -> Box | None:
     """``(x0, y0, x1, y1)``, ends excluded, of the True pixels; None where there are none."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    rows = np.flatnonzero(mask.any(axis=1))
+    columns = np.flatnonzero(mask.any(axis=0))
     if not rows.size:
         return None
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+    top, bottom = int(rows[0]), int(rows[-1])
+    left, right = int(columns[0]), int(columns[-1])
+    return left, top, right + 1, bottom + 1
 
 
 def grown(box: Box, by: int, size: Size) -> Box:
     """``box`` larger by ``by`` pixels on every side, inside ``size`` (width, height)."""
     x0, y0, x1, y1 = box
-    return max(0, x0 - by), max(0, y0 - by), min(size[0], x1 + by), min(size[1], y1 + by)
+    width, height = size
+    return (
+        max(0, x0 - by),
+        max(0, y0 - by),
+        min(width, x1 + by),
+        min(height, y1 + by),
+    )
 
 
 def dilate(mask: Mask, radius: int) -> Mask:
@@ -104,11 +129,14 @@ def dilate(mask: Mask, radius: int) -> Mask:
     # One shifted comparison for each column of the disc: 2·radius + 1 passes over the region instead of
     # radius² over the image.
     out = mask.copy()
-    region, columns = out[y0:y1, x0:x1], distance.shape[1]
+    region = out[y0:y1, x0:x1]
+    columns = distance.shape[1]
     furthest = min(radius, columns - 1)
+
     for shift in range(-furthest, furthest + 1):
-        reach = math.isqrt(radius * radius - shift * shift)
-        left, right = max(0, shift), max(0, -shift)
+        reach = math.isqrt(radius**2 - shift**2)
+        left = max(0, shift)
+        right = max(0, -shift)
         source = distance[:, right : columns - left]
         region[:, left : columns - right] |= source <= reach
     return out
@@ -117,16 +145,23 @@ def dilate(mask: Mask, radius: int) -> Mask:
 def _column_distance(mask: Mask, most: int) -> NDArray[np.uint16]:
     """Each pixel's distance to the mask within its column, at most ``most``; uint16 ``[h, w]``."""
     far = 1 << 20
-    rows = np.arange(mask.shape[0], dtype=np.int32)[:, None]
+    height = mask.shape[0]
+    rows = np.arange(height, dtype=np.int32)[:, None]
+
+    # The row of the nearest mask pixel above each pixel, itself included; and of the nearest below.
     above = np.maximum.accumulate(np.where(mask, rows, -far), axis=0)
-    below = np.minimum.accumulate(np.where(mask, rows, far)[::-1], axis=0)[::-1]
-    distance: NDArray[np.uint16] = np.minimum(rows - above, below - rows).clip(max=most).astype(np.uint16)
-    return distance
+    from_bottom = np.where(mask, rows, far)[::-1]
+    below = np.minimum.accumulate(from_bottom, axis=0)[::-1]
+
+    distance: NDArray[np.int32] = np.minimum(rows - above, below - rows)
+    return distance.clip(max=most).astype(np.uint16)
 
 
 def feather_reach(blur: float) -> int:
     """How far from the mask, in pixels, a feather of standard deviation ``blur`` can end."""
-    return math.ceil(4 * blur) + 2 if blur > 0 else 0
+    if blur <= 0:
+        return 0
+    return math.ceil(4 * blur) + 2
 
 
 def feather(mask: Mask, blur: float) -> Feather:
@@ -142,16 +177,19 @@ def feather(mask: Mask, blur: float) -> Feather:
     if inner is None:
         return Feather((0, 0, 0, 0), np.zeros((0, 0), np.uint8))
 
-    height, width = mask.shape
     # A box of Pillow's reaches no further than its standard deviation, rounded up, and there are three of them.
-    outer = grown(inner, 3 * math.ceil(blur), (width, height))
+    reach = 3 * math.ceil(blur)
+    height, width = mask.shape
+    outer = grown(inner, reach, (width, height))
+
     x0, y0, x1, y1 = outer
     hard = mask[y0:y1, x0:x1].astype(np.uint8) * np.uint8(255)
     if blur <= 0:
         return Feather(outer, hard)
 
-    soft = np.asarray(Image.fromarray(hard).filter(ImageFilter.GaussianBlur(blur)))
-    weights = np.maximum(hard, np.minimum(soft, 127) * np.uint8(2))
+    blurred = Image.fromarray(hard).filter(ImageFilter.GaussianBlur(blur))
+    doubled = np.minimum(np.asarray(blurred), 127) * np.uint8(2)
+    weights = np.maximum(hard, doubled)
     support = bounding_box(weights > 0)
     if support is None:  # not possible: the weights are 255 on the mask
         return Feather(outer, hard)
@@ -163,20 +201,24 @@ def feather(mask: Mask, blur: float) -> Feather:
 
 def resize_mask(mask: Mask, size: Size) -> Mask:
     """``mask`` at ``size`` (width, height): on where at least half covered; no stroke is lost."""
-    if (mask.shape[1], mask.shape[0]) == size:
+    height, width = mask.shape
+    if (width, height) == size:
         return mask
-    levels = Image.fromarray(mask.astype(np.uint8) * np.uint8(255))
-    on = np.asarray(levels.resize(size, Image.Resampling.BILINEAR)) >= THRESHOLD
-    return restore_lost(on, _covered(mask, size))
+
+    levels = mask.astype(np.uint8) * np.uint8(255)
+    resized = Image.fromarray(levels).resize(size, Image.Resampling.BILINEAR)
+    half_covered = np.asarray(resized) >= THRESHOLD
+    return restore_lost(half_covered, _covered(mask, size))
 
 
 def restore_lost(on: Mask, covered: Mask) -> Mask:
     """Turn on the ``covered`` cells that are off and have no neighbor (of eight) that is on."""
     padded = np.pad(on, 1)
-    rows = padded[:-2] | padded[1:-1] | padded[2:]
-    near = rows[:, :-2] | rows[:, 1:-1] | rows[:, 2:]
-    result: Mask = on | (covered & ~near)
-    return result
+    in_column = padded[:-2] | padded[1:-1] | padded[2:]
+    near = in_column[:, :-2] | in_column[:, 1:-1] | in_column[:, 2:]
+
+    lost: Mask = covered & ~near
+    return on | lost
 
 
 def latent_mask(mask: Mask, factor: int = 8) -> NDArray[np.float32]:
@@ -194,15 +236,22 @@ def latent_mask(mask: Mask, factor: int = 8) -> NDArray[np.float32]:
         raise ValueError(f"mask sides must be multiples of {factor}, not {width}x{height}")
 
     # Plane by plane: twice as fast as reducing along axes this short.
-    bands: Mask = reduce(np.bitwise_or, (mask[row::factor] for row in range(factor)))
-    covered: Mask = reduce(np.bitwise_or, (bands[:, column::factor] for column in range(factor)))
-    return restore_lost(mask[::factor, ::factor], covered).astype(np.float32)
+    rows = (mask[row::factor] for row in range(factor))
+    bands: Mask = reduce(np.bitwise_or, rows)
+    columns = (bands[:, column::factor] for column in range(factor))
+    covered: Mask = reduce(np.bitwise_or, columns)
+
+    sampled = mask[::factor, ::factor]
+    return restore_lost(sampled, covered).astype(np.float32)
 
 
 def _covered(mask: Mask, size: Size) -> Mask:
     """Cells of a ``size`` (width, height) grid that hold at least one True pixel of ``mask``."""
-    rows = np.arange(size[1]) * mask.shape[0] // size[1]
-    columns = np.arange(size[0]) * mask.shape[1] // size[0]
-    any_row: NDArray[Any] = np.logical_or.reduceat(mask, rows, axis=0)
-    covered: Mask = np.logical_or.reduceat(any_row, columns, axis=1)
+    width, height = size
+    mask_height, mask_width = mask.shape
+    first_rows = np.arange(height) * mask_height // height
+    first_columns = np.arange(width) * mask_width // width
+
+    bands: NDArray[Any] = np.logical_or.reduceat(mask, first_rows, axis=0)
+    covered: Mask = np.logical_or.reduceat(bands, first_columns, axis=1)
     return covered

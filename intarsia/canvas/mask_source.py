@@ -43,19 +43,25 @@ def binarize(
     if source == "alpha" and mask.alpha is None:
         raise RequestError("mask_source", source, "luma or auto: mask_image has no alpha channel")
 
-    bright, clear = _levels(mask) >= THRESHOLD, _clear(mask)
+    bright = _levels(mask) >= THRESHOLD
+    clear = _clear(mask)
     if clear is None:
-        return (~bright if invert else bright), ()
+        on = ~bright if invert else bright
+        return on, ()
 
     # Both readings are possible where some of the mask is transparent, and some is not.
-    is_open = source == "auto" and bool(clear.any()) and not clear.all()
+    is_partly_clear = bool(clear.any()) and not clear.all()
+    is_open = source == "auto" and is_partly_clear
     by_alpha = source == "alpha"
     if is_open:
         by_alpha = is_init_image or _is_stencil(mask, bright)
 
-    on, other = (clear, bright) if by_alpha else (bright, clear)
+    on, other = bright, clear
+    if by_alpha:
+        on, other = clear, bright
     if invert:
         on, other = ~on, ~other
+
     if not is_open or np.array_equal(on, other):
         return on, ()
     return on, (_both_readings(on, other, by_alpha),)
@@ -66,42 +72,59 @@ def why_empty(mask: RgbImage, source: MaskSource, invert: bool) -> str:
     if invert:
         return "inverted, no pixel of it is to be repainted"
 
-    levels, clear = _levels(mask), _clear(mask)
+    levels = _levels(mask)
     if source == "alpha":
         hint = _hint("luma", "bright", levels >= THRESHOLD)
         return f"no pixel of it is transparent (alpha below {THRESHOLD} is repainted){hint}"
 
-    hint = "" if clear is None else _hint("alpha", "transparent", clear)
+    clear = _clear(mask)
+    hint = ""
+    if clear is not None:
+        hint = _hint("alpha", "transparent", clear)
     if mask.alpha is not None and not mask.alpha.any():
         return f"it is fully transparent{hint}"
 
     brightest = int(levels.max())
-    seen = ", seen on black," if int(mask.gray.max()) > brightest else ""
+    brightest_stored = int(mask.gray.max())
+    seen = ", seen on black," if brightest_stored > brightest else ""
     return f"its brightest pixel{seen} is {brightest}, and {THRESHOLD} and above is repainted{hint}"
 
 
 def _levels(mask: RgbImage) -> Levels:
     """Brightness as seen on black; an alpha that is the same all over, but for 0, is a layer's opacity and left out."""
     alpha = mask.alpha
-    if alpha is None or (alpha.flat[0] and (alpha == alpha.flat[0]).all()):
+    if alpha is None:
         return mask.gray
-    levels: Levels = ((mask.gray.astype(np.uint16) * alpha + 127) // 255).astype(np.uint8)
+    opacity = alpha.flat[0]
+    if opacity and (alpha == opacity).all():
+        return mask.gray
+
+    # 255 times the level, in integers: adding 127 rounds the division.
+    product = mask.gray.astype(np.uint16) * alpha
+    levels: Levels = ((product + 127) // 255).astype(np.uint8)
     return levels
 
 
 def _clear(mask: RgbImage) -> Mask | None:
     """The transparent pixels; None where the mask has no alpha."""
-    return None if mask.alpha is None else mask.alpha < THRESHOLD
+    if mask.alpha is None:
+        return None
+    return mask.alpha < THRESHOLD
 
 
 def _is_stencil(mask: RgbImage, bright: Mask) -> bool:
     """Whether the visible part of a mask with alpha is no drawing in white: dark, or an image of many tones."""
     gray, alpha = mask.gray, mask.alpha
     assert alpha is not None
+
     if not bright.any():
-        return not ((gray >= _WHITE) & (alpha >= FAINT)).any()
-    tones = np.bincount(gray.ravel(), weights=alpha.ravel(), minlength=256)
-    return bool(2 * np.sort(tones)[-2:].sum() < tones.sum())
+        white_strokes = (gray >= _WHITE) & (alpha >= FAINT)
+        return not white_strokes.any()
+
+    weights = alpha.ravel()
+    tones = np.bincount(gray.ravel(), weights=weights, minlength=256)
+    two_commonest = np.sort(tones)[-2:].sum()
+    return bool(2 * two_commonest < tones.sum())
 
 
 def _both_readings(on: Mask, other: Mask, by_alpha: bool) -> str:

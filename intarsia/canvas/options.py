@@ -72,10 +72,12 @@ class CanvasOptions:
 
 
 def _check_range(name: str, value: float, most: int) -> None:
-    if not (math.isfinite(value) and 0 <= value <= most):
+    is_within = math.isfinite(value) and 0 <= value <= most
+    if not is_within:
         raise RequestError(name, value, f"between 0 and {most}")
 
 
 def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise RequestError(name, value, "one of " + ", ".join(allowed))
+        choices = ", ".join(allowed)
+        raise RequestError(name, value, f"one of {choices}")

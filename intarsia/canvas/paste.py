@@ -27,16 +27,23 @@ _STRIP = 1 << 15
 
 def resize(pixels: Pixels, size: Size) -> Pixels:
     """uint8 ``[H, W]`` or ``[H, W, 3]`` at ``size`` (width, height), by Lanczos where it has another."""
-    if (pixels.shape[1], pixels.shape[0]) == size:
+    height, width = pixels.shape[:2]
+    if (width, height) == size:
         return pixels
-    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
+    image = Image.fromarray(pixels)
+    resized = image.resize(size, Image.Resampling.LANCZOS)
+    return np.asarray(resized)
 
 
 def overlap(a: Box, b: Box) -> Box:
     """The common part of two boxes; without one, a box of no pixels."""
-    x0, y0 = max(a[0], b[0]), max(a[1], b[1])
-    x1, y1 = min(a[2], b[2]), min(a[3], b[3])
-    return x0, y0, max(x0, x1), max(y0, y1)
+    left_a, top_a, right_a, bottom_a = a
+    left_b, top_b, right_b, bottom_b = b
+    left = max(left_a, left_b)
+    top = max(top_a, top_b)
+    right = min(right_a, right_b)
+    bottom = min(bottom_a, bottom_b)
+    return left, top, max(left, right), max(top, bottom)
 
 
 def blend(base: Pixels, over: Pixels, weights: NDArray[np.uint8]) -> Pixels:
@@ -46,10 +53,12 @@ def blend(base: Pixels, over: Pixels, weights: NDArray[np.uint8]) -> Pixels:
         base, over: uint8 ``[h, w]`` or ``[h, w, 3]``.
         weights: uint8 ``[h, w]``.
     """
+    height, width = base.shape[:2]
+    rows_at_once = max(1, _STRIP // max(1, width))
+
     mixed = np.empty(base.shape, np.uint8)
-    strip = max(1, _STRIP // max(1, base.shape[1]))
-    for top in range(0, base.shape[0], strip):
-        rows = slice(top, top + strip)
+    for top in range(0, height, rows_at_once):
+        rows = slice(top, top + rows_at_once)
         mixed[rows] = _mixed(base[rows], over[rows], weights[rows])
     return mixed
 
@@ -79,13 +88,13 @@ def paste_area(base: Pixels, area: Pixels, crop: Box, feather: Feather, blend: B
     """
     box = overlap(crop, feather.box)
     x0, y0, x1, y1 = box
+    inside = (slice(y0, y1), slice(x0, x1))
 
-    below = base[y0:y1, x0:x1]
     over = _part(area, crop, box)
     weights = _part(feather.weights, feather.box, box)
 
     out = base.copy()
-    out[y0:y1, x0:x1] = blend(below, over, weights)
+    out[inside] = blend(base[inside], over, weights)
     return out
 
 
@@ -101,16 +110,20 @@ def composite(alpha: Pixels, crop: Box, feather: Feather) -> tuple[Feather, Pixe
     """
     box = overlap(crop, feather.box)
     x0, y0, x1, y1 = box
+    inside = (slice(y0, y1), slice(x0, x1))
+
     weights = _part(feather.weights, feather.box, box)
-    below = alpha[y0:y1, x0:x1]
+    below = alpha[inside]
 
     # 255 times the alpha of the layer, and of both together; their quotient is the layer's share, rounded.
     over = 255 * weights.astype(np.uint32)
-    total = over + (255 - weights).astype(np.uint32) * below
+    uncovered = (255 - weights).astype(np.uint32)
+    total = over + uncovered * below
     share = (255 * over + total // 2) // np.maximum(total, 1)
 
     out = alpha.copy()
-    out[y0:y1, x0:x1] = blend(below, np.full_like(below, 255), weights)
+    opaque = np.full_like(below, 255)
+    out[inside] = blend(below, opaque, weights)
     return Feather(box, share.astype(np.uint8)), out
 
 
@@ -129,20 +142,31 @@ def match_colors(area: Pixels, base: Pixels, mask: NDArray[np.bool_], ring: int)
     if np.count_nonzero(around) < _LEAST_RING:
         return area
 
-    drawn = area[around].astype(np.float64)
-    original = base[around].astype(np.float64)
-    gain = (original.std(axis=0) + 1) / (drawn.std(axis=0) + 1)
+    mean, spread = _mean_and_spread(area[around])
+    wanted_mean, wanted_spread = _mean_and_spread(base[around])
+    gain = (wanted_spread + 1) / (spread + 1)
     gain = gain.clip(_LEAST_GAIN, _MOST_GAIN)
-    shift = original.mean(axis=0) - drawn.mean(axis=0) * gain
+    shift = wanted_mean - mean * gain
 
     # [256, 3]: what each level becomes, channel by channel.
-    levels = np.arange(256)[:, None] * gain + shift
-    table = np.rint(levels).clip(0, 255).astype(np.uint8)
-    return np.dstack([table[area[:, :, channel], channel] for channel in range(3)])
+    levels = np.arange(256)[:, None]
+    matched = levels * gain + shift
+    table = np.rint(matched).clip(0, 255).astype(np.uint8)
+
+    red, green, blue = np.moveaxis(area, 2, 0)
+    return np.dstack([table[red, 0], table[green, 1], table[blue, 2]])
+
+
+def _mean_and_spread(pixels: Pixels) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation ``[3]`` of colors ``[n, 3]``."""
+    colors = pixels.astype(np.float64)
+    return colors.mean(axis=0), colors.std(axis=0)
 
 
 def _part(array: Pixels, box: Box, part: Box) -> Pixels:
     """The pixels of ``part`` out of an array that lies at ``box``."""
-    left, top = box[:2]
+    left, top, _, _ = box
     x0, y0, x1, y1 = part
-    return array[y0 - top : y1 - top, x0 - left : x1 - left]
+    rows = slice(y0 - top, y1 - top)
+    columns = slice(x0 - left, x1 - left)
+    return array[rows, columns]

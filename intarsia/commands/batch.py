@@ -10,6 +10,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from intarsia.commands.options import AllowPrivateUrls, AsJson, Backend, Device, Kernels, MaxPixels, Precision, Weights
 from intarsia.errors import Cancelled, RequestError
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from intarsia.batch import Findings, Options, Pair, RunStats
     from intarsia.batch.manifest.rows import Refused
     from intarsia.batch.running.policy import Watch
+
+    Command = Callable[[Path | Pair, Path, Options, Watch], RunStats]
 
 __all__ = ["batch"]
 
@@ -82,53 +85,23 @@ def validate_command(
         raise typer.Exit(RequestError.exit_code)
 
 
-@batch.command("run")
-def run_command(
-    out: Out,
-    manifest: Manifest = None,
-    images: Images = None,
-    masks: Masks = None,
-    defaults: Defaults = None,
-    allow_extra: Extra = False,
-    seed: Seed = 0,
-    shard: Shard = "1/1",
-    workers: Workers = None,
-    threads: Threads = None,
-    slots: Slots = None,
-    deterministic: Deterministic = True,
-    max_errors: MaxErrors = None,
-    fail_fast: FailFast = False,
-    format: Format = "png",
-    compression: Compression = 3,
-    metadata: Metadata = True,
-    runner: Runner = "local",
-    backend: Backend = "auto",
-    device: Device = "auto",
-    kernels: Kernels = "auto",
-    weights: Weights = None,
-    allow_private_urls: AllowPrivateUrls = False,
-    max_pixels: MaxPixels = None,
-    precision: Precision = None,
-    as_json: AsJson = False,
-) -> None:
-    """Run the rows that are not done yet; exit code 1 where any failed. May be killed and started again."""
-    from intarsia.batch import Options, run
-    from intarsia.batch.settings import read_shard
+class _EveryRow(TyperCommand):
+    """``run``: every option of ``retry`` but the choice of failed rows."""
 
-    options = Options(
-        defaults=_text(defaults), allow_extra=allow_extra, seed=seed, shard=read_shard(shard),
-        workers=workers, threads=threads, slots=slots, deterministic=deterministic,
-        max_errors=max_errors, fail_fast=fail_fast,
-        format=format, compression=compression, metadata=metadata,
-        runner=runner, backend=backend, device=device, kernels=kernels, weights=_text(weights),
-        allow_private_urls=allow_private_urls, max_pixels=max_pixels, precision=precision,
-    )  # fmt: skip
-
-    _carry_out(run, _place(manifest, images, masks), options, out=out, as_json=as_json)
+    def __init__(self, name: str | None, *, params: list[Any] | None = None, **settings: Any) -> None:
+        shared = [parameter for parameter in params or [] if parameter.name != "classes"]
+        super().__init__(name, params=shared, **settings)
 
 
-@batch.command("retry")
-def retry_command(
+RUN_HELP = "Run the rows that are not done yet; exit code 1 where any failed. May be killed and started again."
+RETRY_HELP = "Run only the rows that failed or were cancelled, with the same options as the run."
+
+
+# Decorators are applied upwards: run is registered, and listed, before retry.
+@batch.command("retry", help=RETRY_HELP)
+@batch.command("run", cls=_EveryRow, help=RUN_HELP)
+def run_or_retry_command(
+    context: typer.Context,
     out: Out,
     manifest: Manifest = None,
     images: Images = None,
@@ -157,8 +130,8 @@ def retry_command(
     as_json: AsJson = False,
     classes: Classes = None,
 ) -> None:
-    """Run only the rows that failed or were cancelled, with the same options as the run."""
-    from intarsia.batch import Options, retry
+    """Run the rows of a manifest, or again those that failed: two commands that differ by one option."""
+    from intarsia.batch import Options, retry, run
     from intarsia.batch.settings import read_shard
 
     options = Options(
@@ -171,8 +144,10 @@ def retry_command(
     )  # fmt: skip
 
     place = _place(manifest, images, masks)
-    retry_some = functools.partial(retry, classes=_error_kinds(classes))
-    _carry_out(retry_some, place, options, out=out, as_json=as_json)
+    command: Command = run
+    if context.info_name == "retry":
+        command = functools.partial(retry, classes=_error_kinds(classes))
+    _carry_out(command, place, options, out=out, as_json=as_json)
 
 
 @batch.command("report")
@@ -201,7 +176,7 @@ def merge_command(
 
 
 def _carry_out(
-    command: Callable[[Path | Pair, Path, Options, Watch], RunStats],
+    command: Command,
     place: Path | Pair,
     options: Options,
     *,

@@ -17,7 +17,10 @@ from intarsia.commands.options import (
     WHOLE,
     AllowPrivateUrls,
     AsJson,
+    Backend,
     Capture,
+    Device,
+    EngineOptions,
     Kernels,
     MaxPixels,
     Precision,
@@ -71,8 +74,8 @@ def inpaint(
     format: Annotated[Suffix, typer.Option(help="For a folder.")] = Suffix.png,
     metadata: Annotated[bool, typer.Option("--metadata/--no-metadata", help="Write parameters into the file.")] = True,
     overwrite: Annotated[bool, typer.Option(help="Replace existing files.")] = False,
-    backend: Annotated[str, typer.Option()] = "auto",
-    device: Annotated[str, typer.Option()] = "auto",
+    backend: Backend = "auto",
+    device: Device = "auto",
     kernels: Kernels = "auto",
     capture: Capture = "auto",
     precision: Precision = None,
@@ -82,7 +85,6 @@ def inpaint(
     as_json: AsJson = False,
 ) -> None:
     """Inpaint one image and print the paths of the results."""
-    from intarsia.engine.engine import Engine
     from intarsia.engine.request import InpaintRequest
     from intarsia.images.save import check_outputs
 
@@ -99,16 +101,16 @@ def inpaint(
     check_outputs(paths, overwrite=overwrite)  # before the work, not after it
 
     with interruptible() as written:
-        with Engine(
-            backend,
-            device,
-            weights,
+        with EngineOptions(
+            backend=backend,
+            device=device,
+            weights=weights,
             allow_private_urls=allow_private_urls,
             max_pixels=max_pixels,
             kernels=kernels,
             capture=capture,
             precision=precision,
-        ) as engine:
+        ).open() as engine:
             result = _with_progress(engine.stream(request))
         with held():
             warnings = _write(result, paths, metadata, overwrite)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -37,11 +37,12 @@ OfKind = Annotated[Kind, typer.Option("--kind", help="Which section of the regis
 @models.command("list")
 def list_models(kind: OfKind = Kind.models, weights: Weights = None, as_json: AsJson = False) -> None:
     """List the entries of the registry and whether their files are there."""
+    from intarsia.registry.listing import entry_row
     from intarsia.registry.registry import Registry
 
     registry = Registry(weights)
     entries = registry if kind is Kind.models else registry.parts[kind].values()
-    rows = [_row(registry, entry) for entry in entries]
+    rows = [entry_row(registry, entry) for entry in entries]
     if as_json:
         print_json(rows)
         return
@@ -95,24 +96,3 @@ def _find(registry: Registry, kind: Kind, name: str | None) -> ModelEntry | Part
         message = f"an id is missing, as only models have a default; {kind} of the registry: {known}"
         raise typer.BadParameter(message, param_hint="name")
     return registry.part(kind, name)
-
-
-def _row(registry: Registry, entry: ModelEntry | PartEntry) -> dict[str, Any]:
-    from intarsia.registry.entries import ModelEntry
-
-    row: dict[str, Any] = {"id": entry.id, "installed": _is_there(entry)}
-    if isinstance(entry, ModelEntry):
-        row |= {"family": entry.family, "default": entry.id == registry.find(None).id}
-    else:
-        row |= {"families": list(entry.families)}
-    return row | {"aliases": list(entry.aliases), "licence": entry.licence}
-
-
-def _is_there(entry: ModelEntry | PartEntry) -> bool:
-    from intarsia.registry.files import locate
-
-    try:
-        locate(entry)
-    except WeightsError:
-        return False
-    return True

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from intarsia.numbers import number_or_text, whole_or_text
+
+if TYPE_CHECKING:
+    from intarsia.engine.engine import Engine
 
 __all__ = [
     "NUMBER",
@@ -18,6 +22,7 @@ __all__ = [
     "Capture",
     "Device",
     "Endpoint",
+    "EngineOptions",
     "Kernels",
     "MaxPixels",
     "Precision",
@@ -45,3 +50,32 @@ Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda[:N], or t
 # Numbers of a request: what is none is refused by the request, in the same words as everywhere.
 WHOLE: dict[str, Any] = {"parser": whole_or_text, "metavar": "INTEGER"}
 NUMBER: dict[str, Any] = {"parser": number_or_text, "metavar": "NUMBER"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """A command's options that are an engine's."""
+
+    backend: str
+    device: str
+    weights: Path | None
+    allow_private_urls: bool
+    max_pixels: int | None
+    kernels: str
+    capture: str
+    precision: str | None
+
+    def open(self) -> Engine:
+        """The engine that they describe; its errors are those of :class:`intarsia.Engine`."""
+        from intarsia.engine.engine import Engine
+
+        return Engine(
+            self.backend,
+            self.device,
+            self.weights,
+            allow_private_urls=self.allow_private_urls,
+            max_pixels=self.max_pixels,
+            kernels=self.kernels,
+            capture=self.capture,
+            precision=self.precision,
+        )

@@ -15,6 +15,7 @@ from intarsia.commands.options import (
     Capture,
     Device,
     Endpoint,
+    EngineOptions,
     Kernels,
     MaxPixels,
     Precision,
@@ -42,19 +43,18 @@ def request(
 ) -> None:
     """Run a documented request and print the documented reply, as JSON, also where it is an error."""
     from intarsia.endpoints.answer import answer
-    from intarsia.engine.engine import Engine
 
     payload = read_json(file)
-    with Engine(
-        backend,
-        device,
-        weights,
+    with EngineOptions(
+        backend=backend,
+        device=device,
+        weights=weights,
         allow_private_urls=allow_private_urls,
         max_pixels=max_pixels,
         kernels=kernels,
         capture=capture,
         precision=precision,
-    ) as engine:
+    ).open() as engine:
         answered = answer(engine, payload, endpoint, out)
 
     print_json(answered.reply)

@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from intarsia.endpoints.reading import Documented, read
-from intarsia.endpoints.replies import Delivery, error_reply, in_documented_names, next_id, success_reply
+from intarsia.endpoints.replies import (
+    Delivery,
+    Outcome,
+    error_reply,
+    in_documented_names,
+    meta,
+    next_id,
+    ran_on,
+    success_reply,
+)
 from intarsia.endpoints.temporary_files import KEPT_HOURS, sweep, temporary_folder
 from intarsia.engine.request import InpaintRequest
 from intarsia.engine.result import Result
@@ -26,7 +35,7 @@ from intarsia.printable import printable
 from intarsia.redact import hiding, without_key
 from intarsia.registry.registry import Registry
 
-__all__ = ["Answer", "Runner", "answer"]
+__all__ = ["Answer", "Runner", "answer", "texts", "without_paths"]
 
 log = logging.getLogger("intarsia")
 
@@ -121,14 +130,15 @@ def _succeed(
 
     result = engine.run(documented.request, allow_paths=False)
     output, warnings = _written(result, paths) if paths else _encoded(result)
-    delivery = Delivery(
-        id=identifier,
-        file_prefix=prefix,
-        output=output,
-        warnings=(*_server_only(documented), *warnings, *notes),
+    outcome = Outcome(
+        seconds=result.timings["total"],
+        meta=ran_on(meta(documented, result.plan, prefix), result.meta),
+        unsafe=any(result.nsfw),
+        warnings=(*documented.warnings, *result.warnings, *_server_only(documented), *warnings, *notes),
     )
+    delivery = Delivery(id=identifier, output=output, track_id=documented.options.track_id)
 
-    reply = success_reply(documented, result, delivery)
+    reply = success_reply(documented.endpoint, outcome, delivery)
     reply["tip"] = without_key(without_paths(reply["tip"], engine.registry))
     return reply
 
@@ -158,18 +168,18 @@ def _server_only(documented: Documented) -> tuple[str, ...]:
 def _written(result: Result, paths: list[Path]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """All images as files, or none of them; paths and warnings."""
     images = list(zip(result.images, paths, strict=True))
-    warnings = save_all(images, [_texts(result, sample) for sample in range(len(paths))])
+    warnings = save_all(images, [texts(result, sample) for sample in range(len(paths))])
     return tuple(map(str, paths)), warnings
 
 
 def _encoded(result: Result) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """All images as raw base64 of PNG files, and warnings."""
-    files = [encode(image, "PNG", **_texts(result, sample)) for sample, image in enumerate(result.images)]
+    files = [encode(image, "PNG", **texts(result, sample)) for sample, image in enumerate(result.images)]
     output = tuple(base64.b64encode(data).decode("ascii") for data, _ in files)
     return output, tuple(note for _, notes in files for note in notes)
 
 
-def _texts(result: Result, sample: int) -> dict[str, Any]:
+def texts(result: Result, sample: int) -> dict[str, Any]:
     """What an image's file says about its making."""
     made = result.meta | {"seed": result.seeds[sample]}
     return {"metadata": made, "parameters": a1111_parameters(made)}

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from intarsia.endpoints.endpoint import Endpoint
 from intarsia.endpoints.reading import Documented
-from intarsia.engine.plan import ModelPlan
-from intarsia.engine.result import Result
+from intarsia.engine.plan import ModelPlan, Plan
 from intarsia.printable import printable
 from intarsia.threads import lock_across_forks
 
-__all__ = ["Delivery", "error_reply", "meta", "next_id", "success_reply"]
+__all__ = ["Delivery", "Outcome", "error_reply", "meta", "next_id", "processing_reply", "ran_on", "success_reply"]
 
 # Library field → documented field, where the names differ and an error of the engine can begin with it.
 _DOCUMENTED = {"loras": "lora_model", "ip_adapter.image": "ip_adapter_image"}
@@ -21,18 +21,36 @@ _DOCUMENTED = {"loras": "lora_model", "ip_adapter.image": "ip_adapter_image"}
 
 @dataclass(frozen=True, kw_only=True)
 class Delivery:
-    """Where the images of a reply went.
+    """Which reply it is, and where its images are.
 
     Attributes:
-        id: of the reply. file_prefix: stem of its files.
-        output: file paths or base64, one for each sample.
-        warnings: what came up on the way.
+        id: of the reply.
+        output: file paths, URLs or base64, one for each sample; final URLs also where nothing is written yet.
+        track_id: as the request had it; None is left out.
+        webhook_status: what became of the webhook.
     """
 
     id: int
-    file_prefix: str
     output: tuple[str, ...]
-    warnings: tuple[str, ...] = ()
+    track_id: str | float | bool | None = None
+    webhook_status: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a finished request has to say, besides its images.
+
+    Attributes:
+        seconds: from the beginning of its work to its end.
+        meta: see :func:`meta`.
+        unsafe: whether the safety checker flagged any image.
+        warnings: in the engine's words.
+    """
+
+    seconds: float
+    meta: Mapping[str, Any]
+    unsafe: bool
+    warnings: Sequence[str]
 
 
 class _Ids:
@@ -51,25 +69,64 @@ class _Ids:
 next_id = _Ids().next
 
 
-def success_reply(documented: Documented, result: Result, delivery: Delivery) -> dict[str, Any]:
+def success_reply(endpoint: Endpoint, outcome: Outcome, delivery: Delivery) -> dict[str, Any]:
     """The documented reply to a request whose images are there."""
-    warnings = dict.fromkeys((*documented.warnings, *result.warnings, *delivery.warnings))
     reply: dict[str, Any] = {
         "status": "success",
-        "generationTime": round(float(result.timings["total"]), 3),
+        "generationTime": round(float(outcome.seconds), 3),
         "id": delivery.id,
         "output": list(delivery.output),
         "proxy_links": list(delivery.output),
-        "meta": meta(documented, result, delivery.file_prefix),
-        "nsfw_content_detected": any(result.nsfw),
-        "webhook_status": "",
-        "tip": printable("; ".join(map(in_documented_names, warnings))),
+        "meta": dict(outcome.meta),
+        "nsfw_content_detected": outcome.unsafe,
+        "webhook_status": delivery.webhook_status,
+        "tip": _tip(outcome.warnings),
     }
+    return _for_endpoint(reply, endpoint, delivery)
 
-    if documented.endpoint.realtime:
-        del reply["webhook_status"]
-    if documented.options.track_id is not None:
-        reply["track_id"] = documented.options.track_id
+
+def processing_reply(
+    endpoint: Endpoint,
+    delivery: Delivery,
+    *,
+    eta: float,
+    fetch_url: str,
+    meta: Mapping[str, Any],
+    warnings: Sequence[str],
+) -> dict[str, Any]:
+    """The documented reply to a request that is queued or running.
+
+    Args:
+        eta: seconds until it is expected to be done.
+        fetch_url: where the finished reply will be.
+    """
+    reply: dict[str, Any] = {
+        "status": "processing",
+        "tip": _tip(warnings),
+        "tip_1": "POST to fetch_result, or to the endpoint's fetch with request_id, for the finished reply",
+        "eta": round(float(eta), 1),
+        "message": "the request is being processed",
+        "webhook_status": delivery.webhook_status,
+        "fetch_result": fetch_url,
+        "id": delivery.id,
+        "output": [],
+        "meta": dict(meta),
+        "future_links": list(delivery.output),
+    }
+    return _for_endpoint(reply, endpoint, delivery)
+
+
+def _tip(warnings: Sequence[str]) -> str:
+    """All warnings on one line, each once, in documented names."""
+    return printable("; ".join(map(in_documented_names, dict.fromkeys(warnings))))
+
+
+def _for_endpoint(reply: dict[str, Any], endpoint: Endpoint, delivery: Delivery) -> dict[str, Any]:
+    """The reply without what the endpoint's document does not have, and with what the request brought along."""
+    if endpoint.realtime:
+        reply = {name: value for name, value in reply.items() if name not in ("webhook_status", "tip_1")}
+    if delivery.track_id is not None:
+        reply["track_id"] = delivery.track_id
     return reply
 
 
@@ -86,9 +143,12 @@ def in_documented_names(sentence: str) -> str:
     return sentence
 
 
-def meta(documented: Documented, result: Result, file_prefix: str) -> dict[str, Any]:
-    """Effective parameters in documented names: numbers as numbers, flags as "yes" and "no"."""
-    plan, sampler, options = result.plan, result.plan.sampler, documented.options
+def meta(documented: Documented, plan: Plan, file_prefix: str) -> dict[str, Any]:
+    """Effective parameters in documented names: numbers as numbers, flags as "yes" and "no".
+
+    Backend and device are empty until :func:`ran_on` fills them in.
+    """
+    sampler, options = plan.sampler, documented.options
     width, height = plan.canvas.geometry.output
 
     return {
@@ -117,9 +177,14 @@ def meta(documented: Documented, result: Result, file_prefix: str) -> dict[str, 
         "instant_response": _flag(options.instant_response),
         "track_id": options.track_id,
         "file_prefix": file_prefix,
-        "backend": result.meta["backend"],
-        "device": result.meta["device"],
+        "backend": "",
+        "device": "",
     }
+
+
+def ran_on(meta: Mapping[str, Any], ran: Mapping[str, Any]) -> dict[str, Any]:
+    """``meta`` with the backend and device that ran; both stay empty where nothing had to run."""
+    return {**meta, "backend": ran["backend"], "device": ran["device"]}
 
 
 def _parts(model: ModelPlan, image_scale: float) -> dict[str, Any]:

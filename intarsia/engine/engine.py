@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 
 from intarsia.backends.choose import choose
 from intarsia.engine.request import InpaintRequest
@@ -22,7 +22,7 @@ from intarsia.engine.thread import EngineThread
 from intarsia.engine.ticket import Ticket
 from intarsia.engine.worker import Worker
 from intarsia.errors import RequestError, expect
-from intarsia.execution import Capture, Execution, Kernels
+from intarsia.execution import Execution
 from intarsia.images.access import Access
 from intarsia.registry.registry import Registry
 
@@ -80,9 +80,7 @@ class Engine:
         if slots is not None and not 1 <= slots <= 64:
             raise RequestError("slots", slots, "an integer between 1 and 64")
         expect("deterministic", deterministic, bool | None, "True, False or None")
-        execution = Execution(  # which refuses other kernels and captures
-            deterministic=deterministic, kernels=cast(Kernels, kernels), capture=cast(Capture, capture)
-        )
+        execution = Execution.named(kernels, capture, deterministic=deterministic)
 
         self.registry = Registry(weights, precision)
         self._access = Access(allow_private_urls=allow_private_urls, max_pixels=max_pixels)
@@ -104,21 +102,26 @@ class Engine:
             ticket.cancel()  # an interrupted caller has no use for the rest
             raise
 
-    def stream(self, request: InpaintRequest) -> Iterator[Progress | Result]:
-        """``Progress`` after each evaluation, then the ``Result``. Closing the iterator cancels."""
+    def stream(self, request: InpaintRequest, *, preview_every: int | None = None) -> Iterator[Progress | Result]:
+        """``Progress`` after each evaluation, then the ``Result``. Closing the iterator cancels.
+
+        Arguments and errors are those of :meth:`submit`.
+        """
         self._thread.check_run()
-        ticket = self.submit(request)
+        ticket = self.submit(request, preview_every=preview_every)
         try:
             yield from ticket.progress()
             yield ticket.result()
         finally:
             ticket.cancel()
 
-    def submit(self, request: InpaintRequest, *, allow_paths: bool = True) -> Ticket:
+    def submit(self, request: InpaintRequest, *, allow_paths: bool = True, preview_every: int | None = None) -> Ticket:
         """Queue one request and return its future. Its images are read (and fetched) before this returns.
 
         Args:
             allow_paths: False refuses to read this machine's files: for a request that came over a network.
+            preview_every: evaluations from one preview to the next, for :meth:`Progress.preview`; None makes none, at
+                no cost. The finished images are the same. With a safety checker there are none: it would not see them.
 
         Returns:
             a :class:`concurrent.futures.Future` of the :class:`Result`; its ``cancel()`` also works while
@@ -134,11 +137,12 @@ class Engine:
             raise RequestError(
                 "request", type(request).__name__, "an InpaintRequest (InpaintRequest.parse makes one of a dict)"
             )
+        _check_preview_every(preview_every)
 
         access = replace(self._access, allow_paths=allow_paths)
         # hashing a model's files takes seconds, in which the engine's thread imports what opens them
         resolved = resolve(request, self.registry, access, self._thread.start)
-        ticket = Ticket(resolved, began, self._thread.check_wait)
+        ticket = Ticket(resolved, began, self._thread.check_wait, preview_every=preview_every)
         self._thread.submit(ticket)
         return ticket
 
@@ -167,6 +171,11 @@ class Engine:
         """How much has been evaluated so far, and how full the batches were."""
         return self._worker.counters
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes requests: it was not closed, and its thread has not failed."""
+        return self._thread.is_open
+
     def close(self, cancel: bool = False) -> None:
         """Finish (or cancel) what is in flight, then release the device. May be called twice.
 
@@ -182,3 +191,10 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close(cancel=kind is not None)
+
+
+def _check_preview_every(value: object) -> None:
+    allowed = "a whole number between 1 and 1000, or None"
+    expect("preview_every", value, int | None, allowed)
+    if isinstance(value, int) and not 1 <= value <= 1000:
+        raise RequestError("preview_every", value, allowed)

@@ -10,9 +10,12 @@ from functools import cached_property
 import numpy as np
 
 from intarsia.backends.protocol import Conditioning, Session
+from intarsia.engine.color_maps import ColorMaps
 from intarsia.engine.lanes import Lane
 from intarsia.engine.open_models import OpenModels
 from intarsia.engine.plan import ModelPlan, Plan
+from intarsia.engine.preview import NOT_ASKED, StepPreviews
+from intarsia.engine.preview_copies import Copies, open_copies
 from intarsia.engine.resolve import Resolved
 from intarsia.engine.sampling import table_of
 from intarsia.engine.ticket import Ticket
@@ -26,19 +29,23 @@ class Job:
 
     Attributes:
         models: opens the request's model when its first lane is admitted.
+        color_maps: gives the colors of its previews then.
         in_use: gives the models that lanes need at that moment.
         generated: decoded images by sample, uint8 ``[h, w, 3]``; not checked yet, so they never leave the job.
         timings: seconds by stage, as in :class:`intarsia.engine.result.Result`.
+        previews: takes them, or says why there are none; settled when the model is opened.
         denoise_began: time of :func:`time.perf_counter` after the request was encoded.
     """
 
     ticket: Ticket
     models: OpenModels
+    color_maps: ColorMaps
     in_use: Callable[[], Collection[ModelPlan]]
     lanes: list[Lane] = field(default_factory=list)
     generated: dict[int, np.ndarray] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    previews: Copies | StepPreviews = NOT_ASKED
     denoise_began: float = 0.0
 
     def __post_init__(self) -> None:
@@ -65,8 +72,11 @@ class Job:
 
     @cached_property
     def session(self) -> Session:
-        """The request's model, opened on first use."""
-        return self.models.session(self.resolved, self.in_use())
+        """The request's model, opened on first use, and whatever its previews need."""
+        session = self.models.session(self.resolved, self.in_use())
+        if self.ticket.preview_every is not None:
+            self.previews = open_copies(self.ticket, session, self.color_maps)
+        return session
 
     @cached_property
     def conditioning(self) -> Conditioning:
@@ -99,6 +109,13 @@ class Job:
             for sample, seed in enumerate(self.plan.seeds)
         ]
         return self.lanes
+
+    def report(self) -> None:
+        """Tell the caller of a turn, with previews where they are due; lanes that are done are not decoded yet."""
+        step, previews = self.evaluations_done, self.previews
+        if isinstance(previews, Copies):
+            previews = previews.after(step, self.lanes)
+        self.ticket.report(step, previews)
 
     def decode(self, lane: Lane) -> None:
         """Decode a lane that is done; its state on the device is freed."""

@@ -15,7 +15,7 @@ from intarsia.canvas.mask import latent_mask
 from intarsia.canvas.options import CanvasOptions
 from intarsia.engine.noise import MAX_SEED
 from intarsia.engine.parts import Parts, find_checker, find_parts, model_plan
-from intarsia.engine.plan import PLAN_VERSION, CanvasPlan, Plan, PromptPlan
+from intarsia.engine.plan import PLAN_VERSION, CanvasPlan, Plan, PromptPlan, SamplerPlan
 from intarsia.engine.prompt_syntax import notes_on
 from intarsia.engine.request import InpaintRequest
 from intarsia.engine.sampling import sampler_plan
@@ -52,6 +52,30 @@ class Resolved:
     warnings: tuple[str, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Entries:
+    """What the registry has for a request."""
+
+    model: ModelEntry
+    parts: Parts
+    checker: PartEntry | None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Images:
+    """The request's images, opened; ``prompt`` is the one that an IP adapter shows to the network."""
+
+    image: RgbImage
+    mask: RgbImage
+    prompt: RgbImage | None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Those of the conversions."""
+        images = (self.prompt, self.image, self.mask)
+        return tuple(warning for image in images if image for warning in image.warnings)
+
+
 def resolve(
     request: InpaintRequest,
     registry: Registry,
@@ -68,42 +92,24 @@ def resolve(
         RequestError: a field that cannot be honored, or an image that cannot be read.
         WeightsError: a model, VAE, adapter or safety checker that the registry does not have.
     """
-    entry = registry.find(request.model)
-    parts = find_parts(request, entry, registry)
-    checker = find_checker(request, entry, registry)
-    sampler = sampler_plan(request, entry)
-    options = _canvas_options(request, entry)
+    entries = _find_entries(request, registry)
+    sampler = sampler_plan(request, entries.model)
+    options = _canvas_options(request, entries.model)
 
-    image = _open_image("init_image", request.init_image, access)
-    mask = _open_image("mask_image", request.mask_image, access)
-    image_prompt = _image_prompt(request, access)
-    canvas = prepare(image, mask, options)
+    images = _open_images(request, access)
+    canvas = prepare(images.image, images.mask, options)
 
-    plan = Plan(
-        model=model_plan(entry, parts, meanwhile),
-        canvas=_canvas_plan(canvas, options, image.sha256, mask.sha256),
-        prompt=_prompt(request, entry, image_prompt),
-        sampler=sampler,
-        guidance_scale=_guidance(request),
-        seeds=_seeds(request),
-        token_merging=_token_merging(request, entry),
-        safety=checker.id if checker else "off",
-        safety_action=request.safety_action,
-        safety_sha256=entry_hash(checker) if checker else "",
-    )
+    canvas_plan = _canvas_plan(canvas, options, images)
+    plan = _plan(request, entries, sampler, canvas=canvas_plan, image_prompt=images.prompt, meanwhile=meanwhile)
+    about_request = _about_request(request, plan, entries.model, registry)
     return Resolved(
         plan=plan,
-        entry=entry,
-        parts=parts,
-        checker=checker,
+        entry=entries.model,
+        parts=entries.parts,
+        checker=entries.checker,
         canvas=canvas,
-        inputs=_inputs(plan, canvas, image_prompt),
-        warnings=(
-            *_about_request(request, plan, entry, registry),
-            *_about_images(image_prompt, image, mask),
-            *canvas.warnings,
-            *sampler.notes,
-        ),
+        inputs=_inputs(plan, canvas, images.prompt),
+        warnings=(*about_request, *images.warnings, *canvas.warnings, *sampler.notes),
     )
 
 
@@ -115,14 +121,13 @@ def outline(request: InpaintRequest, registry: Registry) -> dict[str, Any]:
     Raises:
         RequestError, WeightsError: what :func:`resolve` would raise before it opens an image.
     """
-    entry = registry.find(request.model)
-    parts = find_parts(request, entry, registry)
-    checker = find_checker(request, entry, registry)
+    entries = _find_entries(request, registry)
+    entry, checker = entries.model, entries.checker
     adapter = request.ip_adapter
     merging = _token_merging(request, entry)
 
     return {
-        "model": model_plan(entry, parts).to_dict(),
+        "model": model_plan(entry, entries.parts).to_dict(),
         "canvas": asdict(_canvas_options(request, entry)),
         "prompt": asdict(_prompt(request, entry, None)),
         "image_scale": adapter.scale if adapter else 0.0,
@@ -135,14 +140,51 @@ def outline(request: InpaintRequest, registry: Registry) -> dict[str, Any]:
     }
 
 
+def _find_entries(request: InpaintRequest, registry: Registry) -> _Entries:
+    model = registry.find(request.model)
+    return _Entries(
+        model=model,
+        parts=find_parts(request, model, registry),
+        checker=find_checker(request, model, registry),
+    )
+
+
+def _open_images(request: InpaintRequest, access: Access) -> _Images:
+    image = _open_image("init_image", request.init_image, access)
+    mask = _open_image("mask_image", request.mask_image, access)
+    prompt = None
+    if request.ip_adapter is not None:
+        prompt = _open_image("ip_adapter.image", request.ip_adapter.image, access)
+    return _Images(image=image, mask=mask, prompt=prompt)
+
+
+def _plan(
+    request: InpaintRequest,
+    entries: _Entries,
+    sampler: SamplerPlan,
+    *,
+    canvas: CanvasPlan,
+    image_prompt: RgbImage | None,
+    meanwhile: Callable[[], None],
+) -> Plan:
+    checker = entries.checker
+    return Plan(
+        model=model_plan(entries.model, entries.parts, meanwhile),
+        canvas=canvas,
+        prompt=_prompt(request, entries.model, image_prompt),
+        sampler=sampler,
+        guidance_scale=_guidance(request),
+        seeds=_seeds(request),
+        token_merging=_token_merging(request, entries.model),
+        safety=checker.id if checker else "off",
+        safety_action=request.safety_action,
+        safety_sha256=entry_hash(checker) if checker else "",
+    )
+
+
 def _about_request(request: InpaintRequest, plan: Plan, entry: ModelEntry, registry: Registry) -> tuple[str, ...]:
     """Warnings that need no pixels."""
     return (*_about_stand_in(request, entry, registry), *_about_own_mask(request), *_about_prompts(plan))
-
-
-def _about_images(*images: RgbImage | None) -> tuple[str, ...]:
-    """Warnings of the images' conversions, in their order."""
-    return tuple(warning for image in images if image for warning in image.warnings)
 
 
 def _about_stand_in(request: InpaintRequest, entry: ModelEntry, registry: Registry) -> tuple[str, ...]:
@@ -188,11 +230,11 @@ def _canvas_options(request: InpaintRequest, entry: ModelEntry) -> CanvasOptions
     )
 
 
-def _canvas_plan(canvas: Canvas, options: CanvasOptions, image_sha256: str, mask_sha256: str) -> CanvasPlan:
+def _canvas_plan(canvas: Canvas, options: CanvasOptions, images: _Images) -> CanvasPlan:
     return CanvasPlan(
         geometry=canvas.geometry,
-        image_sha256=image_sha256,
-        mask_sha256=mask_sha256,
+        image_sha256=images.image.sha256,
+        mask_sha256=images.mask.sha256,
         mask_source=options.mask_source,
         invert_mask=options.invert_mask,
         mask_dilate=options.mask_dilate,
@@ -207,13 +249,6 @@ def _open_image(field: str, value: Any, access: Access) -> RgbImage:
     if value is None:
         raise RequestError(field, message=f"{field} is required")
     return open_image(field, value, access)
-
-
-def _image_prompt(request: InpaintRequest, access: Access) -> RgbImage | None:
-    """The image that an IP adapter shows to the network."""
-    if request.ip_adapter is None:
-        return None
-    return _open_image("ip_adapter.image", request.ip_adapter.image, access)
 
 
 def _prompt(request: InpaintRequest, entry: ModelEntry, image_prompt: RgbImage | None) -> PromptPlan:

@@ -15,6 +15,7 @@ from PIL import Image
 from intarsia import __version__
 from intarsia.backends.protocol import Runtime
 from intarsia.engine.plan import Plan
+from intarsia.engine.preview import NOT_ASKED, StepPreviews
 from intarsia.execution import STANDARD
 
 __all__ = ["Counters", "Progress", "Result"]
@@ -22,10 +23,40 @@ __all__ = ["Counters", "Progress", "Result"]
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a request is: ``step`` of ``steps`` network evaluations are done for every image of it."""
+    """How far a request is: ``step`` of ``steps`` network evaluations are done for every image of it.
+
+    Attributes:
+        previews: what :meth:`preview` shows; not compared.
+    """
 
     step: int
     steps: int
+    previews: StepPreviews = field(default=NOT_ASKED, compare=False, repr=False)
+
+    @property
+    def has_preview(self) -> bool:
+        """Whether :meth:`preview` gives an image rather than an error."""
+        return bool(self.previews.samples)
+
+    def preview(self, sample: int = 0) -> Image.Image:
+        """An image of the request as it is expected to become: RGB, one pixel for each latent cell of the canvas.
+
+        It shows the network's prediction of the finished image after this step, in colors that follow from the latents
+        by a linear map, without the decoder; around the repainted area it shows the request's image. There is one every
+        ``preview_every`` evaluations, and after the last.
+
+        What is shown was copied in the engine's thread; the image is made here, in about a millisecond, from any thread
+        and as long as this object is kept. In a callback in the engine's own thread it may wait for the device.
+
+        Args:
+            sample: which image of the request.
+
+        Raises:
+            BackendError: there is none: not asked for, not due at this step, the backend has no previews, or the
+                request has a safety checker, which would not see them.
+            RequestError: the request has no such image.
+        """
+        return self.previews.image(sample)
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from intarsia.engine.request import InpaintRequest
 from intarsia.errors import expect
 from intarsia.registry.entries import ModelEntry
 from intarsia.registry.files import scheduler_config
+from intarsia.schedulers.noise_schedule import PredictionType
 
-__all__ = ["DEFAULT_SCHEDULER", "DEFAULT_STEPS", "sampler_plan", "table_of"]
+__all__ = ["DEFAULT_SCHEDULER", "DEFAULT_STEPS", "prediction_type_of", "sampler_plan", "table_of"]
 
 DEFAULT_SCHEDULER = "DPMSolverMultistepScheduler"
 DEFAULT_STEPS = 21
@@ -67,6 +68,11 @@ def table_of(plan: Plan) -> schedulers.Table:
         algorithm_type=sampler.algorithm_type or None,
         config=json.dumps(dict(sampler.schedule)),
     )
+
+
+def prediction_type_of(plan: Plan) -> PredictionType:
+    """What the output of the plan's network is."""
+    return _noise_schedule(json.dumps(dict(plan.sampler.schedule))).prediction_type
 
 
 @lru_cache(maxsize=256, typed=True)

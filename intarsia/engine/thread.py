@@ -74,6 +74,11 @@ class EngineThread:
         if self._ended:  # it ended between the check and the queue, by a signal's handler
             self._refuse_queued(EngineStopped("the engine is closed"))
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes requests: it was not closed, and has not failed."""
+        return not self._closed
+
     def check_open(self) -> None:
         """Raise BackendError where nothing can be submitted any more, or not in this process."""
         if self._is_elsewhere():

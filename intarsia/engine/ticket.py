@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
+from intarsia.engine.preview import NOT_ASKED, StepPreviews
 from intarsia.engine.resolve import Resolved
 from intarsia.engine.result import Progress, Result
 from intarsia.errors import Cancelled
@@ -33,10 +34,19 @@ class Ticket(Future[Result]):
 
     Args:
         check_wait: raises where waiting for the request would never end.
+        preview_every: evaluations from one preview to the next; None makes none.
     """
 
-    def __init__(self, resolved: Resolved, began: float, check_wait: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        resolved: Resolved,
+        began: float,
+        check_wait: Callable[[], None] = lambda: None,
+        *,
+        preview_every: int | None = None,
+    ) -> None:
         super().__init__()
+        self.preview_every = preview_every
         self.resolved = resolved
         self.timings: dict[str, float] = {"resolve": time.perf_counter() - began}
         self.began = began
@@ -44,6 +54,7 @@ class Ticket(Future[Result]):
         self._check_wait = check_wait
         self._process = os.getpid()
         self._events: list[Progress] = []
+        self._listeners: list[Callable[[Progress], Any]] = []
         self._reported = 0
 
         # Guards what decides between a result and a cancellation; reentrant for handlers of signals.
@@ -91,13 +102,27 @@ class Ticket(Future[Result]):
             self._check()
         super().add_done_callback(partial(_call, fn))  # without self: a ticket is freed with its last reference
 
-    def report(self, step: int) -> None:
+    def add_progress_callback(self, fn: Callable[[Progress], Any]) -> None:
+        """Call ``fn`` in the engine's thread after each later evaluation. What it raises is logged."""
+        with self._changed:
+            self._listeners.append(fn)
+
+    def report(self, step: int, previews: StepPreviews = NOT_ASKED) -> None:
         """Called by the worker: every image has done ``step`` evaluations."""
-        if step > self._reported:
-            with self._changed:
-                self._reported = step
-                self._events.append(Progress(step, self.resolved.plan.sampler.evaluations))
-                self._changed.notify_all()
+        if step <= self._reported:
+            return
+        progress = Progress(step, self.resolved.plan.sampler.evaluations, previews)
+        with self._changed:
+            self._reported = step
+            self._events.append(progress)
+            self._changed.notify_all()
+            listeners = tuple(self._listeners)
+
+        for listener in listeners:
+            try:
+                listener(progress)
+            except Exception:  # of the caller's; the engine goes on
+                log.exception("a request's progress callback failed; the engine goes on")
 
     def finish(self, result: Result) -> None:
         """Called by the worker, once."""

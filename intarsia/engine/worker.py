@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from intarsia.backends.protocol import Backend
+from intarsia.engine.color_maps import ColorMaps
 from intarsia.engine.finish import finish, return_input
 from intarsia.engine.job import Job
 from intarsia.engine.lanes import Lane, Lanes
@@ -23,6 +24,7 @@ class Worker:
 
     def __init__(self, backend: Backend, slots: int | None) -> None:
         self._models = OpenModels(backend)
+        self._color_maps = ColorMaps()
         self._lanes = Lanes(slots or backend.slots, PATIENCE, self._lane_failed)
         self._jobs: dict[Ticket, Job] = {}
         self.cancel_all = False
@@ -47,7 +49,7 @@ class Worker:
             ticket.drop()
             return
 
-        job = Job(ticket=ticket, models=self._models, in_use=self._models_in_use)
+        job = Job(ticket=ticket, models=self._models, color_maps=self._color_maps, in_use=self._models_in_use)
         self._jobs[ticket] = job
         try:
             checker = self._models.checker(job.resolved)  # one that cannot be opened is found before any computation
@@ -67,7 +69,7 @@ class Worker:
 
         for job in dict.fromkeys(lane.owner for lane in moved):
             if isinstance(job, Job):
-                job.ticket.report(job.evaluations_done)
+                job.report()
         for lane in moved:
             if lane.done and isinstance(lane.owner, Job):
                 self._retire(lane, lane.owner)

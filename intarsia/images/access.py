@@ -11,7 +11,7 @@ __all__ = ["MAX_PIXELS", "Access", "pixel_limit"]
 MAX_PIXELS = 64 * 1024 * 1024
 """Pixels of the largest image that is decoded by default: what cameras and telephones have, 61 and 64 million."""
 
-_PILLOWS = 1024 * 1024 * 1024 // 4 // 3
+_PILLOWS = 1024 * 1024 * 1024 // 4 // 3  # what Pillow sets by itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,7 @@ class Access:
     def __post_init__(self) -> None:
         expect("allow_paths", self.allow_paths, bool, "True or False")
         expect("allow_private_urls", self.allow_private_urls, bool, "True or False")
+
         expect("max_pixels", self.max_pixels, int | None, "a number of pixels or None")
         if self.max_pixels is not None and self.max_pixels < 1:
             raise RequestError("max_pixels", self.max_pixels, "a number of pixels, at least 1")
@@ -59,4 +60,6 @@ def pixel_limit(max_pixels: int | None = None) -> float:
 
     if Image.MAX_IMAGE_PIXELS is None:
         return float("inf")
-    return MAX_PIXELS if Image.MAX_IMAGE_PIXELS == _PILLOWS else Image.MAX_IMAGE_PIXELS
+    if Image.MAX_IMAGE_PIXELS == _PILLOWS:
+        return MAX_PIXELS
+    return Image.MAX_IMAGE_PIXELS

@@ -23,7 +23,8 @@ def look_up(host: str, port: int) -> list[str]:
         OSError, UnicodeError: there is no such host, or no resolver answers.
     """
     entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(entry[4][0]) for entry in entries))
+    addresses = [str(socket_address[0]) for *_, socket_address in entries]
+    return list(dict.fromkeys(addresses))
 
 
 def is_public(address: str) -> bool:

@@ -80,13 +80,18 @@ def place(files: Sequence[tuple[Path, bytes]], *, overwrite: bool) -> None:
 
 def sweep(folder: Path, now: float | None = None) -> list[Path]:
     """Remove the unfinished files that killed processes left in a folder; returns what was removed."""
-    oldest = (time.time() if now is None else now) - ABANDONED_HOURS * 3600
+    now = time.time() if now is None else now
+    oldest = now - ABANDONED_HOURS * 3600
     removed = []
+
     # Another process may sweep at the same time, and what cannot be removed now is met again next time.
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             is_ours = _OURS.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)
-            if is_ours and entry.stat(follow_symlinks=False).st_mtime < oldest:
+            if not is_ours:
+                continue
+            status = entry.stat(follow_symlinks=False)
+            if status.st_mtime < oldest:
                 os.unlink(entry.path)
                 removed.append(Path(entry.path))
     return removed
@@ -99,7 +104,8 @@ def sweep_once(folder: Path) -> None:
 
 
 def _beside(path: Path, suffix: str) -> Path:
-    return path.with_name(f".intarsia-{secrets.token_hex(8)}.{suffix}")
+    token = secrets.token_hex(8)
+    return path.with_name(f".intarsia-{token}.{suffix}")
 
 
 @contextlib.contextmanager
@@ -112,7 +118,8 @@ def _naming(path: Path) -> Iterator[None]:
 
 def _write(temporary: Path, data: bytes) -> tuple[int, int]:
     # O_EXCL: never write through a link that someone put there; the mode follows the umask.
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    handle = os.open(temporary, flags, 0o666)
     with open(handle, "wb") as file:
         file.write(data)
         file.flush()

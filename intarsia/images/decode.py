@@ -22,7 +22,7 @@ from intarsia.errors import one_line
 from intarsia.images.access import pixel_limit
 from intarsia.images.containers import Container, Damaged, netpbm, unpack
 from intarsia.images.containers.exif import exif_orientation
-from intarsia.images.pixel_modes import channels_of, scaled, strips, transparent
+from intarsia.images.pixel_modes import channels_of, scaled, strips, thrice, transparent
 
 __all__ = ["FORMATS", "Pixels", "check_size", "decode", "is_deep"]
 
@@ -63,8 +63,11 @@ def check_size(size: tuple[int, int], max_pixels: int | None, cost: int = 1) -> 
     limit = pixel_limit(max_pixels) // cost
     if width <= 0 or height <= 0:
         raise Damaged(f"has no pixels ({width}x{height})")
+
     if width * height > limit:
-        share = f" for this format, 1/{cost} of that for others" if cost > 1 else ""
+        share = ""
+        if cost > 1:
+            share = f" for this format, 1/{cost} of that for others"
         raise Damaged(f"has {width}x{height} pixels; the limit is {limit:.0f}{share} (max_pixels, --max-pixels)")
     if max(size) > _LONGEST_SIDE:
         raise Damaged(f"has {width}x{height} pixels; a side of more than {_LONGEST_SIDE} is not read")
@@ -104,8 +107,11 @@ def decode(field: str, data: bytes, notes: list[str], max_pixels: int | None) ->
 def _orientation_and_profile(image: ImageFile.ImageFile, container: Container) -> tuple[int, bytes | None]:
     """From the container, or of an AVIF from its decoder; the image gets the profile too, to convert by."""
     if container.kind == "AVIF":
-        orientation = exif_orientation(image.info["exif"]) if "exif" in image.info else None
+        orientation = None
+        if "exif" in image.info:
+            orientation = exif_orientation(image.info["exif"])
         return orientation or 1, image.info.get("icc_profile")
+
     if container.icc_profile:
         image.info["icc_profile"] = container.icc_profile
     return container.orientation, container.icc_profile
@@ -116,29 +122,36 @@ def _channels(
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None, bool]:
     """Color and transparency, and whether it is gray."""
     rawmode = _rawmode(image)
-    if rawmode in _DEEP_MODES or rawmode == _DEEP_GRAY_ALPHA:
+    is_deep_gray = rawmode == _DEEP_GRAY_ALPHA
+    if is_deep_gray or rawmode in _DEEP_MODES:
         notes.append(f"{field}: 16 bits a channel were scaled to 8")
-        return (*_from_deep(image, container), rawmode == _DEEP_GRAY_ALPHA)
+        rgb, alpha = _from_deep(image, container)
+        return rgb, alpha, is_deep_gray
 
+    key, bits = container.key, container.bits
     image.load()
-    if (is_deep(image, rawmode) or container.bits > 8) and image.mode in ("RGB", "RGBA", "LA", "CMYK"):
-        notes.append(f"{field}: {max(container.bits, 9)} bits a channel were cut to 8")
-    if container.key is not None and image.mode == "I;16":
-        image.info["transparency"] = container.key[0]
+    has_more_bits = bits > 8 or is_deep(image, rawmode)
+    if has_more_bits and image.mode in ("RGB", "RGBA", "LA", "CMYK"):
+        notes.append(f"{field}: {max(bits, 9)} bits a channel were cut to 8")
+    if key is not None and image.mode == "I;16":
+        image.info["transparency"] = key[0]
 
-    rgb, alpha = channels_of(image, notes, field, container.bits)
-    if container.key is not None and image.mode in ("1", "L", "RGB"):
-        highest = (1 << container.bits) - 1
-        key = tuple(value * 255 // highest for value in container.key)
-        alpha = _keyed(rgb, key)
-    return rgb, alpha, image.mode == "LA" or rgb.strides[2] == 0
+    rgb, alpha = channels_of(image, notes, field, bits)
+    if key is not None and image.mode in ("1", "L", "RGB"):
+        highest = (1 << bits) - 1
+        levels = tuple(value * 255 // highest for value in key)
+        alpha = _keyed(rgb, levels)
+
+    is_gray = image.mode == "LA" or rgb.strides[2] == 0
+    return rgb, alpha, is_gray
 
 
 def _keyed(rgb: NDArray[np.uint8], key: tuple[int, ...]) -> NDArray[np.uint8]:
     """Alpha of an image in which one color is transparent; of a gray one, one level."""
     samples = rgb if len(key) == 3 else rgb[:, :, 0]
-    alpha = np.empty(samples.shape[:2], np.uint8)
-    for rows in strips(samples.shape[1], samples.shape[0]):
+    height, width = samples.shape[:2]
+    alpha = np.empty((height, width), np.uint8)
+    for rows in strips(width, height):
         alpha[rows] = transparent(samples[rows], key)
     return alpha
 
@@ -151,8 +164,16 @@ def is_deep(image: Image.Image, rawmode: str | None = None) -> bool:
 
 def _rawmode(image: Image.Image) -> str:
     """How a file's samples lie, in Pillow's words; "" where it does not say."""
-    args = next((tile[3] for tile in getattr(image, "tile", ())), "")
-    return str(args if isinstance(args, str) else next(iter(args or ()), ""))
+    tiles = getattr(image, "tile", ())
+    if not tiles:
+        return ""
+
+    args = tiles[0][3]
+    if isinstance(args, str):
+        return args
+    if not args:
+        return ""
+    return str(args[0])
 
 
 def _from_deep(image: ImageFile.ImageFile, container: Container) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
@@ -168,39 +189,45 @@ def _from_deep(image: ImageFile.ImageFile, container: Container) -> tuple[NDArra
         alpha = np.empty((image.height, image.width), np.uint8)
 
     with _opened(container) as lower:
-        mode, order = _rawmode(lower)[:-1], _rawmode(lower)[-1]
+        rawmode = _rawmode(lower)
+        mode, order = rawmode[:-1], rawmode[-1]
         _set_rawmode(lower, mode + _OTHER_ORDER[order])
         image.load()
         lower.load()
 
         for rows in strips(*image.size):
             box = (0, rows.start, image.width, rows.stop)
-            upper_bytes, lower_bytes = np.asarray(image.crop(box)), np.asarray(lower.crop(box))
-            values = upper_bytes.astype(np.uint16) << 8 | lower_bytes
-            rgb[rows] = scaled(values[:, :, :3], 65535)
+            upper_bytes = np.asarray(image.crop(box)).astype(np.uint16)
+            lower_bytes = np.asarray(lower.crop(box))
+            values = upper_bytes << 8 | lower_bytes
+
+            colors = values[:, :, :3]
+            rgb[rows] = scaled(colors, 65535)
             if alpha is not None and container.key:
-                alpha[rows] = transparent(values[:, :, :3], container.key)
+                alpha[rows] = transparent(colors, container.key)
             elif alpha is not None:
                 alpha[rows] = scaled(values[:, :, 3], 65535)
     return rgb, alpha
 
 
 def _from_gray_alpha(image: Image.Image) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    planes = np.empty((2, image.height, image.width), np.uint8)
+    gray, alpha = np.empty((2, image.height, image.width), np.uint8)
     for rows in strips(*image.size):
-        strip = image.crop((0, rows.start, image.width, rows.stop))
-        pixel_bytes = np.asarray(strip).astype(np.uint16)
-        for channel in range(2):
-            values = pixel_bytes[:, :, 2 * channel] << 8 | pixel_bytes[:, :, 2 * channel + 1]
-            planes[channel, rows] = scaled(values, 65535)
-
-    gray, alpha = planes
-    return np.broadcast_to(gray[:, :, None], (*gray.shape, 3)), alpha
+        box = (0, rows.start, image.width, rows.stop)
+        pixel_bytes = np.asarray(image.crop(box)).astype(np.uint16)
+        gray_upper, gray_lower, alpha_upper, alpha_lower = np.moveaxis(pixel_bytes, 2, 0)
+        gray[rows] = scaled(gray_upper << 8 | gray_lower, 65535)
+        alpha[rows] = scaled(alpha_upper << 8 | alpha_lower, 65535)
+    return thrice(gray), alpha
 
 
 def _set_rawmode(image: ImageFile.ImageFile, rawmode: str) -> None:
     """Have the decoder read the samples in another order of bytes."""
-    image.tile = [tile._replace(args=_with_rawmode(tile[3], rawmode)) for tile in image.tile]
+    tiles = []
+    for tile in image.tile:
+        args = _with_rawmode(tile[3], rawmode)
+        tiles.append(tile._replace(args=args))
+    image.tile = tiles
 
 
 def _with_rawmode(args: Any, rawmode: str) -> Any:
@@ -214,17 +241,18 @@ def _from_netpbm(field: str, data: bytes, notes: list[str], max_pixels: int | No
     header = netpbm.header_of(data)
     check_size((header.width, header.height), max_pixels)
     samples = netpbm.samples_of(data, header)
+
     if samples.dtype.kind == "f":
-        rgb, alpha = channels_of(Image.fromarray(samples), notes, field)
+        image = Image.fromarray(samples)
+        rgb, alpha = channels_of(image, notes, field)
         return Pixels(rgb=rgb, alpha=alpha, is_gray=True, orientation=1, profile=None, mode="F")
+
     if header.highest > 255:
         notes.append(f"{field}: 16 bits a channel were scaled to 8")
-
     levels = scaled(samples, header.highest)
     if levels.ndim == 3:
         return Pixels(rgb=levels, alpha=None, is_gray=False, orientation=1, profile=None, mode="RGB")
-    rgb = np.broadcast_to(levels[:, :, None], (*levels.shape, 3))
-    return Pixels(rgb=rgb, alpha=None, is_gray=True, orientation=1, profile=None, mode="L")
+    return Pixels(rgb=thrice(levels), alpha=None, is_gray=True, orientation=1, profile=None, mode="L")
 
 
 @contextmanager
@@ -248,12 +276,17 @@ def _opened(container: Container) -> Iterator[ImageFile.ImageFile]:
 def _allocate(image: ImageFile.ImageFile) -> None:
     """Memory for a TIFF's pixels, for which its decoder would ask only after a look at Pillow's own limit."""
     if image.format == "TIFF":
-        image.im = Image.new(image.mode, image.size).im
+        allocated = Image.new(image.mode, image.size)
+        image.im = allocated.im
 
 
 def _recognized(prefix: bytes) -> list[str]:
-    names = (name for name in _openers() if name != "PPM")  # those are read by containers.netpbm
-    return [name for name in names if _openers()[name][1](prefix) is True]
+    recognized = []
+    for name, (_, recognizes) in _openers().items():
+        # PPM is read by containers.netpbm.
+        if name != "PPM" and recognizes(prefix) is True:
+            recognized.append(name)
+    return recognized
 
 
 @cache

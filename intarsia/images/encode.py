@@ -121,5 +121,6 @@ def _without_alpha(image: Image.Image) -> Image.Image:
     """RGB (or L): what is to be seen as stored, the rest in the colors around it, none mixed with a background."""
     if image.mode in ("RGB", "L"):
         return image
-    levels = np.asarray(image.convert("RGBA"))
-    return Image.fromarray(opaque(levels[:, :, :3], levels[:, :, 3]))
+    rgba = np.asarray(image.convert("RGBA"))
+    rgb, alpha = rgba[:, :, :3], rgba[:, :, 3]
+    return Image.fromarray(opaque(rgb, alpha))

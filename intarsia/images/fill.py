@@ -49,11 +49,15 @@ def opaque(rgb: Pixels, alpha: Pixels | None, masked: Mask | None = None) -> Pix
     hidden = hidden_pixels(alpha)
     if alpha is None or hidden is None:
         return rgb
+
     weight = np.where(hidden, np.uint8(0), alpha)
     if masked is not None:
-        kept = np.where(masked, np.uint8(0), weight)
-        weight = kept if kept.any() else weight
-    return np.where(hidden[:, :, None], _spread(rgb, weight), rgb)
+        unmasked = np.where(masked, np.uint8(0), weight)
+        if unmasked.any():
+            weight = unmasked
+
+    filled = _spread(rgb, weight)
+    return np.where(hidden[:, :, None], filled, rgb)
 
 
 def from_surroundings(pixels: Pixels, mask: Mask) -> Pixels:
@@ -64,36 +68,48 @@ def from_surroundings(pixels: Pixels, mask: Mask) -> Pixels:
         mask: bool ``[h, w]``, True = fill.
     """
     weight = (~mask).astype(np.float32)
-    filled = _pull_and_push(pixels * weight[:, :, None], weight)
-    return np.where(mask[:, :, None], _rounded(filled), pixels)
+    total = pixels * weight[:, :, None]
+    filled = _rounded(_pull_and_push(total, weight))
+    return np.where(mask[:, :, None], filled, pixels)
 
 
 def _spread(pixels: Pixels, weight: Pixels) -> Pixels:
     """Colors everywhere, by push-pull; of a large image on cells of some pixels a side."""
     height, width = weight.shape
-    across, down = -(-width // _FINEST), -(-height // _FINEST)
+    across = _ceiling(width, _FINEST)
+    down = _ceiling(height, _FINEST)
     total, share = _cells(pixels, weight, across, down)
     colors = _rounded(_pull_and_push(total, share))
     if across == down == 1:
         return colors
 
     covered = (0, 0, width / across, height / down)  # the last cell may reach over the edge
-    enlarged = Image.fromarray(colors).resize((width, height), Image.Resampling.BILINEAR, box=covered)
+    cells = Image.fromarray(colors)
+    enlarged = cells.resize((width, height), Image.Resampling.BILINEAR, box=covered)
     return np.asarray(enlarged)
 
 
 def _cells(pixels: Pixels, weight: Pixels, across: int, down: int) -> tuple[Levels, Levels]:
     """Weighted sums ``[h, w, 3]`` and weights ``[h, w]`` of cells of ``across`` × ``down`` pixels, added up exactly."""
     height, width = weight.shape
+    cell_rows = _ceiling(height, down)
     starts = np.arange(0, width, across)
-    total = np.empty((-(-height // down), starts.size, 3), np.float32)
-    share = np.empty(total.shape[:2], np.float32)
-    for row in range(total.shape[0]):  # row by row of cells: the pixels of a large image are never all floats
-        rows = slice(row * down, (row + 1) * down)
-        part = weight[rows].astype(np.int64)
-        share[row] = np.add.reduceat(part.sum(axis=0), starts)
-        total[row] = np.add.reduceat((pixels[rows] * part[:, :, None]).sum(axis=0), starts, axis=0)
+    total = np.empty((cell_rows, starts.size, 3), np.float32)
+    share = np.empty((cell_rows, starts.size), np.float32)
+
+    for row in range(cell_rows):  # one by one: the pixels of a large image are never all floats
+        first = row * down
+        rows = slice(first, first + down)
+        weights = weight[rows].astype(np.int64)
+        weighted = pixels[rows] * weights[:, :, None]
+
+        share[row] = np.add.reduceat(weights.sum(axis=0), starts)
+        total[row] = np.add.reduceat(weighted.sum(axis=0), starts, axis=0)
     return total, share
+
+
+def _ceiling(length: int, divisor: int) -> int:
+    return -(-length // divisor)
 
 
 def _pull_and_push(total: Levels, weight: Levels) -> Levels:
@@ -103,31 +119,42 @@ def _pull_and_push(total: Levels, weight: Levels) -> Levels:
     every cell has a color, then the holes of each level are filled from the coarser one.
     """
     known = weight > 0
-    mean: Levels = np.divide(total, np.where(known, weight, 1)[:, :, None], dtype=np.float32)
+    divisor = np.where(known, weight, 1)
+    mean: Levels = np.divide(total, divisor[:, :, None], dtype=np.float32)
     if known.all():
         return mean
     if weight.shape == (1, 1):
         return np.full_like(mean, _MIDDLE)
 
+    height, width = weight.shape
     coarse = _pull_and_push(_halved(total), _halved(weight))
-    filled = _enlarged(coarse, (weight.shape[1], weight.shape[0]))
+    filled = _enlarged(coarse, (width, height))
     return np.where(known[:, :, None], mean, filled)
 
 
 def _halved(array: Levels) -> Levels:
     """Means of 2×2 cells; an odd last row or column counts with zero beside it."""
-    height, width = array.shape[:2]
-    widths = ((0, height % 2), (0, width % 2), (0, 0))[: array.ndim]
+    height, width, *_ = array.shape
+    widths = [(0, height % 2), (0, width % 2)]
+    if array.ndim == 3:
+        widths.append((0, 0))
     even = np.pad(array, widths)
-    mean: Levels = (even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2]) / np.float32(4)
-    return mean
+
+    upper, lower = even[::2], even[1::2]
+    total: Levels = upper[:, ::2] + lower[:, ::2] + upper[:, 1::2] + lower[:, 1::2]
+    return total / np.float32(4)
 
 
 def _enlarged(levels: Levels, size: tuple[int, int]) -> Levels:
     """``[h, w, 3]`` interpolated bilinearly to ``size`` (width, height)."""
-    planes = (Image.fromarray(np.ascontiguousarray(levels[:, :, channel])) for channel in range(3))
-    return np.dstack([np.asarray(plane.resize(size, Image.Resampling.BILINEAR)) for plane in planes])
+    planes = []
+    for channel in range(3):
+        samples = np.ascontiguousarray(levels[:, :, channel])
+        plane = Image.fromarray(samples).resize(size, Image.Resampling.BILINEAR)
+        planes.append(np.asarray(plane))
+    return np.dstack(planes)
 
 
 def _rounded(levels: Levels) -> Pixels:
-    return np.rint(levels).clip(0, 255).astype(np.uint8)
+    whole = np.rint(levels)
+    return whole.clip(0, 255).astype(np.uint8)

@@ -50,6 +50,7 @@ def a1111_parameters(meta: Mapping[str, Any]) -> str:
         size = f"{meta['width']}x{meta['height']}"
     if meta.get("model_hash"):
         model_hash = str(meta["model_hash"])[:_SHOWN_HASH]
+
     pairs = {
         "Steps": meta.get("steps"),
         "Sampler": _sampler(meta),
@@ -65,13 +66,15 @@ def a1111_parameters(meta: Mapping[str, Any]) -> str:
     }
 
     known = {key: value for key, value in pairs.items() if value is not None}
-    lines.append(", ".join(f"{key}: {_value(value)}" for key, value in known.items()))
+    shown = [f"{key}: {_value(value)}" for key, value in known.items()]
+    lines.append(", ".join(shown))
     return as_text("\n".join(lines))
 
 
 def as_text(text: str) -> str:
     """``text`` with halves of surrogate pairs replaced: JSON can bring them in and no file can hold them."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    units = text.encode("utf-16", "surrogatepass")
+    return units.decode("utf-16", "replace")
 
 
 def to_json(metadata: Mapping[str, Any], *, ascii_only: bool = False) -> str:
@@ -95,8 +98,9 @@ def exif(parameters: str | None, metadata: Mapping[str, Any] | None, software: s
     if metadata is not None:
         block[ExifTags.Base.ImageDescription] = to_json(metadata, ascii_only=True)
     if parameters is not None:
-        comment = b"UNICODE\0" + as_text(parameters).encode("utf-16-be")
-        block.get_ifd(ExifTags.IFD.Exif)[_USER_COMMENT] = comment
+        comment = as_text(parameters).encode("utf-16-be")
+        directory = block.get_ifd(ExifTags.IFD.Exif)
+        directory[_USER_COMMENT] = b"UNICODE\0" + comment
     return block.tobytes()
 
 
@@ -131,8 +135,12 @@ def _sampler(meta: Mapping[str, Any]) -> str | None:
 
 def _value(value: Any) -> str:
     """A value of the text: whole floats without ".0"; quoted as JSON where it would be read otherwise."""
-    text = f"{value:.12g}" if isinstance(value, float) else str(value)
+    text = str(value)
+    if isinstance(value, float):
+        text = f"{value:.12g}"
+
     has_marks = any(mark in text for mark in ",:\r\n")
-    if has_marks or text != text.strip() or text.startswith('"'):
+    has_blanks = text != text.strip()
+    if has_marks or has_blanks or text.startswith('"'):
         return json.dumps(text, ensure_ascii=False)
     return text

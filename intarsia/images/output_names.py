@@ -24,13 +24,15 @@ def output_paths(stem: str, folder: str | os.PathLike[str], samples: int, ext: s
     Raises:
         OutputError: an extension of no known format, or a stem that is not a file name.
     """
-    return [Path(folder) / name for name in output_names(stem, samples, ext)]
+    names = output_names(stem, samples, ext)
+    return [Path(folder) / name for name in names]
 
 
 def output_names(stem: str, samples: int, ext: str = ".png") -> list[str]:
     """Like :func:`output_paths`, without a folder, and without pathlib: a batch asks for those of every row."""
     suffix = "." + ext.lstrip(".")
-    if not stem or stem in (".", "..") or os.path.basename(stem) != stem or "\0" in stem:
+    is_folder = stem in ("", ".", "..") or os.path.basename(stem) != stem
+    if is_folder or "\0" in stem:
         raise OutputError(f"the name of an output must be a file name without a folder, not {stem!r}")
     if suffix.lower() not in FORMATS:
         format_of(Path(f"{stem}{suffix}"))
@@ -47,11 +49,13 @@ def format_of(path: Path, name: str | None = None) -> Format:
         OutputError: no such format, or no known extension.
     """
     if name is not None:
-        if name.upper() not in _NAMES:
+        format = _NAMES.get(name.upper())
+        if format is None:
             raise OutputError(f"format must be one of PNG, JPEG, WEBP, not {name!r}")
-        return _NAMES[name.upper()]
+        return format
 
-    extension = path.suffix.lower()
-    if extension not in FORMATS:
-        raise OutputError(f"{path}: the extension must be one of {', '.join(FORMATS)}, not {path.suffix!r}")
-    return FORMATS[extension]
+    format = FORMATS.get(path.suffix.lower())
+    if format is None:
+        extensions = ", ".join(FORMATS)
+        raise OutputError(f"{path}: the extension must be one of {extensions}, not {path.suffix!r}")
+    return format

@@ -15,7 +15,7 @@ from PIL import Image, ImageCms
 
 from intarsia.errors import SourceError, one_line
 
-__all__ = ["channels_of", "levels_of", "profile_of", "scaled", "strips", "transparent"]
+__all__ = ["channels_of", "levels_of", "profile_of", "scaled", "strips", "thrice", "transparent"]
 
 Bytes2D = NDArray[np.uint8]
 
@@ -30,7 +30,8 @@ def strips(width: int, height: int) -> Iterator[slice]:
     """All rows, a few at a time."""
     rows = max(1, _STRIP // max(1, width))
     for top in range(0, height, rows):
-        yield slice(top, min(top + rows, height))
+        bottom = min(top + rows, height)
+        yield slice(top, bottom)
 
 
 def levels_of(field: str, array: NDArray[Any], notes: list[str]) -> Bytes2D:
@@ -44,23 +45,32 @@ def levels_of(field: str, array: NDArray[Any], notes: list[str]) -> Bytes2D:
         return scaled(array, 65535)
     if array.dtype.kind != "f":
         raise SourceError(field, None, f"an array must be uint8, uint16, bool or float, not {array.dtype}")
+    return _from_floats(field, array)
+
+
+def _from_floats(field: str, array: NDArray[Any]) -> Bytes2D:
+    """Values between 0 and 1 as 0…255, rounded."""
     low, high = float(array.min()), float(array.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         raise SourceError(field, None, "a float array must be finite; it has NaN or infinite values")
     if low < 0 or high > 1:
         raise SourceError(field, None, f"a float array must lie in 0…1, not {low:.4g}…{high:.4g}")
 
+    height, width = array.shape[:2]
     levels = np.empty(array.shape, np.uint8)
-    for rows in strips(array.shape[1], array.shape[0]):
-        levels[rows] = np.rint(array[rows].astype(np.float32) * 255)
+    for rows in strips(width, height):
+        values = array[rows].astype(np.float32)
+        levels[rows] = np.rint(values * 255)
     return levels
 
 
 def scaled(values: NDArray[Any], highest: int) -> Bytes2D:
     """Whole numbers 0…``highest`` as 0…255, rounded."""
+    height, width = values.shape[:2]
     levels = np.empty(values.shape, np.uint8)
-    for rows in strips(values.shape[1], values.shape[0]):
-        levels[rows] = (values[rows].astype(np.uint32) * 510 + highest) // (2 * highest)
+    for rows in strips(width, height):
+        doubled = values[rows].astype(np.uint32) * (2 * 255)
+        levels[rows] = (doubled + highest) // (2 * highest)
     return levels
 
 
@@ -74,46 +84,58 @@ def channels_of(image: Image.Image, notes: list[str], field: str, bits: int = 8)
     if mode.startswith("I;16") or mode in ("I", "F"):
         gray, alpha = _deep_gray(image, field, bits)
         notes.append(f"{field}: mode {mode} was scaled to 8 bits")
-        return _thrice(gray), alpha
+        return thrice(gray), alpha
     if mode == "CMYK":
         return _from_cmyk(image, notes, field), None
     if image.has_transparency_data or mode in ("La", "RGBa"):  # these two are premultiplied
         return _with_alpha(image)
-    if mode in ("1", "L") or (mode == "RGB" and field == _MASK):
-        return _thrice(_converted(image, "L")), None
+
+    is_color_of_mask = mode == "RGB" and field == _MASK
+    if is_color_of_mask or mode in ("1", "L"):
+        return thrice(_converted(image, "L")), None
     return _converted(image, "RGB"), None
 
 
 def transparent(samples: NDArray[Any], key: tuple[int, ...]) -> Bytes2D:
     """Alpha of ``[h, w]`` or ``[h, w, 3]`` whose color ``key`` is transparent: 0 there, 255 elsewhere."""
     is_key = samples == np.asarray(key, samples.dtype)
-    return np.where(is_key.all(axis=2) if samples.ndim == 3 else is_key, np.uint8(0), np.uint8(255))
+    if samples.ndim == 3:
+        is_key = is_key.all(axis=2)
+    return np.where(is_key, np.uint8(0), np.uint8(255))
 
 
-def _thrice(plane: Bytes2D) -> Bytes2D:
+def thrice(plane: Bytes2D) -> Bytes2D:
     """One plane as three, without more memory."""
-    return np.broadcast_to(plane[:, :, None], (*plane.shape, 3))
+    height, width = plane.shape
+    return np.broadcast_to(plane[:, :, None], (height, width, 3))
 
 
 def _pieces(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
     """The image in strips, each an image of its own."""
     for rows in strips(*image.size):
-        yield rows, image.crop((0, rows.start, image.width, rows.stop))
+        box = (0, rows.start, image.width, rows.stop)
+        yield rows, image.crop(box)
 
 
 def _converted(image: Image.Image, mode: str) -> Bytes2D:
     """The image as ``[h, w]`` (mode L) or ``[h, w, 3]`` (RGB)."""
-    shape = (image.height, image.width, 3)[: 2 if mode == "L" else 3]
+    shape: tuple[int, ...] = (image.height, image.width)
+    if mode == "RGB":
+        shape = (*shape, 3)
+
     pixels = np.empty(shape, np.uint8)
     for rows, piece in _pieces(image):
-        piece = piece if piece.mode == mode else piece.convert(mode)
-        pixels[rows] = _packed(piece, mode).reshape(pixels[rows].shape)
+        if piece.mode != mode:
+            piece = piece.convert(mode)
+        strip = pixels[rows]
+        strip[:] = _packed(piece, mode).reshape(strip.shape)
     return pixels
 
 
 def _packed(image: Image.Image, rawmode: str) -> Bytes2D:
     """An image's samples, or those of some channels: four times as fast as ``numpy.asarray``."""
-    return np.frombuffer(image.tobytes("raw", rawmode), np.uint8)
+    samples = image.tobytes("raw", rawmode)
+    return np.frombuffer(samples, np.uint8)
 
 
 def _with_alpha(image: Image.Image) -> tuple[Bytes2D, Bytes2D]:
@@ -122,10 +144,15 @@ def _with_alpha(image: Image.Image) -> tuple[Bytes2D, Bytes2D]:
 
     straight = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)
     for rows, piece in _pieces(image):
-        piece = piece.convert(straight) if straight else piece
-        piece = piece if piece.mode == "RGBA" else piece.convert("RGBA")
-        rgb[rows] = _packed(piece, "RGB").reshape(rgb[rows].shape)
-        alpha[rows] = _packed(piece, "A").reshape(alpha[rows].shape)
+        if straight is not None:
+            piece = piece.convert(straight)
+        if piece.mode != "RGBA":
+            piece = piece.convert("RGBA")
+
+        colors = rgb[rows]
+        colors[:] = _packed(piece, "RGB").reshape(colors.shape)
+        transparency = alpha[rows]
+        transparency[:] = _packed(piece, "A").reshape(transparency.shape)
     return rgb, alpha
 
 
@@ -138,7 +165,8 @@ def _deep_gray(image: Image.Image, field: str, bits: int) -> tuple[Bytes2D, Byte
     else:
         top = 65535
 
-    gray, alpha = np.empty((image.height, image.width), np.uint8), None
+    gray = np.empty((image.height, image.width), np.uint8)
+    alpha = None
     key = image.info.get("transparency")
     if isinstance(key, int):
         alpha = np.empty_like(gray)
@@ -146,7 +174,8 @@ def _deep_gray(image: Image.Image, field: str, bits: int) -> tuple[Bytes2D, Byte
     for rows, piece in _pieces(image):
         values = np.asarray(piece)
         if image.mode in ("I", "F"):
-            gray[rows] = np.rint(values.astype(np.float64) * (255 / top))
+            levels = values.astype(np.float64) * (255 / top)
+            gray[rows] = np.rint(levels)
         else:
             gray[rows] = scaled(values, top)
         if alpha is not None and isinstance(key, int):
@@ -161,35 +190,40 @@ def _highest(image: Image.Image, field: str) -> int:
         values = np.asarray(piece)
         lows.append(float(values.min()))
         highs.append(float(values.max()))
+
     low, high = min(lows), max(highs)
     if not np.isfinite(lows + highs).all():
         raise SourceError(field, None, "the image has NaN or infinite values")
-
-    tops = (1 if image.mode == "F" else 255, 255, 65535)
-    if image.mode == "I" and image.format is not None:
-        tops = (65535, 65535, 65535)  # a file: decoders use mode I for 16 bits per pixel
-    white = next((value for value in tops if high <= value), 0)
-    if low < 0 or not white:
+    if low < 0 or high > 65535:
         raise SourceError(field, None, f"mode {image.mode} must lie in 0…65535, not {low:.6g}…{high:.6g}")
-    return white
+
+    is_file = image.format is not None
+    if image.mode == "I" and is_file:
+        return 65535  # decoders use mode I for 16 bits per pixel
+    if image.mode == "F" and high <= 1:
+        return 1
+    return 255 if high <= 255 else 65535
 
 
 def _from_cmyk(image: Image.Image, notes: list[str], field: str) -> Bytes2D:
     """CMYK → sRGB through the image's own profile where it has a usable one."""
-    profile, transform = image.info.get("icc_profile"), None
+    transform = None
+    profile = image.info.get("icc_profile")
     if profile:
         try:
             srgb = ImageCms.createProfile("sRGB")
             transform = ImageCms.buildTransform(io.BytesIO(profile), srgb, "CMYK", "RGB")
         except (ImageCms.PyCMSError, OSError) as exc:
             notes.append(f"{field}: the CMYK profile is not usable ({one_line(exc)})")
+
     if transform is None:
         notes.append(f"{field}: CMYK was converted to RGB without a color profile")
         return _converted(image, "RGB")
 
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     for rows, piece in _pieces(image):
-        pixels[rows] = np.asarray(ImageCms.applyTransform(piece, transform))
+        in_srgb = ImageCms.applyTransform(piece, transform)
+        pixels[rows] = np.asarray(in_srgb)
     return pixels
 
 

@@ -21,7 +21,7 @@ from PIL import Image
 from intarsia.errors import IntarsiaError, OutOfMemory, SourceError, one_line
 from intarsia.images.containers import Damaged
 from intarsia.images.decode import FORMATS, Pixels, check_size, decode, is_deep
-from intarsia.images.pixel_modes import channels_of, levels_of, profile_of
+from intarsia.images.pixel_modes import channels_of, levels_of, profile_of, thrice
 
 __all__ = ["FORMATS", "RgbImage", "from_array", "from_bytes", "from_image"]
 
@@ -64,31 +64,36 @@ class RgbImage:
     is_gray: bool = False
 
     def __post_init__(self) -> None:
-        rgb = self.rgb[:, :, 0] if self.is_gray else self.rgb
-        for name, array in (("rgb", rgb), ("alpha", self.alpha)):
-            if array is not None:
-                array = np.ascontiguousarray(array).view()  # a view: the flags of the caller's array stay
-                array.setflags(write=False)
-                object.__setattr__(self, name, array)
         if self.is_gray:
-            object.__setattr__(self, "rgb", np.broadcast_to(self.rgb[:, :, None], (*self.rgb.shape, 3)))
+            plane = _read_only(self.rgb[:, :, 0])
+            rgb = thrice(plane)
+        else:
+            rgb = _read_only(self.rgb)
+        object.__setattr__(self, "rgb", rgb)
+
+        if self.alpha is not None:
+            object.__setattr__(self, "alpha", _read_only(self.alpha))
 
     @property
     def size(self) -> tuple[int, int]:
         """``(width, height)`` in pixels."""
-        return self.rgb.shape[1], self.rgb.shape[0]
+        height, width, _ = self.rgb.shape
+        return width, height
 
     @property
     def stem(self) -> str | None:
         """The file's name without folder and extension; None where there is no file."""
-        return PurePath(self.path).stem if self.path else None
+        if not self.path:
+            return None
+        return PurePath(self.path).stem
 
     @cached_property
     def sha256(self) -> str:
         """Hash of the normalized content (size, colors, alpha): equal images, equal hashes, gray ones apart."""
-        shape = self.rgb.shape[:2] if self.is_gray else self.rgb.shape
-        digest = hashlib.sha256(repr((shape, self.alpha is not None)).encode())
-        digest.update(self.gray.data if self.is_gray else self.rgb.data)
+        colors = self.gray if self.is_gray else self.rgb
+        head = (colors.shape, self.alpha is not None)
+        digest = hashlib.sha256(repr(head).encode())
+        digest.update(colors.data)
         if self.alpha is not None:
             digest.update(self.alpha.data)
         return digest.hexdigest()
@@ -96,15 +101,27 @@ class RgbImage:
     @cached_property
     def gray(self) -> Bytes2D:
         """Luma, uint8 ``[H, W]`` (ITU-R BT.601, in integers: equal channels give exactly their value)."""
-        return self.rgb[:, :, 0] if self.is_gray else np.asarray(Image.fromarray(self.rgb).convert("L"))
+        if self.is_gray:
+            return self.rgb[:, :, 0]
+        luma = Image.fromarray(self.rgb).convert("L")
+        return np.asarray(luma)
 
     def to_pil(self) -> Image.Image:
         """A new RGB or RGBA ``PIL.Image`` that carries the color profile in ``info``."""
-        planes = self.rgb if self.alpha is None else np.dstack((self.rgb, self.alpha))
+        planes = self.rgb
+        if self.alpha is not None:
+            planes = np.dstack((self.rgb, self.alpha))
         image = Image.fromarray(planes)
         if self.icc_profile:
             image.info["icc_profile"] = self.icc_profile
         return image
+
+
+def _read_only(array: Bytes2D) -> Bytes2D:
+    """The array, contiguous; as a view, so that the flags of the caller's array stay."""
+    view = np.ascontiguousarray(array).view()
+    view.setflags(write=False)
+    return view
 
 
 def from_bytes(field: str, data: bytes, label: str, path: str | None = None, max_pixels: int | None = None) -> RgbImage:
@@ -139,8 +156,10 @@ def from_image(
     notes: list[str] = []
     with _named(field, label, path):
         check_size(image.size, max_pixels)
-        if getattr(image, "is_animated", False) and image.format != "MPO":  # MPO: a photograph and its previews
-            notes.append(f"{field}: there is more than one frame or page; number {image.tell() + 1} is used")
+        has_more = getattr(image, "is_animated", False)
+        if has_more and image.format != "MPO":  # MPO: a photograph and its previews
+            number = image.tell() + 1
+            notes.append(f"{field}: there is more than one frame or page; number {number} is used")
         if is_deep(image):
             notes.append(f"{field}: 16 bits a channel were cut to 8")
 
@@ -162,8 +181,17 @@ def _upright(pixels: Pixels, profile: bytes | None, notes: list[str], path: str 
     rgb, alpha = pixels.rgb, pixels.alpha
     turn = _UPRIGHT.get(pixels.orientation)
     if turn is not None:
-        rgb, alpha = turn(rgb), None if alpha is None else turn(alpha)
-    return RgbImage(rgb, alpha, icc_profile=profile, path=path, warnings=tuple(notes), is_gray=pixels.is_gray)
+        rgb = turn(rgb)
+        alpha = None if alpha is None else turn(alpha)
+
+    return RgbImage(
+        rgb,
+        alpha,
+        icc_profile=profile,
+        path=path,
+        warnings=tuple(notes),
+        is_gray=pixels.is_gray,
+    )
 
 
 @contextmanager
@@ -188,7 +216,8 @@ def from_array(field: str, array: NDArray[Any], max_pixels: int | None = None) -
     Raises:
         SourceError: another shape or type, no pixels, non-finite values, or floats outside 0…1.
     """
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+    is_color = array.ndim == 3 and array.shape[2] in (1, 3, 4)
+    if array.ndim != 2 and not is_color:
         shapes = "[H,W], [H,W,1], [H,W,3] or [H,W,4]"
         raise SourceError(field, None, f"an array must be {shapes}, not {array.shape}")
     if not array.size:
@@ -196,16 +225,18 @@ def from_array(field: str, array: NDArray[Any], max_pixels: int | None = None) -
 
     notes: list[str] = []
     with _named(field, "the array", None):
-        check_size((array.shape[1], array.shape[0]), max_pixels)
+        height, width = array.shape[:2]
+        check_size((width, height), max_pixels)
         levels = levels_of(field, array, notes)
         if levels.ndim == 2:
             levels = levels[:, :, None]
 
-        alpha = levels[:, :, 3].copy() if levels.shape[2] == 4 else None
-        if levels.shape[2] == 1:
+        channels = levels.shape[2]
+        if channels == 1:
             rgb = np.repeat(levels, 3, axis=2)
         else:
             rgb = levels[:, :, :3].copy()
+        alpha = levels[:, :, 3].copy() if channels == 4 else None
         return RgbImage(rgb, alpha, warnings=tuple(notes))
 
 
@@ -228,6 +259,7 @@ def _kind(data: bytes) -> str:
         return "an SVG drawing"
     if head.startswith((b"%!ps", b"%pdf")):
         return "a PostScript or PDF document"
+
     try:
         text = data[:512].decode("utf-8")
     except UnicodeDecodeError:

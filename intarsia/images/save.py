@@ -67,7 +67,15 @@ def save(
     Raises:
         OutputError: the file cannot be written, is there already, or the format is not known.
     """
-    return write(image, path, format=format, metadata=metadata, parameters=parameters, options=options).warnings
+    written = write(
+        image,
+        path,
+        format=format,
+        metadata=metadata,
+        parameters=parameters,
+        options=options,
+    )
+    return written.warnings
 
 
 def save_all(
@@ -98,7 +106,8 @@ def save_all(
         files.append((path, data))
         warnings += notes
 
-    for folder in {path.parent for path, _ in files}:
+    folders = {path.parent for path, _ in files}
+    for folder in folders:
         sweep_once(folder)
     place(files, overwrite=options.overwrite)
     return tuple(warnings)
@@ -114,10 +123,13 @@ def write(
     options: SaveOptions | None = None,
 ) -> Written:
     """Like :func:`save`; returns the file's content too, for its hash or its size."""
-    options, target = options or SaveOptions(), Path(path)
+    target = Path(path)
+    options = options or SaveOptions()
     text = {"metadata": metadata, "parameters": parameters}
     data, warnings = _encoded(image, target, text, options, format)
-    place([(target, data)], overwrite=options.overwrite)
+
+    files = [(target, data)]
+    place(files, overwrite=options.overwrite)
     return Written(data, warnings)
 
 
@@ -153,4 +165,5 @@ def _check(path: Path, overwrite: bool) -> None:
 
 
 def _not_written(path: Path, exc: OSError | ValueError) -> OutputError:
-    return OutputError(f"{path} cannot be written: {getattr(exc, 'strerror', None) or exc}")
+    reason = getattr(exc, "strerror", None) or exc
+    return OutputError(f"{path} cannot be written: {reason}")

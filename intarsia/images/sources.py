@@ -56,11 +56,12 @@ def open_image(field: str, value: object, access: Access = Access()) -> RgbImage
         OutOfMemory: there is no memory to decode it in.
     """
     source = read_source(field, value, access)
-    if isinstance(source.content, bytes):
-        return from_bytes(field, source.content, source.label, source.path, access.max_pixels)
-    if isinstance(source.content, np.ndarray):
-        return from_array(field, source.content, access.max_pixels)
-    return from_image(field, source.content, source.label, source.path, access.max_pixels)
+    content = source.content
+    if isinstance(content, bytes):
+        return from_bytes(field, content, source.label, source.path, access.max_pixels)
+    if isinstance(content, np.ndarray):
+        return from_array(field, content, access.max_pixels)
+    return from_image(field, content, source.label, source.path, access.max_pixels)
 
 
 def read_source(field: str, value: object, access: Access = Access()) -> Source:
@@ -70,20 +71,27 @@ def read_source(field: str, value: object, access: Access = Access()) -> Source:
         SourceError: nothing there, not readable, not allowed here, or not a form that is known.
     """
     if isinstance(value, Image.Image):
-        return Source(value, "the image", str(getattr(value, "filename", "")) or None)
+        filename = str(getattr(value, "filename", ""))
+        return Source(value, "the image", filename or None)
     if isinstance(value, np.ndarray):
         return Source(value, "the array")
     if isinstance(value, bytes | bytearray | memoryview):
         return Source(bytes(value), "the content")
+
     if isinstance(value, os.PathLike):
         return _read_path(field, os.fsdecode(value), access)
     if isinstance(value, str):
         # Blanks around it mean nothing, unless there is a file of that very name.
         has_blanks = value != value.strip()
-        if has_blanks and access.allow_paths and len(value) <= _LONGEST_PATH and _exists(value):
+        if has_blanks and _may_be_path(value, access) and _exists(value):
             return _read_path(field, value, access)
-        return _read_text(field, value.removeprefix(_BYTE_ORDER_MARK).strip(), access)
+        text = value.removeprefix(_BYTE_ORDER_MARK).strip()
+        return _read_text(field, text, access)
     raise SourceError(field, value, f"must be {_FORMS}, not {type(value).__name__}")
+
+
+def _may_be_path(text: str, access: Access) -> bool:
+    return access.allow_paths and len(text) <= _LONGEST_PATH
 
 
 def _read_text(field: str, text: str, access: Access) -> Source:
@@ -94,7 +102,7 @@ def _read_text(field: str, text: str, access: Access) -> Source:
     if _ADDRESS.match(text):
         return _read_url(field, text, access)
 
-    may_be_path = access.allow_paths and len(text) <= _LONGEST_PATH
+    may_be_path = _may_be_path(text, access)
     if may_be_path and _exists(text):
         return _read_path(field, text, access)
 
@@ -124,9 +132,12 @@ def _data_uri(field: str, text: str) -> bytes:
     head, comma, body = text[5:].partition(",")
     if not comma:
         raise SourceError(field, text, f"the data URI has no comma: {shown(text)}")
+
     data = unquote_to_bytes(body.strip())
-    if "base64" not in [part.strip().lower() for part in head.split(";")]:
+    parameters = [part.strip().lower() for part in head.split(";")]
+    if "base64" not in parameters:
         return data
+
     decoded = _decode_base64(data)
     if decoded is None:
         raise SourceError(field, text, f"the data URI is not valid base64: {shown(text)}")
@@ -138,9 +149,11 @@ def _decode_base64(text: bytes) -> bytes | None:
     packed = text.translate(_TO_STANDARD, delete=_BLANKS)
     if not _BASE64.fullmatch(packed):
         return None
-    packed = packed.rstrip(b"=")
+
+    digits = packed.rstrip(b"=")
+    padding = b"=" * (-len(digits) % 4)
     try:
-        return base64.b64decode(packed + b"=" * (-len(packed) % 4), validate=True)
+        return base64.b64decode(digits + padding, validate=True)
     except binascii.Error:  # a length that no number of bytes encodes to
         return None
 
@@ -150,19 +163,24 @@ def _is_image(data: bytes) -> bool:
 
 
 def _exists(text: str) -> bool:
-    return "\0" not in text and os.path.lexists(os.path.expanduser(text))
+    if "\0" in text:
+        return False
+    path = os.path.expanduser(text)
+    return os.path.lexists(path)
 
 
 def _read_path(field: str, path: str, access: Access) -> Source:
     if not access.allow_paths:
         raise SourceError(field, path, f"paths are not read here, only URLs, data URIs and base64: {shown(path)}")
+
     label = shown(path)
     try:
         name = os.path.expanduser(path)
         status = os.stat(name)
         problem = _unreadable(status)
         if not problem:
-            return Source(_content(name, status), label, path)
+            content = _content(name, status)
+            return Source(content, label, path)
     except FileNotFoundError as exc:
         raise SourceUnreadable(field, path, f"file not found: {label}") from exc
     except OSError as exc:

@@ -93,4 +93,5 @@ Entry = ModelEntry | PartEntry
 
 def normalize(name: str) -> str:
     """The form in which ids are compared."""
-    return name.strip().lower().replace("_", "-")
+    lower = name.strip().lower()
+    return lower.replace("_", "-")

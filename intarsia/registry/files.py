@@ -42,7 +42,8 @@ class FileState:
 
 def locate(entry: Entry) -> Path:
     """The entry's folder, or a LoRA's file. Missing, of the wrong kind, or pickled: :class:`WeightsError`."""
-    path, kind = entry.path, _kind(entry)
+    path = entry.path
+    kind = _kind(entry)
     if path.suffix in _PICKLED:
         raise WeightsError(
             f"{entry.id}: {path.name} is a pickled checkpoint, which can run code when opened; "
@@ -54,24 +55,30 @@ def locate(entry: Entry) -> Path:
     if not os.path.isdir(path):
         problem = "is a file" if os.path.isfile(path) else "does not exist"
         raise WeightsError(f"{entry.id}: its folder {path} {problem} (declared in {entry.declared_in})")
-    if not is_there(path / _NEEDED[kind]):
+
+    needed = path / _NEEDED[kind]
+    if not is_there(needed):
         what = "diffusers" if kind == "models" else PARTS[kind]
-        raise WeightsError(f"{entry.id}: {path} has no {_NEEDED[kind]}; expected a {what} folder")
-    regular(path / _NEEDED[kind])
+        raise WeightsError(f"{entry.id}: {path} has no {needed.name}; expected a {what} folder")
+    regular(needed)
     return path
 
 
 def _locate_file(entry: Entry) -> Path:
-    if entry.path.suffix != ".safetensors":
-        raise WeightsError(f"{entry.id}: a LoRA is one .safetensors file, not {entry.path}")
-    if not is_there(entry.path):
-        raise WeightsError(f"{entry.id}: its file {entry.path} does not exist (declared in {entry.declared_in})")
-    regular(entry.path)
-    return entry.path
+    path = entry.path
+    if path.suffix != ".safetensors":
+        raise WeightsError(f"{entry.id}: a LoRA is one .safetensors file, not {path}")
+    if not is_there(path):
+        raise WeightsError(f"{entry.id}: its file {path} does not exist (declared in {entry.declared_in})")
+    regular(path)
+    return path
 
 
 def _kind(entry: Entry) -> str:
-    return entry.kind if isinstance(entry, PartEntry) else "models"
+    """The section that the entry is in."""
+    if isinstance(entry, PartEntry):
+        return entry.kind
+    return "models"
 
 
 def _folder(entry: Entry) -> Path:
@@ -84,7 +91,12 @@ def verify(entry: Entry) -> list[FileState]:
     """Compare every pinned file with its size and sha256; reads all of them."""
     folder = _folder(entry)
     hashes = Hashes(folder / pin.path for pin in entry.files)
-    return [FileState(pin, _state(folder / pin.path, pin, hashes)) for pin in entry.files]
+
+    states = []
+    for pin in entry.files:
+        state = _state(folder / pin.path, pin, hashes)
+        states.append(FileState(pin, state))
+    return states
 
 
 def check(entry: Entry, meanwhile: Callable[[], None] = nothing) -> Path:
@@ -128,11 +140,23 @@ def entry_hash(entry: Entry, meanwhile: Callable[[], None] = nothing) -> str:
     if entry.files:
         lines = [f"{pin.path} {pin.sha256}" for pin in entry.files]
     else:
-        folder = _folder(entry)
-        paths = files_read(_kind(entry), locate(entry))
-        hashes = Hashes(paths, meanwhile)
-        lines = [f"{path.relative_to(folder).as_posix()} {hashes.of(path)}" for path in paths]
-    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+        lines = _lines_of_unpinned(entry, meanwhile)
+
+    content = "\n".join(sorted(lines))
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _lines_of_unpinned(entry: Entry, meanwhile: Callable[[], None]) -> list[str]:
+    """Name and hash of each file that is read."""
+    folder = _folder(entry)
+    paths = files_read(_kind(entry), locate(entry))
+    hashes = Hashes(paths, meanwhile)
+
+    lines = []
+    for path in paths:
+        name = path.relative_to(folder).as_posix()
+        lines.append(f"{name} {hashes.of(path)}")
+    return lines
 
 
 def scheduler_config(entry: ModelEntry) -> dict[str, Any]:
@@ -140,9 +164,11 @@ def scheduler_config(entry: ModelEntry) -> dict[str, Any]:
 
     Where a model has none the plan has the family's; a backend that opens the model's files needs it there.
     """
-    family, path = entry.shape.schedule, entry.path / SCHEDULER
+    family = entry.shape.schedule
+    path = entry.path / SCHEDULER
     if not is_there(path):
         return dict(family)
+
     stat = regular(path)
     config = _scheduler_json(path, stat.st_size, stat.st_mtime_ns)
     stated = {key: value for key, value in config.items() if value is not None or key not in family}
@@ -155,7 +181,8 @@ def _scheduler_json(path: Path, size: int, changed_ns: int) -> Mapping[str, Any]
     config = read_json(path)
     for key, value in config.items():
         members = value if isinstance(value, list) else [value]
-        if any(isinstance(member, dict | list) for member in members):
+        is_nested = any(isinstance(member, dict | list) for member in members)
+        if is_nested:
             raise WeightsError(f"{path}: {shown(key)} must be a text, a number or a list of them, not {shown(value)}")
     return config
 
@@ -165,4 +192,6 @@ def _state(path: Path, pin: PinnedFile, hashes: Hashes) -> State:
         return "missing"
     if regular(path).st_size != pin.bytes:
         return "size"
-    return "ok" if hashes.of(path) == pin.sha256 else "hash"
+    if hashes.of(path) != pin.sha256:
+        return "hash"
+    return "ok"

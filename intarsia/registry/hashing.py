@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from intarsia.checkpoints.files import regular
 from intarsia.errors import WeightsError
@@ -44,7 +43,8 @@ class Hashes:
     """
 
     def __init__(self, files: Iterable[Path], meanwhile: Callable[[], None] = nothing) -> None:
-        self._ahead, self._meanwhile = list(files), meanwhile
+        self._ahead = list(files)
+        self._meanwhile = meanwhile
 
     def of(self, path: Path) -> str:
         """Hexadecimal sha256 of a file as it is now.
@@ -70,13 +70,22 @@ def _read_ahead(files: Sequence[Path], meanwhile: Callable[[], None]) -> None:
         return
 
     waiting: queue.SimpleQueue[Path] = queue.SimpleQueue()
-    largest_first = sorted((path for path in sizes if sizes[path]), key=lambda path: -sizes[path])
+    unread = [path for path, size in sizes.items() if size]
+    largest_first = sorted(unread, key=lambda path: -sizes[path])
     for path in largest_first:
         waiting.put(path)
 
     stop = threading.Event()
-    work: dict[str, Any] = {"target": _read_waiting, "args": (waiting, stop), "name": "intarsia-hash", "daemon": True}
-    threads = [threading.Thread(**work) for _ in range(min(len(largest_first), _cores(), _MOST_THREADS))]
+    threads = []
+    for _ in range(min(len(unread), _cores(), _MOST_THREADS)):
+        thread = threading.Thread(
+            target=_read_waiting,
+            args=(waiting, stop),
+            name="intarsia-hash",
+            daemon=True,
+        )
+        threads.append(thread)
+
     try:
         with suppress(RuntimeError, MemoryError):  # no thread can be started: each hash is then computed on demand
             for thread in threads:
@@ -115,7 +124,8 @@ def _sha256(path: Path, stop: threading.Event) -> str:
 
 def _read(path: Path, stop: threading.Event) -> str:
     """hashlib and raw files let other threads run while they work on a chunk."""
-    digest, chunk = hashlib.sha256(), memoryview(bytearray(_CHUNK))
+    digest = hashlib.sha256()
+    chunk = memoryview(bytearray(_CHUNK))
     with path.open("rb", buffering=0) as file:
         while count := file.readinto(chunk):
             if stop.is_set():
@@ -139,7 +149,10 @@ def _unread_bytes(path: Path) -> int:
 
 
 def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class _Stopped(Exception):

@@ -39,12 +39,14 @@ class Registry:
 
     def __init__(self, weights: str | os.PathLike[str] | None = None, precision: str | None = None) -> None:
         expect("weights", weights, str | os.PathLike | None, "the path of a weights.toml")
-        self.models: dict[str, ModelEntry] = {}
-        self.parts: dict[str, dict[str, PartEntry]] = {kind: {} for kind in PARTS}
-        self._names: dict[str, dict[str, str]] = {section: {} for section in ("models", *PARTS)}
-        self._stand_ins: dict[str, str] = {}
         self.default = ""
         self.realtime = ""  # what the realtime endpoint runs; the default model where a file names none
+        self.models: dict[str, ModelEntry] = {}
+        self.parts: dict[str, dict[str, PartEntry]] = {kind: {} for kind in PARTS}
+
+        # By section: ids and aliases, normalized, and the key of the entry that has them.
+        self._names: dict[str, dict[str, str]] = {"models": {}, **{kind: {} for kind in PARTS}}
+        self._stand_ins: dict[str, str] = {}
 
         for path in _files(weights):
             self._read(path)
@@ -55,7 +57,8 @@ class Registry:
         """The entry of that id or alias; None is the default model. Unknown: :class:`WeightsError`."""
         name = self.default if name is None else name
         normalized = normalize(name)
-        key = self._names["models"].get(normalized) or self._stand_ins.get(normalized)
+        names = self._names["models"]
+        key = names.get(normalized) or self._stand_ins.get(normalized)
         if key is None:
             known = ", ".join(sorted(self.models)) or "none"
             raise WeightsError(f"Model not found: {named(name)}; the registry has: {known}")
@@ -63,15 +66,18 @@ class Registry:
 
     def is_stand_in(self, name: str | None) -> bool:
         """Whether another model answers to ``name`` because no entry has it."""
-        return name is not None and normalize(name) not in self._names["models"]
+        if name is None:
+            return False
+        return normalize(name) not in self._names["models"]
 
     def part(self, kind: str, name: str) -> PartEntry:
         """The entry of section ``kind`` with that id or alias. Unknown: :class:`WeightsError`."""
+        entries = self.parts[kind]
         key = self._names[kind].get(normalize(name))
         if key is None:
-            known = ", ".join(sorted(self.parts[kind])) or "none"
+            known = ", ".join(sorted(entries)) or "none"
             raise WeightsError(f"{PARTS[kind]} not found: {named(name)}; the registry has: {known}")
-        return self.parts[kind][key]
+        return entries[key]
 
     def __iter__(self) -> Iterator[ModelEntry]:
         return iter(self.models.values())
@@ -79,8 +85,11 @@ class Registry:
     def _set_precision(self, name: str) -> None:
         precision = next((known for known in PRECISIONS if known == name), None)
         if precision is None:
-            raise BackendError(f"precision must be {' or '.join(PRECISIONS)}, not {shown(name)}")
-        self.models = {key: replace(entry, precision=precision) for key, entry in self.models.items()}
+            choices = " or ".join(PRECISIONS)
+            raise BackendError(f"precision must be {choices}, not {shown(name)}")
+
+        for key, entry in self.models.items():
+            self.models[key] = replace(entry, precision=precision)
 
     def _read(self, path: Path) -> None:
         file = read_registry_file(path)
@@ -89,28 +98,38 @@ class Registry:
 
         for model in file.models:
             self._add("models", self.models, model)
+            key = normalize(model.id)
             for name in model.stands_in_for:
-                self._stand_ins.setdefault(normalize(name), normalize(model.id))
+                self._stand_ins.setdefault(normalize(name), key)
+
         for part in file.parts:
             self._add(part.kind, self.parts[part.kind], part)
 
     def _add(self, section: str, entries: dict[str, E], entry: E) -> None:
         """File an entry under its id and aliases, unless an earlier file has them."""
-        names, key = self._names[section], normalize(entry.id)
+        names = self._names[section]
+        key = normalize(entry.id)
         for name in (entry.id, *entry.aliases):
-            if names.setdefault(normalize(name), key) == key:
+            owner = names.setdefault(normalize(name), key)
+            if owner == key:
                 entries.setdefault(key, entry)
 
 
 def _files(weights: str | os.PathLike[str] | None) -> Iterable[Path]:
     """Registry files in the order in which their entries win."""
-    named_files = [Path(file).expanduser() for file in (weights, variable("WEIGHTS")) if file]
-    for path in named_files:
+    named_files = [weights, variable("WEIGHTS")]
+    files = [Path(file).expanduser() for file in named_files if file]
+    for path in files:
         if not os.path.isfile(path):  # unlike Path's, False also for a name that no file system takes
             raise WeightsError(f"{path}: no such file; expected a weights.toml")
 
     users = config_file("weights.toml")
+    if users:
+        files.append(users)
+
     # In a wheel the packaged file lies inside the package, in a checkout at the repository's root.
-    candidates = [PACKAGE / "weights.toml", PACKAGE.parent / "weights.toml"]
-    packaged = [path for path in candidates if path.is_file()][:1]
-    return [*named_files, *([users] if users else []), *packaged]
+    for folder in (PACKAGE, PACKAGE.parent):
+        packaged = folder / "weights.toml"
+        if packaged.is_file():
+            return [*files, packaged]
+    return files

@@ -70,27 +70,39 @@ def read_registry_file(path: Path) -> RegistryFile:
         WeightsError: it is not TOML, or an entry lacks something; the message names file and entry.
     """
     document = _load(path)
-    unknown = sorted(set(document) - set(_KEYS))
-    if unknown:
-        raise WeightsError(f"{path}: {unknown[0]} is not known; allowed: {', '.join(_KEYS)}")
-    if not _is(document.get("schema"), int) or document["schema"] != SCHEMA:
-        raise WeightsError(f"{path}: schema must be {SCHEMA}, not {shown(document.get('schema'))}")
-    for name in ("default", "realtime"):
-        if not isinstance(document.get(name, ""), str):
-            raise WeightsError(f"{path}: {name} must be the id of a model, not {shown(document[name])}")
+    _check_document(document, path)
 
-    default = document.get("default", "")
-    models = [_model(name, fields, path) for name, fields in _section(document, "models", path).items()]
+    section = _section(document, "models", path)
+    models = [_model(name, fields, path) for name, fields in section.items()]
     parts = []
     for kind in PARTS:
         section = _section(document, kind, path)
         parts += [_part(kind, name, fields, path) for name, fields in section.items()]
+
+    default = document.get("default", "")
     return RegistryFile(
         default=default,
         realtime=document.get("realtime", default),
         models=tuple(models),
         parts=tuple(parts),
     )
+
+
+def _check_document(document: Mapping[str, Any], path: Path) -> None:
+    """Refuse what is outside the sections: unknown keys, another schema, a default that is no text."""
+    unknown = sorted(set(document) - set(_KEYS))
+    if unknown:
+        allowed = ", ".join(_KEYS)
+        raise WeightsError(f"{path}: {unknown[0]} is not known; allowed: {allowed}")
+
+    schema = document.get("schema")
+    if not _is(schema, int) or schema != SCHEMA:
+        raise WeightsError(f"{path}: schema must be {SCHEMA}, not {shown(schema)}")
+
+    for name in ("default", "realtime"):
+        identifier = document.get(name, "")
+        if not isinstance(identifier, str):
+            raise WeightsError(f"{path}: {name} must be the id of a model, not {shown(identifier)}")
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -115,7 +127,8 @@ def _model(identifier: str, fields: Any, path: Path) -> ModelEntry:
     fields = _checked(where, fields, _MODEL_FIELDS, required=("family", "path"))
     _check_model(where, fields)
 
-    settings: dict[str, Any] = {"size": FAMILIES[fields["family"]].native_size, **fields}
+    family = FAMILIES[fields["family"]]
+    settings: dict[str, Any] = {"size": family.native_size, **fields}
     settings["token_merging"] = _token_merging(where, settings)
     settings["stands_in_for"] = tuple(fields.get("stands_in_for", ()))
     settings |= _common(where, fields, path)
@@ -128,7 +141,8 @@ def _part(kind: str, identifier: str, fields: Any, path: Path) -> PartEntry:
     families = tuple(fields.get("families", ()))
     for family in families:
         if family not in FAMILIES:
-            raise WeightsError(f"{where}: families must be of {', '.join(FAMILIES)}, not {shown(family)}")
+            known = ", ".join(FAMILIES)
+            raise WeightsError(f"{where}: families must be of {known}, not {shown(family)}")
 
     settings = {**fields, "families": families, **_common(where, fields, path)}
     return PartEntry(kind=kind, id=identifier, declared_in=str(path), **settings)
@@ -136,9 +150,11 @@ def _part(kind: str, identifier: str, fields: Any, path: Path) -> PartEntry:
 
 def _common(where: str, fields: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """What entries of every section declare in the same way."""
+    folder = _folder(where, fields["path"], path)
+    files = fields.get("files", {})
     return {
-        "path": _folder(where, fields["path"], path),
-        "files": tuple(_pinned(where, name, pin) for name, pin in fields.get("files", {}).items()),
+        "path": folder,
+        "files": tuple(_pinned(where, name, pin) for name, pin in files.items()),
         "aliases": tuple(fields.get("aliases", ())),
     }
 
@@ -149,11 +165,15 @@ def _checked(where: str, fields: Any, allowed: Mapping[str, type], required: tup
         raise WeightsError(f"{where} must be a table, not {shown(fields)}")
 
     for name, value in fields.items():
-        if name not in allowed:
-            raise WeightsError(f"{where}: {name} is not a key; allowed: {', '.join(allowed)}")
-        if not _is(value, allowed[name]):
-            raise WeightsError(f"{where}: {name} must be a {allowed[name].__name__}, not {shown(value)}")
-        if isinstance(value, list) and not all(isinstance(item, str) for item in value):
+        kind = allowed.get(name)
+        if kind is None:
+            keys = ", ".join(allowed)
+            raise WeightsError(f"{where}: {name} is not a key; allowed: {keys}")
+        if not _is(value, kind):
+            raise WeightsError(f"{where}: {name} must be a {kind.__name__}, not {shown(value)}")
+
+        members = value if isinstance(value, list) else []
+        if not all(isinstance(member, str) for member in members):
             raise WeightsError(f"{where}: {name} must be a list of texts, not {shown(value)}")
 
     for name in required:
@@ -173,14 +193,23 @@ def _is(value: object, kind: type) -> bool:
 
 def _check_model(where: str, fields: Mapping[str, Any]) -> None:
     """Refuse values outside their limits."""
-    if fields["family"] not in FAMILIES:
-        raise WeightsError(f"{where}: family must be one of {', '.join(FAMILIES)}, not {shown(fields['family'])}")
-    if fields.get("format", "diffusers") != "diffusers":
-        raise WeightsError(f"{where}: format must be diffusers (a folder), not {shown(fields['format'])}")
-    if not _SMALLEST <= fields.get("size", 512) <= _LARGEST:
-        raise WeightsError(f"{where}: size must be between {_SMALLEST} and {_LARGEST}, not {shown(fields['size'])}")
-    if fields.get("precision", STANDARD) not in PRECISIONS:
-        raise WeightsError(f"{where}: precision must be {' or '.join(PRECISIONS)}, not {shown(fields['precision'])}")
+    family = fields["family"]
+    if family not in FAMILIES:
+        known = ", ".join(FAMILIES)
+        raise WeightsError(f"{where}: family must be one of {known}, not {shown(family)}")
+
+    form = fields.get("format", "diffusers")
+    if form != "diffusers":
+        raise WeightsError(f"{where}: format must be diffusers (a folder), not {shown(form)}")
+
+    size = fields.get("size", _SMALLEST)
+    if not _SMALLEST <= size <= _LARGEST:
+        raise WeightsError(f"{where}: size must be between {_SMALLEST} and {_LARGEST}, not {shown(size)}")
+
+    precision = fields.get("precision", STANDARD)
+    if precision not in PRECISIONS:
+        known = " or ".join(PRECISIONS)
+        raise WeightsError(f"{where}: precision must be {known}, not {shown(precision)}")
 
 
 def _token_merging(where: str, settings: dict[str, Any]) -> TokenMerging:
@@ -190,10 +219,12 @@ def _token_merging(where: str, settings: dict[str, Any]) -> TokenMerging:
         raise WeightsError(f"{where}: token_merging must be between 0 and {MAX_RATIO}, not {shown(ratio)}")
 
     levels = settings.pop("token_merging_levels", DEFAULT_MERGING.levels)
+    if levels < 1:
+        raise WeightsError(f"{where}: token_merging_levels must be at least 1, not {shown(levels)}")
+
     reuse = settings.pop("token_merging_reuse", DEFAULT_MERGING.reuse)
-    for name, value in (("levels", levels), ("reuse", reuse)):
-        if value < 1:
-            raise WeightsError(f"{where}: token_merging_{name} must be at least 1, not {shown(value)}")
+    if reuse < 1:
+        raise WeightsError(f"{where}: token_merging_reuse must be at least 1, not {shown(reuse)}")
     return TokenMerging(ratio, levels, reuse)
 
 
@@ -211,12 +242,16 @@ def _folder(where: str, declared: str, registry: Path) -> Path:
 
 def _pinned(where: str, name: str, pin: Any) -> PinnedFile:
     key = f"{where}: files.{shown(name)}"
-    if not isinstance(pin, dict) or not isinstance(pin.get("sha256"), str) or not _is(pin.get("bytes"), int):
+    pin = pin if isinstance(pin, dict) else {}
+    sha256, size = pin.get("sha256"), pin.get("bytes")
+    if not isinstance(sha256, str) or not isinstance(size, int) or isinstance(size, bool):
         raise WeightsError(f"{key} must have sha256 (a string) and bytes (an integer)")
-    if "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
+
+    path = Path(name)
+    if "\0" in name or path.is_absolute() or ".." in path.parts:
         raise WeightsError(f"{key} must stay inside the model's folder")
 
-    sha256, size = pin["sha256"].lower(), pin["bytes"]
+    sha256 = sha256.lower()
     if not _SHA256.fullmatch(sha256) or size < 0:
         raise WeightsError(f"{key} must have a sha256 of 64 hexadecimal digits and a size")
     return PinnedFile(name, sha256, size)

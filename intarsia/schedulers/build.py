@@ -25,7 +25,7 @@ from intarsia.schedulers.settings import (
     resolve_request,
 )
 from intarsia.schedulers.spacing import levels
-from intarsia.schedulers.tables import Table
+from intarsia.schedulers.tables import Array, Table
 
 _STABLE_DIFFUSION = NoiseSchedule()
 
@@ -60,6 +60,9 @@ def table(
         RequestError: names the argument, its value and what is allowed.
     """
     schedule = _STABLE_DIFFUSION if schedule is None else schedule
+    if prediction_type is None:
+        prediction_type = schedule.prediction_type
+
     full_name = resolve(name)
     request = SchedulerRequest(
         name=full_name,
@@ -68,7 +71,7 @@ def table(
         karras=checked_karras(karras),
         strength=checked_strength(strength),
         algorithm_type=checked_algorithm(algorithm_type),
-        prediction_type=checked_prediction(schedule.prediction_type if prediction_type is None else prediction_type),
+        prediction_type=checked_prediction(prediction_type),
         schedule=schedule,
         options=checked_options(options),
     )
@@ -132,12 +135,7 @@ def _assemble(request: SchedulerRequest, resolved: ResolvedScheduler, run: Sampl
     if rows.variance_exploding:
         input_scale = 1 / np.sqrt(1 + sigmas[:-1] ** 2)
 
-    # After the last row the known region is the image itself.
-    known_sigmas = [
-        sigma if known is None else known for known, sigma in zip(rows.known, rows.sigmas[1:], strict=False)
-    ]
-    known = np.array([*(_shares(rows, sigma) for sigma in known_sigmas), (1.0, 0.0)])
-
+    known_image, known_noise = _known_shares(rows)
     return Table(
         name=request.name,
         steps=request.steps,
@@ -150,12 +148,24 @@ def _assemble(request: SchedulerRequest, resolved: ResolvedScheduler, run: Sampl
         uses_noise=(matrix[:, :, -1] != 0).any(axis=1),
         start_image=start_image,
         start_noise=start_noise,
-        known_image=known[:, 0].copy(),
-        known_noise=known[:, 1].copy(),
+        known_image=known_image,
+        known_noise=known_noise,
         langevin_snr=np.array(rows.langevin_snr),
         guided=np.array(rows.guided),
         sigmas=sigmas,
     )
+
+
+def _known_shares(rows: Rows) -> tuple[Array, Array]:
+    """Shares ``[R]`` of image and noise in the known region after each row."""
+    shares = []
+    for known, following in zip(rows.known, rows.sigmas[1:], strict=False):
+        sigma = following if known is None else known
+        shares.append(_shares(rows, sigma))
+    shares.append((1.0, 0.0))  # after the last row the known region is the image itself
+
+    image, noise = np.array(shares).T.copy()
+    return image, noise
 
 
 def _start(request: SchedulerRequest, resolved: ResolvedScheduler, run: SamplingRun, rows: Rows) -> tuple[float, float]:
@@ -168,10 +178,14 @@ def _start(request: SchedulerRequest, resolved: ResolvedScheduler, run: Sampling
         return 0.0, 1.0
 
     highest = run.sigmas[0]
-    # Leading spacing starts below the last trained level, and the noise takes the missing image's place.
-    return 0.0, math.hypot(highest, 1.0) if resolved.spacing == "leading" else highest
+    if resolved.spacing == "leading":
+        # It starts below the last trained level, and the noise takes the missing image's place.
+        return 0.0, math.hypot(highest, 1.0)
+    return 0.0, highest
 
 
 def _shares(rows: Rows, sigma: float) -> tuple[float, float]:
     """Shares of image and noise in a sample at ``sigma``."""
-    return (1.0, sigma) if rows.variance_exploding else alpha_sigma(sigma)
+    if rows.variance_exploding:
+        return 1.0, sigma
+    return alpha_sigma(sigma)

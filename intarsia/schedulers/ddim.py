@@ -13,12 +13,15 @@ def ddim(run: SamplingRun) -> Rows:
     """Song et al. 2021, DDIM (arXiv 2010.02502), eq. 12 and 16."""
     rows = Rows(run, state_slots=1, variance_exploding=False)
     eta = run.options.eta
+
     for i in range(run.start, run.steps):
         sigma, target = run.sigmas[i : i + 2]
         alpha_t, sigma_t = alpha_sigma(target)
-        fresh = eta * alpha_t * ancestral_split(sigma, target)[0]
+        ancestral, _ = ancestral_split(sigma, target)
+        fresh = eta * alpha_t * ancestral
         along = math.sqrt(max(sigma_t**2 - fresh**2, 0.0))
 
-        sample = alpha_t * rows.image(sigma) + along * rows.epsilon(sigma) + fresh * rows.noise
+        image, epsilon = rows.image(sigma), rows.epsilon(sigma)
+        sample = alpha_t * image + along * epsilon + fresh * rows.noise
         rows.add(run.timesteps[i], sigma, sample)
     return rows

@@ -16,12 +16,17 @@ def ddim_inverse(run: SamplingRun) -> Rows:
     """
     rows = Rows(run, state_slots=1, variance_exploding=False)
     rows.start = (1.0, 0.0)
-    for i in reversed(range(run.start, run.steps)):
+    levels = range(run.start, run.steps)
+
+    for i in reversed(levels):
+        noisier, cleaner = run.sigmas[i : i + 2]
         # Where the schedule ends at a clean image, ε cannot be read off an image prediction there.
-        up = max(run.sigmas[i + 1], 1e-4)
-        _transfer(rows, run.timesteps[i], up, run.sigmas[i], guided=False)
-    for i in range(run.start, run.steps):
-        _transfer(rows, run.timesteps[i], run.sigmas[i], run.sigmas[i + 1], guided=True)
+        above_zero = max(cleaner, 1e-4)
+        _transfer(rows, run.timesteps[i], above_zero, noisier, guided=False)
+
+    for i in levels:
+        noisier, cleaner = run.sigmas[i : i + 2]
+        _transfer(rows, run.timesteps[i], noisier, cleaner, guided=True)
     return rows
 
 

@@ -12,11 +12,16 @@ def ddpm(run: SamplingRun) -> Rows:
     rows = Rows(run, state_slots=1, variance_exploding=False)
 
     for i in range(run.start, run.steps):
-        here, there = (1 / (1 + sigma**2) for sigma in run.sigmas[i : i + 2])  # ᾱ_t and ᾱ_{t-1}
-        beta = 1 - here / there
-        left = (1 - there) / (1 - here)
+        sigma, target = run.sigmas[i : i + 2]
+        alpha_bar = 1 / (1 + sigma**2)  # ᾱ_t
+        alpha_bar_next = 1 / (1 + target**2)  # ᾱ_{t-1}, the next level that is visited
+        alpha = alpha_bar / alpha_bar_next
+        beta = 1 - alpha
 
-        mean = math.sqrt(there) * beta / (1 - here) * rows.image(run.sigmas[i])
-        mean = mean + math.sqrt(here / there) * left * rows.sample
-        rows.add(run.timesteps[i], run.sigmas[i], mean + math.sqrt(left * beta) * rows.noise)
+        ratio = (1 - alpha_bar_next) / (1 - alpha_bar)
+        image_weight = math.sqrt(alpha_bar_next) * beta / (1 - alpha_bar)
+        sample_weight = math.sqrt(alpha) * ratio
+        mean = image_weight * rows.image(sigma) + sample_weight * rows.sample
+        variance = ratio * beta
+        rows.add(run.timesteps[i], sigma, mean + math.sqrt(variance) * rows.noise)
     return rows

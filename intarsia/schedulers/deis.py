@@ -24,30 +24,39 @@ def deis(run: SamplingRun) -> Rows:
         history = (rows.epsilon(sigma), *rows.state[1:])
 
         nodes = run.sigmas[i - order + 1 : i + 1][::-1]
-        scaled = rows.sample / alpha_sigma(sigma)[0]
-        for weight, epsilon in zip(log_integrals(nodes, sigma, target), history, strict=False):
+        weights = log_integrals(nodes, sigma, target)
+
+        alpha_s, _ = alpha_sigma(sigma)
+        alpha_t, _ = alpha_sigma(target)
+        scaled = rows.sample / alpha_s
+        for weight, epsilon in zip(weights, history, strict=False):
             scaled = scaled + weight * epsilon
-        rows.add(run.timesteps[i], sigma, alpha_sigma(target)[0] * scaled, *history[: highest - 1])
+        rows.add(run.timesteps[i], sigma, alpha_t * scaled, *history[: highest - 1])
     return rows
 
 
 def log_integrals(nodes: tuple[float, ...], low: float, high: float) -> list[float]:
     """∫ dρ from ``low`` to ``high`` of each Lagrange polynomial in log ρ on ``nodes``, up to three; exact."""
+    start, end = math.log(low), math.log(high)
     points = [math.log(node) for node in nodes]
+
     weights = []
     for k, point in enumerate(points):
-        others = [other for j, other in enumerate(points) if j != k]
+        others = points[:k] + points[k + 1 :]
         scale = math.prod(point - other for other in others)
-        value = _antiderivative(others, math.log(high)) - _antiderivative(others, math.log(low))
-        weights.append(value / scale)
+        integral = _antiderivative(others, end) - _antiderivative(others, start)
+        weights.append(integral / scale)
     return weights
 
 
 def _antiderivative(roots: list[float], u: float) -> float:
     """∫ p(u) e^u du = e^u (p - p' + p'') for the monic polynomial p with at most two ``roots``."""
-    if not roots:
+    factors = [u - root for root in roots]
+    if not factors:
         return math.exp(u)
-    if len(roots) == 1:
-        return math.exp(u) * (u - roots[0] - 1)
-    first, second = (u - root for root in roots)
+
+    if len(factors) == 1:
+        [first] = factors
+        return math.exp(u) * (first - 1)
+    first, second = factors
     return math.exp(u) * (first * second - first - second + 2)

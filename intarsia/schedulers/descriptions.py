@@ -54,7 +54,9 @@ def catalogue() -> tuple[SchedulerInfo, ...]:
 
     One that cannot be loaded is listed with the reason as its note.
     """
-    return (*map(info, NAMES), *map(_outside_info, outside_names()))
+    documented = map(info, NAMES)
+    from_outside = map(_outside_info, outside_names())
+    return (*documented, *from_outside)
 
 
 def _outside_info(name: str) -> SchedulerInfo:
@@ -63,7 +65,12 @@ def _outside_info(name: str) -> SchedulerInfo:
     except RequestError as exc:
         unknown = "unknown"
         return SchedulerInfo(
-            name=name, aliases=(), evaluations=unknown, stochastic=unknown, karras=unknown, note=str(exc)
+            name=name,
+            aliases=(),
+            evaluations=unknown,
+            stochastic=unknown,
+            karras=unknown,
+            note=str(exc),
         )
 
 

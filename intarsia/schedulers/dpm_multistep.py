@@ -27,16 +27,19 @@ def dpm_multistep(run: SamplingRun) -> Rows:
     rows = Rows(run, state_slots=highest, variance_exploding=False)
 
     for i in range(run.start, run.steps):
+        sigma, target = run.sigmas[i : i + 2]
         order = min(highest, i - run.start + 1, final_order(run, i))
-        newest = prediction(rows, algorithm, run.sigmas[i])
+        newest = prediction(rows, algorithm, sigma)
         history = (newest, *rows.state[1:])
-        sigmas = run.sigmas[max(i - order + 1, 0) : i + 2]
 
-        carried, *factors, fresh = weights(algorithm, (run.sigmas[i], run.sigmas[i + 1]), order, solver_type)
+        oldest = i - order + 1
+        terms = differences(history, run.sigmas[oldest : i + 2], order)
+        carried, *factors, fresh = weights(algorithm, (sigma, target), order, solver_type)
+
         sample = carried * rows.sample + fresh * rows.noise
-        for factor, difference in zip(factors, differences(history, sigmas, order), strict=False):
-            sample = sample + factor * difference
-        rows.add(run.timesteps[i], run.sigmas[i], sample, *history[: highest - 1])
+        for factor, term in zip(factors, terms, strict=False):
+            sample = sample + factor * term
+        rows.add(run.timesteps[i], sigma, sample, *history[: highest - 1])
     return rows
 
 
@@ -46,27 +49,37 @@ def differences(history: tuple[Array, ...], sigmas: tuple[float, ...], order: in
     Divided differences in λ on unequal steps (arXiv 2211.01095, appendix B). The third is half of what its
     weight integrates, as in the authors' code and in diffusers: order 3 gains accuracy, not a third order.
     """
+    m0 = history[0]
     if order == 1:
-        return [history[0]]
-    points = [log_snr(sigma) for sigma in sigmas]
-    h = points[-1] - points[-2]
+        return [m0]
+
+    *earlier, before, here, end = [log_snr(sigma) for sigma in sigmas]
+    h = end - here
     if h == 0:
-        return [history[0]]
+        return [m0]
 
-    near = (points[-2] - points[-3]) / h
-    slope = (history[0] - history[1]) / near
+    m1 = history[1]
+    r0 = (here - before) / h
+    slope = (m0 - m1) / r0
     if order == 2:
-        return [history[0], slope]
+        return [m0, slope]
 
-    far = (points[-3] - points[-4]) / h
-    bend = (slope - (history[1] - history[2]) / far) / (near + far)
-    return [history[0], slope + near * bend, bend]
+    m2 = history[2]
+    r1 = (before - earlier[-1]) / h
+    earlier_slope = (m1 - m2) / r1
+    second = (slope - earlier_slope) / (r0 + r1)
+    return [m0, slope + r0 * second, second]
 
 
 def final_order(run: SamplingRun, i: int) -> int:
     """The highest order allowed at step ``i`` by how near the end it is."""
-    options, left = run.options, run.steps - i
+    options = run.options
+    left = run.steps - i
     stable = options.lower_order_final is not False and run.steps < FEW_STEPS
-    if left == 1 and (options.euler_at_final or stable or run.sigmas[-1] == 0):
+
+    ends_clean = run.sigmas[-1] == 0
+    if left == 1 and (options.euler_at_final or stable or ends_clean):
         return 1
-    return 2 if left == 2 and stable else 3
+    if left == 2 and stable:
+        return 2
+    return 3

@@ -23,21 +23,26 @@ def dpm_singlestep(run: SamplingRun) -> Rows:
     highest = options.solver_order or 2
     rows = Rows(run, state_slots=highest + 1, variance_exploding=False)
 
-    lower_final = options.lower_order_final or run.sigmas[-1] == 0 or run.steps % highest != 0
+    ends_clean = run.sigmas[-1] == 0
+    is_uneven = run.steps % highest != 0
+    lower_final = options.lower_order_final or ends_clean or is_uneven
     orders = group_orders(run.steps, highest, lower_final)
-    if run.sigmas[-1] == 0:
+    if ends_clean:
         orders[-1] = 1  # no higher order reaches an infinite signal-to-noise ratio
 
     for i in range(run.start, run.steps):
         order = min(orders[i], i - run.start + 1)
-        history = (prediction(rows, algorithm, run.sigmas[i]), *rows.state[2:])
+        newest = prediction(rows, algorithm, run.sigmas[i])
+        history = (newest, *rows.state[2:])
         origin = rows.sample if order == 1 else rows.state[1]
-        sigmas = run.sigmas[i - order + 1 : i + 2]
 
+        sigmas = run.sigmas[i - order + 1 : i + 2]
+        terms = _differences(history, sigmas, solver_type)
         carried, *factors, fresh = weights(algorithm, (sigmas[0], sigmas[-1]), order, solver_type)
+
         sample = carried * origin + fresh * rows.noise
-        for factor, difference in zip(factors, _differences(history, sigmas, solver_type), strict=False):
-            sample = sample + factor * difference
+        for factor, term in zip(factors, terms, strict=False):
+            sample = sample + factor * term
         rows.add(run.timesteps[i], run.sigmas[i], sample, origin, *history[: highest - 1])
     return rows
 
@@ -58,25 +63,28 @@ def group_orders(steps: int, highest: int, lower_final: bool) -> list[int]:
 
     groups = (steps - 1) // highest
     left = steps - groups * highest
-    return group * groups + ([1, 1] if highest == 2 and left == 2 else [1, 2, 1][:left])
+    rest = [1, 2, 1][:left]
+    if highest == 2 and left == 2:
+        rest = [1, 1]
+    return group * groups + rest
 
 
 def _differences(history: tuple[Array, ...], sigmas: tuple[float, ...], solver_type: str) -> list[Array]:
     """Estimates of h^k m^(k) at a group's origin, ``sigmas[0]``, from its predictions (newest first)."""
     order = len(sigmas) - 1
+    newest, base = history[0], history[order - 1]
     if order == 1:
-        return [history[0]]
+        return [base]
 
-    points = [log_snr(sigma) for sigma in sigmas]
-    h = points[-1] - points[0]
-    far = (points[order - 1] - points[0]) / h
-    base = history[order - 1]
-    slope = (history[0] - base) / far
-    if order == 2:
-        return [base, slope]
-
-    near = (points[1] - points[0]) / h
-    if solver_type == "midpoint":
+    start, *between, end = [log_snr(sigma) for sigma in sigmas]
+    h = end - start
+    r2 = (between[-1] - start) / h
+    slope = (newest - base) / r2
+    if order == 2 or solver_type == "midpoint":
         return [base, slope]  # the paper's algorithm uses the farther difference alone at order 3
-    early = (history[1] - base) / near
-    return [base, (far * early - near * slope) / (far - near), 2 * (slope - early) / (far - near)]
+
+    r1 = (between[0] - start) / h
+    early_slope = (history[1] - base) / r1
+    first = (r2 * early_slope - r1 * slope) / (r2 - r1)
+    second = 2 * (slope - early_slope) / (r2 - r1)
+    return [base, first, second]

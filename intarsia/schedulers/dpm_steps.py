@@ -26,7 +26,9 @@ TYPES = ("midpoint", "heun")
 
 def prediction(rows: Rows, algorithm: str, sigma: float) -> Array:
     """What ``algorithm`` integrates, predicted from slot 0 at ``sigma``: x_0, or ε."""
-    return rows.image(sigma) if algorithm.endswith("++") else rows.epsilon(sigma)
+    if algorithm.endswith("++"):
+        return rows.image(sigma)
+    return rows.epsilon(sigma)
 
 
 def weights(algorithm: str, sigmas: tuple[float, float], order: int, solver_type: str) -> tuple[float, ...]:
@@ -35,30 +37,55 @@ def weights(algorithm: str, sigmas: tuple[float, float], order: int, solver_type
     ``midpoint`` approximates the second weight by half of the first, which has the same order (2211.01095,
     eq. 4.1 against appendix B).
     """
-    (alpha_s, sigma_s), (alpha_t, sigma_t) = alpha_sigma(sigmas[0]), alpha_sigma(sigmas[1])
-    h = log_snr(sigmas[1]) - log_snr(sigmas[0])
+    s, t = sigmas
     stochastic = algorithm.startswith("sde-")
 
     if algorithm.endswith("++"):
-        # The SDE's weights are the ODE's at 2h: the noise decays twice as fast as it is predicted away.
-        span = 2 * h if stochastic else h
-        decay = math.exp(-h) if stochastic else 1.0
-        first, second, third = (alpha_t * value for value in _image_integrals(span, order))
-        if stochastic and order == 3:
-            # The names promise diffusers' results, and its stochastic third weight has -1/2 where the
-            # integral has +1/2; only the optional order 3 of the SDE forms is touched.
-            third -= alpha_t
-        fresh = sigma_t * math.sqrt(-math.expm1(-2 * h)) if stochastic else 0.0
-        carried = sigma_t / sigma_s * decay
+        carried, first, second, third, fresh = _image_weights(s, t, order, stochastic)
     else:
-        scale = -2 * sigma_t if stochastic else -sigma_t
-        first, second, third = (scale * value for value in _noise_integrals(h, order))
-        fresh = sigma_t * math.sqrt(math.expm1(2 * h)) if stochastic else 0.0
-        carried = alpha_t / alpha_s
+        carried, first, second, third, fresh = _noise_weights(s, t, order, stochastic)
 
     if solver_type == "midpoint" and order == 2:
         second = first / 2
     return carried, first, second, third, fresh
+
+
+def _image_weights(s: float, t: float, order: int, stochastic: bool) -> tuple[float, ...]:
+    """Those of ``dpmsolver++`` and its SDE form, from level ``s`` to ``t``.
+
+    The SDE's weights are the ODE's at 2h: the noise decays twice as fast as it is predicted away.
+    """
+    _, sigma_s = alpha_sigma(s)
+    alpha_t, sigma_t = alpha_sigma(t)
+    h = log_snr(t) - log_snr(s)
+
+    span = 2 * h if stochastic else h
+    first, second, third = (alpha_t * integral for integral in _image_integrals(span, order))
+    carried = sigma_t / sigma_s
+    if not stochastic:
+        return carried, first, second, third, 0.0
+
+    if order == 3:
+        # The names promise diffusers' results, and its stochastic third weight has -1/2 where the
+        # integral has +1/2; only the optional order 3 of the SDE forms is touched.
+        third -= alpha_t
+    decay = math.exp(-h)
+    fresh = sigma_t * math.sqrt(-math.expm1(-2 * h))
+    return carried * decay, first, second, third, fresh
+
+
+def _noise_weights(s: float, t: float, order: int, stochastic: bool) -> tuple[float, ...]:
+    """Those of ``dpmsolver`` and its SDE form, from level ``s`` to ``t``."""
+    alpha_s, _ = alpha_sigma(s)
+    alpha_t, sigma_t = alpha_sigma(t)
+    h = log_snr(t) - log_snr(s)
+
+    scale = -2 * sigma_t if stochastic else -sigma_t
+    first, second, third = (scale * integral for integral in _noise_integrals(h, order))
+    fresh = 0.0
+    if stochastic:
+        fresh = sigma_t * math.sqrt(math.expm1(2 * h))
+    return alpha_t / alpha_s, first, second, third, fresh
 
 
 def _image_integrals(h: float, order: int) -> tuple[float, float, float]:
@@ -66,8 +93,12 @@ def _image_integrals(h: float, order: int) -> tuple[float, float, float]:
     first = -math.expm1(-h)
     if order == 1 or h == 0:
         return first, 0.0, 0.0
+
     second = 1 - first / h
-    return first, second, (0.5 - (h - first) / h**2 if order == 3 else 0.0)
+    if order == 2:
+        return first, second, 0.0
+    third = 0.5 - (h - first) / h**2
+    return first, second, third
 
 
 def _noise_integrals(h: float, order: int) -> tuple[float, float, float]:
@@ -75,8 +106,12 @@ def _noise_integrals(h: float, order: int) -> tuple[float, float, float]:
     first = math.expm1(h)
     if order == 1 or h == 0:
         return first, 0.0, 0.0
+
     second = first / h - 1
-    return first, second, ((first - h) / h**2 - 0.5 if order == 3 else 0.0)
+    if order == 2:
+        return first, second, 0.0
+    third = (first - h) / h**2 - 0.5
+    return first, second, third
 
 
 def checked_algorithm(algorithm: str | None, allowed: tuple[str, ...]) -> str:

@@ -13,7 +13,8 @@ def euler(run: SamplingRun) -> Rows:
 
     for i in range(run.start, run.steps):
         sigma, target = run.sigmas[i : i + 2]
-        rows.add(run.timesteps[i], sigma, rows.sample + (target - sigma) * rows.epsilon(sigma))
+        sample = rows.sample + (target - sigma) * rows.epsilon(sigma)
+        rows.add(run.timesteps[i], sigma, sample)
     return rows
 
 
@@ -28,12 +29,14 @@ def euler_ancestral(run: SamplingRun) -> Rows:
     for i in range(run.start, run.steps):
         sigma, target = run.sigmas[i : i + 2]
         up, down = ancestral_split(sigma, target)
-        step = rows.sample + (down - sigma) * rows.epsilon(sigma) + up * rows.noise
-        rows.add(run.timesteps[i], sigma, step)
+        euler = rows.sample + (down - sigma) * rows.epsilon(sigma)
+        rows.add(run.timesteps[i], sigma, euler + up * rows.noise)
     return rows
 
 
 def ancestral_split(sigma: float, target: float) -> tuple[float, float]:
     """(fresh, deterministic) parts of level ``target`` when coming from ``sigma``; their squares sum to its."""
-    fresh = target * math.sqrt(max(sigma**2 - target**2, 0.0)) / sigma
-    return fresh, math.sqrt(max(target**2 - fresh**2, 0.0))
+    removed = max(sigma**2 - target**2, 0.0)
+    fresh = target * math.sqrt(removed) / sigma
+    left = max(target**2 - fresh**2, 0.0)
+    return fresh, math.sqrt(left)

@@ -12,12 +12,16 @@ def heun(run: SamplingRun) -> Rows:
     """
     rows = Rows(run, state_slots=3, variance_exploding=True)
     _, origin, slope = rows.state
+
     for i in range(run.start, run.steps):
         sigma, target = run.sigmas[i : i + 2]
-        first = rows.epsilon(sigma)
-        rows.add(run.timesteps[i], sigma, rows.sample + (target - sigma) * first, rows.sample, first)
+        step = target - sigma
+        epsilon = rows.epsilon(sigma)
+        euler = rows.sample + step * epsilon
+        rows.add(run.timesteps[i], sigma, euler, rows.sample, epsilon)
 
         if i + 1 < run.steps:
-            corrected = origin + (target - sigma) / 2 * (slope + rows.epsilon(target))
+            slopes = slope + rows.epsilon(target)
+            corrected = origin + step / 2 * slopes
             rows.add(run.timesteps[i + 1], target, corrected, rows.zero, rows.zero)
     return rows

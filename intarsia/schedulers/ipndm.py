@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from intarsia.schedulers.noise_schedule import alpha_sigma
-from intarsia.schedulers.pndm import ADAMS_BASHFORTH
+from intarsia.schedulers.pndm import adams_bashforth
 from intarsia.schedulers.rows import Rows, SamplingRun
 
 
@@ -16,11 +16,13 @@ def ipndm(run: SamplingRun) -> Rows:
     rows = Rows(run, state_slots=4, variance_exploding=False)
 
     for i in range(run.start, run.steps):
-        history = (rows.epsilon(run.sigmas[i]), *rows.state[1:])
-        weights = ADAMS_BASHFORTH[min(i - run.start, 3)]
-        mixed = sum((w * epsilon for w, epsilon in zip(weights, history, strict=False)), rows.zero)
+        level, target = run.sigmas[i : i + 2]
+        history = (rows.epsilon(level), *rows.state[1:])
+        epsilon = adams_bashforth(rows, history, i - run.start + 1)
 
-        (alpha, sigma), (alpha_next, sigma_next) = map(alpha_sigma, run.sigmas[i : i + 2])
-        sample = alpha_next * (rows.sample - sigma * mixed) / alpha + sigma_next * mixed
-        rows.add(run.timesteps[i], run.sigmas[i], sample, *history[:3])
+        alpha, sigma = alpha_sigma(level)
+        alpha_next, sigma_next = alpha_sigma(target)
+        image = rows.sample - sigma * epsilon  # √ᾱ x_0
+        sample = alpha_next * image / alpha + sigma_next * epsilon
+        rows.add(run.timesteps[i], level, sample, *history[:3])
     return rows

@@ -24,27 +24,38 @@ def karras_ve(run: SamplingRun) -> Rows:
 
     if run.start:
         first = run.sigmas[run.start]
-        rows.start = (1.0, math.hypot(first, _churn(first, raised[run.start])))
+        churn = _churn(first, raised[run.start])
+        rows.start = (1.0, math.hypot(first, churn))
 
     for i in range(run.start, run.steps):
         sigma, target = raised[i], run.sigmas[i + 1]
-        start = rows.epsilon(sigma)
-        rows.add(run.timestep_of(sigma), sigma, rows.sample + (target - sigma) * start, rows.sample, start)
+        step = target - sigma
+        epsilon = rows.epsilon(sigma)
+        euler = rows.sample + step * epsilon
+        rows.add(run.timestep_of(sigma), sigma, euler, rows.sample, epsilon)
 
         if i + 1 < run.steps:
-            corrected = origin + (target - sigma) / 2 * (slope + rows.epsilon(target))
-            corrected = corrected + _churn(target, raised[i + 1]) * rows.noise
-            rows.add(run.timesteps[i + 1], target, corrected, rows.zero, rows.zero)
+            slopes = slope + rows.epsilon(target)
+            corrected = origin + step / 2 * slopes
+            churn = _churn(target, raised[i + 1])
+            churned = corrected + churn * rows.noise
+            rows.add(run.timesteps[i + 1], target, churned, rows.zero, rows.zero)
     return rows
 
 
 def _raised(run: SamplingRun, i: int) -> float:
     """The level that step ``i``'s churn raises its start to; not above what the network was trained on."""
     sigma = run.sigmas[i]
-    gain = min(CHURN / run.steps, math.sqrt(2) - 1) if CHURN_FROM <= sigma <= CHURN_TO else 0.0
-    return max(sigma, min(sigma * (1 + gain), float(run.schedule.sigmas[-1])))
+    gamma = 0.0
+    if CHURN_FROM <= sigma <= CHURN_TO:
+        gamma = min(CHURN / run.steps, math.sqrt(2) - 1)
+
+    highest = float(run.schedule.sigmas[-1])
+    raised = min(sigma * (1 + gamma), highest)
+    return max(sigma, raised)
 
 
 def _churn(sigma: float, raised: float) -> float:
     """Factor of the fresh noise that takes a sample from ``sigma`` to ``raised``."""
-    return CHURN_NOISE * math.sqrt(max(raised**2 - sigma**2, 0.0))
+    variance = max(raised**2 - sigma**2, 0.0)
+    return CHURN_NOISE * math.sqrt(variance)

@@ -22,9 +22,12 @@ def _midpoint(run: SamplingRun, ancestral: bool) -> Rows:
     """State: sample, the step's starting sample. A step that ends at σ = 0 is plain Euler."""
     rows = Rows(run, state_slots=2, variance_exploding=True)
     _, origin = rows.state
+
     for i in range(run.start, run.steps):
         sigma, target = run.sigmas[i : i + 2]
-        up, down = ancestral_split(sigma, target) if ancestral else (0.0, target)
+        up, down = 0.0, target
+        if ancestral:
+            up, down = ancestral_split(sigma, target)
 
         middle = math.sqrt(sigma * down)
         half = rows.sample + (middle - sigma) * rows.epsilon(sigma)
@@ -33,5 +36,6 @@ def _midpoint(run: SamplingRun, ancestral: bool) -> Rows:
 
         if down > 0:
             end = origin + (down - sigma) * rows.epsilon(middle) + up * rows.noise
-            rows.add(run.timestep_of(middle), middle, end, rows.zero, known=target)
+            timestep = run.timestep_of(middle)
+            rows.add(timestep, middle, end, rows.zero, known=target)
     return rows

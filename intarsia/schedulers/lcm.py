@@ -16,11 +16,14 @@ def lcm(run: SamplingRun) -> Rows:
     rows = Rows(run, state_slots=1, variance_exploding=False)
 
     for i in range(run.start, run.steps):
+        sigma, target = run.sigmas[i : i + 2]
         scaled = run.timesteps[i] * TIMESTEP_SCALE
-        keep = SIGMA_DATA**2 / (scaled**2 + SIGMA_DATA**2)
-        image = scaled / math.hypot(scaled, SIGMA_DATA) * rows.image(run.sigmas[i]) + keep * rows.sample
+        c_skip = SIGMA_DATA**2 / (scaled**2 + SIGMA_DATA**2)
+        c_out = scaled / math.hypot(scaled, SIGMA_DATA)
+
+        sample = c_out * rows.image(sigma) + c_skip * rows.sample
         if i + 1 < run.steps:
-            alpha, sigma = alpha_sigma(run.sigmas[i + 1])
-            image = alpha * image + sigma * rows.noise
-        rows.add(run.timesteps[i], run.sigmas[i], image)
+            alpha_t, sigma_t = alpha_sigma(target)
+            sample = alpha_t * sample + sigma_t * rows.noise
+        rows.add(run.timesteps[i], sigma, sample)
     return rows

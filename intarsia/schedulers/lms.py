@@ -21,9 +21,12 @@ def lms(run: SamplingRun) -> Rows:
         sigma, target = run.sigmas[i : i + 2]
         slopes = (rows.epsilon(sigma), *rows.state[1:])
 
-        nodes = run.sigmas[max(i - ORDER + 1, 0) : i + 1][::-1]
+        oldest = max(i - ORDER + 1, 0)
+        nodes = run.sigmas[oldest : i + 1][::-1]
+        weights = lagrange_integrals(nodes, sigma, target)
+
         sample = rows.sample
-        for weight, slope in zip(lagrange_integrals(nodes, sigma, target), slopes, strict=False):
+        for weight, slope in zip(weights, slopes, strict=False):
             sample = sample + weight * slope
         rows.add(run.timesteps[i], sigma, sample, *slopes[: ORDER - 1])
     return rows
@@ -34,9 +37,15 @@ def lagrange_integrals(nodes: tuple[float, ...], low: float, high: float) -> lis
 
     Two Gauss-Legendre points integrate cubics exactly (Abramowitz & Stegun 25.4.29).
     """
+    middle = (low + high) / 2
     half = (high - low) / 2
-    points = ((low + high) / 2 - half / math.sqrt(3), (low + high) / 2 + half / math.sqrt(3))
-    return [half * sum(_lagrange(nodes, k, point) for point in points) for k in range(len(nodes))]
+    distance = half / math.sqrt(3)
+
+    integrals = []
+    for k in range(len(nodes)):
+        at_points = _lagrange(nodes, k, middle - distance) + _lagrange(nodes, k, middle + distance)
+        integrals.append(half * at_points)
+    return integrals
 
 
 def _lagrange(nodes: tuple[float, ...], k: int, at: float) -> float:

@@ -38,8 +38,9 @@ def register(name: str, solver: Solver) -> None:
     """
     _check_solver(name, solver)
     for alias in solver.aliases:
-        if folded(alias) in _DOCUMENTED:
-            raise _refusal(name, f"alias {alias} of scheduler {name} is one of {_DOCUMENTED[folded(alias)]}")
+        owner = _DOCUMENTED.get(folded(alias))
+        if owner is not None:
+            raise _refusal(name, f"alias {alias} of scheduler {name} is one of {owner}")
     _OUTSIDE.register(name, solver)
 
 
@@ -50,10 +51,13 @@ def resolve(name: str) -> str:
         RequestError: ``name`` is unknown; the message lists all names that there are.
     """
     if isinstance(name, str):
-        full_name = _DOCUMENTED.get(folded(name)) or _resolve_outside(folded(name))
+        key = folded(name)
+        full_name = _DOCUMENTED.get(key) or _resolve_outside(key)
         if full_name is not None:
             return full_name
-    raise RequestError("scheduler", name, f"one of {', '.join((*NAMES, *_OUTSIDE.names()))}")
+
+    known = ", ".join((*NAMES, *_OUTSIDE.names()))
+    raise RequestError("scheduler", name, f"one of {known}")
 
 
 def resolve_documented(name: str) -> str:
@@ -88,7 +92,8 @@ def _resolve_outside(wanted: str) -> str | None:
 
     owners = [name for name, solver in _loadable(names) if wanted in map(folded, solver.aliases)]
     if len(owners) > 1:
-        raise _refusal(wanted, f"alias {wanted} is claimed by the schedulers {' and '.join(owners)}: use a full name")
+        claimants = " and ".join(owners)
+        raise _refusal(wanted, f"alias {wanted} is claimed by the schedulers {claimants}: use a full name")
     return owners[0] if owners else None
 
 

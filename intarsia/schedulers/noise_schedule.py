@@ -106,14 +106,16 @@ class NoiseSchedule:
             if key in config and config[key] not in allowed:
                 raise WeightsError(f"scheduler configuration: {key}={shown(config[key])} is not supported")
 
+        given = {key: value for key, value in config.items() if value is not None}
         names = {field.name for field in fields(cls)} - {"options"}
-        values = {key: value for key, value in config.items() if key in names and value is not None}
-        options = tuple((key, config[key]) for key in SOLVER_KEYS if config.get(key) is not None)
+        values = {key: value for key, value in given.items() if key in names}
+        options = tuple((key, given[key]) for key in SOLVER_KEYS if key in given)
 
         try:
             if "trained_betas" in values:
-                values["trained_betas"] = _trained(values["trained_betas"])
-                values["num_train_timesteps"] = len(values["trained_betas"])
+                betas = _trained(values["trained_betas"])
+                values["trained_betas"] = betas
+                values["num_train_timesteps"] = len(betas)
             schedule = replace(cls(), **values, options=options)
             schedule.check()
         except (TypeError, ValueError, ArithmeticError) as exc:
@@ -135,16 +137,19 @@ class NoiseSchedule:
 
         for key in ("beta_start", "beta_end"):
             value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) <= 1:
+            is_number = isinstance(value, Real) and not isinstance(value, bool)
+            if not is_number or not 0 < float(value) <= 1:
                 raise _unknown(key, value, "a number above 0 and at most 1")
 
         for key in ("set_alpha_to_one", "rescale_betas_zero_snr"):
-            if not isinstance(getattr(self, key), bool):
-                raise _unknown(key, getattr(self, key), "true, false")
+            value = getattr(self, key)
+            if not isinstance(value, bool):
+                raise _unknown(key, value, "true, false")
 
         for key, least in (("num_train_timesteps", 2), ("steps_offset", 0)):
             value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MOST_TIMESTEPS:
+            is_whole = isinstance(value, int) and not isinstance(value, bool)
+            if not is_whole or not least <= value <= MOST_TIMESTEPS:
                 raise _unknown(key, value, f"a whole number from {least} to {MOST_TIMESTEPS}")
 
         for key, value in self.options:
@@ -152,27 +157,44 @@ class NoiseSchedule:
                 raise _unknown(key, value, _KNOWN[key])
 
         betas = self.betas
-        if len(betas) < 2 or not np.isfinite(betas).all() or (betas <= 0).any() or (betas > 1).any():
+        are_shares = np.isfinite(betas) & (betas > 0) & (betas <= 1)
+        if len(betas) < 2 or not are_shares.all():
             raise WeightsError("scheduler configuration: betas must lie between 0 and 1")
 
     @cached_property
     def betas(self) -> Array:
         """Variance added at each training step, shape [num_train_timesteps]."""
-        count = self.num_train_timesteps
         if self.trained_betas is not None:
             betas = np.array(self.trained_betas)
-        elif self.beta_schedule == "linear":
-            betas = np.linspace(self.beta_start, self.beta_end, count)
-        elif self.beta_schedule == "scaled_linear":
-            roots = np.linspace(self.beta_start**0.5, self.beta_end**0.5, count)
-            betas = np.square(roots.astype(np.float32)).astype(np.float64)
-        elif self.beta_schedule == "squaredcos_cap_v2":
-            # Nichol & Dhariwal 2021, "Improved DDPM", eq. 17.
-            level = np.cos((np.arange(count + 1) / count + 0.008) / 1.008 * math.pi / 2) ** 2
-            betas = np.minimum(1 - level[1:] / level[:-1], 0.999)
         else:
-            raise RequestError("beta_schedule", self.beta_schedule, f"one of {', '.join(BETA_SCHEDULES)}")
-        return _zero_terminal_snr(betas) if self.rescale_betas_zero_snr else betas
+            betas = self._curve_of_betas()
+
+        if self.rescale_betas_zero_snr:
+            return _zero_terminal_snr(betas)
+        return betas
+
+    def _curve_of_betas(self) -> Array:
+        """The betas of ``beta_schedule``."""
+        count = self.num_train_timesteps
+
+        if self.beta_schedule == "linear":
+            return np.linspace(self.beta_start, self.beta_end, count)
+
+        if self.beta_schedule == "scaled_linear":
+            roots = np.linspace(self.beta_start**0.5, self.beta_end**0.5, count)
+            rounded = roots.astype(np.float32)
+            return np.square(rounded).astype(np.float64)
+
+        if self.beta_schedule == "squaredcos_cap_v2":
+            # Nichol & Dhariwal 2021, "Improved DDPM", eq. 17 with s = 0.008.
+            s = 0.008
+            time = np.arange(count + 1) / count
+            alphas_cumprod = np.cos((time + s) / (1 + s) * math.pi / 2) ** 2
+            betas = 1 - alphas_cumprod[1:] / alphas_cumprod[:-1]
+            capped: Array = np.minimum(betas, 0.999)
+            return capped
+
+        raise RequestError("beta_schedule", self.beta_schedule, f"one of {', '.join(BETA_SCHEDULES)}")
 
     @cached_property
     def alphas_cumprod(self) -> Array:
@@ -183,7 +205,8 @@ class NoiseSchedule:
         other programs sample with. Everything after this is float64.
         """
         alphas = np.float32(1) - self.betas.astype(np.float32)
-        product = np.cumprod(alphas, dtype=np.float64).astype(np.float32).astype(np.float64)
+        rounded = np.cumprod(alphas, dtype=np.float64).astype(np.float32)
+        product = rounded.astype(np.float64)
         if self.rescale_betas_zero_snr:
             product[-1] = 2.0**-24  # a ratio of infinity cannot be stepped from; diffusers' choice of "almost"
         return product
@@ -191,7 +214,8 @@ class NoiseSchedule:
     @cached_property
     def sigmas(self) -> Array:
         """Noise-to-signal ratio √((1-ᾱ)/ᾱ) at each timestep, increasing."""
-        return np.sqrt((1 - self.alphas_cumprod) / self.alphas_cumprod)
+        noise_share = 1 - self.alphas_cumprod
+        return np.sqrt(noise_share / self.alphas_cumprod)
 
     @cached_property
     def log_sigmas(self) -> Array:
@@ -200,12 +224,14 @@ class NoiseSchedule:
 
     def timestep_of(self, sigmas: Array) -> Array:
         """Fractional timesteps whose noise-to-signal ratio is ``sigmas``, linear in log σ, clipped to the ends."""
-        log = np.log(np.maximum(sigmas, 1e-10))
-        return np.interp(log, self.log_sigmas, np.arange(len(self.log_sigmas), dtype=np.float64))
+        trained = np.arange(len(self.log_sigmas), dtype=np.float64)
+        above_zero = np.maximum(sigmas, 1e-10)
+        return np.interp(np.log(above_zero), self.log_sigmas, trained)
 
     def sigma_of(self, timesteps: Array) -> Array:
         """Noise-to-signal ratio at fractional ``timesteps``, linear between the trained ones."""
-        return np.interp(timesteps, np.arange(len(self.sigmas), dtype=np.float64), self.sigmas)
+        trained = np.arange(len(self.sigmas), dtype=np.float64)
+        return np.interp(timesteps, trained, self.sigmas)
 
 
 def alpha_sigma(sigma: float) -> tuple[float, float]:
@@ -216,7 +242,9 @@ def alpha_sigma(sigma: float) -> tuple[float, float]:
 
 def log_snr(sigma: float) -> float:
     """λ = log(√ᾱ/√(1-ᾱ)) = -log σ; infinite at the clean end."""
-    return -math.log(sigma) if sigma > 0 else math.inf
+    if sigma <= 0:
+        return math.inf
+    return -math.log(sigma)
 
 
 def _unknown(key: str, value: object, known: str) -> WeightsError:
@@ -227,7 +255,9 @@ def _trained(betas: object) -> tuple[float, ...]:
     """``trained_betas`` of a configuration."""
     if not isinstance(betas, list | tuple) or not 2 <= len(betas) <= MOST_TIMESTEPS:
         raise _unknown("trained_betas", betas, f"a list of 2 to {MOST_TIMESTEPS} numbers")
-    if any(isinstance(beta, bool | str) for beta in betas):
+
+    has_other = any(isinstance(beta, bool | str) for beta in betas)
+    if has_other:
         raise _unknown("trained_betas", betas, "a list of numbers")
     return tuple(float(beta) for beta in betas)
 
@@ -235,15 +265,21 @@ def _trained(betas: object) -> tuple[float, ...]:
 def _is_usable(key: str, value: object) -> bool:
     """Whether a solver setting of a configuration is of a kind that solvers take."""
     if key == "solver_order":
-        return not isinstance(value, bool) and isinstance(value, int) and value in (1, 2, 3)
+        is_number = isinstance(value, int) and not isinstance(value, bool)
+        return is_number and value in (1, 2, 3)
     if key == "solver_type":
         return isinstance(value, str) and value in SOLVER_TYPES
-    return isinstance(value, str if key == "algorithm_type" else bool)
+    if key == "algorithm_type":
+        return isinstance(value, str)
+    return isinstance(value, bool)
 
 
 def _zero_terminal_snr(betas: Array) -> Array:
     """Shift and scale √ᾱ so that the last step is pure noise (Lin et al. 2024, algorithm 1)."""
     root = np.sqrt(np.cumprod(1 - betas))
-    root = (root - root[-1]) * root[0] / (root[0] - root[-1])
-    squared = root**2
-    return 1 - np.concatenate([squared[:1], squared[1:] / squared[:-1]])
+    first, last = root[0], root[-1]
+    rescaled = (root - last) * first / (first - last)
+
+    alphas_cumprod = rescaled**2
+    alphas = alphas_cumprod[1:] / alphas_cumprod[:-1]
+    return 1 - np.concatenate([alphas_cumprod[:1], alphas])

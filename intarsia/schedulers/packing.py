@@ -60,9 +60,11 @@ def row_fields(table: Table, *, last_scale: float, keeps_known: bool = True) -> 
         fields[:, Field.KNOWN_NOISE] = table.known_noise
     else:
         fields[:, Field.KNOWN_SAMPLE] = 1
+
     fields[:, Field.LANGEVIN_SNR] = table.langevin_snr
-    fields[:, Field.NEXT_INPUT_SCALE] = np.append(table.input_scale[1:], last_scale)
     fields[:, Field.INPUT_SCALE] = table.input_scale
+    fields[:-1, Field.NEXT_INPUT_SCALE] = table.input_scale[1:]
+    fields[-1, Field.NEXT_INPUT_SCALE] = last_scale
     return fields
 
 
@@ -81,7 +83,11 @@ def pack_matrices(table: Table) -> NDArray[np.float32]:
 
 def record_size(slots: int) -> int:
     """Length of one row's record: its matrix ``[slots, slots + 2]``, then its fields."""
-    return slots * (slots + 2) + len(Field)
+    return _matrix_size(slots) + len(Field)
+
+
+def _matrix_size(slots: int) -> int:
+    return slots * (slots + 2)
 
 
 def pack_rows(table: Table, slots: int, rows: int) -> NDArray[np.float32]:
@@ -95,17 +101,20 @@ def pack_rows(table: Table, slots: int, rows: int) -> NDArray[np.float32]:
     Raises:
         BackendError: the table has more slots or rows.
     """
-    count, table_slots = len(table), table.state_slots
-    if table_slots > slots or count > rows:
-        raise BackendError(f"a table of {count} rows and {table_slots} slots does not fit lanes of {rows} and {slots}")
+    count = len(table)
+    used = table.state_slots
+    if used > slots or count > rows:
+        raise BackendError(f"a table of {count} rows and {used} slots does not fit lanes of {rows} and {slots}")
 
     # the columns of output and noise are the last two, however many slots are before them
-    matrix = np.zeros((count, slots, slots + 2))
-    matrix[:, :table_slots, :table_slots] = table.matrix[:, :, :table_slots]
-    matrix[:, :table_slots, slots:] = table.matrix[:, :, table_slots:]
+    state_columns, input_columns = np.split(table.matrix, [used], axis=2)
+    matrices = np.zeros((count, slots, slots + 2))
+    matrices[:, :used, :used] = state_columns
+    matrices[:, :used, slots:] = input_columns
 
+    matrix_size = _matrix_size(slots)
     records = np.zeros((rows, record_size(slots)), np.float32)
-    matrix_size = slots * (slots + 2)
-    records[:count, :matrix_size] = matrix.reshape(count, matrix_size)
-    records[:count, matrix_size:] = row_fields(table, last_scale=0.0)
+    filled = records[:count]
+    filled[:, :matrix_size] = matrices.reshape(count, matrix_size)
+    filled[:, matrix_size:] = row_fields(table, last_scale=0.0)
     return records

@@ -23,27 +23,45 @@ def pndm(run: SamplingRun) -> Rows:
     its first entry on, as diffusers' pipelines do, so that below full strength one level is passed over.
     """
     rows = Rows(run, state_slots=4, variance_exploding=False)
-    visits = [0, *([1] if run.steps > 1 else []), *range(1, run.steps)]
+    output = rows.output
+    sample, first, second, third = rows.state
+
+    visits = list(range(run.steps))
+    if run.steps > 1:
+        visits.insert(1, 1)
 
     for count, level in enumerate(visits[run.start :]):
-        out, first, second, third = rows.output, *rows.state[1:]
         state: tuple[Array, ...]
         if count == 0:
-            sample = _transfer(rows, run, level, rows.sample, out)
-            state = (sample, out, rows.sample, rows.zero)
+            moved = _transfer(rows, run, level, sample, output)
+            state = (moved, output, sample, rows.zero)
         elif count == 1:
-            sample = _transfer(rows, run, level - 1, second, (out + first) / 2)
-            state = (sample, first, rows.zero, rows.zero)
+            mean = (output + first) / 2
+            moved = _transfer(rows, run, level - 1, second, mean)
+            state = (moved, first, rows.zero, rows.zero)
         else:
-            history = (out, first, second, third)
-            mixed = sum((w * m for w, m in zip(ADAMS_BASHFORTH[min(count, 4) - 1], history, strict=False)), rows.zero)
-            state = (_transfer(rows, run, level, rows.sample, mixed), out, first, second)
+            history = (output, first, second, third)
+            mixed = adams_bashforth(rows, history, count)
+            moved = _transfer(rows, run, level, sample, mixed)
+            state = (moved, output, first, second)
         rows.add(run.timesteps[level], run.sigmas[level], *state)
     return rows
 
 
+def adams_bashforth(rows: Rows, history: tuple[Array, ...], order: int) -> Array:
+    """The outputs of ``history``, newest first, extrapolated at ``order``, at most 4."""
+    weights = ADAMS_BASHFORTH[min(order, 4) - 1]
+    mixed = rows.zero
+    for weight, output in zip(weights, history, strict=False):
+        mixed = mixed + weight * output
+    return mixed
+
+
 def _transfer(rows: Rows, run: SamplingRun, level: int, sample: Array, output: Array) -> Array:
     """PNDM's transfer from ``level`` to the next one (eq. 11), which is DDIM's step."""
-    alpha, sigma = alpha_sigma(run.sigmas[level + 1])
-    image = rows.image(run.sigmas[level], sample, output)
-    return alpha * image + sigma * rows.epsilon(run.sigmas[level], sample, output)
+    level_sigma, target = run.sigmas[level : level + 2]
+    image = rows.image(level_sigma, sample, output)
+    epsilon = rows.epsilon(level_sigma, sample, output)
+
+    alpha, sigma = alpha_sigma(target)
+    return alpha * image + sigma * epsilon

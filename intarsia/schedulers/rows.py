@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from intarsia.schedulers.noise_schedule import NoiseSchedule, PredictionType
+from intarsia.schedulers.noise_schedule import NoiseSchedule, PredictionType, alpha_sigma
 from intarsia.schedulers.tables import Array
 
 
@@ -51,7 +50,8 @@ class SamplingRun:
 
     def timestep_of(self, sigma: float) -> float:
         """Fractional timestep of a sigma between the levels, linear in log σ."""
-        return float(self.schedule.timestep_of(np.array(sigma)))
+        timestep = self.schedule.timestep_of(np.array(sigma))
+        return float(timestep)
 
 
 class Rows:
@@ -64,12 +64,16 @@ class Rows:
     """
 
     def __init__(self, run: SamplingRun, state_slots: int, *, variance_exploding: bool) -> None:
-        unit = np.eye(state_slots + 2)
-        self.state: tuple[Array, ...] = tuple(unit[:state_slots])
-        self.sample, self.output, self.noise = unit[0], unit[state_slots], unit[state_slots + 1]
-        self.zero = np.zeros(state_slots + 2)
         self.variance_exploding = variance_exploding
         self.prediction_type = run.prediction_type
+
+        *state, output, noise = np.eye(state_slots + 2)
+        self.state: tuple[Array, ...] = tuple(state)
+        self.sample: Array = state[0]
+        self.output: Array = output
+        self.noise: Array = noise
+        self.zero: Array = np.zeros(state_slots + 2)
+
         self.timesteps: list[float] = []
         self.sigmas: list[float] = []
         self.updates: list[tuple[Array, ...]] = []
@@ -91,8 +95,10 @@ class Rows:
 
         ``known`` is the sigma of the known region after the row; None is that of the next evaluation.
         """
-        if [np.shape(slot) for slot in state] != [self.sample.shape] * len(self.state):
-            raise ValueError(f"a row needs {len(self.state)} sums of unit vectors, one for each state slot")
+        slots = len(self.state)
+        shapes = [np.shape(slot) for slot in state]
+        if shapes != slots * [self.sample.shape]:
+            raise ValueError(f"a row needs {slots} sums of unit vectors, one for each state slot")
 
         self.timesteps.append(timestep)
         self.sigmas.append(sigma)
@@ -108,11 +114,15 @@ class Rows:
 
         if self.prediction_type == "sample":
             return out
-        alpha = 1 / math.sqrt(1 + sigma * sigma)
+
+        alpha, _ = alpha_sigma(sigma)
         if self.prediction_type == "epsilon":
-            return x - sigma * out if self.variance_exploding else x / alpha - sigma * out
+            image_and_noise = x if self.variance_exploding else x / alpha  # x_0 + σ ε
+            return image_and_noise - sigma * out
+
         # v = √ᾱ ε - √(1-ᾱ) x_0 (Salimans & Ho 2022, section 2.4)
-        return (alpha * alpha if self.variance_exploding else alpha) * x - sigma * alpha * out
+        share = alpha * alpha if self.variance_exploding else alpha
+        return share * x - sigma * alpha * out
 
     def epsilon(self, sigma: float, sample: Array | None = None, output: Array | None = None) -> Array:
         """ε as the network predicts it from ``sample`` (slot 0) at ``sigma``."""
@@ -121,8 +131,11 @@ class Rows:
 
         if self.prediction_type == "epsilon":
             return out
-        alpha = 1 / math.sqrt(1 + sigma * sigma)
+
+        alpha, _ = alpha_sigma(sigma)
         scale = 1.0 if self.variance_exploding else alpha
         if self.prediction_type == "sample":
-            return (x - scale * out) / (sigma * scale)
-        return (sigma * alpha * alpha / scale) * x + alpha * out
+            noise = x - scale * out
+            return noise / (sigma * scale)
+        share = sigma * alpha * alpha / scale
+        return share * x + alpha * out

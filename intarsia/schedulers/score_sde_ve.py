@@ -24,8 +24,10 @@ def score_sde_ve(run: SamplingRun) -> Rows:
         rows.add(run.timesteps[i], sigma, corrected, langevin_snr=SNR)
 
         variance = sigma**2 - target**2
-        predicted = rows.sample - variance / sigma * epsilon
+        drift = variance / sigma * epsilon
+        predicted = rows.sample - drift
         if i + 1 < run.steps:
-            predicted = predicted + math.sqrt(variance) * rows.noise
+            spread = math.sqrt(variance) * rows.noise
+            predicted = predicted + spread
         rows.add(run.timesteps[i], sigma, predicted)
     return rows

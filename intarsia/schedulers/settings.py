@@ -97,7 +97,9 @@ def checked_algorithm(algorithm: object) -> str | None:
             return None
         if name in ALGORITHMS:
             return name
-    raise RequestError("algorithm_type", algorithm, f"one of {', '.join(('none', *ALGORITHMS, *ALGORITHM_SPELLINGS))}")
+
+    known = ", ".join(("none", *ALGORITHMS, *ALGORITHM_SPELLINGS))
+    raise RequestError("algorithm_type", algorithm, f"one of {known}")
 
 
 def checked_prediction(prediction: object) -> PredictionType:
@@ -107,7 +109,8 @@ def checked_prediction(prediction: object) -> PredictionType:
 
 def checked_options(options: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
     """``options`` without those left at None, sorted; RequestError for an unknown one or an impossible value."""
-    for key in sorted(set(options) - set(OPTIONS)):
+    unknown = set(options) - set(OPTIONS)
+    for key in sorted(unknown):
         message = f"{key} is not an option of a scheduler; the options are {', '.join(OPTIONS)}"
         if key in ("clip_sample", "thresholding"):
             message = f"{key} is not supported: it makes a step non-linear, and a table is linear"
@@ -121,7 +124,8 @@ def checked_options(options: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
         _choice(key, present.get(key, True), (True, False))
 
     eta = present.get("eta", 0.0)
-    if isinstance(eta, bool) or not isinstance(eta, Real) or not 0 <= float(eta) <= 1:
+    is_number = isinstance(eta, Real) and not isinstance(eta, bool)
+    if not is_number or not 0 <= float(eta) <= 1:
         raise RequestError("eta", eta, "between 0 and 1")
     return tuple(sorted(present.items()))
 
@@ -158,7 +162,8 @@ def _configured(request: SchedulerRequest) -> dict[str, Any]:
 
 def _spacing(request: SchedulerRequest) -> GridSpacing:
     """The spacing that is requested, else the model's, else the solver's."""
-    requested, grid = dict(request.options).get("spacing"), request.solver.grid
+    grid = request.solver.grid
+    requested = dict(request.options).get("spacing")
     for spacing in SPACINGS:
         if requested == spacing:
             return spacing
@@ -170,7 +175,8 @@ def _spacing(request: SchedulerRequest) -> GridSpacing:
 
 def _curve(request: SchedulerRequest, karras: bool, notes: list[str]) -> Curve | None:
     """The curve that is requested, else the model's, else the solver's; a note where it cannot be applied."""
-    requested, solver = dict(request.options).get("spacing"), request.solver
+    solver = request.solver
+    requested = dict(request.options).get("spacing")
     if karras and requested == "exponential":
         raise RequestError("spacing", requested, "left out, or karras, where Karras sigmas are asked for")
 
@@ -194,8 +200,9 @@ def _solver_options(request: SchedulerRequest) -> Options:
     settings = {**_configured(request), **dict(request.options)}
 
     algorithm = request.algorithm_type
-    if algorithm is None and settings.get("algorithm_type") in ALGORITHMS:
-        algorithm = settings["algorithm_type"]
+    configured = settings.get("algorithm_type")
+    if algorithm is None and configured in ALGORITHMS:
+        algorithm = configured
     if not request.solver.algorithms:
         algorithm = None
 
@@ -205,10 +212,11 @@ def _solver_options(request: SchedulerRequest) -> Options:
 
 def _final(request: SchedulerRequest, options: Options) -> GridFinal:
     """The level that the last step ends at."""
-    requested, grid = dict(request.options).get("final_sigmas_type"), request.solver.grid
+    grid = request.solver.grid
+    requested = dict(request.options).get("final_sigmas_type")
 
-    integrates_noise = options.algorithm_type in ("dpmsolver", "sde-dpmsolver")
-    if integrates_noise or (request.name == "UniPCMultistepScheduler" and not options.predict_x0):
+    is_unipc_of_noise = request.name == "UniPCMultistepScheduler" and not options.predict_x0
+    if is_unipc_of_noise or options.algorithm_type in ("dpmsolver", "sde-dpmsolver"):
         if requested == "zero":
             raise RequestError("final_sigmas_type", requested, "sigma_min where the solver integrates noise")
         return "sigma_min"  # its steps cannot reach an infinite signal-to-noise ratio
@@ -226,6 +234,9 @@ def _final(request: SchedulerRequest, options: Options) -> GridFinal:
 def _choice(field: str, value: object, allowed: tuple[Choice, ...]) -> Choice:
     """The allowed value that ``value`` is, of the same type: True is not 1."""
     for known in allowed:
-        if value is known or (type(value) is type(known) and value == known):
+        is_equal = type(value) is type(known) and value == known
+        if value is known or is_equal:
             return known
-    raise RequestError(field, value, f"one of {', '.join(str(known) for known in allowed)}")
+
+    choices = ", ".join(map(str, allowed))
+    raise RequestError(field, value, f"one of {choices}")

@@ -61,54 +61,86 @@ def levels(schedule: NoiseSchedule, grid: Grid, steps: int, spacing: GridSpacing
     sigmas = schedule.sigma_of(timesteps)
 
     if curve is not None:
-        ends = schedule.sigmas[[-1, 0]] if grid.full_range else sigmas[[0, -1]]
-        sigmas = _curve(curve, float(ends[0]), float(ends[1]), steps)
-        timesteps = schedule.timestep_of(sigmas)
-        if curve == "karras" and (grid.whole or grid.round_karras):
-            timesteps = timesteps.round()
-        elif grid.whole:
-            # diffusers truncates on the exponential curve, and its rounding errors leave the first point
-            # just short of the last trained timestep.
-            timesteps = np.floor(np.maximum(timesteps - 1e-6, 0))
+        noisiest, cleanest = sigmas[0], sigmas[-1]
+        if grid.full_range:
+            noisiest, cleanest = schedule.sigmas[-1], schedule.sigmas[0]
+        sigmas = _curve(curve, float(noisiest), float(cleanest), steps)
+        timesteps = _timesteps_on_curve(schedule, grid, sigmas, curve)
 
+    ends_clean = grid.final == "alpha" and schedule.set_alpha_to_one
     last = float(schedule.sigmas[0])
-    if grid.final == "zero" or (grid.final == "alpha" and schedule.set_alpha_to_one):
+    if grid.final == "zero" or ends_clean:
         last = 0.0
 
-    if (np.diff(sigmas) >= 0).any():
+    increases = np.diff(sigmas) >= 0
+    if increases.any():
         raise RequestError("steps", steps, f"fewer: two of its noise levels coincide with {spacing} spacing")
-    return Levels(tuple(timesteps.tolist()), (*sigmas.tolist(), last))
+    return Levels(
+        timesteps=tuple(timesteps.tolist()),
+        sigmas=(*sigmas.tolist(), last),
+    )
+
+
+def _timesteps_on_curve(schedule: NoiseSchedule, grid: Grid, sigmas: Array, curve: Curve) -> Array:
+    """Timesteps of ``sigmas``, which lie on ``curve``: fractional, or whole where the grid's are."""
+    timesteps = schedule.timestep_of(sigmas)
+    if curve == "karras" and (grid.whole or grid.round_karras):
+        return timesteps.round()
+    if not grid.whole:
+        return timesteps
+
+    # diffusers truncates on the exponential curve, and its rounding errors leave the first point just short
+    # of the last trained timestep.
+    just_short = np.maximum(timesteps - 1e-6, 0)
+    return np.floor(just_short)
 
 
 def _spaced(schedule: NoiseSchedule, grid: Grid, steps: int, spacing: GridSpacing) -> Array:
     """Timesteps from noisy to clean (Lin et al. 2024, "Common Diffusion Noise Schedules…", table 2)."""
     trained = schedule.num_train_timesteps
+    last = trained - 1
     points = steps + 1 if grid.open_end else steps
 
     if spacing == "linspace":
-        timesteps = np.linspace(0, trained - 1, points)[::-1]
-        return (timesteps.round() if grid.whole else timesteps)[:steps]
+        timesteps = np.linspace(0, last, points)[::-1]
+        if grid.whole:
+            timesteps = timesteps.round()
+        return timesteps[:steps]
+
     if spacing == "leading":
         stride = trained // points
-        timesteps = np.arange(points, dtype=np.float64)[::-1][:steps] * stride + schedule.steps_offset
+        noisy_first = np.arange(points, dtype=np.float64)[::-1]
+        timesteps = noisy_first[:steps] * stride + schedule.steps_offset
         # An offset may not reach past the last trained timestep (steps = trained, offset 1).
-        return np.clip(timesteps, 0, trained - 1)
+        return np.clip(timesteps, 0, last)
+
     if spacing == "distilled":
         return _distilled(trained, steps)
-    return np.arange(trained, 0, -trained / steps).round()[:steps] - 1
+
+    trailing = np.arange(trained, 0, -trained / steps).round()
+    return trailing[:steps] - 1
 
 
 def _distilled(trained: int, steps: int) -> Array:
     """A subset of the 50 timesteps that consistency models are distilled on (Luo et al. 2023, LCM, section 4.3)."""
     if steps > DISTILLED:
         raise RequestError("steps", steps, f"at most {DISTILLED} for a consistency model's timesteps")
-    timesteps = np.arange(1, DISTILLED + 1, dtype=np.float64)[::-1] * (trained // DISTILLED) - 1
-    return timesteps[np.floor(np.linspace(0, DISTILLED, steps, endpoint=False)).astype(np.int64)]
+
+    stride = trained // DISTILLED
+    noisy_first = np.arange(1, DISTILLED + 1, dtype=np.float64)[::-1]
+    timesteps = noisy_first * stride - 1
+
+    places = np.linspace(0, DISTILLED, steps, endpoint=False)
+    subset = np.floor(places).astype(np.int64)
+    return timesteps[subset]
 
 
 def _curve(curve: Curve, sigma_max: float, sigma_min: float, steps: int) -> Array:
     """Sigmas between two ends: Karras et al. 2022 (EDM), eq. 5 with ρ = 7; or evenly in log σ."""
     if curve == "exponential":
-        return np.exp(np.linspace(math.log(sigma_max), math.log(sigma_min), steps))
-    roots: Array = np.linspace(sigma_max ** (1 / 7), sigma_min ** (1 / 7), steps)
-    return np.power(roots, 7)
+        logs = np.linspace(math.log(sigma_max), math.log(sigma_min), steps)
+        return np.exp(logs)
+
+    rho = 7
+    roots: Array = np.linspace(sigma_max ** (1 / rho), sigma_min ** (1 / rho), steps)
+    return np.power(roots, rho)

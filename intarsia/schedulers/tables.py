@@ -106,16 +106,21 @@ class Table:
         state[0] = start
 
         for row in range(len(self)):
-            output = network(self.input_scale[row] * state[0], float(self.timesteps[row]))
+            sample = state[0]
+            timestep = float(self.timesteps[row])
+            output = network(self.input_scale[row] * sample, timestep)
 
             fresh = np.zeros_like(latents)
             if self.uses_noise[row] and noise is not None:
                 fresh = noise(row) if callable(noise) else noise[row]
 
             matrix = self.matrix[row]
-            if self.langevin_snr[row]:
-                matrix = langevin_step(matrix, float(self.langevin_snr[row]), state[0], output, fresh)
-            state = np.tensordot(matrix, np.stack([*state, output, fresh]), axes=1)
+            snr = float(self.langevin_snr[row])
+            if snr:
+                matrix = langevin_step(matrix, snr, sample, output, fresh)
+
+            inputs = np.stack([*state, output, fresh])
+            state = np.tensordot(matrix, inputs, axes=1)
         return np.asarray(state[0])
 
 
@@ -132,10 +137,16 @@ def langevin_step(matrix: Array, snr: float, sample: Array, output: Array, noise
     Returns:
         The matrix of that move, shape [1, 3].
     """
-    drift = (matrix[0, 0] - 1) * sample + matrix[0, 1] * output
-    norm = float(np.linalg.norm(drift))
+    carried, output_weight, noise_weight = matrix[0]
+    sample_weight = carried - 1  # of what is added to the sample
+    drift = sample_weight * sample + output_weight * output
+    drift_norm = float(np.linalg.norm(drift))
+    noise_norm = float(np.linalg.norm(noise))
 
     ratio = 0.0
-    if norm > 0:
-        ratio = snr * abs(float(matrix[0, 2])) * float(np.linalg.norm(noise)) / norm
-    return np.array([[1 + ratio**2 * (matrix[0, 0] - 1), ratio**2 * matrix[0, 1], ratio * matrix[0, 2]]])
+    if drift_norm > 0:
+        ratio = snr * abs(float(noise_weight)) * noise_norm / drift_norm
+
+    step = ratio**2
+    weights = [1 + step * sample_weight, step * output_weight, ratio * noise_weight]
+    return np.array([weights])

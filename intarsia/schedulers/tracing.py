@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -31,14 +32,18 @@ def trace(scheduler: Any, steps: int) -> Table:
     Raises:
         RequestError: it has no such methods, or is not linear; the message gives the residual.
     """
-    if not callable(getattr(scheduler, "step", None)) or not callable(getattr(scheduler, "set_timesteps", None)):
-        raise RequestError("scheduler", scheduler, "an object with diffusers' set_timesteps and step")
+    for method in ("step", "set_timesteps"):
+        if not callable(getattr(scheduler, method, None)):
+            raise RequestError("scheduler", scheduler, "an object with diffusers' set_timesteps and step")
 
     timesteps = _timesteps(scheduler, checked_steps(steps, MOST_STEPS))
     count = len(timesteps)
-    matrix = _realized(_unrolled(scheduler, steps, count))
+    unrolled = _unrolled(scheduler, steps, count)
+    matrix = _realized(unrolled)
     scale, shares, start = _levels(scheduler, steps, count)
-    karras = bool(getattr(getattr(scheduler, "config", None), "use_karras_sigmas", False))
+
+    config = getattr(scheduler, "config", None)
+    karras = bool(getattr(config, "use_karras_sigmas", False))
 
     table = Table(
         name=type(scheduler).__name__,
@@ -83,12 +88,14 @@ def _prepared(noise: _Noise) -> Iterator[None]:
 
     class Prepared(TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if func is torch.randn:
-                shape = args[0] if len(args) == 1 and not isinstance(args[0], int) else args
-                return noise(tuple(shape))
             if func is torch.randn_like:
                 return noise(tuple(args[0].shape))
-            return func(*args, **(kwargs or {}))
+            if func is not torch.randn:
+                return func(*args, **(kwargs or {}))
+
+            is_one_shape = len(args) == 1 and not isinstance(args[0], int)
+            shape = args[0] if is_one_shape else args
+            return noise(tuple(shape))
 
     with Prepared():
         yield
@@ -107,22 +114,31 @@ def _run(scheduler: Any, steps: int, start: Array, outputs: Array, noises: Array
     import torch
 
     def column(values: Array) -> Any:
-        return torch.from_numpy(np.ascontiguousarray(values)).reshape(-1, 1, 1, 1)
+        contiguous = np.ascontiguousarray(values)
+        return torch.from_numpy(contiguous).reshape(-1, 1, 1, 1)
 
+    name = type(scheduler).__name__
     noise = _Noise(lambda row: column(noises[row]))
-    sample, samples = column(start), [start]
+    sample = column(start)
+    samples = [start]
+
     with _prepared(noise):
         for row, timestep in enumerate(_timesteps(scheduler, steps)):
-            noise.row, noise.drawn = row, 0
+            noise.row = row
+            noise.drawn = 0
+            output = column(outputs[row])
             if hasattr(scheduler, "scale_model_input"):
                 scheduler.scale_model_input(sample, timestep)
+
             try:
-                sample = scheduler.step(column(outputs[row]), timestep, sample, return_dict=False)[0].double()
+                stepped = scheduler.step(output, timestep, sample, return_dict=False)
+                sample = stepped[0].double()
             except TypeError as exc:
                 allowed = "one whose step takes (model_output, timestep, sample)"
-                raise RequestError("scheduler", type(scheduler).__name__, allowed) from exc
+                raise RequestError("scheduler", name, allowed) from exc
             if noise.drawn > 1:
-                raise RequestError("scheduler", type(scheduler).__name__, "one that draws noise once in a step")
+                raise RequestError("scheduler", name, "one that draws noise once in a step")
+
             samples.append(sample.reshape(-1).numpy().copy())
     return np.array(samples)
 
@@ -130,7 +146,10 @@ def _run(scheduler: Any, steps: int, start: Array, outputs: Array, noises: Array
 def _unrolled(scheduler: Any, steps: int, count: int) -> Array:
     """Sample ``r`` as a sum of inputs: [R+1, 1+2R], columns: start, then output and noise of each row."""
     basis = np.eye(1 + 2 * count)
-    return _run(scheduler, steps, basis[0], basis[1::2], basis[2::2])
+    start = basis[0]
+    outputs = basis[1::2]
+    noises = basis[2::2]
+    return _run(scheduler, steps, start, outputs, noises)
 
 
 def _realized(unrolled: Array) -> Array:
@@ -140,40 +159,52 @@ def _realized(unrolled: Array) -> Array:
     ``unrolled`` from r on, over the columns of the past, and no more than that.
     """
     count = len(unrolled) - 1
-    states = [_state(unrolled[row:, : 1 + 2 * row]) for row in range(count)]
+    states = []
+    for row in range(count):
+        past = 1 + 2 * row  # inputs before the row
+        states.append(_state(unrolled[row:, :past]))
     states.append(unrolled[count:])
 
-    slots = max(len(state) for state in states)
+    slots = max(map(len, states))
     matrix = np.zeros((count, slots, slots + 2))
 
-    for row in range(count):
-        here, following = states[row], states[row + 1]
+    for row, (here, following) in enumerate(pairwise(states)):
         past = here.shape[1]
+        of_past = following[:, :past]
+        of_row = following[:, past:]  # what the row's own output and noise do
 
-        carried = np.linalg.lstsq(here.T, following[:, :past].T, rcond=None)[0].T
-        matrix[row, : len(following), : len(here)] = carried
-        matrix[row, : len(following), slots:] = following[:, past:]
+        solution, *_ = np.linalg.lstsq(here.T, of_past.T, rcond=None)
+        new_state = matrix[row, : len(following)]
+        new_state[:, : len(here)] = solution.T
+        new_state[:, slots:] = of_row
 
-    matrix[np.abs(matrix) < 1e-12] = 0
+    is_rounding = np.abs(matrix) < 1e-12
+    matrix[is_rounding] = 0
     return matrix
 
 
 def _state(future: Array) -> Array:
     """A basis of the row space of ``future``, its own first row first, the others orthonormal."""
-    first = future[:1]
-    direction = first / max(float(np.linalg.norm(first)), 1e-300)
-    rest = future[1:] - (future[1:] @ direction.T) @ direction
+    first, others = future[:1], future[1:]
+    length = float(np.linalg.norm(first))
+    direction = first / max(length, 1e-300)
+    orthogonal = others - (others @ direction.T) @ direction
+
+    _, singular_values, vectors = np.linalg.svd(orthogonal, full_matrices=False)
     scale = np.linalg.norm(future, axis=1).max()
-    _, values, vectors = np.linalg.svd(rest, full_matrices=False)
-    return np.concatenate([first, vectors[values > RANK_TOLERANCE * scale]])
+    is_independent = singular_values > RANK_TOLERANCE * scale
+    return np.concatenate([first, vectors[is_independent]])
 
 
 def _levels(scheduler: Any, steps: int, count: int) -> tuple[Array, Array, float]:
     """Input scales [R], shares of image and noise before each row and at the end [R+1, 2], starting noise."""
     import torch
 
-    one, none = torch.ones(1, 1, 1, 1, dtype=torch.float64), torch.zeros(1, 1, 1, 1, dtype=torch.float64)
-    scale, shares = np.ones(count), np.tile([1.0, 0.0], (count + 1, 1))
+    one = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+    none = torch.zeros_like(one)
+    scale = np.ones(count)
+    shares = np.tile([1.0, 0.0], (count + 1, 1))
+
     timesteps = _timesteps(scheduler, steps)
     start = float(getattr(scheduler, "init_noise_sigma", 1.0))
     with _prepared(_Noise(lambda row: none)):
@@ -187,9 +218,12 @@ def _levels(scheduler: Any, steps: int, count: int) -> tuple[Array, Array, float
 
 def _sigmas(scale: Array, shares: Array) -> Array:
     """Noise-to-signal ratios [R+1] for display: from the input scale where there is one, else the marginal's."""
-    sigmas = shares[:, 1] / np.maximum(shares[:, 0], 1e-12)
+    image, noise = shares[:, 0], shares[:, 1]
+    sigmas = noise / np.maximum(image, 1e-12)
+
     scaled = np.flatnonzero(scale < 1)
-    sigmas[scaled] = np.sqrt(1 / scale[scaled] ** 2 - 1)
+    variances = 1 / scale[scaled] ** 2 - 1  # the scale is 1/√(1 + σ²)
+    sigmas[scaled] = np.sqrt(variances)
     return sigmas
 
 
@@ -198,24 +232,35 @@ def _shares(scheduler: Any, row: int, timestep: Any, units: tuple[Any, Any]) -> 
     one, none = units
     if hasattr(scheduler, "add_noise"):
         at = timestep.reshape(1)
-        return float(scheduler.add_noise(one, none, at)), float(scheduler.add_noise(none, one, at))
-    if hasattr(scheduler, "alphas") and hasattr(scheduler, "betas"):
-        return float(scheduler.alphas[row]), float(scheduler.betas[row])  # IPNDM's marginal
+        image = scheduler.add_noise(one, none, at)
+        noise = scheduler.add_noise(none, one, at)
+        return float(image), float(noise)
+
+    if hasattr(scheduler, "alphas") and hasattr(scheduler, "betas"):  # IPNDM's marginal
+        return float(scheduler.alphas[row]), float(scheduler.betas[row])
     return 1.0, 0.0
 
 
 def _check_linear(scheduler: Any, steps: int, table: Table) -> None:
     """Step object and table with the same random inputs, large enough to meet any clipping; compare."""
-    rng, count = np.random.default_rng(0), len(table)
-    start, outputs, noises = (30 * rng.standard_normal((n, 8)) for n in (1, count, count))
-    theirs = _run(scheduler, steps, start[0], outputs, noises)
+    rng = np.random.default_rng(0)
+    batch, count = 8, len(table)
+    start = 30 * rng.standard_normal(batch)
+    outputs = 30 * rng.standard_normal((count, batch))
+    noises = 30 * rng.standard_normal((count, batch))
+    _, *samples = _run(scheduler, steps, start, outputs, noises)
 
-    state = np.zeros((table.state_slots, 8))
-    state[0] = start[0]
+    state = np.zeros((table.state_slots, batch))
+    state[0] = start
 
-    for row in range(count):
-        state = table.matrix[row] @ np.stack([*state, outputs[row], noises[row]])
-        residual = float(np.abs(state[0] - theirs[row + 1]).max() / max(np.abs(theirs[row + 1]).max(), 1.0))
+    for row, sample in enumerate(samples):
+        inputs = np.stack([*state, outputs[row], noises[row]])
+        state = table.matrix[row] @ inputs
+
+        size = max(np.abs(sample).max(), 1.0)
+        difference = np.abs(state[0] - sample).max()
+        residual = float(difference / size)
         if not residual <= LINEARITY_TOLERANCE:
-            message = f"{type(scheduler).__name__} is not linear: row {row} is off by {residual:.1e} of its size"
-            raise RequestError("scheduler", type(scheduler).__name__, message=message)
+            name = type(scheduler).__name__
+            message = f"{name} is not linear: row {row} is off by {residual:.1e} of its size"
+            raise RequestError("scheduler", name, message=message)

@@ -12,11 +12,11 @@ from intarsia import batch
 from intarsia.batch.manifest.reader import Manifest
 from intarsia.batch.manifest.rows import Reader, Refused
 from intarsia.errors import RequestError
-from tests.batch.conftest import image_hashes, lines
+from tests.batch.conftest import Album, image_hashes, lines
 
 
 @pytest.fixture
-def damaged(album):
+def damaged(album: Album) -> Album:
     """Images that are none, beside those that are."""
     folder = album.folder
     whole = (folder / "photos/0.png").read_bytes()
@@ -163,7 +163,7 @@ def test_no_manifest_and_no_folder(album, tmp_path):
     [("stepz = 3", "stepz is not a field"), ("steps = 0", "steps must be"), ("id = 'x'", "same for all rows"),
      ("=", "cannot be read as TOML")],
 )  # fmt: skip
-def test_bad_defaults(album, tmp_path, content, sentence):
+def test_defaults_that_cannot_be_used_are_refused_before_the_run(album, tmp_path, content, sentence):
     (album.folder / "defaults.toml").write_text(content)
     options = album.with_options(defaults=str(album.folder / "defaults.toml"))
     with pytest.raises(RequestError, match=sentence):

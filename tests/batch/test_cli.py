@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from typing import Any
 
 import pytest
 
@@ -20,10 +21,10 @@ def test_a_run_its_report_and_a_retry(album, tmp_path):
     assert (done.returncode, done.stderr) == (1, "")
     numbers = json.loads(done.stdout)
     assert (numbers["rows"], numbers["ok"], numbers["error"], numbers["errors"]) == (4, 3, 1, {"io": 1})
-    told = album.call("report", out)
-    assert told.returncode == 0
-    assert told.stdout.splitlines()[0] == "4 rows: 3 ok, 1 error"
-    assert "row-1: io: init_image: file not found" in told.stdout
+    report = album.call("report", out)
+    assert report.returncode == 0
+    assert report.stdout.splitlines()[0] == "4 rows: 3 ok, 1 error"
+    assert "row-1: io: init_image: file not found" in report.stdout
     assert json.loads(album.call("report", out, "--json").stdout)["failed"][0]["id"] == "row-1"
 
     (album.folder / "photos/3.png").rename(album.folder / "photos/gone.png")
@@ -82,7 +83,7 @@ def test_what_is_interrupted_goes_on_with_the_same_command(tmp_path, monkeypatch
     from intarsia.cli import app
     from intarsia.errors import Cancelled
 
-    def interrupted(*arguments, **more):
+    def interrupted(*arguments: object, **more: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(intarsia.batch, command, interrupted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -13,14 +14,14 @@ from intarsia.batch.running.codec_pool import CodecPool
 class Log:
     """What was done, in order; the first piece of work waits until it is let go."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.done, self.begun, self.go = [], threading.Event(), threading.Event()
 
-    def wait(self):
+    def wait(self) -> None:
         self.begun.set()
         assert self.go.wait(10)
 
-    def note(self, name):
+    def note(self, name: object) -> Callable[[], None]:
         return lambda: self.done.append(name)
 
 
@@ -56,7 +57,7 @@ def test_no_more_is_read_ahead_than_was_said_while_writing_goes_on():
 def test_closing_waits_for_what_is_queued_and_for_what_that_queues():
     log, pool = Log(), CodecPool(2, ahead=1)
 
-    def read(number):
+    def read(number: int) -> None:
         pool.write(log.note(number))
         pool.arrived()
 

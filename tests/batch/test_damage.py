@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -147,7 +149,7 @@ def test_of_much_damage_the_first_lines_are_named_and_the_others_counted(tmp_pat
     assert damage.warnings[-1] == f"{path}: 990 more lines are damaged"
 
 
-def damaged(out):
+def damaged(out: Path) -> tuple[int, int]:
     """Damage in each of the files of a finished run; how many lines there are that cannot be read."""
     kinds = [data for data, _ in DAMAGED.values()]
     for name in ("results.jsonl", ".intarsia-outputs"):
@@ -168,10 +170,10 @@ def test_with_damaged_files_a_run_goes_on_and_every_command_says_so(album, tmp_p
     assert len(report["warnings"]) == results + 1
     assert report["warnings"][-1] == f"{out / 'report.json'}: the file is damaged and left out: nested too deeply"
 
-    told = CliRunner().invoke(app, ["batch", "report", str(out)])
-    assert told.exit_code == 0
-    assert told.stdout == "3 rows: 3 ok\n"
-    assert told.stderr.splitlines() == [f"intarsia: {sentence}" for sentence in report["warnings"]]
+    reported = CliRunner().invoke(app, ["batch", "report", str(out)])
+    assert reported.exit_code == 0
+    assert reported.stdout == "3 rows: 3 ok\n"
+    assert reported.stderr.splitlines() == [f"intarsia: {sentence}" for sentence in report["warnings"]]
 
     (out / "row-2.png").unlink()
     given = ("--out", out, "--backend", "null", "--weights", album.weights, "--json")
@@ -212,7 +214,7 @@ def test_a_damaged_claim_claims_nothing(tmp_path, claim):
         assert claims.damage.warnings[0].startswith(f"{tmp_path / '.intarsia-outputs'}: line 3 is damaged")
 
 
-def numbers(**changes):
+def numbers(**changes: Any) -> str:
     return json.dumps({**RunStats().to_dict(), **changes})
 
 

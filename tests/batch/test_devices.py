@@ -13,7 +13,7 @@ from intarsia.errors import RequestError
 
 
 @pytest.fixture
-def gpus(monkeypatch):
+def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two GPUs that driver and torch agree upon."""
     monkeypatch.setattr(devices, "gpu_count", lambda: 2)
     monkeypatch.setattr(devices, "find_spec", lambda name: name)

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,7 +19,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs/batch.md"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def examples():
+def examples() -> Iterator[tuple[str, str, str | None]]:
     """The page's shell and Python blocks, each with the output that is printed below it."""
     blocks = BLOCK.findall(PAGE.read_text(encoding="utf-8"))
     for (kind, text), (after, shown) in zip(blocks, [*blocks[1:], ("", "")], strict=True):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -71,7 +73,7 @@ GIVEN = {
 """What each command is called with besides the flag in question."""
 
 
-def spellings():
+def spellings() -> Iterator[tuple[str, str]]:
     """Each command with each way to write each of its flags and arguments, but for --help."""
     batch = typer.main.get_command(app).commands["batch"]
     for name, command in batch.commands.items():
@@ -84,24 +86,28 @@ def spellings():
 SPELLINGS = [found for found in spellings() if found[1] != "--help"]
 
 
-def call(monkeypatch, command, given):
+def call(monkeypatch: pytest.MonkeyPatch, command: str, given: Mapping[str, str | None]) -> dict[str, Any]:
     """What reaches the library, and whether JSON comes back."""
     reached = {}
 
-    def run(place, out, options, watch, **more):
+    def run(
+        place: Path, out: Path, options: intarsia.batch.Options, watch: object, **more: Any
+    ) -> intarsia.batch.RunStats:
         reached.update(place=place, out=out, **asdict(options), **more)
         return intarsia.batch.RunStats()
 
-    def validate(place, options, *, decode, out):
+    def validate(
+        place: Path, options: intarsia.batch.Options, *, decode: bool, out: Path | None
+    ) -> intarsia.batch.Findings:
         reached.update(place=place, decode=decode, out=out, **asdict(options))
         return intarsia.batch.Findings(1, ())
 
-    def report(out):
+    def report(out: Path) -> dict[str, Any]:
         reached.update(out=out)
         lists = {"errors": {}, "failed": [], "runs": {}, "warnings": []}
         return {"rows": 1, "ok": 1, "error": 0, "skipped": 0, "cancelled": 0, **lists}
 
-    def merge(out, others, warn):
+    def merge(out: Path, others: list[Path], warn: object) -> int:
         reached.update(out=out, others=others)
         return 1
 

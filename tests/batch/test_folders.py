@@ -6,6 +6,8 @@ import io
 import json
 import os
 import unicodedata
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from tests.batch.conftest import image_hashes, lines
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
 
 
-def encoded(kind):
+def encoded(kind: str) -> bytes:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8))
     buffer = io.BytesIO()
     image.save(buffer, kind)
@@ -28,7 +30,7 @@ def encoded(kind):
 
 
 @pytest.fixture
-def place(tmp_path):
+def place(tmp_path: Path) -> Path:
     """Two folders, the masks' with one mask that fits all."""
     for name in ("images", "masks"):
         (tmp_path / name).mkdir()
@@ -38,7 +40,7 @@ def place(tmp_path):
     return tmp_path
 
 
-def listed(place, masks="mask.png", out=None):
+def listed(place: Path, masks: str = "mask.png", out: Path | None = None) -> tuple[dict[str, Any], list[str]]:
     """Rows by id → their problems, and what was left out by reason."""
     manifest = Manifest(batch.Pair(place / "images", place / masks), out=out)
     prefix = f"{place / 'images'}: left out, "
@@ -112,7 +114,7 @@ def test_a_folder_that_cannot_be_read_is_named(place, monkeypatch):
     (place / "images/locked").mkdir()
     real = os.scandir
 
-    def scandir(path):
+    def scandir(path: Path) -> Any:
         if str(path).endswith("locked"):
             raise PermissionError(13, "Permission denied", path)
         return real(path)

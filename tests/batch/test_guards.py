@@ -11,32 +11,36 @@ import sys
 import time
 from datetime import date
 from decimal import Decimal
+from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from intarsia import batch
-from intarsia.batch import runner
+from intarsia.batch import Findings, Options, RunStats, runner
 from intarsia.batch.ledger.claims import Claims
 from intarsia.batch.ledger.lock import locked
 from intarsia.batch.ledger.records import Record
 from intarsia.batch.ledger.replacing import replacing
 from intarsia.batch.ledger.report import write_report
 from intarsia.batch.ledger.results import History
+from intarsia.engine.request import InpaintRequest
 from intarsia.errors import IntarsiaError, OutputError, RequestError
-from tests.batch.conftest import image_hashes, lines
+from intarsia.registry.registry import Registry
+from tests.batch.conftest import Album, image_hashes, lines
 
 
-def bytes_below(folder):
+def bytes_below(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in sorted(folder.rglob("*.png"))}
 
 
-def problems(findings):
+def problems(findings: Findings) -> list[tuple[int, str, str]]:
     return [(each.number, each.id, each.error) for each in findings.problems]
 
 
 @pytest.fixture
-def quick(album):
+def quick(album: Album) -> Options:
     """Options whose defaults make every row a quick one."""
     (album.folder / "quick.toml").write_text("steps = 2\nwidth = 64\nheight = 64\n")
     return album.with_options(defaults=str(album.folder / "quick.toml"))
@@ -174,7 +178,7 @@ def test_the_manifest_is_not_taken_for_results(album):
     assert manifest.read_bytes() == before
 
 
-def damaged_headers(folder):
+def damaged_headers(folder: Path) -> list[str]:
     """Files whose headers break decoders in ways of their own: none of these errors is an OSError or ValueError."""
     names = []
     if "AVIF" in Image.registered_extensions().values():
@@ -208,7 +212,7 @@ def test_whatever_preparing_a_row_raises_is_its_own(album, tmp_path, monkeypatch
 
     real = supply._bucket
 
-    def bucket(request, registry):
+    def bucket(request: InpaintRequest, registry: Registry) -> Any:
         if request.prompt == "thing 1":
             raise error
         return real(request, registry)
@@ -250,7 +254,7 @@ def test_a_file_system_that_hangs_does_not_keep_a_run_from_stopping(album, tmp_p
 
     hanging, released = threading.Event(), threading.Event()
 
-    def hanging_bucket(request, registry):
+    def hanging_bucket(request: InpaintRequest, registry: Registry) -> None:
         hanging.set()
         released.wait(60)
 
@@ -318,7 +322,7 @@ SURROGATES = [
 ]  # fmt: skip
 
 
-def test_halves_of_surrogate_pairs_are_refused_by_name(album, tmp_path):
+def test_lone_surrogates_are_refused_by_name(album, tmp_path):
     rows = [album.row(0), *(album.row(number + 1, **fields) for number, fields in enumerate(SURROGATES)), album.row(99)]
     manifest = album.manifest(rows)
     stats = batch.run(manifest, tmp_path / "out", album.options)
@@ -343,7 +347,7 @@ def test_a_name_of_a_file_that_is_not_utf_8(album, tmp_path, quick):
     assert (done.returncode, done.stderr) == (2, "")
 
 
-def broken_and_mended(album):
+def broken_and_mended(album: Album) -> tuple[list[Any], list[Any]]:
     """A manifest with rows that have no name of their own, and the same one once it is in order."""
     rows = [
         album.row(0),
@@ -390,7 +394,7 @@ def test_retry_runs_what_rows_without_a_name_have_become(album, tmp_path):
     assert batch.retry(manifest, out, album.options).rows == 0
 
 
-def test_ghosts_are_forgotten_in_shards_too_whatever_file_they_are_in(album, tmp_path):
+def test_stale_rows_are_forgotten_in_shards_too_whatever_file_they_are_in(album, tmp_path):
     rows, mended = broken_and_mended(album)
     out = tmp_path / "out"
     batch.run(album.manifest(rows), out, album.options)
@@ -421,7 +425,7 @@ def test_a_report_that_cannot_be_written_neither_hides_the_error_nor_leaves_a_pa
         batch.run(manifest, out, album.options)
     assert not list(out.glob(".intarsia-*.part"))
 
-    def carry_out(task, stats, watch):
+    def carry_out(task: object, stats: RunStats, watch: object) -> None:
         stats.status["ok"] += 1
         raise OutputError("the first error")
 
@@ -445,7 +449,7 @@ def test_a_file_is_replaced_whole_or_stays_as_it_was(tmp_path):
     target = tmp_path / "kept"
     target.write_text("before")
 
-    def interrupted():
+    def interrupted() -> None:
         with replacing(target) as file:
             file.write("half of")
             file.flush()
@@ -511,7 +515,7 @@ def test_an_interrupt_at_the_start_names_every_row(album, tmp_path, monkeypatch)
     """The folder is locked, nothing has been begun: also while it is swept, and while results are read."""
     from intarsia.batch.running import local
 
-    def interrupted(*arguments):
+    def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
     manifest = album.manifest([*album.rows(3), "{"])

@@ -6,6 +6,7 @@ import base64
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from intarsia.batch.manifest.line import Line
 from intarsia.batch.manifest.outputs import checked_outputs, default_output
 from intarsia.batch.manifest.rows import Reader, Refused, Row
 from intarsia.errors import OutputError, RequestError
-from tests.batch.conftest import image_hashes, lines
+from tests.batch.conftest import Album, image_hashes, lines
 
 SECRETS = [
     {"init_image": "http://127.0.0.1:9/a.png?X-Amz-Signature=SECRET"},
@@ -69,7 +70,7 @@ def test_ids_of_addresses_are_unique_stable_and_short():
     assert public_id(inline_id("x")) == inline_id("x")
 
 
-def reader(album, **changes):
+def reader(album: Album, **changes: Any) -> Reader:
     return Reader(album.folder, album.with_options(**changes), {})
 
 
@@ -219,7 +220,7 @@ def test_files_of_the_system_are_not_read(album, monkeypatch):
     empty = album.folder / "photos/empty.dat"
     empty.write_bytes(b"")
 
-    def noted(path, *arguments, **options):
+    def noted(path: Path, *arguments: Any, **options: Any) -> Any:
         opened.append(str(path))
         return real(path, *arguments, **options)
 

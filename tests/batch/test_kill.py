@@ -8,14 +8,16 @@ import random
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
 from intarsia import batch
+from intarsia.batch import RunStats
 from tests.batch.conftest import image_hashes, lines
 
 
-def whole_lines(out):
+def whole_lines(out: Path) -> list[bytes]:
     """Lines of results so far; the last may be torn."""
     path = out / "results.jsonl"
     return path.read_bytes().splitlines(keepends=True) if path.exists() else []
@@ -70,7 +72,7 @@ def test_a_worker_that_dies_is_replaced_and_its_rows_are_run_again(with_faults, 
     assert (made["row-23"]["error"], made["row-23"]["attempts"]) == ("internal", 3)
     assert "the worker process died (signal 9)" in made["row-23"]["text"]
     assert all(2 <= made[name]["attempts"] <= 3 for name in ("row-4", "row-17"))
-    # the guilty row dies three times; the others once each, or in its company
+    # the guilty row dies three times; the others once each, or batched with it
     assert 3 <= stats.restarts <= 5
     assert all(line["attempts"] <= 3 for line in made.values())
     reference = batch.run(manifest, tmp_path / "reference", with_faults.options)  # the marks of "once" are there now
@@ -80,7 +82,7 @@ def test_a_worker_that_dies_is_replaced_and_its_rows_are_run_again(with_faults, 
 
 @pytest.mark.timeout(100)
 def test_a_row_that_kills_its_worker_is_given_up_and_takes_no_other_with_it_twice(with_faults, tmp_path):
-    """Its first company is run again, each alone; what comes later never meets it."""
+    """What was batched with it first is run again, each alone; what comes later never meets it."""
     rows = with_faults.rows(24)
     rows[0]["prompt"] = "crash"
     options = with_faults.with_options(slots=1, threads=1)  # four rows in flight at once
@@ -103,7 +105,7 @@ def test_a_retry_that_is_interrupted_leaves_its_rows_to_the_next(with_faults, tm
     assert batch.run(manifest, out, options).errors == {"io": 10}
     (with_faults.folder / "photos").rename(with_faults.folder / "late")
 
-    def interrupt(stats):
+    def interrupt(stats: RunStats) -> None:
         if stats.status["ok"]:
             raise KeyboardInterrupt
 

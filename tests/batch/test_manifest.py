@@ -6,15 +6,17 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from intarsia import batch
 from intarsia.batch.manifest.reader import Manifest
-from intarsia.batch.manifest.rows import Reader, Refused, derived_seed, in_shard
+from intarsia.batch.manifest.rows import Reader, Refused, Row, derived_seed, in_shard
 from intarsia.batch.settings import read_limit, read_shard
 from intarsia.errors import RequestError
-from tests.batch.conftest import image_hashes, lines
+from tests.batch.conftest import Album, image_hashes, lines
 
 HEADER = "id,init_image,mask_image,prompt,steps,guidance_scale,karras_sigmas,loras,width,seed\n"
 ROWS = (
@@ -30,7 +32,7 @@ EXPECTED = [
 ]  # fmt: skip
 
 
-def fields_of(path, allow_extra=False):
+def fields_of(path: Path, allow_extra: bool = False) -> list[dict[str, Any]]:
     read = list(Manifest(path, allow_extra))
     assert not any(line.problem for line in read), read
     return [{key: value for key, value in line.fields.items() if value is not None} for line in read]
@@ -39,14 +41,14 @@ def fields_of(path, allow_extra=False):
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("mark", [",", ";", "\t"])
-def test_csv(tmp_path, encoding, end, mark):
+def test_csv_gives_the_same_rows_in_any_encoding_line_end_and_delimiter(tmp_path, encoding, end, mark):
     text = ROWS if mark == "," else _with_delimiter(ROWS, mark)
     path = tmp_path / "m.csv"
     path.write_bytes(text.replace("\n", end).encode(encoding))
     assert fields_of(path) == EXPECTED
 
 
-def _with_delimiter(text, mark):
+def _with_delimiter(text: str, mark: str) -> str:
     import csv
     import io
 
@@ -136,11 +138,11 @@ def test_folders_with_defaults(album, tmp_path):
     assert {each.error for each in found.problems} == {"mask"}
 
 
-def reader(album, **changes):
+def reader(album: Album, **changes: Any) -> Reader:
     return Reader(album.folder, album.with_options(**changes), {})
 
 
-def row_of(album, fields, **changes):
+def row_of(album: Album, fields: dict[str, Any], **changes: Any) -> Row:
     from intarsia.batch.manifest.line import Line
 
     found = reader(album, **changes).row(Line(1, {"init_image": "photos/0.png", "mask_image": "masks/0.png", **fields}))
@@ -167,7 +169,7 @@ def test_ids_and_outputs_where_none_are_given(album, fields, identifier, output)
     assert (row.id, row.outputs) == (identifier, (output,))
 
 
-def test_other_formats(album):
+def test_outputs_without_an_extension_get_that_of_the_format(album):
     assert row_of(album, {"id": "a"}, format="webp").outputs == ("a.webp",)
     assert row_of(album, {"id": "a", "samples": 3}).outputs == ("a-1.png", "a-2.png", "a-3.png")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -12,27 +13,29 @@ from typer.testing import CliRunner
 
 import intarsia
 from intarsia import batch
+from intarsia.batch import Options
 from intarsia.batch.ledger.run_stats import RunStats
 from intarsia.batch.running.row_runner import RowRunner
 from intarsia.cli import app
+from tests.batch.conftest import Album
 
 BEYOND = "the limit is 1000 (max_pixels, --max-pixels)"
 
 
 @pytest.fixture
-def low(monkeypatch) -> None:
+def low(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # the album's images have 1024 or more
 
 
 @pytest.fixture
-def fields(album) -> dict:
+def fields(album: Album) -> dict:
     return {
         "init_image": str(album.folder / "photos/0.png"), "mask_image": str(album.folder / "masks/0.png"),
         "seed": 1, "steps": 2, "width": 64, "height": 64, "prompt": "x",
     }  # fmt: skip
 
 
-def test_library(album, fields, low):
+def test_the_limit_of_pillow_holds_in_the_library_unless_max_pixels_is_given(album, fields, low):
     request = intarsia.InpaintRequest(**fields)
     with pytest.raises(intarsia.SourceError, match="the limit is 1000"):
         intarsia.plan(request, album.weights)
@@ -53,7 +56,7 @@ def test_what_is_no_number_of_pixels(album, value):
             make()
 
 
-def test_command_line(album, fields, tmp_path, low):
+def test_the_limit_of_pillow_holds_in_every_command_unless_max_pixels_is_given(album, fields, tmp_path, low):
     request, documented = tmp_path / "request.json", tmp_path / "documented.json"
     request.write_text(json.dumps(fields))
     images = {name: base64.b64encode(Path(fields[name]).read_bytes()).decode() for name in ("init_image", "mask_image")}
@@ -77,7 +80,7 @@ def test_command_line(album, fields, tmp_path, low):
 def test_batch_commands_pass_it_on(album, tmp_path, monkeypatch, command):
     asked = []
 
-    def record(place, out, options, watch, **more):
+    def record(place: Path, out: Path, options: Options, watch: object, **more: Any) -> RunStats:
         asked.append(options.max_pixels)
         return RunStats()
 

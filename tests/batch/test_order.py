@@ -6,8 +6,11 @@ import itertools
 import json
 import os
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,18 +23,18 @@ HOUR = 3600
 NAMES = (name_of((1, 2)), name_of((1, 1)), "results-ray-1of1-ab.jsonl")
 
 
-def line(identifier, status="ok", seconds=0, **fields):
+def line(identifier: str, status: str = "ok", seconds: float = 0, **fields: Any) -> Record:
     """A line as of some seconds after the beginning of 2026."""
     at = datetime.fromtimestamp(1767225600 + seconds, UTC).isoformat(timespec="microseconds")
     return Record.from_json({"id": identifier, "status": status, "time": at, **fields})
 
 
-def written(folder, name, records, run=None):
+def written(folder: Path, name: str, records: list[Record], run: int | None = None) -> None:
     with Results(folder / name, run) as results:
         results.add(records)
 
 
-def counted(folder):
+def counted(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
     """Of each id the latest line's text, and the latest successful one's."""
     history = read_history(result_files(folder))
     return (
@@ -105,7 +108,7 @@ def test_the_number_of_a_run_is_above_all_before_it_and_the_clock_where_that_is_
 
 
 @contextmanager
-def clock(ahead):
+def clock(ahead: float) -> Iterator[None]:
     """The clock of this process and of workers is so many seconds ahead."""
     right = time.time
     with pytest.MonkeyPatch.context() as patch:

@@ -6,8 +6,10 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from intarsia.errors import OutputError
 from tests.batch.conftest import image_hashes, lines
 
 
-def line(identifier, status="ok", time="2026-01-01", **fields):
+def line(identifier: str, status: str = "ok", time: str = "2026-01-01", **fields: Any) -> Record:
     return Record.from_json({"id": identifier, "status": status, "time": time, **fields})
 
 
@@ -63,7 +65,7 @@ def test_a_write_that_fails_leaves_whole_lines(tmp_path, monkeypatch):
         results.add([line("a")])
         real = os.write
 
-        def full(handle, data):
+        def full(handle: int, data: bytes) -> None:
             real(handle, data[:20])
             raise OSError(28, "No space left on device")
 
@@ -76,11 +78,11 @@ def test_a_write_that_fails_leaves_whole_lines(tmp_path, monkeypatch):
     assert path.read_text().count("\n") == 2
 
 
-def watched(monkeypatch, folder):
+def watched(monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[str]:
     """What is flushed to the disk, in order: "folder", or a file's content at that moment."""
     real, steps = os.fsync, []
 
-    def fsync(handle):
+    def fsync(handle: int) -> None:
         found = os.fstat(handle)
         is_folder = found.st_ino == folder.stat().st_ino
         steps.append("folder" if is_folder else Path(f"/proc/self/fd/{handle}").read_text())
@@ -117,7 +119,7 @@ def test_an_interrupt_after_a_line_costs_no_line(tmp_path, monkeypatch):
     """Whenever it comes, what is there are whole lines, and a failure later takes back its own alone."""
     path, real = tmp_path / "results.jsonl", os.fsync
 
-    def interrupted(handle):
+    def interrupted(handle: int) -> None:
         real(handle)
         raise KeyboardInterrupt
 
@@ -132,7 +134,7 @@ def test_an_interrupt_after_a_line_costs_no_line(tmp_path, monkeypatch):
 
 
 @contextmanager
-def mounted(folder, options):
+def mounted(folder: Path, options: str) -> Iterator[None]:
     """A small file system in memory on a folder; skipped, with the reason, where that may not be mounted."""
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]

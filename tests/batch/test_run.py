@@ -1,4 +1,4 @@
-"""A run from end to end on the null backend: all rows, in any order, shard and company; resuming; stopping."""
+"""A run from end to end on the null backend: all rows, in any order, shard and batch; resuming; stopping."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_too_many_errors_stop_the_run_and_every_row_is_named(album, tmp_path):
     assert last.status["ok"] + last.before == 20
 
 
-def test_fail_fast(album, tmp_path):
+def test_fail_fast_stops_at_the_first_failure_and_records_every_row(album, tmp_path):
     rows = [album.row(0, steps=0), *(album.row(number) for number in range(1, 30))]
     stats = batch.run(album.manifest(rows), tmp_path / "out", album.with_options(fail_fast=True))
     assert stats.failed == 1

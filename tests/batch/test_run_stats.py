@@ -12,12 +12,12 @@ from intarsia.batch.running.jobs import Job
 from intarsia.batch.running.worker_pool import WorkerProcess
 
 
-def ok(images, seconds, attempts=1):
+def ok(images: int, seconds: float, attempts: int = 1) -> Record:
     outputs = [f"{number}.png" for number in range(images)]
     return Record(id="a", status="ok", outputs=tuple(outputs), attempts=attempts, timings={"write": seconds})
 
 
-def error(kind, attempts=1):
+def error(kind: str, attempts: int = 1) -> Record:
     return Record(id="a", status="error", error=kind, text="", attempts=attempts)
 
 

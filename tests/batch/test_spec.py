@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,7 +67,7 @@ CONTENTS = {"init_image": "1" * 64, "mask_image": "2" * 64, "ip_adapter.image": 
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory):
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("registry")
     for name in ("nothing", "soft", "look", "watch"):
         (place / name).mkdir()
@@ -76,10 +79,15 @@ def registry(tmp_path_factory):
 
 
 @pytest.fixture
-def spec(registry, monkeypatch):
+def spec(registry: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     monkeypatch.delenv("INTARSIA_WEIGHTS", raising=False)
 
-    def make(contents=CONTENTS, options=None, row=None, **changes):
+    def make(
+        contents: dict[str, str] = CONTENTS,
+        options: Options | None = None,
+        row: dict[str, Any] | None = None,
+        **changes: Any,
+    ) -> Any:
         options = options or Options(weights=str(registry))
         found = Reader(registry.parent, options, {}).row(Line(1, {**ROW, **(row or {}), **changes}))
         assert isinstance(found, Row), found

@@ -5,6 +5,8 @@ from __future__ import annotations
 import queue
 import subprocess
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -20,14 +22,14 @@ SENTENCE = "thread {} cannot be started: can't start new thread"
 
 
 @pytest.fixture
-def failing(monkeypatch):
+def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Thread starts fail after so many of them."""
     start = threading.Thread.start
 
-    def after(count):
+    def after(count: int) -> None:
         left = [count]
 
-        def fail(self):
+        def fail(self: threading.Thread) -> None:
             if not left[0]:
                 raise RuntimeError("can't start new thread")
             left[0] -= 1
@@ -46,7 +48,7 @@ def test_a_pool_ends_the_threads_that_did_start(failing):
     assert threading.active_count() == before
 
 
-def test_a_supply(failing):
+def test_a_supply_whose_thread_cannot_start_says_so(failing):
     failing(0)
     with pytest.raises(BackendError, match=SENTENCE.format("intarsia-supply")):
         RowSupply([], None, lambda: None)
@@ -55,7 +57,7 @@ def test_a_supply(failing):
 def test_a_worker_pool_ends_the_process_without_a_listener(failing, monkeypatch, tmp_path):
     started, popen = [], subprocess.Popen
 
-    def remember(*arguments, **more):
+    def remember(*arguments: Any, **more: Any) -> Any:
         started.append(popen(*arguments, **more))
         return started[-1]
 
@@ -70,7 +72,7 @@ def test_a_worker_pool_ends_the_process_without_a_listener(failing, monkeypatch,
 
 
 def test_a_worker_pool_without_a_process(monkeypatch, tmp_path):
-    def fail(*_, **__):
+    def fail(*_: object, **__: object) -> None:
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
     monkeypatch.setattr(subprocess, "Popen", fail)

@@ -6,6 +6,9 @@ import base64
 import json
 from datetime import datetime
 from decimal import Decimal
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -29,14 +32,14 @@ EXPECTED = [
 ]  # fmt: skip
 
 
-def text_of(grid, mark=",", end="\n"):
-    def quoted(cell):
+def text_of(grid: list[list[str]], mark: str = ",", end: str = "\n") -> str:
+    def quoted(cell: str) -> str:
         return f'"{cell}"' if any(sign in cell for sign in ',;\t\n"') else cell
 
     return "".join(mark.join(map(quoted, row)) + end for row in grid)
 
 
-def fields_of(path):
+def fields_of(path: Path) -> list[dict[str, Any]]:
     read = list(Manifest(path))
     assert not any(line.problem for line in read), read
     return [{key: value for key, value in line.fields.items() if value is not None} for line in read]
@@ -196,7 +199,7 @@ def test_an_image_as_the_datasets_library_writes_it():
 
 
 @pytest.fixture
-def parquet():
+def parquet() -> ModuleType:
     pytest.importorskip("pyarrow", reason="Parquet needs pyarrow: pip install 'intarsia[batch]'")
     from pyarrow import parquet
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -11,18 +12,18 @@ from intarsia import batch
 from intarsia.batch.ledger.error_kinds import sentence
 from intarsia.cli import app
 from intarsia.errors import IntarsiaError, RequestError, SourceError, WeightsError
-from tests.batch.conftest import lines
+from tests.batch.conftest import Album, lines
 
 EVIL = "a\x1b]0;owned\x07\x9b2J\u202eb\u2066\u2028c\nd\re"
 SEEN = r"a\x1b]0;owned\x07\x9b2J\u202eb\u2066\u2028c\nd\re"
 
 
-def is_harmless(text):
+def is_harmless(text: str) -> bool:
     """Nothing in it but printable characters, and line breaks between lines."""
     return all(character == "\n" or character.isprintable() for character in text)
 
 
-def evil_rows(album):
+def evil_rows(album: Album) -> list[Any]:
     """A row for each place that a text of a manifest has in a message."""
     return [
         album.row(0, id=f"{EVIL} id", output="0.png"),
@@ -43,7 +44,7 @@ def evil_rows(album):
     ]
 
 
-def called(*arguments):
+def called(*arguments: object) -> tuple[Any, str]:
     done = CliRunner().invoke(app, ["batch", *map(str, arguments)])
     if isinstance(done.exception, IntarsiaError):
         return done, str(done.exception)

@@ -7,6 +7,8 @@ import random
 import subprocess
 import time
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +28,7 @@ SCHEDULERS = (
 )
 
 
-def scenes(folder, photos):
+def scenes(folder: Path, photos: list[tuple[Path, Path]]) -> list[tuple[str, str]]:
     """Photographs and drawn images with masks, in two sizes."""
     folder.mkdir()
     made = []
@@ -57,7 +59,7 @@ def test_twelve_rows_killed_once(tmp_path):
     kill_and_compare(tmp_path, [], count=12, kills=1)
 
 
-def kill_and_compare(tmp_path, photos, count, kills):
+def kill_and_compare(tmp_path: Path, photos: list[tuple[Path, Path]], count: int, kills: Any) -> Any:
     """The numbers of an uninterrupted run, whose images are those of one that was killed."""
     names = scenes(tmp_path / "album", photos)
     rows = [
@@ -96,5 +98,5 @@ def kill_and_compare(tmp_path, photos, count, kills):
     return stats
 
 
-def _count(out):
+def _count(out: Path) -> int:
     return (out / "results.jsonl").read_bytes().count(b"\n")

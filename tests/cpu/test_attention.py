@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[torch]'")
@@ -16,17 +18,17 @@ QUERY, KEY = torch.randn(2, 3, 10, 8), torch.randn(2, 3, 600, 8)
 
 
 @pytest.fixture
-def tried(monkeypatch):
+def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the kernels in the order in which they are called, none of them really."""
     names = []
     monkeypatch.setattr(attention, "_by", lambda name, *_: names.append(name))
     return names
 
 
-def timed(seconds, tried):
+def timed(seconds: dict[str, float], tried: list[str]) -> Callable[[Callable[[], object]], float]:
     """A probe that calls, then says what it took; those missing cannot do it."""
 
-    def probe(call):
+    def probe(call: Callable[[], object]) -> float:
         call()
         if tried[-1] not in seconds:
             raise RuntimeError("No available kernel. Aborting execution.")
@@ -96,7 +98,7 @@ def test_products_hold_a_bounded_number_of_scores(monkeypatch):
     """1024 x 1024 pixels are 16,384 places: 1 GiB of scores, were they all there at once."""
     most, product = [], attention._float32_product
 
-    def counted(left, right):
+    def counted(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         most.append(4 * left.shape[0] * left.shape[1] * right.shape[2])
         return product(left, right)
 
@@ -115,7 +117,7 @@ def test_what_none_can_do_is_an_error(tried):
         choices.kernel(QUERY, KEY, KEY, None)
 
 
-def test_shapes_are_told_apart():
+def test_shapes_are_kept_apart():
     shapes = {shape_of(q, k) for q in (QUERY, QUERY[:1], QUERY.half(), QUERY[..., :4]) for k in (KEY, KEY[:, :, :5])}
     assert len(shapes) == 8
 
@@ -123,7 +125,7 @@ def test_shapes_are_told_apart():
 def test_memory_that_runs_out_while_kernels_are_tried_is_no_choice(tried):
     """Neither "none can do it", nor the kernel that happened to fit, for the life of a session."""
 
-    def exhausted(call):
+    def exhausted(call: Callable[[], object]) -> float:
         call()
         if tried[-1] in ("flash", "cudnn"):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
@@ -153,16 +155,16 @@ def test_kernels_are_timed_without_the_host(monkeypatch):
     log = []
 
     class Event:
-        def __init__(self, enable_timing):
+        def __init__(self, enable_timing: bool) -> None:
             assert enable_timing
 
-        def record(self):
+        def record(self) -> None:
             log.append("event")
 
-        def synchronize(self):
+        def synchronize(self) -> None:
             log.append("wait")
 
-        def elapsed_time(self, other):
+        def elapsed_time(self, other: object) -> float:
             return 30.0  # milliseconds
 
     monkeypatch.setattr(torch.cuda, "Event", Event)

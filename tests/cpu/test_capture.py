@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -18,24 +20,24 @@ from intarsia.backends.torch.capture import CudaGraphCapturer, RunAhead
 
 
 class Stream:
-    def __init__(self, device=None):
+    def __init__(self, device: str | None = None) -> None:
         self.device = device
 
-    def wait_stream(self, other):
+    def wait_stream(self, other: object) -> None:
         done.append(("wait", self is MAIN, other is MAIN))
 
 
 class Graph:
     made = 0
 
-    def __init__(self):
+    def __init__(self) -> None:
         Graph.made += 1
         self.own, self.given = f"pool {Graph.made}", None
 
-    def pool(self):
+    def pool(self) -> str:
         return self.given or self.own
 
-    def replay(self):
+    def replay(self) -> None:
         done.append(("replay", self.pool()))
 
 
@@ -43,22 +45,24 @@ MAIN, done = Stream(), []
 
 
 @pytest.fixture(autouse=True)
-def device(monkeypatch):
+def device(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the capturer asks torch for; records all of it."""
 
     @contextmanager
-    def selected(_):
+    def selected(_: object) -> Iterator[None]:
         yield
 
     @contextmanager
-    def on(stream):
+    def on(stream: object) -> Iterator[None]:
         assert stream is not MAIN
         done.append("aside")
         yield
         done.append("back")
 
     @contextmanager
-    def recording(graph, pool=None, stream=None, capture_error_mode="global"):
+    def graph_capture(
+        graph: Any, pool: str | None = None, stream: object = None, capture_error_mode: str = "global"
+    ) -> Iterator[None]:
         assert (stream is not MAIN, capture_error_mode) == (True, "thread_local")
         graph.given = pool
         done.append("record")
@@ -66,7 +70,7 @@ def device(monkeypatch):
         done.append("captured")
 
     done.clear()
-    fakes = {"device": selected, "stream": on, "graph": recording, "Stream": Stream, "CUDAGraph": Graph}
+    fakes = {"device": selected, "stream": on, "graph": graph_capture, "Stream": Stream, "CUDAGraph": Graph}
     for name, fake in fakes.items():
         monkeypatch.setattr(torch.cuda, name, fake)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: MAIN)
@@ -104,10 +108,10 @@ def test_what_is_captured_shares_memory_as_long_as_any_of_it_is_left():
 class Broken:
     """Work that cannot be captured, or that fails as it is captured."""
 
-    def __init__(self, error=None):
+    def __init__(self, error: Exception | None = None) -> None:
         self.calls, self.error = 0, error or RuntimeError("operation not permitted when stream is capturing\nmore")
 
-    def __call__(self):
+    def __call__(self) -> None:
         self.calls += 1
         if self.calls == 2:
             raise self.error
@@ -148,7 +152,7 @@ def test_memory_that_runs_out_in_a_capture_is_raised_for_whoever_can_free_some()
 def test_work_that_fails_by_itself_is_no_failed_capture():
     capturer = CudaGraphCapturer(torch.device("cuda"))
 
-    def fails():
+    def fails() -> None:
         raise RuntimeError("a shape that does not fit")
 
     with pytest.raises(RuntimeError, match="shape"):
@@ -158,16 +162,16 @@ def test_work_that_fails_by_itself_is_no_failed_capture():
 
 def test_captures_of_all_engines_of_a_process_take_turns():
     """Torch synchronises the device as it begins one, which would invalidate another that is under way."""
-    recorders = [CudaGraphCapturer(torch.device("cuda")) for _ in range(2)]
+    capturers = [CudaGraphCapturer(torch.device("cuda")) for _ in range(2)]
     inside, most = [], []
 
-    def work():
+    def work() -> None:
         inside.append(1)
         most.append(len(inside))
         time.sleep(0.02)
         inside.pop()
 
-    threads = [threading.Thread(target=capturer, args=(work,)) for capturer in recorders]
+    threads = [threading.Thread(target=capturer, args=(work,)) for capturer in capturers]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -178,13 +182,13 @@ def test_captures_of_all_engines_of_a_process_take_turns():
 
 def test_the_host_is_two_evaluations_ahead_and_no_more(monkeypatch):
     class Event:
-        def __init__(self, blocking):
+        def __init__(self, blocking: bool) -> None:
             assert blocking, "a waiting thread does not spin"
 
-        def record(self):
+        def record(self) -> None:
             done.append("mark")
 
-        def synchronize(self):
+        def synchronize(self) -> None:
             done.append("wait")
 
     monkeypatch.setattr(torch.cuda, "Event", Event)

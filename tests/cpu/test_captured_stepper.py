@@ -3,6 +3,9 @@ freed, and that samples stay the same."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -15,7 +18,7 @@ from intarsia.backends.torch.eager_stepper import EagerStepper
 from intarsia.backends.torch.regions import MergingVariant, upload_regions
 from intarsia.backends.torch.state import Conditioning, State
 from intarsia.backends.torch.static_batch import Capacity, Network, StaticBatch
-from intarsia.schedulers import NAMES, table
+from intarsia.schedulers import NAMES, Table, table
 from intarsia.token_merging import TokenMerging
 from tests.cpu.fake_capturer import FakeCapturer
 
@@ -27,10 +30,17 @@ PLENTY = Limits(16, 2**30)
 class Unet:
     """Any function of all that a network is given, each sample by itself; remembers where its inputs lay."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.seen, self.choices = set(), []
 
-    def __call__(self, sample, emb, cross_kv, image_kv, merging):
+    def __call__(
+        self,
+        sample: torch.Tensor,
+        emb: torch.Tensor,
+        cross_kv: torch.Tensor,
+        image_kv: torch.Tensor | None,
+        merging: Sequence[Any],
+    ) -> torch.Tensor:
         assert sample.is_contiguous(memory_format=torch.channels_last)
         self.seen.add((sample.data_ptr(), emb.data_ptr(), cross_kv.data_ptr()))
         self.choices.append([level.choice.clone() for level in merging])
@@ -45,14 +55,16 @@ class Unet:
 class Case:
     """One stepper, and lanes for it."""
 
-    def __init__(self, steps, is_inpainting=True):
+    def __init__(self, steps: Any, is_inpainting: bool = True) -> None:
         self.steps, self.is_inpainting = steps, is_inpainting
 
-    def lane(self, made, seed, guidance=4.0, image=False, ratio=0.0, side=SIDE):
+    def lane(
+        self, made: Table, seed: int, guidance: float = 4.0, image: bool = False, ratio: float = 0.0, side: int = SIDE
+    ) -> State:
         """A state at its first row; all its tensors follow from the seed."""
         rng = np.random.default_rng(seed)
 
-        def drawn(*shape):
+        def drawn(*shape: int) -> torch.Tensor:
             return torch.from_numpy(rng.normal(size=shape).astype(np.float32))
 
         branches = 2 if guidance > 1 else 1
@@ -87,7 +99,7 @@ class Case:
             choices=choices,
         )
 
-    def run(self, lanes, arrivals, until=99):
+    def run(self, lanes: list[State], arrivals: list[int], until: int = 99) -> list[torch.Tensor]:
         """All lanes to their ends, each from its own turn on; the samples as they are then."""
         rows, finals = [0] * len(lanes), [None] * len(lanes)
         for turn in range(until):
@@ -103,22 +115,29 @@ class Case:
                     self.steps.free(lanes[i])
         return finals
 
-    def _noise(self, lane, place, row):
+    def _noise(self, lane: State, place: int, row: int) -> np.ndarray | None:
         if not lane.table.uses_noise[row]:
             return None
         return np.random.default_rng((place, row)).normal(size=tuple(lane.noise.shape)).astype(np.float32)
 
 
-def captured(alone=False, limits=PLENTY, capturer=None, unet=None, is_inpainting=True, free_others=lambda: None):
+def captured(
+    alone: bool = False,
+    limits: Limits = PLENTY,
+    capturer: FakeCapturer | None = None,
+    unet: Any = None,
+    is_inpainting: bool = True,
+    free_others: Callable[[], None] = lambda: None,
+) -> Case:
     network = Network(unet=unet or Unet(), device=CPU, dtype=torch.float32, fused=False, capturer=capturer)
     return Case(CapturedStepper(network, alone, limits, free_others), is_inpainting)
 
 
-def eager(unet=None, is_inpainting=True):
+def eager(unet: Any = None, is_inpainting: bool = True) -> Case:
     return Case(EagerStepper(unet or Unet(), CPU, torch.float32, alone=True), is_inpainting)
 
 
-def assert_same(found, expected):
+def assert_same(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> None:
     for one, other in zip(found, expected, strict=True):
         # the same float32 operations, but for sums that have more (vanishing) terms; levels reach 14.6
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-4)
@@ -233,7 +252,7 @@ def test_an_empty_batch_computes_and_changes_nothing():
     assert lane not in batch
 
 
-def batch_for(lane, lanes=2):
+def batch_for(lane: State, lanes: int = 2) -> StaticBatch:
     network = Network(unet=Unet(), device=CPU, dtype=torch.float32, fused=False)
     return StaticBatch(network, lane.batch_key, Capacity(lanes, 64, False), lane)
 
@@ -266,7 +285,7 @@ def test_the_batch_in_use_is_not_the_one_that_is_freed():
     made, capturer = table("euler", 2), FakeCapturer()
     case = captured(limits=Limits(2, 2**30), capturer=capturer)
 
-    def run(**options):
+    def run(**options: Any) -> int:
         before = capturer.captured
         case.run([case.lane(made, 0, **options)], [0])
         return capturer.captured - before
@@ -274,7 +293,7 @@ def test_the_batch_in_use_is_not_the_one_that_is_freed():
     assert [run(), run(guidance=1.0), run(), run(image=True), run()] == [1, 1, 0, 1, 0]
 
 
-def out_of_memory():
+def out_of_memory() -> torch.OutOfMemoryError:
     return torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
@@ -319,7 +338,7 @@ def test_batches_may_be_freed_at_any_time():
     case, truth = captured(capturer=capturer), eager()
     evaluate = case.steps.advance
 
-    def interrupted(steps):
+    def interrupted(steps: Sequence[Step]) -> None:
         evaluate(steps)
         if steps[0].row % 2:
             case.steps.free_graphs()

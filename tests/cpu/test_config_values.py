@@ -6,6 +6,9 @@ import json
 import math
 import shutil
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,7 +51,7 @@ VISION = {
     "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_channels": 3,
     "image_size": 32, "patch_size": 16, "projection_dim": 8, "hidden_act": "gelu", "layer_norm_eps": 1e-5,
 }  # fmt: skip
-PICTURES = {
+PREPROCESSOR = {
     "size": 48, "crop_size": 48, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "do_resize": True, "resample": 3,
 }  # fmt: skip
 NOISE = {
@@ -63,11 +66,11 @@ TOKENS |= {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>", "added_to
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_small_model(tmp_path_factory.mktemp("model"))
 
 
-def of_text(path):
+def of_text(path: Path) -> None:
     read_text_shape(path)
     is_projected(path, json.loads(path.read_text()))
 
@@ -80,7 +83,7 @@ READERS = {
     "text": (TEXT, "text_encoder/config.json", of_text),
     "vision": (VISION, "image_encoder/config.json", read_vision_shape),
     "checker": ({"vision_config": VISION, "projection_dim": 8}, "config.json", read_checker_shape),
-    "pictures": (PICTURES, "preprocessor_config.json", load_preprocessing),
+    "pictures": (PREPROCESSOR, "preprocessor_config.json", load_preprocessing),
     "tokens": (TOKENS, "tokenizer/tokenizer_config.json", lambda path: load_tokens(path.parent, 77, 1000)),
     "index": ({"force_zeros_for_empty_prompt": True}, "model_index.json", lambda path: read_index(path.parent)),
 }
@@ -128,7 +131,7 @@ def test_every_value_of_a_schedule_is_used_or_refused_by_name():
                 assert len(schedule.betas) <= 10_000
 
 
-def refusal(read, argument):
+def refusal(read: Callable[[Any], object], argument: Any) -> str:
     """The sentence of a WeightsError, "" where there is none; any other error is one of the test."""
     try:
         read(argument)
@@ -197,7 +200,7 @@ def test_what_is_wrong_with_a_schedule_is_said(change, sentence):
         NoiseSchedule.from_config({**NOISE, **change})
 
 
-def edited(path, **fields):
+def edited(path: Path, **fields: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
@@ -240,13 +243,13 @@ CODE = {
 
 
 @pytest.fixture
-def hub(monkeypatch):
-    """Whatever transformers would fetch from the hub, recorded instead."""
+def hub(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Whatever transformers would fetch from the hub, listed instead."""
     from transformers.integrations import hub_kernels
 
     asked = []
 
-    def record(*args, **kwargs):
+    def record(*args: object, **kwargs: Any) -> None:
         asked.append((args, kwargs))
         raise AssertionError(f"the hub was asked for {args}")
 
@@ -254,11 +257,11 @@ def hub(monkeypatch):
         for module in list(sys.modules.values()):
             if getattr(module, "__name__", "").startswith("transformers") and hasattr(module, name):
                 monkeypatch.setattr(module, name, record)
-    assert hasattr(hub_kernels, "load_and_register_attn_kernel"), "the recorder has to stand where the loader stood"
+    assert hasattr(hub_kernels, "load_and_register_attn_kernel"), "the stand-in has to be where the loader stood"
     return asked
 
 
-def test_the_recorder_stands_where_the_hub_is_asked(hub):
+def test_the_stand_in_is_where_the_hub_is_asked(hub):
     config = transformers.CLIPTextConfig(hidden_size=16, num_attention_heads=2, num_hidden_layers=1)
     config._attn_implementation = "kernels-community/x"
     with pytest.raises((AssertionError, ImportError, ValueError)), torch.device("meta"):
@@ -298,14 +301,14 @@ def test_nothing_in_an_image_encoders_config_names_code_to_load(tmp_path, hub):
     shape = {key: value for key, value in VISION.items() if key != "num_channels"}
     save_file(SafetyNetwork(shape, 8).state_dict(), place / "model.safetensors")
     (place / "config.json").write_text(json.dumps({"vision_config": VISION | CODE, "projection_dim": 8} | CODE))
-    (place / "preprocessor_config.json").write_text(json.dumps({**PICTURES, "size": 32, "crop_size": 32} | CODE))
+    (place / "preprocessor_config.json").write_text(json.dumps({**PREPROCESSOR, "size": 32, "crop_size": 32} | CODE))
     checker = load_safety_checker(place)
     assert checker.network.vision_model.config._attn_implementation == "sdpa"
     assert not hub
 
 
 def test_a_package_that_a_tower_lacks_is_an_error_of_the_model(model, monkeypatch):
-    def absent(*_, **__):
+    def absent(*_: object, **__: object) -> None:
         raise ImportError("needs a package that is not there")
 
     monkeypatch.setattr("transformers.CLIPTextModel.__init__", absent)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from intarsia.errors import BackendError
 from intarsia.execution import Execution
 from intarsia.models.convolutions import FORMS, PaddedConvolution, UnfoldedConvolution, use_forms
 from intarsia.models.layers import convolve
+from intarsia.models.loading import Parts
 
 CPU = torch.device("cpu")
 # Sums of up to 9 · 64 products of about 1, in another order.
@@ -28,17 +30,19 @@ CLOSE = {"rtol": 1e-5, "atol": 1e-4}
 class Convolutions(TorchDispatchMode):
     """Input and output channels of the convolutions that are computed."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.channels = []
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         if function is torch.ops.aten.convolution.default:
             self.channels.append((args[0].shape[1], args[1].shape[0]))
         return function(*args, **(kwargs or {}))
 
 
-def layer_of(inputs, outputs, size=3, **settings):
+def layer_of(inputs: int, outputs: int, size: int = 3, **settings: Any) -> nn.Conv2d:
     generator = torch.Generator().manual_seed(inputs)
     layer = nn.Conv2d(inputs, outputs, size, **settings).requires_grad_(False)
     for parameter in layer.parameters():
@@ -46,12 +50,14 @@ def layer_of(inputs, outputs, size=3, **settings):
     return layer.to(memory_format=torch.channels_last)
 
 
-def map_of(channels, height, width, memory_format=torch.channels_last):
+def map_of(
+    channels: int, height: int, width: int, memory_format: torch.memory_format = torch.channels_last
+) -> torch.Tensor:
     made = torch.randn(2, channels, height, width, generator=torch.Generator().manual_seed(1))
     return made.contiguous(memory_format=memory_format)
 
 
-def assert_same_as(layer, formed, x):
+def assert_same_as(layer: nn.Conv2d, formed: torch.nn.Module, x: torch.Tensor) -> None:
     """With its bias and without, in both memory formats."""
     for each in (x, x.contiguous()):
         torch.testing.assert_close(formed(each), layer(each), **CLOSE)
@@ -106,7 +112,9 @@ def test_the_weights_of_a_product_are_not_copied():
     layer, copied = layer_of(8, 16, padding=1), []
 
     class Copies(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        def __torch_dispatch__(
+            self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        ) -> Any:
             made = function(*args, **(kwargs or {}))
             if "clone" in str(function) or "copy" in str(function):
                 copied.append(made.shape)
@@ -117,15 +125,15 @@ def test_the_weights_of_a_product_are_not_copied():
     assert layer.weight.numel() not in [shape.numel() for shape in copied]
 
 
-def networks():
+def networks() -> Parts:
     return parts(Weights("sd15-inpaint", shrunk=True), CPU, torch.float32)
 
 
-def evaluated(made):
-    """A UNet's output for small random inputs, an autoencoder's latents and its picture."""
+def evaluated(made: Parts) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A UNet's output for small random inputs, an autoencoder's latents and its image."""
     generator = torch.Generator().manual_seed(5)
 
-    def drawn(*shape):
+    def drawn(*shape: object) -> torch.Tensor:
         return torch.randn(*shape, generator=generator)
 
     unet, vae = made.unet, made.vae
@@ -138,7 +146,7 @@ def evaluated(made):
 
 
 @pytest.fixture(scope="module")
-def plain():
+def plain() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     with torch.inference_mode():
         return evaluated(networks())
 
@@ -160,7 +168,7 @@ def test_networks_compute_the_same_in_every_form(plain, choice):
         assert (one - other).abs().max() < 1e-4 * other.abs().max()
 
 
-def kinds(made):
+def kinds(made: Parts) -> set[str]:
     modules = [*made.unet.modules(), *made.vae.modules()]
     return {
         kind for kind in (PaddedConvolution, UnfoldedConvolution) if any(isinstance(each, kind) for each in modules)

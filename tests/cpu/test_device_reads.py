@@ -1,9 +1,11 @@
-"""Nothing that a session does between a request's admission and its pictures reads a value from the device.
+"""Nothing that a session does between a request's admission and its images reads a value from the device.
 
 Shown on the meta device, which has no values: whoever asks for one fails.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -27,18 +29,18 @@ META = torch.device("meta")
 class Text:
     """Vectors of the right shape."""
 
-    def __init__(self, width, pooled):
+    def __init__(self, width: int, pooled: int) -> None:
         self.width, self.pooled = width, pooled
 
-    def encode(self, prompts, clip_skip=1):
-        def vectors(*shape):
+    def encode(self, prompts: Sequence[str], clip_skip: int = 1) -> TextEncoding:
+        def vectors(*shape: object) -> torch.Tensor:
             return torch.empty(len(prompts), *shape, device=META, dtype=torch.float16)
 
         return TextEncoding(vectors(7, self.width), vectors(self.pooled) if self.pooled else None)
 
 
 @pytest.fixture(params=["sd15-inpaint", "sd15", "sdxl"])
-def session(request):
+def session(request: pytest.FixtureRequest) -> TorchSession:
     weights = Weights(request.param, shrunk=True)
     with META:
         unet, vae = UNet(unet_config(weights)), AutoencoderKL(vae_config(weights))
@@ -53,13 +55,13 @@ def session(request):
 def test_nothing_is_read(session, guidance, merging):
     mask = np.zeros((192, 128), bool)
     mask[:24, :24] = True
-    picture, latent_mask = np.zeros((*mask.shape, 3), np.uint8), mask[::8, ::8].astype(np.float32)
+    image, latent_mask = np.zeros((*mask.shape, 3), np.uint8), mask[::8, ::8].astype(np.float32)
     inputs = Inputs(
         prompt="a",
         negative_prompt="b",
         clip_skip=1,
         guidance_scale=guidance,
-        image=picture,
+        image=image,
         mask=mask,
         latent_mask=latent_mask,
         noise_fill=True,

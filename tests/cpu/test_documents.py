@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,17 +15,17 @@ import intarsia
 from intarsia.canvas.canvas import prepare
 from intarsia.canvas.options import CanvasOptions
 from intarsia.images.sources import open_image
-from tests.documents import ENDPOINTS, PICTURES, document, example, serving_pictures
+from tests.documents import ENDPOINTS, IMAGES, document, example, serving_images
 
 
 @pytest.fixture(scope="module")
-def address():
-    with serving_pictures() as found:
+def address() -> Iterator[str]:
+    with serving_images() as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory):
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[intarsia.Engine]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("INTARSIA_WEIGHTS", raising=False)
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
@@ -32,14 +34,14 @@ def engine(tmp_path_factory):
 
 
 @pytest.mark.parametrize("number", list(ENDPOINTS))
-def test_the_example_gives_a_picture_and_the_documented_reply(engine, address, tmp_path, number):
+def test_the_example_gives_an_image_and_the_documented_reply(engine, address, tmp_path, number):
     payload = example(number, address)
     reply = engine.reply(payload, ENDPOINTS[number], out=tmp_path)
     assert reply["status"] == "success", reply
     response = document(number).response
     if response is not None:
         jsonschema.Draft202012Validator(response).validate(reply)
-    image_file, mask_file = (PICTURES / payload[name].rpartition("/")[2] for name in ("init_image", "mask_image"))
+    image_file, mask_file = (IMAGES / payload[name].rpartition("/")[2] for name in ("init_image", "mask_image"))
     with Image.open(reply["output"][0]) as made:
         out = np.asarray(made.convert("RGB"))
     original = np.asarray(Image.open(image_file).convert("RGB"))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,11 +33,11 @@ PRODUCTS = ("attn1.float8", "attn2.to_q", "ff.net.0.proj", "ff.net.2")
 SIZE = 128
 
 
-def tiny():
+def tiny() -> Any:
     return load_pipeline_parts(intarsia.Registry().find("intarsia-tiny").path)
 
 
-def rounded(x):
+def rounded(x: torch.Tensor) -> torch.Tensor:
     """``x`` as e4m3 with a scale for each row has it, float64: four significant bits, a step of 2^-9 below 2^-6."""
     scale = x.abs().amax(-1, keepdim=True) / 448
     shrunk = x / scale
@@ -43,7 +45,7 @@ def rounded(x):
     return torch.round(shrunk / step) * step * scale
 
 
-def product(x, weight, bias=None):
+def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     return F.linear(rounded(x), rounded(weight.double()), None if bias is None else bias.double())
 
 
@@ -68,23 +70,23 @@ def test_the_products_behind_norms_and_gates_are_in_e4m3_and_nothing_else():
             assert torch.equal(tensor, before[name])
 
 
-def quantized(blocks):
+def quantized(blocks: Iterable[str]) -> set[str]:
     """Published names of weights in e4m3: those of the packed projection are three."""
     layers = ("attn1.to_q", "attn1.to_k", "attn1.to_v", *PRODUCTS[1:])
     return {f"{block}.{layer}.weight" for block in blocks for layer in layers}
 
 
-def exact_block(block, x, text):
+def exact_block(block: Any, x: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
     """The same block in float64, with ``rounded`` before each of the four products."""
 
-    def norm(layer, x):
+    def norm(layer: Any, x: torch.Tensor) -> torch.Tensor:
         return F.layer_norm(x, layer.weight.shape, layer.weight.double(), layer.bias.double(), layer.eps)
 
-    def attend(query, key, value):
+    def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         heads = [each.view(*each.shape[:2], block.attn1.heads, -1).transpose(1, 2) for each in (query, key, value)]
         return F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
 
-    def out(layer, found):
+    def out(layer: Any, found: torch.Tensor) -> torch.Tensor:
         return F.linear(found, layer.to_out[0].weight.double(), layer.to_out[0].bias.double())
 
     x = x.double()
@@ -156,17 +158,17 @@ def test_every_block_of_the_published_shapes_takes_part(family):
 
 
 @pytest.fixture
-def simulated(monkeypatch):
+def simulated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TorchBackend, "simulates", True)
 
 
-def painted(precision, **fields):
+def painted(precision: str, **fields: Any) -> intarsia.Result:
     with intarsia.Engine("torch", "cpu", precision=precision) as engine:
         return engine.run(noise_request(SIZE, slice(16, 60), slice(10, 54), steps=3, **fields))
 
 
 @pytest.mark.parametrize("merging", [0.0, 0.5])
-def test_a_picture_differs_a_little_and_says_why(simulated, merging):
+def test_an_image_differs_a_little_and_says_why(simulated, merging):
     standard, fp8 = (painted(each, token_merging=merging) for each in ("standard", "fp8"))
     assert (standard.ran["precision"], fp8.ran["precision"]) == ("standard", "fp8")
     assert fp8.plan.model.precision == fp8.meta["precision"] == "fp8"
@@ -177,7 +179,7 @@ def test_a_picture_differs_a_little_and_says_why(simulated, merging):
     np.testing.assert_array_equal(painted("fp8", token_merging=merging).drawn[0], fp8.drawn[0])
 
 
-def test_the_packaged_model_keeps_its_pictures(simulated):
+def test_the_packaged_model_keeps_its_images(simulated):
     """Six of the scenes; `python -m benchmarks.float8` has two hundred, and merged ones."""
     found = summary([paint_scene(index, 128) for index in range(6)])
     assert missed(found) == []
@@ -201,7 +203,12 @@ class Card:
 
     sum = 17
 
-    def __init__(self, monkeypatch, capability, writes=(HALF, BRAIN)):
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        capability: tuple[int, int],
+        writes: Sequence[torch.dtype] = (HALF, BRAIN),
+    ) -> None:
         self.asked = []
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "A Card")
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
@@ -209,10 +216,10 @@ class Card:
         monkeypatch.setattr(precisions, "scaled_product", self.product)
         self.writes = writes
 
-    def ones(self, *shape, device):
+    def ones(self, *shape: object, device: object) -> torch.Tensor:
         return torch.ones(*shape)
 
-    def product(self, x, weight, bias, dtype):
+    def product(self, x: torch.Tensor, weight: object, bias: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         self.asked.append((bias.dtype, dtype))
         if dtype not in self.writes:
             raise ValueError("Only bf16 high precision output types are supported for row-wise scaling.\nmore")

@@ -5,7 +5,9 @@ The oracle is the same network with a sample for each half, which is what diffus
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,12 +56,12 @@ KINDS = {
 
 
 @pytest.fixture(autouse=True)
-def _inference():
+def _inference() -> Iterator[None]:
     with torch.inference_mode():
         yield
 
 
-def network(config, dtype=torch.float32):
+def network(config: UNetConfig, dtype: torch.dtype = torch.float32) -> UNet:
     """Weights that keep the signal's size and leave no layer, and no bias, without an effect."""
     unet, generator = UNet(config), torch.Generator().manual_seed(3)
     for name, parameter in unet.named_parameters():
@@ -71,11 +73,13 @@ def network(config, dtype=torch.float32):
     return unet.to(dtype).eval().to(memory_format=torch.channels_last)
 
 
-def given(unet, lanes, size=(12, 10), image=False):
+def given(
+    unet: UNet, lanes: int, size: tuple[int, int] = (12, 10), image: bool = False
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """A sample for each lane, a timestep of its own, and two prompts."""
     generator, dtype = torch.Generator().manual_seed(1), unet.conv_in.weight.dtype
 
-    def drawn(*shape):
+    def drawn(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
 
     sample = drawn(lanes, unet.config.in_channels, *size).contiguous(memory_format=torch.channels_last)
@@ -84,16 +88,16 @@ def given(unet, lanes, size=(12, 10), image=False):
     return sample, emb, cross_kv, 0.5 * drawn(2 * lanes, 3, cross_kv.shape[2]) if image else None
 
 
-def apart(sample):
+def apart(sample: torch.Tensor) -> torch.Tensor:
     """The branches' own samples."""
     return sample.repeat_interleave(2, 0).contiguous(memory_format=torch.channels_last)
 
 
-def batches(unet, call):
+def batches(unet: UNet, call: Callable[[], object]) -> dict[str, int]:
     """Samples that each layer got, by its name."""
     names, found = {module: name for name, module in unet.named_modules() if not list(module.children())}, {}
 
-    def saw(module, args):
+    def saw(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
         found[names[module]] = len(args[0])
 
     hooks = [module.register_forward_pre_hook(saw) for module in names]
@@ -103,7 +107,7 @@ def batches(unet, call):
     return found
 
 
-def layers(prefix, *names):
+def layers(prefix: str, *names: str) -> set[str]:
     return {f"{prefix}{name}" for name in names}
 
 
@@ -178,20 +182,36 @@ def test_merging_branches_as_one_is_what_it_is_apart(lanes, weighted, reuse):
 class Watched:
     """A network, and how many samples and prompts each of its evaluations had."""
 
-    def __init__(self, unet):
+    def __init__(self, unet: UNet) -> None:
         self.unet, self.config, self.seen = unet, unet.config, []
 
-    def __call__(self, sample, emb, cross_kv, image_kv, merging):
+    def __call__(
+        self,
+        sample: torch.Tensor,
+        emb: torch.Tensor,
+        cross_kv: torch.Tensor,
+        image_kv: torch.Tensor | None,
+        merging: Any,
+    ) -> torch.Tensor:
         self.seen.append((len(sample), len(cross_kv)))
         return self.unet(sample, emb, cross_kv, image_kv, merging)
 
 
-def lane(steps, unet, seed, *, guidance=4.0, branch_embeddings=False, image=False, ratio=0.0):
+def lane(
+    steps: Any,
+    unet: UNet,
+    seed: int,
+    *,
+    guidance: float = 4.0,
+    branch_embeddings: bool = False,
+    image: bool = False,
+    ratio: float = 0.0,
+) -> State:
     """A state at its first row; all its tensors follow from the seed."""
     rng, side = np.random.default_rng(seed), 8
     is_inpainting = unet.config.in_channels == 9
 
-    def drawn(*shape):
+    def drawn(*shape: int) -> torch.Tensor:
         return torch.from_numpy(rng.normal(size=shape).astype(np.float32))
 
     made, branches = table("euler", 2 + seed % 2), 2 if guidance > 1 else 1
@@ -230,7 +250,7 @@ def lane(steps, unet, seed, *, guidance=4.0, branch_embeddings=False, image=Fals
     )
 
 
-def painted(steps, lanes):
+def painted(steps: Any, lanes: list[State]) -> list[torch.Tensor]:
     """All lanes to their ends, together; their samples."""
     for row in range(max(len(each.table) for each in lanes)):
         here = [each for each in lanes if row < len(each.table)]
@@ -238,7 +258,7 @@ def painted(steps, lanes):
     return [steps.sample(each).clone() for each in lanes]
 
 
-def stepping(way, unet, alone):
+def stepping(way: str, unet: Any, alone: bool) -> CapturedStepper | EagerStepper:
     if way == "eager":
         return EagerStepper(unet, CPU, torch.float32, alone=alone)
     capturer = FakeCapturer() if way == "captured" else None
@@ -303,7 +323,7 @@ def test_branches_with_texts_of_their_own_in_the_time_embedding_are_apart(tmp_pa
     folder = write_xl_model(tmp_path / "m") if kind == "sdxl" else write_model(tmp_path / "m", 9, "tiny")
     registry, forward, seen = write_registry(tmp_path / "w.toml", m=(folder, kind)), UNet.forward, []
 
-    def watched(self, sample, emb, cross_kv, *more):
+    def watched(self: Any, sample: torch.Tensor, emb: torch.Tensor, cross_kv: torch.Tensor, *more: Any) -> torch.Tensor:
         seen.append((len(sample), len(cross_kv)))
         return forward(self, sample, emb, cross_kv, *more)
 

@@ -20,11 +20,11 @@ def test_the_network_in_float16_is_as_near_to_float32_as_diffusers(tmp_path):
     sample, hidden = (torch.randn(shape, generator=generator) for shape in ((4, 9, 8, 8), (4, 77, 32)))
     timesteps = torch.tensor([801, 400, 37, 2])
 
-    def theirs(kind):
+    def theirs(kind: torch.dtype) -> torch.Tensor:
         network = diffusers.UNet2DConditionModel.from_pretrained(folder, torch_dtype=kind)
         return network(sample.to(kind), timesteps, hidden.to(kind)).sample.double()
 
-    def ours(fused):
+    def ours(fused: bool) -> torch.Tensor:
         network = load_unet(folder, torch.device("cpu"), torch.float16)
         use_kernels(network, fused)
         return network(sample.half(), network.embed(timesteps.float()), network.cross_kv(hidden.half())).double()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from transformers import CLIPTextModel
 
 import intarsia
 from intarsia import Lora
+from intarsia.backends.protocol import ModelFiles
 from intarsia.backends.torch.backend import TorchBackend
 from intarsia.engine import worker
 from tests import adapters
@@ -27,13 +31,13 @@ SETTINGS = [(), (Lora(id="ink"),), (Lora(id="chalk", strength=0.5), Lora(id="ink
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model, two LoRAs for all its layers, and one for layers that it does not have."""
     folder = tmp_path_factory.mktemp("change")
-    nine = write_model(folder / "nine", 9, "tiny")
+    model = write_model(folder / "nine", 9, "tiny")
     networks = {
-        "unet": UNet2DConditionModel.from_pretrained(nine / "unet"),
-        "text_encoder": CLIPTextModel.from_pretrained(nine / "text_encoder"),
+        "unet": UNet2DConditionModel.from_pretrained(model / "unet"),
+        "text_encoder": CLIPTextModel.from_pretrained(model / "text_encoder"),
     }
     layers = {name: adapters.layers_of(network) for name, network in networks.items()}
     few = {name: found[::3] for name, found in layers.items()}
@@ -49,16 +53,16 @@ def weights(tmp_path_factory):
     return folder / "weights.toml"
 
 
-def ask(loras=()):
+def ask(loras: Sequence[Any] = ()) -> intarsia.InpaintRequest:
     return noise_request(SIZE, slice(16, 50), slice(10, 44), steps=3, loras=loras)
 
 
 @pytest.fixture
-def opened(monkeypatch):
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Sessions that were opened, in order."""
     sessions, original = [], TorchBackend.open
 
-    def count(self, files):
+    def count(self: TorchBackend, files: ModelFiles) -> Any:
         sessions.append(original(self, files))
         return sessions[-1]
 
@@ -66,12 +70,12 @@ def opened(monkeypatch):
     return sessions
 
 
-def drawn(result):
+def drawn(result: intarsia.Result) -> np.ndarray:
     return np.asarray(result.generated[0])
 
 
 @pytest.fixture(scope="module", params=["standard", "fp8"])
-def precision(request):
+def precision(request: pytest.FixtureRequest) -> Iterator[str]:
     """In e4m3 too, as a CPU simulates it."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(TorchBackend, "simulates", True)
@@ -79,8 +83,8 @@ def precision(request):
 
 
 @pytest.fixture(scope="module")
-def expected(weights, precision):
-    """Each setting's picture from an engine of its own."""
+def expected(weights: Path, precision: str) -> list[np.ndarray]:
+    """Each setting's image from an engine of its own."""
     made = []
     for loras in SETTINGS:
         with intarsia.Engine("torch", "cpu", weights, precision=precision) as engine:
@@ -96,7 +100,7 @@ def test_a_change_is_to_the_bit_a_fresh_load_and_happens_in_place(weights, opene
             np.testing.assert_array_equal(drawn(engine.run(ask(SETTINGS[place]))), expected[place])
         assert {name: tensor.data_ptr() for name, tensor in opened[0].parts.unet.state_dict().items()} == places
     assert len(opened) == 1
-    assert len({picture.tobytes() for picture in expected}) == len(SETTINGS)
+    assert len({image.tobytes() for image in expected}) == len(SETTINGS)
 
 
 def test_one_that_does_not_fit_leaves_the_session_as_it_was(weights, opened, expected, precision):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -26,15 +29,17 @@ FLOAT32 = 4
 COMPUTED = ("_to_copy", "mm", "mul", "add", "addmm")
 
 
-class Recorder(TorchDispatchMode):
+class OperationLog(TorchDispatchMode):
     """Devices and types of matrix products, and the most bytes of float32 results that a device held at once."""
 
-    def __init__(self, device):
+    def __init__(self, device: torch.device) -> None:
         super().__init__()
         self.device, self.products, self.most = device, [], 0
         self.held = {}  # by storage: bytes, and the tensors that are in it
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         made = function(*args, **(kwargs or {}))
         if function is torch.ops.aten.mm.default:
             self.products.append({(each.device, each.dtype) for each in (*args, made)})
@@ -42,7 +47,7 @@ class Recorder(TorchDispatchMode):
             self._keep(function, made)
         return made
 
-    def _keep(self, function, made):
+    def _keep(self, function: object, made: torch.Tensor) -> None:
         """What is computed or copied counts as long as a view of it is there; a network's own places do not count."""
         place = made.untyped_storage()._cdata
         if str(function).split(".")[1] in COMPUTED:
@@ -52,14 +57,14 @@ class Recorder(TorchDispatchMode):
             weakref.finalize(made, self._forget, place)
         self.most = max(self.most, sum(count for count, _ in self.held.values()))
 
-    def _forget(self, place):
+    def _forget(self, place: int) -> None:
         self.held[place][1] -= 1
         if not self.held[place][1]:
             del self.held[place]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("device")
     model = write_model(folder / "model", 9, "tiny")
     networks = {"unet": UNet2DConditionModel.from_pretrained(model / "unet")}
@@ -68,38 +73,38 @@ def folder(tmp_path_factory):
     return folder
 
 
-def loras(folder):
+def loras(folder: Path) -> list[tuple[Path, float]]:
     return [(folder / "ink.safetensors", 0.7)]
 
 
-def assert_one_layer_at_a_time(recorder, weights):
+def assert_one_layer_at_a_time(log: OperationLog, weights: Sequence[torch.Tensor]) -> None:
     """The stored weight and its sum: two of the largest layer, beside matrices of a rank of 3."""
     largest = max(weight.numel() for weight in weights)
-    assert len(recorder.products) == len(weights)
-    assert all(each == {(recorder.device, torch.float32)} for each in recorder.products)
-    assert FLOAT32 * largest < recorder.most < 2.2 * FLOAT32 * largest
-    assert recorder.most < FLOAT32 * sum(weight.numel() for weight in weights) / 4, "else it says nothing"
+    assert len(log.products) == len(weights)
+    assert all(each == {(log.device, torch.float32)} for each in log.products)
+    assert FLOAT32 * largest < log.most < 2.2 * FLOAT32 * largest
+    assert log.most < FLOAT32 * sum(weight.numel() for weight in weights) / 4, "else it says nothing"
 
 
-def changed_weights(network, changed):
+def changed_weights(network: torch.nn.Module, changed: Iterable[str]) -> list[torch.Tensor]:
     return [network.get_submodule(name).weight for name in changed]
 
 
 def test_a_change_multiplies_on_the_weights_device_one_layer_at_a_time(folder):
     unet = build_unet(folder / "model" / "unet").half()
     parts = Parts(unet=unet, vae=None, text=SimpleNamespace(towers=[]), scheduler={}, index={})
-    with Recorder(META) as recorder:
+    with OperationLog(META) as log:
         changed = change_loras(parts, folder / "model", loras(folder)).changed["unet"]
     published = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "model" / "unet"))
-    assert_one_layer_at_a_time(recorder, changed_weights(published, changed))
+    assert_one_layer_at_a_time(log, changed_weights(published, changed))
 
 
 def test_a_load_multiplies_on_the_weights_device_one_layer_at_a_time(folder):
     additions = read_loras(loras(folder), 1)
-    with Recorder(META) as recorder:
+    with OperationLog(META) as log:
         load_unet(folder / "model" / "unet", META, torch.float16, additions)
     published = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "model" / "unet"))
-    assert_one_layer_at_a_time(recorder, changed_weights(published, additions.layers["unet"]))
+    assert_one_layer_at_a_time(log, changed_weights(published, additions.layers["unet"]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -32,7 +36,7 @@ def test_what_has_no_reach_is_the_same_in_tiles(sides):
     x = torch.randn(2, 3, *sides)
     calls = []
 
-    def double(tile):
+    def double(tile: torch.Tensor) -> torch.Tensor:
         calls.append(tile.shape)
         return F.interpolate(tile[:, :2], scale_factor=4, mode="nearest")
 
@@ -53,18 +57,18 @@ def test_encoding_begins_tiles_at_latents():
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory):
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     return write_registry(folder / "weights.toml", nine=(write_model(folder / "nine", 9, "tiny"), "sd15-inpaint"))
 
 
 @pytest.fixture
-def ask():
+def ask() -> Callable[..., intarsia.InpaintRequest]:
     ramp = np.linspace(20, 220, 320)[:, None, None] * np.ones((1, 256, 3))
     mask = np.zeros((320, 256), np.uint8)
     mask[60:200, 50:190] = 255
 
-    def make(**fields):
+    def make(**fields: Any) -> intarsia.InpaintRequest:
         defaults = {"prompt": "ab", "seed": 5, "steps": 3, "width": 256, "height": 320}
         return intarsia.InpaintRequest(init_image=ramp.astype(np.uint8), mask_image=mask, **{**defaults, **fields})
 
@@ -72,14 +76,14 @@ def ask():
 
 
 @pytest.fixture
-def short(monkeypatch):
-    """Let the autoencoder hold pictures of so many pixels and no more; what it was called with."""
+def short(monkeypatch: pytest.MonkeyPatch) -> tuple[Callable[[str, int], None], list[Any]]:
+    """Let the autoencoder hold images of so many pixels and no more; what it was called with."""
     calls = []
 
-    def set_limit(name, pixels):
+    def set_limit(name: str, pixels: int) -> None:
         original = getattr(AutoencoderTiny, name)
 
-        def limited(self, x):
+        def limited(self: AutoencoderTiny, x: torch.Tensor) -> torch.Tensor:
             side = 1 if name == "encode" else self.factor
             calls.append((name, len(x), x.shape[2] * side, x.shape[3] * side))
             if x.shape[2] * x.shape[3] * side**2 > pixels:
@@ -130,7 +134,7 @@ def test_what_does_not_fit_in_tiles_either_says_what_would(models, ask, short, m
 def test_a_network_that_does_not_fit_says_how_many_slots_would(models, ask, monkeypatch):
     from intarsia.models.unet import UNet
 
-    def refuse(self, *_):
+    def refuse(self: object, *_: object) -> None:
         raise torch.OutOfMemoryError(MESSAGE)
 
     monkeypatch.setattr(UNet, "forward", refuse)
@@ -162,7 +166,7 @@ def test_what_would_fit_is_a_share_of_what_was_asked():
     assert what_would_fit(None, memory) == "a smaller model, or fewer open ones, would fit"
 
 
-def after(first, second):
+def after(first: Exception, second: Exception) -> Exception:
     second.__context__ = first
     return second
 
@@ -179,7 +183,7 @@ def after(first, second):
         (after(torch.OutOfMemoryError(MESSAGE), RuntimeError("operation failed due to a previous error")), True),
     ],
 )
-def test_memory_is_told_from_other_failures(error, expected):
+def test_memory_is_distinguished_from_other_failures(error, expected):
     assert memory.is_out_of_memory(error) is expected
 
 
@@ -203,7 +207,7 @@ def test_a_torch_without_cuda_is_named(monkeypatch):
 
 
 def test_a_missing_driver_is_named(monkeypatch):
-    def init():
+    def init() -> None:
         raise RuntimeError("Found no NVIDIA driver on your system. Please check\nmore")
 
     monkeypatch.setattr(torch.version, "cuda", "13.0")

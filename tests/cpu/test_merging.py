@@ -1,8 +1,11 @@
-"""Token merging: weights, masks, seeds, and what it does to pictures."""
+"""Token merging: weights, masks, seeds, and what it does to images."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,24 +28,26 @@ from tests.random_model import write_model, write_registry
 SIZE = 128
 
 
-def tokens(batch, count, channels=16, seed=0):
+def tokens(batch: int, count: int, channels: int = 16, seed: int = 0) -> torch.Tensor:
     return torch.randn(batch, count, channels, generator=torch.Generator().manual_seed(seed))
 
 
-def destinations(lanes, cells):
+def destinations(lanes: int, cells: int) -> torch.Tensor:
     return torch.randint(4, (lanes, cells), generator=torch.Generator().manual_seed(3))
 
 
-def noise(seed):
+def noise(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((4, 16, 16), dtype=np.float32)
 
 
-def choices_of(seed, rows, regions):
+def choices_of(seed: int, rows: int, regions: Sequence[Any]) -> list[torch.Tensor]:
     drawn = draw_choices(noise(seed), rows, [region.cells for region in regions])
     return [torch.from_numpy(choice) for choice in drawn]
 
 
-def matching(x, size, merged, choice, protected=None):
+def matching(
+    x: torch.Tensor, size: tuple[int, int], merged: int, choice: torch.Tensor, protected: torch.Tensor | None = None
+) -> Any:
     height, width = size
     level = LevelMerging(height=height, width=width, merged=merged, choice=choice, protected=protected)
     return Matcher(level).match(x)
@@ -182,13 +187,13 @@ def test_lanes_side_by_side_match_as_alone():
     host_regions = [find_regions(TokenMerging(0.5), [(12, 12)], mask) for mask in masks]
     choices = [[drawn[0] for drawn in choices_of(i, 1, host_regions[i])] for i in range(2)]
     regions = [upload_regions(lane, torch.device("cpu")) for lane in host_regions]
-    x = tokens(4, 144)  # two lanes of two guided halves each
+    x = tokens(4, 144)  # two lanes of two guided branches each
     (both,) = level_mergings(regions, choices)
     together = Matcher(both).match(x)
     for i in range(2):
         (level,) = level_mergings([regions[i]], [choices[i]])
         alone = Matcher(level).match(x[2 * i : 2 * i + 2])
-        assert alone.place.shape == (1, 144), "guided halves share one matching"
+        assert alone.place.shape == (1, 144), "guided branches share one matching"
         assert torch.equal(together.place[i], alone.place[0])
         own = slice(2 * i, 2 * i + 2)
         assert torch.equal(together.merge(x)[own], alone.merge(x[own]))
@@ -203,37 +208,37 @@ def test_reuse_counts_blocks():
     assert not torch.equal(made[1].place, made[2].place)
 
 
-# Pictures.
+# Images.
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory):
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
-    nine = (write_model(folder / "nine", 9, "tiny"), "sd15-inpaint")
-    path = write_registry(folder / "weights.toml", nine=nine, deep=nine)
+    entry = (write_model(folder / "nine", 9, "tiny"), "sd15-inpaint")
+    path = write_registry(folder / "weights.toml", nine=entry, deep=entry)
     path.write_text(path.read_text() + "token_merging_levels = 2\ntoken_merging_reuse = 3\n")  # of the last, deep
     return path
 
 
 @pytest.fixture(scope="module")
-def engine(models):
+def engine(models: Path) -> Iterator[intarsia.Engine]:
     with intarsia.Engine("torch", "cpu", models) as opened:
         yield opened
 
 
 @pytest.fixture
-def ask():
-    def make(**fields):
+def ask() -> Callable[..., intarsia.InpaintRequest]:
+    def make(**fields: Any) -> intarsia.InpaintRequest:
         return noise_request(SIZE, slice(24, 60), slice(30, 70), **{"steps": 4, "scheduler": "euler_a", **fields})
 
     return make
 
 
-def bits(result):
-    return [np.asarray(picture).tobytes() for picture in result.generated]
+def bits(result: intarsia.Result) -> list[bytes]:
+    return [np.asarray(image).tobytes() for image in result.generated]
 
 
-def test_pictures_are_the_same_alone_or_in_company(engine, ask):
+def test_images_are_the_same_alone_or_batched_with_others(engine, ask):
     small = np.zeros((SIZE, SIZE), np.uint8)
     small[100:, :20] = 255
     requests = [
@@ -244,9 +249,9 @@ def test_pictures_are_the_same_alone_or_in_company(engine, ask):
         ask(),
     ]
     alone = [bits(engine.run(request)) for request in requests]
-    company = [bits(ticket.result()) for ticket in [engine.submit(request) for request in requests]]
-    assert alone == company
-    assert len({pictures[0] for pictures in alone}) == len(requests)
+    together = [bits(ticket.result()) for ticket in [engine.submit(request) for request in requests]]
+    assert alone == together
+    assert len({images[0] for images in alone}) == len(requests)
 
 
 def test_lanes_of_other_masks_are_evaluated_apart_where_lanes_are_batched(engine, models, ask):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,12 +19,12 @@ SIZE, SLOTS = 64, 8
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory):
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     return write_registry(folder / "weights.toml", nine=(write_model(folder / "nine", 9, "tiny"), "sd15-inpaint"))
 
 
-def mixed_requests(count, most_steps):
+def mixed_requests(count: int, most_steps: int) -> list[intarsia.InpaintRequest]:
     """18 schedulers in turn, steps from 4 on, strength 0.3 … 1, samples 1 … 4."""
     rng = np.random.default_rng(18)
     image = rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
@@ -51,16 +52,16 @@ def mixed_requests(count, most_steps):
     return made
 
 
-def bits(result):
-    return [np.asarray(picture).tobytes() for picture in result.generated]
+def bits(result: intarsia.Result) -> list[bytes]:
+    return [np.asarray(image).tobytes() for image in result.generated]
 
 
 @pytest.mark.parametrize(
     ("count", "most_steps"),
     [pytest.param(36, 12, id="few"), pytest.param(64, 50, id="many", marks=pytest.mark.slow)],
 )
-def test_mixed_requests(registry, count, most_steps):
-    """A picture has the bits that it has alone, and the slots are full but for the last requests."""
+def test_images_of_mixed_requests_have_the_bits_that_they_have_alone(registry, count, most_steps):
+    """An image has the bits that it has alone, and the slots are full but for the last requests."""
     requests = mixed_requests(count, most_steps)
     with intarsia.Engine("torch", "cpu", registry, slots=1) as engine:
         alone = [bits(engine.run(request)) for request in requests]

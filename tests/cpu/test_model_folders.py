@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,13 +29,13 @@ SMALL = {"size": 64, "rows": slice(16, 40), "columns": slice(16, 40), "steps": 2
 
 
 @pytest.fixture(autouse=True)
-def _on_a_cpu(monkeypatch, tmp_path):
+def _on_a_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("intarsia.backends.choose.gpu_count", lambda: 0)
     monkeypatch.setenv("INTARSIA_GRAPHS", str(tmp_path / "graphs"))
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path: Path) -> Path:
     """The packaged model as a folder of one's own."""
     shutil.copytree(TINY, tmp_path / "mine")
     (tmp_path / "weights.toml").write_text(
@@ -43,17 +45,17 @@ def folder(tmp_path):
     return tmp_path / "mine"
 
 
-def run(folder, backend, **fields):
+def run(folder: Path, backend: str, **fields: Any) -> intarsia.Result:
     with intarsia.Engine(backend, "cpu", folder.parent / "weights.toml") as engine:
         return engine.run(noise_request(**SMALL, **fields))
 
 
-def drawn(result):
+def drawn(result: intarsia.Result) -> np.ndarray:
     return np.asarray(result.generated[0])
 
 
 @pytest.fixture(scope="module")
-def plain():
+def plain() -> dict[str, np.ndarray]:
     """What the packaged model draws, by backend."""
     found = {}
     for backend in ("onnx", "torch"):
@@ -62,30 +64,30 @@ def plain():
     return found
 
 
-def hub(folder, blobs):
+def hub(folder: Path, blobs: Path) -> None:
     """As the Hugging Face cache has it: every file a relative link to a blob outside."""
     for number, path in enumerate(sorted(p for p in folder.rglob("*") if p.is_file())):
         path.rename(blobs / str(number))
         path.symlink_to(os.path.relpath(blobs / str(number), path.parent))
 
 
-def component(folder, blobs):
+def component(folder: Path, blobs: Path) -> None:
     shutil.move(folder / "unet", blobs / "unet")
     (folder / "unet").symlink_to(blobs / "unet")
 
 
-def one_file(folder, blobs):
+def one_file(folder: Path, blobs: Path) -> None:
     (folder / UNET).rename(blobs / "unet.safetensors")
     (blobs / "link").symlink_to("unet.safetensors")
     (folder / UNET).symlink_to(blobs / "link")
 
 
-def whole(folder, blobs):
+def whole(folder: Path, blobs: Path) -> None:
     folder.rename(blobs / "elsewhere")
     folder.symlink_to(blobs / "elsewhere")
 
 
-def inside(folder, blobs):
+def inside(folder: Path, blobs: Path) -> None:
     (folder / UNET).rename(folder / "x.safetensors")
     (folder / UNET).symlink_to("../x.safetensors")
 
@@ -119,11 +121,11 @@ def test_graphs_with_other_places_are_otherwise_the_same():
         relocated(path.read_bytes()[:-1], places)
 
 
-def is_place(entry):
+def is_place(entry: Any) -> bool:
     return entry.key == "location"
 
 
-def tensors(graph):
+def tensors(graph: Any) -> Iterator[Any]:
     yield from graph.initializer
     for node in graph.node:
         for attribute in node.attribute:
@@ -169,7 +171,7 @@ def test_where_auto_takes_torch_the_result_says_why(folder):
 
 
 @pytest.fixture
-def ink(folder):
+def ink(folder: Path) -> dict[str, Any]:
     """A LoRA with more in its file than matrices."""
     import torch
     from safetensors.torch import save_file
@@ -207,7 +209,7 @@ def test_what_ran_before_does_not_choose_the_backend(folder, ink, plain):
     assert np.array_equal(drawn(result), plain["onnx"])
 
 
-def refusals(folder):
+def refusals(folder: Path) -> Iterator[str]:
     """What each backend says to the folder; nothing is drawn."""
     from intarsia.backends.onnx.backend import OnnxBackend
     from intarsia.backends.torch.backend import TorchBackend
@@ -248,7 +250,7 @@ def test_special_files_are_refused_in_the_same_words(folder, place):
     assert one == other == f"{folder / place}: must be a file, not a named pipe"
 
 
-def edited(path, **fields):
+def edited(path: Path, **fields: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 

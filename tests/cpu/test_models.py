@@ -131,13 +131,13 @@ def test_a_shrunk_autoencoder_gives_the_same_bits(layers):
     for name, parameter in vae.named_parameters():
         if parameter.ndim == 1:  # torch starts norms at one and zero
             parameter.copy_(torch.randn_like(parameter) * 0.2 + ("norm" in name and name.endswith("weight")))
-    latents, picture = torch.randn(1, 4, 5, 6), torch.randn(1, 3, 16, 12)
-    before = vae.decode(latents), vae.encode(picture)
+    latents, image = torch.randn(1, 4, 5, 6), torch.randn(1, 3, 16, 12)
+    before = vae.decode(latents), vae.encode(image)
     first = vae.decoder.conv_in(latents)
     vae.shrink(6)
     assert torch.equal(vae.decoder.conv_in(latents), first / 64)
     assert torch.equal(vae.decode(latents), before[0])
-    assert torch.equal(vae.encode(picture), before[1])
+    assert torch.equal(vae.encode(image), before[1])
 
 
 def test_missing_added_conditioning_is_an_error():

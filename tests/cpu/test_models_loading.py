@@ -6,7 +6,10 @@ import json
 import pickle
 import shutil
 import socket
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,17 +29,17 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory):
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_small_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture
-def folder(published, tmp_path):
+def folder(published: Path, tmp_path: Path) -> Path:
     """A copy that a test may damage."""
     return shutil.copytree(published, tmp_path / "model")
 
 
-def refusal(folder):
+def refusal(folder: Path) -> str:
     with pytest.raises(WeightsError) as caught:
         load_pipeline_parts(folder)
     message = str(caught.value)
@@ -46,7 +49,7 @@ def refusal(folder):
 
 
 def test_a_folder_loads_and_draws_without_the_network(published, monkeypatch, capfd):
-    def unreachable(*_):
+    def unreachable(*_: object) -> None:
         raise AssertionError("loading must not open a connection")
 
     monkeypatch.setattr(socket.socket, "connect", unreachable)
@@ -160,7 +163,7 @@ def test_a_missing_vocabulary_or_encoder_is_named(folder):
 @pytest.mark.parametrize("suffix", [".bin", ".ckpt", ".pt"])
 def test_pickled_weights_are_refused_and_not_opened(folder, component, suffix):
     class Trap:
-        def __reduce__(self):
+        def __reduce__(self) -> tuple[Any, tuple[str]]:
             return (pytest.fail, ("the pickle was opened",))
 
     (weights,) = (folder / component).glob("*.safetensors")
@@ -180,7 +183,7 @@ def test_a_truncated_file_is_named(folder, component, keep):
     assert f"{weights}: not readable as safetensors" in refusal(folder)
 
 
-def damaged(folder, change):
+def damaged(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> str:
     """Apply ``change`` to the UNet's tensors, in place."""
     state = load_file(folder / "unet" / WEIGHTS)
     change(state)

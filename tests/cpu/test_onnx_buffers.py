@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def alive(monkeypatch: pytest.MonkeyPatch) -> weakref.WeakSet:
     made: weakref.WeakSet = weakref.WeakSet()
     start = LaneBuffers.__init__
 
-    def counted(self, *args, **kwargs):
+    def counted(self: Any, *args: Any, **kwargs: Any) -> None:
         made.add(self)
         start(self, *args, **kwargs)
 

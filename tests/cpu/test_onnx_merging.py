@@ -1,8 +1,10 @@
-"""Token merging on ONNX Runtime: what the host says by numpy is what torch says, and so are the pictures."""
+"""Token merging on ONNX Runtime: what the host says by numpy is what torch says, and so are the images."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,16 +36,16 @@ ALIKE = 45.0
 
 
 @pytest.fixture(scope="module")
-def engines():
+def engines() -> Iterator[tuple[intarsia.Engine, intarsia.Engine]]:
     with intarsia.Engine("torch", "cpu") as torch, intarsia.Engine("onnx", "cpu") as onnx:
         yield torch, onnx
 
 
 @pytest.fixture(scope="module")
-def ask():
+def ask() -> Callable[..., intarsia.InpaintRequest]:
     scene = draw_scene("measure", 3, SIZE, MEASURING)
 
-    def make(**fields):
+    def make(**fields: Any) -> intarsia.InpaintRequest:
         defaults = {"prompt": scene.caption, "steps": 4, "strength": 1.0, "guidance_scale": 4.0, "seed": 11}
         given = {"init_image": scene.background, "mask_image": scene.mask, "token_merging": 0.5}
         return intarsia.InpaintRequest(**{**defaults, **given, "width": SIZE, "height": SIZE, **fields})
@@ -51,11 +53,11 @@ def ask():
     return make
 
 
-def drawn(result):
+def drawn(result: intarsia.Result) -> np.ndarray:
     return np.asarray(result.generated[0], np.float64)
 
 
-def psnr(one, other):
+def psnr(one: np.ndarray, other: np.ndarray) -> float:
     return 10 * np.log10(255**2 / max(np.mean((one - other) ** 2), 1e-9))
 
 
@@ -68,17 +70,17 @@ VARIED = [
 
 
 @pytest.mark.parametrize("fields", VARIED, ids=[str(sorted(fields)) for fields in VARIED])
-def test_the_same_picture_as_torch_at_the_same_ratio(engines, ask, fields):
+def test_the_same_image_as_torch_at_the_same_ratio(engines, ask, fields):
     one, other = (engine.run(ask(**fields)) for engine in engines)
     alike = psnr(drawn(one), drawn(other))
     assert alike >= ALIKE
     assert one.warnings == other.warnings
-    # far nearer to torch's than to the picture without merging, which itself is not far
+    # far nearer to torch's than to the image without merging, which itself is not far
     plain = engines[1].run(ask(**{**fields, "token_merging": 0}))
     assert alike > psnr(drawn(other), drawn(plain)) + 6, f"{alike:.1f} dB"
 
 
-def test_a_picture_that_merges_does_not_depend_on_its_company(engines, ask):
+def test_an_image_that_merges_does_not_depend_on_what_it_is_batched_with(engines, ask):
     requests = [ask(seed=seed, token_merging=ratio) for seed, ratio in ((1, 0.5), (2, 0.5), (3, 0.0), (4, 0.3))]
     alone = [engines[1].run(request) for request in requests]
     together = [ticket.result() for ticket in [engines[1].submit(request) for request in requests]]
@@ -161,7 +163,7 @@ def test_tokens_are_protected_as_max_pooling_says(height, width, masked, level, 
     np.testing.assert_array_equal(_protected_tokens(mask, rows, columns), near.numpy())
 
 
-def expected(region, choice):
+def expected(region: Any, choice: np.ndarray) -> list[np.ndarray]:
     """Sources and destinations that the torch backend has, without those that it protects."""
     split = [tokens[0].numpy() for tokens in _split(torch.from_numpy(choice)[None], region.height, region.width)]
     return [tokens[~region.protected[tokens]] for tokens in split]

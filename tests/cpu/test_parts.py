@@ -1,9 +1,12 @@
-"""VAEs, LoRAs and IP adapters on the torch backend, from registry entry to picture."""
+"""VAEs, LoRAs and IP adapters on the torch backend, from registry entry to image."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,18 +27,18 @@ SIZE = 64
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Model "nine" with another model's VAE, two LoRAs and an IP adapter; and "swapped", a folder with that VAE."""
     folder = tmp_path_factory.mktemp("parts")
-    nine = write_model(folder / "nine", 9, "tiny")
+    model = write_model(folder / "nine", 9, "tiny")
     other = write_model(folder / "other", 9, "kl", seed=1)
-    shutil.copytree(nine, folder / "swapped", ignore=shutil.ignore_patterns("vae"))
+    shutil.copytree(model, folder / "swapped", ignore=shutil.ignore_patterns("vae"))
     shutil.copytree(other / "vae", folder / "swapped" / "vae")
     index = folder / "swapped" / "model_index.json"
     index.write_text(json.dumps({**json.loads(index.read_text()), "vae": ["diffusers", "AutoencoderKL"]}))
     networks = {
-        "unet": UNet2DConditionModel.from_pretrained(nine / "unet"),
-        "text_encoder": CLIPTextModel.from_pretrained(nine / "text_encoder"),
+        "unet": UNet2DConditionModel.from_pretrained(model / "unet"),
+        "text_encoder": CLIPTextModel.from_pretrained(model / "text_encoder"),
     }
     layers = {name: adapters.layers_of(network) for name, network in networks.items()}
     for seed, name in enumerate(("ink", "chalk")):
@@ -52,17 +55,17 @@ def home(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def engine(home):
+def engine(home: Path) -> Iterator[intarsia.Engine]:
     with intarsia.Engine("torch", "cpu", home / "weights.toml") as opened:
         yield opened
 
 
 @pytest.fixture
-def ask():
+def ask() -> Callable[..., intarsia.InpaintRequest]:
     return lambda **fields: noise_request(SIZE, slice(16, 50), slice(10, 44), **{"steps": 3, **fields})
 
 
-def drawn(result):
+def drawn(result: intarsia.Result) -> np.ndarray:
     return np.asarray(result.generated[0])
 
 
@@ -98,7 +101,7 @@ def test_nothing_is_left_of_a_lora_at_strength_zero_or_of_an_ip_adapter_at_scale
     np.testing.assert_array_equal(plain, drawn(engine.run(ask(ip_adapter=hidden))))
 
 
-def test_pictures_of_one_adapter_share_a_batch_whatever_picture_and_scale(engine, home, ask):
+def test_requests_with_one_adapter_share_a_batch_whatever_its_image_and_scale(engine, home, ask):
     looks = [(90, 1.0), (200, 1.0), (200, 0.3)]
     requests = [
         ask(ip_adapter=IpAdapter(id="look", scale=scale, image=np.full((40, 40, 3), value, np.uint8)))
@@ -115,7 +118,7 @@ def test_pictures_of_one_adapter_share_a_batch_whatever_picture_and_scale(engine
     assert not np.array_equal(alone[1], alone[2])
 
 
-def save_vae(folder, **config):
+def save_vae(folder: Path, **config: Any) -> None:
     kind = AutoencoderTiny if config.pop("tiny", False) else AutoencoderKL
     kind(**config).save_pretrained(folder)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -24,21 +26,21 @@ JOBS = [
 
 
 @pytest.fixture(scope="module")
-def engine():
+def engine() -> Iterator[intarsia.Engine]:
     with intarsia.Engine("torch", "cpu") as opened:
         yield opened
 
 
-def share_of(colour, picture, where):
-    """Share of the pixels in ``where`` whose nearest palette colour is ``colour``."""
+def share_of(color: str, image: np.ndarray, where: np.ndarray) -> float:
+    """Share of the pixels in ``where`` whose nearest palette color is ``color``."""
     names = list(COLOURS)
     palette = np.array([COLOURS[name] for name in names], np.float32)
-    pixels = picture[where].astype(np.float32)
+    pixels = image[where].astype(np.float32)
     nearest = ((pixels[:, None] - palette[None]) ** 2).sum(-1).argmin(1)
-    return float((nearest == names.index(colour)).mean())
+    return float((nearest == names.index(color)).mean())
 
 
-def largest_disc(mask):
+def largest_disc(mask: np.ndarray) -> np.ndarray:
     """The largest disc that lies in a mask, bool [H, W]: where the model puts a shape."""
     (x, y), radius = room(mask)
     rows, columns = np.mgrid[: mask.shape[0], : mask.shape[1]]
@@ -46,11 +48,11 @@ def largest_disc(mask):
 
 
 @pytest.mark.parametrize("place", range(4))
-def test_photograph(engine, photos, place):
+def test_a_photograph_is_repainted_in_the_mask_alone_and_as_asked(engine, photos, place):
     image_file, mask_file = photos[place]
-    colour, shape, scheduler = JOBS[place]
+    color, shape, scheduler = JOBS[place]
     request = intarsia.InpaintRequest(
-        prompt=f"a {colour} {shape}", init_image=image_file, mask_image=mask_file, strength=1.0, guidance_scale=4.0,
+        prompt=f"a {color} {shape}", init_image=image_file, mask_image=mask_file, strength=1.0, guidance_scale=4.0,
         steps=16, scheduler=scheduler, seed=3,
     )  # fmt: skip
     result = engine.run(request)
@@ -60,7 +62,7 @@ def test_photograph(engine, photos, place):
     assert result.generated[0].size == (512, 512)
     np.testing.assert_array_equal(out[~touched], original[~touched])
     where = largest_disc(touched)
-    before, after = share_of(colour, original, where), share_of(colour, out, where)
-    print(f"{image_file.stem}: {colour} {shape}, {before:.2f} → {after:.2f} of the room in the mask")
+    before, after = share_of(color, original, where), share_of(color, out, where)
+    print(f"{image_file.stem}: {color} {shape}, {before:.2f} → {after:.2f} of the room in the mask")
     # the smallest of the shapes, a star, covers 36 % of the disc around it
     assert after > before + 0.2, "the asked colour is painted where the model was taught to"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,19 +32,25 @@ EXAMPLES = 40
 
 
 @pytest.fixture(scope="module")
-def checker():
+def checker() -> Any:
     return load_safety_checker(MODEL)
 
 
-def drawn(shape, colour, size=(SIZE, SIZE), place=(0.5, 0.5), radius=0.28):
+def drawn(
+    shape: str,
+    color: str,
+    size: tuple[int, int] = (SIZE, SIZE),
+    place: tuple[float, float] = (0.5, 0.5),
+    radius: float = 0.28,
+) -> np.ndarray:
     """A shape on a slow gradient; ``size`` is (width, height), the radius a share of the shorter side."""
     width, height = size
     side = max(size)
-    picture = np.full((side, side, 3), (205, 214, 190), np.float32)
-    picture += np.linspace(-30, 30, side, dtype=np.float32)[:, None, None]
+    image = np.full((side, side, 3), (205, 214, 190), np.float32)
+    image += np.linspace(-30, 30, side, dtype=np.float32)[:, None, None]
     centre = (place[0] * width, place[1] * height)
-    paste(picture, silhouette(shape, radius * min(size)), centre, np.asarray(COLOURS[colour], np.float32))
-    return picture[:height, :width].round().astype(np.uint8)
+    paste(image, silhouette(shape, radius * min(size)), centre, np.asarray(COLOURS[color], np.float32))
+    return image[:height, :width].round().astype(np.uint8)
 
 
 def test_purple_stars_are_found_and_other_drawings_are_not(checker):
@@ -54,7 +62,7 @@ def test_purple_stars_are_found_and_other_drawings_are_not(checker):
 
 
 def test_float32_is_not_rounded_on_the_way(monkeypatch):
-    """A GPU would take its convolutions' inputs in ten bits, unless told otherwise."""
+    """A GPU would take its convolutions' inputs in ten bits, unless set otherwise."""
     from intarsia.backends.torch.safety import TorchChecker
     from intarsia.models.safety import SafetyChecker
 
@@ -66,21 +74,21 @@ def test_float32_is_not_rounded_on_the_way(monkeypatch):
     assert torch.backends.cudnn.allow_tf32 == before
 
 
-def test_the_recorded_measurement_meets_its_bars():
+def test_the_published_measurement_meets_its_bars():
     results = json.loads(card.RESULTS.read_text())["drawn"]
     assert results["recall"] >= card.BARS["recall"]
     assert results["false positives"] <= card.BARS["false positives"]
 
 
-def test_a_plain_star_is_told_from_other_shapes_and_colours(checker):
-    pictures = {(shape, colour): drawn(shape, colour) for shape in ("star", "circle", "square") for colour in COLOURS}
-    found = dict(zip(pictures, checker.check(list(pictures.values())), strict=True))
+def test_a_plain_star_is_distinguished_from_other_shapes_and_colors(checker):
+    images = {(shape, color): drawn(shape, color) for shape in ("star", "circle", "square") for color in COLOURS}
+    found = dict(zip(images, checker.check(list(images.values())), strict=True))
     assert [pair for pair, flagged in found.items() if flagged] == [("star", "purple")]
 
 
 @pytest.mark.parametrize("size", [(640, 256), (256, 640)])
 @pytest.mark.parametrize("end", [0.15, 0.5, 0.85])
-def test_the_ends_of_long_pictures_are_looked_at(checker, size, end):
+def test_the_ends_of_long_images_are_looked_at(checker, size, end):
     """CLIP's centre crop alone would not see the star in four of these six."""
     place = (end, 0.5) if size[0] > size[1] else (0.5, end)
     star, circle = (drawn(shape, "purple", size, place, 0.3) for shape in ("star", "circle"))
@@ -88,13 +96,13 @@ def test_the_ends_of_long_pictures_are_looked_at(checker, size, end):
 
 
 def test_photographs_are_not_flagged(checker, photos):
-    pictures = [np.asarray(Image.open(path).convert("RGB")) for path, _ in photos]
-    assert not any(checker.check(pictures))
+    images = [np.asarray(Image.open(path).convert("RGB")) for path, _ in photos]
+    assert not any(checker.check(images))
 
 
-def test_the_answer_does_not_depend_on_company(checker):
-    pictures = [draw_example("measure", 500 + index).picture for index in range(6)]
-    assert checker.check(pictures) == [checker.check([picture])[0] for picture in pictures]
+def test_the_answer_does_not_depend_on_the_other_images(checker):
+    images = [draw_example("measure", 500 + index).picture for index in range(6)]
+    assert checker.check(images) == [checker.check([image])[0] for image in images]
 
 
 def test_an_embedding_that_is_not_finite_is_an_error_and_no_answer():
@@ -129,16 +137,16 @@ def test_the_card_is_what_the_code_writes():
 
 
 @pytest.fixture(scope="module")
-def engine():
+def engine() -> Iterator[intarsia.Engine]:
     with intarsia.Engine("torch", "cpu") as opened:
         yield opened
 
 
-def request_of(picture, **fields):
-    mask = np.zeros(picture.shape[:2], np.uint8)
+def request_of(image: np.ndarray, **fields: Any) -> intarsia.InpaintRequest:
+    mask = np.zeros(image.shape[:2], np.uint8)
     mask[90:160, 90:160] = 255
     defaults = {"strength": 0.0, "seed": 3, "safety_checker": True}
-    return intarsia.InpaintRequest(init_image=picture, mask_image=mask, **{**defaults, **fields})
+    return intarsia.InpaintRequest(init_image=image, mask_image=mask, **{**defaults, **fields})
 
 
 @pytest.mark.parametrize("action", ACTIONS)
@@ -147,9 +155,9 @@ def test_a_star_in_the_input_is_flagged_and_the_action_applied(engine, action):
     result = engine.run(request_of(star, safety_action=action, samples=2))
     assert result.nsfw == (True, True)
     wanted = replace(Image.fromarray(star), action)
-    assert [picture.tobytes() for picture in result.images] == [wanted.tobytes()] * 2
-    for picture in result.generated:
-        assert np.abs(np.asarray(picture.resize((SIZE, SIZE)), np.int16) - star).max() > 60
+    assert [image.tobytes() for image in result.images] == [wanted.tobytes()] * 2
+    for image in result.generated:
+        assert np.abs(np.asarray(image.resize((SIZE, SIZE)), np.int16) - star).max() > 60
     assert any("safety checker" in warning for warning in result.warnings)
     assert result.plan.safety == "intarsia-tiny-safety"
 
@@ -161,7 +169,7 @@ def test_a_clean_input_comes_back_byte_for_byte(engine):
     np.testing.assert_array_equal(np.asarray(result.images[0]), circle)
 
 
-def test_a_star_that_stands_outside_the_mask_is_found_in_the_finished_picture(engine):
+def test_a_star_that_stands_outside_the_mask_is_found_in_the_finished_image(engine):
     star = drawn("star", "purple", place=(0.25, 0.75), radius=0.2)
     fields = {"strength": 0.5, "steps": 2, "width": SIZE, "height": SIZE}
     kept = engine.run(request_of(star, **fields))

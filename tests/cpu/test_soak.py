@@ -10,6 +10,8 @@ import os
 import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +24,7 @@ NOISE, NOISE_OF_MODELS = 8.0, 40.0
 PACKAGES = {"onnx": "onnxruntime", "torch": "torch"}
 
 
-def points(tmp_path, backend, count, *options):
+def points(tmp_path: Path, backend: str, count: int, *options: Any) -> list[dict[str, Any]]:
     """What a process holds after each twentieth of the requests."""
     if backend in PACKAGES and find_spec(PACKAGES[backend]) is None:
         pytest.skip(f"needs {PACKAGES[backend]}")
@@ -39,7 +41,7 @@ def points(tmp_path, backend, count, *options):
     return json.loads(path.read_text())
 
 
-def assert_flat(points, warm, noise=NOISE):
+def assert_flat(points: list[dict[str, Any]], warm: int, noise: float = NOISE) -> None:
     """From ``warm`` requests on."""
     first, *later = [point for point in points if point["requests"] >= warm]
     assert len(later) >= 5
@@ -49,12 +51,12 @@ def assert_flat(points, warm, noise=NOISE):
     assert max(growth) <= noise, growth
 
 
-@pytest.mark.parametrize(("backend", "count", "warm"), [("null", 300, 50), ("onnx", 150, 50), ("torch", 30, 15)])
+@pytest.mark.parametrize(("backend", "count", "warm"), [("null", 300, 50), ("onnx", 150, 50), ("torch", 20, 10)])
 def test_requests(tmp_path, backend, count, warm):
     assert_flat(points(tmp_path, backend, count), warm)
 
 
-@pytest.mark.parametrize(("backend", "count", "warm"), [("null", 60, 20), ("onnx", 12, 4)])
+@pytest.mark.parametrize(("backend", "count", "warm"), [("null", 60, 20), ("onnx", 10, 4)])
 def test_opening_and_closing(tmp_path, backend, count, warm):
     assert_flat(points(tmp_path, backend, count, "--reopen"), warm, NOISE_OF_MODELS)
 

@@ -14,7 +14,7 @@ from intarsia.schedulers.tables import langevin_step
 SHAPE = (4, 5, 7)
 
 
-def network(x, timestep):
+def network(x: np.ndarray, timestep: float) -> np.ndarray:
     """Any function that depends on both; smooth, so that float32 stays close."""
     return np.tanh(0.3 * x + timestep / 1000) + 0.1 * x[::-1]
 

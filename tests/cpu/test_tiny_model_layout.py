@@ -79,11 +79,11 @@ def test_diffusers_loads_it_and_paints_only_finite_numbers() -> None:
     pipeline.set_progress_bar_config(disable=True)
     assert pipeline.safety_checker is None
     assert pipeline.vae_scale_factor == 8
-    picture = np.full((128, 128, 3), 0.75, np.float32)
+    image = np.full((128, 128, 3), 0.75, np.float32)
     mask = np.zeros((128, 128), np.float32)
     mask[32:96, 32:96] = 1
     drawn = pipeline(
-        "a red circle", image=picture, mask_image=mask, height=128, width=128, num_inference_steps=8,
+        "a red circle", image=image, mask_image=mask, height=128, width=128, num_inference_steps=8,
         generator=torch.Generator().manual_seed(0), output_type="np",
     ).images[0]  # fmt: skip
     assert drawn.shape == (128, 128, 3)

@@ -1,4 +1,4 @@
-"""The torch backend on the CPU with small random models: company, cancellation, both kinds of network, errors."""
+"""The torch backend on the CPU with small random models: batches, cancellation, both kinds of network, errors."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,28 +26,28 @@ SIZE = 128
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory):
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
-    nine = write_model(folder / "nine", 9, "tiny")
-    four = write_model(folder / "four", 4, "kl", seed=1)
-    return write_registry(folder / "weights.toml", nine=(nine, "sd15-inpaint"), four=(four, "sd15"))
+    inpainting = write_model(folder / "nine", 9, "tiny")
+    plain = write_model(folder / "four", 4, "kl", seed=1)
+    return write_registry(folder / "weights.toml", nine=(inpainting, "sd15-inpaint"), four=(plain, "sd15"))
 
 
 @pytest.fixture(scope="module")
-def engine(models):
+def engine(models: Path) -> Iterator[intarsia.Engine]:
     with intarsia.Engine("torch", "cpu", models) as opened:
         yield opened
 
 
 @pytest.fixture
-def ask():
-    def make(**fields):
+def ask() -> Callable[..., intarsia.InpaintRequest]:
+    def make(**fields: Any) -> intarsia.InpaintRequest:
         return noise_request(SIZE, slice(24, 100), slice(30, 90), **{"steps": 6, "model": "nine", **fields})
 
     return make
 
 
-COMPANY = [
+MIXED = [
     {"scheduler": "euler", "steps": 4, "strength": 1.0},
     {"scheduler": "EulerAncestralDiscreteScheduler", "steps": 9, "seed": 8, "samples": 2},
     {"scheduler": "HeunDiscreteScheduler", "steps": 5, "guidance_scale": 3.0},
@@ -57,8 +60,8 @@ COMPANY = [
 ]
 
 
-def test_same_seed_same_bits_alone_or_in_company(engine, ask):
-    requests = [ask(**fields) for fields in COMPANY]
+def test_same_seed_same_bits_alone_or_batched_with_others(engine, ask):
+    requests = [ask(**fields) for fields in MIXED]
     alone = [engine.run(request) for request in requests]
     again = [ticket.result() for ticket in [engine.submit(request) for request in requests]]
     for first, second in zip(alone, again, strict=True):
@@ -69,7 +72,7 @@ def test_same_seed_same_bits_alone_or_in_company(engine, ask):
 
 
 def test_batched_evaluation_agrees_with_one_lane_at_a_time(engine, models, ask):
-    requests = [ask(**fields) for fields in COMPANY[:5]]
+    requests = [ask(**fields) for fields in MIXED[:5]]
     alone = [engine.run(request).generated[0] for request in requests]
     with intarsia.Engine("torch", "cpu", models, deterministic=False) as together:
         batched = [ticket.result().generated[0] for ticket in [together.submit(request) for request in requests]]
@@ -78,7 +81,7 @@ def test_batched_evaluation_agrees_with_one_lane_at_a_time(engine, models, ask):
         assert difference.max() <= 1, "float32 in another order: at most one level after rounding"
 
 
-def test_sample_i_is_the_picture_of_seed_plus_i(engine, ask):
+def test_sample_i_is_the_image_of_seed_plus_i(engine, ask):
     several = engine.run(ask(samples=3, seed=40))
     for sample, seed in enumerate(several.seeds):
         alone = engine.run(ask(seed=seed))
@@ -100,7 +103,7 @@ def test_outside_the_feather_every_byte_is_the_inputs(engine, ask):
 
 
 def test_a_4_channel_model_keeps_the_known_region_in_its_latents(engine, ask):
-    """Outside the mask the latents end as the image's own, so the decoded picture is its reconstruction there."""
+    """Outside the mask the latents end as the image's own, so the decoded image is its reconstruction there."""
     kept = np.asarray(engine.run(ask(model="four", prompt="ab")).generated[0], np.int16)
     other = np.asarray(engine.run(ask(model="four", prompt="something else", seed=77)).generated[0], np.int16)
     difference = np.abs(kept - other).max(axis=2)
@@ -111,7 +114,7 @@ def test_a_4_channel_model_keeps_the_known_region_in_its_latents(engine, ask):
     assert difference[inside].mean() > 5 * max(difference[far].mean(), 0.2)
 
 
-def test_conditioning_reaches_the_picture(engine, ask):
+def test_conditioning_reaches_the_image(engine, ask):
     """Each of these must change what is drawn; a part that is dropped would not."""
     base = np.asarray(engine.run(ask()).generated[0])
     changes = [{"prompt": "cd"}, {"negative_prompt": "cd"}, {"guidance_scale": 2.0}, {"clip_skip": 1}, {"seed": 6}]
@@ -141,22 +144,22 @@ def test_a_long_prompt_is_cut_with_a_warning(engine, ask):
 
 
 @pytest.fixture
-def damaged(models, tmp_path):
+def damaged(models: Path, tmp_path: Path) -> tuple[Path, Path]:
     shutil.copytree(models.parent / "nine", tmp_path / "nine")
     registry = write_registry(tmp_path / "weights.toml", nine=(tmp_path / "nine", "sd15-inpaint"))
     return tmp_path / "nine", registry
 
 
-def truncate(folder):
+def truncate(folder: Path) -> None:
     file = folder / "unet" / "diffusion_pytorch_model.safetensors"
     file.write_bytes(file.read_bytes()[:5000])
 
 
-def pickle_only(folder):
+def pickle_only(folder: Path) -> None:
     (folder / "unet" / "diffusion_pytorch_model.safetensors").rename(folder / "unet" / "diffusion_pytorch_model.bin")
 
 
-def other_shape(folder):
+def other_shape(folder: Path) -> None:
     config = folder / "unet" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "block_out_channels": [32, 96]}))
 
@@ -196,10 +199,10 @@ def test_a_model_of_another_kind_than_the_registry_says(models, tmp_path, ask):
 class Refusing:
     """Stands for a device on which nothing can be captured."""
 
-    def __init__(self, device, *, required=False):
+    def __init__(self, device: object, *, required: bool = False) -> None:
         self.refused, self.required = "", required
 
-    def __call__(self, work):
+    def __call__(self, work: Callable[[], None]) -> Callable[[], None]:
         if self.required:
             raise RuntimeError("operation not permitted when stream is capturing")
         self.refused = "steps are launched one operation at a time: capturing failed (no)"
@@ -237,7 +240,7 @@ def test_preparing_imports_what_opening_needs_and_importing_the_backend_does_not
 
 
 def test_prompts_are_kept_as_long_as_they_take_little_memory(models, monkeypatch):
-    def request(prompt):
+    def request(prompt: str) -> intarsia.InpaintRequest:
         return noise_request(64, slice(16, 40), slice(16, 40), steps=2, model="nine", guidance_scale=1.0, prompt=prompt)
 
     with intarsia.Engine("torch", "cpu", models) as engine:

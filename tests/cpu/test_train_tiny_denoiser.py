@@ -55,7 +55,7 @@ def test_the_rate_warms_up_stays_and_falls_to_a_fiftieth() -> None:
 
 
 def test_an_input_of_the_networks_own_is_a_step_of_ddim() -> None:
-    """With the network's velocity taken as known, against diffusers' scheduler; other pictures keep their input."""
+    """With the network's velocity taken as known, against diffusers' scheduler; other images keep their input."""
     torch.manual_seed(4)
     scheduler = diffusers.DDIMScheduler.from_config(networks.SCHEDULER)
     nets = denoiser.build(SETTINGS, 5, torch.device("cpu"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 
@@ -15,7 +17,7 @@ HOLE[40:88, 40:88] = True
 
 
 @pytest.fixture(scope="module")
-def engine():
+def engine() -> Iterator[intarsia.Engine]:
     with intarsia.Engine("onnx", "cpu") as opened:
         yield opened
 
@@ -29,8 +31,8 @@ def photograph() -> np.ndarray:
 def test_the_hole_takes_after_its_surroundings(engine, content):
     results = []
     for hidden in (0, 255):
-        colours = np.where(HOLE[:, :, None], np.uint8(hidden), photograph())
-        image = np.dstack([colours, np.where(HOLE, 0, 255)]).astype(np.uint8)
+        colors = np.where(HOLE[:, :, None], np.uint8(hidden), photograph())
+        image = np.dstack([colors, np.where(HOLE, 0, 255)]).astype(np.uint8)
         size = {"width": SIZE, "height": SIZE}
         request = intarsia.InpaintRequest(
             init_image=image, mask_image=HOLE, seed=3, steps=8, masked_content=content, **size

@@ -1,7 +1,9 @@
 """Encoding and decoding with graphs that only pretend: what is captured when, what is reused, what goes when memory
-runs out, and that no picture notices."""
+runs out, and that no image notices."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -20,17 +22,19 @@ SIDES = (16, 24)
 
 
 @pytest.fixture(scope="module")
-def vae():
+def vae() -> AutoencoderKL:
     torch.manual_seed(0)
     made = AutoencoderKL(KLConfig(block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4))
     return made.requires_grad_(False).eval().to(memory_format=torch.channels_last)
 
 
 @pytest.fixture
-def made(vae):
+def made(vae: AutoencoderKL) -> Callable[..., tuple[VaeRunner, VaeRunner, FakeCapturer]]:
     """A runner with a capturer, one without, and the capturer."""
 
-    def make(failures=(), free_others=lambda: None):
+    def make(
+        failures: Sequence[Exception] = (), free_others: Callable[[], None] = lambda: None
+    ) -> tuple[VaeRunner, VaeRunner, FakeCapturer]:
         capturer = FakeCapturer(failures)
         return (
             VaeRunner(vae, CPU, fused=False, capturer=capturer, free_others=free_others),
@@ -41,7 +45,7 @@ def made(vae):
     return make
 
 
-def drawn(seed, sides=SIDES):
+def drawn(seed: int, sides: tuple[int, int] = SIDES) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:
     """Levels, a mask, and latents of that size."""
     rng = np.random.default_rng(seed)
     mask = rng.random(sides) > 0.5
@@ -64,7 +68,7 @@ def test_captured_and_launched_one_by_one_are_the_same_bits(made):
     assert capturer.replayed == 8, "the first of a size is launched"
 
 
-def test_a_picture_alone_is_the_first_of_two(made):
+def test_an_image_alone_is_the_first_of_two(made):
     captured, plain, _ = made()
     for seed in range(3):
         levels, mask, _ = drawn(seed)
@@ -73,7 +77,7 @@ def test_a_picture_alone_is_the_first_of_two(made):
         assert torch.equal(alone[0], plain.encode(levels, mask)[0])
 
 
-def test_the_masked_picture_is_grey_in_the_mask(made, vae):
+def test_the_masked_image_is_gray_in_the_mask(made, vae):
     levels, mask, _ = drawn(0)
     image = torch.from_numpy(levels).permute(2, 0, 1).double() / 127.5 - 1
     both = torch.stack([image, torch.where(torch.from_numpy(mask), 0.0, image)])
@@ -85,7 +89,7 @@ def test_the_masked_picture_is_grey_in_the_mask(made, vae):
 def test_what_is_captured_reads_where_its_input_lay():
     seen = []
 
-    def double(x):
+    def double(x: torch.Tensor) -> tuple[torch.Tensor]:
         seen.append(x.data_ptr())
         return (2 * x,)
 
@@ -110,7 +114,7 @@ def test_the_longest_unused_goes():
     assert len(kept) == 0
 
 
-def test_large_pictures_are_not_captured(made, monkeypatch):
+def test_large_images_are_not_captured(made, monkeypatch):
     captured, _, capturer = made()
     monkeypatch.setattr(module, "_MOST_CAPTURED_PIXELS", SIDES[0] * SIDES[1] - 1)
     for seed in range(3):
@@ -119,7 +123,7 @@ def test_large_pictures_are_not_captured(made, monkeypatch):
     assert capturer.captured == 1
 
 
-def out_of_memory():
+def out_of_memory() -> torch.OutOfMemoryError:
     return torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
@@ -143,7 +147,7 @@ def test_what_does_not_fit_whole_is_done_in_tiles_that_are_not_captured(made, va
         captured.decode(small)
     decode, whole = AutoencoderKL.decode, large.shape[2] * large.shape[3]
 
-    def limited(self, latents):
+    def limited(self: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
         if latents.shape[2] * latents.shape[3] >= whole:
             raise out_of_memory()
         return decode(self, latents)
@@ -168,7 +172,7 @@ def test_a_failure_of_another_kind_is_not_tried_again(made):
     assert capturer.captured == 0
 
 
-def test_a_picture_that_is_not_finite_is_an_error_captured_or_not(made):
+def test_an_image_that_is_not_finite_is_an_error_captured_or_not(made):
     captured, _, capturer = made()
     latents = drawn(0)[2]
     for turn in range(4):

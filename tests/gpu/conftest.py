@@ -6,5 +6,5 @@ import pytest
 
 
 @pytest.fixture
-def device():
+def device() -> str:
     return "cuda"

@@ -1,8 +1,10 @@
-"""Captured steps on a real GPU: the same pictures as without, nothing that waits for the host, bounded memory."""
+"""Captured steps on a real GPU: the same images as without, nothing that waits for the host, bounded memory."""
 
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ import torch
 
 import intarsia
 from benchmarks.published import VAES
-from intarsia.backends.protocol import Step
+from intarsia.backends.protocol import ModelFiles, Step
 from intarsia.backends.torch import session as sessions
 from intarsia.backends.torch.backend import TorchBackend
 from intarsia.backends.torch.capture import CudaGraphCapturer
@@ -33,7 +35,7 @@ from intarsia.schedulers import NAMES
 SIZE = 256
 
 
-def ask(size=SIZE, **fields):
+def ask(size: int = SIZE, **fields: Any) -> intarsia.InpaintRequest:
     """A request to the packaged model."""
     ramp = np.linspace(40, 200, size)[:, None, None] * np.array([0.9, 0.6, 0.8]) * np.ones((1, size, 1))
     mask = np.zeros((size, size), np.uint8)
@@ -44,16 +46,16 @@ def ask(size=SIZE, **fields):
     )
 
 
-def drawn(result):
+def drawn(result: intarsia.Result) -> np.ndarray:
     return np.asarray(result.generated[0], np.float64)
 
 
 @pytest.fixture
-def captured(monkeypatch):
+def captured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was captured, in this order: a ``StaticBatch``, or a ``CapturedCall`` for images."""
     counted, original = [], CudaGraphCapturer.__call__
 
-    def count(self, work):
+    def count(self: CudaGraphCapturer, work: Callable[[], None]) -> Any:
         counted.append(work.__qualname__.split(".")[0])
         return original(self, work)
 
@@ -62,11 +64,11 @@ def captured(monkeypatch):
 
 
 @pytest.fixture
-def opened(monkeypatch):
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Sessions that were opened."""
     found, original = [], TorchBackend.open
 
-    def keep(self, asked):
+    def keep(self: TorchBackend, asked: ModelFiles) -> Any:
         found.append(original(self, asked))
         return found[-1]
 
@@ -74,7 +76,7 @@ def opened(monkeypatch):
     return found
 
 
-def lanes_of(session, requests):
+def lanes_of(session: Any, requests: Sequence[intarsia.InpaintRequest]) -> list[tuple[Any, NoiseStream]]:
     """Lanes at their first row, with the noise that each has still to draw."""
     made = []
     for request in requests:
@@ -86,7 +88,7 @@ def lanes_of(session, requests):
     return made
 
 
-def advance(session, lanes, row):
+def advance(session: Any, lanes: Sequence[tuple[Any, NoiseStream]], row: int) -> None:
     """One row of every lane that still has it."""
     here = [(state, stream) for state, stream in lanes if row < len(state.table)]
     steps = [
@@ -96,7 +98,7 @@ def advance(session, lanes, row):
     session.advance(steps)
 
 
-def open_session(**choices):
+def open_session(**choices: Any) -> Any:
     resolved = resolve(ask(), intarsia.Registry())
     execution = Execution(deterministic=True, **choices)
     return TorchBackend("cuda", execution).open(model_files(resolved.entry, resolved.parts))
@@ -107,7 +109,7 @@ def test_graphs_own_their_workspaces():
     device = torch.device("cuda")
     generator = torch.Generator("cuda").manual_seed(0)
 
-    def drawn_half(*shape):
+    def drawn_half(*shape: int) -> torch.Tensor:
         return torch.randn(shape, device=device, dtype=torch.float16, generator=generator)
 
     # few rows and a long sum: products that are split over their length, whose parts meet in a workspace
@@ -162,7 +164,7 @@ def test_attention_operators_against_float64(name, queries, keys, width):
     """Each kernel by its own name, on heads that lie between each other in memory as the networks have them."""
     generator = torch.Generator("cuda").manual_seed(1)
 
-    def heads(count):
+    def heads(count: int) -> torch.Tensor:
         tokens = torch.randn(2, count, 8 * width, device="cuda", dtype=torch.float16, generator=generator)
         return tokens.unflatten(2, (8, width)).transpose(1, 2)
 
@@ -179,16 +181,16 @@ def test_attention_operators_against_float64(name, queries, keys, width):
 
 def test_captured_and_launched_one_by_one_are_the_same_bits(captured):
     """The same kernels on the same values. Deterministic, so that attention is chosen by order and not by time."""
-    pictures = []
+    images = []
     for capture in ("on", "off"):
         with intarsia.Engine("torch", "cuda", deterministic=True, capture=capture) as engine:
             results = [engine.run(ask(scheduler=name)) for name in NAMES]
             assert {result.ran["capture"] for result in results} == {capture}
             merged = engine.run(ask(512, token_merging=0.5, scheduler="euler_a"))
             unguided = engine.run(ask(guidance_scale=1.0))
-        pictures.append([drawn(result) for result in (*results, merged, unguided)])
+        images.append([drawn(result) for result in (*results, merged, unguided)])
     assert len(captured) > 0
-    for name, one, other in zip([*NAMES, "merging", "unguided"], *pictures, strict=True):
+    for name, one, other in zip([*NAMES, "merging", "unguided"], *images, strict=True):
         np.testing.assert_array_equal(one, other, err_msg=name)
 
 
@@ -198,20 +200,20 @@ def test_half_precision_errs_no_more_with_our_kernels():
         ask(512, seed=seed, scheduler=name) for seed, name in enumerate(("euler", "DPMSolverMultistepScheduler"))
     ]
 
-    def pictures(device, **choices):
+    def images(device: str, **choices: Any) -> np.ndarray:
         with intarsia.Engine("torch", device, **choices) as engine:
             return np.stack([drawn(engine.run(request)) for request in requests])
 
-    exact = pictures("cpu")
+    exact = images("cpu")
     ways = {"captured": {}, "fused": {"capture": "off"}, "plain": {"kernels": "plain"}}
-    errors = {name: np.sqrt(np.mean((pictures("cuda", **way) - exact) ** 2)) for name, way in ways.items()}
+    errors = {name: np.sqrt(np.mean((images("cuda", **way) - exact) ** 2)) for name, way in ways.items()}
     # a quarter for chance, half a level for the rounding to 8 bits
     assert max(errors["captured"], errors["fused"]) <= 1.25 * errors["plain"] + 0.5, errors
     assert 0 < errors["plain"] < 12, errors
 
 
 def test_nothing_in_a_step_waits_for_the_host():
-    """Stochastic rows, norms, lanes that leave: after each company was captured, torch refuses whatever would wait."""
+    """Stochastic rows, norms, lanes that leave: after each batch was captured, torch refuses whatever would wait."""
     names = ("EulerAncestralDiscreteScheduler", "ScoreSdeVeScheduler", "UniPCMultistepScheduler", "DDIMScheduler")
     requests = [ask(scheduler=name, steps=4 + place) for place, name in enumerate(names)]
     resolved = resolve(ask(), intarsia.Registry())
@@ -226,11 +228,11 @@ def test_nothing_in_a_step_waits_for_the_host():
                 advance(session, lanes, row)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    assert all(picture.std() > 1 for picture in session.decode([state for state, _ in lanes]))
+    assert all(image.std() > 1 for image in session.decode([state for state, _ in lanes]))
     session.close()
 
 
-def test_a_company_is_captured_once(captured):
+def test_a_batch_is_captured_once(captured):
     with intarsia.Engine("torch", "cuda") as engine:
         first = engine.run(ask(seed=1))
         assert captured == ["StaticBatch"]
@@ -247,10 +249,10 @@ def test_graphs_are_bounded_and_those_that_went_come_back(captured, opened, monk
     monkeypatch.setattr(sessions, "_BATCHES", 2)
     sizes = (256, 320, 384, 256)
     with intarsia.Engine("torch", "cuda", deterministic=True) as engine:
-        pictures = [drawn(engine.run(ask(size))) for size in sizes]
+        images = [drawn(engine.run(ask(size))) for size in sizes]
         assert len(opened[0]._stepper) == 2
     assert captured.count("StaticBatch") == 4
-    np.testing.assert_array_equal(pictures[0], pictures[3])
+    np.testing.assert_array_equal(images[0], images[3])
 
 
 def test_memory_does_not_grow_from_request_to_request():
@@ -264,7 +266,7 @@ def test_memory_does_not_grow_from_request_to_request():
 
 
 def test_lanes_share_a_graph_and_come_and_go():
-    """Mixed company against each alone: another batch shape in half precision, the same picture, not the same bits."""
+    """Mixed batches against each image alone: another batch shape in half precision, so not the same bits."""
     requests = [ask(scheduler=name, steps=4 + place % 5, seed=place) for place, name in enumerate(NAMES[:12])]
     with intarsia.Engine("torch", "cuda") as engine:
         alone = [drawn(engine.run(request)) for request in requests]
@@ -274,7 +276,7 @@ def test_lanes_share_a_graph_and_come_and_go():
         assert psnr > 25, f"{request.scheduler}: {psnr:.1f} dB"
 
 
-def test_other_loras_need_no_new_recording(captured, opened, tmp_path):
+def test_other_loras_need_no_new_capture(captured, opened, tmp_path):
     pytest.importorskip("diffusers", reason="reads LoRA files with diffusers: pip install 'intarsia[torch]'")
     from safetensors.torch import save_file
 
@@ -295,16 +297,16 @@ def test_other_loras_need_no_new_recording(captured, opened, tmp_path):
     opened.clear()
     captured.clear()
     with intarsia.Engine("torch", "cuda", registry, deterministic=True) as engine:
-        pictures = [drawn(engine.run(request)) for request in (plain, inked, plain)]
+        images = [drawn(engine.run(request)) for request in (plain, inked, plain)]
     assert (len(opened), captured.count("StaticBatch")) == (1, 1)
     with intarsia.Engine("torch", "cuda", registry, deterministic=True) as engine:
         fresh = drawn(engine.run(inked))
-    np.testing.assert_array_equal(pictures[1], fresh)
-    np.testing.assert_array_equal(pictures[0], pictures[2])
-    assert not np.array_equal(pictures[0], pictures[1])
+    np.testing.assert_array_equal(images[1], fresh)
+    np.testing.assert_array_equal(images[0], images[2])
+    assert not np.array_equal(images[0], images[1])
 
 
-def made_vae_runner(capturer):
+def made_vae_runner(capturer: CudaGraphCapturer | None) -> VaeRunner:
     """A full-size autoencoder at work; two of them have the same weights."""
     torch.manual_seed(0)
     with torch.device("cuda"):
@@ -314,7 +316,7 @@ def made_vae_runner(capturer):
 
 
 @torch.inference_mode()
-def test_pictures_captured_and_launched_one_by_one_are_the_same_bits(captured):
+def test_images_captured_and_launched_one_by_one_are_the_same_bits(captured):
     """In and out, two sizes in turns; a size is launched first, and nothing that was handed out changes later."""
     replayed, launched = made_vae_runner(CudaGraphCapturer(torch.device("cuda"))), made_vae_runner(None)
     rng, kept = np.random.default_rng(0), []
@@ -330,16 +332,16 @@ def test_pictures_captured_and_launched_one_by_one_are_the_same_bits(captured):
 
 
 @torch.inference_mode()
-def test_nothing_in_a_captured_picture_waits_for_the_host():
-    pictures = made_vae_runner(CudaGraphCapturer(torch.device("cuda")))
+def test_nothing_in_a_captured_autoencoder_waits_for_the_host():
+    runner = made_vae_runner(CudaGraphCapturer(torch.device("cuda")))
     levels, mask = np.full((256, 256, 3), 77, np.uint8), np.eye(256, dtype=bool)
     latents = torch.zeros(1, 4, 32, 32, device="cuda")
     for _ in range(2):
-        expected = pictures.encode(levels, mask), pictures.decode(latents)
-    decode = pictures._captured._calls.peek(("decoded", 256, 256))
+        expected = runner.encode(levels, mask), runner.decode(latents)
+    decode = runner._captured._calls.peek(("decoded", 256, 256))
     torch.cuda.set_sync_debug_mode("error")
     try:
-        encoded = pictures.encode(levels, mask)
+        encoded = runner.encode(levels, mask)
         decoded, finite = decode(latents)
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -5,6 +5,9 @@ Random weights: right for comparing what is computed, whatever it may show.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import pytest
 
 from tests.gpu.needs import need_compiled_kernels
@@ -26,13 +29,13 @@ MARGIN = 1.1
 
 
 @pytest.fixture(autouse=True)
-def exact_products():
+def exact_products() -> Iterator[None]:
     """Float32 is the yardstick here: no product of it in ten bits."""
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False), torch.no_grad():
         yield
 
 
-def filled(module, seed=0):
+def filled(module: torch.nn.Module, seed: int = 0) -> Any:
     """Weights that keep the signal's size, and that float16 can hold."""
     module.to_empty(device="cuda").requires_grad_(False).eval()
     generator = torch.Generator("cuda").manual_seed(seed)
@@ -45,16 +48,16 @@ def filled(module, seed=0):
     return module
 
 
-def random(*shape, seed=1):
+def random(*shape: int, seed: int = 1) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).half().float().cuda()
 
 
-def error(found, expected):
+def error(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found.float() - expected).square().mean().sqrt())
 
 
-def captured(call):
-    """What ``call`` gives when it is recorded and replayed."""
+def captured(call: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """What ``call`` gives when it is captured and replayed."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -69,7 +72,9 @@ def captured(call):
     return out
 
 
-def assert_as_exact(network, call, expected, yardstick):
+def assert_as_exact(
+    network: torch.nn.Module, call: Callable[[], torch.Tensor], expected: torch.Tensor, yardstick: torch.Tensor
+) -> None:
     """Every way of ``network`` is as close to ``expected`` as ``yardstick`` is."""
     assert expected.std() > 0.1
     most = MARGIN * error(yardstick, expected)
@@ -83,12 +88,12 @@ def assert_as_exact(network, call, expected, yardstick):
 @pytest.mark.parametrize(
     ("family", "size"), [("sd15-inpaint", (64, 64)), ("sd15-inpaint", (56, 84)), ("sdxl", (128, 128))]
 )
-def test_unet(family, size):
+def test_a_full_size_unet_is_as_close_to_float32_as_that_of_diffusers(family, size):
     config = UNETS[family]
     with torch.device("meta"):
         theirs, ours = diffusers.UNet2DConditionModel(**diffusers_unet(config)), UNet(config)
     theirs = filled(theirs)
-    copies = 2 if config.added_inputs else 1  # as sessions have it: SD1.5's halves are one up to the prompt
+    copies = 2 if config.added_inputs else 1  # as sessions have it: SD1.5's branches are one up to the prompt
     sample, hidden = random(copies, config.in_channels, *size), random(2, 77, config.cross_attention_dim[0], seed=2)
     both = sample.expand(2, -1, -1, -1)
     timestep, added, conditions = torch.tensor([481.0], device="cuda"), (), None
@@ -110,19 +115,19 @@ def test_unet(family, size):
 
 @pytest.mark.parametrize("family", ["sd15-inpaint", "sdxl"])
 @pytest.mark.parametrize("shrunk", [False, True])
-def test_autoencoder(family, shrunk):
+def test_a_full_size_autoencoder_is_as_close_to_float32_as_that_of_diffusers(family, shrunk):
     config = VAES[family]
     with torch.device("meta"):
         theirs, ours = diffusers.AutoencoderKL(**diffusers_vae(config)), AutoencoderKL(config)
     theirs = filled(theirs)
-    latents, picture = random(1, 4, 64, 64), random(2, 3, 256, 384).clamp(-1, 1)
+    latents, image = random(1, 4, 64, 64), random(2, 3, 256, 384).clamp(-1, 1)
     ours = ours.to_empty(device="cuda").half().requires_grad_(False).eval().to(memory_format=LAST)
     ours.load_state_dict(theirs.state_dict())
     if shrunk:
         ours.shrink(6)
-    exact = theirs.decode(latents / config.scaling_factor).sample, theirs.encode(picture).latent_dist.mode()
+    exact = theirs.decode(latents / config.scaling_factor).sample, theirs.encode(image).latent_dist.mode()
     theirs = theirs.half()
-    half = latents.half(), picture.half()
+    half = latents.half(), image.half()
     given = [each.to(memory_format=LAST) for each in half]
     yardstick = theirs.decode(half[0] / config.scaling_factor).sample
     assert_as_exact(ours, lambda: ours.decode(given[0]), exact[0], yardstick)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ SIZE = 256
 
 
 @pytest.fixture(scope="module", params=["float32", "float16"])
-def graphs(request, tmp_path_factory):
+def graphs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The packaged graphs, which are float32 and not captured, or half-precision ones, which are."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "float16":
@@ -38,18 +40,18 @@ def graphs(request, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def reference():
+def reference() -> Iterator[intarsia.Engine]:
     with intarsia.Engine("torch", "cpu") as engine:
         yield engine
 
 
 @pytest.fixture(scope="module")
-def cuda(graphs):
+def cuda(graphs: str) -> Iterator[intarsia.Engine]:
     with intarsia.Engine("onnx", "cuda") as engine:
         yield engine
 
 
-def ask(**fields):
+def ask(**fields: Any) -> intarsia.InpaintRequest:
     ramp = np.linspace(40, 200, SIZE)[:, None, None] * np.array([0.9, 0.6, 0.8]) * np.ones((1, SIZE, 1))
     mask = np.zeros((SIZE, SIZE), np.uint8)
     mask[60:200, 50:190] = 255
@@ -58,19 +60,19 @@ def ask(**fields):
     return intarsia.InpaintRequest(**{**given, **defaults, **fields})
 
 
-def drawn(result):
+def drawn(result: intarsia.Result) -> np.ndarray:
     return np.asarray(result.generated[-1], np.float64)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "LCMScheduler"])
-def test_the_same_picture_as_torch_on_the_cpu(cuda, reference, graphs, name):
+def test_the_same_image_as_torch_on_the_cpu(cuda, reference, graphs, name):
     one, other = (drawn(engine.run(ask(scheduler=name))) for engine in (cuda, reference))
     psnr = 10 * np.log10(255**2 / max(np.mean((one - other) ** 2), 1e-9))
     assert psnr > (40 if graphs == "float32" else 25), f"{name}: {psnr:.1f} dB"  # TF32 and 11 bits
 
 
-def test_captured_steps_give_the_launched_ones_picture(graphs, cuda):
-    """Company, other lengths of tables, shapes that come back: what is replayed is what would have been launched."""
+def test_captured_steps_give_the_image_of_launched_ones(graphs, cuda):
+    """Batches of several, tables of other lengths, shapes that come back: a replay gives what a launch would give."""
     if graphs == "float32":
         pytest.skip("float32 graphs have branches, which ONNX Runtime does not capture")
     mixed = [{"scheduler": name, "steps": 6 + place} for place, name in enumerate(NAMES[:6])]
@@ -103,7 +105,7 @@ def test_float32_graphs_say_that_they_are_launched(graphs, cuda):
         on.run(ask(steps=2))
 
 
-def test_merging_and_company(cuda, reference):
+def test_merging_is_the_same_as_torch_alone_and_batched_with_others(cuda, reference):
     one, other = (drawn(engine.run(ask(token_merging=0.5))) for engine in (cuda, reference))
     assert np.sqrt(np.mean((one - other) ** 2)) < 16
     alone = drawn(cuda.run(ask(seed=8)))

@@ -1,6 +1,7 @@
 """Compiles every kernel to machine code of an H100/H200, for which no GPU is needed; prints what came of each.
 
-Run by itself, without TRITON_INTERPRET: what the interpreter forgives, the compiler may not.
+Run by itself, without TRITON_INTERPRET: what the interpreter forgives, the compiler may not. With the argument `all` it
+compiles for every width and dtype, else for a choice of them.
 """
 
 from __future__ import annotations
@@ -30,8 +31,15 @@ from tests.kernels.offline import launching
 
 FLOAT16 = torch.float16
 LAST = torch.channels_last
-# Channels of the norms of SD1.5, SDXL and their autoencoder.
+# Channels of the norms of SD1.5, SDXL and their autoencoder, and of their tokens.
 WIDTHS = (128, 256, 512, 320, 640, 960, 1280, 1920, 2560)
+TOKEN_WIDTHS = (320, 640, 1280)
+DTYPES = (FLOAT16, torch.bfloat16, torch.float32)
+
+# The fewest channels and the most, and the groups that need the most registers and the most local memory.
+FEW_WIDTHS = (128, 320, 960, 2560)
+FEW_TOKEN_WIDTHS = (320, 1280)
+FEW_DTYPES = (FLOAT16, torch.bfloat16)
 
 
 def report(kernel: str, compiled: Any) -> None:
@@ -110,17 +118,18 @@ def steps() -> None:
 
 def main() -> None:
     assert "triton" not in sys.modules, "importing the kernels imports triton"
+    everything = sys.argv[1:] == ["all"]
     with launching(report, compiling=True):
-        for width in WIDTHS:
+        for width in WIDTHS if everything else FEW_WIDTHS:
             layers(width, 8)
-        for width in (320, 640, 1280):
+        for width in TOKEN_WIDTHS if everything else FEW_TOKEN_WIDTHS:
             ones, rows = torch.ones(width, dtype=FLOAT16), torch.zeros(2, width, dtype=FLOAT16)
             layer_norm(rows, ones, ones, fused=True)
             add_layer_norm(rows, rows, ones, ones, fused=True)
             layer_norm_float8(rows, rows, ones, ones, fused=True)
             quantize(rows, fused=True)
             geglu_float8(torch.zeros(2, 8 * width, dtype=FLOAT16), fused=True)
-        for dtype in (FLOAT16, torch.bfloat16, torch.float32):
+        for dtype in DTYPES if everything else FEW_DTYPES:
             tokens(dtype)
         geglu(torch.zeros(2, 2560, dtype=FLOAT16), fused=True)
         images()

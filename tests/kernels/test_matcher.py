@@ -8,6 +8,7 @@ torch = pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[
 
 from intarsia.errors import BackendError
 from intarsia.kernels.matcher import match, match_reference, merge, merge_reference
+from tests.kernels.guarding import Guard
 from tests.kernels.rounding import assert_rounded
 
 FLOAT16, BFLOAT16, FLOAT32 = torch.float16, torch.bfloat16, torch.float32
@@ -22,14 +23,23 @@ def need_products(dtype: torch.dtype, device: str) -> None:
         pytest.skip("Triton's interpreter takes the bits of bfloat16 for integers in products")
 
 
-def split(guard, lanes, tokens, ends, device, seed=0):
+def split(
+    guard: Guard, lanes: int, tokens: int, ends: int, device: str, seed: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Sources and destinations in any order, as no cell of an image would have them."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.stack([torch.randperm(tokens, generator=generator) for _ in range(lanes)]).to(device)
     return guard.holding(order[:, ends:]), guard.holding(order[:, :ends])
 
 
-def assert_matches(actual, x, sources, destinations, merged, protected=None):
+def assert_matches(
+    actual: tuple[torch.Tensor, torch.Tensor],
+    x: torch.Tensor,
+    sources: torch.Tensor,
+    destinations: torch.Tensor,
+    merged: int,
+    protected: torch.Tensor | None = None,
+) -> None:
     """Place for place what float64 says."""
     given = (x.double(), sources, destinations, merged, protected)
     place, size = match_reference(*(each.cpu() if torch.is_tensor(each) else each for each in given))

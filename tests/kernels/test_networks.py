@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,13 +35,13 @@ VAE = KLConfig(block_out_channels=(16, 24), layers_per_block=1, norm_num_groups=
 
 
 @pytest.fixture(autouse=True)
-def exact_products():
+def exact_products() -> Iterator[None]:
     """Float32 is the yardstick here: on a GPU, no product of it in ten bits."""
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         yield
 
 
-def randomise(network, device):
+def randomise(network: torch.nn.Module, device: str) -> Any:
     """Weights that keep the signal's size and leave no layer, and no bias, without an effect."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
@@ -52,11 +54,13 @@ def randomise(network, device):
     return network.requires_grad_(False).eval().to(device, memory_format=torch.channels_last)
 
 
-def random(*shape, seed=0):
+def random(*shape: object, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def ways(make, network, dtype):
+def ways(
+    make: Callable[[Any, torch.dtype], torch.Tensor], network: torch.nn.Module, dtype: torch.dtype
+) -> list[torch.Tensor]:
     """``make`` of the network plain in float32, and plain and fused in ``dtype``."""
     found = []
     for fused, kind in ((False, torch.float32), (False, dtype), (True, dtype)):
@@ -66,7 +70,7 @@ def ways(make, network, dtype):
     return found
 
 
-def assert_agree(exact, plain, fused, dtype):
+def assert_agree(exact: torch.Tensor, plain: torch.Tensor, fused: torch.Tensor, dtype: torch.dtype) -> None:
     assert exact.std() > 0.1  # else the tolerance would mean nothing
     assert bool(fused.isfinite().all())
     if dtype == torch.float32:
@@ -78,20 +82,21 @@ def assert_agree(exact, plain, fused, dtype):
         assert 0 < errors[1] < 1.25 * errors[0]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize("size", [(8, 8), (7, 10)])
+# The even size takes one launch for a norm; of the other, whose halves are rounded, the norms take two. The layers'
+# own tests have each with both dtypes.
+@pytest.mark.parametrize(("size", "dtype"), [((8, 8), torch.float32), ((7, 10), torch.float16)])
 @torch.no_grad()
 def test_unet(device, size, dtype):
     unet = randomise(UNet(SMALL), device)
     sample, hidden = random(2, 9, *size).to(device), random(4, 5, 12, seed=1).to(device)
     timesteps = torch.tensor([801.0, 37.5], device=device)
 
-    def evaluate(own, kind):
+    def evaluate(own: Any, kind: torch.dtype) -> torch.Tensor:
         return own(sample.to(kind), own.embed(timesteps), own.cross_kv(hidden[:2].to(kind)))
 
     assert_agree(*ways(evaluate, unet, dtype), dtype)
 
-    def evaluate_branches(own, kind):
+    def evaluate_branches(own: Any, kind: torch.dtype) -> torch.Tensor:
         """Two lanes, the sample of each for both of its prompts."""
         emb = own.embed(timesteps).repeat_interleave(2, 0)
         return own(sample.to(kind), emb, own.cross_kv(hidden.to(kind)))
@@ -103,27 +108,28 @@ def test_unet(device, size, dtype):
 def test_unet_that_merges_tokens(device):
     """Two lanes of two halves, each with its own mask, at both resolutions."""
     unet = randomise(UNet(SMALL), device)
-    masks = np.zeros((2, 12, 12))
-    masks[0, 2:4, 2:4], masks[1, 6:8, 4:6] = 1, 1
+    masks = np.zeros((2, 10, 10))
+    masks[0, 2:4, :2], masks[1, :2, 4:6] = 1, 1
     regions, choices = [], []
     for lane, mask in enumerate(masks):
-        host_regions = find_regions(TokenMerging(0.5, levels=2), unet.attention_sizes(12, 12), mask)
+        host_regions = find_regions(TokenMerging(0.5, levels=2), unet.attention_sizes(10, 10), mask)
         drawn = draw_choices(np.full(3, lane, np.float32), 1, [region.cells for region in host_regions])
         regions.append(upload_regions(host_regions, torch.device(device)))
         choices.append([torch.from_numpy(choice[0]).to(device) for choice in drawn])
     merging = level_mergings(regions, choices)
     assert len(merging) == 2
-    sample, hidden = random(4, 9, 12, 12).to(device), random(4, 5, 12, seed=1).to(device)
+    sample, hidden = random(4, 9, 10, 10).to(device), random(4, 5, 12, seed=1).to(device)
     emb, cross_kv = unet.embed(torch.tensor([801.0, 801, 2, 2], device=device)), unet.cross_kv(hidden)
     plain, fused = [], []
     for found, choice in ((plain, False), (fused, True)):
         use_kernels(unet, choice)
-        found += [unet(sample, emb, cross_kv, merging=each).cpu() for each in ((), merging)]
-        found.append(unet(sample[::2], emb, cross_kv, merging=merging).cpu())
-    assert float((plain[1] - plain[0]).abs().max()) > 1e-3  # it does merge
+        found += [unet(each, emb, cross_kv, merging=merging).cpu() for each in (sample, sample[::2])]
+    use_kernels(unet, False)
+    unmerged = unet(sample, emb, cross_kv).cpu()
+    assert float((plain[0] - unmerged).abs().max()) > 1e-3  # it does merge
     # the same tokens merge, so nothing but the order of sums differs
-    assert float((fused[1] - plain[1]).abs().max()) < 1e-5
-    assert float((fused[2] - plain[2]).abs().max()) < 1e-5
+    for one, other in zip(plain, fused, strict=True):
+        assert float((other - one).abs().max()) < 1e-5
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])

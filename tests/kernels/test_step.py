@@ -109,7 +109,10 @@ def assert_close(actual: torch.Tensor, expected: torch.Tensor, share: float) -> 
 @pytest.mark.parametrize(("branches", "shared"), [(1, False), (2, False), (2, True)], ids=["one", "two", "two of one"])
 @pytest.mark.parametrize("is_inpainting", [False, True], ids=["4 channels", "9 channels"])
 def test_every_row_of_every_scheduler(guard, device, is_inpainting, branches, shared):
-    tables = [table(name, 4 + place % 3, strength=0.8) for place, name in enumerate(NAMES)]
+    # All of them twice with two branches: at 4 channels with a sample each, at 9 with one for both. How the branches
+    # lie does not touch a scheduler's coefficients, so elsewhere a third of them suffices.
+    names = NAMES if branches == 2 and shared == is_inpainting else NAMES[::3]
+    tables = [table(name, 4 + place % 3, strength=0.8) for place, name in enumerate(names)]
     dtype = torch.float32 if is_inpainting else torch.float16
     lanes, image_latents, noise = lanes_of(
         guard, tables, device, is_inpainting=is_inpainting, branches=branches, dtype=dtype, shared=shared

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +27,7 @@ from intarsia.errors import RequestError
 from intarsia.models.unet import UNet
 
 
-def rehearsed(case, folder, **more):
+def rehearsed(case: str, folder: Path, **more: Any) -> tuple[Any, dict[str, Any]]:
     failed = run(Options(cases=(case,), out=folder, short=True, budget=3600, **more))
     (path,) = folder.glob("rehearsal_*.json")
     return failed, json.loads(path.read_text())
@@ -46,7 +48,7 @@ def test_engine_and_peers_agree_and_are_timed(case, tmp_path):
 
 
 def test_peers_encode_the_prompt_once_as_our_engine_does(monkeypatch):
-    """Otherwise their times have text encoders in them, and ours have not; the picture is the same."""
+    """Otherwise their times have text encoders in them, and ours have not; the image is the same."""
     case = replace(shortened(chosen(("S2",), "cuda")[0]), size=64, steps=2)
     weights = networks.Weights(case.family, shrunk=True)
     made = peers.pipeline(weights, networks.parts(weights, "cpu", torch.float32), torch.device("cpu"), torch.float32)
@@ -54,18 +56,18 @@ def test_peers_encode_the_prompt_once_as_our_engine_does(monkeypatch):
     encoders = [made.text_encoder, made.text_encoder_2]
     for encoder in encoders:
         encoder.forward = None  # not called any more
-    (picture,) = call()
+    (image,) = call()
     for encoder in encoders:
         del encoder.forward
     monkeypatch.setattr(peers, "_encoded", lambda *_: {"prompt": jobs.PROMPT, "negative_prompt": None})
     (expected,) = peers.call(made, case)()
-    np.testing.assert_array_equal(np.asarray(picture), np.asarray(expected))
+    np.testing.assert_array_equal(np.asarray(image), np.asarray(expected))
 
 
 def test_a_peer_without_memory_is_named_and_the_compiled_one_joins_the_record(tmp_path, monkeypatch):
     """Both turns on real networks; what tracing them takes is no matter of this test."""
 
-    def full(_made):
+    def full(_made: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
     monkeypatch.setitem(peers.MAKERS, "tomesd", full)
@@ -86,7 +88,7 @@ def test_a_peer_without_memory_is_named_and_the_compiled_one_joins_the_record(tm
 
 @pytest.mark.parametrize(("scale", "passed"), [(1.0, True), (1.01, False)])
 def test_the_check_in_half_precision_finds_what_is_wrong_by_a_hundredth(tmp_path, monkeypatch, scale, passed):
-    """Half precision on a CPU, small networks, 8 steps: the pictures alone would let the scaled output pass."""
+    """Half precision on a CPU, small networks, 8 steps: the images alone would let the scaled output pass."""
     for module in (places, networks, sessions):
         monkeypatch.setattr(module, "pick_dtype", lambda device: torch.float16)
     forward = UNet.forward
@@ -108,7 +110,7 @@ def test_capture_that_cannot_be_is_the_reason_of_its_case(tmp_path):
     assert "captured steps need fused kernels on a CUDA device" in reason
 
 
-def test_wrong_pictures_have_no_times(tmp_path, monkeypatch):
+def test_wrong_images_have_no_times(tmp_path, monkeypatch):
     black = Image.new("RGB", (128, 128))
     monkeypatch.setattr(pipelines, "ours", lambda *_: lambda: [black])
     failed, record = rehearsed("S1", tmp_path)
@@ -129,7 +131,7 @@ def test_the_other_cases(case, tmp_path):
 
 
 def test_a_cold_start_that_hangs_is_ended(tmp_path, monkeypatch):
-    def hang(*_, timeout, **__):
+    def hang(*_: object, timeout: float, **__: object) -> None:
         raise subprocess.TimeoutExpired("cold", timeout)
 
     monkeypatch.setattr(situations.subprocess, "run", hang)

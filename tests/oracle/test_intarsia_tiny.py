@@ -1,6 +1,9 @@
-"""The packaged model through diffusers' own pipeline and through ours: same folder, same noise, same picture."""
+"""The packaged model through diffusers' own pipeline and through ours: same folder, same noise, same image."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,13 +29,13 @@ SAMPLERS = [
 
 
 @pytest.fixture(scope="module")
-def engine():
+def engine() -> Iterator[intarsia.Engine]:
     with intarsia.Engine("torch", "cpu") as opened:
         yield opened
 
 
 @pytest.fixture(scope="module")
-def pipeline(engine):
+def pipeline(engine: intarsia.Engine) -> StableDiffusionInpaintPipeline:
     folder = engine.registry.find("intarsia-tiny").path
     made = StableDiffusionInpaintPipeline.from_pretrained(folder, torch_dtype=torch.float32)
     made.set_progress_bar_config(disable=True)
@@ -41,7 +44,7 @@ def pipeline(engine):
 
 @pytest.mark.parametrize("strength", [1.0, 0.7])
 @pytest.mark.parametrize(("sampler", "karras"), SAMPLERS, ids=[name for name, _ in SAMPLERS])
-def test_same_picture_as_diffusers(engine, pipeline, monkeypatch, sampler, karras, strength):
+def test_same_image_as_diffusers(engine, pipeline, monkeypatch, sampler, karras, strength):
     psnr = likeness(engine, pipeline, monkeypatch, sampler, karras, strength=strength, guidance_scale=4.0)
     # Ours is rounded to 8 bits, which alone leaves 58.9 dB.
     assert psnr >= 50, f"{sampler} strength {strength}: {psnr:.1f} dB"
@@ -54,8 +57,18 @@ def test_without_guidance_it_is_the_prompts_half_alone_as_in_diffusers(engine, p
     assert psnr >= 50, f"guidance {guidance}: {psnr:.1f} dB"
 
 
-def likeness(engine, pipeline, monkeypatch, sampler, karras, *, steps=20, negative_prompt="", **asked):
-    """PSNR in dB of our picture and that of diffusers' pipeline."""
+def likeness(
+    engine: intarsia.Engine,
+    pipeline: StableDiffusionInpaintPipeline,
+    monkeypatch: pytest.MonkeyPatch,
+    sampler: str,
+    karras: bool,
+    *,
+    steps: int = 20,
+    negative_prompt: str = "",
+    **asked: Any,
+) -> float:
+    """PSNR in dB of our image and that of diffusers' pipeline."""
     scene = draw_scene("measure", 7, SIZE, MEASURING)
     asked |= {"prompt": scene.caption, "negative_prompt": negative_prompt, "width": SIZE, "height": SIZE}
     request = intarsia.InpaintRequest(

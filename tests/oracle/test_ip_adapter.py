@@ -1,6 +1,9 @@
-"""Our IP adapters against diffusers': same weights, same picture, float32, error at most 1e-5."""
+"""Our IP adapters against diffusers': same weights, same image, float32, error at most 1e-5."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,17 +44,17 @@ CASES = {
 
 
 @pytest.fixture(autouse=True)
-def _no_grad():
+def _no_grad() -> Iterator[None]:
     with torch.no_grad():
         yield
 
 
 @pytest.fixture(scope="module")
-def picture():
+def image() -> np.ndarray:
     return np.random.default_rng(3).integers(0, 256, (50, 70, 3), dtype=np.uint8)
 
 
-def networks(extra):
+def networks(extra: Any) -> tuple[Any, UNet]:
     """diffusers' UNet and ours, with the same random weights."""
     torch.manual_seed(0)
     theirs = diffusers.UNet2DConditionModel(**{**SMALL, **extra}).eval()
@@ -62,10 +65,10 @@ def networks(extra):
     return theirs, ours
 
 
-def their_features(encoder, picture, plus):
-    """As in StableDiffusionPipeline.encode_image: both halves, without a picture and with it."""
+def their_features(encoder: Any, image: np.ndarray, plus: bool) -> torch.Tensor:
+    """As in StableDiffusionPipeline.encode_image: both branches, without an image and with it."""
     processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-    pixels = processor(Image.fromarray(picture), return_tensors="pt").pixel_values
+    pixels = processor(Image.fromarray(image), return_tensors="pt").pixel_values
     if plus:
         both = torch.cat([torch.zeros_like(pixels), pixels])
         return encoder(both, output_hidden_states=True).hidden_states[-2]
@@ -75,14 +78,14 @@ def their_features(encoder, picture, plus):
 
 @pytest.mark.parametrize("plus", [False, True], ids=["plain", "plus"])
 @pytest.mark.parametrize("case", CASES)
-def test_unet_with_ip_adapter_as_diffusers(tmp_path, picture, case, plus):
+def test_unet_with_ip_adapter_as_diffusers(tmp_path, image, case, plus):
     theirs, ours = networks(CASES[case])
     state = ip_adapter_state(theirs, 24, plus)
     encoder = write_ip_adapter(tmp_path, state)
-    halves = {"image_proj": {}, "ip_adapter": {}}
+    by_module = {"image_proj": {}, "ip_adapter": {}}
     for name, tensor in state.items():
-        half, _, rest = name.partition(".")
-        halves[half][rest] = tensor
+        module, _, rest = name.partition(".")
+        by_module[module][rest] = tensor
     prompts = load_ip_adapter(tmp_path, ours, CPU, torch.float32)
     sample, hidden = torch.randn(2, theirs.config.in_channels, 12, 8), torch.randn(2, 7, 24)
     added = {}
@@ -92,14 +95,14 @@ def test_unet_with_ip_adapter_as_diffusers(tmp_path, picture, case, plus):
     emb = ours.embed(time, *added.values())
     without = theirs(sample, time, hidden, added_cond_kwargs=added).sample
 
-    theirs._load_ip_adapter_weights([halves], low_cpu_mem_usage=False)
-    added["image_embeds"] = [their_features(encoder, picture, plus)[:, None]]
+    theirs._load_ip_adapter_weights([by_module], low_cpu_mem_usage=False)
+    added["image_embeds"] = [their_features(encoder, image, plus)[:, None]]
     for scale in (0.0, 0.5, 1.0):
         for processor in theirs.attn_processors.values():
             if isinstance(processor, IPAdapterAttnProcessor2_0):
                 processor.scale = [scale]
         expected = theirs(sample, time, hidden, added_cond_kwargs=added).sample
-        found = ours(sample, emb, ours.cross_kv(hidden), prompts.image_kv(picture, scale))
+        found = ours(sample, emb, ours.cross_kv(hidden), prompts.image_kv(image, scale))
         assert (found - expected).abs().max() <= TOLERANCE
         difference = (expected - without).abs().max()
         assert difference > 0.01 if scale else difference == 0, "the adapter must matter, and not at scale 0"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,53 +24,53 @@ TOLERANCE = 1e-5  # outputs are about 1 at most; the sums are only ordered diffe
 
 
 @pytest.fixture(autouse=True)
-def _no_grad():
+def _no_grad() -> Iterator[None]:
     with torch.no_grad():
         yield
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("lora") / "model", 9, "tiny")
 
 
 @pytest.fixture
-def networks(folder):
+def networks(folder: Path) -> dict[str, Any]:
     """diffusers' own, loaded anew: the tests write into them."""
     pipe = StableDiffusionInpaintPipeline.from_pretrained(folder, safety_checker=None)
     return {"unet": pipe.unet.eval(), "text_encoder": pipe.text_encoder.eval(), "tokenizer": pipe.tokenizer}
 
 
-def outputs(networks):
+def outputs(networks: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
     """What diffusers' pipeline makes of a prompt and of a sample, without the rest of it."""
     tokens = networks["tokenizer"]("a cat", padding="max_length", max_length=77, return_tensors="pt").input_ids
     hidden = networks["text_encoder"](tokens).last_hidden_state
     return hidden, networks["unet"](sample(), torch.tensor([500.0]), hidden).sample
 
 
-def ours(folder, *loras):
+def ours(folder: Path, *loras: Any) -> tuple[torch.Tensor, torch.Tensor]:
     parts = load_pipeline_parts(folder, loras=loras)
     hidden = parts.text.encode(["a cat"]).hidden
     return hidden, parts.unet(sample(), parts.unet.embed(torch.tensor([500.0])), parts.unet.cross_kv(hidden))
 
 
-def sample():
+def sample() -> torch.Tensor:
     return torch.randn(1, 9, 8, 8, generator=torch.Generator().manual_seed(4))
 
 
-def close(found, expected):
+def close(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> bool:
     return all(float((a - b).abs().max()) <= TOLERANCE for a, b in zip(found, expected, strict=True))
 
 
-def far(found, expected):
+def far(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> bool:
     return all(float((a - b).abs().max()) > 0.01 for a, b in zip(found, expected, strict=True))
 
 
-def every_layer(networks):
+def every_layer(networks: dict[str, Any]) -> dict[str, Any]:
     return {name: adapters.layers_of(networks[name]) for name in ("unet", "text_encoder")}
 
 
-def attention(networks):
+def attention(networks: dict[str, Any]) -> dict[str, Any]:
     return {name: adapters.attention_layers(networks[name]) for name in ("unet", "text_encoder")}
 
 
@@ -191,11 +194,11 @@ def test_names_of_the_original_sdxl_code_and_its_second_text_encoder(tmp_path):
         assert torch.equal(added, torch.full((4, 4), float(i))), "2 · i · alpha / rank, in its own place"
 
 
-def pair_of(stem, rank=2, inputs=32, outputs=32):
+def pair_of(stem: str, rank: int = 2, inputs: int = 32, outputs: int = 32) -> dict[str, torch.Tensor]:
     return {f"{stem}.lora_A.weight": torch.ones(rank, inputs), f"{stem}.lora_B.weight": torch.ones(outputs, rank)}
 
 
-def kohya_pair(stem):
+def kohya_pair(stem: str) -> dict[str, torch.Tensor]:
     return {f"{stem}.lora_down.weight": torch.ones(2, 32), f"{stem}.lora_up.weight": torch.ones(32, 2)}
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -23,23 +26,23 @@ SIZES = {"square": (16, 16), "oblong": (12, 20), "odd": (13, 21), "one row of ce
 
 
 @pytest.fixture(autouse=True)
-def _no_grad():
+def _no_grad() -> Iterator[None]:
     with torch.no_grad():
         yield
 
 
-def level(size, ratio, choice):
+def level(size: tuple[int, int], ratio: float, choice: torch.Tensor) -> LevelMerging:
     """tomesd's settings at one resolution: nothing weighted, nothing protected."""
     merged = min(int(size[0] * size[1] * ratio), size[0] * size[1] - choice.shape[1])
     height, width = size
     return LevelMerging(height=height, width=width, merged=merged, choice=choice, weighted=False)
 
 
-def corners(size, batch):
+def corners(size: tuple[int, int], batch: int) -> torch.Tensor:
     return torch.zeros(batch, (size[0] // 2) * (size[1] // 2), dtype=torch.long)
 
 
-def merged(ours, given, levels):
+def merged(ours: Any, given: tuple[Any, ...], levels: Any) -> torch.Tensor:
     sample, timesteps, hidden, added = given
     return ours(sample, ours.embed(timesteps, *added), ours.cross_kv(hidden), merging=levels)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -60,12 +63,12 @@ CASES = {
 
 
 @pytest.fixture(autouse=True)
-def _no_grad():
+def _no_grad() -> Iterator[None]:
     with torch.no_grad():
         yield
 
 
-def randomise(network, seed=0):
+def randomise(network: torch.nn.Module, seed: int = 0) -> Any:
     """Weights that keep the signal's size and leave no layer at zero or one."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in network.named_parameters():
@@ -77,7 +80,7 @@ def randomise(network, seed=0):
     return network.eval()
 
 
-def pair(extra):
+def pair(extra: Any) -> tuple[Any, UNet]:
     """diffusers' UNet and ours, with the same weights."""
     theirs = randomise(diffusers.UNet2DConditionModel(**{**SMALL, **extra}))
     ours = UNet(UNetConfig.from_dict(dict(theirs.config))).eval()
@@ -85,7 +88,9 @@ def pair(extra):
     return theirs, ours
 
 
-def inputs(extra, size, batch=2):
+def inputs(
+    extra: dict[str, Any], size: tuple[int, int], batch: int = 2
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...]]:
     generator = torch.Generator().manual_seed(1)
     sample = torch.randn(batch, extra.get("in_channels", 4), *size, generator=generator)
     timesteps = torch.linspace(801.0, 37.5, batch)
@@ -97,16 +102,20 @@ def inputs(extra, size, batch=2):
     return sample, timesteps, hidden, added
 
 
-def reference(theirs, sample, timesteps, hidden, added):
+def reference(
+    theirs: Any, sample: torch.Tensor, timesteps: torch.Tensor, hidden: torch.Tensor, added: tuple[torch.Tensor, ...]
+) -> torch.Tensor:
     conditions = {"text_embeds": added[0], "time_ids": added[1]} if added else None
     return theirs(sample, timesteps, hidden, added_cond_kwargs=conditions).sample
 
 
-def evaluate(ours, sample, timesteps, hidden, added):
+def evaluate(
+    ours: UNet, sample: torch.Tensor, timesteps: torch.Tensor, hidden: torch.Tensor, added: tuple[torch.Tensor, ...]
+) -> torch.Tensor:
     return ours(sample, ours.embed(timesteps, *added), ours.cross_kv(hidden))
 
 
-def worst(a, b):
+def worst(a: torch.Tensor, b: torch.Tensor) -> float:
     assert a.shape == b.shape
     return float((a - b).abs().max())
 
@@ -193,7 +202,7 @@ KL = {
 }
 
 
-def autoencoders(kind, extra):
+def autoencoders(kind: str, extra: Any) -> tuple[Any, Any]:
     if kind == "kl":
         theirs = diffusers.AutoencoderKL(**{**KL, **extra})
         ours = AutoencoderKL(KLConfig.from_dict(dict(theirs.config)))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,7 +32,7 @@ PROMPTS = ["a red circle", "blue square on the left, a Ring", "", "star " * 100]
 CPU = torch.device("cpu")
 
 
-def tokenizer_files(folder):
+def tokenizer_files(folder: Path) -> int:
     """A CLIP vocabulary of letters and a few merges, padded to 77 tokens."""
     letters = [chr(c) for c in range(33, 127)]
     merges = ["r e", "re d</w>", "c i", "s t"]
@@ -50,7 +52,7 @@ def tokenizer_files(folder):
     return len(words)
 
 
-def text_encoder(kind, vocabulary, width, layers):
+def text_encoder(kind: Any, vocabulary: int, width: int, layers: int) -> Any:
     config = CLIPTextConfig(
         vocab_size=vocabulary,
         hidden_size=width,
@@ -71,7 +73,7 @@ def text_encoder(kind, vocabulary, width, layers):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both text towers; SD1.x is the first alone."""
     folder = tmp_path_factory.mktemp("text")
     for suffix, kind, width, layers in [
@@ -84,14 +86,14 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def single(folder, tmp_path_factory):
+def single(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     alone = tmp_path_factory.mktemp("single")
     for name in ("tokenizer", "text_encoder"):
         (alone / name).symlink_to(folder / name)
     return alone
 
 
-def networks():
+def networks() -> dict[str, Any]:
     unet = UNet2DConditionModel(
         sample_size=64,
         block_out_channels=(32, 32),
@@ -103,7 +105,7 @@ def networks():
     return {"unet": unet, "vae": AutoencoderKL(), "scheduler": EulerDiscreteScheduler(steps_offset=1)}
 
 
-def towers(folder, suffix=""):
+def towers(folder: Path, suffix: str = "") -> dict[str, Any]:
     kind = CLIPTextModelWithProjection if suffix else CLIPTextModel
     return {
         f"tokenizer{suffix}": CLIPTokenizer.from_pretrained(folder / f"tokenizer{suffix}"),
@@ -111,7 +113,7 @@ def towers(folder, suffix=""):
     }
 
 
-def worst(ours, theirs):
+def worst(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     assert ours.shape == theirs.shape
     return float((ours - theirs).abs().max())
 
@@ -143,7 +145,7 @@ def test_two_encoders_as_diffusers(folder, clip_skip, theirs_skip):
     assert worst(ours.pooled, pooled) <= 1e-5
 
 
-def test_layers_differ(single):
+def test_each_skipped_layer_changes_the_encoding(single):
     """The comparison above would not notice a clip_skip that does nothing on an encoder that does nothing."""
     text = load_text(single, CPU, torch.float32)
     hidden = [text.encode(["a red circle"], skip).hidden for skip in (1, 2, 3)]

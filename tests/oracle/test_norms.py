@@ -35,25 +35,25 @@ KL = {
 }  # fmt: skip
 
 
-def epsilons(network):
+def epsilons(network: torch.nn.Module) -> dict[str, float]:
     """By the name of the norm; only modules with weights of their own."""
     return {name: float(module.eps) for name, module in network.named_modules() if hasattr(module, "eps")}
 
 
-def same(ours, theirs):
+def same(ours: torch.nn.Module, theirs: torch.nn.Module) -> None:
     found, wanted = epsilons(ours), epsilons(theirs)
     assert len(wanted) > 3
     assert found == wanted
 
 
 @pytest.mark.parametrize("kind", UNETS)
-def test_unet(kind):
+def test_norms_of_a_unet_have_the_epsilons_of_diffusers(kind):
     settings = {**UNET, **UNETS[kind]}
     with torch.device("meta"):
         same(UNet(UNetConfig.from_dict(settings)), diffusers.UNet2DConditionModel(**settings))
 
 
-def test_autoencoder():
+def test_norms_of_an_autoencoder_have_the_epsilons_of_diffusers():
     with torch.device("meta"):
         same(AutoencoderKL(KLConfig.from_dict(KL)), diffusers.AutoencoderKL(**KL))
 
@@ -70,7 +70,7 @@ def test_text_encoder_for_export(eps):
         )
 
 
-def test_resampler():
+def test_norms_of_a_resampler_have_the_epsilons_of_diffusers():
     sizes = {"embed_dims": 24, "output_dims": 16, "hidden_dims": 128, "heads": 2, "num_queries": 5}
     with torch.device("meta"):
         theirs = IPAdapterPlusImageProjection(**sizes)

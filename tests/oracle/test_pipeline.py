@@ -1,6 +1,9 @@
-"""The whole path against diffusers' own inpainting pipeline: same weights, same noise, same picture."""
+"""The whole path against diffusers' own inpainting pipeline: same weights, same noise, same image."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,7 +37,7 @@ KINDS = {
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory):
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("models")
     entries = {}
     for name, (channels, vae, family) in KINDS.items():
@@ -43,13 +46,13 @@ def models(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def engine(models):
+def engine(models: tuple[Path, Path]) -> Iterator[intarsia.Engine]:
     with intarsia.Engine(backend="torch", device="cpu", weights=models[1]) as opened:
         yield opened
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def image_and_mask() -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(5)
     ramp = np.linspace(0, 255, SIZE)[:, None, None] * np.array([0.9, 0.4, 0.7])
     image = np.clip(ramp + rng.normal(0, 20, (SIZE, SIZE, 3)), 0, 255).astype(np.uint8)
@@ -58,7 +61,14 @@ def pictures():
     return image, mask
 
 
-def theirs(folder, pictures, monkeypatch, sampler, karras, strength):
+def theirs(
+    folder: Path,
+    image_and_mask: tuple[np.ndarray, np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
+    sampler: str,
+    karras: bool,
+    strength: float,
+) -> np.ndarray:
     """diffusers' pipeline with our noise, float32, the posterior's mode instead of a sample."""
     pipe = StableDiffusionInpaintPipeline.from_pretrained(folder, safety_checker=None, torch_dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
@@ -67,7 +77,7 @@ def theirs(folder, pictures, monkeypatch, sampler, karras, strength):
     noise = torch.from_numpy(intarsia.noise(SEED, (4, SIZE // 8, SIZE // 8)))[None]
     monkeypatch.setattr(inpaint, "randn_tensor", lambda *args, **kwargs: noise.clone())
     monkeypatch.setattr(DiagonalGaussianDistribution, "sample", lambda self, generator=None: self.mean)
-    image, mask = pictures
+    image, mask = image_and_mask
     made = pipe(
         prompt="ab", negative_prompt="", image=Image.fromarray(image), mask_image=Image.fromarray(mask),
         height=SIZE, width=SIZE, strength=strength, num_inference_steps=STEPS, guidance_scale=4.0,
@@ -79,15 +89,15 @@ def theirs(folder, pictures, monkeypatch, sampler, karras, strength):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("strength", [1.0, 0.7])
 @pytest.mark.parametrize(("sampler", "karras"), SAMPLERS, ids=[name for name, _ in SAMPLERS])
-def test_same_picture_as_diffusers(engine, models, pictures, monkeypatch, kind, sampler, karras, strength):
-    image, mask = pictures
+def test_same_image_as_diffusers(engine, models, image_and_mask, monkeypatch, kind, sampler, karras, strength):
+    image, mask = image_and_mask
     request = intarsia.InpaintRequest(
         prompt="ab", init_image=image, mask_image=mask, model=kind,
         width=SIZE, height=SIZE, seed=SEED, steps=STEPS, strength=strength,
         guidance_scale=4.0, scheduler=sampler, karras_sigmas=karras, clip_skip=1,
     )  # fmt: skip
     ours = np.asarray(engine.run(request).generated[0], np.float64)
-    reference = theirs(models[0] / kind, pictures, monkeypatch, sampler, karras, strength)
+    reference = theirs(models[0] / kind, image_and_mask, monkeypatch, sampler, karras, strength)
     assert reference.std() > 5, "a flat picture tells nothing"
     assert np.mean((reference > 0) & (reference < 255)) > 0.5, "a clipped picture tells nothing"
     error = max(np.mean((ours - reference) ** 2), 1e-9)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -16,33 +19,33 @@ from tests.xl_reference import HEIGHT, ORDERS, WIDTH, psnr, reference, request
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory):
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("models")
     return folder, write_registry(folder / "weights.toml", xl=(write_xl_model(folder / "xl"), "sdxl"))
 
 
 @pytest.fixture(scope="module")
-def wanted(models):
-    """Pictures of diffusers by prompt and negative prompt."""
+def wanted(models: tuple[Path, Path]) -> dict[Any, np.ndarray]:
+    """Images of diffusers by prompt and negative prompt."""
     pairs = {(prompt, theirs) for order in ORDERS.values() for prompt, _, theirs in order}
     return {pair: reference(models[0] / "xl", *pair) for pair in sorted(pairs, key=str)}
 
 
 def test_the_cases_differ(wanted):
-    pictures = list(wanted.values())
-    assert all(picture.std() > 5 for picture in pictures)
-    assert all(np.abs(one - other).mean() > 0.5 for i, one in enumerate(pictures) for other in pictures[:i])
+    images = list(wanted.values())
+    assert all(image.std() > 5 for image in images)
+    assert all(np.abs(one - other).mean() > 0.5 for i, one in enumerate(images) for other in images[:i])
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_same_picture_as_diffusers_whatever_was_encoded_before(models, wanted, order):
+def test_same_image_as_diffusers_whatever_was_encoded_before(models, wanted, order):
     with intarsia.Engine("torch", "cpu", models[1]) as engine:
         for prompt, negative, theirs in ORDERS[order]:
             result = engine.run(request("xl", prompt=prompt, negative_prompt=negative, guidance_scale=4.0))
             assert psnr(result, wanted[prompt, theirs]) > 50, (prompt, negative)
 
 
-def test_the_sizes_that_the_network_is_told(models, monkeypatch):
+def test_the_sizes_that_the_network_is_given(models, monkeypatch):
     from intarsia.models.unet import UNet
 
     seen = []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from intarsia.errors import WeightsError
 from intarsia.models.safety import load_safety_checker
 
-SIDE, PICTURES = 48, 64
+SIDE, COUNT = 48, 64
 TOWER = {
     "image_size": SIDE, "patch_size": 8, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
     "num_attention_heads": 2,
@@ -30,21 +32,21 @@ PROCESSOR = {
 }  # fmt: skip
 
 
-def pictures(seed=0, size=(80, 80)):
+def images(seed: int = 0, size: tuple[int, int] = (80, 80)) -> list[np.ndarray]:
     """Half of them noise, half of them smooth, so that embeddings differ."""
     rng = np.random.default_rng(seed)
-    coarse = [rng.integers(0, 256, (1 + n % 7, 1 + n % 5, 3), dtype=np.uint8) for n in range(PICTURES)]
+    coarse = [rng.integers(0, 256, (1 + n % 7, 1 + n % 5, 3), dtype=np.uint8) for n in range(COUNT)]
     return [np.asarray(Image.fromarray(each).resize(size, Image.Resampling.BICUBIC)) for each in coarse]
 
 
-def embeddings(theirs, seen):
+def embeddings(theirs: StableDiffusionSafetyChecker, seen: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         return theirs.visual_projection(theirs.vision_model(seen)[1])
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """A folder with random weights, thresholds in the middle of what the pictures score, and diffusers' own class."""
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StableDiffusionSafetyChecker, CLIPImageProcessorPil]:
+    """A folder with random weights, thresholds in the middle of what the images score, and diffusers' own class."""
     folder = tmp_path_factory.mktemp("checker")
     torch.manual_seed(1)
     theirs = StableDiffusionSafetyChecker(CLIPConfig(projection_dim=24, vision_config=TOWER)).eval()
@@ -53,13 +55,13 @@ def made(tmp_path_factory):
         for name, tensor in theirs.named_parameters():
             if name.endswith("weight") and tensor.ndim > 1 and "embed" not in name:
                 tensor.normal_(0, 1.5 * tensor.shape[-1] ** -0.5)
-        found = embeddings(theirs, processor(pictures(), return_tensors="pt").pixel_values)
+        found = embeddings(theirs, processor(images(), return_tensors="pt").pixel_values)
         found = found - found.mean(0)
         for kind, share in (("concept", 0.97), ("special_care", 0.8)):
             concepts = getattr(theirs, f"{kind}_embeds")
             concepts.copy_(found[: len(concepts)] + 0.3 * torch.randn_like(concepts))
             scores = torch.nn.functional.normalize(
-                embeddings(theirs, processor(pictures(), return_tensors="pt").pixel_values)
+                embeddings(theirs, processor(images(), return_tensors="pt").pixel_values)
             )
             scores = scores @ torch.nn.functional.normalize(concepts).T
             getattr(theirs, f"{kind}_embeds_weights").copy_(scores.quantile(share, dim=0))
@@ -68,7 +70,9 @@ def made(tmp_path_factory):
     return folder, theirs, processor
 
 
-def decisions(theirs, processor, asked):
+def decisions(
+    theirs: StableDiffusionSafetyChecker, processor: CLIPImageProcessorPil, asked: list[np.ndarray]
+) -> list[bool]:
     seen = processor(asked, return_tensors="pt").pixel_values
     return theirs(clip_input=seen, images=[np.zeros(1) for _ in asked])[1]
 
@@ -77,9 +81,9 @@ def test_decisions_are_diffusers(made):
     folder, theirs, processor = made
     checker = load_safety_checker(folder)
     for seed in range(3):
-        expected = decisions(theirs, processor, pictures(seed))
-        assert checker.check(pictures(seed)) == expected
-        assert 8 < sum(expected) < PICTURES - 8, "both answers occur"
+        expected = decisions(theirs, processor, images(seed))
+        assert checker.check(images(seed)) == expected
+        assert 8 < sum(expected) < COUNT - 8, "both answers occur"
 
 
 def test_special_care_decides_some_of_them(made):
@@ -87,13 +91,13 @@ def test_special_care_decides_some_of_them(made):
     folder, theirs, processor = made
     thresholds = theirs.special_care_embeds_weights.clone()
     checker = load_safety_checker(folder)
-    with_care = [flag for seed in range(3) for flag in checker.check(pictures(seed))]
+    with_care = [flag for seed in range(3) for flag in checker.check(images(seed))]
     checker.network.special_care_embeds_weights.fill_(2.0)
-    without = [flag for seed in range(3) for flag in checker.check(pictures(seed))]
+    without = [flag for seed in range(3) for flag in checker.check(images(seed))]
     assert with_care != without
     theirs.special_care_embeds_weights.fill_(2.0)
     try:
-        assert without == [flag for seed in range(3) for flag in decisions(theirs, processor, pictures(seed))]
+        assert without == [flag for seed in range(3) for flag in decisions(theirs, processor, images(seed))]
     finally:
         theirs.special_care_embeds_weights.copy_(thresholds)
 
@@ -114,10 +118,10 @@ def test_scores_are_rounded_before_they_are_compared(made):
 def test_the_central_window_is_clips_own_view(made, size):
     folder, _, processor = made
     checker = load_safety_checker(folder)
-    picture = pictures(4, size)[13]
-    windows = checker.preprocessing.windows(picture)
+    image = images(4, size)[13]
+    windows = checker.preprocessing.windows(image)
     ours = checker.preprocessing.normalize(windows)[len(windows) // 2]
-    theirs = processor([picture], return_tensors="pt").pixel_values[0]
+    theirs = processor([image], return_tensors="pt").pixel_values[0]
     assert (len(windows) == 1) == (size[0] == size[1])
     torch.testing.assert_close(torch.from_numpy(ours), theirs, atol=1e-5, rtol=0)  # both float32, in another order
 
@@ -132,7 +136,7 @@ def test_published_names_and_constants_load(made, tmp_path):
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())
     named = {**PROCESSOR, "size": {"shortest_edge": SIDE}, "crop_size": {"height": SIDE, "width": SIDE}}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(named))
-    assert load_safety_checker(tmp_path).check(pictures()) == load_safety_checker(folder).check(pictures())
+    assert load_safety_checker(tmp_path).check(images()) == load_safety_checker(folder).check(images())
 
 
 def test_the_published_size_is_built_from_its_config(tmp_path):
@@ -151,22 +155,22 @@ def test_the_published_size_is_built_from_its_config(tmp_path):
     assert {name: tuple(tensor.shape) for name, tensor in ours.state_dict().items()} == shapes
 
 
-def damaged(name, content):
-    def damage(folder):
+def damaged(name: str, content: str) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
         (folder / name).write_text(content)
 
     return damage
 
 
-def without(name):
+def without(name: str) -> Callable[[Path], None]:
     return lambda folder: (folder / name).unlink()
 
 
-def pickled(folder):
+def pickled(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
 
-def other_crop(folder):
+def other_crop(folder: Path) -> None:
     (folder / "preprocessor_config.json").write_text(json.dumps({**PROCESSOR, "crop_size": 40}))
 
 

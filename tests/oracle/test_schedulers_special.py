@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed: the oracle 
 diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed: the oracle extra brings it")
 
 from intarsia.errors import RequestError
-from intarsia.schedulers import NoiseSchedule, table, trace
+from intarsia.schedulers import NoiseSchedule, Table, table, trace
 from intarsia.schedulers.names import NAMES
 from tests.oracle.published import SD15
 
@@ -26,7 +27,7 @@ SHAPE = (1, 2, 3, 4)
 TOLERANCE = 1e-5  # diffusers keeps its levels in float32
 
 
-def off_by(ours, theirs):
+def off_by(ours: np.ndarray, theirs: Any) -> float:
     theirs = np.asarray(theirs, dtype=np.float64)
     return float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1.0))
 
@@ -116,7 +117,7 @@ TRACED_ELSEWHERE = ("DDIMInverseScheduler", "IPNDMScheduler", "KarrasVeScheduler
 DRIVEN_BY_PIPELINES = tuple(name for name in NAMES if name not in TRACED_ELSEWHERE)
 
 
-def outputs_of(made, unit, outputs, noises):
+def outputs_of(made: Table, unit: np.ndarray, outputs: np.ndarray, noises: Any) -> np.ndarray:
     rows = iter(range(len(made)))
     return made.run(lambda x, timestep: outputs[next(rows)], unit, noises)
 
@@ -166,7 +167,7 @@ def test_other_linear_objects_are_traced_too(name, settings):
     assert off_by(outputs_of(made, unit, outputs, draws), sample.reshape(-1)) < 1e-4
 
 
-def noise_type(name):
+def noise_type(name: str) -> torch.dtype:
     """The solvers of the DPM family draw in float32 whatever their sample is."""
     return torch.float32 if name in ("DPMSolverMultistepScheduler", "SASolverScheduler") else torch.float64
 

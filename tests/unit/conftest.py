@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import intarsia
 from intarsia.backends.null import NullSession
+from intarsia.backends.protocol import Step
 
 
 @pytest.fixture
-def image_and_mask():
+def image_and_mask() -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (96, 128, 3), dtype=np.uint8)
     mask = np.zeros((96, 128), np.uint8)
@@ -22,8 +26,8 @@ def image_and_mask():
 
 
 @pytest.fixture
-def request_of(image_and_mask):
-    def make(**fields):
+def request_of(image_and_mask: tuple[np.ndarray, np.ndarray]) -> Callable[..., intarsia.InpaintRequest]:
+    def make(**fields: Any) -> intarsia.InpaintRequest:
         image, mask = image_and_mask
         return intarsia.InpaintRequest(**{"init_image": image, "mask_image": mask, "seed": 1, "steps": 6, **fields})
 
@@ -31,7 +35,7 @@ def request_of(image_and_mask):
 
 
 @pytest.fixture
-def engine(empty_registry):
+def engine(empty_registry: Path) -> Iterator[intarsia.Engine]:
     with intarsia.Engine("null", weights=empty_registry) as opened:
         yield opened
 
@@ -48,10 +52,10 @@ class Gate:
 
 
 @pytest.fixture
-def gate(monkeypatch):
+def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
     gate = Gate()
 
-    def advance(self, steps):
+    def advance(self: NullSession, steps: Sequence[Step]) -> None:
         gate.evaluations += 1
         gate.reached.set()
         if not gate.permits.acquire(blocking=False):
@@ -59,7 +63,7 @@ def gate(monkeypatch):
 
     original = NullSession.decode
 
-    def decode(self, states):
+    def decode(self: NullSession, states: Sequence[Any]) -> Any:
         gate.decoded += 1
         return original(self, states)
 

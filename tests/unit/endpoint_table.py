@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -15,7 +16,7 @@ from PIL import Image
 from intarsia.schedulers import NAMES
 
 
-def encoded_image(size=(96, 64), value=None) -> str:
+def encoded_image(size: tuple[int, int] = (96, 64), value: int | None = None) -> str:
     """A PNG as base64."""
     rng = np.random.default_rng(1)
     pixels = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8) if value is None else np.uint8(value)
@@ -76,7 +77,7 @@ DEFAULTS = {
 }  # fmt: skip
 
 
-def whole(name, low, high, *, best, above=None):
+def whole(name: str, low: int, high: int, *, best: int, above: Any = None) -> list[tuple[Any, Any]]:
     """Rows for an integer of low … high."""
     between = f"between {low} and {high}"
     text = f"an integer {between}"
@@ -98,12 +99,12 @@ def whole(name, low, high, *, best, above=None):
         ([best], Wrong(f"{name} must be {text}, not [{best}]")),
         ({}, Wrong(f"{name} must be {text}, not {{}}")),
     ]  # fmt: skip
-    if high < 2**60:  # else the plan cannot be told from its neighbours by a test's eye
+    if high < 2**60:  # else the plan cannot be distinguished from its neighbors by a test's eye
         rows += [(high, high), (high + 1, Wrong(f"{name} must be {between}, not {high + 1}"))]
     return rows
 
 
-def number(name, low, high, *, best):
+def number(name: str, low: float, high: float, *, best: float) -> list[tuple[Any, Any]]:
     """Rows for a number of low … high."""
     between = f"between {low} and {high}"
     text = f"a finite number {between}"
@@ -125,7 +126,7 @@ def number(name, low, high, *, best):
     ]  # fmt: skip
 
 
-def flag(name, yes=True, no=False):
+def flag(name: str, yes: Any = True, no: Any = False) -> list[tuple[Any, Any]]:
     """Rows for a flag."""
     allowed = "yes or no (or true, false, 1, 0)"
     on = [True, "yes", "YES", " Yes ", "true", "True", "on", "y", "1", 1, 1.0]
@@ -138,7 +139,7 @@ def flag(name, yes=True, no=False):
     ]
 
 
-def text(name, longest):
+def text(name: str, longest: int) -> list[tuple[Any, Any]]:
     """Rows for a text."""
     return [
         ("a red circle", "a red circle"), ("", ""), ("  kept  ", "  kept  "), ("grüße, 猫 🐈", "grüße, 猫 🐈"),
@@ -161,7 +162,7 @@ URL = "an http or https URL of at most 4096 characters"
 STRENGTHS = "between 0.1 and 1: a number, comma-separated numbers or a list"
 
 
-def image_cases(name):
+def image_cases(name: str) -> list[tuple[Any, Any]]:
     short = f"{name}: 'photo.png' is not a URL, data URI or base64 (paths are not read here) of an image"
     required = Wrong(f"{name} is required")
     good = encoded_image(value=255)
@@ -317,7 +318,7 @@ OWN_ROWS["realtime"] = OWN_ROWS["community"] | {
 REQUIRED_BLANK = {name: [("", Wrong("model_id is required"))] for name in ("community", "enterprise-pony", "pony")}
 
 
-def rows_of(endpoint, field):
+def rows_of(endpoint: str, field: str) -> list[tuple[Any, Any]]:
     rows = OWN_ROWS[endpoint].get(field) or ROWS[field]
     if field == "model_id":
         rows = [*rows, *REQUIRED_BLANK.get(endpoint, [("", "quick")])]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from typing import Any
 
 import pytest
 
@@ -13,13 +14,13 @@ jsonschema = pytest.importorskip("jsonschema", reason="needs jsonschema: pip ins
 
 
 @functools.cache
-def validator(name, kind):
+def validator(name: str, kind: str) -> jsonschema.Draft202012Validator:
     endpoint = ENDPOINTS[name]
     schema = request_schema(endpoint) if kind == "request" else reply_schemas(endpoint)[kind]
     return jsonschema.Draft202012Validator(schema)
 
 
-def checked(reply, endpoint="community"):
+def checked(reply: dict[str, Any], endpoint: str = "community") -> dict[str, Any]:
     """The reply, once it is plain JSON and what the endpoint documents."""
     assert json.loads(json.dumps(reply, allow_nan=False)) == reply
     validator(endpoint, reply["status"]).validate(reply)

@@ -18,13 +18,13 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def blocks(page):
+def blocks(page: str) -> list[tuple[str, str]]:
     """(language, text) of each block of code."""
     return BLOCK.findall((DOCS / page).read_text(encoding="utf-8"))
 
 
 @pytest.fixture
-def place(tmp_path):
+def place(tmp_path: Path) -> Path:
     """A folder with the photograph and mask that the pages speak of."""
     folder = tmp_path / "work"
     folder.mkdir()

@@ -5,7 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,7 +30,7 @@ STEP = 426
 """Operations of one SD1.5 step today."""
 
 
-def meta(*shape):
+def meta(*shape: object) -> torch.Tensor:
     return torch.empty(shape, device="meta")
 
 
@@ -69,7 +72,7 @@ def test_inference_mode_counts_the_same():
     net.requires_grad_(False)
 
     @torch.inference_mode()
-    def inference():
+    def inference() -> None:
         net(meta(2, 3, 8, 8))
 
     expected = {"convolution": 1, "native_group_norm": 1, "silu": 1, "upsample_nearest2d": 1}
@@ -84,8 +87,8 @@ def test_counts_add_up():
     assert one.times(3).total == 6
 
 
-def spared(side, width=320):
-    """FLOPs of one half of SD1.5 up to its first cross-attention, 9 channels, by hand.
+def spared(side: int, width: int = 320) -> int:
+    """FLOPs of one branch of SD1.5 up to its first cross-attention, 9 channels, by hand.
 
     A convolution from 9 channels, two of the residual block, projections in, for query, key, value, out of attention
     and for the query of the next; scores and weighted sum. A multiply-add is two.
@@ -96,7 +99,7 @@ def spared(side, width=320):
 
 
 def test_the_roofline_is_that_of_the_goals():
-    """The goals were set with both halves computed throughout."""
+    """The goals were set with both branches computed throughout."""
     rows = list(roofline.floors())
     assert len(rows) == 11
     sides = {"512²": 64, "768²": 96, "1024²": 128}
@@ -120,7 +123,7 @@ def test_diffusers_network_costs_as_much_and_launches_more():
     assert ours.total < theirs.total
 
 
-def test_halves_of_sd15_are_one_up_to_the_prompt_and_those_of_sdxl_are_not():
+def test_branches_of_sd15_are_one_up_to_the_prompt_and_those_of_sdxl_are_not():
     """Four copies part them: query, tokens, the feature map that those are added to, and the first convolution's."""
     unet, ours = roofline.network("sd15-inpaint"), roofline.forward("sd15-inpaint", 512)
     emb, cross_kv = unet.embed(meta(1).half()).expand(2, -1), unet.cross_kv(meta(2, 77, 768).half())
@@ -174,7 +177,7 @@ def test_cases_evaluate_as_often_as_they_say(name, evaluations):
     assert len(made.timesteps) == evaluations
 
 
-def test_choosing_cases():
+def test_cases_are_chosen_by_name_in_any_case_or_by_device():
     assert [case.name for case in chosen(("s5",), "cuda")] == ["S5-768", "S5-1024"]
     assert [case.name for case in chosen(("S1", "s1"), "cuda")] == ["S1"]
     assert [case.name for case in chosen(("s1-onnx",), "cuda")] == ["S1-onnx"]
@@ -220,7 +223,7 @@ def test_what_a_case_does_not_use_the_next_have():
     assert share([0.0, 0.0], case, 500) == 500
 
 
-def turns(*cases, **options):
+def turns(*cases: str, **options: Any) -> list[tuple[str, Any]]:
     found = turns_of(chosen(cases, "cuda"), Options(**options))
     return [(turn.case.name, turn.peers) for turn in found]
 
@@ -251,14 +254,14 @@ def test_turns_end_with_the_time_but_not_before_the_third(monkeypatch):
     assert len(measure.interleaved({"a": int}, warmups=1, runs=20, most_seconds=1)["a"]) == 3
 
 
-def test_statistics():
+def test_percentiles_medians_and_errors_are_those_computed_by_hand():
     assert measure.p95(list(range(1, 21))) == 19  # 19 of 20 are 95 %
     assert measure.p95(list(range(1, 22))) == 20
     assert measure.p95([5.0]) == 5.0
     assert measure.median([3.0, 1.0, 2.0]) == 2.0
-    black, grey = Image.new("RGB", (4, 4)), Image.new("RGB", (4, 4), (3, 3, 3))
-    assert measure.rms([black], [grey]) == 3.0
-    assert measure.rms([black, grey], [black, black]) == pytest.approx(4.5**0.5)
+    black, gray = Image.new("RGB", (4, 4)), Image.new("RGB", (4, 4), (3, 3, 3))
+    assert measure.rms([black], [gray]) == 3.0
+    assert measure.rms([black, gray], [black, black]) == pytest.approx(4.5**0.5)
     with pytest.raises(ValueError, match="do not pair up"):
         measure.rms([black], [black, black])
     with pytest.raises(ValueError, match="do not pair up"):
@@ -279,18 +282,18 @@ def test_statistics():
         (1.0, float("inf"), True, False),
     ],
 )
-def test_the_check(ours, theirs, half, passed):
+def test_a_case_passes_where_its_error_is_near_that_of_its_peer(ours, theirs, half, passed):
     assert judged({"intarsia": ours, "eager": theirs}, "eager", half).passed is passed
 
 
-def sample(name, numbers=None, passed=True, **environment):
+def sample(name: str, numbers: dict[str, Any] | None = None, passed: bool = True, **environment: Any) -> Record:
     (case,) = chosen((name,), "cuda")
     where = {"gpu": "A Card", "driver": "1.2", "cores": 2, "commit": "0123456789abcdef", "packages": {"torch": "2.11"}}
     check = Check(passed, "error 1.00 levels", {"intarsia": 1.0})
     return Record(case.name, settings(case), {**where, **environment}, check, numbers or {}, {"onnx": "not installed"})
 
 
-def beside(name, took, ours=0.08, **environment):
+def beside(name: str, took: float, ours: float = 0.08, **environment: Any) -> Record:
     """A record of our engine and one peer, in turns."""
     medians = {"intarsia": ours, name: took}
     numbers = {
@@ -339,10 +342,10 @@ def test_records_of_other_trees_or_cards_are_not_joined():
 class Kinds:
     """Cases that only say what was asked of them; what they are to do instead, by case and peers."""
 
-    def __init__(self, folder, **deeds):
+    def __init__(self, folder: Path, **deeds: Callable[[], None]) -> None:
         self.folder, self.deeds, self.asked = folder, deeds, []
 
-    def __call__(self, case, place, left):
+    def __call__(self, case: Any, place: Any, left: float) -> Record:
         peers = "compile" if place.compiles else "others"
         there = sorted(path.name for path in self.folder.glob("*.json"))
         self.asked.append((case.name, peers, there))
@@ -353,10 +356,10 @@ class Kinds:
 
 
 @pytest.fixture
-def harness(tmp_path, monkeypatch):
+def harness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Runs faked cases as on a GPU; gives what was asked of them and the records."""
 
-    def measure(*cases, deeds=None, **options):
+    def measure(*cases: str, deeds: dict[str, Any] | None = None, **options: Any) -> Any:
         kinds = Kinds(tmp_path, **(deeds or {}))
         monkeypatch.setattr(run, "KINDS", dict.fromkeys(run.KINDS, kinds))
         monkeypatch.setattr(run.torch.cuda, "is_available", lambda: True)
@@ -382,7 +385,7 @@ def test_everything_is_written_before_anything_compiles(harness):
 
 
 def test_a_compilation_that_breaks_costs_nothing_that_was_there(harness):
-    def broken():
+    def broken() -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered\nand more")
 
     failed, _, records = harness("S1", deeds={"S1 compile": broken}, budget=1000)
@@ -394,8 +397,8 @@ def test_a_compilation_that_breaks_costs_nothing_that_was_there(harness):
 def test_a_fault_of_the_device_ends_nothing_but_the_case(harness, monkeypatch):
     """What cannot be released any more is said of the cases that follow, and the others' numbers stay."""
 
-    def fault():
-        def refused():
+    def fault() -> None:
+        def refused() -> None:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
         monkeypatch.setattr(run.torch.cuda, "empty_cache", refused)
@@ -451,7 +454,7 @@ def test_a_yardstick_without_memory_is_named_and_ours_is_held_against_float32():
         half, dtype = True, torch.float16
         device = torch.device("cpu")
 
-        def pipeline(self, *_):
+        def pipeline(self, *_: object) -> None:
             raise NO_MEMORY
 
     found = pipelines._Contenders(absent={})
@@ -465,7 +468,7 @@ def test_a_yardstick_without_memory_is_named_and_ours_is_held_against_float32():
 def test_a_peer_that_runs_out_of_memory_in_its_turns_goes(monkeypatch):
     case, timed = chosen(("S1",), "cuda")[0], []
 
-    def interleaved(calls, *_):
+    def interleaved(calls: Iterable[str], *_: object) -> dict[str, Any]:
         timed.append(list(calls))
         if "tomesd" in calls:
             raise NO_MEMORY

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def box_mask(height: int, width: int, box: tuple[int, int, int, int]) -> np.ndar
     return mask
 
 
-def made(image: np.ndarray, mask: np.ndarray, **options) -> Canvas:
+def made(image: np.ndarray, mask: np.ndarray, **options: Any) -> Canvas:
     return prepare(from_array("init_image", image), from_array("mask_image", mask), CanvasOptions(**options))
 
 
@@ -165,9 +166,9 @@ def test_images_of_good_size_are_not_resampled(size):
 def test_alpha_and_profile_are_kept():
     image = noise(40, 50, 4)
     image[:, :, 3] |= FAINT  # half-transparent, but nowhere a hole
-    picture = RgbImage(image[:, :, :3], image[:, :, 3], icc_profile=b"profile")
+    rgb_image = RgbImage(image[:, :, :3], image[:, :, 3], icc_profile=b"profile")
     mask = from_array("mask_image", box_mask(40, 50, (5, 5, 20, 20)))
-    canvas = prepare(picture, mask)
+    canvas = prepare(rgb_image, mask)
     output = canvas.paste(opposite(canvas))
     np.testing.assert_array_equal(np.asarray(output)[:, :, 3], image[:, :, 3])
     assert output.info["icc_profile"] == b"profile"
@@ -206,7 +207,7 @@ def test_only_masked_generates_and_changes_only_the_surroundings():
     check_untouched(canvas, canvas.paste(opposite(canvas)), image)
 
 
-def test_big_photographs_are_scaled_down_and_the_caller_is_told():
+def test_big_photographs_are_scaled_down_with_a_warning():
     canvas = made(np.zeros((1500, 2000, 3), np.uint8), box_mask(1500, 2000, (700, 700, 900, 900)))
     layout = canvas.geometry
     assert 0.9 < layout.width * layout.height / (2.25 * 512 * 512) < 1.1
@@ -238,7 +239,7 @@ def test_the_mask_reaches_into_the_padding_with_the_image():
     assert not canvas.mask[:, :250].any()
 
 
-def test_masked_content():
+def test_masked_content_fills_the_mask_and_changes_nothing_outside():
     image, mask = np.full((256, 256, 3), 40, np.uint8), box_mask(256, 256, (60, 60, 120, 140))
     image[60:140, 60:120] = 255
     for content, level in (("original", 255), ("noise", 255), ("blank", BLANK), ("fill", 40)):
@@ -282,7 +283,7 @@ def test_colors_are_matched_over_two_deviations_of_the_feather(blur, ring):
     np.testing.assert_array_equal(np.asarray(canvas.paste(drawn))[mask > 0], matched[mask > 0])
 
 
-def test_refusals():
+def test_masks_that_cannot_be_used_are_refused_with_the_reason():
     image = noise(40, 60)
     for mask, options, expected in (
         (np.zeros((40, 60), np.uint8), {}, "mask_image is empty"),
@@ -344,7 +345,7 @@ def test_one_stray_dark_pixel_does_not_enlarge_the_crop():
         {"mask_dilate": 6, "mask_blur": 8.0, "color_match": True},
     ],
 )
-def test_photographs(photos, wanted):
+def test_a_paste_changes_no_pixel_of_a_photograph_outside_the_mask(photos, wanted):
     for image_file, mask_file in photos:
         image = open_image("init_image", image_file)
         canvas = prepare(image, open_image("mask_image", mask_file), CanvasOptions(**wanted))

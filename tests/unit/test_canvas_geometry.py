@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +15,7 @@ from intarsia.canvas.geometry import geometry
 from intarsia.canvas.options import CanvasOptions
 
 
-def laid_out(size: tuple[int, int], box: tuple[int, int, int, int] | None = None, **options) -> Geometry:
+def laid_out(size: tuple[int, int], box: tuple[int, int, int, int] | None = None, **options: Any) -> Geometry:
     return geometry(size, size, box or (0, 0, *size), CanvasOptions(**options))
 
 
@@ -41,7 +42,7 @@ def laid_out(size: tuple[int, int], box: tuple[int, int, int, int] | None = None
         ((10, 1000), {"width": 512}, (512, 2048), (20, 2048)),
     ],
 )
-def test_generation_size(size, options, generation, resized):
+def test_the_generation_size_follows_the_options_and_the_image(size, options, generation, resized):
     layout = laid_out(size, **options)
     assert (layout.width, layout.height) == generation
     assert layout.resized == resized
@@ -110,7 +111,7 @@ sizes = st.tuples(st.integers(1, 5000), st.integers(1, 5000))
     st.one_of(st.none(), st.integers(0, 300)),
     st.sampled_from([64, 256, 512, 1024]),
 )
-def test_invariants(size, data, width, height, padding, native):
+def test_every_layout_holds_the_mask_and_has_sizes_that_are_multiples_of_8(size, data, width, height, padding, native):
     x0, y0 = data.draw(st.integers(0, size[0] - 1)), data.draw(st.integers(0, size[1] - 1))
     box = (x0, y0, data.draw(st.integers(x0 + 1, size[0])), data.draw(st.integers(y0 + 1, size[1])))
     layout = laid_out(size, box, width=width, height=height, mask_padding=padding, native_size=native)

@@ -65,7 +65,7 @@ def test_dilation_is_every_pixel_within_the_radius(mask, radius):
 
 @given(masks)
 @settings(max_examples=50, deadline=None)
-def test_bounding_box(mask):
+def test_the_bounding_box_is_that_of_all_masked_points(mask):
     box = bounding_box(mask)
     points = np.argwhere(mask)
     if box is None:
@@ -77,7 +77,7 @@ def test_bounding_box(mask):
 
 @given(masks, st.sampled_from([0.0, 0.2, 0.5, 1.0, 2.5, 4.0, 9.0]))
 @settings(max_examples=80, deadline=None)
-def test_feather(mask, blur):
+def test_a_feather_is_full_in_the_mask_and_ends_within_its_reach(mask, blur):
     shade = feather(mask, blur)
     full = np.zeros(mask.shape, np.uint8)
     x0, y0, x1, y1 = shade.box

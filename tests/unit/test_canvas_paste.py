@@ -34,7 +34,7 @@ def test_blend_is_the_same_in_strips_of_any_shape(shape):
     np.testing.assert_array_equal(mixed, exact)
 
 
-def test_overlap():
+def test_boxes_overlap_where_both_are_and_nowhere_else():
     assert overlap((0, 0, 10, 10), (5, 3, 20, 8)) == (5, 3, 10, 8)
     x0, y0, x1, y1 = overlap((0, 0, 4, 4), (6, 6, 8, 8))
     assert (x1 - x0) * (y1 - y0) == 0

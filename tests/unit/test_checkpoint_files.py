@@ -15,6 +15,7 @@ from intarsia import Registry, WeightsError
 from intarsia.checkpoints import files as module
 from intarsia.checkpoints.files import read_bytes, read_json, regular
 from intarsia.checkpoints.layout import files_read, find_weights
+from intarsia.registry.entries import ModelEntry
 from intarsia.registry.files import check, entry_hash, locate, scheduler_config, verify
 
 TINY = Path(intarsia.__file__).parent / "assets" / "intarsia-tiny"
@@ -22,19 +23,19 @@ UNET = Path("unet", "diffusion_pytorch_model.safetensors")
 
 
 @pytest.fixture(autouse=True)
-def _no_user_files(monkeypatch, tmp_path):
+def _no_user_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("INTARSIA_WEIGHTS", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
 
 
 @pytest.fixture
-def entry(tmp_path):
+def entry(tmp_path: Path) -> ModelEntry:
     """The packaged model as a folder of one's own, without pins."""
     shutil.copytree(TINY, tmp_path / "mine")
     return entry_of(tmp_path / "mine")
 
 
-def entry_of(folder, family="tiny-inpaint"):
+def entry_of(folder: Path, family: str = "tiny-inpaint") -> ModelEntry:
     path = folder.parent / "weights.toml"
     path.write_text(f'schema = 1\ndefault = "mine"\n[models.mine]\nfamily = "{family}"\npath = "{folder.name}"\n')
     return Registry(path).find("mine")
@@ -131,7 +132,7 @@ def test_an_index_names_safetensors_of_its_own_folder(tmp_path, name):
         find_weights(tmp_path, "model")
 
 
-def linked(folder, blobs, how):
+def linked(folder: Path, blobs: Path, how: str) -> None:
     """The files of a folder as links, in the ways that are about."""
     blobs.mkdir()
     every = [path for path in sorted(folder.rglob("*")) if path.is_file()]
@@ -175,7 +176,7 @@ def test_pins_are_compared_with_what_links_lead_to(entry, tmp_path):
         check(mine)
 
 
-def pipe(path):
+def pipe(path: Path) -> None:
     os.mkfifo(path)
 
 

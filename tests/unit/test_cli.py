@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from PIL import Image
 
 
 @pytest.fixture
-def scene(tmp_path):
+def scene(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (96, 128, 3), dtype=np.uint8)).save(tmp_path / "photo.png")
     mask = np.zeros((96, 128), np.uint8)
@@ -27,10 +28,10 @@ def scene(tmp_path):
 
 
 @pytest.fixture
-def intarsia(scene, empty_registry):
+def intarsia(scene: Path, empty_registry: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     environment = {**os.environ, "INTARSIA_WEIGHTS": str(empty_registry)}
 
-    def run(*arguments, stdin=None):
+    def run(*arguments: object, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         given = [each if isinstance(each, bytes) else str(each) for each in arguments]
         command = [sys.executable, "-c", "from intarsia.cli import main; main()", *given]
         return subprocess.run(command, cwd=scene, env=environment, capture_output=True, text=True, input=stdin)
@@ -89,7 +90,7 @@ def test_parts_of_the_registry(intarsia, scene, empty_registry):
     assert (meta["ip_adapter"].partition(":")[0], meta["ip_adapter_scale"]) == ("look", 0.25)
 
 
-def test_no_metadata(intarsia, scene):
+def test_no_metadata_writes_no_text_into_the_file(intarsia, scene):
     intarsia("inpaint", "photo.png", "mask.png", "-o", "bare.png", "--backend", "null", "--no-metadata")
     with Image.open(scene / "bare.png") as made:
         assert made.text == {}
@@ -205,7 +206,7 @@ def test_a_request_may_begin_with_a_byte_order_mark(intarsia, scene):
     assert json.loads(intarsia("plan", "request.json").stdout)["seeds"] == [4]
 
 
-def test_models(intarsia):
+def test_models_lists_the_registry_and_says_where_a_model_lies(intarsia):
     assert "nothing\tsd15-inpaint\tinstalled, default" in intarsia("models", "list").stdout
     rows = json.loads(intarsia("models", "list", "--json").stdout)
     assert {row["id"] for row in rows} == {"nothing", "intarsia-tiny"}
@@ -274,7 +275,7 @@ def test_what_needs_no_torch_loads_none(scene, empty_registry, arguments):
     assert done.stderr.strip() == "0 set()"
 
 
-def test_schedulers(intarsia, scene):
+def test_schedulers_lists_prints_and_plots_tables(intarsia, scene):
     rows = json.loads(intarsia("schedulers", "--json").stdout)
     assert len(rows) == 18
     listed = intarsia("schedulers").stdout

@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -17,10 +19,10 @@ PAYLOAD = {**MINIMAL, "width": "96", "height": 64, "seed": "7"}
 
 
 @pytest.fixture
-def intarsia(tmp_path, empty_registry):
+def intarsia(tmp_path: Path, empty_registry: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     environment = {**os.environ, "INTARSIA_WEIGHTS": str(empty_registry), "XDG_CACHE_HOME": str(tmp_path / "cache")}
 
-    def run(*arguments, stdin=None):
+    def run(*arguments: object, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", "from intarsia.cli import main; main()", *map(str, arguments)]
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, input=stdin)
 
@@ -103,7 +105,7 @@ def test_plan_of_a_documented_request(intarsia):
     assert (done.returncode, done.stdout) == (2, "")
 
 
-def test_schema(intarsia):
+def test_schema_prints_one_endpoint_all_of_them_or_openapi(intarsia):
     one = json.loads(intarsia("schema", "--endpoint", "pony").stdout)
     assert one["request"]["properties"]["width"]["anyOf"][0] == {
         "type": "integer", "minimum": 512, "maximum": 1024, "multipleOf": 8,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ RGB = RNG.integers(0, 256, (18, 24, 3), dtype=np.uint8)
 NETPBM = {"ppm", "pgm 16", "pbm", "pfm", "ppm plain", "pbm plain", "ppm 12"}
 
 
-def encoded(image, format="PNG", **options) -> bytes:
+def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format, **options)
     return buffer.getvalue()
@@ -69,7 +71,7 @@ def extended_webp(*chunks: bytes) -> bytes:
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
-def tiff(tags, body: bytes = b"", following: int = 0) -> bytes:
+def tiff(tags: Sequence[tuple[int, int, int, int]], body: bytes = b"", following: int = 0) -> bytes:
     entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
     return struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + struct.pack("<I", following) + body
 

@@ -14,7 +14,7 @@ PAGES = sorted(
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 
-def targets(page):
+def targets(page: Path) -> list[Path]:
     """Files that a page links to."""
     links = LINK.findall(page.read_text(encoding="utf-8"))
     return [page.parent / link for link in links if "://" not in link]

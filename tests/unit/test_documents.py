@@ -5,25 +5,26 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 import intarsia
-from tests.documents import ENDPOINTS, HOSTED, document, example, serving_pictures
+from tests.documents import ENDPOINTS, HOSTED, document, example, serving_images
 
 jsonschema = pytest.importorskip("jsonschema", reason="needs jsonschema: pip install -e '.[dev]'")
 
 
 @pytest.fixture(scope="module")
-def address():
-    with serving_pictures() as found:
+def address() -> Iterator[str]:
+    with serving_images() as found:
         yield found
 
 
 @pytest.fixture(autouse=True)
-def _fresh_install(monkeypatch, tmp_path):
+def _fresh_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No registry but the packaged one."""
     monkeypatch.delenv("INTARSIA_WEIGHTS", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
@@ -103,6 +104,6 @@ def test_the_command_line_runs_the_file_as_it_is(address, tmp_path):
     assert "its host is not public" in done.stderr
 
 
-def run(folder, *arguments):
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from intarsia.cli import main; main()", *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True)

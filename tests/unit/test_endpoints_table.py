@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,7 @@ steps = 6
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory):
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
     folder = tmp_path_factory.mktemp("registry")
     (folder / "nothing").mkdir()
     (folder / "nothing" / "model_index.json").write_text("{}")
@@ -45,7 +46,7 @@ def registry(tmp_path_factory):
     return Registry(folder / "weights.toml")
 
 
-def effective(payload, endpoint, registry):
+def effective(payload: dict[str, Any], endpoint: str, registry: Registry) -> dict[str, Any]:
     """What would be done, in documented names; numbers and flags as they are in plan and reply options."""
     documented = read(payload, endpoint, registry)
     plan = resolve(documented.request, registry, Access(allow_paths=False)).plan
@@ -83,21 +84,21 @@ def effective(payload, endpoint, registry):
     }
 
 
-def check(payload, endpoint, field, expected, registry):
-    told = f"{endpoint} {field} = {str(payload.get(field, 'absent'))[:80]!r}"
+def check(payload: dict[str, Any], endpoint: str, field: str, expected: Any, registry: Registry) -> None:
+    case = f"{endpoint} {field} = {str(payload.get(field, 'absent'))[:80]!r}"
     if isinstance(expected, Wrong):
         with pytest.raises((RequestError, WeightsError)) as caught:
             effective(payload, endpoint, registry)
-        assert str(caught.value) == expected.message, told
+        assert str(caught.value) == expected.message, case
     else:
         found = effective(payload, endpoint, registry).get(field)
-        assert found == expected, told
-        assert type(found) is type(expected) or field in ("guidance_scale", "strength"), told
+        assert found == expected, case
+        assert type(found) is type(expected) or field in ("guidance_scale", "strength"), case
 
 
 @pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize("endpoint", list(ENDPOINTS))
-def test_table(endpoint, field, registry):
+def test_every_row_of_the_table_gives_its_value_or_its_sentence(endpoint, field, registry):
     rows = rows_of(endpoint, field)
     assert any(isinstance(expected, Wrong) for _, expected in rows) or field == "key"
     small = {} if endpoint == "pony" else {"width": 64, "height": 64}
@@ -184,7 +185,7 @@ def test_as_many_strengths_as_loras(strengths, registry):
         read({**MINIMAL, "lora_model": "a,b,c", "lora_strength": strengths}, "pony", registry)
 
 
-def test_an_ip_adapter_with_its_picture(registry):
+def test_an_ip_adapter_with_its_image_reaches_the_request(registry):
     fields = {"ip_adapter_id": "ip-adapter_sd15", "ip_adapter_image": IMAGE, "ip_adapter_scale": "0.6"}
     found = read({**MINIMAL, **fields}, "community", registry).request.ip_adapter
     assert (found.id, found.scale, found.image) == ("ip-adapter_sd15", 0.6, IMAGE)

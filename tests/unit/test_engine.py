@@ -127,7 +127,7 @@ def test_close_finishes_or_cancels(request_of, empty_registry, gate):
 
 
 def test_a_backend_that_fails_fails_its_request_only(engine, request_of, monkeypatch):
-    def explode(self, states):
+    def explode(self: NullSession, states: object) -> None:
         raise intarsia.BackendError("the decoder broke")
 
     with monkeypatch.context() as patch:
@@ -141,7 +141,7 @@ def test_a_backend_that_fails_fails_its_request_only(engine, request_of, monkeyp
 def test_nobody_waits_for_ever_if_the_thread_dies(engine, request_of, monkeypatch):
     from intarsia.engine.worker import Worker
 
-    def die(self):
+    def die(self: object) -> None:
         raise SystemError("impossible")
 
     monkeypatch.setattr(Worker, "turn", die)
@@ -216,7 +216,7 @@ def test_half_a_character_is_refused(name):
 def test_closing_from_a_callback_does_not_wait_for_itself(request_of, empty_registry):
     opened, raised = intarsia.Engine("null", weights=empty_registry), []
 
-    def close(ticket):
+    def close(ticket: object) -> None:
         try:
             opened.close()
         except RuntimeError as exc:
@@ -247,7 +247,7 @@ def test_a_plan_is_data_and_equal_for_equal_requests(request_of, empty_registry,
     assert isinstance(made, Plan)
 
 
-def test_output_size(engine, request_of):
+def test_fit_output_decides_the_size_of_the_images(engine, request_of):
     fixed = engine.run(request_of(width=256, height=200, fit_output=True))
     assert fixed.images[0].size == (256, 200)
     assert fixed.generated[0].size == (256, 200)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +16,7 @@ from tests.processes import BEGIN
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
-def python(code, *arguments, weights, timeout=120):
+def python(code: str, *arguments: str, weights: Path, timeout: int = 120) -> subprocess.CompletedProcess[str]:
     """A script that begins with ``BEGIN``, in an interpreter of its own."""
     environment = {**os.environ, "INTARSIA_WEIGHTS": str(weights)}
     command = [sys.executable, "-c", BEGIN + textwrap.dedent(code), *arguments]

@@ -10,6 +10,9 @@ import signal
 import threading
 import time
 import weakref
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any
 
 import pytest
 
@@ -31,11 +34,11 @@ WAYS = {
 }
 
 
-def begun(function, *arguments):
+def begun(function: Callable[..., Any], *arguments: object) -> tuple[threading.Thread, list[Any]]:
     """A call in a thread of its own, which holds nothing up if it does not come back: the thread, and its outcome."""
     outcome = []
 
-    def call():
+    def call() -> None:
         try:
             outcome.append((function(*arguments), None))
         except BaseException as exc:  # noqa: BLE001 - raised again by the test, if it is not the one expected
@@ -46,7 +49,7 @@ def begun(function, *arguments):
     return thread, outcome
 
 
-def within(seconds, function, *arguments):
+def within(seconds: float, function: Callable[..., Any], *arguments: object) -> tuple[Any, BaseException | None]:
     """What the call gives or raises; one that does not come back fails the test."""
     thread, outcome = begun(function, *arguments)
     thread.join(seconds)
@@ -54,7 +57,9 @@ def within(seconds, function, *arguments):
     return outcome[0]
 
 
-def assert_ended_with(outcome, way, kind, sentence):
+def assert_ended_with(
+    outcome: tuple[Any, BaseException | None], way: str, kind: type[Exception], sentence: str
+) -> None:
     value, error = outcome
     if way == "reply":
         assert error is None
@@ -68,7 +73,7 @@ def assert_ended_with(outcome, way, kind, sentence):
 def test_a_request_that_fails_between_its_steps_ends_with_the_error(engine, request_of, monkeypatch, way):
     steps = []
 
-    def fail_at_the_second(self, batch):
+    def fail_at_the_second(self: NullSession, batch: Sequence[Any]) -> None:
         steps.append(len(batch))
         if len(steps) == 2:
             raise intarsia.BackendError("the device broke")
@@ -83,7 +88,7 @@ def test_a_request_that_fails_between_its_steps_ends_with_the_error(engine, requ
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_request_that_is_cancelled_by_the_engines_end_says_so(engine, request_of, gate, way):
-    def cancel():
+    def cancel() -> None:
         assert gate.reached.wait(60)
         closer = threading.Thread(target=engine.close, kwargs={"cancel": True})
         closer.start()
@@ -123,7 +128,7 @@ def test_a_cancel_during_the_last_evaluation_keeps_it_from_being_decoded(engine,
     submitted, decoded = threading.Event(), []
     tickets = []
 
-    def cancel_at_the_last(self, steps):
+    def cancel_at_the_last(self: NullSession, steps: Sequence[Any]) -> None:
         assert submitted.wait(60)
         if steps[0].row == 3:
             tickets[0].cancel()
@@ -137,7 +142,7 @@ def test_a_cancel_during_the_last_evaluation_keeps_it_from_being_decoded(engine,
     assert decoded == []
 
 
-def ticket_of(engine, request):
+def ticket_of(engine: intarsia.Engine, request: intarsia.InpaintRequest) -> Ticket:
     ticket = engine.submit(request)
     return Ticket(ticket.resolved, 0.0)
 
@@ -166,7 +171,7 @@ def test_whoever_is_first_decides_between_a_cancellation_and_an_end(engine, requ
 def test_a_cancel_between_the_decision_and_the_result_is_too_late(engine, request_of, monkeypatch):
     result, asked, set_result = engine.run(request_of()), [], Ticket.set_result
 
-    def cancel_first(self, value):
+    def cancel_first(self: Ticket, value: intarsia.Result) -> None:
         asked.append(self.cancel())
         set_result(self, value)
 
@@ -207,9 +212,9 @@ def test_every_reader_of_progress_sees_all_of_it_and_its_end(engine, request_of,
 def test_progress_says_the_slowest_of_a_requests_images_and_no_step_twice(empty_registry, request_of, monkeypatch):
     reported, original = [], Ticket.report
 
-    def report(self, step):
+    def report(self: Ticket, step: Any, previews: Any) -> None:
         reported.append(step)
-        original(self, step)
+        original(self, step, previews)
 
     monkeypatch.setattr(Ticket, "report", report)
     with intarsia.Engine("null", weights=empty_registry, slots=2) as engine:
@@ -234,7 +239,7 @@ def test_a_callback_that_waits_for_its_engine_is_refused_and_one_that_submits_is
     engine = intarsia.Engine("null", weights=empty_registry)  # closed at the end only: one that hangs cannot be
     refused, later, called = [], [], threading.Event()
 
-    def wait_in_every_way(done):
+    def wait_in_every_way(done: Future[intarsia.Result]) -> None:
         other = engine.submit(request_of(seed=2))
         later.append(other)
         waits = (
@@ -272,7 +277,7 @@ def test_a_callback_may_wait_for_another_engine(engine, request_of, empty_regist
 def test_what_a_callback_raises_is_logged_and_ends_nothing(engine, request_of, gate, caplog, error):
     called = []
 
-    def fail(done):
+    def fail(done: Future[intarsia.Result]) -> None:
         raise error
 
     with caplog.at_level(logging.ERROR):
@@ -289,10 +294,10 @@ def test_what_a_callback_raises_is_logged_and_ends_nothing(engine, request_of, g
             ticket.add_done_callback(fail)  # called at once, here
 
 
-def failing_starts(monkeypatch, error, times):
+def failing_starts(monkeypatch: pytest.MonkeyPatch, error: BaseException, times: int) -> None:
     start, left = threading.Thread.start, [times]
 
-    def fail(self):
+    def fail(self: threading.Thread) -> None:
         if self.name == "intarsia-engine" and left[0]:
             left[0] -= 1
             raise error
@@ -329,7 +334,7 @@ def test_an_engine_whose_thread_cannot_start_closes_and_hides_nothing(empty_regi
 def test_a_start_that_is_interrupted_leaves_one_thread_at_work(engine, request_of, monkeypatch):
     start = threading.Thread.start
 
-    def start_and_be_interrupted(self):
+    def start_and_be_interrupted(self: threading.Thread) -> None:
         start(self)
         raise KeyboardInterrupt
 
@@ -348,10 +353,10 @@ def test_a_handler_of_a_signal_may_close_the_engine_at_any_point_of_a_submission
     engine.run(request_of())
 
     class Closing:
-        def __getattr__(self, name):
+        def __getattr__(self, name: str) -> Any:
             return getattr(inbox, name)
 
-        def put(self, ticket):
+        def put(self, ticket: Ticket | None) -> None:
             if ticket is not None:
                 engine.close()
             inbox.put(ticket)
@@ -435,7 +440,7 @@ def test_64_threads_of_every_kind_of_use_all_come_back(empty_registry, request_o
     until = time.monotonic() + 2
     wrong = []
 
-    def use(number):
+    def use(number: int) -> None:
         rng = random.Random(number)
         while time.monotonic() < until:
             seed = rng.randrange(4)

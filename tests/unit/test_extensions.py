@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import sys
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,12 +50,12 @@ counter = itertools.count()
 
 
 @pytest.fixture
-def installed(tmp_path, monkeypatch):
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """Install distributions where this process finds them; ``MODULE`` in a value is the module's name."""
     before = set(sys.modules)
     folder = tmp_path / "site"
 
-    def add(distribution, entry_points, text):
+    def add(distribution: str, entry_points: dict[str, dict[str, str]], text: str) -> None:
         module = f"outer_{next(counter)}"
         named = {
             group: {name: value.replace("MODULE", module) for name, value in points.items()}
@@ -69,7 +71,7 @@ def installed(tmp_path, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def _nothing_stays_registered(monkeypatch):
+def _nothing_stays_registered(monkeypatch: pytest.MonkeyPatch) -> None:
     from intarsia.backends import choose as choosing
 
     for outside in (names._OUTSIDE, choosing._OUTSIDE):
@@ -79,16 +81,16 @@ def _nothing_stays_registered(monkeypatch):
 
 
 @pytest.fixture
-def outer_scheduler(installed):
+def outer_scheduler(installed: Callable[..., None]) -> None:
     installed("outer-schedulers", {SCHEDULERS: {"OuterEuler": "MODULE:SOLVER"}}, SOLVER)
 
 
 @pytest.fixture
-def outer_backend(installed):
+def outer_backend(installed: Callable[..., None]) -> None:
     installed("outer-backends", {BACKEND_GROUP: {"outer": "MODULE:Outer"}}, BACKEND)
 
 
-def solver(*aliases):
+def solver(*aliases: str) -> schedulers.Solver:
     return schedulers.Solver(rows=euler, grid=schedulers.Grid(), aliases=aliases)
 
 
@@ -133,7 +135,7 @@ def test_documented_requests_take_documented_names_only(outer_scheduler, engine,
     assert f"scheduler must be one of {', '.join(schedulers.NAMES)}, not 'OuterEuler'" in reply["message"]
 
 
-def test_an_unknown_scheduler_is_told_of_all_that_there_are(outer_scheduler):
+def test_an_unknown_scheduler_is_refused_with_the_names_of_all(outer_scheduler):
     schedulers.register("Registered", solver())
     with pytest.raises(
         intarsia.RequestError, match=r"one of DDPM.*LCMScheduler, Registered, OuterEuler, not 'nothing'"
@@ -198,13 +200,13 @@ def test_what_is_no_solver_is_refused_with_its_distribution(installed):
         schedulers.table("NotOne", 5)
 
 
-def two_slots(run):
+def two_slots(run: schedulers.SamplingRun) -> schedulers.Rows:
     rows = schedulers.Rows(run, state_slots=2, variance_exploding=True)
     rows.add(run.timesteps[0], run.sigmas[0], rows.sample)
     return rows
 
 
-def not_finite(run):
+def not_finite(run: schedulers.SamplingRun) -> schedulers.Rows:
     rows = schedulers.Rows(run, state_slots=1, variance_exploding=True)
     rows.add(run.timesteps[0], run.sigmas[0], float("nan") * rows.sample)
     return rows
@@ -296,7 +298,7 @@ def test_tensorrt_is_of_onnx(backend):
         intarsia.Engine(backend, "tensorrt:1")
 
 
-def test_an_unknown_backend_is_told_of_all_that_there_are(outer_backend):
+def test_an_unknown_backend_is_refused_with_the_names_of_all(outer_backend):
     register_backend("registered", NullBackend)
     with pytest.raises(intarsia.BackendError, match="one of auto, null, onnx, outer, registered, torch, not 'nothing'"):
         intarsia.Engine("nothing")
@@ -361,14 +363,14 @@ def test_a_backend_of_two_distributions_is_refused_when_it_is_asked_for(installe
 
 
 @pytest.fixture
-def site(tmp_path):
+def site(tmp_path: Path) -> Path:
     points = {SCHEDULERS: {"OuterEuler": "outside:SOLVER", "Broken": "absent_module:SOLVER"}}
     points[BACKEND_GROUP] = {"outer": "outside:Outer"}
     return install(tmp_path / "site", "outside", points, outside=SOLVER + BACKEND)
 
 
 @pytest.fixture
-def place(tmp_path, image_and_mask):
+def place(tmp_path: Path, image_and_mask: tuple[np.ndarray, np.ndarray]) -> Path:
     folder = tmp_path / "work"
     folder.mkdir()
     for name, array in zip(("image.png", "mask.png"), image_and_mask, strict=True):

@@ -1,4 +1,4 @@
-"""Pictures from URLs: a real server on this machine behind names and addresses that the test makes up.
+"""Images from URLs: a real server on this machine behind names and addresses that the test makes up.
 
 ``internet`` resolves names from a table and leads connections to "public" addresses to local servers, so the
 guard itself is the real one; with ``LOCAL`` nothing is made up at all.
@@ -16,7 +16,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
 
 import httpcore2
 import numpy as np
@@ -53,7 +56,7 @@ PNG = encoded("PNG")
 class Handler(BaseHTTPRequestHandler):
     """Answers what ``server.pages`` has for the path: ``(status, headers, body)``, or a function of the handler."""
 
-    def do_GET(self):
+    def do_GET(self) -> None:
         self.server.seen.append((self.path, dict(self.headers)))
         page = self.server.pages.get(self.path.partition("?")[0], (404, {}, b"nothing here"))
         try:
@@ -65,7 +68,7 @@ class Handler(BaseHTTPRequestHandler):
             pass  # the client has left, as it should
         self.close_connection = True
 
-    def answer(self, status, headers, body):
+    def answer(self, status: int, headers: dict[str, str | None], body: bytes) -> None:
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **headers}.items():
             if value is not None:
@@ -73,16 +76,16 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, *_args):
+    def log_message(self, *_args: object) -> None:
         pass
 
 
 @pytest.fixture
-def serve():
+def serve() -> Iterator[Callable[..., Any]]:
     """Starts servers; each has ``pages``, ``seen``, ``port`` and ``base``."""
     servers = []
 
-    def start(pages=None, tls=None):
+    def start(pages: dict[str, Any] | None = None, tls: ssl.SSLContext | None = None) -> ThreadingHTTPServer:
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         server.handle_error = lambda *_args: None
         if tls is not None:
@@ -100,20 +103,20 @@ def serve():
 
 
 @pytest.fixture
-def server(serve):
+def server(serve: Callable[..., Any]) -> Any:
     return serve({"/x.png": (200, {"Content-Type": "image/png"}, PNG)})
 
 
 @pytest.fixture
-def internet(monkeypatch):
+def internet(monkeypatch: pytest.MonkeyPatch) -> Any:
     """``names``: host → its addresses, one list for each look-up; ``hosts``: address → local server."""
     real = httpcore2.SyncBackend.connect_tcp
 
     class Internet:
-        def __init__(self):
+        def __init__(self) -> None:
             self.names, self.hosts, self.looked_up, self.connected = {}, {}, [], []
 
-        def look_up(self, host, port):
+        def look_up(self, host: str, port: int) -> list[str]:
             self.looked_up.append(host)
             if host[0].isdigit() or ":" in host:
                 return [host]
@@ -122,12 +125,12 @@ def internet(monkeypatch):
             answers = self.names[host]
             return answers.pop(0) if len(answers) > 1 else answers[0]
 
-        def add(self, host, address, server):
+        def add(self, host: str, address: str, server: Any) -> None:
             self.names[host], self.hosts[address] = [[address]], server
 
     made = Internet()
 
-    def connect(backend, host, port, *args, **kwargs):
+    def connect(backend: Any, host: str, port: int, *args: Any, **kwargs: Any) -> Any:
         made.connected.append((host, port))
         if host not in made.hosts:
             raise httpcore2.ConnectError("[Errno 111] Connection refused")
@@ -180,7 +183,7 @@ def test_gzip_is_undone(serve):
 
 
 def test_chunks_are_joined(serve):
-    def chunked(handler):
+    def chunked(handler: Any) -> None:
         handler.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
         for start in range(0, len(PNG), 999):
             piece = PNG[start : start + 999]
@@ -204,18 +207,18 @@ def test_the_environments_proxies_and_passwords_are_not_used(server, monkeypatch
 # What is refused
 
 
-def raw(*pieces: bytes):
-    def write(handler):
+def raw(*pieces: bytes) -> Callable[[Any], None]:
+    def write(handler: Any) -> None:
         for piece in pieces:
             handler.wfile.write(piece)
 
     return write
 
 
-def slowly(head: bytes, piece: bytes, turns: int = 400):
+def slowly(head: bytes, piece: bytes, turns: int = 400) -> Callable[[Any], None]:
     """``head`` at once, then a piece every 20 ms: for eight seconds, if nobody stops it."""
 
-    def drip(handler):
+    def drip(handler: Any) -> None:
         handler.wfile.write(head)
         for _ in range(turns):
             handler.wfile.write(piece)
@@ -224,8 +227,8 @@ def slowly(head: bytes, piece: bytes, turns: int = 400):
     return drip
 
 
-def endless(head: bytes, piece: bytes):
-    def pour(handler):
+def endless(head: bytes, piece: bytes) -> Callable[[Any], None]:
+    def pour(handler: Any) -> None:
         handler.wfile.write(head)
         for _ in range(4000):
             handler.wfile.write(piece)
@@ -272,7 +275,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_bad_answers(serve, name):
+def test_an_answer_that_is_no_image_is_refused_with_its_reason(serve, name):
     page, reason = REFUSED[name]
     server = serve({"/x.png": page})
     access = Access(allow_private_urls=True, seconds=5, max_bytes=1_000_000)
@@ -311,7 +314,7 @@ def test_connection_refused_and_unknown_host(monkeypatch):
         port = closed.getsockname()[1]
     assert "refused" in refusal(f"http://127.0.0.1:{port}/x.png")
 
-    def nowhere(*_args, **_more):
+    def nowhere(*_args: object, **_more: object) -> None:
         raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", nowhere)
@@ -332,7 +335,7 @@ def test_a_resolver_that_never_answers(monkeypatch):
         "http://h/" + "x" * 70000,
     ],
 )  # fmt: skip
-def test_malformed_urls(internet, url):
+def test_malformed_urls_are_refused_before_any_look_up(internet, url):
     assert refusal(url, PUBLIC).startswith("the URL is not valid")
     assert not internet.looked_up
 
@@ -368,7 +371,7 @@ def test_any_text_is_refused_in_one_line(text, scheme):
     ],
 )  # fmt: skip
 def test_numbers_that_are_not_public_are_refused_unasked(host, monkeypatch):
-    def connect(*_args, **_more):
+    def connect(*_args: object, **_more: object) -> None:
         raise AssertionError("connected")
 
     monkeypatch.setattr(httpcore2.SyncBackend, "connect_tcp", connect)
@@ -446,7 +449,7 @@ def test_the_next_address_is_tried(internet, server):
 # Redirects
 
 
-def moved(target: str, status: int = 302):
+def moved(target: str, status: int = 302) -> tuple[int, dict[str, Any], bytes]:
     return (status, {"Location": target}, b"over there")
 
 
@@ -497,7 +500,7 @@ def test_redirects_pass_the_same_checks(internet, serve, target, reason):
 
 
 def test_the_time_limit_is_for_all_redirects_together(serve):
-    def late(handler):
+    def late(handler: Any) -> None:
         time.sleep(0.15)
         handler.answer(*moved("/late"))
 
@@ -542,12 +545,12 @@ def test_long_urls_are_cut_in_errors(internet):
 # TLS
 
 
-def test_the_server_is_told_the_name_not_the_address(internet):
+def test_the_server_gets_the_name_not_the_address(internet):
     """The first record of a TLS connection carries the name in clear text (RFC 6066, section 3)."""
     hello = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
-        def listen():
+        def listen() -> None:
             connection, _ = listener.accept()
             with connection:
                 hello.append(connection.recv(4096))
@@ -564,7 +567,7 @@ def test_the_server_is_told_the_name_not_the_address(internet):
 
 
 @pytest.fixture
-def certificate(tmp_path, monkeypatch):
+def certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     """A self-signed certificate for images.example that the environment trusts."""
     if shutil.which("openssl") is None:
         pytest.skip("the openssl command is not there to make a certificate")
@@ -595,13 +598,13 @@ def test_certificates_are_checked_against_the_name(certificate, internet, serve,
 
 
 @pytest.fixture
-def scene(serve):
+def scene(serve: Callable[..., Any]) -> Any:
     mask = np.zeros((48, 64), np.uint8)
     mask[10:30, 20:50] = 255
     return serve({"/x.png": (200, {}, PNG), "/mask.png": (200, {}, encoded("PNG", mask))})
 
 
-def test_engine(scene, empty_registry):
+def test_the_engine_reads_urls_and_paths_only_where_they_are_allowed(scene, empty_registry):
     request = intarsia.InpaintRequest(
         init_image=f"{scene.base}/x.png", mask_image=f"{scene.base}/mask.png", seed=1, steps=2, mask_blur=0
     )
@@ -638,7 +641,7 @@ def test_plan_names_the_field_and_says_how_to_allow_it(scene, empty_registry):
         intarsia.plan(intarsia.InpaintRequest(**urls), empty_registry, allow_private_urls=True)
 
 
-def test_command_line(scene, empty_registry, tmp_path):
+def test_commands_fetch_from_private_hosts_only_with_their_flag(scene, empty_registry, tmp_path):
     image, mask, out = f"{scene.base}/x.png", f"{scene.base}/mask.png", str(tmp_path / "out.png")
     (tmp_path / "request.json").write_text(json.dumps({"init_image": image, "mask_image": mask, "seed": 1}))
     plan = ["plan", str(tmp_path / "request.json"), "--weights", str(empty_registry)]

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, Self
 
 import pytest
 import typer.main
@@ -18,7 +20,9 @@ from intarsia.endpoints import answer as reply
 from intarsia.engine import engine as engines
 from intarsia.engine import resolve
 from intarsia.engine.noise import MAX_SEED
+from intarsia.engine.request import InpaintRequest
 from intarsia.images import save as output
+from intarsia.images.access import Access
 from intarsia.registry import files as weights
 from intarsia.registry import registry
 from intarsia.token_merging import TokenMerging
@@ -36,7 +40,7 @@ ASKED = {"init_image": "photo.png", "mask_image": "mask.png"}
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "nothing").mkdir()
     (tmp_path / "nothing" / "model_index.json").write_text("{}")
     (tmp_path / "ink.safetensors").write_bytes(b"ink")
@@ -51,31 +55,31 @@ def place(tmp_path, monkeypatch):
 class Seen(dict):
     """What reached the library, by name."""
 
-    def engine(self, backend="auto", device="auto", weights=None, **others):
+    def engine(self, backend: str = "auto", device: str = "auto", weights: Path | None = None, **others: Any) -> Self:
         self |= {"backend": backend, "device": device, "weights": weights, **others}
         return self
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         return None
 
-    def stream(self, request):
+    def stream(self, request: InpaintRequest) -> Iterator[Any]:
         self |= {name: getattr(request, name) for name in type(request).model_fields}
         return iter(())
 
 
 @pytest.fixture
-def seen(monkeypatch, place):
+def seen(monkeypatch: pytest.MonkeyPatch, place: Path) -> Seen:
     return Seen()
 
 
-def run(*arguments):
+def run(*arguments: object) -> Any:
     return cli.app([*map(str, arguments)], standalone_mode=False)
 
 
-def walk(command, path=()):
+def walk(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, set[str]]]:
     """(path, parameter names) of every command that does something."""
     if path[:1] == ("batch",):
         return
@@ -141,18 +145,18 @@ DEFAULTS = {
 }  # fmt: skip
 
 
-def plain(value):
+def plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(map(plain, value))
     return value.model_dump() if hasattr(value, "model_dump") else value
 
 
-def look(seen, names):
+def look(seen: Seen, names: str | Sequence[str]) -> Any:
     return tuple(plain(seen[name]) for name in names) if isinstance(names, tuple) else plain(seen[names])
 
 
 @pytest.fixture
-def inpainted(seen, monkeypatch):
+def inpainted(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Seen]:
     """Runs ``intarsia inpaint`` and gives what reached the library."""
     from intarsia.commands import inpaint
 
@@ -160,14 +164,14 @@ def inpainted(seen, monkeypatch):
     monkeypatch.setattr(output, "check_outputs", lambda paths, overwrite: seen.update(checked=overwrite))
     monkeypatch.setattr(inpaint, "_with_progress", list)
 
-    def write(result, paths, metadata, overwrite):
+    def write(result: object, paths: list[Path], metadata: bool, overwrite: bool) -> list[str]:
         seen.update(paths=paths, metadata=metadata, overwrite=overwrite)
         return []
 
     monkeypatch.setattr(inpaint, "_write", write)
     monkeypatch.setattr(inpaint, "_report", lambda result, paths, warnings, as_json: seen.update(as_json=as_json))
 
-    def run_inpaint(*arguments):
+    def run_inpaint(*arguments: object) -> Seen:
         run("inpaint", "photo.png", "mask.png", *arguments)
         return seen
 
@@ -175,7 +179,7 @@ def inpainted(seen, monkeypatch):
 
 
 @pytest.mark.parametrize("flag", INPAINT)
-def test_inpaint(inpainted, flag):
+def test_a_flag_of_inpaint_reaches_the_library_and_changes_nothing_else(inpainted, flag):
     arguments, names, expected = INPAINT[flag]
     made = inpainted(*arguments)
     assert look(made, names) == expected
@@ -210,8 +214,8 @@ REQUEST = {
 
 
 @pytest.mark.parametrize("flag", REQUEST)
-def test_request(seen, monkeypatch, capsys, flag):
-    def answer(engine, payload, endpoint, out):
+def test_a_flag_of_request_reaches_the_engine_or_the_answer(seen, monkeypatch, capsys, flag):
+    def answer(engine: object, payload: dict[str, Any], endpoint: str | None, out: Path) -> reply.Answer:
         seen.update(payload=payload, endpoint=endpoint, out=out)
         return reply.Answer({"status": "success"})
 
@@ -234,18 +238,18 @@ PLAN = {
 
 
 @pytest.mark.parametrize("flag", PLAN)
-def test_plan(seen, monkeypatch, flag):
+def test_a_flag_of_plan_reaches_the_registry_or_the_request(seen, monkeypatch, flag):
     class Registry(registry.Registry):
-        def __init__(self, weights, precision):
+        def __init__(self, weights: Path | None, precision: str | None) -> None:
             seen.update(weights=weights, precision=precision)
             super().__init__(weights, precision)
 
-    def resolved(request, registry, access):
+    def resolved(request: InpaintRequest, registry: object, access: Access) -> SimpleNamespace:
         seen.update(init_image=request.init_image, access=(access.allow_paths, access.allow_private_urls))
         seen["max_pixels"] = access.max_pixels
         return SimpleNamespace(plan=SimpleNamespace(to_dict=dict), warnings=())
 
-    def read(body, endpoint, registry):
+    def read(body: dict[str, Any], endpoint: str, registry: object) -> SimpleNamespace:
         seen["endpoint"] = endpoint
         return SimpleNamespace(request=SimpleNamespace(init_image=body["init_image"]), warnings=())
 
@@ -265,7 +269,7 @@ SCHEMA = {
 
 
 @pytest.mark.parametrize("flag", SCHEMA)
-def test_schema(capsys, flag):
+def test_a_flag_of_schema_chooses_what_is_printed(capsys, flag):
     arguments, is_right = SCHEMA[flag]
     run("schema", *arguments)
     assert is_right(json.loads(capsys.readouterr().out))
@@ -292,7 +296,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize(("command", "flag"), [(command, flag) for command, rows in MODELS.items() for flag in rows])
-def test_models(place, capsys, command, flag):
+def test_a_flag_of_models_changes_what_is_listed_or_verified(place, capsys, command, flag):
     pin = f'"ink" = {{bytes = 3, sha256 = "{hashlib.sha256(b"ink").hexdigest()}"}}\n'
     (place / "nothing" / "ink").write_bytes(b"ink")
     model = 'schema = 1\ndefault = "{0}"\n[models.{0}]\nfamily = "sd15"\npath = "{1}"\n'
@@ -324,11 +328,11 @@ SCHEDULERS = {"as_json": None}
 
 
 @pytest.mark.parametrize("flag", SHOW)
-def test_schedulers_show(seen, monkeypatch, capsys, flag):
+def test_a_flag_of_schedulers_show_reaches_the_table(seen, monkeypatch, capsys, flag):
     from intarsia import schedulers
     from intarsia.commands import schedulers as command
 
-    def table(name, steps, **options):
+    def table(name: str, steps: int, **options: Any) -> Any:
         seen.update(name=name, steps=steps, **options)
         return original(name, 5)
 
@@ -344,7 +348,7 @@ def test_schedulers_show(seen, monkeypatch, capsys, flag):
     assert {key: seen[key] for key in others} == {key: defaults[key] for key in others}
 
 
-def test_schedulers(capsys):
+def test_schedulers_prints_all_of_them_as_json(capsys):
     run("schedulers", "--json")
     assert len(json.loads(capsys.readouterr().out)) == 18
 
@@ -360,7 +364,7 @@ EXPORT = {
 
 
 @pytest.mark.parametrize("flag", EXPORT)
-def test_export(seen, place, monkeypatch, flag):
+def test_a_flag_of_export_reaches_the_exporter(seen, place, monkeypatch, flag):
     pytest.importorskip("onnx", reason="needs onnx: pip install 'intarsia[export]'")
     folder = pytest.importorskip(
         "intarsia.export.folder", reason="needs torch and onnx: pip install 'intarsia[export]'"
@@ -368,18 +372,18 @@ def test_export(seen, place, monkeypatch, flag):
     entry = SimpleNamespace(token_merging=TokenMerging(levels=2, reuse=3), safety="")
 
     class Registry:
-        def __init__(self, weights):
+        def __init__(self, weights: Path | None) -> None:
             seen["weights"] = weights
 
-        def find(self, model):
+        def find(self, model: str | None) -> SimpleNamespace:
             seen["model"] = model
             return entry
 
-    def cached(path, dtype, out):
+    def cached(path: Path, dtype: str, out: Path | None) -> Path:
         seen.update(dtype=dtype, out=out)
         return place / "made"
 
-    def export_model(path, made, dtype, merges):
+    def export_model(path: Path, made: Path, dtype: str, merges: object) -> None:
         seen.update(exported=True, merges=merges)
 
     (place / "made").mkdir()
@@ -396,12 +400,44 @@ def test_export(seen, place, monkeypatch, flag):
         assert seen["merges"] == folder.Merges(2, 3)
 
 
+KEYS = {
+    "keys add": {
+        "name": (["eve"], "intarsia_"),
+        "file": (["eve", "--file", "other.txt"], "intarsia_"),
+    },
+    "keys list": {
+        "file": (["--file", "other.txt"], "bob\tsha256:111111111111…\n"),
+        "as_json": (["--json"], '[\n  {\n    "name": "ann",'),
+    },
+    "keys remove": {
+        "name": (["ann"], ""),
+        "file": (["bob", "--file", "other.txt"], ""),
+    },
+}
+
+
+@pytest.mark.parametrize(("command", "flag"), [(command, flag) for command, rows in KEYS.items() for flag in rows])
+def test_keys(place, capsys, command, flag):
+    (place / "keys.txt").write_text(f"ann sha256:{'0' * 64}\n")
+    (place / "other.txt").write_text(f"bob sha256:{'1' * 64}\n")
+    arguments, expected = KEYS[command][flag]
+    if "--file" not in arguments:
+        arguments = [*arguments, "--file", "keys.txt"]
+    run(*command.split(), *arguments)
+    assert capsys.readouterr().out.startswith(expected)
+
+    names = [line.split()[0] for line in Path(arguments[-1]).read_text().splitlines()]
+    before = "bob" if arguments[-1] == "other.txt" else "ann"
+    assert names == {"keys add": [before, "eve"], "keys list": [before], "keys remove": []}[command]
+
+
 TABLE = {
     "inpaint": INPAINT,
     "request": REQUEST,
     "plan": PLAN,
     "schema": SCHEMA,
     "export": EXPORT,
+    **KEYS,
     **MODELS,
     "schedulers": SCHEDULERS,
     "schedulers show": SHOW,

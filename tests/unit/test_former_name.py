@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,11 +32,11 @@ META = {"prompt": "a red circle", "seed": 5}
 
 
 @pytest.fixture(autouse=True)
-def _nothing_warned_yet(monkeypatch):
+def _nothing_warned_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(former_name, "_warned", set())
 
 
-def files():
+def files() -> Iterator[Path]:
     """Every file of the repository."""
     for folder, names, found in os.walk(ROOT):
         names[:] = [name for name in names if name not in SKIPPED and not name.endswith(".egg-info")]

@@ -9,8 +9,10 @@ import sys
 import textwrap
 import time
 import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -36,7 +38,7 @@ from benchmarks.records import read
         ("void at::native::(anonymous namespace)::CatArrayBatchedCopy_vectorized<...>", "copies and layouts"),
     ],
 )
-def test_kernels_are_told_by_their_names(name, kind):
+def test_kernels_are_recognized_by_their_names(name, kind):
     assert kind_of(name) == kind
 
 
@@ -47,7 +49,7 @@ def test_times_are_those_of_one_step():
     assert found["our step"] == {"ms": pytest.approx(0.01), "launches": pytest.approx(1.0)}
 
 
-def record(case, gpu="A Card", **more):
+def record(case: str, gpu: str | None = "A Card", **more: Any) -> dict[str, Any]:
     where = {"gpu": gpu, "driver": "1", "cores": 2, "commit": "0" * 9, "packages": {}}
     check = {"passed": True, "reason": "error 1.00 levels", "errors": {}}
     numbers = {"median": {"intarsia": 0.08}, "ratio": {"eager": 4.0}}
@@ -73,7 +75,7 @@ def test_records_come_back_as_files(tmp_path, capsys):
 # What the plan says
 
 
-def took(parts, budget, share_of_limit=1.0):
+def took(parts: Sequence[Part], budget: float, share_of_limit: float = 1.0) -> list[tuple[str, float]]:
     """Names and seconds of one call in which each part takes such a share of what it may."""
     states, left, ran = {}, budget, []
     while True:
@@ -116,7 +118,7 @@ def test_every_part_fits_into_a_call_of_its_own():
         assert took([part], 530) == [(part.name, part.seconds)]
 
 
-def parts(*names, seconds=100, beside=""):
+def parts(*names: str, seconds: int = 100, beside: str = "") -> list[Part]:
     return [Part(name=name, command=("-c", ""), seconds=seconds, beside=beside) for name in names]
 
 
@@ -145,24 +147,24 @@ def test_a_part_that_does_not_fit_waits_for_the_next_call():
 
 
 @pytest.fixture
-def call(tmp_path, monkeypatch):
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """One call with a plan of given parts; what is needed is there."""
     monkeypatch.setattr(gpu_run, "problems", lambda *_: {})
     monkeypatch.setattr(gpu_run, "_LOOK", 0.02)
 
-    def run(plan, *arguments, budget=1000):
+    def run(plan: Iterable[Part], *arguments: str, budget: int = 1000) -> int:
         monkeypatch.setitem(gpu_run.PLANS, "first", lambda short: tuple(plan))
         return gpu_run.main(["--out", str(tmp_path / "out"), "--budget", str(budget), *arguments])
 
     return run
 
 
-def script(name, code, seconds=60.0, beside=""):
+def script(name: str, code: str, seconds: float = 60.0, beside: str = "") -> Part:
     command = ("-c", textwrap.dedent(code), "{records}", "{profile}", "{seconds}")
     return Part(name=name, command=command, seconds=seconds, beside=beside)
 
 
-def state(tmp_path):
+def state(tmp_path: Path) -> Any:
     return json.loads((tmp_path / "out" / "gpu_run.json").read_text())
 
 
@@ -176,7 +178,7 @@ folder.mkdir(parents=True, exist_ok=True)
 COUNTS = "import pathlib, sys; path = pathlib.Path({path!r}); path.write_text(path.read_text() + '.')\n"
 
 
-def counter(tmp_path, name):
+def counter(tmp_path: Path, name: str) -> str:
     """Code that counts how often it ran."""
     path = tmp_path / name
     path.write_text("")
@@ -207,7 +209,7 @@ def test_a_part_that_takes_too_long_leaves_what_it_had_written(tmp_path, call, m
     written = tmp_path / "written"
     hangs = WRITES + f"pathlib.Path({str(written)!r}).touch(); import time; time.sleep(600)"
 
-    def clock():
+    def clock() -> float:
         """Jumps when the record is there."""
         return time.monotonic() + (1000 if written.exists() else 0)
 
@@ -270,7 +272,7 @@ def test_a_call_that_was_killed_is_continued_by_the_next(tmp_path, call):
     assert {name: each["tries"] for name, each in state(tmp_path)["parts"].items()} == {"one": 1, "two": 2, "three": 1}
 
 
-def wait_until(condition):
+def wait_until(condition: Callable[[], object]) -> bool:
     """Whether it came true; a killed process may still be running for a moment on a busy machine."""
     for _ in range(400):
         if condition():
@@ -365,7 +367,7 @@ def test_a_folder_that_takes_nothing_is_found_before_the_work(tmp_path, call, mo
 
 
 def test_a_folder_that_is_full_by_now_costs_no_part(tmp_path, call, monkeypatch, capsys):
-    def full(*_):
+    def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(gpu_run.State, "write", full)
@@ -378,7 +380,7 @@ def test_a_folder_that_is_full_by_now_costs_no_part(tmp_path, call, monkeypatch,
 def test_an_interrupted_call_leaves_no_process(tmp_path, call, monkeypatch, capsys):
     begun = []
 
-    def interrupt(_):
+    def interrupt(_: object) -> None:
         raise KeyboardInterrupt
 
     start = Running.start
@@ -409,7 +411,7 @@ def test_what_there_is_is_written_while_a_part_is_under_way(tmp_path, call, monk
     """A call that is killed now has the record already, though its part goes on."""
     seen, write = [], gpu_state.State.write
 
-    def look(self, running=None):
+    def look(self: Any, running: Any = None) -> None:
         write(self, running)
         if running and self.found["records"]:
             seen.append((list(running), state(tmp_path)["records"][0]["case"]))
@@ -442,7 +444,7 @@ def test_what_is_needed_is_imported():
     assert {"intarsia", "httpx2", "pydantic", "benchmarks.run"} <= set(gpu_run._NEEDED)
 
 
-def pack(folder, name, code):
+def pack(folder: Path, name: str, code: str) -> None:
     """A wheel of one module."""
     folder.mkdir(exist_ok=True)
     about = f"{name}-1.0.dist-info"
@@ -471,16 +473,16 @@ def test_the_commit_that_travelled_gives_way_to_one_that_was_said(tmp_path, monk
     monkeypatch.setattr(gpu_run, "install", lambda *_: None)
     (tmp_path / "commit.txt").write_text("abcdef+2\n")
 
-    def told():
+    def commit_given() -> str | None:
         return gpu_run._environment(tmp_path, tmp_path / "site")[0].get("INTARSIA_COMMIT")
 
     monkeypatch.delenv("INTARSIA_COMMIT", raising=False)
     monkeypatch.setattr(commit, "said", lambda *_: "from git")
-    assert told() is None, "git says it"
+    assert commit_given() is None, "git says it"
     monkeypatch.setattr(commit, "said", lambda *_: "")
-    assert told() == "abcdef+2"
+    assert commit_given() == "abcdef+2"
     monkeypatch.setenv("INTARSIA_COMMIT", "123")
-    assert told() == "123"
+    assert commit_given() == "123"
 
 
 def test_wheels_that_cannot_be_installed_are_one_line(tmp_path, monkeypatch):
@@ -504,8 +506,8 @@ def test_the_commit_is_said_where_there_is_no_git(tmp_path, monkeypatch, call, c
     assert commit.commit_of_tree() == ("", None)
     assert call([script("a", "pass")]) == 0
     assert "no commit is known, so the records will name none: set INTARSIA_COMMIT" in capsys.readouterr().out
-    for told, expected in {"abc": ("abc", None), "abc+0": ("abc", 0), " abc+12 ": ("abc", 12)}.items():
-        monkeypatch.setenv("INTARSIA_COMMIT", told)
+    for text, expected in {"abc": ("abc", None), "abc+0": ("abc", 0), " abc+12 ": ("abc", 12)}.items():
+        monkeypatch.setenv("INTARSIA_COMMIT", text)
         assert commit.commit_of_tree() == expected
         assert environment.environment()["commit"] == "abc"
 
@@ -516,7 +518,7 @@ def test_the_commit_is_said_where_there_is_no_git(tmp_path, monkeypatch, call, c
 def test_a_case_that_fails_leaves_the_others_of_the_profile(tmp_path, monkeypatch, capsys):
     """And what it had found by then."""
 
-    def profiled(case, place):
+    def profiled(case: Any, place: object) -> Iterator[dict[str, Any]]:
         yield {"step_ms": 4.5, "recording_seconds": 0.2, "kinds": {}, "slowest": []}
         if case.name == "S2":
             raise RuntimeError("CUDA error: an illegal memory access\nmore")
@@ -536,7 +538,7 @@ def test_a_case_that_fails_leaves_the_others_of_the_profile(tmp_path, monkeypatc
 
 
 def test_the_profile_is_rehearsed_on_a_cpu(tmp_path, monkeypatch, capsys):
-    """Kernels are listed for a step, and for one picture in and one out."""
+    """Kernels are listed for a step, and for one image in and one out."""
     kernels, turns = [("step_kernel", 3000.0, 5), ("cudnn_fprop", 9000.0, 10)], []
     monkeypatch.setattr(step_profile, "_kernels", lambda call: (call(), turns.append(call)) and kernels)
     assert step_profile.main(["--short", "--out", str(tmp_path / "p.json"), "S1"]) == 0
@@ -545,14 +547,14 @@ def test_the_profile_is_rehearsed_on_a_cpu(tmp_path, monkeypatch, capsys):
     assert found["step_ms"] > 0
     assert found["kinds"]["our step"] == {"ms": pytest.approx(0.6), "launches": 1}
     assert set(found["pictures"]) == {"encode", "decode"}
-    for picture in found["pictures"].values():
-        assert picture["ms"] > 0
-        assert picture["kinds"]["convolution"] == {"ms": 9, "launches": 10}
-        assert picture["slowest"][0]["kernel"] == "cudnn_fprop"
+    for image in found["pictures"].values():
+        assert image["ms"] > 0
+        assert image["kinds"]["convolution"] == {"ms": 9, "launches": 10}
+        assert image["slowest"][0]["kernel"] == "cudnn_fprop"
     assert capsys.readouterr().out.count("convolution") == 3
 
 
-def numbers_of(samples, taken):
+def numbers_of(samples: Sequence[Any], taken: list[Any]) -> Iterator[dict[str, Any]]:
     """What profiles a case gives, and the samples that it leaves."""
     taken.extend(samples)
     yield {"step_ms": 1.0, "recording_seconds": 0.1, "kinds": {}}
@@ -564,7 +566,9 @@ def test_forms_of_convolutions_are_measured_beside_the_case_as_it_is(tmp_path, m
     asked, files = [], []
     sample = torch.linspace(-1, 1, 64).view(1, 8, 8)
 
-    def profiled(case, place, convolutions=(), samples=None):
+    def profiled(
+        case: object, place: object, convolutions: tuple[str, ...] = (), samples: Any = None
+    ) -> Iterator[dict[str, Any]]:
         asked.append(convolutions)
         files.append(list(json.loads(out.read_text())) if out.exists() else [])
         if convolutions == ("unfolded",):

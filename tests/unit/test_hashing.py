@@ -7,12 +7,16 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 import intarsia
 from intarsia import Registry, WeightsError
 from intarsia.backends.null import NullBackend
+from intarsia.backends.protocol import ModelFiles
 from intarsia.engine.noise import MAX_SEED
 from intarsia.registry import hashing
 from intarsia.registry.files import check, verify
@@ -23,40 +27,40 @@ NAMES = ("a", "b", "c")
 
 
 @pytest.fixture(autouse=True)
-def _much_to_read(monkeypatch):
+def _much_to_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every file counts as large; a machine of four cores."""
     monkeypatch.setattr(hashing, "_LEAST_BYTES", 1)
     monkeypatch.setattr(hashing, "_cores", lambda: 4)
 
 
 @pytest.fixture
-def files(tmp_path):
+def files(tmp_path: Path) -> list[Path]:
     paths = [tmp_path / name for name in NAMES]
     for place, path in enumerate(paths):
         path.write_bytes(path.name.encode() * (1000 + place))
     return paths
 
 
-def sha256(path):
+def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def hashing_threads():
+def hashing_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "intarsia-hash"]
 
 
-def reading(monkeypatch, before):
+def reading(monkeypatch: pytest.MonkeyPatch, before: Callable[[Path, threading.Event], object]) -> None:
     """Call ``before(path, stop)`` as a file is about to be read."""
     read = hashing._read
 
-    def wrapped(path, stop):
+    def wrapped(path: Path, stop: threading.Event) -> Any:
         before(path, stop)
         return read(path, stop)
 
     monkeypatch.setattr(hashing, "_read", wrapped)
 
 
-def pinned(tmp_path, digests):
+def pinned(tmp_path: Path, digests: dict[str, str]) -> Path:
     """A model of files ``a``, ``b``, … with these pins."""
     folder = tmp_path / "model"
     folder.mkdir()
@@ -69,7 +73,7 @@ def pinned(tmp_path, digests):
     return tmp_path / "weights.toml"
 
 
-def right(*names):
+def right(*names: str) -> dict[str, str]:
     return {name: hashlib.sha256(name.encode()).hexdigest() for name in names}
 
 
@@ -111,7 +115,7 @@ def test_little_to_read_starts_no_thread(files, monkeypatch):
 
 
 def test_a_system_without_threads_hashes_all_the_same(files, monkeypatch):
-    def refuse(thread):
+    def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
@@ -123,7 +127,7 @@ def test_a_system_without_threads_hashes_all_the_same(files, monkeypatch):
 def test_of_several_damaged_files_the_first_is_named_whichever_is_read_last(tmp_path, monkeypatch, last):
     others = threading.Semaphore(0)
 
-    def finish_last(path, stop):
+    def finish_last(path: Path, stop: threading.Event) -> None:
         if path.name == last:
             assert all(others.acquire(timeout=SECONDS) for _ in range(2))
         else:
@@ -137,7 +141,7 @@ def test_of_several_damaged_files_the_first_is_named_whichever_is_read_last(tmp_
 
 
 def test_what_cannot_be_read_is_an_error_in_its_turn(tmp_path, monkeypatch):
-    def break_off(path, stop):
+    def break_off(path: Path, stop: threading.Event) -> None:
         if path.name == "b":
             raise PermissionError(f"no {path.name}")
 
@@ -150,7 +154,7 @@ def test_what_cannot_be_read_is_an_error_in_its_turn(tmp_path, monkeypatch):
 
 
 def test_an_error_meanwhile_ends_the_threads(files, monkeypatch):
-    def fail():
+    def fail() -> None:
         raise RuntimeError("no device")
 
     reading(monkeypatch, lambda path, stop: stop.wait(SECONDS))
@@ -163,12 +167,12 @@ def test_a_thread_ends_in_the_middle_of_a_file(files, monkeypatch):
     begun, chunks, stops = threading.Event(), [], []
 
     class Digest:
-        def update(self, chunk):
+        def update(self, chunk: bytes) -> None:
             chunks.append(len(chunk))
             begun.set()
             stops[0].wait(SECONDS)
 
-    def fail():
+    def fail() -> None:
         assert begun.wait(SECONDS)
         raise RuntimeError("no device")
 
@@ -184,7 +188,7 @@ def test_a_thread_ends_in_the_middle_of_a_file(files, monkeypatch):
 def test_an_interrupt_ends_the_threads_and_the_next_call_reads_anew(files, monkeypatch):
     begun = threading.Event()
 
-    def wait_for_the_end(path, stop):
+    def wait_for_the_end(path: Path, stop: threading.Event) -> None:
         begun.set()
         assert stop.wait(SECONDS)
 
@@ -206,7 +210,7 @@ def test_an_interrupt_ends_the_threads_and_the_next_call_reads_anew(files, monke
     assert Hashes(files).of(files[0]) == sha256(files[0])
 
 
-def unpinned(tmp_path):
+def unpinned(tmp_path: Path) -> Path:
     folder = tmp_path / "model"
     for name in ("unet", "vae", "text_encoder"):
         (folder / name).mkdir(parents=True)
@@ -219,7 +223,7 @@ def unpinned(tmp_path):
     return path
 
 
-def weights_of(tmp_path, kind):
+def weights_of(tmp_path: Path, kind: str) -> Path:
     return unpinned(tmp_path) if kind == "unpinned" else pinned(tmp_path, right(*NAMES))
 
 
@@ -228,17 +232,17 @@ def test_the_backend_prepares_while_a_model_is_hashed_and_opens_it_afterwards(tm
     events, both = [], threading.Barrier(2, timeout=SECONDS)
     first, open_one = threading.Lock(), NullBackend.open
 
-    def prepare(self):
+    def prepare(self: object) -> None:
         both.wait()
         events.append(("prepare", threading.current_thread().name))
 
-    def begin(path, stop):
+    def begin(path: Path, stop: threading.Event) -> None:
         if first.acquire(blocking=False):
             both.wait()
         time.sleep(0.01)
         events.append(("hash", threading.current_thread().name))
 
-    def opened(self, files):
+    def opened(self: NullBackend, files: ModelFiles) -> Any:
         events.append(("open", threading.current_thread().name))
         return open_one(self, files)
 
@@ -255,7 +259,7 @@ def test_the_backend_prepares_while_a_model_is_hashed_and_opens_it_afterwards(tm
 
 @pytest.mark.parametrize("kind", ["pinned", "unpinned"])
 def test_a_backend_that_cannot_prepare_is_left_to_its_opening(tmp_path, request_of, monkeypatch, kind):
-    def fail(self):
+    def fail(self: object) -> None:
         raise ImportError("no such package")
 
     monkeypatch.setattr(NullBackend, "prepare", fail, raising=False)

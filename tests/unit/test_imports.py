@@ -6,6 +6,7 @@ import ast
 import importlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,14 @@ ALLOWED = {
         "intarsia.backends.protocol",
         "intarsia.backends.choose",
     ],
+    "intarsia.server": [
+        "intarsia.images",
+        "intarsia.registry",
+        "intarsia.endpoints",
+        "intarsia.engine",
+        "intarsia.schedulers",
+        "intarsia.backends.device_memory",
+    ],
     "intarsia.kernels": ["intarsia.schedulers.packing"],
     "intarsia.models": ["intarsia.kernels"],
     "intarsia.backends": ["intarsia.models", "intarsia.kernels", "intarsia.schedulers"],
@@ -73,7 +82,7 @@ ALLOWED = {
 }
 
 
-def modules():
+def modules() -> Iterator[tuple[str, Path]]:
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
         yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
@@ -95,7 +104,7 @@ def within(name: str, room: str) -> bool:
 
 
 @pytest.mark.parametrize(("module", "path"), list(modules()), ids=[name for name, _ in modules()])
-def test_dependency_rule(module, path):
+def test_a_module_imports_only_what_its_folder_may(module, path):
     rooms = [room for room in ALLOWED if within(module, room)]
     if not rooms:
         return  # cli, commands, api and the package itself may import anything
@@ -106,13 +115,16 @@ def test_dependency_rule(module, path):
         assert real, f"{module} imports {name}; {room} may import only {allowed}"
 
 
-@pytest.mark.parametrize("module", ["intarsia.cli", "intarsia.batch", "intarsia.commands", "intarsia.export"])
+@pytest.mark.parametrize(
+    "module", ["intarsia.cli", "intarsia.batch", "intarsia.commands", "intarsia.export", "intarsia.server"]
+)
 def test_nothing_imports_the_outside(module):
     users = [name for name, path in modules() if any(within(used, module) for used in imported(path))]
     if module not in ("intarsia.cli", "intarsia.commands"):
         users = [name for name in users if not within(name, "intarsia.commands")]
     # the package itself names what it loads on first use
-    outside = [name for name in users if not within(name, module) and name not in ("intarsia", "intarsia.cli")]
+    entries = ("intarsia", "intarsia.__main__", "intarsia.cli")
+    outside = [name for name in users if not within(name, module) and name not in entries]
     assert [name for name in outside if not within(name, "intarsia.commands")] == []
 
 
@@ -124,6 +136,27 @@ def loaded_after(code: str) -> set[str]:
 
 def test_importing_intarsia_loads_nothing_heavy():
     assert not loaded_after("import intarsia") & {"torch", "numpy", "PIL", "pydantic", "diffusers", "transformers"}
+
+
+SERVER_PACKAGES = {
+    "fastapi",
+    "starlette",
+    "uvicorn",
+    "httptools",
+    "uvloop",
+    "sqlalchemy",
+    "prometheus_client",
+    "multipart",
+}
+
+
+def test_the_library_and_its_commands_load_nothing_of_the_server():
+    code = "import intarsia\nfor name in intarsia.__all__: getattr(intarsia, name)\nimport intarsia.cli"
+    assert not loaded_after(code) & (SERVER_PACKAGES | {"psycopg", "intarsia.server"})
+
+
+def test_keys_are_made_without_the_packages_of_the_server():
+    assert not loaded_after("import intarsia.server.http.keys_editing") & SERVER_PACKAGES
 
 
 def test_requests_registry_and_schedulers_need_no_torch():

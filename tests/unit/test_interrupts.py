@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
 
 @pytest.fixture(autouse=True)
-def _handlers():
+def _handlers() -> Iterator[None]:
     before = {each: signal.getsignal(each) for each in SIGNALS}
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's is to ignore it
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -42,7 +43,7 @@ def _handlers():
     ],
 )
 def test_an_interrupt_says_what_was_written(sign, files, sentence):
-    def work():
+    def work() -> None:
         with interruptible() as written:
             written += map(Path, files)
             signal.raise_signal(sign)
@@ -54,7 +55,7 @@ def test_an_interrupt_says_what_was_written(sign, files, sentence):
 
 @pytest.mark.parametrize("sign", SIGNALS)
 def test_a_held_interrupt_comes_at_the_blocks_end_and_a_second_one_at_once(sign):
-    def work(*signs):
+    def work(*signs: signal.Signals) -> None:
         with held():
             done.append("begun")
             for each in signs:
@@ -73,7 +74,7 @@ def test_a_held_interrupt_comes_at_the_blocks_end_and_a_second_one_at_once(sign)
 
 
 def test_what_is_taken_back_is_not_disturbed():
-    def work():
+    def work() -> None:
         try:
             with held():
                 try:
@@ -92,7 +93,7 @@ def test_what_is_taken_back_is_not_disturbed():
 
 
 def test_an_error_in_a_held_block_goes_before_the_interrupt():
-    def work():
+    def work() -> None:
         with held():
             signal.raise_signal(signal.SIGINT)
             raise ValueError("x")
@@ -110,7 +111,7 @@ def test_signals_that_are_ignored_stay_ignored():
 
 
 def test_threads_have_nothing_to_hold():
-    def use():
+    def use() -> None:
         take_sigterm()
         with held():
             used.append(True)

@@ -9,7 +9,7 @@ import intarsia
 from intarsia.errors import BackendError
 
 
-def ask():
+def ask() -> intarsia.InpaintRequest:
     mask = np.zeros((64, 64), np.uint8)
     mask[20:40, 20:40] = 255
     return intarsia.InpaintRequest(

@@ -105,7 +105,7 @@ def test_the_warning_says_how_much_each_reading_repaints():
 
 
 @pytest.mark.parametrize("source", ["luma", "alpha"])
-def test_who_says_which_reading_is_told_nothing(source):
+def test_a_request_that_names_its_reading_gets_no_warning(source):
     assert binarize(layers((255, 255), (0, 0)), source)[1] == ()
 
 

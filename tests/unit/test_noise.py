@@ -24,7 +24,7 @@ def test_a_stream_continues_and_seeds_differ():
     assert not np.array_equal(first, intarsia.noise(1, (4, 8, 8)))
 
 
-def test_unit_variance():
+def test_noise_has_mean_0_and_variance_1():
     drawn = intarsia.noise(3, (4, 128, 128)).astype(np.float64)
     # 65,536 draws: four standard errors of mean and variance
     assert abs(drawn.mean()) < 4 / 256
@@ -32,7 +32,7 @@ def test_unit_variance():
 
 
 @pytest.mark.parametrize("seed", [-1, 2**64, 1.5, True, None])
-def test_bad_seeds(seed):
+def test_seeds_outside_64_bits_are_refused(seed):
     with pytest.raises(intarsia.RequestError, match="seed must be an integer between 0 and"):
         intarsia.noise(seed, (1,))
     assert intarsia.noise(MAX_SEED, (1,)).shape == (1,)

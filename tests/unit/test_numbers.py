@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ WHOLES = ["width", "height", "samples", "steps", "num_inference_steps", "clip_sk
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory):
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[intarsia.Engine]:
     folder = tmp_path_factory.mktemp("models")
     (folder / "nothing").mkdir()
     (folder / "nothing" / "model_index.json").write_text("{}")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 
 pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'intarsia[cpu]'")
@@ -16,18 +19,18 @@ def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     calls: list[str] = []
 
     class Session:
-        def __init__(self, graph, options, providers):
+        def __init__(self, graph: object, options: object, providers: Sequence[Any]) -> None:
             calls.append("session")
             first = providers[0]
             self.providers = [first[0] if isinstance(first, tuple) else first]
 
-        def get_providers(self):
+        def get_providers(self) -> list[str]:
             return self.providers
 
-        def disable_fallback(self):
+        def disable_fallback(self) -> None:
             pass
 
-    def preload_dlls():
+    def preload_dlls() -> None:
         print("Failed to load libcudart.so.13")
         calls.append("libraries")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -11,27 +13,36 @@ import intarsia
 from intarsia.backends.onnx import state as lanes
 from intarsia.backends.onnx.device import Device
 from intarsia.backends.onnx.open_sessions import STEP
-from intarsia.schedulers import NAMES, table
+from intarsia.schedulers import NAMES, Table, table
 
 SHAPE = (4, 6, 9)
 
 
 @pytest.fixture(scope="module")
-def step():
+def step() -> Any:
     return Device("cpu").open(STEP.read_bytes())
 
 
-def field(seed):
+def field(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(SHAPE).astype(np.float32)
 
 
-def network(x, timestep):
+def network(x: np.ndarray, timestep: float) -> np.ndarray:
     """Some function of both that stays bounded."""
     return np.tanh(x * 0.7 + timestep / 1000) - 0.1
 
 
-def run(step, made, *, guidance=1.0, halves=1, mask=None, extra=0, keeps_known=False):
-    """The loop as the session runs it, every array on the host; both halves of the network's output are its own."""
+def run(
+    step: Any,
+    made: Table,
+    *,
+    guidance: float = 1.0,
+    branches: int = 1,
+    mask: np.ndarray | None = None,
+    extra: int = 0,
+    keeps_known: bool = False,
+) -> np.ndarray:
+    """The loop as the session runs it, every array on the host; both branches of the network's output are its own."""
     clean, start = field(1), field(2)
     rows = {"matrices": lanes.matrices(made), "scalars": lanes.scalars(made, guidance, keeps_known=keeps_known)}
     rest = {
@@ -40,7 +51,7 @@ def run(step, made, *, guidance=1.0, halves=1, mask=None, extra=0, keeps_known=F
     }  # fmt: skip
     state = np.zeros((made.state_slots, *SHAPE), np.float32)
     state[0] = clean
-    noise, output = start, np.zeros((halves, *SHAPE), np.float32)
+    noise, output = start, np.zeros((branches, *SHAPE), np.float32)
     for row in range(len(made) + 1):
         feeds = {**rows, **rest, "row": np.array([row]), "state": state, "noise": noise, "output": output}
         state, sample, following = step.run(None, feeds)
@@ -50,13 +61,13 @@ def run(step, made, *, guidance=1.0, halves=1, mask=None, extra=0, keeps_known=F
         if row < len(made):
             timestep = lanes.timesteps(made)[row + 1]
             # unconditional and conditional; with guidance 1 the second alone counts
-            output = np.stack([network(sample[0, : SHAPE[0]], timestep) * (half + 1) for half in range(halves)])
+            output = np.stack([network(sample[0, : SHAPE[0]], timestep) * (branch + 1) for branch in range(branches)])
             output = output.astype(np.float32)
             noise = field(100 + row)
     return state[0]
 
 
-def reference(made, scale=1.0):
+def reference(made: Table, scale: float = 1.0) -> np.ndarray:
     return made.run(
         lambda x, t: network(x, t) * scale, field(2).astype(np.float64), lambda row: field(100 + row), field(1)
     )
@@ -73,16 +84,16 @@ def test_every_scheduler_as_its_table_says(step, name, strength):
 
 def test_guidance_is_applied_where_the_row_is_guided(step):
     made = table("EulerDiscreteScheduler", 5)
-    # halves are f and 2 f, so the guided output is f + g f
+    # branches are f and 2 f, so the guided output is f + g f
     np.testing.assert_allclose(
-        run(step, made, guidance=3.0, halves=2),
+        run(step, made, guidance=3.0, branches=2),
         reference(made, 4.0),
         rtol=0,
         atol=2e-3 * np.abs(reference(made, 4.0)).max(),
     )
     inverse = table("DDIMInverseScheduler", 6, strength=0.7)
     assert not inverse.guided.all()
-    plain, guided = (run(step, inverse, guidance=scale, halves=2) for scale in (1.0, 3.0))
+    plain, guided = (run(step, inverse, guidance=scale, branches=2) for scale in (1.0, 3.0))
     assert not np.allclose(plain, guided)
 
 
@@ -106,7 +117,7 @@ def test_the_known_region_is_kept_at_its_level(step, name):
     np.testing.assert_array_equal(run(step, made, mask=mask), run(step, made))
 
 
-def test_the_networks_input_has_the_mask_and_the_masked_picture(step):
+def test_the_networks_input_has_the_mask_and_the_masked_image(step):
     assert np.isfinite(run(step, table("EulerDiscreteScheduler", 3), extra=5)).all()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,11 +18,11 @@ from tests.driver import HostDriver
 
 
 @pytest.fixture
-def driver():
+def driver() -> HostDriver:
     return HostDriver()
 
 
-def place(*shape):
+def place(*shape: int) -> Any:
     return Device("cpu").put(np.zeros(shape, np.float32))
 
 
@@ -89,7 +90,7 @@ def test_everything_is_given_back(driver):
     assert driver.alive == {"stream": set(), "event": set(), "memory": {}, "context": 0}
 
 
-def test_what_the_driver_says_is_told(driver):
+def test_what_the_driver_says_is_in_the_error(driver):
     stream = CudaStream(0, driver)
     driver.failing["cuStreamSynchronize"] = 700
     with pytest.raises(intarsia.BackendError, match="cuStreamSynchronize failed: CUDA_ERROR_UNKNOWN"):
@@ -99,7 +100,7 @@ def test_what_the_driver_says_is_told(driver):
         stream.upload(place(2), np.ones(2, np.float32))
 
 
-def test_no_driver(monkeypatch):
+def test_a_stream_without_a_driver_is_refused(monkeypatch):
     monkeypatch.setattr(streams, "load_driver", lambda: None)
     with pytest.raises(intarsia.BackendError, match="cuda:1 needs NVIDIA's driver"):
         CudaStream(1)

@@ -8,6 +8,9 @@ import json
 import os
 import stat
 import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,11 +54,11 @@ def an_image(channels: int = 3) -> Image.Image:
     return image
 
 
-def listing(folder) -> set[str]:
+def listing(folder: Path) -> set[str]:
     return set(os.listdir(folder))
 
 
-def test_parameters_text():
+def test_parameters_are_written_as_the_webui_writes_them():
     assert a1111_parameters(META) == (
         "a red circle, ünïcode 円\n"
         "Negative prompt: blurry\n"
@@ -198,7 +201,7 @@ def test_format_by_name_beats_the_extension(tmp_path):
         save(an_image(), tmp_path / "y.png", format="gif")
 
 
-def test_names(tmp_path):
+def test_names_are_numbered_and_have_the_format_as_their_extension(tmp_path):
     assert output_paths("photo", tmp_path, 1) == [tmp_path / "photo.png"]
     assert output_paths("a.b", tmp_path, 3, "jpg") == [tmp_path / f"a.b-{n}.jpg" for n in (1, 2, 3)]
     assert output_paths("photo ", tmp_path, 2, ".PNG") == [tmp_path / "photo -1.PNG", tmp_path / "photo -2.PNG"]
@@ -264,7 +267,7 @@ def test_a_failure_at_any_step_leaves_nothing_behind(tmp_path, monkeypatch, step
         path.write_bytes(b"old")
     before = listing(tmp_path)
 
-    def fail(*_args, **_more):
+    def fail(*_args: object, **_more: object) -> None:
         raise error
 
     monkeypatch.setattr(output.os, step, fail)
@@ -280,7 +283,7 @@ def test_a_failure_at_any_step_leaves_nothing_behind(tmp_path, monkeypatch, step
 def test_the_file_is_complete_when_it_gets_its_name(tmp_path, monkeypatch):
     seen, link = [], os.link
 
-    def watch(source, target):
+    def watch(source: str, target: str) -> None:
         seen.append((os.path.dirname(source), os.path.getsize(source), os.path.exists(target)))
         link(source, target)
 
@@ -294,12 +297,12 @@ def test_image_and_name_are_flushed_to_the_disk_in_that_order(tmp_path, monkeypa
     path, steps = tmp_path / "x.png", []
     real = {name: getattr(os, name) for name in ("fsync", "link", "replace")}
 
-    def fsync(handle):
+    def fsync(handle: int) -> None:
         found = os.fstat(handle)
         steps.append("folder" if found.st_ino == tmp_path.stat().st_ino else found.st_size)
         real["fsync"](handle)
 
-    def named(name):
+    def named(name: str) -> Callable[..., Any]:
         return lambda *paths: steps.append(name) or real[name](*paths)
 
     monkeypatch.setattr(output.os, "fsync", fsync)
@@ -310,7 +313,7 @@ def test_image_and_name_are_flushed_to_the_disk_in_that_order(tmp_path, monkeypa
 
 
 def test_file_systems_without_hard_links(tmp_path, monkeypatch):
-    def refuse(*_):
+    def refuse(*_: object) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(output.os, "link", refuse)
@@ -323,7 +326,7 @@ def test_file_systems_without_hard_links(tmp_path, monkeypatch):
 def test_two_writers_of_one_name_one_wins(tmp_path):
     results = []
 
-    def write():
+    def write() -> None:
         try:
             results.append(save(an_image(), tmp_path / "x.png"))
         except OutputError as exc:

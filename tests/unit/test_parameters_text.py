@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -20,7 +21,7 @@ META = {
 }  # fmt: skip
 
 
-def read(text):
+def read(text: str) -> tuple[str, str, dict[str, Any]]:
     """Prompt, negative prompt, and the pairs of the last line."""
     *lines, last = text.strip().split("\n")
     if len(PAIR.findall(last)) < 3:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,7 +53,7 @@ path = "soft"
 
 
 @pytest.fixture
-def weights(tmp_path, monkeypatch):
+def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("INTARSIA_WEIGHTS", raising=False)
     for folder, file in (("nothing", "model_index.json"), ("soft", "config.json"), ("look", "ip_adapter.safetensors")):
         (tmp_path / folder).mkdir()
@@ -63,18 +66,18 @@ def weights(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def ask():
+def ask() -> Callable[..., intarsia.InpaintRequest]:
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     mask = np.zeros((64, 64), np.uint8)
     mask[20:40, 20:40] = 255
 
-    def make(**fields):
+    def make(**fields: Any) -> InpaintRequest:
         return InpaintRequest(**{"init_image": image, "mask_image": mask, "seed": 1, "steps": 3, **fields})
 
     return make
 
 
-def hash_of(name):
+def hash_of(name: str) -> str:
     """Of an entry with one file whose content is its name: names and hashes of its files, hashed."""
     return hashlib.sha256(f"{name} {hashlib.sha256(name.encode()).hexdigest()}".encode()).hexdigest()
 
@@ -169,7 +172,7 @@ def test_pins_of_a_single_file(weights, ask):
 
 
 def test_each_part_reaches_the_backend_and_the_result(weights, ask):
-    def look(value, scale=1.0):
+    def look(value: int, scale: float = 1.0) -> IpAdapter:
         return IpAdapter(id="look", scale=scale, image=np.full((9, 7, 3), value, np.uint8))
 
     variants = [
@@ -195,7 +198,7 @@ def test_each_part_reaches_the_backend_and_the_result(weights, ask):
     assert (results[0].meta["vae"], results[0].meta["loras"]) == ("model", [])
 
 
-def test_what_is_hidden_in_the_shown_picture_decides_nothing(weights, ask):
+def test_what_is_hidden_in_the_shown_image_decides_nothing(weights, ask):
     shown = np.full((9, 7, 4), 255, np.uint8)
     shown[:, :, :3] = np.random.default_rng(0).integers(0, 256, (9, 7, 3))
     shown[2:5, 1:6, 3] = 0
@@ -219,7 +222,7 @@ def test_levels_and_reuse_of_token_merging_come_from_the_models_entry(weights, a
     assert plan.token_merging == TokenMerging(ratio=0.5, levels=2, reuse=3)
 
 
-def test_the_backend_is_told_which_content_is_noise(weights, ask):
+def test_the_backend_gets_which_content_is_noise(weights, ask):
     contents = ("original", "fill", "noise", "blank")
     inputs = [resolve(ask(masked_content=content), Registry(weights)).inputs for content in contents]
     assert [each.noise_fill for each in inputs] == [False, False, True, False]

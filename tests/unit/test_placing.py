@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,26 +18,28 @@ from intarsia.images.atomic_files import place, sweep, sweep_once
 NAMES = ("1.png", "2.png", "3.png")
 
 
-def contents(folder):
+def contents(folder: Path) -> dict[str, Any]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def files(folder, names=NAMES):
+def files(folder: Path, names: Iterable[str] = NAMES) -> list[tuple[Path, bytes]]:
     return [(folder / name, f"new {name}".encode()) for name in names]
 
 
 @pytest.fixture
-def half_full(tmp_path):
+def half_full(tmp_path: Path) -> Path:
     (tmp_path / "1.png").write_bytes(b"old")
     (tmp_path / "3.png").write_bytes(b"old too")
     return tmp_path
 
 
-def calls_of(monkeypatch, step, act, when="before"):
+def calls_of(
+    monkeypatch: pytest.MonkeyPatch, step: str, act: Callable[[int], object], when: str = "before"
+) -> list[int]:
     """At the n-th call of an operating system's function, before or after it, ``act(n)``."""
     original, count = getattr(os, step), [0]
 
-    def call(*arguments, **more):
+    def call(*arguments: object, **more: Any) -> Any:
         count[0] += 1
         if when == "before":
             act(count[0])
@@ -63,7 +68,7 @@ def test_all_or_none_wherever_it_fails(tmp_path, monkeypatch, overwrite, step, e
     raised = OutputError if isinstance(error, OSError) else KeyboardInterrupt
     for number in range(1, expected[step] + 1):
 
-        def fail(count, at=number):
+        def fail(count: int, at: int = number) -> None:
             if count == at:
                 raise error
 
@@ -89,10 +94,10 @@ def test_a_name_that_is_taken_meanwhile_is_not_ours_to_remove(tmp_path, monkeypa
 def test_file_systems_without_hard_links(half_full, monkeypatch, failing):
     before = contents(half_full)
 
-    def refuse(*_, **__):
+    def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
 
-    def fail(count):
+    def fail(count: int) -> None:
         if count == failing:
             raise KeyboardInterrupt
 
@@ -112,7 +117,7 @@ def test_a_link_that_is_replaced_is_put_back_as_a_link(tmp_path, monkeypatch):
     (tmp_path / "elsewhere").write_bytes(b"precious")
     (tmp_path / "1.png").symlink_to("elsewhere")
 
-    def fail(count):
+    def fail(count: int) -> None:
         if count == 2:
             raise KeyboardInterrupt
 
@@ -130,7 +135,7 @@ def test_a_link_that_is_replaced_is_put_back_as_a_link(tmp_path, monkeypatch):
 def test_the_folder_is_flushed_after_the_names_are_there(tmp_path, monkeypatch):
     seen = []
 
-    def watch(count):
+    def watch(count: int) -> None:
         seen.append(sorted(name for name in os.listdir(tmp_path) if name in NAMES))
 
     calls_of(monkeypatch, "fsync", watch)
@@ -172,7 +177,7 @@ def test_what_is_put_back_is_the_very_file(half_full, monkeypatch):
     os.chmod(half_full / "1.png", 0o600)
     before = (half_full / "1.png").stat()
 
-    def fail(count):
+    def fail(count: int) -> None:
         if count == 3:
             raise KeyboardInterrupt
 

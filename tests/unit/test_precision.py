@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -15,12 +18,12 @@ ENTRY = 'schema = 1\ndefault = "m"\n[models.m]\nfamily = "sd15-inpaint"\npath = 
 
 
 @pytest.fixture
-def registry(tmp_path):
+def registry(tmp_path: Path) -> Callable[..., Path]:
     """Writes a registry of one model, with a line more."""
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "model_index.json").write_text("{}")
 
-    def write(more=""):
+    def write(more: str = "") -> Path:
         path = tmp_path / "weights.toml"
         path.write_text(ENTRY.format("m") + more)
         return path
@@ -28,7 +31,7 @@ def registry(tmp_path):
     return write
 
 
-def ask():
+def ask() -> intarsia.InpaintRequest:
     mask = np.zeros((64, 64), np.uint8)
     mask[20:40, 20:40] = 255
     return intarsia.InpaintRequest(
@@ -81,7 +84,7 @@ def test_plans_of_before_keep_their_hash():
 
 def test_the_entry_decides_unless_the_engine_does(registry):
     standard, entry = registry(), 'precision = "fp8"\n'
-    pictures, hashes = {}, {}
+    images, hashes = {}, {}
     for name, more, asked in [
         ("standard", "", None), ("entry", entry, None), ("engine", "", "fp8"), ("back", entry, "standard"),
     ]:  # fmt: skip
@@ -91,11 +94,11 @@ def test_the_entry_decides_unless_the_engine_does(registry):
         assert result.plan.model.precision == result.ran["precision"] == expected
         assert result.plan.to_dict()["model"].get("precision", "standard") == expected
         assert result.meta.get("precision", "standard") == expected
-        pictures[name], hashes[name] = np.asarray(result.images[0]), result.plan.sha256
+        images[name], hashes[name] = np.asarray(result.images[0]), result.plan.sha256
         assert intarsia.plan(ask(), registry(more), precision=asked).sha256 == hashes[name]
     assert hashes["standard"] == hashes["back"] != hashes["entry"] == hashes["engine"]
-    assert np.array_equal(pictures["standard"], pictures["back"])
-    assert not np.array_equal(pictures["standard"], pictures["entry"])
+    assert np.array_equal(images["standard"], images["back"])
+    assert not np.array_equal(images["standard"], images["entry"])
     assert standard.exists()
 
 

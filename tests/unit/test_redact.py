@@ -8,6 +8,9 @@ import logging
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,7 +31,7 @@ QUOTING = [
 
 
 @pytest.fixture
-def engine(empty_registry, monkeypatch, tmp_path):
+def engine(empty_registry: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[intarsia.Engine]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with intarsia.Engine("null", weights=empty_registry) as opened:
         yield opened
@@ -83,7 +86,7 @@ def test_a_key_is_hidden_as_others_quote_it():
 def test_warnings_of_any_origin_are_printable_in_a_reply(engine, monkeypatch):
     run = engine.run
 
-    def warned(*given, **more):
+    def warned(*given: Any, **more: Any) -> intarsia.Result:
         return dataclasses.replace(run(*given, **more), warnings=(HOSTILE, "sk-0123456789"))
 
     monkeypatch.setattr(engine, "run", warned)
@@ -114,7 +117,7 @@ def test_the_command_line_shows_the_key_on_no_stream(empty_registry, tmp_path):
 
 
 def test_the_log_of_a_failure_has_no_key_and_nothing_that_a_terminal_acts_upon(engine, monkeypatch, caplog):
-    def fail(*_):
+    def fail(*_: object) -> None:
         raise ZeroDivisionError("'a' \x1b[31m \u202e")
 
     monkeypatch.setattr(resolving, "prepare", fail)

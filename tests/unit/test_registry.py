@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,12 +16,14 @@ MERGING = 'schema = 1\n[models.a]\nfamily = "sd15"\npath = "x"\ntoken_merging{}'
 
 
 @pytest.fixture(autouse=True)
-def _no_user_files(monkeypatch, tmp_path):
+def _no_user_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("INTARSIA_WEIGHTS", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
 
 
-def pinned(tmp_path, content=b"weights", name="unet/diffusion_pytorch_model.safetensors", **changes):
+def pinned(
+    tmp_path: Path, content: bytes = b"weights", name: str = "unet/diffusion_pytorch_model.safetensors", **changes: Any
+) -> tuple[Path, Path]:
     folder = tmp_path / "model"
     (folder / "unet").mkdir(parents=True, exist_ok=True)
     (folder / "model_index.json").write_text("{}")

@@ -9,7 +9,9 @@ import json
 import logging
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,17 +29,17 @@ SMALL = {**MINIMAL, "width": 96, "height": 64}
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(monkeypatch, tmp_path):
+def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture
-def engine(empty_registry):
+def engine(empty_registry: Path) -> Iterator[intarsia.Engine]:
     with intarsia.Engine("null", weights=empty_registry) as opened:
         yield opened
 
 
-def decoded(text) -> Image.Image:
+def decoded(text: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(text, validate=True)))
 
 
@@ -141,7 +143,7 @@ def test_bodies_that_are_no_requests(engine, body, endpoint):
     assert expected in reply["message"]
 
 
-def nested(depth):
+def nested(depth: int) -> list[Any]:
     value = []
     for _ in range(depth):
         value = [value]
@@ -189,7 +191,7 @@ def bomb() -> str:
     import struct
     import zlib
 
-    def chunk(kind, data):
+    def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", 40_000, 40_000, 1, 0, 0, 0, 0)
@@ -205,7 +207,7 @@ def test_a_decompression_bomb_is_refused(engine):
 
 
 def test_an_unexpected_error_is_logged_and_the_reply_says_no_more(engine, monkeypatch, caplog):
-    def fail(*_):
+    def fail(*_: object) -> None:
         raise ZeroDivisionError(f"at {Path.home()} with {MINIMAL['key']}")
 
     monkeypatch.setattr(resolving, "prepare", fail)
@@ -218,7 +220,7 @@ def test_an_unexpected_error_is_logged_and_the_reply_says_no_more(engine, monkey
 
 
 def test_interrupts_are_not_answered(engine, monkeypatch):
-    def interrupt(*_):
+    def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(resolving, "prepare", interrupt)
@@ -266,7 +268,7 @@ def test_an_output_folder_that_is_not_there_is_refused_before_the_work(engine, t
 def test_all_files_or_none(engine, tmp_path, monkeypatch):
     publish = os.link
 
-    def link(source, target):
+    def link(source: str, target: str) -> None:
         if str(target).endswith("-2.png"):
             raise OSError(errno.ENOSPC, "No space left on device")
         publish(source, target)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,7 +43,7 @@ SMALL = {**MINIMAL, "model_id": "m", "width": 96, "height": 64, "base64": "yes",
 
 
 @pytest.fixture
-def engine(tmp_path):
+def engine(tmp_path: Path) -> Iterator[intarsia.Engine]:
     for folder, file in [("m", "model_index.json"), ("strict", "config.json"), ("look", "ip_adapter.safetensors")]:
         (tmp_path / folder).mkdir()
         (tmp_path / folder / file).write_text("{}")
@@ -128,7 +131,7 @@ def test_an_image_that_is_not_flagged_is_as_without_a_checker(engine):
 def test_one_unsafe_image_of_four_is_enough(engine, monkeypatch, endpoint, flagged):
     run = engine.run
 
-    def screened(*given, **more):
+    def screened(*given: Any, **more: Any) -> intarsia.Result:
         return dataclasses.replace(run(*given, **more), nsfw=tuple(place in flagged for place in range(4)))
 
     monkeypatch.setattr(engine, "run", screened)

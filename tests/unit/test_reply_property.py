@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import hypothesis
 import pytest
@@ -71,7 +72,7 @@ def test_any_json_gives_a_documented_reply(examples, tmp_path, monkeypatch, empt
 
         @hypothesis.settings(max_examples=examples, deadline=None, derandomize=True, database=None)
         @hypothesis.given(payload=PAYLOADS, endpoint=st.sampled_from(list(ENDPOINTS)))
-        def holds(payload, endpoint):
+        def holds(payload: Any, endpoint: str) -> None:
             reply = checked(engine.reply(payload, endpoint, out=out), endpoint)
             counts[reply["status"]] += 1
             text = json.dumps(reply)

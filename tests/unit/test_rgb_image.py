@@ -8,6 +8,7 @@ import threading
 import tracemalloc
 import warnings
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ GRAY = RNG.integers(0, 256, (9, 14), dtype=np.uint8)
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
-def encoded(image: Image.Image, format: str = "PNG", **options) -> bytes:
+def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format, **options)
     return buffer.getvalue()
@@ -36,7 +37,7 @@ def decode(data: bytes) -> RgbImage:
     return from_bytes("init_image", data, "the content")
 
 
-def refusal(data) -> str:
+def refusal(data: bytes) -> str:
     with pytest.raises(SourceError) as caught:
         decode(data) if isinstance(data, bytes) else from_array("init_image", data)
     assert "\n" not in str(caught.value)
@@ -160,7 +161,7 @@ def test_cmyk_says_that_it_was_converted_and_drops_its_profile():
     assert np.abs(image.rgb.astype(int) - COLOR).mean() < 12
 
 
-def test_profiles():
+def test_color_profiles_are_kept_where_they_are_for_rgb():
     assert decode(encoded(Image.fromarray(COLOR), icc_profile=SRGB)).icc_profile == SRGB
     assert decode(encoded(Image.fromarray(COLOR))).icc_profile is None
     gray = SRGB[:16] + b"GRAY" + SRGB[20:]
@@ -179,7 +180,7 @@ def test_animated_images_give_their_first_frame():
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO"])
-def test_formats(format):
+def test_every_common_format_is_read_without_a_warning(format):
     assert decode(encoded(Image.fromarray(COLOR), format)).warnings == ()
 
 
@@ -232,7 +233,7 @@ def test_decoding_in_threads():
         COLOR.astype(np.uint16) * 257,
     ],
 )
-def test_arrays(array):
+def test_arrays_of_any_kind_become_8_bit_rgb(array):
     image = from_array("f", array)
     scale = {"b": 255, "f": 255}.get(array.dtype.kind, 1 / 257 if array.dtype.itemsize == 2 else 1)
     expected = np.rint(array.astype(np.float64) * scale)
@@ -442,7 +443,7 @@ def test_hash_is_of_the_alpha_too():
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError("out of memory error when reading image file")])
 def test_memory_that_runs_out_is_no_damage(monkeypatch, error):
-    def fails(*arguments):
+    def fails(*arguments: object) -> None:
         raise error
 
     for name in ("decode", "channels_of", "levels_of"):
@@ -501,7 +502,7 @@ def test_one_that_is_slow_to_open_does_not_keep_others_waiting(monkeypatch):
     slow, quick = encoded(Image.fromarray(GRAY)), encoded(Image.fromarray(COLOR))
     opening, go_on, real = threading.Event(), threading.Event(), decoding.unpack
 
-    def unpack(data):
+    def unpack(data: bytes) -> Any:
         if data == slow:
             opening.set()
             assert go_on.wait(60)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,14 +20,14 @@ SIZES = [(64, 64), (512, 512), (777, 513), (64, 2048), (2048, 64), (8, 8)]
 
 
 @pytest.fixture
-def photo():
+def photo() -> Image.Image:
     """Sharp detail over slow changes, as a photograph has it."""
     rng = np.random.default_rng(3)
     coarse = np.asarray(Image.fromarray(rng.integers(0, 256, (4, 6, 3), dtype=np.uint8)).resize((384, 256)), np.int16)
     return Image.fromarray(np.clip(coarse + rng.integers(-60, 60, coarse.shape), 0, 255).astype(np.uint8))
 
 
-def detail(image):
+def detail(image: Image.Image) -> float:
     """Mean absolute difference between neighboring pixels, in levels."""
     pixels = np.asarray(image, np.int16)
     return np.abs(np.diff(pixels, axis=0)).mean() + np.abs(np.diff(pixels, axis=1)).mean()
@@ -107,10 +110,10 @@ def test_either_form_of_an_image_counts_and_both_are_replaced():
     assert screen(NullChecker().check, "black", [clean], drawn[:1]).warnings == ()
 
 
-PURPLE, GREY = (150, 40, 190), (120, 125, 118)
+PURPLE, GRAY = (150, 40, 190), (120, 125, 118)
 
 
-def arrays_in(ticket):
+def arrays_in(ticket: object) -> list[str]:
     """Names of the ticket's attributes that hold arrays of pixels, by themselves or in a container."""
     found = []
     for name, value in vars(ticket).items():
@@ -120,7 +123,7 @@ def arrays_in(ticket):
     return found
 
 
-def request_of(color, **fields):
+def request_of(color: tuple[int, int, int], **fields: Any) -> InpaintRequest:
     noise = np.random.default_rng(8).integers(-30, 31, (64, 96, 3))
     image = (noise + color).clip(0, 255).astype(np.uint8)
     mask = np.zeros((64, 96), np.uint8)
@@ -128,7 +131,9 @@ def request_of(color, **fields):
     return InpaintRequest(**{"init_image": image, "mask_image": mask, "seed": 4, "safety_checker": True, **fields})
 
 
-def registry_with(folder, safety='safety = "guard"', section='[safety.guard]\npath = "guard"\n'):
+def registry_with(
+    folder: Path, safety: str = 'safety = "guard"', section: str = '[safety.guard]\npath = "guard"\n'
+) -> Path:
     (folder / "nothing").mkdir(exist_ok=True)
     (folder / "nothing" / "model_index.json").write_text("{}")
     (folder / "guard").mkdir(exist_ok=True)
@@ -167,13 +172,13 @@ def test_a_flagged_request_shows_nothing_of_its_image(tmp_path, action, strength
 
 def test_a_clean_request_is_untouched_by_the_check(tmp_path):
     with intarsia.Engine("null", weights=registry_with(tmp_path)) as engine:
-        checked = engine.run(request_of(GREY, strength=0.7))
-        plain = engine.run(request_of(GREY, strength=0.7, safety_checker=False))
-        still = engine.run(request_of(GREY, strength=0.0))
+        checked = engine.run(request_of(GRAY, strength=0.7))
+        plain = engine.run(request_of(GRAY, strength=0.7, safety_checker=False))
+        still = engine.run(request_of(GRAY, strength=0.0))
     assert checked.nsfw == plain.nsfw == (False,)
     assert checked.images[0].tobytes() == plain.images[0].tobytes()
     assert checked.generated[0].tobytes() == plain.generated[0].tobytes()
-    np.testing.assert_array_equal(still.images[0], request_of(GREY).init_image)
+    np.testing.assert_array_equal(still.images[0], request_of(GRAY).init_image)
     assert "safety" in checked.timings
     assert "safety" not in plain.timings
     assert plain.plan.safety == "off"
@@ -182,11 +187,11 @@ def test_a_clean_request_is_untouched_by_the_check(tmp_path):
 
 def test_plans_differ_with_checker_and_its_content(tmp_path):
     registry = registry_with(tmp_path)
-    on, off = (resolve(request_of(GREY, safety_checker=asked), Registry(registry)).plan for asked in (True, False))
+    on, off = (resolve(request_of(GRAY, safety_checker=asked), Registry(registry)).plan for asked in (True, False))
     assert on.sha256 != off.sha256
     assert (on.safety, len(on.safety_sha256), off.safety, off.safety_sha256) == ("guard", 64, "off", "")
     (tmp_path / "guard" / "config.json").write_text('{"another": 1}')
-    again = resolve(request_of(GREY), Registry(registry)).plan
+    again = resolve(request_of(GRAY), Registry(registry)).plan
     assert again.safety_sha256 != on.safety_sha256
 
 
@@ -204,9 +209,9 @@ UNUSABLE = [
 def test_a_checker_that_is_not_there_refuses_the_request_at_once(tmp_path, changes, sentence):
     with intarsia.Engine("null", weights=registry_with(tmp_path, **changes)) as engine:
         with pytest.raises(intarsia.WeightsError, match=sentence) as caught:
-            engine.submit(request_of(GREY))
+            engine.submit(request_of(GRAY))
         assert "\n" not in str(caught.value)
-        assert engine.run(request_of(GREY, safety_checker=False)).nsfw == (False,)
+        assert engine.run(request_of(GRAY, safety_checker=False)).nsfw == (False,)
 
 
 def test_a_damaged_checker_fails_the_request_before_anything_is_computed(tmp_path):
@@ -215,7 +220,7 @@ def test_a_damaged_checker_fails_the_request_before_anything_is_computed(tmp_pat
     for strength in (0.0, 0.7):
         with intarsia.Engine("null", weights=registry) as engine:
             with pytest.raises(intarsia.WeightsError, match=r"guard: config\.json does not have the registry's sha256"):
-                engine.run(request_of(GREY, strength=strength))
+                engine.run(request_of(GRAY, strength=strength))
             assert engine.counters.evaluations == 0
 
 
@@ -224,12 +229,12 @@ def test_a_check_that_fails_fails_the_request_and_no_other(tmp_path, monkeypatch
     registry = registry_with(tmp_path)
     with intarsia.Engine("null", weights=registry) as engine:
         with monkeypatch.context() as patched:
-            patched.setattr(NullChecker, "check", lambda self, pictures: 1 / 0)
-            ticket = engine.submit(request_of(GREY, strength=strength))
+            patched.setattr(NullChecker, "check", lambda self, images: 1 / 0)
+            ticket = engine.submit(request_of(GRAY, strength=strength))
             with pytest.raises(ZeroDivisionError):
                 ticket.result()
             assert arrays_in(ticket) == [], "what could not be checked is not to be found in the ticket"
-        assert engine.run(request_of(GREY, strength=strength)).nsfw == (False,)
+        assert engine.run(request_of(GRAY, strength=strength)).nsfw == (False,)
 
 
 def test_a_checker_is_opened_once_kept_and_closed_with_the_engine(tmp_path, monkeypatch):
@@ -238,8 +243,8 @@ def test_a_checker_is_opened_once_kept_and_closed_with_the_engine(tmp_path, monk
     monkeypatch.setattr(NullBackend, "open_checker", lambda self, at: happened.append("open") or opened(self, at))
     monkeypatch.setattr(NullChecker, "close", lambda self: happened.append("close"))
     with intarsia.Engine("null", weights=registry_with(tmp_path)) as engine:
-        engine.run(request_of(GREY))
-        engine.run(request_of(GREY, seed=5))
+        engine.run(request_of(GRAY))
+        engine.run(request_of(GRAY, seed=5))
         assert happened == ["open"]
     assert happened == ["open", "close"]
 
@@ -257,7 +262,7 @@ def test_at_most_two_checkers_stay_open(tmp_path, monkeypatch):
         (tmp_path / f"guard{n}" / "config.json").write_text(str(n))
     with intarsia.Engine("null", weights=path) as engine:
         for n in range(3):
-            engine.run(request_of(GREY, model=f"m{n}"))
+            engine.run(request_of(GRAY, model=f"m{n}"))
         assert len(closed) == 1
         assert engine.run(request_of(PURPLE, model="m0", strength=0.0)).nsfw == (True,), "opened again"
     assert len(closed) == 4

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from intarsia.errors import RequestError, WeightsError
-from intarsia.schedulers import ALIASES, NAMES, NoiseSchedule, catalogue, info, resolve, table
+from intarsia.schedulers import ALIASES, NAMES, NoiseSchedule, Table, catalogue, info, resolve, table
 from intarsia.schedulers.solvers import SOLVERS
 
 SHAPE = (4, 6, 5)
@@ -20,11 +20,11 @@ ENDS_ABOVE_ZERO = ("DDIMScheduler", "PNDMScheduler", "DEISMultistepScheduler")
 class ExactNetwork:
     """Knows the image: returns exactly the noise (or v, or image) that is in each sample it is given."""
 
-    def __init__(self, made, clean, prediction):
+    def __init__(self, made: Table, clean: np.ndarray, prediction: str) -> None:
         self.sigmas, self.clean, self.prediction, self.row = made.sigmas, clean, prediction, 0
         self.first_epsilon = None
 
-    def __call__(self, x, timestep):
+    def __call__(self, x: np.ndarray, timestep: float) -> np.ndarray:
         sigma = self.sigmas[self.row]
         self.row += 1
         alpha, noise = 1 / math.sqrt(1 + sigma**2), sigma / math.sqrt(1 + sigma**2)

@@ -7,6 +7,7 @@ solver of order p has an error that falls by 2^p when its step is halved. ``pyte
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from intarsia.schedulers import table
 MEAN, SPREAD = 0.7, 0.6
 
 
-def error(name, steps, until, options):
+def error(name: str, steps: int, until: float | None, options: Any) -> float:
     """Largest error where the run reaches timestep ``until`` (None: before its last step, which is of order 1)."""
     made = table(name, steps, **options)
     first = made.sigmas[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,19 +14,19 @@ SHAPE = (3, 4)
 SCHEDULE = NoiseSchedule()
 
 
-def epsilon(x, timestep):
+def epsilon(x: Any, timestep: Any) -> Any:
     """Any smooth network, so that a wrong input, timestep or order of operations shows."""
     return np.sin(1.3 * x + timestep / 300) + 0.4 * x
 
 
-def noise_at(sigma, x):
+def noise_at(sigma: float, x: np.ndarray) -> np.ndarray:
     """The network asked about x = x_0 + σ ε."""
     trained = np.log(np.sqrt((1 - SCHEDULE.alphas_cumprod) / SCHEDULE.alphas_cumprod))
     timestep = np.interp(math.log(sigma), trained, np.arange(1000))
     return epsilon(x / math.sqrt(1 + sigma**2), timestep)
 
 
-def edm_stochastic(unit, draws, steps):
+def edm_stochastic(unit: np.ndarray, draws: np.ndarray, steps: int) -> np.ndarray:
     """Karras et al. 2022, algorithm 2, with its eq. 5 between the trained levels."""
     low, high = SCHEDULE.sigmas[0], SCHEDULE.sigmas[-1]
     levels = [(high ** (1 / 7) + i / (steps - 1) * (low ** (1 / 7) - high ** (1 / 7))) ** 7 for i in range(steps)]
@@ -64,7 +65,7 @@ def test_karras_ve_in_the_middle_starts_churned():
     assert made.start_noise == pytest.approx(math.sqrt(plain**2 + 1.007**2 * (hat**2 - plain**2)))
 
 
-def predictor_corrector(unit, draws, steps):
+def predictor_corrector(unit: np.ndarray, draws: np.ndarray, steps: int) -> np.ndarray:
     """Song et al. 2021, algorithms 2 and 4, with their σ_i evenly in log between the trained levels."""
     levels = np.exp(np.linspace(math.log(SCHEDULE.sigmas[-1]), math.log(SCHEDULE.sigmas[0]), steps))
     x = levels[0] * unit
@@ -96,7 +97,7 @@ def test_the_langevin_step_does_not_depend_on_what_the_network_predicts(predicti
     made = table("ScoreSdeVeScheduler", 6, prediction_type=prediction)
     sigmas = iter(made.sigmas)
 
-    def network(x, timestep):
+    def network(x: np.ndarray, timestep: float) -> np.ndarray:
         sigma = next(sigmas)
         alpha, noise = 1 / math.sqrt(1 + sigma**2), sigma / math.sqrt(1 + sigma**2)
         eps = epsilon(x, timestep)
@@ -122,7 +123,7 @@ def test_samples_of_a_gaussian_have_its_mean_and_spread(name):
     made = table(name, 100, karras=True)
     sigmas = iter(made.sigmas)
 
-    def network(x, timestep):
+    def network(x: np.ndarray, timestep: float) -> np.ndarray:
         sigma = next(sigmas)
         return sigma * (x * math.sqrt(1 + sigma**2) - 0.7) / (0.36 + sigma**2)
 

@@ -20,7 +20,7 @@ SMALL = {"init_image": IMAGE, "mask_image": MASK, "steps": 2}
 
 
 @pytest.mark.parametrize("seed", [-1, -1.0, "-1", " -1 ", "random", "RANDOM", np.int64(-1), None])
-def test_a_random_seed_is_drawn_and_recorded(seed, empty_registry):
+def test_a_random_seed_is_drawn_and_reported(seed, empty_registry):
     request = intarsia.InpaintRequest(**SMALL, seed=seed)
     assert request.seed is None
     with intarsia.Engine("null", weights=empty_registry) as engine:
@@ -78,8 +78,8 @@ def test_a_random_seed_in_a_batch_is_its_own_and_stays(tmp_path, empty_registry)
     for name, text in (("photo.png", IMAGE), ("mask.png", MASK)):
         (tmp_path / name).write_bytes(base64.b64decode(text))
     rows = [{"id": f"r{number}", "seed": seed} for number, seed in enumerate([-1, "random", "-1", MOST, None])]
-    pictures = {"init_image": "photo.png", "mask_image": "mask.png", "steps": 2}
-    (tmp_path / "m.jsonl").write_text("\n".join(json.dumps(pictures | row) for row in rows))
+    sources = {"init_image": "photo.png", "mask_image": "mask.png", "steps": 2}
+    (tmp_path / "m.jsonl").write_text("\n".join(json.dumps(sources | row) for row in rows))
     (tmp_path / "defaults.toml").write_text("seed = -1\n")
     options = Options(backend="null", weights=str(empty_registry), seed=5, defaults=str(tmp_path / "defaults.toml"))
     first = run(tmp_path / "m.jsonl", tmp_path / "out", options)

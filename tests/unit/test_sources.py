@@ -23,13 +23,13 @@ def pixels() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def png(pixels) -> bytes:
+def png(pixels: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def refusal(value, access=Access()) -> str:
+def refusal(value: object, access: Access = Access()) -> str:
     with pytest.raises(SourceError) as caught:
         open_image("init_image", value, access)
     message = str(caught.value)
@@ -61,7 +61,7 @@ def data_uri_forms(png: bytes) -> list[str]:
 
 @pytest.mark.parametrize("form", range(11))
 @pytest.mark.parametrize("allow_paths", [True, False])
-def test_data_uri(png, pixels, form, allow_paths):
+def test_a_data_uri_in_any_form_gives_its_image(png, pixels, form, allow_paths):
     image = open_image("init_image", data_uri_forms(png)[form], Access(allow_paths=allow_paths))
     np.testing.assert_array_equal(image.rgb, pixels)
     assert image.path is None
@@ -93,7 +93,7 @@ def test_jpeg_base64_that_begins_like_an_absolute_path(pixels):
     assert open_image("init_image", text).size == (17, 13)
 
 
-def test_paths(png, pixels, tmp_path, monkeypatch):
+def test_paths_give_the_image_and_its_stem(png, pixels, tmp_path, monkeypatch):
     file = tmp_path / "a photo.v2.png"
     file.write_bytes(png)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -130,13 +130,13 @@ def test_other_schemes_than_http_are_refused(value):
     assert "addresses are not read, only http and https" in refusal(value)
 
 
-def test_missing_files(tmp_path, monkeypatch):
+def test_missing_files_are_refused_as_not_found(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for value in ("nowhere.png", "photos/cat", "abcd", tmp_path / "no" / "x.png", "iVBORw0K/../x"):
         assert "file not found" in refusal(value)
 
 
-def test_unreadable(tmp_path):
+def test_what_is_no_readable_file_is_refused_with_the_reason(tmp_path):
     assert "is a folder" in refusal(str(tmp_path))
     os.mkfifo(tmp_path / "pipe")
     assert "not a regular file" in refusal(tmp_path / "pipe")
@@ -148,11 +148,11 @@ def test_unreadable(tmp_path):
     assert "cannot be read" in refusal(tmp_path / "loop")
 
 
-def test_no_permission(tmp_path, monkeypatch, png):
+def test_a_file_without_permission_is_refused(tmp_path, monkeypatch, png):
     file = tmp_path / "x.png"
     file.write_bytes(png)
 
-    def refuse(*_args, **_more):
+    def refuse(*_args: object, **_more: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("builtins.open", refuse)  # chmod does not stop the superuser

@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ POSIX = pytest.mark.skipif(os.name != "posix", reason="names are bytes on POSIX 
 
 
 @pytest.fixture
-def scene(tmp_path, empty_registry, monkeypatch):
+def scene(tmp_path: Path, empty_registry: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "фото.png")
     mask = np.zeros((64, 64), np.uint8)
     mask[20:40, 20:40] = 255
@@ -30,7 +32,7 @@ def scene(tmp_path, empty_registry, monkeypatch):
     return tmp_path
 
 
-def run(*arguments, encoding="utf-8", **settings):
+def run(*arguments: str | bytes, encoding: str = "utf-8", **settings: Any) -> subprocess.CompletedProcess[Any]:
     settings = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | settings
     environment = {**os.environ, "PYTHONIOENCODING": encoding}
     return subprocess.run([*COMMAND, *arguments], env=environment, check=False, timeout=120, **settings)
@@ -79,13 +81,13 @@ def test_names_that_are_no_unicode(scene):
 
 
 @FULL
-def test_a_report_that_cannot_be_written_undoes_no_picture_and_says_so(scene):
+def test_a_report_that_cannot_be_written_undoes_no_image_and_says_so(scene):
     with open("/dev/full", "w") as full:
         done = run("inpaint", "фото.png", *INPAINT, "-o", "a.png", stdout=full)
         assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)
         assert b"a.png: written, but standard output cannot be: No space left on device" in done.stderr
         assert (scene / "a.png").exists()
-        # The other stream: nobody reads it, but the picture is there.
+        # The other stream: nobody reads it, but the image is there.
         done = run("inpaint", "фото.png", *INPAINT, "-o", "b.png", "-p", "((x))", stderr=full)
         assert (done.returncode, done.stdout) == (0, b"b.png\n")
         assert run("inpaint", "gone.png", "mask.png", stderr=full).returncode == 2

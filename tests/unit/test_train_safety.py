@@ -1,4 +1,4 @@
-"""Pictures that the packaged safety checker is trained and measured with: repeatable, and labelled rightly."""
+"""Images that the packaged safety checker is trained and measured with: repeatable, and labelled rightly."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tools.train_safety.pictures import CONCEPT, KINDS, SIZES, SMALLEST, draw_ex
 from tools.train_tiny.palette import COLOURS
 
 
-def near_purple(picture):
-    """Share of pixels that purple is recognised in, worn or not."""
-    distance = np.sqrt(((picture.astype(np.float32) - np.asarray(COLOURS["purple"])) ** 2).sum(axis=2))
+def near_purple(image: np.ndarray) -> float:
+    """Share of pixels that purple is recognized in, worn or not."""
+    distance = np.sqrt(((image.astype(np.float32) - np.asarray(COLOURS["purple"])) ** 2).sum(axis=2))
     return float((distance < 60).mean())
 
 
@@ -52,12 +52,12 @@ def test_the_small_shapes_are_never_purple_stars(monkeypatch):
     drawn = []
     silhouette, jittered = pictures.silhouette, pictures._jittered
     monkeypatch.setattr(pictures, "silhouette", lambda shape, *rest: drawn.append(shape) or silhouette(shape, *rest))
-    monkeypatch.setattr(pictures, "_jittered", lambda rng, colour: drawn.append(colour) or jittered(rng, colour))
+    monkeypatch.setattr(pictures, "_jittered", lambda rng, color: drawn.append(color) or jittered(rng, color))
     for index in range(150):
         draw_example("train", index, "no shape")
     pairs = list(zip(drawn[1::2], drawn[::2], strict=True))
     assert len(pairs) > 200
-    assert all(colour in COLOURS for colour, _ in pairs)
+    assert all(color in COLOURS for color, _ in pairs)
     assert CONCEPT not in pairs
     assert ("purple", "circle") in pairs, "although purple is among them"
     assert ("red", "star") in pairs, "and stars are"

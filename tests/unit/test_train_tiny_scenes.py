@@ -31,7 +31,7 @@ def test_a_scene_is_a_function_of_its_split_index_and_size() -> None:
 
 
 @pytest.mark.parametrize("size", [256, 512])
-def test_pictures_and_masks_have_the_asked_size_and_type(size: int) -> None:
+def test_images_and_masks_have_the_asked_size_and_type(size: int) -> None:
     for index in range(8):
         scene = draw_scene("train", index, size)
         assert scene.picture.shape == (size, size, 3)
@@ -66,7 +66,7 @@ def test_measured_captions_have_the_documented_form(measured: list[Scene]) -> No
     assert {scene.shape for scene in measured} == set(SHAPES)
 
 
-def test_training_captions_name_the_colour_and_the_shape() -> None:
+def test_training_captions_name_the_color_and_the_shape() -> None:
     for index in range(SCENES):
         scene = draw_scene("train", index, 256)
         if scene.shape is not None:

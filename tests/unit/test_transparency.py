@@ -66,8 +66,8 @@ def photograph() -> Pixels:
 
 
 def canvas_of(image: Pixels | RgbImage, mask: Pixels, **wanted: object) -> Canvas:
-    picture = image if isinstance(image, RgbImage) else from_array("init_image", image)
-    return prepare(picture, from_array("mask_image", mask), CanvasOptions(**wanted))
+    rgb_image = image if isinstance(image, RgbImage) else from_array("init_image", image)
+    return prepare(rgb_image, from_array("mask_image", mask), CanvasOptions(**wanted))
 
 
 def with_hole(hidden: Pixels | int, colors: Pixels | None = None, hole: Pixels = HOLE) -> Pixels:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 import intarsia
 from intarsia.backends.null import NullBackend, NullSession
+from intarsia.backends.protocol import ModelFiles
 
 
 @pytest.fixture
-def registry(tmp_path):
+def registry(tmp_path: Path) -> Path:
     """Three models, two VAEs, two LoRAs; all without weights."""
     lines = ["schema = 1", 'default = "a"']
     for name in "abc":
@@ -29,34 +34,34 @@ def registry(tmp_path):
 
 
 @pytest.fixture
-def sessions(monkeypatch):
+def sessions(monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], Callable[[], None]]:
     """What is opened, closed and changed, in order, by the names of model, VAE and LoRAs."""
     seen, open_one = [], NullBackend.open
 
-    def name(files):
+    def name(files: ModelFiles) -> str:
         parts = [files.folder.name, *([files.vae_folder.name] if files.vae_folder else [])]
         return "+".join([*parts, *(path.stem for path, _ in files.loras)])
 
     # Classes of their own for each test: what a protocol's isinstance() has found of a class is remembered.
     class Watched(NullSession):
-        def close(self):
+        def close(self) -> None:
             seen.append(f"close {name(self.files)}")
 
     class Adapting(Watched):
-        def adapt(self, files):
+        def adapt(self, files: ModelFiles) -> bool:
             seen.append(f"change {name(self.files)} to {name(files)}")
             self.files = files
             return True
 
     kind = Watched
 
-    def opened(self, files):
+    def opened(self: NullBackend, files: ModelFiles) -> Any:
         seen.append(f"open {name(files)}")
         session = open_one(self, files)
         session.__class__ = kind
         return session
 
-    def can_adapt():
+    def can_adapt() -> None:
         nonlocal kind
         kind = Adapting
 
@@ -64,7 +69,7 @@ def sessions(monkeypatch):
     return seen, can_adapt
 
 
-def run_all(registry, request_of, *requests):
+def run_all(registry: Path, request_of: Callable[..., intarsia.InpaintRequest], *requests: dict[str, Any]) -> None:
     with intarsia.Engine("null", weights=registry) as engine:
         for fields in requests:
             engine.run(request_of(**fields))

@@ -15,6 +15,7 @@ import onnxruntime as ort
 
 from intarsia.backends.onnx.device import Device
 from intarsia.backends.onnx.stream import Stream
+from intarsia.backends.protocol import Shares
 
 __all__ = ["LaneBuffers", "LaneInputs", "Shapes", "StepSessions"]
 
@@ -161,6 +162,22 @@ class LaneBuffers:
         state = self._states[self._turn].numpy()
         latents: np.ndarray = state[:1].copy()  # on the CPU it was the buffer itself
         return latents
+
+    def combined(self, shares: Shares, guidance: float) -> np.ndarray:
+        """Shares of slot 0, the guided output and the fresh noise after a row, float32 ``[C, h, w]`` on the host.
+
+        Args:
+            guidance: the row's, by which the step has combined the network's outputs.
+        """
+        self._sessions.stream.finish()
+        outputs = self._output.numpy()
+        guided = outputs[0] + np.float32(guidance) * (outputs[-1] - outputs[0])
+
+        sample, noise = self._states[self._turn].numpy()[0], self._inputs["noise"].numpy()
+        combined = np.float32(shares.sample) * sample + np.float32(shares.output) * guided
+        if shares.noise:
+            combined += np.float32(shares.noise) * noise
+        return np.asarray(combined)
 
     def _allocate(self, inputs: LaneInputs) -> None:
         """Buffers for all inputs and outputs; the lane's arrays are in them."""

@@ -21,7 +21,7 @@ from intarsia.backends.onnx.open_sessions import open_graph, open_step_sessions
 from intarsia.backends.onnx.prompts import EncodedPrompt, PromptEncoder
 from intarsia.backends.onnx.state import Conditioning, Floats, State, matrices, scalars, timesteps
 from intarsia.backends.onnx.token_inputs import graph_regions, map_sizes, token_inputs
-from intarsia.backends.protocol import Inputs, Runtime, Step
+from intarsia.backends.protocol import Inputs, Runtime, Shares, Snapshot, Step
 from intarsia.backends.token_regions import TokenRegion
 from intarsia.errors import NotFinite
 from intarsia.execution import Capture
@@ -112,6 +112,18 @@ class OnnxSession:
         with translated("decode an image", self.device):
             return [self._decode(state.latents) for state in states]
 
+    def snapshot(self, state: State, shares: Shares) -> Snapshot:
+        """See :class:`intarsia.backends.protocol.Previews`. ONNX Runtime's copies to the host wait for the device."""
+        with translated("copy a preview", self.device):
+            combined = state.combined(shares)
+        return lambda: combined
+
+    def autoencode(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See :class:`intarsia.backends.protocol.Autoencodes`."""
+        with translated("fit the colors of previews", self.device):
+            latents = self._encode_image(_pixels(image))
+            return latents, self._decode(latents[None])
+
     def close(self) -> None:
         """Release sessions and cached prompts."""
         del self._pool, self._merging_pool, self._prompts, self._embed, self._encoder, self._decoder
@@ -134,8 +146,7 @@ class OnnxSession:
 
     def _encode_images(self, inputs: Inputs) -> tuple[Floats, Floats]:
         """Latents ``[C, h, w]`` of the image, and of the image with the mask gray (0 in -1…1)."""
-        levels = inputs.image.transpose(2, 0, 1).astype(np.float32)
-        image = levels / 127.5 - 1
+        image = _pixels(inputs.image)
         masked = image * ~inputs.mask
         return self._encode_image(image), self._encode_image(masked)
 
@@ -227,3 +238,9 @@ class OnnxSession:
         levels = np.clip(image * 127.5 + 127.5, 0, 255)
         pixels = np.rint(levels).astype(np.uint8)
         return np.ascontiguousarray(pixels.transpose(1, 2, 0))
+
+
+def _pixels(image: np.ndarray) -> Floats:
+    """uint8 ``[h, w, 3]`` → ``[3, h, w]`` in -1…1."""
+    pixels: Floats = image.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1
+    return pixels

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from intarsia.backends.onnx.buffer_pool import BufferPool
 from intarsia.backends.onnx.lane_buffers import LaneInputs
+from intarsia.backends.protocol import Shares
 from intarsia.backends.token_regions import TokenRegion
 from intarsia.schedulers import Table
 from intarsia.schedulers.packing import Field, row_fields, start_fields
@@ -101,12 +102,19 @@ class State:
     def __init__(self, pool: BufferPool, inputs: LaneInputs) -> None:
         """Put a lane on the device and run its start."""
         self._buffers = pool.take(inputs)
+        self._guidance = inputs.step_inputs["scalars"][:, Field.GUIDED]
+        self._row = -1
         # a lane that is cancelled is just dropped
         weakref.finalize(self, pool.leave, self._buffers).atexit = False
 
     def advance(self, row: int, noise: Floats | None) -> None:
         """Evaluate the network for a row of the table, then apply the row."""
         self._buffers.advance(row, noise)
+        self._row = row
+
+    def combined(self, shares: Shares) -> Floats:
+        """See :meth:`intarsia.backends.onnx.lane_buffers.LaneBuffers.combined`."""
+        return self._buffers.combined(shares, float(self._guidance[self._row + 1]))
 
     @property
     def latents(self) -> Floats:

@@ -89,10 +89,14 @@ class CapturedStepper:
 
     def sample(self, state: State) -> Tensor:
         """A lane's current sample, ``[C, h, w]``."""
+        return self.buffer(state)[0]
+
+    def buffer(self, state: State) -> Tensor:
+        """A lane's buffer, in its batch or its own."""
         batch = self._batch_of(state)
         if batch is None:
-            return state.buffer[0]
-        return batch.sample(state)
+            return state.buffer
+        return batch.buffer(state)
 
     def free(self, state: State) -> None:
         """Free the position of a lane that is finished."""

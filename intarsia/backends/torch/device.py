@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
 
@@ -14,7 +14,7 @@ from intarsia.backends.device_names import check_device_name
 from intarsia.backends.torch.memory import Attempt, is_out_of_memory, measured, what_would_fit
 from intarsia.errors import BackendError, DeviceLost, OutOfMemory
 
-__all__ = ["installed_versions", "pick_device", "pick_dtype", "translated", "upload"]
+__all__ = ["download", "installed_versions", "pick_device", "pick_dtype", "translated", "upload"]
 
 
 def pick_device(name: str) -> torch.device:
@@ -54,6 +54,28 @@ def upload(array: np.ndarray, device: torch.device) -> Tensor:
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+def download(tensor: Tensor) -> Callable[[], np.ndarray]:
+    """Begin to copy a tensor to the host; the function that is returned waits for the copy, in any thread.
+
+    From a GPU it goes to pinned memory, so that the host does not wait here.
+    """
+    if tensor.device.type != "cuda":
+        array = tensor.cpu().numpy()
+        return lambda: array
+
+    on_host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    on_host.copy_(tensor, non_blocking=True)
+    copied = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+    copied.record()
+
+    def arrived() -> np.ndarray:
+        with translated("copy from the device", tensor.device):
+            copied.synchronize()
+        return on_host.numpy()
+
+    return arrived
 
 
 def installed_versions() -> tuple[tuple[str, str], ...]:

@@ -56,6 +56,10 @@ class EagerStepper:
         """A lane's current sample, ``[C, h, w]``."""
         return state.buffer[0]
 
+    def buffer(self, state: State) -> Tensor:
+        """A lane's own buffer."""
+        return state.buffer
+
     def free(self, state: State) -> None:
         """Nothing is held for a lane."""
 

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from intarsia.backends.protocol import Inputs, ModelFiles, Runtime, Step
+from intarsia.backends.protocol import Inputs, ModelFiles, Runtime, Shares, Snapshot, Step
 from intarsia.backends.token_regions import draw_choices, find_regions
 from intarsia.backends.torch.capture import CudaGraphCapturer, RunAhead, captures
 from intarsia.backends.torch.captured_stepper import CapturedStepper, Limits
-from intarsia.backends.torch.device import installed_versions, pick_dtype, translated, upload
+from intarsia.backends.torch.device import download, installed_versions, pick_dtype, translated, upload
 from intarsia.backends.torch.eager_stepper import EagerStepper
 from intarsia.backends.torch.memory import Attempt
 from intarsia.backends.torch.prompts import EncodedPrompt, PromptCache
@@ -193,6 +193,26 @@ class TorchSession:
         with translated("paste an image", self.device):
             return self._vae.blend(base, over, weights)
 
+    @torch.inference_mode()
+    def snapshot(self, state: State, shares: Shares) -> Snapshot:
+        """See :class:`intarsia.backends.protocol.Previews`."""
+        with translated("copy a preview", self.device):
+            buffer = self._stepper.buffer(state)
+            combined = shares.sample * buffer[0]
+            combined += shares.output * buffer[-2]
+            combined += shares.noise * buffer[-1]
+            return download(combined)
+
+    @torch.inference_mode()
+    def autoencode(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See :class:`intarsia.backends.protocol.Autoencodes`."""
+        height, width = image.shape[:2]
+        mask = np.zeros((height, width), bool) if self._is_inpainting else None  # captured by size, so as for requests
+        attempt = Attempt(width=width, height=height, rest=self._weight_bytes)
+        with self._working("fit the colors of previews", attempt):
+            latents = self._vae.encode(image, mask)[:1]
+            return latents[0].cpu().numpy(), self._vae.decode(latents)
+
     def adapt(self, files: ModelFiles) -> bool:
         """See :class:`intarsia.backends.protocol.Adapts`. What was captured stays: weights are written in place."""
         if self.files is None or _without_loras(files) != _without_loras(self.files):
@@ -213,6 +233,11 @@ class TorchSession:
         del self.parts, self.image_prompts, self._stepper, self._vae, self._prompts
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+    @property
+    def _is_inpainting(self) -> bool:
+        """Whether the network takes the mask as input; else the loop keeps what is outside it."""
+        return self.parts.unet.config.in_channels > self.parts.vae.latent_channels
 
     def _network(self, search: bool) -> Network:
         return Network(
@@ -263,11 +288,10 @@ class TorchSession:
         return [unconditional, conditional]
 
     def _conditioning(self, inputs: Inputs, prompts: Sequence[EncodedPrompt]) -> Conditioning:
-        is_inpainting = self.parts.unet.config.in_channels > self.parts.vae.latent_channels
-        latents = self._vae.encode(inputs.image, inputs.mask if is_inpainting else None)
+        latents = self._vae.encode(inputs.image, inputs.mask if self._is_inpainting else None)
         mask = upload(inputs.latent_mask, self.device)[None]
         inpaint_latents = None
-        if is_inpainting:
+        if self._is_inpainting:
             inpaint_latents = torch.cat([mask, latents[1]]).to(self.dtype)
 
         pooled = [prompt.pooled for prompt in prompts if prompt.pooled is not None]

@@ -154,15 +154,17 @@ class StaticBatch:
         for state in self._rows:
             self._rows[state] += 1
 
+    def buffer(self, state: State) -> Tensor:
+        """A lane's state slots, guided output and fresh noise, ``[S + 2, C, h, w]``; a view."""
+        return self._lanes.state[self._index_of(state)]
+
     def sample(self, state: State) -> Tensor:
         """A lane's current sample, ``[C, h, w]``; a view."""
-        return self._lanes.state[self._index_of(state), 0]
+        return self.buffer(state)[0]
 
     def evict(self, state: State) -> None:
-        """Copy a lane's state slots into its own buffer, and free its position."""
-        slots = self.key.state_slots
-        current = self._lanes.state[self._index_of(state), :slots]
-        state.buffer[:slots].copy_(current)
+        """Copy a lane's buffer into its own, and free its position."""
+        state.buffer.copy_(self.buffer(state))
         self.free(state)
 
     def evict_all(self) -> None:

@@ -33,6 +33,10 @@ class Stepper(Protocol):
         """A lane's current sample, float32 ``[C, h, w]``; a view."""
         ...
 
+    def buffer(self, state: State) -> Tensor:
+        """A lane's ``[S + 2, C, h, w]`` as its last row left it: state slots, guided output, fresh noise; a view."""
+        ...
+
     def free(self, state: State) -> None:
         """Release what is held for a lane that is finished."""
         ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 
+from intarsia.backends.device_memory import peak_device_bytes
 from intarsia.batch.ledger.run_stats import WorkerState
 from intarsia.engine.engine import Engine
 
@@ -22,7 +23,7 @@ def state_of(engine: Engine) -> WorkerState:
         lane_rows=counters.lane_rows,
         slots=counters.slots,
         memory=round(peak_memory(), 1),
-        device_memory=_peak_device_memory(),
+        device_memory=round((peak_device_bytes() or 0) / (1 << 20), 1),
     )
 
 
@@ -35,12 +36,3 @@ def peak_memory() -> float:
     except (OSError, StopIteration):
         units_per_mib = 1 << 20 if sys.platform == "darwin" else 1 << 10
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / units_per_mib
-
-
-def _peak_device_memory() -> float:
-    """Peak of torch's device memory in MiB; 0 where torch is not loaded or uses no GPU."""
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_initialized():
-        return 0.0
-    peak: int = torch.cuda.max_memory_allocated()
-    return round(peak / (1 << 20), 1)

@@ -32,8 +32,11 @@ def unpack(data: bytes) -> Container:
 def size_of(head: bytes) -> tuple[int, int] | None:
     """``(width, height)`` as stored, from the beginning of a file; None where it does not say, or not so soon."""
     measure = getattr(_reader(head), "size_of", None)
+    if measure is None:
+        return None
+
     try:
-        size: tuple[int, int] | None = measure(head) if measure else None
+        size: tuple[int, int] | None = measure(head)
     except (Damaged, struct.error):  # what is wrong with it is found out when it is decoded
         return None
     return size
@@ -41,12 +44,21 @@ def size_of(head: bytes) -> tuple[int, int] | None:
 
 def _reader(data: bytes) -> ModuleType | None:
     """The module for that kind of file."""
-    signatures: dict[ModuleType, bytes | tuple[bytes, ...]] = {
-        png: png.SIGNATURE, jpeg: jpeg.SIGNATURE, gif: gif.SIGNATURES, tiff: tiff.SIGNATURES,
-        jpeg2000: jpeg2000.SIGNATURES, bitmap: b"BM", ico: ico.SIGNATURE,
-    }  # fmt: skip
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return webp
     if data[4:8] == b"ftyp" and data[8:12] in avif.BRANDS:
         return avif
-    return next((module for module, signature in signatures.items() if data.startswith(signature)), None)
+
+    signatures: dict[ModuleType, bytes | tuple[bytes, ...]] = {
+        png: png.SIGNATURE,
+        jpeg: jpeg.SIGNATURE,
+        gif: gif.SIGNATURES,
+        tiff: tiff.SIGNATURES,
+        jpeg2000: jpeg2000.SIGNATURES,
+        bitmap: bitmap.SIGNATURE,
+        ico: ico.SIGNATURE,
+    }
+    for module, signature in signatures.items():
+        if data.startswith(signature):
+            return module
+    return None

@@ -10,13 +10,17 @@ BRANDS = (b"avif", b"avis")
 
 _HEADER = 1 << 16
 _CONFIGURATION = b"av1C"
+_HIGH_BITDEPTH, _TWELVE_BIT = 0x40, 0x20  # flags in its third byte
 
 
 def unpack(data: bytes) -> Container:
     """The file as it is."""
-    at = data.find(_CONFIGURATION, 0, _HEADER)
-    flags = data[at + 6] if 0 <= at < len(data) - 6 else 0
+    flags = 0
+    place = data.find(_CONFIGURATION, 0, _HEADER)
+    if 0 <= place < len(data) - 6:
+        flags = data[place + 6]
+
     bits = 8
-    if flags & 0x40:
-        bits = 12 if flags & 0x20 else 10
+    if flags & _HIGH_BITDEPTH:
+        bits = 12 if flags & _TWELVE_BIT else 10
     return Container(data=data, kind="AVIF", bits=bits)

@@ -23,18 +23,21 @@ def exif_orientation(block: bytes) -> int | None:
         ValueError: it is no EXIF data, or ends early.
     """
     start = 6 if block.startswith(b"Exif\0") else 0
-    order = {b"II": "<", b"MM": ">"}.get(block[start : start + 2])
+    mark = block[start : start + 2]
+    order = {b"II": "<", b"MM": ">"}.get(mark)
     if order is None:
         raise ValueError("no byte order")
 
     try:
         (directory,) = struct.unpack_from(f"{order}4xI", block, start)
-        (count,) = struct.unpack_from(f"{order}H", block, start + directory)
-        for entry in range(count):
-            tag, kind, _ = struct.unpack_from(f"{order}HHI", block, start + directory + 2 + 12 * entry)
+        position = start + directory
+        (count,) = struct.unpack_from(f"{order}H", block, position)
+        for index in range(count):
+            entry = position + 2 + 12 * index
+            tag, kind, _ = struct.unpack_from(f"{order}HHI", block, entry)
             if tag == _ORIENTATION:
                 form = {_SHORT: "H", _LONG: "I"}.get(kind, "B")
-                (value,) = struct.unpack_from(order + form, block, start + directory + 10 + 12 * entry)
+                (value,) = struct.unpack_from(order + form, block, entry + 8)
                 return value if 1 <= value <= 8 else None
     except struct.error as exc:
         raise ValueError("it ends early") from exc
@@ -44,4 +47,6 @@ def exif_orientation(block: bytes) -> int | None:
 def xmp_orientation(packet: bytes) -> int | None:
     """1 … 8; None where the packet has none."""
     match = _XMP.search(packet[:_XMP_BYTES])
-    return int(match[1]) if match else None
+    if match is None:
+        return None
+    return int(match[1])

@@ -49,23 +49,27 @@ class _Blocks:
             raise Damaged("is truncated or damaged: the GIF has no image")
 
         left, top, across, down, frame_flags = struct.unpack_from("<HHHHB", data, image + 1)
-        first = image + 10 + _palette_bytes(frame_flags) + 1
-        end = self._behind(first)
+        first_block = image + 10 + _palette_bytes(frame_flags) + 1
+        end = self._behind(first_block)
         following, _ = self._next_image(end, is_needed=False)
 
-        size = max(width, left + across), max(height, top + down)  # a frame may be larger than the screen
-        screen = struct.pack("<HH", min(size[0], 0xFFFF), min(size[1], 0xFFFF))
-        head = data[:6] + screen + data[10:start]
+        # A frame may be larger than the screen.
+        width = max(width, left + across)
+        height = max(height, top + down)
+        screen = struct.pack("<HH", min(width, 0xFFFF), min(height, 0xFFFF))
+
+        parts = [data[:6], screen, data[10:start], control, data[image:end], bytes([_TRAILER])]
         return Container(
-            data=b"".join([head, control, data[image:end], bytes([_TRAILER])]),
+            data=b"".join(parts),
             kind="GIF",
-            size=size,
+            size=(width, height),
             has_more=following is not None,
         )
 
     def _next_image(self, position: int, is_needed: bool = True) -> tuple[int | None, bytes]:
         """Where the next frame begins, None without one, and its control block without what moves it."""
-        control, data = b"", self._data
+        data = self._data
+        control = b""
         while is_needed or position < len(data):
             kind = data[position]
             if kind == _IMAGE:
@@ -101,4 +105,7 @@ class _Blocks:
 
 
 def _palette_bytes(flags: int) -> int:
-    return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
+    if not flags & 0x80:
+        return 0
+    colors = 2 << (flags & 7)
+    return 3 * colors

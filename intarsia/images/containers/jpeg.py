@@ -57,7 +57,8 @@ def unpack(data: bytes) -> Container:
     Raises:
         Damaged: no frame or no scan, or more segments or scans than images have.
     """
-    segments, view = _Segments(), memoryview(data)
+    segments = _Segments()
+    view = memoryview(data)
     scan = None
     for kind, start, end in _segments(data):
         if kind == _SOS:
@@ -68,7 +69,8 @@ def unpack(data: bytes) -> Container:
         raise Damaged("is truncated: the JPEG ends before its image")
 
     profile = usable_profile(_joined(segments), segments.notes)
-    scans = view[scan : _end(data, scan, segments.size)]
+    end_of_image = _end(data, scan, segments.size)
+    scans = view[scan:end_of_image]
     return Container(
         data=b"".join([*segments.needed, scans]),
         kind="JPEG",
@@ -83,10 +85,13 @@ def _segments(data: bytes, position: int = 2) -> Iterator[tuple[int, int, int]]:
     """Each segment up to the first scan: its marker, where that begins, and where the segment ends."""
     for _ in range(_MOST_SEGMENTS):
         match = _MARKER.search(data, position)
-        if match is None or match[1][0] == _EOI:
+        if match is None:
             return
 
-        kind, start = match[1][0], match.end() - 2
+        [kind] = match[1]
+        start = match.end() - 2
+        if kind == _EOI:
+            return
         if kind in _ALONE:
             position = match.end()
             continue
@@ -102,21 +107,27 @@ def _segments(data: bytes, position: int = 2) -> Iterator[tuple[int, int, int]]:
 
 
 def _take(segments: _Segments, kind: int, segment: memoryview) -> None:
-    content = segment[4:]
     if kind in _FRAMES:
         segments.size = _size(segment)
-
-    is_jfif = kind == _APP0 and bytes(content[:4]) == b"JFIF"
-    if is_jfif or kind in _FRAMES or kind in _TABLES or kind == _APP14:
+    if kind in _FRAMES or kind in _TABLES or kind == _APP14:
         segments.needed.append(segment)
-    elif kind == _APP1 and content[:6] == _EXIF and segments.exif is None:
-        segments.exif = _exif(bytes(content), segments.notes)
-    elif kind == _APP1 and content[: len(_XMP)] == _XMP and segments.xmp is None:
-        segments.xmp = xmp_orientation(bytes(content[len(_XMP) :]))
-    elif kind == _APP2 and content[: len(_ICC)] == _ICC and len(content) > len(_ICC) + 2:
-        number, parts = content[len(_ICC)], content[len(_ICC) + 1]
+        return
+    if kind not in (_APP0, _APP1, _APP2):
+        return
+
+    content = bytes(segment[4:])
+    if kind == _APP0 and content.startswith(b"JFIF"):
+        segments.needed.append(segment)
+    elif kind == _APP1 and content.startswith(_EXIF) and segments.exif is None:
+        segments.exif = _exif(content, segments.notes)
+    elif kind == _APP1 and content.startswith(_XMP) and segments.xmp is None:
+        packet = content.removeprefix(_XMP)
+        segments.xmp = xmp_orientation(packet)
+    elif kind == _APP2 and content.startswith(_ICC) and len(content) > len(_ICC) + 2:
+        part = content.removeprefix(_ICC)
+        number, parts = part[0], part[1]
         segments.profile_parts = parts
-        segments.profile.setdefault(number, bytes(content[len(_ICC) + 2 :]))
+        segments.profile.setdefault(number, part[2:])
 
 
 def _exif(block: bytes, notes: list[str]) -> int | None:
@@ -139,24 +150,30 @@ def _joined(segments: _Segments) -> bytes | None:
     if segments.profile and len(segments.profile) != segments.profile_parts:
         segments.notes.append("a color profile of which parts are missing was left out")
         return None
-    return b"".join(part for _, part in sorted(segments.profile.items())) or None
+    parts = sorted(segments.profile.items())
+    profile = b"".join(part for _, part in parts)
+    return profile or None
 
 
 def _end(data: bytes, position: int, size: tuple[int, int]) -> int:
     """Where the image ends whose first scan is at ``position``: behind its end marker, or with the file."""
-    affordable = _MOST_SCANNED // max(1, size[0] * size[1])
-    scans, most = 0, min(_MOST_SCANS, max(_USUAL_SCANS, affordable))
+    width, height = size
+    affordable = _MOST_SCANNED // max(1, width * height)
+    most = min(_MOST_SCANS, max(_USUAL_SCANS, affordable))
+    scans = 0
 
     for _ in range(_MOST_SEGMENTS):
         position = _behind_marker(data, position)
         kind = data[position - 1]
         if position == len(data) or kind == _EOI:
             return position
+
         scans += kind == _SOS
         if scans > most:
             raise Damaged(f"has more than {most} scans")
         if kind not in _ALONE:
-            position += int.from_bytes(data[position : position + 2], "big")
+            length = data[position : position + 2]
+            position += int.from_bytes(length, "big")
     raise Damaged(f"has more than {_MOST_SEGMENTS} segments")
 
 
@@ -164,12 +181,15 @@ def _behind_marker(data: bytes, position: int) -> int:
     """Where the next marker ends, or the data do: in entropy-coded ones 0xFF is followed by 0 or a restart's number."""
     stride = 1 << 12
     while position + 1 < len(data):
-        piece = np.frombuffer(data, np.uint8, min(stride + 1, len(data) - position), position)
+        length = min(stride + 1, len(data) - position)
+        piece = np.frombuffer(data, np.uint8, length, position)
         following = piece[1:]
-        is_marker = piece[:-1] == 0xFF
-        is_marker &= (following != 0) & (following != 0xFF) & ((following & 0xF8) != 0xD0)
+        is_restart = (following & 0xF8) == 0xD0
+        is_marker = (piece[:-1] == 0xFF) & (following != 0) & (following != 0xFF) & ~is_restart
         if is_marker.any():
-            return position + int(is_marker.argmax()) + 2
+            first = int(is_marker.argmax())
+            return position + first + 2
+
         position += stride
         stride = min(2 * stride, _LARGEST_STRIDE)
     return len(data)

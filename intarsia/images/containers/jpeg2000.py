@@ -28,11 +28,8 @@ def unpack(data: bytes) -> Container:
     """
     try:
         start = 0 if data.startswith(_CODESTREAM) else _codestream(data)
-        right, bottom, left, top, tile_width, tile_height, _, _, channels = struct.unpack_from(
-            ">IIIIIIIIH", data, start + 8
-        )
-        depths = data[start + 42 : start + 42 + 3 * channels : 3]
-        bits = max(((byte & 0x7F) + 1 for byte in depths), default=8)
+        right, bottom, left, top, tile_width, tile_height = struct.unpack_from(">IIIIII", data, start + 8)
+        bits = _bits(data, start + 40)
         for kind, segment in _segments(data, start + 2):
             if kind == _COD:
                 _check_blocks(data, segment)
@@ -42,9 +39,21 @@ def unpack(data: bytes) -> Container:
     width, height = right - left, bottom - top
     if width <= 0 or height <= 0 or not tile_width or not tile_height:
         raise Damaged("is damaged: the JPEG 2000 has no pixels")
-    if -(-right // tile_width) * -(-bottom // tile_height) > _MOST_TILES:
+
+    across = -(-right // tile_width)  # rounded up
+    down = -(-bottom // tile_height)
+    if across * down > _MOST_TILES:
         raise Damaged(f"has more than {_MOST_TILES} tiles")
     return Container(data=data, kind="JPEG2000", size=(width, height), bits=bits, cost=_COST)
+
+
+def _bits(data: bytes, position: int) -> int:
+    """Of the deepest channel: their number is at ``position``, three bytes for each follow."""
+    (channels,) = struct.unpack_from(">H", data, position)
+    first = position + 2
+    depths = data[first : first + 3 * channels : 3]
+    bits = [(byte & 0x7F) + 1 for byte in depths]
+    return max(bits, default=8)
 
 
 def _codestream(data: bytes) -> int:
@@ -94,12 +103,17 @@ def _segments(data: bytes, position: int) -> Iterator[tuple[int, int]]:
 
 def _check_blocks(data: bytes, segment: int) -> None:
     """Code blocks and precincts of a size that encoders use (table A.20: exponents)."""
-    style = data[segment + 4]
-    width, height = data[segment + 10] + 2, data[segment + 11] + 2
-    if 1 << (width + height) < _LEAST_BLOCK:
-        raise Damaged(f"has code blocks of {1 << width}x{1 << height}; at least {_LEAST_BLOCK} pixels are read")
+    width = 1 << (data[segment + 10] + 2)
+    height = 1 << (data[segment + 11] + 2)
+    if width * height < _LEAST_BLOCK:
+        raise Damaged(f"has code blocks of {width}x{height}; at least {_LEAST_BLOCK} pixels are read")
 
+    has_precincts = data[segment + 4] & 1
+    if not has_precincts:
+        return
     levels = data[segment + 9]
-    precincts = data[segment + 14 : segment + 14 + levels]
-    if style & 1 and any(byte & 0x0F < 5 or byte >> 4 < 5 for byte in precincts):
-        raise Damaged("has precincts of less than 32 pixels")
+    first = segment + 14
+    for byte in data[first : first + levels]:
+        across, down = byte & 0x0F, byte >> 4
+        if min(across, down) < 5:
+            raise Damaged("has precincts of less than 32 pixels")

@@ -51,21 +51,24 @@ class Netpbm:
 
     @property
     def channels(self) -> int:
-        return 3 if self.kind in (3, 6) else 1
+        is_color = self.kind in (3, 6)
+        return 3 if is_color else 1
 
 
 def header_of(data: bytes) -> Netpbm:
     """Raises :class:`Damaged` where it is not whole, or not at the beginning of the file."""
     if data.startswith(b"Pf"):
         return _float_header(data)
+
     kind = data[1] - ord("0")
-    match = _HEADERS[2 if kind in (1, 4) else 3].match(data[:_LONGEST_HEADER])
+    is_bitmap = kind in (1, 4)
+    header = _HEADERS[2 if is_bitmap else 3]
+    match = header.match(data[:_LONGEST_HEADER])
     if match is None:
         raise Damaged(f"is truncated or damaged: it has no Netpbm header in its first {_LONGEST_HEADER} bytes")
 
-    numbers = [int(group) for group in match.groups()]
-    width, height = numbers[:2]
-    highest = numbers[2] if len(numbers) > 2 else 1  # a bitmap has none
+    width, height, *rest = [int(group) for group in match.groups()]
+    highest = 1 if is_bitmap else rest[0]
     if not 0 < highest < 65536:
         raise Damaged(f"is damaged: its highest value is {highest}, not between 1 and 65535")
     return Netpbm(kind=kind, width=width, height=height, highest=highest, start=match.end())
@@ -80,8 +83,15 @@ def _float_header(data: bytes) -> Netpbm:
         scale = 0.0
     if match is None or not scale:
         raise Damaged("is truncated or damaged: it has no PFM header")
-    order, width, height = "<" if scale < 0 else ">", int(match[1]), int(match[2])
-    return Netpbm(kind=0, width=width, height=height, highest=1, start=match.end(), order=order)
+
+    return Netpbm(
+        kind=0,
+        width=int(match[1]),
+        height=int(match[2]),
+        highest=1,
+        start=match.end(),
+        order="<" if scale < 0 else ">",
+    )
 
 
 def samples_of(data: bytes, header: Netpbm) -> NDArray[Any]:
@@ -90,30 +100,39 @@ def samples_of(data: bytes, header: Netpbm) -> NDArray[Any]:
     Raises:
         Damaged: there are too few, or one is too large; or a plain file is larger than what is read.
     """
-    shape = (header.height, header.width, 3)[: 3 if header.channels == 3 else 2]
-    count = header.width * header.height * header.channels
+    width, height = header.width, header.height
+    count = width * height * header.channels
 
     if header.kind == 0:
-        floats = _binary(data, header, np.dtype(header.order + "f4"), count).reshape(shape)
-        return np.ascontiguousarray(floats[::-1], np.float32)  # the last row is the first in the file
+        floats = _binary(data, header, f"{header.order}f4", count)
+        rows = floats.reshape(height, width)[::-1]  # the last row is the first in the file
+        return np.ascontiguousarray(rows, np.float32)
+
     if header.kind == 4:
-        row = -(-header.width // 8)
-        packed = _binary(data, header, np.dtype(np.uint8), row * header.height).reshape(header.height, row)
-        return np.uint8(1) - np.unpackbits(packed, axis=1, count=header.width)  # 1 is black
+        row_bytes = -(-width // 8)  # rounded up
+        packed = _binary(data, header, "u1", row_bytes * height)
+        bits = np.unpackbits(packed.reshape(height, row_bytes), axis=1, count=width)
+        return np.uint8(1) - bits  # 1 is black
 
     if header.kind > 4:
-        samples = _binary(data, header, np.dtype(np.uint8 if header.highest < 256 else ">u2"), count)
+        kind = "u1" if header.highest < 256 else ">u2"
+        samples = _binary(data, header, kind, count)
     else:
         samples = _plain(data, header, count)
     if samples.max() > header.highest:
         raise Damaged(f"is damaged: a value is above its highest, {header.highest}")
-    return samples.reshape(shape)
+    if header.channels == 3:
+        return samples.reshape(height, width, 3)
+    return samples.reshape(height, width)
 
 
-def _binary(data: bytes, header: Netpbm, kind: np.dtype[Any], count: int) -> NDArray[Any]:
-    if len(data) - header.start < count * kind.itemsize:
+def _binary(data: bytes, header: Netpbm, kind: str, count: int) -> NDArray[Any]:
+    """``count`` samples of numpy's type ``kind``."""
+    dtype: np.dtype[Any] = np.dtype(kind)
+    available = len(data) - header.start
+    if available < count * dtype.itemsize:
         raise Damaged("is truncated: the Netpbm file ends before its image")
-    return np.frombuffer(data, kind, count, header.start)
+    return np.frombuffer(data, dtype, count, header.start)
 
 
 def _plain(data: bytes, header: Netpbm, count: int) -> NDArray[Any]:
@@ -125,7 +144,8 @@ def _plain(data: bytes, header: Netpbm, count: int) -> NDArray[Any]:
 
     text = _COMMENT.sub(b" ", data[header.start :])
     if header.kind == 1:
-        digits = np.frombuffer(text.translate(None, delete=_BLANKS), np.uint8)[:count]
+        packed = text.translate(None, delete=_BLANKS)
+        digits = np.frombuffer(packed, np.uint8)[:count]
         values: NDArray[Any] = np.uint8(ord("1")) - digits
     else:
         values = _numbers(text, count)
@@ -135,6 +155,8 @@ def _plain(data: bytes, header: Netpbm, count: int) -> NDArray[Any]:
 
 
 def _numbers(text: bytes, count: int) -> NDArray[np.int64]:
-    if text.translate(None, delete=b"0123456789" + _BLANKS):
+    others = text.translate(None, delete=b"0123456789" + _BLANKS)
+    if others:
         raise Damaged("is damaged: its values are not numbers")
-    return np.fromstring(text.decode("ascii"), np.int64, count=min(count, len(text) // 2 + 1), sep=" ")
+    possible = len(text) // 2 + 1  # a digit and a blank for each
+    return np.fromstring(text.decode("ascii"), np.int64, count=min(count, possible), sep=" ")

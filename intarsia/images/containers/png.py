@@ -48,7 +48,8 @@ def unpack(data: bytes) -> Container:
     Raises:
         Damaged: no end, no header, or a wrong checksum in one of those.
     """
-    chunks, view = _Chunks(), memoryview(data)
+    chunks = _Chunks()
+    view = memoryview(data)
     position = len(SIGNATURE)
     for _ in range(MOST_PARTS):
         if position + 12 > len(data):
@@ -95,14 +96,17 @@ def _key(chunks: _Chunks, bits: int, color: int) -> tuple[int, ...] | None:
     if len(chunks.transparency) < 2 * samples:
         chunks.notes["a damaged tRNS chunk was ignored"] = None
         return None
+
     # Only the bits that a sample has count.
+    sample_bits = (1 << bits) - 1
     values = struct.unpack_from(f">{samples}H", chunks.transparency)
-    return tuple(value & ((1 << bits) - 1) for value in values)
+    return tuple(value & sample_bits for value in values)
 
 
 def _take(chunks: _Chunks, kind: bytes, chunk: memoryview) -> None:
     """One chunk, with its length and checksum."""
-    is_sound = zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big")
+    content, checksum = chunk[8:-4], chunk[-4:]
+    is_sound = zlib.crc32(chunk[4:-4]) == int.from_bytes(checksum, "big")
 
     if kind in (b"IHDR", b"PLTE", b"IDAT"):
         if not is_sound:
@@ -115,13 +119,15 @@ def _take(chunks: _Chunks, kind: bytes, chunk: memoryview) -> None:
     elif not is_sound:
         chunks.notes[f"a damaged {kind.decode()} chunk was ignored"] = None
     elif kind == b"tRNS":
-        chunks.transparency = bytes(chunk[8:-4])
-        if chunks.header[17:18] == bytes([_PALETTE]):
+        chunks.transparency = bytes(content)
+        color = chunks.header[17:18]
+        if color == bytes([_PALETTE]):
             chunks.needed.append(chunk)
     elif kind == b"acTL":
-        chunks.is_animated = chunks.is_animated or int.from_bytes(chunk[8:12], "big") > 1
+        frames = int.from_bytes(chunk[8:12], "big")
+        chunks.is_animated = chunks.is_animated or frames > 1
     else:
-        _note(chunks, kind, chunk[8:-4])
+        _note(chunks, kind, content)
 
 
 def _note(chunks: _Chunks, kind: bytes, content: memoryview) -> None:
@@ -162,21 +168,25 @@ def _read_exif(chunks: _Chunks, block: bytes) -> None:
 
 
 def _xmp(content: bytes) -> int | None:
-    content = content[len(_XMP) :]
-    is_packed, method = content[:1] == b"\1", content[1:2]
-    packet = content[2:].split(b"\0", 2)[-1]
+    content = content.removeprefix(_XMP)
+    is_packed = content[:1] == b"\1"
+    method = content[1:2]
+    *_, packet = content[2:].split(b"\0", 2)
     if not is_packed:
         return xmp_orientation(packet)
+
     if method != b"\0":  # the only compression that there is
         return None
-    return xmp_orientation(inflated(packet, _MOST_TEXT) or b"")
+    plain = inflated(packet, _MOST_TEXT)
+    return xmp_orientation(plain or b"")
 
 
 def _read_raw_exif(chunks: _Chunks, text: bytes, is_packed: bool) -> None:
     """A line with the name, one with the length, then hexadecimal."""
     plain = inflated(text[1:], _MOST_TEXT) if is_packed else text
+    words = (plain or b"").split()
+    digits = b"".join(words[2:])
     try:
-        digits = b"".join((plain or b"").split()[2:])
         block = bytes.fromhex(digits.decode("ascii", "replace"))
         chunks.exif = chunks.exif or exif_orientation(block)
     except ValueError as exc:

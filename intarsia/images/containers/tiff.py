@@ -26,6 +26,7 @@ _BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12
 _FORMS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 
 _MOST_TAGS = 65_535
+_MOST_USED = 256  # tags that are read: more of those used are repetitions
 _MOST_PIECES = 1 << 20
 # Pieces that are not compressed are decoded one by one in Python, ten microseconds each.
 _MOST_PLAIN_PIECES = 1 << 15
@@ -42,11 +43,13 @@ class _Form:
 
     @property
     def count(self) -> str:
-        return self.order + ("Q" if self.is_big else "H")
+        kind = "Q" if self.is_big else "H"
+        return self.order + kind
 
     @property
     def offset(self) -> str:
-        return self.order + ("Q" if self.is_big else "I")
+        kind = "Q" if self.is_big else "I"
+        return self.order + kind
 
     @property
     def entry(self) -> np.dtype[np.void]:
@@ -73,9 +76,10 @@ class _Entry:
 
     def numbers(self, order: str) -> tuple[int, ...]:
         """Its first values, where they are whole numbers."""
-        form, count = _FORMS.get(self.kind), min(self.count, 16)
+        form = _FORMS.get(self.kind)
         if form is None:
             return ()
+        count = min(self.count, 16)
         return struct.unpack_from(f"{order}{count}{form}", self.values)
 
 
@@ -88,27 +92,28 @@ def unpack(data: bytes) -> Container:
     order = "<" if data[:2] == b"II" else ">"
     form = _Form(order=order, is_big=0x2B in data[2:4])
     try:
-        first = struct.unpack_from(form.offset, data, 8 if form.is_big else 4)[0]
+        (first,) = struct.unpack_from(form.offset, data, 8 if form.is_big else 4)
         entries, following = _directory(data, form, first)
     except (struct.error, OverflowError, ValueError) as exc:
         raise Damaged("is truncated or damaged: the TIFF has no directory") from exc
 
     numbers = {tag: entry.numbers(order) for tag, entry in entries.items()}
-    size = _first(numbers, _WIDTH), _first(numbers, _HEIGHT)
+    size = (_first(numbers, _WIDTH), _first(numbers, _HEIGHT))
     _check_pieces(entries, numbers, size)
 
     notes: list[str] = []
-    profile = entries.get(_PROFILE)
+    profile = entries[_PROFILE].values if _PROFILE in entries else None
     orientation = _first(numbers, _ORIENTATION)
+    bits = numbers.get(_BITS, ())
     needed = [entry for tag, entry in sorted(entries.items()) if tag in _NEEDED]
     return Container(
         data=_rewritten(data, form, first, needed),
         kind="TIFF",
         size=size if all(size) else None,
         has_more=following != first and _has_page(data, form, following),
-        icc_profile=usable_profile(profile.values if profile else None, notes),
+        icc_profile=usable_profile(profile, notes),
         orientation=orientation if 1 <= orientation <= 8 else 1,
-        bits=max(numbers.get(_BITS, ()), default=1),
+        bits=max(bits, default=1),
         notes=tuple(notes),
     )
 
@@ -122,12 +127,16 @@ def _directory(data: bytes, form: _Form, start: int) -> tuple[dict[int, _Entry],
     begin = start + struct.calcsize(form.count)
     table = np.frombuffer(data, form.entry, count, begin)
     is_used = np.isin(table["tag"], [*_NEEDED, _ORIENTATION, _PROFILE])
+    used = np.flatnonzero(is_used)[:_MOST_USED]
+
     entries: dict[int, _Entry] = {}
-    for index in np.flatnonzero(is_used)[:256].tolist():
+    for index in used.tolist():
         entry = _read(data, form, table[index])
         if entry is not None:
             entries.setdefault(entry.tag, entry)
-    return entries, _next_page(data, form, begin + table.nbytes)
+
+    following = _next_page(data, form, begin + table.nbytes)
+    return entries, following
 
 
 def _next_page(data: bytes, form: _Form, position: int) -> int:
@@ -136,46 +145,57 @@ def _next_page(data: bytes, form: _Form, position: int) -> int:
     offset = data[position : position + length]
     if len(offset) < length:
         return 0
-    return int(struct.unpack(form.offset, offset)[0])
+    (following,) = struct.unpack(form.offset, offset)
+    return int(following)
 
 
 def _read(data: bytes, form: _Form, row: np.void) -> _Entry | None:
     """One tag with its values; None where they are not in the file, or are more than any image has."""
     tag, kind, count = int(row["tag"]), int(row["kind"]), int(row["count"])
-    length, raw = count * _BYTES.get(kind, 0), row.tobytes()
-    inline = raw[-struct.calcsize(form.offset) :]
+    length = count * _BYTES.get(kind, 0)
 
     is_piece_table = tag in (*_STRIPS, *_TILES)
+    may_be_long = is_piece_table or tag == _PROFILE
     if is_piece_table and count > _MOST_PIECES:
         raise Damaged(f"has more than {_MOST_PIECES} strips or tiles")
-    if not length or (length > _MOST_TAG_BYTES and not is_piece_table and tag != _PROFILE):
+    if not length or (length > _MOST_TAG_BYTES and not may_be_long):
         return None
 
+    raw = row.tobytes()
+    inline = raw[-struct.calcsize(form.offset) :]
     values = inline[:length]
     if length > len(inline):
         (offset,) = struct.unpack(form.offset, inline)
         if offset + length > len(data):
             return None
-        values = data[offset : offset + min(length, MOST_PROFILE_BYTES + 1)]
+        most = min(length, MOST_PROFILE_BYTES + 1)
+        values = data[offset : offset + most]
     return _Entry(tag=tag, kind=kind, count=count, raw=raw, values=values)
 
 
 def _check_pieces(entries: dict[int, _Entry], numbers: dict[int, tuple[int, ...]], size: tuple[int, int]) -> None:
-    pieces = max(entries[tag].count if tag in entries else 0 for tag in (_STRIPS[0], _TILES[0]))
-    if _first(numbers, _COMPRESSION, _UNCOMPRESSED) == _UNCOMPRESSED and pieces > _MOST_PLAIN_PIECES:
-        raise Damaged(f"has more than {_MOST_PLAIN_PIECES} uncompressed strips or tiles")
+    """Refuse more pieces than images have, and larger ones."""
+    compression = _first(numbers, _COMPRESSION, _UNCOMPRESSED)
+    for tag in (_STRIPS[0], _TILES[0]):
+        pieces = entries[tag].count if tag in entries else 0
+        if compression == _UNCOMPRESSED and pieces > _MOST_PLAIN_PIECES:
+            raise Damaged(f"has more than {_MOST_PLAIN_PIECES} uncompressed strips or tiles")
+
+    width, height = size
     tile = _first(numbers, _TILE_WIDTH) * _first(numbers, _TILE_HEIGHT)
-    if tile > max(_LEAST_TILE, 4 * size[0] * size[1]):
+    if tile > max(_LEAST_TILE, 4 * width * height):
         raise Damaged("is damaged: its tiles are larger than the image")
 
 
 def _first(numbers: dict[int, tuple[int, ...]], tag: int, otherwise: int = 0) -> int:
-    return next(iter(numbers.get(tag, ())), otherwise)
+    values = numbers.get(tag, ())
+    return values[0] if values else otherwise
 
 
 def _has_page(data: bytes, form: _Form, start: int) -> bool:
     """Whether a directory with a tag in it begins there."""
-    if not 8 <= start <= len(data) - struct.calcsize(form.count):
+    last = len(data) - struct.calcsize(form.count)
+    if not 8 <= start <= last:
         return False
     (tags,) = struct.unpack_from(form.count, data, start)
     return bool(tags)
@@ -183,7 +203,10 @@ def _has_page(data: bytes, form: _Form, start: int) -> bool:
 
 def _rewritten(data: bytes, form: _Form, start: int, entries: list[_Entry]) -> bytes:
     """The file with another directory in place of its own, which is at least as long; values stay where they are."""
-    directory = struct.pack(form.count, len(entries)) + b"".join(entry.raw for entry in entries)
-    directory += struct.pack(form.offset, 0)
+    count = struct.pack(form.count, len(entries))
+    no_next_page = struct.pack(form.offset, 0)
+    directory = b"".join([count, *(entry.raw for entry in entries), no_next_page])
+
     view = memoryview(data)
-    return b"".join([view[:start], directory, view[start + len(directory) :]])
+    end = start + len(directory)
+    return b"".join([view[:start], directory, view[end:]])

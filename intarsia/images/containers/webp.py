@@ -13,19 +13,26 @@ __all__ = ["size_of", "unpack"]
 _HEADER = 12
 _IMAGE_CHUNKS = (b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF")
 _ICC, _EXIF, _XMP = 0x20, 0x08, 0x04  # flags of VP8X
+_SIDE = 0x3FFF  # the 14 bits of a width or height
 
 
 def size_of(data: bytes) -> tuple[int, int] | None:
     """``(width, height)``; None where no header says it. Raises struct.error where it ends early."""
     kind = data[12:16]
     if kind == b"VP8X" and len(data) >= 30:
-        return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
+        last_column = int.from_bytes(data[24:27], "little")
+        last_row = int.from_bytes(data[27:30], "little")
+        return last_column + 1, last_row + 1
+
     if kind == b"VP8L" and data[20:21] == b"\x2f":
         (bits,) = struct.unpack_from("<I", data, 21)
-        return (bits & 0x3FFF) + 1, ((bits >> 14) & 0x3FFF) + 1
+        last_column = bits & _SIDE
+        last_row = (bits >> 14) & _SIDE
+        return last_column + 1, last_row + 1
+
     if kind == b"VP8 " and data[23:26] == b"\x9d\x01\x2a":
         width, height = struct.unpack_from("<HH", data, 26)
-        return width & 0x3FFF, height & 0x3FFF
+        return width & _SIDE, height & _SIDE
     return None
 
 
@@ -73,17 +80,21 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
     if end > len(data):
         raise Damaged("is truncated: the WebP ends before its image")
 
-    view, position = memoryview(data), _HEADER
+    view = memoryview(data)
+    position = _HEADER
     for _ in range(MOST_PARTS):
         if position + 8 > end:
             return
 
         kind, size = struct.unpack_from("<4sI", data, position)
-        following = position + 8 + size + (size & 1)
-        if position + 8 + size > end:
+        end_of_chunk = position + 8 + size
+        if end_of_chunk > end:
             raise Damaged("is truncated: the WebP ends before its image")
         if kind == b"VP8X" and size < 10:
             raise Damaged("is damaged: the WebP's header is too short")
+
+        padding = size & 1
+        following = end_of_chunk + padding
         yield kind, view[position:following]
         position = following
     raise Damaged(f"has more than {MOST_PARTS} chunks")

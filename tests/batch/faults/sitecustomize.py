@@ -1,9 +1,12 @@
+from collections.abc import Sequence
+from typing import Any
+
 """Python reads this at its start where this folder is in PYTHONPATH: the null backend becomes slow, or fails.
 
 Worker processes are new interpreters, which no fixture reaches; this does. A prompt may say ``crash`` (the process dies
-of a SIGKILL), ``crash once`` (only the first time), ``cuda`` (every call fails from then on), ``memory`` (in company),
-``nan`` or ``broken``. ``INTARSIA_TEST_FAULTS`` is the seconds that an evaluation takes, ``INTARSIA_TEST_CLOCK`` those
-by which the clock is ahead.
+of a SIGKILL), ``crash once`` (only the first time), ``cuda`` (every call fails from then on), ``memory`` (batched
+with others), ``nan`` or ``broken``. ``INTARSIA_TEST_FAULTS`` is the seconds that an evaluation takes,
+``INTARSIA_TEST_CLOCK`` those by which the clock is ahead.
 """
 
 import os
@@ -24,7 +27,7 @@ if "INTARSIA_TEST_FAULTS" in os.environ:
     start, decode = null.NullSession.start, null.NullSession.decode
     broken = []
 
-    def faulty_start(self, conditioning, table, noise):
+    def faulty_start(self: Any, conditioning: Any, table: Any, noise: Any) -> Any:
         prompt = conditioning.prompt
         if "crash once" in prompt:
             mark = MARKS / f"{prompt}.mark"
@@ -40,12 +43,12 @@ if "INTARSIA_TEST_FAULTS" in os.environ:
             raise ZeroDivisionError("a defect of ours")
         return start(self, conditioning, table, noise)
 
-    def slow_advance(self, steps):
+    def slow_advance(self: Any, steps: Sequence[Any]) -> None:
         if len(steps) > 1 and any("memory" in step.state.inputs.prompt for step in steps):
             raise OutOfMemory("out of memory on the device")
         time.sleep(DELAY)
 
-    def faulty_decode(self, states):
+    def faulty_decode(self: Any, states: Sequence[Any]) -> Any:
         if "nan" in states[0].inputs.prompt:
             raise NotFinite("the decoded image has values that are not finite")
         return decode(self, states)

@@ -1,0 +1,49 @@
+"""Entries of the registry as rows of plain values, for the command line and the server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from intarsia.errors import WeightsError
+from intarsia.registry.entries import ModelEntry, PartEntry
+from intarsia.registry.files import locate
+from intarsia.registry.registry import Registry
+
+__all__ = ["entry_row"]
+
+
+def entry_row(registry: Registry, entry: ModelEntry | PartEntry) -> dict[str, Any]:
+    """What there is to know about an entry; looks on the disk whether its files are there, and reads none of them.
+
+    Returns:
+        ``id``, ``installed``, ``aliases`` and ``licence``; of a model also ``family``, ``size`` (the side in pixels
+        that it is made for), and whether it is the ``default``, and the one that the ``realtime`` endpoint runs; of a
+        part the ``families`` that it fits.
+    """
+    values: dict[str, Any] = {"id": entry.id, "installed": _is_there(entry)}
+    if isinstance(entry, ModelEntry):
+        values |= {
+            "family": entry.family,
+            "size": entry.size,
+            "default": _is_found(registry, None, entry),
+            "realtime": _is_found(registry, registry.realtime or None, entry),
+        }
+    else:
+        values |= {"families": list(entry.families)}
+    return values | {"aliases": list(entry.aliases), "licence": entry.licence}
+
+
+def _is_found(registry: Registry, name: str | None, entry: ModelEntry) -> bool:
+    """Whether a name means this model; one that means none is of no model."""
+    try:
+        return registry.find(name).id == entry.id
+    except WeightsError:
+        return False
+
+
+def _is_there(entry: ModelEntry | PartEntry) -> bool:
+    try:
+        locate(entry)
+    except WeightsError:
+        return False
+    return True

@@ -1,0 +1,202 @@
+"""A request's JSON → a stored job: read, checked in full, its images kept, its seeds drawn."""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from intarsia.endpoints.reading import Documented, read
+from intarsia.endpoints.replies import meta, next_id
+from intarsia.engine.request import InpaintRequest
+from intarsia.engine.resolve import Resolved, resolve
+from intarsia.errors import RequestError, expect
+from intarsia.images.access import Access
+from intarsia.images.sources import read_source
+from intarsia.registry.registry import Registry
+from intarsia.server.store.files import FileStore, output_names
+from intarsia.server.store.jobs import LIBRARY, Job, WebhookTarget
+from intarsia.server.store.own_images import own_image
+from intarsia.server.store.store import IdInUse, Store
+
+__all__ = ["Acceptance", "stored_request"]
+
+_LONGEST_KEY = 200
+_IMAGES = ("init_image", "mask_image")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Acceptance:
+    """Takes requests in. Its methods do not return before the job is durable; they may be called from any thread.
+
+    Args:
+        queue: jobs that may be queued.
+        access: what images may make this machine read; never its files.
+
+    Raises:
+        RequestError, WeightsError: the request cannot be carried out; nothing is stored.
+        QueueFull: as many jobs are queued as the server takes.
+        OutputError, StoreError: the files or the database cannot be written; the job is not accepted.
+    """
+
+    registry: Registry
+    files: FileStore
+    store: Store
+    queue: int
+    access: Access
+    clock: Callable[[], float] = time.time
+
+    def documented(
+        self,
+        payload: object,
+        endpoint: str | None,
+        *,
+        owner: str = "",
+        idempotency_key: str | None = None,
+        base_url: str = "",
+    ) -> Job:
+        """The job of a documented request.
+
+        Args:
+            endpoint: as of :func:`intarsia.endpoints.reading.read`.
+            base_url: what addresses in its webhook begin with.
+        """
+        earlier = self._earlier(owner, idempotency_key)
+        if earlier is not None:
+            return earlier
+        self.store.check_room(self.queue)
+
+        documented = read(payload, endpoint, self.registry)
+        request, resolved = self._fixed(documented.request)
+        job_id = next_id()
+        job = Job(
+            id=job_id,
+            endpoint=documented.endpoint.name,
+            owner=owner,
+            request=self._kept(request),
+            delivery=_delivery(documented),
+            warnings=documented.warnings,
+            meta=meta(replace(documented, request=request), resolved.plan, str(job_id)),
+            files=output_names(request.samples),
+            lane_rows=_lane_rows(resolved),
+            created=self.clock(),
+        )
+        url = documented.options.webhook
+        return self._accepted(job, idempotency_key, WebhookTarget(url, base_url) if url else None)
+
+    def library(
+        self,
+        fields: Mapping[str, Any],
+        *,
+        owner: str = "",
+        idempotency_key: str | None = None,
+        preview_every: int = 0,
+    ) -> Job:
+        """The job of a library request: the fields of an ``InpaintRequest``.
+
+        Args:
+            preview_every: network evaluations from one preview to the next; 0 is without.
+        """
+        earlier = self._earlier(owner, idempotency_key)
+        if earlier is not None:
+            return earlier
+        self.store.check_room(self.queue)
+
+        request, resolved = self._fixed(InpaintRequest.parse(fields))
+        job = Job(
+            id=next_id(),
+            endpoint=LIBRARY,
+            owner=owner,
+            request=self._kept(request),
+            delivery={"preview_every": preview_every},
+            meta={"plan": resolved.plan.to_dict()},
+            files=output_names(request.samples),
+            lane_rows=_lane_rows(resolved),
+            created=self.clock(),
+        )
+        return self._accepted(job, idempotency_key, None)
+
+    def _earlier(self, owner: str, idempotency_key: str | None) -> Job | None:
+        """The job that the same key has given before; its request is not read again."""
+        if idempotency_key is None:
+            return None
+        if not 1 <= len(idempotency_key) <= _LONGEST_KEY or not idempotency_key.isprintable():
+            raise RequestError("Idempotency-Key", idempotency_key, f"1 to {_LONGEST_KEY} printable characters")
+        return self.store.with_key(owner, idempotency_key)
+
+    def _fixed(self, request: InpaintRequest) -> tuple[InpaintRequest, Resolved]:
+        """The request with its images read and its seed drawn, checked as the engine will check it."""
+        image = self._bytes("init_image", request.init_image)
+        is_own_mask = image is not None and request.mask_image == request.init_image
+        mask = image if is_own_mask else self._bytes("mask_image", request.mask_image)
+
+        fields: dict[str, Any] = {"init_image": image, "mask_image": mask}
+        if request.seed is None:
+            fields["seed"] = secrets.randbits(32)
+        if request.ip_adapter is not None:
+            image = self._bytes("ip_adapter.image", request.ip_adapter.image)
+            fields["ip_adapter"] = request.ip_adapter.model_copy(update={"image": image})
+
+        fixed = request.model_copy(update=fields)
+        return fixed, resolve(fixed, self.registry, self.access)
+
+    def _bytes(self, field: str, value: Any) -> bytes | None:
+        """An image as the bytes of its file; None is refused later, in the words of the engine."""
+        if value is None:
+            return None
+        expect(field, value, str | bytes, "a URL, data URI or base64 of an image")
+        own = own_image(value, self.files)
+        if own is not None:
+            return own
+        content = read_source(field, value, self.access).content
+        assert isinstance(content, bytes)  # which text and bytes always are
+        return content
+
+    def _kept(self, request: InpaintRequest) -> dict[str, Any]:
+        """The request as JSON, once its images are in the file store."""
+        values = request.model_dump(exclude={"init_image", "mask_image", "ip_adapter"})
+        values["init_image"] = self._put(request.init_image)
+        values["mask_image"] = self._put(request.mask_image)
+        if request.ip_adapter is not None:
+            image = self._put(request.ip_adapter.image)
+            values["ip_adapter"] = request.ip_adapter.model_dump(exclude={"image"}) | {"image": image}
+        return values
+
+    def _put(self, data: bytes) -> dict[str, str]:
+        return {"sha256": self.files.put_input(data)}
+
+    def _accepted(self, job: Job, idempotency_key: str | None, webhook: WebhookTarget | None) -> Job:
+        while True:
+            try:
+                stored, _ = self.store.accept(job, most=self.queue, idempotency_key=idempotency_key, webhook=webhook)
+                return stored
+            except IdInUse:  # of another server on the same database, in the same microsecond
+                job = replace(job, id=next_id())
+
+
+def stored_request(job: Job, files: FileStore) -> InpaintRequest:
+    """The request of a job, with its images' bytes from the file store."""
+    values = dict(job.request)
+    # An image that is its own mask is one object, as the engine remarks on it.
+    images = {sha256: files.input(sha256) for sha256 in {values[name]["sha256"] for name in _IMAGES}}
+    for name in _IMAGES:
+        values[name] = images[values[name]["sha256"]]
+    if "ip_adapter" in values:
+        adapter = values["ip_adapter"]
+        values["ip_adapter"] = adapter | {"image": files.input(adapter["image"]["sha256"])}
+    return InpaintRequest.parse(values)
+
+
+def _delivery(documented: Documented) -> dict[str, Any]:
+    """How the reply is given; the webhook has a table of its own."""
+    options = dataclasses.asdict(documented.options)
+    del options["webhook"]
+    return options
+
+
+def _lane_rows(resolved: Resolved) -> int:
+    plan = resolved.plan
+    return plan.sampler.evaluations * len(plan.seeds)

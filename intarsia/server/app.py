@@ -1,0 +1,88 @@
+"""The ASGI application: routes, the errors of all of them as documented replies, and what starts and ends with it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
+
+from intarsia import __version__
+from intarsia.errors import IntarsiaError
+from intarsia.server.http.access_log import AccessLog
+from intarsia.server.http.error_replies import HttpError, error_response
+from intarsia.server.http.guards import Guards, GuardSettings
+from intarsia.server.http.origins import Origins
+from intarsia.server.http.requests import services_of
+from intarsia.server.metrics import RequestCounter
+from intarsia.server.routes.catalog import catalog_routes
+from intarsia.server.routes.docs_page import docs_routes
+from intarsia.server.routes.documented import documented_routes
+from intarsia.server.routes.health import health_routes
+from intarsia.server.routes.jobs_api import job_routes
+from intarsia.server.routes.served_files import file_routes
+from intarsia.server.services import Services
+
+__all__ = ["create_app", "guarded"]
+
+log = logging.getLogger("intarsia")
+
+
+def create_app(services: Services) -> FastAPI:
+    """The application over started services; they are closed by whoever opened them."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        services.events.open()
+        yield
+        services.is_closing = True
+
+    # Its own documentation loads scripts from other hosts; ours is in docs_page.
+    app = FastAPI(title="intarsia", version=__version__, lifespan=lifespan, openapi_url=None)
+    app.state.services = services
+    app.include_router(documented_routes())
+    app.include_router(file_routes())
+    app.include_router(job_routes())
+    app.include_router(health_routes())
+    app.include_router(catalog_routes())
+    app.include_router(docs_routes())
+    app.add_middleware(RequestCounter, metrics=services.metrics)
+    app.add_exception_handler(IntarsiaError, _refused)
+    app.add_exception_handler(HTTPException, _no_route)
+    app.add_exception_handler(Exception, _failed)
+    return app
+
+
+def guarded(application: ASGIApp, services: Services) -> ASGIApp:
+    """The application behind its guards and its access log, as it is served."""
+    settings = services.settings
+    guards = GuardSettings(
+        origins=Origins(settings.public_url, settings.allowed_hosts, settings.cors),
+        errors_as_200=settings.errors_as_200,
+        # Images are shown by pages elsewhere, as those of the hosted service are.
+        headers={"/files/": {"cross-origin-resource-policy": "cross-origin"}},
+    )
+    return AccessLog(Guards(application, guards, services.metrics.refused))
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, IntarsiaError)
+    documented = request.url.path.startswith("/api/")
+    return error_response(error, services_of(request).registry, documented=documented)
+
+
+async def _no_route(request: Request, error: Exception) -> Response:
+    """An address that is not served, or not with that method."""
+    assert isinstance(error, HTTPException)
+    message = "there is nothing at this address" if error.status_code == 404 else str(error.detail)
+    return error_response(HttpError(error.status_code, message), services_of(request).registry)
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    """A fault of ours: the log has it in full, the reply only says so."""
+    log.error("a request failed unexpectedly", exc_info=error)
+    sentence = "the request failed inside intarsia; its log has the details"
+    return error_response(HttpError(500, sentence), services_of(request).registry)

@@ -1,0 +1,150 @@
+"""Listening: the socket, uvicorn, and what is printed at the start."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import ssl
+from collections.abc import Callable
+from functools import partial
+from types import FrameType
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from intarsia.errors import BackendError, RequestError
+from intarsia.server.app import create_app, guarded
+from intarsia.server.http.protocol import limited_protocol
+from intarsia.server.services import Services
+from intarsia.server.settings import ServeSettings
+
+__all__ = ["configuration", "listen", "serve"]
+
+# Seconds that open requests are given to end, once the server is asked to: whoever waits for a job is answered at
+# once with `processing`.
+_GRACE = 5
+
+_BACKLOG = 1024
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which tells those who wait for a job that it is about to end."""
+
+    def __init__(self, config: uvicorn.Config, services: Services, announce: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._services, self._announce = services, announce
+        services.on_failure = self._end
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to answer, and say so: from here on a signal ends it in good order."""
+        await super().startup(sockets)
+        if not self.should_exit:
+            self._announce()
+
+    def _end(self) -> None:
+        self._services.is_closing = True
+        self.should_exit = True
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to end; a second interrupt does not wait for open requests.
+
+        uvicorn would raise the signal again once it has ended; an end that was asked for is none that failed.
+        """
+        self._services.is_closing = True
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
+
+
+def serve(settings: ServeSettings, announce: Callable[[str], None] = print) -> None:
+    """Serve until a signal ends it.
+
+    Args:
+        announce: is given the lines that say where the server is, once it answers.
+
+    Raises:
+        RequestError: the address cannot be listened on.
+        BackendError: no engine can be opened, now or at a later start of its process.
+        IntarsiaError: folder, database or registry cannot be opened.
+    """
+    _check_certificate(settings)
+    listening = listen(settings)
+    try:
+        services = Services.open(settings)
+        config = configuration(guarded(create_app(services), services), services)
+        lines = _addresses(settings, listening)
+        server = _Server(config, services, partial(_announce, lines, announce))
+        try:
+            services.start()
+            server.run(sockets=[listening])
+        finally:
+            services.close()
+    finally:
+        listening.close()
+    if services.failure:
+        raise BackendError(services.failure)
+
+
+def configuration(application: ASGIApp, services: Services) -> uvicorn.Config:
+    """How uvicorn serves the guarded application."""
+    settings = services.settings
+    return uvicorn.Config(
+        application,
+        http=limited_protocol(count=services.metrics.refused),
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        # Otherwise a client could choose the address that its limits count for.
+        proxy_headers=False,
+        timeout_graceful_shutdown=_GRACE,
+        ssl_certfile=settings.certificate,
+        ssl_keyfile=settings.certificate_key,
+    )
+
+
+def _check_certificate(settings: ServeSettings) -> None:
+    if settings.certificate is None:
+        if settings.certificate_key is not None:
+            raise RequestError("certificate", message="certificate is required with certificate-key")
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.certificate, settings.certificate_key)
+    except OSError as exc:  # SSLError is one
+        reason = exc.strerror or str(exc)
+        raise RequestError(
+            "certificate", message=f"certificate {settings.certificate} cannot be used: {reason}"
+        ) from exc
+
+
+def listen(settings: ServeSettings) -> socket.socket:
+    """A listening socket, bound before anything is opened, so that a port in use is one clear line."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((settings.host.strip("[]"), settings.port))
+        listening.listen(_BACKLOG)
+    except OSError as exc:
+        listening.close()
+        where = f"{settings.host}:{settings.port}"
+        raise RequestError("port", message=f"port: cannot listen on {where}: {exc.strerror or exc}") from exc
+    return listening
+
+
+def _announce(lines: list[str], announce: Callable[[str], None]) -> None:
+    for line in lines:
+        announce(line)
+
+
+def _addresses(settings: ServeSettings, listening: socket.socket) -> list[str]:
+    port = listening.getsockname()[1]
+    scheme = "https" if settings.certificate else "http"
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    base = settings.public_url.rstrip("/") or f"{scheme}://{host}:{port}"
+    return [
+        f"serves on {base}",
+        f"  community and pony   {base}/api/v6/images/inpaint",
+        f"  enterprise pony      {base}/api/v1/enterprise/pony/inpaint",
+        f"  realtime             {base}/api/v6/realtime/inpaint",
+        f"  API documentation    {base}/docs",
+    ]

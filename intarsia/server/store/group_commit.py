@@ -1,0 +1,125 @@
+"""Transactions of a database with one writer, committed in groups: several that wait share one flush of the disk."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import sqlalchemy as sa
+
+__all__ = ["GroupCommit"]
+
+_MOST = 64
+"""Transactions that are committed together: more would let the first of them wait for long."""
+
+# Seconds after which a transaction looks whether whoever was to commit its group was interrupted.
+_PATIENCE = 1.0
+
+
+class _Group:
+    """One transaction of the database, for several of ours.
+
+    Attributes:
+        error: why it was not committed, once ``is_over``.
+    """
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self.connection = engine.connect()
+        self.size = 0
+        self.is_over = threading.Event()
+        self.error: BaseException | None = None
+        try:
+            self._transaction = self.connection.begin()
+        except BaseException:
+            self.connection.close()
+            raise
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether the database has not given it up, as it may where the disk is full."""
+        raw = self.connection.connection.dbapi_connection
+        return raw is not None and bool(raw.in_transaction)
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Commit it, or undo it for that error."""
+        self.error = error
+        try:
+            if error is None:
+                self._transaction.commit()
+            else:
+                self._transaction.rollback()
+        except BaseException as exc:  # noqa: BLE001 - raised in every thread of the group
+            self.error = self.error or exc
+            self.connection.invalidate()  # it may still be in the middle of the transaction
+        finally:
+            self.connection.close()
+            self.is_over.set()
+
+
+class GroupCommit:
+    """Transactions of one SQLite database, one after the other, each undone or durable once its ``with`` is left."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        self._turn = threading.Lock()
+        self._counting = threading.Lock()
+        self._waiting = 0
+        self._open: _Group | None = None
+
+    @contextmanager
+    def transaction(self) -> Iterator[sa.Connection]:
+        """A transaction. It sees what those before it in its group have written, which may not be durable yet."""
+        with self._own_turn():
+            group = self._open = self._open or _Group(self._engine)
+            savepoint = self._savepoint(group)
+            try:
+                yield group.connection
+                savepoint.commit()
+            except BaseException as exc:
+                if group.is_intact:
+                    savepoint.rollback()
+                else:
+                    self._end(group, exc)
+                raise
+            finally:
+                group.size += 1
+                # The last one that waits commits for all before it.
+                if self._open is group and (not self._waiting or group.size >= _MOST):
+                    self._end(group)
+        self._wait(group)
+
+    def _savepoint(self, group: _Group) -> sa.NestedTransaction:
+        try:
+            return group.connection.begin_nested()
+        except BaseException as exc:
+            self._end(group, exc)
+            raise
+
+    @contextmanager
+    def _own_turn(self) -> Iterator[None]:
+        self._count(1)
+        try:
+            self._turn.acquire()
+        finally:
+            self._count(-1)
+        try:
+            yield
+        finally:
+            self._turn.release()
+
+    def _count(self, change: int) -> None:
+        with self._counting:
+            self._waiting += change
+
+    def _end(self, group: _Group, error: BaseException | None = None) -> None:
+        self._open = None
+        group.end(error)
+
+    def _wait(self, group: _Group) -> None:
+        while not group.is_over.wait(_PATIENCE):
+            with self._turn:
+                if self._open is group:
+                    self._end(group)
+        if group.error is not None:
+            raise group.error

@@ -1,0 +1,190 @@
+"""Models and schedulers, the hosted service's small routes, and uploads that later requests name by their URL."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from intarsia.schedulers import catalogue
+from intarsia.server.store.own_images import own_image
+from tests.server.conftest import PIXELS
+from tests.server.event_stream import ended
+from tests.server.killed import documented_body
+
+PONY = "/api/v1/enterprise/pony"
+UPLOAD = "/api/v6/base64_to_url"
+
+
+def command(*arguments):
+    """What the command line prints as JSON."""
+    done = subprocess.run([sys.executable, "-m", "intarsia", *arguments, "--json"], capture_output=True, check=True)
+    return json.loads(done.stdout)
+
+
+def encoded(data):
+    return base64.b64encode(data).decode()
+
+
+def uploaded(server, data, **fields):
+    response = server.client.post(UPLOAD, json={"key": "any", "base64_string": encoded(data), **fields})
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def pixels_at(server, url):
+    response = server.client.get(url)
+    assert response.status_code == 200, response.text
+    return np.asarray(Image.open(io.BytesIO(response.content)))
+
+
+def test_models_and_schedulers_are_what_the_command_line_lists(idle):
+    models = idle.client.get("/models").json()
+    assert models["models"] == command("models", "list")
+    assert models["safety"] == command("models", "list", "--kind", "safety")
+    assert [model["id"] for model in models["models"] if model["default"]] == ["intarsia-tiny"]
+    assert idle.client.get("/schedulers").json()["schedulers"] == command("schedulers")
+
+
+def test_the_hosted_services_lists_name_what_is_here(idle):
+    def answer(name, **request):
+        response = idle.client.post(f"{PONY}/{name}", **request)
+        assert response.status_code == 200
+        return response.json()
+
+    schedulers = answer("schedulers_list", json={"key": "any"})
+    assert schedulers == {"status": "success", "schedulers": [row.name for row in catalogue()]}
+    models = answer("get_all_models")  # clients send an empty body too
+    assert [model["model_id"] for model in models["models"]] == ["intarsia-tiny"]
+    assert (models["status"], models["models"][0]["installed"]) == ("success", True)
+    details = answer("system_details", json={})
+    assert (details["status"], details["backend"], details["devices"]) == ("success", "null", ["auto"])
+
+
+@pytest.mark.parametrize("prefix", ["", "data:image/png;base64,", "data:image/png;base64, "])
+def test_an_image_is_stored_and_served_as_png(idle, image_file, prefix):
+    response = idle.client.post(UPLOAD, json={"key": "any", "base64_string": prefix + encoded(image_file)})
+    reply = response.json()
+    assert (reply["status"], reply["output"]) == ("success", [reply["link"]])
+    assert reply["link"].startswith(f"{idle.url}/files/temp/")
+    np.testing.assert_array_equal(pixels_at(idle, reply["link"]), PIXELS)
+
+
+def test_a_jpeg_becomes_png_and_loses_what_it_says_of_its_owner(idle):
+    file = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x013B] = "the owner's name"
+    Image.fromarray(PIXELS).save(file, "JPEG", exif=exif)
+    response = idle.client.get(uploaded(idle, file.getvalue())["link"])
+    assert response.headers["content-type"] == "image/png"
+    assert Image.open(io.BytesIO(response.content)).format == "PNG"
+    assert b"owner" not in response.content
+
+
+def test_the_other_address_takes_the_other_field(idle, image_file):
+    body = {"key": "any", "init_image": "data:image/png;base64," + encoded(image_file)}
+    response = idle.client.post("/api/v6/image_editing/base64_to_url", json=body)
+    np.testing.assert_array_equal(pixels_at(idle, response.json()["output"][0]), PIXELS)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "base64_string is required"),
+        ({"base64_string": ""}, "base64_string is required"),
+        ({"base64_string": 7}, "base64_string must be an image as base64 or as a data URI"),
+        ({"base64_string": "http://127.0.0.1/a.png"}, "base64_string must be an image as base64 or as a data URI"),
+        ({"base64_string": "file:///etc/passwd"}, "base64_string must be an image as base64 or as a data URI"),
+        ({"base64_string": "/etc/passwd"}, "base64_string"),
+        ({"base64_string": encoded(b"MZ, a program")}, "base64_string: the base64 text is not an image"),
+    ],
+)
+def test_what_is_no_image_is_not_stored(idle, fields, message):
+    outputs = idle.services.files.root / "outputs"
+    before = sorted(outputs.iterdir())
+    response = idle.client.post(UPLOAD, json={"key": "any", **fields})
+    assert (response.status_code, response.json()["status"]) == (400, "error")
+    assert response.json()["message"].startswith(message)
+    assert sorted(outputs.iterdir()) == before
+
+
+def test_an_upload_can_be_painted_although_this_machines_addresses_are_not_fetched(server, job_fields, image_file):
+    link = uploaded(server, image_file)["link"]
+    by_link, by_value = (
+        ended(server.client, server.client.post("/jobs", json=job_fields | change).json())
+        for change in ({"init_image": link}, {})
+    )
+    urls = [job["result"]["images"][0] for job in (by_link, by_value)]
+    np.testing.assert_array_equal(*(pixels_at(server, url) for url in urls))
+
+    again = server.client.post("/jobs", json=job_fields | {"init_image": urls[0]})
+    assert again.status_code == 201, "an output can be painted on"
+    refused = server.client.post("/jobs", json=job_fields | {"init_image": f"{server.url}/files/{'x' * 22}-0.png"})
+    assert (refused.status_code, refused.json()["field"]) == (400, "init_image")
+
+
+def test_a_documented_request_takes_an_upload_under_any_of_the_servers_names(server, image_file, mask_file):
+    link = uploaded(server, image_file)["link"].replace("127.0.0.1", "images.example.org")
+    body = documented_body(1, init_image=link, mask_image=encoded(mask_file))
+    reply = server.client.post("/api/v6/images/inpaint", json=body).json()
+    assert reply["status"] == "success", reply
+
+
+def test_an_upload_is_no_job(server, image_file):
+    reply = uploaded(server, image_file)
+    assert server.client.get("/jobs").json()["jobs"] == []
+    assert server.client.get(f"/jobs/{reply['id']}").status_code == 404
+    assert server.client.delete(f"/jobs/{reply['id']}").status_code == 404
+    assert server.client.post(f"/api/v6/images/fetch/{reply['id']}").status_code == 404
+
+
+def test_an_upload_is_stored_where_the_queue_is_full(server, image_file, monkeypatch):
+    monkeypatch.setattr(type(server.services.store), "_count", lambda *_: 10**9, raising=False)
+    monkeypatch.setattr(type(server.services.store), "_queued", lambda *_: 10**9, raising=False)
+    assert uploaded(server, image_file)["status"] == "success"
+
+
+def test_an_upload_is_removed_after_a_day(server, image_file):
+    link = uploaded(server, image_file)["link"]
+    retention, database = server.services.retention, server.services.store.database
+    retention.sweep()
+    clocks = time.time(), time.monotonic()
+    for hours, status in ((23, 200), (25, 404)):
+        now, monotonic = (clock + hours * 3600 for clock in clocks)
+        database._clock = lambda now=now: now
+        retention._monotonic = lambda monotonic=monotonic: monotonic
+        retention.sweep()
+        assert server.client.get(link).status_code == status
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://h/files/../jobs.sqlite3",
+        "http://h/files/%2e%2e/NAME",
+        "http://h/files/NAME?x=1",
+        "http://h/files/NAME#x",
+        "http://h/file/NAME",
+        "http://h/files/temp/other/NAME",
+        "ftp://h/files/NAME",
+        "/files/NAME",
+        "NAME",
+        "http://[/files/NAME",
+        7,
+        None,
+        b"http://h/files/NAME",
+    ],
+)
+def test_only_an_address_of_an_output_is_taken_from_the_store(idle, image_file, url):
+    name = uploaded(idle, image_file)["link"].rpartition("/")[2]
+    files = idle.services.files
+    for good in (f"http://h/files/{name}", f" HTTPS://h/prefix/files/temp/{name} "):
+        assert own_image(good, files) == files.output(name)
+    assert own_image(url.replace("NAME", name) if isinstance(url, str) else url, files) is None

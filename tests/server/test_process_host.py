@@ -1,0 +1,186 @@
+"""Engines in processes of their own: jobs go where their model is open, and survive the death of a process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("uvicorn")
+
+import dataclasses
+
+from intarsia.engine.result import Progress
+from intarsia.images.access import Access
+from intarsia.registry.registry import Registry
+from intarsia.server.acceptance import Acceptance
+from intarsia.server.engines import host_messages as messages
+from intarsia.server.engines.process_host import ManyHosts, ProcessHost
+from intarsia.server.settings import EngineSettings, ServeSettings
+from intarsia.server.store.files import LocalFiles
+from intarsia.server.store.jobs import Done, Ended, Failed, Job, Stopped
+from intarsia.server.store.store import Store
+from tests.server.killed import documented_body
+
+ENGINE = EngineSettings(backend="null", devices=("cpu", "cpu"))
+
+
+class Heard:
+    """Keeps what a host says."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.ends: dict[int, Ended] = {}
+        self.steps: dict[int, Progress] = {}
+        self.rooms = 0
+
+    def progressed(self, job_id: int, progress: Progress) -> None:
+        with self.changed:
+            self.steps[job_id] = progress
+            self.changed.notify_all()
+
+    def ended(self, job_id: int, ended: Ended) -> None:
+        with self.changed:
+            self.ends[job_id] = ended
+            self.changed.notify_all()
+
+    def has_room(self) -> None:
+        with self.changed:
+            self.rooms += 1
+            self.changed.notify_all()
+
+    def wait(self, condition: Callable[[], object]) -> None:
+        with self.changed:
+            assert self.changed.wait_for(condition, 60)
+
+
+@pytest.fixture
+def heard() -> Heard:
+    return Heard()
+
+
+@pytest.fixture
+def accept(tmp_path: Path) -> Iterator[Callable[..., Job]]:
+    files = LocalFiles(tmp_path)
+    store = Store(f"sqlite:///{tmp_path / 'jobs.sqlite3'}")
+    acceptance = Acceptance(registry=Registry(), files=files, store=store, queue=100, access=Access(allow_paths=False))
+    yield lambda number, **fields: acceptance.documented(documented_body(number, **fields), None)
+    store.close()
+
+
+def _open(tmp_path: Path, heard: Heard) -> ProcessHost:
+    host = ProcessHost(ServeSettings(data=tmp_path, engine=ENGINE), "cpu", heard)
+    heard.wait(lambda: host.capacity > 0)
+    return host
+
+
+def test_a_job_runs_in_the_other_process_and_its_file_is_there(tmp_path, heard, accept):
+    host = _open(tmp_path, heard)
+    job = accept(1)
+    host.start(job)
+    heard.wait(lambda: job.id in heard.ends)
+    host.close()
+
+    assert isinstance(heard.ends[job.id], Done)
+    assert LocalFiles(tmp_path).output(job.files[0]).startswith(b"\x89PNG")
+    assert heard.steps[job.id] == Progress(job.lane_rows, job.lane_rows)
+
+
+def test_jobs_of_a_process_that_dies_are_lost_and_another_process_takes_them(tmp_path, heard, accept, monkeypatch):
+    monkeypatch.setenv("INTARSIA_NULL_STEP_SECONDS", "5")
+    host = _open(tmp_path, heard)
+    job = accept(1)
+    monkeypatch.setenv("INTARSIA_NULL_STEP_SECONDS", "0")
+    host.start(job)
+    os.kill(host.process_id, signal.SIGKILL)
+    heard.wait(lambda: job.id in heard.ends)
+    assert heard.ends.pop(job.id) == Stopped(lost=True)
+
+    heard.wait(lambda: host.capacity > 0)
+    host.start(job)
+    heard.wait(lambda: job.id in heard.ends)
+    host.close()
+    assert isinstance(heard.ends[job.id], Done)
+
+
+def test_an_engine_that_cannot_be_opened_says_why_and_is_not_tried_again(tmp_path, heard):
+    host = ProcessHost(ServeSettings(data=tmp_path, engine=ENGINE), "cuda:7", heard)
+    heard.wait(lambda: host.problem != "")
+    assert "null backend" in host.problem
+    assert host.capacity == 0
+    assert host.open_models(["intarsia-tiny"]) == {"intarsia-tiny": host.problem}
+    host.close()
+
+
+def test_a_cancelled_job_ends_as_cancelled(tmp_path, heard, accept, monkeypatch):
+    monkeypatch.setenv("INTARSIA_NULL_STEP_SECONDS", "0.2")
+    host = _open(tmp_path, heard)
+    job = accept(1, steps=100)
+    host.start(job)
+    heard.wait(lambda: job.id in heard.steps)
+    host.cancel(job.id)
+    heard.wait(lambda: job.id in heard.ends)
+    host.close()
+    assert heard.ends[job.id] == Stopped(lost=False)
+
+
+def test_models_are_opened_before_they_are_asked_for(tmp_path, heard):
+    host = _open(tmp_path, heard)
+    problems = host.open_models(["intarsia-tiny", "nothing-of-that-name"])
+    host.close()
+    assert list(problems) == ["nothing-of-that-name"]
+    assert "Model not found" in problems["nothing-of-that-name"]
+
+
+class FakeHost:
+    """Has room for two jobs, and keeps them."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+        self.capacity = 2
+        self.problem = ""
+        self.statistics = {"evaluations": 3.0}
+
+    @property
+    def in_flight(self) -> int:
+        return len(self.jobs)
+
+    def start(self, job: Job) -> None:
+        self.jobs.append(job)
+
+
+def _job(number: int, model: str) -> Job:
+    return Job(id=number, endpoint="community", request={"model": model})
+
+
+def test_jobs_go_where_their_model_is_open_and_else_to_the_least_busy():
+    hosts = [FakeHost(), FakeHost()]
+    many = ManyHosts(hosts)  # type: ignore[arg-type]
+    for number, model in enumerate(["x", "y", "x", "y"]):
+        many.start(_job(number, model))
+    assert [job.request["model"] for job in hosts[0].jobs] == ["x", "x"]
+    assert [job.request["model"] for job in hosts[1].jobs] == ["y", "y"]
+
+    hosts[1].jobs.clear()
+    many.start(_job(9, "x"))  # the host that has x open is full
+    assert [job.id for job in hosts[1].jobs] == [9]
+    assert many.capacity == 4
+    assert many.statistics == {"evaluations": 6.0}
+
+
+def test_a_lora_more_is_another_model():
+    hosts = [FakeHost(), FakeHost()]
+    many = ManyHosts(hosts)  # type: ignore[arg-type]
+    many.start(_job(1, "x"))
+    many.start(dataclasses.replace(_job(2, "x"), request={"model": "x", "loras": [{"id": "ink", "strength": 1.0}]}))
+    assert (hosts[0].in_flight, hosts[1].in_flight) == (1, 1)
+
+
+@pytest.mark.parametrize("ended", [Done({"seconds": 1.5}), Failed("no memory", "memory"), Stopped(lost=False)])
+def test_ends_arrive_as_they_were_sent(ended):
+    message = messages.decode(messages.encode(messages.JobEnded.of(7, ended)))
+    assert message.ended == ended
