@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from intarsia.cli import app
 from intarsia.errors import IntarsiaError
-from tests.server.killed import PatientClient, ServerProcess, documented_body
+from tests.server.killed import documented_body
 from tests.server.running import running
 
 
@@ -87,12 +87,14 @@ def test_a_data_folder_has_one_server_at_a_time(tmp_path):
 
 
 def test_a_model_that_is_missing_is_said_and_the_rest_runs(tmp_path):
-    options = ("--null", "--model", "no-such-model", "--model", "intarsia-tiny")
-    with ServerProcess(tmp_path / "data", *options) as server, PatientClient(server) as client:
-        assert client.post("/api/v6/images/inpaint", documented_body(1))["status"] == "success"
+    """The engine is in a process of its own, as it is where nothing else is asked for."""
+    models = ("no-such-model", "intarsia-tiny")
+    with running(tmp_path / "data", models=models, isolate=True) as server:
+        reply = server.client.post("/api/v6/images/inpaint", json=documented_body(1)).json()
         deadline = time.monotonic() + 30
-        while "no-such-model" not in (ready := client.get("/readyz")).text and time.monotonic() < deadline:
+        while "no-such-model" not in (ready := server.client.get("/readyz")).text and time.monotonic() < deadline:
             time.sleep(0.05)
+    assert reply["status"] == "success"
     assert ready.status_code == 503
     assert "Model not found: no-such-model" in ready.text
 
