@@ -13,9 +13,8 @@ __all__ = ["LineFormatter", "log_to_stderr"]
 class LineFormatter(logging.Formatter):
     """Time in UTC, level, and the message as one printable line; a traceback follows on lines that are marked."""
 
-    converter = time.gmtime
-
     def __init__(self) -> None:
+        self.converter = time.gmtime
         super().__init__("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
 
     def formatMessage(self, record: logging.LogRecord) -> str:
