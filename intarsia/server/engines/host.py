@@ -17,7 +17,7 @@ from intarsia.engine.engine import Engine
 from intarsia.engine.request import InpaintRequest
 from intarsia.engine.result import Progress, Result
 from intarsia.engine.ticket import Ticket
-from intarsia.errors import Cancelled, DeviceLost, EngineStopped, IntarsiaError
+from intarsia.errors import Cancelled, DeviceLost, EngineStopped, IntarsiaError, OutputError
 from intarsia.images.encode import encode
 from intarsia.server.acceptance import stored_request
 from intarsia.server.engines.previews import Preview, preview_of
@@ -31,6 +31,9 @@ log = logging.getLogger("intarsia")
 
 # Jobs whose images are decoded or encoded at the same time.
 _CODEC_THREADS = 2
+
+WRITE_AGAIN = 2.0
+"""Seconds between tries to write a job's images."""
 
 
 class Listener(Protocol):
@@ -105,6 +108,7 @@ class JobRunner:
         self._tickets: dict[int, Ticket | None] = {}
         self._cancelled: set[int] = set()
         self._closing = False
+        self._closed = threading.Event()
 
     @property
     def capacity(self) -> int:
@@ -155,6 +159,7 @@ class JobRunner:
         with self._lock:
             self._closing = True
             tickets = list(self._tickets.values())
+        self._closed.set()
         for ticket in tickets:
             if ticket is not None:
                 ticket.cancel()
@@ -215,10 +220,27 @@ class JobRunner:
                 data, notes = encode(image, "PNG", **texts(result, sample))
                 files.append((name, data))
                 warnings += notes
-            self._files.put_outputs(files)
+            self._put_outputs(job, files)
             self._end(job.id, Done(_stored_result(result, warnings)))
         except Exception as exc:  # noqa: BLE001 - stored as the job's end
             self._end(job.id, self._ended(exc))
+
+    def _put_outputs(self, job: Job, files: list[tuple[str, bytes]]) -> None:
+        """Write a job's images; where that fails, as on a full disk, until it succeeds.
+
+        Raises:
+            EngineStopped, Cancelled: the runner is closed, or the job is cancelled, before it does.
+        """
+        while True:
+            try:
+                self._files.put_outputs(files)
+                return
+            except OutputError as exc:
+                log.error("the images of job %d cannot be written, which is tried again: %s", job.id, exc)
+            if self._closed.wait(WRITE_AGAIN):
+                raise EngineStopped("the engine is closed")
+            if job.id in self._cancelled:
+                raise Cancelled("the request was cancelled")
 
     def _ended(self, error: BaseException) -> Ended:
         if isinstance(error, Cancelled):

@@ -13,12 +13,13 @@ from intarsia.endpoints.replies import error_reply, in_documented_names
 from intarsia.errors import IntarsiaError, RequestError, WeightsError, named
 from intarsia.redact import without_key
 from intarsia.registry.registry import Registry
+from intarsia.server.admission import Overloaded
 from intarsia.server.store.store import QueueFull
 
 __all__ = ["RETRY_AFTER", "HttpError", "error_response", "json_response"]
 
 RETRY_AFTER = 5
-"""Seconds after which a client that met a full queue may ask again."""
+"""Seconds after which a client that met a full queue, or a busy server, may ask again."""
 
 
 class HttpError(IntarsiaError):
@@ -63,7 +64,7 @@ def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | Non
 def _status(error: IntarsiaError) -> int:
     if isinstance(error, HttpError):
         return error.status
-    if isinstance(error, QueueFull):
+    if isinstance(error, QueueFull | Overloaded):
         return 429
     return 400 if isinstance(error, RequestError | WeightsError) else 500
 
@@ -71,4 +72,4 @@ def _status(error: IntarsiaError) -> int:
 def _retry_after(error: IntarsiaError) -> int | None:
     if isinstance(error, HttpError):
         return error.retry_after
-    return RETRY_AFTER if isinstance(error, QueueFull) else None
+    return RETRY_AFTER if isinstance(error, QueueFull | Overloaded) else None

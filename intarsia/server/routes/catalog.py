@@ -72,7 +72,7 @@ def _documented(answer: Callable[[Request, Payload, str], dict[str, Any]]) -> An
             services = services_of(request)
             try:
                 owner = owner_of(request, payload)
-                reply = await services.admission.run(partial(answer, request, payload, owner))
+                reply = await to_thread.run_sync(answer, request, payload, owner, limiter=services.threads)
             except IntarsiaError as exc:
                 return error_response(exc, services.registry)
         return json_response({"status": "success", **reply})

@@ -62,7 +62,7 @@ async def _run(request: Request, payload: dict[str, Any], endpoint: str | None) 
             payload, endpoint, owner=owner, idempotency_key=key, base_url=base_url(request)
         )
 
-    job = await services.admission.run(accept)
+    job = await to_thread.run_sync(accept, limiter=services.threads)
     services.dispatcher.wake()
     if not job.delivery.get("instant_response"):
         job = await wait_for(job, services, services.settings.wait)

@@ -51,7 +51,7 @@ async def _accept(request: Request) -> Response:
         idempotency_key=request.headers.get("Idempotency-Key"),
         preview_every=PREVIEW_EVERY if every is None else every,
     )
-    job = await services.admission.run(accept)
+    job = await to_thread.run_sync(accept, limiter=services.threads)
     services.dispatcher.wake()
 
     view = await _view(request, job)

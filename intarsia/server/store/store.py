@@ -82,9 +82,7 @@ class Store:
                 earlier = self._with_key(connection, job.owner, idempotency_key)
                 if earlier is not None:
                     return earlier, False
-                if self._queued(connection) >= most:
-                    raise QueueFull(f"{most} jobs are queued, which is as many as this server takes; try again later")
-
+                self._check_room(connection, most)
                 last = sa.select(sa.func.coalesce(sa.func.max(JOBS.c.sequence), 0)).scalar_subquery()
                 connection.execute(sa.insert(JOBS).values(values | {"sequence": last + 1}))
                 if webhook is not None:
@@ -102,6 +100,11 @@ class Store:
         with self.database.read() as connection:
             row = connection.execute(select_jobs().where(JOBS.c.id == job_id)).mappings().first()
         return None if row is None else job_of(row)
+
+    def check_room(self, most: int) -> None:
+        """Raise QueueFull where :meth:`accept` would now: before a request is read and its images are decoded."""
+        with self.database.read() as connection:
+            self._check_room(connection, most)
 
     def with_key(self, owner: str, idempotency_key: str | None) -> Job | None:
         """The job that an owner's idempotency key has given, if any."""
@@ -265,6 +268,10 @@ class Store:
         query = select_jobs().where(JOBS.c.owner == owner, JOBS.c.idempotency_key == idempotency_key)
         row = connection.execute(query).mappings().first()
         return None if row is None else job_of(row)
+
+    def _check_room(self, connection: sa.Connection, most: int) -> None:
+        if self._queued(connection) >= most:
+            raise QueueFull(f"{most} jobs are queued, which is as many as this server takes; try again later")
 
     def _queued(self, connection: sa.Connection) -> int:
         query = sa.select(sa.func.count()).select_from(JOBS).where(JOBS.c.state == "queued")
