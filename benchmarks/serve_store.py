@@ -16,8 +16,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from intarsia.server.jobs import Done, Job
-from intarsia.server.store import Store
+from intarsia.server.store.jobs import Done, Job
+from intarsia.server.store.store import Store
 
 # As long as those of a usual request.
 _REQUEST = {"prompt": "a wall of old bricks " * 10, "init_image": {"sha256": "0" * 64}}

@@ -21,7 +21,7 @@ KeysFile = Annotated[Path, typer.Option("--file", help="The keys file, as of int
 @keys.command("add")
 def add(name: Name, file: KeysFile) -> None:
     """Make a key and print it, this once; its hash is added to the file."""
-    from intarsia.server.keys_editing import add_key
+    from intarsia.server.http.keys_editing import add_key
 
     key = add_key(file, name)
     typer.echo(key)
@@ -31,7 +31,7 @@ def add(name: Name, file: KeysFile) -> None:
 @keys.command("list")
 def list_names(file: KeysFile, as_json: AsJson = False) -> None:
     """List whose keys are in a file, with the beginning of each hash."""
-    from intarsia.server.keys import parse, read_file
+    from intarsia.server.http.keys import parse, read_file
 
     entries = parse(file, read_file(file)[0])
     if as_json:
@@ -44,6 +44,6 @@ def list_names(file: KeysFile, as_json: AsJson = False) -> None:
 @keys.command("remove")
 def remove(name: Name, file: KeysFile) -> None:
     """Remove a key. A server that runs refuses it from its next request on."""
-    from intarsia.server.keys_editing import remove_key
+    from intarsia.server.http.keys_editing import remove_key
 
     remove_key(file, name)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from intarsia.export.nodes import Nodes, attributes, maker, only_user
+from intarsia.export.nodes import SIZES, Nodes, attributes, maker, only_user
 
 __all__ = ["MEET", "merge_stem", "merge_tail"]
 
@@ -45,19 +45,34 @@ def merge_stem(graph: ir.Graph, first: ir.Node) -> bool:
     strided = len(chain) - 1
     if not _is(first, strides=_ONE) or strided == 0:
         return False
-    new, x = Nodes(graph, chain[-1]), first.inputs[0]
+
+    new = Nodes(graph, chain[-1])
+    x = first.inputs[0]
     assert x is not None
 
     stride = 2**strided
     size = 2 * stride + 1
-    weight, bias = _composed(new, chain, [2**i for i in range(strided)])
-    # from the second row and column on; the last ones read the first convolution's own zeros
-    inner = new.make("Conv", x, weight, *bias, strides=[stride] * 2, pads=[0, 0, 1, 1], kernel_shape=[size] * 2)
+    strides_before = [2**i for i in range(strided)]
+    weight, bias = _composed(new, chain, strides_before)
 
-    top = _strip(new, chain, new.slice(x, 0, 2 * stride, _ROWS), 0, 1, _ROWS)
-    left = _strip(new, chain, new.slice(x, 0, 2 * stride, _COLUMNS), 0, 1, _COLUMNS)
-    below = new.make("Concat", new.slice(left, 1, None, _ROWS), inner, axis=_COLUMNS)
-    _replace(graph, chain, new.make("Concat", top, below, axis=_ROWS))
+    # from the second row and column on; the last ones read the first convolution's own zeros
+    inner = new.make(
+        "Conv",
+        x,
+        weight,
+        *bias,
+        strides=[stride, stride],
+        pads=[0, 0, 1, 1],
+        kernel_shape=[size, size],
+    )
+
+    top = _first(new, chain, x, needed=2 * stride, axis=_ROWS)
+    left = _first(new, chain, x, needed=2 * stride, axis=_COLUMNS)
+    left = new.slice(left, 1, None, _ROWS)  # without the corner, which the row has
+
+    below = new.make("Concat", left, inner, axis=_COLUMNS)
+    result = new.make("Concat", top, below, axis=_ROWS)
+    _replace(graph, chain, result)
     return True
 
 
@@ -70,26 +85,38 @@ def merge_tail(graph: ir.Graph, last: ir.Node) -> bool:
     chain = _tail(last)
     if chain is None:
         return False
-    new, x = Nodes(graph, last), chain[0].inputs[0]
+
+    resize, *convolutions = chain
+    new = Nodes(graph, last)
+    x = resize.inputs[0]
     assert x is not None
 
-    inner = _enlarging_convolution(new, x, chain[1:])
-    inner = new.slice(new.slice(inner, 1, -1, _ROWS), 1, -1, _COLUMNS)
+    inner = _enlarging_convolution(new, x, convolutions)
+    inner = new.slice(inner, 1, -1, _ROWS)
+    inner = new.slice(inner, 1, -1, _COLUMNS)
 
     top, bottom = _borders(new, chain, x, _ROWS)
     left, right = _borders(new, chain, x, _COLUMNS)
-    left, right = new.slice(left, 1, -1, _ROWS), new.slice(right, 1, -1, _ROWS)
+
+    # without the corners, which the rows have
+    left = new.slice(left, 1, -1, _ROWS)
+    right = new.slice(right, 1, -1, _ROWS)
+
     between = new.make("Concat", left, inner, right, axis=_COLUMNS)
-    _replace(graph, chain, new.make("Concat", top, between, bottom, axis=_ROWS))
+    result = new.make("Concat", top, between, bottom, axis=_ROWS)
+    _replace(graph, chain, result)
     return True
 
 
 def _tail(last: ir.Node) -> list[ir.Node] | None:
     """The enlargement and the two convolutions behind it, where a graph ends in these."""
     middle = maker(last.inputs[0], "Conv")
-    resize = maker(middle.inputs[0], "Resize") if middle is not None else None
-    if middle is None or resize is None or len(resize.inputs) > _ROWS + 1:
+    if middle is None:
         return None
+    resize = maker(middle.inputs[0], "Resize")
+    if resize is None or len(resize.inputs) > SIZES:
+        return None
+
     if only_user(resize) is not middle or only_user(middle) is not last:
         return None
     if not _is(middle, strides=_ONE) or not _is(last, strides=_ONE):
@@ -101,13 +128,17 @@ def _enlarging_convolution(new: Nodes, x: ir.Value, convolutions: Sequence[ir.No
     """The two convolutions of the enlarged image as one of the image itself, wrong at the borders alone."""
     weight, bias = _composed(new, convolutions, [1])
 
+    # which of 5 x 5 taps add up to which of 3 x 3, for each of the 2 x 2 pixels
+    meet = MEET[1]
+    taps = np.einsum("pax,qby->xypqab", meet, meet)
+    taps = taps.reshape(25, 36).astype(np.float32)
+
     # [out, in, 5, 5] → [out, in, 4, 3, 3]: a kernel for each of the four pixels
-    taps = np.einsum("pax,qby->xypqab", MEET[1], MEET[1]).reshape(25, 36).astype(np.float32)
     sides = new.make("Shape", weight, end=2)
     flat = new.make("Reshape", weight, new.constant([-1, 25]))
-    by_phase = new.make("Concat", sides, new.constant([4, 3, 3]), axis=0)
+    phases_shape = new.make("Concat", sides, new.constant([4, 3, 3]), axis=0)
     product = new.make("MatMul", flat, new.constant(taps))
-    phases = new.make("Reshape", product, by_phase)
+    phases = new.make("Reshape", product, phases_shape)
 
     # → [4 out, in, 3, 3]
     phases = new.make("Transpose", phases, perm=[0, 2, 1, 3, 4])
@@ -129,9 +160,16 @@ def _four_times(new: Nodes, bias: ir.Value) -> ir.Value:
 
 def _borders(new: Nodes, chain: Sequence[ir.Node], x: ir.Value, axis: int) -> tuple[ir.Value, ir.Value]:
     """The first and the last row, or column, of what a chain makes of ``x``."""
-    first = _strip(new, chain, new.slice(x, 0, 2, axis), 0, 1, axis)
-    last = _strip(new, chain, new.slice(x, -2, None, axis), -1, None, axis)
+    first = _first(new, chain, x, needed=2, axis=axis)
+    end = new.slice(x, -2, None, axis)
+    last = _strip(new, chain, end, -1, None, axis)
     return first, last
+
+
+def _first(new: Nodes, chain: Sequence[ir.Node], x: ir.Value, *, needed: int, axis: int) -> ir.Value:
+    """The first row, or column, of what a chain makes of ``x``, which the first ``needed`` of ``x`` are enough for."""
+    begin = new.slice(x, 0, needed, axis)
+    return _strip(new, chain, begin, 0, 1, axis)
 
 
 def _is(node: ir.Node, strides: list[int]) -> bool:
@@ -139,25 +177,48 @@ def _is(node: ir.Node, strides: list[int]) -> bool:
     if node.op_type != "Conv":
         return False
     actual = attributes(node)
-    required = {"kernel_shape": [3, 3], "pads": [1] * 4, "strides": strides, "dilations": _ONE, "group": 1}
+    required = {
+        "kernel_shape": [3, 3],
+        "pads": [1, 1, 1, 1],
+        "strides": strides,
+        "dilations": _ONE,
+        "group": 1,
+    }
+    # what a node does not say is as required
     return all(_plain(actual.get(name, value)) == value for name, value in required.items())
 
 
 def _plain(value: object) -> object:
-    return value if isinstance(value, int) else list(value)  # type: ignore[call-overload]
+    """A number, or a list of numbers."""
+    if isinstance(value, int):
+        return value
+    return list(value)  # type: ignore[call-overload]
 
 
 def _composed(new: Nodes, chain: Sequence[ir.Node], strides: Sequence[int]) -> tuple[ir.Value, list[ir.Value]]:
     """Weight and bias (or none) of a chain; ``strides`` of everything before each convolution but the first."""
-    (weight, *bias) = (value for value in chain[0].inputs[1:] if value is not None)
-    for node, stride in zip(chain[1:], strides, strict=True):
-        (outer, *own) = (value for value in node.inputs[1:] if value is not None)
+    first, *others = chain
+    weight, bias = _parameters(first)
+    for node, stride in zip(others, strides, strict=True):
+        outer, outer_bias = _parameters(node)
         if bias:
-            sums = new.make("ReduceSum", outer, new.constant([_ROWS, _COLUMNS]), keepdims=0)
-            bias = [new.make("MatMul", sums, bias[0])]
-        bias = [new.make("Add", bias[0], own[0])] if bias and own else bias or own
+            # the inner bias is a constant image, of which each output channel takes the sum of its taps
+            tap_sums = new.make("ReduceSum", outer, new.constant([_ROWS, _COLUMNS]), keepdims=0)
+            bias = [new.make("MatMul", tap_sums, bias[0])]
+
+        if bias and outer_bias:
+            bias = [new.make("Add", bias[0], outer_bias[0])]
+        elif outer_bias:
+            bias = outer_bias
+
         # each tap of the outer kernel adds the inner one, shifted
-        weight = new.make("ConvTranspose", outer, weight, strides=[stride] * 2)
+        weight = new.make("ConvTranspose", outer, weight, strides=[stride, stride])
+    return weight, bias
+
+
+def _parameters(conv: ir.Node) -> tuple[ir.Value, list[ir.Value]]:
+    """A convolution's weight, and its bias or nothing."""
+    weight, *bias = (value for value in conv.inputs[1:] if value is not None)
     return weight, bias
 
 

@@ -7,7 +7,7 @@ test compares the two. :mod:`intarsia.models.clip_config` reads their shapes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,14 +20,20 @@ class _SelfAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.q_proj, self.k_proj = nn.Linear(width, width), nn.Linear(width, width)
-        self.v_proj, self.out_proj = nn.Linear(width, width), nn.Linear(width, width)
+        self.q_proj = nn.Linear(width, width)
+        self.k_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, causal: bool) -> Tensor:
         """``[B, n, D]`` → the same shape."""
-        query, key, value = (self._heads(layer(x)) for layer in (self.q_proj, self.k_proj, self.v_proj))
+        query = self._heads(self.q_proj(x))
+        key = self._heads(self.k_proj(x))
+        value = self._heads(self.v_proj(x))
         attended = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
-        out: Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))
+
+        joined = attended.transpose(1, 2).flatten(2)
+        out: Tensor = self.out_proj(joined)
         return out
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -40,21 +46,29 @@ class _Mlp(nn.Module):
     def __init__(self, width: int, inner: int, activation: str) -> None:
         super().__init__()
         self.quick = activation == "quick_gelu"
-        self.fc1, self.fc2 = nn.Linear(width, inner), nn.Linear(inner, width)
+        self.fc1 = nn.Linear(width, inner)
+        self.fc2 = nn.Linear(inner, width)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.fc1(x)
-        out: Tensor = self.fc2(x * torch.sigmoid(1.702 * x) if self.quick else F.gelu(x))
+        x = x * torch.sigmoid(1.702 * x) if self.quick else F.gelu(x)
+        out: Tensor = self.fc2(x)
         return out
 
 
 class _Layer(nn.Module):
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
-        width, eps = int(config["hidden_size"]), float(config.get("layer_norm_eps", 1e-5))
-        self.layer_norm1, self.layer_norm2 = nn.LayerNorm(width, eps), nn.LayerNorm(width, eps)
-        self.self_attn = _SelfAttention(width, int(config["num_attention_heads"]))
-        self.mlp = _Mlp(width, int(config["intermediate_size"]), config.get("hidden_act", "quick_gelu"))
+        width = int(config["hidden_size"])
+        inner = int(config["intermediate_size"])
+        heads = int(config["num_attention_heads"])
+        eps = float(config.get("layer_norm_eps", 1e-5))
+        activation = config.get("hidden_act", "quick_gelu")
+
+        self.layer_norm1 = nn.LayerNorm(width, eps)
+        self.layer_norm2 = nn.LayerNorm(width, eps)
+        self.self_attn = _SelfAttention(width, heads)
+        self.mlp = _Mlp(width, inner, activation)
 
     def forward(self, x: Tensor, causal: bool) -> Tensor:
         x = x + self.self_attn(self.layer_norm1(x), causal)
@@ -65,7 +79,8 @@ class _Layer(nn.Module):
 class _Encoder(nn.Module):
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(_Layer(config) for _ in range(int(config["num_hidden_layers"])))
+        count = int(config["num_hidden_layers"])
+        self.layers = nn.ModuleList(_Layer(config) for _ in range(count))
 
     def forward(self, x: Tensor, causal: bool) -> list[Tensor]:
         """The embeddings and the output of every layer."""
@@ -79,12 +94,15 @@ class _TextEmbeddings(nn.Module):
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
         width = int(config["hidden_size"])
-        self.token_embedding = nn.Embedding(int(config["vocab_size"]), width)
-        self.position_embedding = nn.Embedding(int(config["max_position_embeddings"]), width)
+        tokens = int(config["vocab_size"])
+        positions = int(config["max_position_embeddings"])
+        self.token_embedding = nn.Embedding(tokens, width)
+        self.position_embedding = nn.Embedding(positions, width)
 
     def forward(self, ids: Tensor) -> Tensor:
         tokens: Tensor = self.token_embedding(ids)
-        return tokens + self.position_embedding.weight[: ids.shape[1]]
+        positions = self.position_embedding.weight[: ids.shape[1]]
+        return tokens + positions
 
 
 class ClipText(nn.Module):
@@ -93,57 +111,80 @@ class ClipText(nn.Module):
     def __init__(self, config: Mapping[str, Any], *, penultimate: bool, projected: bool) -> None:
         super().__init__()
         width = int(config["hidden_size"])
-        self.penultimate, self.end = penultimate, int(config.get("eos_token_id", 49407))
+        eps = float(config.get("layer_norm_eps", 1e-5))
+        self.penultimate = penultimate
+        self.end = int(config.get("eos_token_id", 49407))
+
         self.embeddings = _TextEmbeddings(config)
         self.encoder = _Encoder(config)
-        self.final_layer_norm = nn.LayerNorm(width, float(config.get("layer_norm_eps", 1e-5)))
-        self.text_projection = (
-            nn.Linear(width, int(config.get("projection_dim", 512)), bias=False) if projected else None
-        )
+        self.final_layer_norm = nn.LayerNorm(width, eps)
+        self.text_projection: nn.Linear | None = None
+        if projected:
+            pooled_width = int(config.get("projection_dim", 512))
+            self.text_projection = nn.Linear(width, pooled_width, bias=False)
 
     def forward(self, ids: Tensor, skip: Tensor) -> tuple[Tensor, ...]:
         """Token ids ``[B, n]`` and ``clip_skip`` ``[1]``, int64 → ``[B, n, D]``, and ``[B, P]`` where it projects."""
         states = self.encoder(self.embeddings(ids), True)
-        place = len(states) - (skip.clamp(min=2) if self.penultimate else skip)
-        hidden = torch.stack(states).index_select(0, place)[0]
-        hidden = (hidden if self.penultimate else self.final_layer_norm(hidden)).float()
-        return (hidden,) if self.text_projection is None else (hidden, self._pooled(ids, states[-1]))
+        if self.penultimate:
+            skip = skip.clamp(min=2)
+        index = len(states) - skip
+        hidden = torch.stack(states).index_select(0, index)[0]
+        if not self.penultimate:
+            hidden = self.final_layer_norm(hidden)
+        hidden = hidden.float()
 
-    def _pooled(self, ids: Tensor, last: Tensor) -> Tensor:
+        if self.text_projection is None:
+            return (hidden,)
+        return hidden, self._pooled(ids, states[-1], self.text_projection)
+
+    def _pooled(self, ids: Tensor, last: Tensor, projection: nn.Linear) -> Tensor:
+        """The last layer's output ``[B, n, D]`` at the end token, projected: ``[B, P]``."""
         # old configs have 2 although the end token has the highest id (huggingface/transformers pull 24773)
-        ends = ids if self.end == 2 else (ids == self.end).int()
-        at = ends.argmax(dim=1)[:, None, None].expand(-1, 1, last.shape[2])
-        pooled: Tensor = cast(nn.Linear, self.text_projection)(self.final_layer_norm(last.gather(1, at)[:, 0]))
+        is_end = ids if self.end == 2 else (ids == self.end).int()
+        position = is_end.argmax(dim=1)
+        index = position[:, None, None].expand(-1, 1, last.shape[2])
+        hidden = last.gather(1, index)[:, 0]
+        pooled: Tensor = projection(self.final_layer_norm(hidden))
         return pooled.float()
 
 
 class _VisionEmbeddings(nn.Module):
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
-        width, patch = int(config["hidden_size"]), int(config["patch_size"])
+        width = int(config["hidden_size"])
+        patch = int(config["patch_size"])
+        patches_per_side = int(config["image_size"]) // patch
+        positions = 1 + patches_per_side**2
+
         self.class_embedding = nn.Parameter(torch.empty(width))
         self.patch_embedding = nn.Conv2d(3, width, patch, stride=patch, bias=False)
-        self.position_embedding = nn.Embedding((int(config["image_size"]) // patch) ** 2 + 1, width)
+        self.position_embedding = nn.Embedding(positions, width)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        patches = self.patch_embedding(pixels).flatten(2).transpose(1, 2)
+        grid = self.patch_embedding(pixels)
+        patches = grid.flatten(2).transpose(1, 2)
         # len() would make the batch a constant of the graph
         first = self.class_embedding.expand(patches.shape[0], 1, -1)
-        return torch.cat([first, patches], dim=1) + self.position_embedding.weight
+        tokens = torch.cat([first, patches], dim=1)
+        return tokens + self.position_embedding.weight
 
 
 class _Vision(nn.Module):
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
-        width, eps = int(config["hidden_size"]), float(config.get("layer_norm_eps", 1e-5))
+        width = int(config["hidden_size"])
+        eps = float(config.get("layer_norm_eps", 1e-5))
         self.embeddings = _VisionEmbeddings(config)
         self.pre_layrnorm = nn.LayerNorm(width, eps)
         self.encoder = _Encoder(config)
         self.post_layernorm = nn.LayerNorm(width, eps)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        states = self.encoder(self.pre_layrnorm(self.embeddings(pixels)), False)
-        pooled: Tensor = self.post_layernorm(states[-1][:, 0])
+        embeddings = self.pre_layrnorm(self.embeddings(pixels))
+        states = self.encoder(embeddings, False)
+        class_token = states[-1][:, 0]
+        pooled: Tensor = self.post_layernorm(class_token)
         return pooled
 
 
@@ -161,7 +202,12 @@ class ClipSafety(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """``[N, 3, crop, crop]`` → cosines less thresholds: special-care concepts ``[N, 3]``, others ``[N, 17]``."""
-        embedding = F.normalize(self.visual_projection(self.vision_model(pixels)))
-        special = embedding @ F.normalize(self.special_care_embeds).T - self.special_care_embeds_weights
-        others = embedding @ F.normalize(self.concept_embeds).T - self.concept_embeds_weights
+        projected = self.visual_projection(self.vision_model(pixels))
+        embedding = F.normalize(projected)
+
+        special_cosines = embedding @ F.normalize(self.special_care_embeds).T
+        special = special_cosines - self.special_care_embeds_weights
+
+        cosines = embedding @ F.normalize(self.concept_embeds).T
+        others = cosines - self.concept_embeds_weights
         return special, others

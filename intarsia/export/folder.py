@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -65,7 +65,8 @@ class Merges:
 
 def cached(folder: Path, dtype: str, root: Path | None = None) -> Path:
     """Where the graphs of a model (or checker) belong in the cache, or under another ``root``."""
-    return (root or store()) / key_of(sources(folder), dtype)
+    key = key_of(sources(folder), dtype)
+    return (root or store()) / key
 
 
 def export_model(folder: Path, out: Path, dtype: str = "float32", merges: Merges | None = None) -> None:
@@ -116,28 +117,12 @@ def _write(folder: Path, out: Path, dtype: str, facts: dict[str, Any], graphs: G
 def model_graphs(folder: Path, dtype: str, merges: Merges | None, facts: dict[str, Any]) -> Graphs:
     """Names and graphs, made one at a time; other properties that running needs go into ``facts``."""
     index = read_index(folder)
-    suffixes = [suffix for suffix in ("", "_2") if (folder / f"text_encoder{suffix}").is_dir()]
-    if not suffixes:
-        raise WeightsError(f"{folder / 'text_encoder'}: no such folder; a model needs its text encoder")
-
-    towers = []
-    for suffix in suffixes:
-        path = folder / f"text_encoder{suffix}" / "config.json"
-        config = read_json(path)
-        shape, projected = read_text_shape(path, config), is_projected(path, config)
-        text = _text(folder, f"text_encoder{suffix}", shape, dtype, penultimate="_2" in suffixes, projected=projected)
-        yield f"text_encoder{suffix}", text_graph(text, projected=projected)
-        towers.append(
-            {
-                "graph": f"text_encoder{suffix}",
-                "tokenizer": f"tokenizer{suffix}",
-                "layers": shape["num_hidden_layers"],
-                "limit": shape["max_position_embeddings"],
-            }
-        )
+    towers: list[dict[str, Any]] = []
+    yield from _text_graphs(folder, dtype, towers)
 
     unet = build_unet(folder / "unet")
-    network = _network(folder, unet, _stored(folder, folder / "unet", _STEM), dtype)
+    stored = _stored(folder, folder / "unet", _STEM)
+    network = _network(folder, unet, stored, dtype)
     yield from unet_graphs(network)
     if merges is not None:
         yield "unet_merging", denoiser_graph(network, merges.levels, merges.reuse)
@@ -158,13 +143,37 @@ def model_graphs(folder: Path, dtype: str, merges: Merges | None, facts: dict[st
     }
 
 
-def _text(
-    folder: Path, name: str, shape: Mapping[str, Any], dtype: str, *, penultimate: bool, projected: bool
-) -> Network:
-    check_size(folder / name / "config.json", shape["num_hidden_layers"], find_weights(folder / name, "model"))
-    with torch.device("meta"):
-        text = ClipText(shape, penultimate=penultimate, projected=projected)
+def _text_graphs(folder: Path, dtype: str, towers: list[dict[str, Any]]) -> Graphs:
+    """One or two text encoders; what running them needs is appended to ``towers``."""
+    suffixes = [suffix for suffix in ("", "_2") if (folder / f"text_encoder{suffix}").is_dir()]
+    if not suffixes:
+        raise WeightsError(f"{folder / 'text_encoder'}: no such folder; a model needs its text encoder")
 
+    penultimate = "_2" in suffixes
+    for suffix in suffixes:
+        name = f"text_encoder{suffix}"
+        path = folder / name / "config.json"
+        config = read_json(path)
+        shape = read_text_shape(path, config)
+        projected = is_projected(path, config)
+
+        check_size(path, shape["num_hidden_layers"], find_weights(folder / name, "model"))
+        with torch.device("meta"):
+            text = ClipText(shape, penultimate=penultimate, projected=projected)
+        network = _text_network(folder, name, text, dtype)
+        yield name, text_graph(network, projected=projected)
+
+        towers.append(
+            {
+                "graph": name,
+                "tokenizer": f"tokenizer{suffix}",
+                "layers": shape["num_hidden_layers"],
+                "limit": shape["max_position_embeddings"],
+            }
+        )
+
+
+def _text_network(folder: Path, name: str, text: ClipText, dtype: str) -> Network:
     stored = {}
     for key, tensor in _stored(folder, folder / name, "model").items():
         if not key.endswith(_POSITIONS):
@@ -174,8 +183,9 @@ def _text(
 
 def checker_graphs(folder: Path) -> Graphs:
     """Likewise of a safety checker."""
-    vision, width = read_checker_shape(folder / "config.json")
-    check_size(folder / "config.json", vision["num_hidden_layers"], find_weights(folder, "model"))
+    config = folder / "config.json"
+    vision, width = read_checker_shape(config)
+    check_size(config, vision["num_hidden_layers"], find_weights(folder, "model"))
     crop = load_preprocessing(folder / "preprocessor_config.json").crop
     with torch.device("meta"):
         checker = ClipSafety(vision, width, CONCEPTS, SPECIAL_CARE)
@@ -184,7 +194,8 @@ def checker_graphs(folder: Path) -> Graphs:
     for key, tensor in _stored(folder, folder, "model").items():
         if not key.endswith(_POSITIONS):
             stored[key.replace("vision_model.vision_model.", "vision_model.", 1)] = tensor
-    yield "safety", safety_graph(_network(folder, checker, stored, "float32", ""), crop)
+    network = _network(folder, checker, stored, "float32", "")
+    yield "safety", safety_graph(network, crop)
 
 
 def _stored(folder: Path, component: Path, stem: str) -> dict[str, Stored]:
@@ -194,8 +205,10 @@ def _stored(folder: Path, component: Path, stem: str) -> dict[str, Stored]:
 def autoencoder(folder: Path, dtype: str) -> Network:
     """A model's autoencoder; one whose config says ``force_upcast`` computes in float32 in any case."""
     vae = build_vae(folder / "vae")
-    upcast = read_json(folder / "vae" / "config.json").get("force_upcast") is True
-    return _network(folder, vae, _modern(folder), "float32" if upcast else dtype, "vae")
+    config = read_json(folder / "vae" / "config.json")
+    if config.get("force_upcast") is True:
+        dtype = "float32"
+    return _network(folder, vae, _modern(folder), dtype, "vae")
 
 
 def _modern(folder: Path) -> dict[str, Stored]:
@@ -212,4 +225,5 @@ def _network(folder: Path, module: nn.Module, stored: dict[str, Stored], dtype: 
     """A network built on the meta device, with memory for weights that are never written."""
     by_parameter = places(module, stored, folder / name)
     allocated = module.to_empty(device="cpu").to(DTYPES[dtype])
-    return Network(allocated.requires_grad_(False), by_parameter)
+    allocated.requires_grad_(False)
+    return Network(allocated, by_parameter)

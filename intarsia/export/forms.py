@@ -29,10 +29,12 @@ def use_export_forms(network: nn.Module, *, cpu: bool) -> None:
     replaced: dict[nn.Module, nn.Module] = {}
     for module in list(network.modules()):
         for name, layer in list(module.named_children()):
-            if type(layer) in forms:
-                with torch.device("meta"):  # what the constructor allocates is not used
-                    replaced[layer] = forms[type(layer)](layer)
-                setattr(module, name, replaced[layer])
+            form = forms.get(type(layer))
+            if form is None:
+                continue
+            with torch.device("meta"):  # what the constructor allocates is not used
+                replaced[layer] = form(layer)
+            setattr(module, name, replaced[layer])
 
     for unet in network.modules():
         if isinstance(unet, UNet):
@@ -44,7 +46,8 @@ class _SelfAttention(SelfAttention):
 
     def __init__(self, layer: SelfAttention) -> None:
         super().__init__(layer.qkv.shape[1], layer.heads)
-        self.qkv, self.to_out = layer.qkv, layer.to_out
+        self.qkv = layer.qkv
+        self.to_out = layer.to_out
 
 
 class _CrossAttention(CrossAttention):
@@ -53,7 +56,10 @@ class _CrossAttention(CrossAttention):
     def __init__(self, layer: CrossAttention) -> None:
         super().__init__(layer.to_q.in_features, layer.to_k.in_features, layer.heads)
         self.columns = layer.columns
-        self.to_q, self.to_k, self.to_v, self.to_out = layer.to_q, layer.to_k, layer.to_v, layer.to_out
+        self.to_q = layer.to_q
+        self.to_k = layer.to_k
+        self.to_v = layer.to_v
+        self.to_out = layer.to_out
 
 
 class _CpuSelfAttention(_SelfAttention):
@@ -61,16 +67,19 @@ class _CpuSelfAttention(_SelfAttention):
 
     def forward(self, x: Any, log_size: Tensor | None = None) -> Tensor:
         """``[B, T, C]`` → the same shape; ``log_size`` ``[T]`` is added to the logits of each key."""
-        weights = self.qkv.chunk(3)
+        q_weight, k_weight, v_weight = self.qkv.chunk(3)
         if self.heads > 1:
-            query, key, value = (F.linear(x, weight) for weight in weights)
-            out: Tensor = self.to_out(_attend(query, key, value, self.heads, log_size))
+            query = F.linear(x, q_weight)
+            key = F.linear(x, k_weight)
+            value = F.linear(x, v_weight)
+            attended = _attend(query, key, value, self.heads, log_size)
+            out: Tensor = self.to_out(attended)
             return out
 
         # x Q (x K)ᵀ = x (Q Kᵀ) xᵀ, and likewise for the output projection behind V
         projection = _projection(self)
-        query = F.linear(x, weights[1].T @ weights[0])
-        value = F.linear(x, projection.weight @ weights[2])
+        query = F.linear(x, k_weight.T @ q_weight)
+        value = F.linear(x, projection.weight @ v_weight)
         return _attend(query, x, value, 1, log_size) + projection.bias
 
 
@@ -84,15 +93,22 @@ class _CpuCrossAttention(_CrossAttention):
         if self.heads == 1:
             key_weight = self.to_q.weight.T @ key_weight
             value_weight = _projection(self).weight @ value_weight
-        return torch.cat([F.linear(hidden, key_weight), F.linear(hidden, value_weight)], dim=2)
+
+        key = F.linear(hidden, key_weight)
+        value = F.linear(hidden, value_weight)
+        return torch.cat([key, value], dim=2)
 
     def forward(self, x: Any, inputs: AttentionInputs) -> Tensor:
         """``[1 or B, T, C]`` → ``[B, T, C]``."""
-        key, value = inputs.cross_kv[:, :, self.columns].chunk(2, dim=2)
+        own_kv = inputs.cross_kv[:, :, self.columns]
+        key, value = own_kv.chunk(2, dim=2)
         if self.heads == 1:
-            return _attend(_repeated(x, key), key, value, 1) + _projection(self).bias
+            query = _repeated(x, key)
+            return _attend(query, key, value, 1) + _projection(self).bias
+
         query = _repeated(self.to_q(x), key)
-        out: Tensor = self.to_out(_attend(query, key, value, self.heads))
+        attended = _attend(query, key, value, self.heads)
+        out: Tensor = self.to_out(attended)
         return out
 
 
@@ -105,8 +121,10 @@ class _CpuGatedProjection(GatedProjection):
 
     def forward(self, x: Any) -> Tensor:
         """``[.., C]`` → ``[.., width]``."""
-        weights, biases = self.proj.weight.chunk(2), self.proj.bias.chunk(2)
-        value, gate = (F.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True))
+        value_weight, gate_weight = self.proj.weight.chunk(2)
+        value_bias, gate_bias = self.proj.bias.chunk(2)
+        value = F.linear(x, value_weight, value_bias)
+        gate = F.linear(x, gate_weight, gate_bias)
         return value * F.gelu(gate)
 
 
@@ -117,11 +135,15 @@ class _GpuSelfAttention(_SelfAttention):
         """``[B, T, C]`` → the same shape; ``log_size`` ``[T]`` is added to the logits of each key."""
         if log_size is None:
             return super().forward(x)
-        packed = F.linear(x, self.qkv).view(*x.shape[:2], 3, self.heads, -1)
-        query, key, value = packed.permute(2, 0, 3, 1, 4)
+
+        qkv = F.linear(x, self.qkv)
+        split = qkv.view(*x.shape[:2], 3, self.heads, -1)
+        query, key, value = split.permute(2, 0, 3, 1, 4)
         mask = log_size[None, None, None].to(x.dtype)
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        out: Tensor = self.to_out(attended.transpose(1, 2).flatten(2))
+
+        joined = attended.transpose(1, 2).flatten(2)
+        out: Tensor = self.to_out(joined)
         return out
 
 
@@ -139,7 +161,9 @@ def _projection(layer: SelfAttention | CrossAttention) -> nn.Linear:
 
 def _repeated(x: Tensor, other: Tensor) -> Tensor:
     """A batch of one, as many times as ``other`` has samples; any other batch has as many already."""
-    return x.expand(other.shape[0], -1, -1) if x.shape[0] == 1 else x
+    if x.shape[0] != 1:
+        return x
+    return x.expand(other.shape[0], -1, -1)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, heads: int, log_size: Tensor | None = None) -> Tensor:
@@ -148,10 +172,14 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, heads: int, log_size: Ten
     ``log_size`` is one more column of the keys, as in :mod:`intarsia.models.attention`.
     """
     shape = query.shape
-    scale = (shape[2] // heads) ** -0.5
+    head_width = shape[2] // heads
+    scale = head_width**-0.5
     if log_size is not None:
-        ones, scaled = torch.ones_like(log_size), log_size / scale
-        query, key = _with_column(query, ones, heads), _with_column(key, scaled, heads)
+        ones = torch.ones_like(log_size)
+        unscaled = log_size / scale
+        query = _with_column(query, ones, heads)
+        key = _with_column(key, unscaled, heads)
+
     attended: Tensor = torch.onnx.ops.symbolic(
         "com.microsoft::MultiHeadAttention",
         (query, key, value),

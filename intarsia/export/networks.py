@@ -60,39 +60,49 @@ class _Denoise(_Wrapper):
 
     def __init__(self, network: UNet, levels: int = 0, reuse: int = 1) -> None:
         super().__init__(network)
-        self.merging, self.reuse = attending(network)[:levels], reuse
+        self.merging = attending(network)[:levels]
+        self.reuse = reuse
 
     def forward(self, sample: Tensor, embeddings: Tensor, row: Tensor, context: Tensor, *tokens: Tensor) -> Tensor:
         unet = cast(UNet, self.network)
-        emb = embeddings.index_select(0, row)[0].to(self.dtype)
-        by_level = self._attention_inputs(context.to(self.dtype), row, tokens)
+        emb = embeddings.index_select(0, row)[0]
+        emb = emb.to(self.dtype)
+        cross_kv = context.to(self.dtype)
+        by_level = self._attention_inputs(cross_kv, row, tokens)
 
         x = sample.to(self.dtype)
         if unet.config.added_inputs:  # then embeddings differ too
             x = _repeated(x, context)
         x = unet.conv_in(x)
+
         skips = [x]
         for block, inputs in zip(unet.down_blocks, by_level, strict=True):
             x = block(x, emb, inputs, skips)
         if unet.mid_block is not None:
             x = unet.mid_block(x, emb, by_level[-1])
 
-        x, skips = _repeated(x, context), [_repeated(skip, context) for skip in skips]
+        x = _repeated(x, context)
+        skips = [_repeated(skip, context) for skip in skips]
         for block, inputs in zip(unet.up_blocks, by_level[::-1], strict=True):
             x = block(x, emb, inputs, skips)
-        out: Tensor = unet.conv_out(unet.conv_norm_out(x))
+
+        x = unet.conv_norm_out(x)
+        out: Tensor = unet.conv_out(x)
         return out.float()
 
     def _attention_inputs(self, cross_kv: Tensor, row: Tensor, tokens: Sequence[Tensor]) -> list[AttentionInputs]:
         """The inputs of the transformers of each resolution."""
-        by_level: list[AttentionInputs] = [_LevelInputs(cross_kv) for _ in cast(UNet, self.network).down_blocks]
+        unet = cast(UNet, self.network)
+        by_level: list[AttentionInputs] = [_LevelInputs(cross_kv) for _ in unet.down_blocks]
         for number, level in enumerate(self.merging):
             first = number * len(INPUTS)
             sources, destinations, *others = tokens[first : first + len(INPUTS)]
             row_sources = sources.index_select(0, row)[0]
             row_destinations = destinations.index_select(0, row)[0]
-            matcher = LevelMatcher(Tokens(row_sources, row_destinations, *others), self.reuse)
-            by_level[level] = _LevelInputs(cross_kv, matchers=[cast(Matcher, matcher)])
+
+            row_tokens = Tokens(row_sources, row_destinations, *others)
+            matcher = cast(Matcher, LevelMatcher(row_tokens, self.reuse))
+            by_level[level] = _LevelInputs(cross_kv, matchers=[matcher])
         return by_level
 
 
@@ -100,28 +110,40 @@ class _LevelInputs(AttentionInputs):
     """The inputs of one resolution's transformers; sizes are unknown while a network is exported."""
 
     def matcher(self, height: int, width: int) -> Matcher | None:
-        return self.matchers[0] if self.matchers else None
+        if not self.matchers:
+            return None
+        return self.matchers[0]
 
 
 def _repeated(x: Tensor, context: Tensor) -> Tensor:
     """``[1 or B, C, H, W]`` → ``[B, C, H, W]``."""
-    return x.expand(context.shape[0], -1, -1, -1) if x.shape[0] == 1 else x
+    if x.shape[0] != 1:
+        return x
+    return x.expand(context.shape[0], -1, -1, -1)
 
 
 def attending(unet: UNet) -> list[int]:
     """Resolutions that have attention, the highest first; 0 is the latents'."""
-    height = 2 ** len(unet.down_blocks)
-    return [(height // size).bit_length() - 1 for size, _ in unet.attention_sizes(height, height)]
+    side = 2 ** len(unet.down_blocks)
+    levels = []
+    for height, _ in unet.attention_sizes(side, side):
+        shrunk = side // height
+        levels.append(shrunk.bit_length() - 1)
+    return levels
 
 
 class _Embed(_Wrapper):
     def forward(self, timesteps: Tensor, pooled: Tensor | None = None, time_ids: Tensor | None = None) -> Tensor:
-        return cast(UNet, self.network).embed(timesteps, pooled, time_ids).float()
+        unet = cast(UNet, self.network)
+        embeddings = unet.embed(timesteps, pooled, time_ids)
+        return embeddings.float()
 
 
 class _CrossKv(_Wrapper):
     def forward(self, hidden: Tensor) -> Tensor:
-        return cast(UNet, self.network).cross_kv(hidden.to(self.dtype)).float()
+        unet = cast(UNet, self.network)
+        cross_kv = unet.cross_kv(hidden.to(self.dtype))
+        return cross_kv.float()
 
 
 class _Encode(_Wrapper):
@@ -152,22 +174,27 @@ class _Safety(_Wrapper):
 _BATCH, _ROWS, _TOKENS, _HEIGHT, _WIDTH = 2, 3, 77, 40, 48
 # Sources and destinations differ from row to row.
 _PICKED = 2
+_IMAGE_DYNAMIC = {0: "batch", 2: "height", 3: "width"}
+# SDXL's original size, crop and target size.
+_TIME_IDS = 6
 
 
 def unet_graphs(network: Network) -> Iterator[tuple[str, bytes]]:
     """``unet``, and the graphs that run before it: ``unet_embed`` once for all steps, ``unet_context`` for a prompt."""
     unet = cast(UNet, network.module)
     config = unet.config
-    timesteps, hidden = torch.ones(_ROWS), torch.zeros(_BATCH, _TOKENS, config.cross_attention_dim[0])
-    inputs = {"timesteps": timesteps}
-    dynamic: dict[str, dict[int, str]] = {"timesteps": {0: "rows"}}
+    inputs = {"timesteps": torch.ones(_ROWS)}
     if config.added_inputs:
-        width = config.added_inputs - 6 * cast(int, config.addition_time_embed_dim)
-        inputs |= {"pooled": torch.zeros(1, width), "time_ids": torch.zeros(1, 6)}
-    embed = Signature(inputs, dynamic, ["embeddings"])
+        time_width = _TIME_IDS * cast(int, config.addition_time_embed_dim)
+        inputs["pooled"] = torch.zeros(1, config.added_inputs - time_width)
+        inputs["time_ids"] = torch.zeros(1, _TIME_IDS)
+    embed = Signature(inputs, {"timesteps": {0: "rows"}}, ["embeddings"])
     yield "unet_embed", translate(_Embed(unet), network.places, embed)
+
+    hidden = torch.zeros(_BATCH, _TOKENS, config.cross_attention_dim[0])
     context = Signature({"hidden": hidden}, {"hidden": {0: "batch", 1: "tokens"}}, ["context"])
     yield "unet_context", translate(_CrossKv(unet), network.places, context)
+
     yield "unet", denoiser_graph(network)
 
 
@@ -179,60 +206,76 @@ def denoiser_graph(network: Network, levels: int = 0, reuse: int = 1) -> bytes:
         reuse: how many attention blocks of a resolution share one matching.
     """
     unet = cast(UNet, network.module)
-    columns = sum(layer.columns.stop - layer.columns.start for layer in unet._resnets)
-    keys = sum(layer.columns.stop - layer.columns.start for layer in unet._cross)
-    added = bool(unet.config.added_inputs)
+    embedding_width = sum(layer.columns.stop - layer.columns.start for layer in unet._resnets)
+    kv_width = sum(layer.columns.stop - layer.columns.start for layer in unet._cross)
+
+    # Sizes are embedded beside the timestep, and differ between the branches.
+    embeddings_dynamic = {0: "rows"}
+    embeddings_batch = 1
+    if unet.config.added_inputs:
+        embeddings_dynamic = {0: "rows", 1: "halves"}
+        embeddings_batch = _BATCH
+
     inputs = {
         "sample": torch.zeros(1, unet.config.in_channels, _HEIGHT, _WIDTH),
-        "embeddings": torch.zeros(_ROWS, _BATCH if added else 1, columns),
+        "embeddings": torch.zeros(_ROWS, embeddings_batch, embedding_width),
         "row": torch.zeros(1, dtype=torch.int64),
-        "context": torch.zeros(_BATCH, _TOKENS, keys),
+        "context": torch.zeros(_BATCH, _TOKENS, kv_width),
     }
     dynamic = {
         "sample": {2: "height", 3: "width"},
-        "embeddings": {0: "rows", 1: "halves"} if added else {0: "rows"},
+        "embeddings": embeddings_dynamic,
         "context": {0: "halves", 1: "tokens"},
     }
     wrapper = _Denoise(unet, levels, reuse)
     for level in range(len(wrapper.merging)):
-        for place, name in enumerate(INPUTS):
-            # lengths are examples, and all differ
-            length = 20 + 6 * place + 30 * level
-            picked = place < _PICKED
-            inputs[f"{name}_{level}"] = torch.zeros((_ROWS, length) if picked else length, dtype=torch.int64)
-            dynamic[f"{name}_{level}"] = {0: "rows", 1: f"{name}_{level}"} if picked else {0: f"{name}_{level}"}
+        _add_token_inputs(level, inputs, dynamic)
     return translate(wrapper, network.places, Signature(inputs, dynamic, ["output"]))
+
+
+def _add_token_inputs(level: int, inputs: dict[str, Tensor], dynamic: dict[str, dict[int, str]]) -> None:
+    """What a graph that merges tokens takes for one resolution."""
+    for place, input_name in enumerate(INPUTS):
+        name = f"{input_name}_{level}"
+        # lengths are examples, and all differ
+        length = 20 + 6 * place + 30 * level
+        if place < _PICKED:
+            inputs[name] = torch.zeros(_ROWS, length, dtype=torch.int64)
+            dynamic[name] = {0: "rows", 1: name}
+        else:
+            inputs[name] = torch.zeros(length, dtype=torch.int64)
+            dynamic[name] = {0: name}
 
 
 def encoder_graph(network: Network) -> bytes:
     """Images ``[B, 3, H, W]`` in -1…1 → scaled latents."""
     factor = cast(Any, network.module).factor
     pictures = torch.zeros(_BATCH, 3, factor * _HEIGHT, factor * _WIDTH)
-    signature = Signature({"pictures": pictures}, {"pictures": {0: "batch", 2: "height", 3: "width"}}, ["latents"])
+    signature = Signature({"pictures": pictures}, {"pictures": _IMAGE_DYNAMIC}, ["latents"])
     return translate(_Encode(network.module), network.places, signature)
 
 
 def decoder_graph(network: Network) -> bytes:
     """Scaled latents ``[B, C, h, w]`` → images, about -1…1."""
-    latents = torch.zeros(_BATCH, cast(Any, network.module).latent_channels, _HEIGHT, _WIDTH)
-    signature = Signature({"latents": latents}, {"latents": {0: "batch", 2: "height", 3: "width"}}, ["pictures"])
+    channels = cast(Any, network.module).latent_channels
+    latents = torch.zeros(_BATCH, channels, _HEIGHT, _WIDTH)
+    signature = Signature({"latents": latents}, {"latents": _IMAGE_DYNAMIC}, ["pictures"])
     return translate(_Decode(network.module), network.places, signature)
 
 
 def text_graph(network: Network, *, projected: bool) -> bytes:
     """Token ids ``[B, n]`` and ``clip_skip`` ``[1]`` → ``[B, n, D]``, and ``[B, P]`` where it projects."""
-    ids = torch.ones(_BATCH, 7, dtype=torch.int64)
-    signature = Signature(
-        {"ids": ids, "skip": torch.ones(1, dtype=torch.int64)},
-        {"ids": {0: "batch", 1: "tokens"}},
-        ["hidden", "pooled"] if projected else ["hidden"],
-    )
+    inputs = {
+        "ids": torch.ones(_BATCH, 7, dtype=torch.int64),
+        "skip": torch.ones(1, dtype=torch.int64),
+    }
+    outputs = ["hidden", "pooled"] if projected else ["hidden"]
+    signature = Signature(inputs, {"ids": {0: "batch", 1: "tokens"}}, outputs)
     return translate(_Text(network.module), network.places, signature)
 
 
 def safety_graph(network: Network, crop: int) -> bytes:
     """Squares ``[N, 3, crop, crop]`` → cosines less thresholds: special-care concepts, the others."""
-    signature = Signature(
-        {"pixels": torch.zeros(_BATCH, 3, crop, crop)}, {"pixels": {0: "batch"}}, ["special", "concepts"]
-    )
+    pixels = torch.zeros(_BATCH, 3, crop, crop)
+    signature = Signature({"pixels": pixels}, {"pixels": {0: "batch"}}, ["special", "concepts"])
     return translate(_Safety(network.module), network.places, signature)

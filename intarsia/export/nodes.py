@@ -7,7 +7,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-__all__ = ["Nodes", "attributes", "maker", "only_user"]
+__all__ = ["SIZES", "Nodes", "attributes", "maker", "only_user"]
+
+SIZES = 3
+"""Resize's input for the size of the result; where it is left out, our networks enlarge to twice the size."""
 
 
 class Nodes:
@@ -22,7 +25,8 @@ class Nodes:
 
     def copy(self, node: ir.Node, x: ir.Value) -> ir.Value:
         """A node once more, with ``x`` as its first input."""
-        return self._insert(ir.node(node.op_type, [x, *node.inputs[1:]], attributes=node.attributes))
+        inputs = [x, *node.inputs[1:]]
+        return self._insert(ir.node(node.op_type, inputs, attributes=node.attributes))
 
     def constant(self, value: Any) -> ir.Value:
         """An array in the graph."""
@@ -30,8 +34,11 @@ class Nodes:
 
     def slice(self, x: ir.Value, begin: int, end: int | None, axis: int) -> ir.Value:
         """``x[begin:end]`` along an axis."""
-        stop = np.iinfo(np.int64).max if end is None else end
-        starts, ends, axes = self.constant([begin]), self.constant([stop]), self.constant([axis])
+        if end is None:
+            end = np.iinfo(np.int64).max
+        starts = self.constant([begin])
+        ends = self.constant([end])
+        axes = self.constant([axis])
         return self.make("Slice", x, starts, ends, axes)
 
     def _insert(self, node: ir.Node) -> ir.Value:
@@ -41,7 +48,9 @@ class Nodes:
 
 def maker(value: ir.Value | None, kind: str) -> ir.Node | None:
     """The node that makes a value, where it is of that kind."""
-    node = value.producer() if value is not None else None
+    if value is None:
+        return None
+    node = value.producer()
     if node is None or node.op_type != kind:
         return None
     return node
@@ -49,8 +58,9 @@ def maker(value: ir.Value | None, kind: str) -> ir.Node | None:
 
 def only_user(node: ir.Node) -> ir.Node | None:
     """The node that takes a node's output, where it is the only one."""
-    uses = list(node.outputs[0].uses())
-    if len(uses) != 1 or node.outputs[0].is_graph_output():
+    output = node.outputs[0]
+    uses = list(output.uses())
+    if len(uses) != 1 or output.is_graph_output():
         return None
     return uses[0].node
 

@@ -98,16 +98,23 @@ _NODES: list[tuple[str, str, str, dict[str, int]]] = [
 
 def step_graph() -> bytes:
     """The serialized graph."""
-    nodes = [helper.make_node(kind, ins.split(), outs.split(), **more) for kind, ins, outs, more in _NODES]
-    inputs = [helper.make_tensor_value_info(name, dtype, shape) for name, (dtype, shape) in _INPUTS.items()]
+    nodes = []
+    for kind, taken, made, attributes in _NODES:
+        nodes.append(helper.make_node(kind, taken.split(), made.split(), **attributes))
+
+    inputs = []
+    for name, (dtype, shape) in _INPUTS.items():
+        inputs.append(helper.make_tensor_value_info(name, dtype, shape))
     outputs = [
         helper.make_tensor_value_info("new_state", _FLOAT, ["S", *_LATENTS]),
         helper.make_tensor_value_info("sample", _FLOAT, [1, "C+E", "h", "w"]),
         helper.make_tensor_value_info("next_row", _INT, [1]),
     ]
     constants = [numpy_helper.from_array(value, name) for name, value in _CONSTANTS.items()]
+
     graph = helper.make_graph(nodes, "step", inputs, outputs, constants)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR)
+    opset = helper.make_opsetid("", _OPSET)
+    model = helper.make_model(graph, opset_imports=[opset], ir_version=_IR)
     onnx.checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString(deterministic=True))
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from intarsia.errors import WeightsError
@@ -70,9 +70,11 @@ def places(network: nn.Module, stored: Mapping[str, Stored], source: Path) -> di
     for name, _ in network.named_parameters():
         if name in stored:
             by_parameter[name] = (stored[name],)
+
     for prefix, module in network.named_modules():
         if isinstance(module, SelfAttention):
-            by_parameter[f"{prefix}.qkv"] = tuple(stored[f"{prefix}.{name}"] for name in SelfAttention.NAMES)
+            parts = [stored[f"{prefix}.{name}"] for name in SelfAttention.NAMES]
+            by_parameter[f"{prefix}.qkv"] = tuple(parts)
     return by_parameter
 
 
@@ -83,6 +85,9 @@ def _check_fit(network: nn.Module, stored: Mapping[str, Stored], source: Path) -
             raise WeightsError(f"{source}: missing tensors: {name}")
         if name not in shapes:
             raise WeightsError(f"{source}: unexpected tensors: {name}")
+
         # a 1x1 convolution is the same bytes as a linear layer
-        if torch.Size(shapes[name]).numel() != torch.Size(stored[name].shape).numel():
-            raise WeightsError(f"{source}: wrongly shaped tensors: {name} {stored[name].shape}, not {shapes[name]}")
+        needed = shapes[name]
+        shape = stored[name].shape
+        if math.prod(shape) != math.prod(needed):
+            raise WeightsError(f"{source}: wrongly shaped tensors: {name} {shape}, not {needed}")

@@ -60,12 +60,19 @@ class _Matching:
     @property
     def log_size(self) -> Tensor:
         """``[N - m]``, what is added to the attention logits of each key."""
-        return torch.cat([torch.zeros_like(self.alone, dtype=torch.float32), self.size.log()])
+        alone = torch.zeros_like(self.alone, dtype=torch.float32)
+        return torch.cat([alone, self.size.log()])
 
     def merge(self, x: Tensor) -> Tensor:
         """``[B, N, C]`` → ``[B, N - m, C]``. A product with ones and zeros adds in a fixed order."""
-        sums = x.index_select(1, self.destinations) + self.into.T.to(x.dtype) @ x.index_select(1, self.merged)
-        return torch.cat([x.index_select(1, self.alone), sums / self.size[:, None].to(x.dtype)], dim=1)
+        destinations = x.index_select(1, self.destinations)
+        into = self.into.T.to(x.dtype)
+        merged = x.index_select(1, self.merged)
+        sums = destinations + into @ merged
+
+        alone = x.index_select(1, self.alone)
+        means = sums / self.size[:, None].to(x.dtype)
+        return torch.cat([alone, means], dim=1)
 
     def unmerge(self, x: Tensor) -> Tensor:
         """``[B, N - m, C]`` → ``[B, N, C]``."""
@@ -90,31 +97,38 @@ class LevelMatcher:
 
     def match(self, x: Tensor) -> _Matching:
         """The matching of the next block, whose tokens before the norm are ``x`` ``[B, N, C]``."""
-        if self._last is None or self._blocks % self._reuse == 0:
+        is_first_to_share = self._blocks % self._reuse == 0
+        if self._last is None or is_first_to_share:
             self._last = self._match(x)
         self._blocks += 1
         return self._last
 
     def _match(self, x: Tensor) -> _Matching:
         sources, destinations, kept, first, rest = self._tokens
-
-        # the branches side by side, so that a product is the sum of their cosines
-        unit = F.normalize(x.float(), dim=2).transpose(0, 1).flatten(1)
-        scores = unit.index_select(0, sources) @ unit.index_select(0, destinations).T
-        best, nearest = scores.max(dim=1)
-        order = best.sort(descending=True).indices  # of equal ones, ONNX takes the first ones first
+        similarity, nearest = _nearest(x, sources, destinations)
+        order = similarity.sort(descending=True).indices  # of equal ones, ONNX takes the first ones first
 
         leaving = order.index_select(0, first)
-        merged, target = sources.index_select(0, leaving), nearest.index_select(0, leaving)
-        # One more goes nowhere: a product over no tokens at all is left unwritten by ONNX Runtime.
-        padded, padded_target = torch.cat([merged, sources[:1]]), torch.cat([target, torch.full_like(sources[:1], -1)])
+        merged = sources.index_select(0, leaving)
+        target = nearest.index_select(0, leaving)
 
-        alone = torch.cat([kept, sources.index_select(0, order.index_select(0, rest))])
+        # One more goes nowhere: a product over no tokens at all is left unwritten by ONNX Runtime.
+        padded = torch.cat([merged, sources[:1]])
+        nowhere = torch.full_like(sources[:1], -1)
+        padded_target = torch.cat([target, nowhere])
+
+        staying = order.index_select(0, rest)
+        alone = torch.cat([kept, sources.index_select(0, staying)])
         numbers = torch.arange(destinations.shape[0])
         into = (padded_target[:, None] == numbers).float()
 
-        places = torch.cat([torch.arange(alone.shape[0]), torch.cat([numbers, target]) + alone.shape[0]])
-        place = torch.zeros_like(places).scatter(0, torch.cat([alone, destinations, merged]), places)
+        # of those that are alone, of destinations, of those that merged
+        place_alone = torch.arange(alone.shape[0])
+        place_behind = torch.cat([numbers, target]) + alone.shape[0]
+        places = torch.cat([place_alone, place_behind])
+        place = torch.zeros_like(places)
+        tokens = torch.cat([alone, destinations, merged])
+        place = place.scatter(0, tokens, places)
         return _Matching(
             alone=alone,
             destinations=destinations,
@@ -124,3 +138,13 @@ class LevelMatcher:
             place=place,
             count=x.shape[1],
         )
+
+
+def _nearest(x: Tensor, sources: Tensor, destinations: Tensor) -> tuple[Tensor, Tensor]:
+    """How similar each source is to its best destination, ``[S]``, and which that is."""
+    # the branches side by side, so that a product is the sum of their cosines
+    unit = F.normalize(x.float(), dim=2)
+    unit = unit.transpose(0, 1).flatten(1)
+    scores = unit.index_select(0, sources) @ unit.index_select(0, destinations).T
+    similarity, nearest = scores.max(dim=1)
+    return similarity, nearest

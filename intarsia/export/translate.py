@@ -58,36 +58,36 @@ def translate(wrapper: nn.Module, places: Mapping[str, Sequence[Stored]], signat
     use_export_forms(wrapper, cpu=_is_float32(wrapper))
     model = _exported(wrapper.eval(), signature)
 
-    weights = _as_inputs(model.graph, {PREFIX + name for name in places})
+    names = {PREFIX + name for name in places}
+    weights = _as_inputs(model.graph, names)
     _optimize(model)
     if _is_float32(wrapper):
         rewrite(model)
 
     computed = {name: _COMPUTED[parameter.dtype] for name, parameter in wrapper.named_parameters()}
     for name, value in weights.items():
-        _refer(model.graph, value, places[name.removeprefix(PREFIX)], computed[name])
+        parts = places[name.removeprefix(PREFIX)]
+        _refer(model.graph, value, parts, computed[name])
 
     _strip(model, signature)
-    content: bytes = ir.to_proto(model).SerializeToString(deterministic=True)
+    proto = ir.to_proto(model)
+    content: bytes = proto.SerializeToString(deterministic=True)
     return content
 
 
 def _is_float32(wrapper: nn.Module) -> bool:
     """Whether the graph is for CPUs; float16 ones are for GPUs, whose kernels like other forms."""
-    return next(wrapper.parameters()).dtype == torch.float32
+    parameter = next(wrapper.parameters())
+    return parameter.dtype == torch.float32
 
 
 def _exported(wrapper: nn.Module, signature: Signature) -> ir.Model:
-    shapes = [dict.fromkeys(signature.dynamic.get(name, {}), Dim.DYNAMIC) for name in signature.inputs]
-    parameters = inspect.signature(wrapper.forward).parameters.values()
-    named = sum(parameter.kind is not parameter.VAR_POSITIONAL for parameter in parameters)
-    dynamic: tuple[Any, ...] = tuple(shapes[:named])
-    if shapes[named:]:
-        dynamic += (tuple(shapes[named:]),)
+    examples = tuple(signature.inputs.values())
+    dynamic = _dynamic_shapes(wrapper, signature)
 
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, about its own future
-        program = torch.export.export(wrapper, tuple(signature.inputs.values()), dynamic_shapes=dynamic, strict=False)
+        program = torch.export.export(wrapper, examples, dynamic_shapes=dynamic, strict=False)
         exported: Any = torch.onnx.export(
             program,
             dynamo=True,
@@ -98,6 +98,21 @@ def _exported(wrapper: nn.Module, signature: Signature) -> ir.Model:
         )
     model: ir.Model = exported.model
     return model
+
+
+def _dynamic_shapes(wrapper: nn.Module, signature: Signature) -> tuple[Any, ...]:
+    """The dimensions of each input that vary; those of ``forward``'s ``*arguments`` are one tuple at the end."""
+    shapes = []
+    for name in signature.inputs:
+        dimensions = signature.dynamic.get(name, {})
+        shapes.append(dict.fromkeys(dimensions, Dim.DYNAMIC))
+
+    parameters = inspect.signature(wrapper.forward).parameters.values()
+    named = sum(parameter.kind is not parameter.VAR_POSITIONAL for parameter in parameters)
+    others = tuple(shapes[named:])
+    if not others:
+        return tuple(shapes)
+    return (*shapes[:named], others)
 
 
 def _as_inputs(graph: ir.Graph, names: set[str]) -> dict[str, ir.Value]:
@@ -132,11 +147,14 @@ def _refer(graph: ir.Graph, value: ir.Value, parts: Sequence[Stored], dtype: ir.
 
 def _part(graph: ir.Graph, part: Stored, value: ir.Value, count: int, dtype: ir.DataType) -> ir.Value:
     if part.dtype not in _DTYPES:
-        raise WeightsError(f"{part.file}: {part.name} is stored as {part.dtype}; one of {', '.join(_DTYPES)} is needed")
+        allowed = ", ".join(_DTYPES)
+        raise WeightsError(f"{part.file}: {part.name} is stored as {part.dtype}; one of {allowed} is needed")
 
     # the parameter's own shape, which has the same bytes; part of a packed one keeps the stored shape
-    sides = part.shape if count > 1 or value.shape is None else tuple(value.shape)
-    shape = ir.Shape(sides)
+    shape = ir.Shape(part.shape)
+    if count == 1 and value.shape is not None:
+        shape = ir.Shape(tuple(value.shape))
+
     stored = _DTYPES[part.dtype]
     tensor = ir.ExternalTensor(part.file, part.offset, part.length, stored, shape=shape, name=part.name)
     weight = ir.Value(name=part.name, shape=shape, type=ir.TensorType(stored), const_value=tensor)
@@ -160,6 +178,7 @@ def _strip(model: ir.Model, signature: Signature) -> None:
     model.metadata_props.clear()
     graph.metadata_props.clear()
     model.doc_string = graph.doc_string = None
+
     for node in graph:
         node.metadata_props.clear()
         node.doc_string = node.name = None
@@ -170,8 +189,10 @@ def _strip(model: ir.Model, signature: Signature) -> None:
 
     for value in (*graph.inputs, *graph.outputs, *graph.initializers.values()):
         value.metadata_props.clear()
+
     for value in graph.inputs:
         names = signature.dynamic.get(str(value.name), {})
-        value.shape = ir.Shape(names.get(i, size) for i, size in enumerate(value.shape or ()))
+        sides = value.shape or ()
+        value.shape = ir.Shape(names.get(i, size) for i, size in enumerate(sides))
     for value in graph.outputs:
         value.shape = None

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import cast
 
 import torch
@@ -58,7 +59,8 @@ class Choices:
 
     def __init__(self, timed: bool = True, seconds: Probe | None = None) -> None:
         self.found: dict[str, str] = {}
-        self._timed, self._seconds = timed, seconds or _device_seconds
+        self._timed = timed
+        self._seconds = seconds or _device_seconds
 
     @property
     def record(self) -> tuple[tuple[str, str], ...]:
@@ -97,16 +99,19 @@ class Choices:
                 continue
             if name == "products" and key.shape[3] <= _WIDEST_FUSED:
                 continue
+
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # torch warns why a kernel cannot
-                    took = self._seconds(lambda name=name: _by(name, query, key, value, scale))  # type: ignore[misc]
+                    took = self._seconds(partial(_by, name, query, key, value, scale))
             except torch.OutOfMemoryError:
                 raise  # says nothing about the kernel: the caller frees memory, and the shape is tried again
             except RuntimeError:
                 continue  # this kernel cannot do this shape on this device
+
             if best is None or took < _MARGIN * least:
                 best, least = name, took
+
         if best is None:
             raise BackendError(f"none of torch's attention kernels ({', '.join(KERNELS)}) can do {shape}")
         return best
@@ -123,9 +128,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float | None = N
         scale: None is ``1 / √d``.
     """
     choices = _current.get()
-    if choices is None or not query.is_cuda or query.shape[-1] % _ALIGNED:
-        return F.scaled_dot_product_attention(query, key, value, scale=scale)
-    name = choices.kernel(query, key, value, scale)
+    name = None
+    if choices is not None and query.is_cuda and query.shape[-1] % _ALIGNED == 0:
+        name = choices.kernel(query, key, value, scale)
     if name is None:
         return F.scaled_dot_product_attention(query, key, value, scale=scale)
     return _by(name, query, key, value, scale)
@@ -166,17 +171,27 @@ def _products(query: Tensor, key: Tensor, value: Tensor, scale: float | None) ->
 
     Scores and softmax are float32, as inside the fused kernels.
     """
-    batch, heads = query.shape[:2]
-    scale = query.shape[3] ** -0.5 if scale is None else scale
-    queries, keys, values = (tensor.flatten(0, 1) for tensor in (query, key, value))
-    at_once = max(1, _SCORES // (4 * batch * heads * keys.shape[1]))
+    batch, heads, _, width = query.shape
+    if scale is None:
+        scale = width**-0.5
+    queries = query.flatten(0, 1)
+    keys = key.flatten(0, 1)
+    values = value.flatten(0, 1)
 
-    parts: list[Tensor] = []
-    for some in torch.split(queries, at_once, dim=1):
-        scores = _float32_product(some, keys.transpose(1, 2)).mul_(scale)
-        parts.append(torch.bmm(torch.softmax(scores, dim=2).to(values.dtype), values))
+    query_bytes = 4 * batch * heads * keys.shape[1]
+    at_once = max(1, _SCORES // query_bytes)
+    parts = [_attended(some, keys, values, scale) for some in torch.split(queries, at_once, dim=1)]
     attended = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
     return attended.view(batch, heads, *attended.shape[1:])
+
+
+def _attended(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+    """``[n, T, d]`` from ``[n, T, d]``, ``[n, N, d]`` and ``[n, N, d]``."""
+    # one name for scores and softmax: large as they are, one of them at a time is enough
+    weights = _float32_product(queries, keys.transpose(1, 2))
+    weights.mul_(scale)
+    weights = torch.softmax(weights, dim=2)
+    return torch.bmm(weights.to(values.dtype), values)
 
 
 def _float32_product(left: Tensor, right: Tensor) -> Tensor:
@@ -209,14 +224,18 @@ def _device_seconds(call: Callable[[], object]) -> float:
     """
     for _ in range(_WARMUPS):
         call()
-    found: list[float] = []
+
+    seconds: list[float] = []
     for _ in range(_RUNS):
-        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        began = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        ended = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         torch.cuda._sleep(_BUSY_CYCLES)  # type: ignore[no-untyped-call]
         began.record()
         for _ in range(_CALLS):
             call()
         ended.record()
         ended.synchronize()
-        found.append(began.elapsed_time(ended) / 1e3 / _CALLS)
-    return float(statistics.median(found))
+
+        milliseconds = began.elapsed_time(ended)
+        seconds.append(milliseconds / 1e3 / _CALLS)
+    return float(statistics.median(seconds))

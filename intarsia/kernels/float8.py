@@ -55,9 +55,10 @@ class Float8(NamedTuple):
 def quantize_reference(x: Tensor) -> Float8:
     """In float32, rounded once; see :func:`quantize`."""
     wide = x.float()
-    row_max = wide.abs().amax(-1, keepdim=True).clamp(min=LEAST_ROW_MAX)
-    values = (wide * (E4M3_MAX / row_max)).to(FLOAT8)
-    return Float8(values, row_max / E4M3_MAX)
+    row_max = wide.abs().amax(-1, keepdim=True)
+    row_max = row_max.clamp(min=LEAST_ROW_MAX)
+    scaled = wide * (E4M3_MAX / row_max)
+    return Float8(scaled.to(FLOAT8), row_max / E4M3_MAX)
 
 
 def quantize(x: Tensor, *, fused: bool | None = None) -> Float8:
@@ -72,6 +73,7 @@ def quantize(x: Tensor, *, fused: bool | None = None) -> Float8:
     """
     if not runs_fused(fused, x):
         return quantize_reference(x)
+
     width = x.shape[-1]
     check(x.is_contiguous(), "quantize: x", "contiguous", f"of strides {x.stride()}")
     check(width <= MAX_ROW_WIDTH, "quantize: the last dimension of x", f"at most {MAX_ROW_WIDTH}", width)
@@ -80,8 +82,11 @@ def quantize(x: Tensor, *, fused: bool | None = None) -> Float8:
 
 def scaled_reference(x: Float8, weight: Float8, bias: Tensor | None = None) -> Tensor:
     """In float32; see :func:`scaled_product`."""
-    product = (x.values.float() @ weight.values.float().T) * x.scale * weight.scale.T
-    return product if bias is None else product + bias.float()
+    product = x.values.float() @ weight.values.float().T
+    product = product * x.scale * weight.scale.T
+    if bias is not None:
+        product = product + bias.float()
+    return product
 
 
 def scaled_product(x: Float8, weight: Float8, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -101,6 +106,7 @@ def scaled_product(x: Float8, weight: Float8, bias: Tensor | None, dtype: torch.
     """
     if x.values.device.type == "cpu":
         return scaled_reference(x, weight, bias).to(dtype)
+
     product: Tensor = torch._scaled_mm(
         x.values.flatten(0, -2),
         weight.values.T,  # column-major, as it has to be
@@ -116,7 +122,9 @@ def scaled_product(x: Float8, weight: Float8, bias: Tensor | None, dtype: torch.
 def empty_float8(like: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """Uninitialized values ``[.., width]`` and scales ``[.., 1]`` for the rows of ``like``."""
     rows = like.shape[:-1]
-    return like.new_empty((*rows, width), dtype=FLOAT8), like.new_empty((*rows, 1), dtype=torch.float32)
+    values = like.new_empty((*rows, width), dtype=FLOAT8)
+    scale = like.new_empty((*rows, 1), dtype=torch.float32)
+    return values, scale
 
 
 def row_warps(columns: int) -> int:
@@ -135,7 +143,8 @@ def _quantize(x: Tensor) -> tuple[Tensor, Tensor]:
         return values, scale
 
     width = x.shape[-1]
-    rows, columns = x.numel() // width, power_of_two(width)
+    columns = power_of_two(width)
+    rows = x.numel() // width
     rows_at_once = max(1, _TILE // columns)
     grid = (ceil_div(rows, rows_at_once),)
     with launching("quantize", x):

@@ -22,13 +22,16 @@ def quantize_kernel(
     COLUMNS: tl.constexpr,
 ) -> None:
     """One program: ``ROWS`` whole rows."""
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    first_row = tl.program_id(0).to(tl.int64) * ROWS
+    row = first_row + tl.arange(0, ROWS)[:, None]
     column = tl.arange(0, COLUMNS)[None, :]
     inside = (row < rows) & (column < width)
     offset = row * width + column
 
     value = tl.load(x + offset, mask=inside, other=0.0).to(tl.float32)
-    row_max = tl.maximum(tl.max(tl.abs(value), axis=1), LEAST_ROW_MAX)[:, None]
+    row_max = tl.max(tl.abs(value), axis=1)
+    row_max = tl.maximum(row_max, LEAST_ROW_MAX)[:, None]
+    scaled = value * (E4M3_MAX / row_max)
 
     tl.store(scale + row, row_max / E4M3_MAX, mask=row < rows)
-    tl.store(values + offset, value * (E4M3_MAX / row_max), mask=inside)
+    tl.store(values + offset, scaled, mask=inside)

@@ -44,6 +44,7 @@ def advance(lanes: StepLanes, output: Tensor, *, fused: bool | None = None) -> N
     if not runs_fused(fused, lanes.state):
         advance_reference(lanes, output)
         return
+
     _step(
         lanes.state,
         output,
@@ -71,15 +72,18 @@ def first_input(lanes: StepLanes, *, fused: bool | None = None) -> None:
     if not runs_fused(fused, lanes.state):
         first_input_reference(lanes)
         return
+
     # neither is read
-    output, langevin_row = lanes.network_input, lanes.guidance
-    _launch_step(lanes, output, langevin_row, advances=False)
+    _launch_step(lanes, output=lanes.network_input, langevin_row=lanes.guidance, advances=False)
 
 
 def _check_output(lanes: StepLanes, output: Tensor) -> None:
-    shape = (lanes.branches * lanes.state.shape[0], *lanes.state.shape[2:])
-    fits = tuple(output.shape) == shape and output.is_contiguous(memory_format=torch.channels_last)
-    actual = f"of shape {tuple(output.shape)} and strides {output.stride()}"
+    count, _, channels, height, width = lanes.state.shape
+    shape = (lanes.branches * count, channels, height, width)
+    actual_shape = tuple(output.shape)
+
+    fits = actual_shape == shape and output.is_contiguous(memory_format=torch.channels_last)
+    actual = f"of shape {actual_shape} and strides {output.stride()}"
     check(fits, "step: output", f"of shape {shape} in channels_last memory", actual)
 
 
@@ -121,6 +125,7 @@ def _step(
         langevin=langevin,
         shared=len(output) > len(network_input),
     )
+
     langevin_row = state.new_empty(state.shape[0], 3)
     if langevin:
         _launch_langevin(lanes, output, langevin_row)
@@ -151,7 +156,8 @@ def _launch_langevin(lanes: StepLanes, output: Tensor, langevin_row: Tensor) -> 
 
 def _launch_step(lanes: StepLanes, output: Tensor, langevin_row: Tensor, *, advances: bool) -> None:
     count, buffers, channels, height, width = lanes.state.shape
-    pixels, input_channels = height * width, lanes.network_input.shape[1]
+    pixels = height * width
+    input_channels = lanes.network_input.shape[1]
     keeps_known = advances and lanes.keeps_known
     # what a launch does not read needs an address all the same
     unread = lanes.state

@@ -57,7 +57,8 @@ def langevin_kernel(
     lane = tl.program_id(0).to(tl.int64)
     row = tl.load(row_numbers + lane)
     bounded_row = tl.minimum(tl.maximum(row, 0), rows - 1)
-    record = records + (lane * rows + bounded_row) * (SLOTS * (SLOTS + 2) + _FIELDS)
+    record_size = SLOTS * (SLOTS + 2) + _FIELDS
+    record = records + (lane * rows + bounded_row) * record_size
     fields = record + SLOTS * (SLOTS + 2)
     snr = tl.load(fields + _LANGEVIN_SNR)
 
@@ -67,18 +68,21 @@ def langevin_kernel(
         output_share = tl.load(record + SLOTS).to(tl.float64)
         noise_share = tl.load(record + SLOTS + 1).to(tl.float64)
         scale = tl.load(guidance + lane) * tl.load(fields + _GUIDED)
-        buffer = state + lane * (SLOTS + 2) * count
 
+        buffer = state + lane * (SLOTS + 2) * count
+        noise_buffer = buffer + (SLOTS + 1) * count
+        lane_output = output + lane * BRANCHES * count
         drift_squares = tl.zeros([BLOCK], tl.float64)
         noise_squares = tl.zeros([BLOCK], tl.float64)
         first = 0
         while first < count:
             element = first + tl.arange(0, BLOCK)
             inside = element < count
-            source = output + lane * BRANCHES * count + (element % pixels) * channels + element // pixels
+            source = lane_output + (element % pixels) * channels + element // pixels
             guided = _guide(source, inside, count, scale, BRANCHES).to(tl.float64)
             sample = tl.load(buffer + element, mask=inside, other=0.0).to(tl.float64)
-            noise = tl.load(buffer + (SLOTS + 1) * count + element, mask=inside, other=0.0).to(tl.float64)
+            noise = tl.load(noise_buffer + element, mask=inside, other=0.0).to(tl.float64)
+
             drift = (sample_share - 1) * sample + output_share * guided
             drift_squares += drift * drift
             noise_squares += noise * noise
@@ -87,10 +91,13 @@ def langevin_kernel(
         drift_norm = tl.sqrt(tl.sum(drift_squares, axis=0))
         noise_norm = tl.sqrt(tl.sum(noise_squares, axis=0))
         target_norm = snr.to(tl.float64) * tl.abs(noise_share) * noise_norm
-        ratio = tl.where(drift_norm > 0, target_norm / tl.maximum(drift_norm, _LEAST_DRIFT), 0.0)
-        tl.store(langevin_row + lane * 3, 1 + ratio * ratio * (sample_share - 1))
-        tl.store(langevin_row + lane * 3 + 1, ratio * ratio * output_share)
-        tl.store(langevin_row + lane * 3 + 2, ratio * noise_share)
+        ratio = target_norm / tl.maximum(drift_norm, _LEAST_DRIFT)
+        ratio = tl.where(drift_norm > 0, ratio, 0.0)
+
+        result = langevin_row + lane * 3
+        tl.store(result, 1 + ratio * ratio * (sample_share - 1))
+        tl.store(result + 1, ratio * ratio * output_share)
+        tl.store(result + 2, ratio * noise_share)
 
 
 @triton.jit
@@ -110,20 +117,24 @@ def _apply_row(
     """
     # everything that the matrix maps, read before any of it is overwritten
     column = tl.arange(0, COLUMNS)
-    stored = (column < SLOTS + 2) & (column != SLOTS)
-    before = tl.load(buffer[None, :] + column[:, None] * count, mask=stored[:, None] & inside[None, :], other=0.0)
-    before = tl.where((column == SLOTS)[:, None], guided[None, :], before)
+    is_guided = column == SLOTS
+    is_stored = (column < SLOTS + 2) & (column != SLOTS)
+    source = buffer[None, :] + column[:, None] * count
+    before = tl.load(source, mask=is_stored[:, None] & inside[None, :], other=0.0)
+    before = tl.where(is_guided[:, None], guided[None, :], before)
     tl.store(buffer + SLOTS * count, guided, mask=inside)
 
     sample = guided
     for slot in tl.static_range(SLOTS - 1, -1, -1):
         line = tl.load(record + slot * (SLOTS + 2) + column, mask=column < SLOTS + 2, other=0.0)
         if slot == 0:
-            used = (column == 0) | (column == SLOTS) | (column == SLOTS + 1)
+            is_used = (column == 0) | (column == SLOTS) | (column == SLOTS + 1)
             entry = tl.where(column == 0, 0, column - SLOTS + 1)
             snr = tl.load(record + SLOTS * (SLOTS + 2) + _LANGEVIN_SNR) + tl.zeros([COLUMNS], tl.float32)
-            replaced = used & (snr > 0)
-            line = tl.where(replaced, tl.load(langevin_row + entry, mask=replaced, other=0.0), line)
+            is_replaced = is_used & (snr > 0)
+            replacement = tl.load(langevin_row + entry, mask=is_replaced, other=0.0)
+            line = tl.where(is_replaced, replacement, line)
+
         sample = tl.sum(line[:, None] * before, axis=0)
         if slot > 0:
             tl.store(buffer + slot * count, sample, mask=inside)
@@ -162,11 +173,14 @@ def step_kernel(
     row = tl.load(row_numbers + lane)
     if (row >= 0) & (row < rows):
         element = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-        pixel, channel = element % pixels, element // pixels
+        pixel = element % pixels
+        channel = element // pixels
         count = channels * pixels
         latent = element < count
+
         buffer = state + lane * (SLOTS + 2) * count + element
-        record = records + (lane * rows + row) * (SLOTS * (SLOTS + 2) + _FIELDS)
+        record_size = SLOTS * (SLOTS + 2) + _FIELDS
+        record = records + (lane * rows + row) * record_size
         fields = record + SLOTS * (SLOTS + 2)
 
         if ADVANCES:
@@ -174,12 +188,16 @@ def step_kernel(
             scale = tl.load(guidance + lane) * tl.load(fields + _GUIDED)
             guided = _guide(source, latent, count, scale, BRANCHES)
             sample = _apply_row(buffer, record, langevin_row + lane * 3, guided, latent, count, SLOTS, COLUMNS)
+
             if KEEPS_KNOWN:
-                repainted = tl.load(mask + lane * pixels + pixel, mask=latent, other=1.0) > 0.5
+                is_repainted = tl.load(mask + lane * pixels + pixel, mask=latent, other=1.0) > 0.5
                 image = tl.load(image_latents + lane * count + element, mask=latent, other=0.0)
                 unit_noise = tl.load(noise + lane * count + element, mask=latent, other=0.0)
-                known = tl.load(fields + _KNOWN_IMAGE) * image + tl.load(fields + _KNOWN_NOISE) * unit_noise
-                sample = tl.where(repainted, sample, known)
+                image_level = tl.load(fields + _KNOWN_IMAGE)
+                noise_level = tl.load(fields + _KNOWN_NOISE)
+                known = image_level * image + noise_level * unit_noise
+                sample = tl.where(is_repainted, sample, known)
+
             tl.store(buffer, sample, mask=latent)
             input_scale = tl.load(fields + _NEXT_INPUT_SCALE)
             if MOVES_CURSOR:
@@ -189,10 +207,11 @@ def step_kernel(
             input_scale = tl.load(fields + _INPUT_SCALE)
 
         dtype = network_input.dtype.element_ty
-        value = (sample * input_scale).to(dtype)
+        scaled = (sample * input_scale).to(dtype)
         beyond = (element >= count) & (element < input_channels * pixels)
-        inpaint = inpaint_latents + lane * (input_channels - channels) * pixels + element - count
-        value = tl.where(latent, value, tl.load(inpaint, mask=beyond, other=0.0).to(dtype))
+        inpaint_source = inpaint_latents + lane * (input_channels - channels) * pixels + element - count
+        inpaint = tl.load(inpaint_source, mask=beyond, other=0.0).to(dtype)
+        value = tl.where(latent, scaled, inpaint)
 
         target = network_input + lane * COPIES * input_channels * pixels + pixel * input_channels + channel
         for copy in tl.static_range(COPIES):

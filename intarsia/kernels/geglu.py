@@ -43,6 +43,7 @@ def geglu(packed: Tensor, *, fused: bool | None = None) -> Tensor:
     """
     if not runs_fused(fused, packed):
         return geglu_reference(packed)
+
     _check_layout(packed)
     gated: Tensor = _geglu(packed)
     return gated
@@ -59,11 +60,13 @@ def geglu_float8(packed: Tensor, *, fused: bool | None = None) -> Float8:
     """
     if not runs_fused(fused, packed):
         return geglu_float8_reference(packed)
+
     _check_layout(packed)
     width = packed.shape[-1] // 2
     fits = width <= MAX_ROW_WIDTH
     check(fits, "geglu: half the last dimension of packed", f"at most {MAX_ROW_WIDTH}", width)
-    return Float8(*_geglu_float8(packed))
+    values, scale = _geglu_float8(packed)
+    return Float8(values, scale)
 
 
 def _check_layout(packed: Tensor) -> None:
@@ -72,7 +75,8 @@ def _check_layout(packed: Tensor) -> None:
 
 
 def _empty_half(packed: Tensor) -> Tensor:
-    return packed.new_empty(*packed.shape[:-1], packed.shape[-1] // 2)
+    *rows, packed_width = packed.shape
+    return packed.new_empty(*rows, packed_width // 2)
 
 
 @operation("(Tensor packed) -> Tensor", _empty_half)

@@ -13,7 +13,8 @@ _SQRT_HALF = tl.constexpr(0.7071067811865476)
 @triton.jit
 def _gelu(gate: tl.tensor) -> tl.tensor:
     """``gate · Φ(gate)``, with the normal distribution function Φ."""
-    return 0.5 * gate * (1.0 + tl.erf(gate * _SQRT_HALF))
+    twice_probability = 1.0 + tl.erf(gate * _SQRT_HALF)
+    return 0.5 * gate * twice_probability
 
 
 @triton.jit
@@ -26,7 +27,8 @@ def geglu_kernel(packed: tl.tensor, out: tl.tensor, width: tl.tensor, BLOCK: tl.
 
     value = tl.load(source, mask=inside, other=0.0).to(tl.float32)
     gate = tl.load(source + width, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + row * width + column, value * _gelu(gate), mask=inside)
+    gated = value * _gelu(gate)
+    tl.store(out + row * width + column, gated, mask=inside)
 
 
 @triton.jit
@@ -42,7 +44,9 @@ def geglu_float8_kernel(
     value = tl.load(source, mask=inside, other=0.0).to(tl.float32)
     gate = tl.load(source + width, mask=inside, other=0.0).to(tl.float32)
     gated = value * _gelu(gate)
-    row_max = tl.maximum(tl.max(tl.abs(gated), axis=0), LEAST_ROW_MAX)
+    row_max = tl.max(tl.abs(gated), axis=0)
+    row_max = tl.maximum(row_max, LEAST_ROW_MAX)
+    scaled = gated * (E4M3_MAX / row_max)
 
     tl.store(scale + row, row_max / E4M3_MAX)
-    tl.store(values + row * width + column, gated * (E4M3_MAX / row_max), mask=inside)
+    tl.store(values + row * width + column, scaled, mask=inside)

@@ -74,6 +74,7 @@ def group_norm(x: Tensor, norm: Norm, add: Tensor | None = None, *, fused: bool 
     """
     if not runs_fused(fused, x, norm.weight, norm.bias, add):
         return group_norm_reference(x, norm, add)
+
     _check_map(x, norm)
     _check_vectors(x, norm, add)
     normed: Tensor = _group_norm(x, norm.weight, norm.bias, add, norm.groups, norm.eps, norm.silu)
@@ -86,10 +87,10 @@ def _check_map(x: Tensor, norm: Norm) -> None:
     check(is_channels_last, "group_norm: x", "in channels_last memory", f"of strides {x.stride()}")
 
     channels = x.shape[1]
-    fits = norm.groups > 0 and channels % norm.groups == 0
-    check(fits, "group_norm: groups", f"a divisor of {channels} channels", norm.groups)
-    fits = channels // norm.groups <= _MAX_GROUP_CHANNELS
-    check(fits, "group_norm: channels in a group", f"at most {_MAX_GROUP_CHANNELS}", channels)
+    divides = norm.groups > 0 and channels % norm.groups == 0
+    check(divides, "group_norm: groups", f"a divisor of {channels} channels", norm.groups)
+    depth = channels // norm.groups
+    check(depth <= _MAX_GROUP_CHANNELS, "group_norm: channels in a group", f"at most {_MAX_GROUP_CHANNELS}", channels)
 
 
 def _check_vectors(x: Tensor, norm: Norm, add: Tensor | None) -> None:
@@ -97,6 +98,7 @@ def _check_vectors(x: Tensor, norm: Norm, add: Tensor | None) -> None:
     for name, tensor in (("weight", norm.weight), ("bias", norm.bias)):
         fits = tensor.shape == (channels,) and tensor.is_contiguous()
         check(fits, f"group_norm: {name}", f"contiguous of shape ({channels},)", tuple(tensor.shape))
+
     if add is not None:
         fits = add.shape == (batch, channels) and add.stride(1) == 1
         check(fits, "group_norm: add", f"of shape ({batch}, {channels}), channels packed", tuple(add.shape))
@@ -114,7 +116,8 @@ def _group_norm(
 ) -> Tensor:
     out = _empty_like(x)
     if out.numel():
-        _launch(x, Norm(groups=groups, weight=weight, bias=bias, eps=eps, silu=silu), add, out)
+        norm = Norm(groups=groups, weight=weight, bias=bias, eps=eps, silu=silu)
+        _launch(x, norm, add, out)
     return out
 
 
@@ -171,10 +174,12 @@ def _chunk(groups: int, depth: int) -> tuple[int, int]:
     in 240 of 256).
     """
     share = power_of_two(groups * depth) // _CHUNKS
-    columns = max(power_of_two(depth), min(_COLUMNS, max(_MIN_COLUMNS, share)))
+    columns = min(_COLUMNS, max(_MIN_COLUMNS, share))
+    columns = max(columns, power_of_two(depth))
 
     def fill(columns: int) -> float:
-        return min(groups, columns // depth) * depth / columns
+        whole_groups = min(groups, columns // depth)
+        return whole_groups * depth / columns
 
     if fill(columns) < _MIN_FILL:
         columns = max(columns, 2 * columns, key=fill)
@@ -182,12 +187,17 @@ def _chunk(groups: int, depth: int) -> tuple[int, int]:
     return chunk_groups, power_of_two(chunk_groups * depth)
 
 
+def _empty_moments(x: Tensor, count: int) -> Tensor:
+    """For the means and squared deviations of so many groups of each image's blocks; never empty."""
+    return x.new_empty(max(1, 2 * len(x) * count), dtype=torch.float32)
+
+
 def _launch(x: Tensor, norm: Norm, add: Tensor | None, out: Tensor) -> None:
     """One launch for a small map; for a large one a launch that measures its blocks, and one that normalizes them."""
-    batch, channels, height, width = x.shape
+    channels, height, width = x.shape[1:]
     tiling = _tiling(x.shape, norm.groups)
-    small = height * width <= _ONE_LAUNCH_PIXELS
-    moments = x.new_empty(1 if small else 2 * batch * tiling.blocks * norm.groups, dtype=torch.float32)
+    is_small = height * width <= _ONE_LAUNCH_PIXELS
+    moments = _empty_moments(x, 0 if is_small else tiling.blocks * norm.groups)
 
     with launching("group_norm", x):
         from intarsia.kernels.group_norm_triton import group_norm_kernel
@@ -217,7 +227,7 @@ def _launch(x: Tensor, norm: Norm, add: Tensor | None, out: Tensor) -> None:
             BLOCKS=power_of_two(_MAX_BLOCKS),
             num_warps=8 if tiling.columns * tiling.rows > _TILE else 4,
         )
-        if small:
+        if is_small:
             launch(measures=1, applies=1)
         else:
             launch(measures=1, applies=0)

@@ -38,18 +38,22 @@ def _block_moments(
         count = tl.minimum(end - start - seen, ROWS)
         tile_mean = tl.sum(value, axis=0) / count
         centered = tl.where(inside, value - tile_mean[None, :], 0.0)
+        tile_squares = tl.sum(centered * centered, axis=0)
 
         share = count / (seen + count)
         apart = tile_mean - mean
         mean += apart * share
-        squares += tl.sum(centered * centered, axis=0) + apart * apart * seen * share
+        squares += tile_squares + apart * apart * seen * share
         seen += ROWS
 
     in_group = member & used[None, :]
-    group_mean = tl.sum(tl.where(in_group, mean[None, :], 0.0), axis=1) / DEPTH
-    off = tl.where(in_group, mean[None, :] - group_mean[:, None], 0.0)
+    means = tl.where(in_group, mean[None, :], 0.0)
+    group_mean = tl.sum(means, axis=1) / DEPTH
+
+    apart_from_group = tl.where(in_group, mean[None, :] - group_mean[:, None], 0.0)
     rows_seen = (end - start).to(tl.float32)
-    group_squares = tl.sum(tl.where(in_group, squares[None, :], 0.0) + off * off * rows_seen, axis=1)
+    own_squares = tl.where(in_group, squares[None, :], 0.0)
+    group_squares = tl.sum(own_squares + apart_from_group * apart_from_group * rows_seen, axis=1)
     return group_mean, group_squares
 
 
@@ -68,13 +72,16 @@ def _map_moments(
     block = tl.arange(0, BLOCKS)
     inside = (block < blocks)[:, None] & valid[None, :]
     source = moments[None, :] + block[:, None] * 2 * groups
-    rows = tl.maximum(tl.minimum(pixels - block * height, height), 0).to(tl.float32)[:, None]
+    rows_left = pixels - block * height
+    rows = tl.maximum(tl.minimum(rows_left, height), 0).to(tl.float32)[:, None]
 
     means = tl.load(source, mask=inside, other=0.0)
     mean = tl.sum(means * (rows / pixels), axis=0)
-    off = tl.where(inside, means - mean[None, :], 0.0)
+
+    apart = tl.where(inside, means - mean[None, :], 0.0)
     squares = tl.load(source + groups, mask=inside, other=0.0)
-    return mean, tl.sum(squares + off * off * (rows * DEPTH), axis=0)
+    map_squares = tl.sum(squares + apart * apart * (rows * DEPTH), axis=0)
+    return mean, map_squares
 
 
 @triton.jit(do_not_specialize=["pixels", "tiles", "blocks", "has_add", "silu", "measures", "applies"])
@@ -108,7 +115,8 @@ def group_norm_kernel(
     ``has_add``, ``silu``, ``measures`` and ``applies`` are 0 or 1. A small map is measured and normalized in one
     launch, a large one in two.
     """
-    block, batch = tl.program_id(0), tl.program_id(2).to(tl.int64)
+    block = tl.program_id(0)
+    batch = tl.program_id(2).to(tl.int64)
     first_group = tl.program_id(1) * GROUPS
     column = tl.arange(0, COLUMNS)
     channel = first_group * DEPTH + column
@@ -124,7 +132,8 @@ def group_norm_kernel(
     end = tl.minimum(start + height, pixels)
     image = x + batch * pixels * channels
     image_moments = moments + tl.program_id(2) * blocks * 2 * groups + group
-    added = tl.load(add + batch * add_stride + channel, mask=used & (has_add != 0), other=0.0).to(tl.float32)
+    image_add = add + batch * add_stride
+    added = tl.load(image_add + channel, mask=used & (has_add != 0), other=0.0).to(tl.float32)
 
     mean = tl.zeros([SLOTS], tl.float32)
     squares = tl.zeros([SLOTS], tl.float32)
@@ -137,7 +146,8 @@ def group_norm_kernel(
     if applies != 0:
         if measures == 0:
             mean, squares = _map_moments(image_moments, valid, groups, pixels, blocks, height, DEPTH, BLOCKS)
-        inverse_std = 1.0 / tl.sqrt(squares / (pixels * DEPTH) + eps)
+        variance = squares / (pixels * DEPTH)
+        inverse_std = 1.0 / tl.sqrt(variance + eps)
 
         # from groups back to channels, and all of it into one multiplication and one addition
         gain = tl.sum(tl.where(member, inverse_std[:, None], 0.0), axis=0)

@@ -27,7 +27,7 @@ from torch import Tensor
 from intarsia.errors import BackendError
 from intarsia.execution import Kernels
 
-__all__ = ["ceil_div", "check", "launching", "operation", "pick_kernels", "power_of_two", "runs_fused"]
+__all__ = ["ceil_div", "check", "described", "launching", "operation", "pick_kernels", "power_of_two", "runs_fused"]
 
 _LEAST_CAPABILITY = (7, 0)
 _MISSING = "fused kernels need triton, which is not installed: pip install 'intarsia[cuda]', or ask for plain kernels"
@@ -99,7 +99,9 @@ def pick_kernels(choice: Kernels, device: torch.device) -> bool:
         BackendError: fused ones on a CPU (but for Triton's interpreter), or on a GPU that Triton does not compile for,
             or without triton.
     """
-    if choice == "plain" or (choice == "auto" and device.type == "cpu"):
+    if choice == "plain":
+        return False
+    if choice == "auto" and device.type == "cpu":
         return False
     if device.type == "meta":
         return True
@@ -121,9 +123,11 @@ def runs_fused(fused: bool | None, *tensors: Tensor | None) -> bool:
     """
     if fused is not None:
         return fused
+
     present = [tensor for tensor in tensors if tensor is not None]
-    trained = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in present)
-    return (present[0].is_cuda or present[0].is_meta) and not trained
+    first = present[0]
+    is_trained = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in present)
+    return (first.is_cuda or first.is_meta) and not is_trained
 
 
 def check(fits: bool, argument: str, allowed: str, actual: object) -> None:
@@ -139,6 +143,11 @@ def check(fits: bool, argument: str, allowed: str, actual: object) -> None:
         raise BackendError(f"kernel {argument} must be {allowed}, not {actual}")
 
 
+def described(tensor: Tensor) -> str:
+    """Dtype and shape, for :func:`check`."""
+    return f"{tensor.dtype} of shape {tuple(tensor.shape)}"
+
+
 def ceil_div(count: int, size: int) -> int:
     """How many blocks of ``size`` hold ``count``."""
     return -(-count // size)
@@ -146,4 +155,5 @@ def ceil_div(count: int, size: int) -> int:
 
 def power_of_two(count: int) -> int:
     """The least power of two that is not below ``count``; Triton's blocks have such sizes."""
-    return 1 << max(0, count - 1).bit_length()
+    highest = max(0, count - 1)
+    return 1 << highest.bit_length()

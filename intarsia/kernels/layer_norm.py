@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from intarsia.kernels.float8 import Float8, empty_float8, quantize_reference, row_warps
-from intarsia.kernels.launch import ceil_div, check, launching, operation, power_of_two, runs_fused
+from intarsia.kernels.launch import ceil_div, check, described, launching, operation, power_of_two, runs_fused
 
 __all__ = [
     "add_layer_norm",
@@ -35,7 +35,8 @@ class _Norm(NamedTuple):
 
 def layer_norm_reference(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
     """In float32, rounded once; see :func:`layer_norm`."""
-    return F.layer_norm(x.float(), x.shape[-1:], weight.float(), bias.float(), eps).to(x.dtype)
+    normed = F.layer_norm(x.float(), x.shape[-1:], weight.float(), bias.float(), eps)
+    return normed.to(x.dtype)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, *, fused: bool | None = None) -> Tensor:
@@ -54,6 +55,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, *, fu
     """
     if not runs_fused(fused, x, weight, bias):
         return layer_norm_reference(x, weight, bias, eps)
+
     _check_layouts(x, weight, bias)
     normed: Tensor = _layer_norm(x, weight, bias, eps)
     return normed
@@ -84,6 +86,7 @@ def add_layer_norm(
     """
     if not runs_fused(fused, x, delta, weight, bias):
         return add_layer_norm_reference(x, delta, weight, bias, eps)
+
     _check_layouts(x, weight, bias, delta)
     total, normed = _add_layer_norm(x, delta, weight, bias, eps)
     return total, normed
@@ -93,9 +96,12 @@ def layer_norm_float8_reference(
     x: Tensor, delta: Tensor | None, weight: Tensor, bias: Tensor, eps: float = 1e-5
 ) -> tuple[Tensor, Float8]:
     """In float32, each result rounded once; see :func:`layer_norm_float8`."""
-    total = x.float() if delta is None else x.float() + delta.float()
+    total = x.float()
+    if delta is not None:
+        total = total + delta.float()
+        x = total.to(x.dtype)
     normed = F.layer_norm(total, total.shape[-1:], weight.float(), bias.float(), eps)
-    return x if delta is None else total.to(x.dtype), quantize_reference(normed)
+    return x, quantize_reference(normed)
 
 
 def layer_norm_float8(
@@ -114,6 +120,7 @@ def layer_norm_float8(
     """
     if not runs_fused(fused, x, delta, weight, bias):
         return layer_norm_float8_reference(x, delta, weight, bias, eps)
+
     _check_layouts(x, weight, bias, delta)
     if delta is None:
         return x, Float8(*_layer_norm_float8(x, weight, bias, eps))
@@ -132,8 +139,8 @@ def _check_layouts(x: Tensor, weight: Tensor, bias: Tensor, delta: Tensor | None
 
     if delta is not None:
         fits = delta.shape == x.shape and delta.dtype == x.dtype and delta.is_contiguous()
-        actual = f"{delta.dtype} of shape {tuple(delta.shape)} and strides {delta.stride()}"
-        check(fits, "layer_norm: delta", f"contiguous {x.dtype} of shape {tuple(x.shape)}", actual)
+        actual = f"{described(delta)} and strides {delta.stride()}"
+        check(fits, "layer_norm: delta", f"contiguous {described(x)}", actual)
 
 
 def _empty_like(x: Tensor, *_: object) -> Tensor:
@@ -196,8 +203,10 @@ def _launch(
     """``total`` is written where there is a ``delta``, ``scale`` where ``out`` is e4m3; both are optional together."""
     if not x.numel():
         return
+
     width = x.shape[-1]
-    rows, columns = x.numel() // width, power_of_two(width)
+    columns = power_of_two(width)
+    rows = x.numel() // width
     rows_at_once = max(1, _TILE // columns)
     grid = (ceil_div(rows, rows_at_once),)
 

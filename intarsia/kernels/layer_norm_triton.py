@@ -29,7 +29,8 @@ def layer_norm_kernel(
 
     ``has_delta`` is 1 where ``delta`` is added, else 0: one kernel for both, as each takes long to compile.
     """
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    first_row = tl.program_id(0).to(tl.int64) * ROWS
+    row = first_row + tl.arange(0, ROWS)[:, None]
     column = tl.arange(0, COLUMNS)[None, :]
     inside = (row < rows) & (column < width)
     offset = row * width + column
@@ -41,14 +42,17 @@ def layer_norm_kernel(
 
     mean = tl.sum(value, axis=1) / width
     centered = tl.where(inside, value - mean[:, None], 0.0)
-    inverse_std = 1.0 / tl.sqrt(tl.sum(centered * centered, axis=1) / width + eps)
+    variance = tl.sum(centered * centered, axis=1) / width
+    inverse_std = 1.0 / tl.sqrt(variance + eps)
+
     gain = tl.load(weight + column, mask=column < width, other=0.0).to(tl.float32)
     shift = tl.load(bias + column, mask=column < width, other=0.0).to(tl.float32)
     normed = centered * inverse_std[:, None] * gain + shift
 
     if QUANTIZES:
         # beyond the row's end normed is 0, as shift is
-        row_max = tl.maximum(tl.max(tl.abs(normed), axis=1), LEAST_ROW_MAX)[:, None]
+        row_max = tl.max(tl.abs(normed), axis=1)
+        row_max = tl.maximum(row_max, LEAST_ROW_MAX)[:, None]
         tl.store(scale + row, row_max / E4M3_MAX, mask=row < rows)
         normed *= E4M3_MAX / row_max
     tl.store(out + offset, normed, mask=inside)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from intarsia.kernels.launch import ceil_div, check, launching, operation, power_of_two, runs_fused
+from intarsia.kernels.launch import ceil_div, check, described, launching, operation, power_of_two, runs_fused
 
 __all__ = ["match", "match_reference", "merge", "merge_reference"]
 
@@ -33,35 +33,56 @@ def match_reference(
     x: Tensor, sources: Tensor, destinations: Tensor, merged: int, protected: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """By torch's own operations, in the dtype of ``x``; see :func:`match`."""
-    lanes, unmerged = len(sources), sources.shape[1] - merged
-    metric = _metric(x, lanes)
-    scores = _gather_tokens(metric, sources) @ _gather_tokens(metric, destinations).mT
-    if protected is not None:
-        scores = scores.masked_fill(protected.gather(1, destinations)[:, None], -torch.inf)
-    similarity, nearest = scores.max(dim=2)
-    if protected is not None:
-        similarity = similarity.masked_fill(protected.gather(1, sources), -torch.inf)
-
+    similarity, nearest = _similarities(x, sources, destinations, protected)
     order = similarity.sort(dim=1, descending=True, stable=True).indices
-    merging, staying = order[:, :merged], order[:, merged:]
-    places = torch.arange(unmerged + destinations.shape[1], device=x.device).expand(lanes, -1)
-    place = order.new_zeros(lanes, x.shape[1])
-    place.scatter_(1, sources.gather(1, staying), places[:, :unmerged])
-    place.scatter_(1, destinations, places[:, unmerged:])
-    place.scatter_(1, sources.gather(1, merging), unmerged + nearest.gather(1, merging))
+    merging_sources = sources.gather(1, order[:, :merged])
+    staying_sources = sources.gather(1, order[:, merged:])
+    targets = nearest.gather(1, order[:, :merged])
 
-    size = torch.zeros(lanes, x.shape[1] - merged, device=x.device, dtype=torch.float32)
-    return place, size.scatter_add_(1, place, torch.ones_like(place, dtype=torch.float32))
+    # those that are left: first the sources that stay, then the destinations
+    lanes, tokens = len(sources), x.shape[1]
+    unmerged = sources.shape[1] - merged
+    places = torch.arange(tokens - merged, device=x.device).expand(lanes, -1)
+    place = order.new_zeros(lanes, tokens)
+    place.scatter_(1, staying_sources, places[:, :unmerged])
+    place.scatter_(1, destinations, places[:, unmerged:])
+    place.scatter_(1, merging_sources, unmerged + targets)
+
+    ones = torch.ones_like(place, dtype=torch.float32)
+    size = torch.zeros(lanes, tokens - merged, device=x.device, dtype=torch.float32)
+    size.scatter_add_(1, place, ones)
+    return place, size
+
+
+def _similarities(x: Tensor, sources: Tensor, destinations: Tensor, protected: Tensor | None) -> tuple[Tensor, Tensor]:
+    """How similar each source is to its best destination, ``[L, S]``, and which that is."""
+    metric = _metric(x, len(sources))
+    source_metric = _gather_tokens(metric, sources)
+    destination_metric = _gather_tokens(metric, destinations)
+    scores = source_metric @ destination_metric.mT
+
+    if protected is not None:
+        are_protected = protected.gather(1, destinations)
+        scores = scores.masked_fill(are_protected[:, None], -torch.inf)
+    similarity, nearest = scores.max(dim=2)
+
+    if protected is not None:
+        are_protected = protected.gather(1, sources)
+        similarity = similarity.masked_fill(are_protected, -torch.inf)
+    return similarity, nearest
 
 
 def _metric(x: Tensor, lanes: int) -> Tensor:
     """``[L, N, branches*C]``: unit vectors of both branches, concatenated: their products are sums of cosines."""
     unit = F.normalize(x, dim=2)
-    return unit.view(lanes, -1, *unit.shape[1:]).transpose(1, 2).flatten(2)
+    by_lane = unit.view(lanes, -1, *unit.shape[1:])
+    return by_lane.transpose(1, 2).flatten(2)
 
 
 def _gather_tokens(x: Tensor, index: Tensor) -> Tensor:
-    return x.gather(1, index[..., None].expand(-1, -1, x.shape[2]))
+    """``[L, N, C]`` and ``[L, n]`` → ``[L, n, C]``."""
+    channels = x.shape[2]
+    return x.gather(1, index[..., None].expand(-1, -1, channels))
 
 
 def match(
@@ -96,6 +117,7 @@ def match(
     """
     if not runs_fused(fused, x):
         return match_reference(x, sources, destinations, merged, protected)
+
     _check_indices(x, sources, destinations, merged)
     if protected is not None:
         _check_protected(protected, (len(sources), x.shape[1]))
@@ -104,27 +126,28 @@ def match(
 
 
 def _check_indices(x: Tensor, sources: Tensor, destinations: Tensor, merged: int) -> None:
-    lanes = len(sources)
+    lanes, source_count = sources.shape
     check(x.is_contiguous(), "match: x", "contiguous", f"of strides {x.stride()}")
     check(len(x) % lanes == 0, "match: the batch", f"a multiple of {lanes} lanes", len(x))
-    check(0 <= merged <= sources.shape[1], "match: merged", f"0 … {sources.shape[1]}", merged)
+    check(0 <= merged <= source_count, "match: merged", f"0 … {source_count}", merged)
+
     for name, index in (("sources", sources), ("destinations", destinations)):
         fits = index.dtype == torch.int64 and index.is_contiguous() and len(index) == lanes
-        actual = f"{index.dtype} of shape {tuple(index.shape)}"
-        check(fits, f"match: {name}", f"contiguous int64 of {lanes} rows", actual)
+        check(fits, f"match: {name}", f"contiguous int64 of {lanes} rows", described(index))
 
 
 def _check_protected(protected: Tensor, shape: tuple[int, int]) -> None:
     fits = protected.dtype == torch.bool and protected.is_contiguous() and protected.shape == shape
-    actual = f"{protected.dtype} of shape {tuple(protected.shape)}"
-    check(fits, "match: protected", f"contiguous bool of shape {shape}", actual)
+    check(fits, "match: protected", f"contiguous bool of shape {shape}", described(protected))
 
 
 def _empty_places_and_sizes(
     x: Tensor, sources: Tensor, destinations: Tensor, merged: int, protected: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     lanes, tokens = len(sources), x.shape[1]
-    return sources.new_empty(lanes, tokens), x.new_empty(lanes, tokens - merged, dtype=torch.float32)
+    place = sources.new_empty(lanes, tokens)
+    size = x.new_empty(lanes, tokens - merged, dtype=torch.float32)
+    return place, size
 
 
 @operation(
@@ -150,11 +173,12 @@ def _match(
 
 def _nearest(x: Tensor, sources: Tensor, destinations: Tensor, protected: Tensor | None) -> tuple[Tensor, Tensor]:
     """How similar each source is to its best destination, float32 ``[L, S]``, and which that is, int64."""
-    similarity = x.new_empty(*sources.shape, dtype=torch.float32)
-    nearest = sources.new_empty(*sources.shape)
     lanes, source_count = sources.shape
     batch, tokens, channels = x.shape
-    tile_channels = min(_CHANNELS, max(_MIN_CHANNELS, power_of_two(channels)))
+    similarity = x.new_empty(lanes, source_count, dtype=torch.float32)
+    nearest = sources.new_empty(lanes, source_count)
+
+    tile_channels = _tile_channels(channels, _CHANNELS)
     grid = (ceil_div(source_count, _SOURCES), lanes)
     with launching("match", x):
         from intarsia.kernels.matcher_triton import nearest_kernel
@@ -181,6 +205,10 @@ def _nearest(x: Tensor, sources: Tensor, destinations: Tensor, protected: Tensor
     return similarity, nearest
 
 
+def _tile_channels(channels: int, most: int) -> int:
+    return min(most, max(_MIN_CHANNELS, power_of_two(channels)))
+
+
 def _launch_rank(
     *, similarity: Tensor, nearest: Tensor, sources: Tensor, destinations: Tensor, place: Tensor, size: Tensor
 ) -> None:
@@ -189,7 +217,9 @@ def _launch_rank(
     destination_count = destinations.shape[1]
     tokens = place.shape[1]
     source_tiles = ceil_div(source_count, _RANKED)
-    grid = (source_tiles + ceil_div(destination_count, _RANKED), lanes)
+    destination_tiles = ceil_div(destination_count, _RANKED)
+
+    grid = (source_tiles + destination_tiles, lanes)
     with launching("match", similarity):
         from intarsia.kernels.matcher_triton import rank_kernel
 
@@ -212,14 +242,17 @@ def _launch_rank(
 
 def merge_reference(x: Tensor, place: Tensor, size: Tensor) -> Tensor:
     """By torch's own operations, in float32; see :func:`merge`."""
+    wide = x.float()
     sums = torch.zeros(*size.shape, x.shape[2], device=x.device, dtype=torch.float32)
     if x.is_cuda:
         # scatter_add_ adds in whatever order its threads arrive; this sorts first, so the bits are the same
         lanes = torch.arange(len(x), device=x.device)[:, None]
-        sums.index_put_((lanes, place), x.float(), accumulate=True)
+        sums.index_put_((lanes, place), wide, accumulate=True)
     else:
-        sums.scatter_add_(1, place[..., None].expand_as(x), x.float())
-    return (sums / size[..., None]).to(x.dtype)
+        sums.scatter_add_(1, place[..., None].expand_as(x), wide)
+
+    means = sums / size[..., None]
+    return means.to(x.dtype)
 
 
 def merge(
@@ -240,7 +273,10 @@ def merge(
     """
     branches = len(x) // len(place)
     if not runs_fused(fused, x):
-        return merge_reference(x, place.repeat_interleave(branches, 0), size.repeat_interleave(branches, 0))
+        place = place.repeat_interleave(branches, 0)
+        size = size.repeat_interleave(branches, 0)
+        return merge_reference(x, place, size)
+
     check(x.is_contiguous(), "merge: x", "contiguous", f"of strides {x.stride()}")
     means: Tensor = _merge(x, place, size, sources, destinations)
     return means
@@ -254,11 +290,13 @@ def _empty_merged(x: Tensor, place: Tensor, size: Tensor, *_: object) -> Tensor:
 def _merge(x: Tensor, place: Tensor, size: Tensor, sources: Tensor, destinations: Tensor) -> Tensor:
     out = _empty_merged(x, place, size)
     batch, tokens, channels = x.shape
-    source_count, destination_count = sources.shape[1], destinations.shape[1]
-    tile_channels = min(_MEAN_CHANNELS, max(_MIN_CHANNELS, power_of_two(channels)))
+    source_count = sources.shape[1]
+    destination_count = destinations.shape[1]
+    source_tiles = ceil_div(source_count, _SEARCHED)
     destination_tiles = ceil_div(destination_count, _AVERAGED)
+    tile_channels = _tile_channels(channels, _MEAN_CHANNELS)
 
-    grid = (destination_tiles + ceil_div(source_count, _SEARCHED), ceil_div(channels, tile_channels), batch)
+    grid = (destination_tiles + source_tiles, ceil_div(channels, tile_channels), batch)
     with launching("merge", x):
         from intarsia.kernels.matcher_triton import merge_kernel
 

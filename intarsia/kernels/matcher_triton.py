@@ -25,8 +25,8 @@ def _similarities(
 ) -> tl.tensor:
     """Cosines ``[SOURCES, DESTINATIONS]`` of tokens of one sample."""
     product = tl.zeros([SOURCES, DESTINATIONS], tl.float32)
-    source_norm = tl.zeros([SOURCES], tl.float32)
-    destination_norm = tl.zeros([DESTINATIONS], tl.float32)
+    source_squares = tl.zeros([SOURCES], tl.float32)
+    destination_squares = tl.zeros([DESTINATIONS], tl.float32)
 
     for tile in range(CHANNEL_TILES):
         channel = tile * CHANNELS + tl.arange(0, CHANNELS)
@@ -36,11 +36,16 @@ def _similarities(
         left = tl.load(row, mask=source_valid[:, None] & inside[None, :], other=0.0)
         right = tl.load(column, mask=destination_valid[None, :] & inside[:, None], other=0.0)
         product = tl.dot(left, right, product, input_precision="ieee")
-        source_norm += tl.sum(left.to(tl.float32) * left.to(tl.float32), axis=1)
-        destination_norm += tl.sum(right.to(tl.float32) * right.to(tl.float32), axis=0)
 
-    source_scale = 1.0 / tl.maximum(tl.sqrt(source_norm), _LEAST_NORM)
-    destination_scale = 1.0 / tl.maximum(tl.sqrt(destination_norm), _LEAST_NORM)
+        wide_left = left.to(tl.float32)
+        wide_right = right.to(tl.float32)
+        source_squares += tl.sum(wide_left * wide_left, axis=1)
+        destination_squares += tl.sum(wide_right * wide_right, axis=0)
+
+    source_norm = tl.sqrt(source_squares)
+    destination_norm = tl.sqrt(destination_squares)
+    source_scale = 1.0 / tl.maximum(source_norm, _LEAST_NORM)
+    destination_scale = 1.0 / tl.maximum(destination_norm, _LEAST_NORM)
     return product * source_scale[:, None] * destination_scale[None, :]
 
 
@@ -92,10 +97,11 @@ def nearest_kernel(
         # of equal ones the first
         tile_best = tl.max(score, axis=1)
         is_best = score == tile_best[:, None]
-        first = tl.min(tl.where(is_best, destination[None, :], destination_count - 1), axis=1)
-        better = tile_best > best
-        best_destination = tl.where(better, first.to(tl.int64), best_destination)
-        best = tl.where(better, tile_best, best)
+        candidates = tl.where(is_best, destination[None, :], destination_count - 1)
+        first = tl.min(candidates, axis=1)
+        is_better = tile_best > best
+        best_destination = tl.where(is_better, first.to(tl.int64), best_destination)
+        best = tl.where(is_better, tile_best, best)
         begin += DESTINATIONS
 
     if PROTECTS:
@@ -138,9 +144,10 @@ def rank_kernel(
             other_score = tl.load(
                 similarity + lane * source_count + other, mask=other_valid, other=float("-inf")
             )[None, :]  # fmt: skip
-            tied_before = (other_score == score[:, None]) & (other[None, :] < source[:, None])
-            before = (other_score > score[:, None]) | tied_before
-            rank += tl.sum((before & other_valid[None, :]).to(tl.int32), axis=1)
+            is_tied_before = (other_score == score[:, None]) & (other[None, :] < source[:, None])
+            is_before = (other_score > score[:, None]) | is_tied_before
+            counted = (is_before & other_valid[None, :]).to(tl.int32)
+            rank += tl.sum(counted, axis=1)
             begin += COMPARED
 
         merges = valid & (rank < merged)
@@ -177,8 +184,10 @@ def _add_sources(
         token = tl.load(sources + source, mask=valid, other=0)
         source_place = tl.load(place + token, mask=valid, other=-1)
         member = source_place[None, :] == target[:, None]
+
         # what merged elsewhere is not even read
-        joins = valid & (tl.max(member.to(tl.int32), axis=0) > 0)
+        is_member = tl.max(member.to(tl.int32), axis=0) > 0
+        joins = valid & is_member
         value = tl.load(sample + token[:, None] * channels, mask=joins[:, None] & inside, other=0.0)
         total = tl.dot(member.to(value.dtype), value, total, input_precision="ieee")
         begin += SOURCES
@@ -224,19 +233,23 @@ def merge_kernel(
 
         inside = destination_valid[:, None] & channel_valid
         total = tl.load(sample + destination_token[:, None] * channels, mask=inside, other=0.0).to(tl.float32)
-        lane_place, lane_sources = place + lane * tokens, sources + lane * source_count
+        lane_place = place + lane * tokens
+        lane_sources = sources + lane * source_count
         total = _add_sources(
             total, sample, lane_place, lane_sources, slot, channel_valid, channels, source_count, SOURCES
         )
 
-        count = tl.load(size + lane * (unmerged + destination_count) + slot, mask=destination_valid, other=1.0)
-        tl.store(result + slot[:, None] * channels, total / count[:, None], mask=inside)
+        lane_size = size + lane * (unmerged + destination_count)
+        count = tl.load(lane_size + slot, mask=destination_valid, other=1.0)
+        mean = total / count[:, None]
+        tl.store(result + slot[:, None] * channels, mean, mask=inside)
     else:
         source = (tl.program_id(0) - destination_tiles) * SOURCES + tl.arange(0, SOURCES)
         source_valid = source < source_count
         source_token = tl.load(sources + lane * source_count + source, mask=source_valid, other=0)
         source_place = tl.load(place + lane * tokens + source_token, mask=source_valid, other=0)
 
-        stays = (source_valid & (source_place < unmerged))[:, None] & channel_valid
+        stays = source_valid & (source_place < unmerged)
+        stays = stays[:, None] & channel_valid
         value = tl.load(sample + source_token[:, None] * channels, mask=stays, other=0.0)
         tl.store(result + source_place[:, None] * channels, value, mask=stays)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from intarsia.kernels.launch import ceil_div, check, launching, operation, runs_fused
+from intarsia.kernels.launch import ceil_div, check, described, launching, operation, runs_fused
 
 __all__ = ["pick_rows", "pick_rows_reference"]
 
@@ -15,8 +15,9 @@ _BLOCK = 1024
 def pick_rows_reference(table: Tensor, cursor: Tensor, out: Tensor, row: Tensor | None = None) -> None:
     """By torch's own operations; see :func:`pick_rows`."""
     lanes, rows, _, width = table.shape
-    chosen = table[torch.arange(lanes, device=table.device), cursor.long().clamp(0, rows - 1)]
-    out.view(lanes, -1, width).copy_(chosen)
+    every_lane = torch.arange(lanes, device=table.device)
+    own_row = cursor.long().clamp(0, rows - 1)
+    out.view(lanes, -1, width).copy_(table[every_lane, own_row])
     if row is not None:
         row.copy_(cursor)
 
@@ -36,21 +37,30 @@ def pick_rows(
     Raises:
         BackendError: a shape, dtype or layout is another, or triton is missing.
     """
-    lanes, _, branches, width = table.shape
-    fits = out.ndim == 2 and out.shape[1] == width and len(out) % (lanes * branches) == 0 and out.dtype == table.dtype
-    check(fits, "pick: out", f"{table.dtype} of {width} columns", f"{out.dtype} of shape {tuple(out.shape)}")
-    for name, tensor in (("table", table), ("out", out)):
-        check(tensor.is_contiguous(), f"pick: {name}", "packed", f"of strides {tensor.stride()}")
-    for name, counter in (("cursor", cursor), ("row", row)):
-        if counter is not None:
-            fits = counter.dtype == torch.int32 and counter.shape == (lanes,)
-            actual = f"{counter.dtype} of shape {tuple(counter.shape)}"
-            check(fits, f"pick: {name}", f"torch.int32 of shape {(lanes,)}", actual)
+    _check_out(table, out)
+    _check_counter("cursor", cursor, len(table))
+    if row is not None:
+        _check_counter("row", row, len(table))
 
     if runs_fused(fused, table):
         _pick(table, cursor, out, row)
     else:
         pick_rows_reference(table, cursor, out, row)
+
+
+def _check_out(table: Tensor, out: Tensor) -> None:
+    lanes, _, branches, width = table.shape
+    fits = out.ndim == 2 and out.shape[1] == width and out.dtype == table.dtype
+    fits = fits and len(out) % (lanes * branches) == 0
+    check(fits, "pick: out", f"{table.dtype} of {width} columns", described(out))
+
+    for name, tensor in (("table", table), ("out", out)):
+        check(tensor.is_contiguous(), f"pick: {name}", "packed", f"of strides {tensor.stride()}")
+
+
+def _check_counter(name: str, counter: Tensor, lanes: int) -> None:
+    fits = counter.dtype == torch.int32 and counter.shape == (lanes,)
+    check(fits, f"pick: {name}", f"torch.int32 of shape {(lanes,)}", described(counter))
 
 
 def _nothing_new(*_: object) -> None:

@@ -27,8 +27,11 @@ def pick_kernel(
 
     element = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = element < columns
-    branch, column = element // width % branches, element % width
-    table_row = lane * rows + tl.minimum(tl.maximum(row, 0), rows - 1)
+    branch = element // width % branches
+    column = element % width
+    bounded_row = tl.minimum(tl.maximum(row, 0), rows - 1)
+    table_row = lane * rows + bounded_row
 
     source = table + (table_row * branches + branch) * width + column
-    tl.store(out + lane * columns + element, tl.load(source, mask=inside, other=0), mask=inside)
+    value = tl.load(source, mask=inside, other=0)
+    tl.store(out + lane * columns + element, value, mask=inside)

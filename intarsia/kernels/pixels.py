@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from intarsia.kernels.launch import ceil_div, check, launching, runs_fused
+from intarsia.kernels.launch import ceil_div, check, described, launching, runs_fused
 
 __all__ = ["paste", "paste_reference", "to_levels", "to_levels_reference"]
 
@@ -20,8 +20,9 @@ _BLOCK = 1024
 
 def to_levels_reference(image: Tensor) -> Tensor:
     """By torch's own operations; see :func:`to_levels`."""
-    levels = (image.float() * HALF_RANGE + HALF_RANGE).clamp_(0, MAX_LEVEL).round_().to(torch.uint8)
-    return levels.permute(0, 2, 3, 1).contiguous()
+    scaled = image.float() * HALF_RANGE + HALF_RANGE
+    levels = scaled.clamp_(0, MAX_LEVEL).round_()
+    return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
 def to_levels(image: Tensor, *, fused: bool | None = None) -> Tensor:
@@ -40,6 +41,7 @@ def to_levels(image: Tensor, *, fused: bool | None = None) -> Tensor:
     """
     if not runs_fused(fused, image):
         return to_levels_reference(image)
+
     batch, channels, height, width = image.shape
     channel_stride, pixel_stride = _strides("to_levels: image", image)
     out = image.new_empty(batch, height, width, channels, dtype=torch.uint8)
@@ -68,10 +70,14 @@ def to_levels(image: Tensor, *, fused: bool | None = None) -> Tensor:
 def paste_reference(base: Tensor, over: Tensor, weights: Tensor) -> Tensor:
     """By torch's own operations; see :func:`paste`."""
     levels = over if over.dtype == torch.uint8 else to_levels_reference(over[None])[0]
-    change = (levels.int() - base.int()) * weights.int()[:, :, None]
+    below = base.int()
+    change = (levels.int() - below) * weights.int()[:, :, None]
+
     # change / 255, rounded to nearest
-    rounded = torch.div(2 * change.abs() + MAX_LEVEL, 2 * MAX_LEVEL, rounding_mode="floor")
-    return (base.int() + change.sign() * rounded).to(torch.uint8)
+    doubled = 2 * change.abs() + MAX_LEVEL
+    rounded = torch.div(doubled, 2 * MAX_LEVEL, rounding_mode="floor")
+    mixed = below + change.sign() * rounded
+    return mixed.to(torch.uint8)
 
 
 def paste(
@@ -100,6 +106,7 @@ def paste(
     if not runs_fused(fused, base):
         pasted = paste_reference(base, over, weights)
         return pasted if out is None else out.copy_(pasted)
+
     if out is None:
         out = torch.empty_like(base, memory_format=torch.contiguous_format)
     if out.numel():
@@ -110,10 +117,12 @@ def paste(
 def _launch_paste(base: Tensor, over: Tensor, weights: Tensor, out: Tensor) -> None:
     height, width, channels = base.shape
     converts = over.dtype != torch.uint8
-    row_stride, pixel_stride, channel_stride = over.stride(0), channels, 1
     if converts:
         channel_stride, pixel_stride = _strides("paste: over", over[None])
         row_stride = width * pixel_stride
+    else:
+        channel_stride, pixel_stride = 1, channels
+        row_stride = over.stride(0)
 
     grid = (ceil_div(width * channels, _BLOCK), height)
     with launching("paste", base):
@@ -151,9 +160,12 @@ def _strides(argument: str, image: Tensor) -> tuple[int, int]:
 def _check_shapes(base: Tensor, over: Tensor, weights: Tensor) -> None:
     check(base.ndim == 3, "paste: base", "of three dimensions", f"of shape {tuple(base.shape)}")
     height, width, channels = base.shape
-    shape = (height, width, channels) if over.dtype == torch.uint8 else (channels, height, width)
-    check(over.shape == shape, "paste: over", f"of shape {shape}", tuple(over.shape))
-    check(weights.shape == (height, width), "paste: weights", f"of shape {(height, width)}", tuple(weights.shape))
+
+    over_shape = (height, width, channels) if over.dtype == torch.uint8 else (channels, height, width)
+    check(over.shape == over_shape, "paste: over", f"of shape {over_shape}", tuple(over.shape))
+
+    size = (height, width)
+    check(weights.shape == size, "paste: weights", f"of shape {size}", tuple(weights.shape))
 
 
 def _check_layouts(base: Tensor, over: Tensor, weights: Tensor, out: Tensor | None) -> None:
@@ -162,6 +174,7 @@ def _check_layouts(base: Tensor, over: Tensor, weights: Tensor, out: Tensor | No
         _check_levels("over", over, base)
     if out is not None:
         _check_levels("out", out, base)
+
     fits = weights.dtype == torch.uint8 and weights.stride(1) == 1
     actual = f"{weights.dtype} of strides {weights.stride()}"
     check(fits, "paste: weights", "uint8 with packed rows", actual)
@@ -169,7 +182,8 @@ def _check_layouts(base: Tensor, over: Tensor, weights: Tensor, out: Tensor | No
 
 def _check_levels(name: str, levels: Tensor, base: Tensor) -> None:
     channels = base.shape[2]
-    fits = levels.shape == base.shape and levels.dtype == torch.uint8 and levels.stride()[1:] == (channels, 1)
+    is_packed = levels.stride()[1:] == (channels, 1)
+    fits = is_packed and levels.shape == base.shape and levels.dtype == torch.uint8
     allowed = f"uint8 of shape {tuple(base.shape)} with packed rows"
-    actual = f"{levels.dtype} of shape {tuple(levels.shape)}, strides {levels.stride()}"
+    actual = f"{described(levels)}, strides {levels.stride()}"
     check(fits, f"paste: {name}", allowed, actual)

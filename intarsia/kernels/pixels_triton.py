@@ -14,12 +14,15 @@ _MAX_LEVEL = tl.constexpr(MAX_LEVEL)
 @triton.jit
 def _level(value: tl.tensor) -> tl.tensor:
     """-1…1 → 0…255 to nearest, halves to even: what is above the floor is exact in float32."""
-    value = tl.minimum(tl.maximum(value.to(tl.float32) * _HALF_RANGE + _HALF_RANGE, 0.0), 255.0)
-    floor = tl.floor(value)
-    above = value - floor
-    odd = floor - 2.0 * tl.floor(floor * 0.5)
-    up = (above > 0.5) | ((above == 0.5) & (odd == 1.0))
-    return floor + tl.where(up, 1.0, 0.0)
+    scaled = value.to(tl.float32) * _HALF_RANGE + _HALF_RANGE
+    level = tl.minimum(tl.maximum(scaled, 0.0), 255.0)
+
+    floor = tl.floor(level)
+    above = level - floor
+    remainder = floor - 2.0 * tl.floor(floor * 0.5)
+    is_odd = remainder == 1.0
+    goes_up = (above > 0.5) | ((above == 0.5) & is_odd)
+    return floor + tl.where(goes_up, 1.0, 0.0)
 
 
 @triton.jit(do_not_specialize=["pixels", "channel_stride", "pixel_stride"])
@@ -33,13 +36,16 @@ def to_levels_kernel(
     BLOCK: tl.constexpr,
 ) -> None:
     """One program: ``BLOCK`` levels of one image."""
-    batch = tl.program_id(1).to(tl.int64) * pixels * channels
+    first_of_image = tl.program_id(1).to(tl.int64) * pixels * channels
     element = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = element < pixels * channels
-    pixel, channel = element // channels, element % channels
+    pixel = element // channels
+    channel = element % channels
 
-    value = tl.load(image + batch + pixel * pixel_stride + channel * channel_stride, mask=inside, other=0.0)
-    tl.store(out + batch + element, _level(value).to(tl.uint8), mask=inside)
+    source = image + first_of_image + pixel * pixel_stride + channel * channel_stride
+    value = tl.load(source, mask=inside, other=0.0)
+    level = _level(value).to(tl.uint8)
+    tl.store(out + first_of_image + element, level, mask=inside)
 
 
 @triton.jit(
@@ -73,10 +79,14 @@ def paste_kernel(
     row = tl.program_id(1).to(tl.int64)
     element = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = element < width * channels
-    column, channel = element // channels, element % channels
+    column = element // channels
+    channel = element % channels
 
-    weight = tl.load(weights + row * weights_row_stride + column, mask=inside, other=0).to(tl.int32)
-    below = tl.load(base + row * base_row_stride + element, mask=inside, other=0).to(tl.int32)
+    weight_row = weights + row * weights_row_stride
+    weight = tl.load(weight_row + column, mask=inside, other=0).to(tl.int32)
+    base_row = base + row * base_row_stride
+    below = tl.load(base_row + element, mask=inside, other=0).to(tl.int32)
+
     source = over + row * over_row_stride + column * over_pixel_stride + channel * over_channel_stride
     above = tl.load(source, mask=inside & (weight > 0), other=0)
     if CONVERTS:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from intarsia.kernels.launch import ceil_div, check, launching, operation, runs_fused
+from intarsia.kernels.launch import ceil_div, check, described, launching, operation, runs_fused
 
 __all__ = ["residual", "residual_reference"]
 
@@ -17,8 +17,11 @@ _BLOCK = 1024
 
 def residual_reference(h: Tensor, x: Tensor, bias: Tensor, other: Tensor | None = None) -> Tensor:
     """In float32, rounded once; see :func:`residual`."""
-    shift = bias.float() if other is None else bias.float() + other.float()
-    return (h.float() + x.float() + shift[:, None, None]).to(h.dtype)
+    shift = bias.float()
+    if other is not None:
+        shift = shift + other.float()
+    total = h.float() + x.float() + shift[:, None, None]
+    return total.to(h.dtype)
 
 
 def residual(h: Tensor, x: Tensor, bias: Tensor, other: Tensor | None = None, *, fused: bool | None = None) -> Tensor:
@@ -37,26 +40,27 @@ def residual(h: Tensor, x: Tensor, bias: Tensor, other: Tensor | None = None, *,
     """
     if not runs_fused(fused, h, x, bias, other):
         return residual_reference(h, x, bias, other)
-    for name, feature_map in (("h", h), ("x", x)):
-        _check_map(name, feature_map, h)
-    for name, vector in (("bias", bias), ("other", other)):
-        _check_bias(name, vector, h.shape[1])
+
+    _check_map("h", h, h)
+    _check_map("x", x, h)
+    _check_bias("bias", bias, h.shape[1])
+    if other is not None:
+        _check_bias("other", other, h.shape[1])
     total: Tensor = _residual(h, x, bias, other)
     return total
 
 
 def _check_map(name: str, feature_map: Tensor, like: Tensor) -> None:
-    fits = feature_map.shape == like.shape and feature_map.dtype == like.dtype and feature_map.ndim == 4
-    fits = fits and feature_map.is_contiguous(memory_format=torch.channels_last)
-    allowed = f"{like.dtype} of shape {tuple(like.shape)} in channels_last memory"
-    actual = f"{feature_map.dtype} of shape {tuple(feature_map.shape)} and strides {feature_map.stride()}"
+    is_channels_last = feature_map.ndim == 4 and feature_map.is_contiguous(memory_format=torch.channels_last)
+    fits = is_channels_last and feature_map.shape == like.shape and feature_map.dtype == like.dtype
+    allowed = f"{described(like)} in channels_last memory"
+    actual = f"{described(feature_map)} and strides {feature_map.stride()}"
     check(fits, f"residual: {name}", allowed, actual)
 
 
-def _check_bias(name: str, bias: Tensor | None, channels: int) -> None:
-    if bias is not None:
-        fits = bias.shape == (channels,) and bias.is_contiguous()
-        check(fits, f"residual: {name}", f"contiguous of shape ({channels},)", bias.shape)
+def _check_bias(name: str, bias: Tensor, channels: int) -> None:
+    fits = bias.shape == (channels,) and bias.is_contiguous()
+    check(fits, f"residual: {name}", f"contiguous of shape ({channels},)", bias.shape)
 
 
 def _empty_like(h: Tensor, *_: object) -> Tensor:

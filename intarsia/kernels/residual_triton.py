@@ -23,11 +23,13 @@ def residual_kernel(
     element = first + tl.arange(0, BLOCK)
     inside = element < count
     # a 64-bit remainder for each element would take longer than reading it
-    channel = ((first % channels).to(tl.int32) + tl.arange(0, BLOCK)) % channels
+    first_channel = (first % channels).to(tl.int32)
+    channel = (first_channel + tl.arange(0, BLOCK)) % channels
 
     value = tl.load(h + element, mask=inside, other=0.0).to(tl.float32)
     value += tl.load(x + element, mask=inside, other=0.0).to(tl.float32)
 
     shift = tl.load(bias + channel, mask=inside, other=0.0).to(tl.float32)
-    shift += tl.load(other + channel, mask=inside & (has_other != 0), other=0.0).to(tl.float32)
+    reads_other = inside & (has_other != 0)
+    shift += tl.load(other + channel, mask=reads_other, other=0.0).to(tl.float32)
     tl.store(out + element, value + shift, mask=inside)

@@ -36,8 +36,8 @@ def apply_row(buffer: Tensor, matrix: Tensor) -> None:
         buffer: float32 ``[S + 2, C, h, w]``.
         matrix: float32 ``[S, S + 2]``, one row of a table.
     """
-    slots = matrix.shape[0]
-    flat = buffer.view(buffer.shape[0], -1)
+    slots, buffers = matrix.shape
+    flat = buffer.view(buffers, -1)
     flat[:slots] = matrix @ flat
 
 
@@ -53,11 +53,23 @@ def langevin(buffer: Tensor, matrix: Tensor, snr: float) -> Tensor:
         matrix: ``[1, 3]``.
         snr: target ratio of the norms of drift and noise.
     """
-    sample, output, noise = matrix.double()[0].unbind()
-    drift = torch.linalg.vector_norm((sample - 1) * buffer[0].double() + output * buffer[1].double())
-    target = snr * noise.abs() * torch.linalg.vector_norm(buffer[2].double())
-    ratio = torch.where(drift > 0, target / drift.clamp_min(LEAST_DRIFT), torch.zeros_like(drift))
-    row = torch.stack([1 + ratio**2 * (sample - 1), ratio**2 * output, ratio * noise])
+    sample, output, noise = buffer.double()
+    sample_share, output_share, noise_share = matrix.double()[0]
+
+    drift = (sample_share - 1) * sample + output_share * output
+    drift_norm = torch.linalg.vector_norm(drift)
+    noise_norm = torch.linalg.vector_norm(noise)
+    target_norm = snr * noise_share.abs() * noise_norm
+
+    ratio = target_norm / drift_norm.clamp_min(LEAST_DRIFT)
+    ratio = torch.where(drift_norm > 0, ratio, torch.zeros_like(ratio))
+    row = torch.stack(
+        [
+            1 + ratio**2 * (sample_share - 1),
+            ratio**2 * output_share,
+            ratio * noise_share,
+        ]
+    )
     return row[None].to(matrix.dtype)
 
 
@@ -67,7 +79,8 @@ def keep_known(sample: Tensor, mask: Tensor, known: Tensor) -> None:
     Args:
         sample: ``[C, h, w]``. mask: ``[1, h, w]``, 1 where the network repaints. known: ``[C, h, w]``.
     """
-    sample.copy_(torch.where(mask > 0.5, sample, known))
+    is_repainted = mask > 0.5
+    sample.copy_(torch.where(is_repainted, sample, known))
 
 
 def advance_reference(lanes: StepLanes, output: Tensor) -> None:
@@ -100,7 +113,9 @@ def _advance_lane(lanes: StepLanes, lane: int, row: int, branches: Tensor) -> No
         buffer[-2] = branches[0]
 
     snr = float(fields[Field.LANGEVIN_SNR])
-    apply_row(buffer, _langevin_matrix(buffer, matrix, snr) if snr else matrix)
+    if snr:
+        matrix = _langevin_matrix(buffer, matrix, snr)
+    apply_row(buffer, matrix)
 
     if lanes.keeps_known:
         _keep_lane_known(lanes, lane, fields)
@@ -110,29 +125,36 @@ def _advance_lane(lanes: StepLanes, lane: int, row: int, branches: Tensor) -> No
 def _keep_lane_known(lanes: StepLanes, lane: int, fields: Tensor) -> None:
     if lanes.mask is None or lanes.image_latents is None or lanes.noise is None:
         raise ValueError("lanes that keep a known region have mask, image_latents and noise")
+
+    sample = lanes.state[lane, 0]
     image = fields[Field.KNOWN_IMAGE] * lanes.image_latents[lane]
     noise = fields[Field.KNOWN_NOISE] * lanes.noise[lane]
-    keep_known(lanes.state[lane, 0], lanes.mask[lane], image + noise)
+    keep_known(sample, lanes.mask[lane], image + noise)
 
 
 def _matrix_and_fields(lanes: StepLanes, lane: int, row: int) -> tuple[Tensor, Tensor]:
     """``[S, S + 2]`` and ``[len(Field)]`` of a lane's row."""
+    slots = lanes.slots
     record = lanes.records[lane, row]
-    size = lanes.slots * (lanes.slots + 2)
-    return record[:size].view(lanes.slots, -1), record[size:]
+    matrix, fields = record.tensor_split([slots * (slots + 2)])
+    return matrix.view(slots, -1), fields
 
 
 def _langevin_matrix(buffer: Tensor, matrix: Tensor, snr: float) -> Tensor:
     """The row's matrix with the step size it chooses; such a table has one slot, the lane perhaps more."""
     slots = matrix.shape[0]
     used = [0, slots, slots + 1]
+    row = langevin(buffer[used], matrix[:1, used], snr)
     chosen = matrix.clone()
-    chosen[0, used] = langevin(buffer[used], matrix[:1, used], snr)[0]
+    chosen[:1, used] = row
     return chosen
 
 
 def _write_network_input(lanes: StepLanes, lane: int, scale: Tensor) -> None:
-    sample = (lanes.state[lane, 0] * scale).to(lanes.network_input.dtype)
+    scaled = lanes.state[lane, 0] * scale
+    sample = scaled.to(lanes.network_input.dtype)
     if lanes.inpaint_latents is not None:
         sample = torch.cat([sample, lanes.inpaint_latents[lane]])
-    lanes.network_input[lane * lanes.copies : (lane + 1) * lanes.copies] = sample
+
+    first = lane * lanes.copies
+    lanes.network_input[first : first + lanes.copies] = sample

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from intarsia.kernels.launch import check
+from intarsia.kernels.launch import check, described
 from intarsia.schedulers.packing import record_size
 
 __all__ = ["StepLanes"]
@@ -61,7 +61,9 @@ class StepLanes:
     @property
     def branches(self) -> int:
         """Samples of the network's output that a lane has: two with guidance, the unconditional one first."""
-        return 2 if self.shared else self.copies
+        if self.shared:
+            return 2
+        return self.copies
 
     @property
     def copies(self) -> int:
@@ -76,23 +78,27 @@ class StepLanes:
     @property
     def next_row(self) -> Tensor:
         """int32 ``[L]``, the row that comes next: the cursor's, or ``row`` without one."""
-        return self.row if self.cursor is None else self.cursor
+        if self.cursor is None:
+            return self.row
+        return self.cursor
 
     def __post_init__(self) -> None:
         lanes, _, channels, height, width = self.state.shape
+        dtype = self.network_input.dtype
         inpaint_channels = 0 if self.inpaint_latents is None else self.inpaint_latents.shape[1]
-        copies = 2 if self.network_input.shape[0] == 2 * lanes and not self.shared else 1
+        has_two_copies = not self.shared and len(self.network_input) == 2 * lanes
+        samples = 2 * lanes if has_two_copies else lanes
 
-        network_input = (copies * lanes, channels + inpaint_channels, height, width)
-        self._check("network_input", network_input, self.network_input.dtype, torch.channels_last)
+        self._check("network_input", (samples, channels + inpaint_channels, height, width), dtype, torch.channels_last)
         self._check("records", (lanes, self.records.shape[1], record_size(self.slots)))
         self._check("row", (lanes,), torch.int32)
         self._check("guidance", (lanes,))
         self._check("state", tuple(self.state.shape))
         if self.cursor is not None:
             self._check("cursor", (lanes,), torch.int32)
-        if not self.keeps_known:
-            self._check("inpaint_latents", (lanes, inpaint_channels, height, width), self.network_input.dtype)
+
+        if self.inpaint_latents is not None:
+            self._check("inpaint_latents", (lanes, inpaint_channels, height, width), dtype)
         else:
             self._check("mask", (lanes, 1, height, width))
             self._check("image_latents", (lanes, channels, height, width))
@@ -111,6 +117,7 @@ class StepLanes:
             return
 
         fits = tensor.shape == shape and tensor.dtype == dtype
-        fits &= tensor.is_contiguous(memory_format=layout) and tensor.device == self.state.device
-        actual = f"{tensor.dtype} of shape {tuple(tensor.shape)} on {tensor.device}"
+        fits &= tensor.is_contiguous(memory_format=layout)
+        fits &= tensor.device == self.state.device
+        actual = f"{described(tensor)} on {tensor.device}"
         check(fits, f"step: {name}", f"{dtype} of shape {shape}, packed", actual)

@@ -27,13 +27,15 @@ def tokens_of(x: Tensor) -> Tensor:
 def feature_map(tokens: Tensor, height: int, width: int) -> Tensor:
     """``[B, H*W, C]`` → ``[B, C, H, W]`` in channels_last memory; always a view."""
     batch, _, channels = tokens.shape
-    return tokens.view(batch, height, width, channels).permute(0, 3, 1, 2)
+    channels_innermost = tokens.view(batch, height, width, channels)
+    return channels_innermost.permute(0, 3, 1, 2)
 
 
 def _heads(x: Tensor, parts: int, heads: int) -> Tensor:
     """``[B, T, parts*heads*d]`` → [parts, B, heads, T, d], a view."""
     batch, count, _ = x.shape
-    return x.view(batch, count, parts, heads, -1).permute(2, 0, 3, 1, 4)
+    split = x.view(batch, count, parts, heads, -1)
+    return split.permute(2, 0, 3, 1, 4)
 
 
 def _joined(heads: Tensor) -> Tensor:
@@ -66,7 +68,8 @@ class SelfAttention(nn.Module):
 
         L divides B; samples ``i * B / L …`` have row i.
         """
-        query, key, value = _heads(self._packed(x), 3, self.heads)
+        qkv = self._packed(x)
+        query, key, value = _heads(qkv, 3, self.heads)
         if log_size is None:
             attended = attend(query, key, value)
         else:
@@ -77,7 +80,8 @@ class SelfAttention(nn.Module):
     def _packed(self, x: Tensor | Float8) -> Tensor:
         if isinstance(x, Tensor) and self.float8 is None:
             return F.linear(x, self.qkv)
-        return cast(Tensor, cast(Float8Linear, self.float8)(x))
+        projection = cast(Float8Linear, self.float8)
+        return cast(Tensor, projection(x))
 
 
 def _proportional(query: Tensor, key: Tensor, value: Tensor, log_size: Tensor) -> Tensor:
@@ -88,27 +92,40 @@ def _proportional(query: Tensor, key: Tensor, value: Tensor, log_size: Tensor) -
     """
     width = query.shape[3]
     padding = (0, 8 - width % 8)
-    query, key, value = F.pad(query, padding), F.pad(key, padding), F.pad(value, padding)
+    query = F.pad(query, padding)
+    key = F.pad(key, padding)
+    value = F.pad(value, padding)
 
-    query[..., width] = 1
+    samples_per_lane = len(key) // len(log_size)
     logits = log_size * width**0.5
-    logits = logits.repeat_interleave(len(key) // len(log_size), 0)
+    logits = logits.repeat_interleave(samples_per_lane, 0)
+    query[..., width] = 1
     key[..., width] = logits[:, None].to(key.dtype)
-    return attend(query, key, value, scale=width**-0.5)[..., :width]
+
+    attended = attend(query, key, value, scale=width**-0.5)
+    return attended[..., :width]
+
+
+# Names of packed tensors, and what stands for ``weight`` in the names of their parts.
+_PACKED = {"qkv": "weight", "float8.weight": "weight", "float8.scale": "scale"}
 
 
 def _split_qkv(module: nn.Module, state: dict[str, Tensor], prefix: str, _metadata: object) -> None:
-    for packed, kind in (("qkv", "weight"), ("float8.weight", "weight"), ("float8.scale", "scale")):
-        if prefix + packed in state:
-            names = (prefix + name.replace("weight", kind) for name in SelfAttention.NAMES)
-            state.update(zip(names, state.pop(prefix + packed).chunk(3), strict=True))
+    for packed, kind in _PACKED.items():
+        if prefix + packed not in state:
+            continue
+        parts = state.pop(prefix + packed).chunk(3)
+        for name, part in zip(SelfAttention.NAMES, parts, strict=True):
+            part_name = name.replace("weight", kind)
+            state[prefix + part_name] = part
 
 
 def _join_qkv(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
     names = [prefix + name for name in SelfAttention.NAMES]
     # an incomplete set is left as it is, so that torch names what is missing
     if all(name in state for name in names):
-        state[prefix + "qkv"] = torch.cat([state.pop(name) for name in names])
+        parts = [state.pop(name) for name in names]
+        state[prefix + "qkv"] = torch.cat(parts)
 
 
 class AttentionInputs(NamedTuple):
@@ -155,7 +172,9 @@ def _repeated(x: Tensor, times: int) -> Tensor:
     """``[L, …]`` → ``[L*times, …]``, each sample beside its copies; feature maps in channels_last memory."""
     if x.ndim != 4:
         return x.repeat_interleave(times, 0)
-    return x.permute(0, 2, 3, 1).repeat_interleave(times, 0).permute(0, 3, 1, 2)
+    channels_innermost = x.permute(0, 2, 3, 1)
+    repeated = channels_innermost.repeat_interleave(times, 0)
+    return repeated.permute(0, 3, 1, 2)
 
 
 class CrossAttention(nn.Module):
@@ -191,7 +210,8 @@ class CrossAttention(nn.Module):
 
     def _attend(self, query: Tensor, packed_kv: Tensor) -> Tensor:
         """Attention ``[B, heads, T, d]`` to this layer's part of ``[B, n, K]``."""
-        key, value = _heads(packed_kv[:, :, self.columns], 2, self.heads)
+        own_kv = packed_kv[:, :, self.columns]
+        key, value = _heads(own_kv, 2, self.heads)
         return attend(query, key, value)
 
 
@@ -200,8 +220,11 @@ class FeedForward(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        inner = 4 * channels
         self.net = nn.Sequential(
-            GatedProjection(channels, 4 * channels), nn.Identity(), nn.Linear(4 * channels, channels)
+            GatedProjection(channels, inner),
+            nn.Identity(),
+            nn.Linear(inner, channels),
         )
 
     def forward(self, x: Tensor | Float8) -> Tensor:
@@ -243,14 +266,16 @@ class TransformerBlock(nn.Module):
         x, normed = self.norm2(x, delta, float8=self.float8)
 
         delta = self.attn2(normed, inputs)
-        x, normed = self.norm3(inputs.repeated(x, delta), delta, float8=self.float8)
+        x = inputs.repeated(x, delta)
+        x, normed = self.norm3(x, delta, float8=self.float8)
         return x, self.ff(normed)
 
     def _self_attention(self, x: Tensor | Float8, matching: Matching | None) -> Tensor:
         if matching is None:
             return cast(Tensor, self.attn1(x))
         merged = matching.merge(cast(Tensor, x))
-        return matching.unmerge(self.attn1(merged, matching.log_size))
+        attended = self.attn1(merged, matching.log_size)
+        return matching.unmerge(attended)
 
 
 class SpatialTransformer(nn.Module):
@@ -280,17 +305,21 @@ class SpatialTransformer(nn.Module):
         height, width = x.shape[-2:]
         matcher = inputs.matcher(height, width)
 
-        tokens = _project(self.proj_in, tokens_of(self.norm(x)))
+        tokens = tokens_of(self.norm(x))
+        tokens = _project(self.proj_in, tokens)
+
         delta = None
         for block in self.transformer_blocks:
             tokens, delta = block(tokens, delta, inputs, matcher)
         if delta is not None:
             tokens = delta.add_(tokens)
 
-        out = feature_map(_project(self.proj_out, tokens), height, width)
+        tokens = _project(self.proj_out, tokens)
+        out = feature_map(tokens, height, width)
         return out + inputs.repeated(x, out)
 
 
 def _project(layer: nn.Module, tokens: Tensor) -> Tensor:
     weight = cast(Tensor, layer.weight)
-    return F.linear(tokens, weight.flatten(1), cast(Tensor, layer.bias))
+    bias = cast(Tensor, layer.bias)
+    return F.linear(tokens, weight.flatten(1), bias)

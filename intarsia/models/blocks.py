@@ -42,16 +42,25 @@ class ResBlock(nn.Module):
         fused = runs_fused(self.fused, x, self.conv1.weight)
         h = self.norm1(x)
         if emb is not None:
-            h = self.norm2(convolve(self.conv1, h), emb[:, self.columns])
+            h = convolve(self.conv1, h)
+            h = self.norm2(h, emb[:, self.columns])
         elif fused:
-            h = self.norm2(convolve(self.conv1, h), cast(Tensor, self.conv1.bias).expand(len(x), -1))
+            h = convolve(self.conv1, h)
+            bias = cast(Tensor, self.conv1.bias)
+            h = self.norm2(h, bias.expand(len(x), -1))
         else:
-            h = self.norm2(self.conv1(h))
-        return self._joined_biases(h, x) if fused else self._joined(h, x)
+            h = self.conv1(h)
+            h = self.norm2(h)
+
+        if fused:
+            return self._joined_biases(h, x)
+        return self._joined(h, x)
 
     def _joined(self, h: Tensor, x: Tensor) -> Tensor:
         h = self.conv2(h)
-        h += x if self.conv_shortcut is None else self.conv_shortcut(x)
+        if self.conv_shortcut is not None:
+            x = self.conv_shortcut(x)
+        h += x
         return h
 
     def _joined_biases(self, h: Tensor, x: Tensor) -> Tensor:
@@ -78,7 +87,9 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` → ``[B, C, ⌈H/2⌉, ⌈W/2⌉]`` (one-sided: ⌊⌋)."""
-        out: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)) if self.one_sided else x)
+        if self.one_sided:
+            x = F.pad(x, (0, 1, 0, 1))
+        out: Tensor = self.conv(x)
         return out
 
 
@@ -92,7 +103,8 @@ class Upsample(nn.Module):
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """``[B, C, H, W]`` → ``[B, C, *size]``, twice the size where none is given."""
         target = size or (2 * x.shape[-2], 2 * x.shape[-1])
-        out: Tensor = self.conv(F.interpolate(x, size=target, mode="nearest"))
+        enlarged = F.interpolate(x, size=target, mode="nearest")
+        out: Tensor = self.conv(enlarged)
         return out
 
 
@@ -129,7 +141,9 @@ class Level:
 
     def transformers(self, count: int) -> nn.ModuleList:
         """``count`` attention layers, none where the level has no attention."""
-        return nn.ModuleList(self.transformer() for _ in range(count if self.attention else 0))
+        if not self.attention:
+            return nn.ModuleList()
+        return nn.ModuleList(self.transformer() for _ in range(count))
 
 
 class DownBlock(nn.Module):
@@ -137,10 +151,15 @@ class DownBlock(nn.Module):
 
     def __init__(self, level: Level, inputs: int, *, last: bool) -> None:
         super().__init__()
-        widths = [inputs] + [level.channels] * (level.layers - 1)
         self.attentions = level.transformers(level.layers)
-        self.resnets = nn.ModuleList(level.res_block(width) for width in widths)
-        self.downsamplers = nn.ModuleList([] if last else [Downsample(level.channels)])
+        self.resnets = nn.ModuleList()
+        for _ in range(level.layers):
+            self.resnets.append(level.res_block(inputs))
+            inputs = level.channels
+
+        self.downsamplers = nn.ModuleList()
+        if not last:
+            self.downsamplers.append(Downsample(level.channels))
 
     def forward(self, x: Tensor, emb: Tensor, attention: AttentionInputs, skips: list[Tensor]) -> Tensor:
         """``[B, inputs, H, W]`` → ``[B, C, ⌈H/2⌉, ⌈W/2⌉]`` (the last level keeps its size).
@@ -152,6 +171,7 @@ class DownBlock(nn.Module):
             if len(self.attentions):
                 x = self.attentions[i](x, attention)
             skips.append(x)
+
         for downsample in self.downsamplers:
             x = downsample(x)
             skips.append(x)
@@ -180,20 +200,26 @@ class UpBlock(nn.Module):
 
     def __init__(self, level: Level, inputs: int, skip_widths: list[int], *, last: bool) -> None:
         super().__init__()
-        widths = [inputs] + [level.channels] * (len(skip_widths) - 1)
         self.attentions = level.transformers(len(skip_widths))
-        self.resnets = nn.ModuleList(
-            level.res_block(width + skip) for width, skip in zip(widths, skip_widths, strict=True)
-        )
-        self.upsamplers = nn.ModuleList([] if last else [Upsample(level.channels)])
+        self.resnets = nn.ModuleList()
+        for skip_width in skip_widths:
+            self.resnets.append(level.res_block(inputs + skip_width))
+            inputs = level.channels
+
+        self.upsamplers = nn.ModuleList()
+        if not last:
+            self.upsamplers.append(Upsample(level.channels))
 
     def forward(self, x: Tensor, emb: Tensor, attention: AttentionInputs, skips: list[Tensor]) -> Tensor:
         """``[B, inputs, H, W]`` → ``[B, C, H', W']``, the size of the next map on ``skips``."""
         for i, resnet in enumerate(self.resnets):
-            x = resnet(torch.cat([x, skips.pop()], dim=1), emb)
+            x = torch.cat([x, skips.pop()], dim=1)
+            x = resnet(x, emb)
             if len(self.attentions):
                 x = self.attentions[i](x, attention)
+
         for upsample in self.upsamplers:
             # odd sizes were rounded up on the way down, so twice the size can be one too many
-            x = upsample(x, tuple(skips[-1].shape[-2:]))
+            height, width = skips[-1].shape[-2:]
+            x = upsample(x, (height, width))
         return x

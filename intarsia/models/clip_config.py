@@ -74,8 +74,11 @@ def _vision_shape(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
 
 def is_projected(path: Path, config: Mapping[str, Any]) -> bool:
     """Whether a text encoder also gives a pooled vector, by the class that its config names."""
-    named = config.get("architectures")
-    name = _PLAIN if named in (None, []) else named[0] if isinstance(named, list) else named
+    name = config.get("architectures")
+    if name in (None, []):
+        name = _PLAIN
+    elif isinstance(name, list):
+        name = name[0]
     if name not in (_PLAIN, _PROJECTED):
         raise WeightsError(f"{path}: architectures must name {_PLAIN} or {_PROJECTED}, not {shown(name)}")
     return bool(name == _PROJECTED)
@@ -109,11 +112,14 @@ def _tower(kind: str, config: Mapping[str, Any], defaults: Mapping[str, int]) ->
     activation = config.get("hidden_act", ACTIVATIONS[0])
     if activation not in ACTIVATIONS:
         raise WeightsError(f"{kind} config: hidden_act must be {' or '.join(ACTIVATIONS)}, not {shown(activation)}")
+
     shape: dict[str, Any] = {key: whole(kind, config, key, default) for key, default in defaults.items()}
     shape["projection_dim"] = whole(kind, config, "projection_dim", 512)
     shape["layer_norm_eps"] = number(kind, config, "layer_norm_eps", 1e-5)
     shape["hidden_act"] = activation
-    heads, width = shape["num_attention_heads"], shape["hidden_size"]
+
+    heads = shape["num_attention_heads"]
+    width = shape["hidden_size"]
     if width % heads:
         raise WeightsError(f"{kind} config: num_attention_heads must divide hidden_size={width}, not {shown(heads)}")
     return shape

@@ -49,19 +49,23 @@ class Preprocessing:
     def from_dict(cls, raw: Mapping[str, Any]) -> Self:
         """From ``preprocessor_config.json``, in its older form (integers) and its newer one (named sides)."""
         steps = ("do_resize", "do_center_crop", "do_normalize", "do_rescale")
-        resample = int(Image.Resampling.BICUBIC)
-        refuse("image processor's", raw, {**dict.fromkeys(steps, (True,)), "resample": (resample,)})
+        fixed: dict[str, tuple[object, ...]] = dict.fromkeys(steps, (True,))
+        fixed["resample"] = (int(Image.Resampling.BICUBIC),)
+        refuse("image processor's", raw, fixed)
+
         size, crop = raw["size"], raw["crop_size"]
         shorter_side = size["shortest_edge"] if isinstance(size, Mapping) else size
         height, width = (crop["height"], crop["width"]) if isinstance(crop, Mapping) else (crop, crop)
         sides = {"size": shorter_side, "crop_size": height}
-        resized, cropped = (whole("image processor", sides, name, None, most=_MOST_SIDE) for name in sides)
-        is_square = height == width and cropped <= resized
+        resized = whole("image processor", sides, "size", None, most=_MOST_SIDE)
+        cropped = whole("image processor", sides, "crop_size", None, most=_MOST_SIDE)
+        is_square_inside = height == width and cropped <= resized
 
         mean = tuple(map(float, raw["image_mean"]))
         std = tuple(map(float, raw["image_std"]))
-        is_finite = all(map(math.isfinite, (*mean, *std)))
-        if not is_square or len(mean) != 3 or len(std) != 3 or not is_finite or min(std) <= 0:
+        are_three = len(mean) == 3 and len(std) == 3
+        are_finite = all(map(math.isfinite, (*mean, *std)))
+        if not is_square_inside or not are_three or not are_finite or min(std) <= 0:
             raise ValueError("needs a square crop_size of at most size, and three of image_mean and image_std each")
         return cls(size=resized, crop=cropped, mean=mean, std=std)
 
@@ -71,19 +75,30 @@ class Preprocessing:
         The central one is CLIP's center crop. diffusers checks that alone and misses both ends of a long image; here
         evenly spaced squares on both sides of it are checked as well.
         """
+        crop = self.crop
+        resized = self._resized(image)
+        windows = []
+        for top in _starts(resized.shape[0], crop):
+            for left in _starts(resized.shape[1], crop):
+                windows.append(resized[top : top + crop, left : left + crop])
+        return windows
+
+    def _resized(self, image: Pixels) -> Pixels:
+        """``[h, w, 3]`` with :attr:`size` pixels on the shorter side."""
         height, width = image.shape[:2]
         shorter = min(height, width)
-        target = (int(self.size * width / shorter), int(self.size * height / shorter))
-        resized = np.asarray(Image.fromarray(image).resize(target, Image.Resampling.BICUBIC))
-
-        tops, lefts = (_starts(length, self.crop) for length in resized.shape[:2])
-        return [resized[y : y + self.crop, x : x + self.crop] for y in tops for x in lefts]
+        target_width = int(self.size * width / shorter)
+        target_height = int(self.size * height / shorter)
+        resized = Image.fromarray(image).resize((target_width, target_height), Image.Resampling.BICUBIC)
+        return np.asarray(resized)
 
     def normalize(self, windows: Sequence[Pixels]) -> Floats:
         """float32 ``[N, 3, crop, crop]``, as the tower takes it."""
-        levels = np.stack(windows).transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
-        mean, std = (np.array(values, np.float32)[:, None, None] for values in (self.mean, self.std))
-        return (levels - mean) / std
+        levels = np.stack(windows).transpose(0, 3, 1, 2)
+        images = levels.astype(np.float32) / np.float32(255)
+        mean = np.array(self.mean, np.float32)[:, None, None]
+        std = np.array(self.std, np.float32)[:, None, None]
+        return (images - mean) / std
 
     def batches(self, image: Pixels) -> Iterator[Floats]:
         """All windows of an image, normalized, a few at a time."""
@@ -94,10 +109,13 @@ class Preprocessing:
 
 def _starts(length: int, crop: int) -> list[int]:
     """First pixels of windows that cover ``length``; an odd number of them, so that the middle one is central."""
-    spans = 2 * math.ceil((length / crop - 1) / 2)
+    crops_beyond_first = length / crop - 1
+    spans = 2 * math.ceil(crops_beyond_first / 2)
     if not spans:
         return [0]
-    return [index * (length - crop) // spans for index in range(spans + 1)]
+
+    last_start = length - crop
+    return [index * last_start // spans for index in range(spans + 1)]
 
 
 def flagged(special: Floats, concepts: Floats) -> list[bool]:
@@ -109,8 +127,8 @@ def flagged(special: Floats, concepts: Floats) -> list[bool]:
     """
     is_special = (np.round(special, 3) > 0).any(axis=1, keepdims=True)
     caution = np.where(is_special, _CAUTION, np.float32(0))
-    is_near = np.round(concepts + caution, 3) > 0
-    return [bool(row.any()) for row in is_near]
+    scores = np.round(concepts + caution, 3)
+    return [bool((row > 0).any()) for row in scores]
 
 
 def load_preprocessing(path: Path) -> Preprocessing:

@@ -21,9 +21,11 @@ def refuse(kind: str, config: Mapping[str, Any], fixed: Mapping[str, tuple[objec
     """
     for key, allowed in fixed.items():
         value = config.get(key, allowed[0])
-        values = value if isinstance(value, list | tuple) and value else [value]
-        if any(entry not in allowed for entry in values):
-            raise _wrong(kind, key, value, " or ".join(repr(entry) for entry in allowed))
+        is_list = isinstance(value, list | tuple) and len(value) > 0
+        entries = value if is_list else [value]
+        if any(entry not in allowed for entry in entries):
+            listed = " or ".join(repr(entry) for entry in allowed)
+            raise _wrong(kind, key, value, listed)
 
 
 def whole(
@@ -57,8 +59,8 @@ def wholes(
     if count is not None and _is_whole(value, least, MOST):
         value = [value] * count
 
-    fits = isinstance(value, list | tuple) and all(_is_whole(entry, least, MOST) for entry in value)
-    if not fits or not value or (count is not None and len(value) != count):
+    are_whole = isinstance(value, list | tuple) and all(_is_whole(entry, least, MOST) for entry in value)
+    if not are_whole or not value or (count is not None and len(value) != count):
         levels = f"each of {count} levels" if count is not None else "each level"
         raise _wrong(kind, key, value, f"a whole number from {least} to {MOST}, or one for {levels}")
     return tuple(value)
@@ -71,7 +73,8 @@ def number(
     value = config.get(key)
     value = default if value is None else value
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or abs(value) > most or (positive and value <= 0):
+    is_in_range = is_number and math.isfinite(value) and abs(value) <= most
+    if not is_in_range or (positive and value <= 0):
         allowed = "a positive number" if positive else "a number"
         raise _wrong(kind, key, value, f"{allowed} up to {most:g}")
     return float(value)
@@ -87,7 +90,9 @@ def flag(kind: str, config: Mapping[str, Any], key: str, default: bool) -> bool:
 
 
 def _is_whole(value: object, least: int, most: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+    if isinstance(value, bool) or not isinstance(value, int):
+        return False
+    return least <= value <= most
 
 
 def _wrong(kind: str, key: str, value: object, allowed: str) -> WeightsError:

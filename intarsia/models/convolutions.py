@@ -36,12 +36,14 @@ class PaddedConvolution(nn.Module):
 
     def __init__(self, layer: nn.Conv2d) -> None:
         super().__init__()
-        self.stride, self.padding = layer.stride, layer.padding
+        self.stride = layer.stride
+        self.padding = layer.padding
         self.outputs, self.inputs = layer.weight.shape[:2]
-        self._padded_inputs = _padded(self.inputs)
-        more_inputs, more_outputs = self._padded_inputs - self.inputs, _padded(self.outputs) - self.outputs
+        self._more_inputs = _padded(self.inputs) - self.inputs
+        more_outputs = _padded(self.outputs) - self.outputs
 
-        weight = F.pad(layer.weight.detach(), (0, 0, 0, 0, 0, more_inputs, 0, more_outputs))
+        # from the last dimension to the first: [outputs, inputs, kh, kw]
+        weight = F.pad(layer.weight.detach(), (0, 0, 0, 0, 0, self._more_inputs, 0, more_outputs))
         self._weight = weight.contiguous(memory_format=torch.channels_last)
         self.weight = nn.Parameter(self._weight[: self.outputs, : self.inputs], requires_grad=False)
 
@@ -61,7 +63,7 @@ class PaddedConvolution(nn.Module):
 
     def convolve(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """The same with another bias, of the padded number of outputs."""
-        padded = F.pad(x, (0, 0, 0, 0, 0, self._padded_inputs - self.inputs))
+        padded = F.pad(x, (0, 0, 0, 0, 0, self._more_inputs))
         out = F.conv2d(padded, self._weight, bias, self.stride, self.padding)
         return out[:, : self.outputs].contiguous(memory_format=torch.channels_last)
 
@@ -74,8 +76,10 @@ class UnfoldedConvolution(nn.Module):
 
     def __init__(self, layer: nn.Conv2d) -> None:
         super().__init__()
-        self.stride, self.padding = layer.stride, layer.padding
-        self.weight, self.bias = layer.weight, layer.bias
+        self.stride = layer.stride
+        self.padding = layer.padding
+        self.weight = layer.weight
+        self.bias = layer.bias
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, inputs, H, W]`` → ``[B, outputs, H', W']``."""
@@ -89,17 +93,26 @@ class UnfoldedConvolution(nn.Module):
         """The same with another bias."""
         vertical, horizontal = (int(side) for side in self.padding)
         padded = F.pad(x, (horizontal, horizontal, vertical, vertical))
+
+        # [B, C, H', W', kh, kw]
         rows, columns = self.weight.shape[2:]
-        windows = padded.unfold(2, rows, self.stride[0]).unfold(3, columns, self.stride[1])  # [B, C, H', W', kh, kw]
-        count, height, width = len(x), *windows.shape[2:4]
+        windows = padded.unfold(2, rows, self.stride[0])
+        windows = windows.unfold(3, columns, self.stride[1])
+
+        count = len(x)
+        height, width = windows.shape[2:4]
         if height * width > _MOST_POSITIONS:
             return F.conv2d(x, self.weight, bias, self.stride, self.padding)
 
         # channels innermost: the order of both in memory
-        neighborhoods = windows.permute(0, 2, 3, 4, 5, 1).reshape(count * height * width, -1)
-        weight = self.weight.permute(0, 2, 3, 1).reshape(len(self.weight), -1)
+        neighborhoods = windows.permute(0, 2, 3, 4, 5, 1)
+        neighborhoods = neighborhoods.reshape(count * height * width, -1)
+        weight = self.weight.permute(0, 2, 3, 1)
+        weight = weight.reshape(len(weight), -1)
+
         out = F.linear(neighborhoods, weight, bias)
-        return out.view(count, height, width, -1).permute(0, 3, 1, 2)
+        out = out.view(count, height, width, -1)
+        return out.permute(0, 3, 1, 2)
 
 
 def check_forms(forms: Sequence[str]) -> frozenset[str]:
@@ -126,8 +139,12 @@ def use_forms(unet: nn.Module, vae: nn.Module, forms: frozenset[str]) -> None:
 
 def _convolutions(network: nn.Module) -> list[tuple[nn.Module, str, nn.Conv2d]]:
     """(parent module, attribute name, convolution) of a network's convolutions."""
-    children = [(parent, *child) for parent in network.modules() for child in parent.named_children()]
-    return [(parent, name, layer) for parent, name, layer in children if isinstance(layer, nn.Conv2d)]
+    convolutions = []
+    for parent in network.modules():
+        for name, layer in parent.named_children():
+            if isinstance(layer, nn.Conv2d):
+                convolutions.append((parent, name, layer))
+    return convolutions
 
 
 def _is_full(layer: nn.Conv2d) -> bool:

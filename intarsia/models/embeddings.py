@@ -22,12 +22,14 @@ def sinusoid(values: Tensor, width: int, *, cosine_first: bool = True, shift: fl
         ``[N, width]`` in float32, whatever the network computes in: half precision cannot tell timesteps apart.
     """
     count = width // 2
-    exponents = torch.arange(count, dtype=torch.float32, device=values.device)
-    frequencies = torch.exp(exponents * (-math.log(10_000.0) / (count - shift)))
+    steps = torch.arange(count, dtype=torch.float32, device=values.device)
+    log_ratio = -math.log(10_000.0) / (count - shift)
+    frequencies = torch.exp(steps * log_ratio)
     angles = values.float()[:, None] * frequencies
 
     columns = [angles.cos(), angles.sin()] if cosine_first else [angles.sin(), angles.cos()]
-    return F.pad(torch.cat(columns, dim=1), (0, width % 2))
+    embedding = torch.cat(columns, dim=1)
+    return F.pad(embedding, (0, width % 2))
 
 
 class TimestepEmbedding(nn.Module):
@@ -40,5 +42,6 @@ class TimestepEmbedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, inputs]`` → ``[N, width]``."""
-        out: Tensor = self.linear_2(F.silu(self.linear_1(x)))
+        hidden = F.silu(self.linear_1(x))
+        out: Tensor = self.linear_2(hidden)
         return out

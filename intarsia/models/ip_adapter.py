@@ -34,7 +34,8 @@ class ImageProjection(nn.Module):
 
     def forward(self, embedding: Tensor) -> Tensor:
         """``[B, P]`` → ``[B, tokens, D]``."""
-        out: Tensor = self.norm(self.proj(embedding).view(len(embedding), -1, self.width))
+        tokens = self.proj(embedding).view(len(embedding), -1, self.width)
+        out: Tensor = self.norm(tokens)
         return out
 
 
@@ -51,10 +52,16 @@ class PerceiverAttention(nn.Module):
 
     def forward(self, patches: Tensor, tokens: Tensor) -> Tensor:
         """``[B, n, H]`` and ``[B, m, H]`` → ``[B, m, H]``."""
-        patches, tokens = self.norm1(patches), self.norm2(tokens)
-        key, value = self.to_kv(torch.cat([patches, tokens], dim=1)).chunk(2, dim=2)
-        attended = F.scaled_dot_product_attention(_heads(self.to_q(tokens)), _heads(key), _heads(value))
-        out: Tensor = self.to_out(attended.transpose(1, 2).flatten(2))
+        patches = self.norm1(patches)
+        tokens = self.norm2(tokens)
+
+        query = self.to_q(tokens)
+        context = torch.cat([patches, tokens], dim=1)
+        key, value = self.to_kv(context).chunk(2, dim=2)
+        attended = F.scaled_dot_product_attention(_heads(query), _heads(key), _heads(value))
+
+        joined = attended.transpose(1, 2).flatten(2)
+        out: Tensor = self.to_out(joined)
         return out
 
 
@@ -127,7 +134,9 @@ class ImageKeysValues(nn.Module):
 
     def forward(self, tokens: Tensor, scale: float) -> Tensor:
         """``[B, m, D]`` → ``[B, m, 2C]``. Attention is linear in the values, so the scale may go into them."""
-        return torch.cat([self.to_k_ip(tokens), scale * self.to_v_ip(tokens)], dim=2)
+        key = self.to_k_ip(tokens)
+        value = scale * self.to_v_ip(tokens)
+        return torch.cat([key, value], dim=2)
 
 
 class IPAdapter(nn.Module):
@@ -137,9 +146,11 @@ class IPAdapter(nn.Module):
         super().__init__()
         width = unet.config.cross_attention_dim[0]
         self.image_proj = projection
-        # numbered as in the files: every attention counts, and only each second one is a cross-attention
-        layers = (ImageKeysValues(attention, width) for attention in unet.cross_attentions())
-        self.ip_adapter = nn.ModuleDict({str(2 * i + 1): layer for i, layer in enumerate(layers)})
+        self.ip_adapter = nn.ModuleDict()
+        for i, attention in enumerate(unet.cross_attentions()):
+            # numbered as in the files: every attention counts, and only each second one is a cross-attention
+            number = 2 * i + 1
+            self.ip_adapter[str(number)] = ImageKeysValues(attention, width)
 
     def image_kv(self, features: Tensor, scale: float) -> Tensor:
         """Keys and values ``[B, m, K]`` of images, packed for the UNet.
@@ -149,7 +160,8 @@ class IPAdapter(nn.Module):
             scale: weight of the images' attention.
         """
         tokens = self.image_proj(features)
-        layers = sorted(self.ip_adapter.values(), key=lambda layer: cast(ImageKeysValues, layer).columns.start)
+        layers = cast("list[ImageKeysValues]", list(self.ip_adapter.values()))
+        layers.sort(key=lambda layer: layer.columns.start)
         return torch.cat([layer(tokens, scale) for layer in layers], dim=2)
 
 
@@ -183,7 +195,13 @@ class ImagePrompts:
 
 def resampler_shape(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> ResamplerShape:
     """Sizes of the resampler whose tensors have these shapes; KeyError or IndexError for anything else."""
-    depth = 1 + max(int(name.removeprefix(prefix + "layers.").split(".")[0]) for name in shapes if "layers." in name)
+    numbers = []
+    for name in shapes:
+        if "layers." in name:
+            number, _, _ = name.removeprefix(prefix + "layers.").partition(".")
+            numbers.append(int(number))
+    depth = 1 + max(numbers)
+
     return ResamplerShape(
         patch=shapes[prefix + "proj_in.weight"][1],
         hidden=shapes[prefix + "latents"][2],

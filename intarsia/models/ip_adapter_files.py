@@ -33,13 +33,17 @@ def load_ip_adapter(folder: Path, unet: UNet, device: torch.device, dtype: torch
     path = folder / _FILE
     state = read_tensors([path], device, dtype)
     encoder, config = _image_encoder(folder / "image_encoder", device, dtype)
+    width = unet.config.cross_attention_dim[0]
     with torch.device("meta"):
-        network = IPAdapter(_projection(path, state, unet.config.cross_attention_dim[0]), unet)
+        projection = _projection(path, state, width)
+        network = IPAdapter(projection, unet)
     adapter = fill(network, state, path)
+
     expected, encoded = _widths(adapter, config)
     if expected != encoded:
         raise WeightsError(f"{path}: made for an image encoder of {expected} channels, image_encoder gives {encoded}")
-    return ImagePrompts(adapter, encoder, _processor(int(config.image_size)))
+    processor = _processor(int(config.image_size))
+    return ImagePrompts(adapter, encoder, processor)
 
 
 def _projection(path: Path, state: dict[str, Tensor], width: int) -> ImageProjection | Resampler:
@@ -95,4 +99,5 @@ def _image_encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> tu
 def _processor(size: int) -> Any:
     from transformers import CLIPImageProcessorPil
 
-    return CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
+    square = {"height": size, "width": size}
+    return CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size=square)

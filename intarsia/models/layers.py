@@ -27,7 +27,9 @@ class GroupNorm(nn.Module):
 
     def __init__(self, groups: int, channels: int, *, eps: float, silu: bool = False) -> None:
         super().__init__()
-        self.groups, self.eps, self.silu = groups, eps, silu
+        self.groups = groups
+        self.eps = eps
+        self.silu = silu
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
 
@@ -44,7 +46,9 @@ class GroupNorm(nn.Module):
         if add is not None:
             x += add[:, :, None, None]
         normed = F.group_norm(x, self.groups, self.weight, self.bias, self.eps)
-        return F.silu(normed, inplace=True) if self.silu else normed
+        if self.silu:
+            normed = F.silu(normed, inplace=True)
+        return normed
 
 
 class LayerNorm(nn.Module):
@@ -68,10 +72,10 @@ class LayerNorm(nn.Module):
         fused = runs_fused(self.fused, x, self.weight, delta)
         if float8:
             return layer_norm_float8(x, delta, self.weight, self.bias, self.eps, fused=fused)
-        if fused:
-            if delta is None:
-                return x, layer_norm(x, self.weight, self.bias, self.eps, fused=True)
+        if fused and delta is not None:
             return add_layer_norm(x, delta, self.weight, self.bias, self.eps, fused=True)
+        if fused:
+            return x, layer_norm(x, self.weight, self.bias, self.eps, fused=True)
 
         if delta is not None:
             x = delta.add_(x)
@@ -125,8 +129,11 @@ class Float8Linear(nn.Module):
         rows = quantize_reference(weight.detach())
         self.weight = nn.Parameter(rows.values, requires_grad=False)
         self.scale = nn.Parameter(rows.scale, requires_grad=False)
-        self.bias = None if bias is None else nn.Parameter(bias.detach().to(written), requires_grad=False)
-        self.dtype, self._written = weight.dtype, written
+        self.bias: nn.Parameter | None = None
+        if bias is not None:
+            self.bias = nn.Parameter(bias.detach().to(written), requires_grad=False)
+        self.dtype = weight.dtype
+        self._written = written
 
     def forward(self, x: Tensor | Float8) -> Tensor:
         """``[.., K]`` → ``[.., N]``. Inputs that no kernel before has quantized (merged tokens) are quantized here."""
@@ -135,7 +142,8 @@ class Float8Linear(nn.Module):
     def product(self, x: Tensor | Float8) -> Tensor:
         """The same before the cast."""
         rows = x if isinstance(x, Float8) else quantize(x.contiguous(), fused=self.fused)
-        return scaled_product(rows, Float8(self.weight, self.scale), self.bias, self._written)
+        weight = Float8(self.weight, self.scale)
+        return scaled_product(rows, weight, self.bias, self._written)
 
 
 def convolve(layer: nn.Conv2d, x: Tensor) -> Tensor:

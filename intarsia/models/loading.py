@@ -106,12 +106,7 @@ def load_pipeline_parts(
 
     text = load_text(folder, device, dtype, additions)
     unet = load_unet(folder / "unet", device, dtype, additions)
-    widths = set(unet.config.cross_attention_dim)
-    if widths != {text.width}:
-        raise WeightsError(
-            f"{folder}: UNet's cross_attention_dim is {sorted(widths)}, the text encoders give {text.width}"
-        )
-
+    _check_widths(folder, unet, text)
     vae = load_vae(vae_folder or folder / "vae", device, dtype)
     return Parts(
         unet=unet,
@@ -124,12 +119,21 @@ def load_pipeline_parts(
     )
 
 
+def _check_widths(folder: Path, unet: UNet, text: TextEncoders) -> None:
+    """WeightsError where a UNet is made for other text encoders."""
+    widths = set(unet.config.cross_attention_dim)
+    if widths != {text.width}:
+        raise WeightsError(
+            f"{folder}: UNet's cross_attention_dim is {sorted(widths)}, the text encoders give {text.width}"
+        )
+
+
 def load_unet(folder: Path, device: torch.device, dtype: torch.dtype, additions: Additions | None = None) -> UNet:
     """The UNet of a folder with ``config.json`` and weights, with what LoRAs add to it. WeightsError as above."""
     network = build_unet(folder)
     files = find_weights(folder, _STEM)
-    fold = (additions or Additions()).to("unet", device)
-    tensors = read_tensors(files, device, dtype, fold)
+    additions = additions or Additions()
+    tensors = read_tensors(files, device, dtype, additions.to("unet", device))
     return fill(network, tensors, files[0])
 
 
@@ -157,16 +161,19 @@ def _additions(folder: Path, loras: Sequence[tuple[Path, float]]) -> Additions:
         return Additions()
     unet = build_unet(folder / "unet")
     networks = {"unet": tensor_shapes(unet), **text_shapes(folder)}
-    return read_loras(loras, unet.config.layers_per_block[0]).fitted(networks)
+    additions = read_loras(loras, unet.config.layers_per_block[0])
+    return additions.fitted(networks)
 
 
 def load_vae(folder: Path, device: torch.device, dtype: torch.dtype) -> AutoencoderKL | AutoencoderTiny:
     """The autoencoder of a folder; ``_class_name`` in its config says which kind. WeightsError as above."""
     network = build_vae(folder)
     files = find_weights(folder, _STEM)
-    network = fill(network, modern_names(read_tensors(files, device, dtype)), files[0])
+    tensors = modern_names(read_tensors(files, device, dtype))
+    network = fill(network, tensors, files[0])
 
-    overflows = read_json(folder / "config.json").get("force_upcast") is True
+    config = read_json(folder / "config.json")
+    overflows = config.get("force_upcast") is True
     if dtype == torch.float16 and overflows and isinstance(network, AutoencoderKL):
         network.shrink(_SHRINK_POWER)
     return network

@@ -38,19 +38,25 @@ class LowRank:
 
     def fits(self, shape: Sequence[int]) -> bool:
         """Whether it fits a weight of that shape; a linear layer counts as a 1x1 convolution."""
-        up, down = _as_kernel(self.up.shape), _as_kernel(self.down.shape)
-        return up == (shape[0], down[0], 1, 1) and down[1:] == _as_kernel(shape)[1:]
+        up = _as_kernel(self.up.shape)
+        rank, *own_inputs = _as_kernel(self.down.shape)
+        outputs, *inputs = _as_kernel(shape)
+        return up == (outputs, rank, 1, 1) and own_inputs == inputs
 
     def added_to(self, weight: Tensor) -> Tensor:
         """The sum with ``weight``, float32, on the device of ``weight``."""
-        up, down = self.up.to(weight.device), self.down.to(weight.device)
+        up = self.up.to(weight.device)
+        down = self.down.to(weight.device)
         product = up.flatten(1) @ down.flatten(1)
         # in place: of large layers memory does not hold several copies
-        return product.mul_(self.scale).view(weight.shape).add_(weight)
+        product.mul_(self.scale)
+        return product.view(weight.shape).add_(weight)
 
 
 def _as_kernel(shape: Sequence[int]) -> tuple[int, ...]:
-    return (*shape, *(1,) * (4 - len(shape)))
+    """The shape with four dimensions, the last ones 1 where there were fewer."""
+    absent = 4 - len(shape)
+    return (*shape, *[1] * absent)
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,9 +139,8 @@ def _fitted(file: LoraFile, networks: Mapping[str, Mapping[str, Sequence[int]]])
     fitting: dict[str, Mapping[str, LowRank]] = {}
     unknown: list[str] = []
     for network, layers in file.layers.items():
-        shapes = {
-            layer_of(name): shape for name, shape in networks.get(network, {}).items() if name.endswith(".weight")
-        }
+        tensors = networks.get(network, {})
+        shapes = {layer_of(name): shape for name, shape in tensors.items() if name.endswith(".weight")}
         known_layers = {name: addition for name, addition in layers.items() if name in shapes}
         misfits = [name for name, addition in known_layers.items() if not addition.fits(shapes[name])]
         _refuse(file, network, misfits, _MISFIT)
@@ -150,6 +155,7 @@ def _fitted(file: LoraFile, networks: Mapping[str, Mapping[str, Sequence[int]]])
 
     if not fitting:
         _refuse(file, "", unknown, _UNKNOWN)
+
     left_out = file.left_out
     if unknown:
         left_out = (*left_out, f"{len(unknown)} additions {_UNKNOWN}: {_listed(unknown)}")
@@ -166,5 +172,7 @@ def _refuse(file: LoraFile, network: str, names: list[str], problem: str) -> Non
 
 
 def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+    listed = ", ".join(names[:_NAMED])
+    if len(names) > _NAMED:
+        listed += f" and {len(names) - _NAMED} more"
+    return listed

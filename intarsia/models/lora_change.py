@@ -36,13 +36,17 @@ def change_loras(parts: Parts, folder: Path, loras: Sequence[tuple[Path, float]]
         WeightsError: a file that is unreadable or does not fit; then nothing has been written.
     """
     networks = dict(_networks(parts))
-    additions = read_loras(loras, parts.unet.config.layers_per_block[0]) if loras else Additions()
-    additions = additions.fitted({name: tensor_shapes(network) for name, network in networks.items()})
+    shapes = {name: tensor_shapes(network) for name, network in networks.items()}
+    additions = Additions()
+    if loras:
+        additions = read_loras(loras, parts.unet.config.layers_per_block[0])
+    additions = additions.fitted(shapes)
 
     # all is read before any of it is written
     changes: list[tuple[Tensor, Tensor]] = []
     for name, network in networks.items():
         changes += _changes(network, folder / name, additions, parts)
+
     with torch.no_grad():
         for weight, values in changes:
             weight.copy_(values)
@@ -59,25 +63,32 @@ def _networks(parts: Parts) -> Iterator[tuple[str, nn.Module]]:
 
 def _changes(network: nn.Module, folder: Path, additions: Additions, parts: Parts) -> list[tuple[Tensor, Tensor]]:
     """(weight, new values) of the layers that were changed before or are changed now."""
-    layers = parts.changed.get(folder.name, frozenset()) | additions.layers.get(folder.name, frozenset())
+    changed_before = parts.changed.get(folder.name, frozenset())
+    changed_now = additions.layers.get(folder.name, frozenset())
+    layers = changed_before | changed_now
     if not layers:
         return []
 
     # published names; packed weights give views
     state: dict[str, Tensor] = network.state_dict()
-    weights = {layer_of(name): name for name in state if name.endswith(".weight") and layer_of(name) in layers}
+    weight_names = {layer_of(name): name for name in state if name.endswith(".weight")}
     template = next(network.parameters())  # no network's first layer is quantized
+
+    def is_changed(name: str) -> bool:
+        layer = layer_of(name)
+        return name.endswith(".weight") and layer in layers and layer in weight_names
+
     stored = read_tensors(
         find_weights(folder, COMPONENTS[folder.name]),
         template.device,
         template.dtype,
         additions.to(folder.name, template.device),
-        select=lambda name: name.endswith(".weight") and layer_of(name) in weights,
+        select=is_changed,
     )
 
     changes: list[tuple[Tensor, Tensor]] = []
     for name, values in stored.items():
-        changes += _with_scale(state, weights[layer_of(name)], values)
+        changes += _with_scale(state, weight_names[layer_of(name)], values)
     return changes
 
 
@@ -86,5 +97,7 @@ def _with_scale(state: Mapping[str, Tensor], name: str, values: Tensor) -> list[
     weight = state[name]
     if weight.dtype != FLOAT8:
         return [(weight, values)]
+
     rows = quantize_reference(values)
-    return [(weight, rows.values), (state[name.removesuffix("weight") + "scale"], rows.scale)]
+    scale = state[name.removesuffix("weight") + "scale"]
+    return [(weight, rows.values), (scale, rows.scale)]

@@ -47,16 +47,20 @@ def read_loras(files: Sequence[tuple[Path, float]], layers_per_block: int) -> Ad
 def _read(path: Path, strength: float, layers_per_block: int) -> LoraFile:
     names = _applicable(path)
     state = _matrices(path, names)
-    matrices_by_network = _by_network(path, _converted(path, state, layers_per_block))
+    state = _converted(path, state, layers_per_block)
+    matrices_by_network = _by_network(path, state)
 
     stored = _stored_settings(path)
     layers: dict[str, dict[str, LowRank]] = {}
     for network, matrices in matrices_by_network.items():
         settings = {key.removeprefix(f"{network}."): value for key, value in stored.items()}
-        for name in [name for name in matrices if name.endswith(_DOWN)]:
+        for name, down in matrices.items():
+            if not name.endswith(_DOWN):
+                continue
             layer = name.removesuffix(_DOWN)
-            down, up = matrices[name], matrices[layer + _UP]
-            scale = strength * _stored_scale(path, settings, layer, len(down))
+            up = matrices[layer + _UP]
+            rank = len(down)
+            scale = strength * _stored_scale(path, settings, layer, rank)
             layers.setdefault(network, {})[layer_of(layer)] = LowRank(down, up, scale)
 
     left_out = tuple(phrase(kind, kind_names) for kind, kind_names in names.left_out.items())
@@ -65,8 +69,8 @@ def _read(path: Path, strength: float, layers_per_block: int) -> LoraFile:
 
 def _matrices(path: Path, names: LoraNames) -> dict[str, Tensor]:
     """The matrices of the file, with alpha / rank multiplied into the upper ones."""
-    is_used = (names.matrices | names.alphas).__contains__
-    state = read_tensors([path], torch.device("cpu"), torch.float32, select=is_used)
+    used = names.matrices | names.alphas
+    state = read_tensors([path], torch.device("cpu"), torch.float32, select=lambda name: name in used)
     not_finite = [name for name, tensor in state.items() if not tensor.isfinite().all()]
     _refuse(path, not_finite, "have values not finite")
 
@@ -85,20 +89,24 @@ def _applicable(path: Path) -> LoraNames:
     if not names.left_out:
         raise WeightsError(f"{path}: holds no LoRA: it is empty")
 
-    most_frequent = sorted(names.left_out.items(), key=lambda item: -len(item[1]))[:_NAMED]
-    contents = ", ".join(phrase(kind, kind_names) for kind, kind_names in most_frequent)
-    raise WeightsError(f"{path}: holds no LoRA that can be applied; it has {contents}")
+    most_frequent = sorted(names.left_out, key=lambda kind: -len(names.left_out[kind]))
+    phrases = [phrase(kind, names.left_out[kind]) for kind in most_frequent[:_NAMED]]
+    raise WeightsError(f"{path}: holds no LoRA that can be applied; it has {', '.join(phrases)}")
 
 
 def _apply_alphas(path: Path, state: dict[str, Tensor], alphas: Mapping[str, Tensor]) -> None:
     """Multiply alpha / rank into the upper matrix, so that alphas need not be renamed."""
     for name, alpha in alphas.items():
         stem = name.removesuffix("alpha")
-        ups = [stem + up for up in ("lora_up.weight", "lora.up.weight", "lora_B.weight") if stem + up in state]
-        if not ups or alpha.numel() != 1:
+        spellings = [stem + suffix for suffix in ("lora_up.weight", "lora.up.weight", "lora_B.weight")]
+        up_names = [spelling for spelling in spellings if spelling in state]
+        if not up_names or alpha.numel() != 1:
             raise WeightsError(f"{path}: {name} must be one number beside a pair of LoRA matrices")
-        up = state[ups[0]]
-        state[ups[0]] = up * (alpha.item() / up.flatten(1).shape[1])
+
+        up_name = up_names[0]
+        up = state[up_name]
+        rank = up.flatten(1).shape[1]
+        state[up_name] = up * (alpha.item() / rank)
 
 
 def _converted(path: Path, state: dict[str, Tensor], layers_per_block: int) -> dict[str, Tensor]:
@@ -131,19 +139,21 @@ def _by_network(path: Path, state: Mapping[str, Tensor]) -> dict[str, dict[str, 
         prefix = f"{network}."
         stored = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
         mapping = names.UNET_TO_DIFFUSERS if network == "unet" else text_mapping
-        networks[network] = names.convert_state_dict(stored, mapping)
+        renamed = names.convert_state_dict(stored, mapping)
 
-        unreadable = [f"{prefix}{name}" for name in networks[network] if not name.endswith((_DOWN, _UP))]
+        unreadable = [prefix + name for name in renamed if not name.endswith((_DOWN, _UP))]
         _refuse(path, unreadable, "have a name that diffusers cannot read")
-        if len(networks[network]) != len(stored):
+        if len(renamed) != len(stored):
             raise WeightsError(f"{path}: names layers of {network} in two spellings")
+        networks[network] = renamed
     return networks
 
 
 def _stored_settings(path: Path) -> dict[str, Any]:
     """Fields of PEFT's LoraConfig, by network, that newer diffusers stores: ``unet.lora_alpha``, ``unet.r`` …"""
     with safe_open(path, framework="pt") as file:
-        text = (file.metadata() or {}).get(_SETTINGS, "{}")
+        metadata = file.metadata() or {}
+    text = metadata.get(_SETTINGS, "{}")
     try:
         settings = json.loads(text)
     except (ValueError, RecursionError) as exc:
@@ -155,7 +165,8 @@ def _stored_settings(path: Path) -> dict[str, Any]:
 
 def _stored_scale(path: Path, settings: Mapping[str, Any], layer: str, rank: int) -> float:
     """alpha / rank by PEFT's rules; 1 where nothing is stored."""
-    alpha, others = settings.get("lora_alpha"), settings.get("alpha_pattern") or {}
+    alpha = settings.get("lora_alpha")
+    others = settings.get("alpha_pattern") or {}
     if not isinstance(others, dict):
         raise WeightsError(f"{path}: alpha_pattern of its {_SETTINGS} must be an object, not {shown(others)}")
     for pattern, value in others.items():
@@ -166,10 +177,13 @@ def _stored_scale(path: Path, settings: Mapping[str, Any], layer: str, rank: int
         return 1.0
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
         raise WeightsError(f"{path}: lora_alpha of its {_SETTINGS} must be a number, not {shown(alpha)}")
-    return float(alpha) / (rank**0.5 if settings.get("use_rslora") else rank)
+    divisor = rank**0.5 if settings.get("use_rslora") else rank
+    return float(alpha) / divisor
 
 
 def _refuse(path: Path, names: Sequence[str], problem: str) -> None:
-    if names:
-        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        raise WeightsError(f"{path}: {len(names)} tensors {problem}: {', '.join(names[:_NAMED])}{more}")
+    if not names:
+        return
+    listed = ", ".join(names[:_NAMED])
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    raise WeightsError(f"{path}: {len(names)} tensors {problem}: {listed}{more}")

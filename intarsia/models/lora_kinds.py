@@ -76,20 +76,25 @@ def sorted_names(names: Iterable[str]) -> LoraNames:
         if not kind:
             kinds[name] = other_forms.get(_stem(name), "")
 
-    matrices = {name for name, kind in kinds.items() if not kind and MATRIX.search(name)}
+    candidates = [name for name, kind in kinds.items() if not kind]
+    matrices = {name for name in candidates if MATRIX.search(name)}
     paired = {name for name in matrices if partner(name) in matrices}
     paired_stems = {_stem(name) for name in paired}
-    for name, kind in kinds.items():
-        if not kind and name in matrices - paired:
+    alphas = set()
+    for name in candidates:
+        if name in paired:
+            continue
+        if name in matrices:
             kinds[name] = _UNPAIRED
-        elif not kind and name.endswith(_ALPHA) and _stem(name) not in paired_stems:
+        elif name.endswith(_ALPHA) and _stem(name) not in paired_stems:
             kinds[name] = _ALPHAS
+        else:
+            alphas.add(name)
 
     left_out: dict[str, tuple[str, ...]] = {}
     for name, kind in kinds.items():
         if kind:
             left_out[kind] = (*left_out.get(kind, ()), name)
-    alphas = {name for name, kind in kinds.items() if not kind} - paired
     return LoraNames(frozenset(paired), frozenset(alphas), left_out)
 
 
@@ -100,9 +105,10 @@ def partner(name: str) -> str:
 
 def phrase(kind: str, names: tuple[str, ...]) -> str:
     """A kind with the number and the first names of its tensors, for a sentence."""
-    more = ", …" if len(names) > _SHOWN else ""
     tensors = "tensor" if len(names) == 1 else "tensors"
-    return f"{kind} ({len(names)} {tensors}: {', '.join(names[:_SHOWN])}{more})"
+    listed = ", ".join(names[:_SHOWN])
+    more = ", …" if len(names) > _SHOWN else ""
+    return f"{kind} ({len(names)} {tensors}: {listed}{more})"
 
 
 def _kind(name: str) -> str:
@@ -111,14 +117,19 @@ def _kind(name: str) -> str:
         if re.search(pattern, name):
             return kind
 
-    is_lora = bool(MATRIX.search(name)) or name.endswith(_ALPHA)
+    # prefixes say more than the ends of names
     for kind, pattern in _BESIDE.items():
         if pattern.startswith("^") and re.search(pattern, name):
             return kind
 
+    is_lora = MATRIX.search(name) or name.endswith(_ALPHA)
     if is_lora:
         return "" if _OURS.match(name) else _OTHER_NETWORKS
-    return next((kind for kind, pattern in _BESIDE.items() if re.search(pattern, name)), _UNKNOWN)
+
+    for kind, pattern in _BESIDE.items():
+        if re.search(pattern, name):
+            return kind
+    return _UNKNOWN
 
 
 def _stem(name: str) -> str:

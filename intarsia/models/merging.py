@@ -74,7 +74,9 @@ class Matching:
     @property
     def log_size(self) -> Tensor | None:
         """``[L, N - merged]``, added to the attention logits of each key; None without weights."""
-        return self.size.log() if self.weighted else None
+        if not self.weighted:
+            return None
+        return self.size.log()
 
     def merge(self, x: Tensor) -> Tensor:
         """``[B, N, C]`` → ``[B, N - merged, C]``, means."""
@@ -83,8 +85,9 @@ class Matching:
     def unmerge(self, x: Tensor) -> Tensor:
         """``[B, N - merged, C]`` → ``[B, N, C]``, copies."""
         samples_per_lane = len(x) // len(self.place)
+        channels = x.shape[2]
         place = self.place.repeat_interleave(samples_per_lane, 0)
-        index = place[..., None].expand(-1, -1, x.shape[2])
+        index = place[..., None].expand(-1, -1, channels)
         return x.gather(1, index)
 
 
@@ -92,14 +95,16 @@ class Matcher:
     """The matchings of one resolution during one evaluation; ``fused`` as in :mod:`intarsia.models.layers`."""
 
     def __init__(self, level: LevelMerging, fused: bool | None = None) -> None:
-        self.level, self._fused = level, fused
+        self.level = level
+        self._fused = fused
         self._sources, self._destinations = _split(level.choice, level.height, level.width)
         self._blocks = 0
         self._last: Matching | None = None
 
     def match(self, x: Tensor) -> Matching:
         """The matching of the next block, whose tokens before the norm are ``x`` ``[B, N, C]``."""
-        if self._last is None or self._blocks % self.level.reuse == 0:
+        is_first_to_share = self._blocks % self.level.reuse == 0
+        if self._last is None or is_first_to_share:
             self._last = self._match(x)
         self._blocks += 1
         return self._last
@@ -119,15 +124,22 @@ class Matcher:
 
 def _split(choice: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """Indices of sources ``[L, N - cells]`` and destinations ``[L, cells]``; tokens outside whole cells are sources."""
-    lanes, device = len(choice), choice.device
-    rows, columns = height // 2, width // 2
+    device = choice.device
+    cell_rows = height // 2 * 2
+    cell_columns = width // 2 * 2
     grid = torch.arange(height * width, device=device).view(height, width)
 
-    corners = grid[: 2 * rows : 2, : 2 * columns : 2].flatten()
-    in_cell = (choice.long()[..., None] + torch.arange(4, device=device)) % 4  # the destination first
-    cells = corners[:, None] + in_cell // 2 * width + in_cell % 2
-    destinations = cells[..., 0].contiguous()
+    # [L, cells, 4]: the tokens of each cell, its destination first
+    offsets = torch.arange(4, device=device)
+    place_in_cell = (choice.long()[..., None] + offsets) % 4
+    row, column = place_in_cell // 2, place_in_cell % 2
+    corners = grid[:cell_rows:2, :cell_columns:2].flatten()
+    cells = corners[:, None] + row * width + column
 
-    right, bottom = grid[: 2 * rows, 2 * columns :].flatten(), grid[2 * rows :].flatten()
-    edge = torch.cat([right, bottom]).expand(lanes, -1)
-    return torch.cat([cells[..., 1:].flatten(1), edge], dim=1), destinations
+    destinations = cells[..., 0].contiguous()
+    sources = cells[..., 1:].flatten(1)
+
+    right = grid[:cell_rows, cell_columns:].flatten()
+    bottom = grid[cell_rows:].flatten()
+    outside = torch.cat([right, bottom]).expand(len(choice), -1)
+    return torch.cat([sources, outside], dim=1), destinations

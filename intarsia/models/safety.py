@@ -58,14 +58,17 @@ class SafetyNetwork(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Embeddings ``[N, width]`` of normalized squares ``[N, 3, crop, crop]``."""
-        embeddings: Tensor = self.visual_projection(self.vision_model(pixels).pooler_output)
+        pooled = self.vision_model(pixels).pooler_output
+        embeddings: Tensor = self.visual_projection(pooled)
         return embeddings
 
     def decide(self, embeddings: Tensor) -> list[bool]:
         """Which of the embeddings ``[N, width]`` are flagged."""
-        special = _cosines(embeddings, self.special_care_embeds) - _array(self.special_care_embeds_weights)
-        concepts = _cosines(embeddings, self.concept_embeds) - _array(self.concept_embeds_weights)
-        return flagged(special, concepts)
+        special_cosines = _cosines(embeddings, self.special_care_embeds)
+        special_thresholds = _array(self.special_care_embeds_weights)
+        cosines = _cosines(embeddings, self.concept_embeds)
+        thresholds = _array(self.concept_embeds_weights)
+        return flagged(special_cosines - special_thresholds, cosines - thresholds)
 
 
 def _array(tensor: Tensor) -> NDArray[np.float32]:
@@ -73,7 +76,10 @@ def _array(tensor: Tensor) -> NDArray[np.float32]:
 
 
 def _cosines(embeddings: Tensor, concepts: Tensor) -> NDArray[np.float32]:
-    return _array(functional.normalize(embeddings) @ functional.normalize(concepts).T)
+    """``[N, width]`` and ``[M, width]`` → ``[N, M]``."""
+    unit_embeddings = functional.normalize(embeddings)
+    unit_concepts = functional.normalize(concepts)
+    return _array(unit_embeddings @ unit_concepts.T)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,12 +99,12 @@ class SafetyChecker:
         return [self._is_flagged(image) for image in images]
 
     def _is_flagged(self, image: Pixels) -> bool:
-        batches = self.preprocessing.batches(image)
-        return any(is_flagged for pixels in batches for is_flagged in self._decide(pixels))
+        return any(any(self._decide(pixels)) for pixels in self.preprocessing.batches(image))
 
     def _decide(self, pixels: Floats) -> list[bool]:
         device = self.network.concept_embeds.device
-        embeddings = self.network(torch.from_numpy(pixels).to(device))
+        on_device = torch.from_numpy(pixels).to(device)
+        embeddings = self.network(on_device)
         if not bool(torch.isfinite(embeddings).all()):
             raise BackendError("the safety checker's embedding of an image is not finite")
         return self.network.decide(embeddings)
@@ -110,7 +116,8 @@ def load_safety_checker(folder: Path, device: torch.device | str = "cpu") -> Saf
     Raises:
         WeightsError: anything missing, unreadable, refused or not fitting; one line that names the file.
     """
-    path, device = folder / "config.json", torch.device(device)
+    device = torch.device(device)
+    path = folder / "config.json"
     vision, width = read_checker_shape(path)
     preprocessing = load_preprocessing(folder / "preprocessor_config.json")
     files = find_weights(folder, "model")
@@ -123,8 +130,8 @@ def load_safety_checker(folder: Path, device: torch.device | str = "cpu") -> Saf
             f"the tower of config.json takes {network.image_size}"
         )
 
-    state = _fitting_names(read_tensors(files, device, torch.float32))
-    network = fill(network, state, files[0])
+    stored = read_tensors(files, device, torch.float32)
+    network = fill(network, _fitting_names(stored), files[0])
 
     # a constant that is not stored; built on the meta device, it holds nothing yet
     tower = cast(Any, network.vision_model)
@@ -144,8 +151,11 @@ def _empty_network(path: Path, vision: Mapping[str, Any], width: int) -> SafetyN
 
 def _fitting_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Names as transformers 5 has them: published checkers nest the tower in a second ``vision_model``."""
-    return {
-        _TOWER + name.removeprefix(_NESTED) if name.startswith(_NESTED) else name: tensor
-        for name, tensor in state.items()
-        if not name.endswith("embeddings.position_ids")  # a constant that old files store
-    }
+    fitting = {}
+    for name, tensor in state.items():
+        if name.endswith("embeddings.position_ids"):
+            continue  # a constant that old files store
+        if name.startswith(_NESTED):
+            name = _TOWER + name.removeprefix(_NESTED)
+        fitting[name] = tensor
+    return fitting

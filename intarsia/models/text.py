@@ -55,8 +55,10 @@ class TextTower:
         """Padded token ids ``[B, n]``, and a warning for every prompt that was cut."""
         encoded = [self.tokens.encode(prompt) for prompt in prompts]
         ids = np.concatenate([prompt_ids for prompt_ids, _ in encoded])
-        warnings = tuple(warning for _, prompt_warnings in encoded for warning in prompt_warnings)
-        return torch.from_numpy(ids), warnings
+        warnings: list[str] = []
+        for _, prompt_warnings in encoded:
+            warnings += prompt_warnings
+        return torch.from_numpy(ids), tuple(warnings)
 
     def run(self, ids: Tensor) -> Any:
         """The encoder's output with all hidden states, for :meth:`read`'s ids."""
@@ -116,7 +118,10 @@ class TextEncoders:
                 hidden.append(self._hidden_layer(tower, output, clip_skip))
                 if pooled is None:
                     pooled = getattr(output, "text_embeds", None)
-        return TextEncoding(torch.cat(hidden, dim=2), pooled, tuple(dict.fromkeys(warnings)))
+
+        side_by_side = torch.cat(hidden, dim=2)
+        different_warnings = tuple(dict.fromkeys(warnings))
+        return TextEncoding(side_by_side, pooled, different_warnings)
 
     def _hidden_layer(self, tower: TextTower, out: Any, clip_skip: int) -> Tensor:
         if self.penultimate:

@@ -41,10 +41,12 @@ def load_text(
     towers = []
     suffixes = _suffixes(folder)
     for suffix in suffixes:
-        shape = read_text_shape(folder / f"text_encoder{suffix}" / "config.json")
-        places, rows = shape["max_position_embeddings"], shape["vocab_size"]
-        tokens = load_tokens(folder / f"tokenizer{suffix}", places, rows)
-        towers.append(TextTower(tokens, _encoder(folder / f"text_encoder{suffix}", device, dtype, additions)))
+        encoder_folder = folder / f"text_encoder{suffix}"
+        shape = read_text_shape(encoder_folder / "config.json")
+        positions, rows = shape["max_position_embeddings"], shape["vocab_size"]
+        tokens = load_tokens(folder / f"tokenizer{suffix}", positions, rows)
+        encoder = _encoder(encoder_folder, device, dtype, additions)
+        towers.append(TextTower(tokens, encoder))
     return TextEncoders(towers, penultimate="_2" in suffixes)
 
 
@@ -65,11 +67,13 @@ def _encoder(folder: Path, device: torch.device, dtype: torch.dtype, additions: 
     files = find_weights(folder, COMPONENTS[folder.name])
     model = _built(folder)
     stored = read_tensors(files, device, dtype, additions.to(folder.name, device))
-    model = fill(model, _fitting_names(stored, set(tensor_shapes(model))), files[0])
+    state = _fitting_names(stored, set(tensor_shapes(model)))
+    model = fill(model, state, files[0])
+
     # a constant that is not stored; built on the meta device, it holds nothing yet
     embeddings: Any = getattr(model, "text_model", model).embeddings
-    places = cast(Any, model.config).max_position_embeddings
-    embeddings.position_ids = torch.arange(places, device=device).expand(1, -1)
+    positions = cast(Any, model.config).max_position_embeddings
+    embeddings.position_ids = torch.arange(positions, device=device).expand(1, -1)
     return model
 
 
@@ -81,7 +85,9 @@ def _built(folder: Path) -> nn.Module:
     raw = read_json(path)
     shape = read_text_shape(path, raw)
     kind = CLIPTextModelWithProjection if is_projected(path, raw) else CLIPTextModel
-    check_size(path, shape["num_hidden_layers"], find_weights(folder, COMPONENTS[folder.name]))
+    files = find_weights(folder, COMPONENTS[folder.name])
+    check_size(path, shape["num_hidden_layers"], files)
+
     try:
         # attention is named here, so that nothing else can name it
         config = CLIPTextConfig(**shape, bos_token_id=None, pad_token_id=None, attn_implementation="sdpa")
@@ -98,6 +104,9 @@ def _fitting_names(state: Mapping[str, Tensor], wanted: set[str]) -> dict[str, T
     for name, tensor in state.items():
         if name.endswith("embeddings.position_ids"):
             continue  # a constant that old files store
+
         bare = name.removeprefix(_PREFIX)
-        fitting[name if name in wanted else bare if bare in wanted else _PREFIX + bare] = tensor
+        if name not in wanted:
+            name = bare if bare in wanted else _PREFIX + bare
+        fitting[name] = tensor
     return fitting

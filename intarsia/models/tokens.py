@@ -50,12 +50,14 @@ class ClipTokens:
         warnings: tuple[str, ...] = ()
         if len(ids) > self.limit:
             # the last position is the end token's
-            rest = self.tokenizer.decode(ids[self.limit - 1 : -1], skip_special_tokens=False)
+            last = self.limit - 1
+            rest = self.tokenizer.decode(ids[last:-1], skip_special_tokens=False)
             unused = rest.replace(_WORD_END, " ").strip()
             warnings = (f"prompt cut after {self.limit} tokens; not used: {shown(unused)}",)
-            ids = [*ids[: self.limit - 1], self.end]
+            ids = [*ids[:last], self.end]
 
-        ids += [self.pad] * (self.limit - len(ids))
+        absent = self.limit - len(ids)
+        ids += [self.pad] * absent
         return np.array([ids], np.int64), warnings
 
 
@@ -82,7 +84,8 @@ def load_tokens(folder: Path, positions: int, rows: int) -> ClipTokens:
         added = _added(folder, config, stored)
         marks = _marks(folder, config)
         tokenizer = _pipeline(vocabulary, merges, marks, added)
-        end, pad = _id(tokenizer, marks["eos"]), _id(tokenizer, marks["pad"])
+        end = _id(tokenizer, marks["eos"])
+        pad = _id(tokenizer, marks["pad"])
     except WeightsError:
         raise
     # the tokenizers library raises bare Exception for damaged merges
@@ -122,14 +125,20 @@ def _pipeline(
     )
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+        [
+            normalizers.NFC(),
+            normalizers.Replace(Regex(r"\s+"), " "),
+            normalizers.Lowercase(),
+        ]
     )
     words = pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, byte_level])
     tokenizer.decoder = decoders.ByteLevel()
 
     _add_tokens(tokenizer, added, marks)
-    start, end = ((mark, _id(tokenizer, mark)) for mark in (marks["bos"], marks["eos"]))
+    start = (marks["bos"], _id(tokenizer, marks["bos"]))
+    end = (marks["eos"], _id(tokenizer, marks["eos"]))
     tokenizer.post_processor = processors.RobertaProcessing(end, start, trim_offsets=False, add_prefix_space=False)
     return tokenizer
 
@@ -156,16 +165,23 @@ def _id(tokenizer: Tokenizer, token: str) -> int:
 
 def _vocabulary(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]], Any]:
     """Tokens, merges, and the added tokens of ``tokenizer.json``."""
+    merges = []
     if is_there(folder / "tokenizer.json"):
         whole = read_json(folder / "tokenizer.json")
         model = whole["model"]
-        pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
-        return dict(model["vocab"]), [(one, other) for one, other in pairs], whole.get("added_tokens")
+        for pair in model["merges"]:
+            one, other = pair.split(" ") if isinstance(pair, str) else pair
+            merges.append((one, other))
+        return dict(model["vocab"]), merges, whole.get("added_tokens")
+
     if not (is_there(folder / "vocab.json") and is_there(folder / "merges.txt")):
         raise WeightsError(f"{folder}: must hold tokenizer.json, or vocab.json and merges.txt")
-    lines = read_bytes(folder / "merges.txt").decode("utf-8").splitlines()
-    pairs = [line.split() for line in lines if line.strip() and not line.startswith("#version")]
-    return read_json(folder / "vocab.json"), [(one, other) for one, other in pairs], None
+    text = read_bytes(folder / "merges.txt").decode("utf-8")
+    for line in text.splitlines():
+        if line.strip() and not line.startswith("#version"):
+            one, other = line.split()
+            merges.append((one, other))
+    return read_json(folder / "vocab.json"), merges, None
 
 
 def _added(folder: Path, config: Mapping[str, Any], stored: Any) -> dict[int, AddedToken]:
@@ -194,9 +210,16 @@ def _marks(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
     path = folder / "special_tokens_map.json"
     if config.get("added_tokens_decoder") is None and is_there(path):
         settings |= read_json(path)
-    return {name: _text(settings.get(f"{name}_token")) or default for name, default in _MARKS.items()}
+
+    marks = {}
+    for name, default in _MARKS.items():
+        mark = _text(settings.get(f"{name}_token"))
+        marks[name] = mark or default
+    return marks
 
 
 def _text(token: Any) -> str:
     """A token as written: a string, or an object that holds it."""
-    return str(token["content"]) if isinstance(token, dict) else str(token or "")
+    if isinstance(token, dict):
+        return str(token["content"])
+    return str(token or "")

@@ -45,21 +45,18 @@ class UNet(nn.Module):
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         self.config = config
-        widths, emb = config.block_out_channels, config.time_embedding_dim
-        levels = [_level(config, i) for i in range(len(widths))]
+        width = config.block_out_channels[0]
+        emb_width = config.time_embedding_dim
 
-        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
-        self.time_embedding = TimestepEmbedding(widths[0], emb)
-        self.add_embedding = TimestepEmbedding(config.added_inputs, emb) if config.added_inputs else None
+        self.conv_in = nn.Conv2d(config.in_channels, width, 3, padding=1)
+        self.time_embedding = TimestepEmbedding(width, emb_width)
+        self.add_embedding = TimestepEmbedding(config.added_inputs, emb_width) if config.added_inputs else None
 
-        inputs = [widths[0], *widths[:-1]]
-        self.down_blocks = nn.ModuleList(
-            DownBlock(level, width, last=level is levels[-1]) for level, width in zip(levels, inputs, strict=True)
-        )
+        self.down_blocks = nn.ModuleList(_down_blocks(config))
         self.mid_block = MidBlock(_level(config, -1)) if config.mid_block else None
         self.up_blocks = nn.ModuleList(_up_blocks(config))
-        self.conv_norm_out = GroupNorm(config.norm_num_groups, widths[0], eps=config.norm_eps, silu=True)
-        self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
+        self.conv_norm_out = GroupNorm(config.norm_num_groups, width, eps=config.norm_eps, silu=True)
+        self.conv_out = nn.Conv2d(width, config.out_channels, 3, padding=1)
 
         self._resnets = [module for module in self.modules() if isinstance(module, ResBlock)]
         self._cross = [module for module in self.modules() if isinstance(module, CrossAttention)]
@@ -78,7 +75,8 @@ class UNet(nn.Module):
             ``[R, T]``; row r goes with step r. Rows of different images may be stacked for one evaluation. The
             bits of a row can depend on how many rows are computed together: make one call per image.
         """
-        config, dtype = self.config, self.conv_in.weight.dtype
+        config = self.config
+        dtype = self.conv_in.weight.dtype
         proj = sinusoid(
             timesteps,
             config.block_out_channels[0],
@@ -87,7 +85,8 @@ class UNet(nn.Module):
         )
         emb: Tensor = self.time_embedding(proj.to(dtype))
         if self.add_embedding is not None:
-            emb = emb + self.add_embedding(self._added(pooled, time_ids).to(dtype))
+            added = self._added(pooled, time_ids)
+            emb = emb + self.add_embedding(added.to(dtype))
         emb = F.silu(emb)
 
         projected = torch.cat([resnet.time_emb_proj(emb) for resnet in self._resnets], dim=1)
@@ -98,6 +97,7 @@ class UNet(nn.Module):
         """``[R, P + 6*width]``: pooled text beside the embedded sizes (Podell et al. 2023, section 2.2)."""
         if pooled is None or time_ids is None:
             raise TypeError("this UNet has added conditioning: embed() needs pooled and time_ids")
+
         config = self.config
         sizes = sinusoid(
             time_ids.flatten(),
@@ -105,9 +105,13 @@ class UNet(nn.Module):
             cosine_first=config.flip_sin_to_cos,
             shift=config.freq_shift,
         )
-        sizes = sizes.view(time_ids.shape[0], -1).to(pooled.dtype)
+        sizes = sizes.view(time_ids.shape[0], -1)
+        sizes = sizes.to(pooled.dtype)
+
         rows = max(len(pooled), len(sizes))
-        return torch.cat([pooled.expand(rows, -1), sizes.expand(rows, -1)], dim=1)
+        pooled = pooled.expand(rows, -1)
+        sizes = sizes.expand(rows, -1)
+        return torch.cat([pooled, sizes], dim=1)
 
     def cross_kv(self, hidden: Tensor) -> Tensor:
         """Keys and values of all cross-attentions for encoded prompts.
@@ -122,20 +126,25 @@ class UNet(nn.Module):
 
     def cross_attentions(self) -> list[CrossAttention]:
         """In the order in which diffusers counts them: down, up, then the middle."""
-        blocks = [block for block in (self.down_blocks, self.up_blocks, self.mid_block) if block is not None]
-        modules = [module for block in blocks for module in block.modules()]
-        return [module for module in modules if isinstance(module, CrossAttention)]
+        layers: list[CrossAttention] = []
+        for blocks in (self.down_blocks, self.up_blocks, self.mid_block):
+            if blocks is not None:
+                layers += [module for module in blocks.modules() if isinstance(module, CrossAttention)]
+        return layers
 
     def attention_sizes(self, height: int, width: int) -> list[tuple[int, int]]:
         """Heights and widths of the feature maps that have attention, for latents of that size, largest first."""
         sizes: list[tuple[int, int]] = []
         config = self.config
+        up_attention = config.up_attention[::-1]
         for i, depth in enumerate(config.transformer_layers):
             is_last = i == len(config.transformer_layers) - 1
-            has_attention = config.down_attention[i] or config.up_attention[-1 - i] or (is_last and config.mid_block)
-            if has_attention and depth:
+            has_mid_block = is_last and config.mid_block
+            if depth and (config.down_attention[i] or up_attention[i] or has_mid_block):
                 sizes.append((height, width))
-            height, width = (height + 1) // 2, (width + 1) // 2
+
+            height = (height + 1) // 2
+            width = (width + 1) // 2
         return sizes
 
     def forward(
@@ -174,7 +183,8 @@ class UNet(nn.Module):
         for block in self.up_blocks:
             x = block(x, emb, attention, skips)
 
-        out: Tensor = self.conv_out(self.conv_norm_out(x))
+        x = self.conv_norm_out(x)
+        out: Tensor = self.conv_out(x)
         return out
 
 
@@ -193,16 +203,33 @@ def _level(config: UNetConfig, i: int) -> Level:
     )
 
 
+def _down_blocks(config: UNetConfig) -> list[DownBlock]:
+    count = len(config.block_out_channels)
+    inputs = config.block_out_channels[0]
+    blocks = []
+    for i in range(count):
+        level = _level(config, i)
+        blocks.append(DownBlock(level, inputs, last=i == count - 1))
+        inputs = level.channels
+    return blocks
+
+
 def _up_blocks(config: UNetConfig) -> list[UpBlock]:
     """The way up: every block takes the feature maps of the way down in reverse order."""
-    skips = [config.block_out_channels[0]]
-    for i, (width, layers) in enumerate(zip(config.block_out_channels, config.layers_per_block, strict=True)):
-        last = i == len(config.block_out_channels) - 1
-        skips += [width] * (layers if last else layers + 1)
+    count = len(config.block_out_channels)
+    up_attention = config.up_attention[::-1]
 
-    blocks, inputs = [], config.block_out_channels[-1]
-    for i in reversed(range(len(config.block_out_channels))):
-        level = replace(_level(config, i), attention=config.up_attention[-1 - i])
+    # the first convolution's, those of each level's layers, and of its downsampling
+    skips = [config.block_out_channels[0]]
+    for i, width in enumerate(config.block_out_channels):
+        skips += [width] * config.layers_per_block[i]
+        if i < count - 1:
+            skips.append(width)
+
+    inputs = config.block_out_channels[-1]
+    blocks = []
+    for i in reversed(range(count)):
+        level = replace(_level(config, i), attention=up_attention[i])
         widths = [skips.pop() for _ in range(level.layers + 1)]
         blocks.append(UpBlock(level, inputs, widths, last=i == 0))
         inputs = level.channels
@@ -214,5 +241,6 @@ def _assign_columns(layers: Sequence[ResBlock] | Sequence[CrossAttention]) -> No
     start = 0
     for layer in layers:
         width = layer.columns.stop - layer.columns.start
-        layer.columns = slice(start, start + width)
-        start += width
+        stop = start + width
+        layer.columns = slice(start, stop)
+        start = stop

@@ -118,11 +118,20 @@ class UNetConfig:
     @property
     def blocks(self) -> int:
         """Residual and transformer blocks of the network, each of several tensors."""
-        total = 2 + self.transformer_layers[-1] if self.mid_block else 0
-        for level, (layers, depth) in enumerate(zip(self.layers_per_block, self.transformer_layers, strict=True)):
-            total += 2 * layers + 1
-            total += layers * depth if self.down_attention[level] else 0
-            total += (layers + 1) * depth if self.up_attention[-1 - level] else 0
+        total = 0
+        if self.mid_block:
+            total += 2 + self.transformer_layers[-1]
+
+        up_attention = self.up_attention[::-1]
+        for level, layers in enumerate(self.layers_per_block):
+            down, up = layers, layers + 1
+            total += down + up
+
+            depth = self.transformer_layers[level]
+            if self.down_attention[level]:
+                total += down * depth
+            if up_attention[level]:
+                total += up * depth
         return total
 
     def __post_init__(self) -> None:
@@ -145,12 +154,13 @@ def _by_level(config: Mapping[str, Any], key: str, default: int, levels: int, *,
 def _attention(config: Mapping[str, Any], key: str, default: tuple[str, ...], levels: int) -> tuple[bool, ...]:
     types = config.get(key, default)
     way = "Down" if key.startswith("down") else "Up"
-    allowed = (f"CrossAttn{way}Block2D", f"{way}Block2D")
-    if not isinstance(types, Sequence) or any(name not in allowed for name in types):
-        raise _unsupported(key, types, f"made of {allowed[0]} and {allowed[1]}")
+    with_attention = f"CrossAttn{way}Block2D"
+    without = f"{way}Block2D"
+    if not isinstance(types, Sequence) or any(name not in (with_attention, without) for name in types):
+        raise _unsupported(key, types, f"made of {with_attention} and {without}")
     if len(types) != levels:
         raise _unsupported(key, types, f"{levels} names, one for each of block_out_channels")
-    return tuple(name == allowed[0] for name in types)
+    return tuple(name == with_attention for name in types)
 
 
 def _mid_block(config: Mapping[str, Any]) -> bool:

@@ -79,22 +79,25 @@ class MidAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` → ``[B, C, H, W]``."""
         height, width = x.shape[-2:]
-        tokens = tokens_of(self.group_norm(x))[:, None]
-        attended = attend(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens))
-        return feature_map(self.to_out(attended[:, 0]), height, width) + x
+        tokens = tokens_of(self.group_norm(x))
+        one_head = tokens[:, None]
+        attended = attend(self.to_q(one_head), self.to_k(one_head), self.to_v(one_head))
+        out = self.to_out(attended[:, 0])
+        return feature_map(out, height, width) + x
 
 
 def modern_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same tensors with today's names: those of the mid attention were different before diffusers 0.13."""
     renamed = {}
     for name, tensor in state.items():
-        parts = name.split(".")
-        if len(parts) > 2 and parts[-2] in _RENAMED and "attentions" in parts:
-            parts[-2] = _RENAMED[parts[-2]]
+        path, _, kind = name.rpartition(".")
+        block, _, layer = path.rpartition(".")
+        if layer in _RENAMED and "attentions" in block.split("."):
+            name = f"{block}.{_RENAMED[layer]}.{kind}"
             # some of these files keep the projections as 1x1 convolutions
-            if parts[-1] == "weight":
+            if kind == "weight":
                 tensor = tensor.flatten(1)
-        renamed[".".join(parts)] = tensor
+        renamed[name] = tensor
     return renamed
 
 
@@ -131,8 +134,9 @@ class _Stage(nn.Module):
 
 
 def _resnets(inputs: int, width: int, count: int, groups: int) -> list[ResBlock]:
-    widths = [inputs] + [width] * (count - 1)
-    return [ResBlock(w, width, groups=groups, eps=_EPS) for w in widths]
+    first = ResBlock(inputs, width, groups=groups, eps=_EPS)
+    others = [ResBlock(width, width, groups=groups, eps=_EPS) for _ in range(count - 1)]
+    return [first, *others]
 
 
 class Encoder(nn.Module):
@@ -140,12 +144,18 @@ class Encoder(nn.Module):
 
     def __init__(self, config: KLConfig) -> None:
         super().__init__()
-        widths, groups = config.block_out_channels, config.norm_num_groups
+        widths = config.block_out_channels
+        groups = config.norm_num_groups
         self.conv_in = nn.Conv2d(3, widths[0], 3, padding=1)
-        self.down_blocks = nn.ModuleList(
-            _Stage(_resnets(inputs, width, config.layers_per_block, groups), down=i < len(widths) - 1)
-            for i, (inputs, width) in enumerate(zip((widths[0], *widths), widths, strict=False))
-        )
+
+        self.down_blocks = nn.ModuleList()
+        inputs = widths[0]
+        for i, width in enumerate(widths):
+            is_last = i == len(widths) - 1
+            resnets = _resnets(inputs, width, config.layers_per_block, groups)
+            self.down_blocks.append(_Stage(resnets, down=not is_last))
+            inputs = width
+
         self.mid_block = _Middle(widths[-1], groups)
         self.conv_norm_out = GroupNorm(groups, widths[-1], eps=_EPS, silu=True)
         self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
@@ -154,7 +164,10 @@ class Encoder(nn.Module):
         x = self.conv_in(x)
         for block in self.down_blocks:
             x = block(x)
-        out: Tensor = self.conv_out(self.conv_norm_out(self.mid_block(x)))
+        x = self.mid_block(x)
+
+        x = self.conv_norm_out(x)
+        out: Tensor = self.conv_out(x)
         return out
 
 
@@ -163,21 +176,30 @@ class Decoder(nn.Module):
 
     def __init__(self, config: KLConfig) -> None:
         super().__init__()
-        widths, groups = config.block_out_channels[::-1], config.norm_num_groups
+        widths = config.block_out_channels[::-1]
+        groups = config.norm_num_groups
         self.conv_in = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
         self.mid_block = _Middle(widths[0], groups)
-        self.up_blocks = nn.ModuleList(
-            _Stage(_resnets(inputs, width, config.layers_per_block + 1, groups), up=i < len(widths) - 1)
-            for i, (inputs, width) in enumerate(zip((widths[0], *widths), widths, strict=False))
-        )
+
+        self.up_blocks = nn.ModuleList()
+        inputs = widths[0]
+        for i, width in enumerate(widths):
+            is_last = i == len(widths) - 1
+            resnets = _resnets(inputs, width, config.layers_per_block + 1, groups)
+            self.up_blocks.append(_Stage(resnets, up=not is_last))
+            inputs = width
+
         self.conv_norm_out = GroupNorm(groups, widths[-1], eps=_EPS, silu=True)
         self.conv_out = nn.Conv2d(widths[-1], 3, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.mid_block(self.conv_in(x))
+        x = self.conv_in(x)
+        x = self.mid_block(x)
         for block in self.up_blocks:
             x = block(x)
-        out: Tensor = self.conv_out(self.conv_norm_out(x))
+
+        x = self.conv_norm_out(x)
+        out: Tensor = self.conv_out(x)
         return out
 
 
@@ -188,7 +210,9 @@ class AutoencoderKL(nn.Module):
         super().__init__()
         self.config = config
         self.latent_channels = channels = config.latent_channels
-        self.factor = 2 ** (len(config.block_out_channels) - 1)
+        downsamplings = len(config.block_out_channels) - 1
+        self.factor = 2**downsamplings
+
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         self.quant_conv = nn.Conv2d(2 * channels, 2 * channels, 1) if config.quant_conv else None
@@ -231,7 +255,9 @@ class AutoencoderKL(nn.Module):
                 _multiply(share, module.conv.bias)
             elif isinstance(module, GroupNorm):
                 module.eps *= share**2
-        _multiply(share, *self.encoder.conv_in.parameters(), *self.decoder.conv_in.parameters())
+
+        _multiply(share, *self.encoder.conv_in.parameters())
+        _multiply(share, *self.decoder.conv_in.parameters())
 
 
 def _multiply(share: float, *tensors: Tensor | None) -> None:

@@ -100,41 +100,53 @@ class AutoencoderTiny(nn.Module):
         super().__init__()
         self.config = config
         self.latent_channels = config.latent_channels
-        self.factor = 2 ** (len(config.encoder_widths) - 1)
+        downsamplings = len(config.encoder_widths) - 1
+        self.factor = 2**downsamplings
         self.encoder = _Layers(_encoder(config))
         self.decoder = _Layers(_decoder(config))
 
     def encode(self, images: Tensor) -> Tensor:
         """``[B, 3, H, W]`` in -1..1 → scaled latents ``[B, C, H/factor, W/factor]``."""
-        latents: Tensor = self.encoder(images.add(1).div(2))
+        from_zero = images.add(1).div(2)
+        latents: Tensor = self.encoder(from_zero)
         return (latents - self.config.shift_factor) * self.config.scaling_factor
 
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents ``[B, C, h, w]`` → ``[B, 3, h*factor, w*factor]``, about -1..1."""
         unscaled = latents / self.config.scaling_factor + self.config.shift_factor
-        images: Tensor = self.decoder(torch.tanh(unscaled / 3) * 3)
+        squashed = torch.tanh(unscaled / 3) * 3
+        images: Tensor = self.decoder(squashed)
         return images.mul(2).sub(1)
 
 
 def _encoder(config: TinyConfig) -> list[nn.Module]:
     layers: list[nn.Module] = []
-    for i, (width, blocks) in enumerate(zip(config.encoder_widths, config.encoder_blocks, strict=True)):
+    for i, width in enumerate(config.encoder_widths):
         if i == 0:
             layers.append(nn.Conv2d(3, width, 3, padding=1))
         else:
             layers.append(nn.Conv2d(width, width, 3, padding=1, stride=2, bias=False))
-        layers += [TinyBlock(width) for _ in range(blocks)]
-    return [*layers, nn.Conv2d(config.encoder_widths[-1], config.latent_channels, 3, padding=1)]
+        layers += _blocks(width, config.encoder_blocks[i])
+
+    last_width = config.encoder_widths[-1]
+    layers.append(nn.Conv2d(last_width, config.latent_channels, 3, padding=1))
+    return layers
 
 
 def _decoder(config: TinyConfig) -> list[nn.Module]:
-    widths, blocks = config.decoder_widths, config.decoder_blocks
-    layers: list[nn.Module] = [nn.Conv2d(config.latent_channels, widths[0], 3, padding=1), nn.ReLU(inplace=True)]
-    for width, count in zip(widths[:-1], blocks[:-1], strict=True):
-        layers += [TinyBlock(width) for _ in range(count)]
-        layers += [
-            nn.Upsample(scale_factor=2, mode="nearest"),
-            nn.Conv2d(width, width, 3, padding=1, bias=False),
-        ]
-    layers += [TinyBlock(widths[-1]) for _ in range(blocks[-1])]
-    return [*layers, nn.Conv2d(widths[-1], 3, 3, padding=1)]
+    widths = config.decoder_widths
+    first = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
+    layers: list[nn.Module] = [first, nn.ReLU(inplace=True)]
+    for i, width in enumerate(widths):
+        layers += _blocks(width, config.decoder_blocks[i])
+        is_last = i == len(widths) - 1
+        if not is_last:
+            layers.append(nn.Upsample(scale_factor=2, mode="nearest"))
+            layers.append(nn.Conv2d(width, width, 3, padding=1, bias=False))
+
+    layers.append(nn.Conv2d(widths[-1], 3, 3, padding=1))
+    return layers
+
+
+def _blocks(width: int, count: int) -> list[TinyBlock]:
+    return [TinyBlock(width) for _ in range(count)]

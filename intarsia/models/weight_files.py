@@ -101,16 +101,23 @@ def fill(network: Network, state: Mapping[str, Tensor], source: Path) -> Network
     _refuse(source, "missing", [name for name in shapes if name not in state])
     _refuse(source, "unexpected", [name for name in state if name not in shapes])
 
-    stored = {name: tuple(state[name].shape) for name in shapes}
-    misfits = [f"{name} {stored[name]}, not {shape}" for name, shape in shapes.items() if stored[name] != shape]
+    misfits = []
+    for name, shape in shapes.items():
+        stored = tuple(state[name].shape)
+        if stored != shape:
+            misfits.append(f"{name} {stored}, not {shape}")
     _refuse(source, "wrongly shaped", misfits)
 
     network.load_state_dict(state, assign=True)
-    network.requires_grad_(False).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.requires_grad_(False)
+    network.eval()
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network
 
 
 def _refuse(source: Path, what: str, names: list[str]) -> None:
-    if names:
-        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        raise WeightsError(f"{source}: {what} tensors: {', '.join(names[:_NAMED])}{more}")
+    if not names:
+        return
+    listed = ", ".join(names[:_NAMED])
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    raise WeightsError(f"{source}: {what} tensors: {listed}{more}")

@@ -11,20 +11,23 @@ from typing import Any
 
 from intarsia.endpoints.reading import Documented, read
 from intarsia.endpoints.replies import meta, next_id
+from intarsia.engine.plan import Plan
 from intarsia.engine.request import InpaintRequest
-from intarsia.engine.resolve import Resolved, resolve
+from intarsia.engine.resolve import resolve
 from intarsia.errors import RequestError, expect
 from intarsia.images.access import Access
 from intarsia.images.sources import read_source
 from intarsia.registry.registry import Registry
-from intarsia.server.files import FileStore, output_names
-from intarsia.server.jobs import LIBRARY, Job, WebhookTarget
-from intarsia.server.own_images import own_image
-from intarsia.server.store import IdInUse, Store
+from intarsia.server.admission import Admission
+from intarsia.server.store.files import FileStore, output_names
+from intarsia.server.store.jobs import LIBRARY, Job, WebhookTarget
+from intarsia.server.store.own_images import own_image
+from intarsia.server.store.store import IdInUse, Store
 
 __all__ = ["Acceptance", "stored_request"]
 
 _LONGEST_KEY = 200
+_IMAGES = ("init_image", "mask_image")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +37,11 @@ class Acceptance:
     Args:
         queue: jobs that may be queued.
         access: what images may make this machine read; never its files.
+        admission: how many are checked and stored at once; images are read before it, as that can take long.
 
     Raises:
         RequestError, WeightsError: the request cannot be carried out; nothing is stored.
-        QueueFull: as many jobs are queued as the server takes.
+        QueueFull, Overloaded: as many jobs are queued, or requests wait, as the server takes.
         OutputError, StoreError: the files or the database cannot be written; the job is not accepted.
     """
 
@@ -46,6 +50,7 @@ class Acceptance:
     store: Store
     queue: int
     access: Access
+    admission: Admission
     clock: Callable[[], float] = time.time
 
     def documented(
@@ -66,24 +71,29 @@ class Acceptance:
         earlier = self._earlier(owner, idempotency_key)
         if earlier is not None:
             return earlier
+        self.store.check_room(self.queue)
 
         documented = read(payload, endpoint, self.registry)
-        request, resolved = self._fixed(documented.request)
-        job_id = next_id()
-        job = Job(
-            id=job_id,
-            endpoint=documented.endpoint.name,
-            owner=owner,
-            request=self._kept(request),
-            delivery=_delivery(documented),
-            warnings=documented.warnings,
-            meta=meta(replace(documented, request=request), resolved.plan, str(job_id)),
-            files=output_names(request.samples),
-            lane_rows=_lane_rows(resolved),
-            created=self.clock(),
-        )
+        request = self._with_images(documented.request)
         url = documented.options.webhook
-        return self._accepted(job, idempotency_key, WebhookTarget(url, base_url) if url else None)
+        webhook = WebhookTarget(url, base_url) if url else None
+
+        with self.admission:
+            plan = self._plan(request)
+            job_id = next_id()
+            job = Job(
+                id=job_id,
+                endpoint=documented.endpoint.name,
+                owner=owner,
+                request=self._kept(request),
+                delivery=_delivery(documented),
+                warnings=documented.warnings,
+                meta=meta(replace(documented, request=request), plan, str(job_id)),
+                files=output_names(request.samples),
+                lane_rows=_lane_rows(plan),
+                created=self.clock(),
+            )
+            return self._accepted(job, idempotency_key, webhook)
 
     def library(
         self,
@@ -101,20 +111,23 @@ class Acceptance:
         earlier = self._earlier(owner, idempotency_key)
         if earlier is not None:
             return earlier
+        self.store.check_room(self.queue)
 
-        request, resolved = self._fixed(InpaintRequest.parse(fields))
-        job = Job(
-            id=next_id(),
-            endpoint=LIBRARY,
-            owner=owner,
-            request=self._kept(request),
-            delivery={"preview_every": preview_every},
-            meta={"plan": resolved.plan.to_dict()},
-            files=output_names(request.samples),
-            lane_rows=_lane_rows(resolved),
-            created=self.clock(),
-        )
-        return self._accepted(job, idempotency_key, None)
+        request = self._with_images(InpaintRequest.parse(fields))
+        with self.admission:
+            plan = self._plan(request)
+            job = Job(
+                id=next_id(),
+                endpoint=LIBRARY,
+                owner=owner,
+                request=self._kept(request),
+                delivery={"preview_every": preview_every},
+                meta={"plan": plan.to_dict()},
+                files=output_names(request.samples),
+                lane_rows=_lane_rows(plan),
+                created=self.clock(),
+            )
+            return self._accepted(job, idempotency_key, None)
 
     def _earlier(self, owner: str, idempotency_key: str | None) -> Job | None:
         """The job that the same key has given before; its request is not read again."""
@@ -124,20 +137,23 @@ class Acceptance:
             raise RequestError("Idempotency-Key", idempotency_key, f"1 to {_LONGEST_KEY} printable characters")
         return self.store.with_key(owner, idempotency_key)
 
-    def _fixed(self, request: InpaintRequest) -> tuple[InpaintRequest, Resolved]:
-        """The request with its images read and its seed drawn, checked as the engine will check it."""
-        fields: dict[str, Any] = {
-            "init_image": self._bytes("init_image", request.init_image),
-            "mask_image": self._bytes("mask_image", request.mask_image),
-        }
+    def _with_images(self, request: InpaintRequest) -> InpaintRequest:
+        """The request with its images read and its seed drawn: nothing of it is elsewhere any more."""
+        image = self._bytes("init_image", request.init_image)
+        is_own_mask = image is not None and request.mask_image == request.init_image
+        mask = image if is_own_mask else self._bytes("mask_image", request.mask_image)
+
+        fields: dict[str, Any] = {"init_image": image, "mask_image": mask}
         if request.seed is None:
             fields["seed"] = secrets.randbits(32)
         if request.ip_adapter is not None:
-            image = self._bytes("ip_adapter.image", request.ip_adapter.image)
-            fields["ip_adapter"] = request.ip_adapter.model_copy(update={"image": image})
+            shown = self._bytes("ip_adapter.image", request.ip_adapter.image)
+            fields["ip_adapter"] = request.ip_adapter.model_copy(update={"image": shown})
+        return request.model_copy(update=fields)
 
-        fixed = request.model_copy(update=fields)
-        return fixed, resolve(fixed, self.registry, self.access)
+    def _plan(self, request: InpaintRequest) -> Plan:
+        """What the request will do; raises whatever the engine would."""
+        return resolve(request, self.registry, self.access).plan
 
     def _bytes(self, field: str, value: Any) -> bytes | None:
         """An image as the bytes of its file; None is refused later, in the words of the engine."""
@@ -176,8 +192,10 @@ class Acceptance:
 def stored_request(job: Job, files: FileStore) -> InpaintRequest:
     """The request of a job, with its images' bytes from the file store."""
     values = dict(job.request)
-    for name in ("init_image", "mask_image"):
-        values[name] = files.input(values[name]["sha256"])
+    # An image that is its own mask is one object, as the engine remarks on it.
+    images = {sha256: files.input(sha256) for sha256 in {values[name]["sha256"] for name in _IMAGES}}
+    for name in _IMAGES:
+        values[name] = images[values[name]["sha256"]]
     if "ip_adapter" in values:
         adapter = values["ip_adapter"]
         values["ip_adapter"] = adapter | {"image": files.input(adapter["image"]["sha256"])}
@@ -191,6 +209,5 @@ def _delivery(documented: Documented) -> dict[str, Any]:
     return options
 
 
-def _lane_rows(resolved: Resolved) -> int:
-    plan = resolved.plan
+def _lane_rows(plan: Plan) -> int:
     return plan.sampler.evaluations * len(plan.seeds)

@@ -1,81 +1,75 @@
-"""How many requests are taken in at the same time, and when there are too many."""
+"""How many requests are checked and stored at the same time, and when there are too many."""
 
 from __future__ import annotations
 
-import asyncio
+import threading
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from types import TracebackType
 
-from anyio import CapacityLimiter, to_thread
+from intarsia.errors import IntarsiaError
 
-from intarsia.server.error_replies import RETRY_AFTER, HttpError
+__all__ = ["Admission", "Overloaded"]
 
-__all__ = ["Admission"]
+# Requests that are worked on at once. More would only share the interpreter; what a disk has to flush is waited for.
+_AT_ONCE = 4
 
-Value = TypeVar("Value")
-
-_THREADS = 8
-
-# Requests that may wait for a thread: any burst up to so many is taken in.
+# Requests that may wait: any burst up to so many is taken in.
 _BURST = 256
 
 # Seconds that requests may have had to wait without a break. After that more come than can be taken in, and a long
 # queue makes every one of them slow without any being done sooner (Nichols and Jacobson, "Controlling Queue Delay",
 # ACM Queue 2012): only a short one is kept, until it is empty.
 _STANDING = 0.5
-_SHORT = 4
+_SHORT = 16
+
+
+class Overloaded(IntarsiaError):
+    """More requests arrive than can be taken in."""
 
 
 class Admission:
-    """Takes requests in on a few threads, and refuses some with 429 once there are more than it can keep up with.
-
-    It belongs to one event loop.
+    """A context for the work of taking a request in: a few at once, and no long queue that stands.
 
     Args:
         clock: seconds that only grow.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._turns = asyncio.Semaphore(_THREADS)
-        self._threads = CapacityLimiter(_THREADS)
         self._clock = clock
-        self._waiting = 0
+        self._changed = threading.Condition()
+        self._working = self._waiting = 0
         self._since: float | None = None  # when requests began to wait, without a break since
 
-    async def run(self, accept: Callable[[], Value]) -> Value:
-        """What ``accept`` returns, called in a thread.
+    def __enter__(self) -> None:
+        """Wait for a turn.
 
         Raises:
-            HttpError: too many requests are being taken in (429).
+            Overloaded: too many wait already.
         """
-        if self._is_overloaded():
-            message = "more requests arrive than this server can take in; try again later"
-            raise HttpError(429, message, retry_after=RETRY_AFTER)
+        with self._changed:
+            if self._working >= _AT_ONCE:
+                self._wait()
+            self._working += 1
 
-        await self._turn()
-        try:
-            # Whoever has its turn has a thread.
-            return await to_thread.run_sync(accept, limiter=self._threads)
-        finally:
-            self._turns.release()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._changed:
+            self._working -= 1
+            self._changed.notify()
 
-    async def _turn(self) -> None:
-        """Wait until fewer than all threads are busy; a client that hangs up meanwhile waits no more."""
+    def _wait(self) -> None:
+        now = self._clock()
+        self._since = now if self._since is None else self._since
+        is_standing = now - self._since > _STANDING
+        if self._waiting >= (_SHORT if is_standing else _BURST):
+            raise Overloaded("more requests arrive than this server can take in; try again later")
+
         self._waiting += 1
         try:
-            await self._turns.acquire()
+            self._changed.wait_for(lambda: self._working < _AT_ONCE)
         finally:
             self._waiting -= 1
             if self._waiting == 0:
                 self._since = None
-
-    def _is_overloaded(self) -> bool:
-        if self._waiting == 0:
-            self._since = None
-            return False
-        now = self._clock()
-        if self._since is None:
-            self._since = now
-        is_standing = now - self._since > _STANDING
-        return self._waiting >= (_SHORT if is_standing else _BURST)

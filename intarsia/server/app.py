@@ -12,18 +12,18 @@ from starlette.types import ASGIApp
 
 from intarsia import __version__
 from intarsia.errors import IntarsiaError
-from intarsia.server.access_log import AccessLog
-from intarsia.server.catalog import catalog_routes
-from intarsia.server.docs_page import docs_routes
-from intarsia.server.documented import documented_routes
-from intarsia.server.error_replies import HttpError, error_response
-from intarsia.server.guards import Guards, GuardSettings
-from intarsia.server.health import health_routes
-from intarsia.server.jobs_api import job_routes
+from intarsia.server.http.access_log import AccessLog
+from intarsia.server.http.error_replies import HttpError, error_response
+from intarsia.server.http.guards import Guards, GuardSettings
+from intarsia.server.http.origins import Origins
+from intarsia.server.http.requests import services_of
 from intarsia.server.metrics import RequestCounter
-from intarsia.server.origins import Origins
-from intarsia.server.requests import services_of
-from intarsia.server.served_files import file_routes
+from intarsia.server.routes.catalog import catalog_routes
+from intarsia.server.routes.docs_page import docs_routes
+from intarsia.server.routes.documented import documented_routes
+from intarsia.server.routes.health import health_routes
+from intarsia.server.routes.jobs_api import job_routes
+from intarsia.server.routes.served_files import file_routes
 from intarsia.server.services import Services
 
 __all__ = ["create_app", "guarded"]

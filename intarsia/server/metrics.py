@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from intarsia.lru import Lru
-from intarsia.server.jobs import Job
+from intarsia.server.store.jobs import Job
 
 __all__ = ["Metrics", "RequestCounter"]
 
@@ -64,7 +64,7 @@ class Metrics:
         self._counted: Lru[int, bool] = Lru(_REMEMBERED)
 
     def watch_engines(self, statistics: Callable[[], Mapping[str, float]]) -> None:
-        """Show what engines have evaluated; see :attr:`intarsia.server.host.EngineHost.statistics`."""
+        """Show what engines have evaluated; see :attr:`intarsia.server.engines.host.EngineHost.statistics`."""
         self._sampled.statistics = statistics
 
     def job_ended(self, job: Job) -> None:

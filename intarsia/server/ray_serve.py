@@ -14,8 +14,8 @@ from typing import Any
 
 from intarsia.errors import BackendError, RequestError
 from intarsia.server.app import create_app, guarded
-from intarsia.server.hosts import open_files
-from intarsia.server.ray_host import EngineReplica, RayHost
+from intarsia.server.engines.hosts import open_files
+from intarsia.server.engines.ray_host import EngineReplica, RayHost
 from intarsia.server.services import Services
 from intarsia.server.settings import ServeSettings
 

@@ -9,29 +9,33 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
+from anyio import CapacityLimiter
+
 from intarsia.errors import IntarsiaError
 from intarsia.images.access import Access
 from intarsia.registry.registry import Registry
 from intarsia.server.acceptance import Acceptance
 from intarsia.server.admission import Admission
-from intarsia.server.authentication import Authentication
-from intarsia.server.dispatcher import Dispatcher
-from intarsia.server.events import JobEvents
-from intarsia.server.files import FileStore, FolderLock
-from intarsia.server.host import EngineHost, Listener
-from intarsia.server.hosts import open_files, open_host
-from intarsia.server.job_replies import webhook_body
-from intarsia.server.kept_jobs import KeptJobs
-from intarsia.server.keys import Keys
-from intarsia.server.limits import RateLimit
+from intarsia.server.engines.dispatcher import Dispatcher
+from intarsia.server.engines.events import JobEvents
+from intarsia.server.engines.host import EngineHost, Listener
+from intarsia.server.engines.hosts import open_files, open_host
+from intarsia.server.http.authentication import Authentication
+from intarsia.server.http.keys import Keys
+from intarsia.server.http.limits import RateLimit
 from intarsia.server.metrics import Metrics
-from intarsia.server.retention import Retention
+from intarsia.server.routes.job_replies import webhook_body
 from intarsia.server.settings import ServeSettings
-from intarsia.server.store import Store
-from intarsia.server.webhooks import WebhookSender
+from intarsia.server.store.files import FileStore, FolderLock
+from intarsia.server.store.kept_jobs import KeptJobs
+from intarsia.server.store.retention import Retention
+from intarsia.server.store.store import Store
+from intarsia.server.store.webhooks import WebhookSender
 from intarsia.threads import start_thread
 
 __all__ = ["Services"]
+
+_THREADS = 64
 
 
 @dataclass(kw_only=True)
@@ -39,7 +43,7 @@ class Services:
     """Everything that routes need, open from :meth:`open` to :meth:`close`.
 
     Attributes:
-        admission: takes requests in.
+        threads: of requests that are taken in; most of them wait for images from elsewhere, or for the disk.
         problems: by model id, why a model that was to be opened at the start cannot be.
         is_ready: the models named at the start have been opened, or have a problem.
         is_closing: the server is about to end; whoever waits stops waiting.
@@ -67,7 +71,7 @@ class Services:
     on_failure: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
-        self.admission = Admission()
+        self.threads = CapacityLimiter(_THREADS)
         self._closed = threading.Event()
 
     @classmethod
@@ -110,7 +114,14 @@ class Services:
             files=files,
             store=store,
             events=events,
-            acceptance=Acceptance(registry=registry, files=files, store=store, queue=settings.queue, access=access),
+            acceptance=Acceptance(
+                registry=registry,
+                files=files,
+                store=store,
+                queue=settings.queue,
+                access=access,
+                admission=Admission(),
+            ),
             dispatcher=Dispatcher(
                 store,
                 events,

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 
 from intarsia.errors import BackendError, RequestError
 from intarsia.server.app import create_app, guarded
-from intarsia.server.protocol import limited_protocol
+from intarsia.server.http.protocol import limited_protocol
 from intarsia.server.services import Services
 from intarsia.server.settings import ServeSettings
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -22,7 +25,7 @@ SIZE, FACTOR = 128, 8
 SMALL = {"size": 64, "rows": slice(16, 40), "columns": slice(16, 40)}
 
 
-def scene_request(index, **fields):
+def scene_request(index: int, **fields: Any) -> tuple[intarsia.InpaintRequest, np.ndarray]:
     """A scene that the packaged model was trained on, and the latent cells that are wholly under its mask."""
     scene = draw_scene("measure", index, SIZE, MEASURING)
     mask = np.where(scene.mask, 255, 0).astype(np.uint8)
@@ -34,21 +37,21 @@ def scene_request(index, **fields):
     return request, scene.mask.reshape(side, FACTOR, side, FACTOR).all(axis=(1, 3))
 
 
-def decoded(result, sample=0):
+def decoded(result: intarsia.Result, sample: int = 0) -> np.ndarray:
     """The decoded image, each cell's mean."""
     return np.asarray(result.generated[sample].reduce(FACTOR), np.float64)
 
 
-def psnr(one, other):
+def psnr(one: np.ndarray, other: np.ndarray) -> float:
     return 10 * np.log10(255**2 / np.mean((one - other) ** 2))
 
 
-def correlation(one, other):
+def correlation(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.corrcoef(one.ravel(), other.ravel())[0, 1])
 
 
 @pytest.fixture(scope="module", params=BACKENDS)
-def engine(request):
+def engine(request: pytest.FixtureRequest) -> Iterator[intarsia.Engine]:
     with intarsia.Engine(request.param, "cpu") as opened:
         yield opened
 
@@ -81,7 +84,7 @@ def test_images_have_the_same_bits_with_and_without_previews(engine):
             np.testing.assert_array_equal(one, other)
 
 
-def shown(events):
+def shown(events: Iterable[Any]) -> list[tuple[int, bytes, bytes]]:
     return [
         (event.step, event.preview(0).tobytes(), event.preview(1).tobytes()) for event in events if event.has_preview
     ]

@@ -59,7 +59,7 @@ def test_deterministic_mode_gives_the_same_bits_batched_with_others(ask):
     np.testing.assert_array_equal(alone, together)
 
 
-def test_previews_become_the_picture_that_is_drawn(engines, ask):
+def test_previews_become_the_image_that_is_drawn(engines, ask):
     """As on the CPU (tests/cpu/test_previews.py), from copies that nothing waits for while other steps are replayed."""
     bits = []
     for _ in range(3):  # launched, captured, replayed

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +14,9 @@ from PIL import Image
 
 pytest.importorskip("uvicorn", reason="needs the extra serve: pip install -e '.[serve]'")
 
-from intarsia.server.store import Store
+from intarsia.server.store.store import Store
 from tests.server.postgres import database, postgres
-from tests.server.running import running
+from tests.server.running import Running, running
 from tests.server.step_gate import StepGate
 
 __all__ = ["database", "postgres"]
@@ -24,26 +27,26 @@ PIXELS = np.random.default_rng(1).integers(0, 256, (96, 128, 3), dtype=np.uint8)
 
 
 @pytest.fixture
-def server(tmp_path):
+def server(tmp_path: Path) -> Iterator[Running]:
     with running(tmp_path / "data") as opened:
         yield opened
 
 
 @pytest.fixture(scope="module")
-def idle(tmp_path_factory):
+def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A server that a module's tests share, none of which leaves a job in it."""
     with running(tmp_path_factory.mktemp("idle") / "data") as opened:
         yield opened
 
 
 @pytest.fixture
-def gate(monkeypatch):
+def gate(monkeypatch: pytest.MonkeyPatch) -> StepGate:
     """Use it before ``server``: it is opened at the test's end, before the server waits for its engine."""
     return StepGate(monkeypatch)
 
 
 @pytest.fixture
-def held(gate, tmp_path):
+def held(gate: StepGate, tmp_path: Path) -> Iterator[Running]:
     """A server whose engine is held at the gate."""
     with running(tmp_path / "data") as opened:
         try:
@@ -53,17 +56,17 @@ def held(gate, tmp_path):
 
 
 @pytest.fixture
-def image_file():
+def image_file() -> bytes:
     return png(PIXELS)
 
 
 @pytest.fixture
-def mask_file():
+def mask_file() -> bytes:
     return png(MASK)
 
 
 @pytest.fixture
-def job_fields(image_file, mask_file):
+def job_fields(image_file: bytes, mask_file: bytes) -> dict[str, Any]:
     """A small request of our own API: 6 steps of the schedule, 4 of which are run."""
     return {
         "prompt": "a cat",
@@ -78,11 +81,11 @@ def job_fields(image_file, mask_file):
 
 
 @pytest.fixture
-def open_store(database):
+def open_store(database: str) -> Iterator[Callable[..., Store]]:
     """Opens stores over one database, as several servers would; closed at the end."""
     opened = []
 
-    def open_another(**options):
+    def open_another(**options: Any) -> Store:
         store = Store(database, **options)
         opened.append(store)
         return store
@@ -92,7 +95,7 @@ def open_store(database):
         store.close()
 
 
-def png(pixels) -> bytes:
+def png(pixels: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()

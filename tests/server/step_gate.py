@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 
+import pytest
+
 from intarsia.backends.null import NullSession
 
 _SECONDS = 20
@@ -12,7 +14,7 @@ _SECONDS = 20
 class StepGate:
     """Holds every evaluation of this process's null sessions. Closed at first."""
 
-    def __init__(self, monkeypatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.changed = threading.Condition()
         self.allowed, self.arrived, self.is_open = 0, 0, False
         monkeypatch.setattr(NullSession, "advance", lambda session, steps: self._advance())

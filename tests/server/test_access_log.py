@@ -6,6 +6,8 @@ import asyncio
 import logging
 import re
 import threading
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import httpx2
 import pytest
@@ -17,13 +19,13 @@ pytest.importorskip("fastapi", reason="needs the server: pip install 'intarsia[s
 from fastapi import FastAPI, Request, UploadFile
 from fastapi.responses import JSONResponse
 
-from intarsia.server.access_log import AccessLog
-from intarsia.server.authentication import Authentication, Sender
-from intarsia.server.guards import Guards, GuardSettings
-from intarsia.server.keys import Keys
-from intarsia.server.keys_editing import add_key
-from intarsia.server.limits import KeyAttempts
-from intarsia.server.protocol import limited_protocol
+from intarsia.server.http.access_log import AccessLog
+from intarsia.server.http.authentication import Authentication, Sender
+from intarsia.server.http.guards import Guards, GuardSettings
+from intarsia.server.http.keys import Keys
+from intarsia.server.http.keys_editing import add_key
+from intarsia.server.http.limits import KeyAttempts
+from intarsia.server.http.protocol import limited_protocol
 from tests.server.loopback import Connection, serving
 
 LINE = re.compile(r"method=(\S+) path=(\S+) status=(\d{3}|-) seconds=(\d+\.\d{3}) bytes=(\d+) owner=(\S+)")
@@ -32,16 +34,16 @@ LINE = re.compile(r"method=(\S+) path=(\S+) status=(\d{3}|-) seconds=(\d+\.\d{3}
 class Lines(logging.Handler):
     """Messages of the access log; a test can wait for so many of them."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.lines, self.changed = [], threading.Condition()
 
-    def emit(self, record):
+    def emit(self, record: logging.LogRecord) -> None:
         with self.changed:
             self.lines.append(record.getMessage())
             self.changed.notify_all()
 
-    def fields(self, number=1):
+    def fields(self, number: int = 1) -> list[tuple[str, str, str, int, str]]:
         """Method, path, status, bytes and owner of each line."""
         with self.changed:
             assert self.changed.wait_for(lambda: len(self.lines) >= number, 30), self.lines
@@ -51,7 +53,7 @@ class Lines(logging.Handler):
 
 
 @pytest.fixture
-def lines():
+def lines() -> Iterator[Lines]:
     logger, handler = logging.getLogger("intarsia.access"), Lines()
     before = logger.level
     logger.addHandler(handler)
@@ -61,11 +63,11 @@ def lines():
     logger.setLevel(before)
 
 
-def application(authentication):
+def application(authentication: Authentication) -> FastAPI:
     """The size of a file that is posted as a form, or of the prompt in a JSON object; both need a key."""
     app = FastAPI()
 
-    def sender(request, body):
+    def sender(request: Request, body: object) -> JSONResponse | None:
         checked = authentication.check(body, request.headers, request.client.host)
         if isinstance(checked, Sender):
             request.state.owner = checked.owner
@@ -73,11 +75,11 @@ def application(authentication):
         return JSONResponse({"status": "error"}, checked.status, headers={"retry-after": str(checked.retry_after)})
 
     @app.post("/jobs")
-    async def jobs(image: UploadFile, request: Request):
+    async def jobs(image: UploadFile, request: Request) -> Any:
         return sender(request, None) or len(await image.read())
 
     @app.post("/api/{path:path}")
-    async def api(path: str, body: dict, request: Request):
+    async def api(path: str, body: dict, request: Request) -> Any:
         return sender(request, body) or len(body["prompt"])
 
     return app
@@ -86,12 +88,12 @@ def application(authentication):
 class Clock:
     now = 0.0
 
-    def __call__(self):
+    def __call__(self) -> float:
         return self.now
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, str, list[str], Clock]]:
     """Port, right key, counts, and clock of the attempts of a server with all of it."""
     path = tmp_path_factory.mktemp("keys") / "keys.txt"
     key, counts, clock = add_key(path, "ann"), [], Clock()
@@ -102,7 +104,7 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture
-def served(server):
+def served(server: tuple[int, str, list[str], Clock]) -> Iterator[tuple[httpx2.Client, int, str, list[str]]]:
     """Client, port, right key, counts; a minute after the attempts of other tests."""
     port, key, counts, clock = server
     clock.now += 60
@@ -175,7 +177,7 @@ def test_a_client_that_leaves_before_its_reply_has_a_line_too(served, lines):
 
 
 def test_an_application_that_fails_has_a_line_and_its_error_goes_on(lines):
-    async def fails(scope, receive, send):
+    async def fails(scope: object, receive: object, send: object) -> None:
         raise RuntimeError("x")
 
     scope = {"type": "http", "method": "GET", "path": "/x", "headers": []}
@@ -187,12 +189,12 @@ def test_an_application_that_fails_has_a_line_and_its_error_goes_on(lines):
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(st.characters()), st.text(st.characters()), st.text(st.characters()))
 def test_no_text_breaks_the_line(lines, method, path, owner):
-    async def application(scope, receive, send):
+    async def application(scope: dict[str, Any], receive: object, send: Callable[..., Any]) -> None:
         scope["state"]["owner"] = owner
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"1234567"})
 
-    async def send(message):
+    async def send(message: object) -> None:
         pass
 
     lines.lines.clear()

@@ -35,7 +35,7 @@ JSON = st.recursive(
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[Running]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     with running(tmp_path_factory.mktemp("any-bytes"), queue=10_000) as opened:
         yield opened
 

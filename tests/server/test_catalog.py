@@ -8,38 +8,40 @@ import json
 import subprocess
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from intarsia.schedulers import catalogue
-from intarsia.server.own_images import own_image
+from intarsia.server.store.own_images import own_image
 from tests.server.conftest import PIXELS
 from tests.server.event_stream import ended
 from tests.server.killed import documented_body
+from tests.server.running import Running
 
 PONY = "/api/v1/enterprise/pony"
 UPLOAD = "/api/v6/base64_to_url"
 
 
-def command(*arguments):
+def command(*arguments: object) -> Any:
     """What the command line prints as JSON."""
     done = subprocess.run([sys.executable, "-m", "intarsia", *arguments, "--json"], capture_output=True, check=True)
     return json.loads(done.stdout)
 
 
-def encoded(data):
+def encoded(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def uploaded(server, data, **fields):
+def uploaded(server: Running, data: bytes, **fields: Any) -> dict[str, Any]:
     response = server.client.post(UPLOAD, json={"key": "any", "base64_string": encoded(data), **fields})
     assert response.status_code == 200, response.text
     return response.json()
 
 
-def pixels_at(server, url):
+def pixels_at(server: Running, url: str) -> np.ndarray:
     response = server.client.get(url)
     assert response.status_code == 200, response.text
     return np.asarray(Image.open(io.BytesIO(response.content)))
@@ -54,7 +56,7 @@ def test_models_and_schedulers_are_what_the_command_line_lists(idle):
 
 
 def test_the_hosted_services_lists_name_what_is_here(idle):
-    def answer(name, **request):
+    def answer(name: str, **request: Any) -> Any:
         response = idle.client.post(f"{PONY}/{name}", **request)
         assert response.status_code == 200
         return response.json()

@@ -12,9 +12,9 @@ import pytest
 
 sa = pytest.importorskip("sqlalchemy", reason="needs SQLAlchemy: pip install 'intarsia[serve]'")
 
-from intarsia.server import schema
-from intarsia.server.jobs import Done, Job, WebhookTarget
-from intarsia.server.store import Store, StoreError
+from intarsia.server.store import schema
+from intarsia.server.store.jobs import Done, Job, WebhookTarget
+from intarsia.server.store.store import Store, StoreError
 
 FIRST_VERSION = Path(__file__).with_name("schema_version_1.sql")
 
@@ -192,7 +192,7 @@ def test_a_migration_happens_once_and_whole(tmp_path, monkeypatch):
 def test_servers_that_start_together_make_the_tables_once(database):
     barrier = threading.Barrier(6)
 
-    def start(number):
+    def start(number: int) -> Store:
         barrier.wait(30)
         store = Store(database, shared=True)
         store.accept(Job(id=number, endpoint="community"), most=99)

@@ -9,11 +9,12 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
 from intarsia.errors import OutputError
-from intarsia.server.files import FolderLock, LocalFiles, is_output_name, output_names
+from intarsia.server.store.files import FolderLock, LocalFiles, is_output_name, output_names
 
 DATA = b"the bytes of an image"
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -21,11 +22,11 @@ FAR = 4e9  # Unix time
 
 
 @pytest.fixture
-def files(tmp_path):
+def files(tmp_path: Path) -> LocalFiles:
     return LocalFiles(tmp_path)
 
 
-def aged(path, seconds):
+def aged(path: Path, seconds: float) -> None:
     os.utime(path, (path.stat().st_mtime - seconds,) * 2)
 
 
@@ -46,7 +47,7 @@ def test_an_input_that_is_not_there_is_one_line(files):
         files.input("0" * 64)
 
 
-def test_names_of_outputs_cannot_be_guessed_and_are_told_from_others():
+def test_names_of_outputs_cannot_be_guessed_and_differ_from_others():
     names = [name for _ in range(200) for name in output_names(4)]
     assert len(set(names)) == 800
     assert all(map(is_output_name, names))
@@ -99,7 +100,7 @@ def test_an_input_that_comes_while_old_ones_are_removed_is_there(files):
     files.put_input(DATA)
     path, stop = files.root / "inputs" / SHA256, threading.Event()
 
-    def sweep():
+    def sweep() -> None:
         while not stop.is_set():
             files.remove_inputs((), 1000.0)
 
@@ -135,7 +136,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
 HOLDING = """
 import sys
 from pathlib import Path
-from intarsia.server.files import FolderLock
+from intarsia.server.store.files import FolderLock
 lock = FolderLock(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.read()

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 sa = pytest.importorskip("sqlalchemy", reason="needs SQLAlchemy: pip install 'intarsia[serve]'")
 
-from intarsia.server.database import Database, StoreError
+from intarsia.server.store.database import Database, StoreError
 
 
 class Counted:
     """A database with a table of numbers; its transactions meet while the first of them is held."""
 
-    def __init__(self, path) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
         self.database = Database(path)
         self.commits = 0
@@ -24,7 +27,7 @@ class Counted:
             connection.exec_driver_sql("CREATE TABLE numbers (number INTEGER PRIMARY KEY, text TEXT)")
         sa.event.listen(self.database._writer, "commit", self._committed)
 
-    def _committed(self, _connection) -> None:
+    def _committed(self, _connection: object) -> None:
         self.commits += 1
 
     def add(self, number: int, text: str = "", fail: bool = False) -> list[int]:
@@ -39,11 +42,11 @@ class Counted:
         with sqlite3.connect(self.path) as connection:
             return [number for (number,) in connection.execute("SELECT number FROM numbers ORDER BY number")]
 
-    def together(self, *calls):
+    def together(self, *calls: object) -> list[Any]:
         """Results or errors of calls of ``add`` that all wait before the first of them is committed."""
         held, release = threading.Event(), threading.Event()
 
-        def first():
+        def first() -> Any:
             with self.database.write() as connection:
                 self._act(connection, 0)
                 held.set()
@@ -60,12 +63,12 @@ class Counted:
             return [future.exception() or future.result() for future in futures]
 
     @staticmethod
-    def _act(connection, number: int, text: str = "") -> None:
+    def _act(connection: sa.Connection, number: int, text: str = "") -> None:
         connection.execute(sa.text("INSERT INTO numbers VALUES (:number, :text)"), {"number": number, "text": text})
 
 
 @pytest.fixture
-def counted(tmp_path):
+def counted(tmp_path: Path) -> Iterator[Counted]:
     made = Counted(tmp_path / "numbers.sqlite3")
     yield made
     made.database.close()
@@ -96,7 +99,7 @@ def test_where_the_last_one_fails_the_others_are_committed_none_the_less(counted
 
 
 def test_a_commit_that_fails_fails_for_all_and_the_next_begins_anew(counted, monkeypatch):
-    def fail(connection) -> None:
+    def fail(connection: object) -> None:
         raise sa.exc.OperationalError("COMMIT", None, sqlite3.OperationalError("disk I/O error"))
 
     sa.event.listen(counted.database._writer, "commit", fail)

@@ -7,6 +7,8 @@ import json
 import logging
 import socket
 import threading
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import httpx2
 import pytest
@@ -15,10 +17,10 @@ from hypothesis import strategies as st
 
 pytest.importorskip("uvicorn", reason="needs the server: pip install 'intarsia[serve]'")
 
-from intarsia.server.bodies import BodyLimits
-from intarsia.server.guards import Guards, GuardSettings
-from intarsia.server.origins import Origins, read_origin
-from intarsia.server.refusals import SECURITY_HEADERS
+from intarsia.server.http.bodies import BodyLimits
+from intarsia.server.http.guards import Guards, GuardSettings
+from intarsia.server.http.origins import Origins, read_origin
+from intarsia.server.http.refusals import SECURITY_HEADERS
 from tests.server.loopback import Connection, serving
 
 ORIGINS = Origins(
@@ -32,10 +34,10 @@ MIB = 1 << 20
 class Application:
     """Says what has reached it; ``seen`` has (method, path, body) of each request."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.seen = []
 
-    async def __call__(self, scope, receive, send):
+    async def __call__(self, scope: dict[str, Any], receive: Callable[..., Any], send: Callable[..., Any]) -> None:
         body, more = b"", True
         while more:
             message = await receive()
@@ -57,10 +59,10 @@ class Application:
 class Server:
     """A running server: its application, what it counted, and a client."""
 
-    def __init__(self, port, application, counts, client):
+    def __init__(self, port: int, application: Application, counts: list[str], client: httpx2.Client) -> None:
         self.port, self.application, self.counts, self.client = port, application, counts, client
 
-    def refusal(self, reply):
+    def refusal(self, reply: httpx2.Response) -> tuple[str, str]:
         """Reason and message of a refused request, which has not reached the application."""
         assert self.application.seen == []
         error = reply.json()
@@ -70,14 +72,14 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def running():
+def running() -> Iterator[Callable[..., Server]]:
     """Starts servers, one for each settings, and keeps them for the module."""
     import contextlib
 
     servers = {}
     with contextlib.ExitStack() as stack:
 
-        def start(name, **settings):
+        def start(name: str, **settings: Any) -> Server:
             if name not in servers:
                 application, counts = Application(), []
                 app = Guards(application, GuardSettings(**{"origins": ORIGINS, **settings}), counts.append)
@@ -93,7 +95,7 @@ def running():
 
 
 @pytest.fixture
-def server(running):
+def server(running: Callable[..., Server]) -> Server:
     return running("plain", headers={"/": PAGE, "/page/": PAGE, "/docs": PAGE})
 
 
@@ -366,7 +368,7 @@ def test_a_body_that_says_that_it_is_too_large_is_refused_before_it_is_sent(serv
 def test_a_gigabyte_in_chunks_is_refused_when_the_limit_is_reached(server):
     sent = 0
 
-    def gigabyte():
+    def gigabyte() -> Iterator[bytes]:
         nonlocal sent
         for _ in range(1024):
             yield b"x" * MIB
@@ -407,7 +409,7 @@ def test_a_client_that_reads_only_when_it_has_sent_everything_gets_its_reply_too
 
 
 @pytest.fixture
-def hasty(running):
+def hasty(running: Callable[..., Server]) -> Server:
     return running("hasty", body=BodyLimits(seconds=0.6, stall_seconds=0.3))
 
 
@@ -488,14 +490,14 @@ def test_a_connection_is_used_again_after_a_refusal_without_a_body(server):
         assert client.send(b"GET /x HTTP/1.1\r\nHost: localhost\r\n\r\n").reply().endswith(b"ok")
 
 
-def call(app, scope, *messages):
+def call(app: Callable[..., Any], scope: dict[str, Any], *messages: dict[str, Any]) -> list[dict[str, Any]]:
     """What an ASGI application sends, given what it receives."""
     sent, left = [], list(messages)
 
-    async def receive():
+    async def receive() -> dict[str, Any]:
         return left.pop(0) if left else {"type": "http.disconnect"}
 
-    async def send(message):
+    async def send(message: dict[str, Any]) -> None:
         sent.append(message)
 
     asyncio.run(app(scope, receive, send))
@@ -505,7 +507,7 @@ def call(app, scope, *messages):
 def test_a_websocket_is_closed_and_the_lifespan_reaches_the_application():
     reached = []
 
-    async def application(scope, receive, send):
+    async def application(scope: dict[str, Any], receive: object, send: object) -> None:
         reached.append(scope["type"])
 
     app = Guards(application, GuardSettings(), [].append)
@@ -526,7 +528,7 @@ NAMES = st.sampled_from([b"host", b"origin", b"content-type", b"content-length",
 def test_any_head_and_body_is_answered_and_only_a_known_host_passes(method, path, headers, body):
     reached, counts = [], []
 
-    async def application(scope, receive, send):
+    async def application(scope: dict[str, Any], receive: object, send: Callable[..., Any]) -> None:
         reached.append(scope)
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
+import httpx2
 import pytest
 
-from intarsia.server import health
-from intarsia.server.error_replies import HttpError
-from intarsia.server.store import Store, StoreError
-from tests.server.running import running
+from intarsia.server.http.keys_editing import add_key
+from intarsia.server.routes import health
+from intarsia.server.store.store import Store, StoreError
+from tests.server.running import Running, running
 
 
-def preloaded(server):
+def preloaded(server: Running) -> httpx2.Response:
     """Wait until the models named at the start have been tried."""
     for thread in threading.enumerate():
         if thread.name == "intarsia-preload":
@@ -58,7 +60,7 @@ def test_a_folder_that_cannot_be_written_is_named_without_its_path(server):
 def test_a_database_that_fails_is_named(server, monkeypatch):
     preloaded(server)
 
-    def fail():
+    def fail() -> None:
         raise StoreError("the database cannot be written: disk full")
 
     monkeypatch.setattr(server.services.store, "check", fail)
@@ -83,13 +85,15 @@ def test_an_engine_that_has_ended_is_named(server):
     assert health.obstacles(server.services) == ["the engine has ended"]
 
 
-def test_who_has_no_key_learns_no_reasons(server, monkeypatch):
-    def refuse(request):
-        raise HttpError(401, "Invalid API key")
+def test_who_has_no_key_learns_no_reasons(tmp_path: Path) -> None:
+    key = add_key(tmp_path / "keys.txt", "ann")
+    with running(tmp_path / "data", keys=tmp_path / "keys.txt") as server:
+        server.services.files.root = server.services.files.root / "absent"
+        response = server.client.get("/readyz")
+        assert (response.status_code, response.json()) == (503, {"status": "not ready"})
+        assert server.client.get("/healthz").status_code == 200
+        assert server.client.get("/metrics").status_code == 401
 
-    monkeypatch.setattr(health, "owner_of", refuse)
-    server.services.files.root = server.services.files.root / "absent"
-    response = server.client.get("/readyz")
-    assert (response.status_code, response.json()) == (503, {"status": "not ready"})
-    assert server.client.get("/healthz").status_code == 200
-    assert server.client.get("/metrics").status_code == 401
+        allowed = {"Authorization": f"Bearer {key}"}
+        assert "the data folder cannot be used" in server.client.get("/readyz", headers=allowed).text
+        assert server.client.get("/metrics", headers=allowed).status_code == 200

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,18 +15,20 @@ from PIL import Image
 
 import intarsia
 from intarsia.engine.result import Progress
-from intarsia.server import host_messages, job_events
-from intarsia.server.events import JobEvent, JobEvents
-from intarsia.server.job_events import Seen
-from intarsia.server.previews import PREVIEW_EVERY, Preview
+from intarsia.server.engines import host_messages
+from intarsia.server.engines.events import JobEvent, JobEvents
+from intarsia.server.engines.previews import PREVIEW_EVERY, Preview
+from intarsia.server.routes import job_events
+from intarsia.server.routes.job_events import Seen
 from intarsia.server.settings import EngineSettings
 from tests.server.event_stream import ended, following
-from tests.server.running import running
+from tests.server.running import Running, running
+from tests.server.step_gate import StepGate
 
 STEPS = [f"step-{number}-0" for number in range(5)]
 
 
-def posted(server, fields, preview_every=0):
+def posted(server: Running, fields: dict[str, Any], preview_every: int = 0) -> dict[str, Any]:
     response = server.client.post("/jobs", json=fields, params={"preview_every": preview_every})
     assert response.status_code == 201, response.text
     return response.json()
@@ -36,7 +40,7 @@ class Drawn(Progress):
 
     has_preview: bool = True
 
-    def preview(self, sample=0):
+    def preview(self, sample: int = 0) -> Image.Image:
         return Image.new("RGB", (64, 48), (200, 10 * self.step, 100 * sample))
 
 
@@ -70,7 +74,7 @@ def test_a_queued_job_says_its_place_whenever_it_moves_up(gate, tmp_path, job_fi
     assert [event.id for event in rest] == [*rest_of_steps(rest), "done"]
 
 
-def rest_of_steps(events):
+def rest_of_steps(events: Iterable[Any]) -> list[str]:
     """The ids of steps, which may be left out where they follow each other fast, but never repeat."""
     numbers = [event.data["step"] for event in events if event.name == "step"]
     assert numbers == sorted(set(numbers))
@@ -108,11 +112,11 @@ def test_a_restart_repeats_no_step_that_was_seen(gate, tmp_path, job_fields):
             assert [event.id for event in events] == ["step-4-0", "done"]
 
 
-def open_at_close(gate, engine):
+def open_at_close(gate: StepGate, engine: intarsia.Engine) -> None:
     """Let the evaluation under way end once its job has been stopped, so that the engine can be closed."""
     close = engine.close
 
-    def open_and_close(cancel=False):
+    def open_and_close(cancel: bool = False) -> None:
         gate.open()
         close(cancel)
 
@@ -140,7 +144,7 @@ def test_a_cancelled_job_ends_its_stream(held, gate, job_fields):
 
 
 def test_a_failed_job_ends_its_stream_with_the_reason(server, job_fields, monkeypatch):
-    def fail(session, states):
+    def fail(session: object, states: object) -> None:
         raise intarsia.OutOfMemory("no memory")
 
     monkeypatch.setattr("intarsia.backends.null.NullSession.decode", fail)
@@ -193,7 +197,7 @@ def test_who_comes_back_gets_the_latest_preview_and_only_once(held, gate, job_fi
     for number in (1, 3, 2):  # made by several threads, so not in their order
         events.publish(JobEvent(job_id=job["id"], kind="preview", preview=Preview(number, 4, (f"image {number}",))))
 
-    def first(seen):
+    def first(seen: str | None) -> list[tuple[str, str]]:
         with following(held.client, job["events_url"], seen) as stream:
             held_back = [next(stream)]
             if held_back[0].name == "step":
@@ -211,7 +215,7 @@ def test_who_comes_back_gets_the_latest_preview_and_only_once(held, gate, job_fi
 def test_a_job_is_run_with_the_previews_that_were_asked_for(server, job_fields, monkeypatch):
     asked, submit = [], intarsia.Engine.submit
 
-    def noting(engine, request, **options):
+    def noting(engine: intarsia.Engine, request: intarsia.InpaintRequest, **options: Any) -> Any:
         asked.append(options["preview_every"])
         return submit(engine, request, **options)
 
@@ -225,15 +229,15 @@ def test_a_client_that_hangs_up_frees_its_place_and_stops_nothing(held, gate, jo
     left = threading.Event()
     original = JobEvents.subscribe
 
-    def subscribe(self, job_id):
+    def subscribe(self: Any, job_id: int) -> Any:
         subscription = original(self, job_id)
         leave = subscription.__exit__
 
         class Noting:
-            def __enter__(self):
+            def __enter__(self) -> Any:
                 return subscription.__enter__()
 
-            def __exit__(self, *error):
+            def __exit__(self, *error: object) -> None:
                 leave(*error)
                 left.set()
 

@@ -4,33 +4,37 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import intarsia
-from intarsia.server.keys_editing import add_key
+from intarsia.server.http.keys_editing import add_key
 from intarsia.server.settings import EngineSettings
 from tests.server.event_stream import ended
 from tests.server.killed import documented_body
-from tests.server.running import running
+from tests.server.running import Running, running
+from tests.server.step_gate import StepGate
 
 
-def posted(server, fields, **headers):
+def posted(server: Running, fields: dict[str, Any], **headers: str) -> dict[str, Any]:
     response = server.client.post("/jobs", json=fields, headers=headers)
     assert response.status_code == 201, response.text
     return response.json()
 
 
-def image_at(server, url):
+def image_at(server: Running, url: str) -> np.ndarray:
     response = server.client.get(url)
     assert response.status_code == 200
     return np.asarray(Image.open(io.BytesIO(response.content)))
 
 
 @pytest.fixture
-def narrow(gate, tmp_path):
+def narrow(gate: StepGate, tmp_path: Path) -> Iterator[Running]:
     """A held server that takes four jobs from its queue; the fifth waits."""
     engine = EngineSettings(backend="null", slots=1)
     with running(tmp_path / "data", engine=engine) as opened:
@@ -218,7 +222,7 @@ def test_a_job_of_another_key_is_as_unknown_as_one_that_never_was(tmp_path, job_
     with running(tmp_path / "data", keys=tmp_path / "keys.txt") as server:
         hers = posted(server, job_fields, key=keys["ann"])
 
-        def replies(job_id):
+        def replies(job_id: int) -> list[tuple[int, Any]]:
             found = []
             for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/events")):
                 response = server.client.request(method, f"/jobs/{job_id}{path}", headers={"key": keys["bob"]})
@@ -250,7 +254,7 @@ def test_a_full_queue_says_when_to_come_again(gate, tmp_path, job_fields):
 
 
 def test_a_failed_job_says_why_without_a_path_of_this_machine(server, job_fields, monkeypatch):
-    def fail(session, states):
+    def fail(session: object, states: object) -> None:
         raise intarsia.OutOfMemory("the device has no memory for /srv/weights/unet.safetensors")
 
     monkeypatch.setattr("intarsia.backends.null.NullSession.decode", fail)

@@ -9,7 +9,10 @@ import logging
 import os
 import stat
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -18,19 +21,19 @@ from typer.testing import CliRunner
 
 from intarsia.cli import app
 from intarsia.errors import OutputError, RequestError
-from intarsia.server import keys_editing
-from intarsia.server.keys import Keys, candidate_key, generate_key, without_generated
-from intarsia.server.keys_editing import add_key, remove_key
+from intarsia.server.http import keys_editing
+from intarsia.server.http.keys import Keys, candidate_key, generate_key, without_generated
+from intarsia.server.http.keys_editing import add_key, remove_key
 
 ANN, BOB = "intarsia_" + "A" * 43, "intarsia_" + "B" * 43
 
 
-def line(name, key):
+def line(name: str, key: str) -> str:
     return f"{name} sha256:{hashlib.sha256(key.encode()).hexdigest()}\n"
 
 
 @pytest.fixture
-def file(tmp_path):
+def file(tmp_path: Path) -> Path:
     path = tmp_path / "keys.txt"
     path.write_text(f"# who may send requests\n\n{line('ann', ANN)}  {line('bob', BOB)}")
     path.chmod(0o600)
@@ -57,11 +60,11 @@ def test_every_entry_is_compared_also_after_one_fits(file, monkeypatch):
     compared = []
     real = Keys.owner.__globals__["hmac"].compare_digest
 
-    def compare(left, right):
+    def compare(left: Any, right: Any) -> bool:
         compared.append(left)
         return real(left, right)
 
-    monkeypatch.setattr("intarsia.server.keys.hmac.compare_digest", compare)
+    monkeypatch.setattr("intarsia.server.http.keys.hmac.compare_digest", compare)
     keys = Keys.read(file)
     for candidate in (ANN, BOB, "neither"):
         compared.clear()
@@ -182,7 +185,7 @@ def test_any_bytes_in_headers_and_any_json_in_the_body_give_a_text_or_none(value
 
 
 @pytest.fixture
-def run():
+def run() -> Callable[..., Any]:
     return lambda *arguments: CliRunner().invoke(app, ["keys", *map(str, arguments)])
 
 
@@ -269,7 +272,7 @@ def test_no_key_is_lost_when_two_are_added_at_the_same_time(file, monkeypatch):
     both_read = threading.Barrier(2)
     real = keys_editing.read_file
 
-    def read_file(path):
+    def read_file(path: Path) -> Any:
         content = real(path)
         # Without a lock both get here before either has written; with one, the second comes after the first.
         with contextlib.suppress(threading.BrokenBarrierError):

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from intarsia.server.authentication import Authentication, Sender
-from intarsia.server.keys import Keys
-from intarsia.server.keys_editing import add_key
-from intarsia.server.limits import ALLOWED, KeyAttempts, RateLimit, Verdict, client_network
+from intarsia.server.http.authentication import Authentication, Sender
+from intarsia.server.http.keys import Keys
+from intarsia.server.http.keys_editing import add_key
+from intarsia.server.http.limits import ALLOWED, KeyAttempts, RateLimit, Verdict, client_network
 
 
 class Clock:
-    def __init__(self):
+    def __init__(self) -> None:
         self.now = 1000.0
 
-    def __call__(self):
+    def __call__(self) -> float:
         return self.now
 
 
 @pytest.fixture
-def clock():
+def clock() -> Clock:
     return Clock()
 
 
@@ -126,7 +128,7 @@ def test_a_client_is_an_address_or_the_network_of_one_customer(address, network)
 
 
 @pytest.fixture
-def keys(tmp_path):
+def keys(tmp_path: Path) -> tuple[Keys, str]:
     path = tmp_path / "keys.txt"
     key = add_key(path, "ann")
     return Keys.read(path), key

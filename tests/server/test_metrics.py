@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from intarsia.server.jobs import Job
 from intarsia.server.metrics import Metrics
 from intarsia.server.settings import EngineSettings
+from intarsia.server.store.jobs import Job
 from tests.server.event_stream import ended
 from tests.server.killed import documented_body
-from tests.server.running import running
+from tests.server.running import Running, running
+from tests.server.step_gate import StepGate
 
 
-def samples(text):
+def samples(text: str) -> dict[Any, float]:
     """Every value by name and labels."""
     families = list(text_string_to_metric_families(text))
     assert len({family.name for family in families}) == len(families)
@@ -28,18 +32,18 @@ def samples(text):
     }
 
 
-def read(server):
+def read(server: Running) -> dict[Any, float]:
     response = server.client.get("/metrics")
     assert response.headers["content-type"].startswith("text/plain; version=")
     return samples(response.text)
 
 
-def value(found, name, **labels):
+def value(found: dict[Any, float], name: str, **labels: str) -> float | None:
     return found.get((name, frozenset(labels.items())))
 
 
 @pytest.fixture
-def narrow(gate, tmp_path):
+def narrow(gate: StepGate, tmp_path: Path) -> Iterator[Running]:
     """A held server whose engine evaluates two images together."""
     with running(tmp_path / "data", engine=EngineSettings(backend="null", slots=2)) as opened:
         try:
@@ -138,7 +142,7 @@ def test_ends_are_counted_from_many_threads():
     jobs = [Job(id=number, endpoint="jobs", state="done", created=1, started=2, finished=5) for number in range(400)]
     start = threading.Barrier(8)
 
-    def count():
+    def count() -> None:
         start.wait()
         for job in jobs:
             metrics.job_ended(job)

@@ -7,6 +7,7 @@ import random
 import sqlite3
 import threading
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -80,9 +81,9 @@ def _wait_for_a_running_job(database: Path) -> None:
             threading.Event().wait(0.02)
 
 
-def _check(tmp_path: Path, jobs: int, kills: int) -> None:
+def _check(tmp_path: Path, jobs: int, kills: int, options: tuple[str, ...] = NULL) -> None:
     chance, database = random.Random(7), tmp_path / "killed" / "jobs.sqlite3"
-    with ServerProcess(tmp_path / "killed", *NULL, environment=SLOW_STEPS) as server:
+    with ServerProcess(tmp_path / "killed", *options, environment=SLOW_STEPS) as server:
         outputs = _killed_at_random(server, database, jobs, kills, lambda: chance.uniform(0.0, 0.3))
         assert server.stop() == 0
 
@@ -91,7 +92,7 @@ def _check(tmp_path: Path, jobs: int, kills: int) -> None:
         attempts = connection.execute("SELECT max(attempts) FROM jobs").fetchone()[0]
     assert states == {"done": jobs}
     assert attempts > 1  # some were running when the server was killed
-    assert outputs == _uninterrupted(tmp_path / "whole", jobs, NULL)
+    assert outputs == _uninterrupted(tmp_path / "whole", jobs, options)
 
 
 def test_killed_servers_lose_no_job_and_run_none_twice(tmp_path):
@@ -101,3 +102,10 @@ def test_killed_servers_lose_no_job_and_run_none_twice(tmp_path):
 @pytest.mark.slow
 def test_five_hundred_jobs_survive_twenty_kills(tmp_path):
     _check(tmp_path, jobs=500, kills=20)
+
+
+@pytest.mark.slow
+def test_jobs_of_the_packaged_model_survive_three_kills_with_the_same_bits(tmp_path: Path) -> None:
+    if find_spec("onnxruntime") is None and find_spec("torch") is None:
+        pytest.skip("the packaged model needs a backend: pip install 'intarsia[cpu]'")
+    _check(tmp_path, jobs=20, kills=3, options=NULL[1:])

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections.abc import Iterator
 from html.parser import HTMLParser
+from typing import Any
 
 import jsonschema
 import pytest
@@ -13,7 +15,7 @@ from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 
 from intarsia.endpoints.schemas import openapi as documented
-from intarsia.server.openapi import openapi
+from intarsia.server.routes.openapi import openapi
 from tests.server.event_stream import ended
 
 # What clients of the hosted service use besides the documented addresses, and files, whose addresses replies give.
@@ -22,7 +24,7 @@ ALIASES = ("/api/v7/images/", "/api/v1/enterprise/images/", "/api/v1/enterprise/
 DOCUMENT = openapi()
 
 
-def references(value):
+def references(value: Any) -> Iterator[str]:
     if isinstance(value, dict):
         yield from [value["$ref"]] if "$ref" in value else []
         for inner in value.values():
@@ -32,13 +34,13 @@ def references(value):
             yield from references(inner)
 
 
-def validator(name):
+def validator(name: str) -> jsonschema.Draft202012Validator:
     registry = Registry().with_resource("urn:document", Resource(DOCUMENT, DRAFT202012))
     schema = {"$ref": f"urn:document#/components/schemas/{name}"}
     return jsonschema.Draft202012Validator(schema, registry=registry)
 
 
-def operations():
+def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
     for path, item in DOCUMENT["paths"].items():
         for method, operation in item.items():
             if method != "parameters":
@@ -75,7 +77,7 @@ def test_every_operation_has_what_openapi_asks_for():
         assert in_path == set(re.findall(r"{(\w+)}", path)), path
 
 
-def served(application):
+def served(application: Any) -> Iterator[tuple[str, str]]:
     """Method and path of every route, those of included routers too."""
     for route in application.routes:
         yield from ((method, route.path) for method in getattr(route, "methods", None) or ())
@@ -94,7 +96,7 @@ def test_every_route_is_in_the_document_and_nothing_else_is(idle):
     assert wanted - about == {(method, path) for method, path, _ in operations()}
 
 
-def routes_of(router):
+def routes_of(router: Any) -> Iterator[tuple[str, str]]:
     for route in router.routes:
         inner = getattr(route, "original_router", None)
         if inner is not None:
@@ -104,7 +106,7 @@ def routes_of(router):
 
 
 def test_replies_are_what_the_document_says(server, job_fields):
-    def check(name, reply):
+    def check(name: str, reply: object) -> None:
         validator(name).validate(reply)
 
     response = server.client.post("/jobs", json=job_fields)
@@ -131,23 +133,23 @@ def test_replies_are_what_the_document_says(server, job_fields):
 class Page(HTMLParser):
     """Tags with what they refer to, and the text of the style."""
 
-    def __init__(self, text):
+    def __init__(self, text: str) -> None:
         super().__init__()
         self.tags, self.links, self.ids, self.style, self.open = set(), set(), set(), "", []
         self.feed(text)
         assert self.open == [], "every element is closed"
 
-    def handle_starttag(self, tag, attributes):
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
         self.links |= {value for name, value in attributes if name in ("href", "src", "action", "style", "onclick")}
         self.ids |= {value for name, value in attributes if name == "id"}
         if tag not in ("meta",):
             self.open.append(tag)
 
-    def handle_endtag(self, tag):
+    def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
 
-    def handle_data(self, data):
+    def handle_data(self, data: str) -> None:
         if self.open and self.open[-1] == "style":
             self.style += data
 

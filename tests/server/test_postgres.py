@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
 pytest.importorskip("uvicorn", reason="needs uvicorn: pip install 'intarsia[serve]'")
 
-from intarsia.server import dispatcher, leases
-from intarsia.server.dispatcher import Dispatcher
-from intarsia.server.events import JobEvents
-from intarsia.server.jobs import Done, Job
+from intarsia.server.engines import dispatcher
+from intarsia.server.engines.dispatcher import Dispatcher
+from intarsia.server.engines.events import JobEvents
+from intarsia.server.store import leases
+from intarsia.server.store.jobs import Done, Job
+from intarsia.server.store.store import Store
 from tests.server.killed import PatientClient, ServerProcess, documented_body
 
 PATIENCE = 20  # seconds that a test waits for what has to come
@@ -38,14 +41,16 @@ class Host:
 
 
 @pytest.fixture
-def serve(open_store, monkeypatch):
+def serve(
+    open_store: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[str], tuple[Dispatcher, Host]]]:
     """Starts dispatchers as servers of those names, whose leases run out after a second and a half."""
     monkeypatch.setattr(leases, "LEASE", 1.5)
     monkeypatch.setattr(dispatcher, "HEARTBEAT", 0.05)
     monkeypatch.setattr(dispatcher, "_LOOK", 0.02)
     running = []
 
-    def start(name):
+    def start(name: str) -> tuple[Dispatcher, Host]:
         host = Host()
         server = Dispatcher(open_store(shared=True), JobEvents(), server=name, shared=True)
         server.start(host)
@@ -57,14 +62,14 @@ def serve(open_store, monkeypatch):
         server.stop()
 
 
-def eventually(condition) -> None:
+def eventually(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline
         threading.Event().wait(0.01)
 
 
-def queue(store, *numbers: int) -> None:
+def queue(store: Store, *numbers: int) -> None:
     for number in numbers:
         store.accept(Job(id=number, endpoint="community"), most=99)
 

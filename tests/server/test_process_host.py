@@ -17,13 +17,14 @@ import dataclasses
 from intarsia.engine.result import Progress
 from intarsia.images.access import Access
 from intarsia.registry.registry import Registry
-from intarsia.server import host_messages as messages
 from intarsia.server.acceptance import Acceptance
-from intarsia.server.files import LocalFiles
-from intarsia.server.jobs import Done, Ended, Failed, Job, Stopped
-from intarsia.server.process_host import ManyHosts, ProcessHost
+from intarsia.server.admission import Admission
+from intarsia.server.engines import host_messages as messages
+from intarsia.server.engines.process_host import ManyHosts, ProcessHost
 from intarsia.server.settings import EngineSettings, ServeSettings
-from intarsia.server.store import Store
+from intarsia.server.store.files import LocalFiles
+from intarsia.server.store.jobs import Done, Ended, Failed, Job, Stopped
+from intarsia.server.store.store import Store
 from tests.server.killed import documented_body
 
 ENGINE = EngineSettings(backend="null", devices=("cpu", "cpu"))
@@ -67,7 +68,14 @@ def heard() -> Heard:
 def accept(tmp_path: Path) -> Iterator[Callable[..., Job]]:
     files = LocalFiles(tmp_path)
     store = Store(f"sqlite:///{tmp_path / 'jobs.sqlite3'}")
-    acceptance = Acceptance(registry=Registry(), files=files, store=store, queue=100, access=Access(allow_paths=False))
+    acceptance = Acceptance(
+        registry=Registry(),
+        files=files,
+        store=store,
+        queue=100,
+        access=Access(allow_paths=False),
+        admission=Admission(),
+    )
     yield lambda number, **fields: acceptance.documented(documented_body(number, **fields), None)
     store.close()
 

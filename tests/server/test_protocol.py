@@ -7,12 +7,14 @@ import contextlib
 import json
 import socket
 import threading
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 pytest.importorskip("uvicorn", reason="needs the server: pip install 'intarsia[serve]'")
 
-from intarsia.server.protocol import limited_protocol
+from intarsia.server.http.protocol import limited_protocol
 from tests.server.loopback import Connection, serving
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -21,29 +23,29 @@ GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 class Counts(list):
     """Reasons in the order of the refusals, which a test can wait for."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.changed = threading.Condition()
 
-    def count(self, reason):
+    def count(self, reason: str) -> None:
         with self.changed:
             self.append(reason)
             self.changed.notify_all()
 
-    def wait(self, *reasons):
+    def wait(self, *reasons: str) -> None:
         with self.changed:
             assert self.changed.wait_for(lambda: self == list(reasons), 30), self
 
 
 @pytest.fixture
-def counts():
+def counts() -> Counts:
     return Counts()
 
 
-def echo(seen):
+def echo(seen: list[Any]) -> Callable[..., Any]:
     """Replies with the number of bytes in the body, and notes headers as they are at the request's end."""
 
-    async def app(scope, receive, send):
+    async def app(scope: dict[str, Any], receive: Callable[..., Any], send: Callable[..., Any]) -> None:
         size, more = 0, True
         while more:
             message = await receive()
@@ -62,12 +64,12 @@ ON_BOTH_LOOPS = pytest.mark.parametrize("serve", ["asyncio", "auto"], indirect=T
 
 
 @pytest.fixture
-def serve(request, counts):
+def serve(request: pytest.FixtureRequest, counts: Counts) -> Iterator[Any]:
     """Starts a server whose limits are given; its application notes headers in ``serve.seen``."""
     loop = getattr(request, "param", "auto")
     with contextlib.ExitStack() as stack:
 
-        def start(app=None, **limits):
+        def start(app: Callable[..., Any] | None = None, **limits: Any) -> int:
             protocol = limited_protocol(count=counts.count, **limits)
             return stack.enter_context(serving(app or echo(start.seen), http=protocol, loop=loop))
 
@@ -76,14 +78,14 @@ def serve(request, counts):
 
 
 @pytest.fixture(scope="module")
-def unlimited():
+def unlimited() -> Iterator[tuple[int, Counts]]:
     """Port and counts of a server with the limits that every server has."""
     counts = Counts()
     with serving(echo([]), http=limited_protocol(count=counts.count)) as port:
         yield port, counts
 
 
-def refused(reply, status, part):
+def refused(reply: bytes, status: int, part: str) -> bool:
     head, _, body = reply.partition(b"\r\n\r\n")
     lines = head.lower().split(b"\r\n")
     assert lines[0].startswith(b"http/1.1 %d " % status)
@@ -143,7 +145,7 @@ def test_blank_lines_before_a_request_are_no_way_to_stay(serve, counts):
 
 
 def test_a_request_that_takes_longer_than_its_head_may_is_served(serve, counts):
-    async def slow(scope, receive, send):
+    async def slow(scope: object, receive: object, send: Callable[..., Any]) -> None:
         await asyncio.sleep(0.5)
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
         await send({"type": "http.response.body", "body": b"ok"})
@@ -262,7 +264,7 @@ def test_connections_above_the_limit_get_503_and_room_is_made_by_those_that_end(
 
 @ON_BOTH_LOOPS
 def test_a_client_that_reads_nothing_is_cut_off(serve, counts):
-    async def endless(scope, receive, send):
+    async def endless(scope: object, receive: object, send: Callable[..., Any]) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         while not counts:
             await send({"type": "http.response.body", "body": b"x" * 1_000_000, "more_body": True})
@@ -274,7 +276,7 @@ def test_a_client_that_reads_nothing_is_cut_off(serve, counts):
 
 def test_a_reply_that_nobody_reads_does_not_keep_a_closing_connection(serve, counts):
 
-    async def large(scope, receive, send):
+    async def large(scope: object, receive: object, send: Callable[..., Any]) -> None:
         body = b"x" * 20_000_000
         head = [(b"content-length", b"%d" % len(body)), (b"connection", b"close")]
         await send({"type": "http.response.start", "status": 200, "headers": head})
@@ -288,7 +290,7 @@ def test_a_reply_that_nobody_reads_does_not_keep_a_closing_connection(serve, cou
 
 @ON_BOTH_LOOPS
 def test_a_slow_reader_that_reads_is_served(serve, counts):
-    async def large(scope, receive, send):
+    async def large(scope: object, receive: object, send: Callable[..., Any]) -> None:
         body = b"x" * 8_000_000
         await send({"type": "http.response.start", "status": 200, "headers": [(b"connection", b"close")]})
         await send({"type": "http.response.body", "body": body})
@@ -300,7 +302,7 @@ def test_a_slow_reader_that_reads_is_served(serve, counts):
 
 @ON_BOTH_LOOPS
 def test_refusing_a_pipelined_request_does_not_forge_the_reply_to_the_one_before(serve, counts):
-    async def waits(scope, receive, send):
+    async def waits(scope: object, receive: object, send: object) -> None:
         await asyncio.sleep(30)
 
     with Connection(serve(waits)) as client:

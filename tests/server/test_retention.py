@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytest.importorskip("sqlalchemy", reason="needs SQLAlchemy: pip install 'intarsia[serve]'")
 
 from intarsia.errors import OutputError
-from intarsia.server.files import LocalFiles, output_names
-from intarsia.server.jobs import Done, Failed, Job
-from intarsia.server.kept_jobs import KeptJobs
-from intarsia.server.retention import Retention
 from intarsia.server.settings import DAY
-from intarsia.server.store import Store
+from intarsia.server.store.files import LocalFiles, output_names
+from intarsia.server.store.jobs import Done, Failed, Job
+from intarsia.server.store.kept_jobs import KeptJobs
+from intarsia.server.store.retention import Retention
+from intarsia.server.store.store import Store
 
 MINUTE, HOUR, YEAR = 60.0, 3600.0, 365 * DAY
 
@@ -23,7 +26,7 @@ MINUTE, HOUR, YEAR = 60.0, 3600.0, 365 * DAY
 class Kept:
     """A store, its files and their retention, on clocks of their own; a second of both passes together."""
 
-    def __init__(self, root, **options) -> None:
+    def __init__(self, root: Path, **options: Any) -> None:
         self.root, self.now, self.monotonic = root, 1.7e9, 5.0
         self.options = {"keep": 7 * DAY, "disk_limit": None} | options
         self.files = LocalFiles(root)
@@ -41,7 +44,7 @@ class Kept:
             self.monotonic += seconds / 10
             self.retention.sweep()
 
-    def done(self, number: int, size: int = 100, **fields) -> Job:
+    def done(self, number: int, size: int = 100, **fields: Any) -> Job:
         """A job that ends now, with an image of so many bytes."""
         job = Job(id=number, endpoint="community", files=output_names(1), **fields)
         self.store.accept(job, most=99)
@@ -58,7 +61,7 @@ class Kept:
 
 
 @pytest.fixture
-def kept(tmp_path):
+def kept(tmp_path: Path) -> Iterator[Kept]:
     made = Kept(tmp_path)
     made.retention.sweep()
     yield made
@@ -141,7 +144,7 @@ class Stuck(LocalFiles):
 
     name = ""
 
-    def remove_outputs(self, names):
+    def remove_outputs(self, names: Sequence[str]) -> None:
         if self.name in names:
             raise OutputError("the output cannot be removed: Operation not permitted")
         super().remove_outputs(names)
@@ -168,10 +171,10 @@ def test_a_file_that_cannot_be_removed_does_not_stop_the_others(tmp_path, caplog
 class Pages(KeptJobs):
     """Gives two jobs at a time."""
 
-    def over(self, *args, **options):
+    def over(self, *args: Any, **options: Any) -> Any:
         return super().over(*args, **options, most=2)
 
-    def oldest(self, **options):
+    def oldest(self, **options: Any) -> Any:
         return super().oldest(**options, most=2)
 
 

@@ -6,8 +6,10 @@ import itertools
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -16,25 +18,25 @@ sa = pytest.importorskip("sqlalchemy", reason="needs SQLAlchemy: pip install 'in
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from intarsia.server.jobs import ENDED, Done, Failed, Job, WebhookTarget
-from intarsia.server.kept_jobs import KeptJobs
-from intarsia.server.leases import LEASE
-from intarsia.server.schema import SERVERS
-from intarsia.server.store import IdInUse, QueueFull, Store
+from intarsia.server.store.jobs import ENDED, Done, Failed, Job, WebhookTarget
+from intarsia.server.store.kept_jobs import KeptJobs
+from intarsia.server.store.leases import LEASE
+from intarsia.server.store.schema import SERVERS
+from intarsia.server.store.store import IdInUse, QueueFull, Store
 
 DONE = Done({"seconds": 1.0})
 TARGET = WebhookTarget("https://example.org/hook", "http://here")
 
 
-def job(number: int, **fields) -> Job:
+def job(number: int, **fields: Any) -> Job:
     return Job(id=number, endpoint="community", **{"lane_rows": 10, "created": 1.0, **fields})
 
 
-def together(function, arguments, threads):
+def together(function: Callable[..., Any], arguments: Iterable[Any], threads: int) -> list[Any]:
     """Results of calls that begin at the same moment."""
     barrier = threading.Barrier(threads)
 
-    def call(argument):
+    def call(argument: Any) -> Any:
         barrier.wait(30)
         return function(argument)
 
@@ -61,7 +63,7 @@ def test_any_json_comes_back_as_it_was_stored(open_store):
 
     @settings(max_examples=40)
     @given(request=OBJECTS, delivery=OBJECTS, meta=OBJECTS, result=OBJECTS, warnings=st.lists(TEXTS))
-    def check(request, delivery, meta, result, warnings):
+    def check(request: Any, delivery: Any, meta: Any, result: Any, warnings: Any) -> None:
         number = next(numbers)
         stored = job(number, request=request, delivery=delivery, meta=meta, warnings=tuple(warnings), files=("a", "b"))
         store.accept(stored, most=1000)
@@ -75,8 +77,8 @@ def test_any_json_comes_back_as_it_was_stored(open_store):
 
 ACCEPTING = """
 import os, signal, sys
-from intarsia.server.jobs import Job, WebhookTarget
-from intarsia.server.store import Store
+from intarsia.server.store.jobs import Job, WebhookTarget
+from intarsia.server.store.store import Store
 store = Store(sys.argv[1])
 store.accept(Job(id=7, endpoint="community", meta={"a": 1}), most=5, webhook=WebhookTarget("http://e.org", "http://h"))
 os.kill(os.getpid(), signal.SIGKILL)
@@ -106,7 +108,7 @@ def test_an_id_that_none_has_is_no_job(open_store, number):
 def test_the_queue_takes_exactly_as_many_as_it_may_from_sixteen_threads(open_store):
     stores = [open_store(), open_store()]
 
-    def accept(number):
+    def accept(number: int) -> int:
         try:
             stores[number % 2].accept(job(number), most=10)
         except QueueFull:
@@ -120,7 +122,7 @@ def test_the_queue_takes_exactly_as_many_as_it_may_from_sixteen_threads(open_sto
 def test_one_key_from_eight_threads_gives_one_job(open_store):
     stores = [open_store(), open_store()]
 
-    def accept(number):
+    def accept(number: int) -> tuple[Job, bool]:
         return stores[number % 2].accept(job(number), most=1000, idempotency_key="once", webhook=TARGET)
 
     accepted = together(accept, range(1, 9), 8)
@@ -154,7 +156,7 @@ def test_no_job_is_claimed_twice(open_store):
     stores = [open_store(), open_store()]
     queue(stores[0], *range(1, 61))
 
-    def claim_all(number):
+    def claim_all(number: int) -> list[int]:
         claimed = []
         while jobs := stores[number % 2].claim(f"server {number}", 1 + number % 3):
             claimed += [found.id for found in jobs]
@@ -199,7 +201,7 @@ def test_a_running_job_ends_once_however_many_say_so(open_store):
     queue(stores[0], 1)
     (claimed,) = stores[0].claim("here")
 
-    def end(number):
+    def end(number: int) -> bool:
         store = stores[number % 2]
         if number % 4 < 2:
             return store.finish(claimed, Done({"by": number}))
@@ -274,10 +276,10 @@ def test_a_requeued_job_has_its_old_place_and_one_to_be_cancelled_is(open_store)
     store = open_store()
     store.accept(job(9), most=9, webhook=TARGET)
     queue(store, 5, 7)
-    nine, five = store.claim("here", 2)
+    ninth, fifth = store.claim("here", 2)
     store.cancel(9)
-    store.requeue(nine)
-    store.requeue(five)
+    store.requeue(ninth)
+    store.requeue(fifth)
     assert store.get(9).state == "cancelled"
     assert store.get(9).finished is not None
     assert store.webhooks.counts() == {"due": 1}
@@ -342,7 +344,7 @@ def test_inputs_are_needed_until_their_job_has_ended(open_store):
 def test_a_transaction_that_fails_leaves_nothing(open_store):
     store = open_store()
 
-    def fail():
+    def fail() -> None:
         with store.database.write() as connection:
             connection.execute(sa.text("UPDATE schema_version SET version = 99"))
             raise ZeroDivisionError

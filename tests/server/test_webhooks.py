@@ -11,17 +11,19 @@ import socket
 import sqlite3
 import threading
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
 
 pytest.importorskip("sqlalchemy", reason="needs SQLAlchemy: pip install 'intarsia[serve]'")
 
 from intarsia.images import addresses
-from intarsia.server.jobs import Done, Failed, Job, WebhookTarget
-from intarsia.server.store import Store
-from intarsia.server.webhooks import WebhookSender, WebhookTimes
+from intarsia.server.store.jobs import Done, Failed, Job, WebhookTarget
+from intarsia.server.store.store import Store
+from intarsia.server.store.webhooks import WebhookSender, WebhookTimes
 
 QUICK = WebhookTimes(call=5, connect=2, waits=(0.02, 0.02, 0.02, 0.02), look=0.05, close=2)
 SECRET = "a secret of both"
@@ -35,7 +37,7 @@ class Call:
     body: bytes
 
     @property
-    def json(self):
+    def json(self) -> Any:
         return json.loads(self.body)
 
 
@@ -50,7 +52,7 @@ class Receiver(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_address[1]}/hook?token=secret"
 
-    def handle_error(self, *_args) -> None:
+    def handle_error(self, *_args: object) -> None:
         """The sender may leave."""
 
     def next(self) -> Call:
@@ -58,7 +60,7 @@ class Receiver(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    def do_POST(self):
+    def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.calls.put(Call(self.path, dict(self.headers), body))
         try:
@@ -75,12 +77,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_POST
 
-    def log_message(self, *_args):
+    def log_message(self, *_args: object) -> None:
         pass
 
 
 @pytest.fixture
-def receiver():
+def receiver() -> Iterator[Receiver]:
     server = Receiver()
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     yield server
@@ -89,16 +91,19 @@ def receiver():
 
 
 @pytest.fixture
-def store(open_store):
+def store(open_store: Callable[..., Store]) -> Store:
     return open_store()
 
 
 @pytest.fixture
-def start(store):
+def start(store: Store) -> Iterator[Callable[..., WebhookSender]]:
     """Starts senders over the store, with a body that says what it was made from; closed at the end."""
     senders = []
 
-    def start_one(body=lambda job, base_url: {"id": job.id, "state": job.state, "base": base_url}, **options):
+    def start_one(
+        body: Callable[..., Any] = lambda job, base_url: {"id": job.id, "state": job.state, "base": base_url},
+        **options: Any,
+    ) -> WebhookSender:
         sender = WebhookSender(store, **{"times": QUICK, "allow_private_urls": True} | options)
         sender.start(body)
         senders.append(sender)
@@ -263,7 +268,7 @@ def test_a_name_is_resolved_once_and_what_it_means_later_changes_nothing(store, 
     answers = [["93.184.216.34", "127.0.0.1"], ["93.184.216.34"]]
     asked = []
 
-    def look_up(host, port):
+    def look_up(host: str, port: int) -> Any:
         asked.append(host)
         return answers[0]
 
@@ -308,7 +313,7 @@ def test_a_receiver_that_takes_the_body_in_small_parts_is_left_in_time(store, st
     listening = socket.create_server(("127.0.0.1", 0))
     stop = threading.Event()
 
-    def trickle():
+    def trickle() -> None:
         connection, _ = listening.accept()
         with connection:
             while not stop.wait(0.01) and (data := connection.recv(65536)):
@@ -352,7 +357,7 @@ def test_a_slow_receiver_holds_up_neither_others_nor_the_end(store, start, recei
 
 
 def test_a_body_that_cannot_be_made_is_a_failure_and_the_next_is_sent(store, start, receiver, caplog):
-    def body(job, base_url):
+    def body(job: Job, base_url: str) -> dict[str, Any]:
         return {"id": job.id, "value": float("nan") if job.id == 1 else 0}
 
     ended(store, 1, receiver.url)
@@ -416,7 +421,7 @@ def test_a_served_request_calls_its_webhook_with_the_reply_that_fetch_gives(tmp_
 
 def test_a_request_that_fails_or_is_cancelled_calls_with_the_reason(tmp_path, receiver):
     pytest.importorskip("fastapi", reason="needs FastAPI: pip install 'intarsia[serve]'")
-    from intarsia.server.job_replies import webhook_body
+    from intarsia.server.routes.job_replies import webhook_body
     from intarsia.server.services import Services
     from intarsia.server.settings import EngineSettings, ServeSettings
     from tests.server.killed import documented_body

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,14 +15,14 @@ import intarsia
 from intarsia.engine import color_maps
 from intarsia.engine.color_map import ColorMap, fit, sample_image
 from intarsia.engine.color_maps import PACKAGED, ColorMaps, autoencoder_hash
-from intarsia.engine.resolve import resolve
+from intarsia.engine.resolve import Resolved, resolve
 
 MATRIX = np.array([[0.3, 0.02, -0.1, 0.0], [-0.05, 0.25, 0.1, 0.04], [0.0, 0.1, 0.2, -0.3]])
 OFFSET = np.array([0.5, 0.45, 0.6])
 FACTOR = 8
 
 
-def linear_latents(image):
+def linear_latents(image: np.ndarray) -> np.ndarray:
     """Latents whose colors are exactly those of the image's cells by MATRIX and OFFSET; the fourth channel is free."""
     side = image.shape[0] // FACTOR
     cells = image.reshape(side, FACTOR, side, FACTOR, 3).mean(axis=(1, 3)) / 255
@@ -36,7 +38,7 @@ class Session:
     runs: list[np.ndarray] = field(default_factory=list)
     failure: Exception | None = None
 
-    def autoencode(self, image):
+    def autoencode(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         self.runs.append(image)
         if self.failure:
             raise self.failure
@@ -44,17 +46,17 @@ class Session:
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch):
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(color_maps, "cache_folder", lambda: tmp_path / "cache")
     return tmp_path / "cache"
 
 
 @pytest.fixture
-def resolved(empty_registry, request_of):
+def resolved(empty_registry: Path, request_of: Callable[..., intarsia.InpaintRequest]) -> Resolved:
     return resolve(request_of(), intarsia.Registry(empty_registry))
 
 
-def assert_fitted(found):
+def assert_fitted(found: Any) -> None:
     np.testing.assert_allclose(found.matrix, MATRIX, atol=1e-5)
     np.testing.assert_allclose(found.offset, OFFSET, atol=1e-5)
 

@@ -156,7 +156,7 @@ def test_the_library_and_its_commands_load_nothing_of_the_server():
 
 
 def test_keys_are_made_without_the_packages_of_the_server():
-    assert not loaded_after("import intarsia.server.keys_editing") & SERVER_PACKAGES
+    assert not loaded_after("import intarsia.server.http.keys_editing") & SERVER_PACKAGES
 
 
 def test_requests_registry_and_schedulers_need_no_torch():

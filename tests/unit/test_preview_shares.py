@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 
 from intarsia.engine.preview_copies import predicted_image
-from intarsia.schedulers import NAMES, NoiseSchedule, alpha_sigma, table
+from intarsia.schedulers import NAMES, NoiseSchedule, Table, alpha_sigma, table
 from intarsia.schedulers.tables import langevin_step
 
 # Solvers whose sample is of several outputs, or whose corrector chooses its step size itself: some noise is left.
 APPROXIMATE = ("KarrasVeScheduler", "PNDMScheduler", "ScoreSdeVeScheduler")
 
 
-def predictions(made, prediction_type, image):
+def predictions(made: Table, prediction_type: str, image: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The prediction after each row, and the sample itself, of a run whose network predicts ``image`` at every row."""
     rng = np.random.default_rng(1)
     state = np.zeros((made.state_slots, *image.shape))
@@ -34,7 +36,7 @@ def predictions(made, prediction_type, image):
         yield shares.sample * state[0] + shares.output * output + shares.noise * fresh, state[0]
 
 
-def distance(one, other):
+def distance(one: np.ndarray, other: np.ndarray) -> float:
     """Root mean square."""
     return float(np.sqrt(np.mean((one - other) ** 2)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,12 +13,12 @@ from intarsia.backends.null import NullBackend, NullSession
 from intarsia.errors import BackendError, OutOfMemory, RequestError
 
 
-def drawn_cells(result, sample=0):
+def drawn_cells(result: intarsia.Result, sample: int = 0) -> np.ndarray:
     """The generated image's pixel at the top left of each latent cell, by which cells are repainted."""
     return np.asarray(result.generated[sample])[::8, ::8]
 
 
-def repainted(ticket):
+def repainted(ticket: intarsia.Ticket) -> np.ndarray:
     return ticket.resolved.inputs.latent_mask > 0.5
 
 
@@ -51,7 +52,7 @@ def test_there_is_one_every_so_many_evaluations_and_after_the_last(engine, reque
 
 
 def test_without_being_asked_for_nothing_is_copied(engine, request_of, monkeypatch):
-    def snapshot(self, state, shares):
+    def snapshot(self: object, state: object, shares: object) -> None:
         raise AssertionError("copied")
 
     monkeypatch.setattr(NullSession, "snapshot", snapshot)
@@ -108,7 +109,7 @@ def test_a_cancelled_request_has_no_later_previews_and_keeps_those_it_had(engine
 def test_a_callback_gets_the_previews_in_the_engines_thread(engine, request_of, gate):
     found = []
 
-    def progressed(progress):
+    def progressed(progress: intarsia.Progress) -> None:
         if progress.has_preview:
             found.append((progress.step, progress.preview().mode, threading.current_thread().name))
 
@@ -123,7 +124,7 @@ def test_a_backend_without_previews_is_named(engine, request_of, monkeypatch):
     class Bare:
         """The five methods and no more."""
 
-        def __init__(self, session):
+        def __init__(self, session: Any) -> None:
             self.runtime, self.encode, self.start = session.runtime, session.encode, session.start
             self.advance, self.decode, self.close = session.advance, session.decode, session.close
 
@@ -138,7 +139,7 @@ def test_a_backend_without_previews_is_named(engine, request_of, monkeypatch):
 def test_a_copy_that_fails_ends_the_previews_and_not_the_request(engine, request_of, monkeypatch):
     copy, copies = NullSession.snapshot, []
 
-    def snapshot(self, state, shares):
+    def snapshot(self: NullSession, state: Any, shares: Any) -> Any:
         copies.append(shares)
         if len(copies) == 2:
             raise OutOfMemory("out of memory")
@@ -155,7 +156,7 @@ def test_a_copy_that_fails_ends_the_previews_and_not_the_request(engine, request
 
 def test_colors_that_cannot_be_fitted_end_the_previews_and_not_the_request(engine, request_of, monkeypatch):
     class Autoencoding(NullSession):
-        def autoencode(self, image):
+        def autoencode(self, image: np.ndarray) -> None:
             raise OutOfMemory("out of memory")
 
     monkeypatch.setattr(NullBackend, "open", lambda self, files: Autoencoding(files))

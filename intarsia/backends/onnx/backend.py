@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from intarsia.backends.onnx.device import pick_device
-from intarsia.backends.onnx.graphs import MANIFEST, find_graphs, has_graphs
+from intarsia.backends.onnx.graphs import MANIFEST, GraphFolder, find_graphs, has_graphs
 from intarsia.backends.onnx.safety import OnnxChecker
 from intarsia.backends.onnx.session import OnnxSession
 from intarsia.backends.protocol import ModelFiles
@@ -51,19 +51,10 @@ class OnnxBackend:
         if refused:
             where = " on a GPU" if files.precision == FP8 else ""
             raise BackendError(f"backend onnx cannot run {files.model} with {refused}; backend torch can{where}")
+
         read_json(files.folder / SCHEDULER)  # a plan has read it already; a model without one is half a copy
         graphs = find_graphs(files.folder, self._device.dtypes)
-        absent = [name for name in _FACTS if name not in graphs.facts]
-        if absent:
-            raise WeightsError(
-                f"{graphs.folder / MANIFEST}: facts lack {', '.join(absent)}; export {files.model} again"
-            )
-        for name in ("in_channels", "latent_channels", "factor"):
-            exported, promised = graphs.facts[name], getattr(files, name)
-            if exported != promised:
-                raise WeightsError(
-                    f"{files.model}: its graphs have {name} {exported}, its family in the registry promises {promised}"
-                )
+        _check(files, graphs)
         return OnnxSession(graphs, self._device, self._execution.capture)
 
     def open_checker(self, folder: Path) -> OnnxChecker:
@@ -81,4 +72,22 @@ class OnnxBackend:
             "precision fp8": files.precision == FP8,
             f"captured steps on {self._device.name}": execution.capture == "on" and not self._device.captures,
         }
-        return next((name for name, is_requested in requested.items() if is_requested), "")
+        for name, is_requested in requested.items():
+            if is_requested:
+                return name
+        return ""
+
+
+def _check(files: ModelFiles, graphs: GraphFolder) -> None:
+    """The networks are what the registry promises; else :class:`WeightsError`."""
+    absent = [name for name in _FACTS if name not in graphs.facts]
+    if absent:
+        raise WeightsError(f"{graphs.folder / MANIFEST}: facts lack {', '.join(absent)}; export {files.model} again")
+
+    for name in ("in_channels", "latent_channels", "factor"):
+        exported = graphs.facts[name]
+        promised = getattr(files, name)
+        if exported != promised:
+            raise WeightsError(
+                f"{files.model}: its graphs have {name} {exported}, its family in the registry promises {promised}"
+            )

@@ -33,7 +33,8 @@ class BufferPool:
     """
 
     def __init__(self, sessions: StepSessions, capacity: int = _CAPACITY) -> None:
-        self.sessions, self._capacity = sessions, capacity
+        self.sessions = sessions
+        self._capacity = capacity
         self.refused = ""
         self._captures = sessions.captured and capacity > 0
         self._captured_lanes = self._captured_bytes = 0
@@ -61,7 +62,8 @@ class BufferPool:
                 return self._captured(inputs)
             except BackendError as exc:
                 # launching has always worked, and the next capture would fail as well
-                self._capacity, self.refused = 0, f"no further steps are captured: {exc}"
+                self._capacity = 0
+                self.refused = f"no further steps are captured: {exc}"
         return LaneBuffers(self.sessions, inputs)
 
     def leave(self, buffers: LaneBuffers) -> None:

@@ -36,6 +36,8 @@ _RAISED: tuple[type[Exception], ...] = (
     *(kind for kind in vars(raised).values() if isinstance(kind, type) and issubclass(kind, Exception)),
     RuntimeError,
 )
+# In ONNX Runtime's messages.
+_OUT_OF_MEMORY = ("Failed to allocate memory", "bad allocation", "bad_alloc")
 # Up to 1.29, a captured Concat of unequal parts read its pointers from host memory that later runs write to
 # (microsoft/onnxruntime#32121). The first release that was looked at and has the change:
 _CAPTURES_RIGHT = (1, 31)
@@ -72,7 +74,8 @@ class Device:
         """What keeps this ONNX Runtime from capturing graphs of a number format; empty where nothing does."""
         if dtype == "float32":
             return "float32 graphs have branches; intarsia export MODEL --dtype float16 makes graphs that have none"
-        if tuple(map(int, ort.__version__.split(".")[:2])) < _CAPTURES_RIGHT:
+        major, minor, *_ = ort.__version__.split(".")
+        if (int(major), int(minor)) < _CAPTURES_RIGHT:
             first_right = ".".join(map(str, _CAPTURES_RIGHT))
             return f"onnxruntime {ort.__version__} captures Concat with addresses that change; {first_right} does not"
         return ""
@@ -102,19 +105,9 @@ class Device:
         Raises:
             BackendError: the provider gave way to another one.
         """
-        options = ort.SessionOptions()
-        options.log_severity_level = _ERRORS_ONLY
-        options.intra_op_num_threads = self.threads
-        # Several sessions take turns: threads of one that spin when it is done would slow the next.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        if os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE":
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # A pattern asks for all memory of a run at once from the second run on, which is the one that is captured.
-        options.enable_mem_pattern = not captured
-        if weights is not None:
-            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights))
         if self.kind != "cpu":
             _load_cuda()
+        options = self._session_options(weights, captured)
         session = ort.InferenceSession(graph, options, providers=self._providers(stream, captured))
         session.disable_fallback()
         session.stream = stream  # which has to outlive it
@@ -124,20 +117,42 @@ class Device:
             )
         return session
 
+    def _session_options(self, weights: Path | None, captured: bool) -> ort.SessionOptions:
+        options = ort.SessionOptions()
+        options.log_severity_level = _ERRORS_ONLY
+        options.intra_op_num_threads = self.threads
+
+        # Several sessions take turns: threads of one that spin when it is done would slow the next.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        if os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE":
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+
+        # A pattern asks for all memory of a run at once from the second run on, which is the one that is captured.
+        options.enable_mem_pattern = not captured
+        if weights is not None:
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights))
+        return options
+
     def _providers(self, stream: Stream | None, captured: bool) -> list[Any]:
         """TensorRT falls back on CUDA for single operations, and both on the CPU, which holds shapes in any case."""
-        providers = {"cpu": ("cpu",), "cuda": ("cuda", "cpu"), "tensorrt": ("tensorrt", "cuda", "cpu")}[self.kind]
         settings = {"device_id": str(self.index)}
         if stream is not None and stream.handle:
             settings["user_compute_stream"] = str(stream.handle)
-        # TF32 keeps 10 bits of what float32 graphs and the solver's own products are given
-        cuda = {**settings, "use_tf32": "0", "enable_cuda_graph": str(int(captured))}
-        options = {"tensorrt": settings, "cuda": cuda}
-        return [(PROVIDERS[kind], options[kind]) if kind in options else PROVIDERS[kind] for kind in providers]
+
+        providers: list[Any] = []
+        if self.kind == "tensorrt":
+            providers.append((PROVIDERS["tensorrt"], settings))
+        if self.kind != "cpu":
+            # TF32 keeps 10 bits of what float32 graphs and the solver's own products are given
+            cuda = {**settings, "use_tf32": "0", "enable_cuda_graph": str(int(captured))}
+            providers.append((PROVIDERS["cuda"], cuda))
+        providers.append(PROVIDERS["cpu"])
+        return providers
 
     def put(self, array: np.ndarray) -> ort.OrtValue:
         """An array on the device."""
-        return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self._memory, self.index)
+        packed = np.ascontiguousarray(array)
+        return ort.OrtValue.ortvalue_from_numpy(packed, self._memory, self.index)
 
     def empty(self, shape: Sequence[int]) -> ort.OrtValue:
         """float32 on the device, for a result."""
@@ -162,14 +177,17 @@ def pick_device(name: str) -> Device:
     available = ort.get_available_providers()
     if name == "auto":
         name = "cuda" if PROVIDERS["cuda"] in available and gpu_count() else "cpu"
+
     kind, _, index = name.partition(":")
     if PROVIDERS[kind] not in available:
         raise BackendError(
             f"device {name} needs ONNX Runtime's {PROVIDERS[kind]}, which the installed onnxruntime {ort.__version__} "
             "does not have: pip install onnxruntime-gpu (in place of onnxruntime)"
         )
-    threads = os.environ.get("OMP_NUM_THREADS", "")
-    return Device(kind, int(index or 0), int(threads) if threads.isdecimal() else 0)
+
+    requested = os.environ.get("OMP_NUM_THREADS", "")
+    threads = int(requested) if requested.isdecimal() else 0
+    return Device(kind, int(index or 0), threads)
 
 
 def installed_versions() -> tuple[tuple[str, str], ...]:
@@ -203,10 +221,11 @@ def translated(what: str, device: Device) -> Iterator[None]:
         raise OutOfMemory(f"out of memory while trying to {what}") from exc
     except _RAISED as exc:
         text = " ".join(str(exc).split()) or type(exc).__name__
-        if "Failed to allocate memory" in text or "bad allocation" in text or "bad_alloc" in text:
+        if any(phrase in text for phrase in _OUT_OF_MEMORY):
             raise OutOfMemory(
                 f"out of memory on {device.name} while trying to {what}; "
                 "a smaller width and height or fewer samples would fit"
             ) from exc
+
         failure = DeviceLost if "CUDA error" in text else BackendError  # ONNX Runtime has no class for it
         raise failure(f"onnxruntime failed to {what} on {device.name}: {text}") from exc

@@ -68,9 +68,11 @@ class GraphFolder:
             content = path.read_bytes()
         except OSError as exc:
             raise WeightsError(f"{path}: cannot be read ({exc.strerror}); {_again(self.weights)}") from exc
-        if hashlib.sha256(content).hexdigest() != self.hashes[name]:
+        if _hash(content) != self.hashes[name]:
             raise WeightsError(f"{path}: damaged, its sha256 is not that of {MANIFEST}; {_again(self.weights)}")
-        return relocated(content, self.places) if self.places else content
+        if not self.places:
+            return content
+        return relocated(content, self.places)
 
 
 def store() -> Path:
@@ -110,7 +112,7 @@ def key_of(hashes: Mapping[str, str], dtype: str) -> str:
     """The name of a folder of graphs in the cache, of the hashes of their :func:`sources`."""
     key = {"format": FORMAT, "dtype": dtype, "sources": dict(hashes)}
     text = json.dumps(key, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:24]
+    return _hash(text.encode())[:24]
 
 
 def has_graphs(folder: Path, dtypes: Sequence[str]) -> bool:
@@ -134,7 +136,9 @@ def find_graphs(folder: Path, dtypes: Sequence[str]) -> GraphFolder:
 
     manifest = _read_manifest(path, folder)
     _compare(path, manifest["sources"], hashes, folder)
-    root, places = find_root(folder, [name for name in hashes if name.endswith(".safetensors")])
+    weight_files = [name for name in hashes if name.endswith(".safetensors")]
+    root, places = find_root(folder, weight_files)
+
     return GraphFolder(
         folder=path.parent,
         weights=folder,
@@ -164,10 +168,8 @@ def _read_manifest(path: Path, folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as exc:
         raise WeightsError(f"{path}: not readable as JSON; {_again(folder)}") from exc
 
-    is_complete = isinstance(manifest, dict) and all(
-        isinstance(manifest.get(name), kind) for name, kind in required.items()
-    )
-    if not is_complete:
+    fields = manifest if isinstance(manifest, dict) else {}
+    if not all(isinstance(fields.get(name), kind) for name, kind in required.items()):
         raise WeightsError(f"{path}: must hold {', '.join(required)}; {_again(folder)}")
     if manifest["format"] != FORMAT:
         raise WeightsError(f"{path}: format must be {FORMAT}, not {manifest['format']}; {_again(folder)}")

@@ -67,18 +67,21 @@ class LaneInputs:
     @property
     def size(self) -> int:
         """In bytes."""
-        cross_kv: int = 4 * math.prod(self.cross_kv.shape())
-        return cross_kv + sum(array.nbytes for array in self.arrays.values())
+        cross_kv_bytes: int = 4 * math.prod(self.cross_kv.shape())
+        return cross_kv_bytes + sum(array.nbytes for array in self.arrays.values())
 
     @property
     def shapes(self) -> Shapes:
         """What must be equal for two lanes to use the same buffers."""
+        context = ("context", tuple(self.cross_kv.shape()))
         shapes = {name: array.shape for name, array in self.arrays.items()}
-        return (("context", tuple(self.cross_kv.shape())), *sorted(shapes.items()))
+        return (context, *sorted(shapes.items()))
 
     def padded(self) -> LaneInputs:
         """The same with more rows, which are never reached."""
-        return LaneInputs(self.cross_kv, _padded(self.network_inputs), _padded(self.step_inputs))
+        network_inputs = _padded(self.network_inputs)
+        step_inputs = _padded(self.step_inputs)
+        return LaneInputs(self.cross_kv, network_inputs, step_inputs)
 
 
 def _padded(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -86,8 +89,10 @@ def _padded(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     for name in _BY_ROW:
         if name in arrays:
             array = arrays[name]
-            more_rows = (0, -len(array) % _ROWS)
-            padded[name] = np.pad(array, [more_rows] + [(0, 0)] * (array.ndim - 1))
+            more_rows = -len(array) % _ROWS
+            widths = [(0, 0)] * array.ndim
+            widths[0] = (0, more_rows)
+            padded[name] = np.pad(array, widths)
     return padded
 
 
@@ -103,9 +108,12 @@ class LaneBuffers:
     """
 
     def __init__(self, sessions: StepSessions, inputs: LaneInputs, graph: int | None = None) -> None:
-        self.shapes, self.graph, self._sessions = inputs.shapes, graph, sessions
+        self.shapes = inputs.shapes
+        self.graph = graph
         self.broken = False
-        self._turn = self._next_row = 0
+        self._sessions = sessions
+        self._turn = 0
+        self._next_row = 0
         self._allocate(inputs)
         self._turns = (self._bind(0), self._bind(1))
         self._start(inputs)
@@ -134,11 +142,13 @@ class LaneBuffers:
             noise: the row's fresh noise; None leaves what is there.
         """
         self.broken = True  # unless all of it goes well
-        if row + 1 != self._next_row:  # the device counts by itself
-            self._sessions.stream.upload(self._rows[self._turn], np.array([row + 1], np.int64))
-            self._next_row = row + 1
+        stream = self._sessions.stream
+        step_row = row + 1
+        if step_row != self._next_row:  # the device counts by itself
+            stream.upload(self._rows[self._turn], np.array([step_row], np.int64))
+            self._next_row = step_row
         if noise is not None:
-            self._sessions.stream.upload(self._inputs["noise"], noise)
+            stream.upload(self._inputs["noise"], noise)
 
         network, _ = self._turns[self._turn]
         network.run()
@@ -177,22 +187,27 @@ class LaneBuffers:
             return device.put(array.copy() if self.is_captured else array)
 
         self._inputs = {name: put(array) for name, array in inputs.arrays.items()}
-        cross_kv_shape = inputs.cross_kv.shape()
-        self._inputs["context"] = device.empty(cross_kv_shape) if self.is_captured else inputs.cross_kv
+        branches, tokens, kv_width = inputs.cross_kv.shape()
+        self._inputs["context"] = inputs.cross_kv
+        if self.is_captured:
+            self._inputs["context"] = device.empty((branches, tokens, kv_width))
 
         state = inputs.step_inputs["state"]
         channels, height, width = state.shape[1:]
-        seen_channels = channels + len(inputs.step_inputs["extra"])
+        extra_channels = len(inputs.step_inputs["extra"])
         self._states = (self._inputs["state"], device.empty(state.shape))
         self._rows = (device.put(np.zeros(1, np.int64)), device.put(np.zeros(1, np.int64)))
-        self._output = device.empty([cross_kv_shape[0], channels, height, width])
-        self._sample = device.empty([1, seen_channels, height, width])
+        self._output = device.empty([branches, channels, height, width])
+        self._sample = device.empty([1, channels + extra_channels, height, width])
+
         self._network_names = ("context", *inputs.network_inputs)
         self._step_names = tuple(inputs.step_inputs)
 
     def _bind(self, turn: int) -> tuple[_BoundRun, _BoundRun]:
         """The network's and the step's run that read one of the two states; the step writes the other."""
-        row, next_row = self._rows[turn], self._rows[1 - turn]
+        other = 1 - turn
+        state, new_state = self._states[turn], self._states[other]
+        row, next_row = self._rows[turn], self._rows[other]
         graph = None if self.graph is None else self.graph + turn
 
         network = _BoundRun(self._sessions, self._sessions.network, graph)
@@ -202,30 +217,37 @@ class LaneBuffers:
 
         step = _BoundRun(self._sessions, self._sessions.step, graph)
         step.bind_inputs({name: self._inputs[name] for name in self._step_names if name != "state"})
-        step.bind_inputs({"output": self._output, "state": self._states[turn], "row": row})
-        step.bind_outputs({"new_state": self._states[1 - turn], "next_row": next_row, "sample": self._sample})
+        step.bind_inputs({"output": self._output, "state": state, "row": row})
+        step.bind_outputs({"new_state": new_state, "next_row": next_row, "sample": self._sample})
         return network, step
 
     def _start(self, inputs: LaneInputs) -> None:
         if self.is_captured:
             self._sessions.stream.copy(self._inputs["context"], inputs.cross_kv)
+
         # the start's row takes nothing of it, but zero times a number that is not finite is not zero
-        self._output.update_inplace(np.zeros(self._output.shape(), np.float32))
-        self._turn, self._next_row = 0, 0
+        zeros = np.zeros(self._output.shape(), np.float32)
+        self._output.update_inplace(zeros)
+
+        self._turn = 0
+        self._next_row = 0
         self._rows[0].update_inplace(np.zeros(1, np.int64))
         self._run_step()
 
     def _run_step(self) -> None:
         _, step = self._turns[self._turn]
         step.run()
-        self._turn, self._next_row = 1 - self._turn, self._next_row + 1
+        self._turn = 1 - self._turn
+        self._next_row += 1
 
 
 class _BoundRun:
     """A run of a session with its buffers bound; ``graph`` is the number of its CUDA graph, None for a launched run."""
 
     def __init__(self, sessions: StepSessions, session: ort.InferenceSession, graph: int | None) -> None:
-        self._session, self._binding, self._options = session, session.io_binding(), ort.RunOptions()
+        self._session = session
+        self._binding = session.io_binding()
+        self._options = ort.RunOptions()
         if sessions.stream.handle:
             self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         if sessions.captured:

@@ -52,6 +52,7 @@ def _open_captured(graphs: GraphFolder, device: Device) -> StepSessions:
     why_not = device.why_not_captured(graphs.dtype)
     if why_not:
         raise BackendError(f"steps cannot be captured: {why_not}")
+
     sessions = _open_pair(graphs, device, captured=True)
     with translated("capture a step", device), CAPTURE_LOCK:
         check_replay(sessions, graphs.facts["latent_channels"])
@@ -60,6 +61,7 @@ def _open_captured(graphs: GraphFolder, device: Device) -> StepSessions:
 
 def _open_pair(graphs: GraphFolder, device: Device, *, captured: bool) -> StepSessions:
     stream = device.stream()
-    step = device.open(STEP.read_bytes(), stream=stream, captured=captured)
+    step_graph = STEP.read_bytes()
+    step = device.open(step_graph, stream=stream, captured=captured)
     network = open_graph(graphs, "unet", device, stream=stream, captured=captured)
     return StepSessions(network=network, step=step, device=device, stream=stream, captured=captured)

@@ -47,8 +47,9 @@ class _Text:
     warnings: tuple[str, ...]
 
     def zeros(self) -> _Text:
+        hidden = np.zeros_like(self.hidden)
         pooled = None if self.pooled is None else np.zeros_like(self.pooled)
-        return _Text(np.zeros_like(self.hidden), pooled, self.warnings)
+        return _Text(hidden, pooled, self.warnings)
 
 
 class PromptEncoder:
@@ -81,6 +82,7 @@ class PromptEncoder:
         text = self._read(prompt, clip_skip)
         if negative and not prompt and self._zero_empty_prompt:
             text = text.zeros()
+
         (cross_kv,) = self._cross_kv.run(None, {"hidden": text.hidden})
         encoded = EncodedPrompt(cross_kv, text.pooled, text.warnings)
         self._encoded.put(key, encoded)
@@ -94,6 +96,7 @@ class PromptEncoder:
         hidden: list[Floats] = []
         pooled: Floats | None = None
         warnings: list[str] = []
+
         for tokens, session in zip(self._tokens, self._texts, strict=True):
             ids, cut = tokens.encode(prompt)
             warnings += cut
@@ -101,7 +104,10 @@ class PromptEncoder:
             hidden.append(outputs[0])
             if pooled is None and len(outputs) > 1:
                 pooled = outputs[1]
-        return _Text(np.concatenate(hidden, axis=2), pooled, tuple(dict.fromkeys(warnings)))
+
+        side_by_side = np.concatenate(hidden, axis=2)
+        different_warnings = tuple(dict.fromkeys(warnings))
+        return _Text(side_by_side, pooled, different_warnings)
 
 
 def _tokens(folder: Path, tower: Mapping[str, Any]) -> ClipTokens:

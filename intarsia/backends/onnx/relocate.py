@@ -40,13 +40,20 @@ def find_root(folder: Path, files: Iterable[str]) -> tuple[Path, dict[str, str]]
     Returns:
         ``folder`` itself, and no paths, where the files are in it.
     """
-    real_folder = Path(os.path.realpath(folder))
-    real = {name: Path(os.path.realpath(folder / name)) for name in files}
-    if all(path == real_folder / name for name, path in real.items()):
+    real_folder = _real(folder)
+    targets = {name: _real(folder / name) for name in files}
+    if all(target == real_folder / name for name, target in targets.items()):
         return folder, {}
 
-    root = Path(os.path.commonpath([path.parent for path in real.values()]))
-    return root, {name: path.relative_to(root).as_posix() for name, path in real.items()}
+    parents = [target.parent for target in targets.values()]
+    root = Path(os.path.commonpath(parents))
+    places = {name: target.relative_to(root).as_posix() for name, target in targets.items()}
+    return root, places
+
+
+def _real(path: Path) -> Path:
+    """The path with links resolved."""
+    return Path(os.path.realpath(path))
 
 
 def relocated(graph: bytes, places: Mapping[str, str]) -> bytes:
@@ -64,13 +71,15 @@ def relocated(graph: bytes, places: Mapping[str, str]) -> bytes:
 def _rewritten(message: str, content: bytes, places: Mapping[str, str]) -> bytes:
     if message == "entry":
         return _entry(content, places)
+
     parts: list[bytes] = []
     inner = _FIELDS[message]
     for number, whole, payload in _fields(content):
         if payload is None or number not in inner:
             parts.append(whole)
-        else:
-            parts.append(_field(number, _rewritten(inner[number], payload, places)))
+            continue
+        rewritten = _rewritten(inner[number], payload, places)
+        parts.append(_field(number, rewritten))
     return b"".join(parts)
 
 
@@ -79,7 +88,9 @@ def _entry(content: bytes, places: Mapping[str, str]) -> bytes:
     pair = {number: payload for number, _, payload in _fields(content)}
     if pair.get(_KEY) != b"location":
         return content
-    place = places[(pair[_VALUE] or b"").decode("utf-8")]
+
+    file = pair[_VALUE] or b""
+    place = places[file.decode("utf-8")]
     return _field(_KEY, b"location") + _field(_VALUE, place.encode("utf-8"))
 
 
@@ -123,7 +134,8 @@ def _varint(content: bytes, offset: int) -> tuple[int, int]:
 
 
 def _field(number: int, payload: bytes) -> bytes:
-    return _encoded(number << 3 | _BYTES) + _encoded(len(payload)) + payload
+    tag = number << 3 | _BYTES
+    return _encoded(tag) + _encoded(len(payload)) + payload
 
 
 def _encoded(value: int) -> bytes:

@@ -34,10 +34,13 @@ class OnnxSession:
     """One model; see :class:`intarsia.backends.protocol.Session`."""
 
     def __init__(self, graphs: GraphFolder, device: Device, capture: Capture = "auto") -> None:
-        self.device, self.facts, self._graphs = device, graphs.facts, graphs
+        self.device = device
+        self.facts = graphs.facts
+        self._graphs = graphs
         self._prompts = PromptEncoder(graphs, self._open)
         self._embed = self._open("unet_embed")
-        self._encoder, self._decoder = self._open("vae_encoder"), self._open("vae_decoder")
+        self._encoder = self._open("vae_encoder")
+        self._decoder = self._open("vae_decoder")
 
         sessions, notes = open_step_sessions(graphs, device, capture)
         self._pool = BufferPool(sessions)
@@ -64,14 +67,16 @@ class OnnxSession:
     def encode(self, inputs: Inputs) -> tuple[Conditioning, tuple[str, ...]]:
         with translated("encode the request", self.device):
             prompts = self._encode_prompts(inputs)
+            cross_kv = np.concatenate([prompt.cross_kv for prompt in prompts])
             pooled = [prompt.pooled for prompt in prompts if prompt.pooled is not None]
+
             image_latents, masked_latents = self._encode_images(inputs)
             mask = inputs.latent_mask.astype(np.float32)[None]
             inpaint_latents = np.concatenate([mask, masked_latents])
             regions, merging_warnings = self._regions(inputs)
 
             conditioning = Conditioning(
-                cross_kv=self.device.put(np.concatenate([prompt.cross_kv for prompt in prompts])),
+                cross_kv=self.device.put(cross_kv),
                 pooled=np.concatenate(pooled) if pooled else None,
                 time_ids=self._time_ids(inputs),
                 guidance_scale=inputs.guidance_scale,
@@ -81,16 +86,19 @@ class OnnxSession:
                 noise_fill=inputs.noise_fill,
                 regions=regions,
             )
+
         warnings = [warning for prompt in prompts for warning in prompt.warnings]
         return conditioning, (*warnings, *merging_warnings)
 
     def start(self, conditioning: Conditioning, table: Table, noise: np.ndarray) -> State:
         with translated("start an image", self.device):
-            network_inputs: dict[str, np.ndarray] = {"embeddings": self._embeddings(conditioning, table)}
-            network_inputs |= token_inputs(conditioning.regions, noise, len(table))
+            embeddings = self._embeddings(conditioning, table)
+            tokens = token_inputs(conditioning.regions, noise, len(table))
             step_inputs = self._step_inputs(conditioning, table, noise)
-            inputs = LaneInputs(conditioning.cross_kv, network_inputs, step_inputs)
-            return State(self._pool_for(conditioning.regions), inputs)
+            inputs = LaneInputs(conditioning.cross_kv, {"embeddings": embeddings, **tokens}, step_inputs)
+
+            pool = self._pool_for(conditioning.regions)
+            return State(pool, inputs)
 
     def advance(self, steps: Sequence[Step]) -> None:
         stream = self._pool.sessions.stream
@@ -133,7 +141,8 @@ class OnnxSession:
         conditional = self._prompts.encode(inputs.prompt, inputs.clip_skip)
         if inputs.guidance_scale <= 1:
             return [conditional]
-        return [self._prompts.encode(inputs.negative_prompt, inputs.clip_skip, negative=True), conditional]
+        unconditional = self._prompts.encode(inputs.negative_prompt, inputs.clip_skip, negative=True)
+        return [unconditional, conditional]
 
     def _encode_images(self, inputs: Inputs) -> tuple[Floats, Floats]:
         """Latents ``[C, h, w]`` of the image, and of the image with the mask gray (0 in -1…1)."""
@@ -142,7 +151,8 @@ class OnnxSession:
         return self._encode_image(image), self._encode_image(masked)
 
     def _encode_image(self, image: Floats) -> Floats:
-        latents: Floats = self._encoder.run(None, {"pictures": image[None]})[0][0]
+        (batch,) = self._encoder.run(None, {"pictures": image[None]})
+        latents: Floats = batch[0]
         return latents
 
     def _time_ids(self, inputs: Inputs) -> Floats | None:
@@ -154,9 +164,13 @@ class OnnxSession:
 
     def _step_inputs(self, conditioning: Conditioning, table: Table, noise: np.ndarray) -> dict[str, np.ndarray]:
         """Inputs of the step graph, by its names, before the start."""
-        image_latents, mask = conditioning.image_latents, conditioning.mask
+        mask = conditioning.mask
+        image_latents = conditioning.image_latents
         state = np.zeros((table.state_slots, *noise.shape), np.float32)
-        state[0] = np.where(mask > 0.5, 0, image_latents) if conditioning.noise_fill else image_latents
+        state[0] = image_latents
+        if conditioning.noise_fill:
+            state[0] = np.where(mask > 0.5, 0, image_latents)
+
         return {
             "state": state,
             "noise": noise.copy(),
@@ -197,7 +211,8 @@ class OnnxSession:
                 "(intarsia export --again makes graphs with what the registry says)",
             )
 
-        sizes = map_sizes(self.facts["attention"], *inputs.latent_mask.shape)
+        height, width = inputs.latent_mask.shape
+        sizes = map_sizes(self.facts["attention"], height, width)
         regions = graph_regions(settings, sizes[: settings.levels], inputs.latent_mask)
         if not regions:
             return (), ("token merging: the mask leaves too little to merge; made without it",)
@@ -215,10 +230,13 @@ class OnnxSession:
 
     def _decode(self, latents: Floats) -> np.ndarray:
         """``[1, C, h, w]`` → uint8 ``[H, W, 3]``."""
-        image = self._decoder.run(None, {"latents": latents})[0][0]
+        (batch,) = self._decoder.run(None, {"latents": latents})
+        image = batch[0]
         if not np.isfinite(image).all():
             raise NotFinite(f"the decoded image has values that are not finite ({self._runtime.dtype})")
-        pixels = np.rint(np.clip(image * 127.5 + 127.5, 0, 255)).astype(np.uint8)
+
+        levels = np.clip(image * 127.5 + 127.5, 0, 255)
+        pixels = np.rint(levels).astype(np.uint8)
         return np.ascontiguousarray(pixels.transpose(1, 2, 0))
 
 

@@ -52,7 +52,8 @@ class Conditioning:
 
 def timesteps(table: Table) -> Floats:
     """``[R + 1]``: those of the rows; the start has none and repeats the first."""
-    return np.concatenate([table.timesteps[:1], table.timesteps]).astype(np.float32)
+    first = table.timesteps[:1]
+    return np.concatenate([first, table.timesteps]).astype(np.float32)
 
 
 def matrices(table: Table) -> Floats:
@@ -61,13 +62,15 @@ def matrices(table: Table) -> Floats:
     The first part is taken as it is, the second scaled by the square of Langevin's ratio of norms, the third by the
     ratio itself. Only Langevin rows have the latter two (:func:`intarsia.schedulers.tables.langevin_step`).
     """
+    rows = len(table) + 1
     slots = table.state_slots
     identity = np.eye(slots, slots + 2)
-    parts = np.zeros((len(table) + 1, 3, slots, slots + 2))
+    parts = np.zeros((rows, 3, slots, slots + 2))
 
     start = parts[0, 0]
     start[:] = identity
-    start[0, 0], start[0, -1] = table.start_image, table.start_noise
+    start[0, 0] = table.start_image
+    start[0, -1] = table.start_noise
 
     parts[1:, 0] = table.matrix
     for row in np.flatnonzero(table.langevin_snr):
@@ -76,16 +79,21 @@ def matrices(table: Table) -> Floats:
         unscaled[:] = identity
         by_square[:, :-1] = change[:, :-1]
         by_ratio[:, -1] = change[:, -1]
-    return parts.reshape(len(table) + 1, 3 * slots, slots + 2).astype(np.float32)
+
+    one_below_another = parts.reshape(rows, 3 * slots, slots + 2)
+    return one_below_another.astype(np.float32)
 
 
 def scalars(table: Table, guidance_scale: float, *, keeps_known: bool) -> Floats:
     """``[R + 1, 6]``: the fields of :class:`intarsia.schedulers.packing.Field` up to the scale of the network's next
     input, the first one multiplied by the guidance scale: 0 takes the negative prompt's output."""
+    start = start_fields(table)
     rows = row_fields(table, last_scale=1.0, keeps_known=keeps_known)
-    fields = np.vstack([start_fields(table), rows])
+    fields = np.vstack([start, rows])
     fields[:, Field.GUIDED] *= guidance_scale
-    return fields[:, : Field.INPUT_SCALE].astype(np.float32)
+
+    up_to_next_scale = fields[:, : Field.INPUT_SCALE]
+    return up_to_next_scale.astype(np.float32)
 
 
 class State:

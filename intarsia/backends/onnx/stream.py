@@ -109,19 +109,22 @@ class CudaStream:
         self._driver: Any = driver or load_driver()
         if self._driver is None:
             raise BackendError(f"cuda:{index} needs NVIDIA's driver, whose library does not load")
+
         device = ctypes.c_int()
-        self._context, self._stream = ctypes.c_void_p(), ctypes.c_void_p()
+        self._context = ctypes.c_void_p()
+        self._stream = ctypes.c_void_p()
         self._events: list[ctypes.c_void_p] = []
         self._staging = [_Staging() for _ in range(AHEAD)]
         self._evaluations = 0
+
         self._check("cuInit", 0)
         self._check("cuDeviceGet", ctypes.byref(device), index)
         self._check("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), device)  # the one ONNX Runtime uses too
         blocks = [staging.blocks for staging in self._staging]
+        held = (self._driver, device, self._context, self._stream, self._events, blocks)
         # At the end of the process the driver does it, and sessions that work on the stream may still be there.
-        weakref.finalize(
-            self, _release, self._driver, device, self._context, self._stream, self._events, blocks
-        ).atexit = False
+        weakref.finalize(self, _release, *held).atexit = False
+
         self._call("cuStreamCreate", ctypes.byref(self._stream), 0)
         self.handle = int(self._stream.value or 0)
         self._events += [self._event() for _ in range(AHEAD)]
@@ -137,14 +140,16 @@ class CudaStream:
 
     def upload(self, place: ort.OrtValue, array: np.ndarray) -> None:
         array = np.ascontiguousarray(array)
-        block = self._block(array.nbytes)
-        ctypes.memmove(block, array.ctypes.data, array.nbytes)
+        size = array.nbytes
+        block = self._block(size)
+        ctypes.memmove(block, array.ctypes.data, size)
+
         source = ctypes.cast(block, ctypes.c_void_p)
-        self._call("cuMemcpyHtoDAsync_v2", _address(place), source, ctypes.c_size_t(array.nbytes), self._stream)
+        self._call("cuMemcpyHtoDAsync_v2", _address(place), source, ctypes.c_size_t(size), self._stream)
 
     def copy(self, place: ort.OrtValue, source: ort.OrtValue) -> None:
-        size = ctypes.c_size_t(4 * math.prod(source.shape()))
-        self._call("cuMemcpyDtoDAsync_v2", _address(place), _address(source), size, self._stream)
+        size = 4 * math.prod(source.shape())
+        self._call("cuMemcpyDtoDAsync_v2", _address(place), _address(source), ctypes.c_size_t(size), self._stream)
 
     def finish(self) -> None:
         self._call("cuStreamSynchronize", self._stream)
@@ -163,12 +168,15 @@ class CudaStream:
         size = 1 << max(12, (size - 1).bit_length())
         staging = self._staging[self._turn]
         blocks = staging.blocks[size]
-        if staging.used[size] == len(blocks):
+        used = staging.used[size]
+        if used == len(blocks):
             address = ctypes.c_void_p()
             self._call("cuMemHostAlloc", ctypes.byref(address), ctypes.c_size_t(size), 0)
-            blocks.append((ctypes.c_char * size).from_address(address.value or 0))
-        staging.used[size] += 1
-        return blocks[staging.used[size] - 1]
+            array_type = ctypes.c_char * size
+            blocks.append(array_type.from_address(address.value or 0))
+
+        staging.used[size] = used + 1
+        return blocks[used]
 
     def _call(self, name: str, *arguments: Any) -> None:
         """Call a function of the driver that needs the context, which is set for each thread."""
@@ -176,7 +184,8 @@ class CudaStream:
         self._check(name, *arguments)
 
     def _check(self, name: str, *arguments: Any) -> None:
-        code = getattr(self._driver, name)(*arguments)
+        function = getattr(self._driver, name)
+        code = function(*arguments)
         if code:
             text = ctypes.c_char_p()
             self._driver.cuGetErrorName(code, ctypes.byref(text))
@@ -204,8 +213,9 @@ def _release(
         driver.cuStreamDestroy_v2(stream)
     for event in events:
         driver.cuEventDestroy_v2(event)
-    for kind in blocks:
-        for block in (block for same in kind.values() for block in same):
-            driver.cuMemFreeHost(ctypes.cast(block, ctypes.c_void_p))
+    for blocks_by_size in blocks:
+        for same_size in blocks_by_size.values():
+            for block in same_size:
+                driver.cuMemFreeHost(ctypes.cast(block, ctypes.c_void_p))
     driver.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
     driver.cuDevicePrimaryCtxRelease_v2(device)

@@ -23,7 +23,8 @@ def map_sizes(levels: Sequence[int], height: int, width: int) -> list[tuple[int,
     """Heights and widths of feature maps: latents of that size, halved so many times."""
     sizes = [(height, width)]
     for _ in range(max(levels, default=0)):
-        height, width = (height + 1) // 2, (width + 1) // 2
+        height = (height + 1) // 2
+        width = (width + 1) // 2
         sizes.append((height, width))
     return [sizes[level] for level in levels]
 
@@ -38,16 +39,19 @@ def graph_regions(
     Args:
         mask: ``[h, w]`` of 0 and 1 at the latents' resolution, 1 is repainted.
     """
-    merging = {(region.height, region.width): region for region in find_regions(settings, sizes, mask)}
-    has_cells = all(height > 1 and width > 1 for height, width in sizes)
-    if not merging or not has_cells:
+    found = find_regions(settings, sizes, mask)
+    have_cells = all(height > 1 and width > 1 for height, width in sizes)
+    if not found or not have_cells:
         return ()
-    return tuple(merging.get(size) or _without_merging(size) for size in sizes)
+
+    by_size = {(region.height, region.width): region for region in found}
+    return tuple(by_size.get(size) or _without_merging(size) for size in sizes)
 
 
 def _without_merging(size: tuple[int, int]) -> TokenRegion:
     height, width = size
-    return TokenRegion(height=height, width=width, merged=0, protected=np.zeros(height * width, np.bool_))
+    protected = np.zeros(height * width, np.bool_)
+    return TokenRegion(height=height, width=width, merged=0, protected=protected)
 
 
 def token_inputs(regions: Sequence[TokenRegion], noise: np.ndarray, rows: int) -> dict[str, Ints]:
@@ -57,12 +61,14 @@ def token_inputs(regions: Sequence[TokenRegion], noise: np.ndarray, rows: int) -
         noise: the lane's starting noise, which stands for its seed.
         rows: evaluations; one more row is before them, for the start.
     """
-    drawn = iter(draw_choices(noise, rows, [region.cells for region in regions if region.merged]))
+    cells = [region.cells for region in regions if region.merged]
+    drawn = iter(draw_choices(noise, rows, cells))
     inputs: dict[str, Ints] = {}
     for level, region in enumerate(regions):
         choice = next(drawn) if region.merged else np.zeros((rows, region.cells), np.uint8)
-        with_start = np.concatenate([choice[:1], choice]).astype(np.int64)
-        sources, destinations = _split(region, with_start)
+        with_start = np.concatenate([choice[:1], choice])
+        sources, destinations = _split(region, with_start.astype(np.int64))
+
         ranks = np.arange(sources.shape[1])
         inputs |= {
             f"sources_{level}": sources,
@@ -77,19 +83,26 @@ def token_inputs(regions: Sequence[TokenRegion], noise: np.ndarray, rows: int) -
 def _split(region: TokenRegion, choice: Ints) -> tuple[Ints, Ints]:
     """Unprotected sources ``[rows, S]`` and destinations ``[rows, D]``; tokens outside whole cells are sources."""
     height, width = region.height, region.width
-    rows, columns = height // 2, width // 2
+    rows = len(choice)
+    cell_rows = height // 2 * 2
+    cell_columns = width // 2 * 2
     grid = np.arange(height * width).reshape(height, width)
 
     # cells are protected as a whole
-    corners = grid[: 2 * rows : 2, : 2 * columns : 2].ravel()
+    corners = grid[:cell_rows:2, :cell_columns:2].ravel()
     is_free = ~region.protected[corners]
-    in_cell = (choice[:, is_free, None] + np.arange(4)) % 4  # the destination first
-    cells = corners[is_free][:, None] + in_cell // 2 * width + in_cell % 2
-    inner = cells[:, :, 1:].reshape(len(choice), -1)
+    free_corners = corners[is_free]
 
-    right, bottom = grid[: 2 * rows, 2 * columns :].ravel(), grid[2 * rows :].ravel()
-    edge = np.concatenate([right, bottom])
-    edge = edge[~region.protected[edge]]
-    edges = np.tile(edge, (len(choice), 1))
-    sources = np.concatenate([inner, edges], axis=1)
-    return sources, np.ascontiguousarray(cells[:, :, 0])
+    # [rows, cells, 4]: the tokens of each cell, its destination first
+    place_in_cell = (choice[:, is_free, None] + np.arange(4)) % 4
+    row, column = place_in_cell // 2, place_in_cell % 2
+    cells = free_corners[:, None] + row * width + column
+    destinations = np.ascontiguousarray(cells[:, :, 0])
+    sources = cells[:, :, 1:].reshape(rows, -1)
+
+    right = grid[:cell_rows, cell_columns:].ravel()
+    bottom = grid[cell_rows:].ravel()
+    outside = np.concatenate([right, bottom])
+    free_outside = outside[~region.protected[outside]]
+    every_row = np.tile(free_outside, (rows, 1))
+    return np.concatenate([sources, every_row], axis=1), destinations

@@ -34,7 +34,8 @@ class TorchBackend:
     simulates = False
 
     def __init__(self, device: str, execution: Execution) -> None:
-        self._device, self._execution = pick_device(device), execution
+        self._device = pick_device(device)
+        self._execution = execution
         self.device = str(self._device)
         self.slots = 8
 
@@ -49,7 +50,11 @@ class TorchBackend:
             dtype = pick_dtype(self._device)
             self._product_dtype(files.precision)  # refused before loading, which takes seconds
             parts = load_pipeline_parts(
-                files.folder, self._device, dtype, vae_folder=files.vae_folder, loras=files.loras
+                files.folder,
+                self._device,
+                dtype,
+                vae_folder=files.vae_folder,
+                loras=files.loras,
             )
             _check(files, parts)
 
@@ -77,6 +82,7 @@ class TorchBackend:
         if written is not None:
             with translated("quantize the UNet", self._device):
                 parts = in_float8(parts, written)
+
         return TorchSession(
             parts,
             self._device,
@@ -91,7 +97,8 @@ class TorchBackend:
         """Of products in e4m3; None where the precision has none, an error where the device has none."""
         if precision != FP8:
             return None
-        return product_dtype(self._device, pick_dtype(self._device), simulate=self.simulates)
+        dtype = pick_dtype(self._device)
+        return product_dtype(self._device, dtype, simulate=self.simulates)
 
     def open_checker(self, folder: Path) -> TorchChecker:
         """Load a safety checker."""

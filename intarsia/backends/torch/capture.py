@@ -44,7 +44,8 @@ class CudaGraphCapturer:
     """
 
     def __init__(self, device: torch.device, *, required: bool = False) -> None:
-        self._device, self._required = device, required
+        self._device = device
+        self._required = required
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._graphs: WeakSet[Any] = WeakSet()
         self.refused = ""
@@ -128,7 +129,8 @@ def captures(choice: Capture, device: torch.device, fused: bool) -> bool:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__
+    line, _, _ = str(error).partition("\n")
+    return line or type(error).__name__
 
 
 class RunAhead:
@@ -140,7 +142,8 @@ class RunAhead:
     def wait(self) -> None:
         """Call before a launch: waits for an event until the device has caught up far enough, not for all of it."""
         while len(self._events) >= _MOST_AHEAD:
-            self._events.popleft().synchronize()
+            oldest = self._events.popleft()
+            oldest.synchronize()
 
     def mark(self) -> None:
         """Call after a launch."""

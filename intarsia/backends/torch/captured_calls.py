@@ -27,7 +27,8 @@ class CapturedCall:
     """
 
     def __init__(self, function: Function, capturer: GraphCapturer) -> None:
-        self._function, self._capturer = function, capturer
+        self._function = function
+        self._capturer = capturer
         self._inputs: tuple[Tensor, ...] = ()
         self._outputs: tuple[Tensor, ...] = ()
         self._output_shapes: list[Tensor] = []
@@ -59,7 +60,8 @@ class CapturedCall:
             buffer.copy_(tensor)
 
     def _work(self) -> None:
-        for buffer, output in zip(self._outputs, self._function(*self._inputs), strict=True):
+        outputs = self._function(*self._inputs)
+        for buffer, output in zip(self._outputs, outputs, strict=True):
             buffer.copy_(output)
 
 

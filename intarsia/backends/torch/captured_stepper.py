@@ -58,7 +58,10 @@ class CapturedStepper:
     def __init__(
         self, network: Network, alone: bool, limits: Limits, free_others: Callable[[], None] = lambda: None
     ) -> None:
-        self._network, self._alone, self._limits, self._free_others = network, alone, limits, free_others
+        self._network = network
+        self._alone = alone
+        self._limits = limits
+        self._free_others = free_others
         self._batches: Lru[_Key, StaticBatch] = Lru(None)
         self._captured_before: Lru[_Key, bool] = Lru(_REMEMBERED_KEYS)
 
@@ -72,7 +75,8 @@ class CapturedStepper:
 
     def pack(self, table: Table) -> Tensor:
         """The table as records, float32 ``[R, record_size(S)]``."""
-        return upload(pack_rows(table, self.state_slots(table), len(table)), self._network.device)
+        records = pack_rows(table, self.state_slots(table), len(table))
+        return upload(records, self._network.device)
 
     def advance(self, steps: Sequence[Step]) -> None:
         """One evaluation, then each lane's own row."""
@@ -90,7 +94,9 @@ class CapturedStepper:
     def buffer(self, state: State) -> Tensor:
         """A lane's buffer, in its batch or its own."""
         batch = self._batch_of(state)
-        return state.buffer if batch is None else batch.buffer(state)
+        if batch is None:
+            return state.buffer
+        return batch.buffer(state)
 
     def free(self, state: State) -> None:
         """Free the position of a lane that is finished."""
@@ -108,7 +114,10 @@ class CapturedStepper:
         self._batches = Lru(None)
 
     def _batch_of(self, state: State) -> StaticBatch | None:
-        return next((batch for batch in self._batches.values() if state in batch), None)
+        for batch in self._batches.values():
+            if state in batch:
+                return batch
+        return None
 
     def _evict_elsewhere(self, state: State, batch: StaticBatch) -> None:
         """Evict a lane from where it is, unless that is ``batch``."""
@@ -125,6 +134,7 @@ class CapturedStepper:
         capacity = _needed(steps)
         key = _Key(template.batch_key, capacity.lanes)
         batch = self._batches.get(key)
+
         if batch is None:
             current = self._batch_of(template)
             if current is not None and all(step.state in current for step in steps):
@@ -132,7 +142,8 @@ class CapturedStepper:
             return self._new_batch(key, capacity, template)
 
         if not batch.capacity.holds(capacity) or self._is_due_for_search(batch, steps):
-            return self._new_batch(key, batch.capacity.joined(capacity), template)
+            joined = batch.capacity.joined(capacity)
+            return self._new_batch(key, joined, template)
         return batch
 
     def _is_due_for_search(self, batch: StaticBatch, steps: Sequence[Step]) -> bool:
@@ -145,6 +156,7 @@ class CapturedStepper:
         """A new batch in place of an old one with that key; if memory runs out, in place of all that is captured."""
         self._free_batch(key)
         search = self._network.search and key in self._captured_before
+
         try:
             batch = StaticBatch(self._network, key.lanes_key, capacity, template, search=search)
         except RuntimeError as exc:
@@ -178,7 +190,8 @@ class CapturedStepper:
 
     def _free_batch(self, key: _Key) -> None:
         if key in self._batches:
-            self._batches.pop(key).evict_all()
+            batch = self._batches.pop(key)
+            batch.evict_all()
 
 
 def _needed(steps: Sequence[Step]) -> Capacity:

@@ -22,6 +22,7 @@ def pick_device(name: str) -> torch.device:
     check_device_name(name, "torch")
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
     device = torch.device(name)
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -37,7 +38,7 @@ def _why_not_available(count: int) -> str:
     try:
         torch.cuda.init()  # type: ignore[no-untyped-call]  # raises the reason, which is_available() does not give
     except RuntimeError as exc:
-        text = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
+        text = _first_line(exc)
         return f"torch {torch.__version__} cannot use a driver for CUDA {torch.version.cuda}: {text}"
     return f"this machine has {count} CUDA devices for torch"
 
@@ -103,9 +104,15 @@ def translated(what: str, device: torch.device, attempt: Attempt | None = None) 
         if is_out_of_memory(exc):
             hint = what_would_fit(attempt, measured(exc, device))
             raise OutOfMemory(f"out of memory on {device} while trying to {what}: {hint}") from exc
-        text = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
+
         failure = DeviceLost if _is_device_lost(exc) else BackendError
-        raise failure(f"torch failed to {what} on {device}: {text}") from exc
+        raise failure(f"torch failed to {what} on {device}: {_first_line(exc)}") from exc
+
+
+def _first_line(error: RuntimeError) -> str:
+    if not str(error):
+        return type(error).__name__
+    return str(error).splitlines()[0]
 
 
 def _is_device_lost(error: RuntimeError) -> bool:

@@ -31,7 +31,10 @@ class EagerStepper:
     """
 
     def __init__(self, unet: UNet, device: torch.device, dtype: torch.dtype, alone: bool) -> None:
-        self._unet, self._device, self._dtype, self._alone = unet, device, dtype, alone
+        self._unet = unet
+        self._device = device
+        self._dtype = dtype
+        self._alone = alone
 
     def state_slots(self, table: Table) -> int:
         """State slots of a lane's buffer: as many as its table has."""
@@ -39,12 +42,14 @@ class EagerStepper:
 
     def pack(self, table: Table) -> Tensor:
         """The matrices, float32 ``[R, S, S + 2]``."""
-        return torch.from_numpy(pack_matrices(table)).to(self._device)
+        packed = torch.from_numpy(pack_matrices(table))
+        return packed.to(self._device)
 
     def advance(self, steps: Sequence[Step]) -> None:
         """One evaluation, then each lane's own row."""
         for batch in batches(steps, alone=self._alone):
-            for step, prediction in zip(batch, self._evaluate(batch), strict=True):
+            predictions = self._evaluate(batch)
+            for step, prediction in zip(batch, predictions, strict=True):
                 self._apply_row(step, prediction)
 
     def sample(self, state: State) -> Tensor:
@@ -75,14 +80,18 @@ class EagerStepper:
         images = [state.conditioning.image_kv for state in states if state.conditioning.image_kv is not None]
         image_kv = _concatenated(images) if images else None
 
-        output = self._unet(sample, embeddings, cross_kv, image_kv, mergings(batch)).float()
-        predictions = output.split([state.branches for state in states])
+        output = self._unet(sample, embeddings, cross_kv, image_kv, mergings(batch))
+        branch_counts = [state.branches for state in states]
+        predictions = output.float().split(branch_counts)
         return [_guided(step, branches) for step, branches in zip(batch, predictions, strict=True)]
 
     def _network_input(self, step: Step) -> Tensor:
         """``[input_copies, in_channels, h, w]`` in channels_last memory."""
         state: State = step.state
-        sample = (state.buffer[0] * float(state.table.input_scale[step.row])).to(self._dtype)
+        scale = float(state.table.input_scale[step.row])
+        sample = state.buffer[0] * scale
+        sample = sample.to(self._dtype)
+
         inpaint_latents = state.conditioning.inpaint_latents
         if inpaint_latents is not None:
             sample = torch.cat([sample, inpaint_latents])
@@ -93,7 +102,9 @@ class EagerStepper:
     def _apply_row(self, step: Step, prediction: Tensor) -> None:
         """The lane's own row, then the known region where the loop has to keep it."""
         state: State = step.state
-        table, row, buffer = state.table, step.row, state.buffer
+        table = state.table
+        row = step.row
+        buffer = state.buffer
 
         buffer[-2] = prediction
         if step.noise is not None:
@@ -107,21 +118,30 @@ class EagerStepper:
 
         conditioning = state.conditioning
         if conditioning.inpaint_latents is None:
-            image_share, noise_share = float(table.known_image[row]), float(table.known_noise[row])
+            image_share = float(table.known_image[row])
+            noise_share = float(table.known_noise[row])
             known = image_share * conditioning.image_latents + noise_share * state.noise
             keep_known(buffer[0], conditioning.mask, known)
 
 
 def mergings(batch: Sequence[Step]) -> tuple[LevelMerging, ...]:
     """Token merging of one evaluation; each lane brings the destinations of its own row."""
-    choices = [[destinations[step.row] for destinations in step.state.choices] for step in batch]
-    return level_mergings([step.state.conditioning.regions for step in batch], choices)
+    regions = [step.state.conditioning.regions for step in batch]
+    choices = [_row_choices(step) for step in batch]
+    return level_mergings(regions, choices)
+
+
+def _row_choices(step: Step) -> list[Tensor]:
+    """The row's destinations ``[cells]`` for each region."""
+    state: State = step.state
+    return [destinations[step.row] for destinations in state.choices]
 
 
 def _embeddings(step: Step) -> Tensor:
     """The row's time embedding for every branch, ``[branches, T]``."""
     state: State = step.state
-    return state.embeddings[step.row].expand(state.branches, -1)
+    embeddings = state.embeddings[step.row]
+    return embeddings.expand(state.branches, -1)
 
 
 def _guided(step: Step, branches: Tensor) -> Tensor:
@@ -137,4 +157,6 @@ def _guided(step: Step, branches: Tensor) -> Tensor:
 
 
 def _concatenated(tensors: Sequence[Tensor]) -> Tensor:
-    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
+    if len(tensors) == 1:
+        return tensors[0]
+    return torch.cat(list(tensors))

@@ -51,8 +51,11 @@ class Memory:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, on a GPU or on the host; also if the error only follows from such an error."""
-    if isinstance(error, torch.OutOfMemoryError) or any(phrase in str(error) for phrase in _PHRASES):
+    if isinstance(error, torch.OutOfMemoryError):
         return True
+    if any(phrase in str(error) for phrase in _PHRASES):
+        return True
+
     # a capture that fails for lack of memory ends with an error about the capture
     earlier = error.__cause__ or error.__context__
     return earlier is not None and is_out_of_memory(earlier)
@@ -62,10 +65,15 @@ def measured(error: BaseException, device: torch.device) -> Memory | None:
     """The device's memory while ``error`` is handled, so that the failed tensors are still held; None on a CPU."""
     if device.type != "cuda":
         return None
-    held, reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
+    held = torch.cuda.memory_allocated(device)
+    reserved = torch.cuda.memory_reserved(device)
     free, _ = torch.cuda.mem_get_info(device)
+
+    tried = 0
     match = _TRIED.search(str(error))
-    tried = int(float(match[1]) * _UNITS[match[2]]) if match else 0
+    if match:
+        number, unit = match.groups()
+        tried = int(float(number) * _UNITS[unit])
     return Memory(held, tried, usable=free + reserved)
 
 
@@ -76,6 +84,7 @@ def what_would_fit(attempt: Attempt | None, memory: Memory | None) -> str:
     """
     if attempt is None:
         return "a smaller model, or fewer open ones, would fit"
+
     size = f"{attempt.width}x{attempt.height}"
     if attempt.lanes > 1:
         size += f" in {attempt.lanes} slots"
@@ -84,7 +93,8 @@ def what_would_fit(attempt: Attempt | None, memory: Memory | None) -> str:
 
     needed = max(1, memory.held - attempt.rest + memory.tried)
     available = max(0, memory.usable - attempt.rest)
-    smaller = _smaller(attempt, min(_MARGIN, _MARGIN * available / needed))
+    share = min(_MARGIN, _MARGIN * available / needed)
+    smaller = _smaller(attempt, share)
     return f"{size} needs {_mib(needed)} or more beside the weights, and {_mib(available)} are there; {smaller}"
 
 
@@ -95,18 +105,25 @@ def _smaller(attempt: Attempt, share: float) -> str:
     if attempt.lanes > 1 and slots >= 1:
         sizes.append(f"slots={slots}")
 
-    width, height = _side(attempt.width, share), _side(attempt.height, share)
+    width = _side(attempt.width, share)
+    height = _side(attempt.height, share)
     if min(width, height) >= _STEP:
         sizes.append(f"{width}x{height}")
-    return f"about {' or '.join(sizes)} would fit" if sizes else "no size of it would fit"
+
+    if not sizes:
+        return "no size of it would fit"
+    return f"about {' or '.join(sizes)} would fit"
 
 
 def _side(pixels: int, share: float) -> int:
-    return int(pixels * math.sqrt(share)) // _STEP * _STEP
+    shrunk = int(pixels * math.sqrt(share))
+    return shrunk // _STEP * _STEP
 
 
 def _or_slots(attempt: Attempt) -> str:
-    return f", or fewer than {attempt.lanes} slots," if attempt.lanes > 1 else ""
+    if attempt.lanes <= 1:
+        return ""
+    return f", or fewer than {attempt.lanes} slots,"
 
 
 def _mib(count: int) -> str:

@@ -32,9 +32,10 @@ def product_dtype(device: torch.device, dtype: torch.dtype, *, simulate: bool = 
     if device.type != "cuda":
         raise BackendError(f"{needs}, not {device}; {_ALTERNATIVE}")
 
-    name, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
-    if capability < _OLDEST_CAPABILITY:
-        raise BackendError(f"{needs}; {name} has {capability[0]}.{capability[1]}; {_ALTERNATIVE}")
+    name = torch.cuda.get_device_name(device)
+    major, minor = torch.cuda.get_device_capability(device)
+    if (major, minor) < _OLDEST_CAPABILITY:
+        raise BackendError(f"{needs}; {name} has {major}.{minor}; {_ALTERNATIVE}")
 
     why = ""
     for written in dict.fromkeys((dtype, torch.bfloat16)):
@@ -57,5 +58,10 @@ def _why_not(device: torch.device, written: torch.dtype) -> str:
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError, AttributeError) as exc:  # refused on the host: torch looks before it launches
-        return (str(exc).splitlines() or [type(exc).__name__])[0]
-    return "" if ((sums - 17).abs() < 0.1).all() else f"16 · 1 · 1 + 1 came to {float(sums[0, 0]):g}"
+        lines = str(exc).splitlines()
+        return lines[0] if lines else type(exc).__name__
+
+    is_close = (sums - 17).abs() < 0.1
+    if is_close.all():
+        return ""
+    return f"16 · 1 · 1 + 1 came to {float(sums[0, 0]):g}"

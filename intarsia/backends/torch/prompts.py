@@ -41,7 +41,8 @@ class PromptCache:
     """
 
     def __init__(self, parts: Parts, dtype: torch.dtype) -> None:
-        self._parts, self._dtype = parts, dtype
+        self._parts = parts
+        self._dtype = dtype
         self._prompts: Lru[_Key, EncodedPrompt] = Lru(None)
 
     def get(self, text: str, clip_skip: int, *, negative: bool) -> EncodedPrompt:
@@ -62,7 +63,9 @@ class PromptCache:
         encoding = self._parts.text.encode([text], clip_skip)
         if negative and not text and self._parts.zero_empty_prompt:
             encoding = encoding.zeros()
-        cross_kv = self._parts.unet.cross_kv(encoding.hidden.to(self._dtype))
+
+        hidden = encoding.hidden.to(self._dtype)
+        cross_kv = self._parts.unet.cross_kv(hidden)
         return EncodedPrompt(cross_kv, encoding.pooled, encoding.warnings)
 
     def _evict_surplus(self) -> None:

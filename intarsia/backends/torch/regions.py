@@ -68,7 +68,10 @@ def upload_regions(
             weighted=variant.weighted,
             reuse=reuse,
         )
-        protected = upload(region.protected, device) if variant.mask_aware else None
+
+        protected = None
+        if variant.mask_aware:
+            protected = upload(region.protected, device)
         uploaded.append(DeviceRegion(shape, protected))
     return tuple(uploaded)
 
@@ -82,20 +85,21 @@ def level_mergings(
         regions: of each lane; shapes must be equal.
         choices: of each lane, for each region ``[cells]``.
     """
-    levels = []
+    mergings = []
     for level, first in enumerate(regions[0]):
-        shape, protected = first.shape, None
+        shape = first.shape
+        protected = None
         if shape.is_protected:
             protected = torch.stack([cast(Tensor, lane[level].protected) for lane in regions])
-        levels.append(
-            LevelMerging(
-                height=shape.height,
-                width=shape.width,
-                merged=shape.merged,
-                choice=torch.stack([lane[level] for lane in choices]),
-                protected=protected,
-                weighted=shape.weighted,
-                reuse=shape.reuse,
-            )
+
+        merging = LevelMerging(
+            height=shape.height,
+            width=shape.width,
+            merged=shape.merged,
+            choice=torch.stack([lane[level] for lane in choices]),
+            protected=protected,
+            weighted=shape.weighted,
+            reuse=shape.reuse,
         )
-    return tuple(levels)
+        mergings.append(merging)
+    return tuple(mergings)

@@ -80,12 +80,12 @@ class TorchSession:
         convolutions: Sequence[str] = (),
     ) -> None:
         forms = check_forms(convolutions)
-        self.parts, self.device, self.image_prompts = parts, device, image_prompts
+        self.parts, self.image_prompts = parts, image_prompts
         self.files, self._merging = files, merging
+        self.device = device
         self.dtype = pick_dtype(device)
         self.fused = pick_kernels(execution.kernels, device)
         is_deterministic = device.type == "cpu" if execution.deterministic is None else execution.deterministic
-
         _set_up(parts, self.fused, forms)
 
         # UNet and VAE graphs share one memory pool; on out-of-memory each may free the other's graphs.
@@ -113,20 +113,23 @@ class TorchSession:
     def runtime(self) -> Runtime:
         """What runs, as far as it is known by now."""
         attention = self._attention.record if self.device.type == "cuda" else (("every shape", DEFAULT),)
+        refused = "" if self._capturer is None else self._capturer.refused
+
         notes = (*self.parts.notes, *self._vae.notes, *self.parts.precision_notes)
         if self.files is not None and self.files.reason:
             notes = (self.files.reason, *notes)
+        if refused:
+            notes = (*notes, refused)
 
-        capture = self._runtime.capture
-        if self._capturer is not None and self._capturer.refused:
-            notes, capture = (*notes, self._capturer.refused), "off"
+        capture = "off" if refused else self._runtime.capture
         return replace(self._runtime, attention=attention, notes=notes, capture=capture)
 
     @torch.inference_mode()
     def encode(self, inputs: Inputs) -> tuple[Conditioning, tuple[str, ...]]:
         """Encode prompts, image and mask; see :class:`intarsia.backends.protocol.Session`."""
         height, width = inputs.mask.shape
-        with self._working("encode the request", Attempt(width=width, height=height, rest=self._weight_bytes)):
+        attempt = Attempt(width=width, height=height, rest=self._weight_bytes)
+        with self._working("encode the request", attempt):
             prompts = self._encode_prompts(inputs)
             conditioning = self._conditioning(inputs, prompts)
 
@@ -144,11 +147,14 @@ class TorchSession:
             if conditioning.noise_fill:
                 image_latents = torch.where(conditioning.mask > 0.5, 0.0, image_latents)
 
-            buffer = torch.zeros(self._stepper.state_slots(table) + 2, *unit_noise.shape, device=self.device)
+            # state slots, guided prediction, fresh noise
+            count = self._stepper.state_slots(table) + 2
+            buffer = torch.zeros(count, *unit_noise.shape, device=self.device)
             buffer[0] = table.start_image * image_latents + table.start_noise * unit_noise
 
             cells = [region.shape.cells for region in conditioning.regions]
-            choices = draw_choices(noise, len(table.timesteps), cells)
+            choices = draw_choices(noise, len(table), cells)
+
             return State(
                 conditioning=conditioning,
                 table=table,
@@ -246,9 +252,11 @@ class TorchSession:
     def _settled_runtime(self, is_deterministic: bool, forms: frozenset[str]) -> Runtime:
         """What is known of the runtime from the beginning."""
         device = self.device
+        device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+        options = (("convolutions", "+".join(sorted(forms))),) if forms else ()
         return Runtime(
             backend="torch",
-            device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            device=device_name,
             dtype=str(self.dtype).removeprefix("torch."),
             deterministic=is_deterministic,
             versions=installed_versions(),
@@ -256,7 +264,7 @@ class TorchSession:
             kernels="fused" if self.fused else "plain",
             capture="off" if self._capturer is None else "on",
             precision=self.parts.precision,
-            options=(("convolutions", "+".join(sorted(forms))),) if forms else (),
+            options=options,
         )
 
     @contextmanager
@@ -282,7 +290,9 @@ class TorchSession:
     def _conditioning(self, inputs: Inputs, prompts: Sequence[EncodedPrompt]) -> Conditioning:
         latents = self._vae.encode(inputs.image, inputs.mask if self._is_inpainting else None)
         mask = upload(inputs.latent_mask, self.device)[None]
-        inpaint_latents = torch.cat([mask, latents[1]]).to(self.dtype) if self._is_inpainting else None
+        inpaint_latents = None
+        if self._is_inpainting:
+            inpaint_latents = torch.cat([mask, latents[1]]).to(self.dtype)
 
         pooled = [prompt.pooled for prompt in prompts if prompt.pooled is not None]
         return Conditioning(
@@ -302,15 +312,19 @@ class TorchSession:
         """Keys and values of the IP adapter's image for each branch, ``[branches, m, K]``."""
         if self.image_prompts is None or inputs.image_prompt is None:
             return None
+
         both_branches = self.image_prompts.image_kv(inputs.image_prompt, inputs.image_scale)
-        return both_branches if inputs.guidance_scale > 1 else both_branches[1:]
+        if inputs.guidance_scale > 1:
+            return both_branches
+        return both_branches[1:]
 
     def _time_ids(self, inputs: Inputs) -> Tensor | None:
         """SDXL's sizes (Podell et al. 2023, section 2.2): original and target are the generation size."""
         if self.parts.unet.add_embedding is None:
             return None
         height, width = inputs.mask.shape
-        return upload(np.array([[height, width, 0, 0, height, width]], np.float32), self.device)
+        time_ids = np.array([[height, width, 0, 0, height, width]], np.float32)
+        return upload(time_ids, self.device)
 
     def _embed_rows(self, conditioning: Conditioning, table: Table) -> Tensor:
         """``[R, 1 or branches, T]``: time embeddings of all rows, each branch with its own pooled text."""
@@ -318,13 +332,17 @@ class TorchSession:
         pooled: Sequence[Tensor | None] = [None]
         if conditioning.pooled is not None:
             pooled = torch.split(conditioning.pooled, 1)
+
         embed = self.parts.unet.embed
-        return torch.stack([embed(timesteps, text, conditioning.time_ids) for text in pooled], dim=1)
+        branches = [embed(timesteps, text, conditioning.time_ids) for text in pooled]
+        return torch.stack(branches, dim=1)
 
     def _regions(self, inputs: Inputs) -> tuple[DeviceRegion, ...]:
         """Where tokens merge; counted on the host, where the mask is."""
-        settings, mask = inputs.token_merging, inputs.latent_mask
-        map_sizes = self.parts.unet.attention_sizes(*mask.shape)
+        settings = inputs.token_merging
+        mask = inputs.latent_mask
+        height, width = mask.shape
+        map_sizes = self.parts.unet.attention_sizes(height, width)
         regions = find_regions(settings, map_sizes, mask, mask_aware=self._merging.mask_aware)
         return upload_regions(regions, self.device, reuse=settings.reuse, variant=self._merging)
 

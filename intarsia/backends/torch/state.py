@@ -110,14 +110,20 @@ class State:
         """Equal for lanes that can be evaluated in one batch."""
         conditioning = self.conditioning
         channels, height, width = self.noise.shape
-        inpaint_latents, image_kv = conditioning.inpaint_latents, conditioning.image_kv
+        inpaint_channels = 0
+        if conditioning.inpaint_latents is not None:
+            inpaint_channels = conditioning.inpaint_latents.shape[0]
+        image_tokens = 0
+        if conditioning.image_kv is not None:
+            image_tokens = conditioning.image_kv.shape[1]
+
         return BatchKey(
             latents=(channels, height, width),
-            inpaint_channels=0 if inpaint_latents is None else inpaint_latents.shape[0],
+            inpaint_channels=inpaint_channels,
             branches=self.branches,
             state_slots=self.buffer.shape[0] - 2,
             tokens=conditioning.cross_kv.shape[1],
-            image_tokens=0 if image_kv is None else image_kv.shape[1],
+            image_tokens=image_tokens,
             has_branch_embeddings=self.input_copies > 1,
             regions=tuple(region.shape for region in conditioning.regions),
         )
@@ -130,5 +136,6 @@ def batches(steps: Sequence[Step], *, alone: bool) -> list[list[Step]]:
 
     by_key: dict[BatchKey, list[Step]] = {}
     for step in steps:
-        by_key.setdefault(step.state.batch_key, []).append(step)
+        key = step.state.batch_key
+        by_key.setdefault(key, []).append(step)
     return list(by_key.values())

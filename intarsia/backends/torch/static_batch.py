@@ -61,7 +61,8 @@ class Capacity:
 
     def holds(self, other: Capacity) -> bool:
         """Whether everything that ``other`` holds fits here."""
-        return self.lanes >= other.lanes and self.rows >= other.rows and self.langevin >= other.langevin
+        is_large_enough = self.lanes >= other.lanes and self.rows >= other.rows
+        return is_large_enough and self.langevin >= other.langevin
 
     def joined(self, other: Capacity) -> Capacity:
         """The smallest capacity that holds both."""
@@ -83,7 +84,10 @@ class StaticBatch:
     def __init__(
         self, network: Network, key: BatchKey, capacity: Capacity, template: State, *, search: bool = False
     ) -> None:
-        self.key, self.capacity, self.searched, self._network = key, capacity, search, network
+        self.key = key
+        self.capacity = capacity
+        self.searched = search
+        self._network = network
         self._rows: dict[State, int] = {}
         self._positions: list[State | None] = [None] * capacity.lanes
         self._allocate(template)
@@ -127,8 +131,9 @@ class StaticBatch:
                 self.add(step)
                 has_new_rows = True
             if step.noise is not None:
-                noise = self._lanes.state[self._index_of(step.state), -1]
-                _copy_from_host(noise, step.noise)
+                index = self._index_of(step.state)
+                _copy_from_host(self._lanes.state[index, -1], step.noise)
+
         if has_new_rows:
             first_input(self._lanes, fused=self._network.fused)
 
@@ -139,6 +144,7 @@ class StaticBatch:
             free_index = self._positions.index(None)
             self._positions[free_index] = state
             self._fill(free_index, state)
+
         self._cursor[self._index_of(state)].fill_(step.row)
         self._rows[state] = step.row
 
@@ -178,26 +184,32 @@ class StaticBatch:
 
     def _fill(self, index: int, state: State) -> None:
         """Copy the lane's own tensors to its position; all of them are on the device."""
-        lanes, slots, rows = self._lanes, self.key.state_slots, len(state.packed_table)
+        lanes = self._lanes
+        conditioning = state.conditioning
+        slots = self.key.state_slots
+        rows = len(state.packed_table)
+
         lanes.state[index].zero_()  # what an earlier lane left may not be finite
         lanes.state[index, :slots].copy_(state.buffer[:slots])
         lanes.records[index, :rows].copy_(state.packed_table)
-        lanes.guidance[index].fill_(state.conditioning.guidance_scale)
+        lanes.guidance[index].fill_(conditioning.guidance_scale)
         self._embeddings[index, :rows].copy_(state.embeddings)
 
-        self._fill_conditioning(index, state.conditioning)
+        self._fill_conditioning(index, conditioning)
         if lanes.noise is not None:
             lanes.noise[index].copy_(state.noise)
 
         for buffer, destinations in zip(self._choices, state.choices, strict=True):
             buffer[index, :rows, 0].copy_(destinations)
-        for merging, region in zip(self._merging, state.conditioning.regions, strict=True):
+        for merging, region in zip(self._merging, conditioning.regions, strict=True):
             if merging.protected is not None and region.protected is not None:
                 merging.protected[index].copy_(region.protected)
 
     def _fill_conditioning(self, index: int, conditioning: Conditioning) -> None:
-        lanes, count = self._lanes, self.key.branches
-        branches = slice(index * count, (index + 1) * count)
+        lanes = self._lanes
+        count = self.key.branches
+        first = index * count
+        branches = slice(first, first + count)
         self._cross_kv[branches].copy_(conditioning.cross_kv)
         if self._image_kv is not None and conditioning.image_kv is not None:
             self._image_kv[branches].copy_(conditioning.image_kv)
@@ -210,15 +222,21 @@ class StaticBatch:
 
     def _evaluate(self) -> None:
         """The work of a step. In an empty batch it changes nothing."""
-        lanes, fused = self._lanes, self._network.fused
-        for table, row_choices in zip(self._choices, self._row_choices, strict=True):
-            pick_rows(table, self._cursor, row_choices, fused=fused)
+        lanes = self._lanes
+        fused = self._network.fused
+        for choices, row_choices in zip(self._choices, self._row_choices, strict=True):
+            pick_rows(choices, self._cursor, row_choices, fused=fused)
         pick_rows(self._embeddings, self._cursor, self._row_embeddings, lanes.row, fused=fused)
 
         output = self._network.unet(
-            lanes.network_input, self._row_embeddings, self._cross_kv, self._image_kv, self._merging
+            lanes.network_input,
+            self._row_embeddings,
+            self._cross_kv,
+            self._image_kv,
+            self._merging,
         )
-        advance(lanes, output.contiguous(memory_format=torch.channels_last), fused=fused)
+        output = output.contiguous(memory_format=torch.channels_last)
+        advance(lanes, output, fused=fused)
 
     def _allocate(self, template: State) -> None:
         """All buffers, zero."""
@@ -228,8 +246,11 @@ class StaticBatch:
         self._allocate_merging(self.key.regions)
 
     def _step_lanes(self) -> StepLanes:
-        key, capacity, dtype = self.key, self.capacity, self._network.dtype
+        key = self.key
+        capacity = self.capacity
         count = capacity.lanes
+        dtype = self._network.dtype
+
         channels, height, width = key.latents
         network_channels = channels + key.inpaint_channels
         network_input = self._zeros((key.input_copies * count, network_channels, height, width), dtype)
@@ -239,7 +260,8 @@ class StaticBatch:
             inpaint_latents = self._zeros((count, key.inpaint_channels, height, width), dtype)
         else:  # the loop itself keeps the known region
             mask = self._zeros((count, 1, height, width))
-            image_latents, noise = self._zeros((count, *key.latents)), self._zeros((count, *key.latents))
+            image_latents = self._zeros((count, *key.latents))
+            noise = self._zeros((count, *key.latents))
 
         return StepLanes(
             state=self._zeros((count, key.state_slots + 2, channels, height, width)),
@@ -258,14 +280,16 @@ class StaticBatch:
 
     def _allocate_conditioning(self, template: State) -> None:
         """Time embeddings of all rows and of the current one; keys and values of prompts and images."""
-        key, count = self.key, self.capacity.lanes
-        embeddings, cross_kv = template.embeddings, template.conditioning.cross_kv
-        samples, width = count * key.branches, embeddings.shape[2]
+        key = self.key
+        count = self.capacity.lanes
+        samples = count * key.branches
 
-        copies = key.branches if key.has_branch_embeddings else 1
-        self._embeddings = self._zeros((count, self.capacity.rows, copies, width), embeddings.dtype)
+        embeddings = template.embeddings
+        width = embeddings.shape[2]
+        self._embeddings = self._zeros((count, self.capacity.rows, key.input_copies, width), embeddings.dtype)
         self._row_embeddings = self._zeros((samples, width), embeddings.dtype)
 
+        cross_kv = template.conditioning.cross_kv
         kv_width = cross_kv.shape[2]
         self._cross_kv = self._zeros((samples, key.tokens, kv_width), cross_kv.dtype)
         self._image_kv = None
@@ -274,17 +298,21 @@ class StaticBatch:
 
     def _allocate_merging(self, regions: Sequence[RegionShape]) -> None:
         """Destinations of all rows and of the current one, and what is protected, for each region."""
-        count, rows = self.capacity.lanes, self.capacity.rows
+        count = self.capacity.lanes
+        rows = self.capacity.rows
         self._choices = [self._zeros((count, rows, 1, region.cells), torch.uint8) for region in regions]
         self._row_choices = [self._zeros((count, region.cells), torch.uint8) for region in regions]
-        self._merging = tuple(
-            self._level_merging(region, choice) for region, choice in zip(regions, self._row_choices, strict=True)
-        )
+
+        mergings = []
+        for region, row_choices in zip(regions, self._row_choices, strict=True):
+            mergings.append(self._level_merging(region, row_choices))
+        self._merging = tuple(mergings)
 
     def _level_merging(self, region: RegionShape, choice: Tensor) -> LevelMerging:
         protected = None
         if region.is_protected:
-            protected = self._zeros((self.capacity.lanes, region.height * region.width), torch.bool)
+            tokens = region.height * region.width
+            protected = self._zeros((self.capacity.lanes, tokens), torch.bool)
         return LevelMerging(
             height=region.height,
             width=region.width,

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from intarsia.kernels.launch import ceil_div
+
 __all__ = ["Tiling", "in_tiles"]
 
 # Sides and overlap in latents: 512 and 128 pixels at a factor of 8.
@@ -34,19 +36,25 @@ def in_tiles(call: Callable[[Tensor], Tensor], whole: Tensor, tiling: Tiling) ->
 
     The result is not the same to the last bit: norms are computed over one tile at a time.
     """
-    sides = [round(side * tiling.scale) for side in whole.shape[2:]]
-    total = torch.zeros(len(whole), tiling.channels, *sides, device=whole.device)
-    weights = torch.zeros(*sides, device=whole.device)
+    batch, _, height, width = whole.shape
+    device = whole.device
+    sides = (round(height * tiling.scale), round(width * tiling.scale))
     edge = round(_OVERLAP * tiling.grain * tiling.scale)
+    total = torch.zeros(batch, tiling.channels, *sides, device=device)
+    weights = torch.zeros(*sides, device=device)
 
-    for rows in _spans(whole.shape[2], tiling.grain):
-        for columns in _spans(whole.shape[3], tiling.grain):
-            tile = whole[:, :, rows, columns].contiguous(memory_format=torch.channels_last)
+    for rows in _spans(height, tiling.grain):
+        for columns in _spans(width, tiling.grain):
+            tile = whole[:, :, rows, columns]
+            tile = tile.contiguous(memory_format=torch.channels_last)
             output = call(tile).float()
-            vertical, horizontal = (_ramp(side, edge, whole.device) for side in output.shape[2:])
+
+            vertical = _ramp(output.shape[2], edge, device)
+            horizontal = _ramp(output.shape[3], edge, device)
             soft = vertical[:, None] * horizontal
 
-            out_rows, out_columns = _scaled(rows, tiling.scale), _scaled(columns, tiling.scale)
+            out_rows = _scaled(rows, tiling.scale)
+            out_columns = _scaled(columns, tiling.scale)
             total[:, :, out_rows, out_columns] += output * soft
             weights[out_rows, out_columns] += soft
     return total / weights
@@ -60,17 +68,24 @@ def _spans(count: int, grain: int) -> Iterator[slice]:
         yield slice(0, count)
         return
 
-    tiles = -(-(latents - _OVERLAP) // (side - _OVERLAP))
+    tiles = ceil_div(latents - _OVERLAP, side - _OVERLAP)
+    last_start = latents - side
     for tile in range(tiles):
-        start = tile * (latents - side) // (tiles - 1)
-        yield slice(start * grain, (start + side) * grain)
+        start = tile * last_start // (tiles - 1)
+        stop = start + side
+        yield slice(start * grain, stop * grain)
 
 
 def _scaled(span: slice, scale: float) -> slice:
-    return slice(round(span.start * scale), round(span.stop * scale))
+    start = round(span.start * scale)
+    stop = round(span.stop * scale)
+    return slice(start, stop)
 
 
 def _ramp(count: int, edge: int, device: torch.device) -> Tensor:
     """Weights that fall towards both ends, but not to 0."""
     positions = torch.arange(count, device=device, dtype=torch.float32)
-    return torch.minimum(positions + 1, count - positions).clamp(max=edge) / edge
+    from_start = positions + 1
+    from_end = count - positions
+    nearer = torch.minimum(from_start, from_end)
+    return nearer.clamp(max=edge) / edge

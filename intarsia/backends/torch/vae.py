@@ -57,7 +57,10 @@ class VaeRunner:
         capturer: GraphCapturer | None = None,
         free_others: Callable[[], None] = lambda: None,
     ) -> None:
-        self._vae, self._device, self._fused, self._free_others = vae, device, fused, free_others
+        self._vae = vae
+        self._device = device
+        self._fused = fused
+        self._free_others = free_others
         self._dtype = next(cast(nn.Module, vae).parameters()).dtype
 
         # Pasting need not wait for what is under way on the main stream.
@@ -97,9 +100,11 @@ class VaeRunner:
         Raises:
             NotFinite: the decoder's output is not; there is no image in it.
         """
-        height, width = (self._vae.factor * side for side in latents.shape[2:])
+        latent_height, latent_width = latents.shape[2:]
+        factor = self._vae.factor
+        work = _Work("decoded", factor * latent_height, factor * latent_width)
         ways: list[Function] = [self._decode_whole, self._decode_in_tiles]
-        levels, is_finite = self._first_that_fits(_Work("decoded", height, width), ways, [latents])
+        levels, is_finite = self._first_that_fits(work, ways, [latents])
 
         image = levels[0].cpu().numpy()  # the one wait for the device; what follows is there by then
         if not bool(is_finite):
@@ -119,7 +124,8 @@ class VaeRunner:
 
         with self._on_paste_stream():
             inputs = [upload(np.array(array), self._device) for array in (base, over, weights)]
-            return paste(*inputs, fused=self._fused).cpu().numpy()
+            pasted = paste(*inputs, fused=self._fused)
+            return pasted.cpu().numpy()
 
     def free_graphs(self) -> None:
         """Release what was captured; a size that comes again is captured again."""
@@ -132,16 +138,20 @@ class VaeRunner:
         return torch.cuda.stream(self._paste_stream)
 
     def _encode_together(self, levels: Tensor, *kept: Tensor) -> tuple[Tensor]:
-        return (self._vae.encode(self._images(levels, *kept)).float(),)
+        images = self._images(levels, *kept)
+        latents = self._vae.encode(images)
+        return (latents.float(),)
 
     def _encode_one_by_one(self, levels: Tensor, *kept: Tensor) -> tuple[Tensor]:
-        latents = [self._vae.encode(image[None]) for image in self._images(levels, *kept)]
+        images = self._images(levels, *kept)
+        latents = [self._vae.encode(image[None]) for image in images]
         return (torch.cat(latents).float(),)
 
     def _encode_in_tiles(self, levels: Tensor, *kept: Tensor) -> tuple[Tensor]:
         vae = self._vae
         tiling = Tiling(grain=vae.factor, scale=1 / vae.factor, channels=vae.latent_channels)
-        latents = [in_tiles(vae.encode, image[None], tiling) for image in self._images(levels, *kept)]
+        images = self._images(levels, *kept)
+        latents = [in_tiles(vae.encode, image[None], tiling) for image in images]
         return (torch.cat(latents),)
 
     def _images(self, levels: Tensor, *kept: Tensor) -> Tensor:
@@ -152,22 +162,28 @@ class VaeRunner:
             kept: bool ``[H, W]``, False is gray in the second image; without it there is no second.
         """
         image = levels.permute(2, 0, 1).float() / 127.5 - 1
-        images = torch.stack([image, *(image * pixels for pixels in kept)])
+        masked = [image * pixels for pixels in kept]
+        images = torch.stack([image, *masked])
         return images.to(self._dtype).contiguous(memory_format=torch.channels_last)
 
     def _decode_whole(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        return self._levels(self._vae.decode(self._decoder_input(latents)))
+        images = self._vae.decode(self._decoder_input(latents))
+        return self._levels(images)
 
     def _decode_in_tiles(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         tiling = Tiling(grain=1, scale=self._vae.factor, channels=3)
-        return self._levels(in_tiles(self._vae.decode, self._decoder_input(latents), tiling))
+        images = in_tiles(self._vae.decode, self._decoder_input(latents), tiling)
+        return self._levels(images)
 
     def _decoder_input(self, latents: Tensor) -> Tensor:
-        return latents.to(self._dtype).contiguous(memory_format=torch.channels_last)
+        rounded = latents.to(self._dtype)
+        return rounded.contiguous(memory_format=torch.channels_last)
 
     def _levels(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 ``[B, H, W, 3]``, and whether all of the decoder's output is finite."""
-        return to_levels(images, fused=self._fused), torch.isfinite(images).all()
+        levels = to_levels(images, fused=self._fused)
+        is_finite = torch.isfinite(images).all()
+        return levels, is_finite
 
     def _first_that_fits(self, work: _Work, ways: Sequence[Function], inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Run the first way that fits into the device's memory; the last is in tiles, and its failure is raised."""
@@ -179,6 +195,7 @@ class VaeRunner:
             except RuntimeError as exc:
                 if not is_out_of_memory(exc) or index == len(ways) - 1:
                     raise
+
             # Outside the `except`: its traceback would keep the failed tensors alive.
             self._attempts_failed[work] = index + 1
             if index + 1 == len(ways) - 1:

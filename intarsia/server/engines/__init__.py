@@ -1,0 +1,1 @@
+"""Jobs on engines: the hosts that run them, and the way between store and host."""

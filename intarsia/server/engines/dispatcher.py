@@ -1,0 +1,198 @@
+"""Takes queued jobs from the store to the engine host, and their ends back to the store."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from intarsia.engine.result import Progress
+from intarsia.errors import IntarsiaError
+from intarsia.server.engines.estimates import Throughput
+from intarsia.server.engines.events import JobEvent, JobEvents
+from intarsia.server.engines.host import EngineHost
+from intarsia.server.engines.previews import Preview
+from intarsia.server.store.jobs import Done, Ended, Failed, Job, Stopped
+from intarsia.server.store.leases import HEARTBEAT
+from intarsia.server.store.store import Store
+from intarsia.threads import start_thread
+
+__all__ = ["MAX_ATTEMPTS", "Dispatcher"]
+
+log = logging.getLogger("intarsia")
+
+MAX_ATTEMPTS = 50
+"""Times that a job is begun. One that ends its engine or its server each time would otherwise be run forever."""
+
+# Seconds between looks at the store for what other processes have queued or cancelled, and between tries of a store
+# that fails.
+_LOOK = 1.0
+
+
+class Dispatcher:
+    """One thread between the store and an engine host; a :class:`intarsia.server.engines.host.Listener`.
+
+    Args:
+        server: name of this process in the store.
+        on_end: called with the id of each job whose end has been stored.
+        shared: other processes use the same store, so it is looked at without being woken.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        events: JobEvents,
+        *,
+        server: str,
+        on_end: Callable[[int], None] = lambda job_id: None,
+        shared: bool = False,
+    ) -> None:
+        self.throughput = Throughput()
+        # Called once, with a sentence, where no engine can be opened at all.
+        self.on_failure: Callable[[str], None] = lambda problem: None
+        self._store, self._events, self._server = store, events, server
+        self._on_end, self._shared = on_end, shared
+        self._host: EngineHost | None = None
+        self._changed = threading.Condition()
+        self._running: dict[int, Job] = {}
+        # Ends that are not stored yet, because the store failed: tried until it takes them.
+        self._ended: list[tuple[Job, Ended]] = []
+        self._awake, self._stopping = True, False
+        self._next_heartbeat = 0.0
+        self._thread: threading.Thread | None = None
+
+    def start(self, host: EngineHost) -> None:
+        """Begin with whatever is queued, or was running on a server that has ended."""
+        self._host = host
+        self._store.requeue_lost(self._server)
+        self._thread = start_thread(self._run, "intarsia-dispatcher")
+
+    def wake(self) -> None:
+        """Look for queued jobs now."""
+        with self._changed:
+            self._awake = True
+            self._changed.notify_all()
+
+    def cancel(self, job_id: int) -> Job | None:
+        """Cancel a job in the store and, where it runs here, in its host; None where there is no such job."""
+        job = self._store.cancel(job_id)
+        if job is not None and job.state == "running" and self._host is not None:
+            self._host.cancel(job_id)
+        if job is not None and job.is_ended:
+            self._events.publish(JobEvent(job_id=job_id, kind="state"))
+            self._on_end(job_id)
+        return job
+
+    def stop(self) -> None:
+        """Stop what runs, queue it again in the store, and end the thread."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+        if self._host is not None:
+            self._host.close()
+        self._store_ends()
+
+    def progressed(self, job_id: int, progress: Progress) -> None:
+        self._events.publish(JobEvent(job_id=job_id, kind="step", progress=progress))
+
+    def previewed(self, job_id: int, preview: Preview) -> None:
+        self._events.publish(JobEvent(job_id=job_id, kind="preview", preview=preview))
+
+    def ended(self, job_id: int, ended: Ended) -> None:
+        with self._changed:
+            job = self._running.pop(job_id, None)
+            if job is not None:
+                self._ended.append((job, ended))
+            self._changed.notify_all()
+
+    def has_room(self) -> None:
+        self.wake()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(self._has_work, _LOOK if self._shared or self._ended else None)
+                if self._stopping:
+                    return
+                self._awake = False
+            if self._host is not None and self._host.problem:
+                self.on_failure(self._host.problem)
+                return
+            try:
+                self._store_ends()
+                self._keep_lease()
+                self._start_jobs()
+                self._pass_on_cancels()
+            except IntarsiaError as exc:  # of the store: a full disk, a database that is away
+                log.error("the job store fails, and is tried again: %s", exc)
+                with self._changed:
+                    self._changed.wait_for(lambda: self._stopping, _LOOK)
+                    self._awake = True
+
+    def _has_work(self) -> bool:
+        return self._awake or self._stopping or bool(self._ended)
+
+    def _keep_lease(self) -> None:
+        """Say that this server is alive, and take over from those that are not."""
+        if not self._shared or time.monotonic() < self._next_heartbeat:
+            return
+        self._store.heartbeat(self._server)
+        self._store.requeue_lost(self._server)
+        self._next_heartbeat = time.monotonic() + HEARTBEAT
+
+    def _start_jobs(self) -> None:
+        assert self._host is not None
+        with self._changed:
+            room = self._host.capacity - len(self._running)
+        if room <= 0:
+            return
+        for job in self._store.claim(self._server, room):
+            self._start(self._host, job)
+
+    def _start(self, host: EngineHost, job: Job) -> None:
+        with self._changed:
+            # It was taken from this server, which seemed dead, and never stopped here.
+            is_running = job.id in self._running
+            self._running[job.id] = job
+        if is_running:
+            return
+        self.throughput.began(job.id)
+        self._events.publish(JobEvent(job_id=job.id, kind="state"))
+        if job.attempts > MAX_ATTEMPTS:
+            reason = f"given up: begun {MAX_ATTEMPTS} times, and each time the engine or the server ended"
+            self.ended(job.id, Failed(reason, "server"))
+            return
+        host.start(job)
+
+    def _pass_on_cancels(self) -> None:
+        """What another process has asked to be cancelled."""
+        if not self._shared or self._host is None:
+            return
+        for job_id in self._store.cancel_asked(self._server):
+            self._host.cancel(job_id)
+
+    def _store_ends(self) -> None:
+        while True:
+            with self._changed:
+                if not self._ended:
+                    return
+                job, ended = self._ended[0]
+            self._store_end(job, ended)
+            with self._changed:
+                self._ended.pop(0)
+                self._awake = True
+
+    def _store_end(self, job: Job, ended: Ended) -> None:
+        if isinstance(ended, Stopped):
+            if ended.lost:
+                self._store.requeue(job)
+            else:
+                self._store.cancelled(job)
+        else:
+            self._store.finish(job, ended)
+        self.throughput.ended(job.id, job.lane_rows if isinstance(ended, Done) else 0)
+        self._events.publish(JobEvent(job_id=job.id, kind="state"))
+        self._on_end(job.id)

@@ -1,0 +1,37 @@
+"""The choice of an engine host: engines in processes of their own, one for each device, or one in this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from intarsia.server.engines.host import EngineHost, JobRunner, Listener, open_engine
+from intarsia.server.engines.process_host import ManyHosts, ProcessHost
+from intarsia.server.settings import ServeSettings
+from intarsia.server.store.files import FileStore, LocalFiles
+from intarsia.server.store.remote_files import RemoteFiles
+
+__all__ = ["open_files", "open_host"]
+
+
+def open_files(data: Path, url: str) -> FileStore:
+    """The store of inputs and outputs: at an fsspec URL, or, where that is empty, in the folder ``data``.
+
+    Raises:
+        OutputError, RequestError, BackendError: it cannot be opened.
+    """
+    return RemoteFiles(url) if url else LocalFiles(data)
+
+
+def open_host(settings: ServeSettings, files: FileStore, listener: Listener) -> EngineHost:
+    """Open the engine, or one for each device.
+
+    Raises:
+        BackendError: an engine in this process cannot be opened.
+    """
+    engine = settings.engine
+    if len(engine.devices) == 1 and not settings.isolate:
+        return JobRunner(open_engine(engine, engine.devices[0]), files, listener)
+
+    # A device may be named again: each has an engine of its own.
+    hosts = [ProcessHost(settings, device, listener) for device in engine.devices]
+    return hosts[0] if len(hosts) == 1 else ManyHosts(hosts)

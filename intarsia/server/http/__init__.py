@@ -1,0 +1,1 @@
+"""HTTP before the routes: connections, guards, keys and limits, and errors as replies."""

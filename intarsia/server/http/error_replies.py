@@ -1,0 +1,75 @@
+"""Errors as documented replies, with the HTTP status that goes with each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import Response
+
+from intarsia.endpoints.answer import without_paths
+from intarsia.endpoints.replies import error_reply, in_documented_names
+from intarsia.errors import IntarsiaError, RequestError, WeightsError, named
+from intarsia.redact import without_key
+from intarsia.registry.registry import Registry
+from intarsia.server.admission import Overloaded
+from intarsia.server.store.store import QueueFull
+
+__all__ = ["RETRY_AFTER", "HttpError", "error_response", "json_response"]
+
+RETRY_AFTER = 5
+"""Seconds after which a client that met a full queue, or a busy server, may ask again."""
+
+
+class HttpError(IntarsiaError):
+    """A request that is answered with a certain HTTP status.
+
+    Args:
+        retry_after: seconds after which the client may try again, for body and header; None says nothing of it.
+    """
+
+    def __init__(self, status: int, message: str, *, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.status, self.retry_after = status, retry_after
+
+
+def error_response(error: IntarsiaError, registry: Registry, *, documented: bool = True) -> Response:
+    """The documented error reply: one line, without a key and without paths of this machine.
+
+    Args:
+        documented: fields have their documented names; False leaves the library's, and names the field in ``field``.
+    """
+    sentence = without_key(in_documented_names(str(error)) if documented else str(error))
+    if not isinstance(error, RequestError):
+        sentence = without_paths(sentence, registry)
+
+    retry_after = _retry_after(error)
+    body: dict[str, Any] = error_reply(sentence)
+    headers = {}
+    if isinstance(error, RequestError) and not documented:
+        body["field"] = named(error.field)
+    if retry_after is not None:
+        body["retry_after"] = retry_after
+        headers["Retry-After"] = str(retry_after)
+    return json_response(body, _status(error), headers)
+
+
+def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A body as JSON, in ASCII."""
+    content = json.dumps(body, ensure_ascii=True, allow_nan=False)
+    return Response(content, status, headers, "application/json")
+
+
+def _status(error: IntarsiaError) -> int:
+    if isinstance(error, HttpError):
+        return error.status
+    if isinstance(error, QueueFull | Overloaded):
+        return 429
+    return 400 if isinstance(error, RequestError | WeightsError) else 500
+
+
+def _retry_after(error: IntarsiaError) -> int | None:
+    if isinstance(error, HttpError):
+        return error.retry_after
+    return RETRY_AFTER if isinstance(error, QueueFull | Overloaded) else None

@@ -1,0 +1,1 @@
+"""The addresses that a server answers, and their replies."""

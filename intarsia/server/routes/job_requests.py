@@ -1,0 +1,82 @@
+"""The body of ``POST /jobs``: the library's request as JSON, or a form that brings the images as files."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from fastapi import Request
+from starlette.datastructures import FormData, UploadFile
+
+from intarsia.errors import RequestError, named
+from intarsia.server.http.requests import read_json
+
+__all__ = ["IMAGE_PARTS", "REQUEST_PART", "read_job_request"]
+
+REQUEST_PART = "request"
+IMAGE_PARTS = ("init_image", "mask_image", "ip_adapter_image")
+
+_PARTS = (REQUEST_PART, *IMAGE_PARTS)
+
+# Bytes of a part that is no file. How much a body may have as a whole is limited before it is read.
+_LONGEST_TEXT = 64 * 1024 * 1024
+
+
+async def read_job_request(request: Request) -> dict[str, Any]:
+    """The fields of an ``InpaintRequest``; images as text, or as the bytes of their files.
+
+    Raises:
+        RequestError: a body that is neither JSON nor such a form; the message names the part.
+    """
+    content_type = request.headers.get("content-type", "")
+    if content_type.partition(";")[0].strip().lower() != "multipart/form-data":
+        return await read_json(request)
+    async with request.form(max_files=len(_PARTS), max_fields=len(_PARTS), max_part_size=_LONGEST_TEXT) as form:
+        _check_names(form)
+        return await _fields(form)
+
+
+def _check_names(form: FormData) -> None:
+    """Each known part at most once."""
+    seen = set()
+    for name, _ in form.multi_items():
+        if name not in _PARTS:
+            known = ", ".join(_PARTS)
+            raise RequestError(name, message=f"{named(name)} is not a part of this form; its parts: {known}")
+        if name in seen:
+            raise RequestError(name, message=f"{name} is in the form twice")
+        seen.add(name)
+
+
+async def _fields(form: FormData) -> dict[str, Any]:
+    fields = _parsed(await _content(form[REQUEST_PART])) if REQUEST_PART in form else {}
+    for name in ("init_image", "mask_image"):
+        if name in form:
+            _set_image(fields, name, name, await _content(form[name]))
+
+    if "ip_adapter_image" in form:
+        adapter = fields.get("ip_adapter")
+        if not isinstance(adapter, dict):
+            raise RequestError("ip_adapter", message="ip_adapter_image needs an ip_adapter with its id in the request")
+        _set_image(adapter, "image", "ip_adapter_image", await _content(form["ip_adapter_image"]))
+    return fields
+
+
+def _parsed(content: str | bytes) -> dict[str, Any]:
+    try:
+        fields = json.loads(content)
+    except (ValueError, RecursionError):
+        raise RequestError(REQUEST_PART, message=f"the part {REQUEST_PART} is not valid JSON") from None
+    if not isinstance(fields, dict):
+        raise RequestError(REQUEST_PART, message=f"the part {REQUEST_PART} must be a JSON object")
+    return fields
+
+
+def _set_image(fields: dict[str, Any], name: str, part: str, content: str | bytes) -> None:
+    if fields.get(name) is not None:
+        raise RequestError(part, message=f"{part} is both in the request and a part of the form")
+    fields[name] = content
+
+
+async def _content(part: UploadFile | str) -> str | bytes:
+    return part if isinstance(part, str) else await part.read()

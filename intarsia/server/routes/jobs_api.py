@@ -1,0 +1,118 @@
+"""Our own API of jobs: accept, show, list, cancel, and follow them as they run."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from anyio import to_thread
+from fastapi import APIRouter, Request, Response
+
+from intarsia.errors import RequestError
+from intarsia.server.engines.previews import PREVIEW_EVERY
+from intarsia.server.http.error_replies import HttpError, json_response
+from intarsia.server.http.requests import as_job_id, base_url, owner_of, services_of
+from intarsia.server.routes.job_events import stream
+from intarsia.server.routes.job_requests import read_job_request
+from intarsia.server.routes.job_view import job_view
+from intarsia.server.store.jobs import UPLOAD, Job
+
+__all__ = ["MOST_JOBS", "job_routes"]
+
+MOST_JOBS = 200
+"""Jobs in one reply of ``GET /jobs``."""
+
+_JOBS = 50
+
+
+def job_routes() -> APIRouter:
+    """``/jobs``, ``/jobs/{id}`` and ``/jobs/{id}/events``."""
+    router = APIRouter()
+    add = partial(router.add_api_route, include_in_schema=False)
+    add("/jobs", _accept, methods=["POST"])
+    add("/jobs", _page, methods=["GET"])
+    add("/jobs/{job_id}", _show, methods=["GET"])
+    add("/jobs/{job_id}", _cancel, methods=["DELETE"])
+    add("/jobs/{job_id}/events", _events, methods=["GET"])
+    return router
+
+
+async def _accept(request: Request) -> Response:
+    """Take a request in; the job is durable before the reply."""
+    services = services_of(request)
+    owner = owner_of(request)
+    every = _number(request, "preview_every", 0, 150, "a whole number between 0 and 150")
+    fields = await read_job_request(request)
+
+    accept = partial(
+        services.acceptance.library,
+        fields,
+        owner=owner,
+        idempotency_key=request.headers.get("Idempotency-Key"),
+        preview_every=PREVIEW_EVERY if every is None else every,
+    )
+    job = await to_thread.run_sync(accept, limiter=services.threads)
+    services.dispatcher.wake()
+
+    view = await _view(request, job)
+    return json_response(view, 201, {"Location": view["url"]})
+
+
+async def _page(request: Request) -> Response:
+    """Jobs of the owner, the newest first; ``cursor`` is the ``next`` of the page before."""
+    services = services_of(request)
+    owner = owner_of(request)
+    before = _number(request, "cursor", 1, 2**53, "the cursor of an earlier reply")
+    limit = _number(request, "limit", 1, MOST_JOBS, f"a whole number between 1 and {MOST_JOBS}") or _JOBS
+
+    def page() -> dict[str, Any]:
+        jobs = services.store.page(owner, before=before, most=limit + 1)
+        shown = jobs[:limit]
+        following = str(shown[-1].id) if len(jobs) > limit else None
+        return {"jobs": [job_view(job, services, base_url(request)) for job in shown], "next": following}
+
+    return json_response(await to_thread.run_sync(page))
+
+
+async def _show(request: Request, job_id: str) -> Response:
+    job = await _found(request, job_id)
+    return json_response(await _view(request, job))
+
+
+async def _cancel(request: Request, job_id: str) -> Response:
+    """Stop a job: at once where it is queued, at its next evaluation where it runs. An ended one stays as it is."""
+    job = await _found(request, job_id)
+    if not job.is_ended:
+        cancelled = await to_thread.run_sync(services_of(request).dispatcher.cancel, job.id)
+        job = cancelled or job
+    return json_response(await _view(request, job))
+
+
+async def _events(request: Request, job_id: str) -> Response:
+    """The job as it runs, as server-sent events."""
+    return stream(request, await _found(request, job_id))
+
+
+async def _found(request: Request, job_id: str) -> Job:
+    """The job of that id; one of another owner is as unknown as one that never was."""
+    owner = owner_of(request)
+    number = as_job_id(job_id)
+    job = await to_thread.run_sync(services_of(request).store.get, number) if number is not None else None
+    if job is None or job.endpoint == UPLOAD or job.owner != owner:
+        raise HttpError(404, "there is no job of that id")
+    return job
+
+
+async def _view(request: Request, job: Job) -> dict[str, Any]:
+    return await to_thread.run_sync(job_view, job, services_of(request), base_url(request))
+
+
+def _number(request: Request, name: str, low: int, high: int, allowed: str) -> int | None:
+    """A whole number of the query; None where it is not there."""
+    text = request.query_params.get(name)
+    if text is None:
+        return None
+    is_number = text.isascii() and text.isdigit() and len(text) <= 16
+    if not is_number or not low <= int(text) <= high:
+        raise RequestError(name, text, allowed)
+    return int(text)

@@ -1,0 +1,98 @@
+"""What is accepted is checked, fixed and kept, so that it gives the library's image whenever it is run."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("sqlalchemy", reason="needs the extra serve")
+
+import intarsia
+from intarsia.errors import RequestError, WeightsError
+from intarsia.images.access import Access
+from intarsia.images.metadata import read_metadata
+from intarsia.registry.registry import Registry
+from intarsia.server.acceptance import Acceptance, stored_request
+from intarsia.server.admission import Admission
+from intarsia.server.store.files import LocalFiles
+from intarsia.server.store.store import QueueFull, Store
+from tests.server.killed import documented_body
+from tests.server.running import Running, running
+
+
+@pytest.fixture
+def acceptance(tmp_path: Path) -> Iterator[Acceptance]:
+    store = Store(tmp_path / "jobs.sqlite3")
+    files, access = LocalFiles(tmp_path), Access(allow_paths=False)
+    yield Acceptance(registry=Registry(), files=files, store=store, queue=3, access=access, admission=Admission())
+    store.close()
+
+
+def _image(server: Running, url: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(server.client.get(url).content)))
+
+
+def test_a_seed_is_drawn_once_and_stored(acceptance):
+    first, second = (acceptance.documented(documented_body(1, seed=None), None) for _ in range(2))
+    assert first.request["seed"] != second.request["seed"]
+    assert first.meta["seed"] == first.request["seed"]
+    assert stored_request(first, acceptance.files).seed == first.request["seed"]
+
+
+def test_what_is_refused_leaves_nothing_behind(acceptance, tmp_path):
+    for wrong in ({"steps": 0}, {"mask_image": "bm8gaW1hZ2U="}, {"model_id": "none-such"}):
+        with pytest.raises((RequestError, WeightsError)):
+            acceptance.documented(documented_body(1, **wrong), None)
+    assert acceptance.store.counts() == {}
+    assert list((tmp_path / "inputs").iterdir()) == []
+
+
+def test_a_full_queue_is_found_before_anything_is_read(acceptance):
+    for number in range(3):
+        acceptance.documented(documented_body(number), None)
+    with pytest.raises(QueueFull):
+        acceptance.documented(documented_body(9, steps="nothing that could be read"), None)
+
+
+def test_a_repeated_request_is_not_read_again(acceptance):
+    first = acceptance.documented(documented_body(1), None, idempotency_key="once")
+    assert acceptance.documented(documented_body(2, steps="nothing"), None, idempotency_key="once").id == first.id
+
+
+@pytest.mark.parametrize("key", ["", "x" * 201, "two\nlines"])
+def test_an_idempotency_key_is_short_and_printable(acceptance, key):
+    with pytest.raises(RequestError, match="Idempotency-Key must be"):
+        acceptance.documented(documented_body(1), None, idempotency_key=key)
+
+
+def test_the_image_is_the_librarys_for_the_same_request(tmp_path):
+    fields: dict[str, Any] = {
+        name: value for name, value in documented_body(3).items() if name not in ("model_id", "safety_checker")
+    }
+    with running(tmp_path) as server, intarsia.Engine("null") as engine:
+        job = server.client.post("/jobs", json=fields).json()
+        with server.client.stream("GET", f"/jobs/{job['id']}/events") as events:
+            list(events.iter_lines())  # until it is done
+        [url] = server.client.get(f"/jobs/{job['id']}").json()["result"]["images"]
+        expected = engine.run(intarsia.InpaintRequest(**fields))
+        assert np.array_equal(_image(server, url), np.asarray(expected.images[0]))
+
+
+def test_an_image_that_is_its_own_mask_is_remarked_on(tmp_path):
+    body = documented_body(1)
+    with running(tmp_path) as server:
+        reply = server.client.post("/api/v6/images/inpaint", json={**body, "mask_image": body["init_image"]}).json()
+    assert "mask_image is the very image that is repainted" in reply["tip"]
+
+
+def test_the_file_says_how_it_was_made(tmp_path):
+    with running(tmp_path) as server:
+        reply = server.client.post("/api/v6/images/inpaint", json=documented_body(1)).json()
+        file = Image.open(io.BytesIO(server.client.get(reply["output"][0]).content))
+    assert read_metadata(file)["seed"] == 1
