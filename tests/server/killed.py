@@ -17,6 +17,8 @@ import httpx2
 import numpy as np
 from PIL import Image
 
+from tests.server.running import Running
+
 _ADDRESS = re.compile(r"serves on (http://\S+)")
 
 
@@ -94,7 +96,7 @@ class ServerProcess:
 class PatientClient:
     """Sends each request until it has an answer, with one idempotency key, as a careful client does."""
 
-    def __init__(self, server: ServerProcess) -> None:
+    def __init__(self, server: ServerProcess | Running) -> None:
         self._server = server
         self._client = httpx2.Client(timeout=30)
 

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from intarsia.cli import app
 from intarsia.errors import IntarsiaError
 from tests.server.killed import PatientClient, ServerProcess, documented_body
+from tests.server.running import running
 
 
 def _start(*options: str | Path) -> tuple[int, str]:
@@ -69,8 +70,8 @@ def test_a_setting_that_means_nothing_is_named(tmp_path, option, value, named):
 
 def test_a_data_folder_of_a_newer_version_is_left_alone(tmp_path):
     data = tmp_path / "data"
-    with ServerProcess(data, "--null") as server:
-        assert server.stop() == 0
+    with running(data):
+        pass
     with sqlite3.connect(data / "jobs.sqlite3") as database:
         database.execute("UPDATE schema_version SET version = 999")
     database.close()
@@ -79,12 +80,10 @@ def test_a_data_folder_of_a_newer_version_is_left_alone(tmp_path):
 
 
 def test_a_data_folder_has_one_server_at_a_time(tmp_path):
-    with ServerProcess(tmp_path / "data", "--null") as server:
+    with running(tmp_path / "data"):
         assert "is in use by a server" in _refused(tmp_path)
-
-        server.kill()  # its lock goes with it
-        server.start()
-        assert server.stop() == 0
+    with running(tmp_path / "data") as server:  # the lock has gone with the first one
+        assert server.client.get("/healthz").status_code == 200
 
 
 def test_a_model_that_is_missing_is_said_and_the_rest_runs(tmp_path):

@@ -5,15 +5,15 @@ from __future__ import annotations
 import base64
 import io
 import json
-import subprocess
-import sys
 import time
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from intarsia import cli
 from intarsia.schedulers import catalogue
 from intarsia.server.store.own_images import own_image
 from tests.server.conftest import PIXELS
@@ -25,9 +25,10 @@ PONY = "/api/v1/enterprise/pony"
 UPLOAD = "/api/v6/base64_to_url"
 
 
-def command(*arguments: object) -> Any:
+def command(*arguments: str) -> Any:
     """What the command line prints as JSON."""
-    done = subprocess.run([sys.executable, "-m", "intarsia", *arguments, "--json"], capture_output=True, check=True)
+    done = CliRunner().invoke(cli.app, [*arguments, "--json"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
     return json.loads(done.stdout)
 
 
@@ -147,9 +148,9 @@ def test_an_upload_is_no_job(server, image_file):
     assert server.client.post(f"/api/v6/images/fetch/{reply['id']}").status_code == 404
 
 
-def test_an_upload_is_stored_where_the_queue_is_full(server, image_file, monkeypatch):
-    monkeypatch.setattr(type(server.services.store), "_count", lambda *_: 10**9, raising=False)
-    monkeypatch.setattr(type(server.services.store), "_queued", lambda *_: 10**9, raising=False)
+def test_an_upload_is_stored_where_the_queue_is_full(server, job_fields, image_file, monkeypatch):
+    monkeypatch.setattr(type(server.services.store), "_queued", lambda *_: 10**9)
+    assert server.client.post("/jobs", json=job_fields).status_code == 429
     assert uploaded(server, image_file)["status"] == "success"
 
 

@@ -14,13 +14,15 @@ import pytest
 
 pytest.importorskip("uvicorn")
 
+from intarsia.server.settings import EngineSettings
 from tests.server.killed import PatientClient, ServerProcess, documented_body
+from tests.server.running import NULL, Running, running
 
-NULL = ("--null", "--wait", "0", "--queue", "1000")
+OPTIONS = ("--wait", "0", "--queue", "1000")
 SLOW_STEPS = {"INTARSIA_NULL_STEP_SECONDS": "0.02"}
 
 
-def _submit(server: ServerProcess, numbers: range, ids: dict[int, int]) -> None:
+def _submit(server: ServerProcess | Running, numbers: range, ids: dict[int, int]) -> None:
     with PatientClient(server) as client:
         for number in numbers:
             reply = client.post("/api/v6/images/inpaint", documented_body(number), key=f"number-{number}")
@@ -28,7 +30,7 @@ def _submit(server: ServerProcess, numbers: range, ids: dict[int, int]) -> None:
             ids[number] = reply["id"]
 
 
-def _outputs(server: ServerProcess, ids: dict[int, int]) -> dict[int, list[bytes]]:
+def _outputs(server: ServerProcess | Running, ids: dict[int, int]) -> dict[int, list[bytes]]:
     """The images of every job, as soon as it is done."""
     outputs = {}
     with PatientClient(server) as client:
@@ -40,13 +42,12 @@ def _outputs(server: ServerProcess, ids: dict[int, int]) -> dict[int, list[bytes
     return outputs
 
 
-def _uninterrupted(data: Path, jobs: int, options: tuple[str, ...]) -> dict[int, list[bytes]]:
+def _uninterrupted(data: Path, jobs: int, engine: EngineSettings) -> dict[int, list[bytes]]:
+    """The images of the same jobs, of a server in this process."""
     ids: dict[int, int] = {}
-    with ServerProcess(data, *options) as server:
+    with running(data, engine=engine, wait=0.0, queue=1000) as server:
         _submit(server, range(jobs), ids)
-        outputs = _outputs(server, ids)
-        assert server.stop() == 0
-    return outputs
+        return _outputs(server, ids)
 
 
 def _killed_at_random(
@@ -81,8 +82,9 @@ def _wait_for_a_running_job(database: Path) -> None:
             threading.Event().wait(0.02)
 
 
-def _check(tmp_path: Path, jobs: int, kills: int, options: tuple[str, ...] = NULL) -> None:
+def _check(tmp_path: Path, jobs: int, kills: int, engine: EngineSettings = NULL) -> None:
     chance, database = random.Random(7), tmp_path / "killed" / "jobs.sqlite3"
+    options = (*OPTIONS, "--backend", engine.backend)
     with ServerProcess(tmp_path / "killed", *options, environment=SLOW_STEPS) as server:
         outputs = _killed_at_random(server, database, jobs, kills, lambda: chance.uniform(0.0, 0.3))
         assert server.stop() == 0
@@ -92,11 +94,11 @@ def _check(tmp_path: Path, jobs: int, kills: int, options: tuple[str, ...] = NUL
         attempts = connection.execute("SELECT max(attempts) FROM jobs").fetchone()[0]
     assert states == {"done": jobs}
     assert attempts > 1  # some were running when the server was killed
-    assert outputs == _uninterrupted(tmp_path / "whole", jobs, options)
+    assert outputs == _uninterrupted(tmp_path / "whole", jobs, engine)
 
 
 def test_killed_servers_lose_no_job_and_run_none_twice(tmp_path):
-    _check(tmp_path, jobs=40, kills=3)
+    _check(tmp_path, jobs=30, kills=2)
 
 
 @pytest.mark.slow
@@ -108,4 +110,4 @@ def test_five_hundred_jobs_survive_twenty_kills(tmp_path):
 def test_jobs_of_the_packaged_model_survive_three_kills_with_the_same_bits(tmp_path: Path) -> None:
     if find_spec("onnxruntime") is None and find_spec("torch") is None:
         pytest.skip("the packaged model needs a backend: pip install 'intarsia[cpu]'")
-    _check(tmp_path, jobs=20, kills=3, options=NULL[1:])
+    _check(tmp_path, jobs=20, kills=3, engine=EngineSettings())

@@ -77,12 +77,6 @@ def test_every_operation_has_what_openapi_asks_for():
         assert in_path == set(re.findall(r"{(\w+)}", path)), path
 
 
-def served(application: Any) -> Iterator[tuple[str, str]]:
-    """Method and path of every route, those of included routers too."""
-    for route in application.routes:
-        yield from ((method, route.path) for method in getattr(route, "methods", None) or ())
-
-
 def test_every_route_is_in_the_document_and_nothing_else_is(idle):
     import fastapi
 
@@ -97,6 +91,7 @@ def test_every_route_is_in_the_document_and_nothing_else_is(idle):
 
 
 def routes_of(router: Any) -> Iterator[tuple[str, str]]:
+    """Method and path of every route, those of included routers too."""
     for route in router.routes:
         inner = getattr(route, "original_router", None)
         if inner is not None:

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,63 +59,71 @@ class Heard:
             assert self.changed.wait_for(condition, 60)
 
 
-@pytest.fixture
-def heard() -> Heard:
-    return Heard()
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A host whose process has an engine, what it says, and a server's acceptance of requests for it."""
+
+    host: ProcessHost
+    heard: Heard
+    files: LocalFiles
+    acceptance: Acceptance
+
+    def accept(self, **fields: Any) -> Job:
+        """A job that can be started."""
+        return self.acceptance.documented(documented_body(1, **fields), None)
+
+    def end(self, job: Job) -> Ended:
+        """How a job ends, once it has."""
+        self.heard.wait(lambda: job.id in self.heard.ends)
+        return self.heard.ends.pop(job.id)
 
 
-@pytest.fixture
-def accept(tmp_path: Path) -> Iterator[Callable[..., Job]]:
-    files = LocalFiles(tmp_path)
-    store = Store(f"sqlite:///{tmp_path / 'jobs.sqlite3'}")
-    acceptance = Acceptance(
-        registry=Registry(),
-        files=files,
-        store=store,
-        queue=100,
-        access=Access(allow_paths=False),
-        admission=Admission(),
-    )
-    yield lambda number, **fields: acceptance.documented(documented_body(number, **fields), None)
-    store.close()
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
+    """One for all tests, since a process takes its time to start; each evaluation takes 50 ms."""
+    data, heard = tmp_path_factory.mktemp("host"), Heard()
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("INTARSIA_NULL_STEP_SECONDS", "0.05")
+        host = ProcessHost(ServeSettings(data=data, engine=ENGINE), "cpu", heard)
+        heard.wait(lambda: host.capacity > 0)
+        files, store = LocalFiles(data), Store(f"sqlite:///{data / 'jobs.sqlite3'}")
+        acceptance = Acceptance(
+            registry=Registry(),
+            files=files,
+            store=store,
+            queue=100,
+            access=Access(allow_paths=False),
+            admission=Admission(),
+        )
+        yield Opened(host=host, heard=heard, files=files, acceptance=acceptance)
+
+        host.close()
+        store.close()
 
 
-def _open(tmp_path: Path, heard: Heard) -> ProcessHost:
-    host = ProcessHost(ServeSettings(data=tmp_path, engine=ENGINE), "cpu", heard)
-    heard.wait(lambda: host.capacity > 0)
-    return host
+def test_a_job_runs_in_the_other_process_and_its_file_is_there(opened):
+    job = opened.accept()
+    opened.host.start(job)
+    assert isinstance(opened.end(job), Done)
+    assert opened.files.output(job.files[0]).startswith(b"\x89PNG")
+    assert opened.heard.steps[job.id] == Progress(job.lane_rows, job.lane_rows)
 
 
-def test_a_job_runs_in_the_other_process_and_its_file_is_there(tmp_path, heard, accept):
-    host = _open(tmp_path, heard)
-    job = accept(1)
-    host.start(job)
-    heard.wait(lambda: job.id in heard.ends)
-    host.close()
+def test_jobs_of_a_process_that_dies_are_lost_and_another_process_takes_them(opened):
+    job = opened.accept(steps=20)
+    killed = opened.host.process_id
+    opened.host.start(job)
+    os.kill(killed, signal.SIGKILL)
+    assert opened.end(job) == Stopped(lost=True)
 
-    assert isinstance(heard.ends[job.id], Done)
-    assert LocalFiles(tmp_path).output(job.files[0]).startswith(b"\x89PNG")
-    assert heard.steps[job.id] == Progress(job.lane_rows, job.lane_rows)
-
-
-def test_jobs_of_a_process_that_dies_are_lost_and_another_process_takes_them(tmp_path, heard, accept, monkeypatch):
-    monkeypatch.setenv("INTARSIA_NULL_STEP_SECONDS", "5")
-    host = _open(tmp_path, heard)
-    job = accept(1)
-    monkeypatch.setenv("INTARSIA_NULL_STEP_SECONDS", "0")
-    host.start(job)
-    os.kill(host.process_id, signal.SIGKILL)
-    heard.wait(lambda: job.id in heard.ends)
-    assert heard.ends.pop(job.id) == Stopped(lost=True)
-
-    heard.wait(lambda: host.capacity > 0)
-    host.start(job)
-    heard.wait(lambda: job.id in heard.ends)
-    host.close()
-    assert isinstance(heard.ends[job.id], Done)
+    opened.heard.wait(lambda: opened.host.capacity > 0)
+    assert opened.host.process_id != killed
+    opened.host.start(job)
+    assert isinstance(opened.end(job), Done)
 
 
-def test_an_engine_that_cannot_be_opened_says_why_and_is_not_tried_again(tmp_path, heard):
+def test_an_engine_that_cannot_be_opened_says_why_and_is_not_tried_again(tmp_path):
+    heard = Heard()
     host = ProcessHost(ServeSettings(data=tmp_path, engine=ENGINE), "cuda:7", heard)
     heard.wait(lambda: host.problem != "")
     assert "null backend" in host.problem
@@ -124,22 +132,17 @@ def test_an_engine_that_cannot_be_opened_says_why_and_is_not_tried_again(tmp_pat
     host.close()
 
 
-def test_a_cancelled_job_ends_as_cancelled(tmp_path, heard, accept, monkeypatch):
-    monkeypatch.setenv("INTARSIA_NULL_STEP_SECONDS", "0.2")
-    host = _open(tmp_path, heard)
-    job = accept(1, steps=100)
-    host.start(job)
-    heard.wait(lambda: job.id in heard.steps)
-    host.cancel(job.id)
-    heard.wait(lambda: job.id in heard.ends)
-    host.close()
-    assert heard.ends[job.id] == Stopped(lost=False)
+def test_a_cancelled_job_ends_as_cancelled(opened):
+    job = opened.accept(steps=100)
+    opened.host.start(job)
+    opened.heard.wait(lambda: job.id in opened.heard.steps)
+    opened.host.cancel(job.id)
+    assert opened.end(job) == Stopped(lost=False)
+    assert opened.heard.steps[job.id].step < job.lane_rows
 
 
-def test_models_are_opened_before_they_are_asked_for(tmp_path, heard):
-    host = _open(tmp_path, heard)
-    problems = host.open_models(["intarsia-tiny", "nothing-of-that-name"])
-    host.close()
+def test_models_are_opened_before_they_are_asked_for(opened):
+    problems = opened.host.open_models(["intarsia-tiny", "nothing-of-that-name"])
     assert list(problems) == ["nothing-of-that-name"]
     assert "Model not found" in problems["nothing-of-that-name"]
 

@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,13 @@ def fields() -> dict[str, object]:
     }
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A server for all tests that need no other settings."""
+    with running(tmp_path_factory.mktemp("server"), allow_private_urls=True) as opened:
+        yield opened
+
+
 def _client(server: Running, fetch_timeout: float = 0) -> Client:
     client = Client("any-key-will-do", fetch_retry=1000, fetch_timeout=fetch_timeout)
     client.base_url = f"{server.url}/api/"
@@ -62,10 +70,9 @@ def _image(server: Running, url: str) -> Image.Image:
     return Image.open(io.BytesIO(response.content))
 
 
-def test_the_sdk_gets_an_image_by_its_address(tmp_path, fields):
-    with running(tmp_path) as server:
-        reply = Community(_client(server)).inpainting(Inpainting(model_id="lazymixv4-inpaint", samples=2, **fields))
-        images = [_image(server, url) for url in reply["output"]]
+def test_the_sdk_gets_an_image_by_its_address(server, fields):
+    reply = Community(_client(server)).inpainting(Inpainting(model_id="lazymixv4-inpaint", samples=2, **fields))
+    images = [_image(server, url) for url in reply["output"]]
     assert reply["status"] == "success"
     assert [image.size for image in images] == [(512, 512)] * 2
     assert reply["meta"]["seed"] == 7
@@ -87,48 +94,44 @@ def test_the_sdk_fetches_what_was_still_processing(tmp_path, fields, monkeypatch
         assert _image(server, done["output"][0]).size == (512, 512)
 
 
-def test_the_sdk_gets_realtime_images_as_base64(tmp_path, fields):
-    with running(tmp_path) as server:
-        reply = Realtime(_client(server)).inpainting(RealtimeInpaintingSchema(base64=True, **fields))
+def test_the_sdk_gets_realtime_images_as_base64(server, fields):
+    reply = Realtime(_client(server)).inpainting(RealtimeInpaintingSchema(base64=True, **fields))
     assert base64_to_image(reply["output"][0]).size == (512, 512)
     assert "webhook_status" not in reply
 
 
 @pytest.mark.parametrize("kind", [Community, Realtime])
-def test_the_sdk_reaches_the_enterprise_addresses(tmp_path, fields, kind):
+def test_the_sdk_reaches_the_enterprise_addresses(server, fields, kind):
     schema = RealtimeInpaintingSchema if kind is Realtime else Inpainting
-    with running(tmp_path) as server:
-        enterprise = kind(_client(server), enterprise=True)
-        assert enterprise.base_url.startswith(f"{server.url}/api/v1/enterprise/")
-        assert enterprise.inpainting(schema(**fields, model_id="intarsia-tiny"))["status"] == "success"
+    enterprise = kind(_client(server), enterprise=True)
+    assert enterprise.base_url.startswith(f"{server.url}/api/v1/enterprise/")
+    assert enterprise.inpainting(schema(**fields, model_id="intarsia-tiny"))["status"] == "success"
 
 
-def test_the_sdk_posts_to_enterprise_pony(tmp_path, fields):
-    with running(tmp_path) as server:
-        client = _client(server)
-        reply = client.post(
-            f"{client.base_url}v1/enterprise/pony/inpaint", {**fields, "model_id": "pony-realism", "samples": "1"}
-        )
+def test_the_sdk_posts_to_enterprise_pony(server, fields):
+    client = _client(server)
+    reply = client.post(
+        f"{client.base_url}v1/enterprise/pony/inpaint", {**fields, "model_id": "pony-realism", "samples": "1"}
+    )
     assert reply["status"] == "success"
     assert reply["meta"]["tomesd"] == "yes"
 
 
-def test_the_sdks_coroutines_work_as_its_functions_do(tmp_path, fields):
+def test_the_sdks_coroutines_work_as_its_functions_do(server, fields):
     pytest.importorskip("aiohttp", reason="the SDK's coroutines need it")
 
-    async def both(server: Running) -> list[dict[str, object]]:
+    async def both() -> list[dict[str, object]]:
         async with _client(server, fetch_timeout=30) as client:
             community = Community(client)
             schema = Inpainting(model_id="lazymixv4-inpaint", **fields)
             return list(await asyncio.gather(community.async_inpainting(schema), community.async_inpainting(schema)))
 
-    with running(tmp_path) as server:
-        replies = asyncio.run(both(server))
+    replies = asyncio.run(both())
     assert [reply["status"] for reply in replies] == ["success", "success"]
 
 
-def test_what_is_wrong_reaches_the_sdks_caller(tmp_path, fields):
-    with running(tmp_path) as server, pytest.raises(Exception, match=r"400.*guidance_scale must be") as caught:
+def test_what_is_wrong_reaches_the_sdks_caller(server, fields):
+    with pytest.raises(Exception, match=r"400.*guidance_scale must be") as caught:
         Community(_client(server)).inpainting(Inpainting(model_id="x", **fields, guidance_scale=99.0))
     assert "any-key-will-do" not in str(caught.value)
 
@@ -140,11 +143,11 @@ def test_errors_have_status_200_where_that_is_asked_for(tmp_path, fields):
 
 
 @pytest.mark.parametrize("number", list(ENDPOINTS))
-def test_curl_with_the_documents_example_as_printed(number, tmp_path):
+def test_curl_with_the_documents_example_as_printed(server, number):
     """Only the address of the service, and the host of the example's images, are others."""
     paths = {"enterprise-pony": "v1/enterprise/pony", "realtime": "v6/realtime"}
     path = paths.get(ENDPOINTS[number], "v6/images")
-    with serving_images() as address, running(tmp_path, allow_private_urls=True) as server:
+    with serving_images() as address:
         command = [
             "curl", "--silent", "--show-error", "--request", "POST",
             "--url", f"{server.url}/api/{path}/inpaint",

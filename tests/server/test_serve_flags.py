@@ -15,7 +15,7 @@ pytest.importorskip("uvicorn", reason="needs packages of the server: pip install
 from intarsia import cli
 from intarsia.server import ray_serve, serving
 from intarsia.server.ray_serve import RayOptions
-from intarsia.server.settings import DAY, EngineSettings, ServeSettings
+from intarsia.server.settings import DAY, ServeSettings, default_data_folder
 
 # Parameter → its arguments, and what differs by them. Those of Ray are given with --ray.
 SERVE: dict[str, tuple[list[str], dict[str, Any]]] = {
@@ -90,13 +90,15 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> dict[str, Any]:
 @pytest.mark.parametrize("flag", SERVE)
 def test_a_flag_of_serve_reaches_its_setting_and_changes_nothing_else(monkeypatch, flag):
     arguments, changes = SERVE[flag]
-    on_ray = ["--ray"] if "--ray" in arguments else []
-    assert call(monkeypatch, *arguments) == call(monkeypatch, *on_ray) | changes
+    defaults = flat(ServeSettings(data=default_data_folder()))
+    if "--ray" in arguments:
+        defaults |= flat(RayOptions())
+    assert call(monkeypatch, *arguments) == defaults | changes
 
 
 def test_without_flags_the_defaults_of_the_settings_hold(monkeypatch):
-    started = call(monkeypatch, "--data", "here", "--ray")
-    assert started == flat(ServeSettings(data=Path("here"), engine=EngineSettings())) | flat(RayOptions())
+    assert call(monkeypatch) == flat(ServeSettings(data=default_data_folder()))
+    assert call(monkeypatch, "--ray") == flat(ServeSettings(data=default_data_folder())) | flat(RayOptions())
 
 
 def test_the_secret_of_webhooks_is_read_from_the_environment(monkeypatch):

@@ -61,7 +61,7 @@ OBJECTS = st.dictionaries(TEXTS, VALUES, max_size=4)
 def test_any_json_comes_back_as_it_was_stored(open_store):
     store, numbers = open_store(), itertools.count(1)
 
-    @settings(max_examples=40)
+    @settings(max_examples=20)
     @given(request=OBJECTS, delivery=OBJECTS, meta=OBJECTS, result=OBJECTS, warnings=st.lists(TEXTS))
     def check(request: Any, delivery: Any, meta: Any, result: Any, warnings: Any) -> None:
         number = next(numbers)
