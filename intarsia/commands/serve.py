@@ -68,7 +68,6 @@ def serve(
         from intarsia.server import serving
     except ImportError as exc:
         raise BackendError(f'serve needs more packages: pip install "intarsia[serve]" ({exc.name} is missing)') from exc
-    from intarsia.server.logs import log_to_stderr
     from intarsia.server.settings import EngineSettings, ServeSettings, default_data_folder, read_bytes, read_seconds
 
     settings = ServeSettings(
@@ -103,7 +102,6 @@ def serve(
             max_pixels=max_pixels,
         ),
     )
-    log_to_stderr()
     if not ray:
         serving.serve(settings, note)
         return
