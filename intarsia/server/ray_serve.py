@@ -16,6 +16,7 @@ from intarsia.errors import BackendError, RequestError
 from intarsia.server.app import create_app, guarded
 from intarsia.server.engines.hosts import open_files
 from intarsia.server.engines.ray_host import EngineReplica, RayHost
+from intarsia.server.logs import log_to_stderr
 from intarsia.server.services import Services
 from intarsia.server.settings import ServeSettings
 
@@ -65,6 +66,7 @@ def serve_on_ray(settings: ServeSettings, options: RayOptions, announce: Callabl
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
 
+    log_to_stderr()
     deploy(settings, options)
     announce(f"serves on http://{settings.host}:{settings.port} with Ray Serve")
     ended.wait()

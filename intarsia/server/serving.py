@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 from intarsia.errors import BackendError, RequestError
 from intarsia.server.app import create_app, guarded
 from intarsia.server.http.protocol import limited_protocol
+from intarsia.server.logs import log_to_stderr
 from intarsia.server.services import Services
 from intarsia.server.settings import ServeSettings
 
@@ -74,6 +75,7 @@ def serve(settings: ServeSettings, announce: Callable[[str], None] = print) -> N
         lines = _addresses(settings, listening)
         server = _Server(config, services, partial(_announce, lines, announce))
         try:
+            log_to_stderr()
             services.start()
             server.run(sockets=[listening])
         finally:

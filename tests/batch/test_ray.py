@@ -8,6 +8,8 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -24,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own, of its future
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One for all tests here; its workers fail as prompts say, and take their time."""
     marks = tmp_path_factory.mktemp("marks")
     paths = os.pathsep.join([str(FAULTS), os.getcwd()])
@@ -53,7 +55,7 @@ def test_the_same_bytes_also_where_a_worker_is_killed_and_rows_are_bad(album, tm
     manifest, out = album.manifest(rows), tmp_path / "out"
     killed = []
 
-    def kill():
+    def kill() -> None:
         """The actor that has just finished something, in the middle of its batch."""
         while not killed:
             for path in out.glob("results-ray-*.jsonl"):
@@ -115,7 +117,7 @@ def test_too_many_errors_stop_it(album, tmp_path, cluster):
     assert len({line["id"] for line in lines(tmp_path / "out")}) == 30
 
 
-def _writers(path):
+def _writers(path: Path) -> list[int]:
     """Processes that have the file open."""
     found = []
     for link in glob.glob("/proc/[0-9]*/fd/*"):

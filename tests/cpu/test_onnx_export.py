@@ -9,7 +9,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,7 +51,7 @@ def _one_table_of_translations() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory, _one_table_of_translations):
+def home(tmp_path_factory: pytest.TempPathFactory, _one_table_of_translations: None) -> Path:
     """Two models with a registry, and their graphs, exported once, in a cache of their own."""
     folder = tmp_path_factory.mktemp("models")
     made = {
@@ -67,12 +69,12 @@ def home(tmp_path_factory, _one_table_of_translations):
 
 
 @pytest.fixture(autouse=True)
-def _cache(home, monkeypatch):
+def _cache(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INTARSIA_GRAPHS", str(home / "graphs"))
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def image_and_mask() -> tuple[np.ndarray, np.ndarray]:
     image = np.random.default_rng(2).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
     mask = np.zeros((SIZE, SIZE), np.uint8)
     mask[24:100, 30:90] = 255
@@ -80,16 +82,16 @@ def pictures():
 
 
 @pytest.fixture
-def ask(pictures):
-    def make(model, **fields):
+def ask(image_and_mask: tuple[np.ndarray, np.ndarray]) -> Callable[..., intarsia.InpaintRequest]:
+    def make(model: str, **fields: Any) -> intarsia.InpaintRequest:
         defaults = {"prompt": "ab", "steps": 5, "seed": 5, "width": SIZE, "height": SIZE}
-        given = {"init_image": pictures[0], "mask_image": pictures[1]}
+        given = {"init_image": image_and_mask[0], "mask_image": image_and_mask[1]}
         return intarsia.InpaintRequest(model=model, **{**defaults, **given, **fields})
 
     return make
 
 
-def psnr(one, other):
+def psnr(one: intarsia.Result, other: intarsia.Result) -> float:
     one, other = (np.asarray(result.generated[0], np.float64) for result in (one, other))
     return 10 * np.log10(255**2 / max(np.mean((one - other) ** 2), 1e-9))
 
@@ -230,36 +232,36 @@ def test_sdxl_as_diffusers_at_a_size_that_is_not_square(home, order):
             assert xl_reference.psnr(engine.run(asked), wanted) > 45, (prompt, negative)
 
 
-def damaged_graph(place, model):
+def damaged_graph(place: Path, model: Path) -> None:
     (place / "unet.onnx").write_bytes((place / "unet.onnx").read_bytes()[:-3])
 
 
-def missing_graph(place, model):
+def missing_graph(place: Path, model: Path) -> None:
     (place / "vae_decoder.onnx").unlink()
 
 
-def damaged_manifest(place, model):
+def damaged_manifest(place: Path, model: Path) -> None:
     (place / "graphs.json").write_text("{")
 
 
-def older_format(place, model):
+def older_format(place: Path, model: Path) -> None:
     change(place, format=0)
 
 
-def fewer_facts(place, model):
+def fewer_facts(place: Path, model: Path) -> None:
     change(place, facts={"in_channels": 9})
 
 
-def fewer_graphs(place, model):
+def fewer_graphs(place: Path, model: Path) -> None:
     change(place, graphs={})
 
 
-def other_sources(place, model):
+def other_sources(place: Path, model: Path) -> None:
     found = json.loads((place / "graphs.json").read_text())["sources"]
     change(place, sources=found | {"unet/config.json": "0" * 64})
 
 
-def newer_opset(place, model):
+def newer_opset(place: Path, model: Path) -> None:
     graph = onnx.load(place / "unet.onnx", load_external_data=False)
     graph.opset_import[0].version = 99
     content = graph.SerializeToString()
@@ -268,25 +270,25 @@ def newer_opset(place, model):
     change(place, graphs=found | {"unet": hashlib.sha256(content).hexdigest()})
 
 
-def cut_weights(place, model):
+def cut_weights(place: Path, model: Path) -> None:
     path = model / "unet" / "diffusion_pytorch_model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
 
 
-def no_weights(place, model):
+def no_weights(place: Path, model: Path) -> None:
     (model / "vae" / "diffusion_pytorch_model.safetensors").unlink()
 
 
-def other_config(place, model):
+def other_config(place: Path, model: Path) -> None:
     path = model / "vae" / "config.json"
     path.write_text(path.read_text() + " ")
 
 
-def no_tokenizer(place, model):
+def no_tokenizer(place: Path, model: Path) -> None:
     shutil.rmtree(model / "tokenizer")
 
 
-def change(place, **fields):
+def change(place: Path, **fields: Any) -> None:
     path = place / "graphs.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
@@ -399,10 +401,10 @@ main()
 
 
 @pytest.fixture
-def without_torch(tmp_path):
+def without_torch(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """The command line in a process where nothing but the base install and onnxruntime can be imported."""
 
-    def run(*arguments, stdin=None):
+    def run(*arguments: object, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", HIDDEN, *map(str, arguments)]
         return subprocess.run(
             command, cwd=tmp_path, capture_output=True, text=True, input=stdin, env={**os.environ}, check=False
@@ -411,9 +413,9 @@ def without_torch(tmp_path):
     return run
 
 
-def test_inpaint_and_request_run_without_torch(without_torch, tmp_path, pictures):
-    Image.fromarray(pictures[0]).save(tmp_path / "image.png")
-    Image.fromarray(pictures[1]).save(tmp_path / "mask.png")
+def test_inpaint_and_request_run_without_torch(without_torch, tmp_path, image_and_mask):
+    Image.fromarray(image_and_mask[0]).save(tmp_path / "image.png")
+    Image.fromarray(image_and_mask[1]).save(tmp_path / "mask.png")
     done = without_torch(
         "inpaint", "image.png", "mask.png", "-p", "a red circle", "--steps", "2", "--json", "-o", "a.png"
     )
@@ -427,9 +429,9 @@ def test_inpaint_and_request_run_without_torch(without_torch, tmp_path, pictures
     assert json.loads(done.stdout)["status"] == "success"
 
 
-def test_without_torch_a_model_without_graphs_says_what_to_do(without_torch, home, tmp_path, pictures):
-    Image.fromarray(pictures[0]).save(tmp_path / "image.png")
-    Image.fromarray(pictures[1]).save(tmp_path / "mask.png")
+def test_without_torch_a_model_without_graphs_says_what_to_do(without_torch, home, tmp_path, image_and_mask):
+    Image.fromarray(image_and_mask[0]).save(tmp_path / "image.png")
+    Image.fromarray(image_and_mask[1]).save(tmp_path / "mask.png")
     done = without_torch("inpaint", "image.png", "mask.png", "-m", "bare", "--weights", home / "weights.toml")
     assert done.returncode == 3
     assert "make them with intarsia export (pip install 'intarsia[export]') for bare" in done.stderr

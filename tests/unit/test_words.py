@@ -40,7 +40,6 @@ ALLOWED = {("networks", "pictures")}
 # In tests: a number of channels, and files that have older names still.
 ALLOWED_IN_TESTS = {
     ("test_tiny_model_layout", "nine"),
-    ("test_onnx_export", "pictures"),
     ("test_pixels", "picture"),
     ("test_step", "halves"),
     ("test_step", "picture"),

@@ -24,6 +24,9 @@ _LOCKS = {"schema": 1, "acceptance": 2}
 # Seconds that a transaction waits for another one, before it fails.
 _PATIENCE = 30
 
+# Seconds between tries where SQLite does not wait by itself.
+_AGAIN = 0.02
+
 _CONNECT_SECONDS = 10
 
 
@@ -110,6 +113,19 @@ def _url(where: str | Path) -> sa.URL:
         raise StoreError(f"database: that is not the URL of a database: {one_line(exc)}") from exc
 
 
+def _journal_ahead(connection: sqlite3.Connection) -> None:
+    """Write-ahead journaling. While another connection changes to it, SQLite refuses at once instead of waiting."""
+    until = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as exc:
+            if exc.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+            time.sleep(_AGAIN)
+
+
 def _sqlite(url: sa.URL) -> sa.Engine:
     if not url.database or url.database == ":memory:":
         raise StoreError("database: SQLite needs the path of a file, as in sqlite:////var/lib/intarsia/jobs.sqlite3")
@@ -118,7 +134,8 @@ def _sqlite(url: sa.URL) -> sa.Engine:
     @sa.event.listens_for(engine, "connect")
     def _configure(connection: Any, _: object) -> None:
         # Readers do not wait for the writer, and a commit is on the disk before it returns.
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        _journal_ahead(connection)
+        for pragma in ("synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
         # Python's module would begin transactions itself: late, and not for changes of tables.
         connection.isolation_level = None
