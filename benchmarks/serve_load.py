@@ -19,6 +19,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -178,6 +179,7 @@ def main() -> int:
         try:
             assert server.stderr is not None
             url = next(line for line in server.stderr if "serves on" in line).split()[-1]
+            threading.Thread(target=server.stderr.read, daemon=True).start()  # a pipe that nobody reads fills up
             print(json.dumps(asyncio.run(_measure(url, server.pid, options)), indent=2))
         finally:
             server.terminate()

@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -101,6 +102,7 @@ def main() -> int:
         try:
             assert server.stderr is not None
             url = next(line for line in server.stderr if "serves on" in line).split()[-1]
+            threading.Thread(target=server.stderr.read, daemon=True).start()  # a pipe that nobody reads fills up
             over_http(url, bodies[: options.clients], options.clients)
             on_an_engine(engine, bodies[: options.clients], options.clients)
             times = [

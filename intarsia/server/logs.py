@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
+import queue
 import time
+from contextlib import suppress
+from logging.handlers import QueueHandler, QueueListener
 
 from intarsia.printable import printable
 
 __all__ = ["LineFormatter", "log_to_stderr"]
+
+# Messages that wait to be written.
+_MOST = 10_000
+
+# Seconds that the process's end waits for the last of them.
+_LAST = 1.0
 
 
 class LineFormatter(logging.Formatter):
@@ -27,11 +37,38 @@ class LineFormatter(logging.Formatter):
         return "\n".join(f"  | {printable(line)}" for line in trace.split("\n"))
 
 
+class _Dropping(QueueHandler):
+    """Hands messages to the thread that writes them. Where nobody reads standard error, the newest are dropped."""
+
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        """As it is: it stays in this process, and is formatted where it is written."""
+        return record
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        with suppress(queue.Full):
+            self.queue.put_nowait(record)
+
+
 def log_to_stderr() -> None:
-    """Send what intarsia logs to standard error; requests too, a line each."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(LineFormatter())
+    """Send what intarsia logs to standard error; requests too, a line each.
+
+    A thread of its own writes: a pipe that nobody reads must not hold replies up.
+    """
+    writer = logging.StreamHandler()
+    writer.setFormatter(LineFormatter())
+    messages: queue.Queue[logging.LogRecord] = queue.Queue(_MOST)
+    listener = QueueListener(messages, writer)
+    listener.start()
+    atexit.register(_write_rest, messages)
+
     log = logging.getLogger("intarsia")
-    log.addHandler(handler)
+    log.addHandler(_Dropping(messages))
     log.setLevel(logging.INFO)
     log.propagate = False
+
+
+def _write_rest(messages: queue.Queue[logging.LogRecord]) -> None:
+    """Let the last messages be written before the process ends, if they can be."""
+    until = time.monotonic() + _LAST
+    while not messages.empty() and time.monotonic() < until:
+        time.sleep(0.01)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import subprocess
 import sys
 
+import httpx2
 import pytest
 
 from intarsia.server.logs import LineFormatter
@@ -42,3 +44,15 @@ def test_a_server_writes_a_line_for_each_request(tmp_path):
     [line] = [line for line in server.lines if "method=POST" in line]
     assert "INFO method=POST path=/api/v6/images/inpaint status=200 seconds=" in line
     assert "my-secret-key" not in "".join(server.lines)
+
+
+def test_a_server_whose_log_nobody_reads_goes_on_answering(tmp_path):
+    pytest.importorskip("uvicorn", reason="needs the extra serve")
+    command = [sys.executable, "-m", "intarsia", "serve", "--null", "--port", "0", "--data", str(tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        url = next(line for line in server.stderr if "serves on" in line).split()[-1]
+        with httpx2.Client(timeout=10, trust_env=False) as client:
+            for _ in range(700):  # lines of some 130 bytes: more than a pipe holds
+                assert client.get(f"{url}/healthz").status_code == 200
+        server.kill()
