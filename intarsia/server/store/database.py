@@ -24,6 +24,9 @@ _LOCKS = {"schema": 1, "acceptance": 2}
 # Seconds that a transaction waits for another one, before it fails.
 _PATIENCE = 30
 
+# Connections that are kept open: one for each thread that reads at a time. Opening one takes longer than most reads.
+_POOL: dict[str, Any] = {"pool_size": 64, "max_overflow": 64}
+
 # Seconds between tries where SQLite does not wait by itself.
 _AGAIN = 0.02
 
@@ -129,7 +132,7 @@ def _journal_ahead(connection: sqlite3.Connection) -> None:
 def _sqlite(url: sa.URL) -> sa.Engine:
     if not url.database or url.database == ":memory:":
         raise StoreError("database: SQLite needs the path of a file, as in sqlite:////var/lib/intarsia/jobs.sqlite3")
-    engine = sa.create_engine(url, connect_args={"timeout": _PATIENCE, "check_same_thread": False}, max_overflow=35)
+    engine = sa.create_engine(url, connect_args={"timeout": _PATIENCE, "check_same_thread": False}, **_POOL)
 
     @sa.event.listens_for(engine, "connect")
     def _configure(connection: Any, _: object) -> None:
