@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from intarsia.endpoints.reading import Documented, read
+from intarsia.endpoints.reading import ENDPOINTS, Documented, read
 from intarsia.endpoints.replies import meta, next_id
 from intarsia.engine.plan import Plan
 from intarsia.engine.request import InpaintRequest
@@ -68,7 +68,7 @@ class Acceptance:
             endpoint: as of :func:`intarsia.endpoints.reading.read`.
             base_url: what addresses in its webhook begin with.
         """
-        earlier = self._earlier(owner, idempotency_key)
+        earlier = self._earlier(owner, idempotency_key, documented_api=True)
         if earlier is not None:
             return earlier
         self.store.check_room(self.queue)
@@ -108,7 +108,7 @@ class Acceptance:
         Args:
             preview_every: network evaluations from one preview to the next; 0 is without.
         """
-        earlier = self._earlier(owner, idempotency_key)
+        earlier = self._earlier(owner, idempotency_key, documented_api=False)
         if earlier is not None:
             return earlier
         self.store.check_room(self.queue)
@@ -129,13 +129,17 @@ class Acceptance:
             )
             return self._accepted(job, idempotency_key, None)
 
-    def _earlier(self, owner: str, idempotency_key: str | None) -> Job | None:
+    def _earlier(self, owner: str, idempotency_key: str | None, *, documented_api: bool) -> Job | None:
         """The job that the same key has given before; its request is not read again."""
         if idempotency_key is None:
             return None
         if not 1 <= len(idempotency_key) <= _LONGEST_KEY or not idempotency_key.isprintable():
             raise RequestError("Idempotency-Key", idempotency_key, f"1 to {_LONGEST_KEY} printable characters")
-        return self.store.with_key(owner, idempotency_key)
+        earlier = self.store.with_key(owner, idempotency_key)
+        if earlier is not None and (earlier.endpoint in ENDPOINTS) != documented_api:
+            message = "Idempotency-Key was used for a request to another API of this server; give each request its own"
+            raise RequestError("Idempotency-Key", message=message)
+        return earlier
 
     def _with_images(self, request: InpaintRequest) -> InpaintRequest:
         """The request with its images read and its seed drawn: nothing of it is elsewhere any more."""

@@ -65,6 +65,12 @@ def test_a_repeated_request_is_not_read_again(acceptance):
     assert acceptance.documented(documented_body(2, steps="nothing"), None, idempotency_key="once").id == first.id
 
 
+def test_a_key_belongs_to_one_of_the_two_apis(acceptance):
+    acceptance.documented(documented_body(1), None, idempotency_key="once")
+    with pytest.raises(RequestError, match="Idempotency-Key was used for a request to another API"):
+        acceptance.library({"prompt": "x"}, idempotency_key="once")
+
+
 @pytest.mark.parametrize("key", ["", "x" * 201, "two\nlines"])
 def test_an_idempotency_key_is_short_and_printable(acceptance, key):
     with pytest.raises(RequestError, match="Idempotency-Key must be"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,6 +21,7 @@ from intarsia.registry.registry import Registry
 from intarsia.server.acceptance import Acceptance
 from intarsia.server.admission import Admission
 from intarsia.server.engines import host_messages as messages
+from intarsia.server.engines import process_host
 from intarsia.server.engines.process_host import ManyHosts, ProcessHost
 from intarsia.server.settings import EngineSettings, ServeSettings
 from intarsia.server.store.files import LocalFiles
@@ -195,3 +197,18 @@ def test_a_lora_more_is_another_model():
 def test_ends_arrive_as_they_were_sent(ended):
     message = messages.decode(messages.encode(messages.JobEnded.of(7, ended)))
     assert message.ended == ended
+
+
+def test_a_process_that_cannot_be_started_is_tried_again(tmp_path, monkeypatch):
+    heard = Heard()
+    real, refused = subprocess.Popen, iter([True])
+
+    def start(*arguments: Any, **options: Any) -> Any:
+        if next(refused, False):
+            raise OSError(24, "Too many open files")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(process_host.subprocess, "Popen", start)
+    host = ProcessHost(ServeSettings(data=tmp_path, engine=ENGINE), "cpu", heard)
+    heard.wait(lambda: host.capacity > 0)
+    host.close()

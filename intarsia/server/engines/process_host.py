@@ -122,11 +122,15 @@ class ProcessHost:
 
     def _run_process(self) -> int:
         """One process from its start to its end; returns how many jobs ended in it."""
-        process = subprocess.Popen(
-            [sys.executable, "-m", "intarsia.server.engines.engine_process"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "intarsia.server.engines.engine_process"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+        except OSError as exc:  # no descriptors, processes or memory are left: tried again, as after any end
+            log.error("the engine's process on %s cannot be started: %s", self.device, exc.strerror or exc)
+            return 0
         with self._lock:
             self._process = process
         if self._closing.is_set():

@@ -51,18 +51,21 @@ class Authentication:
         if candidate is None:
             return self._refused(Refusal(status=401, reason="key", message="API key is required"))
 
-        # Before the comparison: whoever tries keys learns nothing from these either.
+        # A valid key passes whatever others at its address have tried: many clients share the address of a proxy. It
+        # takes nothing to compare one, and nobody comes upon 256 random bits.
+        owner = self.keys.owner(candidate)
+        if owner is None:
+            return self._refused(self._wrong_key(client))
+        return self._within(self.owners, owner, Sender(owner))
+
+    def _wrong_key(self, client: str) -> Refusal:
+        """What a client gets for a key that is none; after many of them nothing but when to come again."""
         verdict = self.attempts.verdict(client)
         if not verdict.allowed:
             message = f"Too many invalid API keys; try again in {verdict.retry_after} s"
-            refusal = Refusal(status=429, reason="key_attempts", message=message, retry_after=verdict.retry_after)
-            return self._refused(refusal)
-
-        owner = self.keys.owner(candidate)
-        if owner is None:
-            self.attempts.failed(client)
-            return self._refused(Refusal(status=401, reason="key", message="Invalid API key"))
-        return self._within(self.owners, owner, Sender(owner))
+            return Refusal(status=429, reason="key_attempts", message=message, retry_after=verdict.retry_after)
+        self.attempts.failed(client)
+        return Refusal(status=401, reason="key", message="Invalid API key")
 
     def _within(self, limit: RateLimit | None, client: str, sender: Sender) -> Sender | Refusal:
         """The sender, where the limit has a token left."""

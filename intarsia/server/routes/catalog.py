@@ -104,6 +104,7 @@ def _system_details(request: Request, payload: Payload, owner: str) -> dict[str,
 
 def _base64_to_url(request: Request, payload: Payload, owner: str) -> dict[str, Any]:
     services = services_of(request)
-    job = store_upload(payload, services.store, services.files, access=services.acceptance.access, owner=owner)
+    with services.acceptance.admission:  # it decodes an image, which may need much memory
+        job = store_upload(payload, services.store, services.files, access=services.acceptance.access, owner=owner)
     url = file_url(job, job.files[0], base_url(request))
     return {"id": job.id, "request_id": job.id, "output": [url], "link": url, "tip": "; ".join(job.warnings)}
