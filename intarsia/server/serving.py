@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import ssl
@@ -67,6 +68,7 @@ def serve(settings: ServeSettings, announce: Callable[[str], None] = print) -> N
         BackendError: no engine can be opened, now or at a later start of its process.
         IntarsiaError: folder, database or registry cannot be opened.
     """
+    os.umask(0o077)  # prompts and images are nobody else's, also in a folder that was made before
     _check_certificate(settings)
     listening = listen(settings)
     try:

@@ -127,6 +127,7 @@ class ProcessHost:
                 [sys.executable, "-m", "intarsia.server.engines.engine_process"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
+                start_new_session=True,  # a signal to the server's group is the server's; this ends with its pipe
             )
         except OSError as exc:  # no descriptors, processes or memory are left: tried again, as after any end
             log.error("the engine's process on %s cannot be started: %s", self.device, exc.strerror or exc)
