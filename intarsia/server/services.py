@@ -95,11 +95,6 @@ class Services:
                 lock.release()
             raise
 
-        access = Access(
-            allow_paths=False,
-            allow_private_urls=settings.allow_private_urls,
-            max_pixels=settings.engine.max_pixels,
-        )
         events = JobEvents()
         metrics = Metrics(store.endpoint_counts)
         webhooks = WebhookSender(
@@ -114,14 +109,7 @@ class Services:
             files=files,
             store=store,
             events=events,
-            acceptance=Acceptance(
-                registry=registry,
-                files=files,
-                store=store,
-                queue=settings.queue,
-                access=access,
-                admission=Admission(),
-            ),
+            acceptance=_acceptance(settings, registry, files, store),
             dispatcher=Dispatcher(
                 store,
                 events,
@@ -179,6 +167,22 @@ def _job_ended(store: Store, metrics: Metrics, webhooks: WebhookSender, job_id: 
     job = store.get(job_id)
     if job is not None:
         metrics.job_ended(job)
+
+
+def _acceptance(settings: ServeSettings, registry: Registry, files: FileStore, store: Store) -> Acceptance:
+    access = Access(
+        allow_paths=False,
+        allow_private_urls=settings.allow_private_urls,
+        max_pixels=settings.engine.max_pixels,
+    )
+    return Acceptance(
+        registry=registry,
+        files=files,
+        store=store,
+        queue=settings.queue,
+        access=access,
+        admission=Admission(),
+    )
 
 
 def _authentication(settings: ServeSettings, keys: Keys | None, metrics: Metrics) -> Authentication:

@@ -23,6 +23,7 @@ EVERYWHERE = [
     "intarsia.former_name",
     "intarsia.lru",
     "intarsia.numbers",
+    "intarsia.parent_pipe",
     "intarsia.threads",
     "intarsia.token_merging",
     "intarsia.checkpoints",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from pathlib import Path
 
 from intarsia.batch.ledger.error_kinds import is_fatal
@@ -18,6 +17,7 @@ from intarsia.batch.running.process import FATAL, state_of
 from intarsia.batch.running.row_runner import RowRunner
 from intarsia.batch.settings import Options
 from intarsia.errors import IntarsiaError
+from intarsia.parent_pipe import ParentPipe
 
 __all__ = ["main"]
 
@@ -59,20 +59,13 @@ def _open(message: messages.Message) -> RowRunner:
 
 
 class _Parent:
-    """The pipe to the parent. Whatever else prints in this process goes to standard error."""
+    """The parent, which takes messages."""
 
     def __init__(self) -> None:
-        self._out = os.fdopen(os.dup(1), "wb")
-        os.dup2(2, 1)
-        self._lock = threading.Lock()
+        self._pipe = ParentPipe(FATAL)
 
     def send(self, message: messages.Message) -> None:
-        with self._lock:
-            try:
-                self._out.write(messages.encode(message))
-                self._out.flush()
-            except BrokenPipeError:
-                os._exit(FATAL)  # the parent is gone
+        self._pipe.send(messages.encode(message))
 
 
 if __name__ == "__main__":

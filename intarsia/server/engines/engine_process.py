@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from intarsia.engine.result import Progress
 from intarsia.errors import IntarsiaError
+from intarsia.parent_pipe import ParentPipe
 from intarsia.server.engines import host_messages as messages
 from intarsia.server.engines.host import JobRunner, open_engine
 from intarsia.server.engines.hosts import open_files
@@ -27,21 +27,14 @@ LOST = 3
 
 
 class _Server:
-    """The pipe to the server, as a listener. Whatever else prints in this process goes to standard error."""
+    """The server, as a listener."""
 
     def __init__(self) -> None:
-        self._out = os.fdopen(os.dup(1), "wb")
-        os.dup2(2, 1)
-        self._lock = threading.Lock()
+        self._pipe = ParentPipe(LOST)
         self.statistics: Callable[[], dict[str, float]] = dict
 
     def send(self, message: messages.Message) -> None:
-        with self._lock:
-            try:
-                self._out.write(messages.encode(message))
-                self._out.flush()
-            except BrokenPipeError:
-                os._exit(LOST)  # the server is gone
+        self._pipe.send(messages.encode(message))
 
     def progressed(self, job_id: int, progress: Progress) -> None:
         self.send(messages.Stepped(job_id, progress.step, progress.steps))
