@@ -93,10 +93,23 @@ def test_a_server_that_ends_meanwhile_runs_the_job_again(tmp_path: Path, disk: D
     assert reply["status"] == "success"
 
 
-def test_a_request_that_cannot_be_kept_is_not_accepted(tmp_path: Path, disk: Disk) -> None:
+def test_a_request_that_cannot_be_kept_is_not_accepted(
+    tmp_path: Path, disk: Disk, caplog: pytest.LogCaptureFixture
+) -> None:
     with running(tmp_path) as server:
         disk.inputs_full = True
         response = server.client.post("/api/v6/images/inpaint", json=documented_body(1))
         assert response.status_code == 500
         assert "No space left on device" in response.json()["message"]
         assert server.services.store.counts() == {}
+    assert "a request was answered with 500" in caplog.text
+    assert "No space left on device" in caplog.text
+
+
+@pytest.mark.parametrize("folder", ["inputs", "outputs"])
+def test_a_folder_that_cannot_be_written_is_found_out(tmp_path: Path, folder: str) -> None:
+    files = LocalFiles(tmp_path)
+    files.check()
+    (tmp_path / folder).rmdir()
+    with pytest.raises(OutputError, match=f"the folder .*{folder} cannot be written"):
+        files.check()

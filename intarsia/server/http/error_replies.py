@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,8 @@ from intarsia.server.admission import Overloaded
 from intarsia.server.store.store import QueueFull
 
 __all__ = ["RETRY_AFTER", "HttpError", "error_response", "json_response"]
+
+log = logging.getLogger("intarsia")
 
 RETRY_AFTER = 5
 """Seconds after which a client that met a full queue, or a busy server, may ask again."""
@@ -44,7 +47,9 @@ def error_response(error: IntarsiaError, registry: Registry, *, documented: bool
     if not isinstance(error, RequestError):
         sentence = without_paths(sentence, registry)
 
-    retry_after = _retry_after(error)
+    status, retry_after = _status(error), _retry_after(error)
+    if status >= 500:
+        log.error("a request was answered with %d: %s", status, without_key(str(error)))
     body: dict[str, Any] = error_reply(sentence)
     headers = {}
     if isinstance(error, RequestError) and not documented:
@@ -52,7 +57,7 @@ def error_response(error: IntarsiaError, registry: Registry, *, documented: bool
     if retry_after is not None:
         body["retry_after"] = retry_after
         headers["Retry-After"] = str(retry_after)
-    return json_response(body, _status(error), headers)
+    return json_response(body, status, headers)
 
 
 def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

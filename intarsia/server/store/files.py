@@ -155,12 +155,13 @@ class LocalFiles:
         return total
 
     def check(self) -> None:
-        probe = self.root / f".writable-{secrets.token_hex(4)}"
-        try:
-            probe.write_bytes(b"x")
-            probe.unlink()
-        except OSError as exc:
-            raise OutputError(f"data: the folder {self.root} cannot be written: {exc.strerror}") from exc
+        for folder in (self.root, self._inputs, self._outputs):
+            probe = folder / f".writable-{secrets.token_hex(4)}"
+            try:
+                probe.write_bytes(b"x")
+                probe.unlink()
+            except OSError as exc:
+                raise OutputError(f"data: the folder {folder} cannot be written: {exc.strerror}") from exc
 
     def _remove_input(self, path: Path, before: float) -> bool:
         try:
