@@ -176,7 +176,7 @@ def _acceptance(settings: ServeSettings, registry: Registry, files: FileStore, s
         files=files,
         store=store,
         queue=settings.queue,
-        share=settings.queue_share or settings.queue,
+        share=settings.queue if settings.queue_share is None else settings.queue_share,
         access=access,
     )
 

@@ -22,6 +22,7 @@ from intarsia.server.store.job_rows import job_of, select_jobs, values_of
 from intarsia.server.store.jobs import UPLOAD, Done, Failed, Job, WebhookTarget
 from intarsia.server.store.leases import Leases
 from intarsia.server.store.schema import JOBS, SCHEMA_VERSION, migrate
+from intarsia.server.store.statements import AHEAD, INSERT_JOB, JOB, QUEUED
 from intarsia.server.store.webhook_store import WebhookStore
 
 __all__ = ["IdInUse", "QueueFull", "Store", "StoreError"]
@@ -100,8 +101,7 @@ class Store:
                 if earlier is not None:
                     return earlier, False
                 self._check_room(connection, job.owner, most, share)
-                last = sa.select(sa.func.coalesce(sa.func.max(JOBS.c.sequence), 0)).scalar_subquery()
-                connection.execute(sa.insert(JOBS).values(values | {"sequence": last + 1}))
+                connection.execute(INSERT_JOB, values)
                 if webhook is not None:
                     self.webhooks.add(connection, job.id, webhook)
             return job, True
@@ -115,7 +115,7 @@ class Store:
         if not 0 < job_id < 2**53:
             return None
         with self.database.read() as connection:
-            row = connection.execute(select_jobs().where(JOBS.c.id == job_id)).mappings().first()
+            row = connection.execute(JOB, {"wanted": job_id}).mappings().first()
         return None if row is None else job_of(row)
 
     def check_room(self, most: int, *, owner: str = "", share: int | None = None) -> None:
@@ -252,10 +252,8 @@ class Store:
 
     def lane_rows_before(self, job_id: int) -> tuple[int, int]:
         """Jobs ahead of a queued one, and network evaluations that are queued or running ahead of it."""
-        ahead = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(JOBS.c.lane_rows), 0))
-        ahead = ahead.where(JOBS.c.state.in_(["queued", "running"]), JOBS.c.sequence < _sequence(job_id))
         with self.database.read() as connection:
-            jobs, rows = connection.execute(ahead).one()
+            jobs, rows = connection.execute(AHEAD, {"wanted": job_id}).one()
         return int(jobs), int(rows)
 
     def close(self) -> None:
@@ -287,16 +285,11 @@ class Store:
         return None if row is None else job_of(row)
 
     def _check_room(self, connection: sa.Connection, owner: str, most: int, share: int | None) -> None:
-        if self._queued(connection) >= most:
+        queued, own = connection.execute(QUEUED, {"whose": owner}).one()
+        if queued >= most:
             raise QueueFull(most)
-        if share is not None and share < most and self._queued(connection, owner) >= share:
+        if share is not None and own >= share:
             raise QueueFull(share, owner)
-
-    def _queued(self, connection: sa.Connection, owner: str | None = None) -> int:
-        query = sa.select(sa.func.count()).select_from(JOBS).where(JOBS.c.state == "queued")
-        if owner is not None:
-            query = query.where(JOBS.c.owner == owner)
-        return int(connection.execute(query).scalar_one())
 
 
 def _is_attempt(job: Job) -> sa.ColumnElement[bool]:
