@@ -1,8 +1,9 @@
 """``python -m benchmarks.serve_load``: many clients at once on a real server, over the null backend.
 
 Each client sends a documented request that is answered at once, asks for its result until it is there, reads the
-image, waits a little, and begins again. What is measured: how long accepting a job takes, which statuses came, and how
-the server's memory, open files and connections behave.
+image, waits a little, and begins again; one that is refused waits for as long as ``Retry-After`` says. What is
+measured: how long accepting a job takes, which statuses came, and how the server's memory, open files and connections
+behave.
 """
 
 from __future__ import annotations
@@ -72,11 +73,12 @@ async def client(url: str, until: float, pause: float, bodies: list[bytes], meas
     async with aiohttp.ClientSession() as session:
         await asyncio.sleep(chance.uniform(0, pause))
         while time.monotonic() < until:
+            later = 0.0
             try:
-                await _one_job(session, url, chance, pause, bodies, measured)
+                later = await _one_job(session, url, chance, pause, bodies, measured)
             except (aiohttp.ClientError, TimeoutError) as exc:
                 measured.failures[type(exc).__name__] += 1
-            await asyncio.sleep(chance.uniform(0, 2 * pause))
+            await asyncio.sleep(later + chance.uniform(0, 2 * pause))
 
 
 async def _one_job(
@@ -86,14 +88,15 @@ async def _one_job(
     pause: float,
     bodies: list[bytes],
     measured: Measured,
-) -> None:
+) -> float:
+    """Send a request and fetch its image; returns the seconds to wait before the next, where it was refused."""
     headers = {"Content-Type": "application/json"}
     began = time.perf_counter()
     async with session.post(f"{url}/api/v6/images/inpaint", data=chance.choice(bodies), headers=headers) as response:
         reply = await response.json()
     measured.statuses[response.status] += 1
     if response.status != 200:
-        return
+        return float(response.headers.get("Retry-After", 0))
     measured.accepting.append(time.perf_counter() - began)
 
     while reply["status"] == "processing":
@@ -103,11 +106,12 @@ async def _one_job(
         measured.statuses[response.status] += 1
     if reply["status"] != "success":
         measured.failures[reply["message"]] += 1
-        return
+        return 0.0
     async with session.get(reply["output"][0]) as response:
         await response.read()
     measured.statuses[response.status] += 1
     measured.jobs += 1
+    return 0.0
 
 
 async def watch(process: int, until: float, seen: list[tuple[float, float, int]]) -> None:

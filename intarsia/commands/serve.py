@@ -30,6 +30,9 @@ def serve(
     keys: Annotated[Path | None, typer.Option(help="File of hashed keys: see intarsia keys.")] = None,
     wait: Annotated[float, typer.Option(help="Seconds before a reply says processing.")] = 20.0,
     queue: Annotated[int, typer.Option(help="Jobs that may be queued.")] = 64,
+    queue_share: Annotated[
+        int | None, typer.Option(help="Of these, jobs of one key; without, one key may have all.")
+    ] = None,
     rate: Annotated[float | None, typer.Option(help="Requests a second of one key or address; default is any.")] = None,
     public_url: Annotated[str, typer.Option(help="What addresses in replies begin with.")] = "",
     database: Annotated[str, typer.Option(help="postgresql+psycopg://… for several machines.")] = "",
@@ -77,6 +80,7 @@ def serve(
         keys=keys,
         wait=wait,
         queue=queue,
+        queue_share=queue_share,
         rate=rate,
         public_url=public_url,
         database=database,

@@ -24,12 +24,13 @@ from intarsia.images.access import Access
 from intarsia.images.rgb_image import RgbImage, from_array, from_bytes, from_image
 from intarsia.redact import without_query
 
-__all__ = ["MAX_BYTES", "Source", "open_image", "read_source"]
+__all__ = ["MAX_BYTES", "Source", "is_address", "open_image", "read_source"]
 
 MAX_BYTES = 512 * 1024 * 1024
 """Largest file that is read, in bytes."""
 
 _LONGEST_PATH = 4096
+_SCHEME_AND_BLANKS = 256
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]*={0,2}")
 _TO_STANDARD = bytes.maketrans(b"-_", b"+/")
@@ -88,6 +89,14 @@ def read_source(field: str, value: object, access: Access = Access()) -> Source:
         text = value.removeprefix(_BYTE_ORDER_MARK).strip()
         return _read_text(field, text, access)
     raise SourceError(field, value, f"must be {_FORMS}, not {type(value).__name__}")
+
+
+def is_address(value: object) -> bool:
+    """Whether :func:`read_source` would have to fetch it: a text that begins as a URL does."""
+    if not isinstance(value, str):
+        return False
+    start = value[:_SCHEME_AND_BLANKS].removeprefix(_BYTE_ORDER_MARK).lstrip()
+    return _ADDRESS.match(start) is not None
 
 
 def _may_be_path(text: str, access: Access) -> bool:

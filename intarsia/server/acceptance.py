@@ -6,7 +6,7 @@ import dataclasses
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from intarsia.endpoints.reading import ENDPOINTS, Documented, read
@@ -18,30 +18,48 @@ from intarsia.errors import RequestError, expect
 from intarsia.images.access import Access
 from intarsia.images.sources import read_source
 from intarsia.registry.registry import Registry
-from intarsia.server.admission import Admission
+from intarsia.server.admission import RecentlyFull
 from intarsia.server.store.files import FileStore, output_names
 from intarsia.server.store.jobs import LIBRARY, Job, WebhookTarget
 from intarsia.server.store.own_images import own_image
 from intarsia.server.store.store import IdInUse, Store
 
-__all__ = ["Acceptance", "stored_request"]
+__all__ = ["Acceptance", "Draft", "stored_request"]
 
 _LONGEST_KEY = 200
 _IMAGES = ("init_image", "mask_image")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Draft:
+    """A request that has been read, with its images and its seed, and is not checked in full yet.
+
+    Attributes:
+        job: makes the job of the request as it is kept, and its plan.
+        webhook: what is called when the job has ended.
+    """
+
+    request: InpaintRequest
+    job: Callable[[dict[str, Any], Plan], Job]
+    idempotency_key: str | None
+    webhook: WebhookTarget | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Acceptance:
-    """Takes requests in. Its methods do not return before the job is durable; they may be called from any thread.
+    """Takes requests in: :meth:`documented` or :meth:`library` read one, :meth:`accept` checks and stores it.
+
+    Reading may take long, where an image is elsewhere; what follows is a few milliseconds of work, and does not return
+    before the job is durable. All may be called from any thread.
 
     Args:
         queue: jobs that may be queued.
+        share: of these, jobs of one owner.
         access: what images may make this machine read; never its files.
-        admission: how many are checked and stored at once; images are read before it, as that can take long.
 
     Raises:
         RequestError, WeightsError: the request cannot be carried out; nothing is stored.
-        QueueFull, Overloaded: as many jobs are queued, or requests wait, as the server takes.
+        QueueFull: as many jobs are queued as the server takes.
         OutputError, StoreError: the files or the database cannot be written; the job is not accepted.
     """
 
@@ -49,9 +67,10 @@ class Acceptance:
     files: FileStore
     store: Store
     queue: int
+    share: int
     access: Access
-    admission: Admission
     clock: Callable[[], float] = time.time
+    full: RecentlyFull = field(default_factory=RecentlyFull)
 
     def documented(
         self,
@@ -61,8 +80,8 @@ class Acceptance:
         owner: str = "",
         idempotency_key: str | None = None,
         base_url: str = "",
-    ) -> Job:
-        """The job of a documented request.
+    ) -> Draft | Job:
+        """Read a documented request; the job itself where its idempotency key has given one before.
 
         Args:
             endpoint: as of :func:`intarsia.endpoints.reading.read`.
@@ -71,21 +90,19 @@ class Acceptance:
         earlier = self._earlier(owner, idempotency_key, documented_api=True)
         if earlier is not None:
             return earlier
-        self.store.check_room(self.queue)
+        self._check_room(owner)
 
         documented = read(payload, endpoint, self.registry)
         request = self._with_images(documented.request)
         url = documented.options.webhook
-        webhook = WebhookTarget(url, base_url) if url else None
 
-        with self.admission:
-            plan = self._plan(request)
+        def job(kept: dict[str, Any], plan: Plan) -> Job:
             job_id = next_id()
-            job = Job(
+            return Job(
                 id=job_id,
                 endpoint=documented.endpoint.name,
                 owner=owner,
-                request=self._kept(request),
+                request=kept,
                 delivery=_delivery(documented),
                 warnings=documented.warnings,
                 meta=meta(replace(documented, request=request), plan, str(job_id)),
@@ -93,7 +110,9 @@ class Acceptance:
                 lane_rows=_lane_rows(plan),
                 created=self.clock(),
             )
-            return self._accepted(job, idempotency_key, webhook)
+
+        webhook = WebhookTarget(url, base_url) if url else None
+        return Draft(request=request, job=job, idempotency_key=idempotency_key, webhook=webhook)
 
     def library(
         self,
@@ -102,8 +121,8 @@ class Acceptance:
         owner: str = "",
         idempotency_key: str | None = None,
         preview_every: int = 0,
-    ) -> Job:
-        """The job of a library request: the fields of an ``InpaintRequest``.
+    ) -> Draft | Job:
+        """Read a library request, the fields of an ``InpaintRequest``; otherwise as :meth:`documented`.
 
         Args:
             preview_every: network evaluations from one preview to the next; 0 is without.
@@ -111,23 +130,49 @@ class Acceptance:
         earlier = self._earlier(owner, idempotency_key, documented_api=False)
         if earlier is not None:
             return earlier
-        self.store.check_room(self.queue)
+        self._check_room(owner)
 
         request = self._with_images(InpaintRequest.parse(fields))
-        with self.admission:
-            plan = self._plan(request)
-            job = Job(
+
+        def job(kept: dict[str, Any], plan: Plan) -> Job:
+            return Job(
                 id=next_id(),
                 endpoint=LIBRARY,
                 owner=owner,
-                request=self._kept(request),
+                request=kept,
                 delivery={"preview_every": preview_every},
                 meta={"plan": plan.to_dict()},
                 files=output_names(request.samples),
                 lane_rows=_lane_rows(plan),
                 created=self.clock(),
             )
-            return self._accepted(job, idempotency_key, None)
+
+        return Draft(request=request, job=job, idempotency_key=idempotency_key)
+
+    def accept(self, draft: Draft | Job) -> Job:
+        """Check a request in full and store its job. A job is one that was accepted before, and stays as it is."""
+        if isinstance(draft, Job):
+            return draft
+        plan = resolve(draft.request, self.registry, self.access).plan
+        job = draft.job(self._kept(draft.request), plan)
+        while True:
+            try:
+                with self.full.noting():
+                    stored, _ = self.store.accept(
+                        job,
+                        most=self.queue,
+                        share=self.share,
+                        idempotency_key=draft.idempotency_key,
+                        webhook=draft.webhook,
+                    )
+                return stored
+            except IdInUse:  # of another server on the same database, in the same microsecond
+                job = replace(job, id=next_id())
+
+    def _check_room(self, owner: str) -> None:
+        """Raise QueueFull where the job could not be stored now: before a request is read and its images decoded."""
+        with self.full.noting():
+            self.store.check_room(self.queue, owner=owner, share=self.share)
 
     def _earlier(self, owner: str, idempotency_key: str | None, *, documented_api: bool) -> Job | None:
         """The job that the same key has given before; its request is not read again."""
@@ -155,10 +200,6 @@ class Acceptance:
             fields["ip_adapter"] = request.ip_adapter.model_copy(update={"image": shown})
         return request.model_copy(update=fields)
 
-    def _plan(self, request: InpaintRequest) -> Plan:
-        """What the request will do; raises whatever the engine would."""
-        return resolve(request, self.registry, self.access).plan
-
     def _bytes(self, field: str, value: Any) -> bytes | None:
         """An image as the bytes of its file; None is refused later, in the words of the engine."""
         if value is None:
@@ -183,14 +224,6 @@ class Acceptance:
 
     def _put(self, data: bytes) -> dict[str, str]:
         return {"sha256": self.files.put_input(data)}
-
-    def _accepted(self, job: Job, idempotency_key: str | None, webhook: WebhookTarget | None) -> Job:
-        while True:
-            try:
-                stored, _ = self.store.accept(job, most=self.queue, idempotency_key=idempotency_key, webhook=webhook)
-                return stored
-            except IdInUse:  # of another server on the same database, in the same microsecond
-                job = replace(job, id=next_id())
 
 
 def stored_request(job: Job, files: FileStore) -> InpaintRequest:

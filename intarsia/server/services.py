@@ -9,13 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from anyio import CapacityLimiter
-
 from intarsia.errors import IntarsiaError
 from intarsia.images.access import Access
 from intarsia.registry.registry import Registry
 from intarsia.server.acceptance import Acceptance
-from intarsia.server.admission import Admission
 from intarsia.server.engines.dispatcher import Dispatcher
 from intarsia.server.engines.events import JobEvents
 from intarsia.server.engines.host import EngineHost, Listener
@@ -23,6 +20,7 @@ from intarsia.server.engines.hosts import open_files, open_host
 from intarsia.server.http.authentication import Authentication
 from intarsia.server.http.keys import Keys
 from intarsia.server.http.limits import RateLimit
+from intarsia.server.intake import Intake
 from intarsia.server.metrics import Metrics
 from intarsia.server.routes.job_replies import webhook_body
 from intarsia.server.settings import ServeSettings
@@ -35,15 +33,13 @@ from intarsia.threads import start_thread
 
 __all__ = ["Services"]
 
-_THREADS = 64
-
 
 @dataclass(kw_only=True)
 class Services:
     """Everything that routes need, open from :meth:`open` to :meth:`close`.
 
     Attributes:
-        threads: of requests that are taken in; most of them wait for images from elsewhere, or for the disk.
+        intake: requests on their way to ``acceptance``.
         problems: by model id, why a model that was to be opened at the start cannot be.
         is_ready: the models named at the start have been opened, or have a problem.
         is_closing: the server is about to end; whoever waits stops waiting.
@@ -71,7 +67,7 @@ class Services:
     on_failure: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
-        self.threads = CapacityLimiter(_THREADS)
+        self.intake = Intake(self.acceptance)
         self._closed = threading.Event()
 
     @classmethod
@@ -180,8 +176,8 @@ def _acceptance(settings: ServeSettings, registry: Registry, files: FileStore, s
         files=files,
         store=store,
         queue=settings.queue,
+        share=settings.queue if settings.queue_share is None else settings.queue_share,
         access=access,
-        admission=Admission(),
     )
 
 

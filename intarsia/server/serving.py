@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 
 from intarsia.errors import BackendError, RequestError
 from intarsia.server.app import create_app, guarded
+from intarsia.server.http.error_replies import RETRY_AFTER
 from intarsia.server.http.protocol import limited_protocol
 from intarsia.server.logs import log_to_stderr
 from intarsia.server.services import Services
@@ -101,6 +102,8 @@ def configuration(application: ASGIApp, services: Services) -> uvicorn.Config:
         # Otherwise a client could choose the address that its limits count for.
         proxy_headers=False,
         timeout_graceful_shutdown=_GRACE,
+        # Longer than a client is asked to wait after a refusal, so that it comes back on the same connection.
+        timeout_keep_alive=3 * RETRY_AFTER,
         ssl_certfile=settings.certificate,
         ssl_keyfile=settings.certificate_key,
     )

@@ -55,6 +55,7 @@ class ServeSettings:
         keys: file of hashed keys; None asks nobody for a key.
         wait: seconds that a documented request is held before its reply says ``processing``, 0 … 600.
         queue: jobs that may be queued; one more is answered with 429.
+        queue_share: of these, jobs of one key; None lets one key have all of them.
         rate: requests a second of one key, or of one address where there are no keys; twice as many may come at once.
             None is without a limit.
         public_url: what addresses in replies begin with; empty takes the request's own host.
@@ -82,6 +83,7 @@ class ServeSettings:
     keys: Path | None = None
     wait: float = 20.0
     queue: int = 64
+    queue_share: int | None = None
     rate: float | None = None
     public_url: str = ""
     database: str = ""
@@ -108,6 +110,8 @@ class ServeSettings:
             raise RequestError("rate", self.rate, "above 0 and at most 1,000,000 requests a second")
         if not 1 <= self.queue <= 1_000_000:
             raise RequestError("queue", self.queue, "between 1 and 1,000,000")
+        if self.queue_share is not None and not 1 <= self.queue_share <= self.queue:
+            raise RequestError("queue-share", self.queue_share, f"between 1 and --queue, {self.queue}")
         if self.keys is None and not is_loopback(self.host):
             raise RequestError(
                 "host",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +20,8 @@ from intarsia.images.access import Access
 from intarsia.images.metadata import read_metadata
 from intarsia.registry.registry import Registry
 from intarsia.server.acceptance import Acceptance, stored_request
-from intarsia.server.admission import Admission
 from intarsia.server.store.files import LocalFiles
+from intarsia.server.store.jobs import Job
 from intarsia.server.store.store import QueueFull, Store
 from tests.server.killed import documented_body
 from tests.server.running import Running, running
@@ -30,8 +31,13 @@ from tests.server.running import Running, running
 def acceptance(tmp_path: Path) -> Iterator[Acceptance]:
     store = Store(tmp_path / "jobs.sqlite3")
     files, access = LocalFiles(tmp_path), Access(allow_paths=False)
-    yield Acceptance(registry=Registry(), files=files, store=store, queue=3, access=access, admission=Admission())
+    yield Acceptance(registry=Registry(), files=files, store=store, queue=3, share=3, access=access)
     store.close()
+
+
+def _accepted(acceptance: Acceptance, body: object, **options: Any) -> Job:
+    """The stored job of a documented request."""
+    return acceptance.accept(acceptance.documented(body, None, **options))
 
 
 def _image(server: Running, url: str) -> np.ndarray:
@@ -39,7 +45,7 @@ def _image(server: Running, url: str) -> np.ndarray:
 
 
 def test_a_seed_is_drawn_once_and_stored(acceptance):
-    first, second = (acceptance.documented(documented_body(1, seed=None), None) for _ in range(2))
+    first, second = (_accepted(acceptance, documented_body(1, seed=None)) for _ in range(2))
     assert first.request["seed"] != second.request["seed"]
     assert first.meta["seed"] == first.request["seed"]
     assert stored_request(first, acceptance.files).seed == first.request["seed"]
@@ -48,25 +54,37 @@ def test_a_seed_is_drawn_once_and_stored(acceptance):
 def test_what_is_refused_leaves_nothing_behind(acceptance, tmp_path):
     for wrong in ({"steps": 0}, {"mask_image": "bm8gaW1hZ2U="}, {"model_id": "none-such"}):
         with pytest.raises((RequestError, WeightsError)):
-            acceptance.documented(documented_body(1, **wrong), None)
+            _accepted(acceptance, documented_body(1, **wrong))
     assert acceptance.store.counts() == {}
     assert list((tmp_path / "inputs").iterdir()) == []
 
 
 def test_a_full_queue_is_found_before_anything_is_read(acceptance):
     for number in range(3):
-        acceptance.documented(documented_body(number), None)
+        _accepted(acceptance, documented_body(number))
     with pytest.raises(QueueFull):
-        acceptance.documented(documented_body(9, steps="nothing that could be read"), None)
+        _accepted(acceptance, documented_body(9, steps="nothing that could be read"))
+
+
+def test_one_owner_has_no_more_of_the_queue_than_the_share(acceptance):
+    acceptance = dataclasses.replace(acceptance, share=2)
+    for number in range(2):
+        _accepted(acceptance, documented_body(number), owner="ann")
+    with pytest.raises(QueueFull, match="2 jobs of this key are queued"):
+        _accepted(acceptance, documented_body(2), owner="ann")
+
+    _accepted(acceptance, documented_body(3), owner="bob")
+    with pytest.raises(QueueFull, match="3 jobs are queued"):
+        _accepted(acceptance, documented_body(4), owner="bob")
 
 
 def test_a_repeated_request_is_not_read_again(acceptance):
-    first = acceptance.documented(documented_body(1), None, idempotency_key="once")
-    assert acceptance.documented(documented_body(2, steps="nothing"), None, idempotency_key="once").id == first.id
+    first = _accepted(acceptance, documented_body(1), idempotency_key="once")
+    assert _accepted(acceptance, documented_body(2, steps="nothing"), idempotency_key="once").id == first.id
 
 
 def test_a_key_belongs_to_one_of_the_two_apis(acceptance):
-    acceptance.documented(documented_body(1), None, idempotency_key="once")
+    _accepted(acceptance, documented_body(1), idempotency_key="once")
     with pytest.raises(RequestError, match="Idempotency-Key was used for a request to another API"):
         acceptance.library({"prompt": "x"}, idempotency_key="once")
 
@@ -74,7 +92,7 @@ def test_a_key_belongs_to_one_of_the_two_apis(acceptance):
 @pytest.mark.parametrize("key", ["", "x" * 201, "two\nlines"])
 def test_an_idempotency_key_is_short_and_printable(acceptance, key):
     with pytest.raises(RequestError, match="Idempotency-Key must be"):
-        acceptance.documented(documented_body(1), None, idempotency_key=key)
+        _accepted(acceptance, documented_body(1), idempotency_key=key)
 
 
 def test_the_image_is_the_librarys_for_the_same_request(tmp_path):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import pytest
 
-from intarsia.server.admission import Admission, Overloaded
+pytest.importorskip("sqlalchemy", reason="needs the extra serve")
+
+from intarsia.server.admission import AT_ONCE, Admission, Overloaded, RecentlyFull
+from intarsia.server.store.store import QueueFull
 
 
 class Clock:
@@ -21,95 +25,138 @@ class Clock:
 
 
 class Crowd:
-    """Threads that each take a turn, and hold it until they are let go."""
+    """Tasks that each take a turn, and hold it until they are let go."""
 
     def __init__(self, admission: Admission) -> None:
         self.admission = admission
-        self.gate = threading.Event()
-        self.entered = threading.Semaphore(0)
-        self.threads: list[threading.Thread] = []
+        self.gate = asyncio.Event()
+        self.tasks: list[asyncio.Task[None]] = []
+        self.begun: list[int] = []
         self.done: list[int] = []
 
-    def grow(self, count: int, waiting: int) -> None:
-        """Begin so many more, and wait until that many wait for a turn."""
-        for number in range(count):
-            thread = threading.Thread(target=self._take, args=(number,))
-            self.threads.append(thread)
-            thread.start()
-        _until(lambda: self.admission._waiting == waiting)
+    async def grow(self, count: int) -> None:
+        """Begin so many more, and let each come as far as it can."""
+        for _ in range(count):
+            self.tasks.append(asyncio.create_task(self._take(len(self.tasks))))
+        await asyncio.sleep(0)
 
-    def finish(self) -> int:
+    async def finish(self) -> int:
         """Let all go; returns how many had their turn."""
         self.gate.set()
-        for thread in self.threads:
-            thread.join(30)
+        await asyncio.gather(*self.tasks, return_exceptions=True)
         return len(self.done)
 
-    def _take(self, number: int) -> None:
-        with self.admission:
-            self.gate.wait(30)
+    async def _take(self, number: int) -> None:
+        async with self.admission:
+            self.begun.append(number)
+            await self.gate.wait()
             self.done.append(number)
 
 
-def _until(condition: Callable[[], bool]) -> None:
-    waited = threading.Event()
-    for _ in range(3000):
-        if condition():
-            return
-        waited.wait(0.01)
-    raise AssertionError("it did not come to that")
+def in_a_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    """The test, run in an event loop of its own."""
+
+    def run() -> None:
+        asyncio.run(test())
+
+    run.__doc__ = test.__doc__
+    return run
 
 
-def _enter(admission: Admission) -> None:
-    with admission:
-        return
-
-
-def test_a_burst_is_taken_in_whole():
+@in_a_loop
+async def test_a_burst_is_taken_in_whole_and_in_order():
     crowd = Crowd(Admission(Clock()))
-    crowd.grow(100, waiting=96)
-    assert crowd.finish() == 100
+    await crowd.grow(100)
+    assert crowd.begun == list(range(AT_ONCE))
+    assert await crowd.finish() == 100
+    assert crowd.begun == list(range(100))
 
 
-def test_where_requests_keep_waiting_only_a_few_may_wait():
+@in_a_loop
+async def test_where_requests_keep_waiting_only_a_few_may_wait():
     clock = Clock()
     crowd = Crowd(Admission(clock))
-    crowd.grow(24, waiting=20)
-    clock.now = 0.4
-    crowd.grow(1, waiting=21)  # it has not been long
+    await crowd.grow(AT_ONCE + 20)
+    clock.now = 0.05
+    await crowd.grow(1)  # it has not been long
 
-    clock.now = 0.6
+    clock.now = 0.2
     for _ in range(10):
         with pytest.raises(Overloaded, match="more requests arrive than this server can take in"):
-            _enter(crowd.admission)
-    assert crowd.finish() == 25
+            crowd.admission.check()
+        with pytest.raises(Overloaded):
+            async with crowd.admission:
+                raise AssertionError("it has a turn")
+    assert await crowd.finish() == AT_ONCE + 21
 
 
-def test_sixteen_clients_are_never_too_many():
+@in_a_loop
+async def test_a_few_clients_are_never_too_many():
     clock = Clock()
     crowd = Crowd(Admission(clock))
-    crowd.grow(8, waiting=4)
+    await crowd.grow(AT_ONCE + 4)
     clock.now = 1000.0
-    crowd.grow(8, waiting=12)
-    assert crowd.finish() == 16
+    await crowd.grow(4)
+    assert await crowd.finish() == AT_ONCE + 8
 
 
-def test_once_nobody_waits_a_burst_is_taken_in_again():
+@in_a_loop
+async def test_once_nobody_waits_a_burst_is_taken_in_again():
     clock = Clock()
     admission = Admission(clock)
     first = Crowd(admission)
-    first.grow(30, waiting=26)
+    await first.grow(30)
     clock.now = 10.0
-    assert first.finish() == 30
+    assert await first.finish() == 30
 
     second = Crowd(admission)
-    second.grow(40, waiting=36)
-    assert second.finish() == 40
+    await second.grow(40)
+    assert await second.finish() == 40
 
 
-def test_work_that_fails_gives_its_turn_away():
+@in_a_loop
+async def test_work_that_fails_gives_its_turn_away():
     admission = Admission(Clock())
     for _ in range(10):
-        with pytest.raises(ZeroDivisionError), admission:
-            raise ZeroDivisionError
-    _enter(admission)
+        with pytest.raises(ZeroDivisionError):
+            async with admission:
+                raise ZeroDivisionError
+    async with admission:
+        admission.check()
+
+
+@in_a_loop
+async def test_who_leaves_while_it_waits_or_as_its_turn_comes_takes_none():
+    crowd = Crowd(Admission(Clock()))
+    await crowd.grow(AT_ONCE + 3)
+    crowd.tasks[AT_ONCE].cancel()
+    await asyncio.sleep(0)
+
+    crowd.tasks[0].cancel()  # whose turn goes to the next that waits, which leaves at the same moment
+    await asyncio.sleep(0)
+    crowd.tasks[AT_ONCE + 1].cancel()
+    assert await crowd.finish() == AT_ONCE  # the three others that had a turn, and the last
+    async with crowd.admission:
+        assert crowd.admission._working == 1
+
+
+def test_a_queue_that_was_full_is_full_for_a_moment_without_a_look():
+    clock = Clock()
+    full = RecentlyFull(0.1, clock)
+    with pytest.raises(QueueFull), full.noting():
+        raise QueueFull(64)
+    for owner in (None, "", "ann"):
+        with pytest.raises(QueueFull, match="64 jobs are queued"):
+            full.check(owner)
+    clock.now = 0.11
+    full.check("ann")
+
+
+def test_a_share_that_is_used_up_is_its_owners_alone():
+    full = RecentlyFull(0.1, Clock())
+    with pytest.raises(QueueFull), full.noting():
+        raise QueueFull(2, "ann")
+    full.check(None)
+    full.check("bob")
+    with pytest.raises(QueueFull, match="2 jobs of this key are queued"):
+        full.check("ann")

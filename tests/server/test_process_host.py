@@ -19,7 +19,6 @@ from intarsia.engine.result import Progress
 from intarsia.images.access import Access
 from intarsia.registry.registry import Registry
 from intarsia.server.acceptance import Acceptance
-from intarsia.server.admission import Admission
 from intarsia.server.engines import host_messages as messages
 from intarsia.server.engines import process_host
 from intarsia.server.engines.process_host import ManyHosts, ProcessHost
@@ -72,7 +71,7 @@ class Opened:
 
     def accept(self, **fields: Any) -> Job:
         """A job that can be started."""
-        return self.acceptance.documented(documented_body(1, **fields), None)
+        return self.acceptance.accept(self.acceptance.documented(documented_body(1, **fields), None))
 
     def end(self, job: Job) -> Ended:
         """How a job ends, once it has."""
@@ -94,8 +93,8 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
             files=files,
             store=store,
             queue=100,
+            share=100,
             access=Access(allow_paths=False),
-            admission=Admission(),
         )
         yield Opened(host=host, heard=heard, files=files, acceptance=acceptance)
 

@@ -25,6 +25,7 @@ SERVE: dict[str, tuple[list[str], dict[str, Any]]] = {
     "keys": (["--keys", "keys.txt"], {"keys": Path("keys.txt")}),
     "wait": (["--wait", "1.5"], {"wait": 1.5}),
     "queue": (["--queue", "5"], {"queue": 5}),
+    "queue_share": (["--queue-share", "7"], {"queue_share": 7}),
     "rate": (["--rate", "2.5"], {"rate": 2.5}),
     "public_url": (["--public-url", "https://a.example"], {"public_url": "https://a.example"}),
     "database": (["--database", "sqlite:///x"], {"database": "sqlite:///x"}),

@@ -440,10 +440,9 @@ def test_a_request_that_fails_or_is_cancelled_calls_with_the_reason(tmp_path, re
 
     settings = ServeSettings(data=tmp_path, engine=EngineSettings(backend="null"), allow_private_urls=True)
     services = Services.open(settings)
-    accepted = [
-        services.acceptance.documented(documented_body(number, webhook=receiver.url, track_id=number), None)
-        for number in range(2)
-    ]
+    acceptance = services.acceptance
+    bodies = [documented_body(number, webhook=receiver.url, track_id=number) for number in range(2)]
+    accepted = [acceptance.accept(acceptance.documented(body, None)) for body in bodies]
     (failed,) = services.store.claim("here")
     services.store.finish(failed, Failed("no room on the device", "memory"))
     services.store.cancel(accepted[1].id)

@@ -18,10 +18,14 @@ from intarsia.server.http.refusals import Refusal
 from intarsia.server.services import Services
 from intarsia.server.store.jobs import Job
 
-__all__ = ["as_job_id", "base_url", "owner_of", "read_json", "services_of", "wait_for"]
+__all__ = ["as_job_id", "base_url", "check_room", "owner_of", "parse_object", "read_json", "services_of", "wait_for"]
 
 # Seconds after which a waiting request looks into the store, whether it heard of an event or not.
 _LOOK = 2.0
+
+# Bytes of JSON that are parsed without a look at how many values they have, and values of larger ones.
+_LARGE = 1 << 16
+_MOST_SEPARATORS = 20_000
 
 
 def services_of(request: Request) -> Services:
@@ -42,6 +46,21 @@ def owner_of(request: Request, body: Mapping[str, Any] | None = None) -> str:
         raise HttpError(sender.status, sender.message, retry_after=sender.retry_after)
     setattr(request.state, OWNER, sender.owner)
     return sender.owner
+
+
+def check_room(request: Request, owner: str | None = None) -> None:
+    """Refuse a request that would not be accepted at this moment, before anything is done for it.
+
+    One with an idempotency key may be answered with an earlier job, and so is looked at in any case.
+
+    Args:
+        owner: None where the request's key has not been looked at yet.
+
+    Raises:
+        QueueFull, Overloaded: as of :meth:`intarsia.server.intake.Intake.check`.
+    """
+    if "Idempotency-Key" not in request.headers:
+        services_of(request).intake.check(owner)
 
 
 def base_url(request: Request) -> str:
@@ -90,10 +109,38 @@ async def read_json(request: Request, *, may_be_empty: bool = False) -> dict[str
     body = await request.body()
     if may_be_empty and not body.strip():
         return {}
+    return parse_object(body, "request", "the request's body")
+
+
+def parse_object(content: str | bytes, field: str, what: str) -> dict[str, Any]:
+    """A JSON object.
+
+    Parsing holds up everything else in this process, for a second where 30 MB are full of small values. So a large
+    text is looked at first, at the speed of memory: requests have few values, of which images are long.
+
+    Args:
+        field, what: names of it, for the error and in its sentence.
+
+    Raises:
+        RequestError: it is not JSON, no object, or has far more values than a request.
+    """
+    if len(content) > _LARGE and _separators(content) > _MOST_SEPARATORS:
+        raise RequestError(field, message=f"{what} has more than {_MOST_SEPARATORS:,} values")
     try:
-        payload = json.loads(body)
+        payload = json.loads(content)
     except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
-        raise RequestError("request", message="the request's body is not valid JSON") from None
+        raise RequestError(field, message=f"{what} is not valid JSON") from None
     if not isinstance(payload, dict):
-        raise RequestError("request", message="the request must be a JSON object")
+        raise RequestError(field, message=f"{what} must be a JSON object")
     return payload
+
+
+def _separators(content: str | bytes) -> int:
+    """How many characters begin or part values of JSON; those in texts are counted too. Stops once there are enough."""
+    text = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
+    found = 0
+    for start in range(0, len(text), _LARGE):
+        found += sum(text.count(mark, start, start + _LARGE) for mark in (b",", b"{", b"["))
+        if found > _MOST_SEPARATORS:
+            break
+    return found

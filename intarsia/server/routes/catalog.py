@@ -72,7 +72,7 @@ def _documented(answer: Callable[[Request, Payload, str], dict[str, Any]]) -> An
             services = services_of(request)
             try:
                 owner = owner_of(request, payload)
-                reply = await to_thread.run_sync(answer, request, payload, owner, limiter=services.threads)
+                reply = await services.intake.run(partial(answer, request, payload, owner))
             except IntarsiaError as exc:
                 return error_response(exc, services.registry)
         return json_response({"status": "success", **reply})
@@ -104,7 +104,6 @@ def _system_details(request: Request, payload: Payload, owner: str) -> dict[str,
 
 def _base64_to_url(request: Request, payload: Payload, owner: str) -> dict[str, Any]:
     services = services_of(request)
-    with services.acceptance.admission:  # it decodes an image, which may need much memory
-        job = store_upload(payload, services.store, services.files, access=services.acceptance.access, owner=owner)
+    job = store_upload(payload, services.store, services.files, access=services.acceptance.access, owner=owner)
     url = file_url(job, job.files[0], base_url(request))
     return {"id": job.id, "request_id": job.id, "output": [url], "link": url, "tip": "; ".join(job.warnings)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from anyio import to_thread
@@ -12,9 +13,16 @@ from intarsia.endpoints.reading import ENDPOINTS
 from intarsia.errors import IntarsiaError, RequestError
 from intarsia.redact import hiding
 from intarsia.server.http.error_replies import HttpError, error_response, json_response
-from intarsia.server.http.requests import as_job_id, base_url, owner_of, read_json, services_of, wait_for
-from intarsia.server.routes.job_replies import reply_to
-from intarsia.server.services import Services
+from intarsia.server.http.requests import (
+    as_job_id,
+    base_url,
+    check_room,
+    owner_of,
+    read_json,
+    services_of,
+    wait_for,
+)
+from intarsia.server.routes.job_replies import Reply, reply_to
 from intarsia.server.store.jobs import Job
 
 __all__ = ["documented_routes"]
@@ -30,6 +38,9 @@ _PREFIXES: Mapping[str, str | None] = {
 }
 
 
+_IMAGES = ("init_image", "mask_image", "ip_adapter_image")
+
+
 def documented_routes() -> APIRouter:
     """Every documented route and its aliases."""
     router = APIRouter()
@@ -42,6 +53,7 @@ def documented_routes() -> APIRouter:
 
 def _inpaint(endpoint: str | None) -> Any:
     async def inpaint(request: Request) -> Response:
+        check_room(request)
         payload = await read_json(request)
         with hiding(payload.get("key")):
             try:
@@ -55,18 +67,28 @@ def _inpaint(endpoint: str | None) -> Any:
 async def _run(request: Request, payload: dict[str, Any], endpoint: str | None) -> Response:
     services = services_of(request)
     owner = owner_of(request, payload)
+    check_room(request, owner)
+    base = base_url(request)
 
-    def accept() -> Job:
-        key = request.headers.get("Idempotency-Key")
-        return services.acceptance.documented(
-            payload, endpoint, owner=owner, idempotency_key=key, base_url=base_url(request)
-        )
+    read = partial(
+        services.acceptance.documented,
+        payload,
+        endpoint,
+        owner=owner,
+        idempotency_key=request.headers.get("Idempotency-Key"),
+        base_url=base,
+    )
 
-    job = await to_thread.run_sync(accept, limiter=services.threads)
-    services.dispatcher.wake()
-    if not job.delivery.get("instant_response"):
-        job = await wait_for(job, services, services.settings.wait)
-    return await _reply(job, services, base_url(request))
+    def finish(job: Job) -> Job | Reply:
+        services.dispatcher.wake()
+        return reply_to(job, services, base) if job.delivery.get("instant_response") else job
+
+    images = [payload.get(name) for name in _IMAGES]
+    accepted = await services.intake.accept(read, images, owner, finish)
+    if isinstance(accepted, Job):
+        job = await wait_for(accepted, services, services.settings.wait)
+        accepted = await to_thread.run_sync(reply_to, job, services, base)
+    return json_response(accepted.body, accepted.status)
 
 
 async def _fetch_by_body(request: Request) -> Response:
@@ -91,10 +113,16 @@ async def _found(request: Request, payload: dict[str, Any], job_id: object) -> R
     services = services_of(request)
     owner = owner_of(request, payload)
     number = _job_id(job_id)
-    job = await to_thread.run_sync(services.store.get, number) if number is not None else None
-    if job is None or job.endpoint not in ENDPOINTS or job.owner != owner:
-        raise HttpError(404, "there is no request of that id")
-    return await _reply(job, services, base_url(request))
+    base = base_url(request)
+
+    def reply() -> Reply:
+        job = services.store.get(number) if number is not None else None
+        if job is None or job.endpoint not in ENDPOINTS or job.owner != owner:
+            raise HttpError(404, "there is no request of that id")
+        return reply_to(job, services, base)
+
+    found = await to_thread.run_sync(reply)
+    return json_response(found.body, found.status)
 
 
 def _job_id(value: object) -> int | None:
@@ -108,8 +136,3 @@ def _job_id(value: object) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | str):
         return None
     return as_job_id(value.strip() if isinstance(value, str) else f"{value:d}")
-
-
-async def _reply(job: Job, services: Services, base: str) -> Response:
-    reply = await to_thread.run_sync(reply_to, job, services, base)
-    return json_response(reply.body, reply.status)

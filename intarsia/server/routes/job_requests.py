@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
 
 from intarsia.errors import RequestError, named
-from intarsia.server.http.requests import read_json
+from intarsia.server.http.requests import parse_object, read_json
 
 __all__ = ["IMAGE_PARTS", "REQUEST_PART", "read_job_request"]
 
@@ -49,7 +48,9 @@ def _check_names(form: FormData) -> None:
 
 
 async def _fields(form: FormData) -> dict[str, Any]:
-    fields = _parsed(await _content(form[REQUEST_PART])) if REQUEST_PART in form else {}
+    fields: dict[str, Any] = {}
+    if REQUEST_PART in form:
+        fields = parse_object(await _content(form[REQUEST_PART]), REQUEST_PART, f"the part {REQUEST_PART}")
     for name in ("init_image", "mask_image"):
         if name in form:
             _set_image(fields, name, name, await _content(form[name]))
@@ -59,16 +60,6 @@ async def _fields(form: FormData) -> dict[str, Any]:
         if not isinstance(adapter, dict):
             raise RequestError("ip_adapter", message="ip_adapter_image needs an ip_adapter with its id in the request")
         _set_image(adapter, "image", "ip_adapter_image", await _content(form["ip_adapter_image"]))
-    return fields
-
-
-def _parsed(content: str | bytes) -> dict[str, Any]:
-    try:
-        fields = json.loads(content)
-    except (ValueError, RecursionError):
-        raise RequestError(REQUEST_PART, message=f"the part {REQUEST_PART} is not valid JSON") from None
-    if not isinstance(fields, dict):
-        raise RequestError(REQUEST_PART, message=f"the part {REQUEST_PART} must be a JSON object")
     return fields
 
 

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request, Response
 from intarsia.errors import RequestError
 from intarsia.server.engines.previews import PREVIEW_EVERY
 from intarsia.server.http.error_replies import HttpError, json_response
-from intarsia.server.http.requests import as_job_id, base_url, owner_of, services_of
+from intarsia.server.http.requests import as_job_id, base_url, check_room, owner_of, services_of
 from intarsia.server.routes.job_events import stream
 from intarsia.server.routes.job_requests import read_job_request
 from intarsia.server.routes.job_view import job_view
@@ -41,21 +41,32 @@ async def _accept(request: Request) -> Response:
     """Take a request in; the job is durable before the reply."""
     services = services_of(request)
     owner = owner_of(request)
+    check_room(request, owner)
     every = _number(request, "preview_every", 0, 150, "a whole number between 0 and 150")
     fields = await read_job_request(request)
 
-    accept = partial(
+    read = partial(
         services.acceptance.library,
         fields,
         owner=owner,
         idempotency_key=request.headers.get("Idempotency-Key"),
         preview_every=PREVIEW_EVERY if every is None else every,
     )
-    job = await to_thread.run_sync(accept, limiter=services.threads)
-    services.dispatcher.wake()
+    base = base_url(request)
 
-    view = await _view(request, job)
+    def finish(job: Job) -> dict[str, Any]:
+        services.dispatcher.wake()
+        return job_view(job, services, base)
+
+    view = await services.intake.accept(read, _images(fields), owner, finish)
     return json_response(view, 201, {"Location": view["url"]})
+
+
+def _images(fields: dict[str, Any]) -> list[object]:
+    """The images that a request names."""
+    adapter = fields.get("ip_adapter")
+    shown = adapter.get("image") if isinstance(adapter, dict) else None
+    return [fields.get("init_image"), fields.get("mask_image"), shown]
 
 
 async def _page(request: Request) -> Response:

@@ -22,13 +22,24 @@ from intarsia.server.store.job_rows import job_of, select_jobs, values_of
 from intarsia.server.store.jobs import UPLOAD, Done, Failed, Job, WebhookTarget
 from intarsia.server.store.leases import Leases
 from intarsia.server.store.schema import JOBS, SCHEMA_VERSION, migrate
+from intarsia.server.store.statements import AHEAD, INSERT_JOB, JOB, QUEUED
 from intarsia.server.store.webhook_store import WebhookStore
 
 __all__ = ["IdInUse", "QueueFull", "Store", "StoreError"]
 
 
 class QueueFull(IntarsiaError):
-    """As many jobs are queued as the server takes."""
+    """As many jobs are queued as the server takes, of all owners or of one.
+
+    Attributes:
+        most: how many that is.
+        owner: whose share is used up; None where the whole queue is.
+    """
+
+    def __init__(self, most: int, owner: str | None = None) -> None:
+        whose = "jobs are queued" if owner is None else "jobs of this key are queued"
+        super().__init__(f"{most} {whose}, which is as many as this server takes; try again later")
+        self.most, self.owner = most, owner
 
 
 class IdInUse(IntarsiaError):
@@ -59,12 +70,19 @@ class Store:
         migrate(self.database)
 
     def accept(
-        self, job: Job, *, most: int, idempotency_key: str | None = None, webhook: WebhookTarget | None = None
+        self,
+        job: Job,
+        *,
+        most: int,
+        share: int | None = None,
+        idempotency_key: str | None = None,
+        webhook: WebhookTarget | None = None,
     ) -> tuple[Job, bool]:
         """Store a new job as queued, behind all that were accepted before; durable once this returns.
 
         Args:
             most: jobs that may be queued.
+            share: jobs of one owner that may be queued; None is ``most``.
             idempotency_key: a later job of the same owner with an equal key is not stored: the first one is returned.
             webhook: what is called when the job has ended.
 
@@ -82,9 +100,8 @@ class Store:
                 earlier = self._with_key(connection, job.owner, idempotency_key)
                 if earlier is not None:
                     return earlier, False
-                self._check_room(connection, most)
-                last = sa.select(sa.func.coalesce(sa.func.max(JOBS.c.sequence), 0)).scalar_subquery()
-                connection.execute(sa.insert(JOBS).values(values | {"sequence": last + 1}))
+                self._check_room(connection, job.owner, most, share)
+                connection.execute(INSERT_JOB, values)
                 if webhook is not None:
                     self.webhooks.add(connection, job.id, webhook)
             return job, True
@@ -98,13 +115,13 @@ class Store:
         if not 0 < job_id < 2**53:
             return None
         with self.database.read() as connection:
-            row = connection.execute(select_jobs().where(JOBS.c.id == job_id)).mappings().first()
+            row = connection.execute(JOB, {"wanted": job_id}).mappings().first()
         return None if row is None else job_of(row)
 
-    def check_room(self, most: int) -> None:
+    def check_room(self, most: int, *, owner: str = "", share: int | None = None) -> None:
         """Raise QueueFull where :meth:`accept` would now: before a request is read and its images are decoded."""
         with self.database.read() as connection:
-            self._check_room(connection, most)
+            self._check_room(connection, owner, most, share)
 
     def with_key(self, owner: str, idempotency_key: str | None) -> Job | None:
         """The job that an owner's idempotency key has given, if any."""
@@ -235,10 +252,8 @@ class Store:
 
     def lane_rows_before(self, job_id: int) -> tuple[int, int]:
         """Jobs ahead of a queued one, and network evaluations that are queued or running ahead of it."""
-        ahead = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(JOBS.c.lane_rows), 0))
-        ahead = ahead.where(JOBS.c.state.in_(["queued", "running"]), JOBS.c.sequence < _sequence(job_id))
         with self.database.read() as connection:
-            jobs, rows = connection.execute(ahead).one()
+            jobs, rows = connection.execute(AHEAD, {"wanted": job_id}).one()
         return int(jobs), int(rows)
 
     def close(self) -> None:
@@ -269,13 +284,12 @@ class Store:
         row = connection.execute(query).mappings().first()
         return None if row is None else job_of(row)
 
-    def _check_room(self, connection: sa.Connection, most: int) -> None:
-        if self._queued(connection) >= most:
-            raise QueueFull(f"{most} jobs are queued, which is as many as this server takes; try again later")
-
-    def _queued(self, connection: sa.Connection) -> int:
-        query = sa.select(sa.func.count()).select_from(JOBS).where(JOBS.c.state == "queued")
-        return int(connection.execute(query).scalar_one())
+    def _check_room(self, connection: sa.Connection, owner: str, most: int, share: int | None) -> None:
+        queued, own = connection.execute(QUEUED, {"whose": owner}).one()
+        if queued >= most:
+            raise QueueFull(most)
+        if share is not None and own >= share:
+            raise QueueFull(share, owner)
 
 
 def _is_attempt(job: Job) -> sa.ColumnElement[bool]:
