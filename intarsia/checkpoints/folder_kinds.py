@@ -1,4 +1,4 @@
-"""Folders: diffusers' models and networks, PEFT's LoRAs, IP adapters; by their configs and the headers of their weights."""
+"""Folders: diffusers' models and networks, PEFT's LoRAs, IP adapters; by configs, and headers of weights."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def main_dtype(tensors: Iterable[StoredTensor]) -> str:
 def version_of(metadata: Mapping[str, str]) -> tuple[str, ...]:
     """The families of the version of Stable Diffusion that trainers wrote into a file; empty where they wrote none.
 
-    The keys are ``modelspec.architecture`` (Stability-AI/ModelSpec) and ``ss_base_model_version`` (kohya-ss/sd-scripts).
+    The keys are ``modelspec.architecture`` (Stability-AI/ModelSpec) and ``ss_base_model_version`` (kohya's scripts).
     """
     architecture = metadata.get("modelspec.architecture", "")
     base = metadata.get("ss_base_model_version", "")

@@ -42,7 +42,7 @@ def find_vae(header: Header) -> Identified | None:
 
 
 def vae_families(name: str) -> tuple[str, ...]:
-    """Families by the name of a VAE's file, as nothing in it differs between them; empty where the name says nothing."""
+    """Families by the name of a VAE's file, as nothing in it differs between them; empty where it says nothing."""
     words = re.split(r"[^a-z0-9]+", name.lower())
     if any(word.startswith(("sdxl", "xl", "pony", "illustrious", "taesdxl")) for word in words):
         return SDXL
@@ -77,7 +77,7 @@ def _half_of_taesd(header: Header) -> Identified | None:
 
 
 def find_embedding(header: Header) -> Identified | None:
-    """A textual-inversion embedding: A1111's ``emb_params``, diffusers' ``<token>``, SDXL's ``clip_l`` and ``clip_g``."""
+    """A textual-inversion embedding: ``emb_params`` (A1111), ``<token>`` (diffusers), ``clip_l`` and ``clip_g`` (SDXL)."""
     vectors = header.tensors
     names = set(vectors)
     is_one = len(names) == 1 and all(name == "emb_params" or re.fullmatch(r"<[^<>]+>", name) for name in names)

@@ -1,6 +1,6 @@
-"""Identify a file or a folder: what it is, for which family, and whether it can be used; from headers and configs alone.
+"""Identify a file or a folder: what it is, for which family, and whether it can be used.
 
-A checkpoint takes some ten milliseconds, whatever its size: no tensor is read.
+Only headers and configs are read: a checkpoint takes some ten milliseconds, whatever its size.
 """
 
 from __future__ import annotations
