@@ -27,7 +27,9 @@ def installed_source():
             path = Path(folder, SOURCE)
             if path.is_file():
                 return path
-    raise SystemExit(f"{SOURCE}: in none of the packages {', '.join(PACKAGES)}; install clip-anytorch, or name the file")
+    raise SystemExit(
+        f"{SOURCE}: in none of the packages {', '.join(PACKAGES)}; install clip-anytorch, or name the file"
+    )
 
 
 def merges_of(source):

@@ -23,7 +23,7 @@ _OTHERS = {
     "vae": ("first_stage_model.",),
     "ema": ("model_ema.",),
 }
-_VERSIONS = {SD1: "Stable Diffusion 1", SD2: "Stable Diffusion 2", SDXL: "SDXL"}
+_VERSIONS: dict[tuple[str, ...], str] = {SD1: "Stable Diffusion 1", SD2: "Stable Diffusion 2", SDXL: "SDXL"}
 
 # Input channels of networks that take something besides what a family of ours takes.
 _CHANNELS = {

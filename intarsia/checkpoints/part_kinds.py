@@ -10,7 +10,7 @@ from intarsia.checkpoints.identified import SD1, SD2, SDXL, Identified, main_dty
 __all__ = ["find_embedding", "find_ip_adapter", "find_vae", "vae_families"]
 
 # Widths of the tables of tokens, by the text encoders.
-_EMBEDDING_WIDTHS = {768: SD1, 1024: SD2}
+_EMBEDDING_WIDTHS: dict[int, tuple[str, ...]] = {768: SD1, 1024: SD2}
 _LATENT_CHANNELS = 4
 # Cross-attentions of the UNets of SD1 and SD2; SDXL has 70.
 _ATTENTIONS = 16
@@ -77,7 +77,7 @@ def _half_of_taesd(header: Header) -> Identified | None:
 
 
 def find_embedding(header: Header) -> Identified | None:
-    """A textual-inversion embedding: ``emb_params`` (A1111), ``<token>`` (diffusers), ``clip_l`` and ``clip_g`` (SDXL)."""
+    """A textual-inversion embedding: ``emb_params`` (A1111), ``<token>`` (diffusers), or two tensors for SDXL."""
     vectors = header.tensors
     names = set(vectors)
     is_one = len(names) == 1 and all(name == "emb_params" or re.fullmatch(r"<[^<>]+>", name) for name in names)
@@ -85,10 +85,11 @@ def find_embedding(header: Header) -> Identified | None:
     if not is_one and not is_pair:
         return None
 
-    families = SDXL
+    families: tuple[str, ...] = SDXL
     if is_one:
         shape = next(iter(vectors.values())).shape
-        families = _EMBEDDING_WIDTHS.get(shape[-1] if shape else 0, ())
+        width = shape[-1] if shape else 0
+        families = _EMBEDDING_WIDTHS.get(width, ())
     flat = all(1 <= len(tensor.shape) <= 2 for tensor in vectors.values())
     return Identified(
         path=header.path,

@@ -98,9 +98,7 @@ def load_tokens(folder: Path, positions: int, rows: int) -> ClipTokens:
     return ClipTokens(tokenizer=tokenizer, limit=limit, end=end, pad=pad)
 
 
-def make_tokens(
-    vocabulary: dict[str, int], merges: Sequence[tuple[str, str]], *, pad: str, limit: int
-) -> ClipTokens:
+def make_tokens(vocabulary: dict[str, int], merges: Sequence[tuple[str, str]], *, pad: str, limit: int) -> ClipTokens:
     """A tokenizer from its vocabulary and merges, with CLIP's usual special tokens; ``pad`` is the one that pads."""
     tokenizer = _pipeline(vocabulary, merges, {**_MARKS, "pad": pad}, {})
     return ClipTokens(
