@@ -17,9 +17,9 @@ from intarsia.checkpoints.other_kinds import find_other
 from intarsia.checkpoints.part_kinds import find_embedding, find_ip_adapter, find_vae
 from intarsia.errors import WeightsError
 
-__all__ = ["identify", "identify_header"]
+__all__ = ["PICKLED", "identify", "identify_header"]
 
-_PICKLED = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+PICKLED = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 _FINDERS = (find_checkpoint, find_ip_adapter, find_embedding, find_lora, find_vae)
 
 
@@ -33,7 +33,7 @@ def identify(path: Path) -> Identified:
     """
     if os.path.isdir(path):
         return find_folder(path)
-    if path.suffix.lower() in _PICKLED and os.path.isfile(path):
+    if path.suffix.lower() in PICKLED and os.path.isfile(path):
         raise WeightsError(
             f"{path}: a pickled file ({path.suffix}), which can run code when it is opened; "
             "only safetensors are loaded (convert it first)"

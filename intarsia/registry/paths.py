@@ -18,7 +18,7 @@ from intarsia.registry.usable import SECTIONS, noun
 
 __all__ = ["entry_with_path", "id_of", "is_path", "model_of_path", "part_of_path"]
 
-E = TypeVar("E", ModelEntry, PartEntry)
+E = TypeVar("E", bound=ModelEntry | PartEntry)
 
 _SUFFIX = ".safetensors"
 # What an error advises by the section that a file belongs into.

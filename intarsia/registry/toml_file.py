@@ -16,7 +16,7 @@ from intarsia.registry.entries import DEFAULT_MERGING, PARTS, Format, ModelEntry
 from intarsia.registry.families import FAMILIES
 from intarsia.token_merging import MAX_RATIO, TokenMerging
 
-__all__ = ["PACKAGE", "RegistryFile", "read_registry_file"]
+__all__ = ["PACKAGE", "PREDICTIONS", "SCHEMA", "RegistryFile", "read_registry_file"]
 
 PACKAGE = Path(__file__).resolve().parent.parent
 """The installed package, which paths that begin with ``package:`` are relative to."""
@@ -26,7 +26,7 @@ _KEYS = ("schema", "default", "realtime", "models", *PARTS)
 
 # Pixels of the side that a model was trained at.
 _SMALLEST, _LARGEST = 8, 8192
-_PREDICTIONS = ("epsilon", "v_prediction")
+PREDICTIONS = ("epsilon", "v_prediction")
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 # Keys of an entry and their types.
@@ -207,8 +207,8 @@ def _check_model(where: str, fields: Mapping[str, Any]) -> None:
         raise WeightsError(f"{where}: family must be one of {known}, not {shown(family)}")
 
     prediction = fields.get("prediction", "epsilon")
-    if prediction not in _PREDICTIONS:
-        known = " or ".join(_PREDICTIONS)
+    if prediction not in PREDICTIONS:
+        known = " or ".join(PREDICTIONS)
         raise WeightsError(f"{where}: prediction must be {known}, not {shown(prediction)}")
 
     size = fields.get("size", _SMALLEST)
