@@ -48,7 +48,7 @@ def download(name: str) -> Downloaded:
     if match is None:
         raise WeightsError(f"{shown(name)}: must be hf:OWNER/NAME, with /FILE and @REVISION where they are needed")
     repo, file, revision = match["repo"], match["file"], match["revision"]
-    import httpx
+    import httpx2
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
@@ -59,7 +59,7 @@ def download(name: str) -> Downloaded:
         folder = Path(snapshot_download(repo, revision=info.sha, allow_patterns=[_literal(file) for file in files]))
     except OfflineModeIsEnabled as exc:
         raise WeightsError(f"{name}: HF_HUB_OFFLINE is set, so nothing is downloaded") from exc
-    except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as exc:
+    except (HfHubHTTPError, httpx2.HTTPError, OSError, ValueError) as exc:
         raise WeightsError(f"{name}: cannot be downloaded: {one_line(exc)}") from exc
 
     _verify(folder, {file: hashes[file] for file in files})

@@ -15,7 +15,7 @@ from intarsia.checkpoints.lora_families import find_lora
 from intarsia.checkpoints.part_kinds import find_ip_adapter, vae_families
 from intarsia.errors import WeightsError, shown
 
-__all__ = ["find_folder"]
+__all__ = ["find_folder", "folder_version"]
 
 _SDXL_SCALE = 0.13025
 _COMPONENT_NAMES = {"unet": "unet", "vae": "vae", "text_encoder": "text", "text_encoder_2": "text_2"}
@@ -67,6 +67,12 @@ def _model(folder: Path) -> Identified:
         size=_bytes(files_read("models", folder)),
         refused=_refused(folder, channels),
     )
+
+
+def folder_version(folder: Path) -> tuple[str, ...]:
+    """The families of a model's version of Stable Diffusion; empty where its UNet has no config."""
+    path = folder / "unet" / "config.json"
+    return _version(read_json(path)) if is_there(path) else ()
 
 
 def _version(unet: Mapping[str, Any]) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from intarsia.registry.entries import PARTS, ModelEntry, PartEntry
 from intarsia.registry.files import check, entry_hash, folder_hash, identified, locate
 from intarsia.registry.hashing import nothing
 from intarsia.registry.registry import Registry
-from intarsia.registry.usable import check_file, missing_networks, version
+from intarsia.registry.usable import check_content, check_file, missing_networks, version
 
 __all__ = ["Parts", "find_checker", "find_parts", "model_files", "model_plan"]
 
@@ -123,7 +123,9 @@ def find_checker(request: InpaintRequest, model: ModelEntry, registry: Registry)
 def _fitting(kind: str, name: str, model: ModelEntry, registry: Registry, *, allow_paths: bool = False) -> PartEntry:
     """The part of that name, once it fits the model's family."""
     entry = registry.part(kind, name, allow_paths=allow_paths)
-    if entry.families and model.family not in entry.families:
+    # what a file itself says is a version of Stable Diffusion, and tells nothing about other families
+    is_comparable = bool(entry.declared_in) or len(version(model.family)) > 1
+    if is_comparable and entry.families and model.family not in entry.families:
         fits = ", ".join(entry.families)
         raise WeightsError(f"{PARTS[kind]} {entry.id} fits the families {fits}, not {model.family} of {model.id}")
     return entry
@@ -168,23 +170,33 @@ def _id_and_hash(entry: PartEntry) -> str:
 
 
 def model_files(model: ModelEntry, parts: Parts, meanwhile: Callable[[], None] = nothing) -> ModelFiles:
-    """The model's files, once all pinned ones have been found whole; else :class:`WeightsError`.
+    """The model's files, once all pinned ones have been found whole, and of the kinds and families of their entries.
+
+    Raises:
+        WeightsError: a file is missing, damaged or something else than its entry says.
 
     Args:
         meanwhile: called while much of the model is hashed.
     """
+    entries = [model, parts.vae, parts.text, parts.ip_adapter, *(entry for entry, _ in parts.loras)]
+    folder = check(model, meanwhile)
+    for entry in entries:
+        if entry is not None:
+            check(entry)
+            check_content(entry)
+
     shape = model.shape
     return ModelFiles(
         model=model.id,
         family=model.family,
-        folder=check(model, meanwhile),
+        folder=folder,
         in_channels=shape.in_channels,
         latent_channels=shape.latent_channels,
         factor=shape.factor,
-        vae_folder=check(parts.vae) if parts.vae else None,
-        text=check(parts.text) if parts.text else None,
+        vae_folder=locate(parts.vae) if parts.vae else None,
+        text=locate(parts.text) if parts.text else None,
         tokenizer=model.tokenizer,
-        loras=tuple((check(entry), strength) for entry, strength in parts.loras),
-        ip_adapter=check(parts.ip_adapter) if parts.ip_adapter else None,
+        loras=tuple((locate(entry), strength) for entry, strength in parts.loras),
+        ip_adapter=locate(parts.ip_adapter) if parts.ip_adapter else None,
         precision=model.precision,  # which the registry has checked
     )

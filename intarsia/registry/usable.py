@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 
+from intarsia.checkpoints.folder_kinds import folder_version
 from intarsia.checkpoints.identified import SD1, SD2, SDXL, Identified, Kind
 from intarsia.checkpoints.layout import COMPONENTS, SCHEDULER, find_weights
 from intarsia.errors import WeightsError
 from intarsia.registry.entries import PARTS, Entry, ModelEntry, PartEntry
 from intarsia.registry.files import identified, locate
 
-__all__ = ["KINDS", "SECTIONS", "check_file", "check_usable", "missing_networks", "noun", "version"]
+__all__ = ["KINDS", "SECTIONS", "check_content", "check_file", "check_usable", "missing_networks", "noun", "version"]
 
 KINDS: dict[str, tuple[Kind, ...]] = {
     "models": ("checkpoint", "unet", "folder"),
@@ -70,6 +71,22 @@ def check_file(entry: Entry) -> Identified:
             f"and its entry says {entry.family} (declared in {entry.declared_in})"
         )
     return found
+
+
+def check_content(entry: Entry) -> None:
+    """Refuse files of another kind or family than their entry's, before they are opened; :class:`WeightsError`."""
+    path = locate(entry)
+    if os.path.isfile(path):
+        check_file(entry)
+        return
+
+    is_stable_diffusion = isinstance(entry, ModelEntry) and len(version(entry.family)) > 1
+    families = folder_version(path) if is_stable_diffusion else ()
+    if isinstance(entry, ModelEntry) and families and entry.family not in families:
+        raise WeightsError(
+            f"{entry.id}: the UNet in {path} is of {' or '.join(families)}, "
+            f"and its entry says {entry.family} (declared in {entry.declared_in})"
+        )
 
 
 def missing_networks(entry: ModelEntry) -> tuple[str, ...]:

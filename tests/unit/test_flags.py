@@ -26,6 +26,7 @@ from intarsia.images.access import Access
 from intarsia.registry import files as weights
 from intarsia.registry import registry
 from intarsia.token_merging import TokenMerging
+from tests.tiny_files import SD1_LORA, write
 
 REGISTRY = """
 schema = 1
@@ -43,7 +44,7 @@ ASKED = {"init_image": "photo.png", "mask_image": "mask.png"}
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "nothing").mkdir()
     (tmp_path / "nothing" / "model_index.json").write_text("{}")
-    (tmp_path / "ink.safetensors").write_bytes(b"ink")
+    write(tmp_path / "ink.safetensors", SD1_LORA)
     for name in ("weights.toml", "other.toml"):
         (tmp_path / name).write_text(REGISTRY)
     (tmp_path / "request.json").write_text(json.dumps(ASKED))
