@@ -1,13 +1,16 @@
 """CLIP's packaged vocabulary: the published numbers, and the tokens of transformers' tokenizer made of it."""
 
+from __future__ import annotations
+
 import gzip
 import json
+from pathlib import Path
 
 import pytest
 
 from intarsia.errors import WeightsError
 from intarsia.models import clip_vocabulary as module
-from intarsia.models.clip_vocabulary import MERGES, MERGES_FILE, clip_tokens, clip_vocabulary
+from intarsia.models.clip_vocabulary import MERGES, MERGES_FILE, Padding, clip_tokens, clip_vocabulary
 from intarsia.models.tokens import load_tokens
 
 START, END = 49406, 49407
@@ -19,8 +22,8 @@ PROMPTS = [
 ]
 
 
-def words(prompt, padding="<|endoftext|>"):
-    ids = clip_tokens(padding).encode(prompt)[0][0].tolist()
+def words(prompt: str, padding: Padding = "<|endoftext|>") -> list[int]:
+    ids: list[int] = clip_tokens(padding).encode(prompt)[0][0].tolist()
     return ids[1 : ids.index(END)]
 
 
@@ -68,7 +71,7 @@ def test_tokens_are_those_of_transformers(tmp_path, padding):
         assert clip_tokens(padding).encode(prompt)[0][0].tolist() == expected
 
 
-def write_folder(folder, padding):
+def write_folder(folder: Path, padding: str) -> None:
     vocabulary, merges = clip_vocabulary()
     (folder / "vocab.json").write_text(json.dumps(vocabulary))
     lines = ["#version: 0.2", *(f"{one} {other}" for one, other in merges), ""]
