@@ -7,7 +7,7 @@ an interrupted download goes on.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,14 +49,14 @@ def download(name: str) -> Downloaded:
         raise WeightsError(f"{shown(name)}: must be hf:OWNER/NAME, with /FILE and @REVISION where they are needed")
     repo, file, revision = match["repo"], match["file"], match["revision"]
     import httpx2
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     try:
         info = HfApi().model_info(repo, revision=revision, files_metadata=True)
         hashes = {sibling.rfilename: (sibling.lfs.sha256 if sibling.lfs else "") for sibling in info.siblings or []}
         files = _wanted(name, hashes, file)
-        folder = Path(snapshot_download(repo, revision=info.sha, allow_patterns=[_literal(file) for file in files]))
+        folder = _downloaded(repo, str(info.sha), files)
     except OfflineModeIsEnabled as exc:
         raise WeightsError(f"{name}: HF_HUB_OFFLINE is set, so nothing is downloaded") from exc
     except (HfHubHTTPError, httpx2.HTTPError, OSError, ValueError) as exc:
@@ -102,9 +102,15 @@ def _pipeline_files(names: Iterable[str]) -> list[str]:
     return wanted
 
 
-def _literal(name: str) -> str:
-    """A pattern that matches this name alone."""
-    return re.sub(r"([*?\[])", r"[\1]", name)
+def _downloaded(repo: str, commit: str, files: Sequence[str]) -> Path:
+    """The folder of a commit in the hub's cache, once these files are in it."""
+    from huggingface_hub import hf_hub_download
+
+    folder = Path()
+    for file in files:
+        path = Path(hf_hub_download(repo, file, revision=commit))
+        folder = path.parents[file.count("/")]
+    return folder
 
 
 def _verify(folder: Path, expected: Mapping[str, str]) -> None:

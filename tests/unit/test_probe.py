@@ -40,31 +40,65 @@ MODELS: list[tuple[str, Mapping[str, Iterable[int]], dict[str, str], dict[str, A
     ("sd15", checkpoint(), {}, {"kind": "checkpoint", "family": "sd15", "prediction": "epsilon", "missing": ()}),
     ("sd15 9 channels", checkpoint(channels(SD1_UNET, 9)), {}, {"family": "sd15-inpaint", "prediction": "epsilon"}),
     ("sd21", SD2_FILE, {}, {"family": "sd21", "prediction": "v_prediction", "missing": ()}),
-    ("sd21 9 channels", checkpoint(channels(SD2_UNET, 9), SD2_TEXT), {}, {
-        "family": "sd21-inpaint", "prediction": "epsilon",
-    }),
+    (
+        "sd21 9 channels",
+        checkpoint(channels(SD2_UNET, 9), SD2_TEXT),
+        {},
+        {
+            "family": "sd21-inpaint",
+            "prediction": "epsilon",
+        },
+    ),
     ("sd2 base", SD2_FILE, {"modelspec.architecture": "stable-diffusion-v2-512"}, {"prediction": "epsilon"}),
     ("sd2 that says so", SD2_FILE, {"modelspec.prediction_type": "epsilon"}, {"prediction": "epsilon"}),
-    ("sdxl", SDXL_FILE, {"modelspec.title": "Pony"}, {
-        "family": "sdxl", "prediction": "epsilon", "title": "Pony", "components": ("unet", "text", "text_2", "vae"),
-    }),
+    (
+        "sdxl",
+        SDXL_FILE,
+        {"modelspec.title": "Pony"},
+        {
+            "family": "sdxl",
+            "prediction": "epsilon",
+            "title": "Pony",
+            "components": ("unet", "text", "text_2", "vae"),
+        },
+    ),
     ("sdxl 9 channels", checkpoint(channels(SDXL_UNET, 9), SDXL_TEXT), {}, {"family": "sdxl-inpaint"}),
-    ("sdxl that predicts v", {**SDXL_FILE, "v_pred": (0,), "ztsnr": (0,)}, {}, {
-        "family": "sdxl", "prediction": "v_prediction", "zero_terminal_snr": True,
-    }),
-    ("sdxl by metadata", SDXL_FILE, {"modelspec.prediction_type": "v"}, {
-        "prediction": "v_prediction", "zero_terminal_snr": False,
-    }),
+    (
+        "sdxl that predicts v",
+        {**SDXL_FILE, "v_pred": (0,), "ztsnr": (0,)},
+        {},
+        {
+            "family": "sdxl",
+            "prediction": "v_prediction",
+            "zero_terminal_snr": True,
+        },
+    ),
+    (
+        "sdxl by metadata",
+        SDXL_FILE,
+        {"modelspec.prediction_type": "v"},
+        {
+            "prediction": "v_prediction",
+            "zero_terminal_snr": False,
+        },
+    ),
     ("ema", {**checkpoint(), "model_ema.decay": ()}, {}, {"components": ("unet", "text", "vae", "ema"), "missing": ()}),
     ("no vae", checkpoint(vae=NOTHING), {}, {"kind": "checkpoint", "missing": ("vae",), "refused": ""}),
     ("no text encoder", checkpoint(text=NOTHING), {}, {"kind": "checkpoint", "missing": ("text",)}),
     ("sdxl without its second", checkpoint(SDXL_UNET, dict(list(SDXL_TEXT.items())[:1])), {}, {"missing": ("text_2",)}),
-    ("unet alone", under("model.diffusion_model.", SD1_UNET), {}, {
-        "kind": "unet", "family": "sd15", "missing": ("text", "vae"),
-    }),
+    (
+        "unet alone",
+        under("model.diffusion_model.", SD1_UNET),
+        {},
+        {
+            "kind": "unet",
+            "family": "sd15",
+            "missing": ("text", "vae"),
+        },
+    ),
     ("bare unet", SD2_UNET, {}, {"kind": "unet", "family": "sd21"}),
     ("bare sdxl unet", SDXL_UNET, {}, {"kind": "unet", "family": "sdxl", "missing": ("text", "text_2", "vae")}),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("row", MODELS, ids=[row[0] for row in MODELS])
@@ -94,13 +128,30 @@ REFUSED: list[tuple[str, Mapping[str, Iterable[int]], str, str]] = [
     ("flux", {"double_blocks.0.img_attn.qkv.weight": (8, 8)}, "other", "Flux"),
     ("flux checkpoint", {"model.diffusion_model.double_blocks.0.img_attn.qkv.weight": (8, 8)}, "other", "Flux"),
     ("sd3", {"model.diffusion_model.joint_blocks.0.x.weight": (8, 8)}, "other", "SD3"),
-    ("llm", {"model.embed_tokens.weight": (8, 8), "model.layers.0.self_attn.q_proj.weight": (8, 8)}, "other", "language"),
+    (
+        "llm",
+        {"model.embed_tokens.weight": (8, 8), "model.layers.0.self_attn.q_proj.weight": (8, 8)},
+        "other",
+        "language",
+    ),
     ("t5", {"encoder.block.0.layer.0.SelfAttention.q.weight": (8, 8)}, "other", "T5"),
     ("controlnet", under("control_model.", SD1_UNET), "other", "ControlNet"),
-    ("controlnet of diffusers", {"controlnet_cond_embedding.conv_in.weight": (8, 3, 3, 3), "conv_in.weight": (8, 4, 3, 3),
-                                 "down_blocks.0.resnets.0.conv1.weight": (8, 8)}, "other", "ControlNet"),
-    ("unet of diffusers", {"conv_in.weight": (8, 4, 3, 3), "down_blocks.0.resnets.0.conv1.weight": (8, 8)}, "unet",
-     "one network of a diffusers folder"),
+    (
+        "controlnet of diffusers",
+        {
+            "controlnet_cond_embedding.conv_in.weight": (8, 3, 3, 3),
+            "conv_in.weight": (8, 4, 3, 3),
+            "down_blocks.0.resnets.0.conv1.weight": (8, 8),
+        },
+        "other",
+        "ControlNet",
+    ),
+    (
+        "unet of diffusers",
+        {"conv_in.weight": (8, 4, 3, 3), "down_blocks.0.resnets.0.conv1.weight": (8, 8)},
+        "unet",
+        "one network of a diffusers folder",
+    ),
     ("clip", {"text_model.encoder.layers.0.mlp.fc1.weight": (8, 8)}, "other", "CLIP text encoder"),
     ("clip image", {"vision_model.encoder.layers.0.mlp.fc1.weight": (8, 8)}, "other", "CLIP image encoder"),
     ("upscaler file", {"model.0.weight": (8, 3, 3, 3)}, "other", "upscaler"),
@@ -111,10 +162,23 @@ REFUSED: list[tuple[str, Mapping[str, Iterable[int]], str, str]] = [
     ("flux lora", {"transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight": (2, 8)}, "lora", "for Flux"),
     ("flux lora of kohya", {"lora_unet_double_blocks_0_img_attn_proj.lora_down.weight": (2, 8)}, "lora", "for Flux"),
     ("sd3 lora", {"lora_te3_encoder_block_0_layer_0_DenseReluDense_wo.lora_down.weight": (2, 8)}, "lora", "SD3"),
-    ("face id", {"image_proj.proj.0.weight": (8, 8), "ip_adapter.0.to_q_lora.down.weight": (2, 8),
-                 "ip_adapter.1.to_k_ip.weight": (8, 8)}, "ip_adapter", "FaceID"),
-    ("full face", {"image_proj.proj.0.weight": (8, 8), "ip_adapter.1.to_k_ip.weight": (8, 8)}, "ip_adapter", "full-face"),
-]  # fmt: skip
+    (
+        "face id",
+        {
+            "image_proj.proj.0.weight": (8, 8),
+            "ip_adapter.0.to_q_lora.down.weight": (2, 8),
+            "ip_adapter.1.to_k_ip.weight": (8, 8),
+        },
+        "ip_adapter",
+        "FaceID",
+    ),
+    (
+        "full face",
+        {"image_proj.proj.0.weight": (8, 8), "ip_adapter.1.to_k_ip.weight": (8, 8)},
+        "ip_adapter",
+        "full-face",
+    ),
+]
 
 
 @pytest.mark.parametrize("row", REFUSED, ids=[row[0] for row in REFUSED])
@@ -133,24 +197,58 @@ def test_quantized_types_are_refused(tmp_path):
 ADAPTER = {"image_proj.proj.weight": (8, 8)}
 PARTS_FOUND: list[tuple[str, Mapping[str, Iterable[int]], dict[str, str], str, tuple[str, ...]]] = [
     ("lora", SD1_LORA, {}, "lora", SD1),
-    ("lora by prompt width", {
-        "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.lora_A.weight": (2, 1024),
-    }, {}, "lora", SD2),
+    (
+        "lora by prompt width",
+        {
+            "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.lora_A.weight": (2, 1024),
+        },
+        {},
+        "lora",
+        SD2,
+    ),
     ("lora sdxl", SDXL_LORA, {}, "lora", SDXL),
-    ("lora by its second encoder", {
-        "lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": (2, 8),
-    }, {}, "lora", SDXL),
-    ("lora by diffusers' names", {"text_encoder_2.text_model.encoder.layers.0.mlp.fc1.lora_A.weight": (2, 8)}, {}, "lora",
-     SDXL),
+    (
+        "lora by its second encoder",
+        {
+            "lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": (2, 8),
+        },
+        {},
+        "lora",
+        SDXL,
+    ),
+    (
+        "lora by diffusers' names",
+        {"text_encoder_2.text_model.encoder.layers.0.mlp.fc1.lora_A.weight": (2, 8)},
+        {},
+        "lora",
+        SDXL,
+    ),
     ("lora by text layers", {"lora_te_text_model_encoder_layers_22_mlp_fc1.lora_down.weight": (2, 8)}, {}, "lora", SD2),
-    ("lora by its trainer", {"lora_unet_mid_block_attentions_0_proj_out.lora_down.weight": (2, 8)},
-     {"ss_base_model_version": "sdxl_base_v1-0"}, "lora", SDXL),
-    ("lora of the first level", {
-        "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_k.lora_A.weight": (2, 8),
-    }, {}, "lora", (*SD1, *SD2)),
+    (
+        "lora by its trainer",
+        {"lora_unet_mid_block_attentions_0_proj_out.lora_down.weight": (2, 8)},
+        {"ss_base_model_version": "sdxl_base_v1-0"},
+        "lora",
+        SDXL,
+    ),
+    (
+        "lora of the first level",
+        {
+            "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_k.lora_A.weight": (2, 8),
+        },
+        {},
+        "lora",
+        (*SD1, *SD2),
+    ),
     ("lora that says nothing", {"lora_unet_mid_block_attentions_0_proj_out.lora_down.weight": (2, 8)}, {}, "lora", ()),
     ("loha", {"lora_unet_input_blocks_1_1_transformer_blocks_0_attn2_to_k.hada_w1_b": (2, 768)}, {}, "lora", SD1),
-    ("whole differences", {"lora_unet_input_blocks_1_1_transformer_blocks_0_attn2_to_k.diff": (8, 768)}, {}, "lora", SD1),
+    (
+        "whole differences",
+        {"lora_unet_input_blocks_1_1_transformer_blocks_0_attn2_to_k.diff": (8, 768)},
+        {},
+        "lora",
+        SD1,
+    ),
     ("vae", VAE, {}, "vae", ()),
     ("vae of a checkpoint", under("first_stage_model.", VAE), {}, "vae", ()),
     ("vae by metadata", VAE, {"modelspec.architecture": "stable-diffusion-xl-v1-base/vae"}, "vae", SDXL),
@@ -158,11 +256,21 @@ PARTS_FOUND: list[tuple[str, Mapping[str, Iterable[int]], dict[str, str], str, t
     ("embedding sd2", {"emb_params": (3, 1024)}, {}, "embedding", SD2),
     ("embedding of diffusers", {"<my-style>": (768,)}, {}, "embedding", SD1),
     ("embedding sdxl", {"clip_l": (2, 768), "clip_g": (2, 1280)}, {}, "embedding", SDXL),
-    ("adapter", {**ADAPTER, **{f"ip_adapter.{2 * i + 1}.to_k_ip.weight": (8, 8) for i in range(16)}}, {}, "ip_adapter",
-     SD1),
-    ("adapter sdxl", {**ADAPTER, **{f"ip_adapter.{2 * i + 1}.to_k_ip.weight": (8, 8) for i in range(70)}}, {},
-     "ip_adapter", SDXL),
-]  # fmt: skip
+    (
+        "adapter",
+        {**ADAPTER, **{f"ip_adapter.{2 * i + 1}.to_k_ip.weight": (8, 8) for i in range(16)}},
+        {},
+        "ip_adapter",
+        SD1,
+    ),
+    (
+        "adapter sdxl",
+        {**ADAPTER, **{f"ip_adapter.{2 * i + 1}.to_k_ip.weight": (8, 8) for i in range(70)}},
+        {},
+        "ip_adapter",
+        SDXL,
+    ),
+]
 
 
 @pytest.mark.parametrize("row", PARTS_FOUND, ids=[row[0] for row in PARTS_FOUND])
@@ -205,10 +313,20 @@ def diffusers_folder(folder: Path, unet: Mapping[str, Any], scheduler: Mapping[s
     [
         ({"in_channels": 4}, {}, "sd15", "epsilon"),
         ({"in_channels": 9}, {}, "sd15-inpaint", "epsilon"),
-        ({"in_channels": 4, "use_linear_projection": True}, {"prediction_type": "v_prediction"}, "sd21", "v_prediction"),
-        ({"in_channels": 9, "addition_embed_type": "text_time", "use_linear_projection": True}, {}, "sdxl-inpaint", "epsilon"),
+        (
+            {"in_channels": 4, "use_linear_projection": True},
+            {"prediction_type": "v_prediction"},
+            "sd21",
+            "v_prediction",
+        ),
+        (
+            {"in_channels": 9, "addition_embed_type": "text_time", "use_linear_projection": True},
+            {},
+            "sdxl-inpaint",
+            "epsilon",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_diffusers_folder(tmp_path, unet, scheduler, family, prediction):
     found = identify(diffusers_folder(tmp_path / "m", unet, scheduler))
     assert (found.kind, found.family, found.prediction, found.refused) == ("folder", family, prediction, "")
