@@ -15,12 +15,12 @@ from intarsia.checkpoints.identified import Identified
 from intarsia.checkpoints.probe import identify
 from intarsia.errors import WeightsError, shown
 from intarsia.former_name import variable
-from intarsia.registry.entries import PARTS, Entry, ModelEntry, PartEntry, normalize
+from intarsia.registry.entries import Entry, ModelEntry, PartEntry, normalize
 from intarsia.registry.paths import entry_with_path, id_of
 from intarsia.registry.registry import Registry
-from intarsia.registry.usable import SECTIONS
+from intarsia.registry.usable import section_of
 
-__all__ = ["Added", "add", "section_of", "visible_entries", "visible_registry"]
+__all__ = ["Added", "add", "visible_entries", "visible_registry"]
 
 # What an id may not have, so that ID:STRENGTH, lists of ids and <lora:ID> can be read.
 _NOT_IN_IDS = set(":/\\<>,")
@@ -49,7 +49,7 @@ def add(
     weights: Path | None = None,
     meanwhile: Callable[[Identified], None] = lambda found: None,
 ) -> Added:
-    """Declare a checkpoint, a folder, a LoRA, a VAE, an embedding or an IP adapter in the user's ``weights.toml``.
+    """Declare a checkpoint, a folder, a LoRA, a VAE or an IP adapter in the user's ``weights.toml``.
 
     Args:
         weights: a ``weights.toml`` to add to instead.
@@ -80,16 +80,6 @@ def add(
         if copy is not None:
             remove_own(copy)
         raise
-
-
-def section_of(found: Identified) -> str:
-    """The section of the registry that a file belongs into; WeightsError where it cannot be used."""
-    if found.refused:
-        raise WeightsError(f"{found.path}: {found.what} cannot be used: {found.refused}")
-    section = SECTIONS.get(found.kind, "")
-    if section not in ("models", *PARTS):
-        raise WeightsError(f"{found.path}: is {found.what}, for which the registry has no section")
-    return section
 
 
 def visible_registry(weights: Path | None, target: Path) -> Registry:

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from intarsia.adding.add import section_of, visible_entries
+from intarsia.adding.add import visible_entries
 from intarsia.checkpoints.identified import Identified
 from intarsia.checkpoints.probe import PICKLED, identify
 from intarsia.errors import WeightsError
 from intarsia.registry.paths import entry_with_path
 from intarsia.registry.registry import Registry
+from intarsia.registry.usable import section_of
 
 __all__ = ["Sight", "scan"]
 
@@ -74,8 +75,8 @@ def _sight(path: Path, registry: Registry) -> Sight:
 
     try:
         section = section_of(found)
-    except WeightsError:
-        return Sight(path=path, found=found, problem=found.refused or f"it is {found.what}")
+    except WeightsError as exc:
+        return Sight(path=path, found=found, problem=found.refused or str(exc).removeprefix(f"{found.path}: "))
     entry = entry_with_path(visible_entries(registry, section), str(found.path))
     if entry is not None:
         return Sight(path=path, found=found, id=entry.id)

@@ -38,7 +38,7 @@ _NEEDED = {
     "safety": "config.json",
 }
 # Sections whose entries may be one file; those of the second are nothing else.
-_FILES_TOO = ("models", "vaes", "ip_adapters")
+_FILES_TOO = ("models", "vaes")
 _FILES_ONLY = ("loras", "embeddings")
 _SUFFIX = ".safetensors"
 _PICKLED = (".ckpt", ".bin", ".pt", ".pth", ".pkl")

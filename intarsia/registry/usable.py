@@ -11,7 +11,17 @@ from intarsia.errors import WeightsError
 from intarsia.registry.entries import PARTS, Entry, ModelEntry, PartEntry
 from intarsia.registry.files import identified, locate
 
-__all__ = ["KINDS", "SECTIONS", "check_content", "check_file", "check_usable", "missing_networks", "noun", "version"]
+__all__ = [
+    "KINDS",
+    "SECTIONS",
+    "check_content",
+    "check_file",
+    "check_usable",
+    "missing_networks",
+    "noun",
+    "section_of",
+    "version",
+]
 
 KINDS: dict[str, tuple[Kind, ...]] = {
     "models": ("checkpoint", "unet", "folder"),
@@ -37,6 +47,20 @@ def noun(section: str) -> str:
 def version(family: str) -> tuple[str, ...]:
     """The families of the same version of Stable Diffusion: those with 4 and with 9 channels."""
     return next((families for families in (SD1, SD2, SDXL) if family in families), (family,))
+
+
+def section_of(found: Identified) -> str:
+    """The section of the registry that a file or a folder belongs into; WeightsError where it cannot be used."""
+    if found.refused:
+        raise WeightsError(f"{found.path}: {found.what} cannot be used: {found.refused}")
+    section = SECTIONS.get(found.kind, "")
+    if section not in ("models", *PARTS):
+        raise WeightsError(f"{found.path}: is {found.what}, for which the registry has no section")
+    if section == "ip_adapters" and not os.path.isdir(found.path):
+        raise WeightsError(
+            f"{found.path}: an IP adapter is a folder: put it there as ip_adapter.safetensors, with its image_encoder/"
+        )
+    return section
 
 
 def check_usable(entry: Entry) -> None:
