@@ -72,9 +72,10 @@ def model_path(name: Name = None, kind: OfKind = Kind.models, weights: Weights =
 def verify_model(
     name: Name = None, kind: OfKind = Kind.models, weights: Weights = None, as_json: AsJson = False
 ) -> None:
-    """Compare every file of an entry with its size and sha256; exit code 3 where one differs."""
+    """Compare every file of an entry with its size and sha256; exit code 3 where it cannot be opened as pinned."""
     from intarsia.registry.files import verify
     from intarsia.registry.registry import Registry
+    from intarsia.registry.usable import check_usable
 
     entry = _find(Registry(weights), kind, name)
     states = verify(entry)
@@ -88,6 +89,7 @@ def verify_model(
     broken = [item.file.path for item in states if item.state != "ok"]
     if broken:
         raise WeightsError(f"{entry.id}: {len(broken)} of {len(states)} files differ: {', '.join(broken)}")
+    check_usable(entry)
     if not states:
         raise WeightsError(f"{entry.id}: the registry pins no files, so there is nothing to compare with")
 

@@ -7,7 +7,7 @@ from typing import Any
 from intarsia.errors import WeightsError
 from intarsia.registry.entries import ModelEntry, PartEntry
 from intarsia.registry.registry import Registry
-from intarsia.registry.usable import check_usable, missing_networks
+from intarsia.registry.usable import check_usable
 
 __all__ = ["entry_row"]
 
@@ -44,6 +44,6 @@ def _is_found(registry: Registry, name: str | None, entry: ModelEntry) -> bool:
 def _is_there(entry: ModelEntry | PartEntry) -> bool:
     try:
         check_usable(entry)
-        return not (isinstance(entry, ModelEntry) and missing_networks(entry))
     except WeightsError:
         return False
+    return True

@@ -36,6 +36,13 @@ KINDS: dict[str, tuple[Kind, ...]] = {
 SECTIONS = {kind: section for section, kinds in KINDS.items() for kind in kinds}
 """The section that each kind belongs into; none for what cannot be used."""
 
+# Folders with weights in an entry's folder, and how the names of their files begin.
+_WEIGHTS = {
+    "models": [(name, COMPONENTS[name]) for name in ("unet", "vae", "text_encoder")],
+    "vaes": [("", COMPONENTS["vae"])],
+    "ip_adapters": [("image_encoder", "model")],
+    "safety": [("", "model")],
+}
 _NETWORKS = {"unet": "UNet", "text": "text encoder", "text_2": "second text encoder", "vae": "VAE"}
 
 
@@ -70,14 +77,17 @@ def check_usable(entry: Entry) -> None:
         WeightsError: files are missing, of another kind, or of a family that the entry does not have.
     """
     path = locate(entry)
-    if isinstance(entry, ModelEntry) and os.path.isdir(path):
-        for part in ("unet", "vae", "text_encoder"):
-            find_weights(path / part, COMPONENTS[part])
-        if not (path / SCHEDULER).is_file():
+    if os.path.isdir(path):
+        section = entry.kind if isinstance(entry, PartEntry) else "models"
+        for folder, stem in _WEIGHTS[section]:
+            find_weights(path / folder, stem)
+        if section == "models" and not (path / SCHEDULER).is_file():
             raise WeightsError(f"{entry.id}: {path} has no {SCHEDULER}")
         return
-    if os.path.isfile(path):
-        check_file(entry)
+
+    check_file(entry)
+    if isinstance(entry, ModelEntry) and missing_networks(entry):
+        raise WeightsError(f"{entry.id}: {path} has no {' and no '.join(missing_networks(entry))}")
 
 
 def check_file(entry: Entry) -> Identified:
