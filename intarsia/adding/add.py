@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from intarsia.adding.declaration import Pins, declared, pins_of, write_entry, write_pins
 from intarsia.adding.options import AddOptions, check_options, model_family
@@ -21,6 +22,8 @@ from intarsia.registry.registry import Registry
 from intarsia.registry.usable import section_of
 
 __all__ = ["Added", "add", "visible_entries", "visible_registry"]
+
+State = Literal["added", "there", "updated"]
 
 # What an id may not have, so that ID:STRENGTH, lists of ids and <lora:ID> can be read.
 _NOT_IN_IDS = set(":/\\<>,")
@@ -39,7 +42,7 @@ class Added:
     entry: Entry
     section: str
     found: Identified
-    state: str
+    state: State
     registry: Path
 
 
@@ -110,7 +113,7 @@ def _declare(path: Path, found: Identified, options: AddOptions, *, weights: Pat
     pins = pins_of(entry)
     with edited(target) as document:
         # as it is now, while others wait: another process may have added an entry since
-        registry = visible_registry(weights, target)
+        registry = Registry(weights)
         same = _with_content(visible_entries(registry, section), pins)
         if same is not None and options.id is None:
             if stored != found.path:
@@ -130,7 +133,7 @@ def _again(known: Entry, found: Identified, section: str, target: Path) -> Added
     """The entry that has the file already, with the file's pins as they are now."""
     pins = pins_of(known)
     is_ours = os.path.realpath(known.declared_in) == os.path.realpath(target)
-    state = "there"
+    state: State = "there"
     if known.files and _pinned(known) != pins:
         if not is_ours:
             raise WeightsError(f"{known.id}: {found.path} is not what {known.declared_in} pins, and that is not yours")

@@ -189,7 +189,7 @@ def _about_request(request: InpaintRequest, plan: Plan, entry: ModelEntry, regis
 
 
 def _about_stand_in(request: InpaintRequest, entry: ModelEntry, registry: Registry) -> tuple[str, ...]:
-    if request.model is None or not registry.is_stand_in(request.model) or not entry.declared_in:
+    if request.model is None or not registry.is_stand_in(request.model):
         return ()
     return (f"the registry has no model {named(request.model)}: {entry.id} stood in for it",)
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from intarsia.checkpoints.files import is_there, read_json, regular
 from intarsia.checkpoints.identified import Identified
 from intarsia.checkpoints.layout import SCHEDULER, files_read
-from intarsia.checkpoints.probe import identify
+from intarsia.checkpoints.probe import PICKLED, identify
 from intarsia.errors import WeightsError, shown
 from intarsia.registry.entries import PARTS, Entry, ModelEntry, PartEntry, PinnedFile
 from intarsia.registry.hashing import Hashes, nothing
@@ -41,7 +41,6 @@ _NEEDED = {
 _FILES_TOO = ("models", "vaes")
 _FILES_ONLY = ("loras", "embeddings")
 _SUFFIX = ".safetensors"
-_PICKLED = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
 
 # A network that was trained with a schedule that ends in noise has to begin there (Lin et al. 2024, section 3.3).
 _ZERO_SNR = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
@@ -63,7 +62,7 @@ def locate(entry: Entry) -> Path:
     """The entry's folder or file. Missing, of the wrong kind, or pickled: :class:`WeightsError`."""
     path = entry.path
     kind = _kind(entry)
-    if path.suffix in _PICKLED:
+    if path.suffix in PICKLED:
         raise WeightsError(
             f"{entry.id}: {path.name} is a pickled checkpoint, which can run code when opened; "
             "only safetensors are loaded (convert it first)"

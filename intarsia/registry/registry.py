@@ -87,7 +87,8 @@ class Registry:
         """Whether another model answers to ``name`` because no entry has it."""
         if name is None:
             return False
-        return normalize(name) not in self._names["models"]
+        normalized = normalize(name)
+        return normalized not in self._names["models"] and normalized in self._stand_ins
 
     def part(self, kind: str, name: str, *, allow_paths: bool = False) -> PartEntry:
         """The entry of section ``kind`` with that id or alias; ``allow_paths`` and errors as for :meth:`find`."""

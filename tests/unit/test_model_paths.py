@@ -65,6 +65,14 @@ def test_the_library_takes_paths(files, ask):
     assert str(files) not in json.dumps(meta)
 
 
+def test_the_path_of_a_model_that_is_registered_is_its_entry(files, ask):
+    with (files / "weights.toml").open("a") as registry:
+        registry.write('[models.mine]\nfamily = "sd15-inpaint"\npath = "Dream_8.safetensors"\nsize = 256\n')
+    resolved = resolve(ask(model="~/Dream_8.safetensors"), Registry(files / "weights.toml"))
+    assert (resolved.entry.id, resolved.entry.size) == ("mine", 256)
+    assert not any("stood in" in warning for warning in resolved.warnings)
+
+
 def test_a_path_has_the_hash_of_its_content(files, ask):
     request = ask(model="~/Dream_8.safetensors")
     plan = intarsia.plan(request, files / "weights.toml")
