@@ -53,9 +53,12 @@ class ModelFiles:
 
     Attributes:
         model: the registry id, for messages.
-        folder: diffusers folder, already verified; so are all other paths.
+        family: of the registry's families.
+        folder: diffusers folder, or one checkpoint's file, already verified; so are all other paths.
         in_channels, latent_channels, factor: those of the model's family; checked against the files.
-        vae_folder: diffusers folder of an autoencoder in place of the model's own; None keeps that.
+        vae_folder: diffusers folder, or file, of an autoencoder in place of the model's own; None keeps that.
+        text: folder or file of the model whose text encoders and tokenizers it has; None for its own.
+        tokenizer: folder of a tokenizer that goes before the model's own, or CLIP's; None without one.
         loras: safetensors files and their strengths, folded into the weights.
         ip_adapter: folder of ``ip_adapter.safetensors`` and ``image_encoder``; None without one.
         precision: a backend or device that cannot compute in it refuses ``fp8``.
@@ -67,7 +70,10 @@ class ModelFiles:
     in_channels: int
     latent_channels: int
     factor: int
+    family: str = ""
     vae_folder: Path | None = None
+    text: Path | None = None
+    tokenizer: Path | None = None
     loras: tuple[tuple[Path, float], ...] = ()
     ip_adapter: Path | None = None
     precision: Precision = STANDARD

@@ -10,7 +10,7 @@ import typer
 
 from intarsia.commands.options import Weights
 from intarsia.commands.streams import note
-from intarsia.errors import BackendError
+from intarsia.errors import BackendError, WeightsError
 
 __all__ = ["export"]
 
@@ -48,6 +48,8 @@ def export(
         raise BackendError(f"intarsia export needs the package {exc.name}: pip install 'intarsia[export]'") from exc
     registry = Registry(weights)
     entry = registry.find(model)
+    if entry.format == "single":
+        raise WeightsError(f"{entry.id}: graphs are made of a diffusers folder, and {entry.path.name} is one file")
     merging = entry.token_merging
     merges = Merges(merging.levels, merging.reuse) if token_merging else None
 

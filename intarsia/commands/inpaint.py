@@ -50,7 +50,7 @@ def inpaint(
     out: Annotated[Path, typer.Option("--out", "-o", help="A file, or a folder.")] = Path(),
     prompt: Annotated[str, typer.Option("--prompt", "-p")] = "",
     negative_prompt: Annotated[str, typer.Option("--negative-prompt", "-n")] = "",
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Id or alias in the registry.")] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Id or alias in the registry, or a path.")] = None,
     size: Annotated[str | None, typer.Option("--size", help="Generation size, WIDTHxHEIGHT.")] = None,
     samples: Annotated[int, typer.Option(help="1 to 4 images.", **WHOLE)] = 1,
     steps: Annotated[int | None, typer.Option(help="1 to 150.", **WHOLE)] = None,
@@ -61,10 +61,10 @@ def inpaint(
     seed: Annotated[int | None, typer.Option(help="Drawn and reported where it is -1 or not given.", **WHOLE)] = None,
     clip_skip: Annotated[int, typer.Option(help="1 is the last layer.", **WHOLE)] = 2,
     lora: Annotated[
-        list[str] | None, typer.Option("--lora", help="ID or ID:STRENGTH of the registry; may be repeated.")
+        list[str] | None, typer.Option("--lora", help="ID or ID:STRENGTH, or PATH:STRENGTH; may be repeated.")
     ] = None,
-    vae: Annotated[str | None, typer.Option(help="Id in the registry, in place of the model's own.")] = None,
-    ip_adapter: Annotated[str | None, typer.Option(help="Id in the registry.")] = None,
+    vae: Annotated[str | None, typer.Option(help="Id in the registry, or a path, in place of the model's own.")] = None,
+    ip_adapter: Annotated[str | None, typer.Option(help="Id in the registry, or a path.")] = None,
     ip_adapter_image: Annotated[str | None, typer.Option(help="The image that it shows to the model.")] = None,
     ip_adapter_scale: Annotated[float, typer.Option(help="0 to 1.", **NUMBER)] = 1.0,
     set_: Annotated[
@@ -128,13 +128,16 @@ def _size(text: str | None) -> dict[str, int]:
 
 
 def _lora(text: str) -> dict[str, Any]:
-    name, colon, strength = text.partition(":")
+    """ID or path, and a strength behind the last colon; a path may have colons of its own."""
+    name, colon, strength = text.rpartition(":")
     if not colon:
-        return {"id": name}
+        return {"id": text}
     weight = number(strength)
-    if weight is None:
-        raise RequestError("--lora", text, "ID or ID:STRENGTH, for example ink:0.8")
-    return {"id": name, "strength": weight}
+    if weight is not None:
+        return {"id": name, "strength": weight}
+    if Path(text).expanduser().exists():
+        return {"id": text}
+    raise RequestError("--lora", text, "ID or ID:STRENGTH, for example ink:0.8")
 
 
 def _ip_adapter(name: str | None, image: str | None, scale: float) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from intarsia.commands.models_add import add_models, remove_model, scan_folder
 from intarsia.commands.options import AsJson, Weights
 from intarsia.commands.streams import print_json
 from intarsia.errors import WeightsError
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 __all__ = ["models"]
 
 models = typer.Typer(help="The registry of models, and of what is used with them.", no_args_is_help=True)
+models.command("add")(add_models)
+models.command("scan")(scan_folder)
+models.command("remove")(remove_model)
 
 
 class Kind(StrEnum):
@@ -68,9 +72,10 @@ def model_path(name: Name = None, kind: OfKind = Kind.models, weights: Weights =
 def verify_model(
     name: Name = None, kind: OfKind = Kind.models, weights: Weights = None, as_json: AsJson = False
 ) -> None:
-    """Compare every file of an entry with its size and sha256; exit code 3 where one differs."""
+    """Compare every file of an entry with its size and sha256; exit code 3 where it cannot be opened as pinned."""
     from intarsia.registry.files import verify
     from intarsia.registry.registry import Registry
+    from intarsia.registry.usable import check_usable
 
     entry = _find(Registry(weights), kind, name)
     states = verify(entry)
@@ -84,6 +89,7 @@ def verify_model(
     broken = [item.file.path for item in states if item.state != "ok"]
     if broken:
         raise WeightsError(f"{entry.id}: {len(broken)} of {len(states)} files differ: {', '.join(broken)}")
+    check_usable(entry)
     if not states:
         raise WeightsError(f"{entry.id}: the registry pins no files, so there is nothing to compare with")
 

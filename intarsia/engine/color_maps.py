@@ -38,7 +38,7 @@ def autoencoder_hash(folder: Path) -> str:
 
     Files that have been verified or hashed in this process are not read again.
     """
-    paths = files_read("vaes", folder)
+    paths = [folder] if folder.is_file() else files_read("vaes", folder)
     hashes = Hashes(paths)
     lines = [f"{path.name} {hashes.of(path)}" for path in paths]
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
@@ -59,12 +59,19 @@ class ColorMaps:
         if not isinstance(session, Autoencodes):
             return IDENTITY
 
-        vae = resolved.parts.vae
-        sha256 = autoencoder_hash(vae.path if vae else resolved.entry.path / "vae")
+        sha256 = autoencoder_hash(_autoencoder(resolved))
         if sha256 not in self._known:
             channels = resolved.plan.model.latent_channels
             self._known[sha256] = _stored(sha256, channels) or _fitted(sha256, session)
         return self._known[sha256]
+
+
+def _autoencoder(resolved: Resolved) -> Path:
+    """The folder or file of the autoencoder that a request runs with; of a checkpoint the file with all of it."""
+    vae, model = resolved.parts.vae, resolved.entry
+    if vae is not None:
+        return vae.path
+    return model.path if model.format == "single" else model.path / "vae"
 
 
 def _stored(sha256: str, channels: int) -> ColorMap | None:

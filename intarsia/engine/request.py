@@ -8,10 +8,21 @@ arguments and the command line make it directly. ``None`` means "the model's def
 from __future__ import annotations
 
 import operator
+import os
 from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, StrictBool, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    StrictBool,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from intarsia.canvas.options import MaskedContent, MaskSource
@@ -19,7 +30,7 @@ from intarsia.engine.field_limits import describe
 from intarsia.engine.noise import MAX_SEED
 from intarsia.engine.plan import SafetyAction
 from intarsia.errors import RequestError
-from intarsia.numbers import is_random_seed, whole
+from intarsia.numbers import is_random_seed, number, whole
 
 __all__ = ["InpaintRequest", "IpAdapter", "Lora"]
 
@@ -52,18 +63,36 @@ def _encodable(text: str) -> str:
     return text
 
 
+def _as_text(value: Any) -> Any:
+    """Names of models and parts may be paths of files, as text or as an object."""
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
 Text = Annotated[str, AfterValidator(_encodable)]
+Name = Annotated[Text, BeforeValidator(_as_text)]
 Whole = BeforeValidator(_as_int)
 Number = Annotated[float, Strict()]
 Side = Annotated[int, Strict(), Field(ge=64, le=2048), Whole]
 
 
 class Lora(BaseModel):
-    """One low-rank adapter of the registry and its strength."""
+    """One low-rank adapter of the registry and its strength; ``"ID"`` and ``"ID:STRENGTH"`` may stand for it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-    id: Text = Field(min_length=1)
+    id: Name = Field(min_length=1)
     strength: Annotated[Number, Field(ge=-2, le=2)] = 1.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        """A path may have colons too: only a number behind the last one is a strength."""
+        name = _as_text(value)
+        if not isinstance(name, str):
+            return value
+        identifier, _, strength = name.rpartition(":")
+        weight = number(strength)
+        is_split = bool(identifier) and weight is not None
+        return {"id": identifier, "strength": weight} if is_split else {"id": name}
 
 
 class IpAdapter(BaseModel):
@@ -75,7 +104,7 @@ class IpAdapter(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-    id: Text = Field(min_length=1)
+    id: Name = Field(min_length=1)
     scale: Annotated[Number, Field(ge=0, le=1)] = 1.0
     image: Any = None
 
@@ -85,7 +114,9 @@ class InpaintRequest(BaseModel):
 
     Attributes:
         prompt, negative_prompt: text; the empty prompt asks to continue the background.
-        model: id or alias in the registry; None takes the registry's default.
+        model: id or alias in the registry, or the path of a checkpoint or a folder; None takes the registry's default.
+            LoRAs, VAE and IP adapter may be paths too. What comes over a network, documented requests and the server's
+            own, may name no paths.
         init_image, mask_image: path, URL, data URI, raw base64, bytes, ``PIL.Image`` or numpy array. White
             (128 and above) in the mask is repainted.
         width, height: generation size in pixels, 64 … 2048; None follows the image.
@@ -119,7 +150,7 @@ class InpaintRequest(BaseModel):
 
     prompt: Text = ""
     negative_prompt: Text = ""
-    model: Text | None = None
+    model: Name | None = None
     init_image: Any = None
     mask_image: Any = None
     width: Side | None = None
@@ -135,7 +166,7 @@ class InpaintRequest(BaseModel):
     clip_skip: Annotated[int, Strict(), Field(ge=1, le=8), Whole] = 2
     seed: Annotated[Annotated[int, Strict(), Field(ge=0, le=MAX_SEED)] | None, BeforeValidator(_as_seed)] = None
     loras: tuple[Lora, ...] = ()
-    vae: Text | None = None
+    vae: Name | None = None
     ip_adapter: IpAdapter | None = None
     token_merging: StrictBool | Annotated[Number, Field(ge=0, le=0.75)] | None = None
     safety_checker: StrictBool = False

@@ -85,14 +85,15 @@ def resolve(
     """Turn a request into what will be done; opens the images, hashes weights without pins, imports no torch.
 
     Args:
-        access: what the request's images may make this machine read.
+        access: what the request may make this machine read: images, and with ``allow_paths`` also models and parts
+            by their paths.
         meanwhile: called while much of the model is hashed.
 
     Raises:
         RequestError: a field that cannot be honored, or an image that cannot be read.
         WeightsError: a model, VAE, adapter or safety checker that the registry does not have.
     """
-    entries = _find_entries(request, registry)
+    entries = _find_entries(request, registry, access.allow_paths)
     sampler = sampler_plan(request, entries.model)
     options = _canvas_options(request, entries.model)
 
@@ -140,11 +141,11 @@ def outline(request: InpaintRequest, registry: Registry) -> dict[str, Any]:
     }
 
 
-def _find_entries(request: InpaintRequest, registry: Registry) -> _Entries:
-    model = registry.find(request.model)
+def _find_entries(request: InpaintRequest, registry: Registry, allow_paths: bool = False) -> _Entries:
+    model = registry.find(request.model, allow_paths=allow_paths)
     return _Entries(
         model=model,
-        parts=find_parts(request, model, registry),
+        parts=find_parts(request, model, registry, allow_paths=allow_paths),
         checker=find_checker(request, model, registry),
     )
 

@@ -20,7 +20,7 @@ from intarsia.checkpoints.files import is_there, read_bytes, read_json
 from intarsia.errors import WeightsError, one_line, shown
 from intarsia.models.clip_config import MOST_TOKENS
 
-__all__ = ["ClipTokens", "load_tokens"]
+__all__ = ["ClipTokens", "load_tokens", "make_tokens"]
 
 _MARKS = {"bos": "<|startoftext|>", "eos": "<|endoftext|>", "unk": "<|endoftext|>", "pad": "<|endoftext|>"}
 _WORD_END = "</w>"
@@ -96,6 +96,17 @@ def load_tokens(folder: Path, positions: int, rows: int) -> ClipTokens:
     if highest >= rows:
         raise WeightsError(f"{folder}: has a token {highest}, and the text encoder's vocab_size is {rows}")
     return ClipTokens(tokenizer=tokenizer, limit=limit, end=end, pad=pad)
+
+
+def make_tokens(vocabulary: dict[str, int], merges: Sequence[tuple[str, str]], *, pad: str, limit: int) -> ClipTokens:
+    """A tokenizer from its vocabulary and merges, with CLIP's usual special tokens; ``pad`` is the one that pads."""
+    tokenizer = _pipeline(vocabulary, merges, {**_MARKS, "pad": pad}, {})
+    return ClipTokens(
+        tokenizer=tokenizer,
+        limit=limit,
+        end=_id(tokenizer, _MARKS["eos"]),
+        pad=_id(tokenizer, pad),
+    )
 
 
 def _limit(path: Path, config: Mapping[str, Any]) -> int:

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from intarsia.checkpoints.identified import Prediction
 from intarsia.execution import STANDARD, Precision
 from intarsia.registry.families import FAMILIES, Family
 from intarsia.token_merging import TokenMerging
 
-__all__ = ["DEFAULT_MERGING", "PARTS", "Entry", "ModelEntry", "PartEntry", "PinnedFile", "normalize"]
+__all__ = ["DEFAULT_MERGING", "PARTS", "Entry", "Format", "ModelEntry", "PartEntry", "PinnedFile", "normalize"]
 
 PARTS = {"vaes": "VAE", "loras": "LoRA", "ip_adapters": "IP adapter", "safety": "safety checker"}
 """Sections of a registry file besides ``models``, and what an error calls one of their entries."""
+
+Format = Literal["diffusers", "single"]
+"""A model's folder as diffusers saves it, or one file with all of it."""
 
 DEFAULT_MERGING = TokenMerging(ratio=0.5)
 """Of a model whose entry has no keys for it."""
@@ -34,7 +38,11 @@ class ModelEntry:
     """One model of the registry, as declared; nothing on disk has been looked at.
 
     Attributes:
-        path: folder (format ``diffusers``) that holds the files.
+        path: folder (format ``diffusers``), or one checkpoint in a safetensors file (``single``).
+        prediction: what the UNet predicts, where the files do not say it or are wrong; "" leaves it to them.
+        vae: id of the VAE that is used unless a request names one; "" for the model's own.
+        text: id of the model whose text encoders it has, for a file that lacks them; "" for its own.
+        tokenizer: folder of a tokenizer in place of CLIP's; None for the model's own, or CLIP's for a checkpoint.
         defaults: scheduler and steps where the caller gives none; and by documented endpoint, in a table of
             its name, any of its documented fields.
         prompt_template: what ``enhance_prompt`` makes of ``{prompt}``.
@@ -47,7 +55,11 @@ class ModelEntry:
     id: str
     family: str
     path: Path
-    format: str = "diffusers"
+    format: Format = "diffusers"
+    prediction: Prediction = ""
+    vae: str = ""
+    text: str = ""
+    tokenizer: Path | None = None
     files: tuple[PinnedFile, ...] = ()
     aliases: tuple[str, ...] = ()
     size: int = 512

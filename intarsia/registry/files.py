@@ -11,21 +11,39 @@ from pathlib import Path
 from typing import Any, Literal
 
 from intarsia.checkpoints.files import is_there, read_json, regular
+from intarsia.checkpoints.identified import Identified
 from intarsia.checkpoints.layout import SCHEDULER, files_read
+from intarsia.checkpoints.probe import PICKLED, identify
 from intarsia.errors import WeightsError, shown
 from intarsia.registry.entries import PARTS, Entry, ModelEntry, PartEntry, PinnedFile
 from intarsia.registry.hashing import Hashes, nothing
 
-__all__ = ["FileState", "check", "entry_hash", "locate", "scheduler_config", "verify"]
+__all__ = [
+    "FileState",
+    "check",
+    "entry_hash",
+    "folder_hash",
+    "identified",
+    "locate",
+    "read_files",
+    "scheduler_config",
+    "verify",
+]
 
-# The file that tells a folder of each kind from any other; a LoRA is one file.
+# The file that tells a folder of each kind from any other.
 _NEEDED = {
     "models": "model_index.json",
     "vaes": "config.json",
     "ip_adapters": "ip_adapter.safetensors",
     "safety": "config.json",
 }
-_PICKLED = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
+# Sections whose entries may be one file; those of the second are nothing else.
+_FILES_TOO = ("models", "vaes")
+_FILES_ONLY = ("loras", "embeddings")
+_SUFFIX = ".safetensors"
+
+# A network that was trained with a schedule that ends in noise has to begin there (Lin et al. 2024, section 3.3).
+_ZERO_SNR = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 
 
 State = Literal["ok", "missing", "size", "hash"]
@@ -41,17 +59,19 @@ class FileState:
 
 
 def locate(entry: Entry) -> Path:
-    """The entry's folder, or a LoRA's file. Missing, of the wrong kind, or pickled: :class:`WeightsError`."""
+    """The entry's folder or file. Missing, of the wrong kind, or pickled: :class:`WeightsError`."""
     path = entry.path
     kind = _kind(entry)
-    if path.suffix in _PICKLED:
+    if path.suffix in PICKLED:
         raise WeightsError(
             f"{entry.id}: {path.name} is a pickled checkpoint, which can run code when opened; "
             "only safetensors are loaded (convert it first)"
         )
 
-    if kind == "loras":
-        return _locate_file(entry)
+    if kind in _FILES_ONLY or (kind in _FILES_TOO and path.suffix == _SUFFIX):
+        return _locate_file(entry, kind)
+    if isinstance(entry, ModelEntry) and entry.format == "single":
+        raise WeightsError(f"{entry.id}: format single is one {_SUFFIX} file, not {path}")
     if not os.path.isdir(path):
         problem = "is a file" if os.path.isfile(path) else "does not exist"
         raise WeightsError(f"{entry.id}: its folder {path} {problem} (declared in {entry.declared_in})")
@@ -64,10 +84,10 @@ def locate(entry: Entry) -> Path:
     return path
 
 
-def _locate_file(entry: Entry) -> Path:
+def _locate_file(entry: Entry, kind: str) -> Path:
     path = entry.path
-    if path.suffix != ".safetensors":
-        raise WeightsError(f"{entry.id}: a LoRA is one .safetensors file, not {path}")
+    if path.suffix != _SUFFIX:
+        raise WeightsError(f"{entry.id}: a {PARTS[kind]} is one {_SUFFIX} file, not {path}")
     if not is_there(path):
         raise WeightsError(f"{entry.id}: its file {path} does not exist (declared in {entry.declared_in})")
     regular(path)
@@ -84,13 +104,13 @@ def _kind(entry: Entry) -> str:
 def _folder(entry: Entry) -> Path:
     """What pinned names are relative to: the entry's folder, or the folder that its file lies in."""
     path = locate(entry)
-    return path.parent if _kind(entry) == "loras" else path
+    return path if os.path.isdir(path) else path.parent
 
 
 def verify(entry: Entry) -> list[FileState]:
-    """Compare every pinned file with its size and sha256; reads all of them."""
+    """Compare every pinned file with its size and sha256; reads all of them, whatever was known of them before."""
     folder = _folder(entry)
-    hashes = Hashes(folder / pin.path for pin in entry.files)
+    hashes = Hashes((folder / pin.path for pin in entry.files), anew=True)
 
     states = []
     for pin in entry.files:
@@ -102,8 +122,8 @@ def verify(entry: Entry) -> list[FileState]:
 def check(entry: Entry, meanwhile: Callable[[], None] = nothing) -> Path:
     """The entry's folder (a LoRA's file), once every pinned file has been found whole; else :class:`WeightsError`.
 
-    A file that was hashed before and has neither changed size nor time since is not hashed again in the
-    same process.
+    A file that was hashed before, in this process or an earlier one, and has changed neither size nor time since
+    is not hashed again.
 
     Args:
         meanwhile: called while much is hashed by threads.
@@ -146,10 +166,20 @@ def entry_hash(entry: Entry, meanwhile: Callable[[], None] = nothing) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
+def folder_hash(folder: Path) -> str:
+    """sha256 over the names and hashes of the files of a small folder, a tokenizer's; WeightsError where none is."""
+    if not os.path.isdir(folder):
+        raise WeightsError(f"{folder}: no such folder; expected one with a tokenizer's files")
+    paths = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".txt"))
+    hashes = Hashes(paths)
+    content = "\n".join(f"{path.name} {hashes.of(path)}" for path in paths)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
 def _lines_of_unpinned(entry: Entry, meanwhile: Callable[[], None]) -> list[str]:
     """Name and hash of each file that is read."""
     folder = _folder(entry)
-    paths = files_read(_kind(entry), locate(entry))
+    paths = read_files(entry)
     hashes = Hashes(paths, meanwhile)
 
     lines = []
@@ -159,11 +189,33 @@ def _lines_of_unpinned(entry: Entry, meanwhile: Callable[[], None]) -> list[str]
     return lines
 
 
+def read_files(entry: Entry) -> list[Path]:
+    """Every file of an entry that is read: a folder's that are there, or its one file."""
+    path = locate(entry)
+    return files_read(_kind(entry), path) if os.path.isdir(path) else [path]
+
+
 def scheduler_config(entry: ModelEntry) -> dict[str, Any]:
     """The model's own scheduler configuration on top of its family's; small JSON, no weights are read.
 
-    Where a model has none the plan has the family's; a backend that opens the model's files needs it there.
+    Where a folder has none the plan has the family's; a backend that opens the model's files needs it there. Of a
+    checkpoint the header says what differs. The entry's ``prediction`` goes before both.
     """
+    config = _of_checkpoint(entry) if entry.format == "single" else _of_folder(entry)
+    return {**config, "prediction_type": entry.prediction} if entry.prediction else config
+
+
+def _of_checkpoint(entry: ModelEntry) -> dict[str, Any]:
+    config = dict(entry.shape.schedule)
+    if not is_there(entry.path):
+        return config
+    found = identified(entry.path)
+    if found.prediction:
+        config["prediction_type"] = found.prediction
+    return {**config, **_ZERO_SNR} if found.zero_terminal_snr else config
+
+
+def _of_folder(entry: ModelEntry) -> dict[str, Any]:
     family = entry.shape.schedule
     path = entry.path / SCHEDULER
     if not is_there(path):
@@ -173,6 +225,20 @@ def scheduler_config(entry: ModelEntry) -> dict[str, Any]:
     config = _scheduler_json(path, stat.st_size, stat.st_mtime_ns)
     stated = {key: value for key, value in config.items() if value is not None or key not in family}
     return {**family, **stated}
+
+
+def identified(path: Path) -> Identified:
+    """What an entry's file or folder is, by its header or configs; WeightsError as :func:`~.probe.identify`."""
+    if os.path.isdir(path):
+        return identify(path)
+    stat = regular(path)
+    return _identified_file(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _identified_file(path: Path, size: int, changed_ns: int) -> Identified:
+    """Keyed by size and time as well, so that a changed file is looked at anew."""
+    return identify(path)
 
 
 @lru_cache(maxsize=64)

@@ -1,4 +1,4 @@
-"""sha256 of weight files: read once a process, and where there is much to read, several at once by threads."""
+"""sha256 of weight files: read once, and where there is much to read, several at once by threads."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from intarsia.checkpoints.files import regular
 from intarsia.errors import WeightsError
+from intarsia.registry.hash_cache import LEAST_BYTES, FileVersion, cached_sha256, keep_sha256
 
 __all__ = ["Hashes", "nothing"]
 
@@ -21,10 +22,8 @@ _LEAST_BYTES = 64 * 2**20
 _CHUNK = 8 * 2**20
 _MOST_THREADS = 8
 
-_Key = tuple[Path, int, int]
-
-# Keyed by size and time as well, so that a changed file is hashed anew.
-_known: dict[_Key, str] = {}
+# Of this process. Keyed by size, time and inode as well, so that a changed file is hashed anew.
+_known: dict[FileVersion, str] = {}
 
 
 def nothing() -> None:
@@ -40,11 +39,16 @@ class Hashes:
     Args:
         files: in the order in which they will be asked for.
         meanwhile: called once while threads read; not called where there is little to read.
+        anew: read every file, whatever is known of it from before: for finding damage that no size or time shows.
     """
 
-    def __init__(self, files: Iterable[Path], meanwhile: Callable[[], None] = nothing) -> None:
+    def __init__(self, files: Iterable[Path], meanwhile: Callable[[], None] = nothing, *, anew: bool = False) -> None:
         self._ahead = list(files)
         self._meanwhile = meanwhile
+        if anew:
+            for path in self._ahead:
+                _forget(path)
+        self._anew = anew
 
     def of(self, path: Path) -> str:
         """Hexadecimal sha256 of a file as it is now.
@@ -53,19 +57,34 @@ class Hashes:
             WeightsError: not a regular file.
             OSError: it cannot be read.
         """
-        known = _known.get(_key(path))
+        known = _lookup(_version(path), self._anew)
         if known is not None:
             return known
 
         files, self._ahead = self._ahead, []
         if path in files:
-            _read_ahead(files[files.index(path) :], self._meanwhile)
+            _read_ahead(files[files.index(path) :], self._meanwhile, self._anew)
         return _sha256(path, threading.Event())
 
 
-def _read_ahead(files: Sequence[Path], meanwhile: Callable[[], None]) -> None:
+def _forget(path: Path) -> None:
+    with suppress(WeightsError):  # it is met again when it is asked for
+        _known.pop(_version(path), None)
+
+
+def _lookup(version: FileVersion, anew: bool = False) -> str | None:
+    """The hash from this process, or from an earlier one; None where the file must be read."""
+    known = _known.get(version)
+    if known is None and not anew and version.size >= LEAST_BYTES:
+        known = cached_sha256(version)
+        if known is not None:
+            _known[version] = known
+    return known
+
+
+def _read_ahead(files: Sequence[Path], meanwhile: Callable[[], None], anew: bool) -> None:
     """Hash files in threads, which have ended when this returns or raises."""
-    sizes = {path: _unread_bytes(path) for path in files}
+    sizes = {path: _unread_bytes(path, anew) for path in files}
     if sum(sizes.values()) < _LEAST_BYTES:
         return
 
@@ -116,10 +135,14 @@ def _read_waiting(waiting: queue.SimpleQueue[Path], stop: threading.Event) -> No
 
 def _sha256(path: Path, stop: threading.Event) -> str:
     """From the hashes of this process, or from the file."""
-    key = _key(path)
-    if key not in _known:
-        _known[key] = _read(path, stop)
-    return _known[key]
+    version = _version(path)
+    if version not in _known:
+        sha256 = _read(path, stop)
+        if _version(path) != version:  # it was written meanwhile: what was read is no content that it had
+            raise WeightsError(f"{path}: changed while it was read")
+        _known[version] = sha256
+        keep_sha256(version, sha256)
+    return _known[version]
 
 
 def _read(path: Path, stop: threading.Event) -> str:
@@ -134,18 +157,17 @@ def _read(path: Path, stop: threading.Event) -> str:
     return digest.hexdigest()
 
 
-def _key(path: Path) -> _Key:
-    stat = regular(path)
-    return path, stat.st_size, stat.st_mtime_ns
+def _version(path: Path) -> FileVersion:
+    return FileVersion.of(path, regular(path))
 
 
-def _unread_bytes(path: Path) -> int:
+def _unread_bytes(path: Path, anew: bool) -> int:
     """Bytes of a file still to be hashed; 0 where its hash is known, or it is not there."""
     try:
-        key = _key(path)
+        version = _version(path)
     except WeightsError:
         return 0
-    return 0 if key in _known else key[1]
+    return 0 if _lookup(version, anew) else version.size
 
 
 def _cores() -> int:

@@ -6,14 +6,14 @@ from typing import Any
 
 from intarsia.errors import WeightsError
 from intarsia.registry.entries import ModelEntry, PartEntry
-from intarsia.registry.files import locate
 from intarsia.registry.registry import Registry
+from intarsia.registry.usable import check_usable
 
 __all__ = ["entry_row"]
 
 
 def entry_row(registry: Registry, entry: ModelEntry | PartEntry) -> dict[str, Any]:
-    """What there is to know about an entry; looks on the disk whether its files are there, and reads none of them.
+    """What there is to know about an entry; looks on the disk whether it could be opened, and reads no weights.
 
     Returns:
         ``id``, ``installed``, ``aliases`` and ``licence``; of a model also ``family``, ``size`` (the side in pixels
@@ -43,7 +43,7 @@ def _is_found(registry: Registry, name: str | None, entry: ModelEntry) -> bool:
 
 def _is_there(entry: ModelEntry | PartEntry) -> bool:
     try:
-        locate(entry)
+        check_usable(entry)
     except WeightsError:
         return False
     return True

@@ -7,6 +7,7 @@ directory and in the packaged file; earlier ones win. Ids and aliases are case-i
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -14,14 +15,18 @@ from pathlib import Path
 from typing import TypeVar
 
 from intarsia.errors import BackendError, WeightsError, expect, named, shown
-from intarsia.execution import PRECISIONS
+from intarsia.execution import PRECISIONS, Precision
 from intarsia.former_name import config_file, variable
 from intarsia.registry.entries import PARTS, ModelEntry, PartEntry, normalize
+from intarsia.registry.paths import entry_with_path, is_path, model_of_path, part_of_path
 from intarsia.registry.toml_file import PACKAGE, read_registry_file
 
 __all__ = ["Registry"]
 
 E = TypeVar("E", ModelEntry, PartEntry)
+
+# How alike a name must be to one that there is, for the question whether that was meant.
+_CLOSE = 0.75
 
 
 class Registry:
@@ -47,43 +52,77 @@ class Registry:
         # By section: ids and aliases, normalized, and the key of the entry that has them.
         self._names: dict[str, dict[str, str]] = {"models": {}, **{kind: {} for kind in PARTS}}
         self._stand_ins: dict[str, str] = {}
+        self._precision: Precision | None = None
 
         for path in _files(weights):
             self._read(path)
         if precision is not None:
             self._set_precision(precision)
 
-    def find(self, name: str | None) -> ModelEntry:
-        """The entry of that id or alias; None is the default model. Unknown: :class:`WeightsError`."""
+    def find(self, name: str | None, *, allow_paths: bool = False) -> ModelEntry:
+        """The entry of that id or alias; None is the default model.
+
+        Args:
+            allow_paths: the path of a checkpoint or of a folder may stand for an id; never for a name that came
+                over a network.
+
+        Raises:
+            WeightsError: it is unknown, or is the path of something else than a model.
+        """
         name = self.default if name is None else name
         normalized = normalize(name)
         names = self._names["models"]
         key = names.get(normalized) or self._stand_ins.get(normalized)
-        if key is None:
-            known = ", ".join(sorted(self.models)) or "none"
-            raise WeightsError(f"Model not found: {named(name)}; the registry has: {known}")
-        return self.models[key]
+        if key is not None:
+            return self.models[key]
+        if allow_paths and is_path(name):
+            declared = entry_with_path(self.models.values(), name)
+            if declared is not None:
+                return declared
+            model = model_of_path(name)
+            return replace(model, precision=self._precision) if self._precision else model
+        raise self._unknown("models", name, allow_paths)
 
     def is_stand_in(self, name: str | None) -> bool:
         """Whether another model answers to ``name`` because no entry has it."""
         if name is None:
             return False
-        return normalize(name) not in self._names["models"]
+        normalized = normalize(name)
+        return normalized not in self._names["models"] and normalized in self._stand_ins
 
-    def part(self, kind: str, name: str) -> PartEntry:
-        """The entry of section ``kind`` with that id or alias. Unknown: :class:`WeightsError`."""
+    def part(self, kind: str, name: str, *, allow_paths: bool = False) -> PartEntry:
+        """The entry of section ``kind`` with that id or alias; ``allow_paths`` and errors as for :meth:`find`."""
         entries = self.parts[kind]
         key = self._names[kind].get(normalize(name))
-        if key is None:
-            known = ", ".join(sorted(entries)) or "none"
-            raise WeightsError(f"{PARTS[kind]} not found: {named(name)}; the registry has: {known}")
-        return entries[key]
+        if key is not None:
+            return entries[key]
+        if allow_paths and is_path(name):
+            return entry_with_path(entries.values(), name) or part_of_path(kind, name)
+        raise self._unknown(kind, name, allow_paths)
+
+    def names(self, section: str) -> frozenset[str]:
+        """Ids and aliases of a section, normalized."""
+        return frozenset(self._names[section])
+
+    def _unknown(self, section: str, name: str, allow_paths: bool) -> WeightsError:
+        """The error for a name that no entry has; for who is at this machine, with the name that was probably meant."""
+        entries = self.models if section == "models" else self.parts[section]
+        known = ", ".join(sorted(entries)) or "none"
+        what = "Model" if section == "models" else PARTS[section]
+
+        sentence = f"{what} not found: {named(name)}; the registry has: {known}"
+        if not allow_paths:
+            return WeightsError(sentence)
+
+        close = difflib.get_close_matches(normalize(name), sorted(self._names[section]), n=1, cutoff=_CLOSE)
+        meant = f"did you mean {close[0]}? A" if close else "a"
+        return WeightsError(f"{sentence}; {meant} file is added with: intarsia models add PATH")
 
     def __iter__(self) -> Iterator[ModelEntry]:
         return iter(self.models.values())
 
     def _set_precision(self, name: str) -> None:
-        precision = next((known for known in PRECISIONS if known == name), None)
+        precision = self._precision = next((known for known in PRECISIONS if known == name), None)
         if precision is None:
             choices = " or ".join(PRECISIONS)
             raise BackendError(f"precision must be {choices}, not {shown(name)}")

@@ -12,11 +12,11 @@ from typing import Any
 from intarsia.checkpoints.files import read_bytes
 from intarsia.errors import WeightsError, one_line, shown
 from intarsia.execution import PRECISIONS, STANDARD
-from intarsia.registry.entries import DEFAULT_MERGING, PARTS, ModelEntry, PartEntry, PinnedFile
+from intarsia.registry.entries import DEFAULT_MERGING, PARTS, Format, ModelEntry, PartEntry, PinnedFile
 from intarsia.registry.families import FAMILIES
 from intarsia.token_merging import MAX_RATIO, TokenMerging
 
-__all__ = ["PACKAGE", "RegistryFile", "read_registry_file"]
+__all__ = ["PACKAGE", "PREDICTIONS", "SCHEMA", "RegistryFile", "read_registry_file"]
 
 PACKAGE = Path(__file__).resolve().parent.parent
 """The installed package, which paths that begin with ``package:`` are relative to."""
@@ -26,6 +26,7 @@ _KEYS = ("schema", "default", "realtime", "models", *PARTS)
 
 # Pixels of the side that a model was trained at.
 _SMALLEST, _LARGEST = 8, 8192
+PREDICTIONS = ("epsilon", "v_prediction")
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 # Keys of an entry and their types.
@@ -35,6 +36,10 @@ _MODEL_FIELDS = {
     **_COMMON,
     "family": str,
     "format": str,
+    "prediction": str,
+    "vae": str,
+    "text": str,
+    "tokenizer": str,
     "size": int,
     "prompt_template": str,
     "token_merging": float,
@@ -131,6 +136,9 @@ def _model(identifier: str, fields: Any, path: Path) -> ModelEntry:
     settings: dict[str, Any] = {"size": family.native_size, **fields}
     settings["token_merging"] = _token_merging(where, settings)
     settings["stands_in_for"] = tuple(fields.get("stands_in_for", ()))
+    settings["format"] = _format(where, fields)
+    if "tokenizer" in fields:
+        settings["tokenizer"] = _folder(where, "tokenizer", fields["tokenizer"], path)
     settings |= _common(where, fields, path)
     return ModelEntry(id=identifier, declared_in=str(path), **settings)
 
@@ -150,7 +158,7 @@ def _part(kind: str, identifier: str, fields: Any, path: Path) -> PartEntry:
 
 def _common(where: str, fields: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """What entries of every section declare in the same way."""
-    folder = _folder(where, fields["path"], path)
+    folder = _folder(where, "path", fields["path"], path)
     files = fields.get("files", {})
     return {
         "path": folder,
@@ -198,9 +206,10 @@ def _check_model(where: str, fields: Mapping[str, Any]) -> None:
         known = ", ".join(FAMILIES)
         raise WeightsError(f"{where}: family must be one of {known}, not {shown(family)}")
 
-    form = fields.get("format", "diffusers")
-    if form != "diffusers":
-        raise WeightsError(f"{where}: format must be diffusers (a folder), not {shown(form)}")
+    prediction = fields.get("prediction", "epsilon")
+    if prediction not in PREDICTIONS:
+        known = " or ".join(PREDICTIONS)
+        raise WeightsError(f"{where}: prediction must be {known}, not {shown(prediction)}")
 
     size = fields.get("size", _SMALLEST)
     if not _SMALLEST <= size <= _LARGEST:
@@ -210,6 +219,17 @@ def _check_model(where: str, fields: Mapping[str, Any]) -> None:
     if precision not in PRECISIONS:
         known = " or ".join(PRECISIONS)
         raise WeightsError(f"{where}: precision must be {known}, not {shown(precision)}")
+
+
+def _format(where: str, fields: Mapping[str, Any]) -> Format:
+    """As declared, or by the path's suffix."""
+    is_file = fields["path"].endswith(".safetensors")
+    declared = fields.get("format", "single" if is_file else "diffusers")
+    if declared not in ("diffusers", "single"):
+        raise WeightsError(
+            f"{where}: format must be diffusers (a folder) or single (a .safetensors file), not {shown(declared)}"
+        )
+    return "single" if declared == "single" else "diffusers"
 
 
 def _token_merging(where: str, settings: dict[str, Any]) -> TokenMerging:
@@ -228,16 +248,16 @@ def _token_merging(where: str, settings: dict[str, Any]) -> TokenMerging:
     return TokenMerging(ratio, levels, reuse)
 
 
-def _folder(where: str, declared: str, registry: Path) -> Path:
+def _folder(where: str, key: str, declared: str, registry: Path) -> Path:
     """``package:…`` is inside the installed package; anything else is relative to the registry file."""
     if "\0" in declared or not declared:
-        raise WeightsError(f"{where}: path must name a folder or a file, not {shown(declared)}")
+        raise WeightsError(f"{where}: {key} must name a folder or a file, not {shown(declared)}")
     if declared.startswith("package:"):
         return PACKAGE / declared.removeprefix("package:")
     try:
         return registry.parent / Path(declared).expanduser()
     except RuntimeError as exc:  # a user that this machine does not have
-        raise WeightsError(f"{where}: path {shown(declared)}: {one_line(exc)}") from exc
+        raise WeightsError(f"{where}: {key} {shown(declared)}: {one_line(exc)}") from exc
 
 
 def _pinned(where: str, name: str, pin: Any) -> PinnedFile:

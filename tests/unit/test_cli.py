@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.tiny_files import SD1_LORA, write
+
 
 @pytest.fixture
 def scene(tmp_path: Path) -> Path:
@@ -75,7 +77,7 @@ def test_any_field_can_be_set(intarsia):
 def test_parts_of_the_registry(intarsia, scene, empty_registry):
     (scene / "look").mkdir()
     (scene / "look" / "ip_adapter.safetensors").write_bytes(b"")
-    (scene / "ink.safetensors").write_bytes(b"ink")
+    write(scene / "ink.safetensors", SD1_LORA)
     with empty_registry.open("a") as registry:
         registry.write(
             f'[loras.ink]\npath = "{scene}/ink.safetensors"\n[loras.wash]\npath = "{scene}/ink.safetensors"\n'
@@ -207,15 +209,17 @@ def test_a_request_may_begin_with_a_byte_order_mark(intarsia, scene):
 
 
 def test_models_lists_the_registry_and_says_where_a_model_lies(intarsia):
-    assert "nothing\tsd15-inpaint\tinstalled, default" in intarsia("models", "list").stdout
+    assert "nothing\tsd15-inpaint\tmissing, default" in intarsia("models", "list").stdout
     rows = json.loads(intarsia("models", "list", "--json").stdout)
-    assert {row["id"] for row in rows} == {"nothing", "intarsia-tiny"}
+    # a folder of which only the index is there cannot be opened
+    assert {row["id"]: row["installed"] for row in rows} == {"nothing": False, "intarsia-tiny": True}
     assert Path(intarsia("models", "path").stdout.strip()).name == "nothing"
 
 
 def test_what_is_used_with_models(intarsia, empty_registry):
-    (ink := empty_registry.with_name("ink.safetensors")).write_bytes(b"ink")
-    pin = f'"ink.safetensors" = {{bytes = 3, sha256 = "{hashlib.sha256(b"ink").hexdigest()}"}}\n'
+    ink = write(empty_registry.with_name("ink.safetensors"), SD1_LORA)
+    content = ink.read_bytes()
+    pin = f'"ink.safetensors" = {{bytes = {len(content)}, sha256 = "{hashlib.sha256(content).hexdigest()}"}}\n'
     empty_registry.write_text(
         empty_registry.read_text()
         + f'[loras.ink]\npath = "ink.safetensors"\nfamilies = ["sd15"]\n[loras.ink.files]\n{pin}'
@@ -229,8 +233,8 @@ def test_what_is_used_with_models(intarsia, empty_registry):
         False,
     ]
     assert intarsia("models", "path", *loras, "ink").stdout.strip() == str(ink)
-    assert intarsia("models", "verify", *loras, "ink").stdout.startswith("ok\t3\t")
-    ink.write_bytes(b"pen")
+    assert intarsia("models", "verify", *loras, "ink").stdout.startswith(f"ok\t{len(content)}\t")
+    write(ink, SD1_LORA, fill=1)
     changed = intarsia("models", "verify", *loras, "ink")
     assert (changed.returncode, changed.stdout.split("\t")[0]) == (3, "hash")
     unnamed = intarsia("models", "path", "--kind", "safety")

@@ -26,6 +26,7 @@ from intarsia.images.access import Access
 from intarsia.registry import files as weights
 from intarsia.registry import registry
 from intarsia.token_merging import TokenMerging
+from tests.tiny_files import SD1_LORA, SD1_UNET, SD2_TEXT, SD2_UNET, VAE, checkpoint, write
 
 REGISTRY = """
 schema = 1
@@ -43,7 +44,7 @@ ASKED = {"init_image": "photo.png", "mask_image": "mask.png"}
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "nothing").mkdir()
     (tmp_path / "nothing" / "model_index.json").write_text("{}")
-    (tmp_path / "ink.safetensors").write_bytes(b"ink")
+    write(tmp_path / "ink.safetensors", SD1_LORA)
     for name in ("weights.toml", "other.toml"):
         (tmp_path / name).write_text(REGISTRY)
     (tmp_path / "request.json").write_text(json.dumps(ASKED))
@@ -288,7 +289,7 @@ MODELS = {
     },
     "models verify": {
         "name": (["other"], "ok\t3\tink"),
-        "kind": (["--kind", "loras", "pinned"], "ok\t3\tink.safetensors"),
+        "kind": (["--kind", "loras", "pinned"], "ok\t"),
         "weights": (["--weights", "pins.toml"], "ok\t3\tink"),
         "as_json": (["other", "--json"], '{\n  "model": "other",'),
     },
@@ -307,12 +308,70 @@ def test_a_flag_of_models_changes_what_is_listed_or_verified(place, capsys, comm
     (place / "folder" / "other.toml").write_text(REGISTRY)
     with (place / "weights.toml").open("a") as file:
         file.write('[models.other]\nfamily = "sd15"\npath = "nothing"\n[models.other.files]\n' + pin)
+        content = (place / "ink.safetensors").read_bytes()
+        sha256 = hashlib.sha256(content).hexdigest()
         file.write(
-            '[loras.pinned]\npath = "ink.safetensors"\n[loras.pinned.files]\n' + pin.replace("ink", "ink.safetensors")
+            '[loras.pinned]\npath = "ink.safetensors"\n[loras.pinned.files]\n'
+            f'"ink.safetensors" = {{bytes = {len(content)}, sha256 = "{sha256}"}}\n'
         )
     arguments, expected = MODELS[command][flag]
     run(*command.split(), *arguments)
     assert capsys.readouterr().out.startswith(expected.format(place=place) if "{place}" in expected else expected)
+
+
+MODEL, UNET, LORA, BASE = "m.safetensors", "u.safetensors", "pen.safetensors", "two.safetensors"
+# Flag → arguments, and what is in the registry's file, or in what is printed, afterwards.
+ADDING = {
+    "models add": {
+        "paths": ([MODEL, LORA], '[models.m]\nfamily = "sd15"'),
+        "id": ([MODEL, "--id", "mine"], '[models.mine]\nfamily = "sd15"'),
+        "copy": ([MODEL, "--copy"], 'path = "{place}/data/intarsia/models/models/m.safetensors"'),
+        "family": ([LORA, "--family", "sd15-inpaint"], 'families = ["sd15-inpaint"]'),
+        "prediction": ([BASE, "--prediction", "epsilon"], 'size = 512\nprediction = "epsilon"'),
+        "vae": ([MODEL, "--vae", "soft"], 'vae = "soft"'),
+        "text": ([UNET, "--text", "whole", "--vae", "soft"], 'text = "whole"'),
+        "tokenizer": ([MODEL, "--tokenizer", "words"], 'tokenizer = "{place}/words"'),
+        "default": ([MODEL, "--default"], 'default = "m"'),
+        "weights": ([MODEL, "--weights", "new.toml"], "added\tm\t"),
+        "as_json": ([MODEL, "--json"], '"id": "m",'),
+    },
+    "models scan": {
+        "folder": (["."], "new\ta Stable Diffusion 1 checkpoint\tsd15"),
+        "add": ([".", "--add"], "[models.m]"),
+        "weights": ([".", "--weights", "other.toml"], "new\ta LoRA"),
+        "as_json": ([".", "--json"], '"state": "new"'),
+    },
+    "models remove": {
+        "name": (["nothing"], "removed\tnothing\n"),
+        "kind": (["--kind", "loras", "ink"], "removed\tink\n"),
+        "weights": (["nothing", "--weights", "other.toml"], "removed\tnothing\n"),
+    },
+}
+
+
+@pytest.mark.parametrize(("command", "flag"), [(command, flag) for command, rows in ADDING.items() for flag in rows])
+def test_a_flag_of_adding_is_in_the_entry_or_in_what_is_printed(place, monkeypatch, capsys, command, flag):
+    monkeypatch.setenv("XDG_DATA_HOME", str(place / "data"))
+    write(place / MODEL, checkpoint())
+    write(place / "whole.safetensors", checkpoint(), fill=1)
+    write(place / UNET, SD1_UNET)
+    write(place / LORA, SD1_LORA, fill=1)
+    write(place / BASE, checkpoint(SD2_UNET, SD2_TEXT))
+    write(place / "soft.safetensors", VAE)
+    with (place / "weights.toml").open("a") as file:
+        file.write('[vaes.soft]\npath = "soft.safetensors"\n')
+        file.write('[models.whole]\nfamily = "sd15"\npath = "whole.safetensors"\n')
+
+    arguments, expected = ADDING[command][flag]
+    run(*command.split(), *arguments)
+    output = capsys.readouterr().out + (place / "weights.toml").read_text()
+    assert expected.replace("{place}", str(place)) in output
+    if flag == "weights":
+        assert (place / "weights.toml").read_text().endswith('path = "whole.safetensors"\n')
+    if command == "models remove":
+        removed = "[loras.ink]" if flag == "kind" else "[models.nothing]"
+        changed = "other.toml" if flag == "weights" else "weights.toml"
+        assert removed not in (place / changed).read_text()
 
 
 SHOW = {
@@ -439,6 +498,7 @@ TABLE = {
     "export": EXPORT,
     **KEYS,
     **MODELS,
+    **ADDING,
     "schedulers": SCHEDULERS,
     "schedulers show": SHOW,
 }

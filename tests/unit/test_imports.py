@@ -34,6 +34,7 @@ ALLOWED = {
     "intarsia.images": [],
     "intarsia.canvas": ["intarsia.images"],
     "intarsia.registry": [],
+    "intarsia.adding": ["intarsia.registry", "intarsia.images.atomic_files"],
     # documents in, documents out: of the engine only the types of what goes in and comes out
     "intarsia.endpoints": [
         "intarsia.images.encode",
@@ -117,7 +118,8 @@ def test_a_module_imports_only_what_its_folder_may(module, path):
 
 
 @pytest.mark.parametrize(
-    "module", ["intarsia.cli", "intarsia.batch", "intarsia.commands", "intarsia.export", "intarsia.server"]
+    "module",
+    ["intarsia.cli", "intarsia.adding", "intarsia.batch", "intarsia.commands", "intarsia.export", "intarsia.server"],
 )
 def test_nothing_imports_the_outside(module):
     users = [name for name, path in modules() if any(within(used, module) for used in imported(path))]

@@ -16,6 +16,7 @@ from intarsia import InpaintRequest, IpAdapter, Lora, RequestError, WeightsError
 from intarsia.engine.resolve import resolve
 from intarsia.registry.registry import Registry
 from intarsia.token_merging import TokenMerging
+from tests.tiny_files import SD1_LORA, checkpoint, write
 
 REGISTRY = """
 schema = 1
@@ -58,8 +59,9 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for folder, file in (("nothing", "model_index.json"), ("soft", "config.json"), ("look", "ip_adapter.safetensors")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / file).write_text("{}")
-    for name in ("ink.safetensors", "chalk.safetensors", "ink.ckpt"):
-        (tmp_path / name).write_text(name)
+    for fill, name in enumerate(("ink.safetensors", "chalk.safetensors")):
+        write(tmp_path / name, SD1_LORA, fill=fill)
+    (tmp_path / "ink.ckpt").write_text("ink.ckpt")
     path = tmp_path / "weights.toml"
     path.write_text(REGISTRY)
     return path
@@ -77,9 +79,10 @@ def ask() -> Callable[..., intarsia.InpaintRequest]:
     return make
 
 
-def hash_of(name: str) -> str:
-    """Of an entry with one file whose content is its name: names and hashes of its files, hashed."""
-    return hashlib.sha256(f"{name} {hashlib.sha256(name.encode()).hexdigest()}".encode()).hexdigest()
+def hash_of(path: Path) -> str:
+    """Of an entry with one file: names and hashes of its files, hashed."""
+    content = hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(f"{path.name} {content}".encode()).hexdigest()
 
 
 def test_the_plan_names_parts_with_their_hashes(weights, ask):
@@ -91,7 +94,8 @@ def test_the_plan_names_parts_with_their_hashes(weights, ask):
     )
     plan = intarsia.plan(request, weights)
     assert [(each.id, each.strength) for each in plan.model.adapters] == [("ink", -0.5), ("chalk", 1.0)]
-    assert [each.sha256 for each in plan.model.adapters] == [hash_of("ink.safetensors"), hash_of("chalk.safetensors")]
+    hashes = [hash_of(weights.parent / name) for name in ("ink.safetensors", "chalk.safetensors")]
+    assert [each.sha256 for each in plan.model.adapters] == hashes
     identifier, _, digest = plan.model.vae.partition(":")
     assert (identifier, len(digest)) == ("soft", 64)
     assert plan.model.ip_adapter.startswith("look:")
@@ -108,7 +112,7 @@ def test_without_parts_the_plan_says_so(weights, ask):
 
 def test_a_changed_file_changes_the_plan(weights, ask):
     before = intarsia.plan(ask(loras=(Lora(id="ink"),)), weights)
-    (weights.parent / "ink.safetensors").write_text("other content")
+    write(weights.parent / "ink.safetensors", SD1_LORA, fill=9)
     assert intarsia.plan(ask(loras=(Lora(id="ink"),)), weights).sha256 != before.sha256
 
 
@@ -123,7 +127,6 @@ WRONG = [
     ({"loras": [{"id": "gone"}]}, WeightsError, r"gone: its file .*gone\.safetensors does not exist"),
     ({"loras": [{"id": "pickled"}]}, WeightsError, r"pickled: ink\.ckpt is a pickled checkpoint.*only safetensors"),
     ({"loras": [{"id": "folder"}]}, WeightsError, r"folder: a LoRA is one \.safetensors file"),
-    ({"vae": "single"}, WeightsError, r"single: its folder .*ink\.safetensors is a file"),
     ({"ip_adapter": {"id": "empty", "image": np.zeros((4, 4, 3), np.uint8)}}, WeightsError, r"no ip_adapter\.safetens"),
     ({"ip_adapter": {"id": "look"}}, RequestError, r"ip_adapter\.image is required"),
     ({"ip_adapter": {"id": "look", "image": 7}}, RequestError, r"ip_adapter\.image: must be a path"),
@@ -156,19 +159,32 @@ def test_malformed_parts_name_the_field(fields, field, allowed):
 
 
 def test_pins_of_a_single_file(weights, ask):
-    content = b"ink.safetensors"
+    content = (weights.parent / "ink.safetensors").read_bytes()
     pin = f'"ink.safetensors" = {{ bytes = {len(content)}, sha256 = "{hashlib.sha256(content).hexdigest()}" }}'
     weights.write_text(REGISTRY.replace('aliases = ["Ink_Wash"]', f"[loras.ink.files]\n{pin}"))
     request = ask(loras=(Lora(id="ink"),))
     with intarsia.Engine("null", weights=weights) as engine:
         engine.run(request)
-    damages = (lambda file: file.write_bytes(b"iNk.safetensors"), lambda file: file.write_bytes(b"i"))
+    damages = (lambda file: file.write_bytes(content[:-1] + b"9"), lambda file: file.write_bytes(b"i"))
     for damage, sentence in zip(
-        damages, ("does not have the registry's sha256", "has 1 bytes, not the 15"), strict=True
+        damages, ("does not have the registry's sha256", f"has 1 bytes, not the {len(content)}"), strict=True
     ):
         damage(weights.parent / "ink.safetensors")
         with intarsia.Engine("null", weights=weights) as engine, pytest.raises(WeightsError, match=sentence):
             engine.run(request)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"vae": "single"}, r"single: .*ink\.safetensors is a LoRA, not a VAE"),
+        ({"loras": [{"id": "chalk"}]}, r"chalk: .*chalk\.safetensors is a Stable Diffusion 1 checkpoint, not a LoRA"),
+    ],
+)
+def test_a_file_of_another_kind_is_refused_by_its_header(weights, ask, fields, sentence):
+    write(weights.parent / "chalk.safetensors", checkpoint())
+    with intarsia.Engine("null", weights=weights) as engine, pytest.raises(WeightsError, match=sentence):
+        engine.run(ask(**fields))
 
 
 def test_each_part_reaches_the_backend_and_the_result(weights, ask):

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 import intarsia
+from tests.tiny_files import SD1_LORA, write
 from tests.unit.endpoint_table import IMAGE, MINIMAL, encoded_image
 from tests.unit.replies import checked
 
@@ -47,7 +48,7 @@ def engine(tmp_path: Path) -> Iterator[intarsia.Engine]:
     for folder, file in [("m", "model_index.json"), ("strict", "config.json"), ("look", "ip_adapter.safetensors")]:
         (tmp_path / folder).mkdir()
         (tmp_path / folder / file).write_text("{}")
-    (tmp_path / "ink.safetensors").write_bytes(b"ink")
+    write(tmp_path / "ink.safetensors", SD1_LORA)
     (tmp_path / "weights.toml").write_text(REGISTRY)
     with intarsia.Engine("null", weights=tmp_path / "weights.toml") as opened:
         yield opened

@@ -65,6 +65,9 @@ class OnnxBackend:
         """The first thing asked for that this backend cannot do on its device; empty where it can do all."""
         execution = self._execution
         requested = {
+            "a checkpoint in one file": files.folder.is_file(),
+            "text encoders of another model": files.text is not None,
+            "a tokenizer of its own": files.tokenizer is not None,
             "another VAE": files.vae_folder is not None,
             "LoRAs": bool(files.loras),
             "an IP adapter": files.ip_adapter is not None,

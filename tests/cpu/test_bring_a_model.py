@@ -1,0 +1,104 @@
+"""From an empty home folder and a downloads folder to an image, by the commands that a person types."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[torch]'")
+from safetensors.torch import save_file
+
+from intarsia import Engine, InpaintRequest
+from intarsia.checkpoints.header import read_header
+from intarsia.registry.registry import Registry
+
+Answer = subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nothing but a folder of downloads, with a model and a LoRA that is made for it, and two images."""
+    home = tmp_path_factory.mktemp("home")
+    downloads = home / "Downloads"
+    model = Registry().find("intarsia-tiny").path
+    shutil.copytree(model, downloads / "dreamshaper")
+    write_lora(model / "unet" / "diffusion_pytorch_model.safetensors", downloads / "ink.safetensors")
+
+    Image.new("RGB", (64, 64), (90, 120, 60)).save(home / "photo.png")
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (16, 16, 48, 48))
+    mask.save(home / "mask.png")
+    return home
+
+
+def write_lora(unet: Path, path: Path) -> None:
+    """A LoRA of the keys and values of cross-attention, large enough to be seen."""
+    generator = torch.Generator().manual_seed(3)
+    state = {}
+    for name, tensor in read_header(unet).tensors.items():
+        if not name.endswith(("attn2.to_k.weight", "attn2.to_v.weight")):
+            continue
+        rows, columns = tensor.shape
+        stem = "lora_unet_" + name.removesuffix(".weight").replace(".", "_")
+        state[f"{stem}.lora_down.weight"] = torch.randn(4, columns, generator=generator)
+        state[f"{stem}.lora_up.weight"] = torch.randn(rows, 4, generator=generator)
+        state[f"{stem}.alpha"] = torch.tensor(4.0)
+    assert state
+    save_file(state, path)
+
+
+@pytest.fixture(scope="module")
+def intarsia(home: Path) -> Callable[..., Answer]:
+    dropped = ("INTARSIA_", "XDG_", "HF_HUB_OFFLINE")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
+    # no command may open a connection: every look-up of a name and every socket fails
+    offline = home / "offline"
+    offline.mkdir()
+    (offline / "sitecustomize.py").write_text(
+        "import socket\n\n\ndef refuse(*_, **__):\n    raise AssertionError('a connection was tried')\n\n\n"
+        "socket.socket.connect = socket.getaddrinfo = socket.create_connection = refuse\n"
+    )
+    environment["PYTHONPATH"] = os.pathsep.join([str(offline), environment["PYTHONPATH"]])
+
+    def run(*arguments: object) -> Answer:
+        command = [sys.executable, "-m", "intarsia", *(str(argument).replace("~", str(home)) for argument in arguments)]
+        done = subprocess.run(
+            command, env=environment | {"HOME": str(home)}, cwd=home, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done
+
+    return run
+
+
+def test_two_commands_lead_from_a_downloads_folder_to_an_image(home, intarsia):
+    # with an id, as the packaged model has the same content
+    added = intarsia("models", "add", "~/Downloads/dreamshaper", "--id", "dreamshaper", "--family", "tiny-inpaint")
+    assert added.stdout.startswith("added\tdreamshaper\ta diffusers folder\ttiny-inpaint\t")
+    asked = ("-p", "a red circle", "--model", "dreamshaper", "--seed", 3, "--steps", 3, "--backend", "torch")
+    intarsia("inpaint", "photo.png", "mask.png", *asked, "--lora", "~/Downloads/ink.safetensors:0.8", "-o", "ink.png")
+
+    image, mask = (np.asarray(Image.open(home / f"{name}.png")) for name in ("photo", "mask"))
+    loras: dict[str, list[str]] = {
+        "plain": [],
+        "path": [f"{home}/Downloads/ink.safetensors:0.8"],
+        "zero": [f"{home}/Downloads/ink.safetensors:0"],
+    }
+    made = {"command": np.asarray(Image.open(home / "ink.png"))}
+    request = {"init_image": image, "mask_image": mask, "prompt": "a red circle", "seed": 3, "steps": 3}
+    with Engine("torch", weights=home / ".config" / "intarsia" / "weights.toml") as engine:
+        for name, chosen in loras.items():
+            result = engine.run(InpaintRequest(**request, model="dreamshaper", loras=chosen))
+            made[name] = np.asarray(result.images[0])
+
+    assert (made["command"] == made["path"]).all()
+    assert (made["zero"] == made["plain"]).all()
+    assert np.abs(made["path"].astype(int) - made["plain"]).mean() > 1
