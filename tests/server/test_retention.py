@@ -189,6 +189,24 @@ def test_more_ended_jobs_than_one_page_all_go(kept, disk_limit):
     assert not any(map(kept.has, jobs))
 
 
+def test_a_clock_that_jumps_before_the_first_sweep_takes_no_image(tmp_path):
+    kept = Kept(tmp_path)
+    job = kept.done(1)
+    kept.now += 20 * YEAR
+    kept.monotonic += MINUTE
+    kept.retention.sweep()
+    assert kept.has(job)
+    kept.store.close()
+
+
+def test_a_clock_that_was_never_set_is_no_beginning(tmp_path):
+    store = Store(tmp_path / "jobs.sqlite3", clock=lambda: 60.0)
+    store.close()
+    store = Store(tmp_path / "jobs.sqlite3", clock=lambda: 1.7e9)
+    assert KeptJobs(store.database).sweep_time(MINUTE) == 1.7e9
+    store.close()
+
+
 @pytest.mark.parametrize("restarted", [False, True])
 def test_a_clock_that_jumps_years_ahead_takes_no_image_before_it_is_put_right(kept, restarted):
     job = kept.done(1)
