@@ -55,6 +55,7 @@ def _refused(*statuses: int) -> Schema:
         401: "The key is missing or wrong.",
         404: "There is no such job, or it is another key's.",
         413: "The body is too large.",
+        422: "The `Idempotency-Key` belongs to another request.",
         429: "The queue is full, or the key's limit is reached.",
         500: "It failed inside intarsia.",
     }
@@ -99,8 +100,8 @@ def _accept() -> Schema:
     return _operation(
         "jobs",
         "Inpaint",
-        {"201": created, **_refused(400, 401, 413, 429, 500)},
-        description="An equal `Idempotency-Key` gives the job that the first request with it has given.",
+        {"201": created, **_refused(400, 401, 413, 422, 429, 500)},
+        description="The same request with an equal `Idempotency-Key` gives the job that the first one has given.",
         parameters=[previews, header],
         requestBody={
             "required": True,
@@ -194,6 +195,7 @@ def _upload(field: str) -> Schema:
         "200": _json("Where the image is for 24 hours.", _status_and("output", "link", "id")),
         "400": _json("It is no image.", "PonyError"),
         "401": _json("Wrong key.", "PonyError"),
+        "429": _json("The key has as many images stored as it may.", "PonyError"),
     }
     return _operation("documented", "Store an image, as PNG, for a later request", responses, **body)
 
