@@ -41,8 +41,9 @@ def create_app(services: Services) -> FastAPI:
         yield
         services.is_closing = True
 
-    # Its own documentation loads scripts from other hosts; ours is in docs_page.
-    app = FastAPI(title="intarsia", version=__version__, lifespan=lifespan, openapi_url=None)
+    # Its own documentation loads scripts from other hosts; ours is in docs_page. Its redirects to addresses without a
+    # slash at the end are no documented replies, and lead to http where a proxy in front serves https.
+    app = FastAPI(title="intarsia", version=__version__, lifespan=lifespan, openapi_url=None, redirect_slashes=False)
     app.state.services = services
     app.include_router(documented_routes())
     app.include_router(file_routes())

@@ -44,6 +44,12 @@ def test_a_401_says_how_a_key_is_sent(locked, headers):
         assert (response.status_code, response.headers["www-authenticate"]) == (401, 'Bearer realm="intarsia"')
 
 
+@pytest.mark.parametrize("path", ["/api/v6/images/fetch/", "/api/v6/images/fetch//", "/jobs/"])
+def test_a_slash_too_many_is_no_redirect(locked, path):
+    response = locked.client.post(path, json={})
+    assert (response.status_code, response.json()["message"]) == (404, "there is nothing at this address")
+
+
 def test_other_errors_ask_for_no_key(locked):
     response = locked.client.get("/nothing")
     assert response.status_code == 404
