@@ -73,6 +73,7 @@ def test_an_address_that_others_reach_needs_keys(tmp_path):
         ("--uploads", "-1", "uploads must be between 1 and"),
         ("--upload-bytes", "some", "upload-bytes must be a size such as 500MB"),
         ("--replicas", "4", "--ray is required with"),
+        ("--ray", "--certificate=cert.pem", "certificate is not used with --ray"),
         ("--wait", "-1", "wait must be between 0 and 600 seconds"),
         ("--queue", "0", "queue must be between 1 and"),
         ("--keys", "/nowhere/keys.txt", "/nowhere/keys.txt"),

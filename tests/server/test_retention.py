@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ pytest.importorskip("sqlalchemy", reason="needs SQLAlchemy: pip install 'intarsi
 
 from intarsia.errors import OutputError
 from intarsia.server.settings import DAY
+from intarsia.server.store import retention
 from intarsia.server.store.files import LocalFiles, output_names
 from intarsia.server.store.jobs import Done, Failed, Job
 from intarsia.server.store.kept_jobs import KeptJobs
@@ -166,6 +168,22 @@ def test_a_file_that_cannot_be_removed_does_not_stop_the_others(tmp_path, caplog
     kept.retention.sweep()
     assert not kept.has(jobs[0])
     kept.store.close()
+
+
+@pytest.mark.parametrize("error", [OutputError("full"), OSError("gone"), TypeError("a fault of ours")])
+def test_whatever_a_sweep_raises_is_logged_and_the_next_one_comes(kept, monkeypatch, caplog, error):
+    closed, sweeps = threading.Event(), []
+
+    def sweep() -> int:
+        sweeps.append(1)
+        if len(sweeps) == 2:
+            closed.set()
+        raise error
+
+    monkeypatch.setattr(retention, "_EVERY", 0.001)
+    monkeypatch.setattr(kept.retention, "sweep", sweep)
+    kept.retention.run(closed)
+    assert len(sweeps) == caplog.text.count("old images cannot be removed") == 2
 
 
 class Pages(KeptJobs):

@@ -379,6 +379,19 @@ def test_a_body_that_cannot_be_made_is_a_failure_and_the_next_is_sent(store, sta
     assert receiver.next().json["id"] == 2
 
 
+@ON_SQLITE
+def test_a_fault_in_a_senders_thread_is_logged_and_does_not_end_it(store, start, receiver, monkeypatch, caplog):
+    with monkeypatch.context() as broken:
+        broken.setattr(store.webhooks, "claim", None)  # which cannot be called
+        start()
+        deadline = time.monotonic() + PATIENCE
+        while caplog.text.count("a webhook failed unexpectedly") < 4 and time.monotonic() < deadline:
+            threading.Event().wait(0.01)
+    assert "TypeError" in caplog.text
+    ended(store, 1, receiver.url)
+    assert status(store, 1, "delivered") == "delivered"
+
+
 def test_a_cancelled_job_is_called_for_too(store, start, receiver):
     store.accept(Job(id=1, endpoint="c"), most=9, webhook=WebhookTarget(receiver.url, ""))
     store.accept(Job(id=2, endpoint="c"), most=9, webhook=WebhookTarget(receiver.url, ""))
