@@ -8,7 +8,7 @@ RUN pip install --no-cache-dir build && python -m build --wheel --outdir /wheels
 
 FROM python:3.12-slim AS base
 ENV OMP_WAIT_POLICY=PASSIVE PYTHONUNBUFFERED=1
-RUN useradd --system --create-home --uid 1000 intarsia && install -d -o intarsia /data
+RUN useradd --system --create-home --uid 1000 intarsia && install -d -m 0700 -o intarsia /data
 COPY --from=build /wheels /wheels
 VOLUME /data
 EXPOSE 8765

@@ -54,7 +54,7 @@ class NullSession:
         text = f"{conditioning.prompt}\0{conditioning.negative_prompt}\0{table.name}\0{len(table.timesteps)}"
         text += self._parts(conditioning)
         digest = hashlib.sha256(text.encode() + noise.tobytes()).digest()
-        return _State(conditioning, np.frombuffer(digest[:3], np.uint8))
+        return _State(conditioning, np.array(_color(digest), np.uint8))
 
     def _parts(self, inputs: Inputs) -> str:
         """Stands for the weights of VAE, LoRAs and IP adapter, and for their precision."""
@@ -90,6 +90,12 @@ class NullSession:
 
     def close(self) -> None:
         """Nothing to release."""
+
+
+def _color(digest: bytes) -> tuple[int, int, int]:
+    """A color that the null backend's own checker does not flag: what it draws stands for a harmless image."""
+    red, green, blue = digest[:3]
+    return (green, red, blue) if min(red, blue) >= green + _PURPLE else (red, green, blue)
 
 
 def _step_seconds() -> float:

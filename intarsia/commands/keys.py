@@ -44,6 +44,9 @@ def list_names(file: KeysFile, as_json: AsJson = False) -> None:
 @keys.command("remove")
 def remove(name: Name, file: KeysFile) -> None:
     """Remove a key. A server that runs refuses it from its next request on."""
+    from intarsia.server.http.keys import parse, read_file
     from intarsia.server.http.keys_editing import remove_key
 
     remove_key(file, name)
+    if not parse(file, read_file(file)[0]):
+        note(f"{file} has no key any more: a server with it refuses every request, and does not start again")

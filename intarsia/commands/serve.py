@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,7 +18,10 @@ from intarsia.commands.options import (
     Weights,
 )
 from intarsia.commands.streams import note
-from intarsia.errors import BackendError
+from intarsia.errors import BackendError, RequestError
+
+if TYPE_CHECKING:
+    from intarsia.server.settings import ServeSettings
 
 __all__ = ["serve"]
 
@@ -40,6 +43,8 @@ def serve(
     null: Annotated[bool, typer.Option("--null", help="Flat colors without a model, for client developers.")] = False,
     keep: Annotated[str, typer.Option(help="How long images are kept, such as 24h or 7d.")] = "7d",
     disk_limit: Annotated[str | None, typer.Option(help="Most that images take, such as 20GB.")] = None,
+    uploads: Annotated[int, typer.Option(help="Uploaded images that are kept of one key.")] = 1000,
+    upload_bytes: Annotated[str, typer.Option(help="Most that uploaded images of one key take.")] = "2GB",
     cors: Annotated[list[str] | None, typer.Option(help="An origin whose pages may call this server.")] = None,
     allow_host: Annotated[list[str] | None, typer.Option(help="A name that this server is called by.")] = None,
     errors_as_200: Annotated[bool, typer.Option("--errors-as-200", help="Errors have HTTP status 200.")] = False,
@@ -88,6 +93,8 @@ def serve(
         models=tuple(model or ()),
         keep=read_seconds("keep", keep),
         disk_limit=None if disk_limit is None else read_bytes("disk-limit", disk_limit),
+        uploads=uploads,
+        upload_bytes=read_bytes("upload-bytes", upload_bytes),
         cors=tuple(cors or ()),
         allowed_hosts=tuple(allow_host or ()),
         allow_private_urls=allow_private_urls,
@@ -106,10 +113,6 @@ def serve(
             max_pixels=max_pixels,
         ),
     )
-    if not ray:
-        serving.serve(settings, note)
-        return
-
     from intarsia.server.ray_serve import RayOptions, serve_on_ray
 
     options = RayOptions(
@@ -120,4 +123,16 @@ def serve(
         cpus=cpus,
         ingresses=ingresses,
     )
-    serve_on_ray(settings, options, note)
+    if ray:
+        _check_on_ray(settings)
+        serve_on_ray(settings, options, note)
+        return
+    if options != RayOptions():
+        raise RequestError("ray", message="--ray is required with --ray-address, --replicas and the like")
+    serving.serve(settings, note)
+
+
+def _check_on_ray(settings: ServeSettings) -> None:
+    if settings.certificate is not None or settings.certificate_key is not None:
+        message = "certificate is not used with --ray, whose proxy serves http: put a reverse proxy in front"
+        raise RequestError("certificate", message=message)

@@ -66,11 +66,13 @@ def reply_schemas(endpoint: Endpoint) -> dict[str, Schema]:
     if not endpoint.realtime:
         processing["tip_1"] = {"type": "string"}
 
+    # Of a request that had a webhook; the document's errors have no more than a message.
+    failed = {} if endpoint.realtime else {"webhook_status": {"type": "string"}}
     track_id = {"track_id": {"type": ["string", "number", "boolean"], "description": "As given; absent without."}}
     return {
         "success": _reply("success", success, track_id),
         "processing": _reply("processing", processing, track_id),
-        "error": _reply("error", {"message": {"type": "string", "minLength": 1}}, {}),
+        "error": _reply("error", {"message": {"type": "string", "minLength": 1}}, failed),
     }
 
 

@@ -14,19 +14,21 @@ from intarsia.endpoints.replies import meta, next_id
 from intarsia.engine.plan import Plan
 from intarsia.engine.request import InpaintRequest
 from intarsia.engine.resolve import resolve
-from intarsia.errors import RequestError, expect
+from intarsia.errors import SourceUnreadable, expect
 from intarsia.images.access import Access
 from intarsia.images.sources import read_source
 from intarsia.registry.registry import Registry
 from intarsia.server.admission import RecentlyFull
+from intarsia.server.idempotency import Idempotency, KeyReused
+from intarsia.server.settings import DAY
 from intarsia.server.store.files import FileStore, output_names
 from intarsia.server.store.jobs import LIBRARY, Job, WebhookTarget
-from intarsia.server.store.own_images import own_image
+from intarsia.server.store.own_images import missing_own_image, own_image
 from intarsia.server.store.store import IdInUse, Store
+from intarsia.server.store.webhook_addresses import check_webhook
 
 __all__ = ["Acceptance", "Draft", "stored_request"]
 
-_LONGEST_KEY = 200
 _IMAGES = ("init_image", "mask_image")
 
 
@@ -36,12 +38,13 @@ class Draft:
 
     Attributes:
         job: makes the job of the request as it is kept, and its plan.
+        once: the request's idempotency key.
         webhook: what is called when the job has ended.
     """
 
     request: InpaintRequest
     job: Callable[[dict[str, Any], Plan], Job]
-    idempotency_key: str | None
+    once: Idempotency | None
     webhook: WebhookTarget | None = None
 
 
@@ -56,9 +59,11 @@ class Acceptance:
         queue: jobs that may be queued.
         share: of these, jobs of one owner.
         access: what images may make this machine read; never its files.
+        keep: seconds for which images of this server are kept, for a message.
 
     Raises:
         RequestError, WeightsError: the request cannot be carried out; nothing is stored.
+        KeyReused: its idempotency key belongs to another request.
         QueueFull: as many jobs are queued as the server takes.
         OutputError, StoreError: the files or the database cannot be written; the job is not accepted.
     """
@@ -69,6 +74,7 @@ class Acceptance:
     queue: int
     share: int
     access: Access
+    keep: float = 7 * DAY
     clock: Callable[[], float] = time.time
     full: RecentlyFull = field(default_factory=RecentlyFull)
 
@@ -87,14 +93,17 @@ class Acceptance:
             endpoint: as of :func:`intarsia.endpoints.reading.read`.
             base_url: what addresses in its webhook begin with.
         """
-        earlier = self._earlier(owner, idempotency_key, documented_api=True)
+        once = Idempotency.of(idempotency_key, endpoint, payload)
+        earlier = self._earlier(owner, once, documented_api=True)
         if earlier is not None:
             return earlier
         self._check_room(owner)
 
         documented = read(payload, endpoint, self.registry)
-        request = self._with_images(documented.request)
         url = documented.options.webhook
+        if url:
+            check_webhook(url, allow_private_urls=self.access.allow_private_urls)
+        request = self._with_images(documented.request)
 
         def job(kept: dict[str, Any], plan: Plan) -> Job:
             job_id = next_id()
@@ -112,7 +121,7 @@ class Acceptance:
             )
 
         webhook = WebhookTarget(url, base_url) if url else None
-        return Draft(request=request, job=job, idempotency_key=idempotency_key, webhook=webhook)
+        return Draft(request=request, job=job, once=once, webhook=webhook)
 
     def library(
         self,
@@ -127,7 +136,8 @@ class Acceptance:
         Args:
             preview_every: network evaluations from one preview to the next; 0 is without.
         """
-        earlier = self._earlier(owner, idempotency_key, documented_api=False)
+        once = Idempotency.of(idempotency_key, LIBRARY, fields)
+        earlier = self._earlier(owner, once, documented_api=False)
         if earlier is not None:
             return earlier
         self._check_room(owner)
@@ -147,14 +157,16 @@ class Acceptance:
                 created=self.clock(),
             )
 
-        return Draft(request=request, job=job, idempotency_key=idempotency_key)
+        return Draft(request=request, job=job, once=once)
 
     def accept(self, draft: Draft | Job) -> Job:
         """Check a request in full and store its job. A job is one that was accepted before, and stays as it is."""
         if isinstance(draft, Job):
             return draft
         plan = resolve(draft.request, self.registry, self.access).plan
-        job = draft.job(self._kept(draft.request), plan)
+        job, once = draft.job(self._kept(draft.request), plan), draft.once
+        if once is not None:
+            job = replace(job, delivery={**job.delivery, **once.delivery})
         while True:
             try:
                 with self.full.noting():
@@ -162,10 +174,10 @@ class Acceptance:
                         job,
                         most=self.queue,
                         share=self.share,
-                        idempotency_key=draft.idempotency_key,
+                        idempotency_key=None if once is None else once.key,
                         webhook=draft.webhook,
                     )
-                return stored
+                return stored if once is None else once.check(stored)
             except IdInUse:  # of another server on the same database, in the same microsecond
                 job = replace(job, id=next_id())
 
@@ -174,17 +186,15 @@ class Acceptance:
         with self.full.noting():
             self.store.check_room(self.queue, owner=owner, share=self.share)
 
-    def _earlier(self, owner: str, idempotency_key: str | None, *, documented_api: bool) -> Job | None:
-        """The job that the same key has given before; its request is not read again."""
-        if idempotency_key is None:
+    def _earlier(self, owner: str, once: Idempotency | None, *, documented_api: bool) -> Job | None:
+        """The job that the same request has given before; it is not read again."""
+        earlier = self.store.with_key(owner, once.key) if once is not None else None
+        if once is None or earlier is None:
             return None
-        if not 1 <= len(idempotency_key) <= _LONGEST_KEY or not idempotency_key.isprintable():
-            raise RequestError("Idempotency-Key", idempotency_key, f"1 to {_LONGEST_KEY} printable characters")
-        earlier = self.store.with_key(owner, idempotency_key)
-        if earlier is not None and (earlier.endpoint in ENDPOINTS) != documented_api:
+        if (earlier.endpoint in ENDPOINTS) != documented_api:
             message = "Idempotency-Key was used for a request to another API of this server; give each request its own"
-            raise RequestError("Idempotency-Key", message=message)
-        return earlier
+            raise KeyReused("Idempotency-Key", message=message)
+        return once.check(earlier)
 
     def _with_images(self, request: InpaintRequest) -> InpaintRequest:
         """The request with its images read and its seed drawn: nothing of it is elsewhere any more."""
@@ -208,7 +218,13 @@ class Acceptance:
         own = own_image(value, self.files)
         if own is not None:
             return own
-        content = read_source(field, value, self.access).content
+        try:
+            content = read_source(field, value, self.access).content
+        except SourceUnreadable as exc:
+            missing = missing_own_image(field, value, self.keep)
+            if missing is None:
+                raise
+            raise missing from exc
         assert isinstance(content, bytes)  # which text and bytes always are
         return content
 

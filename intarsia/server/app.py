@@ -8,16 +8,17 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import ASGIApp
 
 from intarsia import __version__
-from intarsia.errors import IntarsiaError
+from intarsia.errors import IntarsiaError, named
 from intarsia.server.http.access_log import AccessLog
 from intarsia.server.http.error_replies import HttpError, error_response
 from intarsia.server.http.guards import Guards, GuardSettings
 from intarsia.server.http.origins import Origins
 from intarsia.server.http.requests import services_of
-from intarsia.server.metrics import RequestCounter
+from intarsia.server.metrics import METHODS, RequestCounter
 from intarsia.server.routes.catalog import catalog_routes
 from intarsia.server.routes.docs_page import docs_routes
 from intarsia.server.routes.documented import documented_routes
@@ -40,8 +41,9 @@ def create_app(services: Services) -> FastAPI:
         yield
         services.is_closing = True
 
-    # Its own documentation loads scripts from other hosts; ours is in docs_page.
-    app = FastAPI(title="intarsia", version=__version__, lifespan=lifespan, openapi_url=None)
+    # Its own documentation loads scripts from other hosts; ours is in docs_page. Its redirects to addresses without a
+    # slash at the end are no documented replies, and lead to http where a proxy in front serves https.
+    app = FastAPI(title="intarsia", version=__version__, lifespan=lifespan, openapi_url=None, redirect_slashes=False)
     app.state.services = services
     app.include_router(documented_routes())
     app.include_router(file_routes())
@@ -77,8 +79,27 @@ async def _refused(request: Request, error: Exception) -> Response:
 async def _no_route(request: Request, error: Exception) -> Response:
     """An address that is not served, or not with that method."""
     assert isinstance(error, HTTPException)
-    message = "there is nothing at this address" if error.status_code == 404 else str(error.detail)
+    if error.status_code == 404:
+        message = "there is nothing at this address"
+    elif error.status_code == 405:
+        return _wrong_method(request)
+    else:
+        message = str(error.detail)
     return error_response(HttpError(error.status_code, message), services_of(request).registry)
+
+
+def _wrong_method(request: Request) -> Response:
+    """RFC 9110, 15.5.6: the reply names the methods of the address, which several routes may have between them."""
+    allowed = ", ".join(method for method in METHODS if _is_served(request, method))
+    message = f"this address takes {allowed}, not {named(request.method)}"
+    response = error_response(HttpError(405, message), services_of(request).registry)
+    response.headers["Allow"] = allowed
+    return response
+
+
+def _is_served(request: Request, method: str) -> bool:
+    scope = {**request.scope, "method": method}
+    return any(route.matches(scope)[0] == Match.FULL for route in request.app.routes)
 
 
 async def _failed(request: Request, error: Exception) -> Response:

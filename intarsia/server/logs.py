@@ -1,17 +1,25 @@
-"""The server's log on standard error: one line a message, in which nothing from outside can write another line."""
+"""The log on standard error, of a server and of its engines' processes.
+
+It has one line for each message, in which nothing from outside can write another line.
+"""
 
 from __future__ import annotations
 
 import atexit
 import logging
 import queue
+import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from logging.handlers import QueueHandler, QueueListener
 
 from intarsia.printable import printable
 
 __all__ = ["LineFormatter", "log_to_stderr"]
+
+log = logging.getLogger("intarsia")
 
 # Messages that wait to be written.
 _MOST = 10_000
@@ -49,26 +57,39 @@ class _Dropping(QueueHandler):
             self.queue.put_nowait(record)
 
 
-def log_to_stderr() -> None:
-    """Send what intarsia logs to standard error; requests too, a line each.
+def log_to_stderr() -> Callable[[], None]:
+    """Send what intarsia logs to standard error, requests too, a line each; and what others log as a warning or worse.
 
-    A thread of its own writes: a pipe that nobody reads must not hold replies up.
+    So are exceptions that end a thread. A thread of its own writes: a pipe that nobody reads must not hold replies up.
+
+    Returns:
+        What waits for the last messages to be written, for a process that ends itself without Python's own exit.
     """
     writer = logging.StreamHandler()
     writer.setFormatter(LineFormatter())
     messages: queue.Queue[logging.LogRecord] = queue.Queue(_MOST)
     listener = QueueListener(messages, writer)
     listener.start()
-    atexit.register(_write_rest, messages)
+    write_rest = partial(_write_rest, messages)
+    atexit.register(write_rest)
 
-    log = logging.getLogger("intarsia")
-    log.addHandler(_Dropping(messages))
-    log.setLevel(logging.INFO)
-    log.propagate = False
+    # Of uvicorn, asyncio and others by way of the root, whose level is left at warnings.
+    logging.getLogger().addHandler(_Dropping(messages))
+    logging.getLogger("intarsia").setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    threading.excepthook = _log_end_of_thread
+    return write_rest
 
 
 def _write_rest(messages: queue.Queue[logging.LogRecord]) -> None:
     """Let the last messages be written before the process ends, if they can be."""
     until = time.monotonic() + _LAST
-    while not messages.empty() and time.monotonic() < until:
+    while messages.unfinished_tasks and time.monotonic() < until:
         time.sleep(0.01)
+
+
+def _log_end_of_thread(ended: threading.ExceptHookArgs) -> None:
+    if ended.exc_type is SystemExit or ended.exc_value is None:
+        return
+    name = ended.thread.name if ended.thread is not None else "unknown"
+    log.error("the thread %s has ended by an exception", name, exc_info=ended.exc_value)

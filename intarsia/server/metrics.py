@@ -17,12 +17,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from intarsia.lru import Lru
 from intarsia.server.store.jobs import Job
 
-__all__ = ["Metrics", "RequestCounter"]
+__all__ = ["METHODS", "Metrics", "RequestCounter"]
 
 # Seconds: from an idle server's to those of a long queue.
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 300, 600, 1800)
 
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
+"""Of HTTP, but for those that only proxies need."""
 
 # Ended jobs that are remembered, as the end of one can be reported twice.
 _REMEMBERED = 4096
@@ -91,7 +92,7 @@ class Metrics:
 
     def request(self, route: str, method: str, status: str) -> None:
         """Count an HTTP request, by the template of its route."""
-        self._requests.labels(route, method if method in _METHODS else "other", status).inc()
+        self._requests.labels(route, method if method in METHODS else "other", status).inc()
 
     def text(self) -> bytes:
         """All of them as they are now, in the text format. It looks into the store, so it belongs into a thread."""

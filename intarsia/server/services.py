@@ -178,6 +178,7 @@ def _acceptance(settings: ServeSettings, registry: Registry, files: FileStore, s
         queue=settings.queue,
         share=settings.queue if settings.queue_share is None else settings.queue_share,
         access=access,
+        keep=settings.keep,
     )
 
 

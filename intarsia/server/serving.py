@@ -21,7 +21,7 @@ from intarsia.server.logs import log_to_stderr
 from intarsia.server.services import Services
 from intarsia.server.settings import ServeSettings
 
-__all__ = ["configuration", "listen", "serve"]
+__all__ = ["addresses", "configuration", "listen", "serve"]
 
 # Seconds that open requests are given to end, once the server is asked to: whoever waits for a job is answered at
 # once with `processing`.
@@ -75,7 +75,7 @@ def serve(settings: ServeSettings, announce: Callable[[str], None] = print) -> N
     try:
         services = Services.open(settings)
         config = configuration(guarded(create_app(services), services), services)
-        lines = _addresses(settings, listening)
+        lines = addresses(settings, listening)
         server = _Server(config, services, partial(_announce, lines, announce))
         try:
             log_to_stderr()
@@ -143,13 +143,16 @@ def _announce(lines: list[str], announce: Callable[[str], None]) -> None:
         announce(line)
 
 
-def _addresses(settings: ServeSettings, listening: socket.socket) -> list[str]:
+def addresses(settings: ServeSettings, listening: socket.socket) -> list[str]:
+    """The lines that say where a server is: for clients, and on which address it listens itself."""
     port = listening.getsockname()[1]
     scheme = "https" if settings.certificate else "http"
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    base = settings.public_url.rstrip("/") or f"{scheme}://{host}:{port}"
+    local = f"{scheme}://{host}:{port}"
+    base = settings.public_url.rstrip("/") or local
     return [
         f"serves on {base}",
+        *([f"  listens on           {local}"] if settings.public_url else []),
         f"  community and pony   {base}/api/v6/images/inpaint",
         f"  enterprise pony      {base}/api/v1/enterprise/pony/inpaint",
         f"  realtime             {base}/api/v6/realtime/inpaint",

@@ -89,7 +89,8 @@ def _error_fault(reply: dict[str, Any]) -> str:
     message = reply.get("message")
     if not isinstance(message, str) or not message or "\n" in message:
         return "an error's message is one line of text"
-    return "" if set(reply) <= {"status", "message", "retry_after"} else "an error has status and message"
+    known = {"status", "message", "retry_after", "webhook_status"}
+    return "" if set(reply) <= known else "an error has status and message"
 
 
 @functools.cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,12 @@ from intarsia.images.access import Access
 from intarsia.images.metadata import read_metadata
 from intarsia.registry.registry import Registry
 from intarsia.server.acceptance import Acceptance, stored_request
-from intarsia.server.store.files import LocalFiles
+from intarsia.server.idempotency import Idempotency, KeyReused
+from intarsia.server.settings import shown_seconds
+from intarsia.server.store.files import LocalFiles, output_names
 from intarsia.server.store.jobs import Job
 from intarsia.server.store.store import QueueFull, Store
+from intarsia.server.store.webhook_addresses import check_webhook
 from tests.server.killed import documented_body
 from tests.server.running import Running, running
 
@@ -35,9 +39,9 @@ def acceptance(tmp_path: Path) -> Iterator[Acceptance]:
     store.close()
 
 
-def _accepted(acceptance: Acceptance, body: object, **options: Any) -> Job:
+def _accepted(acceptance: Acceptance, body: object, endpoint: str | None = None, **options: Any) -> Job:
     """The stored job of a documented request."""
-    return acceptance.accept(acceptance.documented(body, None, **options))
+    return acceptance.accept(acceptance.documented(body, endpoint, **options))
 
 
 def _image(server: Running, url: str) -> np.ndarray:
@@ -78,9 +82,92 @@ def test_one_owner_has_no_more_of_the_queue_than_the_share(acceptance):
         _accepted(acceptance, documented_body(4), owner="bob")
 
 
-def test_a_repeated_request_is_not_read_again(acceptance):
+def test_a_repeated_request_is_not_read_again(acceptance, monkeypatch):
+    first = _accepted(acceptance, documented_body(1, key="a"), idempotency_key="once")
+    monkeypatch.setattr("intarsia.server.acceptance.read", None)
+    again = dict(reversed(documented_body(1, key="b").items()))  # the key is new, and the order of the fields
+    assert _accepted(acceptance, again, idempotency_key="once").id == first.id
+
+
+def test_another_request_with_the_key_of_an_earlier_one_is_refused(acceptance, tmp_path):
+    _accepted(acceptance, documented_body(1), idempotency_key="once")
+    inputs = sorted((tmp_path / "inputs").iterdir())
+    for body, endpoint in ((documented_body(2), None), (documented_body(1), "realtime")):
+        with pytest.raises(KeyReused, match="Idempotency-Key was used for another request"):
+            _accepted(acceptance, body, endpoint, idempotency_key="once")
+    assert acceptance.store.counts() == {"queued": 1}
+    assert sorted((tmp_path / "inputs").iterdir()) == inputs
+    assert _accepted(acceptance, documented_body(2), owner="bob", idempotency_key="once").owner == "bob"
+
+
+def test_two_requests_that_come_with_one_key_at_the_same_time_are_kept_apart(acceptance, monkeypatch):
+    """The second one looked for the key before the first one was stored."""
     first = _accepted(acceptance, documented_body(1), idempotency_key="once")
-    assert _accepted(acceptance, documented_body(2, steps="nothing"), idempotency_key="once").id == first.id
+    monkeypatch.setattr(Store, "with_key", lambda *_: None)
+    assert _accepted(acceptance, documented_body(1), idempotency_key="once").id == first.id
+    with pytest.raises(KeyReused):
+        _accepted(acceptance, documented_body(2), idempotency_key="once")
+
+
+def test_files_of_a_form_are_a_part_of_the_request():
+    one, same, other = (Idempotency.of("k", "jobs", {"init_image": data}) for data in (b"a", b"a", b"b"))
+    assert one == same != other
+
+
+@pytest.mark.parametrize(
+    ("webhook", "reason"),
+    [
+        ("http://127.0.0.1/hook", "its host is not public"),
+        ("http://10.1.2.3:8080/", "its host is not public"),
+        ("http://2130706433/", "its host is not public"),
+        ("http://[::ffff:192.168.0.1]/", "its host is not public"),
+        ("http://metadata.localhost/", "its host is not public"),
+        ("http://user:hidden-word@example.org/", "user name and password"),
+        ("http://example.org:99999/", "the URL is not valid"),
+        ("http://[::1/", "the URL is not valid"),
+    ],
+)
+def test_a_webhook_that_could_never_be_called_is_refused_at_once(acceptance, tmp_path, webhook, reason):
+    with pytest.raises(RequestError, match=f"^webhook: {reason}") as caught:
+        _accepted(acceptance, documented_body(1, webhook=webhook))
+    assert "hidden-word" not in str(caught.value)
+    assert list((tmp_path / "inputs").iterdir()) == []
+
+
+@pytest.mark.parametrize("webhook", ["https://hooks.example.org/x?y=z", "http://93.184.216.34/"])
+def test_names_and_public_addresses_of_webhooks_are_looked_up_when_they_are_called(acceptance, webhook, monkeypatch):
+    real = socket.getaddrinfo
+
+    def numbers_alone(*args: Any, **options: Any) -> Any:
+        assert options["flags"] == socket.AI_NUMERICHOST
+        return real(*args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", numbers_alone)
+    assert _accepted(acceptance, documented_body(1, webhook=webhook)).state == "queued"
+
+
+def test_private_webhooks_are_taken_where_they_are_allowed():
+    check_webhook("http://127.0.0.1:8080/hook", allow_private_urls=True)
+
+
+def test_an_image_of_this_server_that_is_gone_says_what_to_do(acceptance):
+    address = f"http://127.0.0.1:1/files/{output_names(1)[0]}"
+    with pytest.raises(RequestError) as caught:
+        _accepted(acceptance, documented_body(1, init_image=address))
+    assert str(caught.value) == (
+        "init_image: there is no image of this server under that address, and none could be fetched from it: images "
+        "are kept for 7 days, temporary and uploaded ones for 1 day; send the image itself, or upload it again"
+    )
+    with pytest.raises(RequestError, match="not public"):
+        _accepted(acceptance, documented_body(1, init_image="http://127.0.0.1:1/files/a.png"))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(90, "90 seconds"), (60, "1 minute"), (7200, "2 hours"), (86400, "1 day"), (864001, "10 days")],
+)
+def test_times_are_said_in_the_unit_that_fits(seconds, text):
+    assert shown_seconds(seconds) == text
 
 
 def test_a_key_belongs_to_one_of_the_two_apis(acceptance):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import sqlite3
 import time
@@ -15,6 +16,8 @@ from typer.testing import CliRunner
 
 from intarsia.cli import app
 from intarsia.errors import IntarsiaError
+from intarsia.server.serving import addresses, listen
+from intarsia.server.settings import ServeSettings
 from tests.server.killed import documented_body
 from tests.server.running import running
 
@@ -50,10 +53,27 @@ def test_an_address_that_others_reach_needs_keys(tmp_path):
     ("option", "value", "named"),
     [
         ("--public-url", "images.example.org", "public-url must be an http or https address"),
-        ("--cors", "*", "cors must be an http or https address"),
+        ("--public-url", "https://user:hidden-word@example.org", "public-url must be an http or https address"),
+        ("--public-url", "https://example.org:99999", "public-url must be an http or https address"),
+        ("--public-url", "https://[example.org", "public-url must be an http or https address"),
+        ("--public-url", "https://example.org/?a=b", "without user, password and query"),
+        ("--cors", "*", "cors must be an origin such as https://app.example.org"),
+        ("--cors", "https://app.example.org/page", "cors must be an origin"),
+        ("--cors", "https://user@app.example.org", "cors must be an origin"),
+        ("--allow-host", "*", "allow-host must be a host name such as images.example.org"),
+        ("--allow-host", "images.example.org:8765", "allow-host must be a host name"),
+        ("--allow-host", "https://images.example.org", "allow-host must be a host name"),
         ("--database", "mysql://root@localhost/jobs", "its scheme is 'mysql'"),
         ("--keep", "a week", "keep must be a time such as 90s"),
+        ("--keep", "0s", "keep must be between 60s and 36500d"),
+        ("--keep", "9" * 400 + "w", "keep must be between 60s and 36500d"),
         ("--disk-limit", "plenty", "disk-limit must be a size such as 500MB"),
+        ("--disk-limit", "0", "disk-limit must be at least 1MB"),
+        ("--disk-limit", "9" * 400, "disk-limit must be a size such as 500MB"),
+        ("--uploads", "-1", "uploads must be between 1 and"),
+        ("--upload-bytes", "some", "upload-bytes must be a size such as 500MB"),
+        ("--replicas", "4", "--ray is required with"),
+        ("--ray", "--certificate=cert.pem", "certificate is not used with --ray"),
         ("--wait", "-1", "wait must be between 0 and 600 seconds"),
         ("--queue", "0", "queue must be between 1 and"),
         ("--keys", "/nowhere/keys.txt", "/nowhere/keys.txt"),
@@ -66,6 +86,31 @@ def test_a_setting_that_means_nothing_is_named(tmp_path, option, value, named):
     assert code in (2, 3)
     assert named in sentence
     assert "\n" not in sentence
+    assert "hidden-word" not in sentence
+
+
+@pytest.mark.parametrize("content", ["", "\n# ann sha256:0\n\n"])
+def test_a_keys_file_without_a_key_is_refused(tmp_path, content):
+    keys = tmp_path / "keys.txt"
+    keys.write_text(content)
+    keys.chmod(0o600)
+    assert f"keys file {keys} has no key" in _refused(tmp_path, "--keys", keys)
+
+
+@pytest.mark.parametrize(
+    ("public_url", "lines"),
+    [
+        ("", ["serves on http://127.0.0.1:"]),
+        ("https://images.example.org/", ["serves on https://images.example.org", "  listens on           http://127."]),
+    ],
+)
+def test_the_address_that_is_listened_on_is_always_said(tmp_path, public_url, lines):
+    settings = ServeSettings(data=tmp_path, port=0, public_url=public_url)
+    with contextlib.closing(listen(settings)) as listening:
+        port = listening.getsockname()[1]
+        said = addresses(settings, listening)
+    assert [line[: len(start)] for line, start in zip(said, lines, strict=False)] == lines
+    assert any(line.endswith(f"http://127.0.0.1:{port}") for line in said)
 
 
 def test_a_data_folder_of_a_newer_version_is_left_alone(tmp_path):

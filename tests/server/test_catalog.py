@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,13 @@ from typer.testing import CliRunner
 
 from intarsia import cli
 from intarsia.schedulers import catalogue
+from intarsia.server.http.keys_editing import add_key
+from intarsia.server.store.kept_uploads import KeptUploads
 from intarsia.server.store.own_images import own_image
-from tests.server.conftest import PIXELS
+from tests.server.conftest import PIXELS, png
 from tests.server.event_stream import ended
 from tests.server.killed import documented_body
-from tests.server.running import Running
+from tests.server.running import Running, running
 
 PONY = "/api/v1/enterprise/pony"
 UPLOAD = "/api/v6/base64_to_url"
@@ -138,6 +141,49 @@ def test_a_documented_request_takes_an_upload_under_any_of_the_servers_names(ser
     body = documented_body(1, init_image=link, mask_image=encoded(mask_file))
     reply = server.client.post("/api/v6/images/inpaint", json=body).json()
     assert reply["status"] == "success", reply
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, dict[str, str]]]:
+    """A server that stores three uploads of a key, 50 kB in all, and its keys."""
+    folder = tmp_path_factory.mktemp("small")
+    keys = {name: add_key(folder / "keys.txt", name) for name in ("ann", "bob", "cid")}
+    with running(folder / "data", keys=folder / "keys.txt", uploads=3, upload_bytes=50_000) as server:
+        yield server, keys
+
+
+def test_a_key_stores_so_many_images_and_no_more(small):
+    server, keys = small
+    tiny = png(np.zeros((8, 8, 3), np.uint8))
+    links = [uploaded(server, tiny, key=keys["ann"])["link"] for _ in range(3)]
+    before = server.services.files.output_bytes()
+    response = server.client.post(UPLOAD, json={"key": keys["ann"], "base64_string": encoded(tiny)})
+    reply = response.json()
+    assert (response.status_code, reply["status"]) == (429, "error")
+    assert reply["message"].startswith("3 uploaded images of this key are stored, of 3; each is removed after 1 day")
+    assert 86000 < int(response.headers["retry-after"]) == reply["retry_after"] <= 86400
+    assert server.services.files.output_bytes() == before
+
+    assert uploaded(server, tiny, key=keys["bob"])["status"] == "success"
+    total = KeptUploads(server.services.store.database).of("ann")
+    assert (total.images, total.bytes) == (3, sum(len(server.client.get(link).content) for link in links))
+    for job in server.services.retention._jobs.oldest():
+        if job.owner == "ann":
+            server.services.retention._remove(job)
+            break
+    assert uploaded(server, tiny, key=keys["ann"])["status"] == "success", "one has been removed"
+
+
+def test_a_key_stores_so_many_bytes_and_no_more(small, image_file):
+    server, keys = small
+    uploaded(server, image_file, key=keys["cid"])  # 37 kB, as noise is
+    response = server.client.post(UPLOAD, json={"key": keys["cid"], "base64_string": encoded(image_file)})
+    assert response.status_code == 429
+    assert "bytes of this key's uploaded images are stored, of 50000" in response.json()["message"]
+    large = png(np.random.default_rng(1).integers(0, 256, (200, 200, 3), dtype=np.uint8))
+    key = add_key(server.services.settings.keys, "dan")
+    response = server.client.post(UPLOAD, json={"key": key, "base64_string": encoded(large)})
+    assert response.status_code == 413, "it fits never"
 
 
 def test_an_upload_is_no_job(server, image_file):

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
 import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
 
+from intarsia.server.engines import process_host
+from intarsia.server.engines.host import JobRunner
 from intarsia.server.http.keys_editing import add_key
 from intarsia.server.routes import health
 from intarsia.server.store.store import Store, StoreError
+from tests.server.killed import documented_body
 from tests.server.running import Running, running
 
 
@@ -83,6 +91,93 @@ def test_an_engine_that_has_ended_is_named(server):
     preloaded(server)
     server.services.host._engine.close()
     assert health.obstacles(server.services) == ["the engine has ended"]
+
+
+@pytest.mark.parametrize("change", ["replaced", "removed"])
+def test_a_database_file_that_is_not_the_one_that_is_open_is_named(server, change):
+    preloaded(server)
+    path = server.services.store.database.path
+    if change == "replaced":
+        shutil.copy(path, path.with_name("copy"))
+        path.with_name("copy").replace(path)
+    else:
+        path.unlink()
+    response = server.client.get("/readyz")
+    problem = f"the file jobs.sqlite3 was {change} while the server had it open: restart the server"
+    assert (response.status_code, response.json()["reasons"]) == (503, [f"the database cannot be used: {problem}"])
+
+
+def test_an_engine_that_takes_no_jobs_is_named(server, monkeypatch):
+    preloaded(server)
+    monkeypatch.setattr(JobRunner, "capacity", 0)
+    assert health.obstacles(server.services) == ["no engine takes jobs: its process has ended, and is started again"]
+
+
+def test_an_engines_process_that_has_died_is_named_until_there_is_another(tmp_path, monkeypatch):
+    def refuse(*arguments: Any, **options: Any) -> Any:
+        raise OSError(24, "Too many open files")
+
+    with running(tmp_path / "data", isolate=True) as server:
+        assert preloaded(server).status_code == 200
+        with monkeypatch.context() as refused:
+            refused.setattr(process_host.subprocess, "Popen", refuse)
+            os.kill(server.services.host.process_id, signal.SIGKILL)
+            reasons = becomes(server, 503)
+        assert reasons == ["no engine takes jobs: its process has ended, and is started again"]
+        assert becomes(server, 200) == []
+
+
+def becomes(server: Running, status: int) -> list[str]:
+    """The reasons of readiness, once it has that status."""
+    deadline = time.monotonic() + 60
+    while (response := server.client.get("/readyz")).status_code != status and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert response.status_code == status
+    return response.json()["reasons"]
+
+
+def test_a_dispatcher_that_has_ended_is_named(server, monkeypatch):
+    preloaded(server)
+    monkeypatch.setattr(server.services.dispatcher, "_stopping", True)
+    server.services.dispatcher.wake()
+    server.services.dispatcher._thread.join(30)
+    assert health.obstacles(server.services) == [
+        "jobs are not given to the engine: its thread has ended, and the log says why"
+    ]
+
+
+def test_a_fault_in_the_dispatcher_is_logged_and_does_not_end_it(server, monkeypatch, caplog):
+    with monkeypatch.context() as broken:
+        broken.setattr(server.services.store, "claim", None)  # which cannot be called
+        server.services.dispatcher.wake()
+        deadline = time.monotonic() + 30
+        while "jobs cannot be given to the engine" not in caplog.text and time.monotonic() < deadline:
+            time.sleep(0.02)
+    assert "TypeError" in caplog.text
+    reply = server.client.post("/api/v6/images/inpaint", json=documented_body(1)).json()
+    assert reply["status"] == "success"
+
+
+def test_a_store_that_fails_as_the_server_ends_does_not_hinder_it(tmp_path, monkeypatch, caplog):
+    """The job is running in the store, and so it is run again at the next start."""
+
+    def fail(*_: object) -> None:
+        raise StoreError("the database cannot be written: disk full")
+
+    body = documented_body(1, instant_response=True)
+    with monkeypatch.context() as broken:
+        with running(tmp_path / "data") as server:
+            broken.setattr(server.services.store, "finish", fail)
+            job_id = server.client.post("/api/v6/images/inpaint", json=body).json()["id"]
+            deadline = time.monotonic() + 30
+            while "the job store fails" not in caplog.text and time.monotonic() < deadline:
+                time.sleep(0.02)
+        assert "the ends of 1 jobs cannot be stored, which are run again" in caplog.text
+    with running(tmp_path / "data") as server:
+        deadline = time.monotonic() + 30
+        while server.services.store.get(job_id).state != "done" and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert server.services.store.get(job_id).state == "done"
 
 
 def test_who_has_no_key_learns_no_reasons(tmp_path: Path) -> None:

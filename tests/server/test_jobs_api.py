@@ -144,9 +144,15 @@ def test_a_body_that_is_no_json_object_is_refused(idle, body):
 
 def test_an_idempotency_key_gives_the_first_job_again(server, job_fields):
     first = posted(server, job_fields, **{"Idempotency-Key": "one"})
-    again = posted(server, job_fields | {"prompt": "another"}, **{"Idempotency-Key": "one"})
+    again = posted(server, job_fields, **{"Idempotency-Key": "one"})
     other = posted(server, job_fields, **{"Idempotency-Key": "two"})
     assert first["id"] == again["id"] != other["id"]
+
+    refused = server.client.post("/jobs", json=job_fields | {"prompt": "another"}, headers={"Idempotency-Key": "one"})
+    assert (refused.status_code, refused.json()["field"]) == (422, "Idempotency-Key")
+    headers = {"Idempotency-Key": "three"}
+    for body, status in ((documented_body(1), 200), (documented_body(2), 422)):
+        assert server.client.post("/api/v6/images/inpaint", json=body, headers=headers).status_code == status
 
 
 def test_a_queued_job_knows_its_position_and_moves_up(narrow, gate, job_fields):

@@ -137,6 +137,17 @@ def test_a_changed_file_is_read_again(file):
     assert (keys.owner(ANN), keys.owner(BOB), keys.owner(other)) == (None, "bob", "eve")
 
 
+def test_the_last_key_can_be_taken_from_a_server_that_runs(run, file, caplog):
+    keys = Keys.read(file)
+    assert run("remove", "ann", "--file", file).stderr == ""
+    assert "has no key any more: a server with it refuses every request" in run("remove", "bob", "--file", file).stderr
+    with caplog.at_level(logging.WARNING, "intarsia"):
+        assert [keys.owner(key) for key in (ANN, BOB, ANN)] == [None] * 3
+    assert caplog.text.count("has no key any more") == 1
+    with pytest.raises(RequestError, match="has no key, so nobody could send a request: intarsia keys add NAME"):
+        Keys.read(file)
+
+
 def test_a_file_that_becomes_wrong_keeps_the_last_keys_and_is_reported_once(file, caplog):
     keys = Keys.read(file)
     good = file.read_text()

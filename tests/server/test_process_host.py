@@ -123,6 +123,25 @@ def test_jobs_of_a_process_that_dies_are_lost_and_another_process_takes_them(ope
     assert isinstance(opened.end(job), Done)
 
 
+def test_a_fault_of_the_host_ends_the_process_and_another_one_takes_the_jobs(opened, monkeypatch, caplog):
+    def fail(job_id: int, progress: Progress) -> None:
+        raise RuntimeError("a listener that raises, as none should")
+
+    abandoned, job = opened.host.process_id, opened.accept(steps=20)
+    with monkeypatch.context() as broken, caplog.at_level("ERROR", "intarsia"):
+        broken.setattr(opened.heard, "progressed", fail)
+        opened.host.start(job)
+        assert opened.end(job) == Stopped(lost=True)
+    assert "the host of the engine on cpu failed" in caplog.text
+
+    opened.heard.wait(lambda: opened.host.capacity > 0)
+    assert opened.host.process_id != abandoned
+    with pytest.raises(ProcessLookupError):
+        os.kill(abandoned, 0)
+    opened.host.start(job)
+    assert isinstance(opened.end(job), Done)
+
+
 def test_an_engine_that_cannot_be_opened_says_why_and_is_not_tried_again(tmp_path):
     heard = Heard()
     host = ProcessHost(ServeSettings(data=tmp_path, engine=ENGINE), "cuda:7", heard)

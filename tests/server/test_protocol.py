@@ -274,6 +274,22 @@ def test_a_client_that_reads_nothing_is_cut_off(serve, counts):
         counts.wait("reply_time")
 
 
+def test_one_address_has_a_limit_of_its_own_and_leaves_room_for_others(serve, counts):
+    port = serve(max_connections=4, max_of_client=2)
+    with Connection(port) as first, Connection(port) as second, Connection(port) as third:
+        assert refused(third.send(GET).rest(), 429, "At most 2 connections of one address")
+        assert counts == ["connections"]
+        with socket.create_connection(("127.0.0.1", port), 30, source_address=("127.0.0.2", 0)) as other:
+            other.sendall(GET)
+            assert other.recv(65536).startswith(b"HTTP/1.1 200")
+        assert first.send(GET).reply().endswith(b"0")
+        assert second.send(GET).reply().endswith(b"0")
+        second.socket.close()
+        assert first.send(GET).reply().endswith(b"0")  # by now the server has seen the end of the second one
+        with Connection(port) as fourth:
+            assert fourth.send(GET).reply().endswith(b"0")
+
+
 def test_a_reply_that_nobody_reads_does_not_keep_a_closing_connection(serve, counts):
 
     async def large(scope: object, receive: object, send: Callable[..., Any]) -> None:

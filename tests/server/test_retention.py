@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ pytest.importorskip("sqlalchemy", reason="needs SQLAlchemy: pip install 'intarsi
 
 from intarsia.errors import OutputError
 from intarsia.server.settings import DAY
+from intarsia.server.store import retention
 from intarsia.server.store.files import LocalFiles, output_names
 from intarsia.server.store.jobs import Done, Failed, Job
 from intarsia.server.store.kept_jobs import KeptJobs
@@ -168,6 +170,22 @@ def test_a_file_that_cannot_be_removed_does_not_stop_the_others(tmp_path, caplog
     kept.store.close()
 
 
+@pytest.mark.parametrize("error", [OutputError("full"), OSError("gone"), TypeError("a fault of ours")])
+def test_whatever_a_sweep_raises_is_logged_and_the_next_one_comes(kept, monkeypatch, caplog, error):
+    closed, sweeps = threading.Event(), []
+
+    def sweep() -> int:
+        sweeps.append(1)
+        if len(sweeps) == 2:
+            closed.set()
+        raise error
+
+    monkeypatch.setattr(retention, "_EVERY", 0.001)
+    monkeypatch.setattr(kept.retention, "sweep", sweep)
+    kept.retention.run(closed)
+    assert len(sweeps) == caplog.text.count("old images cannot be removed") == 2
+
+
 class Pages(KeptJobs):
     """Gives two jobs at a time."""
 
@@ -187,6 +205,24 @@ def test_more_ended_jobs_than_one_page_all_go(kept, disk_limit):
     kept.now += HOUR
     assert retention.sweep() == 7
     assert not any(map(kept.has, jobs))
+
+
+def test_a_clock_that_jumps_before_the_first_sweep_takes_no_image(tmp_path):
+    kept = Kept(tmp_path)
+    job = kept.done(1)
+    kept.now += 20 * YEAR
+    kept.monotonic += MINUTE
+    kept.retention.sweep()
+    assert kept.has(job)
+    kept.store.close()
+
+
+def test_a_clock_that_was_never_set_is_no_beginning(tmp_path):
+    store = Store(tmp_path / "jobs.sqlite3", clock=lambda: 60.0)
+    store.close()
+    store = Store(tmp_path / "jobs.sqlite3", clock=lambda: 1.7e9)
+    assert KeptJobs(store.database).sweep_time(MINUTE) == 1.7e9
+    store.close()
 
 
 @pytest.mark.parametrize("restarted", [False, True])

@@ -33,6 +33,8 @@ SERVE: dict[str, tuple[list[str], dict[str, Any]]] = {
     "null": (["--null"], {"engine.backend": "null"}),
     "keep": (["--keep", "2d"], {"keep": 2 * DAY}),
     "disk_limit": (["--disk-limit", "2GB"], {"disk_limit": 2 * 10**9}),
+    "uploads": (["--uploads", "7"], {"uploads": 7}),
+    "upload_bytes": (["--upload-bytes", "3MB"], {"upload_bytes": 3 * 10**6}),
     "cors": (["--cors", "https://a.example", "--cors", "https://b.example"],
              {"cors": ("https://a.example", "https://b.example")}),
     "allow_host": (["--allow-host", "a.example"], {"allowed_hosts": ("a.example",)}),

@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -379,6 +379,19 @@ def test_a_body_that_cannot_be_made_is_a_failure_and_the_next_is_sent(store, sta
     assert receiver.next().json["id"] == 2
 
 
+@ON_SQLITE
+def test_a_fault_in_a_senders_thread_is_logged_and_does_not_end_it(store, start, receiver, monkeypatch, caplog):
+    with monkeypatch.context() as broken:
+        broken.setattr(store.webhooks, "claim", None)  # which cannot be called
+        start()
+        deadline = time.monotonic() + PATIENCE
+        while caplog.text.count("a webhook failed unexpectedly") < 4 and time.monotonic() < deadline:
+            threading.Event().wait(0.01)
+    assert "TypeError" in caplog.text
+    ended(store, 1, receiver.url)
+    assert status(store, 1, "delivered") == "delivered"
+
+
 def test_a_cancelled_job_is_called_for_too(store, start, receiver):
     store.accept(Job(id=1, endpoint="c"), most=9, webhook=WebhookTarget(receiver.url, ""))
     store.accept(Job(id=2, endpoint="c"), most=9, webhook=WebhookTarget(receiver.url, ""))
@@ -433,7 +446,8 @@ def test_a_served_request_calls_its_webhook_with_the_reply_that_fetch_gives(tmp_
 
 def test_a_request_that_fails_or_is_cancelled_calls_with_the_reason(tmp_path, receiver):
     pytest.importorskip("fastapi", reason="needs FastAPI: pip install 'intarsia[serve]'")
-    from intarsia.server.routes.job_replies import webhook_body
+    from intarsia.server.routes.job_replies import reply_to, webhook_body
+    from intarsia.server.routes.job_view import job_view
     from intarsia.server.services import Services
     from intarsia.server.settings import EngineSettings, ServeSettings
     from tests.server.killed import documented_body
@@ -449,6 +463,15 @@ def test_a_request_that_fails_or_is_cancelled_calls_with_the_reason(tmp_path, re
     services.webhooks.start(lambda job, base_url: webhook_body(job, services, base_url))
 
     calls = sorted((receiver.next().json for _ in range(2)), key=lambda body: body["track_id"])
+    for job in accepted:
+        assert status(services.store, job.id, "delivered") == "delivered"
+        ended_job = services.store.get(job.id)
+        assert reply_to(ended_job, services, "").body["webhook_status"] == "delivered"
+        assert job_view(ended_job, services, "")["webhook_status"] == "delivered"
+        expired = replace(ended_job, state="done", expired=True)
+        assert reply_to(expired, services, "").body["webhook_status"] == "delivered"
+        realtime = reply_to(replace(ended_job, endpoint="realtime"), services, "").body
+        assert set(realtime) == {"status", "message"}  # as that endpoint's document has it
     reasons = ["no room on the device", "the request was cancelled"]
     assert calls == [
         {"status": "failed", "id": job.id, "message": reason, "track_id": number}

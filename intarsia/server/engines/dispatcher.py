@@ -68,6 +68,11 @@ class Dispatcher:
         self._store.requeue_lost(self._server)
         self._thread = start_thread(self._run, "intarsia-dispatcher")
 
+    @property
+    def is_running(self) -> bool:
+        """Whether its thread takes jobs to the host."""
+        return self._thread is not None and self._thread.is_alive()
+
     def wake(self) -> None:
         """Look for queued jobs now."""
         with self._changed:
@@ -93,7 +98,10 @@ class Dispatcher:
             self._thread.join()
         if self._host is not None:
             self._host.close()
-        self._store_ends()
+        try:
+            self._store_ends()
+        except IntarsiaError as exc:  # they are running in the store, and run again at the next start
+            log.error("the ends of %d jobs cannot be stored, which are run again: %s", len(self._ended), exc)
 
     def progressed(self, job_id: int, progress: Progress) -> None:
         self._events.publish(JobEvent(job_id=job_id, kind="step", progress=progress))
@@ -128,9 +136,15 @@ class Dispatcher:
                 self._pass_on_cancels()
             except IntarsiaError as exc:  # of the store: a full disk, a database that is away
                 log.error("the job store fails, and is tried again: %s", exc)
-                with self._changed:
-                    self._changed.wait_for(lambda: self._stopping, _LOOK)
-                    self._awake = True
+                self._pause()
+            except Exception:  # a fault of ours must not end the thread, which every job waits for
+                log.exception("jobs cannot be given to the engine, which is tried again")
+                self._pause()
+
+    def _pause(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping, _LOOK)
+            self._awake = True
 
     def _has_work(self) -> bool:
         return self._awake or self._stopping or bool(self._ended)

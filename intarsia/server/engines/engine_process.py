@@ -18,6 +18,7 @@ from intarsia.server.engines import host_messages as messages
 from intarsia.server.engines.host import JobRunner, open_engine
 from intarsia.server.engines.hosts import open_files
 from intarsia.server.engines.previews import Preview
+from intarsia.server.logs import log_to_stderr
 from intarsia.server.store.jobs import Ended, Stopped
 
 __all__ = ["LOST", "main"]
@@ -29,8 +30,9 @@ LOST = 3
 class _Server:
     """The server, as a listener."""
 
-    def __init__(self) -> None:
+    def __init__(self, write_log: Callable[[], None]) -> None:
         self._pipe = ParentPipe(LOST)
+        self._write_log = write_log
         self.statistics: Callable[[], dict[str, float]] = dict
 
     def send(self, message: messages.Message) -> None:
@@ -44,6 +46,7 @@ class _Server:
 
     def ended(self, job_id: int, ended: Ended) -> None:
         if isinstance(ended, Stopped) and ended.lost:
+            self._write_log()  # which says why
             os._exit(LOST)  # of the engine or its device: every other job of it is lost as well
         self.send(messages.JobEnded.of(job_id, ended))
         self.send(messages.Statistics(self.statistics()))
@@ -54,7 +57,7 @@ class _Server:
 
 def main() -> None:
     """Run jobs until the input ends."""
-    server = _Server()
+    server = _Server(log_to_stderr())
     first = sys.stdin.readline()
     if not first:
         return

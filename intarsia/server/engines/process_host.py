@@ -112,7 +112,12 @@ class ProcessHost:
         """The host's thread: one process after another."""
         failures = 0
         while not self._closing.wait(_WAITS[min(failures, len(_WAITS) - 1)]):
-            ended_jobs = self._run_process()
+            try:
+                ended_jobs = self._run_process()
+            except Exception:  # a fault of ours, or a message that means nothing: the device must not stay unused
+                log.exception("the host of the engine on %s failed", self.device)
+                ended_jobs = 0
+                self._abandon_process()
             if self.problem:
                 log.error("the engine on %s cannot be opened: %s", self.device, self.problem)
                 return
@@ -142,6 +147,17 @@ class ProcessHost:
         ended = sum(self._heard(messages.decode(line)) for line in _whole_lines(process.stdout))
         self._close_process(process)
         return ended
+
+    def _abandon_process(self) -> None:
+        """End a process that is not listened to any more."""
+        process = self._process
+        if process is None:
+            return
+        process.kill()
+        try:
+            self._close_process(process)
+        except Exception:
+            log.exception("the engine's process on %s was not closed in good order", self.device)
 
     def _close_process(self, process: subprocess.Popen[bytes]) -> None:
         process.wait()

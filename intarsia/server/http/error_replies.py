@@ -15,11 +15,15 @@ from intarsia.errors import IntarsiaError, RequestError, WeightsError, named
 from intarsia.redact import without_key
 from intarsia.registry.registry import Registry
 from intarsia.server.admission import Overloaded
+from intarsia.server.idempotency import KeyReused
 from intarsia.server.store.store import QueueFull
 
 __all__ = ["RETRY_AFTER", "HttpError", "error_response", "json_response"]
 
 log = logging.getLogger("intarsia")
+
+# RFC 9110, 15.5.2: what a 401 asks for. No browser opens its window of user and password for this one.
+_CHALLENGE = 'Bearer realm="intarsia"'
 
 RETRY_AFTER = 5
 """Seconds after which a client that met a full queue, or a busy server, may ask again."""
@@ -51,7 +55,7 @@ def error_response(error: IntarsiaError, registry: Registry, *, documented: bool
     if status >= 500:
         log.error("a request was answered with %d: %s", status, without_key(str(error)))
     body: dict[str, Any] = error_reply(sentence)
-    headers = {}
+    headers = {"WWW-Authenticate": _CHALLENGE} if status == 401 else {}
     if isinstance(error, RequestError) and not documented:
         body["field"] = named(error.field)
     if retry_after is not None:
@@ -69,6 +73,8 @@ def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | Non
 def _status(error: IntarsiaError) -> int:
     if isinstance(error, HttpError):
         return error.status
+    if isinstance(error, KeyReused):
+        return 422
     if isinstance(error, QueueFull | Overloaded):
         return 429
     return 400 if isinstance(error, RequestError | WeightsError) else 500

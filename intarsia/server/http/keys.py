@@ -19,7 +19,17 @@ from pathlib import Path
 
 from intarsia.errors import RequestError, shown
 
-__all__ = ["KeyEntry", "Keys", "candidate_key", "generate_key", "hash_of", "parse", "read_file", "without_generated"]
+__all__ = [
+    "KeyEntry",
+    "Keys",
+    "candidate_key",
+    "generate_key",
+    "hash_of",
+    "parse",
+    "presented_keys",
+    "read_file",
+    "without_generated",
+]
 
 log = logging.getLogger("intarsia")
 
@@ -58,10 +68,17 @@ class Keys:
         """The keys of a file.
 
         Raises:
-            RequestError: it cannot be read, everybody may write it, or a line is wrong; names the file and the line.
+            RequestError: it cannot be read, everybody may write it, it has no key, or a line is wrong; names the file
+                and the line.
         """
         content, stamp = read_file(path)
-        return cls(path, parse(path, content), stamp)
+        entries = parse(path, content)
+        if not entries:
+            message = (
+                f"keys file {path} has no key, so nobody could send a request: intarsia keys add NAME --file {path}"
+            )
+            raise RequestError("keys", message=message)
+        return cls(path, entries, stamp)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -97,6 +114,8 @@ class Keys:
         try:
             content, self._stamp = read_file(self._path)
             self._entries = parse(self._path, content)
+            if not self._entries:
+                log.warning("keys file %s has no key any more: every request that needs one is refused", self._path)
         except RequestError as exc:
             log.error("%s; the keys that were read before stay valid", exc)
 
@@ -123,16 +142,19 @@ def candidate_key(body: Mapping[str, object] | None, headers: Mapping[str, str])
         body: the request's JSON object, where it has one; a ``key`` in it that is no text counts as none.
         headers: by lower-case names.
     """
+    return next(iter(presented_keys(body, headers)), None)
+
+
+def presented_keys(body: Mapping[str, object] | None, headers: Mapping[str, str]) -> list[str]:
+    """Whatever a request carries at the places of a key, in the order in which :func:`candidate_key` looks."""
     in_body = body.get("key") if body is not None else None
-    if isinstance(in_body, str) and in_body.strip():
-        return in_body.strip()
-
-    in_header = headers.get("key", "").strip()
-    if in_header:
-        return in_header
-
     scheme, _, credentials = headers.get("authorization", "").strip().partition(" ")
-    return credentials.strip() or None if scheme.lower() == "bearer" else None
+    found = [
+        in_body if isinstance(in_body, str) else "",
+        headers.get("key", ""),
+        credentials if scheme.lower() == "bearer" else "",
+    ]
+    return [key.strip() for key in found if key.strip()]
 
 
 def read_file(path: Path) -> tuple[bytes, Stamp]:

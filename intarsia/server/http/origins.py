@@ -14,6 +14,7 @@ __all__ = ["Origin", "Origins", "read_host", "read_origin"]
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)\]|([A-Za-z0-9_.-]+))(?::([0-9]{0,5}))?")
 _ORIGIN = re.compile(r"(https?)://(.+)", re.IGNORECASE)
 _PORTS = {"http": 80, "https": 443}
+_LAST_PORT = 65535
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ def read_host(value: str) -> tuple[str, int | None] | None:
     if match is None:
         return None
     name = (match[1] or match[2].removesuffix(".")).lower()
-    return name, int(match[3]) if match[3] else None
+    port = int(match[3]) if match[3] else None
+    return None if port is not None and port > _LAST_PORT else (name, port)
 
 
 def read_origin(value: str) -> Origin | None:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from intarsia.server.http.limits import client_network
 from intarsia.server.http.refusals import SECURITY_HEADERS, Count, Refusal
 
 __all__ = ["ConnectionLimits", "LimitedProtocol", "limited_protocol"]
@@ -33,6 +34,7 @@ class ConnectionLimits:
     Attributes:
         head_seconds: in which the head of a request must be complete: from connecting, or from its first byte.
         most: connections at the same time.
+        of_client: those among them of one IPv4 address, or one /64 network of IPv6.
         head_bytes, headers: size of a head, and number of its headers.
         reply_seconds: for which a client may read nothing of a reply.
         count: is called for each refusal.
@@ -40,6 +42,7 @@ class ConnectionLimits:
 
     head_seconds: float
     most: int
+    of_client: int
     head_bytes: int
     headers: int
     reply_seconds: float
@@ -50,17 +53,22 @@ def limited_protocol(
     *,
     head_seconds: float = 10.0,
     max_connections: int = 512,
+    max_of_client: int = 384,
     head_bytes: int = 32 << 10,
     max_headers: int = 100,
     reply_seconds: float = 60.0,
     count: Count,
 ) -> type[LimitedProtocol]:
-    """A protocol class for ``uvicorn.Config(http=…)``; the parameters are those of :class:`ConnectionLimits`."""
+    """A protocol class for ``uvicorn.Config(http=…)``; the parameters are those of :class:`ConnectionLimits`.
+
+    One client can by default take three quarters of all connections: a reverse proxy is one client too.
+    """
 
     class Protocol(LimitedProtocol):
         limits = ConnectionLimits(
             head_seconds=head_seconds,
             most=max_connections,
+            of_client=max_of_client,
             head_bytes=head_bytes,
             headers=max_headers,
             reply_seconds=reply_seconds,
@@ -87,17 +95,27 @@ class LimitedProtocol(HttpToolsProtocol):
         # Bytes that the parser has been given since it last called back: it may be keeping them.
         self._kept_bytes = 0
 
+        self._network = ""
         self._has_begun = False
         self._problem: Refusal | None = None
         self._is_refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._network = client_network(self.client[0]) if self.client else ""
         if len(self.connections) > self.limits.most:
             message = "The server has as many connections as it takes; try again"
             self._refuse(Refusal(status=503, reason="connections", message=message, retry_after=1))
+        elif self._of_same_client() > self.limits.of_client:
+            message = f"At most {self.limits.of_client} connections of one address are taken; try again"
+            self._refuse(Refusal(status=429, reason="connections", message=message, retry_after=1))
         else:
             self._start_head_timer()
+
+    def _of_same_client(self) -> int:
+        """Connections of this one's client that were not refused, this one included."""
+        others = (other for other in self.connections if isinstance(other, LimitedProtocol))
+        return sum(other._network == self._network and not other._is_refused for other in others)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_head_timer()

@@ -14,11 +14,22 @@ from intarsia.errors import RequestError
 from intarsia.server.engines.events import Subscription
 from intarsia.server.http.access_log import OWNER
 from intarsia.server.http.error_replies import HttpError
+from intarsia.server.http.misplaced_keys import refuse_misplaced_keys
 from intarsia.server.http.refusals import Refusal
 from intarsia.server.services import Services
 from intarsia.server.store.jobs import Job
 
-__all__ = ["as_job_id", "base_url", "check_room", "owner_of", "parse_object", "read_json", "services_of", "wait_for"]
+__all__ = [
+    "as_job_id",
+    "base_url",
+    "check_room",
+    "owner_of",
+    "parse_object",
+    "read_json",
+    "refuse_keys_in",
+    "services_of",
+    "wait_for",
+]
 
 # Seconds after which a waiting request looks into the store, whether it heard of an event or not.
 _LOOK = 2.0
@@ -61,6 +72,16 @@ def check_room(request: Request, owner: str | None = None) -> None:
     """
     if "Idempotency-Key" not in request.headers:
         services_of(request).intake.check(owner)
+
+
+def refuse_keys_in(request: Request, fields: Mapping[str, Any], *, key_in_body: bool) -> None:
+    """Refuse fields that have the request's own key in them, as they would be kept.
+
+    Raises:
+        RequestError: names the first of them (400).
+    """
+    checked = services_of(request).authentication.keys is not None
+    refuse_misplaced_keys(fields, dict(request.headers), in_body=key_in_body, checked=checked)
 
 
 def base_url(request: Request) -> str:

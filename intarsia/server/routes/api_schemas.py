@@ -103,6 +103,7 @@ def _job() -> Schema:
         result=_or_null({"$ref": f"{REF}Result"}),
         error=_or_null(_object(message=_TEXT, kind={"enum": list(get_args(ErrorKind))})),
         expired=_FLAG | {"description": "Its images are kept no longer."},
+        webhook_status=_TEXT | {"description": "What became of the call of its webhook; empty without one."},
     )
 
 

@@ -20,7 +20,7 @@ from intarsia.schedulers import catalogue
 from intarsia.server.http.error_replies import error_response, json_response
 from intarsia.server.http.requests import base_url, owner_of, read_json, services_of
 from intarsia.server.routes.job_replies import file_url
-from intarsia.server.routes.uploads import store_upload
+from intarsia.server.routes.uploads import Uploads
 
 __all__ = ["catalog_routes"]
 
@@ -104,6 +104,14 @@ def _system_details(request: Request, payload: Payload, owner: str) -> dict[str,
 
 def _base64_to_url(request: Request, payload: Payload, owner: str) -> dict[str, Any]:
     services = services_of(request)
-    job = store_upload(payload, services.store, services.files, access=services.acceptance.access, owner=owner)
+    uploads = Uploads(
+        store=services.store,
+        files=services.files,
+        access=services.acceptance.access,
+        most_images=services.settings.uploads,
+        most_bytes=services.settings.upload_bytes,
+        keep=services.settings.keep,
+    )
+    job = uploads.accept(payload, owner)
     url = file_url(job, job.files[0], base_url(request))
     return {"id": job.id, "request_id": job.id, "output": [url], "link": url, "tip": "; ".join(job.warnings)}

@@ -19,6 +19,7 @@ from intarsia.server.http.requests import (
     check_room,
     owner_of,
     read_json,
+    refuse_keys_in,
     services_of,
     wait_for,
 )
@@ -68,6 +69,7 @@ async def _run(request: Request, payload: dict[str, Any], endpoint: str | None) 
     services = services_of(request)
     owner = owner_of(request, payload)
     check_room(request, owner)
+    refuse_keys_in(request, payload, key_in_body=True)
     base = base_url(request)
 
     read = partial(

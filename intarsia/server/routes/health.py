@@ -66,8 +66,12 @@ def _engine(services: Services) -> list[str]:
         return ["the engine is being opened"]
     if services.host.problem:
         return [services.host.problem]
+    if not services.dispatcher.is_running:
+        return ["jobs are not given to the engine: its thread has ended, and the log says why"]
     if not services.is_ready:
         return ["the models named at the start are being opened"]
+    if services.host.capacity < 1:
+        return ["no engine takes jobs: its process has ended, and is started again"]
     return [f"the model {model} cannot be opened: {problem}" for model, problem in services.problems.items()]
 
 

@@ -51,11 +51,11 @@ def reply_to(job: Job, services: Services, base_url: str) -> Reply:
         base_url: what addresses begin with, without a slash at the end.
     """
     if job.state == "failed":
-        return failed_reply(job, services)
+        return _with_webhook(failed_reply(job, services), job)
     if job.state == "cancelled":
-        return Reply(error_reply("the request was cancelled"), 400)
+        return _with_webhook(Reply(error_reply("the request was cancelled"), 400), job)
     if job.expired:
-        return Reply(error_reply("the images of this request are kept no longer"), 404)
+        return _with_webhook(Reply(error_reply("the images of this request are kept no longer"), 404), job)
     if job.state == "done":
         return _success(job, services, base_url)
     return Reply(_processing(job, services, base_url))
@@ -76,6 +76,13 @@ def failed_reply(job: Job, services: Services) -> Reply:
     """The error reply to a job that failed: no path of this machine is in it."""
     sentence = without_paths(in_documented_names(job.error), services.registry)
     return Reply(error_reply(sentence), _STATUS.get(job.error_kind, 500))
+
+
+def _with_webhook(reply: Reply, job: Job) -> Reply:
+    """An error reply that says what became of the webhook, as those to jobs that are done do."""
+    if not job.webhook_status or ENDPOINTS[job.endpoint].realtime:
+        return reply
+    return replace(reply, body=reply.body | {"webhook_status": job.webhook_status})
 
 
 def file_url(job: Job, name: str, base_url: str) -> str:

@@ -35,6 +35,7 @@ def job_view(job: Job, services: Services, base_url: str) -> dict[str, Any]:
         "result": _result(job, services, base_url) if job.state == "done" else None,
         "error": _error(job, services) if job.state == "failed" else None,
         "expired": job.expired,
+        "webhook_status": job.webhook_status,
     }
 
 

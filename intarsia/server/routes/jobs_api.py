@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request, Response
 from intarsia.errors import RequestError
 from intarsia.server.engines.previews import PREVIEW_EVERY
 from intarsia.server.http.error_replies import HttpError, json_response
-from intarsia.server.http.requests import as_job_id, base_url, check_room, owner_of, services_of
+from intarsia.server.http.requests import as_job_id, base_url, check_room, owner_of, refuse_keys_in, services_of
 from intarsia.server.routes.job_events import stream
 from intarsia.server.routes.job_requests import read_job_request
 from intarsia.server.routes.job_view import job_view
@@ -44,6 +44,7 @@ async def _accept(request: Request) -> Response:
     check_room(request, owner)
     every = _number(request, "preview_every", 0, 150, "a whole number between 0 and 150")
     fields = await read_job_request(request)
+    refuse_keys_in(request, fields, key_in_body=False)
 
     read = partial(
         services.acceptance.library,

@@ -17,6 +17,16 @@ __all__ = ["openapi"]
 _KEY = "Needs a key where the server has keys: as `Authorization: Bearer KEY`, or as the header `key`."
 _KEY_IN_BODY = "Needs a key where the server has keys: as `key` in the body, or as above."
 _JOB_ID: Schema = {"name": "job_id", "in": "path", "required": True, "schema": {"type": "integer"}}
+_IDEMPOTENCY: Schema = {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "maxLength": 200}}
+_MEANINGS = {
+    400: "A field that means nothing or cannot be honored.",
+    401: "The key is missing or wrong.",
+    404: "There is no such job, or it is another key's.",
+    413: "The body is too large.",
+    422: "The `Idempotency-Key` belongs to another request.",
+    429: "The queue is full, or the key's limit is reached.",
+    500: "It failed inside intarsia.",
+}
 _PONY = "/api/v1/enterprise/pony"
 
 
@@ -31,11 +41,20 @@ def openapi() -> Schema:
         {"name": "server", "description": "What the server has, and how it is."},
     ]
     for path in document["paths"].values():
-        path["post"]["tags"] = ["documented"]
+        _complete(path["post"])
 
     document["paths"] |= _fetches() | _small_routes() | _jobs() | _server()
     document["components"]["schemas"] |= own_schemas()
     return document
+
+
+def _complete(operation: Schema) -> None:
+    """Add to a documented endpoint what a server has beside it: the header, and more errors, in the documented form."""
+    operation["tags"] = ["documented"]
+    operation["parameters"] = [*operation.get("parameters", []), _IDEMPOTENCY]
+    responses = operation["responses"]
+    for status in (413, 422, 429):
+        responses[str(status)] = responses["400"] | {"description": _MEANINGS[status]}
 
 
 def _operation(tag: str, summary: str, responses: Schema, **more: Any) -> Schema:
@@ -50,15 +69,7 @@ def _json(description: str, schema: str | Schema) -> Schema:
 
 def _refused(*statuses: int) -> Schema:
     """The errors of our own API."""
-    meanings = {
-        400: "A field that means nothing or cannot be honored.",
-        401: "The key is missing or wrong.",
-        404: "There is no such job, or it is another key's.",
-        413: "The body is too large.",
-        429: "The queue is full, or the key's limit is reached.",
-        500: "It failed inside intarsia.",
-    }
-    return {str(status): _json(meanings[status], "Error") for status in statuses}
+    return {str(status): _json(_MEANINGS[status], "Error") for status in statuses}
 
 
 def _query(name: str, description: str, schema: Schema) -> Schema:
@@ -93,15 +104,14 @@ def _jobs() -> Schema:
 def _accept() -> Schema:
     every = {"type": "integer", "minimum": 0, "maximum": 150, "default": PREVIEW_EVERY}
     previews = _query("preview_every", "Steps from one preview in the events to the next; 0 is without.", every)
-    header = {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "maxLength": 200}}
     created = _json("The job, which is stored and survives a restart.", "Job")
     created["headers"] = {"Location": {"description": "Where the job is.", "schema": {"type": "string"}}}
     return _operation(
         "jobs",
         "Inpaint",
-        {"201": created, **_refused(400, 401, 413, 429, 500)},
-        description="An equal `Idempotency-Key` gives the job that the first request with it has given.",
-        parameters=[previews, header],
+        {"201": created, **_refused(400, 401, 413, 422, 429, 500)},
+        description="The same request with an equal `Idempotency-Key` gives the job that the first one has given.",
+        parameters=[previews, _IDEMPOTENCY],
         requestBody={
             "required": True,
             "content": {
@@ -194,6 +204,7 @@ def _upload(field: str) -> Schema:
         "200": _json("Where the image is for 24 hours.", _status_and("output", "link", "id")),
         "400": _json("It is no image.", "PonyError"),
         "401": _json("Wrong key.", "PonyError"),
+        "429": _json("The key has as many images stored as it may.", "PonyError"),
     }
     return _operation("documented", "Store an image, as PNG, for a later request", responses, **body)
 

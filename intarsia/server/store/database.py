@@ -102,6 +102,11 @@ class Database:
         with self.read() as connection:
             return connection.execute(sa.select(self.unix_time)).scalar_one()
 
+    @property
+    def path(self) -> Path | None:
+        """The file of SQLite; None for a database server."""
+        return Path(self._engine.url.database or "") if self.is_sqlite else None
+
     def close(self) -> None:
         """Close every connection."""
         self._engine.dispose()

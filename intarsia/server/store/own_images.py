@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
+from intarsia.endpoints.temporary_files import KEPT_HOURS
+from intarsia.errors import SourceUnreadable
+from intarsia.server.settings import HOUR, shown_seconds
 from intarsia.server.store.files import FileStore, is_output_name
 
-__all__ = ["own_image"]
+__all__ = ["missing_own_image", "own_image"]
 
 
 def own_image(url: object, files: FileStore) -> bytes | None:
@@ -22,6 +25,23 @@ def own_image(url: object, files: FileStore) -> bytes | None:
         return None
     name = _name(url.strip())
     return None if name is None else files.output(name)
+
+
+def missing_own_image(field: str, url: object, keep: float) -> SourceUnreadable | None:
+    """The error about a URL of the form of this server's images that led to none; None for any other.
+
+    Args:
+        keep: seconds for which the server keeps images.
+    """
+    if not isinstance(url, str) or _name(url.strip()) is None:
+        return None
+    temporary = min(keep, KEPT_HOURS * HOUR)
+    problem = (
+        f"there is no image of this server under that address, and none could be fetched from it: images are kept for "
+        f"{shown_seconds(keep)}, temporary and uploaded ones for {shown_seconds(temporary)}; send the image itself, or "
+        "upload it again"
+    )
+    return SourceUnreadable(field, None, problem)
 
 
 def _name(url: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,9 @@ from intarsia.redact import redacted
 from intarsia.server.store.files import is_input_name, is_output_name
 
 __all__ = ["RemoteFiles"]
+
+_PROBE = "writable"
+_BEGAN = re.compile(r"[0-9a-f]{8,32}")
 
 
 class RemoteFiles:
@@ -67,6 +71,7 @@ class RemoteFiles:
 
     def remove_inputs(self, kept: Iterable[str], before: float) -> int:
         needed, removed = set(kept), 0
+        self._sweep_unfinished(before)
         with _translated("the inputs cannot be listed"):
             for path in self._system.ls(f"{self._root}/inputs", detail=False):
                 name = path.rpartition("/")[2]
@@ -76,6 +81,17 @@ class RemoteFiles:
                 removed += 1
         return removed
 
+    def _sweep_unfinished(self, before: float) -> None:
+        """Remove files that a process was killed in the middle of writing, once they are as old."""
+        if not self._moves:
+            return
+        with _translated("the file store cannot be swept"):
+            for folder in (self._root, f"{self._root}/inputs", f"{self._root}/outputs"):
+                for path in self._system.ls(folder, detail=False):
+                    name = path.rpartition("/")[2]
+                    if _is_unfinished(name) and self._modified(path) < before:
+                        self._remove(path)
+
     def output_bytes(self, names: Iterable[str] | None = None) -> int:
         with _translated("the outputs cannot be looked at"):
             if names is None:
@@ -84,7 +100,7 @@ class RemoteFiles:
             return sum(self._size(self._output(name)) for name in names)
 
     def check(self) -> None:
-        self._write(f"{self._root}/writable", b"x")
+        self._write(f"{self._root}/{_PROBE}", b"x")
 
     def _write(self, path: str, data: bytes) -> None:
         with _translated("the file store cannot be written"):
@@ -120,6 +136,13 @@ class RemoteFiles:
         if not is_output_name(name):
             raise OutputError("that is not the name of an output")
         return f"{self._root}/outputs/{name}"
+
+
+def _is_unfinished(name: str) -> bool:
+    """Whether a name is one of ours with the time at which the writing began."""
+    whole, _, began = name.rpartition(".")
+    is_ours = is_input_name(whole) or is_output_name(whole) or whole == _PROBE
+    return is_ours and _BEGAN.fullmatch(began) is not None
 
 
 def _protocols(system: Any) -> tuple[str, ...]:

@@ -62,6 +62,8 @@ class Retention:
                 self.sweep()
             except (IntarsiaError, OSError) as exc:
                 log.error("old images cannot be removed, which is tried again: %s", exc)
+            except Exception:  # a fault of ours must not end the thread, or the disk fills
+                log.exception("old images cannot be removed, which is tried again")
 
     def sweep(self) -> int:
         """Remove whatever is over; returns how many jobs lost their images. What cannot be removed is logged."""

@@ -75,6 +75,9 @@ SCHEMA_VERSION = sa.Table("schema_version", METADATA, sa.Column("version", sa.In
 
 VERSION = 1
 
+# A clock that says less has not been set: September 2020.
+_CLOCK_SET = 1.6e9
+
 # By the version that each starts from, the change to the next. It is written out in SQL or with tables of its own:
 # the ones above are those of the newest version.
 _MIGRATIONS: dict[int, Callable[[sa.Connection], None]] = {}
@@ -92,6 +95,7 @@ def migrate(database: Database) -> None:
         if found is None:
             METADATA.create_all(connection, checkfirst=False)
             connection.execute(sa.insert(SCHEMA_VERSION).values(version=VERSION))
+            _begin_sweeps(connection, database)
             return
         if found > VERSION:
             raise StoreError(
@@ -101,6 +105,15 @@ def migrate(database: Database) -> None:
         for version in range(found, VERSION):
             _MIGRATIONS[version](connection)
         connection.execute(sa.update(SCHEMA_VERSION).values(version=VERSION))
+
+
+def _begin_sweeps(connection: sa.Connection, database: Database) -> None:
+    """Let sweeps begin when the database is made: a clock that jumps before the first one is not believed either.
+
+    A clock that was never set, as of a machine without a battery, says nothing: the first sweep begins then.
+    """
+    now = database.unix_time
+    connection.execute(sa.insert(SWEEPS).from_select(["time"], sa.select(now).where(now > _CLOCK_SET)))
 
 
 def _version(connection: sa.Connection) -> int | None:

@@ -18,6 +18,7 @@ from sqlalchemy.exc import IntegrityError
 
 from intarsia.errors import IntarsiaError
 from intarsia.server.store.database import Database, StoreError
+from intarsia.server.store.database_file import DatabaseFile
 from intarsia.server.store.job_rows import job_of, select_jobs, values_of
 from intarsia.server.store.jobs import UPLOAD, Done, Failed, Job, WebhookTarget
 from intarsia.server.store.leases import Leases
@@ -68,6 +69,7 @@ class Store:
         self.webhooks = WebhookStore(self.database)
         self._leases = Leases(self.database) if shared else None
         migrate(self.database)
+        self._file = DatabaseFile(self.database.path)
 
     def accept(
         self,
@@ -246,7 +248,8 @@ class Store:
             return int(connection.execute(ahead).scalar_one())
 
     def check(self) -> None:
-        """Raise where the database cannot be read and written."""
+        """Raise where the database cannot be read and written, or its file is not the one that was opened."""
+        self._file.check()
         with self.database.write() as connection:
             connection.execute(sa.update(SCHEMA_VERSION).values(version=SCHEMA_VERSION.c.version))
 

@@ -132,8 +132,14 @@ class WebhookSender:
                     self._make(call, body)
             except IntarsiaError as exc:  # of the store
                 log.error("the job store fails, and webhooks are tried again: %s", exc)
-                with self._changed:
-                    self._changed.wait_for(lambda: self._closing, self._times.look)
+                self._pause()
+            except Exception:  # a fault of ours must not end the thread
+                log.exception("a webhook failed unexpectedly, and is tried again")
+                self._pause()
+
+    def _pause(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closing, self._times.look)
 
     def _begin(self) -> WebhookCall | None:
         """A call that is due and whose host is not busy; it counts as under way from here on."""

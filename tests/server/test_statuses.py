@@ -1,0 +1,56 @@
+"""Statuses that HTTP asks another header for (RFC 9110): 401 and 405."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from intarsia.server.http.keys_editing import add_key
+from tests.server.killed import documented_body
+from tests.server.running import Running, running
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A server whose key nobody has."""
+    folder = tmp_path_factory.mktemp("locked")
+    add_key(folder / "keys.txt", "ann")
+    with running(folder / "data", keys=folder / "keys.txt") as server:
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/jobs", "GET, POST"),
+        ("POST", "/jobs/1", "DELETE, GET"),
+        ("GET", "/api/v6/images/inpaint", "POST"),
+        ("GET", "/api/v6/realtime/fetch/12", "POST"),
+        ("DELETE", "/healthz", "GET, HEAD"),
+        ("POST", "/files/x.png", "GET, HEAD"),
+    ],
+)
+def test_a_wrong_method_is_answered_with_those_that_are_right(locked, method, path, allowed):
+    response = locked.client.request(method, path)
+    assert (response.status_code, response.headers["allow"]) == (405, allowed)
+    assert response.json() == {"status": "error", "message": f"this address takes {allowed}, not {method}"}
+
+
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer of-nobody"}])
+def test_a_401_says_how_a_key_is_sent(locked, headers):
+    documented = locked.client.post("/api/v6/images/inpaint", json=documented_body(1), headers=headers)
+    for response in (documented, locked.client.get("/jobs", headers=headers), locked.client.get("/metrics")):
+        assert (response.status_code, response.headers["www-authenticate"]) == (401, 'Bearer realm="intarsia"')
+
+
+@pytest.mark.parametrize("path", ["/api/v6/images/fetch/", "/api/v6/images/fetch//", "/jobs/"])
+def test_a_slash_too_many_is_no_redirect(locked, path):
+    response = locked.client.post(path, json={})
+    assert (response.status_code, response.json()["message"]) == (404, "there is nothing at this address")
+
+
+def test_other_errors_ask_for_no_key(locked):
+    response = locked.client.get("/nothing")
+    assert response.status_code == 404
+    assert not {"www-authenticate", "allow"} & set(response.headers)
