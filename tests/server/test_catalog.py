@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 from PIL import Image
 from typer.testing import CliRunner
 
 from intarsia import cli
 from intarsia.schedulers import catalogue
 from intarsia.server.http.keys_editing import add_key
+from intarsia.server.store import store
 from intarsia.server.store.kept_uploads import KeptUploads
 from intarsia.server.store.own_images import own_image
 from tests.server.conftest import PIXELS, png
@@ -195,7 +197,8 @@ def test_an_upload_is_no_job(server, image_file):
 
 
 def test_an_upload_is_stored_where_the_queue_is_full(server, job_fields, image_file, monkeypatch):
-    monkeypatch.setattr(type(server.services.store), "_queued", lambda *_: 10**9)
+    full = sa.select(sa.literal(10**9), sa.bindparam("whose", type_=sa.Text))
+    monkeypatch.setattr(store, "QUEUED", full)
     assert server.client.post("/jobs", json=job_fields).status_code == 429
     assert uploaded(server, image_file)["status"] == "success"
 

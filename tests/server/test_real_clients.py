@@ -132,13 +132,13 @@ def test_the_sdks_coroutines_work_as_its_functions_do(server, fields):
 
 def test_what_is_wrong_reaches_the_sdks_caller(server, fields):
     with pytest.raises(Exception, match=r"400.*guidance_scale must be") as caught:
-        Community(_client(server)).inpainting(Inpainting(model_id="x", **fields, guidance_scale=99.0))
+        Community(_client(server)).inpainting(Inpainting(model_id="intarsia-tiny", **fields, guidance_scale=99.0))
     assert "any-key-will-do" not in str(caught.value)
 
 
 def test_errors_have_status_200_where_that_is_asked_for(tmp_path, fields):
     with running(tmp_path, errors_as_200=True) as server:
-        reply = Community(_client(server)).inpainting(Inpainting(model_id="x", **fields, guidance_scale=99.0))
+        reply = Community(_client(server)).inpainting(Inpainting(model_id="intarsia-tiny", **fields, guidance_scale=99.0))
     assert reply["status"] == "error"
 
 
