@@ -9,7 +9,7 @@ import typer
 
 from intarsia.commands.models_add import add_models, remove_model, scan_folder
 from intarsia.commands.options import AsJson, Weights
-from intarsia.commands.streams import print_json
+from intarsia.commands.streams import note, print_json
 from intarsia.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -40,12 +40,13 @@ OfKind = Annotated[Kind, typer.Option("--kind", help="Which section of the regis
 
 @models.command("list")
 def list_models(kind: OfKind = Kind.models, weights: Weights = None, as_json: AsJson = False) -> None:
-    """List the entries of the registry and whether their files are there."""
-    from intarsia.registry.listing import entry_row
+    """List the entries of the registry and whether they can be opened; why not is said on standard error."""
+    from intarsia.registry.listing import entry_row, why_missing
     from intarsia.registry.registry import Registry
 
     registry = Registry(weights)
-    entries = registry if kind is Kind.models else registry.parts[kind].values()
+    entries: list[ModelEntry | PartEntry] = []
+    entries += registry if kind is Kind.models else registry.parts[kind].values()
     rows = [entry_row(registry, entry) for entry in entries]
     if as_json:
         print_json(rows)
@@ -57,6 +58,10 @@ def list_models(kind: OfKind = Kind.models, weights: Weights = None, as_json: As
             marks += ", default"
         fits = row.get("family") or ", ".join(row["families"]) or "every family"
         typer.echo(f"{row['id']}\t{fits}\t{marks}\t{row['licence']}")
+    for entry in entries:
+        problem = why_missing(entry)
+        if problem:
+            note(problem)
 
 
 @models.command("path")
@@ -72,10 +77,9 @@ def model_path(name: Name = None, kind: OfKind = Kind.models, weights: Weights =
 def verify_model(
     name: Name = None, kind: OfKind = Kind.models, weights: Weights = None, as_json: AsJson = False
 ) -> None:
-    """Compare every file of an entry with its size and sha256; exit code 3 where it cannot be opened as pinned."""
+    """Compare every file of an entry with its size and sha256; exit code 3 where one differs."""
     from intarsia.registry.files import verify
     from intarsia.registry.registry import Registry
-    from intarsia.registry.usable import check_usable
 
     entry = _find(Registry(weights), kind, name)
     states = verify(entry)
@@ -89,7 +93,6 @@ def verify_model(
     broken = [item.file.path for item in states if item.state != "ok"]
     if broken:
         raise WeightsError(f"{entry.id}: {len(broken)} of {len(states)} files differ: {', '.join(broken)}")
-    check_usable(entry)
     if not states:
         raise WeightsError(f"{entry.id}: the registry pins no files, so there is nothing to compare with")
 

@@ -9,7 +9,7 @@ from intarsia.registry.entries import ModelEntry, PartEntry
 from intarsia.registry.registry import Registry
 from intarsia.registry.usable import check_usable
 
-__all__ = ["entry_row"]
+__all__ = ["entry_row", "why_missing"]
 
 
 def entry_row(registry: Registry, entry: ModelEntry | PartEntry) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def entry_row(registry: Registry, entry: ModelEntry | PartEntry) -> dict[str, An
         that it is made for), and whether it is the ``default``, and the one that the ``realtime`` endpoint runs; of a
         part the ``families`` that it fits.
     """
-    values: dict[str, Any] = {"id": entry.id, "installed": _is_there(entry)}
+    values: dict[str, Any] = {"id": entry.id, "installed": not why_missing(entry)}
     if isinstance(entry, ModelEntry):
         values |= {
             "family": entry.family,
@@ -41,9 +41,10 @@ def _is_found(registry: Registry, name: str | None, entry: ModelEntry) -> bool:
         return False
 
 
-def _is_there(entry: ModelEntry | PartEntry) -> bool:
+def why_missing(entry: ModelEntry | PartEntry) -> str:
+    """Why an entry could not be opened, with paths of this machine; "" where it could."""
     try:
         check_usable(entry)
-    except WeightsError:
-        return False
-    return True
+    except WeightsError as exc:
+        return str(exc)
+    return ""

@@ -267,7 +267,10 @@ def test_remove_refuses_what_is_not_the_users_or_is_needed(downloads):
 def test_a_file_that_is_named_is_made_and_no_other_is_touched(downloads, home):
     write(downloads / "ink.safetensors", SD1_LORA)
     add(downloads / "ink.safetensors", weights=home / "new" / "own.toml")
-    assert "ink" in tomllib.loads((home / "new" / "own.toml").read_text())["loras"]
+    (downloads / "other").mkdir()
+    write(downloads / "other" / "ink.safetensors", SD1_LORA, fill=1)
+    add(downloads / "other" / "ink.safetensors", weights=home / "new" / "own.toml")
+    assert list(tomllib.loads((home / "new" / "own.toml").read_text())["loras"]) == ["ink", "ink-2"]
     assert not user_file(None).exists()
 
 

@@ -226,7 +226,9 @@ def test_what_is_used_with_models(intarsia, empty_registry):
         + '[loras.gone]\npath = "gone.safetensors"\n'
     )
     loras = ("--kind", "loras")
-    listed = intarsia("models", "list", *loras).stdout.splitlines()
+    answer = intarsia("models", "list", *loras)
+    assert "gone: its file " in answer.stderr
+    listed = answer.stdout.splitlines()
     assert listed == ["ink\tsd15\tinstalled\tunknown", "gone\tevery family\tmissing\tunknown"]
     assert [row["installed"] for row in json.loads(intarsia("models", "list", *loras, "--json").stdout)] == [
         True,
