@@ -34,7 +34,7 @@ from intarsia.models.clip_images import load_preprocessing
 from intarsia.models.loading import build_unet, build_vae, read_index
 from intarsia.models.safety import CONCEPTS, SPECIAL_CARE
 from intarsia.models.vae_kl import modern_names
-from intarsia.models.weight_files import check_size
+from intarsia.models.weight_files import check_size, stored_names
 
 __all__ = [
     "DTYPES",
@@ -157,7 +157,7 @@ def _text_graphs(folder: Path, dtype: str, towers: list[dict[str, Any]]) -> Grap
         shape = read_text_shape(path, config)
         projected = is_projected(path, config)
 
-        check_size(path, shape["num_hidden_layers"], find_weights(folder / name, "model"))
+        check_size(path, shape["num_hidden_layers"], len(stored_names(find_weights(folder / name, "model"))))
         with torch.device("meta"):
             text = ClipText(shape, penultimate=penultimate, projected=projected)
         network = _text_network(folder, name, text, dtype)
@@ -185,7 +185,7 @@ def checker_graphs(folder: Path) -> Graphs:
     """Likewise of a safety checker."""
     config = folder / "config.json"
     vision, width = read_checker_shape(config)
-    check_size(config, vision["num_hidden_layers"], find_weights(folder, "model"))
+    check_size(config, vision["num_hidden_layers"], len(stored_names(find_weights(folder, "model"))))
     crop = load_preprocessing(folder / "preprocessor_config.json").crop
     with torch.device("meta"):
         checker = ClipSafety(vision, width, CONCEPTS, SPECIAL_CARE)

@@ -125,7 +125,19 @@ def _join_qkv(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any)
     # an incomplete set is left as it is, so that torch names what is missing
     if all(name in state for name in names):
         parts = [state.pop(name) for name in names]
-        state[prefix + "qkv"] = torch.cat(parts)
+        state[prefix + "qkv"] = _together(parts)
+
+
+def _together(parts: Sequence[Tensor]) -> Tensor:
+    """The tensors, one below the other: the one that they are parts of, where they lie so in memory, or a copy."""
+    whole = parts[0]._base
+    if whole is not None and whole.ndim == 2:
+        expected = whole.chunk(len(parts))
+        pairs = zip(parts, expected, strict=False)
+        lie_so = all(part.data_ptr() == other.data_ptr() and part.shape == other.shape for part, other in pairs)
+        if len(expected) == len(parts) and lie_so:
+            return whole
+    return torch.cat(list(parts))
 
 
 class AttentionInputs(NamedTuple):

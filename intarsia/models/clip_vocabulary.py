@@ -9,14 +9,14 @@ from __future__ import annotations
 import gzip
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
 
 from tokenizers.pre_tokenizers import ByteLevel
 
+from intarsia.checkpoints.stored import Padding
 from intarsia.errors import WeightsError, one_line
 from intarsia.models.tokens import ClipTokens, make_tokens
 
-__all__ = ["MERGES", "MERGES_FILE", "Padding", "clip_tokens", "clip_vocabulary"]
+__all__ = ["MERGES", "MERGES_FILE", "clip_tokens", "clip_vocabulary"]
 
 MERGES = 49152 - 256 - 2
 """Merges that CLIP was trained with; its vocabulary has 512 bytes and two marks more."""
@@ -25,9 +25,6 @@ MERGES_FILE = Path(__file__).resolve().parent.parent / "assets" / "clip" / "merg
 
 POSITIONS = 77
 """Tokens that CLIP's text encoders take."""
-
-Padding = Literal["<|endoftext|>", "!"]
-"""The first text encoders of SD1 and SDXL were trained with the end's token, SD2's and SDXL's second with number 0."""
 
 _WORD_END = "</w>"
 _MARKS = ("<|startoftext|>", "<|endoftext|>")

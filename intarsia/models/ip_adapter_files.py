@@ -18,7 +18,7 @@ from intarsia.errors import WeightsError, one_line
 from intarsia.models.clip_config import read_vision_shape
 from intarsia.models.ip_adapter import ImageProjection, ImagePrompts, IPAdapter, Resampler, resampler_shape
 from intarsia.models.unet import UNet
-from intarsia.models.weight_files import check_size, fill, read_tensors
+from intarsia.models.weight_files import check_size, fill, read_tensors, stored_names
 
 _FILE = "ip_adapter.safetensors"
 _PREFIX = "image_proj."
@@ -78,7 +78,7 @@ def _image_encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> tu
     path = folder / "config.json"
     shape = read_vision_shape(path)
     files = find_weights(folder, "model")
-    check_size(path, shape["num_hidden_layers"], files)
+    check_size(path, shape["num_hidden_layers"], len(stored_names(files)))
     try:
         # attention is named here, so that nothing else can name it
         config = CLIPVisionConfig(**shape, attn_implementation="sdpa")

@@ -1,11 +1,11 @@
-"""A diffusers folder → the networks of one model, ready to run.
+"""A diffusers folder, or a checkpoint in one file → the networks of one model, ready to run.
 
-::
+A folder is ::
 
     model_index.json   unet/   vae/   text_encoder/   tokenizer/   [text_encoder_2/   tokenizer_2/]
     scheduler/
 
-Only safetensors are read, and nothing but this folder: no hub, no cache.
+Only safetensors are read, and nothing but the model's own files: no hub, no cache.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from typing import Any
 import torch
 
 from intarsia.checkpoints.files import read_json
-from intarsia.checkpoints.layout import COMPONENTS, SCHEDULER, find_weights
+from intarsia.checkpoints.single_file import stored_model, stored_vae
+from intarsia.checkpoints.stored import StoredModel, StoredNetwork, stored_network
 from intarsia.errors import WeightsError, one_line, shown
 from intarsia.models.autoencoder import Autoencoder
 from intarsia.models.config_values import flag
@@ -29,11 +30,10 @@ from intarsia.models.text import TextEncoders
 from intarsia.models.text_files import load_text, text_shapes
 from intarsia.models.unet import UNet
 from intarsia.models.unet_config import UNetConfig
-from intarsia.models.vae_kl import AutoencoderKL, KLConfig, modern_names
+from intarsia.models.vae_kl import AutoencoderKL, KLConfig
 from intarsia.models.vae_tiny import AutoencoderTiny, TinyConfig
-from intarsia.models.weight_files import check_size, fill, read_tensors, tensor_shapes
+from intarsia.models.weight_files import check_size, fill, read_network, tensor_shapes
 
-_STEM = COMPONENTS["unet"]
 _AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny")
 # Powers of two by which an autoencoder that overflows float16 is shrunk: then values up to 4e6 fit.
 _SHRINK_POWER = 6
@@ -41,12 +41,13 @@ _SHRINK_POWER = 6
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Parts:
-    """The networks of one model, and the settings in its folder.
+    """The networks of one model, and the settings that are stored with them.
 
     Attributes:
         unet, vae, text: the networks, on one device.
-        scheduler: ``scheduler_config.json``: noise schedule and prediction type.
-        index: ``model_index.json``.
+        scheduler: ``scheduler_config.json``: noise schedule and prediction type; empty for a checkpoint.
+        index: ``model_index.json``, or what it would say.
+        stored: where the weights are; None for networks that were made otherwise.
         changed: layers that LoRAs were folded into, by network.
         notes: sentences on parts of LoRA files that were left out.
         precision: ``fp8`` where products of the UNet are in e4m3 (:mod:`.float8`).
@@ -58,6 +59,7 @@ class Parts:
     text: TextEncoders
     scheduler: Mapping[str, Any]
     index: Mapping[str, Any]
+    stored: StoredModel | None = None
     changed: Mapping[str, frozenset[str]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     precision: str = "standard"
@@ -73,124 +75,137 @@ def read_index(folder: Path) -> dict[str, Any]:
     """A model's ``model_index.json``; WeightsError where it is unreadable or a value in it is not usable."""
     path = folder / "model_index.json"
     index = read_json(path)
-    with _naming(path):
-        flag("pipeline", index, "force_zeros_for_empty_prompt", False)
+    _check_index(path, index)
     return index
 
 
+def _check_index(path: Path, index: Mapping[str, Any]) -> None:
+    with _naming(path):
+        flag("pipeline", index, "force_zeros_for_empty_prompt", False)
+
+
 def load_pipeline_parts(
-    folder: str | Path,
+    model: str | Path | StoredModel,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     *,
     vae_folder: Path | None = None,
     loras: Sequence[tuple[Path, float]] = (),
 ) -> Parts:
-    """Load a diffusers folder.
+    """Load a model.
 
     Args:
-        folder: the folder that holds ``model_index.json``.
+        model: a diffusers folder, a checkpoint's file, or what :func:`~.single_file.stored_model` gives of one.
         device: where the networks go.
         dtype: what they compute in; weights stored otherwise are cast. An autoencoder whose config says
             ``force_upcast`` would overflow float16; it is rescaled (:meth:`AutoencoderKL.shrink`) where that was asked.
-        vae_folder: an autoencoder in place of the folder's own.
+        vae_folder: an autoencoder in place of the model's own.
         loras: LoRA files and their strengths, folded into the weights of UNet and text encoders.
 
     Raises:
         WeightsError: anything missing, unreadable, refused or not fitting; one line that names the file.
     """
-    folder, device = Path(folder), torch.device(device)
-    index = read_index(folder)
-    scheduler = read_json(folder / SCHEDULER)
-    additions = _additions(folder, loras)
+    stored = model if isinstance(model, StoredModel) else stored_model(Path(model), vae=vae_folder)
+    device = torch.device(device)
+    _check_index(stored.path / "model_index.json", stored.index)
+    additions = _additions(stored, loras)
 
-    text = load_text(folder, device, dtype, additions)
-    unet = load_unet(folder / "unet", device, dtype, additions)
-    _check_widths(folder, unet, text)
-    vae = load_vae(vae_folder or folder / "vae", device, dtype)
+    text = load_text(stored, device, dtype, additions)
+    unet = load_unet(stored.networks["unet"], device, dtype, additions)
+    _check_widths(stored.path, unet, text)
+    vae = load_vae(stored.networks["vae"], device, dtype)
     return Parts(
         unet=unet,
         vae=vae,
         text=text,
-        scheduler=scheduler,
-        index=index,
+        scheduler=stored.scheduler,
+        index=stored.index,
+        stored=stored,
         changed=additions.layers,
         notes=additions.notes,
     )
 
 
-def _check_widths(folder: Path, unet: UNet, text: TextEncoders) -> None:
+def _check_widths(path: Path, unet: UNet, text: TextEncoders) -> None:
     """WeightsError where a UNet is made for other text encoders."""
     widths = set(unet.config.cross_attention_dim)
     if widths != {text.width}:
         raise WeightsError(
-            f"{folder}: UNet's cross_attention_dim is {sorted(widths)}, the text encoders give {text.width}"
+            f"{path}: UNet's cross_attention_dim is {sorted(widths)}, the text encoders give {text.width}"
         )
 
 
-def load_unet(folder: Path, device: torch.device, dtype: torch.dtype, additions: Additions | None = None) -> UNet:
-    """The UNet of a folder with ``config.json`` and weights, with what LoRAs add to it. WeightsError as above."""
-    network = build_unet(folder)
-    files = find_weights(folder, _STEM)
+def load_unet(
+    stored: Path | StoredNetwork, device: torch.device, dtype: torch.dtype, additions: Additions | None = None
+) -> UNet:
+    """A UNet, with what LoRAs add to it: of a folder with ``config.json`` and weights, or as it is stored.
+
+    WeightsError as above.
+    """
+    stored = _stored(stored)
+    network = build_unet(stored)
     additions = additions or Additions()
-    tensors = read_tensors(files, device, dtype, additions.to("unet", device))
-    return fill(network, tensors, files[0])
+    tensors = read_network(stored, device, dtype, additions.to("unet", device))
+    return fill(network, tensors, stored.file)
 
 
-def build_unet(folder: Path) -> UNet:
-    """The UNet that a folder's config describes, on the meta device; the size of its weight files is checked."""
-    config = _unet_config(folder)
-    check_size(folder / "config.json", config.blocks, find_weights(folder, _STEM))
-    with torch.device("meta"), _naming(folder / "config.json"):
+def build_unet(stored: Path | StoredNetwork) -> UNet:
+    """The UNet that a config describes, on the meta device; the number of its stored tensors is checked."""
+    stored = _stored(stored)
+    name = stored.config.get("_class_name", "UNet2DConditionModel")
+    if name != "UNet2DConditionModel":
+        raise WeightsError(f"{stored.source}: _class_name must be 'UNet2DConditionModel', not {shown(name)}")
+    with _naming(stored.source):
+        config = UNetConfig.from_dict(stored.config)
+    check_size(stored.source, config.blocks, len(stored.places))
+    with torch.device("meta"), _naming(stored.source):
         return UNet(config)
 
 
-def _unet_config(folder: Path) -> UNetConfig:
-    path = folder / "config.json"
-    raw = read_json(path)
-    name = raw.get("_class_name", "UNet2DConditionModel")
-    if name != "UNet2DConditionModel":
-        raise WeightsError(f"{path}: _class_name must be 'UNet2DConditionModel', not {shown(name)}")
-    with _naming(path):
-        return UNetConfig.from_dict(raw)
+def _stored(stored: Path | StoredNetwork) -> StoredNetwork:
+    """A folder as a stored UNet."""
+    return stored_network(stored, "unet") if isinstance(stored, Path) else stored
 
 
-def _additions(folder: Path, loras: Sequence[tuple[Path, float]]) -> Additions:
+def _stored_vae(stored: Path | StoredNetwork) -> StoredNetwork:
+    return stored_vae(stored) if isinstance(stored, Path) else stored
+
+
+def _additions(stored: StoredModel, loras: Sequence[tuple[Path, float]]) -> Additions:
     """The additions of LoRAs to a model's networks, checked against their shapes before any of them is loaded."""
     if not loras:
         return Additions()
-    unet = build_unet(folder / "unet")
-    networks = {"unet": tensor_shapes(unet), **text_shapes(folder)}
+    unet = build_unet(stored.networks["unet"])
+    networks = {"unet": tensor_shapes(unet), **text_shapes(stored)}
     additions = read_loras(loras, unet.config.layers_per_block[0])
     return additions.fitted(networks)
 
 
-def load_vae(folder: Path, device: torch.device, dtype: torch.dtype) -> AutoencoderKL | AutoencoderTiny:
-    """The autoencoder of a folder; ``_class_name`` in its config says which kind. WeightsError as above."""
-    network = build_vae(folder)
-    files = find_weights(folder, _STEM)
-    tensors = modern_names(read_tensors(files, device, dtype))
-    network = fill(network, tensors, files[0])
+def load_vae(stored: Path | StoredNetwork, device: torch.device, dtype: torch.dtype) -> AutoencoderKL | AutoencoderTiny:
+    """An autoencoder: of a folder, of a file, or as it is stored. ``_class_name`` in its config says which kind.
 
-    config = read_json(folder / "config.json")
-    overflows = config.get("force_upcast") is True
+    WeightsError as above.
+    """
+    stored = _stored_vae(stored)
+    network = fill(build_vae(stored), read_network(stored, device, dtype), stored.file)
+    overflows = stored.config.get("force_upcast") is True
     if dtype == torch.float16 and overflows and isinstance(network, AutoencoderKL):
         network.shrink(_SHRINK_POWER)
     return network
 
 
-def build_vae(folder: Path) -> AutoencoderKL | AutoencoderTiny:
-    """The autoencoder of a folder's config, on the meta device; the size of its weight files is checked."""
-    path = folder / "config.json"
-    raw = read_json(path)
+def build_vae(stored: Path | StoredNetwork) -> AutoencoderKL | AutoencoderTiny:
+    """The autoencoder that a config describes, on the meta device; the number of its stored tensors is checked."""
+    stored = _stored_vae(stored)
+    raw, source = stored.config, stored.source
     name = raw.get("_class_name", "AutoencoderKL")
     if name not in _AUTOENCODERS:
-        raise WeightsError(f"{path}: _class_name must be {' or '.join(_AUTOENCODERS)}, not {shown(name)}")
+        raise WeightsError(f"{source}: _class_name must be {' or '.join(_AUTOENCODERS)}, not {shown(name)}")
 
-    with _naming(path):
+    with _naming(source):
         config = TinyConfig.from_dict(raw) if name == "AutoencoderTiny" else KLConfig.from_dict(raw)
-    check_size(path, config.blocks, find_weights(folder, _STEM))
-    with torch.device("meta"), _naming(path):
+    check_size(source, config.blocks, len(stored.places))
+    with torch.device("meta"), _naming(source):
         return AutoencoderTiny(config) if isinstance(config, TinyConfig) else AutoencoderKL(config)
 
 

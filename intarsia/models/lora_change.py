@@ -12,21 +12,21 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from intarsia.checkpoints.layout import COMPONENTS, find_weights
+from intarsia.checkpoints.stored import StoredNetwork
 from intarsia.kernels.float8 import FLOAT8, quantize_reference
 from intarsia.models.loading import Parts
 from intarsia.models.lora import Additions, layer_of
 from intarsia.models.lora_files import read_loras
-from intarsia.models.weight_files import read_tensors, tensor_shapes
+from intarsia.models.weight_files import read_network, tensor_shapes
 
 __all__ = ["change_loras"]
 
 
-def change_loras(parts: Parts, folder: Path, loras: Sequence[tuple[Path, float]]) -> Parts:
-    """Fold other LoRAs into the networks of a folder; what was folded in before is gone, to the last bit.
+def change_loras(parts: Parts, loras: Sequence[tuple[Path, float]]) -> Parts:
+    """Fold other LoRAs into the networks of a model; what was folded in before is gone, to the last bit.
 
     Args:
-        parts: of :func:`intarsia.models.loading.load_pipeline_parts`, from the same folder.
+        parts: of :func:`intarsia.models.loading.load_pipeline_parts`, whose files are read again.
         loras: files and their strengths; none gives the model as it stands in its files.
 
     Returns:
@@ -43,9 +43,10 @@ def change_loras(parts: Parts, folder: Path, loras: Sequence[tuple[Path, float]]
     additions = additions.fitted(shapes)
 
     # all is read before any of it is written
+    assert parts.stored is not None  # only what was loaded has LoRAs
     changes: list[tuple[Tensor, Tensor]] = []
     for name, network in networks.items():
-        changes += _changes(network, folder / name, additions, parts)
+        changes += _changes(network, parts.stored.networks[name], additions, parts)
 
     with torch.no_grad():
         for weight, values in changes:
@@ -61,10 +62,12 @@ def _networks(parts: Parts) -> Iterator[tuple[str, nn.Module]]:
         yield f"text_encoder{suffix}", tower.model
 
 
-def _changes(network: nn.Module, folder: Path, additions: Additions, parts: Parts) -> list[tuple[Tensor, Tensor]]:
+def _changes(
+    network: nn.Module, stored: StoredNetwork, additions: Additions, parts: Parts
+) -> list[tuple[Tensor, Tensor]]:
     """(weight, new values) of the layers that were changed before or are changed now."""
-    changed_before = parts.changed.get(folder.name, frozenset())
-    changed_now = additions.layers.get(folder.name, frozenset())
+    changed_before = parts.changed.get(stored.name, frozenset())
+    changed_now = additions.layers.get(stored.name, frozenset())
     layers = changed_before | changed_now
     if not layers:
         return []
@@ -78,16 +81,16 @@ def _changes(network: nn.Module, folder: Path, additions: Additions, parts: Part
         layer = layer_of(name)
         return name.endswith(".weight") and layer in layers and layer in weight_names
 
-    stored = read_tensors(
-        find_weights(folder, COMPONENTS[folder.name]),
+    fresh = read_network(
+        stored,
         template.device,
         template.dtype,
-        additions.to(folder.name, template.device),
+        additions.to(stored.name, template.device),
         select=is_changed,
     )
 
     changes: list[tuple[Tensor, Tensor]] = []
-    for name, values in stored.items():
+    for name, values in fresh.items():
         changes += _with_scale(state, weight_names[layer_of(name)], values)
     return changes
 

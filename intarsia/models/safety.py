@@ -26,7 +26,7 @@ from intarsia.checkpoints.layout import find_weights
 from intarsia.errors import BackendError, WeightsError, one_line
 from intarsia.models.clip_config import read_checker_shape
 from intarsia.models.clip_images import Floats, Pixels, Preprocessing, flagged, load_preprocessing
-from intarsia.models.weight_files import check_size, fill, read_tensors
+from intarsia.models.weight_files import check_size, fill, read_tensors, stored_names
 
 __all__ = ["SafetyChecker", "SafetyNetwork", "load_safety_checker"]
 
@@ -121,7 +121,7 @@ def load_safety_checker(folder: Path, device: torch.device | str = "cpu") -> Saf
     vision, width = read_checker_shape(path)
     preprocessing = load_preprocessing(folder / "preprocessor_config.json")
     files = find_weights(folder, "model")
-    check_size(path, vision["num_hidden_layers"], files)
+    check_size(path, vision["num_hidden_layers"], len(stored_names(files)))
 
     network = _empty_network(path, vision, width)
     if network.image_size != preprocessing.crop:

@@ -1,4 +1,4 @@
-"""The tokenizers and text encoders of a diffusers folder."""
+"""The tokenizers and text encoders of a model."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from intarsia.checkpoints.files import read_json
-from intarsia.checkpoints.layout import COMPONENTS, find_weights
+from intarsia.checkpoints.stored import Padding, StoredModel, StoredNetwork, stored_text_folders
 from intarsia.errors import WeightsError, one_line
 from intarsia.models.clip_config import is_projected, read_text_shape
+from intarsia.models.clip_vocabulary import clip_tokens
 from intarsia.models.lora import Additions
 from intarsia.models.text import TextEncoders, TextTower
-from intarsia.models.tokens import load_tokens
-from intarsia.models.weight_files import check_size, fill, read_tensors, tensor_shapes
+from intarsia.models.tokens import ClipTokens, load_tokens
+from intarsia.models.weight_files import check_size, fill, read_network, tensor_shapes
 
 _PREFIX = "text_model."
 
@@ -27,48 +27,56 @@ def import_encoders() -> None:
 
 
 def load_text(
-    folder: Path, device: torch.device, dtype: torch.dtype, additions: Additions | None = None
+    model: Path | StoredModel, device: torch.device, dtype: torch.dtype, additions: Additions | None = None
 ) -> TextEncoders:
-    """Load ``text_encoder`` and ``tokenizer``, and where they exist ``text_encoder_2`` and ``tokenizer_2``.
+    """Load a model's one or two text encoders and their tokenizers.
 
     Args:
+        model: a diffusers folder with ``text_encoder``, ``tokenizer`` and perhaps ``text_encoder_2`` and
+            ``tokenizer_2``, or what :func:`~.single_file.stored_model` gives of it.
         additions: what LoRAs add to the weights.
 
     Raises:
         WeightsError: anything missing, unreadable, refused or not fitting; one line that names the file.
     """
     additions = additions or Additions()
+    encoders, tokenizers = _encoders(model)
     towers = []
-    suffixes = _suffixes(folder)
-    for suffix in suffixes:
-        encoder_folder = folder / f"text_encoder{suffix}"
-        shape = read_text_shape(encoder_folder / "config.json")
-        positions, rows = shape["max_position_embeddings"], shape["vocab_size"]
-        tokens = load_tokens(folder / f"tokenizer{suffix}", positions, rows)
-        encoder = _encoder(encoder_folder, device, dtype, additions)
-        towers.append(TextTower(tokens, encoder))
-    return TextEncoders(towers, penultimate="_2" in suffixes)
+    for name, stored in encoders.items():
+        shape = read_text_shape(stored.source, stored.config)
+        tokens = _tokens(tokenizers[name], shape)
+        towers.append(TextTower(tokens, _encoder(stored, device, dtype, additions)))
+    return TextEncoders(towers, penultimate=len(encoders) > 1)
 
 
-def text_shapes(folder: Path) -> dict[str, dict[str, tuple[int, ...]]]:
+def _encoders(model: Path | StoredModel) -> tuple[dict[str, StoredNetwork], Mapping[str, Path | Padding]]:
+    """Text encoders and tokenizers, by the names of the encoders' folders."""
+    if isinstance(model, StoredModel):
+        return model.text_encoders, model.tokenizers
+    return stored_text_folders(model)
+
+
+def _tokens(tokenizer: Path | Padding, shape: Mapping[str, Any]) -> ClipTokens:
+    positions, rows = shape["max_position_embeddings"], shape["vocab_size"]
+    if isinstance(tokenizer, Path):
+        return load_tokens(tokenizer, positions, rows)
+    tokens = clip_tokens(tokenizer, positions)
+    if tokens.end >= rows:
+        raise WeightsError(
+            f"the text encoder has {rows} tokens, fewer than CLIP: it needs its own tokenizer (models add --tokenizer)"
+        )
+    return tokens
+
+
+def text_shapes(model: StoredModel) -> dict[str, dict[str, tuple[int, ...]]]:
     """Shapes of the tensors of a model's text encoders, by the names of their folders; no weight is read."""
-    names = [f"text_encoder{suffix}" for suffix in _suffixes(folder)]
-    return {name: tensor_shapes(_built(folder / name)) for name in names}
+    return {name: tensor_shapes(_built(stored)) for name, stored in model.text_encoders.items()}
 
 
-def _suffixes(folder: Path) -> list[str]:
-    suffixes = [suffix for suffix in ("", "_2") if (folder / f"text_encoder{suffix}").is_dir()]
-    if not suffixes:
-        raise WeightsError(f"{folder / 'text_encoder'}: no such folder; a model needs its text encoder")
-    return suffixes
-
-
-def _encoder(folder: Path, device: torch.device, dtype: torch.dtype, additions: Additions) -> nn.Module:
-    files = find_weights(folder, COMPONENTS[folder.name])
-    model = _built(folder)
-    stored = read_tensors(files, device, dtype, additions.to(folder.name, device))
-    state = _fitting_names(stored, set(tensor_shapes(model)))
-    model = fill(model, state, files[0])
+def _encoder(stored: StoredNetwork, device: torch.device, dtype: torch.dtype, additions: Additions) -> nn.Module:
+    model = _built(stored)
+    state = read_network(stored, device, dtype, additions.to(stored.name, device))
+    model = fill(model, _fitting_names(state, set(tensor_shapes(model))), stored.file)
 
     # a constant that is not stored; built on the meta device, it holds nothing yet
     embeddings: Any = getattr(model, "text_model", model).embeddings
@@ -77,16 +85,14 @@ def _encoder(folder: Path, device: torch.device, dtype: torch.dtype, additions: 
     return model
 
 
-def _built(folder: Path) -> nn.Module:
-    """The text encoder that a folder's config describes, on the meta device; its weights are only counted."""
+def _built(stored: StoredNetwork) -> nn.Module:
+    """The text encoder that a config describes, on the meta device; its weights are only counted."""
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    path = folder / "config.json"
-    raw = read_json(path)
+    path, raw = stored.source, stored.config
     shape = read_text_shape(path, raw)
     kind = CLIPTextModelWithProjection if is_projected(path, raw) else CLIPTextModel
-    files = find_weights(folder, COMPONENTS[folder.name])
-    check_size(path, shape["num_hidden_layers"], files)
+    check_size(path, shape["num_hidden_layers"], len(stored.places))
 
     try:
         # attention is named here, so that nothing else can name it

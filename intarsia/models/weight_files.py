@@ -1,86 +1,217 @@
-"""Weight files of a diffusers folder: read, and checked against the network they are for."""
+"""Weights of networks: read from safetensors files, and checked against the network they are for."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from intarsia.checkpoints.files import regular
+from intarsia.checkpoints.header import Header, read_header
+from intarsia.checkpoints.stored import Place, StoredNetwork
 from intarsia.errors import WeightsError, one_line
+from intarsia.models.attention import SelfAttention
 
 # Tensors that an error names.
 _NAMED = 3
 
 Network = TypeVar("Network", bound=nn.Module)
 
+Change = Callable[[str, Tensor], Tensor]
+"""From a tensor's name, and the tensor as it is stored, to the one that is loaded."""
+
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
 
 def stored_names(paths: Iterable[Path]) -> list[str]:
-    """Names of all tensors of some safetensors files, from their headers. WeightsError as :func:`read_tensors`."""
-    names: list[str] = []
-    for path in paths:
-        with _opened(path) as file:
-            names += file.keys()
-    return names
+    """Names of all tensors of some safetensors files. WeightsError as :func:`~.header.read_header`."""
+    return [name for path in paths for name in read_header(path).tensors]
 
 
-def check_size(source: Path, blocks: int, files: Iterable[Path]) -> None:
+def check_size(source: Path, blocks: int, stored: int) -> None:
     """Refuse a config with more blocks than its weights have tensors, before any block is built.
 
     Args:
         source: the config, for the error.
         blocks: residual, transformer and other blocks that the config asks for; each has several tensors.
+        stored: tensors of its weights.
     """
-    stored = len(stored_names(files))
     if blocks > stored:
         raise WeightsError(f"{source}: asks for {blocks} blocks, more than the {stored} tensors of its weights")
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """An open safetensors file, which must be a regular file."""
-    regular(path)
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            yield file
-    except (SafetensorError, OSError) as exc:
-        raise WeightsError(f"{path}: not readable as safetensors: {one_line(exc)}") from exc
 
 
 def read_tensors(
     paths: Iterable[Path],
     device: torch.device,
     dtype: torch.dtype,
-    change: Callable[[str, Tensor], Tensor] | None = None,
+    change: Change | None = None,
     select: Callable[[str], bool] | None = None,
 ) -> dict[str, Tensor]:
-    """All tensors of some safetensors files, on ``device`` as ``dtype``; one tensor at a time is held twice.
+    """All tensors of some safetensors files; arguments and errors as of :func:`read_places`.
+
+    Args:
+        select: whether to read a tensor, by name; None reads all.
+    """
+    headers = {path: read_header(path) for path in paths}
+    places = {name: Place(file=path, name=name) for path, header in headers.items() for name in header.tensors}
+    return read_places(places, headers, device, dtype, change, select)
+
+
+def read_network(
+    stored: StoredNetwork,
+    device: torch.device,
+    dtype: torch.dtype,
+    change: Change | None = None,
+    select: Callable[[str], bool] | None = None,
+) -> dict[str, Tensor]:
+    """The tensors of a network, by diffusers' names; otherwise as :func:`read_places`."""
+    return read_places(stored.places, stored.headers, device, dtype, change, select)
+
+
+def read_places(
+    places: Mapping[str, Place],
+    headers: Mapping[Path, Header],
+    device: torch.device,
+    dtype: torch.dtype,
+    change: Change | None = None,
+    select: Callable[[str], bool] | None = None,
+) -> dict[str, Tensor]:
+    """Read tensors, each into memory of its own on ``device``, as ``dtype`` and in the layout that networks compute in.
+
+    One tensor at a time is held twice. Bytes are read, not mapped: a tensor in mapped memory would change, or crash,
+    with the file.
 
     Args:
         change: from name and stored tensor to the tensor that is loaded.
         select: whether to read a tensor, by name; None reads all.
 
     Raises:
-        WeightsError: a file that is missing, truncated or not in the safetensors format.
+        WeightsError: a file that is missing or has changed, values of a type that is not known, or that are not finite.
     """
-    state: dict[str, Tensor] = {}
-    for path in paths:
-        with _opened(path) as file:
-            for name in file.keys():  # noqa: SIM118  (not a mapping)
-                if select is not None and not select(name):
-                    continue
-                stored = file.get_tensor(name)
-                # copied in any case: a tensor in mapped memory would change, or crash, with the file
-                if change is None:
-                    state[name] = stored.to(device=device, dtype=dtype, copy=True)
-                else:  # without a variable for the changed tensor, which is freed before the next one is read
-                    state[name] = change(name, stored).to(device=device, dtype=dtype, copy=True)
+    chosen = {name: place for name, place in places.items() if select is None or select(name)}
+    state = _packed(chosen, headers, device, dtype)
+    with ExitStack() as files:
+        opened = {path: files.enter_context(_opened(headers[path])) for path in {each.file for each in chosen.values()}}
+        for name, place in _in_order(chosen, headers):
+            values = _read(opened[place.file], headers[place.file], place)
+            # without a variable for the changed tensor, which is freed before the next one is read
+            if change is not None:
+                values = change(name, values)
+            if name in state:
+                state[name].copy_(values)
+            else:
+                state[name] = _in_layout(values, device, dtype)
     return state
+
+
+def _in_order(places: Mapping[str, Place], headers: Mapping[Path, Header]) -> list[tuple[str, Place]]:
+    """As they lie in their files, which a disk reads fastest."""
+    return sorted(places.items(), key=lambda item: (item[1].file, headers[item[1].file].tensors[item[1].name].start))
+
+
+def _packed(
+    places: Mapping[str, Place], headers: Mapping[Path, Header], device: torch.device, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """Memory for the projections of self-attention, which networks hold in one tensor (:class:`.SelfAttention`)."""
+    state: dict[str, Tensor] = {}
+    for name in places:
+        prefix, found, _ = name.partition("attn1.to_q.weight")
+        names = [f"{prefix}attn1.{part}" for part in SelfAttention.NAMES]
+        if not found or any(part not in places for part in names):
+            continue
+        shapes = [_shape(places[part], headers) for part in names]
+        if len(set(shapes)) != 1 or len(shapes[0]) != 2:
+            continue
+        rows, columns = shapes[0]
+        together = torch.empty(len(names) * rows, columns, device=device, dtype=dtype)
+        state |= zip(names, together.chunk(len(names)), strict=True)
+    return state
+
+
+def _shape(place: Place, headers: Mapping[Path, Header]) -> tuple[int, ...]:
+    return headers[place.file].tensors[place.name].shape
+
+
+def _in_layout(values: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A copy on a device: of a convolution's weights as channels_last, of anything else as it is."""
+    layout = torch.channels_last if values.ndim == 4 else torch.contiguous_format
+    made = torch.empty(values.shape, device=device, dtype=dtype, memory_format=layout)
+    return made.copy_(values)
+
+
+@contextmanager
+def _opened(header: Header) -> Iterator[BinaryIO]:
+    """An open safetensors file, which must be the one whose header was read."""
+    path = header.path
+    try:
+        with path.open("rb", buffering=0) as file:
+            found = os.fstat(file.fileno())
+            if (found.st_size, found.st_mtime_ns) != (header.size, header.changed_ns):
+                raise WeightsError(f"{path}: changed while it was read")
+            yield file
+    except OSError as exc:
+        raise WeightsError(f"{path}: cannot be read: {one_line(exc)}") from exc
+
+
+def _read(file: BinaryIO, header: Header, place: Place) -> Tensor:
+    """One tensor as it is stored, in memory of its own."""
+    stored = header.tensors[place.name]
+    dtype = _DTYPES.get(stored.dtype)
+    if dtype is None:
+        raise WeightsError(f"{header.path}: {place.name}: values of type {stored.dtype} are not supported")
+
+    shape, start, size = list(stored.shape), stored.start, stored.end - stored.start
+    if place.rows is not None:
+        first, end = place.rows
+        row = size // shape[0]
+        shape[0], start, size = end - first, start + first * row, (end - first) * row
+
+    content = torch.empty(size, dtype=torch.uint8)
+    _read_into(file, start, content, header.path)
+    values = content.view(dtype).reshape(shape)
+    if values.is_floating_point() and values.element_size() == 1:
+        values = values.to(torch.float16)  # exactly; hardly anything computes with eight bits
+    if not _is_finite(values):
+        raise WeightsError(f"{header.path}: {place.name} has values that are not finite")
+    if place.flattened:
+        values = values.flatten(1)
+    return values.t() if place.transposed else values
+
+
+def _read_into(file: BinaryIO, start: int, content: Tensor, path: Path) -> None:
+    buffer = memoryview(cast(Any, content.numpy()))
+    file.seek(start)
+    done = 0
+    while done < len(buffer):
+        count = file.readinto(buffer[done:])  # type: ignore[attr-defined]
+        if not count:
+            raise WeightsError(f"{path}: changed while it was read")
+        done += count
+
+
+def _is_finite(values: Tensor) -> bool:
+    """Whether all are. A sum takes a fraction of the time of a comparison of each; only a huge one says nothing."""
+    if not values.is_floating_point() or values.numel() == 0:
+        return True
+    total = values.sum(dtype=torch.float64 if values.dtype == torch.float64 else torch.float32)
+    return bool(total.isfinite()) or bool(values.isfinite().all())
 
 
 def tensor_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:

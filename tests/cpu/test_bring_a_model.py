@@ -102,3 +102,40 @@ def test_two_commands_lead_from_a_downloads_folder_to_an_image(home, intarsia):
     assert (made["command"] == made["path"]).all()
     assert (made["zero"] == made["plain"]).all()
     assert np.abs(made["path"].astype(int) - made["plain"]).mean() > 1
+
+
+def test_a_checkpoint_and_a_lora_lead_to_an_image_by_two_commands(home, intarsia):
+    pytest.importorskip("diffusers", reason="its networks are what the checkpoint is made of")
+    from tests.original_layout import checkpoint, make_networks, save
+
+    networks = make_networks("sd15-inpaint")
+    save(home / "Downloads" / "dreamshaper_8.safetensors", checkpoint(networks))
+    layer = "lora_unet_mid_block_attentions_0_proj_in"
+    lora = {f"{layer}.lora_down.weight": torch.randn(4, 64, 1, 1), f"{layer}.lora_up.weight": torch.randn(64, 4, 1, 1)}
+    save_file(lora, home / "Downloads" / "sketch.safetensors")
+
+    added = intarsia("models", "add", "~/Downloads/dreamshaper_8.safetensors")
+    assert added.stdout.split("\t")[:2] == ["added", "dreamshaper-8"]
+    size = ("--set", "width=64", "--set", "height=64")
+    asked = (
+        "photo.png",
+        "mask.png",
+        "-p",
+        "a red circle",
+        "--model",
+        "dreamshaper-8",
+        "--seed",
+        3,
+        "--steps",
+        2,
+        *size,
+    )
+    intarsia("inpaint", *asked, "-o", "plain.png")
+    intarsia("inpaint", *asked, "--lora", "~/Downloads/sketch.safetensors:0.8", "-o", "lora.png")
+
+    photo, plain, lora_image = (
+        np.asarray(Image.open(home / f"{name}.png")).astype(int) for name in ("photo", "plain", "lora")
+    )
+    assert np.abs(plain - photo)[16:48, 16:48].mean() > 5
+    assert np.abs(lora_image - plain).mean() > 0.1
+    assert (plain[:4] == photo[:4]).all()

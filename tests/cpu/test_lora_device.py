@@ -17,6 +17,7 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from intarsia.checkpoints.single_file import stored_model
 from intarsia.models.loading import Parts, build_unet, load_pipeline_parts, load_unet
 from intarsia.models.lora import LowRank
 from intarsia.models.lora_change import change_loras
@@ -92,9 +93,10 @@ def changed_weights(network: torch.nn.Module, changed: Iterable[str]) -> list[to
 
 def test_a_change_multiplies_on_the_weights_device_one_layer_at_a_time(folder):
     unet = build_unet(folder / "model" / "unet").half()
-    parts = Parts(unet=unet, vae=None, text=SimpleNamespace(towers=[]), scheduler={}, index={})
+    stored = stored_model(folder / "model")
+    parts = Parts(unet=unet, vae=None, text=SimpleNamespace(towers=[]), scheduler={}, index={}, stored=stored)
     with OperationLog(META) as log:
-        changed = change_loras(parts, folder / "model", loras(folder)).changed["unet"]
+        changed = change_loras(parts, loras(folder)).changed["unet"]
     published = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "model" / "unet"))
     assert_one_layer_at_a_time(log, changed_weights(published, changed))
 
@@ -122,6 +124,6 @@ def test_taking_them_out_again_leaves_the_files_bits(folder):
     plain = load_pipeline_parts(folder / "model").unet.state_dict()
     parts = load_pipeline_parts(folder / "model", loras=loras(folder))
     assert any(not torch.equal(tensor, plain[name]) for name, tensor in parts.unet.state_dict().items())
-    undone = change_loras(parts, folder / "model", ())
+    undone = change_loras(parts, ())
     for name, tensor in undone.unet.state_dict().items():
         torch.testing.assert_close(tensor, plain[name], rtol=0, atol=0)

@@ -3,6 +3,7 @@ runs out, and that no image notices."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -182,6 +183,22 @@ def test_an_image_that_is_not_finite_is_an_error_captured_or_not(made):
         with pytest.raises(NotFinite, match=r"values that are not finite \(float32\)"):
             captured.decode(torch.full_like(latents, torch.nan))
     assert capturer.captured == 1
+
+
+def test_an_autoencoder_that_overflows_float16_decodes_once_more_in_float32(vae):
+    network = copy.deepcopy(vae).half()
+    with torch.no_grad():
+        network.decoder.conv_in.weight *= 20_000  # the norm behind it makes the image what it was
+    latents = 4 * drawn(0)[2]
+    narrow = VaeRunner(network, torch.device("cpu"), fused=False)
+    with torch.inference_mode():
+        image = narrow.decode(latents)
+        image = narrow.decode(latents)
+        expected = VaeRunner(copy.deepcopy(network).float(), torch.device("cpu"), fused=False).decode(latents)
+        with pytest.raises(NotFinite, match=r"values that are not finite \(float16\)"):
+            narrow.decode(torch.full_like(latents, torch.nan))
+    assert np.array_equal(image, expected)
+    assert narrow.notes == ("the VAE overflowed float16: the image was decoded once more in float32",)
 
 
 def test_nothing_that_is_captured_reads_a_value(vae):

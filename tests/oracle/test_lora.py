@@ -230,7 +230,7 @@ WRONG = {
     ),
     "not finite": (
         kohya_pair(KOHYA) | {f"{KOHYA}.lora_up.weight": torch.full((32, 2), torch.nan)},
-        r"1 tensors have values not finite: .*lora_up\.weight",
+        r"lora_up\.weight has values that are not finite",
     ),
     "an alpha that is not finite": (kohya_pair(KOHYA) | {f"{KOHYA}.alpha": torch.tensor(torch.inf)}, "not finite"),
     "a vector": (
@@ -350,7 +350,7 @@ def test_what_does_not_fit_is_one_line_that_names_file_and_layers(folder, tmp_pa
 def test_files_that_are_not_safetensors(folder, tmp_path):
     path = tmp_path / "lora.safetensors"
     path.write_bytes(b"\x80\x04 a pickle, say")
-    with pytest.raises(WeightsError, match="not readable as safetensors"):
+    with pytest.raises(WeightsError, match="not a safetensors file but"):
         load_pipeline_parts(folder, loras=[(path, 1.0)])
 
 

@@ -138,7 +138,9 @@ def test_what_is_wrong_reaches_the_sdks_caller(server, fields):
 
 def test_errors_have_status_200_where_that_is_asked_for(tmp_path, fields):
     with running(tmp_path, errors_as_200=True) as server:
-        reply = Community(_client(server)).inpainting(Inpainting(model_id="intarsia-tiny", **fields, guidance_scale=99.0))
+        reply = Community(_client(server)).inpainting(
+            Inpainting(model_id="intarsia-tiny", **fields, guidance_scale=99.0)
+        )
     assert reply["status"] == "error"
 
 

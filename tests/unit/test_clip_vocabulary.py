@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from intarsia.checkpoints.stored import Padding
 from intarsia.errors import WeightsError
 from intarsia.models import clip_vocabulary as module
-from intarsia.models.clip_vocabulary import MERGES, MERGES_FILE, Padding, clip_tokens, clip_vocabulary
+from intarsia.models.clip_vocabulary import MERGES, MERGES_FILE, clip_tokens, clip_vocabulary
 from intarsia.models.tokens import load_tokens
 
 START, END = 49406, 49407

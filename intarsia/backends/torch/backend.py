@@ -13,6 +13,7 @@ from intarsia.backends.torch.precision import product_dtype
 from intarsia.backends.torch.regions import MergingVariant
 from intarsia.backends.torch.safety import TorchChecker
 from intarsia.backends.torch.session import TorchSession
+from intarsia.checkpoints.single_file import stored_model
 from intarsia.errors import WeightsError
 from intarsia.execution import FP8, STANDARD, Execution, Precision
 from intarsia.models.float8 import in_float8
@@ -49,13 +50,14 @@ class TorchBackend:
         with translated(f"load {files.model}", self._device):
             dtype = pick_dtype(self._device)
             self._product_dtype(files.precision)  # refused before loading, which takes seconds
-            parts = load_pipeline_parts(
+            stored = stored_model(
                 files.folder,
-                self._device,
-                dtype,
-                vae_folder=files.vae_folder,
-                loras=files.loras,
+                family=files.family,
+                vae=files.vae_folder,
+                text=files.text,
+                tokenizer=files.tokenizer,
             )
+            parts = load_pipeline_parts(stored, self._device, dtype, loras=files.loras)
             _check(files, parts)
 
             image_prompts = None

@@ -221,7 +221,7 @@ class TorchSession:
             return False  # without them auto may choose the other backend, whatever ran before
 
         with translated(f"change the LoRAs of {files.model}", self.device):
-            self.parts = change_loras(self.parts, files.folder, files.loras)
+            self.parts = change_loras(self.parts, files.loras)
         self.files = replace(files, reason=self.files.reason)
         self._prompts.clear()  # they were encoded by the weights before
         return True

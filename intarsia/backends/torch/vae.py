@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, NamedTuple, cast
@@ -28,6 +29,9 @@ _CAPTURED_CALLS = 16
 _MOST_CAPTURED_PIXELS = 1024 * 1536
 
 
+_ONCE_MORE = "the VAE overflowed float16: the image was decoded once more in float32"
+
+
 class _Work(NamedTuple):
     """What the autoencoder does, and for which image size in pixels."""
 
@@ -45,7 +49,7 @@ class VaeRunner:
         free_others: frees what else was captured in this session; called when memory runs out.
 
     Attributes:
-        notes: what was done in tiles, for results to say.
+        notes: what was done in tiles, or in float32, for results to say.
     """
 
     def __init__(
@@ -97,6 +101,8 @@ class VaeRunner:
     def decode(self, latents: Tensor) -> np.ndarray:
         """``[1, C, h, w]`` → uint8 ``[H, W, 3]``.
 
+        An autoencoder that overflows float16, as SDXL's does, decodes the image once more in float32.
+
         Raises:
             NotFinite: the decoder's output is not; there is no image in it.
         """
@@ -107,10 +113,11 @@ class VaeRunner:
         levels, is_finite = self._first_that_fits(work, ways, [latents])
 
         image = levels[0].cpu().numpy()  # the one wait for the device; what follows is there by then
-        if not bool(is_finite):
-            dtype = str(self._dtype).removeprefix("torch.")
-            raise NotFinite(f"the decoded image has values that are not finite ({dtype})")
-        return image
+        if bool(is_finite):
+            return image
+        if self._dtype == torch.float16 and bool(torch.isfinite(latents).all()):
+            return self._decode_in_float32(latents)
+        raise NotFinite(f"the decoded image has values that are not finite ({_name(self._dtype)})")
 
     def blend(self, base: np.ndarray, over: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """``base + (over - base) · weights / 255``; see :func:`intarsia.kernels.pixels.paste`.
@@ -175,6 +182,15 @@ class VaeRunner:
         images = in_tiles(self._vae.decode, self._decoder_input(latents), tiling)
         return self._levels(images)
 
+    def _decode_in_float32(self, latents: Tensor) -> np.ndarray:
+        """By a copy of the network that is there for as long: most images of such a model do not need it."""
+        network = copy.deepcopy(cast(nn.Module, self._vae)).float()
+        wide = VaeRunner(cast(Autoencoder, network), self._device, fused=self._fused, free_others=self._make_room)
+        image = wide.decode(latents)
+        if _ONCE_MORE not in self.notes:
+            self.notes += (_ONCE_MORE,)
+        return image
+
     def _decoder_input(self, latents: Tensor) -> Tensor:
         rounded = latents.to(self._dtype)
         return rounded.contiguous(memory_format=torch.channels_last)
@@ -219,3 +235,7 @@ class VaeRunner:
         self._free_others()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
