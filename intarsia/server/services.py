@@ -159,10 +159,12 @@ class Services:
 
 
 def _job_ended(store: Store, metrics: Metrics, webhooks: WebhookSender, job_id: int) -> None:
-    webhooks.wake()
     job = store.get(job_id)
-    if job is not None:
-        metrics.job_ended(job)
+    if job is None:
+        return
+    metrics.job_ended(job)
+    if job.webhook_status:  # each look for calls that are due takes the database some time
+        webhooks.wake()
 
 
 def _acceptance(settings: ServeSettings, registry: Registry, files: FileStore, store: Store) -> Acceptance:

@@ -106,6 +106,10 @@ def test_a_database_file_that_is_not_the_one_that_is_open_is_named(server, chang
     problem = f"the file jobs.sqlite3 was {change} while the server had it open: restart the server"
     assert (response.status_code, response.json()["reasons"]) == (503, [f"the database cannot be used: {problem}"])
 
+    # and nothing is accepted that would be lost
+    reply = server.client.post("/api/v6/images/inpaint", json=documented_body(1))
+    assert (reply.status_code, reply.json()["message"]) == (500, problem)
+
 
 def test_an_engine_that_takes_no_jobs_is_named(server, monkeypatch):
     preloaded(server)

@@ -94,6 +94,7 @@ class Store:
         Raises:
             QueueFull, IdInUse: nothing was stored.
         """
+        self._file.check()  # in a file that has no name any more, jobs are lost with the process
         values = values_of(job) | {"idempotency_key": idempotency_key}
         try:
             with self.database.write() as connection:
