@@ -73,6 +73,9 @@ def add(
         check_options(registry, found, options)
         _free_id(registry, section, path, options.id)
 
+    if options.copy and section == "ip_adapters" and found.path.is_file():
+        raise WeightsError(f"{found.path}: --copy would part it from its image encoder; add it where it lies")
+
     meanwhile(found)
     if known is not None:
         return _again(known, found, section, target)

@@ -52,9 +52,9 @@ def _size(family: str, prediction: str) -> int:
 
 
 def pins_of(entry: Entry) -> Pins:
-    """Of every file that is read, each read once."""
-    paths = read_files(entry)
+    """Of every file that is read, each read once; not of an image encoder in another folder."""
     folder = entry.path if os.path.isdir(entry.path) else entry.path.parent
+    paths = [path for path in read_files(entry) if path.is_relative_to(folder)]
     hashes = Hashes(paths)
 
     pins = {}

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from intarsia.checkpoints.files import is_there, read_json
+from intarsia.checkpoints.ip_adapter_layout import image_encoder, weights_file
 from intarsia.errors import WeightsError
 
 __all__ = ["COMPONENTS", "SCHEDULER", "files_read", "find_weights", "network_files"]
@@ -98,7 +99,7 @@ def files_read(kind: str, path: Path) -> list[Path]:
 
     Args:
         kind: ``models``, ``vaes``, ``ip_adapters``, ``safety`` or ``loras``.
-        path: the entry's folder, or a LoRA's file.
+        path: the entry's folder, or its file.
     """
     return [file for file in dict.fromkeys(_FILES[kind](path)) if is_there(file)]
 
@@ -127,9 +128,9 @@ def _of_model(folder: Path) -> Iterator[Path]:
             yield from (folder / f"tokenizer{suffix}" / name for name in _TOKENIZER)
 
 
-def _of_ip_adapter(folder: Path) -> Iterator[Path]:
-    yield folder / "ip_adapter.safetensors"
-    yield from _of_network(folder / "image_encoder", "model")
+def _of_ip_adapter(path: Path) -> Iterator[Path]:
+    yield weights_file(path)
+    yield from _of_network(image_encoder(path), "model")
 
 
 def _of_checker(folder: Path) -> Iterator[Path]:

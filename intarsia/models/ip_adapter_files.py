@@ -1,6 +1,6 @@
-"""A folder of an IP adapter → its networks.
+"""A folder of an IP adapter, or the published file → its networks.
 
-::
+A folder is ::
 
     ip_adapter.safetensors   image_encoder/config.json   image_encoder/model.safetensors
 """
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from intarsia.checkpoints.ip_adapter_layout import image_encoder, weights_file
 from intarsia.checkpoints.layout import find_weights
 from intarsia.errors import WeightsError, one_line
 from intarsia.models.clip_config import read_vision_shape
@@ -20,19 +21,21 @@ from intarsia.models.ip_adapter import ImageProjection, ImagePrompts, IPAdapter,
 from intarsia.models.unet import UNet
 from intarsia.models.weight_files import check_size, fill, read_tensors, stored_names
 
-_FILE = "ip_adapter.safetensors"
 _PREFIX = "image_proj."
 
 
-def load_ip_adapter(folder: Path, unet: UNet, device: torch.device, dtype: torch.dtype) -> ImagePrompts:
+def load_ip_adapter(source: Path, unet: UNet, device: torch.device, dtype: torch.dtype) -> ImagePrompts:
     """Load an IP adapter for one UNet.
+
+    Args:
+        source: its folder, or its file beside which its image encoder lies.
 
     Raises:
         WeightsError: anything missing, unreadable, of a layout that is not known, or made for another UNet.
     """
-    path = folder / _FILE
+    path = weights_file(source)
     state = read_tensors([path], device, dtype)
-    encoder, config = _image_encoder(folder / "image_encoder", device, dtype)
+    encoder, config = _image_encoder(image_encoder(source), device, dtype)
     width = unet.config.cross_attention_dim[0]
     with torch.device("meta"):
         projection = _projection(path, state, width)

@@ -38,7 +38,7 @@ _NEEDED = {
     "safety": "config.json",
 }
 # Sections whose entries may be one file; those of the second are nothing else.
-_FILES_TOO = ("models", "vaes")
+_FILES_TOO = ("models", "vaes", "ip_adapters")
 _FILES_ONLY = ("loras", "embeddings")
 _SUFFIX = ".safetensors"
 
@@ -184,15 +184,17 @@ def _lines_of_unpinned(entry: Entry, meanwhile: Callable[[], None]) -> list[str]
 
     lines = []
     for path in paths:
-        name = path.relative_to(folder).as_posix()
+        name = Path(os.path.relpath(path, folder)).as_posix()
         lines.append(f"{name} {hashes.of(path)}")
     return lines
 
 
 def read_files(entry: Entry) -> list[Path]:
-    """Every file of an entry that is read: a folder's that are there, or its one file."""
+    """Every file of an entry that is read: of a folder those that are there, of an adapter's file its encoder's too."""
     path = locate(entry)
-    return files_read(_kind(entry), path) if os.path.isdir(path) else [path]
+    if os.path.isdir(path) or _kind(entry) == "ip_adapters":
+        return files_read(_kind(entry), path)
+    return [path]
 
 
 def scheduler_config(entry: ModelEntry) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import os
 
 from intarsia.checkpoints.folder_kinds import folder_version
 from intarsia.checkpoints.identified import SD1, SD2, SDXL, Identified, Kind
+from intarsia.checkpoints.ip_adapter_layout import image_encoder
 from intarsia.checkpoints.layout import COMPONENTS, SCHEDULER, find_weights
 from intarsia.errors import WeightsError
 from intarsia.registry.entries import PARTS, Entry, ModelEntry, PartEntry
@@ -63,10 +64,8 @@ def section_of(found: Identified) -> str:
     section = SECTIONS.get(found.kind, "")
     if section not in ("models", *PARTS):
         raise WeightsError(f"{found.path}: is {found.what}, for which the registry has no section")
-    if section == "ip_adapters" and not os.path.isdir(found.path):
-        raise WeightsError(
-            f"{found.path}: an IP adapter is a folder: put it there as ip_adapter.safetensors, with its image_encoder/"
-        )
+    if section == "ip_adapters":
+        image_encoder(found.path)  # without which it is of no use
     return section
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +18,7 @@ from PIL import Image
 from transformers import CLIPImageProcessor
 
 from intarsia import WeightsError
+from intarsia.checkpoints.ip_adapter_layout import image_encoder
 from intarsia.models.ip_adapter_files import load_ip_adapter
 from intarsia.models.unet import UNet
 from intarsia.models.unet_config import UNetConfig
@@ -137,3 +140,30 @@ def test_a_missing_image_encoder_is_named(tmp_path):
     write(tmp_path / "ip_adapter.safetensors", ip_adapter_state(theirs, 24))
     with pytest.raises(WeightsError, match=r"image_encoder/config\.json: no such file"):
         load_ip_adapter(tmp_path, ours, CPU, torch.float32)
+
+
+def test_a_published_file_is_its_folder_with_the_image_encoder_that_it_was_trained_with(tmp_path):
+    theirs, unet = networks({})
+    folder = tmp_path / "folder"
+    write_ip_adapter(folder, ip_adapter_state(theirs, 24))
+    published = tmp_path / "h94"
+    (published / "sdxl_models").mkdir(parents=True)
+    for name, place in (("ip-adapter_sd15", "models"), ("ip-adapter_sdxl_vit-h", "sdxl_models")):
+        (published / place).mkdir(exist_ok=True)
+        shutil.copy(folder / "ip_adapter.safetensors", published / place / f"{name}.safetensors")
+    shutil.copytree(folder / "image_encoder", published / "models" / "image_encoder")
+    shutil.copytree(folder / "image_encoder", published / "sdxl_models" / "image_encoder")
+    config = published / "sdxl_models" / "image_encoder" / "config.json"
+    other = json.loads(config.read_text())
+    config.write_text(json.dumps(other | {"projection_dim": 7, "hidden_size": 24}))  # another encoder than it takes
+
+    expected = load_ip_adapter(folder, unet, CPU, torch.float32).adapter.state_dict()
+    for path in (published / "models" / "ip-adapter_sd15", published / "sdxl_models" / "ip-adapter_sdxl_vit-h"):
+        path = path.with_suffix(".safetensors")
+        found = load_ip_adapter(path, unet, CPU, torch.float32)
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in found.adapter.state_dict().items())
+        assert image_encoder(path) == published / "models" / "image_encoder"
+
+    shutil.rmtree(published / "models" / "image_encoder")
+    with pytest.raises(WeightsError, match="an IP adapter needs its image encoder: put that with projection_dim"):
+        image_encoder(published / "sdxl_models" / "ip-adapter_sdxl_vit-h.safetensors")

@@ -1,0 +1,58 @@
+"""An IP adapter's two parts on disk: its weights, and the image encoder that it was trained with.
+
+A folder of our own has both. As they are published (huggingface.co/h94/IP-Adapter) several adapters lie beside one
+``image_encoder``, and those of ``sdxl_models`` that end in ``_vit-h`` were trained with the one of ``models``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from intarsia.checkpoints.files import read_json
+from intarsia.checkpoints.header import read_header
+from intarsia.errors import WeightsError
+
+__all__ = ["WEIGHTS", "image_encoder", "weights_file"]
+
+WEIGHTS = "ip_adapter.safetensors"
+"""The weights in a folder of an adapter."""
+
+_ENCODER = "image_encoder"
+
+# Tensors whose second dimension is what the image encoder gives, and the key of its config that says how much.
+_INPUTS = {"image_proj.proj.weight": "projection_dim", "image_proj.proj_in.weight": "hidden_size"}
+
+
+def weights_file(path: Path) -> Path:
+    """The weights of an adapter, which is a folder or the published file."""
+    return path / WEIGHTS if path.is_dir() else path
+
+
+def image_encoder(path: Path) -> Path:
+    """The folder of an adapter's image encoder.
+
+    Raises:
+        WeightsError: there is none that gives as many channels as the adapter takes; the message says where it is
+            looked for.
+    """
+    if path.is_dir():
+        return path / _ENCODER
+    places = [path.parent / _ENCODER, path.parent.parent / "models" / _ENCODER]
+    key, channels = _takes(path)
+    for place in places:
+        config = place / "config.json"
+        if config.is_file() and (not key or read_json(config).get(key) == channels):
+            return place
+
+    looked = " or ".join(str(place) for place in places)
+    wanted = f" with {key} {channels}" if key else ""
+    raise WeightsError(f"{path}: an IP adapter needs its image encoder: put that{wanted} into {looked}")
+
+
+def _takes(path: Path) -> tuple[str, int]:
+    """The key of an encoder's config that must have this value; "" where the layout is not known."""
+    tensors = read_header(path).tensors
+    for name, key in _INPUTS.items():
+        if name in tensors and len(tensors[name].shape) == 2:
+            return key, tensors[name].shape[1]
+    return "", 0
