@@ -22,7 +22,7 @@ from intarsia.batch.running.jobs import Job
 from intarsia.batch.running.ray_runner import Actor
 from tests.batch.conftest import FAULTS, image_hashes, lines
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own, of its future
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # what Ray warns of is Ray's
 
 
 @pytest.fixture(scope="module")
