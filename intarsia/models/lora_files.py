@@ -16,7 +16,7 @@ from torch import Tensor
 from intarsia.checkpoints.header import Header, read_header
 from intarsia.checkpoints.identified import SD1, SD2, SDXL
 from intarsia.checkpoints.lora_families import find_lora
-from intarsia.checkpoints.probe import identify_header
+from intarsia.checkpoints.probe import identify, identify_header
 from intarsia.checkpoints.stored import Place
 from intarsia.errors import WeightsError
 from intarsia.models.lora import Addition, Additions, LoraFile
@@ -114,8 +114,8 @@ def _read(path: Path, strength: float, model: _Model) -> LoraFile:
 
 
 def _file(path: Path) -> Path:
-    """Of PEFT's own folder the file of weights."""
-    return path / "adapter_model.safetensors" if path.is_dir() else path
+    """The file of weights, of a folder that PEFT or diffusers wrote the one in it."""
+    return identify(path).path if path.is_dir() else path
 
 
 def _check_kind(header: Header) -> None:

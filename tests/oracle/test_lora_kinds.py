@@ -260,7 +260,7 @@ def test_a_loha_in_every_spelling(parts, plain, tmp_path, spelling):
 
 
 @pytest.mark.parametrize("make", [locon_parts, tucker_parts, loha_parts])
-def test_one_for_four_channels_changes_the_first_four_of_nine(parts, plain, tmp_path, make):
+def test_one_for_four_channels_changes_the_first_four_inputs(parts, plain, tmp_path, make):
     weight = plain["conv_in.weight"]
     made, product = make(Draw(), (len(weight), 4, *weight.shape[2:]), RANK)
     expected = weight.clone()
