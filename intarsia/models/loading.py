@@ -48,8 +48,7 @@ class Parts:
         scheduler: ``scheduler_config.json``: noise schedule and prediction type; empty for a checkpoint.
         index: ``model_index.json``, or what it would say.
         stored: where the weights are; None for networks that were made otherwise.
-        changed: layers that LoRAs were folded into, by network.
-        notes: sentences on parts of LoRA files that were left out.
+        additions: of the LoRAs that are folded into the weights now.
         precision: ``fp8`` where products of the UNet are in e4m3 (:mod:`.float8`).
         precision_notes: sentences on products that are not.
     """
@@ -60,10 +59,14 @@ class Parts:
     scheduler: Mapping[str, Any]
     index: Mapping[str, Any]
     stored: StoredModel | None = None
-    changed: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    additions: Additions = field(default_factory=Additions)
     precision: str = "standard"
     precision_notes: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on parts of LoRA files that were left out."""
+        return self.additions.notes
 
     @property
     def zero_empty_prompt(self) -> bool:
@@ -121,8 +124,7 @@ def load_pipeline_parts(
         scheduler=stored.scheduler,
         index=stored.index,
         stored=stored,
-        changed=additions.layers,
-        notes=additions.notes,
+        additions=additions,
     )
 
 
@@ -145,7 +147,7 @@ def load_unet(
     stored = _stored(stored)
     network = build_unet(stored)
     additions = additions or Additions()
-    tensors = read_network(stored, device, dtype, additions.to("unet", device))
+    tensors = read_network(stored, device, dtype, additions.to("unet", device, dtype))
     return fill(network, tensors, stored.file)
 
 
@@ -177,8 +179,7 @@ def _additions(stored: StoredModel, loras: Sequence[tuple[Path, float]]) -> Addi
         return Additions()
     unet = build_unet(stored.networks["unet"])
     networks = {"unet": tensor_shapes(unet), **text_shapes(stored)}
-    additions = read_loras(loras, unet.config.layers_per_block[0])
-    return additions.fitted(networks)
+    return read_loras(loras, networks, unet.config.layers_per_block[0])
 
 
 def load_vae(stored: Path | StoredNetwork, device: torch.device, dtype: torch.dtype) -> AutoencoderKL | AutoencoderTiny:

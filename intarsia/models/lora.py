@@ -1,76 +1,86 @@
-"""Low-rank additions of LoRAs to the weights of a network (Hu et al. 2021, section 4.1).
+"""Additions of LoRA files to the tensors of networks, computed while a model is loaded or its LoRAs are changed.
 
-A layer's weight W becomes ``W + strength · alpha / rank · up · down``, in float32, while a model is loaded, on the
-device that it is loaded to, one layer at a time. :mod:`intarsia.models.lora_files` reads the files.
+A tensor W becomes ``W + Σ strength · ΔW``, where ΔW is ``alpha / rank`` times what a file stores in one of the forms of
+:mod:`.lora_forms`, in float32, on the device of W, one tensor at a time. :mod:`.lora_files` reads the files.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from intarsia.errors import WeightsError
+from intarsia.models.lora_forms import Form
 
-_NAMED = 3
-_UNKNOWN = "for layers that this model does not have"
-_MISFIT = "of another shape than this model's layers"
-# Share of a file's layers that a network may lack before the file counts as made for another model.
-_MOST_UNKNOWN = 0.5
+__all__ = ["Addition", "Additions", "LoraFile", "tensor_name"]
+
+_PREFIX = "text_model."
 
 
-@dataclass(frozen=True, eq=False)
-class LowRank:
-    """The addition of one file to one layer: ``scale · up · down``.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Addition:
+    """What one file adds to one tensor.
 
     Attributes:
-        down: float32 ``[rank, inputs]``, for a convolution ``[rank, inputs, kh, kw]``.
-        up: float32 ``[outputs, rank]``, for a convolution ``[outputs, rank, 1, 1]``.
-        scale: strength · alpha / rank.
+        scale: alpha / rank.
+        magnitude: of DoRA (Liu et al. 2024), lengths that rows, ``[outputs, 1]``, or columns, ``[1, inputs]``, of the
+            sum are given; None for all else.
+        inputs: the first input channels are changed, where the tensor has more; None changes all.
     """
 
-    down: Tensor
-    up: Tensor
-    scale: float
+    form: Form
+    scale: float = 1.0
+    magnitude: Tensor | None = None
+    inputs: int | None = None
 
-    def fits(self, shape: Sequence[int]) -> bool:
-        """Whether it fits a weight of that shape; a linear layer counts as a 1x1 convolution."""
-        up = _as_kernel(self.up.shape)
-        rank, *own_inputs = _as_kernel(self.down.shape)
-        outputs, *inputs = _as_kernel(shape)
-        return up == (outputs, rank, 1, 1) and own_inputs == inputs
+    def change(self, weight: Tensor, strength: float) -> Tensor:
+        """``strength · ΔW``, float32, of the shape and on the device of ``weight``.
 
-    def added_to(self, weight: Tensor) -> Tensor:
-        """The sum with ``weight``, float32, on the device of ``weight``."""
-        up = self.up.to(weight.device)
-        down = self.down.to(weight.device)
-        product = up.flatten(1) @ down.flatten(1)
+        With a magnitude m it is ``strength · (m · V / |V| − W)`` with ``V = W + ΔW``: strength 0 changes nothing.
+        """
+        part = weight if self.inputs is None else weight[:, : self.inputs]
+        delta = self.form.delta(weight.device).reshape(part.shape)
         # in place: of large layers memory does not hold several copies
-        product.mul_(self.scale)
-        return product.view(weight.shape).add_(weight)
+        if self.magnitude is None:
+            delta.mul_(strength * self.scale)
+        else:
+            delta = _decomposed(part, delta.mul_(self.scale), self.magnitude).mul_(strength)
+
+        if self.inputs is None:
+            return delta
+        missing = weight.shape[1] - self.inputs
+        return functional.pad(delta, (0, 0) * (weight.ndim - 2) + (0, missing))
 
 
-def _as_kernel(shape: Sequence[int]) -> tuple[int, ...]:
-    """The shape with four dimensions, the last ones 1 where there were fewer."""
-    absent = 4 - len(shape)
-    return (*shape, *[1] * absent)
+def _decomposed(weight: Tensor, delta: Tensor, magnitude: Tensor) -> Tensor:
+    """From ΔW to the whole change of DoRA, in place."""
+    total = delta.add_(weight)
+    axis = 0 if len(magnitude) > 1 or magnitude.numel() == 1 else 1
+    others = [dim for dim in range(weight.ndim) if dim != axis]
+    norm = torch.linalg.vector_norm(total, dim=others, keepdim=True)
+    wanted = magnitude.to(total).reshape(norm.shape)
+    total.mul_(wanted / norm.add_(torch.finfo(norm.dtype).eps))
+    return total.sub_(weight)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class LoraFile:
     """The additions of one file.
 
     Attributes:
-        layers: ``layers["unet"]["mid_block.attentions.0.proj_in"]`` is the addition to that layer.
-        left_out: phrases on what cannot be applied.
+        tensors: ``tensors["unet"]["mid_block.attentions.0.proj_in.weight"]`` is the addition to that tensor.
+        notes: sentences on what was left out, or was applied in part.
     """
 
     path: Path
-    layers: Mapping[str, Mapping[str, LowRank]]
-    left_out: tuple[str, ...] = ()
+    strength: float
+    tensors: Mapping[str, Mapping[str, Addition]]
+    notes: tuple[str, ...] = ()
 
 
 class Additions:
@@ -80,99 +90,58 @@ class Additions:
         self.files = tuple(files)
 
     @property
-    def layers(self) -> dict[str, frozenset[str]]:
-        """Names of the layers that change, by network."""
+    def tensors(self) -> dict[str, frozenset[str]]:
+        """Names of the tensors that change, by network."""
         names: dict[str, frozenset[str]] = {}
         for file in self.files:
-            for network, layers in file.layers.items():
-                names[network] = names.get(network, frozenset()) | frozenset(layers)
+            for network, tensors in file.tensors.items():
+                names[network] = names.get(network, frozenset()) | frozenset(tensors)
         return names
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """A sentence for each file of which something was left out."""
-        return tuple(
-            f"LoRA {file.path.name}: left out, as it cannot be applied: {'; '.join(file.left_out)}"
-            for file in self.files
-            if file.left_out
-        )
+        """Sentences on what was not applied as it is stored."""
+        return tuple(f"LoRA {file.path.name}: {note}" for file in self.files for note in file.notes)
 
-    def fitted(self, networks: Mapping[str, Mapping[str, Sequence[int]]]) -> Additions:
-        """The additions that fit a model's networks; all others are left out, and noted.
-
-        Args:
-            networks: of each network, the shape of each tensor by its name.
-
-        Raises:
-            WeightsError: a file for another model: with additions of another shape, with most of a network's for
-                layers that it does not have, or with none that fits.
-        """
-        return Additions([_fitted(file, networks) for file in self.files])
-
-    def to(self, network: str, device: torch.device) -> Callable[[str, Tensor], Tensor]:
+    def to(self, network: str, device: torch.device, dtype: torch.dtype) -> Callable[[str, Tensor], Tensor]:
         """A function that adds everything to one stored tensor of a network, given its name.
 
         Args:
             device: tensors that change go there as they are stored, and are computed there.
+            dtype: what the sum is stored as. WeightsError where it cannot hold it.
         """
-        layers_by_file = [file.layers.get(network, {}) for file in self.files]
 
         def fold(name: str, tensor: Tensor) -> Tensor:
-            if not name.endswith(".weight"):
+            wanted = tensor_name(name)
+            found = [(file, file.tensors.get(network, {}).get(wanted)) for file in self.files]
+            if all(addition is None for _, addition in found):
                 return tensor
-            for layers in layers_by_file:
-                addition = layers.get(layer_of(name))
+
+            # each changes the stored tensor, so that their order is of no importance
+            stored = tensor.to(device)
+            total: Tensor | None = None
+            for file, addition in found:
                 if addition is not None:
-                    tensor = addition.added_to(tensor.to(device))
-            return tensor
+                    change = addition.change(stored, file.strength)
+                    total = change if total is None else total.add_(change)
+            assert total is not None
+            total.add_(stored)
+            self._check(f"{network}.{wanted}", total, dtype)
+            return total
 
         return fold
 
-
-def layer_of(name: str) -> str:
-    """The layer that a weight belongs to; transformers puts CLIP's into a ``text_model``, or not, by version."""
-    return name.removesuffix(".weight").removeprefix("text_model.")
-
-
-def _fitted(file: LoraFile, networks: Mapping[str, Mapping[str, Sequence[int]]]) -> LoraFile:
-    """The file without additions for layers that the networks do not have; WeightsError as :meth:`Additions.fitted`."""
-    fitting: dict[str, Mapping[str, LowRank]] = {}
-    unknown: list[str] = []
-    for network, layers in file.layers.items():
-        tensors = networks.get(network, {})
-        shapes = {layer_of(name): shape for name, shape in tensors.items() if name.endswith(".weight")}
-        known_layers = {name: addition for name, addition in layers.items() if name in shapes}
-        misfits = [name for name, addition in known_layers.items() if not addition.fits(shapes[name])]
-        _refuse(file, network, misfits, _MISFIT)
-
-        unknown_layers = [name for name in layers if name not in shapes]
-        if network in networks and len(unknown_layers) > _MOST_UNKNOWN * len(layers):
-            _refuse(file, network, unknown_layers, _UNKNOWN)
-
-        unknown += [f"{network}.{name}" for name in unknown_layers]
-        if known_layers:
-            fitting[network] = known_layers
-
-    if not fitting:
-        _refuse(file, "", unknown, _UNKNOWN)
-
-    left_out = file.left_out
-    if unknown:
-        left_out = (*left_out, f"{len(unknown)} additions {_UNKNOWN}: {_listed(unknown)}")
-    return replace(file, layers=fitting, left_out=left_out)
+    def _check(self, name: str, total: Tensor, dtype: torch.dtype) -> None:
+        if total.device.type == "meta" or total.numel() == 0:
+            return
+        least, most = (float(each) for each in torch.aminmax(total))
+        limit = torch.finfo(dtype).max
+        if not (-limit <= least <= most <= limit):
+            files = ", ".join(str(file.path) for file in self.files)
+            stored_as = str(dtype).removeprefix("torch.")
+            raise WeightsError(f"{files}: {name} gets values from {least:.3g} to {most:.3g}, too large for {stored_as}")
 
 
-def _refuse(file: LoraFile, network: str, names: list[str], problem: str) -> None:
-    """WeightsError if there are any names."""
-    if not names:
-        return
-    total = sum(len(layers) for layers in file.layers.values())
-    full_names = [f"{network}.{name}" if network else name for name in names]
-    raise WeightsError(f"{file.path}: {len(names)} of {total} additions are {problem}: {_listed(full_names)}")
-
-
-def _listed(names: list[str]) -> str:
-    listed = ", ".join(names[:_NAMED])
-    if len(names) > _NAMED:
-        listed += f" and {len(names) - _NAMED} more"
-    return listed
+def tensor_name(name: str) -> str:
+    """A tensor's name in all versions of transformers, which puts CLIP's into a ``text_model`` or does not."""
+    return name.removeprefix(_PREFIX)

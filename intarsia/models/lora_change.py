@@ -1,29 +1,45 @@
-"""Other LoRAs for networks that are open: only the layers that they change are read again, and written in place.
+"""Other LoRAs for networks that are open: only the tensors that they change are read again, and written in place.
 
-The address of a weight stays the same, so graphs that were captured stay valid.
+The address of a weight stays the same, so graphs that were captured stay valid. Nothing is kept of the weights as they
+were: they are in the model's files, and come from there by the same casts as when the model was loaded, to the bit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from intarsia.checkpoints.stored import StoredNetwork
+from intarsia.errors import WeightsError, one_line
 from intarsia.kernels.float8 import FLOAT8, quantize_reference
 from intarsia.models.loading import Parts
-from intarsia.models.lora import Additions, layer_of
+from intarsia.models.lora import Additions, tensor_name
 from intarsia.models.lora_files import read_loras
-from intarsia.models.weight_files import read_network, tensor_shapes
+from intarsia.models.weight_files import in_layout, stored_tensors, tensor_shapes
 
-__all__ = ["change_loras"]
+__all__ = ["HalfChangedError", "change_loras"]
+
+
+class HalfChangedError(WeightsError):
+    """A change of LoRAs that failed, after which the weights from before could not be read again either.
+
+    Attributes:
+        parts: the networks, of which some tensors have changed; another change may succeed and writes all of them.
+    """
+
+    def __init__(self, message: str, parts: Parts) -> None:
+        super().__init__(message)
+        self.parts = parts
 
 
 def change_loras(parts: Parts, loras: Sequence[tuple[Path, float]]) -> Parts:
     """Fold other LoRAs into the networks of a model; what was folded in before is gone, to the last bit.
+
+    One tensor at a time is read, changed on its device, and written.
 
     Args:
         parts: of :func:`intarsia.models.loading.load_pipeline_parts`, whose files are read again.
@@ -33,25 +49,28 @@ def change_loras(parts: Parts, loras: Sequence[tuple[Path, float]]) -> Parts:
         the same networks, with what is changed in them now.
 
     Raises:
-        WeightsError: a file that is unreadable or does not fit; then nothing has been written.
+        WeightsError: a file that is unreadable or does not fit; then the networks are as they were.
+        HalfChangedError: they are not.
     """
     networks = dict(_networks(parts))
     shapes = {name: tensor_shapes(network) for name, network in networks.items()}
-    additions = Additions()
-    if loras:
-        additions = read_loras(loras, parts.unet.config.layers_per_block[0])
-    additions = additions.fitted(shapes)
+    # everything about the LoRAs' files is checked before anything is written
+    additions = read_loras(loras, shapes, parts.unet.config.layers_per_block[0])
+    changing = _Change(networks, parts, _touched(parts.additions, additions))
 
-    # all is read before any of it is written
-    assert parts.stored is not None  # only what was loaded has LoRAs
-    changes: list[tuple[Tensor, Tensor]] = []
-    for name, network in networks.items():
-        changes += _changes(network, parts.stored.networks[name], additions, parts)
-
-    with torch.no_grad():
-        for weight, values in changes:
-            weight.copy_(values)
-    return replace(parts, changed=additions.layers, notes=additions.notes)
+    try:
+        changing.write(additions)
+    except BaseException as exc:
+        try:
+            changing.write(parts.additions)
+        except (WeightsError, RuntimeError, OSError) as later:
+            either = Additions([*parts.additions.files, *additions.files])
+            message = (
+                f"LoRAs could not be changed ({one_line(exc)}), nor those from before be put back: {one_line(later)}"
+            )
+            raise HalfChangedError(message, replace(parts, additions=either)) from exc
+        raise
+    return replace(parts, additions=additions)
 
 
 def _networks(parts: Parts) -> Iterator[tuple[str, nn.Module]]:
@@ -62,45 +81,51 @@ def _networks(parts: Parts) -> Iterator[tuple[str, nn.Module]]:
         yield f"text_encoder{suffix}", tower.model
 
 
-def _changes(
-    network: nn.Module, stored: StoredNetwork, additions: Additions, parts: Parts
-) -> list[tuple[Tensor, Tensor]]:
-    """(weight, new values) of the layers that were changed before or are changed now."""
-    changed_before = parts.changed.get(stored.name, frozenset())
-    changed_now = additions.layers.get(stored.name, frozenset())
-    layers = changed_before | changed_now
-    if not layers:
-        return []
-
-    # published names; packed weights give views
-    state: dict[str, Tensor] = network.state_dict()
-    weight_names = {layer_of(name): name for name in state if name.endswith(".weight")}
-    template = next(network.parameters())  # no network's first layer is quantized
-
-    def is_changed(name: str) -> bool:
-        layer = layer_of(name)
-        return name.endswith(".weight") and layer in layers and layer in weight_names
-
-    fresh = read_network(
-        stored,
-        template.device,
-        template.dtype,
-        additions.to(stored.name, template.device),
-        select=is_changed,
-    )
-
-    changes: list[tuple[Tensor, Tensor]] = []
-    for name, values in fresh.items():
-        changes += _with_scale(state, weight_names[layer_of(name)], values)
-    return changes
+def _touched(before: Additions, after: Additions) -> dict[str, frozenset[str]]:
+    """Names of the tensors that one of them changes, by network."""
+    touched = dict(before.tensors)
+    for network, names in after.tensors.items():
+        touched[network] = touched.get(network, frozenset()) | names
+    return touched
 
 
-def _with_scale(state: Mapping[str, Tensor], name: str, values: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """(weight, new values); for a weight in e4m3 the quantized values, and the scale's too."""
+@dataclass(frozen=True)
+class _Change:
+    """Tensors of a model that are to be written anew."""
+
+    networks: Mapping[str, nn.Module]
+    parts: Parts
+    touched: Mapping[str, frozenset[str]]
+
+    @torch.no_grad()
+    def write(self, additions: Additions) -> None:
+        """Each tensor as the file has it, with the additions."""
+        assert self.parts.stored is not None  # only what was loaded has LoRAs
+        for name, touched in self.touched.items():
+            self._write_network(self.networks[name], self.parts.stored.networks[name], touched, additions)
+
+    def _write_network(
+        self, network: nn.Module, stored: StoredNetwork, touched: frozenset[str], additions: Additions
+    ) -> None:
+        # published names; packed weights give views
+        state: dict[str, Tensor] = network.state_dict()
+        own_names = {tensor_name(name): name for name in state}
+        template = next(network.parameters())  # no network's first layer is quantized
+        fold = additions.to(stored.name, template.device, template.dtype)
+
+        places = {name: place for name, place in stored.places.items() if tensor_name(name) in touched}
+        for name, values in stored_tensors(places, stored.headers):
+            _write(state, own_names[tensor_name(name)], fold(name, values), template)
+
+
+def _write(state: Mapping[str, Tensor], name: str, values: Tensor, template: Tensor) -> None:
+    """Write a tensor; for one in e4m3 the quantized values, and their scale."""
     weight = state[name]
     if weight.dtype != FLOAT8:
-        return [(weight, values)]
+        weight.copy_(values)
+        return
 
-    rows = quantize_reference(values)
-    scale = state[name.removesuffix("weight") + "scale"]
-    return [(weight, rows.values), (scale, rows.scale)]
+    # from what the layer held before it was quantized
+    rows = quantize_reference(in_layout(values, template.device, template.dtype))
+    weight.copy_(rows.values)
+    state[name.removesuffix("weight") + "scale"].copy_(rows.scale)

@@ -1,189 +1,220 @@
-"""LoRA files, in the spellings that are about, by way of diffusers' converters.
+"""LoRA files of all kinds that are about, matched to the layers of a model.
 
-Read are LoRAs of linear and convolution layers, one safetensors file each, named as
-
-- kohya's scripts do: ``lora_unet_…``, ``lora_te_…``, with ``alpha``; for SDXL also by the original code's blocks;
-- diffusers and PEFT do: ``unet.….lora_A.weight``, and the older ``….processor.to_q_lora.down.weight``.
-
-What else a file holds (:mod:`intarsia.models.lora_kinds`) is left out, and every result says so.
+A file is refused by its header where it is something else or made for another model; then its tensors are read, and
+each layer's become the additions that :mod:`.lora_layers` makes of them.
 """
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
-import torch
-from safetensors import safe_open
 from torch import Tensor
 
-from intarsia.errors import WeightsError, one_line, shown
-from intarsia.models.lora import Additions, LoraFile, LowRank, layer_of
-from intarsia.models.lora_kinds import LoraNames, phrase, sorted_names
-from intarsia.models.weight_files import read_tensors, stored_names
+from intarsia.checkpoints.header import Header, read_header
+from intarsia.checkpoints.identified import SD1, SD2, SDXL
+from intarsia.checkpoints.lora_families import find_lora
+from intarsia.checkpoints.probe import identify, identify_header
+from intarsia.checkpoints.stored import Place
+from intarsia.errors import WeightsError
+from intarsia.models.lora import Addition, Additions, LoraFile
+from intarsia.models.lora_forms import fits
+from intarsia.models.lora_kinds import phrase, sorted_names
+from intarsia.models.lora_layers import UnusableLayer, layer_additions, magnitude_fits
+from intarsia.models.lora_names import Layer, layer_names
+from intarsia.models.lora_settings import scale_of, stored_settings
+from intarsia.models.weight_files import stored_tensors
+
+__all__ = ["Shapes", "read_loras"]
+
+Shapes = Mapping[str, Mapping[str, tuple[int, ...]]]
+"""Of each network, the shape of each tensor by its name."""
 
 _NAMED = 3
-_NETWORKS = ("unet", "text_encoder", "text_encoder_2")
-_SETTINGS = "lora_adapter_metadata"
-_DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
+# Share of a file's layers that a model may lack before the file counts as made for another one.
+_MOST_UNKNOWN = 0.1
+_VERSIONS = {"SD1.5": SD1, "SD2": SD2, "SDXL": SDXL}
 
 
-def read_loras(files: Sequence[tuple[Path, float]], layers_per_block: int) -> Additions:
-    """Read LoRA files with their strengths.
+def read_loras(files: Sequence[tuple[Path, float]], shapes: Shapes, layers_per_block: int) -> Additions:
+    """Read LoRA files with their strengths, for one model.
 
     Args:
+        shapes: of the model's networks.
         layers_per_block: residual blocks of each level of the UNet, to count blocks as the original code did.
 
     Raises:
-        WeightsError: a file that is not readable, or of which nothing can be applied; it says what the file holds.
+        WeightsError: a file that is not readable, that is none of a LoRA, has values that are not finite, or is for
+            another model: with layers of another shape, or more than a tenth of them unknown.
     """
-    return Additions([_read(path, strength, layers_per_block) for path, strength in files])
+    if not files:
+        return Additions()
+    model = _Model(shapes, layer_names(shapes, layers_per_block))
+    return Additions([_read(path, strength, model) for path, strength in files])
 
 
-def _read(path: Path, strength: float, layers_per_block: int) -> LoraFile:
-    names = _applicable(path)
-    state = _matrices(path, names)
-    state = _converted(path, state, layers_per_block)
-    matrices_by_network = _by_network(path, state)
+class _Model:
+    """What LoRAs are matched to."""
 
-    stored = _stored_settings(path)
-    layers: dict[str, dict[str, LowRank]] = {}
-    for network, matrices in matrices_by_network.items():
-        settings = {key.removeprefix(f"{network}."): value for key, value in stored.items()}
-        for name, down in matrices.items():
-            if not name.endswith(_DOWN):
-                continue
-            layer = name.removesuffix(_DOWN)
-            up = matrices[layer + _UP]
-            rank = len(down)
-            scale = strength * _stored_scale(path, settings, layer, rank)
-            layers.setdefault(network, {})[layer_of(layer)] = LowRank(down, up, scale)
+    def __init__(self, shapes: Shapes, layers: Mapping[str, Layer]) -> None:
+        self.layers = layers
+        self.shapes = {
+            network: {name.removeprefix("text_model."): shape for name, shape in tensors.items()}
+            for network, tensors in shapes.items()
+        }
 
-    left_out = tuple(phrase(kind, kind_names) for kind, kind_names in names.left_out.items())
-    return LoraFile(path, layers, left_out)
+    @property
+    def version(self) -> str:
+        """SDXL has a second text encoder, and SD1 convolutions around its transformers."""
+        if "text_encoder_2" in self.shapes:
+            return "SDXL"
+        projections = [shape for name, shape in self.shapes["unet"].items() if name.endswith("proj_in.weight")]
+        return "SD1.5" if projections and len(projections[0]) == 4 else "SD2"
 
 
-def _matrices(path: Path, names: LoraNames) -> dict[str, Tensor]:
-    """The matrices of the file, with alpha / rank multiplied into the upper ones."""
-    used = names.matrices | names.alphas
-    state = read_tensors([path], torch.device("cpu"), torch.float32, select=lambda name: name in used)
-    not_finite = [name for name, tensor in state.items() if not tensor.isfinite().all()]
-    _refuse(path, not_finite, "have values not finite")
+@dataclass
+class _Found:
+    """What was made of one file's layers."""
 
-    alphas = {name: state.pop(name) for name in names.alphas}
-    vectors = [name for name, tensor in state.items() if tensor.ndim < 2]
-    _refuse(path, vectors, "are not matrices")
-    _apply_alphas(path, state, alphas)
-    return state
+    tensors: dict[str, dict[str, Addition]]
+    unusable: dict[str, tuple[str, ...]]
+    misfits: list[str]
+    absent: list[str]
+    partly: list[str]
 
 
-def _applicable(path: Path) -> LoraNames:
-    """The names of the file's tensors, sorted; WeightsError where none can be applied. Only the header is read."""
-    names = sorted_names(stored_names([path]))
-    if names.matrices:
-        return names
-    if not names.left_out:
-        raise WeightsError(f"{path}: holds no LoRA: it is empty")
+def _read(path: Path, strength: float, model: _Model) -> LoraFile:
+    header = read_header(_file(path))
+    _check_kind(header)
+    names = sorted_names(header.tensors)
+    known = {layer: parts for layer, parts in names.layers.items() if layer in model.layers}
+    unknown = [layer for layer in names.layers if layer not in model.layers]
+    if len(unknown) > _MOST_UNKNOWN * len(names.layers):
+        _refuse(header, model, unknown, len(names.layers), "are not in this model")
+    _check_spellings(header, known, model)
 
-    most_frequent = sorted(names.left_out, key=lambda kind: -len(names.left_out[kind]))
-    phrases = [phrase(kind, names.left_out[kind]) for kind in most_frequent[:_NAMED]]
-    raise WeightsError(f"{path}: holds no LoRA that can be applied; it has {', '.join(phrases)}")
+    found = _additions(header, known, model)
+    if found.misfits:
+        _refuse(header, model, found.misfits, len(names.layers), "have another shape than this model's")
 
-
-def _apply_alphas(path: Path, state: dict[str, Tensor], alphas: Mapping[str, Tensor]) -> None:
-    """Multiply alpha / rank into the upper matrix, so that alphas need not be renamed."""
-    for name, alpha in alphas.items():
-        stem = name.removesuffix("alpha")
-        spellings = [stem + suffix for suffix in ("lora_up.weight", "lora.up.weight", "lora_B.weight")]
-        up_names = [spelling for spelling in spellings if spelling in state]
-        if not up_names or alpha.numel() != 1:
-            raise WeightsError(f"{path}: {name} must be one number beside a pair of LoRA matrices")
-
-        up_name = up_names[0]
-        up = state[up_name]
-        rank = up.flatten(1).shape[1]
-        state[up_name] = up * (alpha.item() / rank)
-
-
-def _converted(path: Path, state: dict[str, Tensor], layers_per_block: int) -> dict[str, Tensor]:
-    """Rename kohya's names to those of diffusers; others stay the same."""
-    from diffusers.loaders import StableDiffusionLoraLoaderMixin
-
-    config = SimpleNamespace(layers_per_block=layers_per_block)
-    count = len(state)
-    try:
-        converted, _ = StableDiffusionLoraLoaderMixin.lora_state_dict(state, unet_config=config)
-    except (ValueError, KeyError, IndexError) as exc:
-        raise WeightsError(f"{path}: diffusers cannot read its layer names: {one_line(exc)}") from exc
-    if len(converted) != count:  # of names in both spellings the converter keeps one
-        raise WeightsError(f"{path}: names layers of unet in two spellings")
-    return dict(converted)
+    others = dict(names.others)
+    for kind, tensors in found.unusable.items():
+        others[kind] = (*others.get(kind, ()), *tensors)
+    if not any(found.tensors.values()):
+        phrases = [phrase(kind, others[kind]) for kind in sorted(others, key=lambda kind: -len(others[kind]))[:_NAMED]]
+        raise WeightsError(f"{path}: holds nothing that can be applied; it has {', '.join(phrases)}")
+    return LoraFile(
+        path=path,
+        strength=strength,
+        tensors=found.tensors,
+        notes=_notes(others, [*unknown, *found.absent], found.partly),
+    )
 
 
-def _by_network(path: Path, state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """The tensors of each network, with the networks' layer names and PEFT's ``lora_A`` and ``lora_B``."""
-    from diffusers.utils import state_dict_utils as names
-
-    if not any(name.split(".")[0] in _NETWORKS for name in state):
-        state = {f"unet.{name}": tensor for name, tensor in state.items()}  # a file of the UNet alone
-    unknown = [name for name in state if name.split(".")[0] not in _NETWORKS]
-    _refuse(path, unknown, f"belong to none of {', '.join(_NETWORKS)}")
-
-    text_mapping = {**names.DIFFUSERS_OLD_TO_PEFT, **names.DIFFUSERS_TO_PEFT}
-    networks = {}
-    for network in _NETWORKS:
-        prefix = f"{network}."
-        stored = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-        mapping = names.UNET_TO_DIFFUSERS if network == "unet" else text_mapping
-        renamed = names.convert_state_dict(stored, mapping)
-
-        unreadable = [prefix + name for name in renamed if not name.endswith((_DOWN, _UP))]
-        _refuse(path, unreadable, "have a name that diffusers cannot read")
-        if len(renamed) != len(stored):
-            raise WeightsError(f"{path}: names layers of {network} in two spellings")
-        networks[network] = renamed
-    return networks
+def _file(path: Path) -> Path:
+    """The file of weights, of a folder that PEFT or diffusers wrote the one in it."""
+    return identify(path).path if path.is_dir() else path
 
 
-def _stored_settings(path: Path) -> dict[str, Any]:
-    """Fields of PEFT's LoraConfig, by network, that newer diffusers stores: ``unet.lora_alpha``, ``unet.r`` …"""
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-    text = metadata.get(_SETTINGS, "{}")
-    try:
-        settings = json.loads(text)
-    except (ValueError, RecursionError) as exc:
-        raise WeightsError(f"{path}: its {_SETTINGS} are not JSON: {one_line(exc)}") from exc
-    if not isinstance(settings, dict):
-        raise WeightsError(f"{path}: its {_SETTINGS} must be a JSON object, not {type(settings).__name__}")
-    return settings
+def _check_kind(header: Header) -> None:
+    """WeightsError where a header is that of something else; nothing but the header has been read."""
+    identified = find_lora(header) or identify_header(header)
+    if identified.kind != "lora":
+        raise WeightsError(f"{header.path}: no LoRA but {identified.what}")
+    if identified.refused:
+        raise WeightsError(f"{header.path}: a LoRA that fits no model here: {identified.refused}")
 
 
-def _stored_scale(path: Path, settings: Mapping[str, Any], layer: str, rank: int) -> float:
-    """alpha / rank by PEFT's rules; 1 where nothing is stored."""
-    alpha = settings.get("lora_alpha")
-    others = settings.get("alpha_pattern") or {}
-    if not isinstance(others, dict):
-        raise WeightsError(f"{path}: alpha_pattern of its {_SETTINGS} must be an object, not {shown(others)}")
-    for pattern, value in others.items():
-        if layer == pattern or layer.endswith("." + pattern):
-            alpha = value
-
-    if alpha is None:
-        return 1.0
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
-        raise WeightsError(f"{path}: lora_alpha of its {_SETTINGS} must be a number, not {shown(alpha)}")
-    divisor = rank**0.5 if settings.get("use_rslora") else rank
-    return float(alpha) / divisor
+def _check_spellings(header: Header, names: Mapping[str, Mapping[str, str]], model: _Model) -> None:
+    spelled: dict[Layer, str] = {}
+    for name in names:
+        layer = model.layers[name]
+        if layer in spelled:
+            raise WeightsError(f"{header.path}: names a layer in two spellings: {spelled[layer]}, {name}")
+        spelled[layer] = name
 
 
-def _refuse(path: Path, names: Sequence[str], problem: str) -> None:
-    if not names:
+def _additions(header: Header, names: Mapping[str, Mapping[str, str]], model: _Model) -> _Found:
+    """All additions of a file; nothing is written yet, and every shape is checked."""
+    found = _Found({}, {}, [], [], [])
+    settings = stored_settings(header)
+    used = {name: Place(file=header.path, name=name) for parts in names.values() for name in parts.values()}
+    tensors = dict(stored_tensors(used, {header.path: header}))
+
+    for stem, parts in names.items():
+        network, layer = model.layers[stem]
+        values: dict[str, Tensor] = {part: tensors[name] for part, name in parts.items()}
+        try:
+            made = layer_additions(values, partial(scale_of, settings, network, layer))
+        except UnusableLayer as exc:
+            found.unusable[str(exc)] = (*found.unusable.get(str(exc), ()), *parts.values())
+            continue
+        for kind, addition in made.items():
+            _place(found, model, (network, layer), kind, addition)
+    return found
+
+
+def _place(found: _Found, model: _Model, layer: Layer, kind: str, addition: Addition) -> None:
+    """Put an addition where it belongs, or its name where it says why not."""
+    network, name = layer[0], f"{layer[1]}.{kind}"
+    wanted = model.shapes[network].get(name)
+    if wanted is None:
+        found.absent.append(f"{network}.{name}")
         return
+
+    fitting = _fitted(addition, wanted, is_input=network == "unet" and layer[1] == "conv_in")
+    if fitting is None:
+        found.misfits.append(f"{network}.{layer[1]}")
+        return
+    if fitting.inputs is not None:
+        found.partly.append(f"{network}.{layer[1]} has {wanted[1]} input channels, of which the first {fitting.inputs}")
+    found.tensors.setdefault(network, {})[name] = fitting
+
+
+def _fitted(addition: Addition, wanted: tuple[int, ...], is_input: bool) -> Addition | None:
+    """The addition as it fits a tensor; None where it does not.
+
+    What was made for a network with 4 input channels changes the first 4 of one with 9, which mean the same.
+    """
+    shape = addition.form.shape
+    if shape is None:
+        return None
+    inputs = None
+    if not fits(shape, wanted) and is_input and wanted[1] > 4:
+        inputs = 4
+        wanted = (wanted[0], inputs, *wanted[2:])
+    if not fits(shape, wanted) or not magnitude_fits(addition.magnitude, wanted):
+        return None
+    return Addition(form=addition.form, scale=addition.scale, magnitude=addition.magnitude, inputs=inputs)
+
+
+def _notes(others: Mapping[str, tuple[str, ...]], absent: list[str], partly: list[str]) -> tuple[str, ...]:
+    left_out = [phrase(kind, names) for kind, names in others.items()]
+    if absent:
+        left_out.append(f"{len(absent)} layers that this model does not have: {_listed(absent)}")
+    notes = []
+    if left_out:
+        notes.append(f"left out, as it cannot be applied: {'; '.join(left_out)}")
+    if partly:
+        notes.append(f"made for fewer input channels: {'; '.join(partly)} are changed")
+    return tuple(notes)
+
+
+def _refuse(header: Header, model: _Model, names: Sequence[str], total: int, problem: str) -> None:
+    """WeightsError, in which the version of Stable Diffusion stands where the header says another than the model's."""
+    identified = find_lora(header)
+    families = identified.families if identified else ()
+    versions = [name for name, members in _VERSIONS.items() if set(members) <= set(families)]
+    reason = ""
+    if versions and model.version not in versions:
+        reason = f"this LoRA is for {' or '.join(versions)}, the model is {model.version}: "
+    raise WeightsError(f"{header.path}: {reason}{len(names)} of its {total} layers {problem}: {_listed(names)}")
+
+
+def _listed(names: Sequence[str]) -> str:
     listed = ", ".join(names[:_NAMED])
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    raise WeightsError(f"{path}: {len(names)} tensors {problem}: {listed}{more}")
+    if len(names) > _NAMED:
+        listed += f" and {len(names) - _NAMED} more"
+    return listed

@@ -1,4 +1,4 @@
-"""Kinds of the tensors in a LoRA file, by their names alone: pairs of matrices, alphas, and all others."""
+"""Kinds of the tensors in a LoRA file, by the ends of their names alone."""
 
 from __future__ import annotations
 
@@ -6,50 +6,51 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-__all__ = ["MATRIX", "LoraNames", "partner", "phrase", "sorted_names"]
+__all__ = ["LoraNames", "phrase", "sorted_names"]
 
-MATRIX = re.compile(r"(\.lora_|[._]lora\.|\.lora_linear_layer\.)(down|up|A|B)\.weight$")
-_ALPHA = ".alpha"
-_OTHER = {"down": "up", "up": "down", "A": "B", "B": "A"}
 _SHOWN = 2
+_MATRIX = r"(\.lora_{0}|\.lora_{1}(\.\w+)?|\.lora\.{0}|\.lora_linear_layer\.{0}|(?<=_lora)\.{0})\.weight"
 
-# Networks that a LoRA is applied to, as kohya's scripts and as diffusers name them; and the UNet's own layers.
-_OURS = re.compile(
-    r"lora_(unet|te|te1|te2)_|(unet|text_encoder|text_encoder_2)\.|"
-    r"(down_blocks|up_blocks|mid_block|conv_in|conv_out|conv_norm_out|time_embedding|add_embedding|proj_in|proj_out)\b"
-)
-# Ways to change a layer other than by a pair of matrices: without them the layer would be wrong.
-_FORMS = {
-    "LoHa": r"\.hada_\w+$",
-    "LoKr": r"\.lokr_\w+$",
-    "Tucker's middle matrices": r"\.lora_mid\.weight$",
-    "DoRA": r"\.(dora_scale|lora_magnitude_vector(\.\w+)*)$",
+# Parts of a layer's change: what the end of a name looks like.
+_PARTS = {
+    "down": _MATRIX.format("down", "A"),
+    "up": _MATRIX.format("up", "B"),
+    "mid": r"\.lora_mid\.weight",
+    "up_bias": r"\.lora_B(\.\w+)?\.bias",
+    "alpha": r"\.alpha",
+    "magnitude": r"\.dora_scale",
+    "row_magnitude": r"\.lora_magnitude_vector(\.\w+)*",
+    "hada_w1_a": r"\.hada_w1_a",
+    "hada_w1_b": r"\.hada_w1_b",
+    "hada_w2_a": r"\.hada_w2_a",
+    "hada_w2_b": r"\.hada_w2_b",
+    "hada_t1": r"\.hada_t1",
+    "hada_t2": r"\.hada_t2",
+    "lokr_w1": r"\.lokr_w1",
+    "lokr_w1_a": r"\.lokr_w1_a",
+    "lokr_w1_b": r"\.lokr_w1_b",
+    "lokr_w2": r"\.lokr_w2",
+    "lokr_w2_a": r"\.lokr_w2_a",
+    "lokr_w2_b": r"\.lokr_w2_b",
+    "lokr_t2": r"\.lokr_t2",
+    "diff": r"\.diff",
+    "diff_b": r"\.diff_b",
+    "w_norm": r"\.w_norm",
+    "b_norm": r"\.b_norm",
+}
+_COMPILED = {part: re.compile(f"({pattern})$") for part, pattern in _PARTS.items()}
+
+# What else is in such files.
+_OTHERS = {
+    "embeddings that were trained with it": r"^bundle_emb\.",
+    "constants": r"position_ids$",
     "OFT": r"\.b?oft_\w+(\.\w+)?$",
     "GLoRA": r"\.[ab][12m]\.weight$",
+    "IA3": r"\.on_input$",
     "LoRA of embeddings": r"\.lora_embedding_[AB]$",
+    "weights that replace the model's": r"\.set_(weight|bias)$",
+    "sparse biases": r"\.bias_(indices|values|size)$",
 }
-# What may stand beside matrices, and what other files hold.
-_BESIDE = {
-    "embeddings that were trained with it": r"^bundle_emb\.",
-    "a textual-inversion embedding": r"^(emb_params|string_to_\w+|clip_[lg]|t5xxl)\b|^<.*>$",
-    "an IP adapter": r"^(image_proj|ip_adapter)\.",
-    "a ControlNet": r"^(control_model|controlnet_\w+|lllite_\w+|input_hint_block)\b",
-    "a checkpoint": r"^(model|first_stage_model|cond_stage_model|conditioner|model_ema)\.|^denoiser\.",
-    "layers of a transformer (Flux, SD3 and others)": (
-        r"^(transformer|text_encoder_3|double_blocks|single_blocks|diffusion_model)\.|^lora_(transformer|te3)_"
-        r"|^lora_unet_(double|single|joint)_blocks"
-    ),
-    "layers in PEFT's own names": r"^base_model\.model\.",
-    "an autoencoder": r"^(encoder|decoder|quant_conv|post_quant_conv)\.",
-    "whole weights (diff)": r"\.(diff|set_weight)$",
-    "biases": r"\.(diff_b|set_bias|lora_[AB]\.bias)$",
-    "norms": r"\.[wb]_norm$",
-    "constants": r"position_ids$",
-    "a network's own weights": r"\.(weight|bias)$",
-}
-_UNPAIRED = "matrices without the other of their pair"
-_ALPHAS = "alphas without matrices"
-_OTHER_NETWORKS = "layers of networks that are neither UNet nor text encoders"
 _UNKNOWN = "tensors of no known kind"
 
 
@@ -58,49 +59,27 @@ class LoraNames:
     """The names of one file, sorted.
 
     Attributes:
-        matrices: of complete pairs, for networks that LoRAs are applied to.
-        alphas: of these pairs.
-        left_out: all others, by their kind.
+        layers: ``layers["lora_unet_conv_in"]["down"]`` is the name of a tensor.
+        others: names that change no layer in a form that is known, by what they are.
     """
 
-    matrices: frozenset[str]
-    alphas: frozenset[str]
-    left_out: Mapping[str, tuple[str, ...]]
+    layers: Mapping[str, Mapping[str, str]]
+    others: Mapping[str, tuple[str, ...]]
 
 
 def sorted_names(names: Iterable[str]) -> LoraNames:
-    """Sort the names of a file's tensors. A layer that is changed in another way too is left out as a whole."""
-    kinds = {name: _kind(name) for name in names}
-    other_forms = {_stem(name): kind for name, kind in kinds.items() if kind in _FORMS}
-    for name, kind in kinds.items():
-        if not kind:
-            kinds[name] = other_forms.get(_stem(name), "")
-
-    candidates = [name for name, kind in kinds.items() if not kind]
-    matrices = {name for name in candidates if MATRIX.search(name)}
-    paired = {name for name in matrices if partner(name) in matrices}
-    paired_stems = {_stem(name) for name in paired}
-    alphas = set()
-    for name in candidates:
-        if name in paired:
-            continue
-        if name in matrices:
-            kinds[name] = _UNPAIRED
-        elif name.endswith(_ALPHA) and _stem(name) not in paired_stems:
-            kinds[name] = _ALPHAS
+    """Sort the names of a file's tensors."""
+    layers: dict[str, dict[str, str]] = {}
+    others: dict[str, tuple[str, ...]] = {}
+    for name in names:
+        other = _other(name)
+        part, layer = _part(name)
+        if other or not part:
+            kind = other or _UNKNOWN
+            others[kind] = (*others.get(kind, ()), name)
         else:
-            alphas.add(name)
-
-    left_out: dict[str, tuple[str, ...]] = {}
-    for name, kind in kinds.items():
-        if kind:
-            left_out[kind] = (*left_out.get(kind, ()), name)
-    return LoraNames(frozenset(paired), frozenset(alphas), left_out)
-
-
-def partner(name: str) -> str:
-    """The name of the other matrix of a pair."""
-    return MATRIX.sub(lambda match: f"{match[1]}{_OTHER[match[2]]}.weight", name)
+            layers.setdefault(layer, {})[part] = name
+    return LoraNames(layers, others)
 
 
 def phrase(kind: str, names: tuple[str, ...]) -> str:
@@ -111,31 +90,17 @@ def phrase(kind: str, names: tuple[str, ...]) -> str:
     return f"{kind} ({len(names)} {tensors}: {listed}{more})"
 
 
-def _kind(name: str) -> str:
-    """The kind of a tensor; "" for a matrix, or an alpha, of a network that LoRAs are applied to."""
-    for kind, pattern in _FORMS.items():
-        if re.search(pattern, name):
-            return kind
-
-    # prefixes say more than the ends of names
-    for kind, pattern in _BESIDE.items():
-        if pattern.startswith("^") and re.search(pattern, name):
-            return kind
-
-    is_lora = MATRIX.search(name) or name.endswith(_ALPHA)
-    if is_lora:
-        return "" if _OURS.match(name) else _OTHER_NETWORKS
-
-    for kind, pattern in _BESIDE.items():
-        if re.search(pattern, name):
-            return kind
-    return _UNKNOWN
-
-
-def _stem(name: str) -> str:
-    """The layer as the file names it."""
-    for pattern in (MATRIX.pattern, *_FORMS.values()):
-        match = re.search(pattern, name)
+def _part(name: str) -> tuple[str, str]:
+    """Which part of a change it is, and the layer as the file names it; ("", "") for anything else."""
+    for part, pattern in _COMPILED.items():
+        match = pattern.search(name)
         if match:
-            return name[: match.start()]
-    return name.removesuffix(_ALPHA)
+            return part, name[: match.start()]
+    return "", ""
+
+
+def _other(name: str) -> str:
+    for kind, pattern in _OTHERS.items():
+        if re.search(pattern, name):
+            return kind
+    return ""

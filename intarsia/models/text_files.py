@@ -75,7 +75,7 @@ def text_shapes(model: StoredModel) -> dict[str, dict[str, tuple[int, ...]]]:
 
 def _encoder(stored: StoredNetwork, device: torch.device, dtype: torch.dtype, additions: Additions) -> nn.Module:
     model = _built(stored)
-    state = read_network(stored, device, dtype, additions.to(stored.name, device))
+    state = read_network(stored, device, dtype, additions.to(stored.name, device, dtype))
     model = fill(model, _fitting_names(state, set(tensor_shapes(model))), stored.file)
 
     # a constant that is not stored; built on the meta device, it holds nothing yet

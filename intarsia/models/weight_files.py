@@ -107,18 +107,23 @@ def read_places(
     """
     chosen = {name: place for name, place in places.items() if select is None or select(name)}
     state = _packed(chosen, headers, device, dtype)
-    with ExitStack() as files:
-        opened = {path: files.enter_context(_opened(headers[path])) for path in {each.file for each in chosen.values()}}
-        for name, place in _in_order(chosen, headers):
-            values = _read(opened[place.file], headers[place.file], place)
-            # without a variable for the changed tensor, which is freed before the next one is read
-            if change is not None:
-                values = change(name, values)
-            if name in state:
-                state[name].copy_(values)
-            else:
-                state[name] = _in_layout(values, device, dtype)
+    for name, values in stored_tensors(chosen, headers):
+        if change is not None:
+            # under the same name, so that what was read is freed before the next tensor is
+            values = change(name, values)
+        if name in state:
+            state[name].copy_(values)
+        else:
+            state[name] = in_layout(values, device, dtype)
     return state
+
+
+def stored_tensors(places: Mapping[str, Place], headers: Mapping[Path, Header]) -> Iterator[tuple[str, Tensor]]:
+    """Tensors as they are stored, one after the other, each in memory of its own; errors as :func:`read_places`."""
+    with ExitStack() as files:
+        opened = {path: files.enter_context(_opened(headers[path])) for path in {each.file for each in places.values()}}
+        for name, place in _in_order(places, headers):
+            yield name, _read(opened[place.file], headers[place.file], place)
 
 
 def _in_order(places: Mapping[str, Place], headers: Mapping[Path, Header]) -> list[tuple[str, Place]]:
@@ -149,7 +154,7 @@ def _shape(place: Place, headers: Mapping[Path, Header]) -> tuple[int, ...]:
     return headers[place.file].tensors[place.name].shape
 
 
-def _in_layout(values: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+def in_layout(values: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     """A copy on a device: of a convolution's weights as channels_last, of anything else as it is."""
     layout = torch.channels_last if values.ndim == 4 else torch.contiguous_format
     made = torch.empty(values.shape, device=device, dtype=dtype, memory_format=layout)

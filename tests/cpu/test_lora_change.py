@@ -22,6 +22,7 @@ from intarsia import Lora
 from intarsia.backends.protocol import ModelFiles
 from intarsia.backends.torch.backend import TorchBackend
 from intarsia.engine import worker
+from intarsia.models import lora_change
 from tests import adapters
 from tests.noise_request import noise_request
 from tests.random_model import write_model
@@ -128,3 +129,30 @@ def test_another_model_is_another_session(weights, opened, precision):
         assert not session.adapt(replace(session.files, model="other"))
         assert not session.adapt(replace(session.files, precision="fp8" if precision == "standard" else "standard"))
         assert session.adapt(session.files)
+
+
+def test_half_changed_weights_make_no_image(weights, opened, expected, precision, monkeypatch):
+    """A change that could not be taken back is an error of every request, until a change succeeds."""
+    with intarsia.Engine("torch", "cpu", weights, precision=precision) as engine:
+        np.testing.assert_array_equal(drawn(engine.run(ask(SETTINGS[1]))), expected[1])
+        with monkeypatch.context() as patched:
+            patched.setattr(lora_change, "_write", fail_once_written())
+            with pytest.raises(intarsia.WeightsError, match="nor those from before be put back: it has gone"):
+                engine.run(ask(SETTINGS[3]))
+        with pytest.raises(intarsia.WeightsError, match="nor those from before be put back: it has gone"):
+            engine.run(ask(SETTINGS[1]))
+        np.testing.assert_array_equal(drawn(engine.run(ask(SETTINGS[2]))), expected[2])
+    assert len(opened) == 1
+
+
+def fail_once_written() -> Any:
+    """In place of the writing of a tensor: the first is written, all others fail."""
+    written, calls = lora_change._write, []
+
+    def write(*args: Any) -> None:
+        calls.append(args)
+        if len(calls) > 1:
+            raise intarsia.WeightsError("it has gone")
+        written(*args)
+
+    return write

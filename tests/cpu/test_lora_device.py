@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import hashlib
+import random
 import weakref
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,10 +21,15 @@ from safetensors.torch import save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from intarsia.checkpoints.single_file import stored_model
+from intarsia.errors import WeightsError
+from intarsia.models import lora_change
+from intarsia.models.float8 import in_float8
 from intarsia.models.loading import Parts, build_unet, load_pipeline_parts, load_unet
-from intarsia.models.lora import LowRank
-from intarsia.models.lora_change import change_loras
+from intarsia.models.lora import Addition
+from intarsia.models.lora_change import HalfChangedError, change_loras
 from intarsia.models.lora_files import read_loras
+from intarsia.models.lora_forms import LowRank
+from intarsia.models.weight_files import tensor_shapes
 from tests import adapters
 from tests.random_model import write_model
 
@@ -88,7 +96,8 @@ def assert_one_layer_at_a_time(log: OperationLog, weights: Sequence[torch.Tensor
 
 
 def changed_weights(network: torch.nn.Module, changed: Iterable[str]) -> list[torch.Tensor]:
-    return [network.get_submodule(name).weight for name in changed]
+    state = network.state_dict()
+    return [state[name] for name in changed]
 
 
 def test_a_change_multiplies_on_the_weights_device_one_layer_at_a_time(folder):
@@ -96,17 +105,18 @@ def test_a_change_multiplies_on_the_weights_device_one_layer_at_a_time(folder):
     stored = stored_model(folder / "model")
     parts = Parts(unet=unet, vae=None, text=SimpleNamespace(towers=[]), scheduler={}, index={}, stored=stored)
     with OperationLog(META) as log:
-        changed = change_loras(parts, loras(folder)).changed["unet"]
+        changed = change_loras(parts, loras(folder)).additions.tensors["unet"]
     published = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "model" / "unet"))
     assert_one_layer_at_a_time(log, changed_weights(published, changed))
 
 
 def test_a_load_multiplies_on_the_weights_device_one_layer_at_a_time(folder):
-    additions = read_loras(loras(folder), 1)
+    unet = build_unet(folder / "model" / "unet")
+    additions = read_loras(loras(folder), {"unet": tensor_shapes(unet)}, 1)
     with OperationLog(META) as log:
         load_unet(folder / "model" / "unet", META, torch.float16, additions)
     published = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "model" / "unet"))
-    assert_one_layer_at_a_time(log, changed_weights(published, additions.layers["unet"]))
+    assert_one_layer_at_a_time(log, changed_weights(published, additions.tensors["unet"]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -117,7 +127,8 @@ def test_an_addition_is_float32_to_the_bit(dtype, kernel):
     up = torch.randn(24, 4, *(1,) * len(kernel), generator=generator)
     down = torch.randn(4, 10, *kernel, generator=generator)
     expected = weight.float() + 0.3 * (up.reshape(24, 4) @ down.reshape(4, -1)).view(weight.shape)
-    torch.testing.assert_close(LowRank(down, up, 0.3).added_to(weight), expected, rtol=0, atol=0)
+    change = Addition(form=LowRank(down, up), scale=0.5).change(weight, 0.6)
+    torch.testing.assert_close(weight.float() + change, expected, rtol=0, atol=0)
 
 
 def test_taking_them_out_again_leaves_the_files_bits(folder):
@@ -127,3 +138,121 @@ def test_taking_them_out_again_leaves_the_files_bits(folder):
     undone = change_loras(parts, ())
     for name, tensor in undone.unet.state_dict().items():
         torch.testing.assert_close(tensor, plain[name], rtol=0, atol=0)
+
+
+def bits(parts: Parts) -> str:
+    """A hash of all weights."""
+    networks = [parts.unet, *(tower.model for tower in parts.text.towers)]
+    found = hashlib.sha256()
+    for network in networks:
+        for name, tensor in network.state_dict().items():
+            found.update(name.encode())
+            found.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, and LoRAs of several kinds for a few layers of it."""
+    folder = tmp_path_factory.mktemp("few")
+    write_model(folder / "model", 9, "tiny")
+    draw = torch.Generator().manual_seed(5)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=draw) * 0.2
+
+    query = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    loha = {f"hada_w{i}_{half}": random(*((32, 2) if half == "a" else (2, 32))) for i in (1, 2) for half in "ab"}
+    files = {
+        "lora": {f"{query}.lora_down.weight": random(2, 32), f"{query}.lora_up.weight": random(32, 2)},
+        "loha": {f"{query}.{part}": tensor for part, tensor in loha.items()},
+        "norm": {"lora_unet_conv_norm_out.w_norm": random(32), "lora_unet_conv_norm_out.b_norm": random(32)},
+    }
+    files["dora"] = {**files["lora"], f"{query}.dora_scale": random(32, 1)}
+    for name, state in files.items():
+        save_file(state, folder / f"{name}.safetensors")
+    return folder
+
+
+SETS = [[], ["lora"], ["loha", "norm"], ["dora"], ["norm", "lora", "loha"]]
+
+
+@pytest.mark.parametrize(("precision", "changes"), [("standard", 1000), ("fp8", 100)])
+def test_a_thousand_changes_leave_bits_and_memory_as_they_were(few, precision, changes):
+    """In half precision, where sums that were added and subtracted again would drift at once."""
+    parts = load_pipeline_parts(few / "model", dtype=torch.float16)
+    if precision == "fp8":
+        parts = in_float8(parts, torch.float16)
+    files = [[(few / f"{name}.safetensors", 0.7) for name in names] for names in SETS]
+    expected = []
+    for loras in files:
+        parts = change_loras(parts, loras)
+        expected.append(bits(parts))
+    assert len(set(expected)) == len(SETS)
+
+    order = random.Random(3).choices(range(len(SETS)), k=changes)
+    storages = []
+    for turn, chosen in enumerate(order):
+        parts = change_loras(parts, files[chosen])
+        if turn % (changes // 10) == 5:
+            assert bits(parts) == expected[chosen]
+            storages.append(live_bytes())
+    assert len(set(storages[1:])) <= len(SETS), "what is held depends on the LoRAs alone"
+    assert bits(change_loras(parts, [])) == expected[0]
+
+
+def live_bytes() -> int:
+    """Of all tensors that are held somewhere."""
+    gc.collect()
+    places = {}
+    for each in gc.get_objects():
+        if type(each) in (torch.Tensor, torch.nn.Parameter):
+            places[each.untyped_storage().data_ptr()] = each.untyped_storage().nbytes()
+    return sum(places.values())
+
+
+def test_a_change_that_fails_half_way_is_taken_back(few, monkeypatch):
+    parts = change_loras(load_pipeline_parts(few / "model"), [(few / "loha.safetensors", 1.0)])
+    before, written = bits(parts), lora_change._write
+
+    def fail_once(state: Any, name: str, values: torch.Tensor, template: torch.Tensor) -> None:
+        so_far.append(bits(parts))
+        if len(so_far) == 3:
+            raise RuntimeError("out of memory, say")
+        written(state, name, values, template)
+
+    so_far: list[str] = []
+    monkeypatch.setattr(lora_change, "_write", fail_once)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        change_loras(parts, [(few / "lora.safetensors", 1.0), (few / "norm.safetensors", 1.0)])
+    assert so_far[2] != before
+    assert bits(parts) == before
+
+
+def test_where_it_cannot_be_taken_back_the_next_change_writes_all_of_it(few, monkeypatch, tmp_path):
+    parts = load_pipeline_parts(few / "model")
+    plain, written, calls = bits(parts), lora_change._write, []
+
+    def fail(state: Any, name: str, values: torch.Tensor, template: torch.Tensor) -> None:
+        calls.append(name)
+        if len(calls) > 1:
+            raise WeightsError("the file has gone")
+        written(state, name, values, template)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lora_change, "_write", fail)
+        with pytest.raises(HalfChangedError, match="nor those from before be put back") as caught:
+            change_loras(parts, [(few / "lora.safetensors", 1.0), (few / "norm.safetensors", 1.0)])
+    assert bits(parts) != plain
+    assert bits(change_loras(caught.value.parts, [])) == plain
+
+
+def test_values_that_the_weights_type_cannot_hold_are_refused(few, tmp_path):
+    query = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    state = {f"{query}.lora_down.weight": torch.full((2, 32), 6e4), f"{query}.lora_up.weight": torch.ones(32, 2)}
+    save_file(state, tmp_path / "huge.safetensors")
+    parts = load_pipeline_parts(few / "model", dtype=torch.float16)
+    before = bits(parts)
+    with pytest.raises(WeightsError, match=r"huge\.safetensors: unet\..*to_q\.weight gets .* too large for float16"):
+        change_loras(parts, [(tmp_path / "huge.safetensors", 1.0)])
+    assert bits(parts) == before

@@ -186,11 +186,17 @@ def test_names_of_the_original_sdxl_code_and_its_second_text_encoder(tmp_path):
         state |= {f"{name}.lora_down.weight": torch.full((2, 4), float(i)), f"{name}.lora_up.weight": torch.ones(4, 2)}
         state[f"{name}.alpha"] = torch.tensor(1.0)
     path = adapters.write(tmp_path / "xl.safetensors", state)
-    (file,) = read_loras([(path, 1.0)], layers_per_block=2).files
-    found = {(network, layer) for network, layers in file.layers.items() for layer in layers}
-    assert found == set(names.values())
+    shapes = {network: {} for network in ("unet", "text_encoder", "text_encoder_2")}
+    for network, layer in names.values():
+        shapes[network][f"{layer}.weight"] = (4, 4)
+    # an upsampler's number depends on whether its level has attention
+    shapes["unet"]["up_blocks.0.attentions.0.norm.weight"] = (4,)
+    (file,) = read_loras([(path, 1.0)], shapes, layers_per_block=2).files
+    assert {network: set(tensors) for network, tensors in file.tensors.items()} == {
+        network: set(tensors) - {"up_blocks.0.attentions.0.norm.weight"} for network, tensors in shapes.items()
+    }
     for i, (network, layer) in enumerate(names.values()):
-        added = file.layers[network][layer].added_to(torch.zeros(4, 4))
+        added = file.tensors[network][f"{layer}.weight"].change(torch.zeros(4, 4), 1.0)
         assert torch.equal(added, torch.full((4, 4), float(i))), "2 · i · alpha / rank, in its own place"
 
 
@@ -203,115 +209,116 @@ def kohya_pair(stem: str) -> dict[str, torch.Tensor]:
 
 
 ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
+LAYERS = [f"unet.{ATTENTION.replace('attn1', attention)}.{end}" for attention in ("attn1", "attn2") for end in
+          ("to_q", "to_k", "to_v", "to_out.0")]  # fmt: skip
 KOHYA = "lora_unet_" + ATTENTION.replace(".", "_") + "_to_q"
 WRONG = {
     "unknown layers": (
         {k: v for i in range(5) for k, v in pair_of(f"unet.down_blocks.{i + 4}.to_q").items()},
-        r"5 of 5 additions are for layers that this model does not have: "
+        r"5 of its 5 layers are not in this model: "
         r"unet\.down_blocks\.4\.to_q, unet\.down_blocks\.5\.to_q, unet\.down_blocks\.6\.to_q and 2 more",
     ),
-    "unknown kohya layers": (kohya_pair("lora_unet_nothing_here"), "1 of 1 additions are for layers"),
-    "two of three": (
-        pair_of(f"unet.{ATTENTION}.to_q") | pair_of("unet.nothing") | pair_of("unet.less"),
-        r"2 of 3 additions are for layers that this model does not have: unet\.less, unet\.nothing",
+    "unknown kohya layers": (kohya_pair("lora_unet_nothing_here"), "1 of its 1 layers are not in this model"),
+    "one of nine": (
+        {k: v for layer in [*LAYERS[:8], "unet.nothing"] for k, v in pair_of(layer).items()},
+        r"1 of its 9 layers are not in this model: unet\.nothing",
     ),
-    "unknown text layer": (pair_of("text_encoder.text_model.x"), r"does not have: text_encoder\.x"),
-    "a second text encoder": (pair_of("text_encoder_2.a"), r"does not have: text_encoder_2\.a"),
-    "other inputs": (pair_of(f"unet.{ATTENTION}.to_q", inputs=40), "1 of 1 additions are of another shape"),
-    "other outputs": (pair_of(f"unet.{ATTENTION}.to_q", outputs=40), "of another shape"),
-    "a norm": (pair_of("unet.conv_norm_out"), "of another shape"),
+    "for SDXL, by a second text encoder": (
+        pair_of(f"unet.{ATTENTION}.to_q") | pair_of("text_encoder_2.text_model.encoder.layers.0.self_attn.q_proj"),
+        r"this LoRA is for SDXL, the model is SD1\.5: 1 of its 2 layers are not in this model: text_encoder_2\.text",
+    ),
+    "for SD2, by the context's width": (
+        pair_of(f"unet.{ATTENTION.replace('attn1', 'attn2')}.to_k", inputs=1024),
+        r"this LoRA is for SD2, the model is SD1\.5: 1 of its 1 layers have another shape than this model's",
+    ),
+    "other inputs": (pair_of(f"unet.{ATTENTION}.to_q", inputs=40), "1 of its 1 layers have another shape"),
+    "other outputs": (pair_of(f"unet.{ATTENTION}.to_q", outputs=40), "have another shape"),
+    "a norm": (pair_of("unet.conv_norm_out"), "have another shape"),
     "two ranks": (
         pair_of(f"unet.{ATTENTION}.to_q") | {f"unet.{ATTENTION}.to_q.lora_B.weight": torch.ones(32, 3)},
-        "of another shape",
+        "have another shape",
     ),
-    "half a pair": (
-        {f"{KOHYA}.lora_down.weight": torch.ones(2, 32)},
-        "holds no LoRA that can be applied; it has matrices without the other of their pair",
+    "a magnitude of another length": (
+        kohya_pair(KOHYA) | {f"{KOHYA}.dora_scale": torch.ones(31, 1)},
+        "have another shape",
+    ),
+    "half a pair": ({f"{KOHYA}.lora_down.weight": torch.ones(2, 32)}, r"it has incomplete layers \(1 tensor"),
+    "half a LoHa": ({f"{KOHYA}.hada_w1_a": torch.ones(2, 32)}, r"it has incomplete layers \(1 tensor"),
+    "integers": (
+        {name: tensor.int() for name, tensor in kohya_pair(KOHYA).items()},
+        "it has tensors that are no floating-point numbers",
     ),
     "not finite": (
         kohya_pair(KOHYA) | {f"{KOHYA}.lora_up.weight": torch.full((32, 2), torch.nan)},
-        r"lora_up\.weight has values that are not finite",
+        r"lora\.safetensors: lora_unet_.*lora_up\.weight has values that are not finite",
     ),
     "an alpha that is not finite": (kohya_pair(KOHYA) | {f"{KOHYA}.alpha": torch.tensor(torch.inf)}, "not finite"),
+    "too large": ({name: tensor * 1e20 for name, tensor in kohya_pair(KOHYA).items()}, "too large for float32"),
     "a vector": (
         {f"{KOHYA}.lora_down.weight": torch.ones(2), f"{KOHYA}.lora_up.weight": torch.ones(2, 2)},
-        "1 tensors are not matrices",
+        "have another shape",
     ),
-    "a long alpha": (kohya_pair(KOHYA) | {f"{KOHYA}.alpha": torch.ones(2)}, "alpha must be one number"),
-    "two spellings": (kohya_pair(KOHYA) | kohya_pair("lora_unet_input_blocks_1_1_proj_in"), "in two spellings"),
-    "not a number": (kohya_pair("lora_unet_input_blocks_x_1_proj_in"), "diffusers cannot read its layer names"),
-    "nothing": ({}, "holds no LoRA"),
+    "a long alpha": (kohya_pair(KOHYA) | {f"{KOHYA}.alpha": torch.ones(2)}, "alphas that are more than one number"),
+    "two spellings": (
+        kohya_pair("lora_unet_input_blocks_1_1_proj_in") | kohya_pair("lora_unet_down_blocks_0_attentions_0_proj_in"),
+        "names a layer in two spellings",
+    ),
+    "nothing": ({}, "no LoRA but a file without tensors"),
 }
 
 
-# Files that hold no LoRA, or none that is run: the names of their tensors, and what is said of them.
+# Files that hold no LoRA, or none that is applied: the names of their tensors, and what is said of them.
 OTHERS = {
-    "LoHa": ([f"{KOHYA}.{end}" for end in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "alpha")], "LoHa"),
-    "LoKr": ([f"{KOHYA}.lokr_w1", f"{KOHYA}.lokr_w2", f"{KOHYA}.alpha"], "LoKr"),
-    "DoRA": ([f"{KOHYA}.lora_down.weight", f"{KOHYA}.lora_up.weight", f"{KOHYA}.dora_scale"], "DoRA"),
-    "DoRA of PEFT": (
-        [f"unet.{ATTENTION}.to_q.{end}" for end in ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector")],
-        "DoRA",
-    ),
-    "Tucker": ([f"{KOHYA}.lora_{end}.weight" for end in ("down", "up", "mid")], "Tucker's middle matrices"),
-    "whole weights": ([f"{KOHYA}.diff", f"{KOHYA}.diff_b"], r"whole weights \(diff\) .* biases"),
-    "norms": (["lora_unet_conv_norm_out.w_norm", "lora_unet_conv_norm_out.b_norm"], "norms"),
-    "an embedding": (["emb_params"], "a textual-inversion embedding"),
-    "an SDXL embedding": (["clip_l", "clip_g"], "a textual-inversion embedding"),
-    "an IP adapter": (["image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight"], "an IP adapter"),
-    "a ControlNet": (["controlnet_cond_embedding.conv_in.weight", "controlnet_mid_block.weight"], "a ControlNet"),
-    "an older ControlNet": (["control_model.input_blocks.0.0.weight"], "a ControlNet"),
-    "a checkpoint": (["model.diffusion_model.out.2.weight", "first_stage_model.decoder.x.weight"], "a checkpoint"),
-    "an autoencoder": (["decoder.conv_in.weight", "encoder.conv_in.weight"], "an autoencoder"),
-    "a UNet": (["conv_in.weight", "conv_in.bias"], "a network's own weights"),
+    "OFT": ([f"{KOHYA}.oft_blocks", f"{KOHYA}.alpha"], r"holds nothing that can be applied; it has OFT"),
+    "an embedding": (["emb_params"], "no LoRA but a textual-inversion embedding"),
+    "an SDXL embedding": (["clip_l", "clip_g"], "no LoRA but a textual-inversion embedding"),
+    "an IP adapter": (["image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight"], "no LoRA but an .*IP adapter"),
+    "a ControlNet": (["controlnet_cond_embedding.conv_in.weight", "controlnet_mid_block.weight"], "but a ControlNet"),
+    "an older ControlNet": (["control_model.input_blocks.0.0.weight"], "no LoRA but a ControlNet"),
     "a LoRA of Flux": (
         [f"transformer.single_transformer_blocks.0.attn.to_q.lora_{half}.weight" for half in "AB"],
-        r"layers of a transformer \(Flux",
+        "a LoRA that fits no model here: it is for Flux",
     ),
-    "PEFT's own folder": (
-        [f"base_model.model.{ATTENTION}.to_q.lora_{half}.weight" for half in "AB"],
-        "layers in PEFT's own names",
-    ),
-    "anything": (["x"], "tensors of no known kind"),
+    "anything": (["x"], "no LoRA but a file of tensors that are of no known model"),
 }
 
 
 @pytest.mark.parametrize("case", OTHERS)
-def test_files_of_another_kind_are_named_by_it(folder, tmp_path, case):
+def test_files_of_another_kind_are_named_by_it(folder, tmp_path, case, monkeypatch):
+    """By the header: none of their tensors is read."""
     names, kind = OTHERS[case]
     path = adapters.write(tmp_path / "lora.safetensors", {name: torch.ones(2, 2) for name in names})
-    with pytest.raises(WeightsError, match=f"holds no LoRA that can be applied; it has {kind}") as caught:
+    if case != "OFT":
+        monkeypatch.setattr("intarsia.models.lora_files.stored_tensors", lambda *_: pytest.fail("it was read"))
+    with pytest.raises(WeightsError, match=kind) as caught:
         load_pipeline_parts(folder, loras=[(path, 1.0)])
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
 
 
+def test_a_checkpoint_named_as_a_lora_is_not_read(folder, tmp_path, monkeypatch):
+    names = [f"model.diffusion_model.{name}" for name in ("input_blocks.0.0.weight", "out.2.weight")]
+    path = adapters.write(tmp_path / "big.safetensors", {name: torch.ones(4, 4, 3, 3) for name in names})
+    monkeypatch.setattr("intarsia.models.lora_files.stored_tensors", lambda *_: pytest.fail("it was read"))
+    with pytest.raises(WeightsError, match="no LoRA but a Stable Diffusion 1 UNet"):
+        load_pipeline_parts(folder, loras=[(path, 1.0)])
+
+
 EXTRAS = {
     "embeddings of older files": ({"bundle_emb.t.string_to_param.*": (1, 64)}, "embeddings that were trained with it"),
     "embeddings": ({"bundle_emb.t.clip_l": (1, 64), "bundle_emb.t.clip_g": (1, 64)}, r"trained with it \(2 tensors"),
-    "an alpha": ({"lora_unet_x.alpha": ()}, r"alphas without matrices \(1 tensor: lora_unet_x\.alpha\)"),
-    "half a pair": ({"lora_unet_conv_in.lora_up.weight": (32, 2)}, "without the other of their pair"),
+    "an alpha": ({"lora_unet_conv_in.alpha": ()}, r"alphas without matrices \(1 tensor: lora_unet_conv_in\.alpha\)"),
+    "half a pair": ({"lora_unet_conv_in.lora_up.weight": (32, 2)}, r"incomplete layers \(1 tensor"),
     "positions": ({"text_encoder.text_model.embeddings.position_ids": (1, 77)}, "constants"),
-    "biases": ({f"{KOHYA}.diff_b": (32,)}, r"biases \(1 tensor: .*diff_b"),
-    "a third text encoder": (
-        {"lora_te3_x.lora_down.weight": (2, 4), "lora_te3_x.lora_up.weight": (4, 2), "lora_te3_x.alpha": ()},
-        r"layers of a transformer \(Flux, SD3 and others\) \(3 tensors: lora_te3_x",
-    ),
-    "a second text encoder": (
-        {f"lora_te2_text_model_encoder_layers_{i}_mlp_fc1.lora_{half}.weight": shape
-         for i in range(3) for half, shape in (("down", (2, 32)), ("up", (64, 2)))},
-        r"3 additions for layers that this model does not have: text_encoder_2\.",
+    "the bias of a layer without one": (
+        {f"{KOHYA}.diff_b": (32,)},
+        rf"1 layers that this model does not have: unet\.{ATTENTION}\.to_q\.bias",
     ),
     "a layer that is not there": (
         {"lora_unet_nothing_here.lora_down.weight": (2, 32), "lora_unet_nothing_here.lora_up.weight": (32, 2)},
-        r"1 additions for layers that this model does not have: unet\.nothing",
+        r"1 layers that this model does not have: lora_unet_nothing",
     ),
-    "a DoRA layer": (
-        {f"{KOHYA[:-1]}k.{end}": (2, 32) for end in ("lora_down.weight", "dora_scale", "alpha")}
-        | {f"{KOHYA[:-1]}k.lora_up.weight": (32, 2)},
-        r"DoRA \(4 tensors",
-    ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", EXTRAS)
@@ -319,7 +326,7 @@ def test_what_cannot_be_applied_is_left_out_and_said(folder, networks, tmp_path,
     """The rest of the file is applied, to the last bit."""
     shapes, sentence = EXTRAS[case]
     extra = {name: torch.ones(shape) for name, shape in shapes.items()}
-    pairs = adapters.random_pairs(networks, {"unet": [f"{ATTENTION}.to_q"]})
+    pairs = adapters.random_pairs(networks, {"unet": attention(networks)["unet"][:12]})
     state = adapters.kohya(pairs)
     plain = adapters.write(tmp_path / "plain.safetensors", state)
     path = adapters.write(tmp_path / "more.safetensors", state | extra)
@@ -328,13 +335,6 @@ def test_what_cannot_be_applied_is_left_out_and_said(folder, networks, tmp_path,
     assert re.search(rf"^LoRA more\.safetensors: left out, as it cannot be applied: .*{sentence}", note)
     assert str(tmp_path) not in note
     assert all(torch.equal(a, b) for a, b in zip(ours(folder, (path, 1.0)), ours(folder, (plain, 1.0)), strict=True))
-
-
-def test_a_checkpoint_named_as_a_lora_is_not_read(folder, tmp_path, monkeypatch):
-    path = adapters.write(tmp_path / "big.safetensors", {"model.diffusion_model.x.weight": torch.ones(2)})
-    monkeypatch.setattr("intarsia.models.lora_files.read_tensors", lambda *_, **__: pytest.fail("it was read"))
-    with pytest.raises(WeightsError, match="it has a checkpoint"):
-        load_pipeline_parts(folder, loras=[(path, 1.0)])
 
 
 @pytest.mark.parametrize("case", WRONG)

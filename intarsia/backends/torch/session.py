@@ -32,6 +32,7 @@ from intarsia.backends.torch.state import Conditioning, State
 from intarsia.backends.torch.static_batch import Network
 from intarsia.backends.torch.stepper import Stepper
 from intarsia.backends.torch.vae import VaeRunner
+from intarsia.errors import WeightsError
 from intarsia.execution import Execution
 from intarsia.kernels.attention import DEFAULT, Choices
 from intarsia.kernels.launch import pick_kernels
@@ -39,7 +40,7 @@ from intarsia.models.convolutions import check_forms, use_forms
 from intarsia.models.ip_adapter import ImagePrompts
 from intarsia.models.layers import use_kernels
 from intarsia.models.loading import Parts
-from intarsia.models.lora_change import change_loras
+from intarsia.models.lora_change import HalfChangedError, change_loras
 from intarsia.schedulers import Table
 
 __all__ = ["TorchSession"]
@@ -104,6 +105,7 @@ class TorchSession:
         self._stepper: Stepper = _make_stepper(network, is_deterministic, self._vae.free_graphs)
 
         self._prompts = PromptCache(parts, self.dtype)
+        self._unusable = ""  # why no request can run, where a change of LoRAs left some weights half-way
         self._attention = Choices(timed=not is_deterministic)
         self._run_ahead = RunAhead() if device.type == "cuda" else None
         self._weight_bytes = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
@@ -221,7 +223,12 @@ class TorchSession:
             return False  # without them auto may choose the other backend, whatever ran before
 
         with translated(f"change the LoRAs of {files.model}", self.device):
-            self.parts = change_loras(self.parts, files.loras)
+            try:
+                self.parts = change_loras(self.parts, files.loras)
+            except HalfChangedError as exc:
+                self.parts, self._unusable = exc.parts, str(exc)
+                raise
+        self._unusable = ""
         self.files = replace(files, reason=self.files.reason)
         self._prompts.clear()  # they were encoded by the weights before
         return True
@@ -270,6 +277,8 @@ class TorchSession:
     @contextmanager
     def _working(self, what: str, attempt: Attempt | None = None) -> Iterator[None]:
         """Translate torch's errors, and attend by the kernels that were chosen."""
+        if self._unusable:
+            raise WeightsError(self._unusable)
         with translated(what, self.device, attempt), self._attention.applied():
             yield
 
