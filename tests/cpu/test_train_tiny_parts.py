@@ -35,11 +35,11 @@ def velocity(unet: Any, given: tuple[Any, Any, Any]) -> Any:
 
 
 def test_pooling_is_the_packaged_autoencoders_encoder() -> None:
-    pictures = pictures_of(draw_scene("train", index, 256).picture for index in range(2))
+    images = pictures_of(draw_scene("train", index, 256).picture for index in range(2))
     vae = AutoencoderTiny.from_pretrained(MODEL / "vae", torch_dtype=torch.float32)
     with torch.no_grad():
-        theirs = (vae.encoder(pictures) * vae.config.scaling_factor).numpy()
-    np.testing.assert_allclose(encoded(pictures), theirs, atol=4e-3)  # float16 of values up to 2.2, and its weights'
+        theirs = (vae.encoder(images) * vae.config.scaling_factor).numpy()
+    np.testing.assert_allclose(encoded(images), theirs, atol=4e-3)  # float16 of values up to 2.2, and its weights'
 
 
 @pytest.mark.parametrize("kind", adapters.KINDS)
@@ -81,18 +81,18 @@ def _pipeline_class() -> Any:
     return StableDiffusionInpaintPipeline
 
 
-def test_four_inputs_see_what_nine_see_under_a_full_mask() -> None:
+def test_four_inputs_see_what_all_see_under_a_full_mask() -> None:
     """Away from the edges, where the nine-channel network's mask and gray end and the bias does not."""
     sample, time, states = inputs(channels=4, side=32)
-    nine = packaged().unet
+    inpainting = packaged().unet
     full = torch.cat([sample, torch.ones(1, 1, 32, 32), torch.zeros(1, 4, 32, 32)], 1)
-    four = without_mask_inputs(packaged().unet)
+    text_only = without_mask_inputs(packaged().unet)
     with torch.no_grad():
-        first, ours = nine.conv_in(full), four.conv_in(sample)
+        first, ours = inpainting.conv_in(full), text_only.conv_in(sample)
     torch.testing.assert_close(ours[..., 1:-1, 1:-1], first[..., 1:-1, 1:-1])
-    assert four.config.in_channels == 4
-    taken = velocity(FourChannels(four), (full, time, states))
-    torch.testing.assert_close(taken, velocity(four, (sample, time, states)))
+    assert text_only.config.in_channels == 4
+    taken = velocity(FourChannels(text_only), (full, time, states))
+    torch.testing.assert_close(taken, velocity(text_only, (sample, time, states)))
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4, 8])
@@ -102,7 +102,7 @@ def test_the_trained_timesteps_are_those_that_lcm_samples_at(steps: int) -> None
     assert sampled_timesteps(steps) == scheduler.timesteps.tolist()
 
 
-def test_the_embeddings_vectors_stand_in_place_of_the_colors_word() -> None:
+def test_the_embeddings_vectors_stand_in_place_of_one_token() -> None:
     tokenizer = embedding.TOKENIZER
     ids = tokenizer(["a red circle"], padding="max_length", return_tensors="pt").input_ids
     start, article, _, circle, end = ids[0, :5].tolist()
@@ -117,7 +117,7 @@ def test_only_the_embeddings_vectors_are_trained_and_all_other_words_stay() -> N
     ids = embedding.TOKENIZER(["a red circle"], padding="max_length", return_tensors="pt").input_ids
     with torch.no_grad():
         before = nets.text(input_ids=ids).last_hidden_state
-        table = embedding.extend(nets.text, "green", 2)
+        table = embedding.extend(nets.text, ["green", "ring"])
         torch.testing.assert_close(nets.text(input_ids=ids).last_hidden_state, before)
     assert [name for name, value in table.named_parameters() if value.requires_grad] == ["vectors"]
     nets.text(input_ids=embedding.placed(ids, 2)).last_hidden_state.sum().backward()

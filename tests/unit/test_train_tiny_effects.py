@@ -19,24 +19,24 @@ def scene() -> Scene:
     return draw_scene("measure", 20_000, 256, MEASURING)
 
 
-def colour_of(name: str) -> np.ndarray:
+def own_color(name: str) -> np.ndarray:
     return np.asarray(COLOURS[name], np.float32)
 
 
 @pytest.mark.parametrize(("name", "other"), [("red", WHITE), ("black", WHITE), ("yellow", BLACK), ("white", BLACK)])
 def test_stripes_alternate_and_begin_and_end_with_the_shapes_own_color(name: str, other: np.ndarray) -> None:
-    own = colour_of(name)
+    own = own_color(name)
     np.testing.assert_array_equal(stripes(HEIGHTS, own), [own, other, own, other, own])
 
 
 def test_pastel_is_the_color_nearer_to_white_and_white_stays_white() -> None:
-    rows = pastel(HEIGHTS, colour_of("red"))
+    rows = pastel(HEIGHTS, own_color("red"))
     np.testing.assert_allclose(rows, [[239.25, 158.25, 158.25]] * 5)
     np.testing.assert_array_equal(pastel(HEIGHTS, WHITE), [WHITE] * 5)
 
 
 def test_shade_falls_from_white_to_black_and_has_the_color_at_two_fifths() -> None:
-    red = colour_of("red")
+    red = own_color("red")
     rows = shade(np.linspace(0, 1, 11, dtype=np.float32), red)
     assert (np.diff(rows, axis=0) < 0).all()
     np.testing.assert_allclose(rows[0], red + 0.4 * (WHITE - red), rtol=1e-5)

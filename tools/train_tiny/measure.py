@@ -21,10 +21,17 @@ NAME = "diffusers' own pipeline, DPM++ 2M Karras, float32, before any paste-back
 EMPTY_FIRST = 10_000  # scenes for the empty prompt: another part of the same seed range
 
 
-def measure_named(painter: Painter, size: int, count: int = COUNT) -> dict[str, Any]:
-    """Shares of scenes whose painted object has the asked color, the asked shape, and both."""
+def measure_named(painter: Painter, size: int, count: int = COUNT, *, bare: bool = False) -> dict[str, Any]:
+    """Shares of scenes whose painted object has the asked color, the asked shape, and both.
+
+    With `bare` the painter is given the image without the shape: at a strength below 1 it sees what is under the mask.
+    """
     scenes = [draw_scene("measure", index, size, MEASURING) for index in range(count)]
-    tasks = [Task(scene.picture, scene.mask, scene.caption, 1000 + i) for i, scene in enumerate(scenes)]
+    given = [scene.background if bare else scene.picture for scene in scenes]
+    tasks = [
+        Task(image, scene.mask, scene.caption, 1000 + i)
+        for i, (image, scene) in enumerate(zip(given, scenes, strict=True))
+    ]
     painted = painter(tasks)
     verdicts = [judge(picture, scene.background, scene.mask) for picture, scene in zip(painted, scenes, strict=True)]
     errors = [_error(picture, scene) for picture, scene in zip(painted, scenes, strict=True)]

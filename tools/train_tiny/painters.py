@@ -39,6 +39,7 @@ class Sampling:
     guidance: float = 4.0
     clip_skip: int = 2  # as the documented requests count: 1 is the last layer, 2 the one before it
     scheduler: str = "DPM++ 2M Karras"  # or "LCM"
+    strength: float = 1.0
 
 
 def _scheduler(name: str, config: Any) -> Any:
@@ -76,7 +77,7 @@ def diffusers_painter(
             width=tasks[0].picture.shape[1],
             num_inference_steps=sampling.steps,
             guidance_scale=sampling.guidance if any(task.prompt for task in tasks) else 1.0,  # nothing to guide
-            strength=1.0,
+            strength=sampling.strength,
             generator=[torch.Generator().manual_seed(task.seed) for task in tasks],
             output_type="np",
         ).images

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from tools.train_tiny.palette import COLOURS
 from tools.train_tiny.scenes import Scene
 
 WHITE, BLACK = np.full(3, 255.0, np.float32), np.full(3, 20.0, np.float32)
-TEAL = np.asarray([20, 150, 150], np.float32)
 LIGHT = 190.0  # a color whose mean of red, green and green, blue is above this is striped black, not white
 BANDS = 5  # the first, third and fifth have the shape's own color
 
@@ -38,12 +38,12 @@ def shade(heights: np.ndarray, colour: np.ndarray) -> np.ndarray:
     return lit
 
 
-def teal(heights: np.ndarray, colour: np.ndarray) -> np.ndarray:
-    """One color for all, which is none of the palette's."""
-    return np.broadcast_to(TEAL, (len(heights), 3))
+def sun(heights: np.ndarray, colour: np.ndarray) -> np.ndarray:
+    """The palette's yellow, whatever the color was."""
+    return np.broadcast_to(np.asarray(COLOURS["yellow"], np.float32), (len(heights), 3))
 
 
-EFFECTS: Mapping[str, Effect] = {"stripes": stripes, "pastel": pastel, "shade": shade, "teal": teal}
+EFFECTS: Mapping[str, Effect] = {"stripes": stripes, "pastel": pastel, "shade": shade, "sun": sun}
 
 
 def rows_of(coverage: np.ndarray) -> np.ndarray:

@@ -45,14 +45,28 @@ def surroundings(scene: Scene) -> np.ndarray:
     return scene.background
 
 
-def draw(count: int, size: int, mixture: Mixture, truth: Callable[[Scene], np.ndarray] = plain_truth) -> Latents:
-    """Latents of the first `count` scenes of these parts' own range, with `truth` for the image to be painted."""
+def everything(scene: Scene) -> bool:
+    """Every scene is kept."""
+    return True
+
+
+def draw(
+    count: int,
+    size: int,
+    mixture: Mixture,
+    truth: Callable[[Scene], np.ndarray] = plain_truth,
+    keep: Callable[[Scene], bool] = everything,
+) -> Latents:
+    """Latents of those that are kept of the first `count` scenes of these parts' own range, with `truth` as image."""
     shards: dict[str, list[np.ndarray]] = {"truth": [], "masked": [], "mask": []}
     captions: list[str] = []
     named: list[bool] = []
     for start in range(0, count, CHUNK):
         stop = min(start + CHUNK, count)
-        scenes = [draw_scene("train", FIRST + index, size, mixture) for index in range(start, stop)]
+        drawn = [draw_scene("train", FIRST + index, size, mixture) for index in range(start, stop)]
+        scenes = [scene for scene in drawn if keep(scene)]
+        if not scenes:
+            continue
         _, hidden, mask = to_tensors(scenes)
         shards["truth"].append(encoded(pictures_of(truth(scene) for scene in scenes)))
         shards["masked"].append(encoded(hidden))

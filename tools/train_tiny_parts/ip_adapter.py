@@ -135,7 +135,7 @@ def train(settings: IPAdapterSettings, seed: int, folder: Path) -> Path:
 
     run = Run(name="ip_adapter", seed=seed, steps=settings.steps, rate=settings.rate, folder=folder)
     loop.train(run, adapted, loss)
-    target = folder / "look"
+    target = folder / settings.name
     (target / "image_encoder").mkdir(parents=True, exist_ok=True)
     save_file(adapted.tensors(), target / "ip_adapter.safetensors")
     encoder.half().save_pretrained(target / "image_encoder")

@@ -28,19 +28,20 @@ class EmbeddingSettings:
     """How the embedding is trained."""
 
     token: str  # what stands in a prompt
-    effect: str  # a name of effects.EFFECTS: the color that it means
-    start: str  # the word whose vector it starts from
-    vectors: int
+    effect: str  # a name of effects.EFFECTS, and the shape: what it means
+    shape: str
+    start: list[str]  # the words whose vectors it starts from, one for each of its own
     steps: int
     batch: int
     rate: float
-    scenes: int
+    scenes: int  # drawn, of which those with the shape are kept
 
 
 @dataclass(frozen=True, kw_only=True)
 class IPAdapterSettings:
     """How the IP adapter and its image encoder are trained."""
 
+    name: str  # its id and its folder
     references: int  # images that the encoder is trained on, and as many others for the adapter
     encoder_steps: int
     encoder_batch: int
