@@ -132,8 +132,14 @@ def few_steps_rows() -> list[tuple[str, Sampling, int]]:
     few = Sampling(steps=4, guidance=1.0, scheduler="LCM")
     part = replace(few, strength=0.7)
     own, base = "intarsia-tiny-lcm", "intarsia-tiny"
-    rows = [(base, guided, 256), (base, part, 256), (own, part, 256)]
-    return rows + [(model, few, size) for size in (256, 512) for model in (base, own)]
+    return [
+        (base, guided, 256),
+        (base, part, 256),
+        (own, part, 256),
+        (base, few, 256),
+        (own, few, 256),
+        (own, few, 512),
+    ]
 
 
 def measure(part: str, settings: Settings, count: int) -> dict[str, Any]:
