@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from enum import StrEnum
@@ -135,7 +136,7 @@ def _lora(text: str) -> dict[str, Any]:
     weight = number(strength)
     if weight is not None:
         return {"id": name, "strength": weight}
-    if Path(text).expanduser().exists():
+    if os.path.exists(os.path.expanduser(text)):  # also for what is too long to be a path
         return {"id": text}
     raise RequestError("--lora", text, "ID or ID:STRENGTH, for example ink:0.8")
 

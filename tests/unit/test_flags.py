@@ -428,7 +428,7 @@ def test_a_flag_of_export_reaches_the_exporter(seen, place, monkeypatch, flag):
     folder = pytest.importorskip(
         "intarsia.export.folder", reason="needs torch and onnx: pip install 'intarsia[export]'"
     )
-    entry = SimpleNamespace(token_merging=TokenMerging(levels=2, reuse=3), safety="")
+    entry = SimpleNamespace(token_merging=TokenMerging(levels=2, reuse=3), safety="", format="diffusers")
 
     class Registry:
         def __init__(self, weights: Path | None) -> None:

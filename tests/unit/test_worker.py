@@ -11,6 +11,7 @@ import pytest
 import intarsia
 from intarsia.backends.null import NullBackend, NullSession
 from intarsia.backends.protocol import ModelFiles
+from tests.tiny_files import SD1_LORA, write
 
 
 @pytest.fixture
@@ -25,8 +26,8 @@ def registry(tmp_path: Path) -> Path:
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text("{}")
         lines += [f"[vaes.{name}]", f'path = "{name}"']
-    for name in ("ink", "wash"):
-        (tmp_path / f"{name}.safetensors").write_bytes(name.encode())
+    for number, name in enumerate(("ink", "wash")):
+        write(tmp_path / f"{name}.safetensors", SD1_LORA, fill=number)
         lines += [f"[loras.{name}]", f'path = "{name}.safetensors"']
     path = tmp_path / "weights.toml"
     path.write_text("\n".join(lines))
