@@ -144,7 +144,7 @@ BAD = [
     (["plan", "list.json"], 2, "must hold a JSON object"),
     (["models", "path", "nope"], 3, "Model not found: nope"),
     (["models", "verify", "nothing"], 3, "pins no files"),
-    (["models", "path", "--kind", "loras", "nope"], 3, "LoRA not found: nope; the registry has: pastel, stripes"),
+    (["models", "path", "--kind", "loras", "nope"], 3, "LoRA not found: nope; the registry has: pastel"),
 ]
 
 
@@ -233,7 +233,7 @@ def test_what_is_used_with_models(intarsia, empty_registry):
     assert listed[:2] == ["ink\tsd15\tinstalled\tunknown", "gone\tevery family\tmissing\tunknown"]
     rows = json.loads(intarsia("models", "list", *loras, "--json").stdout)
     installed = {row["id"]: row["installed"] for row in rows}
-    assert installed == {"ink": True, "gone": False, "stripes": True, "pastel": True}
+    assert installed == {"ink": True, "gone": False, "stripes": True, "pastel": True, "shade": True}
     assert intarsia("models", "path", *loras, "ink").stdout.strip() == str(ink)
     assert intarsia("models", "verify", *loras, "ink").stdout.startswith(f"ok\t{len(content)}\t")
     write(ink, SD1_LORA, fill=1)

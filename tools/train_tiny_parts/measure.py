@@ -138,7 +138,6 @@ def few_steps_rows() -> list[tuple[str, Sampling, int]]:
         (own, part, 256),
         (base, few, 256),
         (own, few, 256),
-        (own, few, 512),
     ]
 
 
