@@ -39,9 +39,9 @@ docs: $(VENV)/.dev
 gpu: $(VENV)/.dev
 	$(BIN)/python -m pytest -q tests/gpu tests/kernels
 
-# The contact sheet in the README.
+# The contact sheets in the README.
 sheet: $(VENV)/.dev
-	$(BIN)/python -m tools.sheet docs/images/sheet.jpg
+	$(BIN)/python -m tools.sheet docs/images/sheet.jpg docs/images/parts.jpg
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

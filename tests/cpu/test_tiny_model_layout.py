@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-MODEL = Path(__file__).resolve().parents[2] / "intarsia" / "assets" / "intarsia-tiny"
+ASSETS = Path(__file__).resolve().parents[2] / "intarsia" / "assets"
+MODEL = ASSETS / "intarsia-tiny"
+FEW_STEPS = ASSETS / "intarsia-tiny-lcm"
 FILES = (
     "model_index.json",
     "scheduler/scheduler_config.json",
@@ -40,9 +42,24 @@ def test_every_file_is_there_and_all_are_at_most_20_mb() -> None:
     }
 
 
+def test_all_packaged_files_together_are_at_most_40_mb() -> None:
+    assert sum(path.stat().st_size for path in ASSETS.rglob("*") if path.is_file()) <= 40_000_000
+
+
+def test_the_model_of_few_steps_differs_in_the_unets_weights_alone() -> None:
+    """Its graphs for ONNX Runtime and the color map of its previews are then the other model's."""
+    names = {path.relative_to(FEW_STEPS).as_posix() for path in FEW_STEPS.rglob("*") if path.is_file()}
+    names.discard("README.md")
+    assert names == {path.relative_to(MODEL).as_posix() for path in MODEL.rglob("*") if path.is_file()} - {"README.md"}
+    different = {name for name in names if (FEW_STEPS / name).read_bytes() != (MODEL / name).read_bytes()}
+    assert different == {"unet/diffusion_pytorch_model.safetensors"}
+
+
 def test_weights_are_finite_float16() -> None:
     safetensors = pytest.importorskip("safetensors.numpy", reason="reading weights needs safetensors")
-    for path in MODEL.rglob("*.safetensors"):
+    for path in ASSETS.rglob("*.safetensors"):
+        if path.parent.name == "intarsia-tiny-safety":
+            continue
         for name, array in safetensors.load_file(path).items():
             assert array.dtype in (np.float16, np.int64), name
             assert np.isfinite(array).all(), name

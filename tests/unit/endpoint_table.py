@@ -182,8 +182,8 @@ ROWS = {
     "key": [(value, None) for value in ("sk-1", "", 7, ["x"], {"a": 1}, True)],
     "model_id": [
         ("nothing", "nothing"), ("NOTHING", "nothing"), ("quick", "quick"), (" nothing ", "nothing"),
-        ("nope", Wrong("Model not found: nope; the registry has: intarsia-tiny, nothing, quick")),
-        (7, Wrong("Model not found: 7; the registry has: intarsia-tiny, nothing, quick")),
+        ("nope", Wrong("Model not found: nope; the registry has: intarsia-tiny, intarsia-tiny-lcm, nothing, quick")),
+        (7, Wrong("Model not found: 7; the registry has: intarsia-tiny, intarsia-tiny-lcm, nothing, quick")),
         ("x" * 201, Wrong("model_id must be at most 200 characters, not 201")),
         (["nothing"], Wrong("model_id must be a string, not ['nothing']")),
     ],
@@ -238,8 +238,8 @@ ROWS = {
     ],
     "lora_model": [
         ("", ()), ([], ()),
-        ("ink", Wrong("LoRA not found: ink; the registry has: none")),
-        (["ink", "pen"], Wrong("LoRA not found: ink; the registry has: none")),
+        ("ink", Wrong("LoRA not found: ink; the registry has: pastel, shade, stripes")),
+        (["ink", "pen"], Wrong("LoRA not found: ink; the registry has: pastel, shade, stripes")),
         *((value, Wrong(f"lora_model must be comma-separated names or a list of names, not {value!r}"))
           for value in ("a,,b", "a,", ["a", ""], ["a", 3], 7, True, {"a": 1})),
     ],

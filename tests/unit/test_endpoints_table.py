@@ -189,7 +189,7 @@ def test_an_ip_adapter_with_its_image_reaches_the_request(registry):
     fields = {"ip_adapter_id": "ip-adapter_sd15", "ip_adapter_image": IMAGE, "ip_adapter_scale": "0.6"}
     found = read({**MINIMAL, **fields}, "community", registry).request.ip_adapter
     assert (found.id, found.scale, found.image) == ("ip-adapter_sd15", 0.6, IMAGE)
-    with pytest.raises(WeightsError, match="IP adapter not found: ip-adapter_sd15; the registry has: none"):
+    with pytest.raises(WeightsError, match="IP adapter not found: ip-adapter_sd15; the registry has: tiny-look"):
         effective({**MINIMAL, **fields}, "community", registry)
 
 

@@ -97,7 +97,10 @@ def test_a_path_has_the_hash_of_its_content(files, ask):
         ({"model": "~/novae.safetensors"}, "has no VAE; add it with another's: intarsia models add novae.safetensors"),
         ({"loras": ["~/xl.safetensors"]}, "LoRA xl fits the families sdxl, sdxl-inpaint, not sd15-inpaint"),
         ({"model": "intarsia_tinny"}, r"did you mean intarsia-tiny\? A file is added with: intarsia models add PATH"),
-        ({"loras": ["nope"]}, "the registry has: registered; a file is added with: intarsia models add PATH"),
+        (
+            {"loras": ["nope"]},
+            "the registry has: pastel, registered, shade, stripes; a file is added with: intarsia models add PATH",
+        ),
         ({"model": "\0/x.safetensors"}, "must be a path"),
         ({"model": "~nobody-of-that-name/x"}, "ome"),
     ],

@@ -96,7 +96,20 @@ def draw_batch(
     device: torch.device,
 ) -> Batch:
     """A batch drawn by `rng` alone: which scenes, timesteps, noise, dropped captions, clip skips."""
-    truth, masked, mask, captions, named = scenes.take(rng.choice(len(odds), count, p=odds))
+    taken = scenes.take(rng.choice(len(odds), count, p=odds))
+    return batch_of(taken, settings, rng, blank_share, device)
+
+
+def batch_of(
+    taken: tuple[np.ndarray, np.ndarray, np.ndarray, list[str], np.ndarray],
+    settings: DenoiserSettings,
+    rng: np.random.Generator,
+    blank_share: float,
+    device: torch.device,
+) -> Batch:
+    """A batch of the scenes that `Latents.take` gave; everything else is drawn by `rng`."""
+    truth, masked, mask, captions, named = taken
+    count = len(captions)
     blank = rng.random(count) < blank_share
     lowest = np.where(rng.random(count) < settings.layout_share, LAYOUT_FROM, 0)
     timesteps = rng.integers(np.where(blank, BLANK_FROM, lowest), 1000)

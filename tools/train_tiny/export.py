@@ -48,7 +48,7 @@ def _write_json(path: Path, content: dict[str, object]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def _clean_configurations(folder: Path) -> None:
+def clean_configurations(folder: Path) -> None:
     """Take out where the weights lay when they were saved, and what AutoencoderTiny writes but refuses to read."""
     for path in folder.glob("*/config.json"):
         content = json.loads(path.read_text())
@@ -69,7 +69,14 @@ def export(settings: Settings, folder: Path, target: Path) -> int:
     tokenizer.save(partial / "tokenizer")
     _write_json(partial / "scheduler" / "scheduler_config.json", networks.SCHEDULER)
     _write_json(partial / "model_index.json", {**INDEX, **PARTS})
-    _clean_configurations(partial)
+    clean_configurations(partial)
+    size = replace_folder(partial, target)
+    print(f"{target.name}: step {step}, {size / 1e6:.2f} MB", flush=True)
+    return step
+
+
+def replace_folder(partial: Path, target: Path) -> int:
+    """Put a complete folder in another's place, which keeps its README.md; returns its bytes, at most 20 MB."""
     for path in partial.rglob("*.safetensors"):
         path.chmod(0o644)  # safetensors' writer leaves them to the owner alone
     if (target / "README.md").exists():
@@ -83,5 +90,4 @@ def export(settings: Settings, folder: Path, target: Path) -> int:
         os.replace(target, former)
     os.replace(partial, target)
     shutil.rmtree(former, ignore_errors=True)
-    print(f"{target.name}: step {step}, {size / 1e6:.2f} MB", flush=True)
-    return step
+    return size

@@ -14,20 +14,27 @@ import numpy as np
 
 from tools.train_tiny.judge import judge
 from tools.train_tiny.painters import Painter, Sampling, Task, parallel_painter
-from tools.train_tiny.scenes import MEASURING, draw_scene
+from tools.train_tiny.scenes import MEASURING, Scene, draw_scene
 
 COUNT = 200
 NAME = "diffusers' own pipeline, DPM++ 2M Karras, float32, before any paste-back"
 EMPTY_FIRST = 10_000  # scenes for the empty prompt: another part of the same seed range
 
 
-def measure_named(painter: Painter, size: int, count: int = COUNT) -> dict[str, Any]:
-    """Shares of scenes whose painted object has the asked color, the asked shape, and both."""
+def measure_named(painter: Painter, size: int, count: int = COUNT, *, bare: bool = False) -> dict[str, Any]:
+    """Shares of scenes whose painted object has the asked color, the asked shape, and both.
+
+    With `bare` the painter is given the image without the shape: at a strength below 1 it sees what is under the mask.
+    """
     scenes = [draw_scene("measure", index, size, MEASURING) for index in range(count)]
-    tasks = [Task(scene.picture, scene.mask, scene.caption, 1000 + i) for i, scene in enumerate(scenes)]
-    verdicts = [
-        judge(picture, scene.background, scene.mask) for picture, scene in zip(painter(tasks), scenes, strict=True)
+    given = [scene.background if bare else scene.picture for scene in scenes]
+    tasks = [
+        Task(image, scene.mask, scene.caption, 1000 + i)
+        for i, (image, scene) in enumerate(zip(given, scenes, strict=True))
     ]
+    painted = painter(tasks)
+    verdicts = [judge(picture, scene.background, scene.mask) for picture, scene in zip(painted, scenes, strict=True)]
+    errors = [_error(picture, scene) for picture, scene in zip(painted, scenes, strict=True)]
     pairs = list(zip(verdicts, scenes, strict=True))
     colours = [found.colour == asked.colour for found, asked in pairs]
     shapes = [found.shape == asked.shape for found, asked in pairs]
@@ -43,7 +50,13 @@ def measure_named(painter: Painter, size: int, count: int = COUNT) -> dict[str, 
         "nothing painted": sum(found.colour is None for found in verdicts),
         "shapes confused": dict(wrong.most_common()),
         "mean overlap": float(np.mean([found.overlap for found in verdicts])),
+        "error": float(np.mean(errors)),
     }
+
+
+def _error(picture: np.ndarray, scene: Scene) -> float:
+    """Mean absolute difference to the scene's own image inside the mask, 0…1."""
+    return float(np.abs(picture[scene.mask].astype(np.float32) - scene.picture[scene.mask]).mean() / 255)
 
 
 def measure_empty(painter: Painter, size: int, count: int = COUNT) -> dict[str, Any]:
@@ -51,10 +64,7 @@ def measure_empty(painter: Painter, size: int, count: int = COUNT) -> dict[str, 
     mixture = replace(MEASURING, empty=1.0)
     scenes = [draw_scene("measure", EMPTY_FIRST + index, size, mixture) for index in range(count)]
     tasks = [Task(scene.picture, scene.mask, "", 2000 + i) for i, scene in enumerate(scenes)]
-    errors = [
-        float(np.abs(picture[scene.mask].astype(np.float32) - scene.picture[scene.mask]).mean() / 255)
-        for picture, scene in zip(painter(tasks), scenes, strict=True)
-    ]
+    errors = [_error(picture, scene) for picture, scene in zip(painter(tasks), scenes, strict=True)]
     kinds = sorted({scene.kind for scene in scenes})
     by_kind = {
         kind: float(np.mean([e for e, scene in zip(errors, scenes, strict=True) if scene.kind == kind]))
@@ -69,9 +79,11 @@ def measure_empty(painter: Painter, size: int, count: int = COUNT) -> dict[str, 
     }
 
 
-def measure_all(painter: Painter, name: str, sizes: tuple[int, ...], count: int = COUNT) -> dict[str, Any]:
+def measure_all(
+    painter: Painter, name: str, sizes: tuple[int, ...], count: int = COUNT, sampling: Sampling = Sampling()
+) -> dict[str, Any]:
     """Measure a painter, called `name` in the record, at every size; prints and returns the record."""
-    record: dict[str, Any] = {"painter": name, "sampling": asdict(Sampling()), "named": [], "empty": []}
+    record: dict[str, Any] = {"painter": name, "sampling": asdict(sampling), "named": [], "empty": []}
     for size in sizes:
         begun = time.time()
         record["named"].append(measure_named(painter, size, count))
@@ -88,8 +100,11 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=24)
     parser.add_argument("--size", type=int, nargs="+", default=[256, 512])
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--lcm", type=int, metavar="STEPS", help="LCM without guidance instead of DPM++ 2M Karras")
     asked = parser.parse_args()
-    measure_all(parallel_painter(asked.model, Sampling(), asked.processes), NAME, tuple(asked.size), asked.count)
+    sampling = Sampling(steps=asked.lcm, guidance=1.0, scheduler="LCM") if asked.lcm else Sampling()
+    painter = parallel_painter(asked.model, sampling, asked.processes)
+    measure_all(painter, NAME, tuple(asked.size), asked.count, sampling)
 
 
 if __name__ == "__main__":

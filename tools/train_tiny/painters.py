@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DPMSolverMultistepScheduler, StableDiffusionInpaintPipeline
+from diffusers import DPMSolverMultistepScheduler, LCMScheduler, StableDiffusionInpaintPipeline
 from PIL import Image
 
 from tools.train_tiny.networks import encode_text
@@ -37,17 +38,30 @@ class Sampling:
     steps: int = 20
     guidance: float = 4.0
     clip_skip: int = 2  # as the documented requests count: 1 is the last layer, 2 the one before it
+    scheduler: str = "DPM++ 2M Karras"  # or "LCM"
+    strength: float = 1.0
 
 
-def diffusers_painter(model: Path, sampling: Sampling, device: str = "cpu") -> Painter:
-    """DPM++ 2M Karras by diffusers' own pipeline, float32."""
+def _scheduler(name: str, config: Any) -> Any:
+    if name == "LCM":
+        return LCMScheduler.from_config(config)
+    return DPMSolverMultistepScheduler.from_config(config, use_karras_sigmas=True)
+
+
+def diffusers_painter(
+    model: Path, sampling: Sampling, device: str = "cpu", change: Callable[[Any], None] | None = None
+) -> Painter:
+    """Images of diffusers' own pipeline, float32; `change` is given the pipeline once, to put adapters into it."""
     pipeline = StableDiffusionInpaintPipeline.from_pretrained(model, dtype=torch.float32).to(device)
-    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config, use_karras_sigmas=True)
+    pipeline.scheduler = _scheduler(sampling.scheduler, pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
+    if change is not None:
+        change(pipeline)
 
     @torch.no_grad()
     def texts(prompts: list[str]) -> torch.Tensor:
         # The pipeline's own clip_skip looks for `text_encoder.text_model`, which transformers 5 no longer has.
+        prompts = [pipeline.maybe_convert_prompt(prompt, pipeline.tokenizer) for prompt in prompts]
         ids = pipeline.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
         layers_back = torch.full((len(prompts),), sampling.clip_skip)
         return encode_text(pipeline.text_encoder, ids.to(device), layers_back.to(device))
@@ -63,7 +77,7 @@ def diffusers_painter(model: Path, sampling: Sampling, device: str = "cpu") -> P
             width=tasks[0].picture.shape[1],
             num_inference_steps=sampling.steps,
             guidance_scale=sampling.guidance if any(task.prompt for task in tasks) else 1.0,  # nothing to guide
-            strength=1.0,
+            strength=sampling.strength,
             generator=[torch.Generator().manual_seed(task.seed) for task in tasks],
             output_type="np",
         ).images

@@ -28,6 +28,8 @@ class Scene:
     colour: str | None
     shape: str | None
     kind: str  # of the background
+    coverage: np.ndarray | None = None  # of the shape that the caption names, float32 [S, S] in 0…1
+    paint: np.ndarray | None = None  # its color as drawn, float32 [3] in 0…255
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Mixture:
     plain_captions: bool = False  # only "a red circle", only "" (for measuring)
     overlaps: float = 0.2  # scenes where other shapes may reach into the mask
     masks: tuple[str, ...] = KINDS  # besides a shape's own surroundings
+    others: int = 4  # shapes outside the mask, at most
 
 
 TRAINING = Mixture(empty=0.33, photographic=0.25)
@@ -54,11 +57,11 @@ def _jittered(rng: Rng, colour: str) -> np.ndarray:
     return np.clip(np.asarray(COLOURS[colour], np.float32) + rng.uniform(-10, 10, 3), 0, 255).astype(np.float32)
 
 
-def _distractors(rng: Rng, picture: np.ndarray, mask: np.ndarray, overlaps: bool) -> None:
-    """Draw up to four shapes outside the mask; with `overlaps`, up to 70 % of one may lie inside."""
+def _distractors(rng: Rng, picture: np.ndarray, mask: np.ndarray, mixture: Mixture, overlaps: bool) -> None:
+    """Draw some shapes outside the mask; with `overlaps`, up to 70 % of one may lie inside."""
     size = picture.shape[0]
     allowed = 0.7 if overlaps else 0.0
-    for _ in range(int(rng.integers(0, 5))):
+    for _ in range(int(rng.integers(0, mixture.others + 1))):
         shape = SHAPES[int(rng.integers(len(SHAPES)))]
         radius = size * rng.uniform(0.05, 0.17)
         form = silhouette(shape, radius, rng.uniform(-0.5, 0.5))
@@ -121,7 +124,7 @@ def draw_scene(split: str, index: int, size: int, mixture: Mixture = TRAINING) -
     overlaps = rng.random() < mixture.overlaps
     if rng.random() < mixture.empty:
         mask = draw_mask(rng, size, mixture.masks)
-        _distractors(rng, picture, mask, overlaps)
+        _distractors(rng, picture, mask, mixture, overlaps)
         truth = picture.round().astype(np.uint8)
         caption = "" if mixture.plain_captions else captions.unrelated(rng)
         return Scene(truth, truth, mask, caption, None, None, kind)
@@ -130,14 +133,14 @@ def draw_scene(split: str, index: int, size: int, mixture: Mixture = TRAINING) -
     mask, place, radius = _target_place(rng, size, mixture.masks)
     if rng.random() < 0.12:
         mask, place = _coverage_mask(rng, size, shape, radius, angle)
-    _distractors(rng, picture, mask, overlaps)
+    _distractors(rng, picture, mask, mixture, overlaps)
     background = picture.copy()
-    coverage = silhouette(shape, radius, angle)
-    scratch = paste(picture.copy(), coverage, place, np.zeros(3))
-    choices = _visible_colours(background, scratch)
+    form = silhouette(shape, radius, angle)
+    coverage = paste(picture.copy(), form, place, np.zeros(3))
+    choices = _visible_colours(background, coverage)
     colour = choices[int(rng.integers(len(choices)))]
-    paste(picture, coverage, place, _jittered(rng, colour))
+    paint = _jittered(rng, colour)
+    paste(picture, form, place, paint)
     caption = captions.plain(colour, shape) if mixture.plain_captions else captions.caption(rng, colour, shape)
-    return Scene(
-        picture.round().astype(np.uint8), background.round().astype(np.uint8), mask, caption, colour, shape, kind
-    )
+    truth, behind = picture.round().astype(np.uint8), background.round().astype(np.uint8)
+    return Scene(truth, behind, mask, caption, colour, shape, kind, coverage, paint)
