@@ -88,7 +88,12 @@ def write_folder(folder: Path, padding: str) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
 
 
-@pytest.mark.parametrize("content", [b"", b"no gzip", gzip.compress(b"i n\n"), gzip.compress(b"i n\n")[:-4]])
+SHORT = gzip.compress(b"i n\n", mtime=0)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no gzip", SHORT, SHORT[:-4]], ids=["empty", "no gzip", "too few merges", "cut off"]
+)
 def test_a_damaged_package_is_named(tmp_path, monkeypatch, content):
     path = tmp_path / "merges.txt.gz"
     path.write_bytes(content)
