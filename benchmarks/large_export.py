@@ -20,7 +20,7 @@ from benchmarks.networks import Weights, _randomise, unet_config
 from intarsia.backends.onnx.device import Device
 from intarsia.batch.running.process import peak_memory
 from intarsia.export.networks import Network, denoiser_graph
-from intarsia.export.stored import places, read_places
+from intarsia.export.stored import places, read_stored
 from intarsia.models.unet import UNet
 
 SIDE, HALVES = 32, 2
@@ -53,7 +53,7 @@ def export(folder: Path, family: str) -> None:
     """The graph, beside the weights that it refers to."""
     with torch.device("meta"):
         unet = UNet(unet_config(Weights(family)))
-    found = places(unet, read_places(folder, [folder / FILE]), folder)
+    found = places(unet, read_stored(folder, [folder / FILE]), folder)
     content = denoiser_graph(Network(unet.to_empty(device="cpu").requires_grad_(False), found))
     (folder / "unet.onnx").write_bytes(content)
     print(f"graph: {len(content) / 2**20:.2f} MiB")

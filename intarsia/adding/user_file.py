@@ -12,9 +12,9 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
 from intarsia.checkpoints.files import read_bytes
-from intarsia.errors import OutputError, WeightsError, one_line
+from intarsia.errors import WeightsError, one_line
 from intarsia.former_name import NAME, config_file, variable
-from intarsia.images.atomic_files import place
+from intarsia.images.atomic_files import edit_lock, naming, place
 from intarsia.registry.toml_file import SCHEMA
 
 __all__ = ["edited", "user_file"]
@@ -50,10 +50,10 @@ def edited(path: Path) -> Iterator[Any]:
         OutputError: it cannot be written.
     """
     target = Path(os.path.realpath(path))  # a link stays one
-    with _naming(path):
+    with naming(path):
         target.parent.mkdir(parents=True, exist_ok=True)
 
-    with _locked(path, target.parent):
+    with edit_lock(path):
         before = read_bytes(target).decode() if target.exists() else f"schema = {SCHEMA}\n"
         try:
             document = tomlkit.parse(before)
@@ -64,31 +64,3 @@ def edited(path: Path) -> Iterator[Any]:
         after = tomlkit.dumps(document)
         if after != before or not target.exists():
             place([(target, after.encode())], overwrite=True)
-
-
-@contextlib.contextmanager
-def _locked(path: Path, folder: Path) -> Iterator[None]:
-    """Hold the file's folder against other edits, where the system has locks (POSIX)."""
-    try:
-        import fcntl
-    except ModuleNotFoundError:
-        yield
-        return
-
-    with _naming(path):
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        # Some network file systems lock no folders; there, the last of two edits at the same time stands.
-        with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
-@contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as exc:
-        raise OutputError(f"{path} cannot be written: {exc.strerror or exc}") from exc

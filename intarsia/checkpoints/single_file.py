@@ -27,6 +27,7 @@ from intarsia.checkpoints.stored import (
     StoredModel,
     StoredNetwork,
     stored_folder,
+    stored_text_folders,
     stored_vae_folder,
 )
 from intarsia.checkpoints.unet_names import OriginalUNet
@@ -51,8 +52,6 @@ _OPEN_CLIP: dict[tuple[str, ...], str] = {SD2: "cond_stage_model.model.", SDXL: 
 _END: Padding = "<|endoftext|>"
 _ZERO: Padding = "!"
 
-Tensors = Mapping[str, StoredTensor]
-
 
 def stored_model(
     path: Path, *, family: str = "", vae: Path | None = None, text: Path | None = None, tokenizer: Path | None = None
@@ -68,15 +67,14 @@ def stored_model(
     Raises:
         WeightsError: anything missing, unreadable or of another kind; one line that names the file.
     """
-    model = _of_file(read_header(path)) if path.is_file() else stored_folder(path, with_vae=vae is None)
+    model = _of_file(path) if path.is_file() else stored_folder(path, with_vae=vae is None)
     networks, tokenizers = dict(model.networks), dict(model.tokenizers)
     if vae is not None:
         networks["vae"] = stored_vae(vae, family)
     if text is not None:
-        other = stored_model(text)
+        encoders, tokenizers = _text_of(text)
         networks = {name: network for name, network in networks.items() if name in ("unet", "vae")}
-        networks |= other.text_encoders
-        tokenizers = dict(other.tokenizers)
+        networks |= encoders
     if tokenizer is not None:
         tokenizers = dict.fromkeys(tokenizers, tokenizer)
 
@@ -104,7 +102,17 @@ def stored_vae(path: Path, family: str = "") -> StoredNetwork:
     return found
 
 
-def _of_file(header: Header) -> StoredModel:
+def _text_of(path: Path) -> tuple[Mapping[str, StoredNetwork], dict[str, Path | Padding]]:
+    """The text encoders of a model, which may lack other networks, and their tokenizers."""
+    if not path.is_file():
+        return stored_text_folders(path)
+    model = _of_file(path)
+    return model.text_encoders, dict(model.tokenizers)
+
+
+def _of_file(path: Path) -> StoredModel:
+    """The networks that are in a file; it may lack some."""
+    header = read_header(path)
     found = identify_header(header)
     if found.refused:
         raise WeightsError(f"{header.path}: {found.what} cannot be used: {found.refused}")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from intarsia.checkpoints.files import read_json
-from intarsia.checkpoints.header import Header, StoredTensor, read_header
+from intarsia.checkpoints.header import Header, read_header
 from intarsia.checkpoints.layout import COMPONENTS, SCHEDULER, find_weights
 from intarsia.checkpoints.vae_names import modern_name
 from intarsia.errors import WeightsError
@@ -79,10 +79,6 @@ class StoredNetwork:
     def file(self) -> Path:
         """The first of its files, for errors about its tensors."""
         return next(iter(self.headers))
-
-    def tensor(self, place: Place) -> StoredTensor:
-        """The header's entry of the stored tensor."""
-        return self.headers[place.file].tensors[place.name]
 
 
 @dataclass(frozen=True, kw_only=True)

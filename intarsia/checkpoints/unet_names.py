@@ -14,9 +14,9 @@ from typing import Any
 
 from intarsia.checkpoints.header import StoredTensor
 
-__all__ = ["OriginalUNet"]
+__all__ = ["FIXED", "RESIDUAL", "OriginalUNet"]
 
-_FIXED = {
+FIXED = {
     "input_blocks.0.0": "conv_in",
     "out.0": "conv_norm_out",
     "out.2": "conv_out",
@@ -28,7 +28,9 @@ _FIXED = {
     "middle_block.1": "mid_block.attentions.0",
     "middle_block.2": "mid_block.resnets.1",
 }
-_RESIDUAL = {
+"""Layers and blocks that have one name each, by the original code's."""
+
+RESIDUAL = {
     "in_layers.0": "norm1",
     "in_layers.2": "conv1",
     "emb_layers.1": "time_emb_proj",
@@ -36,6 +38,7 @@ _RESIDUAL = {
     "out_layers.3": "conv2",
     "skip_connection": "conv_shortcut",
 }
+"""Layers of a residual block, by the original code's names."""
 
 # Heads of Stable Diffusion 1's attention; later versions have heads of 64 channels.
 _HEADS = 8
@@ -146,8 +149,8 @@ class OriginalUNet:
 
     def _diffusers_name(self, name: str) -> str:
         layer, _, kind = name.rpartition(".")
-        if layer in _FIXED:
-            return f"{_FIXED[layer]}.{kind}"
+        if layer in FIXED:
+            return f"{FIXED[layer]}.{kind}"
         match = re.fullmatch(r"(input_blocks|output_blocks)\.(\d+)\.(\d)\.(.+)", layer)
         if match is not None:
             side, number, part, rest = match.groups()
@@ -156,8 +159,8 @@ class OriginalUNet:
 
         match = re.fullmatch(r"middle_block\.([012])\.(.+)", layer)
         if match is not None:
-            block = _FIXED[f"middle_block.{match[1]}"]
-            return f"{block}.{_RESIDUAL.get(match[2], match[2])}.{kind}"
+            block = FIXED[f"middle_block.{match[1]}"]
+            return f"{block}.{RESIDUAL.get(match[2], match[2])}.{kind}"
         return name
 
     def _down(self, number: int, rest: str) -> str:
@@ -176,6 +179,6 @@ class OriginalUNet:
 
 def _layer(index: int, rest: str) -> str:
     """A layer of a block: of its residual block, whose layers have other names, or of its attention."""
-    if rest in _RESIDUAL:
-        return f"resnets.{index}.{_RESIDUAL[rest]}"
+    if rest in RESIDUAL:
+        return f"resnets.{index}.{RESIDUAL[rest]}"
     return f"attentions.{index}.{rest}"

@@ -16,6 +16,7 @@ from torch import nn
 from intarsia.backends.onnx.graphs import FORMAT, MANIFEST, key_of, sources, store
 from intarsia.checkpoints.files import read_json
 from intarsia.checkpoints.layout import COMPONENTS, find_weights
+from intarsia.checkpoints.vae_names import modern_name
 from intarsia.errors import WeightsError
 from intarsia.export.clip import ClipSafety, ClipText
 from intarsia.export.networks import (
@@ -28,12 +29,11 @@ from intarsia.export.networks import (
     text_graph,
     unet_graphs,
 )
-from intarsia.export.stored import Stored, places, read_places
+from intarsia.export.stored import Stored, places, read_stored
 from intarsia.models.clip_config import is_projected, read_checker_shape, read_text_shape
 from intarsia.models.clip_images import load_preprocessing
 from intarsia.models.loading import build_unet, build_vae, read_index
 from intarsia.models.safety import CONCEPTS, SPECIAL_CARE
-from intarsia.models.vae_kl import modern_names
 from intarsia.models.weight_files import check_size, stored_names
 
 __all__ = [
@@ -199,7 +199,7 @@ def checker_graphs(folder: Path) -> Graphs:
 
 
 def _stored(folder: Path, component: Path, stem: str) -> dict[str, Stored]:
-    return read_places(folder, find_weights(component, stem))
+    return read_stored(folder, find_weights(component, stem))
 
 
 def autoencoder(folder: Path, dtype: str) -> Network:
@@ -213,12 +213,8 @@ def autoencoder(folder: Path, dtype: str) -> Network:
 
 def _modern(folder: Path) -> dict[str, Stored]:
     """The autoencoder's tensors under today's names."""
-    modern = {}
-    for name, tensor in _stored(folder, folder / "vae", _STEM).items():
-        empty = torch.empty(tensor.shape, device="meta")
-        (modern_name,) = modern_names({name: empty})
-        modern[modern_name] = tensor
-    return modern
+    stored = _stored(folder, folder / "vae", _STEM)
+    return {modern_name(name): tensor for name, tensor in stored.items()}
 
 
 def _network(folder: Path, module: nn.Module, stored: dict[str, Stored], dtype: str, name: str = "unet") -> Network:

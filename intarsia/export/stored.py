@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,10 +9,11 @@ from pathlib import Path
 
 from torch import nn
 
+from intarsia.checkpoints.header import read_header
 from intarsia.errors import WeightsError
 from intarsia.models.attention import SelfAttention
 
-__all__ = ["Stored", "places", "read_places"]
+__all__ = ["Stored", "places", "read_stored"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,24 +34,22 @@ class Stored:
     length: int
 
 
-def read_places(folder: Path, files: Sequence[Path]) -> dict[str, Stored]:
-    """All tensors of some safetensors files of the model in ``folder``, by name. No weight is read."""
+def read_stored(folder: Path, files: Sequence[Path]) -> dict[str, Stored]:
+    """All tensors of some safetensors files of the model in ``folder``, by name. No weight is read.
+
+    Raises:
+        WeightsError: as :func:`intarsia.checkpoints.header.read_header`.
+    """
     tensors = {}
     for path in files:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
-        header.pop("__metadata__", None)
-
-        for name, entry in header.items():
-            begin, end = entry["data_offsets"]
+        for name, tensor in read_header(path).tensors.items():
             tensors[name] = Stored(
                 file=path.relative_to(folder).as_posix(),
                 name=name,
-                dtype=entry["dtype"],
-                shape=tuple(entry["shape"]),
-                offset=8 + length + begin,
-                length=end - begin,
+                dtype=tensor.dtype,
+                shape=tensor.shape,
+                offset=tensor.start,
+                length=tensor.end - tensor.start,
             )
     return tensors
 

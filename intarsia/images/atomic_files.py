@@ -16,7 +16,7 @@ from pathlib import Path
 from intarsia.errors import OutputError
 from intarsia.former_name import FORMER, NAME
 
-__all__ = ["ABANDONED_HOURS", "flush_folder", "place", "sweep", "sweep_once"]
+__all__ = ["ABANDONED_HOURS", "edit_lock", "flush_folder", "naming", "place", "sweep", "sweep_once"]
 
 ABANDONED_HOURS = 24
 """After so long an unfinished file of ours is one that a killed process left."""
@@ -56,17 +56,17 @@ def place(files: Sequence[tuple[Path, bytes]], *, overwrite: bool) -> None:
     placings = [_Placing(path=path, temporary=_beside(path, "part")) for path, _ in files]
     try:
         for placing, (path, data) in zip(placings, files, strict=True):
-            with _naming(path):
+            with naming(path):
                 placing.identity = _write(placing.temporary, data)
 
         for placing in placings:
-            with _naming(placing.path):
+            with naming(placing.path):
                 if overwrite:
                     _keep(placing)
                 _publish(placing.temporary, placing.path, overwrite)
 
         for folder in dict.fromkeys(path.parent for path, _ in files):
-            with _naming(folder):
+            with naming(folder):
                 flush_folder(folder)
     except BaseException:  # an interruption too must leave nothing behind
         for placing in reversed(placings):
@@ -103,13 +103,42 @@ def sweep_once(folder: Path) -> None:
     sweep(folder)
 
 
+@contextlib.contextmanager
+def edit_lock(path: Path) -> Iterator[None]:
+    """Hold the folder of a file against other edits, where the system has locks (POSIX).
+
+    Of a link it is the folder of the file that it leads to. The folder is locked rather than the file, as the file is
+    replaced.
+
+    Raises:
+        OutputError: the folder cannot be opened.
+    """
+    try:
+        import fcntl
+    except ModuleNotFoundError:
+        yield
+        return
+
+    folder = Path(os.path.realpath(path)).parent
+    with naming(path):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        # Some network file systems lock no folders; there, the last of two edits at the same time stands.
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
 def _beside(path: Path, suffix: str) -> Path:
     token = secrets.token_hex(8)
     return path.with_name(f".intarsia-{token}.{suffix}")
 
 
 @contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
+    """Errors of the system become an OutputError that names a file."""
     try:
         yield
     except OSError as exc:

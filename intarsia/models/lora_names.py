@@ -15,30 +15,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from intarsia.checkpoints.unet_names import FIXED, RESIDUAL
+
 __all__ = ["Layer", "layer_names"]
 
 Layer = tuple[str, str]
 """A network, by the name of its folder, and a layer of it."""
 
 _PROJECTIONS = {"q_proj": "to_q", "k_proj": "to_k", "v_proj": "to_v", "out_proj": "to_out"}
-_FIXED = {
-    "conv_in": "input_blocks.0.0",
-    "conv_norm_out": "out.0",
-    "conv_out": "out.2",
-    "time_embedding.linear_1": "time_embed.0",
-    "time_embedding.linear_2": "time_embed.2",
-    "add_embedding.linear_1": "label_emb.0.0",
-    "add_embedding.linear_2": "label_emb.0.2",
-}
-_RESIDUAL = {
-    "norm1": "in_layers.0",
-    "conv1": "in_layers.2",
-    "time_emb_proj": "emb_layers.1",
-    "norm2": "out_layers.0",
-    "conv2": "out_layers.3",
-    "conv_shortcut": "skip_connection",
-}
-_MIDDLE = {"resnets.0": "0", "attentions.0": "1", "resnets.1": "2"}
+_FIXED = {ours: original for original, ours in FIXED.items()}
+_RESIDUAL = {ours: original for original, ours in RESIDUAL.items()}
 
 
 def layer_names(networks: Mapping[str, Iterable[str]], layers_per_block: int) -> dict[str, Layer]:
@@ -114,8 +100,8 @@ def _original(layer: str, layers: set[str], layers_per_block: int) -> str:
 
 def _middle(steps: Sequence[str]) -> str:
     _, kind, index, *rest = steps
-    block = _MIDDLE.get(f"{kind}.{index}")
-    return f"middle_block.{block}.{_in_block(kind, rest).partition('.')[2]}" if block else ""
+    block = _FIXED.get(f"mid_block.{kind}.{index}")
+    return f"{block}.{_in_block(kind, rest).partition('.')[2]}" if block else ""
 
 
 def _in_block(kind: str, rest: Sequence[str]) -> str:

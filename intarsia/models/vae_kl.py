@@ -28,8 +28,6 @@ _FIXED: dict[str, tuple[object, ...]] = {
     "mid_block_add_attention": (True,),
 }
 
-_RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-
 
 @dataclass(frozen=True, kw_only=True)
 class KLConfig:
@@ -84,21 +82,6 @@ class MidAttention(nn.Module):
         attended = attend(self.to_q(one_head), self.to_k(one_head), self.to_v(one_head))
         out = self.to_out(attended[:, 0])
         return feature_map(out, height, width) + x
-
-
-def modern_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors with today's names: those of the mid attention were different before diffusers 0.13."""
-    renamed = {}
-    for name, tensor in state.items():
-        path, _, kind = name.rpartition(".")
-        block, _, layer = path.rpartition(".")
-        if layer in _RENAMED and "attentions" in block.split("."):
-            name = f"{block}.{_RENAMED[layer]}.{kind}"
-            # some of these files keep the projections as 1x1 convolutions
-            if kind == "weight":
-                tensor = tensor.flatten(1)
-        renamed[name] = tensor
-    return renamed
 
 
 class _Middle(nn.Module):

@@ -57,57 +57,39 @@ def check_size(source: Path, blocks: int, stored: int) -> None:
         raise WeightsError(f"{source}: asks for {blocks} blocks, more than the {stored} tensors of its weights")
 
 
-def read_tensors(
-    paths: Iterable[Path],
-    device: torch.device,
-    dtype: torch.dtype,
-    change: Change | None = None,
-    select: Callable[[str], bool] | None = None,
-) -> dict[str, Tensor]:
-    """All tensors of some safetensors files; arguments and errors as of :func:`read_places`.
-
-    Args:
-        select: whether to read a tensor, by name; None reads all.
-    """
+def read_tensors(paths: Iterable[Path], device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+    """All tensors of some safetensors files; otherwise as :func:`read_network`."""
     headers = {path: read_header(path) for path in paths}
     places = {name: Place(file=path, name=name) for path, header in headers.items() for name in header.tensors}
-    return read_places(places, headers, device, dtype, change, select)
+    return _read_places(places, headers, device, dtype)
 
 
 def read_network(
-    stored: StoredNetwork,
-    device: torch.device,
-    dtype: torch.dtype,
-    change: Change | None = None,
-    select: Callable[[str], bool] | None = None,
+    stored: StoredNetwork, device: torch.device, dtype: torch.dtype, change: Change | None = None
 ) -> dict[str, Tensor]:
-    """The tensors of a network, by diffusers' names; otherwise as :func:`read_places`."""
-    return read_places(stored.places, stored.headers, device, dtype, change, select)
-
-
-def read_places(
-    places: Mapping[str, Place],
-    headers: Mapping[Path, Header],
-    device: torch.device,
-    dtype: torch.dtype,
-    change: Change | None = None,
-    select: Callable[[str], bool] | None = None,
-) -> dict[str, Tensor]:
-    """Read tensors, each into memory of its own on ``device``, as ``dtype`` and in the layout that networks compute in.
+    """The tensors of a network, each in memory of its own on ``device``, as ``dtype`` and in the layout of networks.
 
     One tensor at a time is held twice. Bytes are read, not mapped: a tensor in mapped memory would change, or crash,
     with the file.
 
     Args:
         change: from name and stored tensor to the tensor that is loaded.
-        select: whether to read a tensor, by name; None reads all.
 
     Raises:
         WeightsError: a file that is missing or has changed, values of a type that is not known, or that are not finite.
     """
-    chosen = {name: place for name, place in places.items() if select is None or select(name)}
-    state = _packed(chosen, headers, device, dtype)
-    for name, values in stored_tensors(chosen, headers):
+    return _read_places(stored.places, stored.headers, device, dtype, change)
+
+
+def _read_places(
+    places: Mapping[str, Place],
+    headers: Mapping[Path, Header],
+    device: torch.device,
+    dtype: torch.dtype,
+    change: Change | None = None,
+) -> dict[str, Tensor]:
+    state = _packed(places, headers, device, dtype)
+    for name, values in stored_tensors(places, headers):
         if change is not None:
             # under the same name, so that what was read is freed before the next tensor is
             values = change(name, values)
@@ -119,7 +101,7 @@ def read_places(
 
 
 def stored_tensors(places: Mapping[str, Place], headers: Mapping[Path, Header]) -> Iterator[tuple[str, Tensor]]:
-    """Tensors as they are stored, one after the other, each in memory of its own; errors as :func:`read_places`."""
+    """Tensors as they are stored, one after the other, each in memory of its own; errors as :func:`read_network`."""
     with ExitStack() as files:
         opened = {path: files.enter_context(_opened(headers[path])) for path in {each.file for each in places.values()}}
         for name, place in _in_order(places, headers):

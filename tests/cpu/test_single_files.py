@@ -155,6 +155,11 @@ def test_what_a_file_lacks_comes_from_another(models, tmp_path):
         assert_same_weights(parts.vae, plain.vae)
         assert_same_weights(parts.text.towers[0].model, plain.texts[0])
 
+    # the other model may lack what is not taken from it
+    texts = {name: tensor for name, tensor in checkpoint(plain).items() if not name.startswith("first_stage_model.")}
+    lent = stored_model(unet, vae=vae, text=save(tmp_path / "without_vae.safetensors", texts))
+    assert lent.text_encoders.keys() == {"text_encoder"}
+
 
 @pytest.mark.parametrize("spelling", ["original", "first_stage_model", "diffusers", "diffusers before 0.13"])
 def test_an_autoencoder_in_one_file_in_every_spelling(spelling, models, tmp_path):

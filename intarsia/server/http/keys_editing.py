@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from intarsia.errors import OutputError, RequestError
-from intarsia.images.atomic_files import flush_folder
+from intarsia.images.atomic_files import edit_lock, flush_folder
 from intarsia.server.http.keys import NAME, NAMES, generate_key, hash_of, parse, read_file
 
 __all__ = ["add_key", "remove_key"]
@@ -26,7 +24,7 @@ def add_key(path: Path, name: str) -> str:
         raise RequestError("NAME", name, NAMES)
 
     key = generate_key()
-    with _editing(path):
+    with edit_lock(path):
         content = read_file(path)[0] if os.path.lexists(path) else b""
         if name in {entry.name for entry in parse(path, content)}:
             message = f"{name} has a key in {path}; remove it first, or take another name for a second key"
@@ -45,7 +43,7 @@ def remove_key(path: Path, name: str) -> None:
         RequestError: there is none, or the file is wrong as it is.
         OutputError: it cannot be written; it is as it was.
     """
-    with _editing(path):
+    with edit_lock(path):
         content = read_file(path)[0]
         names = [entry.name for entry in parse(path, content)]
         if name not in names:
@@ -55,29 +53,6 @@ def remove_key(path: Path, name: str) -> None:
         lines = content.split(b"\n")
         kept = [line for line in lines if name not in [entry.name for entry in parse(path, line)]]
         _replace(path, b"\n".join(kept))
-
-
-@contextlib.contextmanager
-def _editing(path: Path) -> Iterator[None]:
-    """Hold the file's folder against other commands that change keys, where the system has locks (POSIX)."""
-    try:
-        import fcntl
-    except ModuleNotFoundError:
-        yield
-        return
-
-    folder = _target(path).parent
-    try:
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as exc:
-        raise OutputError(f"{path} cannot be written: {exc.strerror or exc}") from exc
-    try:
-        # Some network file systems lock no folders; there, the last of two changes at the same time stands.
-        with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _replace(path: Path, content: bytes) -> None:
