@@ -120,7 +120,8 @@ def test_the_folder_is_complete_pinned_small_and_finite():
     assert {found.file.path for found in verify(entry)} == names
     assert {found.state for found in verify(entry)} == {"ok"}
     assert sum(path.stat().st_size for path in MODEL.iterdir()) <= 1_000_000
-    assert sum(path.stat().st_size for path in MODEL.parent.rglob("*") if path.is_file()) <= 20_000_000
+    packaged = [path for path in MODEL.parent.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in packaged) <= 40_000_000  # what ships in the wheel, all models and parts
     from safetensors.numpy import load_file
 
     for name, array in load_file(MODEL / "model.safetensors").items():
