@@ -132,10 +132,14 @@ def stored_text_folders(folder: Path) -> tuple[dict[str, StoredNetwork], dict[st
 
 
 def stored_network(folder: Path, name: str) -> StoredNetwork:
-    """One network's folder, with ``config.json`` and weights; ``name`` is a key of :data:`~.layout.COMPONENTS`."""
+    """One network's folder, with ``config.json`` and weights.
+
+    Args:
+        name: a key of :data:`~.layout.COMPONENTS`; weights of any other network are called ``model``.
+    """
     source = folder / "config.json"
     config = read_json(source)
-    headers = _headers(find_weights(folder, COMPONENTS[name]))
+    headers = _headers(find_weights(folder, COMPONENTS.get(name, "model")))
     places = {tensor: Place(file=path, name=tensor) for path, header in headers.items() for tensor in header.tensors}
     return StoredNetwork(name=name, source=source, config=config, headers=headers, places=places)
 

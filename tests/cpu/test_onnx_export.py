@@ -417,7 +417,18 @@ def test_inpaint_and_request_run_without_torch(without_torch, tmp_path, image_an
     Image.fromarray(image_and_mask[0]).save(tmp_path / "image.png")
     Image.fromarray(image_and_mask[1]).save(tmp_path / "mask.png")
     done = without_torch(
-        "inpaint", "image.png", "mask.png", "-p", "a red circle", "--steps", "2", "--json", "-o", "a.png"
+        "inpaint",
+        "image.png",
+        "mask.png",
+        "-p",
+        "a red circle",
+        "--steps",
+        "2",
+        "--json",
+        "-o",
+        "a.png",
+        "--lora",
+        "shade:0.5",
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["meta"]["backend"] == "onnx"

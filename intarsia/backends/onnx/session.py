@@ -15,8 +15,8 @@ import onnxruntime as ort
 
 from intarsia.backends.onnx.buffer_pool import BufferPool
 from intarsia.backends.onnx.device import Device, installed_versions, translated
-from intarsia.backends.onnx.graphs import GraphFolder
 from intarsia.backends.onnx.lane_buffers import LaneInputs
+from intarsia.backends.onnx.model_graphs import ModelGraphs
 from intarsia.backends.onnx.open_sessions import open_graph, open_step_sessions
 from intarsia.backends.onnx.prompts import EncodedPrompt, PromptEncoder
 from intarsia.backends.onnx.state import Conditioning, Floats, State, matrices, scalars, timesteps
@@ -33,7 +33,7 @@ __all__ = ["OnnxSession"]
 class OnnxSession:
     """One model; see :class:`intarsia.backends.protocol.Session`."""
 
-    def __init__(self, graphs: GraphFolder, device: Device, capture: Capture = "auto") -> None:
+    def __init__(self, graphs: ModelGraphs, device: Device, capture: Capture = "auto") -> None:
         self.device = device
         self.facts = graphs.facts
         self._graphs = graphs
@@ -48,13 +48,13 @@ class OnnxSession:
         self._runtime = Runtime(
             backend="onnx",
             device=device.name,
-            dtype=graphs.dtype,
+            dtype=graphs.unet.dtype,
             deterministic=True,
             versions=installed_versions(),
             token_merging=True,
             capture="on" if sessions.captured else "off",
-            notes=notes,
-            options=(*device.options, ("graphs", graphs.hashes["unet"][:12])),
+            notes=(*graphs.changes.additions.notes, *notes),
+            options=(*device.options, ("graphs", graphs.unet.hashes["unet"][:12])),
         )
 
     @property
