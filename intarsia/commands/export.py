@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -36,6 +36,9 @@ def export(
         str | None, typer.Argument(help="Id or alias in the registry, or a path; the default model without.")
     ] = None,
     vae: Annotated[str | None, typer.Option("--vae", help="Another VAE's graphs as well: its id, or a path.")] = None,
+    ip_adapter: Annotated[
+        str | None, typer.Option("--ip-adapter", help="An IP adapter's graphs with the model: its id, or a path.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Where folders of graphs are kept; the cache without.")
     ] = None,
@@ -64,7 +67,8 @@ def export(
     merging = entry.token_merging
     merges = Merges(merging.levels, merging.reuse) if token_merging else None
 
-    for part in _parts(registry, entry, vae or entry.vae, str(dtype), merges):
+    named = {"vaes": vae or entry.vae, "ip_adapters": ip_adapter or ""}
+    for part in _parts(registry, entry, named, str(dtype), merges):
         graphs = cached(part.source, part.dtype, out)
         if again or not (graphs / MANIFEST).is_file():
             note(f"exporting {part.source.path.name}; this takes a minute or more")
@@ -81,20 +85,27 @@ class _Part:
     write: Callable[[Path], None]
 
 
-def _parts(registry: Registry, entry: ModelEntry, vae: str, dtype: str, merges: Merges | None) -> Iterator[_Part]:
-    """A model, the parts that it has from elsewhere, and its safety checker."""
-    from intarsia.backends.onnx.sources import source_of, vae_source
-    from intarsia.export.folder import export_checker, export_model, export_vae
+def _parts(
+    registry: Registry, entry: ModelEntry, named: Mapping[str, str], dtype: str, merges: Merges | None
+) -> Iterator[_Part]:
+    """A model, the parts that it has from elsewhere, and its safety checker; ``named`` are ids or paths by section."""
+    from intarsia.backends.onnx.sources import ip_adapter_source, source_of, vae_source
+    from intarsia.export.folder import export_checker, export_ip_adapter, export_model, export_vae
     from intarsia.registry.files import check
 
     models = [entry] if not entry.text else [entry, registry.find(entry.text)]
     for model in models:
         path = check(model)
         yield _Part(source_of(path), dtype, partial(export_model, path, dtype=dtype, merges=merges))
-    if vae:
-        path = check(registry.part("vaes", vae, allow_paths=True))
+    if named["vaes"]:
+        path = check(registry.part("vaes", named["vaes"], allow_paths=True))
         source = vae_source(path, entry.family)
         yield _Part(source, dtype, partial(export_vae, path, dtype=dtype, family=entry.family))
+    if named["ip_adapters"]:
+        path = check(registry.part("ip_adapters", named["ip_adapters"], allow_paths=True))
+        folder = check(entry)
+        source = ip_adapter_source(path, source_of(folder))
+        yield _Part(source, dtype, partial(export_ip_adapter, path, folder, dtype=dtype))
     if entry.safety:
         path = check(registry.part("safety", entry.safety))
         yield _Part(source_of(path), "float32", partial(export_checker, path))

@@ -14,10 +14,21 @@ import torch
 from torch import nn
 
 from intarsia.backends.onnx.graphs import FORMAT, MANIFEST, key_of, store
-from intarsia.backends.onnx.sources import Source, source_of, vae_source
+from intarsia.backends.onnx.sources import Source, ip_adapter_source, source_of, vae_source
+from intarsia.checkpoints.header import read_header
+from intarsia.checkpoints.ip_adapter_layout import image_encoder, weights_file
+from intarsia.checkpoints.layout import find_weights
 from intarsia.checkpoints.single_file import stored_file, stored_vae
-from intarsia.checkpoints.stored import StoredModel, StoredNetwork, stored_folder, stored_network, stored_vae_folder
-from intarsia.export.clip import ClipSafety, ClipText
+from intarsia.checkpoints.stored import (
+    StoredModel,
+    StoredNetwork,
+    stored_folder,
+    stored_network,
+    stored_vae_folder,
+    stored_weights,
+)
+from intarsia.export.clip import ClipImage, ClipSafety, ClipText
+from intarsia.export.image_prompts import image_context_graph, image_encoder_graph
 from intarsia.export.networks import (
     Network,
     attending,
@@ -29,11 +40,14 @@ from intarsia.export.networks import (
     unet_graphs,
 )
 from intarsia.export.stored import places, read_stored
-from intarsia.models.clip_config import is_projected, read_checker_shape, read_text_shape
+from intarsia.models.clip_config import is_projected, read_checker_shape, read_text_shape, read_vision_shape
 from intarsia.models.clip_images import load_preprocessing
+from intarsia.models.ip_adapter import IPAdapter, Resampler
+from intarsia.models.ip_adapter_files import check_encoder, projection_of
 from intarsia.models.loading import build_unet, build_vae
 from intarsia.models.safety import CONCEPTS, SPECIAL_CARE
-from intarsia.models.weight_files import check_size
+from intarsia.models.unet import UNet
+from intarsia.models.weight_files import check_size, stored_names
 
 __all__ = [
     "DTYPES",
@@ -43,8 +57,10 @@ __all__ = [
     "cached",
     "checker_graphs",
     "export_checker",
+    "export_ip_adapter",
     "export_model",
     "export_vae",
+    "ip_adapter_graphs",
     "model_graphs",
 ]
 
@@ -88,8 +104,16 @@ def export_model(path: Path, out: Path, dtype: str = "float32", merges: Merges |
 def export_vae(path: Path, out: Path, dtype: str = "float32", *, family: str = "") -> None:
     """Likewise for an autoencoder alone, folder or file, for models of a family."""
     facts: dict[str, Any] = {}
-    graphs = _vae_graphs(path, stored_vae(path, family), dtype, facts)
-    _write(vae_source(path, family), out, dtype, facts, graphs)
+    source = vae_source(path, family)
+    graphs = _vae_graphs(source, stored_vae(path, family), dtype, facts)
+    _write(source, out, dtype, facts, graphs)
+
+
+def export_ip_adapter(path: Path, model: Path, out: Path, dtype: str = "float32") -> None:
+    """Likewise for an IP adapter, folder or file, with one model, whose UNet then takes an image as well."""
+    facts: dict[str, Any] = {}
+    graphs = ip_adapter_graphs(path, model, dtype, facts)
+    _write(ip_adapter_source(path, source_of(model)), out, dtype, facts, graphs)
 
 
 def export_checker(folder: Path, out: Path) -> None:
@@ -124,20 +148,19 @@ def _write(source: Source, out: Path, dtype: str, facts: dict[str, Any], graphs:
 
 def model_graphs(path: Path, dtype: str, merges: Merges | None, facts: dict[str, Any]) -> Graphs:
     """Names and graphs, made one at a time; other properties that running needs go into ``facts``."""
-    model = _stored_model(path)
+    source, model = source_of(path), _stored_model(path)
     towers: list[dict[str, Any]] = []
-    yield from _text_graphs(model, dtype, towers)
+    yield from _text_graphs(source, model, dtype, towers)
 
-    stored = model.networks["unet"]
-    unet = build_unet(stored)
-    network = _network(path, unet, stored, dtype)
+    network = _unet(source, model, dtype)
+    unet = cast(UNet, network.module)
     yield from unet_graphs(network)
     if merges is not None:
         yield "unet_merging", denoiser_graph(network, merges.levels, merges.reuse)
 
     facts["in_channels"] = unet.config.in_channels
     if "vae" in model.networks:
-        yield from _vae_graphs(path, model.networks["vae"], dtype, facts)
+        yield from _vae_graphs(source, model.networks["vae"], dtype, facts)
 
     facts |= {
         "added": bool(unet.config.added_inputs),
@@ -155,7 +178,12 @@ def _stored_model(path: Path) -> StoredModel:
     return stored_folder(path, with_vae=(path / "vae").is_dir())
 
 
-def _text_graphs(model: StoredModel, dtype: str, towers: list[dict[str, Any]]) -> Graphs:
+def _unet(source: Source, model: StoredModel, dtype: str) -> Network:
+    stored = model.networks["unet"]
+    return _network(source, build_unet(stored), stored, dtype)
+
+
+def _text_graphs(source: Source, model: StoredModel, dtype: str, towers: list[dict[str, Any]]) -> Graphs:
     """The text encoders; what running them needs is appended to ``towers``."""
     encoders = model.text_encoders
     penultimate = len(encoders) > 1
@@ -166,7 +194,7 @@ def _text_graphs(model: StoredModel, dtype: str, towers: list[dict[str, Any]]) -
         check_size(stored.source, shape["num_hidden_layers"], len(stored.places))
         with torch.device("meta"):
             text = ClipText(shape, penultimate=penultimate, projected=projected)
-        network = _network(model.path, text, stored, dtype)
+        network = _network(source, text, stored, dtype)
         yield name, text_graph(network, projected=projected)
 
         towers.append(
@@ -179,9 +207,9 @@ def _text_graphs(model: StoredModel, dtype: str, towers: list[dict[str, Any]]) -
         )
 
 
-def _vae_graphs(path: Path, stored: StoredNetwork, dtype: str, facts: dict[str, Any]) -> Graphs:
+def _vae_graphs(source: Source, stored: StoredNetwork, dtype: str, facts: dict[str, Any]) -> Graphs:
     """An autoencoder's; its properties go into ``facts``."""
-    vae = _autoencoder(path, stored, dtype)
+    vae = _autoencoder(source, stored, dtype)
     yield "vae_encoder", encoder_graph(vae)
     yield "vae_decoder", decoder_graph(vae)
 
@@ -198,29 +226,63 @@ def checker_graphs(folder: Path) -> Graphs:
     crop = load_preprocessing(folder / "preprocessor_config.json").crop
     with torch.device("meta"):
         checker = ClipSafety(vision, width, CONCEPTS, SPECIAL_CARE)
-    network = _network(folder, checker, stored, "float32")
+    network = _network(source_of(folder), checker, stored, "float32")
     yield "safety", safety_graph(network, crop)
+
+
+def ip_adapter_graphs(path: Path, model: Path, dtype: str, facts: dict[str, Any]) -> Graphs:
+    """Likewise of an IP adapter: a UNet that takes an image, the image encoder, and what the adapter makes of it."""
+    own = source_of(model)
+    source = ip_adapter_source(path, own)
+    network = _unet(own, _stored_model(model), dtype)
+    unet = cast(UNet, network.module)
+    # before attention gets its forms for export
+    adapter, encoder, shape = _adapter(path, unet)
+    yield "unet_image", denoiser_graph(network, image=True)
+
+    plus = isinstance(adapter.image_proj, Resampler)
+    stored = stored_network(image_encoder(path), "image_encoder")
+    yield "image_encoder", image_encoder_graph(_network(source, encoder, stored, dtype), shape["image_size"])
+    features = (1, encoder.patches, shape["hidden_size"]) if plus else (1, shape["projection_dim"])
+    stored = stored_weights(weights_file(path), "ip_adapter")
+    yield "image_context", image_context_graph(_network(source, adapter, stored, dtype), features)
+    facts |= {"image_size": shape["image_size"], "resamples": plus}
+
+
+def _adapter(path: Path, unet: UNet) -> tuple[IPAdapter, ClipImage, dict[str, Any]]:
+    """An adapter's networks on the meta device, and the shape of its image encoder."""
+    config = image_encoder(path) / "config.json"
+    shape = read_vision_shape(config)
+    weights = weights_file(path)
+    shapes = {name: tensor.shape for name, tensor in read_header(weights).tensors.items()}
+    stored = find_weights(config.parent, "model")
+    check_size(config, shape["num_hidden_layers"], len(stored_names(stored)))
+    with torch.device("meta"):
+        adapter = IPAdapter(projection_of(weights, shapes, unet.config.cross_attention_dim[0]), unet)
+        encoder = ClipImage(shape, penultimate=isinstance(adapter.image_proj, Resampler))
+    check_encoder(weights, adapter, shape)
+    return adapter, encoder, shape
 
 
 def autoencoder(folder: Path, dtype: str) -> Network:
     """The autoencoder of a diffusers folder; one whose config says ``force_upcast`` computes in float32 in any case."""
-    return _autoencoder(folder, stored_vae_folder(folder / "vae"), dtype)
+    return _autoencoder(source_of(folder), stored_vae_folder(folder / "vae"), dtype)
 
 
-def _autoencoder(path: Path, stored: StoredNetwork, dtype: str) -> Network:
+def _autoencoder(source: Source, stored: StoredNetwork, dtype: str) -> Network:
     vae = build_vae(stored)
     if stored.config.get("force_upcast") is True:
         dtype = "float32"
-    return _network(path, vae, stored, dtype)
+    return _network(source, vae, stored, dtype)
 
 
-def _network(path: Path, module: nn.Module, stored: StoredNetwork, dtype: str) -> Network:
+def _network(source: Source, module: nn.Module, stored: StoredNetwork, dtype: str) -> Network:
     """A network built on the meta device, with memory for weights that are never written."""
     tensors = {}
-    for name, tensor in read_stored(path, stored).items():
+    for name, tensor in read_stored(source, stored).items():
         if not name.endswith(_POSITIONS):
             tensors[_own_name(name)] = tensor
-    by_parameter = places(module, tensors, stored.source.parent if path.is_dir() else path)
+    by_parameter = places(module, tensors, stored.source.parent if stored.source.suffix == ".json" else stored.source)
     allocated = module.to_empty(device="cpu").to(DTYPES[dtype])
     allocated.requires_grad_(False)
     return Network(allocated, by_parameter)

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from intarsia.backends.onnx.initializers import initializer_name
-from intarsia.backends.onnx.sources import location_of
+from intarsia.backends.onnx.sources import Source
 from intarsia.checkpoints.header import StoredTensor
 from intarsia.checkpoints.stored import Place, StoredNetwork
 from intarsia.errors import WeightsError
@@ -41,20 +41,20 @@ class Stored:
     transposed: bool = False
 
 
-def read_stored(source: Path, network: StoredNetwork) -> dict[str, Stored]:
+def read_stored(source: Source, network: StoredNetwork) -> dict[str, Stored]:
     """All tensors of a network, by diffusers' names. No weight is read.
 
     Args:
-        source: the folder or file that graphs are made of.
+        source: what graphs are made of.
     """
     return {name: _stored(source, place, network) for name, place in network.places.items()}
 
 
-def _stored(source: Path, place: Place, network: StoredNetwork) -> Stored:
+def _stored(source: Source, place: Place, network: StoredNetwork) -> Stored:
     tensor = network.headers[place.file].tensors[place.name]
     shape, offset, length = _rows(tensor, place.rows)
     return Stored(
-        file=location_of(source, place.file),
+        file=source.location(place.file),
         name=initializer_name(place),
         dtype=tensor.dtype,
         shape=shape,

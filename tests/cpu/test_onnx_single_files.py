@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import intarsia
 from intarsia.backends.onnx.device import Device
-from intarsia.backends.onnx.sources import LOCATION, vae_source
+from intarsia.backends.onnx.sources import LOCATION, Source, source_of, vae_source
 from intarsia.checkpoints.header import read_header
 from intarsia.checkpoints.single_file import stored_file
 from intarsia.checkpoints.stored import Place, StoredNetwork
@@ -50,13 +50,13 @@ def test_every_tensor_is_where_graphs_look_for_it(tmp_path, family, dtype):
 
     for name, network in model.networks.items():
         state = {key.removeprefix("text_model."): value for key, value in loaded[name].state_dict().items()}
-        for key, stored in read_stored(path, network).items():
+        for key, stored in read_stored(source_of(path), network).items():
             assert stored.file == LOCATION
             expected = state[key.removeprefix("text_model.")]
             assert torch.equal(read(content, stored).reshape(expected.shape), expected), f"{name}: {key}"
 
     # and nothing is missing
-    stored = {name: read_stored(path, network) for name, network in model.networks.items()}
+    stored = {name: read_stored(source_of(path), network) for name, network in model.networks.items()}
     assert len(places(build_unet(model.networks["unet"]), stored["unet"], path)) > 100
     assert len(places(build_vae(model.networks["vae"]), stored["vae"], path)) > 100
 
@@ -99,8 +99,9 @@ def test_every_number_format_is_computed_with_as_torch_reads_it(tmp_path, dtype)
             "bias": Place(file=path, name="biases", rows=(3, 7)),
         },
     )
+    source = Source(path=path, hashes={}, command="", files={LOCATION: path})
     module = Product()
-    stored = places(module.network, read_stored(path, found), path)
+    stored = places(module.network, read_stored(source, found), path)
     graph = translate(module, stored, Signature({"x": torch.zeros(2, 6)}, {}, ["y"]))
     for tensor in onnx.load_from_string(graph).graph.initializer:
         assert tensor.data_location == onnx.TensorProto.EXTERNAL, tensor.name

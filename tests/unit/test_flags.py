@@ -415,7 +415,8 @@ def test_schedulers_prints_all_of_them_as_json(capsys):
 
 EXPORT = {
     "model": (["second"], "model", "second"),
-    "vae": (["--vae", "other"], "vae", "other"),
+    "vae": (["--vae", "other"], "vaes", "other"),
+    "ip_adapter": (["--ip-adapter", "other"], "ip_adapters", "other"),
     "out": (["-o", "graphs"], "out", Path("graphs")),
     "dtype": (["--dtype", "float16"], "dtype", "float16"),
     "token_merging": (["--no-token-merging"], "merges", None),
@@ -443,7 +444,7 @@ def test_a_flag_of_export_reaches_the_exporter(seen, place, monkeypatch, flag):
             return entry
 
         def part(self, kind: str, name: str, *, allow_paths: bool) -> SimpleNamespace:
-            seen["vae"] = name
+            seen[kind] = name
             return entry
 
     def cached(source: SimpleNamespace, dtype: str, out: Path | None) -> Path:
@@ -456,6 +457,9 @@ def test_a_flag_of_export_reaches_the_exporter(seen, place, monkeypatch, flag):
     def export_vae(path: Path, made: Path, dtype: str, family: str) -> None:
         assert family == "sd15"
 
+    def export_ip_adapter(path: Path, model: Path, made: Path, dtype: str) -> None:
+        assert model == place / "nothing"
+
     (place / "made").mkdir()
     if flag == "again":
         (place / "made" / folder.MANIFEST).write_text("{}")
@@ -464,7 +468,8 @@ def test_a_flag_of_export_reaches_the_exporter(seen, place, monkeypatch, flag):
     monkeypatch.setattr(folder, "cached", cached)
     monkeypatch.setattr(folder, "export_model", export_model)
     monkeypatch.setattr(folder, "export_vae", export_vae)
-    for name in ("source_of", "vae_source"):
+    monkeypatch.setattr(folder, "export_ip_adapter", export_ip_adapter)
+    for name in ("source_of", "vae_source", "ip_adapter_source"):
         monkeypatch.setattr(sources, name, lambda path, *family: SimpleNamespace(path=path))
     arguments, name, expected = EXPORT[flag]
     run("export", *arguments)

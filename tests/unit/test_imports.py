@@ -80,6 +80,7 @@ ALLOWED = {
         "intarsia.models.clip_config",
         "intarsia.models.clip_images",
         "intarsia.models.clip_vocabulary",
+        "intarsia.models.image_prompt",
         "intarsia.models.lora",
         "intarsia.models.lora_files",
         "intarsia.models.lora_numpy",

@@ -67,7 +67,6 @@ class OnnxBackend:
         """The first thing asked for that this backend cannot do on its device; empty where it can do all."""
         execution = self._execution
         requested = {
-            "an IP adapter": files.ip_adapter is not None,
             "fused kernels": execution.kernels == "fused",
             "precision fp8": files.precision == FP8,
             f"captured steps on {self._device.name}": execution.capture == "on" and not self._device.captures,

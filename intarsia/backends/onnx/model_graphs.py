@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from intarsia.backends.onnx.changed_weights import ChangedWeights, read_changes
 from intarsia.backends.onnx.graphs import GraphFolder, find_graphs
-from intarsia.backends.onnx.sources import Source, source_of, vae_source
+from intarsia.backends.onnx.sources import Source, ip_adapter_source, source_of, vae_source
 from intarsia.backends.protocol import ModelFiles
 from intarsia.checkpoints.single_file import stored_model
 from intarsia.checkpoints.stored import StoredModel
@@ -18,7 +18,8 @@ from intarsia.models.tokens import ClipTokens
 
 __all__ = ["ModelGraphs", "find_model_graphs", "model_sources"]
 
-_UNET, _TEXT, _VAE = "unet", "text_encoder", "vae"
+_UNET, _TEXT, _VAE, _IMAGE = "unet", "text_encoder", "vae", "image"
+_WITH_IMAGE = "unet_image"
 _OF_VAE = ("latent_channels", "factor")
 
 
@@ -27,7 +28,8 @@ class ModelGraphs:
     """The graphs that a session runs.
 
     Attributes:
-        folders: of ``unet``, ``text_encoder`` and ``vae``: the model's own, or those of another one's.
+        folders: by how the names of their graphs begin: ``unet``, ``text_encoder`` and ``vae``, the model's own or
+            those of another one; with an IP adapter ``image`` and ``unet_image``.
         stored: where the weights are.
         changes: of LoRAs.
     """
@@ -52,8 +54,17 @@ class ModelGraphs:
 
     def folder_of(self, name: str) -> GraphFolder:
         """The folder that a graph is in."""
-        part = next((part for part in self.folders if name.startswith(part)), _UNET)
-        return self.folders[part]
+        return self.folders[max((part for part in self.folders if name.startswith(part)), key=len)]
+
+    @property
+    def image_facts(self) -> Mapping[str, Any] | None:
+        """Properties of an IP adapter's graphs; None without one."""
+        return self.folders[_IMAGE].facts if _IMAGE in self.folders else None
+
+    @property
+    def denoiser(self) -> str:
+        """The graph that a lane's rows evaluate, where it merges no tokens."""
+        return _UNET if self.image_facts is None else _WITH_IMAGE
 
     def tokens(self, encoder: str) -> ClipTokens:
         """The tokenizer of a text encoder, by the name of its folder."""
@@ -64,11 +75,14 @@ class ModelGraphs:
 def model_sources(files: ModelFiles) -> dict[str, Source]:
     """What the graphs of a model's parts are made of; equal parts are one object."""
     own = source_of(files.folder)
-    return {
+    sources = {
         _UNET: own,
         _TEXT: own if files.text is None else source_of(files.text),
         _VAE: own if files.vae_folder is None else vae_source(files.vae_folder, files.family),
     }
+    if files.ip_adapter is not None:
+        sources[_IMAGE] = ip_adapter_source(files.ip_adapter, own)
+    return sources
 
 
 def find_model_graphs(files: ModelFiles, dtypes: Sequence[str]) -> ModelGraphs:
@@ -84,4 +98,8 @@ def find_model_graphs(files: ModelFiles, dtypes: Sequence[str]) -> ModelGraphs:
         files.folder, family=files.family, vae=files.vae_folder, text=files.text, tokenizer=files.tokenizer
     )
     folders = {part: found[id(source)] for part, source in sources.items()}
+    if _IMAGE in folders:
+        # made with the adapter, of the model's own weights
+        own = folders[_UNET]
+        folders[_WITH_IMAGE] = replace(folders[_IMAGE], root=own.root, places=own.places)
     return ModelGraphs(folders=folders, stored=stored, changes=read_changes(stored, files.loras))

@@ -69,5 +69,5 @@ def _open_pair(graphs: ModelGraphs, device: Device, *, captured: bool) -> StepSe
     stream = device.stream()
     step_graph = STEP.read_bytes()
     step = device.open(step_graph, stream=stream, captured=captured)
-    network = open_graph(graphs, "unet", device, stream=stream, captured=captured)
+    network = open_graph(graphs, graphs.denoiser, device, stream=stream, captured=captured)
     return StepSessions(network=network, step=step, device=device, stream=stream, captured=captured)
