@@ -27,7 +27,16 @@ from torch.onnx._internal.exporter._registration import ONNXRegistry
 import intarsia
 from intarsia.backends.onnx import graphs
 from intarsia.backends.onnx.open_sessions import STEP
-from intarsia.export.folder import Merges, autoencoder, cached, checker_graphs, export_model, model_graphs
+from intarsia.backends.onnx.sources import ip_adapter_source, source_of
+from intarsia.export.folder import (
+    Merges,
+    autoencoder,
+    cached,
+    checker_graphs,
+    export_model,
+    ip_adapter_graphs,
+    model_graphs,
+)
 from intarsia.export.networks import decoder_graph
 from intarsia.export.step import step_graph
 from intarsia.models.tokens import load_tokens
@@ -186,9 +195,15 @@ def test_what_ships_is_what_its_command_makes():
     checker = registry.part("safety", entry.safety)
     facts = {}
     merges = Merges(entry.token_merging.levels, entry.token_merging.reuse)
-    made = (model_graphs(entry.path, "float32", merges, facts), checker_graphs(checker.path))
-    for folder, expected in zip((entry.path, checker.path), made, strict=True):
-        found = graphs.find_graphs(folder, ("float32",))
+    look = registry.part("ip_adapters", export_tiny.LOOK)
+    made = (
+        model_graphs(entry.path, "float32", merges, facts),
+        checker_graphs(checker.path),
+        ip_adapter_graphs(look.path, entry.path, "float32", {}),
+    )
+    sources = (entry.path, checker.path, ip_adapter_source(look.path, source_of(entry.path)))
+    for source, expected in zip(sources, made, strict=True):
+        found = graphs.find_graphs(source, ("float32",))
         assert found.folder.parent == graphs.PACKAGED, "python -m tools.export_tiny makes them anew"
         left = set(found.hashes)
         for name, content in expected:
@@ -431,7 +446,18 @@ def test_inpaint_and_request_run_without_torch(without_torch, tmp_path, image_an
     Image.fromarray(image_and_mask[0]).save(tmp_path / "image.png")
     Image.fromarray(image_and_mask[1]).save(tmp_path / "mask.png")
     done = without_torch(
-        "inpaint", "image.png", "mask.png", "-p", "a red circle", "--steps", "2", "--json", "-o", "a.png"
+        "inpaint",
+        "image.png",
+        "mask.png",
+        "-p",
+        "a red circle",
+        "--steps",
+        "2",
+        "--json",
+        "-o",
+        "a.png",
+        "--lora",
+        "shade:0.5",
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["meta"]["backend"] == "onnx"

@@ -79,7 +79,14 @@ ALLOWED = {
         "intarsia.schedulers",
         "intarsia.models.clip_config",
         "intarsia.models.clip_images",
+        "intarsia.models.clip_vocabulary",
+        "intarsia.models.image_prompt",
+        "intarsia.models.lora",
+        "intarsia.models.lora_files",
+        "intarsia.models.lora_numpy",
+        "intarsia.models.stored_arrays",
         "intarsia.models.tokens",
+        "intarsia.models.unet_config",
     ],
 }
 

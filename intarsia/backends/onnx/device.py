@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import cache
@@ -92,7 +92,13 @@ class Device:
         return (("provider", self.provider), ("threads", threads), ("graph_optimization", "all"))
 
     def open(
-        self, graph: bytes, weights: Path | None = None, *, stream: Stream | None = None, captured: bool = False
+        self,
+        graph: bytes,
+        weights: Path | None = None,
+        *,
+        stream: Stream | None = None,
+        captured: bool = False,
+        given: Iterable[tuple[str, np.ndarray]] = (),
     ) -> ort.InferenceSession:
         """A session on a graph.
 
@@ -101,6 +107,7 @@ class Device:
                 of it; they are mapped, not copied.
             stream: runs are launched on it; None gives the session a stream of its own.
             captured: it can capture runs as CUDA graphs; only with all of the graph on a GPU.
+            given: values of weights by name, in place of those in files.
 
         Raises:
             BackendError: the provider gave way to another one.
@@ -108,6 +115,10 @@ class Device:
         if self.kind != "cpu":
             _load_cuda()
         options = self._session_options(weights, captured)
+        values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in given}
+        if values:
+            # before anything is computed with them, unlike add_initializer
+            options.add_external_initializers(list(values), list(values.values()))
         session = ort.InferenceSession(graph, options, providers=self._providers(stream, captured))
         session.disable_fallback()
         session.stream = stream  # which has to outlive it

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
-from intarsia.backends.onnx.graphs import GraphFolder
+from intarsia.backends.onnx.model_graphs import ModelGraphs
 from intarsia.backends.onnx.state import Floats
 from intarsia.errors import RequestError
 from intarsia.lru import Lru
-from intarsia.models.clip_config import read_text_shape
-from intarsia.models.tokens import ClipTokens, load_tokens
 
 __all__ = ["EncodedPrompt", "PromptEncoder"]
 
@@ -59,11 +55,11 @@ class PromptEncoder:
         open_graph: opens one of the model's graphs by its name.
     """
 
-    def __init__(self, graphs: GraphFolder, open_graph: Callable[[str], ort.InferenceSession]) -> None:
+    def __init__(self, graphs: ModelGraphs, open_graph: Callable[[str], ort.InferenceSession]) -> None:
         towers = graphs.facts["towers"]
         self._clip_skip_limit = min(tower["layers"] for tower in towers)
         self._zero_empty_prompt = bool(graphs.facts["zero_empty_prompt"])
-        self._tokens = [_tokens(graphs.weights, tower) for tower in towers]
+        self._tokens = [graphs.tokens(tower["graph"]) for tower in towers]
         self._texts = [open_graph(tower["graph"]) for tower in towers]
         self._cross_kv = open_graph("unet_context")
         self._encoded: Lru[tuple[str, int, bool], EncodedPrompt] = Lru(_PROMPTS)
@@ -108,9 +104,3 @@ class PromptEncoder:
         side_by_side = np.concatenate(hidden, axis=2)
         different_warnings = tuple(dict.fromkeys(warnings))
         return _Text(side_by_side, pooled, different_warnings)
-
-
-def _tokens(folder: Path, tower: Mapping[str, Any]) -> ClipTokens:
-    """The tokenizer of one of a model's text encoders."""
-    shape = read_text_shape(folder / tower["graph"] / "config.json")
-    return load_tokens(folder / tower["tokenizer"], tower["limit"], shape["vocab_size"])

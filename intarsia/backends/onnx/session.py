@@ -15,8 +15,9 @@ import onnxruntime as ort
 
 from intarsia.backends.onnx.buffer_pool import BufferPool
 from intarsia.backends.onnx.device import Device, installed_versions, translated
-from intarsia.backends.onnx.graphs import GraphFolder
+from intarsia.backends.onnx.image_prompts import ImagePrompts
 from intarsia.backends.onnx.lane_buffers import LaneInputs
+from intarsia.backends.onnx.model_graphs import ModelGraphs
 from intarsia.backends.onnx.open_sessions import open_graph, open_step_sessions
 from intarsia.backends.onnx.prompts import EncodedPrompt, PromptEncoder
 from intarsia.backends.onnx.state import Conditioning, Floats, State, matrices, scalars, timesteps
@@ -33,7 +34,7 @@ __all__ = ["OnnxSession"]
 class OnnxSession:
     """One model; see :class:`intarsia.backends.protocol.Session`."""
 
-    def __init__(self, graphs: GraphFolder, device: Device, capture: Capture = "auto") -> None:
+    def __init__(self, graphs: ModelGraphs, device: Device, capture: Capture = "auto") -> None:
         self.device = device
         self.facts = graphs.facts
         self._graphs = graphs
@@ -42,19 +43,22 @@ class OnnxSession:
         self._encoder = self._open("vae_encoder")
         self._decoder = self._open("vae_decoder")
 
+        image_facts = graphs.image_facts
+        self._image_prompts = ImagePrompts(image_facts, self._open) if image_facts is not None else None
+
         sessions, notes = open_step_sessions(graphs, device, capture)
         self._pool = BufferPool(sessions)
         self._merging_pool: BufferPool | None = None
         self._runtime = Runtime(
             backend="onnx",
             device=device.name,
-            dtype=graphs.dtype,
+            dtype=graphs.unet.dtype,
             deterministic=True,
             versions=installed_versions(),
             token_merging=True,
             capture="on" if sessions.captured else "off",
-            notes=notes,
-            options=(*device.options, ("graphs", graphs.hashes["unet"][:12])),
+            notes=(*graphs.changes.additions.notes, *notes),
+            options=(*device.options, ("graphs", graphs.unet.hashes["unet"][:12])),
         )
 
     @property
@@ -84,6 +88,7 @@ class OnnxSession:
                 mask=mask,
                 inpaint_latents=inpaint_latents if self._is_inpainting else inpaint_latents[:0],
                 noise_fill=inputs.noise_fill,
+                image_kv=self._image_kv(inputs),
                 regions=regions,
             )
 
@@ -95,7 +100,10 @@ class OnnxSession:
             embeddings = self._embeddings(conditioning, table)
             tokens = token_inputs(conditioning.regions, noise, len(table))
             step_inputs = self._step_inputs(conditioning, table, noise)
-            inputs = LaneInputs(conditioning.cross_kv, {"embeddings": embeddings, **tokens}, step_inputs)
+            network_inputs: dict[str, np.ndarray] = {"embeddings": embeddings, **tokens}
+            if conditioning.image_kv is not None:
+                network_inputs["image_context"] = conditioning.image_kv
+            inputs = LaneInputs(conditioning.cross_kv, network_inputs, step_inputs)
 
             pool = self._pool_for(conditioning.regions)
             return State(pool, inputs)
@@ -155,6 +163,13 @@ class OnnxSession:
         latents: Floats = batch[0]
         return latents
 
+    def _image_kv(self, inputs: Inputs) -> Floats | None:
+        """Keys and values of the IP adapter's image for each branch."""
+        if self._image_prompts is None or inputs.image_prompt is None:
+            return None
+        both_branches = self._image_prompts.image_kv(inputs.image_prompt, inputs.image_scale)
+        return both_branches if inputs.guidance_scale > 1 else both_branches[1:]
+
     def _time_ids(self, inputs: Inputs) -> Floats | None:
         """SDXL's sizes (Podell et al. 2023, section 2.2): original and target are the generation size."""
         if not self.facts["added"]:
@@ -202,6 +217,8 @@ class OnnxSession:
         if not settings.ratio:
             return (), ()
 
+        if self._image_prompts is not None:
+            return (), ("token merging: not together with an IP adapter on ONNX Runtime; made without it",)
         exported = self.facts["merging"]
         if exported != {"levels": settings.levels, "reuse": settings.reuse}:
             has = "none" if exported is None else "levels {levels} and reuse {reuse}".format(**exported)
