@@ -147,12 +147,11 @@ class _Finder:
         entries = {word: entry for entry in self._requested for word in _words(entry)}
         warnings: list[str] = []
         if syntax == "weighted":
-            own = PromptWords(entries)
-            for name in explicit_words(own.without(text)):
-                entry = self._find(name)
-                entries |= dict.fromkeys((*_words(entry), name), entry)
             more, warnings = self._of_registry(text)
             entries = {**more, **entries}
+            for name in explicit_words(PromptWords(entries).without(text)):
+                entry = self._find(name)  # which says what is wrong with it
+                entries |= dict.fromkeys((*_words(entry), name), entry)
 
         found = list({entry.id: entry for entry in PromptWords(entries).found(text)}.values())
         unused = [entry.id for entry in self._requested if entry not in found]

@@ -22,8 +22,8 @@ from intarsia.models.tokens import ClipTokens, load_tokens
 
 __all__ = ["EncodedPrompt", "PromptEncoder"]
 
-# Encoded prompts kept per session, as in the torch backend.
-_PROMPTS = 64
+# Encoded prompts kept per session, and the memory that they may take, as in the torch backend.
+_PROMPTS, _PROMPT_BYTES = 64, 256 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +108,13 @@ class PromptEncoder:
         (cross_kv,) = self._cross_kv.run(None, {"hidden": text.hidden})
         encoded = EncodedPrompt(cross_kv, text.pooled, text.warnings)
         self._encoded.put(key, encoded)
+        self._evict_surplus()
         return encoded
+
+    def _evict_surplus(self) -> None:
+        """Evict the least recently used, but never the last one: a long prompt takes as much as many short ones."""
+        while len(self._encoded) > 1 and sum(each.cross_kv.nbytes for each in self._encoded.values()) > _PROMPT_BYTES:
+            self._encoded.evict(next(iter(self._encoded)))
 
     def _read(self, key: PromptKey) -> _Text:
         if not 1 <= key.clip_skip <= self._clip_skip_limit:
