@@ -60,7 +60,12 @@ def inpaint(
     scheduler: Annotated[str | None, typer.Option(help="Documented name or short alias.")] = None,
     karras: Annotated[bool, typer.Option("--karras/--no-karras")] = True,
     seed: Annotated[int | None, typer.Option(help="Drawn and reported where it is -1 or not given.", **WHOLE)] = None,
-    clip_skip: Annotated[int, typer.Option(help="1 is the last layer.", **WHOLE)] = 2,
+    clip_skip: Annotated[
+        int | None, typer.Option(help="1 is the text encoder's last layer; the model's default.", **WHOLE)
+    ] = None,
+    prompt_syntax: Annotated[
+        str | None, typer.Option(help="weighted: (word:1.2), BREAK, <lora:ID:0.8>, any length; or plain.")
+    ] = None,
     lora: Annotated[
         list[str] | None, typer.Option("--lora", help="ID or ID:STRENGTH, or PATH:STRENGTH; may be repeated.")
     ] = None,
@@ -93,6 +98,7 @@ def inpaint(
         "init_image": image, "mask_image": mask, "prompt": prompt, "negative_prompt": negative_prompt,
         "model": model, "samples": samples, "steps": steps, "strength": strength, "guidance_scale": guidance,
         "scheduler": scheduler, "karras_sigmas": karras, "seed": seed, "clip_skip": clip_skip,
+        "prompt_syntax": prompt_syntax,
         "loras": [_lora(text) for text in lora or []], "vae": vae,
         "ip_adapter": _ip_adapter(ip_adapter, ip_adapter_image, ip_adapter_scale),
         **_size(size), **_settings(set_ or []),

@@ -30,6 +30,7 @@ class Kind(StrEnum):
     models = "models"
     vaes = "vaes"
     loras = "loras"
+    embeddings = "embeddings"
     ip_adapters = "ip_adapters"
     safety = "safety"
 

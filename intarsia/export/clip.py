@@ -99,8 +99,12 @@ class _TextEmbeddings(nn.Module):
         self.token_embedding = nn.Embedding(tokens, width)
         self.position_embedding = nn.Embedding(positions, width)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        tokens: Tensor = self.token_embedding(ids)
+    def forward(self, ids: Tensor, extra: Tensor) -> Tensor:
+        """Ids ``[B, n]``; -1, -2, … are the rows of ``extra`` ``[m, D]``, which has one at least."""
+        is_extra = ids < 0
+        own: Tensor = self.token_embedding(ids.clamp(min=0))
+        others = F.embedding((-1 - ids).clamp(min=0), extra.to(own.dtype))
+        tokens = torch.where(is_extra[:, :, None], others, own)
         positions = self.position_embedding.weight[: ids.shape[1]]
         return tokens + positions
 
@@ -123,9 +127,15 @@ class ClipText(nn.Module):
             pooled_width = int(config.get("projection_dim", 512))
             self.text_projection = nn.Linear(width, pooled_width, bias=False)
 
-    def forward(self, ids: Tensor, skip: Tensor) -> tuple[Tensor, ...]:
-        """Token ids ``[B, n]`` and ``clip_skip`` ``[1]``, int64 → ``[B, n, D]``, and ``[B, P]`` where it projects."""
-        states = self.encoder(self.embeddings(ids), True)
+    def forward(self, ids: Tensor, skip: Tensor, extra: Tensor) -> tuple[Tensor, ...]:
+        """``[B, n, D]``, and ``[B, P]`` where it projects.
+
+        Args:
+            ids: ``[B, n]``; -1, -2, … are the rows of ``extra``.
+            skip: ``clip_skip`` ``[1]``, int64 as the ids.
+            extra: vectors of embeddings ``[m, D]``, one at least.
+        """
+        states = self.encoder(self.embeddings(ids, extra), True)
         if self.penultimate:
             skip = skip.clamp(min=2)
         index = len(states) - skip

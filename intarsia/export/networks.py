@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from intarsia.export.clip import ClipText
 from intarsia.export.stored import Stored
 from intarsia.export.token_matching import INPUTS, LevelMatcher, Tokens
 from intarsia.export.translate import Signature, translate
@@ -165,8 +166,8 @@ class _Decode(Wrapper):
 
 
 class _Text(Wrapper):
-    def forward(self, ids: Tensor, skip: Tensor) -> tuple[Tensor, ...]:
-        outputs: tuple[Tensor, ...] = self.network(ids, skip)
+    def forward(self, ids: Tensor, skip: Tensor, extra: Tensor) -> tuple[Tensor, ...]:
+        outputs: tuple[Tensor, ...] = self.network(ids, skip, extra)
         return outputs
 
 
@@ -181,6 +182,8 @@ _BATCH, _ROWS, _TOKENS, _HEIGHT, _WIDTH = 2, 3, 77, 40, 48
 # Sources and destinations differ from row to row.
 _PICKED = 2
 _IMAGE_TOKENS = 5
+# Vectors of embeddings beside the table of tokens.
+_EXTRA = 3
 _IMAGE_DYNAMIC = {0: "batch", 2: "height", 3: "width"}
 # SDXL's original size, crop and target size.
 _TIME_IDS = 6
@@ -275,13 +278,19 @@ def decoder_graph(network: Network) -> bytes:
 
 
 def text_graph(network: Network, *, projected: bool) -> bytes:
-    """Token ids ``[B, n]`` and ``clip_skip`` ``[1]`` → ``[B, n, D]``, and ``[B, P]`` where it projects."""
+    """Token ids, ``clip_skip`` and vectors of embeddings → ``[B, n, D]``, and ``[B, P]`` where it projects.
+
+    See :class:`intarsia.export.clip.ClipText`.
+    """
+    text = cast(ClipText, network.module)
     inputs = {
         "ids": torch.ones(_BATCH, 7, dtype=torch.int64),
         "skip": torch.ones(1, dtype=torch.int64),
+        "extra": torch.zeros(_EXTRA, text.embeddings.token_embedding.embedding_dim),
     }
     outputs = ["hidden", "pooled"] if projected else ["hidden"]
-    signature = Signature(inputs, {"ids": {0: "batch", 1: "tokens"}}, outputs)
+    dynamic = {"ids": {0: "batch", 1: "tokens"}, "extra": {0: "extra"}}
+    signature = Signature(inputs, dynamic, outputs)
     return translate(_Text(network.module), network.places, signature)
 
 

@@ -20,7 +20,7 @@ from intarsia.errors import WeightsError
 from intarsia.models.lora import Addition, Additions, LoraFile
 from intarsia.models.lora_arithmetic import Array, Reader
 from intarsia.models.lora_forms import fits
-from intarsia.models.lora_kinds import phrase, sorted_names
+from intarsia.models.lora_kinds import EMBEDDINGS, phrase, sorted_names
 from intarsia.models.lora_layers import UnusableLayer, layer_additions, magnitude_fits
 from intarsia.models.lora_names import Layer, layer_names
 from intarsia.models.lora_settings import scale_of, stored_settings
@@ -107,6 +107,7 @@ def _read(path: Path, strength: float, model: _Model, read: Reader) -> LoraFile:
     if not any(found.tensors.values()):
         phrases = [phrase(kind, others[kind]) for kind in sorted(others, key=lambda kind: -len(others[kind]))[:_NAMED]]
         raise WeightsError(f"{path}: holds nothing that can be applied; it has {', '.join(phrases)}")
+    others.pop(EMBEDDINGS, None)  # which prompts use
     return LoraFile(
         path=path,
         strength=strength,

@@ -179,14 +179,17 @@ def ink(folder: Path) -> dict[str, Any]:
     name = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_out_0"
     torch.manual_seed(0)
     state = {f"{name}.lora_down.weight": torch.randn(4, 128), f"{name}.lora_up.weight": torch.randn(128, 4)}
-    save_file(state | {"bundle_emb.t.clip_l": torch.zeros(1, 64)}, folder.parent / "ink.safetensors")
+    save_file(
+        state | {"text_encoder.text_model.embeddings.position_ids": torch.zeros(1, 64)},
+        folder.parent / "ink.safetensors",
+    )
     return {"loras": [{"id": "ink"}]}
 
 
 def test_what_is_left_out_of_a_lora_is_in_every_result(folder, ink, plain):
     left = (
         "LoRA ink.safetensors: left out, as it cannot be applied: "
-        "embeddings that were trained with it (1 tensor: bundle_emb.t.clip_l)"
+        "constants (1 tensor: text_encoder.text_model.embeddings.position_ids)"
     )
     for backend in ("torch", "onnx"):
         with intarsia.Engine(backend, "cpu", folder.parent / "weights.toml") as engine:

@@ -493,7 +493,7 @@ def test_clip_towers_for_export_are_transformers_own(home):
         ours.load_state_dict({name.removeprefix("text_model."): tensor for name, tensor in state.items()})
         ids, _ = tower.read(["a red circle", "b"])
         with torch.no_grad():
-            theirs, found = tower.run(ids), ours(ids, torch.tensor([2]))
+            theirs, found = tower.run(ids), ours(ids, torch.tensor([2]), torch.zeros(1, tower.width))
         torch.testing.assert_close(found[0], theirs.hidden_states[-2], atol=1e-5, rtol=1e-5)
         if suffix:
             torch.testing.assert_close(found[1], theirs.text_embeds, atol=1e-5, rtol=1e-5)

@@ -309,8 +309,6 @@ def test_a_checkpoint_named_as_a_lora_is_not_read(folder, tmp_path, monkeypatch)
 
 
 EXTRAS = {
-    "embeddings of older files": ({"bundle_emb.t.string_to_param.*": (1, 64)}, "embeddings that were trained with it"),
-    "embeddings": ({"bundle_emb.t.clip_l": (1, 64), "bundle_emb.t.clip_g": (1, 64)}, r"trained with it \(2 tensors"),
     "an alpha": ({"lora_unet_conv_in.alpha": ()}, r"alphas without matrices \(1 tensor: lora_unet_conv_in\.alpha\)"),
     "half a pair": ({"lora_unet_conv_in.lora_up.weight": (32, 2)}, r"incomplete layers \(1 tensor"),
     "positions": ({"text_encoder.text_model.embeddings.position_ids": (1, 77)}, "constants"),

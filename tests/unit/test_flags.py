@@ -109,6 +109,7 @@ INPAINT = {
     "karras": (["--no-karras"], "karras_sigmas", False),
     "seed": (["--seed", MAX_SEED], "seed", MAX_SEED),
     "clip_skip": (["--clip-skip", 3], "clip_skip", 3),
+    "prompt_syntax": (["--prompt-syntax", "plain"], "prompt_syntax", "plain"),
     "lora": (["--lora", "ink:0.5"], "loras", ({"id": "ink", "strength": 0.5},)),
     "vae": (["--vae", "soft"], "vae", "soft"),
     "ip_adapter": (["--ip-adapter", "look"], "ip_adapter", {"id": "look", "scale": 1.0, "image": None}),
@@ -139,7 +140,8 @@ INPAINT = {
 DEFAULTS = {
     "paths": [Path("intarsia-intarsia.png")], "prompt": "", "negative_prompt": "", "model": None, "samples": 1,
     "steps": None, "strength": 0.7, "guidance_scale": 7.5, "scheduler": None, "karras_sigmas": True, "seed": None,
-    "clip_skip": 2, "loras": (), "vae": None, "ip_adapter": None, "metadata": True, "overwrite": False,
+    "clip_skip": None, "prompt_syntax": None,
+    "loras": (), "vae": None, "ip_adapter": None, "metadata": True, "overwrite": False,
     "checked": False,
     "backend": "auto", "device": "auto", "kernels": "auto", "capture": "auto", "precision": None,
     "weights": None,

@@ -26,6 +26,8 @@ EVERYWHERE = [
     "intarsia.parent_pipe",
     "intarsia.threads",
     "intarsia.token_merging",
+    "intarsia.prompt_words",
+    "intarsia.weighted_text",
     "intarsia.checkpoints",
 ]
 ALLOWED = {
@@ -75,6 +77,7 @@ ALLOWED = {
         "intarsia.backends.protocol",
         "intarsia.backends.device_names",
         "intarsia.backends.driver",
+        "intarsia.backends.prompt_reading",
         "intarsia.backends.token_regions",
         "intarsia.schedulers",
         "intarsia.models.clip_config",
@@ -85,6 +88,8 @@ ALLOWED = {
         "intarsia.models.lora_files",
         "intarsia.models.lora_numpy",
         "intarsia.models.stored_arrays",
+        "intarsia.models.prompt_chunks",
+        "intarsia.models.prompt_embeddings",
         "intarsia.models.tokens",
         "intarsia.models.unet_config",
     ],

@@ -22,7 +22,7 @@ from intarsia.former_name import variable
 
 __all__ = ["FORMAT", "MANIFEST", "PACKAGED", "GraphFolder", "find_graphs", "has_graphs", "key_of", "store"]
 
-FORMAT = 2
+FORMAT = 3
 """Raised whenever graphs of an earlier one would not run here any more."""
 
 MANIFEST = "graphs.json"

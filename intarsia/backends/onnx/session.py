@@ -19,9 +19,10 @@ from intarsia.backends.onnx.image_prompts import ImagePrompts
 from intarsia.backends.onnx.lane_buffers import LaneInputs
 from intarsia.backends.onnx.model_graphs import ModelGraphs
 from intarsia.backends.onnx.open_sessions import open_graph, open_step_sessions
-from intarsia.backends.onnx.prompts import EncodedPrompt, PromptEncoder
+from intarsia.backends.onnx.prompts import PromptEncoder
 from intarsia.backends.onnx.state import Conditioning, Floats, State, matrices, scalars, timesteps
 from intarsia.backends.onnx.token_inputs import graph_regions, map_sizes, token_inputs
+from intarsia.backends.prompt_reading import prompt_keys
 from intarsia.backends.protocol import Inputs, Runtime, Shares, Snapshot, Step
 from intarsia.backends.token_regions import TokenRegion
 from intarsia.errors import NotFinite
@@ -38,7 +39,8 @@ class OnnxSession:
         self.device = device
         self.facts = graphs.facts
         self._graphs = graphs
-        self._prompts = PromptEncoder(graphs, self._open)
+        loras = [file.path for file in graphs.changes.additions.files]
+        self._prompts = PromptEncoder(graphs, self._open, loras)
         self._embed = self._open("unet_embed")
         self._encoder = self._open("vae_encoder")
         self._decoder = self._open("vae_decoder")
@@ -70,7 +72,7 @@ class OnnxSession:
 
     def encode(self, inputs: Inputs) -> tuple[Conditioning, tuple[str, ...]]:
         with translated("encode the request", self.device):
-            prompts = self._encode_prompts(inputs)
+            prompts = self._prompts.encode_all(prompt_keys(inputs))
             cross_kv = np.concatenate([prompt.cross_kv for prompt in prompts])
             pooled = [prompt.pooled for prompt in prompts if prompt.pooled is not None]
 
@@ -143,14 +145,6 @@ class OnnxSession:
 
     def _open(self, name: str) -> ort.InferenceSession:
         return open_graph(self._graphs, name, self.device)
-
-    def _encode_prompts(self, inputs: Inputs) -> list[EncodedPrompt]:
-        """Unconditional and conditional; without guidance the latter alone."""
-        conditional = self._prompts.encode(inputs.prompt, inputs.clip_skip)
-        if inputs.guidance_scale <= 1:
-            return [conditional]
-        unconditional = self._prompts.encode(inputs.negative_prompt, inputs.clip_skip, negative=True)
-        return [unconditional, conditional]
 
     def _encode_images(self, inputs: Inputs) -> tuple[Floats, Floats]:
         """Latents ``[C, h, w]`` of the image, and of the image with the mask gray (0 in -1…1)."""

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from intarsia.backends.prompt_reading import prompt_keys
 from intarsia.backends.protocol import Inputs, ModelFiles, Runtime, Shares, Snapshot, Step
 from intarsia.backends.token_regions import draw_choices, find_regions
 from intarsia.backends.torch.capture import CudaGraphCapturer, RunAhead, captures
@@ -132,7 +133,7 @@ class TorchSession:
         height, width = inputs.mask.shape
         attempt = Attempt(width=width, height=height, rest=self._weight_bytes)
         with self._working("encode the request", attempt):
-            prompts = self._encode_prompts(inputs)
+            prompts = self._prompts.get_all(prompt_keys(inputs))
             conditioning = self._conditioning(inputs, prompts)
 
         warnings = [warning for prompt in prompts for warning in prompt.warnings]
@@ -230,7 +231,7 @@ class TorchSession:
                 raise
         self._unusable = ""
         self.files = replace(files, reason=self.files.reason)
-        self._prompts.clear()  # they were encoded by the weights before
+        self._prompts.renew(self.parts)
         return True
 
     def close(self) -> None:
@@ -287,14 +288,6 @@ class TorchSession:
         height, width = state.noise.shape[1:]
         factor = self.parts.vae.factor
         return Attempt(width=factor * width, height=factor * height, lanes=lanes, rest=self._weight_bytes)
-
-    def _encode_prompts(self, inputs: Inputs) -> list[EncodedPrompt]:
-        """One for each branch of guidance: unconditional, conditional; without guidance the second alone."""
-        conditional = self._prompts.get(inputs.prompt, inputs.clip_skip, negative=False)
-        if inputs.guidance_scale <= 1:
-            return [conditional]
-        unconditional = self._prompts.get(inputs.negative_prompt, inputs.clip_skip, negative=True)
-        return [unconditional, conditional]
 
     def _conditioning(self, inputs: Inputs, prompts: Sequence[EncodedPrompt]) -> Conditioning:
         latents = self._vae.encode(inputs.image, inputs.mask if self._is_inpainting else None)
