@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from intarsia.backends.torch.text_memory import TextMemory
 from intarsia.lru import Lru
 from intarsia.models.loading import Parts
 
@@ -38,10 +39,12 @@ class PromptCache:
 
     Args:
         dtype: of the UNet.
+        memory: where the text encoders are between prompts.
     """
 
-    def __init__(self, parts: Parts, dtype: torch.dtype) -> None:
+    def __init__(self, parts: Parts, dtype: torch.dtype, memory: TextMemory) -> None:
         self._parts = parts
+        self._memory = memory
         self._dtype = dtype
         self._prompts: Lru[_Key, EncodedPrompt] = Lru(None)
 
@@ -60,7 +63,8 @@ class PromptCache:
         self._prompts.clear()
 
     def _encode(self, text: str, clip_skip: int, negative: bool) -> EncodedPrompt:
-        encoding = self._parts.text.encode([text], clip_skip)
+        with self._memory.present():
+            encoding = self._parts.text.encode([text], clip_skip)
         if negative and not text and self._parts.zero_empty_prompt:
             encoding = encoding.zeros()
 
