@@ -26,6 +26,7 @@ __all__ = [
     "Checker",
     "Conditioning",
     "Inputs",
+    "Limited",
     "ModelFiles",
     "Prepares",
     "Previews",
@@ -210,6 +211,17 @@ class Session(Protocol):
     def close(self) -> None:
         """Release the device's memory."""
         ...
+
+
+@runtime_checkable
+class Limited(Protocol):
+    """Optional: a session that may not evaluate as many lanes together as the engine has slots.
+
+    Attributes:
+        slots: at most; None has no limit of its own.
+    """
+
+    slots: int | None
 
 
 @runtime_checkable

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 
+from intarsia.backends.device_memory import host_bytes
+from intarsia.backends.memory_plan import MemoryPlan, NetworkSizes, plan_memory
 from intarsia.backends.onnx.device import pick_device
 from intarsia.backends.onnx.graphs import MANIFEST, find_graphs, has_graphs
 from intarsia.backends.onnx.model_graphs import ModelGraphs, find_model_graphs, model_sources
@@ -57,11 +61,22 @@ class OnnxBackend:
             read_json(files.folder / SCHEDULER)  # a plan has read it already; a model without one is half a copy
         graphs = find_model_graphs(files, self._device.dtypes)
         _check(files, graphs)
-        return OnnxSession(graphs, self._device, self._execution.capture)
+        memory = self._memory(graphs)
+        is_compact = self._device.kind == "cpu" and not memory.blocked
+        return OnnxSession(graphs, replace(self._device, compact=is_compact), self._execution.capture, memory)
 
     def open_checker(self, folder: Path) -> OnnxChecker:
         """Load a safety checker."""
         return OnnxChecker(find_graphs(folder, _CHECKER), self._device)
+
+    def _memory(self, graphs: ModelGraphs) -> MemoryPlan:
+        """On a GPU by the budget alone; what it has, its provider does not say."""
+        return plan_memory(
+            NetworkSizes.of(graphs.stored),
+            budget=self._execution.memory,
+            device=host_bytes() if self._device.kind == "cpu" else sys.maxsize,
+            value_bytes=2 if graphs.unet.dtype == "float16" else 4,
+        )
 
     def _refused(self, files: ModelFiles) -> str:
         """The first thing asked for that this backend cannot do on its device; empty where it can do all."""

@@ -68,8 +68,15 @@ class ModelGraphs:
 
     def tokens(self, encoder: str) -> ClipTokens:
         """The tokenizer of a text encoder, by the name of its folder."""
+        return tokens_of(self.stored.tokenizers[encoder], self._text_shape(encoder))
+
+    def text_width(self, encoder: str) -> int:
+        """Numbers that a text encoder has for each token."""
+        return int(self._text_shape(encoder)["hidden_size"])
+
+    def _text_shape(self, encoder: str) -> dict[str, Any]:
         network = self.stored.networks[encoder]
-        return tokens_of(self.stored.tokenizers[encoder], read_text_shape(network.source, network.config))
+        return read_text_shape(network.source, network.config)
 
 
 def model_sources(files: ModelFiles) -> dict[str, Source]:

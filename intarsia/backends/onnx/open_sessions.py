@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnxruntime as ort
 
+from intarsia.backends.device_memory import release_freed
 from intarsia.backends.driver import CAPTURE_LOCK
 from intarsia.backends.onnx.capture_check import check_replay
 from intarsia.backends.onnx.device import Device, translated
@@ -16,7 +20,7 @@ from intarsia.backends.onnx.stream import Stream
 from intarsia.errors import BackendError
 from intarsia.execution import Capture
 
-__all__ = ["STEP", "open_graph", "open_step_sessions"]
+__all__ = ["STEP", "ReopenedGraph", "open_graph", "open_step_sessions"]
 
 STEP = Path(__file__).with_name("step.onnx")
 """A row of any table; ``intarsia/export/step.py`` makes it."""
@@ -34,6 +38,21 @@ def open_graph(
         content = with_format(content, changed, folder.dtype)
     with translated(f"load {folder.folder / name}.onnx", device):
         return device.open(content, folder.root, stream=stream, captured=captured, given=given)
+
+
+class ReopenedGraph:
+    """A graph that is opened for each run and then released, as text encoders are where memory is short."""
+
+    def __init__(self, graphs: ModelGraphs, name: str, device: Device) -> None:
+        self._graphs, self._name, self._device = graphs, name, device
+
+    def run(self, outputs: list[str] | None, inputs: Mapping[str, np.ndarray]) -> list[Any]:
+        """As a session's."""
+        session = open_graph(self._graphs, self._name, self._device)
+        results: list[Any] = session.run(outputs, inputs)
+        del session
+        release_freed()
+        return results
 
 
 def open_step_sessions(graphs: ModelGraphs, device: Device, capture: Capture) -> tuple[StepSessions, tuple[str, ...]]:
@@ -70,4 +89,5 @@ def _open_pair(graphs: ModelGraphs, device: Device, *, captured: bool) -> StepSe
     step_graph = STEP.read_bytes()
     step = device.open(step_graph, stream=stream, captured=captured)
     network = open_graph(graphs, graphs.denoiser, device, stream=stream, captured=captured)
+    release_freed()
     return StepSessions(network=network, step=step, device=device, stream=stream, captured=captured)

@@ -70,7 +70,10 @@ class PromptEncoder:
         towers = graphs.facts["towers"]
         self._clip_skip_limit = min(tower["layers"] for tower in towers)
         self._zero_empty_prompt = bool(graphs.facts["zero_empty_prompt"])
-        self._towers = [_Tower(graphs.tokens(tower["graph"]), open_graph(tower["graph"])) for tower in towers]
+        encoders = [tower["graph"] for tower in towers]
+        self._towers = [
+            _Tower(graphs.tokens(encoder), graphs.text_width(encoder), open_graph(encoder)) for encoder in encoders
+        ]
         self._loras = loras
         self._cross_kv = open_graph("unet_context")
         self._encoded: Lru[PromptKey, EncodedPrompt] = Lru(_PROMPTS)
@@ -136,11 +139,9 @@ class PromptEncoder:
 class _Tower:
     """One tokenizer with its text encoder."""
 
-    def __init__(self, tokens: ClipTokens, session: ort.InferenceSession) -> None:
-        self.tokens = tokens
+    def __init__(self, tokens: ClipTokens, width: int, session: ort.InferenceSession) -> None:
+        self.tokens, self.width = tokens, width
         self._session = session
-        extra = next(given for given in session.get_inputs() if given.name == "extra")
-        self.width: int = extra.shape[1]
 
     def run(self, chunk: Chunk, clip_skip: int) -> list[Floats]:
         """``[1, n, D]``, and ``[1, P]`` where it projects."""

@@ -13,18 +13,21 @@ from dataclasses import replace
 import numpy as np
 import onnxruntime as ort
 
+from intarsia.backends.device_memory import release_freed
+from intarsia.backends.memory_plan import MemoryPlan
 from intarsia.backends.onnx.buffer_pool import BufferPool
 from intarsia.backends.onnx.device import Device, installed_versions, translated
 from intarsia.backends.onnx.image_prompts import ImagePrompts
 from intarsia.backends.onnx.lane_buffers import LaneInputs
 from intarsia.backends.onnx.model_graphs import ModelGraphs
-from intarsia.backends.onnx.open_sessions import open_graph, open_step_sessions
+from intarsia.backends.onnx.open_sessions import ReopenedGraph, open_graph, open_step_sessions
 from intarsia.backends.onnx.prompts import PromptEncoder
 from intarsia.backends.onnx.state import Conditioning, Floats, State, matrices, scalars, timesteps
 from intarsia.backends.onnx.token_inputs import graph_regions, map_sizes, token_inputs
 from intarsia.backends.prompt_reading import prompt_keys
 from intarsia.backends.protocol import Inputs, Runtime, Shares, Snapshot, Step
 from intarsia.backends.token_regions import TokenRegion
+from intarsia.checkpoints.stored import TEXT_ENCODERS
 from intarsia.errors import NotFinite
 from intarsia.execution import Capture
 from intarsia.schedulers import Table
@@ -33,12 +36,21 @@ __all__ = ["OnnxSession"]
 
 
 class OnnxSession:
-    """One model; see :class:`intarsia.backends.protocol.Session`."""
+    """One model; see :class:`intarsia.backends.protocol.Session`.
 
-    def __init__(self, graphs: ModelGraphs, device: Device, capture: Capture = "auto") -> None:
+    Args:
+        memory: what to do where it is short; None keeps everything open.
+    """
+
+    def __init__(
+        self, graphs: ModelGraphs, device: Device, capture: Capture = "auto", memory: MemoryPlan | None = None
+    ) -> None:
         self.device = device
         self.facts = graphs.facts
         self._graphs = graphs
+        self._releases_text = memory is not None and memory.releases_text
+        # the largest first: opening it takes more than it needs from then on
+        sessions, notes = open_step_sessions(graphs, device, capture)
         loras = [file.path for file in graphs.changes.additions.files]
         self._prompts = PromptEncoder(graphs, self._open, loras)
         self._embed = self._open("unet_embed")
@@ -48,7 +60,6 @@ class OnnxSession:
         image_facts = graphs.image_facts
         self._image_prompts = ImagePrompts(image_facts, self._open) if image_facts is not None else None
 
-        sessions, notes = open_step_sessions(graphs, device, capture)
         self._pool = BufferPool(sessions)
         self._merging_pool: BufferPool | None = None
         self._runtime = Runtime(
@@ -60,7 +71,7 @@ class OnnxSession:
             token_merging=True,
             capture="on" if sessions.captured else "off",
             notes=(*graphs.changes.additions.notes, *notes),
-            options=(*device.options, ("graphs", graphs.unet.hashes["unet"][:12])),
+            options=(*device.options, ("graphs", graphs.unet.hashes["unet"][:12]), *self._memory_options(memory)),
         )
 
     @property
@@ -94,6 +105,8 @@ class OnnxSession:
                 regions=regions,
             )
 
+        if self.device.compact:
+            release_freed()
         warnings = [warning for prompt in prompts for warning in prompt.warnings]
         return conditioning, (*warnings, *merging_warnings)
 
@@ -143,7 +156,19 @@ class OnnxSession:
         """Whether the network takes the mask as input; else the loop keeps what is outside it."""
         return bool(self.facts["in_channels"] > self.facts["latent_channels"])
 
+    def _memory_options(self, memory: MemoryPlan | None) -> tuple[tuple[str, str], ...]:
+        if memory is None:
+            return ()
+        return memory.options(
+            {
+                "text encoders are opened for each new prompt": self._releases_text,
+                "weights in the compact layout": self.device.compact,
+            }
+        )
+
     def _open(self, name: str) -> ort.InferenceSession:
+        if self._releases_text and name in TEXT_ENCODERS:
+            return ReopenedGraph(self._graphs, name, self.device)
         return open_graph(self._graphs, name, self.device)
 
     def _encode_images(self, inputs: Inputs) -> tuple[Floats, Floats]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from intarsia.backends.prompt_reading import PromptKey
+from intarsia.backends.torch.text_memory import TextMemory
 from intarsia.lru import Lru
 from intarsia.models.loading import Parts
 from intarsia.models.prompt_chunks import tower_chunks
@@ -41,10 +42,12 @@ class PromptCache:
 
     Args:
         dtype: of the UNet.
+        memory: where the text encoders are between prompts.
     """
 
-    def __init__(self, parts: Parts, dtype: torch.dtype) -> None:
+    def __init__(self, parts: Parts, dtype: torch.dtype, memory: TextMemory) -> None:
         self._parts = parts
+        self._memory = memory
         self._dtype = dtype
         self._prompts: Lru[PromptKey, EncodedPrompt] = Lru(None)
 
@@ -76,7 +79,8 @@ class PromptCache:
         self._prompts.clear()
 
     def _encode(self, key: PromptKey) -> EncodedPrompt:
-        encoding = self._text(key)
+        with self._memory.present():
+            encoding = self._text(key)
         if key.negative and not key.text and self._parts.zero_empty_prompt:
             encoding = encoding.zeros()
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from intarsia.backends.memory_plan import MemoryPlan
 from intarsia.backends.prompt_reading import prompt_keys
 from intarsia.backends.protocol import Inputs, ModelFiles, Runtime, Shares, Snapshot, Step
 from intarsia.backends.token_regions import draw_choices, find_regions
@@ -32,6 +33,7 @@ from intarsia.backends.torch.regions import DeviceRegion, MergingVariant, upload
 from intarsia.backends.torch.state import Conditioning, State
 from intarsia.backends.torch.static_batch import Network
 from intarsia.backends.torch.stepper import Stepper
+from intarsia.backends.torch.text_memory import TextMemory
 from intarsia.backends.torch.vae import VaeRunner
 from intarsia.errors import WeightsError
 from intarsia.execution import Execution
@@ -61,10 +63,12 @@ class TorchSession:
         convolutions: of :data:`intarsia.models.convolutions.FORMS`; none computes them as torch does by itself. An
             engine has no such switch: they are here to be measured
             (``python -m benchmarks.step_profile --convolutions``).
+        memory: what to do where it is short; None keeps everything on the device.
 
     Attributes:
         files: the files of its networks, with the LoRAs that are in them now.
         fused: the networks, and the step, run fused kernels.
+        slots: lanes that the memory budget allows together; None leaves that to the engine.
 
     Raises:
         BackendError: kernels or capture that the device does not have, or no such form of convolutions.
@@ -80,6 +84,7 @@ class TorchSession:
         files: ModelFiles | None = None,
         merging: MergingVariant = MergingVariant(),
         convolutions: Sequence[str] = (),
+        memory: MemoryPlan | None = None,
     ) -> None:
         forms = check_forms(convolutions)
         self.parts, self.image_prompts = parts, image_prompts
@@ -100,17 +105,21 @@ class TorchSession:
             fused=self.fused,
             capturer=self._capturer,
             free_others=lambda: self._stepper.free_graphs(),
+            whole_pixels=None if memory is None else memory.whole_pixels,
         )
         # what a search finds can differ from process to process, and its bits with it
         network = self._network(search="searched" in forms and not is_deterministic)
         self._stepper: Stepper = _make_stepper(network, is_deterministic, self._vae.free_graphs)
 
-        self._prompts = PromptCache(parts, self.dtype)
+        self.slots = None if memory is None else memory.slots
+        releases_text = memory is not None and memory.releases_text
+        self._text_memory = TextMemory(lambda: self.parts, device, self.dtype, releases=releases_text)
+        self._prompts = PromptCache(parts, self.dtype, self._text_memory)
         self._unusable = ""  # why no request can run, where a change of LoRAs left some weights half-way
         self._attention = Choices(timed=not is_deterministic)
         self._run_ahead = RunAhead() if device.type == "cuda" else None
         self._weight_bytes = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
-        self._runtime = self._settled_runtime(is_deterministic, forms)
+        self._runtime = self._settled_runtime(is_deterministic, forms, memory)
 
     @property
     def runtime(self) -> Runtime:
@@ -225,7 +234,8 @@ class TorchSession:
 
         with translated(f"change the LoRAs of {files.model}", self.device):
             try:
-                self.parts = change_loras(self.parts, files.loras)
+                with self._text_memory.present():
+                    self.parts = change_loras(self.parts, files.loras)
             except HalfChangedError as exc:
                 self.parts, self._unusable = exc.parts, str(exc)
                 raise
@@ -257,11 +267,13 @@ class TorchSession:
             search=search,
         )
 
-    def _settled_runtime(self, is_deterministic: bool, forms: frozenset[str]) -> Runtime:
+    def _settled_runtime(self, is_deterministic: bool, forms: frozenset[str], memory: MemoryPlan | None) -> Runtime:
         """What is known of the runtime from the beginning."""
         device = self.device
         device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-        options = (("convolutions", "+".join(sorted(forms))),) if forms else ()
+        options: tuple[tuple[str, str], ...] = (("convolutions", "+".join(sorted(forms))),) if forms else ()
+        if memory is not None:
+            options += memory.options(self._done_for(memory))
         return Runtime(
             backend="torch",
             device=device_name,
@@ -274,6 +286,13 @@ class TorchSession:
             precision=self.parts.precision,
             options=options,
         )
+
+    def _done_for(self, memory: MemoryPlan) -> dict[str, bool]:
+        return {
+            "text encoders leave the device between prompts": self._text_memory.releases,
+            f"images above {memory.whole_pixels or 0:,} pixels in tiles": memory.whole_pixels is not None,
+            f"{memory.slots} slots": memory.slots is not None,
+        }
 
     @contextmanager
     def _working(self, what: str, attempt: Attempt | None = None) -> Iterator[None]:
