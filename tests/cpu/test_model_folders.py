@@ -25,7 +25,7 @@ from tests.noise_request import noise_request
 TINY = Path(intarsia.__file__).parent / "assets" / "intarsia-tiny"
 GRAPHS = Path(intarsia.__file__).parent / "assets" / "graphs"
 UNET = Path("unet", "diffusion_pytorch_model.safetensors")
-SMALL = {"size": 64, "rows": slice(16, 40), "columns": slice(16, 40), "steps": 2}
+SMALL = {"clip_skip": 2, "size": 64, "rows": slice(16, 40), "columns": slice(16, 40), "steps": 2}
 
 
 @pytest.fixture(autouse=True)
