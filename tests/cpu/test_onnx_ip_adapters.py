@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,15 @@ def test_a_scale_of_zero_is_the_model_alone(engines):
     onnx = engines[1]
     # a graph with more operations may sum in another order
     assert psnr(drawn(onnx.run(asked(0.0))), drawn(onnx.run(asked(None)))) >= 60
+
+
+def test_a_published_file_beside_its_encoder_has_the_graphs_of_a_folder(engines, tmp_path):
+    folder = intarsia.Registry().part("ip_adapters", "tiny-look").path
+    shutil.copytree(folder / "image_encoder", tmp_path / "models" / "image_encoder")
+    file = tmp_path / "models" / "ip-adapter_tiny.safetensors"
+    shutil.copy(folder / "ip_adapter.safetensors", file)
+    named, by_path = (engines[1].run(asked(1.0, ip_adapter={"id": each})) for each in ("tiny-look", str(file)))
+    np.testing.assert_array_equal(drawn(named), drawn(by_path))
 
 
 def test_tokens_do_not_merge_beside_an_image_and_the_result_says_so(engines):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +18,20 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import intarsia
+from intarsia.backends.onnx.changed_weights import ChangedWeights
 from intarsia.backends.onnx.device import Device
+from intarsia.backends.onnx.initializers import with_format
 from intarsia.backends.onnx.sources import LOCATION, Source, source_of, vae_source
 from intarsia.checkpoints.header import read_header
 from intarsia.checkpoints.single_file import stored_file
-from intarsia.checkpoints.stored import Place, StoredNetwork
+from intarsia.checkpoints.stored import Place, StoredModel, StoredNetwork
 from intarsia.errors import WeightsError
 from intarsia.export.folder import cached, export_model, export_vae
 from intarsia.export.stored import Stored, places, read_stored
 from intarsia.export.translate import Signature, translate
 from intarsia.models.loading import build_unet, build_vae, load_pipeline_parts
+from intarsia.models.lora import Addition, Additions, LoraFile
+from intarsia.models.lora_forms import Difference
 from tests.noise_request import noise_request
 from tests.original_layout import checkpoint, make_networks, save
 
@@ -80,37 +86,67 @@ class Product(torch.nn.Module):
         return out
 
 
-@pytest.mark.parametrize("dtype", FORMATS)
-def test_every_number_format_is_computed_with_as_torch_reads_it(tmp_path, dtype):
-    """The weight is stored the other way around, and the bias is some rows of another tensor."""
+@dataclass(frozen=True)
+class StoredProduct:
+    """A file of a weight, stored the other way around, and of a bias, some rows of another tensor; and its graph."""
+
+    network: StoredNetwork
+    graph: bytes
+    weight: torch.Tensor
+    bias: torch.Tensor
+    x: torch.Tensor
+
+    def run(self, graph: bytes, given: Iterable[tuple[str, np.ndarray]] = ()) -> torch.Tensor:
+        folder = self.network.source.parent
+        (made,) = Device("cpu").open(graph, folder, given=given).run(None, {"x": self.x.numpy()})
+        return torch.from_numpy(made)
+
+
+def stored_product(folder: Path, dtype: str) -> StoredProduct:
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(4, 6, generator=generator).to(FORMATS[dtype])
     biases = torch.randn(12, generator=generator).to(FORMATS[dtype])
-    path = tmp_path / "x.safetensors"
+    path = folder / LOCATION
     save_file({"weight": weight.T.contiguous(), "biases": biases}, path)
-
-    found = StoredNetwork(
-        name="x",
-        source=path,
-        config={},
-        headers={path: read_header(path)},
-        places={
-            "weight": Place(file=path, name="weight", transposed=True),
-            "bias": Place(file=path, name="biases", rows=(3, 7)),
-        },
+    places_of = {
+        "weight": Place(file=path, name="weight", transposed=True),
+        "bias": Place(file=path, name="biases", rows=(3, 7)),
+    }
+    network = StoredNetwork(
+        name="text_encoder", source=path, config={}, headers={path: read_header(path)}, places=places_of
     )
     source = Source(path=path, hashes={}, command="", files={LOCATION: path})
     module = Product()
-    stored = places(module.network, read_stored(source, found), path)
+    stored = places(module.network, read_stored(source, network), path)
     graph = translate(module, stored, Signature({"x": torch.zeros(2, 6)}, {}, ["y"]))
-    for tensor in onnx.load_from_string(graph).graph.initializer:
-        assert tensor.data_location == onnx.TensorProto.EXTERNAL, tensor.name
-
-    (tmp_path / LOCATION).symlink_to(path.name)
     x = torch.randn(2, 6, generator=generator)
-    (made,) = Device("cpu").open(graph, tmp_path).run(None, {"x": x.numpy()})
-    expected = x @ weight.float().T + biases[3:7].float()
-    torch.testing.assert_close(torch.from_numpy(made), expected, atol=1e-6, rtol=0)
+    return StoredProduct(network, graph, weight.float(), biases[3:7].float(), x)
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_every_number_format_is_computed_with_as_torch_reads_it(tmp_path, dtype):
+    """As it is in the file, and with a LoRA, whose sums are given in its place."""
+    stored = stored_product(tmp_path, dtype)
+    for tensor in onnx.load_from_string(stored.graph).graph.initializer:
+        assert tensor.data_location == onnx.TensorProto.EXTERNAL, tensor.name
+    expected = stored.x @ stored.weight.T + stored.bias
+    torch.testing.assert_close(stored.run(stored.graph), expected, atol=1e-6, rtol=0)
+
+    values = np.random.default_rng(1).standard_normal((4, 6), np.float32)
+    tensors = {"weight": Addition(form=Difference(values)), "bias": Addition(form=Difference(values[:, 0].copy()))}
+    lora = LoraFile(path=tmp_path / "lora", strength=0.5, tensors={"text_encoder": tensors})
+    model = StoredModel(path=tmp_path, networks={"text_encoder": stored.network}, tokenizers={})
+    changes = ChangedWeights(stored=model, additions=Additions([lora]))
+    names = changes.names("text_encoder", stored.graph)
+    assert set(names.values()) == {"weight", "bias"}
+
+    graph = with_format(stored.graph, names, "float32")
+    found = stored.run(graph, changes.values("text_encoder", graph, "float32"))
+    more = torch.from_numpy(values) * 0.5
+    expected = stored.x @ (stored.weight + more).T + stored.bias + more[:, 0]
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    # and the graph is as it was
+    assert not torch.equal(stored.run(stored.graph), found)
 
 
 def test_a_file_keeps_its_graphs_under_another_name_and_loses_them_with_another_header(tmp_path):

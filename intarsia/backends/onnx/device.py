@@ -129,7 +129,8 @@ class Device:
             settings["disabled_optimizers"] = [_BLOCKED_LAYOUT]
         if values:
             # before anything is computed with them, unlike add_initializer
-            arrays = [ort.OrtValue.ortvalue_from_numpy(array) for array in values.values()]
+            # of a packed array an OrtValue is a view; ONNX Runtime takes no other here, and copies it
+            arrays = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)) for array in values.values()]
             options.add_external_initializers(list(values), arrays)
         session = ort.InferenceSession(graph, options, providers=self._providers(stream, captured), **settings)
         session.disable_fallback()
