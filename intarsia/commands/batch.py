@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from intarsia.commands.options import AllowPrivateUrls, AsJson, Backend, Device, Kernels, MaxPixels, Precision, Weights
+from intarsia.commands.options import (
+    AllowPrivateUrls,
+    AsJson,
+    Backend,
+    Device,
+    Kernels,
+    MaxPixels,
+    Memory,
+    Precision,
+    Weights,
+)
 from intarsia.errors import Cancelled, RequestError
 from intarsia.printable import printable, printable_json
 
@@ -127,6 +137,7 @@ def run_or_retry_command(
     allow_private_urls: AllowPrivateUrls = False,
     max_pixels: MaxPixels = None,
     precision: Precision = None,
+    memory: Memory = None,
     as_json: AsJson = False,
     classes: Classes = None,
 ) -> None:
@@ -140,7 +151,7 @@ def run_or_retry_command(
         max_errors=max_errors, fail_fast=fail_fast,
         format=format, compression=compression, metadata=metadata,
         runner=runner, backend=backend, device=device, kernels=kernels, weights=_text(weights),
-        allow_private_urls=allow_private_urls, max_pixels=max_pixels, precision=precision,
+        allow_private_urls=allow_private_urls, max_pixels=max_pixels, precision=precision, memory=memory,
     )  # fmt: skip
 
     place = _place(manifest, images, masks)

@@ -24,6 +24,7 @@ from intarsia.commands.options import (
     EngineOptions,
     Kernels,
     MaxPixels,
+    Memory,
     Precision,
     Weights,
 )
@@ -85,6 +86,7 @@ def inpaint(
     kernels: Kernels = "auto",
     capture: Capture = "auto",
     precision: Precision = None,
+    memory: Memory = None,
     weights: Weights = None,
     allow_private_urls: AllowPrivateUrls = False,
     max_pixels: MaxPixels = None,
@@ -117,6 +119,7 @@ def inpaint(
             kernels=kernels,
             capture=capture,
             precision=precision,
+            memory=memory,
         ).open() as engine:
             result = _with_progress(engine.stream(request))
         with held():

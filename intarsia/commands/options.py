@@ -25,6 +25,7 @@ __all__ = [
     "EngineOptions",
     "Kernels",
     "MaxPixels",
+    "Memory",
     "Precision",
     "Weights",
 ]
@@ -45,6 +46,9 @@ Capture = Annotated[str, typer.Option("--capture", help="auto, on or off: CUDA g
 Precision = Annotated[
     str | None, typer.Option("--precision", help="standard, or fp8: faster, lossier, on a GPU that has it.")
 ]
+Memory = Annotated[
+    str | None, typer.Option("--memory", help="Of the device, for each model: 8GiB, for example; all by default.")
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda[:N], or tensorrt[:N] with onnx.")]
 
 # Numbers of a request: what is none is refused by the request, in the same words as everywhere.
@@ -64,6 +68,7 @@ class EngineOptions:
     kernels: str
     capture: str
     precision: str | None
+    memory: str | None = None
 
     def open(self) -> Engine:
         """The engine that they describe; its errors are those of :class:`intarsia.Engine`."""
@@ -78,4 +83,5 @@ class EngineOptions:
             kernels=self.kernels,
             capture=self.capture,
             precision=self.precision,
+            memory=self.memory,
         )

@@ -18,6 +18,7 @@ from intarsia.commands.options import (
     EngineOptions,
     Kernels,
     MaxPixels,
+    Memory,
     Precision,
     Weights,
 )
@@ -37,6 +38,7 @@ def request(
     kernels: Kernels = "auto",
     capture: Capture = "auto",
     precision: Precision = None,
+    memory: Memory = None,
     weights: Weights = None,
     allow_private_urls: AllowPrivateUrls = False,
     max_pixels: MaxPixels = None,
@@ -54,6 +56,7 @@ def request(
         kernels=kernels,
         capture=capture,
         precision=precision,
+        memory=memory,
     ).open() as engine:
         answered = answer(engine, payload, endpoint, out)
 

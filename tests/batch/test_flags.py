@@ -43,6 +43,7 @@ RUN = {
     "--device": ("cuda:1", {"device": "cuda:1"}),
     "--kernels": ("plain", {"kernels": "plain"}),
     "--precision": ("fp8", {"precision": "fp8"}),
+    "--memory": ("6GiB", {"memory": "6GiB"}),
     "--weights": ("w.toml", {"weights": "w.toml"}),
     "--allow-private-urls": (None, {"allow_private_urls": True}),
     "--max-pixels": ("1000", {"max_pixels": 1000}),

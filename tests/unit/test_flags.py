@@ -132,6 +132,7 @@ INPAINT = {
     "kernels": (["--kernels", "plain"], "kernels", "plain"),
     "capture": (["--capture", "off"], "capture", "off"),
     "precision": (["--precision", "fp8"], "precision", "fp8"),
+    "memory": (["--memory", "6GiB"], "memory", "6GiB"),
     "weights": (["--weights", "other.toml"], "weights", Path("other.toml")),
     "allow_private_urls": (["--allow-private-urls"], "allow_private_urls", True),
     "max_pixels": (["--max-pixels", 5000], "max_pixels", 5000),
@@ -144,6 +145,7 @@ DEFAULTS = {
     "loras": (), "vae": None, "ip_adapter": None, "metadata": True, "overwrite": False,
     "checked": False,
     "backend": "auto", "device": "auto", "kernels": "auto", "capture": "auto", "precision": None,
+    "memory": None,
     "weights": None,
     "allow_private_urls": False, "max_pixels": None, "as_json": False, "width": None, "height": None,
 }  # fmt: skip
@@ -209,6 +211,7 @@ REQUEST = {
             "kernels",
             "capture",
             "precision",
+            "memory",
             "weights",
             "allow_private_urls",
             "max_pixels",

@@ -97,6 +97,7 @@ class RowRunner:
             max_pixels=options.max_pixels,
             kernels=options.kernels,
             precision=options.precision,
+            memory=options.memory,
         )
         self._options = options
         self._out = out
