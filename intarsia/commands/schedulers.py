@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from intarsia.commands.command import group
 from intarsia.commands.options import NUMBER, WHOLE, AsJson
 from intarsia.commands.streams import print_json
 from intarsia.errors import BackendError, OutputError
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["schedulers"]
 
-schedulers = typer.Typer(help="The documented schedulers and their tables.", invoke_without_command=True)
+schedulers = group("The documented schedulers and their tables.", invoke_without_command=True)
 
 
 @schedulers.callback()
