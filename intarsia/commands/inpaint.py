@@ -14,7 +14,7 @@ from intarsia.commands.interrupts import held, interruptible
 from intarsia.commands.option_groups import grouped
 from intarsia.commands.options import AsJson, EngineOptions, MessageOptions
 from intarsia.commands.outputs import OutputOptions, Targets
-from intarsia.commands.request_options import ModelOptions, ImageOptions, PromptOptions, SamplingOptions
+from intarsia.commands.request_options import ImageOptions, ModelOptions, PromptOptions, SamplingOptions
 from intarsia.commands.streams import is_quiet, note, print_json, remark
 from intarsia.errors import Cancelled, OutputError, RequestError
 

@@ -32,7 +32,7 @@ class Also:
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
     """``command`` as Typer reads it: each parameter that is an option group replaced by the group's fields."""
     hints = get_type_hints(command, include_extras=True)
-    groups: dict[str, type[Any]] = {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)}
+    groups: dict[str, type[Any]] = {name: kind for name, kind in hints.items() if _is_group(kind)}
     parameters: list[inspect.Parameter] = []
     aliases: dict[str, tuple[str, ...]] = {}
 
@@ -57,6 +57,10 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     flat.__dict__ |= {"__signature__": signature, "option_aliases": aliases}
     flat.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return flat
+
+
+def _is_group(kind: object) -> bool:
+    return isinstance(kind, type) and dataclasses.is_dataclass(kind)
 
 
 def _options(group: type[Any]) -> Iterator[inspect.Parameter]:

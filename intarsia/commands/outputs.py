@@ -96,7 +96,9 @@ class Targets:
 
         check_outputs(self.paths, overwrite=self._overwrite)
 
-    def save(self, images: Sequence[Image.Image], texts: Sequence[Mapping[str, Any]], quality: int) -> tuple[str, ...]:
+    def save(
+        self, images: Sequence[Image.Image], texts: Sequence[Mapping[str, Any]], quality: int | None
+    ) -> tuple[str, ...]:
         """Write the images, all or none; returns warnings. Names taken since :meth:`check` are counted past."""
         from intarsia.images.encode import SaveOptions
         from intarsia.images.save import save_all

@@ -14,19 +14,16 @@ if TYPE_CHECKING:
     from intarsia.engine.plan import SafetyAction
     from intarsia.engine.request import IpAdapter, Lora
 
-__all__ = ["RequestFields"]
+__all__ = ["RequestFields", "RequestOptions"]
 
 Name = str | os.PathLike[str]
 
 
-class RequestFields(TypedDict, total=False):
-    """Every field of a request but none that has to be given."""
+class RequestOptions(TypedDict, total=False):
+    """Every field of a request but the image, the mask and the prompt; none has to be given."""
 
-    prompt: str
     negative_prompt: str
     model: Name | None
-    init_image: Any
-    mask_image: Any
     width: int | None
     height: int | None
     fit_output: bool
@@ -53,3 +50,11 @@ class RequestFields(TypedDict, total=False):
     invert_mask: bool
     masked_content: MaskedContent
     color_match: bool
+
+
+class RequestFields(RequestOptions, total=False):
+    """Every field of a request."""
+
+    prompt: str
+    init_image: Any
+    mask_image: Any

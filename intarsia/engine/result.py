@@ -135,7 +135,7 @@ class Result:
             "guidance_scale": plan.guidance_scale,
             "strength": sampler.strength,
             "scheduler": sampler.scheduler,
-            "karras_sigmas": sampler.karras,
+            "karras_sigmas": sampler.karras and sampler.karras_applied,
             "algorithm_type": sampler.algorithm_type,
             "clip_skip": plan.prompt.clip_skip,
             "vae": plan.model.vae,
