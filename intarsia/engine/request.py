@@ -31,6 +31,7 @@ from intarsia.engine.field_names import hint_for
 from intarsia.engine.loose_values import loosened
 from intarsia.engine.noise import MAX_SEED
 from intarsia.engine.plan import SafetyAction
+from intarsia.engine.representations import one_liner
 from intarsia.engine.request_fields import RequestFields
 from intarsia.errors import RequestError, named
 from intarsia.numbers import is_random_seed, number, whole
@@ -189,6 +190,12 @@ class InpaintRequest(BaseModel):
         except ValidationError as exc:
             raise _translated(exc) from exc
 
+    def __repr__(self) -> str:
+        """The fields that differ from their defaults, in short."""
+        fields = type(self).model_fields
+        values = {name: getattr(self, name) for name in fields}
+        return one_liner("InpaintRequest", {name: value for name, value in values.items() if _differs(name, value)})
+
     @classmethod
     def parse(cls, fields: Mapping[str, Any]) -> Self:
         """A request from a JSON object; raises :class:`RequestError` naming the first field that is wrong.
@@ -199,6 +206,12 @@ class InpaintRequest(BaseModel):
         if not isinstance(fields, Mapping):
             raise RequestError("request", type(fields).__name__, "a JSON object")
         return cls(**cast(RequestFields, loosened(cls, fields)))
+
+
+def _differs(field: str, value: Any) -> bool:
+    """Whether a field is not at its default; images, which may be arrays, are where there is one."""
+    default = InpaintRequest.model_fields[field].default
+    return value is not None if default is None else value != default
 
 
 def _translated(exc: ValidationError) -> RequestError:

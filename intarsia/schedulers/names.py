@@ -79,7 +79,7 @@ def resolve_sampler(name: str) -> Sampler:
     raise _unknown(name)
 
 
-def _unknown(name: str) -> RequestError:
+def _unknown(name: object) -> RequestError:
     """The error for a name that is none; with what was probably meant."""
     known = (*NAMES, *_OUTSIDE.names())
     allowed = f"one of {', '.join(known)}"
