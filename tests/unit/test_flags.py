@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self
@@ -23,6 +24,7 @@ from intarsia.engine import resolve
 from intarsia.engine.field_names import SYNONYMS
 from intarsia.engine.noise import MAX_SEED
 from intarsia.engine.request import InpaintRequest
+from intarsia.errors import IntarsiaError
 from intarsia.images import save as output
 from intarsia.images.access import Access
 from intarsia.registry import files as weights
@@ -541,7 +543,23 @@ def test_a_flag_of_keys_changes_what_is_listed_or_written(place, capsys, command
     assert names == {"keys add": [before, "eve"], "keys list": [before], "keys remove": []}[command]
 
 
+DOCTOR = {"weights": (["--weights", "other.toml"], "nothing"), "as_json": (["--json"], "{")}
+
+
+@pytest.mark.parametrize("flag", DOCTOR)
+def test_a_flag_of_doctor_changes_what_is_looked_at_or_printed(place, monkeypatch, capsys, flag):
+    monkeypatch.delenv("INTARSIA_WEIGHTS")
+    arguments, expected = DOCTOR[flag]
+    with suppress(IntarsiaError):
+        run("doctor", *arguments)
+    printed = capsys.readouterr().out
+    assert ("default model: nothing" in printed) is (flag == "weights")
+    assert printed.startswith("{") is (flag == "as_json")
+    assert expected in printed
+
+
 TABLE = {
+    "doctor": DOCTOR,
     "inpaint": INPAINT,
     "request": REQUEST,
     "plan": PLAN,
