@@ -18,7 +18,9 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.networks import Weights, _randomise, unet_config
 from intarsia.backends.onnx.device import Device
+from intarsia.backends.onnx.sources import Source
 from intarsia.batch.running.process import peak_memory
+from intarsia.checkpoints.stored import stored_weights
 from intarsia.export.networks import Network, denoiser_graph
 from intarsia.export.stored import places, read_stored
 from intarsia.models.unet import UNet
@@ -53,7 +55,8 @@ def export(folder: Path, family: str) -> None:
     """The graph, beside the weights that it refers to."""
     with torch.device("meta"):
         unet = UNet(unet_config(Weights(family)))
-    found = places(unet, read_stored(folder, [folder / FILE]), folder)
+    source = Source(path=folder, hashes={}, command="")
+    found = places(unet, read_stored(source, stored_weights(folder / FILE, "unet")), folder)
     content = denoiser_graph(Network(unet.to_empty(device="cpu").requires_grad_(False), found))
     (folder / "unet.onnx").write_bytes(content)
     print(f"graph: {len(content) / 2**20:.2f} MiB")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar, get_args
 
 from intarsia.errors import BackendError
+from intarsia.memory_size import read_memory
 
 __all__ = ["CAPTURE", "FP8", "KERNELS", "PRECISIONS", "STANDARD", "Capture", "Execution", "Kernels", "Precision"]
 
@@ -37,26 +38,32 @@ class Execution:
             backend decide.
         kernels: a backend that has no fused ones refuses ``fused``.
         capture: a backend or device that cannot capture refuses ``on``.
+        memory: bytes of the device that it may take; None is all that the device has.
 
     Raises:
-        BackendError: no such kernels or capture.
+        BackendError: no such kernels or capture, or no amount of memory.
     """
 
     deterministic: bool | None = None
     kernels: Kernels = "auto"
     capture: Capture = "auto"
+    memory: int | None = None
 
     def __post_init__(self) -> None:
         _choice("kernels", self.kernels, KERNELS)
         _choice("capture", self.capture, CAPTURE)
+        read_memory(self.memory)
 
     @classmethod
-    def named(cls, kernels: str, capture: str, *, deterministic: bool | None = None) -> Execution:
+    def named(
+        cls, kernels: str, capture: str, *, deterministic: bool | None = None, memory: int | str | None = None
+    ) -> Execution:
         """From texts, as they come from a command line or a file."""
         return cls(
             deterministic=deterministic,
             kernels=_choice("kernels", kernels, KERNELS),
             capture=_choice("capture", capture, CAPTURE),
+            memory=read_memory(memory),
         )
 
 

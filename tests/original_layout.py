@@ -55,8 +55,12 @@ class Networks:
     texts: list[Any]
 
 
-def make_networks(family: str) -> Networks:
-    """A model of the smallest widths that keep the rules of its version: heads, groups, levels."""
+def make_networks(family: str, *, shallow: bool = False) -> Networks:
+    """A model of the smallest widths that keep the rules of its version: heads, groups, levels.
+
+    Args:
+        shallow: a UNet of SDXL's with two levels, of one block each; for what takes long for each layer.
+    """
     version, channels = family.removesuffix("-inpaint"), 9 if family.endswith("-inpaint") else 4
     widths = {"sd15": (32, 32, 64, 64), "sd21": (64, 64, 128, 128), "sdxl": (64, 64, 128)}[version]
     text_widths = {"sd15": (64,), "sd21": (64,), "sdxl": (64, 128)}[version]
@@ -72,11 +76,20 @@ def make_networks(family: str) -> Networks:
             "addition_time_embed_dim": 256,
             "projection_class_embeddings_input_dim": text_widths[1] + 6 * 256,
         }
+    if shallow:
+        widths = widths[:2]
+        settings |= {
+            "attention_head_dim": settings["attention_head_dim"][:2],
+            "transformer_layers_per_block": (1, 1),
+            "down_block_types": settings["down_block_types"][:2],
+            "up_block_types": settings["up_block_types"][1:],
+            "layers_per_block": 1,
+        }
     unet = UNet2DConditionModel(
         in_channels=channels, block_out_channels=widths, cross_attention_dim=sum(text_widths), **settings
     )
     vae = AutoencoderKL(
-        block_out_channels=(32, 32, 64, 64), layers_per_block=2, latent_channels=4,
+        block_out_channels=(32, 32, 64, 64), layers_per_block=1 if shallow else 2, latent_channels=4,
         down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
         scaling_factor=0.13025 if version == "sdxl" else 0.18215,
     )  # fmt: skip

@@ -57,7 +57,7 @@ class NullSession:
         return _State(conditioning, np.array(_color(digest), np.uint8))
 
     def _parts(self, inputs: Inputs) -> str:
-        """Stands for the weights of VAE, LoRAs and IP adapter, and for their precision."""
+        """Stands for the weights of VAE, LoRAs, embeddings and IP adapter, and for their precision."""
         files = self.files
         parts = [f"lora {path.name} {strength}" for path, strength in files.loras]
         if files.vae_folder is not None:
@@ -65,6 +65,7 @@ class NullSession:
         if files.ip_adapter is not None and inputs.image_prompt is not None:
             digest = hashlib.sha256(inputs.image_prompt.tobytes()).hexdigest()
             parts.append(f"ip {files.ip_adapter.name} {inputs.image_scale} {digest}")
+        parts += [f"embedding {embedding.path.name}" for embedding in inputs.embeddings]
         if files.precision != STANDARD:
             parts.append(f"precision {files.precision}")
         return "\0".join(parts)

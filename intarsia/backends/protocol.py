@@ -16,6 +16,7 @@ import numpy as np
 from intarsia.execution import STANDARD, Execution, Precision
 from intarsia.schedulers import Table
 from intarsia.token_merging import NO_MERGING, TokenMerging
+from intarsia.weighted_text import PromptSyntax
 
 __all__ = [
     "Adapts",
@@ -25,9 +26,11 @@ __all__ = [
     "Checker",
     "Conditioning",
     "Inputs",
+    "Limited",
     "ModelFiles",
     "Prepares",
     "Previews",
+    "PromptEmbedding",
     "Runtime",
     "Session",
     "Shares",
@@ -80,6 +83,21 @@ class ModelFiles:
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class PromptEmbedding:
+    """A textual-inversion embedding that prompts may use.
+
+    Attributes:
+        words: each stands for its vectors where it is written, also behind ``embedding:``.
+        path: its file, already verified.
+        sha256: of the file's content.
+    """
+
+    words: tuple[str, ...]
+    path: Path
+    sha256: str
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Inputs:
     """The inputs of one request, the same for all of its images, before any of them is encoded.
@@ -94,6 +112,8 @@ class Inputs:
         image_prompt: uint8 ``[H, W, 3]`` of any size, the IP adapter's image; None without one.
         image_scale: weight of its attention, 0 … 1.
         token_merging: the plan's.
+        prompt_syntax: how both prompts are read; see :mod:`intarsia.weighted_text`.
+        embeddings: what their words may stand for, beside the embeddings that LoRAs bring along.
     """
 
     prompt: str
@@ -107,6 +127,8 @@ class Inputs:
     image_prompt: np.ndarray | None = None
     image_scale: float = 0.0
     token_merging: TokenMerging = NO_MERGING
+    prompt_syntax: PromptSyntax = "plain"
+    embeddings: tuple[PromptEmbedding, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,6 +211,17 @@ class Session(Protocol):
     def close(self) -> None:
         """Release the device's memory."""
         ...
+
+
+@runtime_checkable
+class Limited(Protocol):
+    """Optional: a session that may not evaluate as many lanes together as the engine has slots.
+
+    Attributes:
+        slots: at most; None has no limit of its own.
+    """
+
+    slots: int | None
 
 
 @runtime_checkable

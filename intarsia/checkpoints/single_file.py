@@ -34,7 +34,7 @@ from intarsia.checkpoints.unet_names import OriginalUNet
 from intarsia.checkpoints.vae_names import diffusers_vae_names, vae_config
 from intarsia.errors import WeightsError
 
-__all__ = ["stored_model", "stored_vae"]
+__all__ = ["stored_file", "stored_model", "stored_vae"]
 
 _VAE_PREFIXES = ("first_stage_model.", "")
 _VAE_FIRST = "encoder.down_blocks.0.resnets.0.conv1.weight"
@@ -67,7 +67,7 @@ def stored_model(
     Raises:
         WeightsError: anything missing, unreadable or of another kind; one line that names the file.
     """
-    model = _of_file(path) if path.is_file() else stored_folder(path, with_vae=vae is None)
+    model = stored_file(path) if path.is_file() else stored_folder(path, with_vae=vae is None)
     networks, tokenizers = dict(model.networks), dict(model.tokenizers)
     if vae is not None:
         networks["vae"] = stored_vae(vae, family)
@@ -106,12 +106,16 @@ def _text_of(path: Path) -> tuple[Mapping[str, StoredNetwork], dict[str, Path | 
     """The text encoders of a model, which may lack other networks, and their tokenizers."""
     if not path.is_file():
         return stored_text_folders(path)
-    model = _of_file(path)
+    model = stored_file(path)
     return model.text_encoders, dict(model.tokenizers)
 
 
-def _of_file(path: Path) -> StoredModel:
-    """The networks that are in a file; it may lack some."""
+def stored_file(path: Path) -> StoredModel:
+    """The networks that are in a checkpoint's file, which may lack text encoders and VAE.
+
+    Raises:
+        WeightsError: it is unreadable, or no model that runs here.
+    """
     header = read_header(path)
     found = identify_header(header)
     if found.refused:

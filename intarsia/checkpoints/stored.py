@@ -27,6 +27,7 @@ __all__ = [
     "stored_network",
     "stored_text_folders",
     "stored_vae_folder",
+    "stored_weights",
 ]
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
@@ -132,12 +133,23 @@ def stored_text_folders(folder: Path) -> tuple[dict[str, StoredNetwork], dict[st
 
 
 def stored_network(folder: Path, name: str) -> StoredNetwork:
-    """One network's folder, with ``config.json`` and weights; ``name`` is a key of :data:`~.layout.COMPONENTS`."""
+    """One network's folder, with ``config.json`` and weights.
+
+    Args:
+        name: a key of :data:`~.layout.COMPONENTS`; weights of any other network are called ``model``.
+    """
     source = folder / "config.json"
     config = read_json(source)
-    headers = _headers(find_weights(folder, COMPONENTS[name]))
+    headers = _headers(find_weights(folder, COMPONENTS.get(name, "model")))
     places = {tensor: Place(file=path, name=tensor) for path, header in headers.items() for tensor in header.tensors}
     return StoredNetwork(name=name, source=source, config=config, headers=headers, places=places)
+
+
+def stored_weights(path: Path, name: str) -> StoredNetwork:
+    """A network whose file has its own names and no configuration."""
+    header = read_header(path)
+    places = {tensor: Place(file=path, name=tensor) for tensor in header.tensors}
+    return StoredNetwork(name=name, source=path, config={}, headers={path: header}, places=places)
 
 
 def stored_vae_folder(folder: Path) -> StoredNetwork:

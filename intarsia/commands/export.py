@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from intarsia.commands.options import Weights
 from intarsia.commands.streams import note
-from intarsia.errors import BackendError, WeightsError
+from intarsia.errors import BackendError
+
+if TYPE_CHECKING:
+    from intarsia.backends.onnx.sources import Source
+    from intarsia.export.folder import Merges
+    from intarsia.registry.entries import ModelEntry
+    from intarsia.registry.registry import Registry
 
 __all__ = ["export"]
 
@@ -23,7 +32,13 @@ class Dtype(StrEnum):
 
 
 def export(
-    model: Annotated[str | None, typer.Argument(help="Id or alias in the registry; the default model without.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(help="Id or alias in the registry, or a path; the default model without.")
+    ] = None,
+    vae: Annotated[str | None, typer.Option("--vae", help="Another VAE's graphs as well: its id, or a path.")] = None,
+    ip_adapter: Annotated[
+        str | None, typer.Option("--ip-adapter", help="An IP adapter's graphs with the model: its id, or a path.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Where folders of graphs are kept; the cache without.")
     ] = None,
@@ -34,35 +49,63 @@ def export(
     again: Annotated[bool, typer.Option("--again", help="Also where the graphs are there already.")] = False,
     weights: Weights = None,
 ) -> None:
-    """Export a model, and its safety checker, for backend onnx; prints the folders of their graphs.
+    """Export a model, with its safety checker and the parts that its entry names, for backend onnx.
+
+    Prints the folders of their graphs.
 
     The graphs hold no weights, they refer to the model's own files. With --out, set INTARSIA_GRAPHS to the same folder
     where they are to be used.
     """
-    from intarsia.registry.files import check
     from intarsia.registry.registry import Registry
 
     try:
-        from intarsia.export.folder import MANIFEST, Merges, cached, export_checker, export_model
+        from intarsia.export.folder import MANIFEST, Merges, cached
     except ModuleNotFoundError as exc:
         raise BackendError(f"intarsia export needs the package {exc.name}: pip install 'intarsia[export]'") from exc
     registry = Registry(weights)
-    entry = registry.find(model)
-    if entry.format == "single":
-        raise WeightsError(f"{entry.id}: graphs are made of a diffusers folder, and {entry.path.name} is one file")
+    entry = registry.find(model, allow_paths=True)
     merging = entry.token_merging
     merges = Merges(merging.levels, merging.reuse) if token_merging else None
 
-    folders = [(check(entry), str(dtype))]
-    if entry.safety:
-        folders.append((check(registry.part("safety", entry.safety)), "float32"))
-
-    for folder, precision in folders:
-        graphs = cached(folder, precision, out)
+    named = {"vaes": vae or entry.vae, "ip_adapters": ip_adapter or ""}
+    for part in _parts(registry, entry, named, str(dtype), merges):
+        graphs = cached(part.source, part.dtype, out)
         if again or not (graphs / MANIFEST).is_file():
-            note(f"exporting {folder.name}; this takes a minute or more")
-            if (folder / "model_index.json").is_file():
-                export_model(folder, graphs, precision, merges)
-            else:
-                export_checker(folder, graphs)
+            note(f"exporting {part.source.path.name}; this takes a minute or more")
+            part.write(graphs)
         typer.echo(str(graphs))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Graphs to be made: of what, in which number format, and the function that writes them into a folder."""
+
+    source: Source
+    dtype: str
+    write: Callable[[Path], None]
+
+
+def _parts(
+    registry: Registry, entry: ModelEntry, named: Mapping[str, str], dtype: str, merges: Merges | None
+) -> Iterator[_Part]:
+    """A model, the parts that it has from elsewhere, and its safety checker; ``named`` are ids or paths by section."""
+    from intarsia.backends.onnx.sources import ip_adapter_source, source_of, vae_source
+    from intarsia.export.folder import export_checker, export_ip_adapter, export_model, export_vae
+    from intarsia.registry.files import check
+
+    models = [entry] if not entry.text else [entry, registry.find(entry.text)]
+    for model in models:
+        path = check(model)
+        yield _Part(source_of(path), dtype, partial(export_model, path, dtype=dtype, merges=merges))
+    if named["vaes"]:
+        path = check(registry.part("vaes", named["vaes"], allow_paths=True))
+        source = vae_source(path, entry.family)
+        yield _Part(source, dtype, partial(export_vae, path, dtype=dtype, family=entry.family))
+    if named["ip_adapters"]:
+        path = check(registry.part("ip_adapters", named["ip_adapters"], allow_paths=True))
+        folder = check(entry)
+        source = ip_adapter_source(path, source_of(folder))
+        yield _Part(source, dtype, partial(export_ip_adapter, path, folder, dtype=dtype))
+    if entry.safety:
+        path = check(registry.part("safety", entry.safety))
+        yield _Part(source_of(path), "float32", partial(export_checker, path))

@@ -31,6 +31,7 @@ class Kind(StrEnum):
     models = "models"
     vaes = "vaes"
     loras = "loras"
+    embeddings = "embeddings"
     ip_adapters = "ip_adapters"
     safety = "safety"
 

@@ -43,7 +43,7 @@ def add_models(
     weights: Weights = None,
     as_json: AsJson = False,
 ) -> None:
-    """Add checkpoints, diffusers folders, LoRAs, VAEs and IP adapters to your weights.toml.
+    """Add checkpoints, diffusers folders, LoRAs, embeddings, VAEs and IP adapters to your weights.toml.
 
     What each file is, is read from its header. The file stays where it is; nothing is converted. Its sha256 is
     computed once.

@@ -133,7 +133,17 @@ class PromptOptions:
         _named("negative_prompt"),
     ] = None
     clip_skip: Annotated[
-        str | None, typer.Option(metavar="N", help="1 to 8: 1 is the text encoder's last layer; default 2.")
+        str | None,
+        typer.Option(metavar="N", help="1 to 8: 1 is the text encoder's last layer; default is the model's."),
+    ] = None
+    prompt_syntax: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="weighted: (word:1.2), BREAK, <lora:ID:0.8>, any length; or plain."),
+    ] = None
+    embeddings: Annotated[
+        list[str] | None,
+        typer.Option("--embedding", metavar="ID", help="Its word counts in plain prompts too; may be repeated."),
+        Also("--embeddings"),
     ] = None
     enhance_prompt: Annotated[
         Flag, typer.Option("--enhance-prompt/--no-enhance-prompt", help="Put the model's own words around the prompt.")

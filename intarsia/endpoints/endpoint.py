@@ -68,6 +68,7 @@ FIELDS: dict[str, Field] = {
     "vae": Field(Text(), "Registry id of another autoencoder.", blank=True),
     "lora_model": Field(Names(), "Registry ids of LoRAs, comma-separated or a list.", blank=True),
     "lora_strength": Field(Numbers(0.1, 1), "One for all LoRAs, or one for each.", blank=True),
+    "embeddings_model": Field(Names(), "Registry ids of embeddings, whose names in the prompts count.", blank=True),
     "ip_adapter_id": Field(Text(), "Registry id of an IP adapter.", blank=True),
     "ip_adapter_scale": Field(Number(0, 1), "Weight of the IP adapter's image.", blank=True),
     "ip_adapter_image": Field(ImageText(), "The image that the IP adapter shows.", blank=True),
@@ -79,7 +80,7 @@ FIELDS: dict[str, Field] = {
 }
 
 # Sent by clients of the hosted services' older versions; nothing here does what they say.
-IGNORED = ("multi_lingual", "self_attention", "upscale", "embeddings_model", "panorama", "full_url")
+IGNORED = ("multi_lingual", "self_attention", "upscale", "panorama", "full_url")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from intarsia.engine.request import InpaintRequest, IpAdapter, Lora
 from intarsia.errors import RequestError, WeightsError, shown
 from intarsia.registry.entries import ModelEntry, normalize
 from intarsia.registry.registry import Registry
+from intarsia.weighted_text import PromptSyntax
 
 __all__ = ["ENDPOINTS", "Documented", "ReplyOptions", "read"]
 
@@ -67,10 +68,11 @@ def read(payload: object, name: str | None, registry: Registry) -> Documented:
             raise RequestError(required, message=f"{required} is required")
 
     model = fields.get("model_id", registry.realtime or None)
-    values = _model_defaults(endpoint, registry.find(model)) | fields
+    entry = registry.find(model)
+    values = _model_defaults(endpoint, entry) | fields
     return Documented(
         endpoint=endpoint,
-        request=_request(values, model),
+        request=_request(values, model, entry.prompt_syntax or "plain"),
         options=_options(values),
         warnings=(*_ignored(body, endpoint), *_without_effect(body, values)),
     )
@@ -131,10 +133,11 @@ def _model_defaults(endpoint: Endpoint, entry: ModelEntry) -> dict[str, Any]:
         raise WeightsError(f"{where}: {exc}") from exc
 
 
-def _request(values: Mapping[str, Any], model: str | None) -> InpaintRequest:
+def _request(values: Mapping[str, Any], model: str | None, syntax: PromptSyntax) -> InpaintRequest:
     return InpaintRequest(
         prompt=values["prompt"],
         negative_prompt=values["negative_prompt"],
+        prompt_syntax=syntax,
         model=model,
         init_image=values["init_image"],
         mask_image=values["mask_image"],
@@ -151,6 +154,7 @@ def _request(values: Mapping[str, Any], model: str | None) -> InpaintRequest:
         clip_skip=values["clip_skip"],
         seed=values.get("seed"),
         loras=_loras(values.get("lora_model", ()), values.get("lora_strength", ())),
+        embeddings=values.get("embeddings_model", ()),
         vae=values.get("vae"),
         ip_adapter=_ip_adapter(values),
         token_merging=values["tomesd"],

@@ -57,9 +57,14 @@ class Engine:
         precision: ``standard`` (half precision on a GPU, float32 on a CPU), or ``fp8``, a faster and lossier preset for
             torch on a GPU of compute capability 8.9 or higher (decision 0010); None takes that of each model's entry in
             the registry, which is ``standard`` unless it says another. It is in each result's ``plan`` and ``runtime``.
+        memory: the device's memory that each open model may take: bytes, or a text such as ``8GiB``. By it text
+            encoders leave the device between prompts, images are decoded in tiles, fewer of them are evaluated
+            together, and ONNX Runtime takes the layout of weights that needs less. None is what the device has. What
+            was done is in each result's ``runtime``, and in the log.
 
     Raises:
-        BackendError: a backend, package or device that is not there, or no such kernels or precision.
+        BackendError: a backend, package or device that is not there, no such kernels or precision, or no amount of
+            memory.
         WeightsError: a registry that cannot be read.
     """
 
@@ -76,12 +81,13 @@ class Engine:
         kernels: str = "auto",
         capture: str = "auto",
         precision: str | None = None,
+        memory: int | str | None = None,
     ) -> None:
         expect("slots", slots, int | None, "an integer between 1 and 64")
         if slots is not None and not 1 <= slots <= 64:
             raise RequestError("slots", slots, "an integer between 1 and 64")
         expect("deterministic", deterministic, bool | None, "True, False or None")
-        execution = Execution.named(kernels, capture, deterministic=deterministic)
+        execution = Execution.named(kernels, capture, deterministic=deterministic, memory=memory)
 
         self.registry = Registry(weights, precision)
         self._access = Access(allow_private_urls=allow_private_urls, max_pixels=max_pixels)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from intarsia.backends.protocol import Conditioning, Session, State, Step
+from intarsia.backends.protocol import Conditioning, Limited, Session, State, Step
 from intarsia.engine.noise import NoiseStream
 from intarsia.schedulers import Table
 
@@ -133,7 +133,7 @@ class Lanes:
         return self._groups[self._current]
 
     def _admit(self, group: _Group) -> None:
-        while group.waiting and len(group.active) < self.slots:
+        while group.waiting and len(group.active) < self._room(group):
             lane = group.waiting.popleft()
             try:
                 lane.begin()
@@ -142,6 +142,15 @@ class Lanes:
                 self._failed(lane, exc)
                 continue
             group.active.append(lane)
+
+    def _room(self, group: _Group) -> int:
+        """Lanes that may be evaluated together: the slots, or fewer where the session has a limit of its own."""
+        if not group.active:
+            return self.slots
+        session = group.active[0].session()
+        if isinstance(session, Limited) and session.slots is not None:
+            return min(self.slots, session.slots)
+        return self.slots
 
     def _evaluate(self, lanes: list[Lane]) -> list[Lane]:
         try:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from intarsia.backends.protocol import ModelFiles
 from intarsia.engine.plan import Adapter, ModelPlan
-from intarsia.engine.request import InpaintRequest
+from intarsia.engine.request import InpaintRequest, Lora
 from intarsia.errors import CheckerMissing, RequestError, WeightsError
 from intarsia.registry.entries import PARTS, ModelEntry, PartEntry
 from intarsia.registry.files import check, entry_hash, folder_hash, identified, locate
@@ -17,7 +17,7 @@ from intarsia.registry.hashing import nothing
 from intarsia.registry.registry import Registry
 from intarsia.registry.usable import check_content, check_file, missing_networks, version
 
-__all__ = ["Parts", "find_checker", "find_parts", "model_files", "model_plan"]
+__all__ = ["Parts", "find_checker", "find_parts", "fitting_part", "model_files", "model_plan"]
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,18 @@ class Parts:
     ip_adapter: PartEntry | None = None
 
 
-def find_parts(request: InpaintRequest, model: ModelEntry, registry: Registry, *, allow_paths: bool = False) -> Parts:
+def find_parts(
+    request: InpaintRequest,
+    model: ModelEntry,
+    registry: Registry,
+    *,
+    more_loras: Sequence[Lora] = (),
+    allow_paths: bool = False,
+) -> Parts:
     """Look up what the request names, and what the model's entry names in place of what its file lacks.
 
     Args:
+        more_loras: those that its prompt names.
         allow_paths: paths of files may stand for ids.
 
     Raises:
@@ -47,9 +55,10 @@ def find_parts(request: InpaintRequest, model: ModelEntry, registry: Registry, *
             family; a network that the model's file lacks and nothing replaces.
         RequestError: a LoRA that is asked for twice, by whichever of its names.
     """
-    find = partial(_fitting, model=model, registry=registry, allow_paths=allow_paths)
-    entries = [find("loras", lora.id) for lora in request.loras]
-    strengths = [float(lora.strength) for lora in request.loras]
+    find = partial(fitting_part, model=model, registry=registry, allow_paths=allow_paths)
+    all_loras = (*request.loras, *more_loras)
+    entries = [find("loras", lora.id) for lora in all_loras]
+    strengths = [float(lora.strength) for lora in all_loras]
     loras = tuple(zip(entries, strengths, strict=True))
 
     names = [entry.id for entry in entries]
@@ -113,14 +122,16 @@ def find_checker(request: InpaintRequest, model: ModelEntry, registry: Registry)
             f'weights.toml, and safety = "<id>" in the entry of {model.id}), or turn safety_checker off'
         )
     try:
-        entry = _fitting("safety", model.safety, model, registry)
+        entry = fitting_part("safety", model.safety, model, registry)
         locate(entry)
     except WeightsError as exc:
         raise CheckerMissing(str(exc)) from exc
     return entry
 
 
-def _fitting(kind: str, name: str, model: ModelEntry, registry: Registry, *, allow_paths: bool = False) -> PartEntry:
+def fitting_part(
+    kind: str, name: str, model: ModelEntry, registry: Registry, *, allow_paths: bool = False
+) -> PartEntry:
     """The part of that name, once it fits the model's family."""
     entry = registry.part(kind, name, allow_paths=allow_paths)
     # what a file itself says is a version of Stable Diffusion, and tells nothing about other families

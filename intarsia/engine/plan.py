@@ -17,6 +17,7 @@ from intarsia.canvas.boxes import Geometry
 from intarsia.canvas.options import MaskedContent, MaskSource
 from intarsia.execution import STANDARD, Precision
 from intarsia.token_merging import NO_MERGING, TokenMerging
+from intarsia.weighted_text import PromptSyntax
 
 __all__ = [
     "PLAN_VERSION",
@@ -104,6 +105,8 @@ class PromptPlan:
         asked: the caller's prompt before any template.
         image_sha256: of the IP adapter's normalized image; "" without one.
         image_scale: weight of that image's attention, 0 … 1.
+        syntax: how both prompts are read.
+        embeddings: ``id:sha256`` of each that a word in the prompts stands for.
     """
 
     prompt: str
@@ -112,6 +115,17 @@ class PromptPlan:
     clip_skip: int
     image_sha256: str = ""
     image_scale: float = 0.0
+    syntax: PromptSyntax = "plain"
+    embeddings: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values. Plain syntax and absent embeddings are left out: plans from before these keep their hashes."""
+        values = dataclasses.asdict(self)
+        if self.syntax == "plain":
+            del values["syntax"]
+        if not self.embeddings:
+            del values["embeddings"]
+        return values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +196,7 @@ class Plan:
         values: dict[str, Any] = {}
         for name, value in dataclasses.asdict(self).items():
             values |= self.token_merging.to_dict() if name == "token_merging" else {name: value}
-        return values | {"model": self.model.to_dict()}
+        return values | {"model": self.model.to_dict(), "prompt": self.prompt.to_dict()}
 
     def to_json(self, indent: int | None = 2) -> str:
         """The plan as JSON text."""

@@ -1,17 +1,19 @@
-"""Prompt syntax of other tools, which is plain text here: what to say about it.
+"""Prompt syntax of other tools that is not read: what to say about it.
 
-A prompt is encoded as it is written. Weights, tags of LoRAs and the like would be words like any others, so a
-warning names them. Ordinary writing ("a cat (sitting)", "[sic]", "f(x)", "16:9", ":-)", "PRISON BREAK") must not be
-taken for it: each form has a pattern of its own, and a form that looks like ordinary writing is left out.
+A plain prompt is encoded as it is written. Weights, tags of LoRAs and the like would be words like any others, so a
+warning names them; of a prompt with weights it names what other tools have beside these. Ordinary writing ("a cat
+(sitting)", "[sic]", "f(x)", "16:9", ":-)", "PRISON BREAK") must not be taken for syntax: each form has a pattern of its
+own, and a form that looks like ordinary writing is left out.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 
 from intarsia.printable import printable
 
-__all__ = ["notes_on"]
+__all__ = ["notes_on", "notes_on_weighted"]
 
 _EXAMPLES = 3
 _READ = 10_000  # characters; text encoders read 77 tokens
@@ -30,27 +32,46 @@ _FORMS = {
     "blends": re.compile(r"\([^()]+\)(?:\+\+|--)|\)\.(?:and|blend|swap)\("),
     "options": re.compile(r"(?<!\S)--(?:ar|aspect|chaos|no|niji|q|quality|s|seed|steps|stylize|style|v)(?=\s|$)"),
 }
+_FORMS_BESIDE_WEIGHTS = {
+    "tags": re.compile(r"<(?:hypernet|hypernetwork|locon|loha)\s*:[^<>]+>", re.IGNORECASE),
+    "edits": re.compile(rf"\[[^()\[\]:]*(?::[^()\[\]:]*){{0,2}}?{_WEIGHT}\]"),
+    **{name: _FORMS[name] for name in ("choices", "wildcards", "blends", "options")},
+}
 _BREAK = re.compile(r"(?<![\w\"'])BREAK(?![\w\"'])")
 _NEAR = 40  # characters in which the words beside BREAK are looked for
 
 
 def notes_on(field: str, text: str) -> tuple[str, ...]:
-    """One sentence about what in a prompt is another tool's syntax, or none."""
+    """One sentence about what in a plain prompt is another tool's syntax, or none."""
     text = text[:_READ]
-    forms = []
-    for pattern in _FORMS.values():
-        matches = [match[0] for match in pattern.finditer(text)]
-        forms += [form for form in matches if any(map(str.isalpha, form))]
+    forms = _found(text, _FORMS)
     if any(_is_alone(match, text) for match in _BREAK.finditer(text)):
         forms.append("BREAK")
+    return _sentence(f"{field}: read as plain text, as prompts have no syntax here", forms)
+
+
+def notes_on_weighted(field: str, text: str) -> tuple[str, ...]:
+    """The same of a prompt whose weights, ``BREAK`` and tags of LoRAs are read."""
+    forms = _found(text[:_READ], _FORMS_BESIDE_WEIGHTS)
+    return _sentence(f"{field}: read as text, as there is no such syntax here", forms)
+
+
+def _found(text: str, patterns: Mapping[str, re.Pattern[str]]) -> list[str]:
+    forms = []
+    for pattern in patterns.values():
+        matches = [match[0] for match in pattern.finditer(text)]
+        forms += [form for form in matches if any(map(str.isalpha, form))]
+    return forms
+
+
+def _sentence(beginning: str, forms: Sequence[str]) -> tuple[str, ...]:
     if not forms:
         return ()
-
     examples = list(dict.fromkeys(map(_short, forms)))
     listed = ", ".join(examples[:_EXAMPLES])
     if len(examples) > _EXAMPLES:
         listed += f" and {len(examples) - _EXAMPLES} more"
-    return (f"{field}: read as plain text, as prompts have no syntax here: {listed}",)
+    return (f"{beginning}: {listed}",)
 
 
 def _is_alone(match: re.Match[str], text: str) -> bool:

@@ -35,6 +35,7 @@ from intarsia.engine.representations import one_liner
 from intarsia.engine.request_fields import RequestFields
 from intarsia.errors import RequestError, named
 from intarsia.numbers import is_random_seed, number, whole
+from intarsia.weighted_text import PromptSyntax
 
 __all__ = ["InpaintRequest", "IpAdapter", "Lora"]
 
@@ -118,6 +119,9 @@ class InpaintRequest(BaseModel):
 
     Attributes:
         prompt, negative_prompt: text; the empty prompt asks to continue the background.
+        prompt_syntax: ``weighted`` reads weights, ``BREAK`` and ``<lora:ID:STRENGTH>`` in both prompts, of any length
+            (:mod:`intarsia.weighted_text`); ``plain`` takes each letter as it is, up to the text encoder's 77 tokens.
+            None takes the model's, which is ``weighted`` unless its entry says otherwise.
         model: id or alias in the registry, or the path of a checkpoint or a folder; None takes the registry's default.
             LoRAs, VAE and IP adapter may be paths too. What comes over a network, documented requests and the server's
             own, may name no paths.
@@ -131,9 +135,12 @@ class InpaintRequest(BaseModel):
         guidance_scale: 0 … 20, classifier-free guidance (Ho & Salimans 2022); 1 and less is without, as in diffusers.
         strength: 0 … 1, how much of the masked area's content is replaced; 0 returns the input.
         scheduler, karras_sigmas, algorithm_type: see :mod:`intarsia.schedulers`.
-        clip_skip: 1 … 8 in the hosted services' sense: 1 is the text encoder's last layer.
+        clip_skip: 1 … 8 in the hosted services' sense: 1 is the text encoder's last layer. None takes the model's, 1
+            unless its entry says otherwise.
         seed: 0 … 2**64 - 1, also as text; None, -1 and "random" draw one, and it is reported.
         loras: low-rank adapters, their effects added up; each at most once.
+        embeddings: textual-inversion embeddings whose words count in plain prompts too. With weights those of the
+            registry count without being named.
         vae: registry id of an autoencoder that replaces the model's own.
         ip_adapter: shows the network an image beside the prompt.
         safety_checker: True checks the images with the model's checker and is an error where it has none;
@@ -154,6 +161,7 @@ class InpaintRequest(BaseModel):
 
     prompt: Text = ""
     negative_prompt: Text = ""
+    prompt_syntax: PromptSyntax | None = None
     model: Name | None = None
     init_image: Any = None
     mask_image: Any = None
@@ -167,9 +175,10 @@ class InpaintRequest(BaseModel):
     scheduler: Text | None = None
     karras_sigmas: StrictBool = True
     algorithm_type: Text | None = None
-    clip_skip: Annotated[int, Strict(), Field(ge=1, le=8), Whole] = 2
+    clip_skip: Annotated[int, Strict(), Field(ge=1, le=8), Whole] | None = None
     seed: Annotated[Annotated[int, Strict(), Field(ge=0, le=MAX_SEED)] | None, BeforeValidator(_as_seed)] = None
     loras: tuple[Lora, ...] = ()
+    embeddings: tuple[Annotated[Name, Field(min_length=1)], ...] = ()
     vae: Name | None = None
     ip_adapter: IpAdapter | None = None
     token_merging: StrictBool | Annotated[Number, Field(ge=0, le=0.75)] | None = None
@@ -225,7 +234,7 @@ def _translated(exc: ValidationError) -> RequestError:
         return RequestError(field, message=f"{named(field)} is not a field of a request: {hint}")
 
     value, reason = problem.get("input"), problem["msg"].removeprefix("Input should be ")
-    if field in ("loras", "ip_adapter"):
+    if field in ("loras", "embeddings", "ip_adapter"):
         return RequestError(".".join(path), value, reason)
     if problem["type"] == "unicode":
         return RequestError(field, value, reason)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from intarsia.canvas.options import MaskedContent, MaskSource
     from intarsia.engine.plan import SafetyAction
     from intarsia.engine.request import IpAdapter, Lora
+    from intarsia.weighted_text import PromptSyntax
 
 __all__ = ["RequestFields", "RequestOptions"]
 
@@ -23,6 +24,7 @@ class RequestOptions(TypedDict, total=False):
     """Every field of a request but the image, the mask and the prompt; none has to be given."""
 
     negative_prompt: str
+    prompt_syntax: PromptSyntax | None
     model: Name | None
     width: int | None
     height: int | None
@@ -34,7 +36,8 @@ class RequestOptions(TypedDict, total=False):
     scheduler: str | None
     karras_sigmas: bool
     algorithm_type: str | None
-    clip_skip: int
+    clip_skip: int | None
+    embeddings: Sequence[Name]
     seed: int | str | None
     loras: Sequence[Lora | Name | Mapping[str, Any]]
     vae: Name | None

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from intarsia.backends.protocol import Inputs
+from intarsia.backends.protocol import Inputs, PromptEmbedding
 from intarsia.canvas.canvas import Canvas, prepare
 from intarsia.canvas.mask import latent_mask
 from intarsia.canvas.options import CanvasOptions
 from intarsia.engine.noise import MAX_SEED
 from intarsia.engine.parts import Parts, find_checker, find_parts, model_plan
 from intarsia.engine.plan import PLAN_VERSION, CanvasPlan, Plan, PromptPlan, SamplerPlan
-from intarsia.engine.prompt_syntax import notes_on
+from intarsia.engine.prompts import Prompts, read_prompts
 from intarsia.engine.request import InpaintRequest
 from intarsia.engine.sampling import sampler_plan
 from intarsia.errors import RequestError, named
@@ -57,6 +57,7 @@ class _Entries:
     """What the registry has for a request."""
 
     model: ModelEntry
+    prompts: Prompts
     parts: Parts
     checker: PartEntry | None
 
@@ -102,14 +103,14 @@ def resolve(
 
     canvas_plan = _canvas_plan(canvas, options, images)
     plan = _plan(request, entries, sampler, canvas=canvas_plan, image_prompt=images.prompt, meanwhile=meanwhile)
-    about_request = _about_request(request, plan, entries.model, registry)
+    about_request = _about_request(request, plan, entries, registry)
     return Resolved(
         plan=plan,
         entry=entries.model,
         parts=entries.parts,
         checker=entries.checker,
         canvas=canvas,
-        inputs=_inputs(plan, canvas, images.prompt),
+        inputs=_inputs(plan, canvas, images.prompt, entries.prompts.opened()),
         warnings=(*about_request, *images.warnings, *canvas.warnings, *sampler.notes),
     )
 
@@ -130,7 +131,7 @@ def outline(request: InpaintRequest, registry: Registry) -> dict[str, Any]:
     return {
         "model": model_plan(entry, entries.parts).to_dict(),
         "canvas": asdict(_canvas_options(request, entry)),
-        "prompt": asdict(_prompt(request, entry, None)),
+        "prompt": entries.prompts.plan.to_dict(),
         "image_scale": adapter.scale if adapter else 0.0,
         "sampler": asdict(sampler_plan(request, entry)),
         "guidance_scale": _guidance(request),
@@ -143,9 +144,11 @@ def outline(request: InpaintRequest, registry: Registry) -> dict[str, Any]:
 
 def _find_entries(request: InpaintRequest, registry: Registry, allow_paths: bool = False) -> _Entries:
     model = registry.find(request.model, allow_paths=allow_paths)
+    prompts = read_prompts(request, model, registry, allow_paths=allow_paths)
     return _Entries(
         model=model,
-        parts=find_parts(request, model, registry, allow_paths=allow_paths),
+        prompts=prompts,
+        parts=find_parts(request, model, registry, more_loras=prompts.loras, allow_paths=allow_paths),
         checker=find_checker(request, model, registry),
     )
 
@@ -172,7 +175,7 @@ def _plan(
     return Plan(
         model=model_plan(entries.model, entries.parts, meanwhile),
         canvas=canvas,
-        prompt=_prompt(request, entries.model, image_prompt),
+        prompt=_prompt(request, entries.prompts, image_prompt),
         sampler=sampler,
         guidance_scale=_guidance(request),
         seeds=_seeds(request),
@@ -183,9 +186,14 @@ def _plan(
     )
 
 
-def _about_request(request: InpaintRequest, plan: Plan, entry: ModelEntry, registry: Registry) -> tuple[str, ...]:
+def _about_request(request: InpaintRequest, plan: Plan, entries: _Entries, registry: Registry) -> tuple[str, ...]:
     """Warnings that need no pixels."""
-    return (*_about_stand_in(request, entry, registry), *_about_own_mask(request), *_about_prompts(plan))
+    return (
+        *_about_stand_in(request, entries.model, registry),
+        *_about_own_mask(request),
+        *_about_guidance(plan),
+        *entries.prompts.warnings,
+    )
 
 
 def _about_stand_in(request: InpaintRequest, entry: ModelEntry, registry: Registry) -> tuple[str, ...]:
@@ -194,14 +202,11 @@ def _about_stand_in(request: InpaintRequest, entry: ModelEntry, registry: Regist
     return (f"the registry has no model {named(request.model)}: {entry.id} stood in for it",)
 
 
-def _about_prompts(plan: Plan) -> tuple[str, ...]:
-    """Warnings of syntax, or of a whole prompt, that has no effect."""
-    prompt, notes = plan.prompt, []
-    if plan.guidance_scale <= 1 and prompt.negative_prompt.strip():
-        notes.append("negative_prompt has no effect without guidance: guidance_scale is not above 1")
-    notes += notes_on("prompt", prompt.asked)
-    notes += notes_on("negative_prompt", prompt.negative_prompt)
-    return tuple(notes)
+def _about_guidance(plan: Plan) -> tuple[str, ...]:
+    """A warning of a whole prompt that has no effect."""
+    if plan.guidance_scale <= 1 and plan.prompt.negative_prompt.strip():
+        return ("negative_prompt has no effect without guidance: guidance_scale is not above 1",)
+    return ()
 
 
 def _about_own_mask(request: InpaintRequest) -> tuple[str, ...]:
@@ -252,16 +257,8 @@ def _open_image(field: str, value: Any, access: Access) -> RgbImage:
     return open_image(field, value, access)
 
 
-def _prompt(request: InpaintRequest, entry: ModelEntry, image_prompt: RgbImage | None) -> PromptPlan:
-    prompt = request.prompt
-    if request.enhance_prompt:
-        prompt = entry.prompt_template.replace("{prompt}", prompt)
-    plan = PromptPlan(
-        prompt=prompt,
-        negative_prompt=request.negative_prompt,
-        asked=request.prompt,
-        clip_skip=request.clip_skip,
-    )
+def _prompt(request: InpaintRequest, prompts: Prompts, image_prompt: RgbImage | None) -> PromptPlan:
+    plan = prompts.plan
     if request.ip_adapter is None or image_prompt is None:
         return plan
     return replace(plan, image_sha256=image_prompt.sha256, image_scale=float(request.ip_adapter.scale))
@@ -289,7 +286,9 @@ def _token_merging(request: InpaintRequest, entry: ModelEntry) -> TokenMerging:
     return replace(entry.token_merging, ratio=float(ratio))
 
 
-def _inputs(plan: Plan, canvas: Canvas, image_prompt: RgbImage | None) -> Inputs:
+def _inputs(
+    plan: Plan, canvas: Canvas, image_prompt: RgbImage | None, embeddings: tuple[PromptEmbedding, ...]
+) -> Inputs:
     shown = None
     if image_prompt is not None:
         shown = np.ascontiguousarray(opaque(image_prompt.rgb, image_prompt.alpha))
@@ -305,4 +304,6 @@ def _inputs(plan: Plan, canvas: Canvas, image_prompt: RgbImage | None) -> Inputs
         image_prompt=shown,
         image_scale=plan.prompt.image_scale,
         token_merging=plan.token_merging,
+        prompt_syntax=plan.prompt.syntax,
+        embeddings=embeddings,
     )

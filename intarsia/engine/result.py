@@ -154,6 +154,8 @@ class Result:
             "ip_adapter_scale": plan.prompt.image_scale,
             "mask_blur": plan.canvas.mask_blur,
             "token_merging": plan.token_merging.ratio,
+            **({} if plan.prompt.syntax == "plain" else {"prompt_syntax": plan.prompt.syntax}),
+            **({"embeddings": list(plan.prompt.embeddings)} if plan.prompt.embeddings else {}),
             **({} if plan.model.precision == STANDARD else {"precision": plan.model.precision}),
             "safety_checker": plan.safety != "off",
             "safety_action": plan.safety_action,

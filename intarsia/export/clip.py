@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["ClipSafety", "ClipText"]
+__all__ = ["ClipImage", "ClipSafety", "ClipText"]
 
 
 class _SelfAttention(nn.Module):
@@ -99,8 +99,12 @@ class _TextEmbeddings(nn.Module):
         self.token_embedding = nn.Embedding(tokens, width)
         self.position_embedding = nn.Embedding(positions, width)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        tokens: Tensor = self.token_embedding(ids)
+    def forward(self, ids: Tensor, extra: Tensor) -> Tensor:
+        """Ids ``[B, n]``; -1, -2, … are the rows of ``extra`` ``[m, D]``, which has one at least."""
+        is_extra = ids < 0
+        own: Tensor = self.token_embedding(ids.clamp(min=0))
+        others = F.embedding((-1 - ids).clamp(min=0), extra.to(own.dtype))
+        tokens = torch.where(is_extra[:, :, None], others, own)
         positions = self.position_embedding.weight[: ids.shape[1]]
         return tokens + positions
 
@@ -123,9 +127,15 @@ class ClipText(nn.Module):
             pooled_width = int(config.get("projection_dim", 512))
             self.text_projection = nn.Linear(width, pooled_width, bias=False)
 
-    def forward(self, ids: Tensor, skip: Tensor) -> tuple[Tensor, ...]:
-        """Token ids ``[B, n]`` and ``clip_skip`` ``[1]``, int64 → ``[B, n, D]``, and ``[B, P]`` where it projects."""
-        states = self.encoder(self.embeddings(ids), True)
+    def forward(self, ids: Tensor, skip: Tensor, extra: Tensor) -> tuple[Tensor, ...]:
+        """``[B, n, D]``, and ``[B, P]`` where it projects.
+
+        Args:
+            ids: ``[B, n]``; -1, -2, … are the rows of ``extra``.
+            skip: ``clip_skip`` ``[1]``, int64 as the ids.
+            extra: vectors of embeddings ``[m, D]``, one at least.
+        """
+        states = self.encoder(self.embeddings(ids, extra), True)
         if self.penultimate:
             skip = skip.clamp(min=2)
         index = len(states) - skip
@@ -180,12 +190,38 @@ class _Vision(nn.Module):
         self.encoder = _Encoder(config)
         self.post_layernorm = nn.LayerNorm(width, eps)
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def states(self, pixels: Tensor) -> list[Tensor]:
+        """What each layer takes, and what the last one gives."""
         embeddings = self.pre_layrnorm(self.embeddings(pixels))
-        states = self.encoder(embeddings, False)
-        class_token = states[-1][:, 0]
+        states: list[Tensor] = self.encoder(embeddings, False)
+        return states
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        class_token = self.states(pixels)[-1][:, 0]
         pooled: Tensor = self.post_layernorm(class_token)
         return pooled
+
+
+class ClipImage(nn.Module):
+    """The image encoder of an IP adapter.
+
+    Args:
+        penultimate: it gives the last layer's inputs, which a resampler takes, and not the image's embedding.
+    """
+
+    def __init__(self, config: Mapping[str, Any], *, penultimate: bool) -> None:
+        super().__init__()
+        self.penultimate = penultimate
+        self.patches = 1 + (int(config["image_size"]) // int(config["patch_size"])) ** 2
+        self.vision_model = _Vision(config)
+        self.visual_projection = nn.Linear(int(config["hidden_size"]), int(config["projection_dim"]), bias=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """``[1, 3, size, size]`` → ``[1, n, H]`` of the class token and the patches, or the embedding ``[1, P]``."""
+        if self.penultimate:
+            return self.vision_model.states(pixels)[-2]
+        out: Tensor = self.visual_projection(self.vision_model(pixels))
+        return out
 
 
 class ClipSafety(nn.Module):

@@ -104,12 +104,23 @@ class _CpuCrossAttention(_CrossAttention):
         key, value = own_kv.chunk(2, dim=2)
         if self.heads == 1:
             query = _repeated(x, key)
-            return _attend(query, key, value, 1) + _projection(self).bias
+            projected = _attend(query, key, value, 1) + _projection(self).bias
+            if inputs.image_kv is not None:
+                # an adapter's keys and values are its own: nothing is folded into them
+                attended = self._attend_image(_repeated(self.to_q(x), key), inputs.image_kv)
+                projected = projected + F.linear(attended, _projection(self).weight)
+            return projected
 
         query = _repeated(self.to_q(x), key)
         attended = _attend(query, key, value, self.heads)
+        if inputs.image_kv is not None:
+            attended = attended + self._attend_image(query, inputs.image_kv)
         out: Tensor = self.to_out(attended)
         return out
+
+    def _attend_image(self, query: Tensor, image_kv: Tensor) -> Tensor:
+        key, value = image_kv[:, :, self.columns].chunk(2, dim=2)
+        return _attend(query, key, value, self.heads)
 
 
 class _CpuGatedProjection(GatedProjection):

@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from intarsia.export.clip import ClipText
 from intarsia.export.stored import Stored
 from intarsia.export.token_matching import INPUTS, LevelMatcher, Tokens
 from intarsia.export.translate import Signature, translate
@@ -23,6 +24,7 @@ from intarsia.models.unet import UNet
 
 __all__ = [
     "Network",
+    "Wrapper",
     "attending",
     "decoder_graph",
     "denoiser_graph",
@@ -46,7 +48,7 @@ class Network:
     places: Mapping[str, Sequence[Stored]]
 
 
-class _Wrapper(nn.Module):
+class Wrapper(nn.Module):
     """An exported network: the network and the casts around it."""
 
     def __init__(self, network: nn.Module) -> None:
@@ -55,20 +57,25 @@ class _Wrapper(nn.Module):
         self.dtype = next(network.parameters()).dtype
 
 
-class _Denoise(_Wrapper):
+class _Denoise(Wrapper):
     """One evaluation for the branches of a lane, which differ only by their prompts."""
 
-    def __init__(self, network: UNet, levels: int = 0, reuse: int = 1) -> None:
+    def __init__(self, network: UNet, levels: int = 0, reuse: int = 1, *, image: bool = False) -> None:
         super().__init__(network)
         self.merging = attending(network)[:levels]
         self.reuse = reuse
+        self.image = image
 
-    def forward(self, sample: Tensor, embeddings: Tensor, row: Tensor, context: Tensor, *tokens: Tensor) -> Tensor:
+    def forward(self, sample: Tensor, embeddings: Tensor, row: Tensor, context: Tensor, *others: Tensor) -> Tensor:
         unet = cast(UNet, self.network)
         emb = embeddings.index_select(0, row)[0]
         emb = emb.to(self.dtype)
         cross_kv = context.to(self.dtype)
-        by_level = self._attention_inputs(cross_kv, row, tokens)
+        if self.image:
+            image_kv = others[0].to(self.dtype)
+            by_level: list[AttentionInputs] = [_LevelInputs(cross_kv, image_kv) for _ in unet.down_blocks]
+        else:
+            by_level = self._attention_inputs(cross_kv, row, others)
 
         x = sample.to(self.dtype)
         if unet.config.added_inputs:  # then embeddings differ too
@@ -132,39 +139,39 @@ def attending(unet: UNet) -> list[int]:
     return levels
 
 
-class _Embed(_Wrapper):
+class _Embed(Wrapper):
     def forward(self, timesteps: Tensor, pooled: Tensor | None = None, time_ids: Tensor | None = None) -> Tensor:
         unet = cast(UNet, self.network)
         embeddings = unet.embed(timesteps, pooled, time_ids)
         return embeddings.float()
 
 
-class _CrossKv(_Wrapper):
+class _CrossKv(Wrapper):
     def forward(self, hidden: Tensor) -> Tensor:
         unet = cast(UNet, self.network)
         cross_kv = unet.cross_kv(hidden.to(self.dtype))
         return cross_kv.float()
 
 
-class _Encode(_Wrapper):
+class _Encode(Wrapper):
     def forward(self, pictures: Tensor) -> Tensor:
         latents: Tensor = cast(Any, self.network).encode(pictures.to(self.dtype))
         return latents.float()
 
 
-class _Decode(_Wrapper):
+class _Decode(Wrapper):
     def forward(self, latents: Tensor) -> Tensor:
         pictures: Tensor = cast(Any, self.network).decode(latents.to(self.dtype))
         return pictures.float()
 
 
-class _Text(_Wrapper):
-    def forward(self, ids: Tensor, skip: Tensor) -> tuple[Tensor, ...]:
-        outputs: tuple[Tensor, ...] = self.network(ids, skip)
+class _Text(Wrapper):
+    def forward(self, ids: Tensor, skip: Tensor, extra: Tensor) -> tuple[Tensor, ...]:
+        outputs: tuple[Tensor, ...] = self.network(ids, skip, extra)
         return outputs
 
 
-class _Safety(_Wrapper):
+class _Safety(Wrapper):
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         outputs: tuple[Tensor, Tensor] = self.network(pixels)
         return outputs
@@ -174,6 +181,9 @@ class _Safety(_Wrapper):
 _BATCH, _ROWS, _TOKENS, _HEIGHT, _WIDTH = 2, 3, 77, 40, 48
 # Sources and destinations differ from row to row.
 _PICKED = 2
+_IMAGE_TOKENS = 5
+# Vectors of embeddings beside the table of tokens.
+_EXTRA = 3
 _IMAGE_DYNAMIC = {0: "batch", 2: "height", 3: "width"}
 # SDXL's original size, crop and target size.
 _TIME_IDS = 6
@@ -198,12 +208,13 @@ def unet_graphs(network: Network) -> Iterator[tuple[str, bytes]]:
     yield "unet", denoiser_graph(network)
 
 
-def denoiser_graph(network: Network, levels: int = 0, reuse: int = 1) -> bytes:
+def denoiser_graph(network: Network, levels: int = 0, reuse: int = 1, *, image: bool = False) -> bytes:
     """One evaluation of a UNet for the branches of a lane.
 
     Args:
         levels: how many resolutions merge tokens, weighted, from the highest that has attention downwards.
         reuse: how many attention blocks of a resolution share one matching.
+        image: it takes keys and values of an IP adapter's image, ``image_context``, and merges no tokens.
     """
     unet = cast(UNet, network.module)
     embedding_width = sum(layer.columns.stop - layer.columns.start for layer in unet._resnets)
@@ -227,7 +238,10 @@ def denoiser_graph(network: Network, levels: int = 0, reuse: int = 1) -> bytes:
         "embeddings": embeddings_dynamic,
         "context": {0: "halves", 1: "tokens"},
     }
-    wrapper = _Denoise(unet, levels, reuse)
+    if image:
+        inputs["image_context"] = torch.zeros(_BATCH, _IMAGE_TOKENS, kv_width)
+        dynamic["image_context"] = {0: "halves", 1: "image_tokens"}
+    wrapper = _Denoise(unet, levels, reuse, image=image)
     for level in range(len(wrapper.merging)):
         _add_token_inputs(level, inputs, dynamic)
     return translate(wrapper, network.places, Signature(inputs, dynamic, ["output"]))
@@ -264,13 +278,19 @@ def decoder_graph(network: Network) -> bytes:
 
 
 def text_graph(network: Network, *, projected: bool) -> bytes:
-    """Token ids ``[B, n]`` and ``clip_skip`` ``[1]`` → ``[B, n, D]``, and ``[B, P]`` where it projects."""
+    """Token ids, ``clip_skip`` and vectors of embeddings → ``[B, n, D]``, and ``[B, P]`` where it projects.
+
+    See :class:`intarsia.export.clip.ClipText`.
+    """
+    text = cast(ClipText, network.module)
     inputs = {
         "ids": torch.ones(_BATCH, 7, dtype=torch.int64),
         "skip": torch.ones(1, dtype=torch.int64),
+        "extra": torch.zeros(_EXTRA, text.embeddings.token_embedding.embedding_dim),
     }
     outputs = ["hidden", "pooled"] if projected else ["hidden"]
-    signature = Signature(inputs, {"ids": {0: "batch", 1: "tokens"}}, outputs)
+    dynamic = {"ids": {0: "batch", 1: "tokens"}, "extra": {0: "extra"}}
+    signature = Signature(inputs, dynamic, outputs)
     return translate(_Text(network.module), network.places, signature)
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
 
-from intarsia.checkpoints.header import read_header
+from intarsia.backends.onnx.initializers import initializer_name
+from intarsia.backends.onnx.sources import Source
+from intarsia.checkpoints.header import StoredTensor
+from intarsia.checkpoints.stored import Place, StoredNetwork
 from intarsia.errors import WeightsError
 from intarsia.models.attention import SelfAttention
 
@@ -21,9 +24,12 @@ class Stored:
     """One tensor in a file.
 
     Attributes:
-        file: relative to the model's folder.
-        dtype: as safetensors names it (F16, BF16, F32).
+        file: what graphs call it.
+        name: of the graph's initializer.
+        dtype: as safetensors names it (F16, BF16, F32, …).
+        shape: as it is stored.
         offset, length: in bytes, from the beginning of the file.
+        transposed: the network has the matrix the other way around.
     """
 
     file: str
@@ -32,26 +38,41 @@ class Stored:
     shape: tuple[int, ...]
     offset: int
     length: int
+    transposed: bool = False
 
 
-def read_stored(folder: Path, files: Sequence[Path]) -> dict[str, Stored]:
-    """All tensors of some safetensors files of the model in ``folder``, by name. No weight is read.
+def read_stored(source: Source, network: StoredNetwork) -> dict[str, Stored]:
+    """All tensors of a network, by diffusers' names. No weight is read.
 
-    Raises:
-        WeightsError: as :func:`intarsia.checkpoints.header.read_header`.
+    Args:
+        source: what graphs are made of.
     """
-    tensors = {}
-    for path in files:
-        for name, tensor in read_header(path).tensors.items():
-            tensors[name] = Stored(
-                file=path.relative_to(folder).as_posix(),
-                name=name,
-                dtype=tensor.dtype,
-                shape=tensor.shape,
-                offset=tensor.start,
-                length=tensor.end - tensor.start,
-            )
-    return tensors
+    return {name: _stored(source, place, network) for name, place in network.places.items()}
+
+
+def _stored(source: Source, place: Place, network: StoredNetwork) -> Stored:
+    tensor = network.headers[place.file].tensors[place.name]
+    shape, offset, length = _rows(tensor, place.rows)
+    return Stored(
+        file=source.location(place.file),
+        name=initializer_name(place),
+        dtype=tensor.dtype,
+        shape=shape,
+        offset=offset,
+        length=length,
+        transposed=place.transposed,
+    )
+
+
+def _rows(tensor: StoredTensor, rows: tuple[int, int] | None) -> tuple[tuple[int, ...], int, int]:
+    """Shape, offset and length of some rows of a tensor, which lie one behind the other."""
+    length = tensor.end - tensor.start
+    if rows is None:
+        return tensor.shape, tensor.start, length
+    first, end = rows
+    height, *others = tensor.shape
+    row = length // height
+    return (end - first, *others), tensor.start + first * row, (end - first) * row
 
 
 def places(network: nn.Module, stored: Mapping[str, Stored], source: Path) -> dict[str, tuple[Stored, ...]]:
@@ -86,6 +107,6 @@ def _check_fit(network: nn.Module, stored: Mapping[str, Stored], source: Path) -
 
         # a 1x1 convolution is the same bytes as a linear layer
         needed = shapes[name]
-        shape = stored[name].shape
+        shape = stored[name].shape[::-1] if stored[name].transposed else stored[name].shape
         if math.prod(shape) != math.prod(needed):
             raise WeightsError(f"{source}: wrongly shaped tensors: {name} {shape}, not {needed}")

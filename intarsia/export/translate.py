@@ -28,7 +28,13 @@ __all__ = ["PREFIX", "Signature", "translate"]
 PREFIX = "network."
 """A wrapper's attribute for the network that it exports, as parameter names have it."""
 
-_DTYPES = {"F16": ir.DataType.FLOAT16, "BF16": ir.DataType.BFLOAT16, "F32": ir.DataType.FLOAT}
+_DTYPES = {
+    "F16": ir.DataType.FLOAT16,
+    "BF16": ir.DataType.BFLOAT16,
+    "F32": ir.DataType.FLOAT,
+    "F8_E4M3": ir.DataType.FLOAT8E4M3FN,
+    "F8_E5M2": ir.DataType.FLOAT8E5M2,
+}
 _COMPUTED = {torch.float32: ir.DataType.FLOAT, torch.float16: ir.DataType.FLOAT16}
 
 
@@ -152,19 +158,23 @@ def _part(graph: ir.Graph, part: Stored, value: ir.Value, count: int, dtype: ir.
 
     # the parameter's own shape, which has the same bytes; part of a packed one keeps the stored shape
     shape = ir.Shape(part.shape)
-    if count == 1 and value.shape is not None:
+    if count == 1 and not part.transposed and value.shape is not None:
         shape = ir.Shape(tuple(value.shape))
 
     stored = _DTYPES[part.dtype]
     tensor = ir.ExternalTensor(part.file, part.offset, part.length, stored, shape=shape, name=part.name)
     weight = ir.Value(name=part.name, shape=shape, type=ir.TensorType(stored), const_value=tensor)
     graph.register_initializer(weight)
-    if stored == dtype:
-        return weight
-
-    cast = ir.node("Cast", [weight], attributes={"to": int(dtype)})
-    graph.insert_before(_first_user(graph, value), cast)
-    return cast.outputs[0]
+    made: list[ir.Node] = []
+    if stored != dtype:
+        made.append(ir.node("Cast", [weight], attributes={"to": int(dtype)}))
+        weight = made[-1].outputs[0]
+    if part.transposed:
+        made.append(ir.node("Transpose", [weight], attributes={"perm": [1, 0]}))
+        weight = made[-1].outputs[0]
+    if made:
+        graph.insert_before(_first_user(graph, value), made)
+    return weight
 
 
 def _first_user(graph: ir.Graph, value: ir.Value) -> ir.Node:

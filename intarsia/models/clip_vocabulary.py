@@ -7,16 +7,18 @@ vocabulary follows from them: each byte, each byte at the end of a word, what ea
 from __future__ import annotations
 
 import gzip
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from tokenizers.pre_tokenizers import ByteLevel
 
 from intarsia.checkpoints.stored import Padding
 from intarsia.errors import WeightsError, one_line
-from intarsia.models.tokens import ClipTokens, make_tokens
+from intarsia.models.tokens import ClipTokens, load_tokens, make_tokens
 
-__all__ = ["MERGES", "MERGES_FILE", "clip_tokens", "clip_vocabulary"]
+__all__ = ["MERGES", "MERGES_FILE", "clip_tokens", "clip_vocabulary", "tokens_of"]
 
 MERGES = 49152 - 256 - 2
 """Merges that CLIP was trained with; its vocabulary has 512 bytes and two marks more."""
@@ -42,6 +44,27 @@ def clip_tokens(padding: Padding, limit: int = POSITIONS) -> ClipTokens:
     """
     vocabulary, merges = clip_vocabulary()
     return make_tokens(vocabulary, merges, pad=padding, limit=limit)
+
+
+def tokens_of(tokenizer: Path | Padding, shape: Mapping[str, Any]) -> ClipTokens:
+    """The tokenizer of a text encoder.
+
+    Args:
+        tokenizer: its folder, or what CLIP's own fills prompts up with.
+        shape: of the encoder, as :func:`intarsia.models.clip_config.text_shape` has it.
+
+    Raises:
+        WeightsError: the folder's is unreadable, or either has tokens that the encoder does not.
+    """
+    positions, rows = shape["max_position_embeddings"], shape["vocab_size"]
+    if isinstance(tokenizer, Path):
+        return load_tokens(tokenizer, positions, rows)
+    tokens = clip_tokens(tokenizer, positions)
+    if tokens.end >= rows:
+        raise WeightsError(
+            f"the text encoder has {rows} tokens, fewer than CLIP: it needs its own tokenizer (models add --tokenizer)"
+        )
+    return tokens
 
 
 def clip_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:

@@ -132,7 +132,7 @@ class ImageKeysValues(nn.Module):
         self.to_k_ip = nn.Linear(width, channels, bias=False)
         self.to_v_ip = nn.Linear(width, channels, bias=False)
 
-    def forward(self, tokens: Tensor, scale: float) -> Tensor:
+    def forward(self, tokens: Tensor, scale: float | Tensor) -> Tensor:
         """``[B, m, D]`` → ``[B, m, 2C]``. Attention is linear in the values, so the scale may go into them."""
         key = self.to_k_ip(tokens)
         value = scale * self.to_v_ip(tokens)
@@ -152,7 +152,7 @@ class IPAdapter(nn.Module):
             number = 2 * i + 1
             self.ip_adapter[str(number)] = ImageKeysValues(attention, width)
 
-    def image_kv(self, features: Tensor, scale: float) -> Tensor:
+    def image_kv(self, features: Tensor, scale: float | Tensor) -> Tensor:
         """Keys and values ``[B, m, K]`` of images, packed for the UNet.
 
         Args:

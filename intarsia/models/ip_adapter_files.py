@@ -7,11 +7,12 @@ A folder is ::
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from intarsia.checkpoints.ip_adapter_layout import image_encoder, weights_file
 from intarsia.checkpoints.layout import find_weights
@@ -37,21 +38,24 @@ def load_ip_adapter(source: Path, unet: UNet, device: torch.device, dtype: torch
     state = read_tensors([path], device, dtype)
     encoder, config = _image_encoder(image_encoder(source), device, dtype)
     width = unet.config.cross_attention_dim[0]
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     with torch.device("meta"):
-        projection = _projection(path, state, width)
+        projection = projection_of(path, shapes, width)
         network = IPAdapter(projection, unet)
     adapter = fill(network, state, path)
-
-    expected, encoded = _widths(adapter, config)
-    if expected != encoded:
-        raise WeightsError(f"{path}: made for an image encoder of {expected} channels, image_encoder gives {encoded}")
+    check_encoder(path, adapter, config.to_dict())
     processor = _processor(int(config.image_size))
     return ImagePrompts(adapter, encoder, processor)
 
 
-def _projection(path: Path, state: dict[str, Tensor], width: int) -> ImageProjection | Resampler:
-    """The projection whose layout the tensors have."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in state.items() if name.startswith(_PREFIX)}
+def projection_of(path: Path, shapes: Mapping[str, tuple[int, ...]], width: int) -> ImageProjection | Resampler:
+    """The projection whose layout an adapter's tensors have.
+
+    Args:
+        path: of the adapter, for the error.
+        width: of the UNet's prompts.
+    """
+    shapes = {name: shape for name, shape in shapes.items() if name.startswith(_PREFIX)}
     try:
         if f"{_PREFIX}proj.weight" in shapes:
             rows, embedding = shapes[f"{_PREFIX}proj.weight"]
@@ -67,12 +71,15 @@ def _projection(path: Path, state: dict[str, Tensor], width: int) -> ImageProjec
     )
 
 
-def _widths(adapter: IPAdapter, config: Any) -> tuple[int, int]:
-    """Channels of the adapter's input, and of the encoder's output."""
+def check_encoder(path: Path, adapter: IPAdapter, config: Mapping[str, Any]) -> None:
+    """WeightsError where an adapter takes another number of channels than its image encoder gives."""
     projection = adapter.image_proj
     if isinstance(projection, Resampler):
-        return projection.proj_in.in_features, int(config.hidden_size)
-    return projection.proj.in_features, int(config.projection_dim)
+        expected, encoded = projection.proj_in.in_features, int(config["hidden_size"])
+    else:
+        expected, encoded = projection.proj.in_features, int(config["projection_dim"])
+    if expected != encoded:
+        raise WeightsError(f"{path}: made for an image encoder of {expected} channels, image_encoder gives {encoded}")
 
 
 def _image_encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[nn.Module, Any]:

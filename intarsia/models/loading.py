@@ -26,13 +26,14 @@ from intarsia.models.autoencoder import Autoencoder
 from intarsia.models.config_values import flag
 from intarsia.models.lora import Additions
 from intarsia.models.lora_files import read_loras
+from intarsia.models.lora_torch import folding
 from intarsia.models.text import TextEncoders
 from intarsia.models.text_files import load_text, text_shapes
 from intarsia.models.unet import UNet
 from intarsia.models.unet_config import UNetConfig
 from intarsia.models.vae_kl import AutoencoderKL, KLConfig
 from intarsia.models.vae_tiny import AutoencoderTiny, TinyConfig
-from intarsia.models.weight_files import check_size, fill, read_network, tensor_shapes
+from intarsia.models.weight_files import check_size, fill, read_network, stored_tensors, tensor_shapes
 
 _AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny")
 # Powers of two by which an autoencoder that overflows float16 is shrunk: then values up to 4e6 fit.
@@ -147,7 +148,7 @@ def load_unet(
     stored = _stored(stored)
     network = build_unet(stored)
     additions = additions or Additions()
-    tensors = read_network(stored, device, dtype, additions.to("unet", device, dtype))
+    tensors = read_network(stored, device, dtype, folding(additions, "unet", device, dtype))
     return fill(network, tensors, stored.file)
 
 
@@ -179,7 +180,7 @@ def _additions(stored: StoredModel, loras: Sequence[tuple[Path, float]]) -> Addi
         return Additions()
     unet = build_unet(stored.networks["unet"])
     networks = {"unet": tensor_shapes(unet), **text_shapes(stored)}
-    return read_loras(loras, networks, unet.config.layers_per_block[0])
+    return read_loras(loras, networks, unet.config.layers_per_block[0], read=stored_tensors)
 
 
 def load_vae(stored: Path | StoredNetwork, device: torch.device, dtype: torch.dtype) -> AutoencoderKL | AutoencoderTiny:

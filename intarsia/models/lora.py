@@ -1,20 +1,18 @@
 """Additions of LoRA files to the tensors of networks, computed while a model is loaded or its LoRAs are changed.
 
 A tensor W becomes ``W + Σ strength · ΔW``, where ΔW is ``alpha / rank`` times what a file stores in one of the forms of
-:mod:`.lora_forms`, in float32, on the device of W, one tensor at a time. :mod:`.lora_files` reads the files.
+:mod:`.lora_forms`, in float32, one tensor at a time: by torch on the device of W (:mod:`.lora_torch`), or by numpy
+(:mod:`.lora_numpy`). :mod:`.lora_files` reads the files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor
-from torch.nn import functional
-
 from intarsia.errors import WeightsError
+from intarsia.models.lora_arithmetic import Arithmetic, Array
 from intarsia.models.lora_forms import Form
 
 __all__ = ["Addition", "Additions", "LoraFile", "tensor_name"]
@@ -35,37 +33,41 @@ class Addition:
 
     form: Form
     scale: float = 1.0
-    magnitude: Tensor | None = None
+    magnitude: Array | None = None
     inputs: int | None = None
 
-    def change(self, weight: Tensor, strength: float) -> Tensor:
-        """``strength · ΔW``, float32, of the shape and on the device of ``weight``.
+    def change(self, weight: Array, strength: float, arithmetic: Arithmetic) -> Array:
+        """``strength · ΔW``, float32, of the shape of ``weight``, which ``arithmetic`` computes with.
 
         With a magnitude m it is ``strength · (m · V / |V| − W)`` with ``V = W + ΔW``: strength 0 changes nothing.
         """
         part = weight if self.inputs is None else weight[:, : self.inputs]
-        delta = self.form.delta(weight.device).reshape(part.shape)
+        delta = self.form.delta(arithmetic).reshape(part.shape)
         # in place: of large layers memory does not hold several copies
         if self.magnitude is None:
-            delta.mul_(strength * self.scale)
+            delta *= strength * self.scale
         else:
-            delta = _decomposed(part, delta.mul_(self.scale), self.magnitude).mul_(strength)
+            delta *= self.scale
+            delta = _decomposed(arithmetic, part, delta, self.magnitude)
+            delta *= strength
 
         if self.inputs is None:
             return delta
-        missing = weight.shape[1] - self.inputs
-        return functional.pad(delta, (0, 0) * (weight.ndim - 2) + (0, missing))
+        whole = arithmetic.zeros(weight.shape)
+        whole[:, : self.inputs] = delta
+        return whole
 
 
-def _decomposed(weight: Tensor, delta: Tensor, magnitude: Tensor) -> Tensor:
+def _decomposed(arithmetic: Arithmetic, weight: Array, delta: Array, magnitude: Array) -> Array:
     """From ΔW to the whole change of DoRA, in place."""
-    total = delta.add_(weight)
-    axis = 0 if len(magnitude) > 1 or magnitude.numel() == 1 else 1
-    others = [dim for dim in range(weight.ndim) if dim != axis]
-    norm = torch.linalg.vector_norm(total, dim=others, keepdim=True)
-    wanted = magnitude.to(total).reshape(norm.shape)
-    total.mul_(wanted / norm.add_(torch.finfo(norm.dtype).eps))
-    return total.sub_(weight)
+    delta += weight
+    axis = 0 if len(magnitude) > 1 or tuple(magnitude.shape) == (1, 1) else 1
+    others = tuple(dim for dim in range(weight.ndim) if dim != axis)
+    norm = arithmetic.norm(delta, others)
+    norm += arithmetic.EPS
+    delta *= arithmetic.float32(magnitude).reshape(norm.shape) / norm
+    delta -= weight
+    return delta
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -103,43 +105,33 @@ class Additions:
         """Sentences on what was not applied as it is stored."""
         return tuple(f"LoRA {file.path.name}: {note}" for file in self.files for note in file.notes)
 
-    def to(self, network: str, device: torch.device, dtype: torch.dtype) -> Callable[[str, Tensor], Tensor]:
-        """A function that adds everything to one stored tensor of a network, given its name.
+    def total(self, network: str, name: str, stored: Array, arithmetic: Arithmetic) -> Array:
+        """A tensor of a network with everything that is added to it, float32.
 
         Args:
-            device: tensors that change go there as they are stored, and are computed there.
-            dtype: what the sum is stored as. WeightsError where it cannot hold it.
+            name: of one that changes, without transformers' ``text_model.`` (:func:`tensor_name`).
         """
+        total: Array | None = None
+        # each changes the stored tensor, so that their order is of no importance
+        for file in self.files:
+            addition = file.tensors.get(network, {}).get(name)
+            if addition is None:
+                continue
+            change = addition.change(stored, file.strength, arithmetic)
+            if total is None:
+                total = change
+            else:
+                total += change
+        assert total is not None, name
+        total += stored
+        return total
 
-        def fold(name: str, tensor: Tensor) -> Tensor:
-            wanted = tensor_name(name)
-            found = [(file, file.tensors.get(network, {}).get(wanted)) for file in self.files]
-            if all(addition is None for _, addition in found):
-                return tensor
-
-            # each changes the stored tensor, so that their order is of no importance
-            stored = tensor.to(device)
-            total: Tensor | None = None
-            for file, addition in found:
-                if addition is not None:
-                    change = addition.change(stored, file.strength)
-                    total = change if total is None else total.add_(change)
-            assert total is not None
-            total.add_(stored)
-            self._check(f"{network}.{wanted}", total, dtype)
-            return total
-
-        return fold
-
-    def _check(self, name: str, total: Tensor, dtype: torch.dtype) -> None:
-        if total.device.type == "meta" or total.numel() == 0:
-            return
-        least, most = (float(each) for each in torch.aminmax(total))
-        limit = torch.finfo(dtype).max
+    def check(self, name: str, values: tuple[float, float], limit: float, dtype: str) -> None:
+        """WeightsError where the least or the most value of a sum is more than a number format holds."""
+        least, most = values
         if not (-limit <= least <= most <= limit):
             files = ", ".join(str(file.path) for file in self.files)
-            stored_as = str(dtype).removeprefix("torch.")
-            raise WeightsError(f"{files}: {name} gets values from {least:.3g} to {most:.3g}, too large for {stored_as}")
+            raise WeightsError(f"{files}: {name} gets values from {least:.3g} to {most:.3g}, too large for {dtype}")
 
 
 def tensor_name(name: str) -> str:

@@ -19,6 +19,7 @@ from intarsia.kernels.float8 import FLOAT8, quantize_reference
 from intarsia.models.loading import Parts
 from intarsia.models.lora import Additions, tensor_name
 from intarsia.models.lora_files import read_loras
+from intarsia.models.lora_torch import folding
 from intarsia.models.weight_files import in_layout, stored_tensors, tensor_shapes
 
 __all__ = ["HalfChangedError", "change_loras"]
@@ -55,7 +56,7 @@ def change_loras(parts: Parts, loras: Sequence[tuple[Path, float]]) -> Parts:
     networks = dict(_networks(parts))
     shapes = {name: tensor_shapes(network) for name, network in networks.items()}
     # everything about the LoRAs' files is checked before anything is written
-    additions = read_loras(loras, shapes, parts.unet.config.layers_per_block[0])
+    additions = read_loras(loras, shapes, parts.unet.config.layers_per_block[0], read=stored_tensors)
     changing = _Change(networks, parts, _touched(parts.additions, additions))
 
     try:
@@ -111,7 +112,7 @@ class _Change:
         state: dict[str, Tensor] = network.state_dict()
         own_names = {tensor_name(name): name for name in state}
         template = next(network.parameters())  # no network's first layer is quantized
-        fold = additions.to(stored.name, template.device, template.dtype)
+        fold = folding(additions, stored.name, template.device, template.dtype)
 
         places = {name: place for name, place in stored.places.items() if tensor_name(name) in touched}
         for name, values in stored_tensors(places, stored.headers):

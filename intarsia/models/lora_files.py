@@ -6,12 +6,10 @@ each layer's become the additions that :mod:`.lora_layers` makes of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-
-from torch import Tensor
 
 from intarsia.checkpoints.header import Header, read_header
 from intarsia.checkpoints.identified import SD1, SD2, SDXL
@@ -20,12 +18,12 @@ from intarsia.checkpoints.probe import identify, identify_header
 from intarsia.checkpoints.stored import Place
 from intarsia.errors import WeightsError
 from intarsia.models.lora import Addition, Additions, LoraFile
+from intarsia.models.lora_arithmetic import Array, Reader
 from intarsia.models.lora_forms import fits
-from intarsia.models.lora_kinds import phrase, sorted_names
+from intarsia.models.lora_kinds import EMBEDDINGS, phrase, sorted_names
 from intarsia.models.lora_layers import UnusableLayer, layer_additions, magnitude_fits
 from intarsia.models.lora_names import Layer, layer_names
 from intarsia.models.lora_settings import scale_of, stored_settings
-from intarsia.models.weight_files import stored_tensors
 
 __all__ = ["Shapes", "read_loras"]
 
@@ -33,17 +31,21 @@ Shapes = Mapping[str, Mapping[str, tuple[int, ...]]]
 """Of each network, the shape of each tensor by its name."""
 
 _NAMED = 3
+_FLOATING = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 # Share of a file's layers that a model may lack before the file counts as made for another one.
 _MOST_UNKNOWN = 0.1
 _VERSIONS = {"SD1.5": SD1, "SD2": SD2, "SDXL": SDXL}
 
 
-def read_loras(files: Sequence[tuple[Path, float]], shapes: Shapes, layers_per_block: int) -> Additions:
+def read_loras(
+    files: Sequence[tuple[Path, float]], shapes: Shapes, layers_per_block: int, *, read: Reader
+) -> Additions:
     """Read LoRA files with their strengths, for one model.
 
     Args:
         shapes: of the model's networks.
         layers_per_block: residual blocks of each level of the UNet, to count blocks as the original code did.
+        read: reads tensors, of the library that is to compute with them.
 
     Raises:
         WeightsError: a file that is not readable, that is none of a LoRA, has values that are not finite, or is for
@@ -52,7 +54,7 @@ def read_loras(files: Sequence[tuple[Path, float]], shapes: Shapes, layers_per_b
     if not files:
         return Additions()
     model = _Model(shapes, layer_names(shapes, layers_per_block))
-    return Additions([_read(path, strength, model) for path, strength in files])
+    return Additions([_read(path, strength, model, read) for path, strength in files])
 
 
 class _Model:
@@ -85,7 +87,7 @@ class _Found:
     partly: list[str]
 
 
-def _read(path: Path, strength: float, model: _Model) -> LoraFile:
+def _read(path: Path, strength: float, model: _Model, read: Reader) -> LoraFile:
     header = read_header(_file(path))
     _check_kind(header)
     names = sorted_names(header.tensors)
@@ -95,7 +97,7 @@ def _read(path: Path, strength: float, model: _Model) -> LoraFile:
         _refuse(header, model, unknown, len(names.layers), "are not in this model")
     _check_spellings(header, known, model)
 
-    found = _additions(header, known, model)
+    found = _additions(header, known, model, read)
     if found.misfits:
         _refuse(header, model, found.misfits, len(names.layers), "have another shape than this model's")
 
@@ -105,6 +107,7 @@ def _read(path: Path, strength: float, model: _Model) -> LoraFile:
     if not any(found.tensors.values()):
         phrases = [phrase(kind, others[kind]) for kind in sorted(others, key=lambda kind: -len(others[kind]))[:_NAMED]]
         raise WeightsError(f"{path}: holds nothing that can be applied; it has {', '.join(phrases)}")
+    others.pop(EMBEDDINGS, None)  # which prompts use
     return LoraFile(
         path=path,
         strength=strength,
@@ -136,17 +139,18 @@ def _check_spellings(header: Header, names: Mapping[str, Mapping[str, str]], mod
         spelled[layer] = name
 
 
-def _additions(header: Header, names: Mapping[str, Mapping[str, str]], model: _Model) -> _Found:
+def _additions(header: Header, names: Mapping[str, Mapping[str, str]], model: _Model, read: Reader) -> _Found:
     """All additions of a file; nothing is written yet, and every shape is checked."""
     found = _Found({}, {}, [], [], [])
     settings = stored_settings(header)
     used = {name: Place(file=header.path, name=name) for parts in names.values() for name in parts.values()}
-    tensors = dict(stored_tensors(used, {header.path: header}))
+    tensors = dict(read(used, {header.path: header}))
 
     for stem, parts in names.items():
         network, layer = model.layers[stem]
-        values: dict[str, Tensor] = {part: tensors[name] for part, name in parts.items()}
+        values: dict[str, Array] = {part: tensors[name] for part, name in parts.items()}
         try:
+            _check_floating(header, parts.values())
             made = layer_additions(values, partial(scale_of, settings, network, layer))
         except UnusableLayer as exc:
             found.unusable[str(exc)] = (*found.unusable.get(str(exc), ()), *parts.values())
@@ -154,6 +158,11 @@ def _additions(header: Header, names: Mapping[str, Mapping[str, str]], model: _M
         for kind, addition in made.items():
             _place(found, model, (network, layer), kind, addition)
     return found
+
+
+def _check_floating(header: Header, names: Iterable[str]) -> None:
+    if not all(header.tensors[name].dtype in _FLOATING for name in names):
+        raise UnusableLayer("tensors that are no floating-point numbers")
 
 
 def _place(found: _Found, model: _Model, layer: Layer, kind: str, addition: Addition) -> None:

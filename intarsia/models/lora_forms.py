@@ -1,7 +1,8 @@
 """Forms in which files store the change of one tensor: low-rank, Hadamard and Kronecker products, or as it is.
 
-Each keeps its factors as the file has them; ``delta`` multiplies them in float32, on the device that it is given.
-The names are LyCORIS' (Yeh et al. 2023, "Navigating Text-To-Image Customization", section 3).
+Each keeps its factors as the file has them; ``delta`` multiplies them in float32, by torch or by numpy
+(:mod:`.lora_arithmetic`). The names are LyCORIS' (Yeh et al. 2023, "Navigating Text-To-Image Customization",
+section 3).
 """
 
 from __future__ import annotations
@@ -11,8 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
-from torch import Tensor
+from intarsia.models.lora_arithmetic import Arithmetic, Array
 
 __all__ = ["Difference", "Form", "HadamardProduct", "KroneckerProduct", "LowRank", "fits"]
 
@@ -33,8 +33,8 @@ class Form(Protocol):
         """
         ...
 
-    def delta(self, device: torch.device) -> Tensor:
-        """The change, float32 on ``device``, in :attr:`shape` or with that shape's columns together."""
+    def delta(self, arithmetic: Arithmetic) -> Array:
+        """The change, float32, which may be written to, in :attr:`shape` or with that shape's columns together."""
         ...
 
 
@@ -48,9 +48,9 @@ class LowRank:
         mid: ``[rank, rank, kh, kw]``; then ``down`` is ``[rank, inputs, 1, 1]``.
     """
 
-    down: Tensor
-    up: Tensor
-    mid: Tensor | None = None
+    down: Array
+    up: Array
+    mid: Array | None = None
 
     @property
     def rank(self) -> int:
@@ -68,11 +68,11 @@ class LowRank:
             return None
         return (outputs, inputs, *self.mid.shape[2:])
 
-    def delta(self, device: torch.device) -> Tensor:
-        up, down = _on(self.up, device).flatten(1), _on(self.down, device).flatten(1)
+    def delta(self, arithmetic: Arithmetic) -> Array:
+        up, down = _matrix(arithmetic.float32(self.up)), _matrix(arithmetic.float32(self.down))
         if self.mid is None:
             return up @ down
-        return _tucker(_on(self.mid, device), up, down)
+        return _tucker(arithmetic, arithmetic.float32(self.mid), up, down)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,12 +85,12 @@ class HadamardProduct:
         core1, core2: ``[rank, rank, kh, kw]``, both or none.
     """
 
-    up1: Tensor
-    down1: Tensor
-    up2: Tensor
-    down2: Tensor
-    core1: Tensor | None = None
-    core2: Tensor | None = None
+    up1: Array
+    down1: Array
+    up2: Array
+    down2: Array
+    core1: Array | None = None
+    core2: Array | None = None
 
     @property
     def rank(self) -> int:
@@ -102,9 +102,10 @@ class HadamardProduct:
         second = _product_shape(self.up2, self.down2, self.core2)
         return first if first == second else None
 
-    def delta(self, device: torch.device) -> Tensor:
-        product = _rebuilt(self.up1, self.down1, self.core1, device)
-        return product.mul_(_rebuilt(self.up2, self.down2, self.core2, device))
+    def delta(self, arithmetic: Arithmetic) -> Array:
+        product = _rebuilt(arithmetic, self.up1, self.down1, self.core1)
+        product *= _rebuilt(arithmetic, self.up2, self.down2, self.core2)
+        return product
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,9 +118,9 @@ class KroneckerProduct:
         core: of ``second``, ``[rank, rank, kh, kw]``; its factors are then ``[rank, b]`` and ``[rank, d]``.
     """
 
-    first: tuple[Tensor, ...]
-    second: tuple[Tensor, ...]
-    core: Tensor | None = None
+    first: tuple[Array, ...]
+    second: tuple[Array, ...]
+    core: Array | None = None
 
     @property
     def rank(self) -> int:
@@ -134,25 +135,25 @@ class KroneckerProduct:
             return None
         return (first[0] * second[0], first[1] * second[1], *second[2:])
 
-    def delta(self, device: torch.device) -> Tensor:
-        first = self._whole(self.first, None, device)
-        second = self._whole(self.second, self.core, device)
+    def delta(self, arithmetic: Arithmetic) -> Array:
+        first = self._whole(arithmetic, self.first, None)
+        second = self._whole(arithmetic, self.second, self.core)
         # columns of a flattened kernel stay together, since the first one's come before them
-        return torch.kron(first, second.flatten(1))
+        return arithmetic.kron(first, _matrix(second))
 
     @staticmethod
-    def _whole(factors: tuple[Tensor, ...], core: Tensor | None, device: torch.device) -> Tensor:
+    def _whole(arithmetic: Arithmetic, factors: tuple[Array, ...], core: Array | None) -> Array:
         if len(factors) == 1:
-            return _on(factors[0], device)
+            return arithmetic.float32(factors[0])
         up, down = factors
-        return _rebuilt(up, down, core, device)
+        return _rebuilt(arithmetic, up, down, core)
 
 
 @dataclass(frozen=True, eq=False)
 class Difference:
     """The change as it is: of a weight, a bias or a norm."""
 
-    values: Tensor
+    values: Array
 
     @property
     def rank(self) -> int:
@@ -162,35 +163,35 @@ class Difference:
     def shape(self) -> tuple[int, ...] | None:
         return tuple(self.values.shape)
 
-    def delta(self, device: torch.device) -> Tensor:
-        # a copy, which may be written to
-        return self.values.to(device=device, dtype=torch.float32, copy=True)
+    def delta(self, arithmetic: Arithmetic) -> Array:
+        return arithmetic.float32(self.values, copy=True)
 
 
-def _on(factor: Tensor, device: torch.device) -> Tensor:
-    return factor.to(device=device, dtype=torch.float32)
+def _matrix(factor: Array) -> Array:
+    """``[rows, …]`` → ``[rows, columns]``."""
+    return factor.reshape(factor.shape[0], -1)
 
 
-def _tucker(core: Tensor, up: Tensor, down: Tensor) -> Tensor:
+def _tucker(arithmetic: Arithmetic, core: Array, up: Array, down: Array) -> Array:
     """``[outputs, inputs, kh, kw]`` of a core ``[r, s, kh, kw]`` and of ``[outputs, r]`` and ``[s, inputs]``."""
-    return torch.einsum("rskl,or,si->oikl", core, up, down)
+    return arithmetic.einsum("rskl,or,si->oikl", core, up, down)
 
 
-def _rebuilt(up: Tensor, down: Tensor, core: Tensor | None, device: torch.device) -> Tensor:
-    up, down = _on(up, device), _on(down, device)
+def _rebuilt(arithmetic: Arithmetic, up: Array, down: Array, core: Array | None) -> Array:
+    up, down = arithmetic.float32(up), arithmetic.float32(down)
     if core is None:
-        return up.flatten(1) @ down.flatten(1)
-    return _tucker(_on(core, device), up.t(), down)
+        return _matrix(up) @ _matrix(down)
+    return _tucker(arithmetic, arithmetic.float32(core), up.T, down)
 
 
-def _factor_shape(factors: tuple[Tensor, ...], core: Tensor | None) -> tuple[int, ...] | None:
+def _factor_shape(factors: tuple[Array, ...], core: Array | None) -> tuple[int, ...] | None:
     if len(factors) == 1:
         return tuple(factors[0].shape)
     up, down = factors
     return _product_shape(up, down, core)
 
 
-def _product_shape(up: Tensor, down: Tensor, core: Tensor | None) -> tuple[int, ...] | None:
+def _product_shape(up: Array, down: Array, core: Array | None) -> tuple[int, ...] | None:
     """The shape of a product; None where the factors do not fit each other."""
     if core is None:
         if up.ndim != 2 or down.ndim < 2 or up.shape[1] != len(down):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-__all__ = ["LoraNames", "phrase", "sorted_names"]
+__all__ = ["EMBEDDINGS", "LoraNames", "phrase", "sorted_names"]
 
 _SHOWN = 2
 _MATRIX = r"(\.lora_{0}|\.lora_{1}(\.\w+)?|\.lora\.{0}|\.lora_linear_layer\.{0}|(?<=_lora)\.{0})\.weight"
@@ -40,9 +40,12 @@ _PARTS = {
 }
 _COMPILED = {part: re.compile(f"({pattern})$") for part, pattern in _PARTS.items()}
 
+EMBEDDINGS = "embeddings that were trained with it"
+"""Which are read beside the layers (:mod:`.lora_embeddings`)."""
+
 # What else is in such files.
 _OTHERS = {
-    "embeddings that were trained with it": r"^bundle_emb\.",
+    EMBEDDINGS: r"^bundle_emb\.",
     "constants": r"position_ids$",
     "OFT": r"\.b?oft_\w+(\.\w+)?$",
     "GLoRA": r"\.[ab][12m]\.weight$",

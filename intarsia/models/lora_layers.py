@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
-from torch import Tensor
-
 from intarsia.models.lora import Addition
+from intarsia.models.lora_arithmetic import Array
 from intarsia.models.lora_forms import Difference, Form, HadamardProduct, KroneckerProduct, LowRank
 
 __all__ = ["UnusableLayer", "layer_additions", "magnitude_fits"]
@@ -18,7 +18,7 @@ class UnusableLayer(Exception):
     """A layer whose parts are no whole; the message is what to call them."""
 
 
-def layer_additions(parts: Mapping[str, Tensor], stored_scale: Callable[[int], float]) -> dict[str, Addition]:
+def layer_additions(parts: Mapping[str, Array], stored_scale: Callable[[int], float]) -> dict[str, Addition]:
     """The additions, by ``weight`` and ``bias``.
 
     Args:
@@ -26,11 +26,8 @@ def layer_additions(parts: Mapping[str, Tensor], stored_scale: Callable[[int], f
         stored_scale: alpha / rank that is stored beside the tensors, by rank.
 
     Raises:
-        UnusableLayer: parts are missing, or are no floating-point numbers.
+        UnusableLayer: parts are missing.
     """
-    if not all(each.is_floating_point() for each in parts.values()):
-        raise UnusableLayer("tensors that are no floating-point numbers")
-
     made: dict[str, Addition] = {}
     form = _form(parts)
     if form is not None:
@@ -46,14 +43,14 @@ def layer_additions(parts: Mapping[str, Tensor], stored_scale: Callable[[int], f
     return made
 
 
-def magnitude_fits(magnitude: Tensor | None, shape: tuple[int, ...]) -> bool:
+def magnitude_fits(magnitude: Array | None, shape: tuple[int, ...]) -> bool:
     """Whether there is a length for each row, or for each column, of a weight of that shape."""
     if magnitude is None:
         return True
     return len(shape) >= 2 and tuple(magnitude.shape) in ((shape[0], 1), (1, shape[1]))
 
 
-def _form(parts: Mapping[str, Tensor]) -> Form | None:
+def _form(parts: Mapping[str, Array]) -> Form | None:
     """The form of the weight's change; None where only norms and biases are stored."""
     if "diff" in parts:
         return Difference(parts["diff"])
@@ -69,28 +66,28 @@ def _form(parts: Mapping[str, Tensor]) -> Form | None:
     return None
 
 
-def _needed(parts: Mapping[str, Tensor], *names: str) -> tuple[Tensor, ...]:
+def _needed(parts: Mapping[str, Array], *names: str) -> tuple[Array, ...]:
     if not all(name in parts for name in names):
         raise UnusableLayer("incomplete layers")
     return tuple(parts[name] for name in names)
 
 
-def _whole_or_factors(parts: Mapping[str, Tensor], name: str) -> tuple[Tensor, ...]:
+def _whole_or_factors(parts: Mapping[str, Array], name: str) -> tuple[Array, ...]:
     return (parts[name],) if name in parts else _needed(parts, f"{name}_a", f"{name}_b")
 
 
-def _scale(parts: Mapping[str, Tensor], rank: int, stored_scale: Callable[[int], float]) -> float:
+def _scale(parts: Mapping[str, Array], rank: int, stored_scale: Callable[[int], float]) -> float:
     """alpha / rank: by the alpha beside the matrices, else by that of the file's settings."""
     if rank == 0:
         return 1.0
     if "alpha" not in parts:
         return stored_scale(rank)
-    if parts["alpha"].numel() != 1:
+    if math.prod(parts["alpha"].shape) != 1:
         raise UnusableLayer("alphas that are more than one number")
-    return parts["alpha"].item() / rank
+    return float(parts["alpha"].item()) / rank
 
 
-def _magnitude(parts: Mapping[str, Tensor]) -> Tensor | None:
+def _magnitude(parts: Mapping[str, Array]) -> Array | None:
     """As a column of rows' lengths or a row of columns' lengths; PEFT stores rows' lengths in other shapes."""
     if "row_magnitude" in parts:
         return parts["row_magnitude"].reshape(-1, 1)
@@ -99,4 +96,4 @@ def _magnitude(parts: Mapping[str, Tensor]) -> Tensor | None:
         return None
     if magnitude.ndim < 2:
         return magnitude.reshape(-1, 1)
-    return magnitude.flatten(1) if magnitude[0, 0].numel() == 1 else magnitude
+    return magnitude.reshape(len(magnitude), -1) if math.prod(magnitude.shape[2:]) == 1 else magnitude

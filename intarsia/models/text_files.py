@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from intarsia.checkpoints.stored import Padding, StoredModel, StoredNetwork, stored_text_folders
 from intarsia.errors import WeightsError, one_line
 from intarsia.models.clip_config import is_projected, read_text_shape
-from intarsia.models.clip_vocabulary import clip_tokens
+from intarsia.models.clip_vocabulary import tokens_of
 from intarsia.models.lora import Additions
+from intarsia.models.lora_torch import folding
 from intarsia.models.text import TextEncoders, TextTower
-from intarsia.models.tokens import ClipTokens, load_tokens
 from intarsia.models.weight_files import check_size, fill, read_network, tensor_shapes
 
 _PREFIX = "text_model."
@@ -44,7 +44,7 @@ def load_text(
     towers = []
     for name, stored in encoders.items():
         shape = read_text_shape(stored.source, stored.config)
-        tokens = _tokens(tokenizers[name], shape)
+        tokens = tokens_of(tokenizers[name], shape)
         towers.append(TextTower(tokens, _encoder(stored, device, dtype, additions)))
     return TextEncoders(towers, penultimate=len(encoders) > 1)
 
@@ -56,18 +56,6 @@ def _encoders(model: Path | StoredModel) -> tuple[dict[str, StoredNetwork], Mapp
     return stored_text_folders(model)
 
 
-def _tokens(tokenizer: Path | Padding, shape: Mapping[str, Any]) -> ClipTokens:
-    positions, rows = shape["max_position_embeddings"], shape["vocab_size"]
-    if isinstance(tokenizer, Path):
-        return load_tokens(tokenizer, positions, rows)
-    tokens = clip_tokens(tokenizer, positions)
-    if tokens.end >= rows:
-        raise WeightsError(
-            f"the text encoder has {rows} tokens, fewer than CLIP: it needs its own tokenizer (models add --tokenizer)"
-        )
-    return tokens
-
-
 def text_shapes(model: StoredModel) -> dict[str, dict[str, tuple[int, ...]]]:
     """Shapes of the tensors of a model's text encoders, by the names of their folders; no weight is read."""
     return {name: tensor_shapes(_built(stored)) for name, stored in model.text_encoders.items()}
@@ -75,7 +63,7 @@ def text_shapes(model: StoredModel) -> dict[str, dict[str, tuple[int, ...]]]:
 
 def _encoder(stored: StoredNetwork, device: torch.device, dtype: torch.dtype, additions: Additions) -> nn.Module:
     model = _built(stored)
-    state = read_network(stored, device, dtype, additions.to(stored.name, device, dtype))
+    state = read_network(stored, device, dtype, folding(additions, stored.name, device, dtype))
     model = fill(model, _fitting_names(state, set(tensor_shapes(model))), stored.file)
 
     # a constant that is not stored; built on the meta device, it holds nothing yet

@@ -36,13 +36,24 @@ class ClipTokens:
 
     Attributes:
         limit: tokens of a prompt, start and end included; shorter ones are padded.
-        end, pad: token ids.
+        start, end, pad: token ids.
     """
 
     tokenizer: Tokenizer
     limit: int
+    start: int
     end: int
     pad: int
+
+    @property
+    def comma(self) -> int | None:
+        """Token id of a comma that is a word; None where there is none."""
+        number: int | None = self.tokenizer.token_to_id("," + _WORD_END)
+        return number
+
+    def words(self, text: str) -> list[int]:
+        """Token ids of a text, without start and end."""
+        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
     def encode(self, prompt: str) -> tuple[np.ndarray, tuple[str, ...]]:
         """int64 ``[1, limit]``, and a sentence where the prompt was cut."""
@@ -51,14 +62,18 @@ class ClipTokens:
         if len(ids) > self.limit:
             # the last position is the end token's
             last = self.limit - 1
-            rest = self.tokenizer.decode(ids[last:-1], skip_special_tokens=False)
-            unused = rest.replace(_WORD_END, " ").strip()
-            warnings = (f"prompt cut after {self.limit} tokens; not used: {shown(unused)}",)
+            warnings = (self.cut(self.limit, ids[last:-1]),)
             ids = [*ids[:last], self.end]
 
         absent = self.limit - len(ids)
         ids += [self.pad] * absent
         return np.array([ids], np.int64), warnings
+
+    def cut(self, count: int, rest: Sequence[int]) -> str:
+        """The sentence about a prompt of which only ``count`` tokens are used; ``rest`` are the others."""
+        text = self.tokenizer.decode(list(rest), skip_special_tokens=False)
+        unused = text.replace(_WORD_END, " ").strip()
+        return f"prompt cut after {count} tokens; not used: {shown(unused)}"
 
 
 def load_tokens(folder: Path, positions: int, rows: int) -> ClipTokens:
@@ -84,6 +99,7 @@ def load_tokens(folder: Path, positions: int, rows: int) -> ClipTokens:
         added = _added(folder, config, stored)
         marks = _marks(folder, config)
         tokenizer = _pipeline(vocabulary, merges, marks, added)
+        start = _id(tokenizer, marks["bos"])
         end = _id(tokenizer, marks["eos"])
         pad = _id(tokenizer, marks["pad"])
     except WeightsError:
@@ -95,7 +111,7 @@ def load_tokens(folder: Path, positions: int, rows: int) -> ClipTokens:
     highest = max(tokenizer.get_vocab(with_added_tokens=True).values())
     if highest >= rows:
         raise WeightsError(f"{folder}: has a token {highest}, and the text encoder's vocab_size is {rows}")
-    return ClipTokens(tokenizer=tokenizer, limit=limit, end=end, pad=pad)
+    return ClipTokens(tokenizer=tokenizer, limit=limit, start=start, end=end, pad=pad)
 
 
 def make_tokens(vocabulary: dict[str, int], merges: Sequence[tuple[str, str]], *, pad: str, limit: int) -> ClipTokens:
@@ -104,6 +120,7 @@ def make_tokens(vocabulary: dict[str, int], merges: Sequence[tuple[str, str]], *
     return ClipTokens(
         tokenizer=tokenizer,
         limit=limit,
+        start=_id(tokenizer, _MARKS["bos"]),
         end=_id(tokenizer, _MARKS["eos"]),
         pad=_id(tokenizer, pad),
     )

@@ -11,10 +11,17 @@ from intarsia.checkpoints.identified import Prediction
 from intarsia.execution import STANDARD, Precision
 from intarsia.registry.families import FAMILIES, Family
 from intarsia.token_merging import TokenMerging
+from intarsia.weighted_text import PromptSyntax
 
 __all__ = ["DEFAULT_MERGING", "PARTS", "Entry", "Format", "ModelEntry", "PartEntry", "PinnedFile", "normalize"]
 
-PARTS = {"vaes": "VAE", "loras": "LoRA", "ip_adapters": "IP adapter", "safety": "safety checker"}
+PARTS = {
+    "vaes": "VAE",
+    "loras": "LoRA",
+    "embeddings": "embedding",
+    "ip_adapters": "IP adapter",
+    "safety": "safety checker",
+}
 """Sections of a registry file besides ``models``, and what an error calls one of their entries."""
 
 Format = Literal["diffusers", "single"]
@@ -43,8 +50,10 @@ class ModelEntry:
         vae: id of the VAE that is used unless a request names one; "" for the model's own.
         text: id of the model whose text encoders it has, for a file that lacks them; "" for its own.
         tokenizer: folder of a tokenizer in place of CLIP's; None for the model's own, or CLIP's for a checkpoint.
-        defaults: scheduler and steps where the caller gives none; and by documented endpoint, in a table of
+        defaults: scheduler, steps and clip_skip where the caller gives none; and by documented endpoint, in a table of
             its name, any of its documented fields.
+        prompt_syntax: how prompts are read where a request does not say it; "" reads weights, but none in documented
+            requests.
         prompt_template: what ``enhance_prompt`` makes of ``{prompt}``.
         token_merging: what ``token_merging=True`` means; three keys in the file.
         precision: what its networks compute in: "standard", or "fp8" on a GPU that has it.
@@ -63,6 +72,7 @@ class ModelEntry:
     files: tuple[PinnedFile, ...] = ()
     aliases: tuple[str, ...] = ()
     size: int = 512
+    prompt_syntax: Literal["", PromptSyntax] = ""
     prompt_template: str = "{prompt}"
     token_merging: TokenMerging = DEFAULT_MERGING
     precision: Precision = STANDARD
@@ -81,7 +91,7 @@ class ModelEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class PartEntry:
-    """A VAE, LoRA, IP adapter or safety checker of the registry, as declared.
+    """A VAE, LoRA, embedding, IP adapter or safety checker of the registry, as declared.
 
     Attributes:
         kind: the section that it is in, a key of :data:`PARTS`.

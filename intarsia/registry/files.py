@@ -40,6 +40,7 @@ _NEEDED = {
 # Sections whose entries may be one file; those of the second are nothing else.
 _FILES_TOO = ("models", "vaes", "ip_adapters")
 _FILES_ONLY = ("loras", "embeddings")
+_FILE_NOUNS = {"loras": "a LoRA", "embeddings": "an embedding"}
 _SUFFIX = ".safetensors"
 
 # A network that was trained with a schedule that ends in noise has to begin there (Lin et al. 2024, section 3.3).
@@ -87,7 +88,7 @@ def locate(entry: Entry) -> Path:
 def _locate_file(entry: Entry, kind: str) -> Path:
     path = entry.path
     if path.suffix != _SUFFIX:
-        raise WeightsError(f"{entry.id}: a {PARTS[kind]} is one {_SUFFIX} file, not {path}")
+        raise WeightsError(f"{entry.id}: {_FILE_NOUNS[kind]} is one {_SUFFIX} file, not {path}")
     if not is_there(path):
         raise WeightsError(f"{entry.id}: its file {path} does not exist (declared in {entry.declared_in})")
     regular(path)

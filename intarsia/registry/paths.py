@@ -14,7 +14,7 @@ from intarsia.errors import WeightsError, one_line, shown
 from intarsia.registry.entries import ModelEntry, PartEntry
 from intarsia.registry.families import FAMILIES
 from intarsia.registry.files import identified
-from intarsia.registry.usable import SECTIONS, noun, section_of
+from intarsia.registry.usable import SECTIONS, noun, one, section_of
 
 __all__ = ["entry_with_path", "id_of", "is_path", "model_of_path", "part_of_path"]
 
@@ -81,7 +81,7 @@ def _usable(name: str, section: str) -> tuple[Path, Identified]:
     if belongs != section:
         option = _OPTIONS.get(belongs or "", "")
         advice = f"; give it as {option}" if option else ""
-        raise WeightsError(f"{path}: is {found.what}, not a {noun(section)}{advice}")
+        raise WeightsError(f"{path}: is {found.what}, not {one(section)}{advice}")
     section_of(found)
     return path, found
 

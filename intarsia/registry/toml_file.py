@@ -15,6 +15,7 @@ from intarsia.execution import PRECISIONS, STANDARD
 from intarsia.registry.entries import DEFAULT_MERGING, PARTS, Format, ModelEntry, PartEntry, PinnedFile
 from intarsia.registry.families import FAMILIES
 from intarsia.token_merging import MAX_RATIO, TokenMerging
+from intarsia.weighted_text import SYNTAXES
 
 __all__ = ["PACKAGE", "PREDICTIONS", "SCHEMA", "RegistryFile", "read_registry_file"]
 
@@ -41,6 +42,7 @@ _MODEL_FIELDS = {
     "text": str,
     "tokenizer": str,
     "size": int,
+    "prompt_syntax": str,
     "prompt_template": str,
     "token_merging": float,
     "token_merging_levels": int,
@@ -214,6 +216,11 @@ def _check_model(where: str, fields: Mapping[str, Any]) -> None:
     size = fields.get("size", _SMALLEST)
     if not _SMALLEST <= size <= _LARGEST:
         raise WeightsError(f"{where}: size must be between {_SMALLEST} and {_LARGEST}, not {shown(size)}")
+
+    syntax = fields.get("prompt_syntax", "plain")
+    if syntax not in SYNTAXES:
+        known = " or ".join(SYNTAXES)
+        raise WeightsError(f"{where}: prompt_syntax must be {known}, not {shown(syntax)}")
 
     precision = fields.get("precision", STANDARD)
     if precision not in PRECISIONS:

@@ -20,6 +20,7 @@ __all__ = [
     "check_usable",
     "missing_networks",
     "noun",
+    "one",
     "section_of",
     "version",
 ]
@@ -50,6 +51,12 @@ _NETWORKS = {"unet": "UNet", "text": "text encoder", "text_2": "second text enco
 def noun(section: str) -> str:
     """What an error calls an entry of a section."""
     return PARTS.get(section, "model")
+
+
+def one(section: str) -> str:
+    """The same with its article."""
+    article = "an" if noun(section)[0] in "aeioAEIO" else "a"
+    return f"{article} {noun(section)}"
 
 
 def version(family: str) -> tuple[str, ...]:
@@ -94,7 +101,7 @@ def check_file(entry: Entry) -> Identified:
     found = identified(entry.path)
     section = entry.kind if isinstance(entry, PartEntry) else "models"
     if SECTIONS.get(found.kind) != section:
-        raise WeightsError(f"{entry.id}: {entry.path} is {found.what}, not a {noun(section)}")
+        raise WeightsError(f"{entry.id}: {entry.path} is {found.what}, not {one(section)}")
     if found.refused:
         raise WeightsError(f"{entry.id}: {entry.path} is {found.what} that cannot be used: {found.refused}")
 

@@ -59,7 +59,14 @@ class Case:
         self.steps, self.is_inpainting = steps, is_inpainting
 
     def lane(
-        self, made: Table, seed: int, guidance: float = 4.0, image: bool = False, ratio: float = 0.0, side: int = SIDE
+        self,
+        made: Table,
+        seed: int,
+        guidance: float = 4.0,
+        image: bool = False,
+        ratio: float = 0.0,
+        side: int = SIDE,
+        tokens: int = TOKENS,
     ) -> State:
         """A state at its first row; all its tensors follow from the seed."""
         rng = np.random.default_rng(seed)
@@ -73,7 +80,7 @@ class Case:
         variant = MergingVariant(mask_aware=False)
         regions = upload_regions(host_regions, torch.device("cpu"), variant=variant)
         conditioning = Conditioning(
-            cross_kv=drawn(branches, TOKENS, 8),
+            cross_kv=drawn(branches, tokens, 8),
             pooled=None,
             time_ids=None,
             guidance_scale=guidance,
@@ -141,6 +148,18 @@ def assert_same(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor])
     for one, other in zip(found, expected, strict=True):
         # the same float32 operations, but for sums that have more (vanishing) terms; levels reach 14.6
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-4)
+
+
+def test_prompts_of_different_lengths_have_batches_of_their_own():
+    made = table("euler", 4)
+    lengths = [TOKENS, 2 * TOKENS, TOKENS, 2 * TOKENS, 3 * TOKENS]
+    finals = []
+    for case in (captured(), eager()):
+        lanes = [case.lane(made, seed, tokens=tokens) for seed, tokens in enumerate(lengths)]
+        finals.append(case.run(lanes, [0, 0, 1, 2, 2]))
+        if isinstance(case.steps, CapturedStepper):
+            assert {key.lanes_key.tokens for key in case.steps._batches} == set(lengths)
+    assert_same(*finals)
 
 
 @pytest.mark.parametrize("is_inpainting", [True, False], ids=["9 channels", "4 channels"])

@@ -13,7 +13,7 @@ from tests.processes import BEGIN
 
 EXIT = """
 engine = intarsia.Engine(sys.argv[1], "cpu")
-tickets = [engine.submit(request(seed, steps=150, width=192, height=192, prompt="x")) for seed in range(8)]
+tickets = [engine.submit(request(seed, steps=150, width=192, height=192, prompt="x")) for seed in range(4)]
 next(tickets[0].progress())
 sys.exit(7)
 """

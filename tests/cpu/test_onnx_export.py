@@ -27,7 +27,16 @@ from torch.onnx._internal.exporter._registration import ONNXRegistry
 import intarsia
 from intarsia.backends.onnx import graphs
 from intarsia.backends.onnx.open_sessions import STEP
-from intarsia.export.folder import Merges, autoencoder, cached, checker_graphs, export_model, model_graphs
+from intarsia.backends.onnx.sources import ip_adapter_source, source_of
+from intarsia.export.folder import (
+    Merges,
+    autoencoder,
+    cached,
+    checker_graphs,
+    export_model,
+    ip_adapter_graphs,
+    model_graphs,
+)
 from intarsia.export.networks import decoder_graph
 from intarsia.export.step import step_graph
 from intarsia.models.tokens import load_tokens
@@ -38,7 +47,6 @@ from tests.xl_reference import ORDERS
 from tools import export_tiny
 
 SIZE = 128
-MODELS = ("nine", "xl")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -52,7 +60,7 @@ def _one_table_of_translations() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory, _one_table_of_translations: None) -> Path:
-    """Two models with a registry, and their graphs, exported once, in a cache of their own."""
+    """Models with a registry, and in a cache of their own the graphs of ``xl``, exported once."""
     folder = tmp_path_factory.mktemp("models")
     made = {
         "nine": (write_model(folder / "nine", 9, "tiny"), "sd15-inpaint"),
@@ -62,10 +70,28 @@ def home(tmp_path_factory: pytest.TempPathFactory, _one_table_of_translations: N
     registry = write_registry(folder / "weights.toml", **made)
     merging = "token_merging_levels = 2\ntoken_merging_reuse = 2"
     registry.write_text(registry.read_text().replace("[models.nine]", f"[models.nine]\n{merging}"))
-    for name, merges in zip(MODELS, (Merges(2, 2), None), strict=True):
-        place = cached(made[name][0], "float32", folder / "graphs")
-        export_model(made[name][0], place, merges=merges)
+    export_model(folder / "xl", cached(folder / "xl", "float32", folder / "graphs"))
     return folder
+
+
+@pytest.fixture(scope="module")
+def merging_home(home: Path) -> Path:
+    """With graphs of ``nine`` too, which merge tokens at two resolutions: a minute of work."""
+    export_model(home / "nine", cached(home / "nine", "float32", home / "graphs"), merges=Merges(2, 2))
+    return home
+
+
+@pytest.fixture
+def packaged_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """A copy of the packaged model, and of its graphs in a cache of its own, to be damaged."""
+    entry = intarsia.Registry().find(export_tiny.MODEL)
+    model = tmp_path / "nine"
+    shutil.copytree(entry.path, model)
+    place = tmp_path / "graphs" / cached(model, "float32").name
+    shutil.copytree(graphs.find_graphs(entry.path, ("float32",)).folder, place)
+    monkeypatch.setenv("INTARSIA_GRAPHS", str(tmp_path / "graphs"))
+    monkeypatch.setattr(graphs, "PACKAGED", tmp_path / "none")
+    return model, place
 
 
 @pytest.fixture(autouse=True)
@@ -105,20 +131,24 @@ VARIED = [
 
 
 @pytest.mark.parametrize("fields", VARIED, ids=[str(sorted(fields)) for fields in VARIED])
-@pytest.mark.parametrize("model", MODELS)
-def test_random_models_of_both_families_as_torch_has_them(home, ask, model, fields):
+@pytest.mark.parametrize("model", ["xl", pytest.param("nine", marks=pytest.mark.slow)])
+def test_random_models_of_both_families_as_torch_has_them(request, home, ask, model, fields):
+    """The packaged model has nine channels too, and a test like this one (``test_onnx.py``)."""
+    if model == "nine":
+        request.getfixturevalue("merging_home")
     registry = home / "weights.toml"
     with intarsia.Engine("torch", "cpu", registry) as one, intarsia.Engine("onnx", "cpu", registry) as other:
         assert psnr(one.run(ask(model, **fields)), other.run(ask(model, **fields))) >= 45
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("corner", [20, 60])
-def test_tokens_merge_at_several_resolutions_as_in_torch(home, ask, corner):
+def test_tokens_merge_at_several_resolutions_as_in_torch(merging_home, ask, corner):
     """Of the larger mask, the lower resolution has nothing left to merge."""
     mask = np.zeros((SIZE, SIZE), np.uint8)
     mask[corner:88, corner:88] = 255
     asked = ask("nine", mask_image=mask, token_merging=0.75)
-    registry = home / "weights.toml"
+    registry = merging_home / "weights.toml"
     with intarsia.Engine("torch", "cpu", registry) as one, intarsia.Engine("onnx", "cpu", registry) as other:
         results = [engine.run(asked) for engine in (one, other)]
         assert psnr(*results) >= 45
@@ -165,9 +195,15 @@ def test_what_ships_is_what_its_command_makes():
     checker = registry.part("safety", entry.safety)
     facts = {}
     merges = Merges(entry.token_merging.levels, entry.token_merging.reuse)
-    made = (model_graphs(entry.path, "float32", merges, facts), checker_graphs(checker.path))
-    for folder, expected in zip((entry.path, checker.path), made, strict=True):
-        found = graphs.find_graphs(folder, ("float32",))
+    look = registry.part("ip_adapters", export_tiny.LOOK)
+    made = (
+        model_graphs(entry.path, "float32", merges, facts),
+        checker_graphs(checker.path),
+        ip_adapter_graphs(look.path, entry.path, "float32", {}),
+    )
+    sources = (entry.path, checker.path, ip_adapter_source(look.path, source_of(entry.path)))
+    for source, expected in zip(sources, made, strict=True):
+        found = graphs.find_graphs(source, ("float32",))
         assert found.folder.parent == graphs.PACKAGED, "python -m tools.export_tiny makes them anew"
         left = set(found.hashes)
         for name, content in expected:
@@ -179,9 +215,8 @@ def test_what_ships_is_what_its_command_makes():
 
 
 def test_the_same_export_gives_the_same_bytes(home):
-    place = cached(home / "nine", "float32")
-    again = decoder_graph(autoencoder(home / "nine", "float32"))
-    assert (place / "vae_decoder.onnx").read_bytes() == again
+    once, again = (decoder_graph(autoencoder(home / "nine", "float32")) for _ in range(2))
+    assert once == again
 
 
 def test_float16_graphs_take_and_give_float32(home):
@@ -189,7 +224,7 @@ def test_float16_graphs_take_and_give_float32(home):
 
     latents = np.random.default_rng(0).standard_normal((1, 4, 9, 12), dtype=np.float32)
     half = decoder_graph(autoencoder(home / "nine", "float16"))
-    whole = (cached(home / "nine", "float32") / "vae_decoder.onnx").read_bytes()
+    whole = decoder_graph(autoencoder(home / "nine", "float32"))
     one, other = (
         Device("cpu").open(graph, home / "nine").run(None, {"latents": latents})[0] for graph in (half, whole)
     )
@@ -318,23 +353,17 @@ BAD = [
 
 
 @pytest.mark.parametrize(("damage", "kind", "sentence"), BAD, ids=[row[0].__name__ for row in BAD])
-def test_bad_graphs_and_files_are_one_line_that_says_what_to_do(
-    home, ask, tmp_path, monkeypatch, damage, kind, sentence
-):
-    model = tmp_path / "nine"
-    shutil.copytree(home / "nine", model)
-    place = tmp_path / "graphs" / cached(model, "float32").name
-    shutil.copytree(cached(model, "float32"), place)
-    monkeypatch.setenv("INTARSIA_GRAPHS", str(tmp_path / "graphs"))
-    registry = write_registry(tmp_path / "w.toml", nine=(model, "sd15-inpaint"))
+def test_bad_graphs_and_files_are_one_line_that_says_what_to_do(packaged_copy, ask, tmp_path, damage, kind, sentence):
+    model, place = packaged_copy
+    registry = write_registry(tmp_path / "w.toml", nine=(model, "tiny-inpaint"))
     damage(place, model)
     with intarsia.Engine("onnx", "cpu", registry) as engine, pytest.raises(kind, match=sentence) as caught:
         engine.run(ask("nine"))
     assert "\n" not in str(caught.value)
 
 
-def test_a_model_of_another_kind_than_the_registry_says(home, ask, tmp_path):
-    registry = write_registry(tmp_path / "w.toml", nine=(home / "nine", "sd15"))
+def test_a_model_of_another_kind_than_the_registry_says(packaged_copy, ask, tmp_path):
+    registry = write_registry(tmp_path / "w.toml", nine=(packaged_copy[0], "sd15"))
     with (
         intarsia.Engine("onnx", "cpu", registry) as engine,
         pytest.raises(
@@ -349,16 +378,16 @@ def test_more_layers_skipped_than_there_are(home, ask):
         intarsia.Engine("onnx", "cpu", home / "weights.toml") as engine,
         pytest.raises(intarsia.RequestError, match="clip_skip must be between 1 and 3 for this model, not 4"),
     ):
-        engine.run(ask("nine", clip_skip=4))
+        engine.run(ask("xl", clip_skip=4))
 
 
 def test_auto_takes_onnx_for_what_it_can_run_and_torch_for_the_rest(home, ask, monkeypatch):
     monkeypatch.setattr("intarsia.backends.choose.gpu_count", lambda: 0)
     with intarsia.Engine(weights=home / "weights.toml") as engine:
-        ran = {model: engine.run(ask(model)).runtime.backend for model in ("nine", "xl", "bare", "intarsia-tiny")}
-    assert ran == {"nine": "onnx", "xl": "onnx", "bare": "torch", "intarsia-tiny": "onnx"}
+        ran = {model: engine.run(ask(model)).runtime.backend for model in ("xl", "bare", "intarsia-tiny")}
+    assert ran == {"xl": "onnx", "bare": "torch", "intarsia-tiny": "onnx"}
     with intarsia.Engine(weights=home / "weights.toml", kernels="plain") as engine:
-        assert engine.run(ask("nine")).runtime.backend == "onnx"
+        assert engine.run(ask("xl")).runtime.backend == "onnx"
 
 
 def test_the_command_exports_once(home, tmp_path, monkeypatch, capsys):
@@ -366,11 +395,11 @@ def test_the_command_exports_once(home, tmp_path, monkeypatch, capsys):
 
     from intarsia.cli import app
 
-    arguments = ["export", "nine", "--weights", str(home / "weights.toml"), "--out", str(tmp_path)]
-    shutil.copytree(cached(home / "nine", "float32"), tmp_path / cached(home / "nine", "float32").name)
+    arguments = ["export", "xl", "--weights", str(home / "weights.toml"), "--out", str(tmp_path)]
+    shutil.copytree(cached(home / "xl", "float32"), tmp_path / cached(home / "xl", "float32").name)
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
-    assert done.stdout.strip() == str(tmp_path / cached(home / "nine", "float32").name)
+    assert done.stdout.strip() == str(tmp_path / cached(home / "xl", "float32").name)
     assert "exporting" not in done.output
     monkeypatch.setitem(sys.modules, "intarsia.export.folder", None)
     refused = CliRunner().invoke(app, arguments)
@@ -417,7 +446,18 @@ def test_inpaint_and_request_run_without_torch(without_torch, tmp_path, image_an
     Image.fromarray(image_and_mask[0]).save(tmp_path / "image.png")
     Image.fromarray(image_and_mask[1]).save(tmp_path / "mask.png")
     done = without_torch(
-        "inpaint", "image.png", "mask.png", "-p", "a red circle", "--steps", "2", "--json", "-o", "a.png"
+        "inpaint",
+        "image.png",
+        "mask.png",
+        "-p",
+        "a red circle",
+        "--steps",
+        "2",
+        "--json",
+        "-o",
+        "a.png",
+        "--lora",
+        "shade:0.5",
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["meta"]["backend"] == "onnx"
@@ -453,7 +493,7 @@ def test_clip_towers_for_export_are_transformers_own(home):
         ours.load_state_dict({name.removeprefix("text_model."): tensor for name, tensor in state.items()})
         ids, _ = tower.read(["a red circle", "b"])
         with torch.no_grad():
-            theirs, found = tower.run(ids), ours(ids, torch.tensor([2]))
+            theirs, found = tower.run(ids), ours(ids, torch.tensor([2]), torch.zeros(1, tower.width))
         torch.testing.assert_close(found[0], theirs.hidden_states[-2], atol=1e-5, rtol=1e-5)
         if suffix:
             torch.testing.assert_close(found[1], theirs.text_embeds, atol=1e-5, rtol=1e-5)

@@ -82,9 +82,22 @@ def assert_agree(exact: torch.Tensor, plain: torch.Tensor, fused: torch.Tensor, 
         assert 0 < errors[1] < 1.25 * errors[0]
 
 
+# Interpreted, that takes most of a minute; each kernel has tests of its own, which are interpreted in `make test`.
+_WITH_SLOW_INTERPRETER = [pytest.param("interpreter", marks=pytest.mark.slow), "cuda"]
+
+
 # The even size takes one launch for a norm; of the other, whose halves are rounded, the norms take two. The layers'
 # own tests have each with both dtypes.
-@pytest.mark.parametrize(("size", "dtype"), [((8, 8), torch.float32), ((7, 10), torch.float16)])
+@pytest.mark.parametrize(
+    ("device", "size", "dtype"),
+    [
+        ("interpreter", (8, 8), torch.float32),
+        pytest.param("interpreter", (7, 10), torch.float16, marks=pytest.mark.slow),
+        ("cuda", (8, 8), torch.float32),
+        ("cuda", (7, 10), torch.float16),
+    ],
+    indirect=["device"],
+)
 @torch.no_grad()
 def test_unet(device, size, dtype):
     unet = randomise(UNet(SMALL), device)
@@ -104,6 +117,7 @@ def test_unet(device, size, dtype):
     assert_agree(*ways(evaluate_branches, unet, dtype), dtype)
 
 
+@pytest.mark.parametrize("device", _WITH_SLOW_INTERPRETER, indirect=True)
 @torch.no_grad()
 def test_unet_that_merges_tokens(device):
     """Two lanes of two halves, each with its own mask, at both resolutions."""

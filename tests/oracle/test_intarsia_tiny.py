@@ -64,7 +64,7 @@ def likeness(
     sampler: str,
     karras: bool,
     *,
-    steps: int = 20,
+    steps: int = 12,
     negative_prompt: str = "",
     **asked: Any,
 ) -> float:

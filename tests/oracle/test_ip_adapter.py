@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import shutil
 from collections.abc import Iterator
@@ -17,11 +19,16 @@ from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
 from PIL import Image
 from transformers import CLIPImageProcessor
 
+import intarsia
 from intarsia import WeightsError
+from intarsia.adding.add import AddOptions, add
 from intarsia.checkpoints.ip_adapter_layout import image_encoder
+from intarsia.endpoints import reading
 from intarsia.models.ip_adapter_files import load_ip_adapter
 from intarsia.models.unet import UNet
 from intarsia.models.unet_config import UNetConfig
+from intarsia.registry.entries import normalize
+from intarsia.registry.registry import Registry
 from tests.adapters import ip_adapter_state, write, write_ip_adapter
 
 TOLERANCE = 1e-5  # outputs are about 2 at most; the sums are only ordered differently
@@ -167,3 +174,49 @@ def test_a_published_file_is_its_folder_with_the_image_encoder_that_it_was_train
     shutil.rmtree(published / "models" / "image_encoder")
     with pytest.raises(WeightsError, match="an IP adapter needs its image encoder: put that with projection_dim"):
         image_encoder(published / "sdxl_models" / "ip-adapter_sdxl_vit-h.safetensors")
+
+
+DOCUMENTED = {
+    "ip-adapter_sd15": "models",
+    "ip-adapter-plus-face_sd15": "models",
+    "ip-adapter_sdxl": "sdxl_models",
+    "ip-adapter-plus_sdxl_vit-h": "sdxl_models",
+    "ip-adapter-plus-face_sdxl_vit-h": "sdxl_models",
+}
+
+
+FITS = {"models": "sd15", "sdxl_models": "sdxl"}
+
+
+def test_the_documented_ids_are_those_of_the_published_files_once_they_are_added(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    theirs, _ = networks({})
+    write_ip_adapter(tmp_path / "folder", ip_adapter_state(theirs, 24))
+    published = tmp_path / "h94"
+    shutil.copytree(tmp_path / "folder" / "image_encoder", published / "models" / "image_encoder")
+    shutil.copytree(tmp_path / "folder" / "image_encoder", published / "sdxl_models" / "image_encoder")
+    state = ip_adapter_state(theirs, 24)
+    for number, (name, place) in enumerate(DOCUMENTED.items()):
+        path = published / place / f"{name}.safetensors"
+        write(path, state | {"image_proj.norm.bias": torch.full((24,), float(number))})
+        add(path, AddOptions(families=(FITS[place],)))
+
+    image = "data:image/png;base64," + base64.b64encode(png()).decode()
+    for name, place in DOCUMENTED.items():
+        registry = Registry()
+        assert registry.part("ip_adapters", name).path == published / place / f"{name}.safetensors"
+        payload = {
+            "model_id": "intarsia-tiny", "prompt": "a red circle", "init_image": image, "mask_image": image,
+            "ip_adapter_id": name, "ip_adapter_image": image, "ip_adapter_scale": 0.5,
+        }  # fmt: skip
+        read = reading.read(payload, "community", registry)
+        assert read.request.ip_adapter.id == name
+        with pytest.raises(WeightsError, match=rf"IP adapter {normalize(name)} fits the families {FITS[place]}, not"):
+            intarsia.plan(read.request)
+
+
+def png() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), "white").save(file, "PNG")
+    return file.getvalue()

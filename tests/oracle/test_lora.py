@@ -17,6 +17,8 @@ from diffusers import StableDiffusionInpaintPipeline
 from intarsia import WeightsError
 from intarsia.models.loading import load_pipeline_parts
 from intarsia.models.lora_files import read_loras
+from intarsia.models.lora_torch import TorchArithmetic
+from intarsia.models.weight_files import stored_tensors
 from tests import adapters
 from tests.random_model import write_model
 
@@ -191,12 +193,14 @@ def test_names_of_the_original_sdxl_code_and_its_second_text_encoder(tmp_path):
         shapes[network][f"{layer}.weight"] = (4, 4)
     # an upsampler's number depends on whether its level has attention
     shapes["unet"]["up_blocks.0.attentions.0.norm.weight"] = (4,)
-    (file,) = read_loras([(path, 1.0)], shapes, layers_per_block=2).files
+    (file,) = read_loras([(path, 1.0)], shapes, layers_per_block=2, read=stored_tensors).files
     assert {network: set(tensors) for network, tensors in file.tensors.items()} == {
         network: set(tensors) - {"up_blocks.0.attentions.0.norm.weight"} for network, tensors in shapes.items()
     }
     for i, (network, layer) in enumerate(names.values()):
-        added = file.tensors[network][f"{layer}.weight"].change(torch.zeros(4, 4), 1.0)
+        added = file.tensors[network][f"{layer}.weight"].change(
+            torch.zeros(4, 4), 1.0, TorchArithmetic(torch.device("cpu"))
+        )
         assert torch.equal(added, torch.full((4, 4), float(i))), "2 · i · alpha / rank, in its own place"
 
 
@@ -289,7 +293,7 @@ def test_files_of_another_kind_are_named_by_it(folder, tmp_path, case, monkeypat
     names, kind = OTHERS[case]
     path = adapters.write(tmp_path / "lora.safetensors", {name: torch.ones(2, 2) for name in names})
     if case != "OFT":
-        monkeypatch.setattr("intarsia.models.lora_files.stored_tensors", lambda *_: pytest.fail("it was read"))
+        monkeypatch.setattr("intarsia.models.loading.stored_tensors", lambda *_: pytest.fail("it was read"))
     with pytest.raises(WeightsError, match=kind) as caught:
         load_pipeline_parts(folder, loras=[(path, 1.0)])
     assert str(caught.value).startswith(str(path))
@@ -299,14 +303,12 @@ def test_files_of_another_kind_are_named_by_it(folder, tmp_path, case, monkeypat
 def test_a_checkpoint_named_as_a_lora_is_not_read(folder, tmp_path, monkeypatch):
     names = [f"model.diffusion_model.{name}" for name in ("input_blocks.0.0.weight", "out.2.weight")]
     path = adapters.write(tmp_path / "big.safetensors", {name: torch.ones(4, 4, 3, 3) for name in names})
-    monkeypatch.setattr("intarsia.models.lora_files.stored_tensors", lambda *_: pytest.fail("it was read"))
+    monkeypatch.setattr("intarsia.models.loading.stored_tensors", lambda *_: pytest.fail("it was read"))
     with pytest.raises(WeightsError, match="no LoRA but a Stable Diffusion 1 UNet"):
         load_pipeline_parts(folder, loras=[(path, 1.0)])
 
 
 EXTRAS = {
-    "embeddings of older files": ({"bundle_emb.t.string_to_param.*": (1, 64)}, "embeddings that were trained with it"),
-    "embeddings": ({"bundle_emb.t.clip_l": (1, 64), "bundle_emb.t.clip_g": (1, 64)}, r"trained with it \(2 tensors"),
     "an alpha": ({"lora_unet_conv_in.alpha": ()}, r"alphas without matrices \(1 tensor: lora_unet_conv_in\.alpha\)"),
     "half a pair": ({"lora_unet_conv_in.lora_up.weight": (32, 2)}, r"incomplete layers \(1 tensor"),
     "positions": ({"text_encoder.text_model.embeddings.position_ids": (1, 77)}, "constants"),

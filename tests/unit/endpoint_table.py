@@ -52,7 +52,7 @@ DPM = "DPMSolverMultistepScheduler"
 COMMON_DEFAULTS = {
     "negative_prompt": "", "width": 512, "height": 512, "samples": 1, "guidance_scale": 7.5, "strength": 0.7,
     "use_karras_sigmas": True, "clip_skip": 2, "safety_checker_type": "sensitive_content_text", "vae": "model",
-    "lora_model": (), "lora_strength": (),
+    "lora_model": (), "lora_strength": (), "embeddings_model": (),
     "base64": False, "temp": False, "instant_response": False, "webhook": None, "track_id": None,
 }  # fmt: skip
 REQUIRED = {name: Wrong(f"{name} is required") for name in ("model_id", "init_image", "mask_image")}
@@ -242,6 +242,13 @@ ROWS = {
         (["ink", "pen"], Wrong("LoRA not found: ink; the registry has: pastel, shade, stripes")),
         *((value, Wrong(f"lora_model must be comma-separated names or a list of names, not {value!r}"))
           for value in ("a,,b", "a,", ["a", ""], ["a", 3], 7, True, {"a": 1})),
+    ],
+    "embeddings_model": [
+        ("", ()), ([], ()),
+        ("ink", Wrong("embedding not found: ink; the registry has: tiny-sun")),
+        ("tiny-sun", Wrong("embedding tiny-sun fits the families tiny-inpaint, not sd15-inpaint of nothing")),
+        *((value, Wrong(f"embeddings_model must be comma-separated names or a list of names, not {value!r}"))
+          for value in ("a,,b", ["a", 3], 7, True)),
     ],
     "lora_strength": [
         (0.7, ()), ("0.7", ()), ("", ()), ([0.7], ()), (1, ()), ([], ()),

@@ -68,6 +68,22 @@ def test_a_checkpoint_becomes_an_entry_with_its_pin(downloads):
     assert check(entry) == path
 
 
+@pytest.mark.parametrize(
+    ("shapes", "families"),
+    [
+        ({"emb_params": (2, 768)}, ("sd15", "sd15-inpaint")),
+        ({"<cat>": (1024,)}, ("sd21", "sd21-inpaint")),
+        ({"clip_l": (2, 768), "clip_g": (2, 1280)}, ("sdxl", "sdxl-inpaint")),
+    ],
+)
+def test_an_embedding_becomes_an_entry_whose_id_is_its_word(downloads, shapes, families):
+    added = add(write(downloads / "Easy_Negative.safetensors", shapes))
+    assert (added.entry.id, added.section, added.entry.families) == ("easy-negative", "embeddings", families)
+    entry = Registry().part("embeddings", "easy_negative")
+    assert check(entry) == entry.path
+    assert remove("embeddings", "easy-negative", None)[0] == "easy-negative"
+
+
 def test_each_kind_goes_into_its_section(downloads):
     write(downloads / "ink.safetensors", SD1_LORA)
     write(downloads / "sdxl_vae.safetensors", VAE)

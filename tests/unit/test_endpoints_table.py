@@ -75,6 +75,7 @@ def effective(payload: dict[str, Any], endpoint: str, registry: Registry) -> dic
         "seed": plan.seeds[0],
         "vae": plan.model.vae,
         "lora_model": tuple(adapter.id for adapter in plan.model.adapters),
+        "embeddings_model": tuple(name.partition(":")[0] for name in plan.prompt.embeddings),
         "lora_strength": tuple(adapter.strength for adapter in plan.model.adapters),
         "base64": documented.options.base64,
         "temp": documented.options.temp,
@@ -204,7 +205,7 @@ def test_ignored_keys_are_named_and_their_values_are_not(registry):
     )
     many = read({**MINIMAL, **{f"x{number}": 0 for number in range(1000)}}, "community", registry).warnings
     assert many[0].endswith("x9 and 990 more")
-    legacy = ("multi_lingual", "self_attention", "upscale", "embeddings_model", "panorama", "full_url")
+    legacy = ("multi_lingual", "self_attention", "upscale", "panorama", "full_url")
     [warning] = read({**MINIMAL, **dict.fromkeys(legacy, "yes")}, "pony", registry).warnings
     assert all(name in warning for name in legacy)
 

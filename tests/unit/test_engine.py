@@ -238,7 +238,8 @@ def test_a_plan_is_data_and_equal_for_equal_requests(request_of, empty_registry,
     other_mask = image_and_mask[1].copy()
     other_mask[0, 0] = 255
     changes = [{"seed": 2}, {"steps": 7}, {"prompt": "x"}, {"mask_image": other_mask}, {"mask_blur": 0.0}]
-    changes += [{"guidance_scale": 2.0}, {"scheduler": "euler"}, {"samples": 2}, {"clip_skip": 1}]
+    changes += [{"guidance_scale": 2.0}, {"scheduler": "euler"}, {"samples": 2}, {"clip_skip": 2}]
+    changes += [{"prompt_syntax": "plain"}]
     hashes = {intarsia.plan(request_of(**change), weights=empty_registry).sha256 for change in changes}
     assert len(hashes | {made.sha256}) == len(changes) + 1
     read = json.loads(made.to_json())

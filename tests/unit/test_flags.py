@@ -17,6 +17,7 @@ import pytest
 import typer.main
 
 from intarsia import api, cli, endpoints
+from intarsia.backends.onnx import sources
 from intarsia.commands import outputs, streams
 from intarsia.endpoints import answer as reply
 from intarsia.engine import engine as engines
@@ -133,6 +134,8 @@ INPAINT = {
     "negative_prompt": (["-n", "a dog"], "negative_prompt", "a dog"),
     "enhance_prompt": (["--enhance-prompt"], "enhance_prompt", True),
     "clip_skip": (["--clip-skip", 3], "clip_skip", 3),
+    "prompt_syntax": (["--prompt-syntax", "plain"], "prompt_syntax", "plain"),
+    "embeddings": (["--embedding", "ugly", "--embedding", "old"], "embeddings", ("ugly", "old")),
     "model": (["-m", "mine"], "model", "mine"),
     "samples": (["--samples", 3], "samples", 3),
     "steps": (["--steps", 9], "steps", 9),
@@ -467,6 +470,8 @@ def test_schedulers_prints_all_of_them_as_json(capsys):
 
 EXPORT = {
     "model": (["second"], "model", "second"),
+    "vae": (["--vae", "other"], "vaes", "other"),
+    "ip_adapter": (["--ip-adapter", "other"], "ip_adapters", "other"),
     "out": (["-o", "graphs"], "out", Path("graphs")),
     "dtype": (["--dtype", "float16"], "dtype", "float16"),
     "token_merging": (["--no-token-merging"], "merges", None),
@@ -481,22 +486,34 @@ def test_a_flag_of_export_reaches_the_exporter(seen, place, monkeypatch, flag):
     folder = pytest.importorskip(
         "intarsia.export.folder", reason="needs torch and onnx: pip install 'intarsia[export]'"
     )
-    entry = SimpleNamespace(token_merging=TokenMerging(levels=2, reuse=3), safety="", format="diffusers")
+    entry = SimpleNamespace(
+        token_merging=TokenMerging(levels=2, reuse=3), safety="", text="", vae="", family="sd15"
+    )  # fmt: skip
 
     class Registry:
         def __init__(self, weights: Path | None) -> None:
             seen["weights"] = weights
 
-        def find(self, model: str | None) -> SimpleNamespace:
+        def find(self, model: str | None, *, allow_paths: bool) -> SimpleNamespace:
             seen["model"] = model
             return entry
 
-    def cached(path: Path, dtype: str, out: Path | None) -> Path:
+        def part(self, kind: str, name: str, *, allow_paths: bool) -> SimpleNamespace:
+            seen[kind] = name
+            return entry
+
+    def cached(source: SimpleNamespace, dtype: str, out: Path | None) -> Path:
         seen.update(dtype=dtype, out=out)
         return place / "made"
 
     def export_model(path: Path, made: Path, dtype: str, merges: object) -> None:
         seen.update(exported=True, merges=merges)
+
+    def export_vae(path: Path, made: Path, dtype: str, family: str) -> None:
+        assert family == "sd15"
+
+    def export_ip_adapter(path: Path, model: Path, made: Path, dtype: str) -> None:
+        assert model == place / "nothing"
 
     (place / "made").mkdir()
     if flag == "again":
@@ -505,6 +522,10 @@ def test_a_flag_of_export_reaches_the_exporter(seen, place, monkeypatch, flag):
     monkeypatch.setattr(weights, "check", lambda entry: place / "nothing")
     monkeypatch.setattr(folder, "cached", cached)
     monkeypatch.setattr(folder, "export_model", export_model)
+    monkeypatch.setattr(folder, "export_vae", export_vae)
+    monkeypatch.setattr(folder, "export_ip_adapter", export_ip_adapter)
+    for name in ("source_of", "vae_source", "ip_adapter_source"):
+        monkeypatch.setattr(sources, name, lambda path, *family: SimpleNamespace(path=path))
     arguments, name, expected = EXPORT[flag]
     run("export", *arguments)
     assert seen[name] == expected

@@ -26,6 +26,8 @@ EVERYWHERE = [
     "intarsia.parent_pipe",
     "intarsia.threads",
     "intarsia.token_merging",
+    "intarsia.prompt_words",
+    "intarsia.weighted_text",
     "intarsia.checkpoints",
 ]
 ALLOWED = {
@@ -75,11 +77,21 @@ ALLOWED = {
         "intarsia.backends.protocol",
         "intarsia.backends.device_names",
         "intarsia.backends.driver",
+        "intarsia.backends.prompt_reading",
         "intarsia.backends.token_regions",
         "intarsia.schedulers",
         "intarsia.models.clip_config",
         "intarsia.models.clip_images",
+        "intarsia.models.clip_vocabulary",
+        "intarsia.models.image_prompt",
+        "intarsia.models.lora",
+        "intarsia.models.lora_files",
+        "intarsia.models.lora_numpy",
+        "intarsia.models.stored_arrays",
+        "intarsia.models.prompt_chunks",
+        "intarsia.models.prompt_embeddings",
         "intarsia.models.tokens",
+        "intarsia.models.unet_config",
     ],
 }
 

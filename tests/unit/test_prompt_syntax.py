@@ -78,6 +78,7 @@ def test_library_and_replies_say_it_of_both_prompts(empty_registry):
     request = intarsia.InpaintRequest(
         prompt="<lora:ink:1>",
         negative_prompt="((bad))",
+        prompt_syntax="plain",
         init_image=IMAGE,
         mask_image=MASK,
         enhance_prompt=True,

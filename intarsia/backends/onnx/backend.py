@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 
+from intarsia.backends.device_memory import host_bytes
+from intarsia.backends.memory_plan import MemoryPlan, NetworkSizes, plan_memory
 from intarsia.backends.onnx.device import pick_device
-from intarsia.backends.onnx.graphs import MANIFEST, GraphFolder, find_graphs, has_graphs
+from intarsia.backends.onnx.graphs import MANIFEST, find_graphs, has_graphs
+from intarsia.backends.onnx.model_graphs import ModelGraphs, find_model_graphs, model_sources
 from intarsia.backends.onnx.safety import OnnxChecker
 from intarsia.backends.onnx.session import OnnxSession
 from intarsia.backends.protocol import ModelFiles
@@ -37,7 +42,7 @@ class OnnxBackend:
         refused = self._refused(files)
         if refused:
             return f"made with torch: backend onnx cannot run {files.model} with {refused}"
-        if has_graphs(files.folder, self._device.dtypes):
+        if all(has_graphs(source, self._device.dtypes) for source in model_sources(files).values()):
             return ""
         return f"made with torch: backend onnx has no graphs that fit the files of {files.model} (see intarsia export)"
 
@@ -52,25 +57,31 @@ class OnnxBackend:
             where = " on a GPU" if files.precision == FP8 else ""
             raise BackendError(f"backend onnx cannot run {files.model} with {refused}; backend torch can{where}")
 
-        read_json(files.folder / SCHEDULER)  # a plan has read it already; a model without one is half a copy
-        graphs = find_graphs(files.folder, self._device.dtypes)
+        if files.folder.is_dir():
+            read_json(files.folder / SCHEDULER)  # a plan has read it already; a model without one is half a copy
+        graphs = find_model_graphs(files, self._device.dtypes)
         _check(files, graphs)
-        return OnnxSession(graphs, self._device, self._execution.capture)
+        memory = self._memory(graphs)
+        is_compact = self._device.kind == "cpu" and not memory.blocked
+        return OnnxSession(graphs, replace(self._device, compact=is_compact), self._execution.capture, memory)
 
     def open_checker(self, folder: Path) -> OnnxChecker:
         """Load a safety checker."""
         return OnnxChecker(find_graphs(folder, _CHECKER), self._device)
 
+    def _memory(self, graphs: ModelGraphs) -> MemoryPlan:
+        """On a GPU by the budget alone; what it has, its provider does not say."""
+        return plan_memory(
+            NetworkSizes.of(graphs.stored),
+            budget=self._execution.memory,
+            device=host_bytes() if self._device.kind == "cpu" else sys.maxsize,
+            value_bytes=2 if graphs.unet.dtype == "float16" else 4,
+        )
+
     def _refused(self, files: ModelFiles) -> str:
         """The first thing asked for that this backend cannot do on its device; empty where it can do all."""
         execution = self._execution
         requested = {
-            "a checkpoint in one file": files.folder.is_file(),
-            "text encoders of another model": files.text is not None,
-            "a tokenizer of its own": files.tokenizer is not None,
-            "another VAE": files.vae_folder is not None,
-            "LoRAs": bool(files.loras),
-            "an IP adapter": files.ip_adapter is not None,
             "fused kernels": execution.kernels == "fused",
             "precision fp8": files.precision == FP8,
             f"captured steps on {self._device.name}": execution.capture == "on" and not self._device.captures,
@@ -81,14 +92,16 @@ class OnnxBackend:
         return ""
 
 
-def _check(files: ModelFiles, graphs: GraphFolder) -> None:
+def _check(files: ModelFiles, graphs: ModelGraphs) -> None:
     """The networks are what the registry promises; else :class:`WeightsError`."""
-    absent = [name for name in _FACTS if name not in graphs.facts]
+    facts = graphs.facts
+    absent = [name for name in _FACTS if name not in facts]
     if absent:
-        raise WeightsError(f"{graphs.folder / MANIFEST}: facts lack {', '.join(absent)}; export {files.model} again")
+        manifest = graphs.unet.folder / MANIFEST
+        raise WeightsError(f"{manifest}: facts lack {', '.join(absent)}; export {files.model} again")
 
     for name in ("in_channels", "latent_channels", "factor"):
-        exported = graphs.facts[name]
+        exported = facts[name]
         promised = getattr(files, name)
         if exported != promised:
             raise WeightsError(

@@ -15,6 +15,7 @@ __all__ = ["check_replay"]
 
 # Latents of small images, a prompt, and rows enough for each graph to be replayed after others were.
 _SIDE, _OTHER_SIDE, _TOKENS, _STEPS = 16, 24, 77, 4
+_IMAGE_TOKENS = 4
 _SEEDS, _OTHER_SEED = (0, 1), 9
 # Of the result's root mean square. The same kernels give the same bits; a replay of the wrong thing is another image.
 _TOLERANCE = 0.01
@@ -108,4 +109,7 @@ def _lane_inputs(sessions: StepSessions, channels: int, seed: int, side: int) ->
 
     kv_width = shapes["context"][2]
     cross_kv = generator.standard_normal((2, _TOKENS, kv_width), np.float32) * 0.1
-    return LaneInputs(sessions.device.put(cross_kv), {"embeddings": embeddings}, step_inputs)
+    network_inputs = {"embeddings": embeddings}
+    if "image_context" in shapes:
+        network_inputs["image_context"] = generator.standard_normal((2, _IMAGE_TOKENS, kv_width), np.float32) * 0.1
+    return LaneInputs(sessions.device.put(cross_kv), network_inputs, step_inputs)

@@ -2,35 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnxruntime as ort
 
+from intarsia.backends.device_memory import release_freed
 from intarsia.backends.driver import CAPTURE_LOCK
 from intarsia.backends.onnx.capture_check import check_replay
 from intarsia.backends.onnx.device import Device, translated
-from intarsia.backends.onnx.graphs import GraphFolder
+from intarsia.backends.onnx.initializers import with_format
 from intarsia.backends.onnx.lane_buffers import StepSessions
+from intarsia.backends.onnx.model_graphs import ModelGraphs
 from intarsia.backends.onnx.stream import Stream
 from intarsia.errors import BackendError
 from intarsia.execution import Capture
 
-__all__ = ["STEP", "open_graph", "open_step_sessions"]
+__all__ = ["STEP", "ReopenedGraph", "open_graph", "open_step_sessions"]
 
 STEP = Path(__file__).with_name("step.onnx")
 """A row of any table; ``intarsia/export/step.py`` makes it."""
 
 
 def open_graph(
-    graphs: GraphFolder, name: str, device: Device, *, stream: Stream | None = None, captured: bool = False
+    graphs: ModelGraphs, name: str, device: Device, *, stream: Stream | None = None, captured: bool = False
 ) -> ort.InferenceSession:
     """A session on one of a model's graphs; ``stream`` and ``captured`` as in :meth:`Device.open`."""
-    content = graphs.read(name)
-    with translated(f"load {graphs.folder / name}.onnx", device):
-        return device.open(content, graphs.root, stream=stream, captured=captured)
+    folder = graphs.folder_of(name)
+    content = folder.read(name)
+    changed = graphs.changes.names(name, content)
+    given = graphs.changes.values(name, content, folder.dtype)
+    if changed:
+        content = with_format(content, changed, folder.dtype)
+    with translated(f"load {folder.folder / name}.onnx", device):
+        return device.open(content, folder.root, stream=stream, captured=captured, given=given)
 
 
-def open_step_sessions(graphs: GraphFolder, device: Device, capture: Capture) -> tuple[StepSessions, tuple[str, ...]]:
+class ReopenedGraph:
+    """A graph that is opened for each run and then released, as text encoders are where memory is short."""
+
+    def __init__(self, graphs: ModelGraphs, name: str, device: Device) -> None:
+        self._graphs, self._name, self._device = graphs, name, device
+
+    def run(self, outputs: list[str] | None, inputs: Mapping[str, np.ndarray]) -> list[Any]:
+        """As a session's."""
+        session = open_graph(self._graphs, self._name, self._device)
+        results: list[Any] = session.run(outputs, inputs)
+        del session
+        release_freed()
+        return results
+
+
+def open_step_sessions(graphs: ModelGraphs, device: Device, capture: Capture) -> tuple[StepSessions, tuple[str, ...]]:
     """Opens UNet and step graph; second: a note if capture was tried by default and is not possible.
 
     Raises:
@@ -48,8 +73,8 @@ def open_step_sessions(graphs: GraphFolder, device: Device, capture: Capture) ->
     return _open_pair(graphs, device, captured=False), notes
 
 
-def _open_captured(graphs: GraphFolder, device: Device) -> StepSessions:
-    why_not = device.why_not_captured(graphs.dtype)
+def _open_captured(graphs: ModelGraphs, device: Device) -> StepSessions:
+    why_not = device.why_not_captured(graphs.unet.dtype)
     if why_not:
         raise BackendError(f"steps cannot be captured: {why_not}")
 
@@ -59,9 +84,10 @@ def _open_captured(graphs: GraphFolder, device: Device) -> StepSessions:
     return sessions
 
 
-def _open_pair(graphs: GraphFolder, device: Device, *, captured: bool) -> StepSessions:
+def _open_pair(graphs: ModelGraphs, device: Device, *, captured: bool) -> StepSessions:
     stream = device.stream()
     step_graph = STEP.read_bytes()
     step = device.open(step_graph, stream=stream, captured=captured)
-    network = open_graph(graphs, "unet", device, stream=stream, captured=captured)
+    network = open_graph(graphs, graphs.denoiser, device, stream=stream, captured=captured)
+    release_freed()
     return StepSessions(network=network, step=step, device=device, stream=stream, captured=captured)

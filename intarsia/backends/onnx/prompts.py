@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
-from intarsia.backends.onnx.graphs import GraphFolder
+from intarsia.backends.onnx.model_graphs import ModelGraphs
 from intarsia.backends.onnx.state import Floats
+from intarsia.backends.prompt_reading import PromptKey
 from intarsia.errors import RequestError
 from intarsia.lru import Lru
-from intarsia.models.clip_config import read_text_shape
-from intarsia.models.tokens import ClipTokens, load_tokens
+from intarsia.models.prompt_chunks import Chunk, tower_chunks
+from intarsia.models.prompt_embeddings import embedding_words
+from intarsia.models.tokens import ClipTokens
 
 __all__ = ["EncodedPrompt", "PromptEncoder"]
 
-# Encoded prompts kept per session, as in the torch backend.
-_PROMPTS = 64
+# Encoded prompts kept per session, and the memory that they may take, as in the torch backend.
+_PROMPTS, _PROMPT_BYTES = 64, 256 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,60 +58,119 @@ class PromptEncoder:
 
     Args:
         open_graph: opens one of the model's graphs by its name.
+        loras: files of the LoRAs that are in the model, which may bring embeddings along.
     """
 
-    def __init__(self, graphs: GraphFolder, open_graph: Callable[[str], ort.InferenceSession]) -> None:
+    def __init__(
+        self,
+        graphs: ModelGraphs,
+        open_graph: Callable[[str], ort.InferenceSession],
+        loras: Sequence[Path] = (),
+    ) -> None:
         towers = graphs.facts["towers"]
         self._clip_skip_limit = min(tower["layers"] for tower in towers)
         self._zero_empty_prompt = bool(graphs.facts["zero_empty_prompt"])
-        self._tokens = [_tokens(graphs.weights, tower) for tower in towers]
-        self._texts = [open_graph(tower["graph"]) for tower in towers]
+        encoders = [tower["graph"] for tower in towers]
+        self._towers = [
+            _Tower(graphs.tokens(encoder), graphs.text_width(encoder), open_graph(encoder)) for encoder in encoders
+        ]
+        self._loras = loras
         self._cross_kv = open_graph("unet_context")
-        self._encoded: Lru[tuple[str, int, bool], EncodedPrompt] = Lru(_PROMPTS)
+        self._encoded: Lru[PromptKey, EncodedPrompt] = Lru(_PROMPTS)
 
-    def encode(self, prompt: str, clip_skip: int, *, negative: bool = False) -> EncodedPrompt:
-        """One prompt, from the cache where it is there.
+    def encode_all(self, keys: Sequence[PromptKey]) -> list[EncodedPrompt]:
+        """The prompts of all branches, with equally many tokens: the encoded empty prompt follows a shorter one.
 
         Raises:
             RequestError: a ``clip_skip`` that the text encoders do not have.
+            WeightsError: an embedding that does not fit them.
         """
-        key = (prompt, clip_skip, negative)
+        prompts = [self.encode(key) for key in keys]
+        most = max(prompt.cross_kv.shape[1] for prompt in prompts)
+        for place, key in enumerate(keys):
+            prompt = prompts[place]
+            missing = most - prompt.cross_kv.shape[1]
+            if missing:
+                empty = self.encode(key.empty).cross_kv
+                copies = [empty] * (missing // empty.shape[1])
+                prompts[place] = replace(prompt, cross_kv=np.concatenate([prompt.cross_kv, *copies], axis=1))
+        return prompts
+
+    def encode(self, key: PromptKey) -> EncodedPrompt:
+        """One prompt, from the cache where it is there; errors as for :meth:`encode_all`."""
         encoded = self._encoded.get(key)
         if encoded is not None:
             return encoded
 
-        text = self._read(prompt, clip_skip)
-        if negative and not prompt and self._zero_empty_prompt:
+        text = self._read(key)
+        if key.negative and not key.text and self._zero_empty_prompt:
             text = text.zeros()
 
         (cross_kv,) = self._cross_kv.run(None, {"hidden": text.hidden})
         encoded = EncodedPrompt(cross_kv, text.pooled, text.warnings)
         self._encoded.put(key, encoded)
+        self._evict_surplus()
         return encoded
 
-    def _read(self, prompt: str, clip_skip: int) -> _Text:
-        if not 1 <= clip_skip <= self._clip_skip_limit:
-            raise RequestError("clip_skip", clip_skip, f"between 1 and {self._clip_skip_limit} for this model")
+    def _evict_surplus(self) -> None:
+        """Evict the least recently used, but never the last one: a long prompt takes as much as many short ones."""
+        while len(self._encoded) > 1 and sum(each.cross_kv.nbytes for each in self._encoded.values()) > _PROMPT_BYTES:
+            self._encoded.evict(next(iter(self._encoded)))
 
-        skip = np.array([clip_skip], np.int64)
+    def _read(self, key: PromptKey) -> _Text:
+        if not 1 <= key.clip_skip <= self._clip_skip_limit:
+            raise RequestError("clip_skip", key.clip_skip, f"between 1 and {self._clip_skip_limit} for this model")
+
+        words, notes = embedding_words(key.files, self._loras, [tower.width for tower in self._towers])
+        tokens = [tower.tokens for tower in self._towers]
+        chunks, cut = tower_chunks(key.text, key.syntax, tokens, words)
+
         hidden: list[Floats] = []
         pooled: Floats | None = None
-        warnings: list[str] = []
-
-        for tokens, session in zip(self._tokens, self._texts, strict=True):
-            ids, cut = tokens.encode(prompt)
-            warnings += cut
-            outputs = session.run(None, {"ids": ids, "skip": skip})
-            hidden.append(outputs[0])
-            if pooled is None and len(outputs) > 1:
-                pooled = outputs[1]
-
-        side_by_side = np.concatenate(hidden, axis=2)
-        different_warnings = tuple(dict.fromkeys(warnings))
-        return _Text(side_by_side, pooled, different_warnings)
+        for tower, own_chunks in zip(self._towers, chunks, strict=True):
+            outputs = [tower.run(chunk, key.clip_skip) for chunk in own_chunks]
+            weighted = [_weighted(output[0], chunk) for output, chunk in zip(outputs, own_chunks, strict=True)]
+            hidden.append(np.concatenate(weighted, axis=1))
+            if pooled is None and len(outputs[0]) > 1:
+                pooled = outputs[0][1]
+        return _Text(np.concatenate(hidden, axis=2), pooled, (*notes, *cut))
 
 
-def _tokens(folder: Path, tower: Mapping[str, Any]) -> ClipTokens:
-    """The tokenizer of one of a model's text encoders."""
-    shape = read_text_shape(folder / tower["graph"] / "config.json")
-    return load_tokens(folder / tower["tokenizer"], tower["limit"], shape["vocab_size"])
+class _Tower:
+    """One tokenizer with its text encoder."""
+
+    def __init__(self, tokens: ClipTokens, width: int, session: ort.InferenceSession) -> None:
+        self.tokens, self.width = tokens, width
+        self._session = session
+
+    def run(self, chunk: Chunk, clip_skip: int) -> list[Floats]:
+        """``[1, n, D]``, and ``[1, P]`` where it projects."""
+        ids = chunk.ids.copy()
+        extra: list[Floats] = []
+        count = 0
+        for place, vectors in chunk.vectors:
+            after = count + len(vectors)
+            ids[0, place : place + len(vectors)] = -1 - np.arange(count, after)
+            extra.append(vectors)
+            count = after
+
+        # the graph takes one at least
+        rows = np.concatenate(extra) if extra else np.zeros((1, self.width), np.float32)
+        skip = np.array([clip_skip], np.int64)
+        outputs: list[Floats] = self._session.run(None, {"ids": ids, "skip": skip, "extra": rows})
+        return outputs
+
+
+def _weighted(hidden: Floats, chunk: Chunk) -> Floats:
+    """A chunk's encoding ``[1, n, D]``, each vector times its token's weight, then all of it back to its mean.
+
+    Where weights of both signs leave no mean, it stays as it is then.
+    """
+    if chunk.weights is None:
+        return hidden
+    weighted: Floats = hidden * chunk.weights[:, None]
+    mean = weighted.mean()
+    if not mean:
+        return weighted
+    factor = hidden.mean() / mean
+    return weighted * factor if np.isfinite(factor) else weighted

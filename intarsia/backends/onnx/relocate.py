@@ -4,16 +4,16 @@ ONNX Runtime opens no weights outside of one folder, and resolves links before i
 links (the Hugging Face cache) that folder is a common parent of the links' targets, and its graphs get the targets'
 paths in it. The weights stay mapped: passed in memory, ONNX Runtime would copy them.
 
-The graph is rewritten on the level of Protocol Buffers (onnx.proto; encoding:
-https://protobuf.dev/programming-guides/encoding): the package onnx is not needed to run.
+The numbers of fields are those of onnx.proto.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from intarsia.backends.onnx.protobuf import field, fields
 from intarsia.errors import WeightsError
 
 __all__ = ["find_root", "relocated"]
@@ -28,7 +28,6 @@ _FIELDS: dict[str, dict[int, str]] = {
     "tensor": {13: "entry"},
 }
 _KEY, _VALUE = 1, 2
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 def find_root(folder: Path, files: Iterable[str]) -> tuple[Path, dict[str, str]]:
@@ -74,74 +73,21 @@ def _rewritten(message: str, content: bytes, places: Mapping[str, str]) -> bytes
 
     parts: list[bytes] = []
     inner = _FIELDS[message]
-    for number, whole, payload in _fields(content):
+    for number, whole, payload in fields(content):
         if payload is None or number not in inner:
             parts.append(whole)
             continue
         rewritten = _rewritten(inner[number], payload, places)
-        parts.append(_field(number, rewritten))
+        parts.append(field(number, rewritten))
     return b"".join(parts)
 
 
 def _entry(content: bytes, places: Mapping[str, str]) -> bytes:
     """One of a tensor's (key, value) pairs; the key ``location`` has the file as its value."""
-    pair = {number: payload for number, _, payload in _fields(content)}
+    pair = {number: payload for number, _, payload in fields(content)}
     if pair.get(_KEY) != b"location":
         return content
 
     file = pair[_VALUE] or b""
     place = places[file.decode("utf-8")]
-    return _field(_KEY, b"location") + _field(_VALUE, place.encode("utf-8"))
-
-
-def _fields(content: bytes) -> Iterator[tuple[int, bytes, bytes | None]]:
-    """Number, the whole field, and its payload where that is a message, a string or bytes."""
-    offset = 0
-    while offset < len(content):
-        start = offset
-        tag, offset = _varint(content, offset)
-        number, kind = tag >> 3, tag & 7
-        payload = None
-
-        if kind == _VARINT:
-            _, offset = _varint(content, offset)
-        elif kind == _BYTES:
-            length, offset = _varint(content, offset)
-            payload = content[offset : offset + length]
-            offset += length
-        elif kind == _FIXED64:
-            offset += 8
-        elif kind == _FIXED32:
-            offset += 4
-        else:
-            raise ValueError(f"a field of kind {kind}")
-
-        if offset > len(content):
-            raise ValueError("a field that is cut off")
-        yield number, content[start:offset], payload
-
-
-def _varint(content: bytes, offset: int) -> tuple[int, int]:
-    """A number of seven bits a byte, and the offset behind it."""
-    value = shift = 0
-    while True:
-        byte = content[offset]
-        value |= (byte & 0x7F) << shift
-        offset += 1
-        shift += 7
-        if byte < 0x80:
-            return value, offset
-
-
-def _field(number: int, payload: bytes) -> bytes:
-    tag = number << 3 | _BYTES
-    return _encoded(tag) + _encoded(len(payload)) + payload
-
-
-def _encoded(value: int) -> bytes:
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+    return field(_KEY, b"location") + field(_VALUE, place.encode("utf-8"))

@@ -13,16 +13,21 @@ from dataclasses import replace
 import numpy as np
 import onnxruntime as ort
 
+from intarsia.backends.device_memory import release_freed
+from intarsia.backends.memory_plan import MemoryPlan
 from intarsia.backends.onnx.buffer_pool import BufferPool
 from intarsia.backends.onnx.device import Device, installed_versions, translated
-from intarsia.backends.onnx.graphs import GraphFolder
+from intarsia.backends.onnx.image_prompts import ImagePrompts
 from intarsia.backends.onnx.lane_buffers import LaneInputs
-from intarsia.backends.onnx.open_sessions import open_graph, open_step_sessions
-from intarsia.backends.onnx.prompts import EncodedPrompt, PromptEncoder
+from intarsia.backends.onnx.model_graphs import ModelGraphs
+from intarsia.backends.onnx.open_sessions import ReopenedGraph, open_graph, open_step_sessions
+from intarsia.backends.onnx.prompts import PromptEncoder
 from intarsia.backends.onnx.state import Conditioning, Floats, State, matrices, scalars, timesteps
 from intarsia.backends.onnx.token_inputs import graph_regions, map_sizes, token_inputs
+from intarsia.backends.prompt_reading import prompt_keys
 from intarsia.backends.protocol import Inputs, Runtime, Shares, Snapshot, Step
 from intarsia.backends.token_regions import TokenRegion
+from intarsia.checkpoints.stored import TEXT_ENCODERS
 from intarsia.errors import NotFinite
 from intarsia.execution import Capture
 from intarsia.schedulers import Table
@@ -31,30 +36,42 @@ __all__ = ["OnnxSession"]
 
 
 class OnnxSession:
-    """One model; see :class:`intarsia.backends.protocol.Session`."""
+    """One model; see :class:`intarsia.backends.protocol.Session`.
 
-    def __init__(self, graphs: GraphFolder, device: Device, capture: Capture = "auto") -> None:
+    Args:
+        memory: what to do where it is short; None keeps everything open.
+    """
+
+    def __init__(
+        self, graphs: ModelGraphs, device: Device, capture: Capture = "auto", memory: MemoryPlan | None = None
+    ) -> None:
         self.device = device
         self.facts = graphs.facts
         self._graphs = graphs
-        self._prompts = PromptEncoder(graphs, self._open)
+        self._releases_text = memory is not None and memory.releases_text
+        # the largest first: opening it takes more than it needs from then on
+        sessions, notes = open_step_sessions(graphs, device, capture)
+        loras = [file.path for file in graphs.changes.additions.files]
+        self._prompts = PromptEncoder(graphs, self._open, loras)
         self._embed = self._open("unet_embed")
         self._encoder = self._open("vae_encoder")
         self._decoder = self._open("vae_decoder")
 
-        sessions, notes = open_step_sessions(graphs, device, capture)
+        image_facts = graphs.image_facts
+        self._image_prompts = ImagePrompts(image_facts, self._open) if image_facts is not None else None
+
         self._pool = BufferPool(sessions)
         self._merging_pool: BufferPool | None = None
         self._runtime = Runtime(
             backend="onnx",
             device=device.name,
-            dtype=graphs.dtype,
+            dtype=graphs.unet.dtype,
             deterministic=True,
             versions=installed_versions(),
             token_merging=True,
             capture="on" if sessions.captured else "off",
-            notes=notes,
-            options=(*device.options, ("graphs", graphs.hashes["unet"][:12])),
+            notes=(*graphs.changes.additions.notes, *notes),
+            options=(*device.options, ("graphs", graphs.unet.hashes["unet"][:12]), *self._memory_options(memory)),
         )
 
     @property
@@ -66,7 +83,7 @@ class OnnxSession:
 
     def encode(self, inputs: Inputs) -> tuple[Conditioning, tuple[str, ...]]:
         with translated("encode the request", self.device):
-            prompts = self._encode_prompts(inputs)
+            prompts = self._prompts.encode_all(prompt_keys(inputs))
             cross_kv = np.concatenate([prompt.cross_kv for prompt in prompts])
             pooled = [prompt.pooled for prompt in prompts if prompt.pooled is not None]
 
@@ -84,9 +101,12 @@ class OnnxSession:
                 mask=mask,
                 inpaint_latents=inpaint_latents if self._is_inpainting else inpaint_latents[:0],
                 noise_fill=inputs.noise_fill,
+                image_kv=self._image_kv(inputs),
                 regions=regions,
             )
 
+        if self.device.compact:
+            release_freed()
         warnings = [warning for prompt in prompts for warning in prompt.warnings]
         return conditioning, (*warnings, *merging_warnings)
 
@@ -95,7 +115,10 @@ class OnnxSession:
             embeddings = self._embeddings(conditioning, table)
             tokens = token_inputs(conditioning.regions, noise, len(table))
             step_inputs = self._step_inputs(conditioning, table, noise)
-            inputs = LaneInputs(conditioning.cross_kv, {"embeddings": embeddings, **tokens}, step_inputs)
+            network_inputs: dict[str, np.ndarray] = {"embeddings": embeddings, **tokens}
+            if conditioning.image_kv is not None:
+                network_inputs["image_context"] = conditioning.image_kv
+            inputs = LaneInputs(conditioning.cross_kv, network_inputs, step_inputs)
 
             pool = self._pool_for(conditioning.regions)
             return State(pool, inputs)
@@ -133,16 +156,20 @@ class OnnxSession:
         """Whether the network takes the mask as input; else the loop keeps what is outside it."""
         return bool(self.facts["in_channels"] > self.facts["latent_channels"])
 
-    def _open(self, name: str) -> ort.InferenceSession:
-        return open_graph(self._graphs, name, self.device)
+    def _memory_options(self, memory: MemoryPlan | None) -> tuple[tuple[str, str], ...]:
+        if memory is None:
+            return ()
+        return memory.options(
+            {
+                "text encoders are opened for each new prompt": self._releases_text,
+                "weights in the compact layout": self.device.compact,
+            }
+        )
 
-    def _encode_prompts(self, inputs: Inputs) -> list[EncodedPrompt]:
-        """Unconditional and conditional; without guidance the latter alone."""
-        conditional = self._prompts.encode(inputs.prompt, inputs.clip_skip)
-        if inputs.guidance_scale <= 1:
-            return [conditional]
-        unconditional = self._prompts.encode(inputs.negative_prompt, inputs.clip_skip, negative=True)
-        return [unconditional, conditional]
+    def _open(self, name: str) -> ort.InferenceSession:
+        if self._releases_text and name in TEXT_ENCODERS:
+            return ReopenedGraph(self._graphs, name, self.device)
+        return open_graph(self._graphs, name, self.device)
 
     def _encode_images(self, inputs: Inputs) -> tuple[Floats, Floats]:
         """Latents ``[C, h, w]`` of the image, and of the image with the mask gray (0 in -1…1)."""
@@ -154,6 +181,13 @@ class OnnxSession:
         (batch,) = self._encoder.run(None, {"pictures": image[None]})
         latents: Floats = batch[0]
         return latents
+
+    def _image_kv(self, inputs: Inputs) -> Floats | None:
+        """Keys and values of the IP adapter's image for each branch."""
+        if self._image_prompts is None or inputs.image_prompt is None:
+            return None
+        both_branches = self._image_prompts.image_kv(inputs.image_prompt, inputs.image_scale)
+        return both_branches if inputs.guidance_scale > 1 else both_branches[1:]
 
     def _time_ids(self, inputs: Inputs) -> Floats | None:
         """SDXL's sizes (Podell et al. 2023, section 2.2): original and target are the generation size."""
@@ -202,6 +236,8 @@ class OnnxSession:
         if not settings.ratio:
             return (), ()
 
+        if self._image_prompts is not None:
+            return (), ("token merging: not together with an IP adapter on ONNX Runtime; made without it",)
         exported = self.facts["merging"]
         if exported != {"levels": settings.levels, "reuse": settings.reuse}:
             has = "none" if exported is None else "levels {levels} and reuse {reuse}".format(**exported)

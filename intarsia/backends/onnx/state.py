@@ -36,6 +36,7 @@ class Conditioning:
         image_latents: ``[C, h, w]``.
         mask: ``[1, h, w]``, 1 is repainted.
         inpaint_latents: mask and masked image's latents ``[1 + C, h, w]`` for 9-channel networks, else ``[0, h, w]``.
+        image_kv: ``[2 or 1, m, K]``, keys and values of an IP adapter's image; None without one.
         regions: where and how many tokens merge, one for each resolution of the graph; none where nothing does.
     """
 
@@ -47,6 +48,7 @@ class Conditioning:
     mask: Floats
     inpaint_latents: Floats
     noise_fill: bool
+    image_kv: Floats | None = None
     regions: tuple[TokenRegion, ...] = ()
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from intarsia.backends.device_memory import host_bytes
+from intarsia.backends.memory_plan import MemoryPlan, NetworkSizes, plan_memory
 from intarsia.backends.protocol import ModelFiles
 from intarsia.backends.torch.device import pick_device, pick_dtype, translated
 from intarsia.backends.torch.precision import product_dtype
@@ -57,13 +59,14 @@ class TorchBackend:
                 text=files.text,
                 tokenizer=files.tokenizer,
             )
+            memory = self._memory(NetworkSizes.of(stored), dtype)
             parts = load_pipeline_parts(stored, self._device, dtype, loras=files.loras)
             _check(files, parts)
 
             image_prompts = None
             if files.ip_adapter is not None:
                 image_prompts = load_ip_adapter(files.ip_adapter, parts.unet, self._device, dtype)
-        return self.open_parts(parts, image_prompts, files=files, precision=files.precision)
+        return self.open_parts(parts, image_prompts, files=files, precision=files.precision, memory=memory)
 
     def open_parts(
         self,
@@ -74,11 +77,12 @@ class TorchBackend:
         precision: Precision = STANDARD,
         merging: MergingVariant = MergingVariant(),
         convolutions: Sequence[str] = (),
+        memory: MemoryPlan | None = None,
     ) -> TorchSession:
         """A session on networks that are on the device already, wherever they came from; it may quantize them.
 
         Args:
-            files, merging, convolutions: of :class:`TorchSession`.
+            files, merging, convolutions, memory: of :class:`TorchSession`.
         """
         written = self._product_dtype(precision)
         if written is not None:
@@ -93,6 +97,18 @@ class TorchBackend:
             files=files,
             merging=merging,
             convolutions=convolutions,
+            memory=memory,
+        )
+
+    def _memory(self, sizes: NetworkSizes, dtype: torch.dtype) -> MemoryPlan:
+        """What to do about memory; on a CPU lanes are evaluated one by one, however many there are."""
+        is_cuda = self._device.type == "cuda"
+        return plan_memory(
+            sizes,
+            budget=self._execution.memory,
+            device=torch.cuda.get_device_properties(self._device).total_memory if is_cuda else host_bytes(),
+            value_bytes=dtype.itemsize,
+            most_slots=self.slots if is_cuda else None,
         )
 
     def _product_dtype(self, precision: Precision) -> torch.dtype | None:

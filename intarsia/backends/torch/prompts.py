@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from intarsia.backends.prompt_reading import PromptKey
+from intarsia.backends.torch.text_memory import TextMemory
 from intarsia.lru import Lru
 from intarsia.models.loading import Parts
+from intarsia.models.prompt_chunks import tower_chunks
+from intarsia.models.prompt_embeddings import embedding_words
+from intarsia.models.text import TextEncoding
 
 __all__ = ["EncodedPrompt", "PromptCache"]
 
 # Prompts kept per session, and the device memory that they may take: in half precision the keys and values of one
 # prompt are 3 MB for SD1.5 and 26 MB for SDXL.
 _PROMPTS, _PROMPT_BYTES = 64, 256 * 2**20
-
-_Key = tuple[str, int, bool]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,35 +42,62 @@ class PromptCache:
 
     Args:
         dtype: of the UNet.
+        memory: where the text encoders are between prompts.
     """
 
-    def __init__(self, parts: Parts, dtype: torch.dtype) -> None:
+    def __init__(self, parts: Parts, dtype: torch.dtype, memory: TextMemory) -> None:
         self._parts = parts
+        self._memory = memory
         self._dtype = dtype
-        self._prompts: Lru[_Key, EncodedPrompt] = Lru(None)
+        self._prompts: Lru[PromptKey, EncodedPrompt] = Lru(None)
 
-    def get(self, text: str, clip_skip: int, *, negative: bool) -> EncodedPrompt:
+    def get(self, key: PromptKey) -> EncodedPrompt:
         """One prompt; encoded by itself, so always the same bits."""
-        key = (text, clip_skip, negative)
         prompt = self._prompts.get(key)
         if prompt is None:
-            prompt = self._encode(text, clip_skip, negative)
+            prompt = self._encode(key)
             self._prompts.put(key, prompt)
             self._evict_surplus()
         return prompt
 
-    def clear(self) -> None:
-        """Forget all of them."""
+    def get_all(self, keys: Sequence[PromptKey]) -> list[EncodedPrompt]:
+        """The prompts of all branches, with equally many tokens: the encoded empty prompt follows a shorter one."""
+        prompts = [self.get(key) for key in keys]
+        most = max(prompt.cross_kv.shape[1] for prompt in prompts)
+        for place, key in enumerate(keys):
+            prompt = prompts[place]
+            missing = most - prompt.cross_kv.shape[1]
+            if missing:
+                empty = self.get(key.empty).cross_kv
+                copies = [empty] * (missing // empty.shape[1])
+                prompts[place] = replace(prompt, cross_kv=torch.cat([prompt.cross_kv, *copies], dim=1))
+        return prompts
+
+    def renew(self, parts: Parts) -> None:
+        """Take the networks with other LoRAs in them, and forget what was encoded by those before."""
+        self._parts = parts
         self._prompts.clear()
 
-    def _encode(self, text: str, clip_skip: int, negative: bool) -> EncodedPrompt:
-        encoding = self._parts.text.encode([text], clip_skip)
-        if negative and not text and self._parts.zero_empty_prompt:
+    def _encode(self, key: PromptKey) -> EncodedPrompt:
+        with self._memory.present():
+            encoding = self._text(key)
+        if key.negative and not key.text and self._parts.zero_empty_prompt:
             encoding = encoding.zeros()
 
         hidden = encoding.hidden.to(self._dtype)
         cross_kv = self._parts.unet.cross_kv(hidden)
         return EncodedPrompt(cross_kv, encoding.pooled, encoding.warnings)
+
+    def _text(self, key: PromptKey) -> TextEncoding:
+        text = self._parts.text
+        loras = [file.path for file in self._parts.additions.files]
+        if key.syntax == "plain" and not key.embeddings and not loras:
+            return text.encode([key.text], key.clip_skip)
+
+        words, notes = embedding_words(key.files, loras, [tower.width for tower in text.towers])
+        tokens = [tower.tokens for tower in text.towers]
+        chunks, cut = tower_chunks(key.text, key.syntax, tokens, words)
+        return replace(text.encode_chunks(chunks, key.clip_skip), warnings=(*notes, *cut))
 
     def _evict_surplus(self) -> None:
         """Evict the least recently used, but never the last one."""

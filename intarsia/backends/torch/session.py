@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from intarsia.backends.memory_plan import MemoryPlan
+from intarsia.backends.prompt_reading import prompt_keys
 from intarsia.backends.protocol import Inputs, ModelFiles, Runtime, Shares, Snapshot, Step
 from intarsia.backends.token_regions import draw_choices, find_regions
 from intarsia.backends.torch.capture import CudaGraphCapturer, RunAhead, captures
@@ -31,6 +33,7 @@ from intarsia.backends.torch.regions import DeviceRegion, MergingVariant, upload
 from intarsia.backends.torch.state import Conditioning, State
 from intarsia.backends.torch.static_batch import Network
 from intarsia.backends.torch.stepper import Stepper
+from intarsia.backends.torch.text_memory import TextMemory
 from intarsia.backends.torch.vae import VaeRunner
 from intarsia.errors import WeightsError
 from intarsia.execution import Execution
@@ -60,10 +63,12 @@ class TorchSession:
         convolutions: of :data:`intarsia.models.convolutions.FORMS`; none computes them as torch does by itself. An
             engine has no such switch: they are here to be measured
             (``python -m benchmarks.step_profile --convolutions``).
+        memory: what to do where it is short; None keeps everything on the device.
 
     Attributes:
         files: the files of its networks, with the LoRAs that are in them now.
         fused: the networks, and the step, run fused kernels.
+        slots: lanes that the memory budget allows together; None leaves that to the engine.
 
     Raises:
         BackendError: kernels or capture that the device does not have, or no such form of convolutions.
@@ -79,6 +84,7 @@ class TorchSession:
         files: ModelFiles | None = None,
         merging: MergingVariant = MergingVariant(),
         convolutions: Sequence[str] = (),
+        memory: MemoryPlan | None = None,
     ) -> None:
         forms = check_forms(convolutions)
         self.parts, self.image_prompts = parts, image_prompts
@@ -99,17 +105,21 @@ class TorchSession:
             fused=self.fused,
             capturer=self._capturer,
             free_others=lambda: self._stepper.free_graphs(),
+            whole_pixels=None if memory is None else memory.whole_pixels,
         )
         # what a search finds can differ from process to process, and its bits with it
         network = self._network(search="searched" in forms and not is_deterministic)
         self._stepper: Stepper = _make_stepper(network, is_deterministic, self._vae.free_graphs)
 
-        self._prompts = PromptCache(parts, self.dtype)
+        self.slots = None if memory is None else memory.slots
+        releases_text = memory is not None and memory.releases_text
+        self._text_memory = TextMemory(lambda: self.parts, device, self.dtype, releases=releases_text)
+        self._prompts = PromptCache(parts, self.dtype, self._text_memory)
         self._unusable = ""  # why no request can run, where a change of LoRAs left some weights half-way
         self._attention = Choices(timed=not is_deterministic)
         self._run_ahead = RunAhead() if device.type == "cuda" else None
         self._weight_bytes = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
-        self._runtime = self._settled_runtime(is_deterministic, forms)
+        self._runtime = self._settled_runtime(is_deterministic, forms, memory)
 
     @property
     def runtime(self) -> Runtime:
@@ -132,7 +142,7 @@ class TorchSession:
         height, width = inputs.mask.shape
         attempt = Attempt(width=width, height=height, rest=self._weight_bytes)
         with self._working("encode the request", attempt):
-            prompts = self._encode_prompts(inputs)
+            prompts = self._prompts.get_all(prompt_keys(inputs))
             conditioning = self._conditioning(inputs, prompts)
 
         warnings = [warning for prompt in prompts for warning in prompt.warnings]
@@ -224,13 +234,14 @@ class TorchSession:
 
         with translated(f"change the LoRAs of {files.model}", self.device):
             try:
-                self.parts = change_loras(self.parts, files.loras)
+                with self._text_memory.present():
+                    self.parts = change_loras(self.parts, files.loras)
             except HalfChangedError as exc:
                 self.parts, self._unusable = exc.parts, str(exc)
                 raise
         self._unusable = ""
         self.files = replace(files, reason=self.files.reason)
-        self._prompts.clear()  # they were encoded by the weights before
+        self._prompts.renew(self.parts)
         return True
 
     def close(self) -> None:
@@ -256,11 +267,13 @@ class TorchSession:
             search=search,
         )
 
-    def _settled_runtime(self, is_deterministic: bool, forms: frozenset[str]) -> Runtime:
+    def _settled_runtime(self, is_deterministic: bool, forms: frozenset[str], memory: MemoryPlan | None) -> Runtime:
         """What is known of the runtime from the beginning."""
         device = self.device
         device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-        options = (("convolutions", "+".join(sorted(forms))),) if forms else ()
+        options: tuple[tuple[str, str], ...] = (("convolutions", "+".join(sorted(forms))),) if forms else ()
+        if memory is not None:
+            options += memory.options(self._done_for(memory))
         return Runtime(
             backend="torch",
             device=device_name,
@@ -273,6 +286,13 @@ class TorchSession:
             precision=self.parts.precision,
             options=options,
         )
+
+    def _done_for(self, memory: MemoryPlan) -> dict[str, bool]:
+        return {
+            "text encoders leave the device between prompts": self._text_memory.releases,
+            f"images above {memory.whole_pixels or 0:,} pixels in tiles": memory.whole_pixels is not None,
+            f"{memory.slots} slots": memory.slots is not None,
+        }
 
     @contextmanager
     def _working(self, what: str, attempt: Attempt | None = None) -> Iterator[None]:
@@ -287,14 +307,6 @@ class TorchSession:
         height, width = state.noise.shape[1:]
         factor = self.parts.vae.factor
         return Attempt(width=factor * width, height=factor * height, lanes=lanes, rest=self._weight_bytes)
-
-    def _encode_prompts(self, inputs: Inputs) -> list[EncodedPrompt]:
-        """One for each branch of guidance: unconditional, conditional; without guidance the second alone."""
-        conditional = self._prompts.get(inputs.prompt, inputs.clip_skip, negative=False)
-        if inputs.guidance_scale <= 1:
-            return [conditional]
-        unconditional = self._prompts.get(inputs.negative_prompt, inputs.clip_skip, negative=True)
-        return [unconditional, conditional]
 
     def _conditioning(self, inputs: Inputs, prompts: Sequence[EncodedPrompt]) -> Conditioning:
         latents = self._vae.encode(inputs.image, inputs.mask if self._is_inpainting else None)

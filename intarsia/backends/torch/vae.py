@@ -47,6 +47,7 @@ class VaeRunner:
         fused: as in :mod:`intarsia.models.layers`.
         capturer: captures each size; None launches operations one by one, each time.
         free_others: frees what else was captured in this session; called when memory runs out.
+        whole_pixels: larger images are done in tiles from the beginning, by a budget of memory; None has no such limit.
 
     Attributes:
         notes: what was done in tiles, or in float32, for results to say.
@@ -60,8 +61,10 @@ class VaeRunner:
         fused: bool | None,
         capturer: GraphCapturer | None = None,
         free_others: Callable[[], None] = lambda: None,
+        whole_pixels: int | None = None,
     ) -> None:
         self._vae = vae
+        self._whole_pixels = whole_pixels
         self._device = device
         self._fused = fused
         self._free_others = free_others
@@ -204,6 +207,9 @@ class VaeRunner:
     def _first_that_fits(self, work: _Work, ways: Sequence[Function], inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Run the first way that fits into the device's memory; the last is in tiles, and its failure is raised."""
         ways = self._with_captured(work, ways)
+        if self._is_over_budget(work) and work not in self._attempts_failed:
+            self._attempts_failed[work] = len(ways) - 1
+            self._note_tiles(work, "the memory budget")
         while True:
             index = self._attempts_failed.get(work, 0)
             try:
@@ -215,7 +221,7 @@ class VaeRunner:
             # Outside the `except`: its traceback would keep the failed tensors alive.
             self._attempts_failed[work] = index + 1
             if index + 1 == len(ways) - 1:
-                self._note_tiles(work)
+                self._note_tiles(work, "memory")
             self._make_room()
 
     def _with_captured(self, work: _Work, ways: Sequence[Function]) -> Sequence[Function]:
@@ -226,9 +232,12 @@ class VaeRunner:
         first = ways[0]
         return [lambda *tensors: captured.run(work, first, *tensors), *ways]
 
-    def _note_tiles(self, work: _Work) -> None:
+    def _is_over_budget(self, work: _Work) -> bool:
+        return self._whole_pixels is not None and work.height * work.width > self._whole_pixels
+
+    def _note_tiles(self, work: _Work, limit: str) -> None:
         size = f"{work.width}x{work.height}"
-        self.notes += (f"images of {size} are {work.kind} in tiles: memory does not hold them whole",)
+        self.notes += (f"images of {size} are {work.kind} in tiles: {limit} does not hold them whole",)
 
     def _make_room(self) -> None:
         self.free_graphs()

@@ -24,7 +24,7 @@ __all__ = ["FLAGS", "IMAGE_COLUMNS", "TEXTS", "WHOLE", "CellError", "plain", "wr
 # Columns whose cells are text whatever they look like: a prompt of "42" is no number.
 TEXTS = {
     "id", "output", "prompt", "negative_prompt", "model", "init_image", "mask_image", "scheduler", "algorithm_type",
-    "vae", "safety_action", "mask_source", "masked_content",
+    "vae", "safety_action", "mask_source", "masked_content", "prompt_syntax",
 }  # fmt: skip
 WHOLE = {"width", "height", "samples", "steps", "clip_skip", "seed", "mask_dilate", "mask_padding"}
 FLAGS = {"fit_output", "karras_sigmas", "safety_checker", "enhance_prompt", "invert_mask", "color_match"}

@@ -18,6 +18,7 @@ from intarsia.batch.running.jobs import Job
 from intarsia.batch.running.task import Task
 from intarsia.canvas.geometry import geometry
 from intarsia.canvas.options import CanvasOptions
+from intarsia.engine.prompts import read_prompts
 from intarsia.engine.request import InpaintRequest
 from intarsia.errors import RequestError
 from intarsia.images.containers import size_of
@@ -118,7 +119,8 @@ def _bucket(request: InpaintRequest, registry: Registry) -> Hashable:
     """
     entry = registry.find(request.model)
     adapter = request.ip_adapter.id if request.ip_adapter else None
-    parts = (entry.id, request.vae, request.loras, adapter)
+    loras = (*request.loras, *read_prompts(request, entry, registry).loras)
+    parts = (entry.id, request.vae, loras, adapter)
     is_guided = request.guidance_scale > 1
     return (parts, is_guided, request.token_merging, _size(request, entry.size))
 

@@ -139,7 +139,9 @@ def _models() -> Schema:
         realtime=_FLAG | {"description": "Whether the realtime endpoint runs it."},
     )
     part = _object(**shared, families=_TEXTS | {"description": "Families of models that it fits; empty fits all."})
-    parts = {kind: {"type": "array", "items": part} for kind in ("vaes", "loras", "ip_adapters", "safety")}
+    parts = {
+        kind: {"type": "array", "items": part} for kind in ("vaes", "loras", "embeddings", "ip_adapters", "safety")
+    }
     return _object(models={"type": "array", "items": model}, **parts)
 
 

@@ -1,0 +1,125 @@
+"""What a session does about the memory that there is: a budget, or else all that its device has."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from intarsia.checkpoints.stored import TEXT_ENCODERS, StoredModel, StoredNetwork
+from intarsia.memory_size import gib
+
+__all__ = ["MemoryPlan", "NetworkSizes", "plan_memory"]
+
+log = logging.getLogger("intarsia")
+
+# Bytes that a request of 512x512 takes beside the weights, and each further lane that is evaluated together with
+# another: both of SD1.5 in float32, which is 4 bytes a value; half of that in half precision.
+_WORKING, _LANE = 3 * 2**29, 2**29
+# Values for each pixel that the decoder holds at its last, largest level: four maps of 256 channels.
+_PIXEL = 4 * 256
+# The blocked layout of the UNet's convolutions is made beside all that it is made of. It needs twice the weights, and
+# is taken where the device has four times them, so that there is room for everything else that runs there.
+_BLOCKED = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSizes:
+    """Values in the weights of a model's networks.
+
+    Attributes:
+        text: of all text encoders.
+        other: of the VAE and what else there is.
+    """
+
+    unet: int
+    text: int
+    other: int
+
+    @classmethod
+    def of(cls, model: StoredModel) -> NetworkSizes:
+        """Counted in the headers of the files."""
+        counts = {name: _values(network) for name, network in model.networks.items()}
+        unet = counts.pop("unet", 0)
+        text = sum(counts.pop(name, 0) for name in TEXT_ENCODERS)
+        return cls(unet=unet, text=text, other=sum(counts.values()))
+
+    @property
+    def all(self) -> int:
+        return self.unet + self.text + self.other
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryPlan:
+    """How a session keeps to its memory.
+
+    Attributes:
+        available: bytes.
+        is_budget: the engine was given them; else they are the device's.
+        releases_text: text encoders leave the device as soon as a prompt is encoded.
+        blocked: there is room for ONNX Runtime's faster layout of convolutions.
+        whole_pixels: larger images are decoded and encoded in tiles; None leaves that to the device.
+        slots: lanes that are evaluated together at most; None leaves that to the engine.
+    """
+
+    available: int
+    is_budget: bool
+    releases_text: bool
+    blocked: bool
+    whole_pixels: int | None = None
+    slots: int | None = None
+
+    def options(self, done: Mapping[str, bool]) -> tuple[tuple[str, str], ...]:
+        """What was done, for results and the log; nothing where there was nothing to do.
+
+        Args:
+            done: sentences, and whether they are true of this session.
+        """
+        sentences = [sentence for sentence, is_true in done.items() if is_true]
+        if not sentences and not self.is_budget:
+            return ()
+        what = "a budget of" if self.is_budget else "a device with"
+        text = f"{what} {gib(self.available)}: {', '.join(sentences) or 'everything fits'}"
+        log.info("memory: %s", text)
+        return (("memory", text),)
+
+
+def plan_memory(
+    sizes: NetworkSizes, *, budget: int | None, device: int, value_bytes: int, most_slots: int | None = None
+) -> MemoryPlan:
+    """Decide for one model.
+
+    Args:
+        budget: bytes that the engine may take; None is all of the device's.
+        device: bytes that the device has.
+        value_bytes: of a value in what the networks compute in.
+        most_slots: lanes that the session evaluates together; None where each is evaluated by itself.
+    """
+    available = device if budget is None else min(budget, device)
+    scale = value_bytes / 4
+    weights = value_bytes * sizes.all
+    releases_text = weights + scale * _WORKING > available
+
+    resident = weights - value_bytes * sizes.text if releases_text else weights
+    left = max(0, available - resident)
+    slots = None
+    if budget is not None and most_slots is not None:
+        further = math.floor((left - scale * _WORKING) / (scale * _LANE))
+        slots = max(1, min(most_slots, 1 + further))
+
+    return MemoryPlan(
+        available=available,
+        is_budget=budget is not None,
+        releases_text=releases_text,
+        blocked=_BLOCKED * value_bytes * sizes.unet <= available,
+        whole_pixels=None if budget is None else left // (value_bytes * _PIXEL),
+        slots=slots,
+    )
+
+
+def _values(network: StoredNetwork) -> int:
+    """Values in one network; several tensors may be rows of one that is stored."""
+    stored = {(place.file, place.name) for place in network.places.values()}
+    shapes = (network.headers[file].tensors[name].shape for file, name in stored)
+    return sum(math.prod(shape) for shape in shapes)

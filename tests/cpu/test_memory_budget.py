@@ -1,0 +1,157 @@
+"""An engine with a memory budget: what leaves memory between prompts, with the same images."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[torch]'")
+pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'intarsia[cpu]'")
+
+import torch
+
+import intarsia
+from intarsia.backends.memory_plan import NetworkSizes
+from intarsia.backends.onnx import open_sessions
+from intarsia.backends.torch.session import TorchSession
+from intarsia.checkpoints.single_file import stored_model
+from tests.noise_request import noise_request
+
+MODEL = Path(intarsia.__file__).parent / "assets" / "intarsia-tiny"
+# The packaged model fits into it several times; a request, by the estimate, does not.
+RELEASES_TEXT = "1GiB"
+
+
+def ask(**fields: Any) -> intarsia.InpaintRequest:
+    defaults = {"model": "intarsia-tiny", "prompt": "a red circle", "steps": 2, "seed": 3}
+    return noise_request(128, slice(24, 100), slice(30, 90), **{**defaults, **fields})
+
+
+REQUESTS = [
+    {},
+    {"loras": [{"id": "stripes", "strength": 0.8}], "prompt": "a green square"},
+    {"loras": [], "prompt": "a green square"},
+    {"prompt": "a red circle"},
+]
+
+
+def images(backend: str, memory: str | None) -> list[np.ndarray]:
+    with intarsia.Engine(backend, "cpu", memory=memory) as engine:
+        requests = [fields for fields in REQUESTS if backend == "torch" or not fields.get("loras")]
+        return [engine.run(ask(**fields)).drawn[0] for fields in requests]
+
+
+@pytest.mark.parametrize("backend", ["torch", "onnx"])
+def test_released_text_encoders_change_no_bit(backend):
+    """With LoRAs switched on and off in between: weights are changed where they are not there."""
+    kept = images(backend, None)
+    released = images(backend, RELEASES_TEXT)
+    assert not np.array_equal(kept[0], kept[1])
+    for one, other in zip(kept, released, strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_torch_releases_them_and_says_so(caplog):
+    caplog.set_level(logging.INFO, "intarsia")
+    with intarsia.Engine("torch", "cpu", memory=RELEASES_TEXT) as engine:
+        result = engine.run(ask())
+        (session,) = engine._worker._models._sessions.values()
+        assert isinstance(session, TorchSession)
+        text = [weight for tower in session.parts.text.towers for weight in tower.model.parameters()]
+        assert text
+        assert sum(weight.numel() for weight in text) == 0
+        assert sum(weight.numel() for weight in session.parts.unet.parameters()) > 1e6
+
+    sentence = dict(result.ran["options"])["memory"]
+    assert sentence.startswith("a budget of 1.0 GiB: text encoders leave the device between prompts")
+    assert [record.getMessage() for record in caplog.records if "memory" in record.getMessage()] == [
+        f"memory: {sentence}"
+    ]
+
+
+def test_onnx_opens_them_for_new_prompts_alone(monkeypatch):
+    opened: list[str] = []
+    real = open_sessions.open_graph
+
+    def counted(graphs: Any, name: str, *rest: Any, **options: Any) -> Any:
+        opened.append(name)
+        return real(graphs, name, *rest, **options)
+
+    monkeypatch.setattr(open_sessions, "open_graph", counted)
+    with intarsia.Engine("onnx", "cpu", memory=RELEASES_TEXT) as engine:
+        for prompt in ("a red circle", "a red circle", "a blue circle"):
+            engine.run(ask(prompt=prompt, negative_prompt="dark"))
+    assert opened.count("text_encoder") == 3, "two prompts and a negative one"
+
+
+def test_the_device_decides_without_a_budget(monkeypatch):
+    for module in ("intarsia.backends.torch.backend", "intarsia.backends.onnx.backend"):
+        monkeypatch.setattr(f"{module}.host_bytes", lambda: 2**30)
+    for backend in ("torch", "onnx"):
+        with intarsia.Engine(backend, "cpu") as engine:
+            options = dict(engine.run(ask()).ran["options"])
+        assert options["memory"].startswith("a device with 1.0 GiB: text encoders")
+
+
+def test_nothing_is_said_where_nothing_is_short():
+    with intarsia.Engine("torch", "cpu") as engine:
+        assert "memory" not in dict(engine.run(ask()).ran["options"])
+
+
+def test_images_above_the_budget_are_done_in_tiles():
+    with intarsia.Engine("torch", "cpu", memory="64MiB") as engine:
+        result = engine.run(ask(width=256, height=256))
+    tiled = [warning for warning in result.warnings if "tiles" in warning]
+    assert tiled == [
+        "images of 256x256 are encoded in tiles: the memory budget does not hold them whole",
+        "images of 256x256 are decoded in tiles: the memory budget does not hold them whole",
+    ]
+
+
+def test_the_compact_layout_gives_the_same_images_but_for_rounding():
+    with intarsia.Engine("onnx", "cpu", memory="16MiB") as engine:
+        compact = engine.run(ask())
+    assert "weights in the compact layout" in dict(compact.ran["options"])["memory"]
+    with intarsia.Engine("onnx", "cpu") as engine:
+        blocked = engine.run(ask())
+
+    difference = compact.drawn[0].astype(int) - blocked.drawn[0].astype(int)
+    assert np.abs(difference).max() <= 1
+
+
+def test_a_session_with_fewer_slots_than_the_engine_gets_fewer_lanes(monkeypatch):
+    """As a GPU's would have, whose lanes are evaluated together."""
+    together: list[int] = []
+    advance, settled = TorchSession.advance, TorchSession._settled_runtime
+
+    def limited(self: TorchSession, *arguments: Any) -> Any:
+        self.slots = 2
+        return settled(self, *arguments)
+
+    def counted(self: TorchSession, steps: Any) -> None:
+        together.append(len(steps))
+        advance(self, steps)
+
+    monkeypatch.setattr(TorchSession, "_settled_runtime", limited)
+    monkeypatch.setattr(TorchSession, "advance", counted)
+    with intarsia.Engine("torch", "cpu", slots=4) as engine:
+        assert len(engine.run(ask(samples=4)).images) == 4
+    assert set(together) == {2}
+
+
+def test_sizes_are_those_of_the_networks():
+    sizes = NetworkSizes.of(stored_model(MODEL))
+    with intarsia.Engine("torch", "cpu") as engine:
+        engine.run(ask())
+        (session,) = engine._worker._models._sessions.values()
+        parts = session.parts
+        assert sizes.unet == _count(parts.unet)
+        assert sizes.text == sum(_count(tower.model) for tower in parts.text.towers)
+
+
+def _count(network: torch.nn.Module) -> int:
+    return sum(weight.numel() for weight in network.parameters())

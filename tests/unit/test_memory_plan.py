@@ -1,0 +1,96 @@
+"""Amounts of memory as text, and what is decided by them."""
+
+from __future__ import annotations
+
+import pytest
+
+import intarsia
+from intarsia.backends.device_memory import host_bytes
+from intarsia.backends.memory_plan import NetworkSizes, plan_memory
+from intarsia.errors import BackendError
+from intarsia.execution import Execution
+from intarsia.memory_size import read_memory
+
+GIB = 2**30
+SD15 = NetworkSizes(unet=860_000_000, text=123_000_000, other=84_000_000)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("8GiB", 8 * GIB),
+        (" 8 gib ", 8 * GIB),
+        ("6.5GB", 6_500_000_000),
+        ("900MiB", 900 * 2**20),
+        ("1TB", 10**12),
+        ("12kB", 12_000),
+        ("4096", 4096),
+        ("4096B", 4096),
+        (4096, 4096),
+        (None, None),
+    ],
+)
+def test_amounts(text, count):
+    assert read_memory(text) == count
+
+
+@pytest.mark.parametrize("value", ["", "8 apples", "GiB", "-8GiB", "0", 0, -1, True, 1.5, "1e9", "８GiB", "8iB", "nan"])
+def test_what_is_no_amount_is_refused(value):
+    with pytest.raises(BackendError, match="memory must be a number of bytes of 1 or more, or a text such as '8GiB'"):
+        read_memory(value)
+
+
+def test_an_engine_refuses_it_at_once():
+    with pytest.raises(BackendError, match="not 'much'"):
+        intarsia.Engine("null", memory="much")
+    with pytest.raises(BackendError, match="not 0"):
+        Execution(memory=0)
+
+
+def test_text_encoders_are_released_where_weights_and_a_request_do_not_fit():
+    """Float32: 4.0 GiB of weights, and 1.5 for a request."""
+    fits = plan_memory(SD15, budget=6 * GIB, device=64 * GIB, value_bytes=4)
+    assert not fits.releases_text
+    assert fits.options({"x": False}) == (("memory", "a budget of 6.0 GiB: everything fits"),)
+
+    short = plan_memory(SD15, budget=5 * GIB, device=64 * GIB, value_bytes=4)
+    assert short.releases_text
+    assert not plan_memory(SD15, budget=5 * GIB, device=64 * GIB, value_bytes=2).releases_text
+
+
+def test_without_a_budget_it_is_the_device_that_decides():
+    laptop = plan_memory(SD15, budget=None, device=5 * GIB, value_bytes=4)
+    assert laptop.releases_text
+    assert laptop.whole_pixels is None
+    assert laptop.options({"text": True}) == (("memory", "a device with 5.0 GiB: text"),)
+
+    server = plan_memory(SD15, budget=None, device=64 * GIB, value_bytes=4)
+    assert server.options({"text": False}) == ()
+
+
+def test_a_budget_above_the_device_is_the_device():
+    assert plan_memory(SD15, budget=64 * GIB, device=5 * GIB, value_bytes=4).available == 5 * GIB
+
+
+def test_the_blocked_layout_needs_four_times_the_network():
+    assert plan_memory(SD15, budget=None, device=16 * GIB, value_bytes=4).blocked
+    assert not plan_memory(SD15, budget=None, device=8 * GIB, value_bytes=4).blocked
+
+
+def test_images_above_what_is_left_are_done_in_tiles():
+    """5 GiB less the weights without the text encoders, by 4 KiB a pixel: SD1.5's 512x512 whole, its 1024x1024 not."""
+    plan = plan_memory(SD15, budget=5 * GIB, device=64 * GIB, value_bytes=4)
+    assert plan.whole_pixels == (5 * GIB - 4 * (SD15.unet + SD15.other)) // 4096
+    assert 512 * 512 < plan.whole_pixels < 1024 * 1024
+    assert plan_memory(SD15, budget=GIB, device=64 * GIB, value_bytes=4).whole_pixels == 0
+
+
+@pytest.mark.parametrize(("budget", "slots"), [(1, 1), (3, 2), (4, 6), (8, 8)])
+def test_slots_are_what_fits_beside_the_weights(budget, slots):
+    """Half precision: 2.0 GiB of weights, 0.75 for a request, 0.25 for each further lane."""
+    plan = plan_memory(SD15, budget=budget * GIB, device=64 * GIB, value_bytes=2, most_slots=8)
+    assert plan.slots == slots
+
+
+def test_the_host_has_memory():
+    assert 2**28 < host_bytes() < 2**50
