@@ -1,6 +1,7 @@
 """intarsia: a local inference engine for inpainting.
 
 >>> import intarsia
+>>> intarsia.inpaint("photo.png", "mask.png", "a red circle").images[0].save("out.png")  # doctest: +SKIP
 >>> with intarsia.Engine() as engine:  # doctest: +SKIP
 ...     result = engine.run(intarsia.InpaintRequest(prompt="a red circle", init_image=..., mask_image=...))
 
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from intarsia import batch, schedulers
-    from intarsia.api import plan
+    from intarsia.api import inpaint, plan
     from intarsia.engine.engine import Engine
     from intarsia.engine.noise import noise
     from intarsia.engine.plan import Plan
@@ -56,6 +57,7 @@ _HOMES = {
     "Ticket": "intarsia.engine.ticket",
     "WeightsError": "intarsia.errors",
     "batch": "intarsia.batch",
+    "inpaint": "intarsia.api",
     "noise": "intarsia.engine.noise",
     "plan": "intarsia.api",
     "schedulers": "intarsia.schedulers",
@@ -81,6 +83,7 @@ __all__ = [
     "Ticket",
     "WeightsError",
     "batch",
+    "inpaint",
     "noise",
     "plan",
     "schedulers",

@@ -25,7 +25,7 @@ def main(folder: Path) -> int:
     Image.fromarray(scene.mask).save(mask)
     print(f"painting {scene.caption!r} into {image} under {mask}", file=sys.stderr)
     command = [Path(sys.executable).with_name("intarsia"), "inpaint", image, mask, "--prompt", scene.caption]
-    command += ["--strength", "1", "--guidance", "4", "--seed", str(SEED), "--out", folder / "result.png"]
+    command += ["--strength", "1", "--guidance-scale", "4", "--seed", str(SEED), "--out", folder / "result.png"]
     return subprocess.run([*map(str, command), "--overwrite"], check=False).returncode
 
 

@@ -20,16 +20,16 @@ _LATEST_ROWS = 500
 
 
 class Display:
-    """Shows :class:`RunStats` on standard error, where that is a terminal; else nothing at all."""
+    """Shows :class:`RunStats` on standard error, where that is a terminal; else, or unasked, nothing at all."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_shown: bool = True) -> None:
         console = Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 
         self._bar = Progress(*columns, console=console)
         self._task = self._bar.add_task("rows", total=None)
         self._live: Live | None = None
-        if console.is_terminal:
+        if console.is_terminal and is_shown:
             self._live = Live(console=console, transient=True, auto_refresh=False)
         self._shown_at = 0.0
 

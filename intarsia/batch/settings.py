@@ -46,8 +46,8 @@ class Options:
     """Everything about a run but its manifest and its output folder.
 
     Attributes:
-        backend, device, weights, slots, kernels, allow_private_urls: as for :class:`intarsia.Engine`. A device of
-            ``auto`` or ``cuda`` means every GPU there is.
+        backend, device, weights, slots, kernels, capture, allow_private_urls: as for :class:`intarsia.Engine`. A device
+            of ``auto`` or ``cuda`` means every GPU there is.
         deterministic: an image's bits do not depend on what it is batched with; False is faster on a GPU.
         workers: processes, each with its own engine; None is one for each GPU, or one on a CPU.
         threads: for decoding and encoding, in each process; None takes what suits the machine.
@@ -73,6 +73,7 @@ class Options:
     weights: str | None = None
     slots: int | None = None
     kernels: str = "auto"
+    capture: str = "auto"
     deterministic: bool = True
     allow_private_urls: bool = False
     workers: int | None = None

@@ -5,24 +5,24 @@ from __future__ import annotations
 import functools
 import signal
 from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
-from typer.core import TyperCommand
 
+from intarsia.commands.command import Command, group
+from intarsia.commands.option_groups import grouped
 from intarsia.commands.options import (
     AllowPrivateUrls,
     AsJson,
-    Backend,
-    Device,
-    Kernels,
+    EngineOptions,
     MaxPixels,
-    Memory,
-    Precision,
+    MessageOptions,
     Weights,
 )
+from intarsia.commands.streams import is_quiet, note
 from intarsia.errors import Cancelled, RequestError
 from intarsia.printable import printable, printable_json
 
@@ -31,45 +31,112 @@ if TYPE_CHECKING:
     from intarsia.batch.manifest.rows import Refused
     from intarsia.batch.running.policy import Watch
 
-    Command = Callable[[Path | Pair, Path, Options, Watch], RunStats]
+    Runs = Callable[[Path | Pair, Path, Options, Watch], RunStats]
 
 __all__ = ["batch"]
 
-batch = typer.Typer(help="Offline batches: validate, run, report, retry, merge.", no_args_is_help=True)
+batch = group("Offline batches: validate, run, report, retry, merge.", no_args_is_help=True)
 
 Manifest = Annotated[Path | None, typer.Argument(help="A .jsonl, .csv or .parquet file.")]
-Images = Annotated[Path | None, typer.Option("--images", help="In place of a manifest: a folder of images …")]
-Masks = Annotated[Path | None, typer.Option("--masks", help="… and of masks with the same names, or one mask.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for images and results.")]
-Folder = Annotated[Path, typer.Argument(help="The output folder of a run.")]
-Defaults = Annotated[Path | None, typer.Option("--defaults", help="A TOML file of request fields under the rows.")]
-Extra = Annotated[bool, typer.Option("--allow-extra", help="Ignore keys that no request has.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Of the run; rows without a seed get theirs from it.")]
-Shard = Annotated[str, typer.Option("--shard", help="I/N: the I-th of N parts of the rows.")]
-Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; one for each GPU by default.")]
-Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Decoding and encoding, in each process.")]
-Slots = Annotated[int | None, typer.Option("--slots", min=1, help="Images evaluated together.")]
-Deterministic = Annotated[
-    bool, typer.Option("--deterministic/--fast", help="Bits that do not depend on what else is in the batch.")
+Images = Annotated[
+    Path | None, typer.Option("--images", metavar="FOLDER", help="In place of a manifest: a folder of images …")
 ]
-MaxErrors = Annotated[str | None, typer.Option("--max-errors", help="Stop after more failures than N or P%.")]
-FailFast = Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")]
-Format = Annotated[str, typer.Option("--format", help="png, jpg or webp, for outputs without an extension.")]
-Compression = Annotated[int, typer.Option("--compression", min=0, max=9, help="Of PNG.")]
-Metadata = Annotated[bool, typer.Option("--metadata/--no-metadata", help="Write parameters into the files.")]
-Runner = Annotated[str, typer.Option("--runner", help="local or ray.")]
-Classes = Annotated[str | None, typer.Option("--class", help="Only errors of these classes, comma-separated.")]
+Masks = Annotated[
+    Path | None, typer.Option("--masks", metavar="PATH", help="… and of masks with the same names, or one mask.")
+]
+Out = Annotated[Path, typer.Option("--out", "-o", "--output", metavar="FOLDER", help="For images and results.")]
+Folder = Annotated[Path, typer.Argument(help="The output folder of a run.")]
+Defaults = Annotated[
+    Path | None, typer.Option("--defaults", metavar="FILE", help="A TOML file of request fields under the rows.")
+]
+Extra = Annotated[bool, typer.Option("--allow-extra", help="Ignore keys that no request has.")]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, metavar="N", help="Decoding and encoding, in each process.")
+]
+Classes = Annotated[
+    str | None, typer.Option("--class", metavar="NAMES", help="Only errors of these classes, comma-separated.")
+]
 
 
-@batch.command("validate")
+@dataclass(frozen=True, kw_only=True)
+class RowOptions:
+    """Where the rows of a batch come from."""
+
+    heading: ClassVar[str] = "Rows"
+
+    manifest: Manifest = None
+    images: Images = None
+    masks: Masks = None
+    defaults: Defaults = None
+    allow_extra: Extra = False
+
+    def place(self) -> Path | Pair:
+        """The manifest, or folders of images and masks."""
+        from intarsia.batch.settings import Pair
+
+        if self.manifest is not None and self.images is None and self.masks is None:
+            return self.manifest
+        if self.manifest is None and self.images is not None and self.masks is not None:
+            return Pair(self.images, self.masks)
+        raise RequestError("manifest", message="give either a manifest, or both --images and --masks")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Which rows run, and how many at a time."""
+
+    heading: ClassVar[str] = "Run"
+
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, metavar="N", help="Of the run; rows without a seed get theirs from it.")
+    ] = 0
+    shard: Annotated[str, typer.Option("--shard", metavar="I/N", help="The I-th of N parts of the rows.")] = "1/1"
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, metavar="N", help="Processes; default one for each GPU.")
+    ] = None
+    threads: Threads = None
+    slots: Annotated[int | None, typer.Option("--slots", min=1, metavar="N", help="Images evaluated together.")] = None
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic/--fast", help="Bits that do not depend on what else is in the batch.")
+    ] = True
+    max_errors: Annotated[
+        str | None, typer.Option("--max-errors", metavar="N", help="Stop after more failures than N or P%.")
+    ] = None
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")] = False
+    runner: Annotated[str, typer.Option("--runner", metavar="NAME", help="local or ray.")] = "local"
+
+    def fields(self) -> dict[str, Any]:
+        """Fields of :class:`intarsia.batch.Options`."""
+        from intarsia.batch.settings import read_shard
+
+        return asdict(self) | {"shard": read_shard(self.shard)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileOptions:
+    """How the images of a batch are written."""
+
+    heading: ClassVar[str] = "Output"
+
+    format: Annotated[
+        str, typer.Option("--format", metavar="NAME", help="png, jpg or webp, for outputs without an extension.")
+    ] = "png"
+    compression: Annotated[int, typer.Option("--compression", min=0, max=9, metavar="N", help="Of PNG.")] = 3
+    quality: Annotated[int, typer.Option("--quality", min=1, max=100, metavar="N", help="Of JPEG and WebP.")] = 95
+    metadata: Annotated[
+        bool, typer.Option("--metadata/--no-metadata", help="Write parameters into the files.", show_default=False)
+    ] = True
+
+
+@batch.command("validate", cls=Command)
+@grouped
 def validate_command(
-    manifest: Manifest = None,
-    images: Images = None,
-    masks: Masks = None,
-    defaults: Defaults = None,
-    allow_extra: Extra = False,
+    rows: RowOptions,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The folder of the run to come: nothing in it may be replaced.")
+        Path | None,
+        typer.Option(
+            "--out", "-o", "--output", metavar="FOLDER", help="Of the run to come: nothing in it may be replaced."
+        ),
     ] = None,
     decode: Annotated[bool, typer.Option("--decode/--no-decode", help="Open the images too.")] = True,
     threads: Threads = None,
@@ -83,19 +150,19 @@ def validate_command(
 
     options = Options(
         weights=_text(weights),
-        defaults=_text(defaults),
-        allow_extra=allow_extra,
+        defaults=_text(rows.defaults),
+        allow_extra=rows.allow_extra,
         threads=threads,
         allow_private_urls=allow_private_urls,
         max_pixels=max_pixels,
     )
-    findings = validate(_place(manifest, images, masks), options, decode=decode, out=out)
+    findings = validate(rows.place(), options, decode=decode, out=out)
     typer.echo(printable_json(_findings_as_dict(findings)) if as_json else _findings_as_text(findings))
     if findings.problems:
         raise typer.Exit(RequestError.exit_code)
 
 
-class _EveryRow(TyperCommand):
+class _EveryRow(Command):
     """``run``: every option of ``retry`` but the choice of failed rows."""
 
     def __init__(self, name: str | None, *, params: list[Any] | None = None, **settings: Any) -> None:
@@ -108,57 +175,35 @@ RETRY_HELP = "Run only the rows that failed or were cancelled, with the same opt
 
 
 # Decorators are applied upwards: run is registered, and listed, before retry.
-@batch.command("retry", help=RETRY_HELP)
+@batch.command("retry", cls=Command, help=RETRY_HELP)
 @batch.command("run", cls=_EveryRow, help=RUN_HELP)
+@grouped
 def run_or_retry_command(
     context: typer.Context,
+    rows: RowOptions,
+    running: RunOptions,
+    files: FileOptions,
+    engine: EngineOptions,
+    messages: MessageOptions,
     out: Out,
-    manifest: Manifest = None,
-    images: Images = None,
-    masks: Masks = None,
-    defaults: Defaults = None,
-    allow_extra: Extra = False,
-    seed: Seed = 0,
-    shard: Shard = "1/1",
-    workers: Workers = None,
-    threads: Threads = None,
-    slots: Slots = None,
-    deterministic: Deterministic = True,
-    max_errors: MaxErrors = None,
-    fail_fast: FailFast = False,
-    format: Format = "png",
-    compression: Compression = 3,
-    metadata: Metadata = True,
-    runner: Runner = "local",
-    backend: Backend = "auto",
-    device: Device = "auto",
-    kernels: Kernels = "auto",
-    weights: Weights = None,
-    allow_private_urls: AllowPrivateUrls = False,
-    max_pixels: MaxPixels = None,
-    precision: Precision = None,
-    memory: Memory = None,
     as_json: AsJson = False,
     classes: Classes = None,
 ) -> None:
     """Run the rows of a manifest, or again those that failed: two commands that differ by one option."""
     from intarsia.batch import Options, retry, run
-    from intarsia.batch.settings import read_shard
 
+    messages.apply()
     options = Options(
-        defaults=_text(defaults), allow_extra=allow_extra, seed=seed, shard=read_shard(shard),
-        workers=workers, threads=threads, slots=slots, deterministic=deterministic,
-        max_errors=max_errors, fail_fast=fail_fast,
-        format=format, compression=compression, metadata=metadata,
-        runner=runner, backend=backend, device=device, kernels=kernels, weights=_text(weights),
-        allow_private_urls=allow_private_urls, max_pixels=max_pixels, precision=precision, memory=memory,
-    )  # fmt: skip
-
-    place = _place(manifest, images, masks)
-    command: Command = run
+        defaults=_text(rows.defaults),
+        allow_extra=rows.allow_extra,
+        **running.fields(),
+        **asdict(files),
+        **asdict(engine) | {"weights": _text(engine.weights)},
+    )
+    command: Runs = run
     if context.info_name == "retry":
         command = functools.partial(retry, classes=_error_kinds(classes))
-    _carry_out(command, place, options, out=out, as_json=as_json)
+    _carry_out(command, rows.place(), options, out=out, as_json=as_json)
 
 
 @batch.command("report")
@@ -187,7 +232,7 @@ def merge_command(
 
 
 def _carry_out(
-    command: Command,
+    command: Runs,
     place: Path | Pair,
     options: Options,
     *,
@@ -200,7 +245,7 @@ def _carry_out(
 
     before = signal.signal(signal.SIGTERM, _interrupt)  # what ends a job on a cluster is no reason to lose its rows
     try:
-        with Display() as display:
+        with Display(is_shown=not is_quiet()) as display:
             stats = command(place, out, options, display)
     except KeyboardInterrupt as exc:
         raise Cancelled(f"interrupted; the same command goes on where it stopped ({out})") from exc
@@ -216,21 +261,11 @@ def _carry_out(
 
 def _warn(sentences: Iterable[str]) -> None:
     for sentence in sentences:
-        typer.echo(f"intarsia: {sentence}", err=True)
+        note(sentence)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
-
-
-def _place(manifest: Path | None, images: Path | None, masks: Path | None) -> Path | Pair:
-    from intarsia.batch.settings import Pair
-
-    if manifest is not None and images is None and masks is None:
-        return manifest
-    if manifest is None and images is not None and masks is not None:
-        return Pair(images, masks)
-    raise RequestError("manifest", message="give either a manifest, or both --images and --masks")
 
 
 def _error_kinds(text: str | None) -> frozenset[str] | None:

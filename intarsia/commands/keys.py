@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
+from intarsia.commands.command import group
 from intarsia.commands.options import AsJson
 from intarsia.commands.streams import note, print_json
 
 __all__ = ["keys"]
 
-keys = typer.Typer(help="The keys of intarsia serve; the file holds their hashes alone.", no_args_is_help=True)
+keys = group("The keys of intarsia serve; the file holds their hashes alone.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="Whose key it is: what logs and metrics call its owner.")]
 KeysFile = Annotated[Path, typer.Option("--file", help="The keys file, as of intarsia serve --keys.")]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from intarsia.commands.command import group
 from intarsia.commands.models_add import add_models, remove_model, scan_folder
 from intarsia.commands.options import AsJson, Weights
 from intarsia.commands.streams import note, print_json
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["models"]
 
-models = typer.Typer(help="The registry of models, and of what is used with them.", no_args_is_help=True)
+models = group("The registry of models, and of what is used with them.", no_args_is_help=True)
 models.command("add")(add_models)
 models.command("scan")(scan_folder)
 models.command("remove")(remove_model)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
+from intarsia.commands.streams import say_more_or_less
 from intarsia.numbers import number_or_text, whole_or_text
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ __all__ = [
     "NUMBER",
     "WHOLE",
     "AllowPrivateUrls",
+    "AlwaysJson",
     "AsJson",
     "Backend",
     "Capture",
@@ -26,49 +28,71 @@ __all__ = [
     "Kernels",
     "MaxPixels",
     "Memory",
+    "MessageOptions",
     "Precision",
+    "Quiet",
+    "Verbose",
     "Weights",
 ]
 
-Weights = Annotated[Path | None, typer.Option("--weights", help="A weights.toml that goes before all others.")]
+Weights = Annotated[
+    Path | None, typer.Option("--weights", metavar="FILE", help="A weights.toml that goes before all others.")
+]
 AllowPrivateUrls = Annotated[
     bool, typer.Option("--allow-private-urls", help="Fetch images from private and local hosts too.")
 ]
 MaxPixels = Annotated[
     int | None,
-    typer.Option("--max-pixels", min=1, help="Largest image, width times height; 67108864 by default."),
+    typer.Option("--max-pixels", min=1, metavar="N", help="Largest image, width times height; default 67108864."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
-Endpoint = Annotated[str | None, typer.Option("--endpoint", "-e", help="community, enterprise-pony, pony or realtime.")]
-Backend = Annotated[str, typer.Option("--backend", help="auto, onnx, torch or null.")]
-Kernels = Annotated[str, typer.Option("--kernels", help="auto, fused or plain; auto is fused on a GPU.")]
-Capture = Annotated[str, typer.Option("--capture", help="auto, on or off: CUDA graphs; auto is on for a GPU.")]
+AlwaysJson = Annotated[bool, typer.Option("--json", help="It is JSON in any case.", hidden=True)]
+Endpoint = Annotated[
+    str | None, typer.Option("--endpoint", "-e", metavar="NAME", help="community, enterprise-pony, pony or realtime.")
+]
+Backend = Annotated[str, typer.Option("--backend", metavar="NAME", help="auto, onnx, torch or null.")]
+Kernels = Annotated[
+    str, typer.Option("--kernels", metavar="NAME", help="auto, fused or plain; auto is fused on a GPU.")
+]
+Capture = Annotated[
+    str, typer.Option("--capture", metavar="NAME", help="auto, on or off: CUDA graphs; auto is on for a GPU.")
+]
 Precision = Annotated[
-    str | None, typer.Option("--precision", help="standard, or fp8: faster, lossier, on a GPU that has it.")
+    str | None,
+    typer.Option("--precision", metavar="NAME", help="standard, or fp8: faster, lossier, on a GPU that has it."),
+]
+Device = Annotated[
+    str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda[:N], or tensorrt[:N] with onnx.")
 ]
 Memory = Annotated[
-    str | None, typer.Option("--memory", help="Of the device, for each model: 8GiB, for example; all by default.")
+    str | None,
+    typer.Option("--memory", metavar="SIZE", help="Of the device, for each model: 8GiB, for example; default: all."),
 ]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda[:N], or tensorrt[:N] with onnx.")]
 
-# Numbers of a request: what is none is refused by the request, in the same words as everywhere.
+# Before the command they hold for all of it; behind it they are where most look for them.
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors: no warnings, no progress.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="What ran, and the log, on standard error.")]
+
+# Numbers of a table: what is none is refused by the library, in the same words as everywhere.
 WHOLE: dict[str, Any] = {"parser": whole_or_text, "metavar": "INTEGER"}
 NUMBER: dict[str, Any] = {"parser": number_or_text, "metavar": "NUMBER"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """A command's options that are an engine's."""
+    """Options of an engine: what runs a request, and where models and images may come from."""
 
-    backend: str
-    device: str
-    weights: Path | None
-    allow_private_urls: bool
-    max_pixels: int | None
-    kernels: str
-    capture: str
-    precision: str | None
-    memory: str | None = None
+    heading: ClassVar[str] = "Engine"
+
+    backend: Backend = "auto"
+    device: Device = "auto"
+    kernels: Kernels = "auto"
+    capture: Capture = "auto"
+    precision: Precision = None
+    memory: Memory = None
+    weights: Weights = None
+    allow_private_urls: AllowPrivateUrls = False
+    max_pixels: MaxPixels = None
 
     def open(self) -> Engine:
         """The engine that they describe; its errors are those of :class:`intarsia.Engine`."""
@@ -85,3 +109,17 @@ class EngineOptions:
             precision=self.precision,
             memory=self.memory,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MessageOptions:
+    """How much is said on standard error."""
+
+    heading: ClassVar[str] = "Options"
+
+    quiet: Quiet = False
+    verbose: Verbose = False
+
+    def apply(self) -> None:
+        """From now on, beside what the command line's own ``-q`` and ``-v`` say."""
+        say_more_or_less(quiet=self.quiet, verbose=self.verbose)

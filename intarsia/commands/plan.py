@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from intarsia.commands.json_file import read_json
-from intarsia.commands.options import AllowPrivateUrls, Endpoint, MaxPixels, Precision, Weights
+from intarsia.commands.options import AllowPrivateUrls, AlwaysJson, Endpoint, MaxPixels, Precision, Weights
 from intarsia.commands.streams import note, print_json
 from intarsia.errors import RequestError
 from intarsia.redact import hiding, without_key
@@ -23,6 +23,7 @@ def plan(
     allow_private_urls: AllowPrivateUrls = False,
     max_pixels: MaxPixels = None,
     precision: Precision = None,
+    as_json: AlwaysJson = True,
 ) -> None:
     """Print what a request would do, as JSON. Loads no model and no torch.
 

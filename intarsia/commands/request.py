@@ -9,56 +9,38 @@ from typing import Annotated
 import typer
 
 from intarsia.commands.json_file import read_json
-from intarsia.commands.options import (
-    AllowPrivateUrls,
-    Backend,
-    Capture,
-    Device,
-    Endpoint,
-    EngineOptions,
-    Kernels,
-    MaxPixels,
-    Memory,
-    Precision,
-    Weights,
-)
+from intarsia.commands.option_groups import grouped
+from intarsia.commands.options import AlwaysJson, Endpoint, EngineOptions, MessageOptions
 from intarsia.commands.streams import print_json
-from intarsia.errors import IntarsiaError, SourceError
+from intarsia.errors import IntarsiaError, RequestError, SourceError
 from intarsia.redact import hiding
 
 __all__ = ["request"]
 
 
+@grouped
 def request(
+    engine: EngineOptions,
+    messages: MessageOptions,
     file: Annotated[Path, typer.Argument(help="The request's JSON body; - reads standard input.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the images.")] = Path(),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", "--output", metavar="FOLDER", help="For the images; it is made.")
+    ] = Path(),
     endpoint: Endpoint = None,
-    backend: Backend = "auto",
-    device: Device = "auto",
-    kernels: Kernels = "auto",
-    capture: Capture = "auto",
-    precision: Precision = None,
-    memory: Memory = None,
-    weights: Weights = None,
-    allow_private_urls: AllowPrivateUrls = False,
-    max_pixels: MaxPixels = None,
+    as_json: AlwaysJson = True,
 ) -> None:
     """Run a documented request and print the documented reply, as JSON, also where it is an error."""
     from intarsia.endpoints.answer import answer
+    from intarsia.endpoints.replies import error_reply
 
-    payload = read_json(file)
-    with EngineOptions(
-        backend=backend,
-        device=device,
-        weights=weights,
-        allow_private_urls=allow_private_urls,
-        max_pixels=max_pixels,
-        kernels=kernels,
-        capture=capture,
-        precision=precision,
-        memory=memory,
-    ).open() as engine:
-        answered = answer(engine, payload, endpoint, out)
+    messages.apply()
+    try:
+        payload = read_json(file)
+    except RequestError as exc:
+        print_json(error_reply(str(exc)))
+        raise
+    with engine.open() as opened:
+        answered = answer(opened, payload, endpoint, out)
 
     print_json(answered.reply)
     if answered.error is not None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from intarsia.commands.command import group
 from intarsia.commands.options import NUMBER, WHOLE, AsJson
 from intarsia.commands.streams import print_json
 from intarsia.errors import BackendError, OutputError
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["schedulers"]
 
-schedulers = typer.Typer(help="The documented schedulers and their tables.", invoke_without_command=True)
+schedulers = group("The documented schedulers and their tables.", invoke_without_command=True)
 
 
 @schedulers.callback()
@@ -59,9 +60,11 @@ def show_scheduler(
     as_json: AsJson = False,
 ) -> None:
     """Print a scheduler's table, a row for each evaluation of the network."""
-    from intarsia.schedulers import table
+    from intarsia.schedulers import resolve_sampler, table
 
-    rows = table(name, steps, karras=karras, strength=strength, algorithm_type=algorithm_type)
+    sampler = resolve_sampler(name)
+    karras, algorithm_type = karras or sampler.karras, algorithm_type or sampler.algorithm_type
+    rows = table(sampler.scheduler, steps, karras=karras, strength=strength, algorithm_type=algorithm_type)
     if plot is not None:
         _plot(rows, plot)
     typer.echo(_as_json(rows) if as_json else _as_text(rows))

@@ -9,16 +9,34 @@ from __future__ import annotations
 import codecs
 import io
 import json
+import logging
 import os
 import sys
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, TextIO
 
 import typer
 
+from intarsia.errors import RequestError
 from intarsia.printable import printable
 
-__all__ = ["note", "prepare", "print_json"]
+__all__ = [
+    "ERROR_SCHEMA",
+    "complain",
+    "has_printed_json",
+    "is_quiet",
+    "note",
+    "prepare",
+    "print_error",
+    "print_json",
+    "remark",
+    "say_more_or_less",
+    "start",
+]
+
+ERROR_SCHEMA = 1
+"""Version of the object that an error is under ``--json``; it grows when a key changes its meaning or goes."""
 
 _ERRORS = "intarsia-escapes"
 
@@ -30,15 +48,87 @@ def prepare() -> None:
     sys.stdout, sys.stderr = _escaping(sys.stdout, 1), _escaping(sys.stderr, 2)
 
 
+@dataclass
+class _Talk:
+    """How much is said, and whether standard output has its JSON."""
+
+    quiet: bool = False
+    verbose: bool = False
+    has_json: bool = False
+
+
+_talk = _Talk()
+
+
+def start(*, quiet: bool, verbose: bool) -> None:
+    """A command begins: nothing is printed yet."""
+    _talk.quiet, _talk.verbose, _talk.has_json = quiet, verbose, False
+    if verbose:
+        _show_log()
+
+
+def say_more_or_less(*, quiet: bool, verbose: bool) -> None:
+    """Add to what :func:`start` was told.
+
+    Raises:
+        RequestError: both are asked for.
+    """
+    start(quiet=quiet or _talk.quiet, verbose=verbose or _talk.verbose)
+    if _talk.quiet and _talk.verbose:
+        raise RequestError("--quiet", message="--quiet and --verbose contradict each other: give one")
+
+
+def is_quiet() -> bool:
+    """Whether warnings and progress are left out."""
+    return _talk.quiet
+
+
+def has_printed_json() -> bool:
+    """Whether standard output has its JSON: a second value behind it would make it unreadable."""
+    return _talk.has_json
+
+
 def print_json(value: Any) -> None:
     """A value as indented JSON on standard output, in ASCII: valid in whatever encoding it is read."""
+    _talk.has_json = True
     typer.echo(json.dumps(value, indent=2))
 
 
-def note(sentence: str) -> None:
-    """One line on standard error. Where that cannot be written, what was done is no less done."""
+def print_error(kind: str, sentence: str, code: int, field: str | None = None) -> None:
+    """An error as JSON on standard output, where that has no JSON yet."""
+    error: dict[str, Any] = {"kind": kind, "message": printable(sentence), "exit_code": code}
+    if field is not None:
+        error["field"] = printable(field)
+    with suppress(OSError, ValueError):
+        print_json({"schema": ERROR_SCHEMA, "error": error})
+
+
+def complain(sentence: str) -> None:
+    """An error, as one line on standard error."""
     with suppress(OSError, ValueError):
         typer.echo(f"intarsia: {printable(sentence)}", err=True)
+
+
+def note(sentence: str) -> None:
+    """A warning, as one line on standard error. Where that cannot be written, what was done is no less done."""
+    if not _talk.quiet:
+        complain(sentence)
+
+
+def remark(sentence: str) -> None:
+    """What only ``--verbose`` asks for, as one line on standard error."""
+    if _talk.verbose:
+        complain(sentence)
+
+
+def _show_log() -> None:
+    """This package's log on standard error, from its details on."""
+    log = logging.getLogger("intarsia")
+    log.setLevel(logging.DEBUG)
+    if not log.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("intarsia: %(levelname)s: %(message)s"))
+        log.addHandler(handler)
 
 
 class _Ascii(io.TextIOWrapper):

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from intarsia.backends.choose import choose
+from intarsia.engine.representations import one_liner
 from intarsia.engine.request import InpaintRequest
 from intarsia.engine.resolve import resolve
 from intarsia.engine.result import Counters, Progress, Result
@@ -90,7 +91,9 @@ class Engine:
 
         self.registry = Registry(weights, precision)
         self._access = Access(allow_private_urls=allow_private_urls, max_pixels=max_pixels)
-        self._worker = Worker(choose(backend, device, execution), slots)
+        chosen = choose(backend, device, execution)
+        self._named = {"backend": backend, "device": str(chosen.device)}
+        self._worker = Worker(chosen, slots)
         self._thread = EngineThread(self._worker)
         # An engine that is dropped without close(): what is in flight is finished, then the models are released.
         weakref.finalize(self, self._thread.end).atexit = False
@@ -189,6 +192,11 @@ class Engine:
         the process that used the engine it does nothing.
         """
         self._thread.close(cancel)
+
+    def __repr__(self) -> str:
+        state = "open" if self.is_open else "closed"
+        values = self._named | {"slots": self.counters.slots}
+        return f"<{one_liner('Engine', values)}, {state}>"
 
     def __enter__(self) -> Self:
         return self

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-__all__ = ["describe"]
+__all__ = ["describe", "kinds_of"]
 
 _KINDS = {
     "integer": "an integer",
@@ -24,6 +24,14 @@ def describe(model: type[BaseModel], field: str) -> str:
     """What ``field`` of ``model`` allows, as the end of a sentence "<field> must be …"; "" if unknown."""
     declared = _schema(model)["properties"].get(field)
     return _sentence(declared) if declared else ""
+
+
+@cache
+def kinds_of(model: type[BaseModel], field: str) -> frozenset[str]:
+    """JSON's names of the kinds that a field takes, ``integer`` or ``boolean``; none of one that may be anything."""
+    declared = _schema(model)["properties"].get(field, {})
+    alternatives = declared.get("anyOf", [declared])
+    return frozenset(each["type"] for each in alternatives if "type" in each)
 
 
 @cache

@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, Unpack, cast
 
 from pydantic import (
     AfterValidator,
@@ -27,9 +27,13 @@ from pydantic_core import PydanticCustomError
 
 from intarsia.canvas.options import MaskedContent, MaskSource
 from intarsia.engine.field_limits import describe
+from intarsia.engine.field_names import hint_for
+from intarsia.engine.loose_values import loosened
 from intarsia.engine.noise import MAX_SEED
 from intarsia.engine.plan import SafetyAction
-from intarsia.errors import RequestError
+from intarsia.engine.representations import one_liner
+from intarsia.engine.request_fields import RequestFields
+from intarsia.errors import RequestError, named
 from intarsia.numbers import is_random_seed, number, whole
 from intarsia.weighted_text import PromptSyntax
 
@@ -189,18 +193,34 @@ class InpaintRequest(BaseModel):
     masked_content: MaskedContent = "original"
     color_match: StrictBool = False
 
-    def __init__(self, **fields: Any) -> None:
+    def __init__(self, **fields: Unpack[RequestFields]) -> None:
         try:
             super().__init__(**fields)
         except ValidationError as exc:
             raise _translated(exc) from exc
 
+    def __repr__(self) -> str:
+        """The fields that differ from their defaults, in short."""
+        fields = type(self).model_fields
+        values = {name: getattr(self, name) for name in fields}
+        return one_liner("InpaintRequest", {name: value for name, value in values.items() if _differs(name, value)})
+
     @classmethod
     def parse(cls, fields: Mapping[str, Any]) -> Self:
-        """A request from a JSON object; raises :class:`RequestError` naming the first field that is wrong."""
+        """A request from a JSON object; raises :class:`RequestError` naming the first field that is wrong.
+
+        Unlike the constructor it reads numbers and flags that are text, as documented requests and tables have them:
+        "20", 20.0, "yes", 1.
+        """
         if not isinstance(fields, Mapping):
             raise RequestError("request", type(fields).__name__, "a JSON object")
-        return cls(**{str(key): value for key, value in fields.items()})
+        return cls(**cast(RequestFields, loosened(cls, fields)))
+
+
+def _differs(field: str, value: Any) -> bool:
+    """Whether a field is not at its default; images, which may be arrays, are where there is one."""
+    default = InpaintRequest.model_fields[field].default
+    return value is not None if default is None else value != default
 
 
 def _translated(exc: ValidationError) -> RequestError:
@@ -209,8 +229,9 @@ def _translated(exc: ValidationError) -> RequestError:
     path = [str(part) for part in problem["loc"]]
     field = path[0] if path else "request"
     if problem["type"] == "extra_forbidden" and len(path) == 1:
-        known = ", ".join(sorted(InpaintRequest.model_fields))
-        return RequestError(field, message=f"{field} is not a field of a request; known fields: {known}")
+        known = sorted(InpaintRequest.model_fields)
+        hint = hint_for(field, known) or f"known fields: {', '.join(known)}"
+        return RequestError(field, message=f"{named(field)} is not a field of a request: {hint}")
 
     value, reason = problem.get("input"), problem["msg"].removeprefix("Input should be ")
     if field in ("loras", "embeddings", "ip_adapter"):

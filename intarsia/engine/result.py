@@ -16,6 +16,7 @@ from intarsia import __version__
 from intarsia.backends.protocol import Runtime
 from intarsia.engine.plan import Plan
 from intarsia.engine.preview import NOT_ASKED, StepPreviews
+from intarsia.engine.representations import images_as_html, one_liner
 from intarsia.execution import STANDARD
 
 __all__ = ["Counters", "Progress", "Result"]
@@ -79,7 +80,7 @@ class Counters:
         return self.lane_rows / (self.evaluations * self.slots) if self.evaluations else 0.0
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Result:
     """The images of one request.
 
@@ -112,6 +113,15 @@ class Result:
         """What the network drew, before paste-back, at generation size; made on first use, as a batch needs none."""
         return [Image.fromarray(image) for image in self.drawn]
 
+    def __repr__(self) -> str:
+        size = "x".join(map(str, self.images[0].size)) if self.images else "none"
+        values = {"images": len(self.images), "size": size, "seeds": self.seeds, "prompt": self.plan.prompt.prompt}
+        return one_liner("Result", values | {"seconds": round(self.timings.get("total", 0.0), 2)})
+
+    def _repr_html_(self) -> str:
+        """In a notebook: the images, with the seed of each."""
+        return images_as_html(self.images, [f"seed {seed}" for seed in self.seeds])
+
     @property
     def ran(self) -> dict[str, Any]:
         """What ran, as plain values: backend, device, kernels, capture, attention …; empty where nothing had to."""
@@ -135,7 +145,7 @@ class Result:
             "guidance_scale": plan.guidance_scale,
             "strength": sampler.strength,
             "scheduler": sampler.scheduler,
-            "karras_sigmas": sampler.karras,
+            "karras_sigmas": sampler.karras and sampler.karras_applied,
             "algorithm_type": sampler.algorithm_type,
             "clip_skip": plan.prompt.clip_skip,
             "vae": plan.model.vae,

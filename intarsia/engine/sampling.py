@@ -10,7 +10,7 @@ from typing import Any
 from intarsia import schedulers
 from intarsia.engine.plan import Plan, SamplerPlan
 from intarsia.engine.request import InpaintRequest
-from intarsia.errors import expect
+from intarsia.errors import RequestError, expect, shown
 from intarsia.registry.entries import ModelEntry
 from intarsia.registry.files import scheduler_config
 from intarsia.schedulers.noise_schedule import PredictionType
@@ -33,14 +33,16 @@ def sampler_plan(request: InpaintRequest, entry: ModelEntry) -> SamplerPlan:
     config = scheduler_config(entry)
     # Strength 0 returns the input: no rows; the table of strength 1 still checks everything else.
     strength = float(request.strength)
-    name = schedulers.resolve(scheduler)
+    sampler = schedulers.resolve_sampler(scheduler)
+    name, algorithm = sampler.scheduler, _algorithm(request, sampler)
+    karras = _karras(request, sampler)
     expect("steps", steps, int, "a whole number between 1 and 1000")  # a registry's default may be anything
     table = _table(
         scheduler=name,
         steps=steps,
         strength=strength or 1.0,
-        karras=request.karras_sigmas,
-        algorithm_type=request.algorithm_type,
+        karras=karras,
+        algorithm_type=algorithm,
         config=json.dumps(config),
     )
 
@@ -48,13 +50,38 @@ def sampler_plan(request: InpaintRequest, entry: ModelEntry) -> SamplerPlan:
         scheduler=name,
         steps=steps,
         strength=strength,
-        karras=request.karras_sigmas,
+        karras=karras,
         karras_applied=table.karras_applied,
-        algorithm_type=request.algorithm_type or "",
+        algorithm_type=algorithm or "",
         schedule=_frozen(config),
         evaluations=len(table.timesteps) if strength else 0,
         notes=tuple(table.notes),
     )
+
+
+def _karras(request: InpaintRequest, sampler: schedulers.Sampler) -> bool:
+    """Whether Karras's spacing is asked for, by the request or in the sampler's name.
+
+    It is the default, and no request for anything where it means nothing for the scheduler.
+    """
+    if "karras_sigmas" not in request.model_fields_set:
+        return sampler.karras or (request.karras_sigmas and schedulers.has_curves(sampler.scheduler))
+    if sampler.karras and not request.karras_sigmas:
+        message = f"karras_sigmas is false, and scheduler {shown(request.scheduler)} says Karras: leave one of them out"
+        raise RequestError("karras_sigmas", message=message)
+    return request.karras_sigmas
+
+
+def _algorithm(request: InpaintRequest, sampler: schedulers.Sampler) -> str | None:
+    """The form of a DPM solver that is asked for, by the request or in the sampler's name."""
+    named = sampler.algorithm_type
+    if named is None or request.algorithm_type is None:
+        return request.algorithm_type or named
+    if request.algorithm_type != named:
+        name = shown(request.scheduler)
+        message = f"algorithm_type is {shown(request.algorithm_type)}, and scheduler {name} says {named}: leave one out"
+        raise RequestError("algorithm_type", message=message)
+    return named
 
 
 def table_of(plan: Plan) -> schedulers.Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from intarsia.errors import OutputError
-from intarsia.images.atomic_files import place, sweep_once
+from intarsia.images.atomic_files import naming, place, sweep_once
 from intarsia.images.encode import SaveOptions, encode
 from intarsia.images.output_names import format_of
 
@@ -35,7 +36,7 @@ def check_outputs(paths: Iterable[str | os.PathLike[str]], *, overwrite: bool = 
     """Refuse, before any work is done, what :func:`save` would refuse after it.
 
     Raises:
-        OutputError: unknown extension, missing or read-only folder, or a file that is already there.
+        OutputError: unknown extension, a folder that is read-only or cannot be made, or a file that is already there.
     """
     for path in map(Path, paths):
         format_of(path)
@@ -53,8 +54,8 @@ def save(
 ) -> tuple[str, ...]:
     """Write an image; returns warnings. The file appears complete or not at all.
 
-    It is written to a temporary file in the same folder, flushed to the disk and renamed; after a failure
-    or an interruption nothing is left behind and a file that was there is as it was.
+    Its folder is made where it is missing. It is written to a temporary file in the same folder, flushed to the disk
+    and renamed; after a failure or an interruption nothing is left behind and a file that was there is as it was.
 
     Args:
         image: RGB or RGBA, or any mode that PNG has; its color profile (``info``) is kept.
@@ -106,10 +107,9 @@ def save_all(
         files.append((path, data))
         warnings += notes
 
-    folders = {path.parent for path, _ in files}
-    for folder in folders:
+    for folder in {path.parent for path, _ in files}:
         sweep_once(folder)
-    place(files, overwrite=options.overwrite)
+    _place(files, options.overwrite)
     return tuple(warnings)
 
 
@@ -128,9 +128,32 @@ def write(
     text = {"metadata": metadata, "parameters": parameters}
     data, warnings = _encoded(image, target, text, options, format)
 
-    files = [(target, data)]
-    place(files, overwrite=options.overwrite)
+    _place([(target, data)], options.overwrite)
     return Written(data, warnings)
+
+
+def _place(files: Sequence[tuple[Path, bytes]], overwrite: bool) -> None:
+    """Put files in place, and make their folders; those are removed again where that fails."""
+    made: list[Path] = []
+    try:
+        for folder in dict.fromkeys(path.parent for path, _ in files):
+            with naming(files[0][0]):
+                _make(folder, made)
+        place(files, overwrite=overwrite)
+    except BaseException:  # an interruption too must leave nothing behind
+        for folder in reversed(made):
+            with suppress(OSError):  # another process has put something there
+                folder.rmdir()
+        raise
+
+
+def _make(folder: Path, made: list[Path]) -> None:
+    """Make a folder and what is missing above it; those that this call made are added to ``made``."""
+    missing = [each for each in (folder, *folder.parents) if not each.is_dir()]
+    for each in reversed(missing):
+        with suppress(FileExistsError):  # another process was faster; a file in its place fails below
+            each.mkdir()
+            made.append(each)
 
 
 def _encoded(
@@ -150,14 +173,14 @@ def _encoded(
 
 
 def _check(path: Path, overwrite: bool) -> None:
-    folder = path.parent
     try:
+        folder = next(each for each in path.absolute().parents if os.path.lexists(each))
         if not folder.is_dir():
-            raise OutputError(f"{path} cannot be written: there is no folder {folder}")
+            raise OutputError(f"{path} cannot be written: {folder} is no folder")
         if path.is_dir():
             raise OutputError(f"{path} cannot be written: it is a folder")
         if not overwrite and os.path.lexists(path):
-            raise OutputError(f"{path} is already there; choose another name or ask to overwrite it")
+            raise OutputError(f"{path} is already there; choose another name, or overwrite it (--overwrite)")
         if not os.access(folder, os.W_OK | os.X_OK):
             raise OutputError(f"{path} cannot be written: the folder {folder} is read-only")
     except (OSError, ValueError) as exc:  # a name that is too long, or with a NUL character

@@ -11,12 +11,13 @@ A solver from outside the package is a :class:`Solver`, made known by :func:`reg
 from __future__ import annotations
 
 from intarsia.schedulers.build import table
-from intarsia.schedulers.descriptions import SchedulerInfo, catalogue, info
-from intarsia.schedulers.names import ALIASES, NAMES, register, resolve, resolve_documented
+from intarsia.schedulers.descriptions import SchedulerInfo, catalogue, has_curves, info
+from intarsia.schedulers.names import ALIASES, NAMES, register, resolve, resolve_documented, resolve_sampler
 from intarsia.schedulers.noise_schedule import NoiseSchedule, alpha_sigma
 from intarsia.schedulers.rows import Rows, SamplingRun
 from intarsia.schedulers.solvers import Solver
 from intarsia.schedulers.spacing import Grid
+from intarsia.schedulers.spellings import Sampler
 from intarsia.schedulers.tables import Table
 from intarsia.schedulers.tracing import trace
 
@@ -26,16 +27,19 @@ __all__ = [
     "NAMES",
     "NoiseSchedule",
     "Rows",
+    "Sampler",
     "SamplingRun",
     "SchedulerInfo",
     "Solver",
     "Table",
     "alpha_sigma",
     "catalogue",
+    "has_curves",
     "info",
     "register",
     "resolve",
     "resolve_documented",
+    "resolve_sampler",
     "table",
     "trace",
 ]

@@ -49,6 +49,11 @@ def info(name: str) -> SchedulerInfo:
     )
 
 
+def has_curves(name: str) -> bool:
+    """Whether the Karras and exponential spacings mean something for the scheduler of a full name."""
+    return solver_of(name).curves
+
+
 def catalogue() -> tuple[SchedulerInfo, ...]:
     """All schedulers: the documented ones in the documents' order, then those from outside the package.
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from difflib import get_close_matches
 
-from intarsia.errors import RequestError
+from intarsia.errors import RequestError, shown
 from intarsia.extensions import Extensions, folded
 from intarsia.schedulers.solvers import SOLVERS, Solver
+from intarsia.schedulers.spellings import SPACINGS_OF_OTHERS, Sampler, key_of, spelled
 
 NAMES: tuple[str, ...] = tuple(SOLVERS)
 """The documented names, in the documents' order."""
@@ -18,6 +20,11 @@ ALIASES: dict[str, str] = {
 """Short names of the documented schedulers."""
 
 _DOCUMENTED: dict[str, str] = {**ALIASES, **{name.lower(): name for name in NAMES}}
+# diffusers' class names are known without "Scheduler" too, and so is every name without its blanks and marks.
+_KEYS: dict[str, str] = {
+    **{key_of(name.removesuffix("Scheduler")): name for name in NAMES},
+    **{key_of(name): full_name for name, full_name in _DOCUMENTED.items()},
+}
 
 
 def _refusal(name: str, sentence: str) -> RequestError:
@@ -50,20 +57,57 @@ def resolve(name: str) -> str:
     Raises:
         RequestError: ``name`` is unknown; the message lists all names that there are.
     """
+    sampler = resolve_sampler(name)
+    for setting, value in (("karras", sampler.karras), ("algorithm_type", sampler.algorithm_type)):
+        if value:
+            raise _refusal(name, f"{name} is {sampler.scheduler} with {setting} {value}: give them apart")
+    return sampler.scheduler
+
+
+def resolve_sampler(name: str) -> Sampler:
+    """The scheduler that a name means and the settings in it, as other programs write them: ``DPM++ 2M SDE Karras``.
+
+    Raises:
+        RequestError: ``name`` is unknown; the message says which is near, and lists all names that there are.
+    """
     if isinstance(name, str):
         key = folded(name)
         full_name = _DOCUMENTED.get(key) or _resolve_outside(key)
-        if full_name is not None:
-            return full_name
+        sampler = Sampler(full_name) if full_name is not None else spelled(name, _KEYS)
+        if sampler is not None:
+            return sampler
+    raise _unknown(name)
 
-    known = ", ".join((*NAMES, *_OUTSIDE.names()))
-    raise RequestError("scheduler", name, f"one of {known}")
+
+def _unknown(name: object) -> RequestError:
+    """The error for a name that is none; with what was probably meant."""
+    known = (*NAMES, *_OUTSIDE.names())
+    allowed = f"one of {', '.join(known)}"
+    if not isinstance(name, str):
+        return RequestError("scheduler", name, allowed)
+
+    key = key_of(name)
+    if key in SPACINGS_OF_OTHERS:
+        hint = "that is a spacing of noise levels, not a sampler: karras_sigmas turns Karras's on or off"
+        return _refusal(name, f"scheduler must be {allowed}, not {shown(name)}; {hint}")
+    if key.endswith("exponential") and spelled(key.removesuffix("exponential"), _KEYS):
+        hint = "requests have no exponential spacing of noise levels, only tables have (spacing='exponential')"
+        return _refusal(name, f"scheduler must be {allowed}, not {shown(name)}; {hint}")
+
+    near = get_close_matches(key.removesuffix("karras"), [*_KEYS, *map(key_of, known)], n=1, cutoff=0.7)
+    if not near:
+        return RequestError("scheduler", name, allowed)
+    meant = _KEYS.get(near[0]) or next(each for each in known if key_of(each) == near[0])
+    return _refusal(name, f"scheduler must be {allowed}, not {shown(name)}; did you mean {meant}?")
 
 
 def resolve_documented(name: str) -> str:
     """As :func:`resolve`, for requests in a documented form: solvers from outside the package are unknown there."""
-    if isinstance(name, str) and folded(name) in _DOCUMENTED:
-        return _DOCUMENTED[folded(name)]
+    if isinstance(name, str):
+        known = _DOCUMENTED.get(folded(name))
+        sampler = Sampler(known) if known is not None else spelled(name, _KEYS)
+        if sampler is not None and sampler == Sampler(sampler.scheduler):
+            return sampler.scheduler
     raise RequestError("scheduler", name, f"one of {', '.join(NAMES)}")
 
 

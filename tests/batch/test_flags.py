@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 import intarsia.batch
 from intarsia.cli import app
+from intarsia.commands import streams
 
 # Flag → its value, and what differs by it in the call of the library.
 RUN = {
@@ -23,6 +24,7 @@ RUN = {
     "--masks": ("masks", {"place": intarsia.batch.Pair(Path("photos"), Path("masks"))}),
     "--out": ("elsewhere", {"out": Path("elsewhere")}),
     "-o": ("elsewhere", {"out": Path("elsewhere")}),
+    "--output": ("elsewhere", {"out": Path("elsewhere")}),
     "--defaults": ("d.toml", {"defaults": "d.toml"}),
     "--allow-extra": (None, {"allow_extra": True}),
     "--seed": ("7", {"seed": 7}),
@@ -42,6 +44,12 @@ RUN = {
     "--backend": ("null", {"backend": "null"}),
     "--device": ("cuda:1", {"device": "cuda:1"}),
     "--kernels": ("plain", {"kernels": "plain"}),
+    "--capture": ("off", {"capture": "off"}),
+    "--quality": ("50", {"quality": 50}),
+    "--quiet": (None, {"talk": (True, False)}),
+    "-q": (None, {"talk": (True, False)}),
+    "--verbose": (None, {"talk": (False, True)}),
+    "-v": (None, {"talk": (False, True)}),
     "--precision": ("fp8", {"precision": "fp8"}),
     "--memory": ("6GiB", {"memory": "6GiB"}),
     "--weights": ("w.toml", {"weights": "w.toml"}),
@@ -50,8 +58,8 @@ RUN = {
     "--json": (None, {"json": True}),
 }
 OF_VALIDATE = (
-    "MANIFEST", "--images", "--masks", "--out", "-o", "--defaults", "--allow-extra", "--threads", "--weights",
-    "--allow-private-urls", "--max-pixels", "--json",
+    "MANIFEST", "--images", "--masks", "--out", "-o", "--output", "--defaults", "--allow-extra", "--threads",
+    "--weights", "--allow-private-urls", "--max-pixels", "--json",
 )  # fmt: skip
 FLAGS = {
     "run": RUN,
@@ -95,6 +103,7 @@ def call(monkeypatch: pytest.MonkeyPatch, command: str, given: Mapping[str, str 
         place: Path, out: Path, options: intarsia.batch.Options, watch: object, **more: Any
     ) -> intarsia.batch.RunStats:
         reached.update(place=place, out=out, **asdict(options), **more)
+        reached["talk"] = (streams._talk.quiet, streams._talk.verbose)
         return intarsia.batch.RunStats()
 
     def validate(
@@ -131,7 +140,7 @@ def test_a_flag_reaches_the_library_and_changes_nothing_else(monkeypatch, comman
     if flag in ("--images", "--masks"):
         given |= {"--images": "photos", "--masks": "masks"}
         del given["MANIFEST"]
-    if flag == "-o" and "--out" in given:
+    if flag in ("-o", "--output") and "--out" in given:
         del given["--out"]
     assert call(monkeypatch, command, given) == plain | changes
 
@@ -141,7 +150,8 @@ def test_without_flags_the_librarys_defaults_hold(monkeypatch, command):
     plain = call(monkeypatch, command, GIVEN[command])
     defaults = asdict(intarsia.batch.Options())
     assert {name: plain[name] for name in defaults} == defaults
-    others = {"run": {"out": Path("out")}, "retry": {"out": Path("out"), "classes": None}}
+    quiet = {"out": Path("out"), "talk": (False, False)}
+    others = {"run": quiet, "retry": quiet | {"classes": None}}
     others["validate"] = {"out": None, "decode": True}
     assert {name: value for name, value in plain.items() if name not in defaults} == {
         "place": Path("m.jsonl"), "json": False, **others[command],
@@ -149,6 +159,6 @@ def test_without_flags_the_librarys_defaults_hold(monkeypatch, command):
 
 
 def test_options_without_a_flag_are_few():
-    """What a program may set and the command may not: quality and lossless, of formats that are not exact."""
+    """What a program may set and the command may not: WebP without loss."""
     flags = {name for _, changes in RUN.values() for name in changes}
-    assert set(asdict(intarsia.batch.Options())) - flags == {"quality", "lossless"}
+    assert set(asdict(intarsia.batch.Options())) - flags == {"lossless"}

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from intarsia import batch
+from intarsia.batch.manifest.line import Line
 from intarsia.batch.manifest.reader import Manifest
 from intarsia.batch.manifest.rows import Reader, Refused, Row, derived_seed, in_shard
 from intarsia.batch.settings import read_limit, read_shard
@@ -219,3 +220,18 @@ def test_limits_and_shards_as_text():
     for text in ("0/2", "3/2", "1", "a/b", "1/0"):
         with pytest.raises(RequestError, match="shard must be"):
             read_shard(text)
+
+
+def test_rows_may_have_numbers_and_flags_as_text(tmp_path):
+    """As the documented requests take them; they are the same row as with numbers."""
+    reader = Reader(tmp_path, batch.Options(), {})
+    images = {"id": "a", "init_image": "p.png", "mask_image": "m.png"}
+    text = {"steps": "20", "samples": "2", "guidance_scale": "7", "karras_sigmas": "no", "invert_mask": "yes"}
+    plain = {"steps": 20, "samples": 2, "guidance_scale": 7.0, "karras_sigmas": False, "invert_mask": True}
+    read = reader.row(Line(1, images | text))
+    assert read == reader.row(Line(1, images | plain))
+    assert isinstance(read, Row)
+    assert read.outputs == ("a-1.png", "a-2.png")
+    wrong = reader.row(Line(1, images | {"cfg_scale": 3}))
+    assert isinstance(wrong, Refused)
+    assert wrong.text == "'cfg_scale' is not a key of a row (--allow-extra ignores it): it is guidance_scale here"

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from intarsia import __version__ as intarsia_version
 from tests.tiny_files import SD1_LORA, write
 
 
@@ -35,7 +36,7 @@ def intarsia(scene: Path, empty_registry: Path) -> Callable[..., subprocess.Comp
 
     def run(*arguments: object, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         given = [each if isinstance(each, bytes) else str(each) for each in arguments]
-        command = [sys.executable, "-c", "from intarsia.cli import main; main()", *given]
+        command = [sys.executable, "-m", "intarsia", *given]
         return subprocess.run(command, cwd=scene, env=environment, capture_output=True, text=True, input=stdin)
 
     return run
@@ -48,6 +49,93 @@ def test_inpaint_prints_the_path_and_nothing_else_on_stdout(intarsia, scene):
         assert made.size == (128, 96)
         assert "a cat" in made.text["parameters"]
         assert json.loads(made.text["intarsia"])["seed"] == 3
+
+
+def test_default_names_count_up_past_what_is_there(intarsia, scene):
+    call = ("inpaint", "photo.png", "mask.png", "--backend", "null")
+    names = [intarsia(*call, *more).stdout.split() for more in ([], [], ["--samples", 2], [])]
+    assert names == [
+        ["photo-intarsia.png"], ["photo-intarsia-2.png"],
+        ["photo-intarsia-3.png", "photo-intarsia-4.png"], ["photo-intarsia-5.png"],
+    ]  # fmt: skip
+    assert intarsia(*call, "--overwrite").stdout == "photo-intarsia.png\n"
+    assert len(list(scene.glob("photo-intarsia*"))) == 5
+
+
+def test_a_folder_is_made_once_there_is_something_to_put_there(intarsia, scene):
+    done = intarsia("inpaint", "photo.png", "mask.png", "--backend", "null", "-o", "new/v1.2/")
+    assert done.stdout == "new/v1.2/photo-intarsia.png\n"
+    failed = intarsia("inpaint", "photo.png", "mask.png", "-m", "nope", "-o", "other/")
+    assert (failed.returncode, (scene / "other").exists()) == (3, False)
+
+
+def test_quiet_leaves_out_warnings_and_verbose_says_what_ran(intarsia):
+    call = ("inpaint", "photo.png", "mask.png", "--backend", "null", "--scheduler", "lcm")
+    assert "LCMScheduler gives poor pictures" in intarsia(*call).stderr
+    assert intarsia(*call, "-q").stderr == ""
+    before = intarsia("--quiet", *call)
+    assert (before.stderr, before.stdout) == ("", "photo-intarsia-3.png\n")
+    assert "null on cpu: " in intarsia(*call, "--verbose").stderr
+
+
+def test_version(intarsia):
+    assert intarsia("--version").stdout == intarsia("-V").stdout == f"intarsia {intarsia_version}\n"
+
+
+FAILURES = [
+    (["inpaint", "photo.png", "mask.png", "--steps", "0"], "request", 2, "steps"),
+    (["inpaint", "photo.png", "mask.png", "--stepz", "0"], "usage", 2, None),
+    (["inpaint", "photo.png", "mask.png", "-o", "photo.png"], "output", 2, None),
+    (["inpaint", "photo.png", "mask.png", "-m", "nope"], "weights", 3, None),
+    (["inpaint", "photo.png", "mask.png", "--backend", "tpu"], "backend", 4, None),
+    (["models", "verify", "nope"], "weights", 3, None),
+    (["plan", "gone.json"], "request", 2, "FILE"),
+    (["nope"], "usage", 2, None),
+]
+
+
+@pytest.mark.parametrize(("arguments", "kind", "code", "field"), FAILURES, ids=[row[0][-1] for row in FAILURES])
+def test_an_error_is_json_where_json_is_asked_for(intarsia, arguments, kind, code, field):
+    done = intarsia(*arguments, "--json")
+    report = json.loads(done.stdout)
+    assert done.returncode == code
+    assert report["schema"] == 1
+    expected = {"kind": kind, "exit_code": code, "message": report["error"]["message"]}
+    assert report["error"] == (expected if field is None else expected | {"field": field})
+    assert done.stderr == f"intarsia: {report['error']['message']}\n"
+
+
+def test_json_on_standard_output_is_one_value(intarsia):
+    """The files that were compared are in it; the error about them is on standard error alone."""
+    done = intarsia("models", "verify", "nothing", "--json")
+    assert (done.returncode, json.loads(done.stdout)["files"]) == (3, [])
+
+
+HELP = [["--help"], ["inpaint", "-h"], ["batch", "run", "--help"], ["models", "add", "-h"], ["serve", "-h"]]
+
+
+@pytest.mark.parametrize("arguments", HELP, ids=[" ".join(each) for each in HELP])
+def test_help_fits_80_columns_and_loads_nothing_it_does_not_need(scene, arguments):
+    code = (
+        "import sys\nfrom intarsia.cli import main\ntry:\n    main()\nexcept SystemExit:\n"
+        "    print(*sys.modules, file=sys.stderr)"
+    )
+    environment = {**os.environ, "COLUMNS": "80"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=scene, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.startswith("Usage: intarsia")
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    loaded = {name.partition(".")[0] for name in done.stderr.split()}
+    assert not loaded & {"numpy", "PIL", "pydantic", "rich", "torch", "onnxruntime", "httpx2", "huggingface_hub"}
+
+
+def test_completion_knows_the_options(scene):
+    environment = {**os.environ, "_INTARSIA_COMPLETE": "complete_bash", "COMP_WORDS": "intarsia inpaint --mask-",
+                   "COMP_CWORD": "2"}  # fmt: skip
+    command = [sys.executable, "-m", "intarsia"]
+    done = subprocess.run(command, cwd=scene, env=environment, capture_output=True, text=True)
+    assert {"--mask-blur", "--mask-padding", "--mask-dilate"} <= set(done.stdout.split())
 
 
 def test_samples_are_numbered_and_json_is_json(intarsia, scene):
@@ -131,8 +219,12 @@ BAD = [
     (["inpaint", "photo.png", "mask.png", "--set", "stepz=3"], 2, "stepz is not a field"),
     (["inpaint", "photo.png", "mask.png", "--set", "steps"], 2, "--set must be NAME=VALUE"),
     (["inpaint", "photo.png", "mask.png", "-o", "made.tiff"], 2, "made.tiff"),
-    (["inpaint", "photo.png", "mask.png", "-o", "nowhere/made.png"], 2, "nowhere"),
-    (["inpaint", "photo.png", "mask.png", "-o", "photo.png"], 2, "already there"),
+    (["inpaint", "photo.png", "mask.png", "-o", "text.png/made.png"], 2, "text.png is no folder"),
+    (
+        ["inpaint", "photo.png", "mask.png", "-o", "photo.png"],
+        2,
+        "already there; choose another name, or overwrite it (--overwrite)",
+    ),
     (["inpaint", "photo.png", "mask.png", "--weights", "none.toml"], 3, "no such file"),
     (["inpaint", "photo.png", "mask.png", "-o", "x" * 300 + ".png"], 2, "File name too long"),
     (["inpaint", "photo.png", "mask.png", "-p", b"\xff"], 2, "prompt must be valid Unicode"),
@@ -141,6 +233,13 @@ BAD = [
     (["inpaint", "photo.png", "mask.png", "--backend", "tpu"], 4, "backend must be one of"),
     (["plan", "none.json"], 2, "none.json cannot be read"),
     (["plan", "text.png"], 2, "is not JSON"),
+    (["plan", "photo.png"], 2, "photo.png is not JSON but no text at all"),
+    (["inpaint", "photo.png"], 2, "mask is missing"),
+    (["inpaint", "photo.png", "mask.png", "--image", "photo.png"], 2, "--image is given by the argument photo.png too"),
+    (["inpaint", "photo.png", "mask.png", "--size", "64x64", "--width", 64], 2, "--size says --width and --height"),
+    (["inpaint", "photo.png", "mask.png", "--steps", "3", "--set", "steps=4"], 2, "--set steps is given by an option"),
+    (["inpaint", "photo.png", "mask.png", "-o", "z.jpg", "--format", "png"], 2, "contradicts the name z.jpg"),
+    (["inpaint", "photo.png", "mask.png", "-q", "-v"], 2, "--quiet and --verbose contradict"),
     (["plan", "list.json"], 2, "must hold a JSON object"),
     (["models", "path", "nope"], 3, "Model not found: nope"),
     (["models", "verify", "nothing"], 3, "pins no files"),

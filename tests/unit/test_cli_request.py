@@ -71,11 +71,9 @@ def test_files_that_are_no_request(intarsia, text, code, status):
     done = intarsia("request", "-", "--backend", "null", stdin=text)
     assert done.returncode == code
     assert len(done.stderr.strip().splitlines()) == 1
+    assert checked(json.loads(done.stdout))["status"] == "error"
     if status is None:
-        assert done.stdout == ""
         assert "is not JSON" in done.stderr
-    else:
-        assert checked(json.loads(done.stdout))["status"] == status
 
 
 def test_other_errors_have_their_codes(intarsia, tmp_path):
@@ -83,7 +81,7 @@ def test_other_errors_have_their_codes(intarsia, tmp_path):
     for arguments, code, sentence in [
         (["request", "gone.json"], 2, "gone.json cannot be read"),
         (["request", "request.json", "-e", "txt2img"], 2, "endpoint must be one of community, enterprise-pony"),
-        (["request", "request.json", "-o", "gone"], 2, "there is no folder gone"),
+        (["request", "request.json", "-o", "request.json/gone"], 2, "request.json is no folder"),
         (["request", "request.json", "--backend", "tpu"], 4, "backend must be one of"),
         (["plan", "request.json", "-e", "txt2img"], 2, "endpoint must be one of community, enterprise-pony"),
         (["schema", "-e", "txt2img"], 2, "--endpoint must be one of community, enterprise-pony"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self
@@ -17,11 +18,14 @@ import typer.main
 
 from intarsia import api, cli, endpoints
 from intarsia.backends.onnx import sources
+from intarsia.commands import outputs, streams
 from intarsia.endpoints import answer as reply
 from intarsia.engine import engine as engines
 from intarsia.engine import resolve
+from intarsia.engine.field_names import SYNONYMS
 from intarsia.engine.noise import MAX_SEED
 from intarsia.engine.request import InpaintRequest
+from intarsia.errors import IntarsiaError
 from intarsia.images import save as output
 from intarsia.images.access import Access
 from intarsia.registry import files as weights
@@ -81,11 +85,16 @@ def run(*arguments: object) -> Any:
     return cli.app([*map(str, arguments)], standalone_mode=False)
 
 
+GLOBAL = {"version", "quiet", "verbose", "install_completion", "show_completion"}
+
+
 def walk(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, set[str]]]:
     """(path, parameter names) of every command that does something."""
     if path[:1] in (("batch",), ("serve",)):
         return
-    names = {parameter.name for parameter in command.params} - {"help"}
+    if not path:
+        assert {parameter.name for parameter in command.params} == GLOBAL
+    names = {parameter.name for parameter in command.params} - {"help"} if path else set()
     children = getattr(command, "commands", {})
     if names or not children:
         yield " ".join(path), names
@@ -93,40 +102,7 @@ def walk(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, set[st
         yield from walk(child, (*path, name))
 
 
-INPAINT = {
-    "image": ([], "init_image", "photo.png"),
-    "mask": ([], "mask_image", "mask.png"),
-    "out": (["-o", "x.png"], "paths", [Path("x.png")]),
-    "prompt": (["-p", "a cat"], "prompt", "a cat"),
-    "negative_prompt": (["-n", "a dog"], "negative_prompt", "a dog"),
-    "model": (["-m", "mine"], "model", "mine"),
-    "size": (["--size", "128x64"], ("width", "height"), (128, 64)),
-    "samples": (["--samples", 3], "samples", 3),
-    "steps": (["--steps", 9], "steps", 9),
-    "strength": (["--strength", 0.25], "strength", 0.25),
-    "guidance": (["--guidance", 0], "guidance_scale", 0.0),
-    "scheduler": (["--scheduler", "heun"], "scheduler", "heun"),
-    "karras": (["--no-karras"], "karras_sigmas", False),
-    "seed": (["--seed", MAX_SEED], "seed", MAX_SEED),
-    "clip_skip": (["--clip-skip", 3], "clip_skip", 3),
-    "prompt_syntax": (["--prompt-syntax", "plain"], "prompt_syntax", "plain"),
-    "lora": (["--lora", "ink:0.5"], "loras", ({"id": "ink", "strength": 0.5},)),
-    "vae": (["--vae", "soft"], "vae", "soft"),
-    "ip_adapter": (["--ip-adapter", "look"], "ip_adapter", {"id": "look", "scale": 1.0, "image": None}),
-    "ip_adapter_image": (
-        ["--ip-adapter", "look", "--ip-adapter-image", "b.png"],
-        "ip_adapter",
-        {"id": "look", "scale": 1.0, "image": "b.png"},
-    ),
-    "ip_adapter_scale": (
-        ["--ip-adapter", "look", "--ip-adapter-scale", 0.5],
-        "ip_adapter",
-        {"id": "look", "scale": 0.5, "image": None},
-    ),
-    "set_": (["--set", "mask_blur=7", "--set", "masked_content=fill"], ("mask_blur", "masked_content"), (7.0, "fill")),
-    "format": (["--format", "webp"], "paths", [Path("intarsia-intarsia.webp")]),
-    "metadata": (["--no-metadata"], "metadata", False),
-    "overwrite": (["--overwrite"], ("overwrite", "checked"), (True, True)),
+ENGINE = {
     "backend": (["--backend", "null"], "backend", "null"),
     "device": (["--device", "cuda:1"], "device", "cuda:1"),
     "kernels": (["--kernels", "plain"], "kernels", "plain"),
@@ -136,18 +112,69 @@ INPAINT = {
     "weights": (["--weights", "other.toml"], "weights", Path("other.toml")),
     "allow_private_urls": (["--allow-private-urls"], "allow_private_urls", True),
     "max_pixels": (["--max-pixels", 5000], "max_pixels", 5000),
-    "as_json": (["--json"], "as_json", True),
 }
+MESSAGES = {"quiet": (["-q"], "talk", (True, False)), "verbose": (["-v"], "talk", (False, True))}
+LOOK = {"id": "look", "scale": 1.0, "image": None}
+INPAINT = {
+    "image": ([], "init_image", "photo.png"),
+    "mask": ([], "mask_image", "mask.png"),
+    "init_image": (["--image", "other.png"], "init_image", "other.png"),
+    "mask_image": (["--mask", "other.png"], "mask_image", "other.png"),
+    "mask_blur": (["--mask-blur", 7], "mask_blur", 7.0),
+    "mask_dilate": (["--mask-dilate", 8], "mask_dilate", 8),
+    "mask_padding": (["--mask-padding", 64], "mask_padding", 64),
+    "mask_source": (["--mask-source", "alpha"], "mask_source", "alpha"),
+    "invert_mask": (["--invert-mask"], "invert_mask", True),
+    "masked_content": (["--masked-content", "fill"], "masked_content", "fill"),
+    "color_match": (["--color-match"], "color_match", True),
+    "size": (["--size", "128x64"], ("width", "height"), (128, 64)),
+    "width": (["--width", 128], "width", 128),
+    "height": (["--height", 64], "height", 64),
+    "fit_output": (["--fit-output"], "fit_output", True),
+    "prompt": (["-p", "a cat"], "prompt", "a cat"),
+    "negative_prompt": (["-n", "a dog"], "negative_prompt", "a dog"),
+    "enhance_prompt": (["--enhance-prompt"], "enhance_prompt", True),
+    "clip_skip": (["--clip-skip", 3], "clip_skip", 3),
+    "prompt_syntax": (["--prompt-syntax", "plain"], "prompt_syntax", "plain"),
+    "embeddings": (["--embedding", "ugly", "--embedding", "old"], "embeddings", ("ugly", "old")),
+    "model": (["-m", "mine"], "model", "mine"),
+    "samples": (["--samples", 3], "samples", 3),
+    "steps": (["--steps", 9], "steps", 9),
+    "strength": (["--strength", 0.25], "strength", 0.25),
+    "guidance_scale": (["--guidance-scale", 0], "guidance_scale", 0.0),
+    "scheduler": (["--scheduler", "heun"], "scheduler", "heun"),
+    "karras_sigmas": (["--no-karras-sigmas"], "karras_sigmas", False),
+    "algorithm_type": (["--algorithm-type", "dpmsolver"], "algorithm_type", "dpmsolver"),
+    "token_merging": (["--token-merging", "yes"], "token_merging", True),
+    "seed": (["--seed", MAX_SEED], "seed", MAX_SEED),
+    "loras": (["--lora", "ink:0.5"], "loras", ({"id": "ink", "strength": 0.5},)),
+    "vae": (["--vae", "soft"], "vae", "soft"),
+    "ip_adapter": (["--ip-adapter", "look"], "ip_adapter", LOOK),
+    "ip_adapter_image": (
+        ["--ip-adapter", "look", "--ip-adapter-image", "b.png"], "ip_adapter", LOOK | {"image": "b.png"},
+    ),
+    "ip_adapter_scale": (
+        ["--ip-adapter", "look", "--ip-adapter-scale", 0.5], "ip_adapter", LOOK | {"scale": 0.5},
+    ),
+    "safety_checker": (["--safety-checker"], "safety_checker", True),
+    "safety_action": (["--safety-action", "blur"], "safety_action", "blur"),
+    "set_": (["--set", "mask_blur=7", "--set", "masked_content=fill"], ("mask_blur", "masked_content"), (7.0, "fill")),
+    "out": (["-o", "x.png"], "paths", [Path("x.png")]),
+    "format": (["--format", "webp"], "paths", [Path("intarsia-intarsia.webp")]),
+    "metadata": (["--no-metadata"], "metadata", False),
+    "quality": (["--quality", 50], "quality", 50),
+    "overwrite": (["--overwrite"], ("overwrite", "checked"), (True, True)),
+    "as_json": (["--json"], "as_json", True),
+    **ENGINE,
+    **MESSAGES,
+}  # fmt: skip
 DEFAULTS = {
-    "paths": [Path("intarsia-intarsia.png")], "prompt": "", "negative_prompt": "", "model": None, "samples": 1,
-    "steps": None, "strength": 0.7, "guidance_scale": 7.5, "scheduler": None, "karras_sigmas": True, "seed": None,
-    "clip_skip": None, "prompt_syntax": None,
-    "loras": (), "vae": None, "ip_adapter": None, "metadata": True, "overwrite": False,
-    "checked": False,
+    **{name: field.default for name, field in InpaintRequest.model_fields.items()},
+    "init_image": "photo.png", "mask_image": "mask.png",
+    "paths": [Path("intarsia-intarsia.png")], "metadata": True, "quality": None, "overwrite": False, "checked": False,
     "backend": "auto", "device": "auto", "kernels": "auto", "capture": "auto", "precision": None,
-    "memory": None,
-    "weights": None,
-    "allow_private_urls": False, "max_pixels": None, "as_json": False, "width": None, "height": None,
+    "memory": None, "weights": None,
+    "allow_private_urls": False, "max_pixels": None, "as_json": False, "talk": (False, False),
 }  # fmt: skip
 
 
@@ -170,15 +197,19 @@ def inpainted(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Seen
     monkeypatch.setattr(output, "check_outputs", lambda paths, overwrite: seen.update(checked=overwrite))
     monkeypatch.setattr(inpaint, "_with_progress", list)
 
-    def write(result: object, paths: list[Path], metadata: bool, overwrite: bool) -> list[str]:
-        seen.update(paths=paths, metadata=metadata, overwrite=overwrite)
+    def write(result: object, targets: outputs.Targets, output: outputs.OutputOptions) -> list[str]:
+        seen.update(paths=targets.paths, metadata=output.metadata, quality=output.quality, overwrite=output.overwrite)
+        seen["talk"] = (streams._talk.quiet, streams._talk.verbose)
         return []
 
     monkeypatch.setattr(inpaint, "_write", write)
     monkeypatch.setattr(inpaint, "_report", lambda result, paths, warnings, as_json: seen.update(as_json=as_json))
 
     def run_inpaint(*arguments: object) -> Seen:
-        run("inpaint", "photo.png", "mask.png", *arguments)
+        given = {"--image", "--mask"} & set(map(str, arguments))
+        positional = [] if given else ["photo.png", "mask.png"]
+        rest = ["--mask", "mask.png"] if given == {"--image"} else ["--image", "photo.png"] if given else []
+        run("inpaint", *positional, *arguments, *rest)
         return seen
 
     return run_inpaint
@@ -194,6 +225,36 @@ def test_a_flag_of_inpaint_reaches_the_library_and_changes_nothing_else(inpainte
     assert {name: plain(made[name]) for name in others} == {name: DEFAULTS[name] for name in others}
 
 
+def test_every_field_of_a_request_has_an_option(inpainted):
+    options = {name for name in INPAINT if name not in ENGINE}
+    assert set(InpaintRequest.model_fields) <= options
+    help_of = {parameter.name: parameter.help for parameter in command_of("inpaint").params}
+    for name, field in InpaintRequest.model_fields.items():
+        if type(field.default) in (int, float) and field.default:
+            assert f"default {field.default:g}" in help_of[name], name
+
+
+def command_of(name: str) -> Any:
+    return typer.main.get_command(cli.app).commands[name]
+
+
+def further_names() -> Iterator[tuple[str, str, str]]:
+    """Each field with each name that another tool has for it, as an option and as it is written in its scripts."""
+    for field, names in SYNONYMS.items():
+        for name in names:
+            yield field, name, "--" + name.replace("_", "-")
+            yield field, name, "--" + name
+
+
+@pytest.mark.parametrize(("field", "name", "option"), sorted(set(further_names())))
+def test_names_of_other_tools_set_the_same_field(inpainted, field, name, option):
+    arguments, names, expected = INPAINT[field]
+    renamed = [option if str(part).startswith("-") and not str(part)[1:].isdigit() else part for part in arguments]
+    if field == "karras_sigmas":
+        renamed = [option.replace("--", "--no-", 1)]
+    assert look(inpainted(*renamed), names) == expected
+
+
 @pytest.mark.parametrize("text", ["-1", "random", " -1 "])
 def test_a_seed_may_be_left_to_chance(inpainted, text):
     assert inpainted("--seed", text)["seed"] is None
@@ -203,20 +264,9 @@ REQUEST = {
     "file": ([], "payload", ASKED),
     "out": (["-o", "x"], "out", Path("x")),
     "endpoint": (["-e", "pony"], "endpoint", "pony"),
-    **{
-        flag: INPAINT[flag]
-        for flag in (
-            "backend",
-            "device",
-            "kernels",
-            "capture",
-            "precision",
-            "memory",
-            "weights",
-            "allow_private_urls",
-            "max_pixels",
-        )
-    },
+    "as_json": (["--json"], "payload", ASKED),
+    **ENGINE,
+    **MESSAGES,
 }
 
 
@@ -224,6 +274,7 @@ REQUEST = {
 def test_a_flag_of_request_reaches_the_engine_or_the_answer(seen, monkeypatch, capsys, flag):
     def answer(engine: object, payload: dict[str, Any], endpoint: str | None, out: Path) -> reply.Answer:
         seen.update(payload=payload, endpoint=endpoint, out=out)
+        seen["talk"] = (streams._talk.quiet, streams._talk.verbose)
         return reply.Answer({"status": "success"})
 
     monkeypatch.setattr(engines, "Engine", seen.engine)
@@ -236,6 +287,7 @@ def test_a_flag_of_request_reaches_the_engine_or_the_answer(seen, monkeypatch, c
 
 PLAN = {
     "file": ([], "init_image", "photo.png"),
+    "as_json": (["--json"], "init_image", "photo.png"),
     "endpoint": (["-e", "realtime"], "endpoint", "realtime"),
     "weights": (["--weights", "other.toml"], "weights", Path("other.toml")),
     "precision": (["--precision", "fp8"], "precision", "fp8"),
@@ -514,7 +566,23 @@ def test_a_flag_of_keys_changes_what_is_listed_or_written(place, capsys, command
     assert names == {"keys add": [before, "eve"], "keys list": [before], "keys remove": []}[command]
 
 
+DOCTOR = {"weights": (["--weights", "other.toml"], "nothing"), "as_json": (["--json"], "{")}
+
+
+@pytest.mark.parametrize("flag", DOCTOR)
+def test_a_flag_of_doctor_changes_what_is_looked_at_or_printed(place, monkeypatch, capsys, flag):
+    monkeypatch.delenv("INTARSIA_WEIGHTS")
+    arguments, expected = DOCTOR[flag]
+    with suppress(IntarsiaError):
+        run("doctor", *arguments)
+    printed = capsys.readouterr().out
+    assert ("default model: nothing" in printed) is (flag == "weights")
+    assert printed.startswith("{") is (flag == "as_json")
+    assert expected in printed
+
+
 TABLE = {
+    "doctor": DOCTOR,
     "inpaint": INPAINT,
     "request": REQUEST,
     "plan": PLAN,

@@ -192,8 +192,9 @@ def test_the_onnx_backend_loads_no_torch():
 EXTENDING = {
     "intarsia.backends.choose": ["BACKENDS", "CpuBackend", "backend_names", "choose", "register_backend"],
     "intarsia.schedulers": [
-        "ALIASES", "Grid", "NAMES", "NoiseSchedule", "Rows", "SamplingRun", "SchedulerInfo", "Solver", "Table",
-        "alpha_sigma", "catalogue", "info", "register", "resolve", "resolve_documented", "table", "trace",
+        "ALIASES", "Grid", "NAMES", "NoiseSchedule", "Rows", "Sampler", "SamplingRun", "SchedulerInfo", "Solver",
+        "Table", "alpha_sigma", "catalogue", "has_curves", "info", "register", "resolve", "resolve_documented",
+        "resolve_sampler", "table", "trace",
     ],
 }  # fmt: skip
 

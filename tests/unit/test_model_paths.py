@@ -12,7 +12,7 @@ import pytest
 
 import intarsia
 from intarsia import InpaintRequest, Lora, RequestError, WeightsError
-from intarsia.commands.inpaint import _lora
+from intarsia.commands.request_options import _lora
 from intarsia.engine.resolve import outline, resolve
 from intarsia.images.access import Access
 from intarsia.registry.registry import Registry

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import intarsia
-from intarsia.commands.inpaint import _lora, _settings, _size
+from intarsia.commands.inpaint import _settings
+from intarsia.commands.request_options import ImageOptions, _lora
 from intarsia.endpoints import ENDPOINTS
 from intarsia.errors import RequestError
 from intarsia.numbers import number, whole
@@ -86,7 +87,7 @@ def test_the_command_lines_settings(odd):
     with pytest.raises(RequestError, match=r"^--lora must be ID or ID:STRENGTH"):
         _lora(f"ink:{odd}")
     with pytest.raises(RequestError, match=r"^--size must be WIDTHxHEIGHT"):
-        _size(f"{odd}x512")
+        ImageOptions(image="a", mask="b", size=f"{odd}x512").fields()
 
 
 def test_settings_that_are_json_too_deep_or_too_long():

@@ -160,9 +160,9 @@ def test_webp_with_loss_says_so(tmp_path):
 
 def test_images_that_belong_together_are_all_there_or_none(tmp_path):
     (tmp_path / "kept.png").write_bytes(b"of before")
-    paths = [tmp_path / name for name in ("1.png", "kept.png", "2.png", "nowhere/3.png")]
+    paths = [tmp_path / name for name in ("1.png", "kept.png", "2.png", "kept.png/3.png")]
     options = SaveOptions(overwrite=True)
-    with pytest.raises(OutputError, match="nowhere"):
+    with pytest.raises(OutputError, match="is no folder"):
         save_all([(an_image(), path) for path in paths], [{}] * 4, options)
     assert listing(tmp_path) == {"kept.png"}
     assert save_all([(an_image(), path) for path in paths[:3]], [{}] * 3, options) == ()
@@ -236,9 +236,9 @@ def test_what_cannot_be_written_is_refused_before_the_work(tmp_path):
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "file").write_bytes(b"")
     for path, expected in (
-        (tmp_path / "no" / "x.png", "there is no folder"),
         (tmp_path / "folder.png", "it is a folder"),
-        (tmp_path / "file" / "x.png", "there is no folder"),
+        (tmp_path / "file" / "x.png", "file is no folder"),
+        (tmp_path / "file" / "no" / "x.png", "file is no folder"),
         (tmp_path / "x.gif", "the extension must be one of"),
         (tmp_path / "x", "the extension must be one of"),
         (tmp_path / ("x" * 300 + ".png"), "cannot be written"),
@@ -251,6 +251,19 @@ def test_what_cannot_be_written_is_refused_before_the_work(tmp_path):
                 call([path])
             assert "\n" not in str(caught.value)
     assert listing(tmp_path) == {"folder.png", "file"}
+
+
+def test_folders_are_made_and_after_a_failure_removed_again(tmp_path, monkeypatch):
+    path = tmp_path / "no" / "such" / "x.png"
+    check_outputs([path])
+    assert listing(tmp_path) == set()
+    with monkeypatch.context() as patched:
+        patched.setattr(output.os, "link", lambda *_: os.stat(tmp_path / "gone"))
+        with pytest.raises(OutputError):
+            save(an_image(), path)
+    assert listing(tmp_path) == set()
+    save(an_image(), path)
+    assert [each.name for each in path.parent.iterdir()] == ["x.png"]
 
 
 def test_read_only_folder(tmp_path, monkeypatch):

@@ -258,11 +258,15 @@ def test_errors_hold_no_path_and_no_key(tmp_path):
         assert reply["message"] == "Model not found: the ***; the registry has: intarsia-tiny, intarsia-tiny-lcm, m"
 
 
-def test_an_output_folder_that_is_not_there_is_refused_before_the_work(engine, tmp_path):
+def test_an_output_folder_is_made_and_one_that_cannot_be_is_refused_before_the_work(engine, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
     before = engine.counters.evaluations
-    reply = checked(engine.reply(SMALL, "community", out=tmp_path / "gone"))
-    assert f"there is no folder {tmp_path / 'gone'}" in reply["message"]
+    reply = checked(engine.reply(SMALL, "community", out=tmp_path / "file" / "folder"))
+    assert f"{tmp_path / 'file'} is no folder" in reply["message"]
     assert engine.counters.evaluations == before
+    reply = checked(engine.reply(SMALL, "community", out=tmp_path / "new" / "folder"))
+    assert reply["status"] == "success"
+    assert [str(path) for path in (tmp_path / "new" / "folder").iterdir()] == reply["output"]
 
 
 def test_all_files_or_none(engine, tmp_path, monkeypatch):

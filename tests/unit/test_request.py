@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from typing import get_type_hints
+
 import numpy as np
 import pytest
 
-from intarsia import InpaintRequest, RequestError
+import intarsia
+from intarsia import InpaintRequest, IpAdapter, Lora, RequestError
+from intarsia.engine.field_names import SYNONYMS
+from intarsia.engine.request_fields import RequestFields
 
 WRONG = [
     ("samples", 0, "an integer between 1 and 4"),
@@ -78,3 +84,127 @@ def test_loras_name_the_part_that_is_wrong():
 def test_a_body_that_is_not_an_object():
     with pytest.raises(RequestError, match="request must be a JSON object"):
         InpaintRequest.parse([1, 2])  # type: ignore[arg-type]
+
+
+INK_AND_WASH = (Lora(id="ink", strength=-1), Lora(id="wash", strength=0.5))
+LOOSE = {
+    "steps": ("20", 20),
+    "samples": (2.0, 2),
+    "width": (" 512 ", 512),
+    "mask_dilate": ("4.0", 4),
+    "guidance_scale": ("75e-1", 7.5),
+    "strength": (1, 1.0),
+    "mask_blur": ("0", 0.0),
+    "karras_sigmas": ("no", False),
+    "invert_mask": ("Yes", True),
+    "fit_output": (1, True),
+    "safety_checker": ("off", False),
+    "token_merging": ("yes", True),
+    "seed": ("-1", None),
+    "ip_adapter": ({"id": "look", "scale": "0.5"}, IpAdapter(id="look", scale=0.5)),
+    "loras": ([{"id": "ink", "strength": "-1"}, "wash:0.5"], INK_AND_WASH),
+    "prompt": ("20", "20"),
+}
+
+
+@pytest.mark.parametrize("field", LOOSE)
+def test_json_and_tables_may_have_numbers_and_flags_as_text(field):
+    written, read = LOOSE[field]
+    value = getattr(InpaintRequest.parse({field: written}), field)
+    assert (value, type(value)) == (read, type(read))
+
+
+RIGHT_AS_TEXT = [("samples", "2"), ("samples", 2.0), ("guidance_scale", "7.5"), ("karras_sigmas", "yes")]
+
+
+@pytest.mark.parametrize(("field", "value", "allowed"), [row for row in WRONG if row[:2] not in RIGHT_AS_TEXT])
+def test_what_is_wrong_in_any_form_is_refused_in_the_same_words(field, value, allowed):
+    with pytest.raises(RequestError, match=f"^{field} must be ") as caught:
+        InpaintRequest.parse({field: value})
+    assert allowed in str(caught.value)
+
+
+def test_token_merging_in_loose_form():
+    assert InpaintRequest.parse({"token_merging": "0.5"}).token_merging == 0.5
+    with pytest.raises(RequestError, match="token_merging must be"):
+        InpaintRequest.parse({"token_merging": "0.9"})
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("cfg_scale", "it is guidance_scale here"),
+        ("sampler_name", "it is scheduler here"),
+        ("num_inference_steps", "it is steps here"),
+        ("image", "it is init_image here"),
+        ("mask", "it is mask_image here"),
+        ("denoising_strength", "it is strength here"),
+        ("Seeds", "it is seed here"),
+        ("W", "use width"),
+        ("generator", "seed takes a number"),
+        ("mask_bluur", "did you mean mask_blur?"),
+        ("Strength", "did you mean strength?"),
+        ("xyz", "known fields: algorithm_type, clip_skip, "),
+    ],
+)
+def test_an_unknown_field_is_answered_with_what_was_probably_meant(name, hint):
+    with pytest.raises(RequestError) as caught:
+        InpaintRequest(**{name: 1})
+    assert str(caught.value).startswith(f"{name} is not a field of a request: {hint}")
+
+
+def test_names_of_other_tools_name_fields_and_are_none():
+    names = [name for others in SYNONYMS.values() for name in others]
+    assert set(SYNONYMS) <= set(InpaintRequest.model_fields)
+    assert not set(names) & set(InpaintRequest.model_fields)
+    assert len(names) == len(set(names))
+
+
+def test_types_of_keyword_arguments_are_those_of_the_fields():
+    declared = get_type_hints(RequestFields, localns=vars(intarsia.engine.request))
+    assert declared.keys() == InpaintRequest.model_fields.keys()
+
+
+@pytest.mark.slow
+def test_a_type_checker_sees_a_wrong_argument(tmp_path):
+    """The constructor and the one-line call, field by field; what is right in it is no error."""
+    api = pytest.importorskip("mypy.api", reason="needs mypy: pip install -e '.[dev]'")
+    (tmp_path / "snippet.py").write_text(
+        "import pathlib\nimport intarsia\n"
+        'intarsia.InpaintRequest(steps="20")\n'
+        "intarsia.InpaintRequest(cfg_scale=3)\n"
+        'intarsia.InpaintRequest(steps=20, model=pathlib.Path("a"), seed="7", loras=["ink:0.5", {"id": "wash"}])\n'
+        'intarsia.inpaint("a.png", "b.png", "a cat", steps="20")\n'
+        'intarsia.inpaint("a.png", "b.png", "a cat", steps=20).images[0].save("c.png")\n'
+    )
+    settings = ["--follow-imports=silent", "--cache-dir", str(tmp_path / "cache"), "--config-file", os.devnull]
+    found, trouble, _ = api.run([*settings, "--ignore-missing-imports", str(tmp_path / "snippet.py")])
+    errors = [line for line in found.splitlines() if ": error: " in line]
+    assert trouble == ""
+    assert [line.split(":")[1] for line in errors] == ["3", "4", "6"], found
+
+
+def test_one_line_keeps_its_engine_and_opens_another_after_it_was_closed(image_and_mask, monkeypatch):
+    from intarsia import api
+
+    opened = []
+
+    def engine() -> intarsia.Engine:
+        opened.append(intarsia.Engine("null"))
+        return opened[-1]
+
+    monkeypatch.setattr(api, "Engine", engine)
+    monkeypatch.setattr(api, "_kept", api._KeptEngine())
+    image, mask = image_and_mask
+    results = [intarsia.inpaint(image, mask, "a cat", seed=7, steps=4) for _ in range(2)]
+    assert [result.meta["prompt"] for result in results] == ["a cat", "a cat"]
+    assert results[0].images[0].tobytes() == results[1].images[0].tobytes()
+    assert len(opened) == 1
+    opened[0].close()
+    assert intarsia.inpaint(image, mask).plan.prompt.prompt == ""
+    assert len(opened) == 2
+    with pytest.raises(RequestError, match="init_image is given by the argument image"):
+        intarsia.inpaint(image, mask, init_image=image)
+    with pytest.raises(RequestError, match="it is guidance_scale here"):
+        intarsia.inpaint(image, mask, cfg_scale=3)
+    opened[1].close()

@@ -20,6 +20,8 @@ from intarsia.batch.manifest.ids import ADDRESS, inline_id, public_id
 from intarsia.batch.manifest.line import KEYS, Line
 from intarsia.batch.manifest.outputs import checked_outputs, default_output, is_encodable
 from intarsia.batch.settings import Options
+from intarsia.engine.field_names import hint_for
+from intarsia.engine.loose_values import loosened
 from intarsia.engine.request import InpaintRequest
 from intarsia.errors import OutputError, RequestError, shown
 from intarsia.numbers import is_random_seed
@@ -132,6 +134,7 @@ class Reader:
         try:
             self._check_keys(fields)
             _check_texts(fields)
+            fields = loosened(InpaintRequest, fields)
             written_id, output = fields.pop("id", None), fields.pop("output", None)
             identifier = self._id(written_id, fields)
             if output is None:
@@ -169,8 +172,8 @@ class Reader:
             return
         for key in fields:
             if key not in KEYS:
-                known = ", ".join(sorted(KEYS))
-                message = f"{shown(key)} is not a key of a row (--allow-extra ignores it); known: {known}"
+                hint = hint_for(key, KEYS) or f"known: {', '.join(sorted(KEYS))}"
+                message = f"{shown(key)} is not a key of a row (--allow-extra ignores it): {hint}"
                 raise RequestError(key, message=message)
 
     def _id(self, written: Any, fields: Mapping[str, Any]) -> str:

@@ -28,7 +28,8 @@ __all__ = ["Contents", "Specs", "contents_of", "identity", "sources_of"]
 Contents = Mapping[str, str]
 """Field → sha256 of the normalized image in it."""
 
-# What differs from row to row, but for what prompts name; the outline of all the rest is made once for all rows that share it.
+# What differs from row to row, but for what prompts name; the outline of all the rest is made once for all rows that
+# share it.
 _OWN = {"prompt", "negative_prompt", "seed", "init_image", "mask_image"}
 _MOST_OUTLINES = 4096
 _CANONICAL = json.JSONEncoder(sort_keys=True)

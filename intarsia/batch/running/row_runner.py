@@ -96,6 +96,7 @@ class RowRunner:
             allow_private_urls=options.allow_private_urls,
             max_pixels=options.max_pixels,
             kernels=options.kernels,
+            capture=options.capture,
             precision=options.precision,
             memory=options.memory,
         )
