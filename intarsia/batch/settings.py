@@ -14,6 +14,7 @@ from intarsia.errors import RequestError, expect
 from intarsia.images.access import Access, pixel_limit
 from intarsia.images.encode import SaveOptions
 from intarsia.images.output_names import FORMATS
+from intarsia.memory_size import read_memory
 
 __all__ = ["Options", "Pair", "read_limit", "read_shard"]
 
@@ -61,7 +62,7 @@ class Options:
         metadata: parameters are written into the files.
         runner: "local", or "ray" for Ray Data.
         max_pixels: as for :class:`intarsia.Engine`; the limit that holds here holds in the workers.
-        precision: as for :class:`intarsia.Engine`.
+        precision, memory: as for :class:`intarsia.Engine`.
 
     Raises:
         RequestError: a value outside its limits, by name.
@@ -91,6 +92,7 @@ class Options:
     runner: str = "local"
     max_pixels: int | None = None
     precision: str | None = None
+    memory: str | int | None = None
 
     def __post_init__(self) -> None:
         for name in ("weights", "defaults"):
@@ -103,6 +105,7 @@ class Options:
         self._check_shard()
 
         Access(max_pixels=self.max_pixels)  # its own limits
+        read_memory(self.memory)
         _check_count("workers", self.workers)
         _check_count("threads", self.threads)
         if not 0 <= self.seed <= MAX_SEED:

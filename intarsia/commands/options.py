@@ -27,6 +27,7 @@ __all__ = [
     "EngineOptions",
     "Kernels",
     "MaxPixels",
+    "Memory",
     "MessageOptions",
     "Precision",
     "Quiet",
@@ -63,6 +64,10 @@ Precision = Annotated[
 Device = Annotated[
     str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda[:N], or tensorrt[:N] with onnx.")
 ]
+Memory = Annotated[
+    str | None,
+    typer.Option("--memory", metavar="SIZE", help="Of the device, for each model: 8GiB, for example; default: all."),
+]
 
 # Before the command they hold for all of it; behind it they are where most look for them.
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors: no warnings, no progress.")]
@@ -84,6 +89,7 @@ class EngineOptions:
     kernels: Kernels = "auto"
     capture: Capture = "auto"
     precision: Precision = None
+    memory: Memory = None
     weights: Weights = None
     allow_private_urls: AllowPrivateUrls = False
     max_pixels: MaxPixels = None
@@ -101,6 +107,7 @@ class EngineOptions:
             kernels=self.kernels,
             capture=self.capture,
             precision=self.precision,
+            memory=self.memory,
         )
 
 

@@ -14,6 +14,7 @@ from intarsia.commands.options import (
     Device,
     Kernels,
     MaxPixels,
+    Memory,
     Precision,
     Weights,
 )
@@ -67,6 +68,7 @@ def serve(
     kernels: Kernels = "auto",
     capture: Capture = "auto",
     precision: Precision = None,
+    memory: Memory = None,
     weights: Weights = None,
     allow_private_urls: AllowPrivateUrls = False,
     max_pixels: MaxPixels = None,
@@ -110,6 +112,7 @@ def serve(
             kernels=kernels,
             capture=capture,
             precision=precision,
+            memory=memory,
             max_pixels=max_pixels,
         ),
     )

@@ -62,6 +62,7 @@ class EngineSettings:
     kernels: str = "auto"
     capture: str = "auto"
     precision: str | None = None
+    memory: str | None = None
     max_pixels: int | None = None
 
 

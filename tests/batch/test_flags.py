@@ -51,6 +51,7 @@ RUN = {
     "--verbose": (None, {"talk": (False, True)}),
     "-v": (None, {"talk": (False, True)}),
     "--precision": ("fp8", {"precision": "fp8"}),
+    "--memory": ("6GiB", {"memory": "6GiB"}),
     "--weights": ("w.toml", {"weights": "w.toml"}),
     "--allow-private-urls": (None, {"allow_private_urls": True}),
     "--max-pixels": ("1000", {"max_pixels": 1000}),

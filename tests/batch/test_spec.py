@@ -16,6 +16,7 @@ from intarsia.batch.manifest.rows import Reader, Row
 from intarsia.batch.manifest.spec_hash import Specs, identity
 from intarsia.batch.settings import Options
 from intarsia.engine.request import InpaintRequest
+from intarsia.errors import WeightsError
 from intarsia.registry.registry import Registry
 from tests.batch.conftest import lines
 
@@ -35,6 +36,8 @@ safety = "watch"
 path = "soft"
 [loras.ink]
 path = "ink.safetensors"
+[embeddings.p]
+path = "p.safetensors"
 [ip_adapters.look]
 path = "look"
 [safety.watch]
@@ -48,6 +51,7 @@ ROW = {
     "ip_adapter": {"id": "look", "image": "c.png", "scale": 0.5}, "token_merging": 0.25, "safety_action": "blur",
     "enhance_prompt": False, "mask_blur": 4.0, "mask_dilate": 0, "mask_padding": None, "mask_source": "auto",
     "invert_mask": False, "masked_content": "original", "color_match": False,
+    "prompt_syntax": "plain", "embeddings": [],
 }  # fmt: skip
 CHANGED = {
     "output": ["x/a.jpg"], "prompt": ["q"], "negative_prompt": ["m"], "model": ["other"], "width": [136, None],
@@ -58,7 +62,7 @@ CHANGED = {
     "ip_adapter": [None, {"id": "look", "image": "c.png", "scale": 0.25}], "token_merging": [0.75, True, None],
     "safety_action": ["black"], "enhance_prompt": [True], "mask_blur": [0.0], "mask_dilate": [1],
     "mask_padding": [0, 8], "mask_source": ["luma"], "invert_mask": [True], "masked_content": ["noise"],
-    "color_match": [True],
+    "color_match": [True], "prompt_syntax": ["weighted"], "embeddings": [["p"]],
 }  # fmt: skip
 # An id is only a name. Images count by their content, which stands beside these fields.
 NEVER = {"id": ["b"], "init_image": ["z.png"], "mask_image": ["z.png"], "output": ["y/b.png", "x/a.PNG"],
@@ -74,6 +78,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for file in ("model_index.json", "config.json", "ip_adapter.safetensors"):
             (place / name / file).write_text(json.dumps({"name": name}))
     (place / "ink.safetensors").write_text("ink")
+    (place / "p.safetensors").write_text("p")
     (place / "weights.toml").write_text(REGISTRY)
     return place / "weights.toml"
 
@@ -141,6 +146,21 @@ def test_the_content_of_weights_counts(spec, registry):
         assert spec(row=row) != before
     finally:
         (registry.parent / "ink.safetensors").write_text("ink")
+
+
+@pytest.mark.parametrize(("prompt", "file"), [("a <lora:ink:0.5>", "ink"), ("a (p:1.2)", "p")])
+def test_the_content_of_what_a_prompt_names_counts(spec, registry, prompt, file):
+    row = {"prompt": prompt, "prompt_syntax": "weighted"}
+    before = spec(row=row)
+    path = registry.parent / f"{file}.safetensors"
+    path.write_text("another one")
+    try:
+        assert spec(row=row) != before
+    finally:
+        path.write_text(file)
+    assert spec(row=row) == before
+    with pytest.raises(WeightsError, match="LoRA not found: nope"):
+        spec(row={"prompt": "<lora:nope>", "prompt_syntax": "weighted"})
 
 
 def test_the_seed_of_a_row_that_has_none_is_its_ids(spec):

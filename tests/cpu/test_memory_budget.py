@@ -17,6 +17,9 @@ import torch
 import intarsia
 from intarsia.backends.memory_plan import NetworkSizes
 from intarsia.backends.onnx import open_sessions
+from intarsia.backends.onnx.vae import in_tiles
+from intarsia.backends.tile_spans import Tiling
+from intarsia.backends.torch import tiles as torch_tiles
 from intarsia.backends.torch.session import TorchSession
 from intarsia.checkpoints.single_file import stored_model
 from tests.noise_request import noise_request
@@ -41,8 +44,7 @@ REQUESTS = [
 
 def images(backend: str, memory: str | None) -> list[np.ndarray]:
     with intarsia.Engine(backend, "cpu", memory=memory) as engine:
-        requests = [fields for fields in REQUESTS if backend == "torch" or not fields.get("loras")]
-        return [engine.run(ask(**fields)).drawn[0] for fields in requests]
+        return [engine.run(ask(**fields)).drawn[0] for fields in REQUESTS]
 
 
 @pytest.mark.parametrize("backend", ["torch", "onnx"])
@@ -102,8 +104,9 @@ def test_nothing_is_said_where_nothing_is_short():
         assert "memory" not in dict(engine.run(ask()).ran["options"])
 
 
-def test_images_above_the_budget_are_done_in_tiles():
-    with intarsia.Engine("torch", "cpu", memory="64MiB") as engine:
+@pytest.mark.parametrize("backend", ["torch", "onnx"])
+def test_images_above_the_budget_are_done_in_tiles(backend):
+    with intarsia.Engine(backend, "cpu", memory="64MiB") as engine:
         result = engine.run(ask(width=256, height=256))
     tiled = [warning for warning in result.warnings if "tiles" in warning]
     assert tiled == [
@@ -113,11 +116,13 @@ def test_images_above_the_budget_are_done_in_tiles():
 
 
 def test_the_compact_layout_gives_the_same_images_but_for_rounding():
+    """With a LoRA, whose weights come from memory instead of the files."""
+    request = ask(loras=[{"id": "stripes", "strength": 0.8}])
     with intarsia.Engine("onnx", "cpu", memory="16MiB") as engine:
-        compact = engine.run(ask())
+        compact = engine.run(request)
     assert "weights in the compact layout" in dict(compact.ran["options"])["memory"]
     with intarsia.Engine("onnx", "cpu") as engine:
-        blocked = engine.run(ask())
+        blocked = engine.run(request)
 
     difference = compact.drawn[0].astype(int) - blocked.drawn[0].astype(int)
     assert np.abs(difference).max() <= 1
@@ -141,6 +146,20 @@ def test_a_session_with_fewer_slots_than_the_engine_gets_fewer_lanes(monkeypatch
     with intarsia.Engine("torch", "cpu", slots=4) as engine:
         assert len(engine.run(ask(samples=4)).images) == 4
     assert set(together) == {2}
+
+
+def test_tiles_are_put_together_as_in_torch():
+    image = np.random.default_rng(0).standard_normal((1, 3, 8 * 41, 8 * 70), np.float32)
+    tiling = Tiling(grain=8, scale=1 / 8, channels=3)
+
+    def pooled(x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.avg_pool2d(x, 8) - x.mean()  # differs from tile to tile, as norms do
+
+    expected = torch_tiles.in_tiles(pooled, torch.from_numpy(image), tiling).numpy()
+    actual = in_tiles(lambda x: pooled(torch.from_numpy(x)).numpy(), image, tiling)
+    assert actual.shape == (1, 3, 41, 70)
+    # torch sums in another order where channels are last
+    np.testing.assert_allclose(actual, expected, atol=1e-6)
 
 
 def test_sizes_are_those_of_the_networks():

@@ -108,6 +108,7 @@ ENGINE = {
     "kernels": (["--kernels", "plain"], "kernels", "plain"),
     "capture": (["--capture", "off"], "capture", "off"),
     "precision": (["--precision", "fp8"], "precision", "fp8"),
+    "memory": (["--memory", "6GiB"], "memory", "6GiB"),
     "weights": (["--weights", "other.toml"], "weights", Path("other.toml")),
     "allow_private_urls": (["--allow-private-urls"], "allow_private_urls", True),
     "max_pixels": (["--max-pixels", 5000], "max_pixels", 5000),
@@ -171,7 +172,8 @@ DEFAULTS = {
     **{name: field.default for name, field in InpaintRequest.model_fields.items()},
     "init_image": "photo.png", "mask_image": "mask.png",
     "paths": [Path("intarsia-intarsia.png")], "metadata": True, "quality": None, "overwrite": False, "checked": False,
-    "backend": "auto", "device": "auto", "kernels": "auto", "capture": "auto", "precision": None, "weights": None,
+    "backend": "auto", "device": "auto", "kernels": "auto", "capture": "auto", "precision": None,
+    "memory": None, "weights": None,
     "allow_private_urls": False, "max_pixels": None, "as_json": False, "talk": (False, False),
 }  # fmt: skip
 

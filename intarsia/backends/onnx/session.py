@@ -24,6 +24,7 @@ from intarsia.backends.onnx.open_sessions import ReopenedGraph, open_graph, open
 from intarsia.backends.onnx.prompts import PromptEncoder
 from intarsia.backends.onnx.state import Conditioning, Floats, State, matrices, scalars, timesteps
 from intarsia.backends.onnx.token_inputs import graph_regions, map_sizes, token_inputs
+from intarsia.backends.onnx.vae import OnnxVae
 from intarsia.backends.prompt_reading import prompt_keys
 from intarsia.backends.protocol import Inputs, Runtime, Shares, Snapshot, Step
 from intarsia.backends.token_regions import TokenRegion
@@ -54,8 +55,7 @@ class OnnxSession:
         loras = [file.path for file in graphs.changes.additions.files]
         self._prompts = PromptEncoder(graphs, self._open, loras)
         self._embed = self._open("unet_embed")
-        self._encoder = self._open("vae_encoder")
-        self._decoder = self._open("vae_decoder")
+        self._vae = OnnxVae(self._open, self.facts, None if memory is None else memory.whole_pixels)
 
         image_facts = graphs.image_facts
         self._image_prompts = ImagePrompts(image_facts, self._open) if image_facts is not None else None
@@ -77,9 +77,10 @@ class OnnxSession:
     @property
     def runtime(self) -> Runtime:
         refused = self._pool.refused
-        if not refused:
-            return self._runtime
-        return replace(self._runtime, notes=(*self._runtime.notes, refused))
+        notes = (*self._runtime.notes, *self._vae.notes)
+        if refused:
+            notes = (*notes, refused)
+        return replace(self._runtime, notes=notes)
 
     def encode(self, inputs: Inputs) -> tuple[Conditioning, tuple[str, ...]]:
         with translated("encode the request", self.device):
@@ -133,7 +134,10 @@ class OnnxSession:
 
     def decode(self, states: Sequence[State]) -> list[np.ndarray]:
         with translated("decode an image", self.device):
-            return [self._decode(state.latents) for state in states]
+            images = [self._decode(state.latents) for state in states]
+            if self.device.compact:
+                release_freed()
+            return images
 
     def snapshot(self, state: State, shares: Shares) -> Snapshot:
         """See :class:`intarsia.backends.protocol.Previews`. ONNX Runtime's copies to the host wait for the device."""
@@ -144,12 +148,12 @@ class OnnxSession:
     def autoencode(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See :class:`intarsia.backends.protocol.Autoencodes`."""
         with translated("fit the colors of previews", self.device):
-            latents = self._encode_image(_pixels(image))
+            latents = self._vae.encode(_pixels(image))
             return latents, self._decode(latents[None])
 
     def close(self) -> None:
         """Release sessions and cached prompts."""
-        del self._pool, self._merging_pool, self._prompts, self._embed, self._encoder, self._decoder
+        del self._pool, self._merging_pool, self._prompts, self._embed, self._vae
 
     @property
     def _is_inpainting(self) -> bool:
@@ -163,6 +167,7 @@ class OnnxSession:
             {
                 "text encoders are opened for each new prompt": self._releases_text,
                 "weights in the compact layout": self.device.compact,
+                f"images above {memory.whole_pixels or 0:,} pixels in tiles": memory.whole_pixels is not None,
             }
         )
 
@@ -175,12 +180,7 @@ class OnnxSession:
         """Latents ``[C, h, w]`` of the image, and of the image with the mask gray (0 in -1…1)."""
         image = _pixels(inputs.image)
         masked = image * ~inputs.mask
-        return self._encode_image(image), self._encode_image(masked)
-
-    def _encode_image(self, image: Floats) -> Floats:
-        (batch,) = self._encoder.run(None, {"pictures": image[None]})
-        latents: Floats = batch[0]
-        return latents
+        return self._vae.encode(image), self._vae.encode(masked)
 
     def _image_kv(self, inputs: Inputs) -> Floats | None:
         """Keys and values of the IP adapter's image for each branch."""
@@ -266,8 +266,7 @@ class OnnxSession:
 
     def _decode(self, latents: Floats) -> np.ndarray:
         """``[1, C, h, w]`` → uint8 ``[H, W, 3]``."""
-        (batch,) = self._decoder.run(None, {"latents": latents})
-        image = batch[0]
+        image = self._vae.decode(latents)
         if not np.isfinite(image).all():
             raise NotFinite(f"the decoded image has values that are not finite ({self._runtime.dtype})")
 

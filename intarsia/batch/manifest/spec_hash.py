@@ -18,6 +18,7 @@ from intarsia import __version__
 from intarsia.batch.manifest.rows import is_path
 from intarsia.batch.settings import Options
 from intarsia.engine.plan import Plan
+from intarsia.engine.prompts import read_prompts
 from intarsia.engine.request import InpaintRequest
 from intarsia.engine.resolve import outline
 from intarsia.registry.registry import Registry
@@ -27,7 +28,8 @@ __all__ = ["Contents", "Specs", "contents_of", "identity", "sources_of"]
 Contents = Mapping[str, str]
 """Field → sha256 of the normalized image in it."""
 
-# What differs from row to row; the outline of all the rest is made once for all rows that share it.
+# What differs from row to row, but for what prompts name; the outline of all the rest is made once for all rows that
+# share it.
 _OWN = {"prompt", "negative_prompt", "seed", "init_image", "mask_image"}
 _MOST_OUTLINES = 4096
 _CANONICAL = json.JSONEncoder(sort_keys=True)
@@ -48,18 +50,23 @@ class Specs:
 
     def outline(self, request: InpaintRequest) -> str:
         """Hash of everything but the images and their encoding."""
+        prompts = read_prompts(request, self._registry.find(request.model), self._registry)
         shared = request.model_dump_json(exclude=_OWN | {"ip_adapter"})
         adapter = request.ip_adapter
         key = f"{shared} {adapter.id} {adapter.scale}" if adapter else shared
+        key = f"{key} {prompts.loras}" if prompts.loras else key
 
         digest = self._outlines.get(key)
         if digest is None:
             # This stand-in text shows what the model's template makes of any prompt.
-            plain = request.model_copy(update={"prompt": "{prompt}", "negative_prompt": "", "seed": 0})
+            own = {"prompt": "{prompt}", "negative_prompt": "", "seed": 0, "loras": (*request.loras, *prompts.loras)}
+            plain = request.model_copy(update=own)
             digest = _hash(outline(plain, self._registry))
             if len(self._outlines) < _MOST_OUTLINES:
                 self._outlines[key] = digest
-        return _hash([digest, request.prompt, request.negative_prompt, request.seed])
+        embeddings = prompts.plan.embeddings
+        named = [list(embeddings)] if embeddings else []
+        return _hash([digest, request.prompt, request.negative_prompt, request.seed, *named])
 
     def spec(self, request: InpaintRequest, contents: Contents, outputs: tuple[str, ...]) -> str:
         """The row's ``spec_hash``."""

@@ -98,6 +98,7 @@ class RowRunner:
             kernels=options.kernels,
             capture=options.capture,
             precision=options.precision,
+            memory=options.memory,
         )
         self._options = options
         self._out = out

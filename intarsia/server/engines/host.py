@@ -93,6 +93,7 @@ def open_engine(settings: EngineSettings, device: str) -> Engine:
         kernels=settings.kernels,
         capture=settings.capture,
         precision=settings.precision,
+        memory=settings.memory,
         max_pixels=settings.max_pixels,
     )
 
