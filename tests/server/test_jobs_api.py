@@ -117,7 +117,7 @@ def test_a_part_that_comes_twice_is_refused(idle, image_file):
     ("change", "field", "message"),
     [
         ({"width": 3}, "width", "between 64 and 2048"),
-        ({"karras_sigmas": "yes"}, "karras_sigmas", "karras_sigmas must be true or false"),
+        ({"karras_sigmas": "perhaps"}, "karras_sigmas", "karras_sigmas must be true or false"),
         ({"loras": [{"id": "none-such"}]}, None, "LoRA not found: none-such"),
         ({"model": "none-such"}, None, "Model not found: none-such"),
         ({"sampler": "euler"}, "sampler", "sampler is not a field of a request"),

@@ -53,7 +53,10 @@ def test_text_names_the_same_and_a_model_that_is_not_there_is_code_three(empty_r
     assert "default model: intarsia-tiny, its files are as the registry has them" in text
     done = doctor(weights=empty_registry)
     assert done.returncode == 3
-    assert "default model: nothing: " in done.stdout
+    *_, last = done.stdout.strip().splitlines()
+    assert last.startswith("default model: ")
+    assert f"{empty_registry.with_name('nothing')}/unet/diffusion_pytorch_model.safetensors: no such file" in last
+    assert done.stderr.splitlines()[0] == f"intarsia: {last.removeprefix('default model: ')}"
 
 
 @pytest.mark.parametrize("has_torch", [False, True])
