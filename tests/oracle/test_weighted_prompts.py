@@ -13,6 +13,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from intarsia.backends.prompt_reading import PromptKey
 from intarsia.backends.torch.prompts import PromptCache
+from intarsia.backends.torch.text_memory import TextMemory
 from intarsia.models.loading import load_pipeline_parts
 from intarsia.models.prompt_chunks import MOST_CHUNKS, prompt_chunks
 from intarsia.models.tokens import load_tokens
@@ -33,7 +34,8 @@ def xl_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def prompts(folder: Path) -> PromptCache:
-    return PromptCache(load_pipeline_parts(folder), torch.float32)
+    parts, cpu = load_pipeline_parts(folder), torch.device("cpu")
+    return PromptCache(parts, torch.float32, TextMemory(lambda: parts, cpu, torch.float32, releases=False))
 
 
 def weighted(text: str, clip_skip: int = 1) -> PromptKey:
@@ -99,6 +101,20 @@ def test_both_encoders_of_sdxl_and_the_first_chunks_pooled_text(xl_model):
 
     first = prompts(xl_model)._parts.text.encode([f"a red circle {'ab ' * 50}"]).pooled
     torch.testing.assert_close(made.pooled, first)
+
+
+@pytest.mark.parametrize("text", ["a red circle", "abc " * 40, "a " * 200])
+def test_long_prompts_have_the_chunks_of_compel(model, text):
+    """Without weights, for which it has formulas of its own; words end where chunks do, as it tears none apart."""
+    compel = pytest.importorskip("compel", reason="pip install 'intarsia[dev]'")
+    tokenizer = CLIPTokenizer.from_pretrained(model / "tokenizer", local_files_only=True)
+    encoder = CLIPTextModel.from_pretrained(model / "text_encoder", local_files_only=True).eval()
+    with torch.no_grad():
+        expected = compel.Compel(tokenizer, encoder, truncate_long_prompts=False)(text)
+    cache = prompts(model)
+    made = cache.get(weighted(text)).cross_kv
+    assert expected.shape[1] == made.shape[1]
+    torch.testing.assert_close(made, cache._parts.unet.cross_kv(expected), atol=CLOSE, rtol=CLOSE)
 
 
 @pytest.mark.parametrize("folder", ["model", "xl_model"])

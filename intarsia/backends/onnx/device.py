@@ -55,7 +55,7 @@ class Device:
         index: of the GPU.
         threads: of one operator on the CPU; 0 lets ONNX Runtime take one for each core.
         compact: on a CPU, weights are there once, while a graph is opened and after. ONNX Runtime's blocked layout of
-            convolutions and its packed matrices, which make a step some 15 % faster, need up to twice the memory.
+            convolutions and its packed matrices, which make a step some quarter faster, need up to twice the memory.
     """
 
     kind: str
