@@ -19,9 +19,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize(
-    ("backend", "rows"), [("null", 300), ("onnx", 160), pytest.param("onnx", 300, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("backend", "rows"), [("null", 300), pytest.param("onnx", 300, marks=pytest.mark.slow)])
 def test_many_rows_leave_a_worker_as_fifty_did(tmp_path, monkeypatch, backend, rows):
     """What a lane of these sizes holds on ONNX Runtime, kept for 100 rows, would be forty MiB."""
     if backend == "onnx":

@@ -54,6 +54,7 @@ def intarsia(home: Path) -> Callable[..., Answer]:
         "import socket\n\n\ndef refuse(*_, **__):\n    raise AssertionError('a connection was tried')\n\n\n"
         "socket.socket.connect = socket.getaddrinfo = socket.create_connection = refuse\n"
     )
+    environment["OMP_NUM_THREADS"] = "1"  # as the tests' own engines have, for the same bits
     environment["PYTHONPATH"] = os.pathsep.join([str(offline), environment["PYTHONPATH"]])
 
     def run(*arguments: object) -> Answer:

@@ -58,6 +58,7 @@ def test_every_kernel_compiles_to_what_a_gpu_runs_well(tmp_path, widths):
     assert all(int(each["registers"]) <= 255 for each in full)
 
 
+@pytest.mark.slow
 def test_another_size_or_batch_compiles_nothing_new(tmp_path):
     """A fifth of a second for each kernel, in the middle of a run, if its constants went by size or by lanes."""
     first, *others = (json.loads(line) for line in run("variants", tmp_path))

@@ -42,7 +42,8 @@ def test_fused_and_plain_sessions_paint_the_same(tmp_path):
     np.testing.assert_array_equal(np.asarray(results[1].images[0])[outside], image[outside])
 
 
-@pytest.mark.parametrize("merging", [pytest.param(0.0, marks=pytest.mark.slow), 0.5])
+@pytest.mark.slow
+@pytest.mark.parametrize("merging", [0.0, 0.5])
 def test_fused_and_plain_sessions_in_e4m3_paint_the_same(monkeypatch, merging):
     """On the packaged model's own layers; quantizing turns last bits into steps of e4m3 now and then."""
     round_e4m3_as_torch(monkeypatch)

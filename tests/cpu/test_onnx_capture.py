@@ -122,8 +122,10 @@ class Capturing(Device):
     def _providers(self, stream: Any, captured: bool) -> Any:
         return super()._providers(None, False)
 
-    def open(self, graph: Any, weights: Path | None = None, *, stream: Any = None, captured: bool = False) -> Any:
-        real = super().open(graph, weights, stream=stream)
+    def open(
+        self, graph: Any, weights: Path | None = None, *, stream: Any = None, captured: bool = False, given: Any = ()
+    ) -> Any:
+        real = super().open(graph, weights, stream=stream, given=given)
         if not captured:
             return real
         self.made.append(self.kind_of_session(real))
@@ -359,10 +361,10 @@ def test_a_graph_that_cannot_be_captured_is_launched(on, monkeypatch, expected):
     sentence = "This session cannot use the graph capture feature as requested by the user"
 
     class Refusing(Capturing):
-        def open(self, graph: Any, weights: Path | None = None, *, stream: Any = None, captured: bool = False) -> Any:
+        def open(self, graph: Any, weights: Path | None = None, *, captured: bool = False, **more: Any) -> Any:
             if captured and weights is not None:
                 raise Fail(sentence)
-            return super().open(graph, weights, stream=stream, captured=captured)
+            return super().open(graph, weights, captured=captured, **more)
 
     result = on(Refusing("cpu")).run(ask())
     np.testing.assert_array_equal(drawn(result), expected[0])

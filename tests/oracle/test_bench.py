@@ -46,7 +46,7 @@ def rehearsed(case: str, folder: Path, **more: Any) -> tuple[Any, dict[str, Any]
     return failed, json.loads(path.read_text())
 
 
-@pytest.mark.parametrize("case", ["S2", "S4"])
+@pytest.mark.parametrize("case", ["S2", pytest.param("S4", marks=pytest.mark.slow)])
 def test_engine_and_peers_agree_and_are_timed(case, tmp_path):
     failed, record = rehearsed(case, tmp_path)
     assert failed == 0, record["check"]
@@ -77,6 +77,7 @@ def test_peers_encode_the_prompt_once_as_our_engine_does(monkeypatch):
     np.testing.assert_array_equal(np.asarray(image), np.asarray(expected))
 
 
+@pytest.mark.slow
 def test_a_peer_without_memory_is_named_and_the_compiled_one_joins_the_record(tmp_path, monkeypatch):
     """Both turns on real networks; what tracing them takes is no matter of this test."""
 
@@ -132,7 +133,9 @@ def test_wrong_images_have_no_times(tmp_path, monkeypatch):
     assert record["check"]["errors"]["intarsia"] > 20
 
 
-@pytest.mark.parametrize("case", ["mixed-256", "resolution", "lora", pytest.param("cold", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "case", ["mixed-256", *(pytest.param(case, marks=pytest.mark.slow) for case in ("resolution", "lora", "cold"))]
+)
 def test_the_other_cases(case, tmp_path):
     failed, record = rehearsed(case, tmp_path)
     assert failed == 0, record["check"]

@@ -56,6 +56,7 @@ SERVE: dict[str, tuple[list[str], dict[str, Any]]] = {
     "kernels": (["--kernels", "plain"], {"engine.kernels": "plain"}),
     "capture": (["--capture", "off"], {"engine.capture": "off"}),
     "precision": (["--precision", "fp8"], {"engine.precision": "fp8"}),
+    "memory": (["--memory", "6GiB"], {"engine.memory": "6GiB"}),
     "weights": (["--weights", "w.toml"], {"engine.weights": "w.toml"}),
     "allow_private_urls": (["--allow-private-urls"], {"allow_private_urls": True}),
     "max_pixels": (["--max-pixels", "1000"], {"engine.max_pixels": 1000}),

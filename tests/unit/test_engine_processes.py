@@ -145,7 +145,7 @@ def advance(self, steps):
     threading.Event().wait(0.02)
 NullSession.advance = advance
 NullSession.decode = lambda self, states: print("decoded")
-NullSession.close = lambda self: print("released")
+NullSession.close = lambda self: print("released\\n", end="")  # in one piece, whatever other threads print
 engines = [intarsia.Engine("null"), intarsia.Engine("null")]
 atexit.register(print, "the script's own hook")
 tickets = [engine.submit(request(steps=150)) for engine in engines for _ in range(4)]

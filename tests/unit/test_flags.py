@@ -433,7 +433,7 @@ def test_a_flag_of_adding_is_in_the_entry_or_in_what_is_printed(place, monkeypat
 
 
 SHOW = {
-    "name": ([], "name", "heun"),
+    "name": ([], "name", "HeunDiscreteScheduler"),
     "steps": (["-s", 5], "steps", 5),
     "karras": (["--karras"], "karras", True),
     "strength": (["--strength", 0.5], "strength", 0.5),
@@ -460,7 +460,10 @@ def test_a_flag_of_schedulers_show_reaches_the_table(seen, monkeypatch, capsys, 
     run("schedulers", "show", "heun", *arguments)
     seen["as_json"] = capsys.readouterr().out.startswith("{")
     assert seen[name] == expected
-    defaults = {"name": "heun", "steps": 21, "karras": False, "strength": 1.0, "algorithm_type": None, "as_json": False}
+    defaults = {
+        "name": "HeunDiscreteScheduler", "steps": 21, "karras": False, "strength": 1.0, "algorithm_type": None,
+        "as_json": False,
+    }  # fmt: skip
     others = set(defaults) - {name}
     assert {key: seen[key] for key in others} == {key: defaults[key] for key in others}
 
