@@ -16,6 +16,7 @@ from intarsia.errors import OutputError, RequestError
 from tests.batch.conftest import image_hashes, lines
 
 
+@pytest.mark.slow
 def test_a_thousand_rows_are_all_there_and_the_report_is_right(album, tmp_path):
     rows = [album.row(number, **({"samples": 2} if number % 100 == 7 else {})) for number in range(1000)]
     out = tmp_path / "out"

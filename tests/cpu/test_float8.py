@@ -179,6 +179,7 @@ def test_an_image_differs_a_little_and_says_why(simulated, merging):
     np.testing.assert_array_equal(painted("fp8", token_merging=merging).drawn[0], fp8.drawn[0])
 
 
+@pytest.mark.slow
 def test_the_packaged_model_keeps_its_images(simulated):
     """Six of the scenes; `python -m benchmarks.float8` has two hundred, and merged ones."""
     found = summary([paint_scene(index, 128) for index in range(6)])

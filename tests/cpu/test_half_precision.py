@@ -13,6 +13,7 @@ from intarsia.models.loading import load_unet
 from tests.random_model import write_model
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_network_in_float16_is_as_near_to_float32_as_diffusers(tmp_path):
     folder = write_model(tmp_path / "nine", 9, "tiny") / "unet"

@@ -56,7 +56,9 @@ def test_requests(tmp_path, backend, count, warm):
     assert_flat(points(tmp_path, backend, count), warm)
 
 
-@pytest.mark.parametrize(("backend", "count", "warm"), [("null", 60, 20), ("onnx", 10, 4)])
+@pytest.mark.parametrize(
+    ("backend", "count", "warm"), [("null", 60, 20), pytest.param("onnx", 10, 4, marks=pytest.mark.slow)]
+)
 def test_opening_and_closing(tmp_path, backend, count, warm):
     assert_flat(points(tmp_path, backend, count, "--reopen"), warm, NOISE_OF_MODELS)
 
