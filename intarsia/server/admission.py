@@ -18,8 +18,8 @@ from intarsia.server.store.store import QueueFull
 
 __all__ = ["AT_ONCE", "Admission", "Overloaded", "RecentlyFull"]
 
-AT_ONCE = 2
-"""Requests that are checked and stored at once: one may wait for the disk. More would only share the interpreter."""
+AT_ONCE = 4
+"""Requests that are checked and stored at once. More would only share the interpreter; a few wait for the disk."""
 
 # Requests that may wait: any burst up to so many is taken in.
 _BURST = 256
@@ -28,7 +28,7 @@ _BURST = 256
 # queue makes every one of them slow without any being done sooner (Nichols and Jacobson, "Controlling Queue Delay",
 # ACM Queue 2012): only a short one is kept, until it is empty.
 _STANDING = 0.1
-_SHORT = 6
+_SHORT = 12
 
 
 class Overloaded(IntarsiaError):
