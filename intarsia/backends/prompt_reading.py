@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from intarsia.backends.protocol import Inputs, PromptEmbedding
 from intarsia.models.prompt_embeddings import EmbeddingFile
 from intarsia.weighted_text import PromptSyntax
 
-__all__ = ["PromptKey", "prompt_keys"]
+__all__ = ["PromptKey", "lengthened", "prompt_keys"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,3 +55,26 @@ def prompt_keys(inputs: Inputs) -> list[PromptKey]:
         )
         for text, negative in texts
     ]
+
+
+def lengthened(
+    keys: Sequence[PromptKey],
+    encode: Callable[[PromptKey], T],
+    length: Callable[[T], int],
+    join: Callable[[T, T, int], T],
+) -> list[T]:
+    """The prompts of all branches, with equally many tokens: the encoded empty prompt follows a shorter one.
+
+    Args:
+        encode: one prompt, by itself.
+        length: an encoded prompt's tokens, a multiple of the empty one's.
+        join: an encoded prompt, and behind it another one so many times.
+    """
+    prompts = [encode(key) for key in keys]
+    most = max(map(length, prompts))
+    for place, key in enumerate(keys):
+        missing = most - length(prompts[place])
+        if missing:
+            empty = encode(key.empty)
+            prompts[place] = join(prompts[place], empty, missing // length(empty))
+    return prompts

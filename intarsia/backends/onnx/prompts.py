@@ -11,7 +11,7 @@ import onnxruntime as ort
 
 from intarsia.backends.onnx.model_graphs import ModelGraphs
 from intarsia.backends.onnx.state import Floats
-from intarsia.backends.prompt_reading import PromptKey
+from intarsia.backends.prompt_reading import PromptKey, lengthened
 from intarsia.errors import RequestError
 from intarsia.lru import Lru
 from intarsia.models.prompt_chunks import Chunk, tower_chunks
@@ -85,16 +85,7 @@ class PromptEncoder:
             RequestError: a ``clip_skip`` that the text encoders do not have.
             WeightsError: an embedding that does not fit them.
         """
-        prompts = [self.encode(key) for key in keys]
-        most = max(prompt.cross_kv.shape[1] for prompt in prompts)
-        for place, key in enumerate(keys):
-            prompt = prompts[place]
-            missing = most - prompt.cross_kv.shape[1]
-            if missing:
-                empty = self.encode(key.empty).cross_kv
-                copies = [empty] * (missing // empty.shape[1])
-                prompts[place] = replace(prompt, cross_kv=np.concatenate([prompt.cross_kv, *copies], axis=1))
-        return prompts
+        return lengthened(keys, self.encode, lambda prompt: prompt.cross_kv.shape[1], _followed_by)
 
     def encode(self, key: PromptKey) -> EncodedPrompt:
         """One prompt, from the cache where it is there; errors as for :meth:`encode_all`."""
@@ -134,6 +125,10 @@ class PromptEncoder:
             if pooled is None and len(outputs[0]) > 1:
                 pooled = outputs[0][1]
         return _Text(np.concatenate(hidden, axis=2), pooled, (*notes, *cut))
+
+
+def _followed_by(prompt: EncodedPrompt, other: EncodedPrompt, times: int) -> EncodedPrompt:
+    return replace(prompt, cross_kv=np.concatenate([prompt.cross_kv, *[other.cross_kv] * times], axis=1))
 
 
 class _Tower:

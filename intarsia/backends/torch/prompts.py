@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from intarsia.backends.prompt_reading import PromptKey
+from intarsia.backends.prompt_reading import PromptKey, lengthened
 from intarsia.backends.torch.text_memory import TextMemory
 from intarsia.lru import Lru
 from intarsia.models.loading import Parts
@@ -62,16 +62,7 @@ class PromptCache:
 
     def get_all(self, keys: Sequence[PromptKey]) -> list[EncodedPrompt]:
         """The prompts of all branches, with equally many tokens: the encoded empty prompt follows a shorter one."""
-        prompts = [self.get(key) for key in keys]
-        most = max(prompt.cross_kv.shape[1] for prompt in prompts)
-        for place, key in enumerate(keys):
-            prompt = prompts[place]
-            missing = most - prompt.cross_kv.shape[1]
-            if missing:
-                empty = self.get(key.empty).cross_kv
-                copies = [empty] * (missing // empty.shape[1])
-                prompts[place] = replace(prompt, cross_kv=torch.cat([prompt.cross_kv, *copies], dim=1))
-        return prompts
+        return lengthened(keys, self.get, lambda prompt: prompt.cross_kv.shape[1], _followed_by)
 
     def renew(self, parts: Parts) -> None:
         """Take the networks with other LoRAs in them, and forget what was encoded by those before."""
@@ -107,3 +98,7 @@ class PromptCache:
     def _is_over_limits(self) -> bool:
         nbytes = sum(prompt.cross_kv.nbytes for prompt in self._prompts.values())
         return len(self._prompts) > _PROMPTS or nbytes > _PROMPT_BYTES
+
+
+def _followed_by(prompt: EncodedPrompt, other: EncodedPrompt, times: int) -> EncodedPrompt:
+    return replace(prompt, cross_kv=torch.cat([prompt.cross_kv, *[other.cross_kv] * times], dim=1))
