@@ -52,6 +52,8 @@ def recorded(request: InpaintRequest, entry: ModelEntry, plan: Plan) -> dict[str
     if asked.get("table") is None:
         defaults |= {"scheduler": DEFAULT_SCHEDULER, "steps": DEFAULT_STEPS}
         defaults |= {name: value for name, value in entry.defaults.items() if name in ("scheduler", "steps")}
+    if "karras_sigmas" not in request.model_fields_set and asked["karras_sigmas"] is not None:
+        asked["karras_sigmas"] = plan.sampler.karras  # on where it means something; asked for, it is on in any case
     if asked["token_merging"] is True:
         asked["token_merging"] = plan.token_merging.ratio
     return {name: defaults.get(name) if value is None else value for name, value in asked.items()}

@@ -160,7 +160,7 @@ def _of_ours(path: str, metadata: Mapping[str, Any]) -> Recorded:
     """From our own metadata; those of earlier versions have what ran, but no request."""
     request = metadata.get("request")
     if isinstance(request, Mapping):
-        fields, left_out = usable(_not_default(request))
+        fields, left_out = usable(_given(request))
         warnings = _about(path, left_out)
     else:
         fields, left_out = usable(_flat(metadata))
@@ -172,17 +172,22 @@ def _of_ours(path: str, metadata: Mapping[str, Any]) -> Recorded:
     return Recorded(path=path, fields=fields, inputs=_plain_inputs(inputs), meta=meta, warnings=warnings)
 
 
-def _not_default(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what is a field's default: that it was not given may mean more than its value."""
-    known = InpaintRequest.model_fields
-    defaults = {name: each.default for name, each in known.items()}
-    values = {str(name): value for name, value in request.items()}
-    return {name: value for name, value in values.items() if name not in known or not _is(value, defaults[name])}
+def _given(request: Mapping[str, Any]) -> dict[str, Any]:
+    """What a request has to be given: no None that is a field's default.
+
+    Beside a table of one's own no default is, as a table settles what it would say again.
+    """
+    fields = {str(name): value for name, value in request.items()}
+    has_table = fields.get("table") is not None
+    return {name: value for name, value in fields.items() if not _is_default(name, value, has_table)}
 
 
-def _is(value: Any, default: Any) -> bool:
-    """Whether a value of JSON is a field's default, which may be a tuple there."""
-    return bool(value == (list(default) if isinstance(default, tuple) else default))
+def _is_default(name: str, value: Any, has_table: bool) -> bool:
+    field = InpaintRequest.model_fields.get(name)
+    if field is None or (value is not None and not has_table):
+        return False
+    # a list of JSON is a tuple there
+    return bool(value == (list(field.default) if isinstance(field.default, tuple) else field.default))
 
 
 def _flat(metadata: Mapping[str, Any]) -> dict[str, Any]:
