@@ -99,9 +99,13 @@ class _Block:
             entries.append(_Entry(tag, kind, self.number("I", start + 4), last))
         return entries, self.number("I", following)
 
+    def size(self, entry: _Entry) -> int:
+        """Of a value in bytes; those of at most four are in the entry itself."""
+        return _WIDTHS.get(entry.kind, 1) * entry.count
+
     def value(self, entry: _Entry) -> bytes:
         """The bytes of a value; ValueError where they are not all there."""
-        size = _WIDTHS.get(entry.kind, 1) * entry.count
+        size = self.size(entry)
         if size <= 4:
             return entry.last[:size]
         start = self.offset(entry)
@@ -115,8 +119,16 @@ class _Block:
         return int(value)
 
     def put(self, entries: list[_Entry], changes: Mapping[int, Tag | None]) -> int:
-        """Append a directory of these entries with changes; returns where it is."""
+        """Append a directory of these entries with changes; returns where it is.
+
+        What changes is not left behind: nobody looks for it, and it may be what was to be removed.
+        """
         kept = {entry.tag: entry for entry in entries if entry.tag not in changes}
+        for entry in entries:
+            size = self.size(entry)
+            if entry.tag in changes and size > 4:
+                self.cut(self.offset(entry), size)
+
         for tag, value in changes.items():
             if value is not None:
                 data = value.little if self.order == "<" else value.big
