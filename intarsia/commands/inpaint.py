@@ -20,7 +20,7 @@ from intarsia.errors import Cancelled, OutputError, RequestError, named
 
 if TYPE_CHECKING:
     from intarsia.engine.request import InpaintRequest
-    from intarsia.engine.request_from import Recorded
+    from intarsia.engine.request_from import PastRequest
     from intarsia.engine.result import Progress, Result
 
 __all__ = ["inpaint"]
@@ -82,7 +82,7 @@ def inpaint(
     """
     messages.apply()
     asked = RequestOptions(images=images, prompt=prompt, sampling=sampling, model=model, settings=set_)
-    request, recorded = _request(asked, from_)
+    request, past = _request(asked, from_)
     targets = output.targets(request.init_image, request.samples)
     targets.check()  # before the work, not after it
 
@@ -90,30 +90,30 @@ def inpaint(
         with engine.open() as opened:
             result = _with_progress(opened.stream(request))
         with held():
-            warnings = [*_write(result, targets, output), *_about_files(recorded, result)]
+            warnings = [*_write(result, targets, output), *_about_files(past, result)]
             written += targets.paths
         _report(result, targets.paths, warnings, as_json)
 
 
-def _request(asked: RequestOptions, path: str | None) -> tuple[InpaintRequest, Recorded | None]:
+def _request(asked: RequestOptions, path: str | None) -> tuple[InpaintRequest, PastRequest | None]:
     """The request that is asked for, and the file that it repeats or varies."""
     from intarsia.engine.request import InpaintRequest
-    from intarsia.engine.request_from import read_recorded
+    from intarsia.engine.request_from import read_past_request
 
     if path is None:
         return InpaintRequest.parse(asked.fields()), None
-    recorded = read_recorded(path)
-    for warning in recorded.warnings:
+    past = read_past_request(path)
+    for warning in past.warnings:
         note(warning)
-    return InpaintRequest.parse(recorded.varied(asked.fields(needs_images=False))), recorded
+    return InpaintRequest.parse(past.varied(asked.fields(needs_images=False))), past
 
 
-def _about_files(recorded: Recorded | None, result: Result) -> tuple[str, ...]:
+def _about_files(past: PastRequest | None, result: Result) -> tuple[str, ...]:
     """A warning where a model or a part has other content than when the file was made."""
-    changed = recorded.changed_files(result.meta) if recorded else ()
-    if not recorded or not changed:
+    changed = past.changed_files(result.meta) if past else ()
+    if not past or not changed:
         return ()
-    return (f"{named(recorded.path)} was made with other files of {', '.join(map(named, changed))}",)
+    return (f"{named(past.path)} was made with other files of {', '.join(map(named, changed))}",)
 
 
 def _settings(pairs: list[str]) -> dict[str, Any]:

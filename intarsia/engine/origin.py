@@ -16,7 +16,7 @@ from intarsia.images.sources import is_address
 from intarsia.redact import redacted
 from intarsia.registry.entries import ModelEntry
 
-__all__ = ["IMAGES", "Origin", "recorded", "source_of"]
+__all__ = ["IMAGES", "Origin", "fields_for_files", "source_of"]
 
 IMAGES = ("init_image", "mask_image", "ip_adapter.image")
 """The images of a request, by field."""
@@ -38,7 +38,7 @@ class Origin:
     embedded: EmbeddedMetadata = NOTHING
 
 
-def recorded(request: InpaintRequest, entry: ModelEntry, plan: Plan) -> dict[str, Any]:
+def fields_for_files(request: InpaintRequest, entry: ModelEntry, plan: Plan) -> dict[str, Any]:
     """Every field of a request but its images, whichever there are, with the model's defaults in place of None.
 
     A default that the model does not decide stays None, and so does all that a table of the caller's own settles.

@@ -19,7 +19,7 @@ from intarsia.images.decode import opened
 from intarsia.images.metadata import read_metadata, read_parameters_text
 from intarsia.images.sources import open_image, read_source
 
-__all__ = ["Recorded", "read_recorded", "request_from"]
+__all__ = ["PastRequest", "read_past_request", "request_from"]
 
 log = logging.getLogger("intarsia")
 
@@ -39,7 +39,7 @@ _IN_FLAT = {"vae": "model", "ip_adapter": "none"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recorded:
+class PastRequest:
     """What a file says of the request behind it.
 
     Attributes:
@@ -84,10 +84,10 @@ class Recorded:
 
     def _found(self, name: str) -> str:
         """The path of an image's file, once its pixels are those that were recorded."""
-        recorded = self.inputs.get(name, {})
-        path, digest = recorded.get("path"), recorded.get("sha256")
+        source = self.inputs.get(name, {})
+        path, digest = source.get("path"), source.get("sha256")
         if not path:
-            origin = f": it came from {named(recorded['url'])}" if recorded.get("url") else ""
+            origin = f": it came from {named(source['url'])}" if source.get("url") else ""
             raise self._missing(name, f"{named(self.path)} names no file for {name}{origin}")
 
         candidates = [path, str(Path(self.path).parent / path), str(Path(self.path).parent / Path(path).name)]
@@ -120,13 +120,13 @@ def request_from(path: str | os.PathLike[str], **changes: Unpack[RequestFields])
     Raises:
         RequestError: the file cannot be read or says nothing of a request, or an image is not found.
     """
-    found = read_recorded(path)
+    found = read_past_request(path)
     for warning in found.warnings:
         log.warning(warning)
     return InpaintRequest.parse(found.varied(changes))
 
 
-def read_recorded(path: str | os.PathLike[str]) -> Recorded:
+def read_past_request(path: str | os.PathLike[str]) -> PastRequest:
     """What a file says of the request behind it.
 
     Raises:
@@ -139,7 +139,7 @@ def read_recorded(path: str | os.PathLike[str]) -> Recorded:
     if parameters is not None:
         fields, left_out = fields_of_parameters(parameters)
         if fields:
-            return Recorded(path=name, fields=fields, warnings=_about(name, left_out))
+            return PastRequest(path=name, fields=fields, warnings=_about(name, left_out))
     raise RequestError("from", message=f"{named(name)} says nothing of how it was made: it has no metadata")
 
 
@@ -156,7 +156,7 @@ def _texts(path: str) -> tuple[dict[str, Any] | None, str | None]:
         raise RequestError("from", message=f"{named(path)} is no image that can be read") from exc
 
 
-def _of_ours(path: str, metadata: Mapping[str, Any]) -> Recorded:
+def _of_ours(path: str, metadata: Mapping[str, Any]) -> PastRequest:
     """From our own metadata; those of earlier versions have what ran, but no request."""
     request = metadata.get("request")
     if isinstance(request, Mapping):
@@ -169,7 +169,7 @@ def _of_ours(path: str, metadata: Mapping[str, Any]) -> Recorded:
 
     inputs = metadata.get("inputs")
     meta = {name: value for name, value in metadata.items() if name not in ("request", "inputs")}
-    return Recorded(path=path, fields=fields, inputs=_plain_inputs(inputs), meta=meta, warnings=warnings)
+    return PastRequest(path=path, fields=fields, inputs=_plain_inputs(inputs), meta=meta, warnings=warnings)
 
 
 def _given(request: Mapping[str, Any]) -> dict[str, Any]:

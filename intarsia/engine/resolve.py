@@ -14,7 +14,7 @@ from intarsia.canvas.canvas import Canvas, prepare
 from intarsia.canvas.mask import latent_mask
 from intarsia.canvas.options import CanvasOptions
 from intarsia.engine.noise import MAX_SEED
-from intarsia.engine.origin import Origin, recorded, source_of
+from intarsia.engine.origin import Origin, fields_for_files, source_of
 from intarsia.engine.parts import Parts, find_checker, find_parts, model_plan
 from intarsia.engine.plan import PLAN_VERSION, CanvasPlan, Plan, PromptPlan, SamplerPlan
 from intarsia.engine.prompts import Prompts, read_prompts
@@ -171,7 +171,7 @@ def _origin(request: InpaintRequest, entries: _Entries, images: _Images, plan: P
     if request.ip_adapter is not None and images.prompt is not None:
         opened["ip_adapter.image"] = (request.ip_adapter.image, images.prompt)
     return Origin(
-        request=recorded(request, entries.model, plan),
+        request=fields_for_files(request, entries.model, plan),
         inputs={
             name: {"sha256": image.sha256, **source_of(value, image.path)} for name, (value, image) in opened.items()
         },

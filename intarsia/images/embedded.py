@@ -56,6 +56,8 @@ def kept(
 def embedded_in(image: Image.Image, notes: list[str]) -> EmbeddedMetadata:
     """The same of an image that Pillow has opened: what is in its ``info``."""
     exif, xmp, dpi = (image.info.get(name) for name in ("exif", "xmp", "dpi"))
+    if image.format == "JPEG" and not image.info.get("jfif_unit"):
+        dpi = None  # of EXIF, which is kept as it is, or of Pillow's own making
     return kept(
         exif if isinstance(exif, bytes) else b"",
         xmp.encode() if isinstance(xmp, str) else xmp if isinstance(xmp, bytes) else b"",

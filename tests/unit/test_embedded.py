@@ -139,6 +139,11 @@ def test_images_that_pillow_has_opened_have_theirs():
         if density:
             assert from_pillow.dpi == from_file.dpi == pytest.approx((300, 300), abs=0.01)
     assert from_image("init_image", Image.new("RGB", (8, 8))).embedded == NOTHING
+    block = Image.Exif()
+    block[0x010F] = "Camera"
+    without_density = reopened(a_file("JPEG", block.tobytes().removeprefix(b"Exif\0\0")))
+    assert without_density.info["dpi"] == (72, 72), "which Pillow makes up"
+    assert from_image("init_image", without_density).embedded.dpi is None
 
 
 def test_maker_notes_stay_where_they_are():

@@ -20,7 +20,7 @@ from PIL import Image, PngImagePlugin
 import intarsia
 from intarsia import InpaintRequest, RequestError
 from intarsia.engine.origin import source_of
-from intarsia.engine.request_from import read_recorded
+from intarsia.engine.request_from import read_past_request
 from intarsia.engine.resolve import outline
 from intarsia.registry.registry import Registry
 from intarsia.schedulers import NAMES
@@ -142,9 +142,9 @@ def test_thirty_random_requests_are_made_again_from_their_files_bit_by_bit(engin
         again = engine.run(intarsia.request_from(path))
         assert again.images[0].tobytes() == first.images[sample].tobytes(), fields
         assert again.seeds == (first.seeds[sample],)
-        recorded, repeated = (each.file_texts(which)["metadata"] for each, which in ((first, sample), (again, 0)))
-        assert recorded["plan_sha256"] == repeated["plan_sha256"], fields
-        assert recorded["request"] == repeated["request"]
+        written, repeated = (each.file_texts(which)["metadata"] for each, which in ((first, sample), (again, 0)))
+        assert written["plan_sha256"] == repeated["plan_sha256"], fields
+        assert written["request"] == repeated["request"]
         defaults = InpaintRequest.model_fields
         varied |= {name for name, value in fields.items() if value != defaults[name].default}
         made += 1
@@ -155,7 +155,7 @@ def test_thirty_random_requests_are_made_again_from_their_files_bit_by_bit(engin
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
 def test_every_field_of_a_request_is_in_the_file(engine, ask, tmp_path, suffix):
     engine.run(ask(prompt="x")).save(tmp_path / f"a{suffix}")
-    found = read_recorded(tmp_path / f"a{suffix}")
+    found = read_past_request(tmp_path / f"a{suffix}")
     assert not found.warnings
     metadata = engine.run(ask(prompt="x")).file_texts()["metadata"]
     assert set(metadata["request"]) == ALL_FIELDS
@@ -177,12 +177,10 @@ def test_karras_is_only_said_where_it_was_applied(engine, ask):
     assert ["Schedule type: Karras" in texts[name]["parameters"] for name in texts] == [False, True]
 
 
-def test_defaults_of_the_model_are_recorded_so_that_others_change_nothing(engine, ask):
+def test_defaults_of_the_model_are_written_so_that_others_change_nothing(engine, ask):
     request = ask(steps=None, model=None).model_copy(update={"scheduler": None})
-    recorded = engine.run(request).file_texts()["metadata"]["request"]
-    assert None not in [
-        recorded[name] for name in ("model", "steps", "scheduler", "clip_skip", "prompt_syntax", "seed")
-    ]
+    written = engine.run(request).file_texts()["metadata"]["request"]
+    assert None not in [written[name] for name in ("model", "steps", "scheduler", "clip_skip", "prompt_syntax", "seed")]
 
 
 def test_changes_vary_the_image(engine, ask, tmp_path):
@@ -282,7 +280,7 @@ def test_the_web_uis_text_is_read_as_far_as_it_goes(tmp_path, caplog):
     ],
 )  # fmt: skip
 def test_what_of_other_texts_is_not_read_is_named(tmp_path, pairs, fields, left_out):
-    found = read_recorded(with_parameters(tmp_path / "a.png", f"p\nSteps: 5, {pairs}, Model: m"))
+    found = read_past_request(with_parameters(tmp_path / "a.png", f"p\nSteps: 5, {pairs}, Model: m"))
     read = {name: value for name, value in found.fields.items() if name in {*fields, "scheduler", "karras_sigmas"}}
     assert read == fields
     named = set(re.findall(r"(?:not read: |, )([A-Za-z_ ]+) '?", " ".join(found.warnings)))
@@ -297,7 +295,7 @@ def test_a_file_of_an_earlier_version_is_read_as_far_as_it_goes(tmp_path):
     chunks = PngImagePlugin.PngInfo()
     chunks.add_text("intarsia", json.dumps(meta))
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png", pnginfo=chunks)
-    found = read_recorded(tmp_path / "a.png")
+    found = read_past_request(tmp_path / "a.png")
     assert "earlier version" in found.warnings[0]
     assert found.fields == {
         "prompt": "x", "seed": 7, "steps": 3, "vae": "soft", "token_merging": 0.25, "samples": 1, "embeddings": [],
@@ -336,7 +334,7 @@ def test_metadata_of_any_form_are_an_error_or_warnings(tmp_path, metadata):
     chunks = PngImagePlugin.PngInfo()
     chunks.add_text("intarsia", json.dumps(metadata))
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png", pnginfo=chunks)
-    found = read_recorded(tmp_path / "a.png")
+    found = read_past_request(tmp_path / "a.png")
     assert all("\n" not in warning for warning in found.warnings)
     with pytest.raises(RequestError, match="names no file for init_image"):
         found.varied({})
@@ -345,7 +343,7 @@ def test_metadata_of_any_form_are_an_error_or_warnings(tmp_path, metadata):
 def test_other_files_of_a_model_or_a_part_are_noticed(engine, ask, tmp_path):
     result = engine.run(ask(loras=["stripes"]))
     result.save(tmp_path / "a.png")
-    found = read_recorded(tmp_path / "a.png")
+    found = read_past_request(tmp_path / "a.png")
     assert found.changed_files(result.meta) == ()
     lora = {**result.meta["loras"][0], "sha256": "0"}
     assert found.changed_files(result.meta | {"loras": [lora], "model_hash": "1"}) == ("intarsia-tiny", "stripes")
