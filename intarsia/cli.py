@@ -36,10 +36,10 @@ __all__ = ["app", "main"]
 app = group("Inpaint images locally.", no_args_is_help=True, add_completion=True)
 for command in (inpaint, request, plan, schema, doctor, export, serve):
     app.command(cls=Command)(command)
-app.add_typer(batch, name="batch")
-app.add_typer(keys, name="keys")
-app.add_typer(models, name="models")
-app.add_typer(schedulers, name="schedulers")
+app.add_group("batch", batch)
+app.add_group("keys", keys)
+app.add_group("models", models)
+app.add_group("schedulers", schedulers)
 
 # Typer carries its own copy of click, or uses the installed one, by version; either way this is what a
 # wrong option, argument or command raises.

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from intarsia import __version__ as intarsia_version
+from tests.command_line import run_intarsia
 from tests.tiny_files import SD1_LORA, write
 
 
@@ -35,9 +36,7 @@ def intarsia(scene: Path, empty_registry: Path) -> Callable[..., subprocess.Comp
     environment = {**os.environ, "INTARSIA_WEIGHTS": str(empty_registry)}
 
     def run(*arguments: object, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-        given = [each if isinstance(each, bytes) else str(each) for each in arguments]
-        command = [sys.executable, "-m", "intarsia", *given]
-        return subprocess.run(command, cwd=scene, env=environment, capture_output=True, text=True, input=stdin)
+        return run_intarsia(arguments, cwd=scene, environment=environment, stdin=stdin)
 
     return run
 
