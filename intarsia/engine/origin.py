@@ -52,6 +52,8 @@ def fields_for_files(request: InpaintRequest, entry: ModelEntry, plan: Plan) -> 
     if asked.get("table") is None:
         defaults |= {"scheduler": DEFAULT_SCHEDULER, "steps": DEFAULT_STEPS}
         defaults |= {name: value for name, value in entry.defaults.items() if name in ("scheduler", "steps")}
+    for name in ("model", "vae", "loras", "embeddings", "ip_adapter"):  # which may be paths
+        asked[name] = _with_short_paths(asked[name])
     if "karras_sigmas" not in request.model_fields_set and asked["karras_sigmas"] is not None:
         asked["karras_sigmas"] = plan.sampler.karras  # on where it means something; asked for, it is on in any case
     if asked["token_merging"] is True:
@@ -69,6 +71,15 @@ def source_of(value: object, path: str | None) -> dict[str, str]:
     if isinstance(value, str) and is_address(value):
         return {"url": redacted(value.strip(), mark="")}
     return {"path": _without_home(path)} if path else {}
+
+
+def _with_short_paths(value: Any) -> Any:
+    """A value of JSON with the texts in it as :func:`_without_home` has them."""
+    if isinstance(value, list):
+        return [_with_short_paths(each) for each in value]
+    if isinstance(value, dict):
+        return {name: _with_short_paths(each) for name, each in value.items()}
+    return _without_home(value) if isinstance(value, str) else value
 
 
 def _without_home(path: str) -> str:

@@ -232,6 +232,16 @@ def test_addresses_lose_what_may_be_secret_and_paths_the_home(monkeypatch):
     assert source_of("x", "/users/somebodyelse/b.png") == {"path": "/users/somebodyelse/b.png"}
 
 
+def test_paths_of_parts_lose_the_home_and_are_found_again(engine, ask, folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder))
+    result = engine.run(ask(vae=str(folder / "soft")))
+    request = result.file_texts()["metadata"]["request"]
+    assert (request["vae"], request["model"]) == ("~/soft", "intarsia-tiny")
+    result.save(tmp_path / "a.png")
+    assert str(folder) not in json.dumps(read_past_request(tmp_path / "a.png").inputs)
+    assert engine.run(intarsia.request_from(tmp_path / "a.png")).meta == result.meta
+
+
 def test_replies_name_no_file_of_the_input(engine, ask):
     texts = engine.run(ask()).file_texts(with_paths=False, strip=True)
     assert [set(source) for source in texts["metadata"]["inputs"].values()] == [{"sha256"}, {"sha256"}]
