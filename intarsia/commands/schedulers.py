@@ -56,18 +56,35 @@ def show_scheduler(
     karras: Annotated[bool, typer.Option("--karras/--no-karras")] = False,
     strength: Annotated[float, typer.Option(**NUMBER)] = 1.0,
     algorithm_type: Annotated[str | None, typer.Option("--algorithm-type")] = None,
+    spacing: Annotated[str | None, typer.Option(help="leading, trailing, linspace, karras or exponential.")] = None,
+    solver_order: Annotated[int | None, typer.Option(**WHOLE)] = None,
+    solver_type: Annotated[str | None, typer.Option()] = None,
+    final_sigmas_type: Annotated[str | None, typer.Option()] = None,
+    eta: Annotated[float | None, typer.Option(**NUMBER)] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw sigmas and coefficients into this file.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print a scheduler's table, a row for each evaluation of the network."""
-    from intarsia.schedulers import resolve_sampler, table
+    """Print a scheduler's table, a row for each evaluation of the network.
+
+    With --json it is what --table of intarsia inpaint takes.
+    """
+    from intarsia.schedulers import resolve_sampler, table, table_to_json
+    from intarsia.schedulers.chosen_settings import chosen_settings
 
     sampler = resolve_sampler(name)
-    karras, algorithm_type = karras or sampler.karras, algorithm_type or sampler.algorithm_type
-    rows = table(sampler.scheduler, steps, karras=karras, strength=strength, algorithm_type=algorithm_type)
+    asked = {
+        "spacing": spacing or sampler.spacing,
+        "solver_order": solver_order,
+        "solver_type": solver_type or sampler.solver_type,
+        "final_sigmas_type": final_sigmas_type,
+        "eta": eta,
+    }
+    settings = chosen_settings(sampler.scheduler, asked)
+    algorithm_type = algorithm_type or sampler.algorithm_type
+    rows = table(sampler.scheduler, steps, karras=karras, strength=strength, algorithm_type=algorithm_type, **settings)
     if plot is not None:
         _plot(rows, plot)
-    typer.echo(_as_json(rows) if as_json else _as_text(rows))
+    typer.echo(json.dumps(table_to_json(rows)) if as_json else _as_text(rows))
 
 
 def _as_text(table: Table) -> str:
@@ -84,19 +101,6 @@ def _as_text(table: Table) -> str:
         coefficients = " ".join(f"{value:11.6f}" for value in table.matrix[row, 0])
         lines.append(f"{row:4d} {timestep:10.4f} {sigma:11.6f} {scale:9.6f} {coefficients}")
     return "\n".join(lines)
-
-
-def _as_json(table: Table) -> str:
-    """Everything, at full precision."""
-    from dataclasses import fields
-
-    import numpy as np
-
-    values = {}
-    for field in fields(table):
-        value = getattr(table, field.name)
-        values[field.name] = value.tolist() if isinstance(value, np.ndarray) else value
-    return json.dumps(values)
 
 
 def _plot(table: Table, path: Path) -> None:
