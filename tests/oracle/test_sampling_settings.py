@@ -123,7 +123,7 @@ def likeness(one: np.ndarray, other: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize(("fields", "name", "config"), CASES, ids=lambda value: str(value)[:60])
-def test_a_setting_makes_the_picture_that_it_makes_in_diffusers(
+def test_a_setting_gives_the_image_that_it_gives_in_diffusers(
     engine, pipeline, config_of_model, monkeypatch, fields, name, config
 ):
     steps = fields.get("steps", STEPS)
@@ -134,7 +134,7 @@ def test_a_setting_makes_the_picture_that_it_makes_in_diffusers(
     assert likeness(made, expected) >= 50
 
 
-def test_a_traced_object_of_diffusers_makes_diffusers_picture(engine, pipeline, config_of_model, monkeypatch):
+def test_a_traced_object_of_diffusers_gives_diffusers_image(engine, pipeline, config_of_model, monkeypatch):
     """One whose levels no field of a request gives: DPM-Solver's own, even in λ."""
     scheduler, traced = (
         diffusers.DPMSolverMultistepScheduler.from_config(config_of_model, use_lu_lambdas=True) for _ in range(2)

@@ -154,6 +154,47 @@ def test_sgms_uniform_spacing_is_near_trailing():
     assert 0.9 < max(gap.max() for gap in gaps) <= 1.5
 
 
+def test_dpmpp_sde_takes_k_diffusions_steps():
+    """N steps of A1111's DPM++ SDE are 2N - 1 here: it evaluates twice in each but the last.
+
+    Lu et al. 2022, DPM-Solver++ (arXiv 2211.01095), the SDE's step of order 2 with r = 1/2 in λ = -log σ, as k-diffusion
+    has it: in σ-space, x' = e^(-2h) x + (1 - e^(-2h)) D + σ' √(1 - e^(-2h)) noise, to the middle with D at the start,
+    then all the way with D in the middle. Levels that are even in λ put the middle at every second one.
+    """
+    count = 4
+    sampler = resolve_sampler("DPM++ SDE Exponential")
+    made = schedulers.table(
+        sampler.scheduler, 2 * count - 1, spacing=sampler.spacing, algorithm_type=sampler.algorithm_type
+    )
+    rng = np.random.default_rng(0)
+    noises = rng.standard_normal((len(made), 5))
+    unit = rng.standard_normal(5)
+
+    def denoised(x, sigma):
+        return np.tanh(x / (1 + sigma))
+
+    def moved(x, image, sigma, target, noise):
+        kept = (target / sigma) ** 2
+        return kept * x + (1 - kept) * image + target * np.sqrt(1 - kept) * noise
+
+    x = unit * np.hypot(1, made.sigmas[0])
+    for step in range(count - 1):
+        sigma, middle, target = made.sigmas[2 * step : 2 * step + 3]
+        np.testing.assert_allclose(middle, np.sqrt(sigma * target))
+        half = moved(x, denoised(x, sigma), sigma, middle, noises[2 * step])
+        x = moved(x, denoised(half, middle), sigma, target, noises[2 * step + 1])
+    expected = denoised(x, made.sigmas[-2])
+
+    rows = iter(made.sigmas)
+
+    def network(sample, timestep):
+        sigma = next(rows)
+        exploding = sample * np.hypot(1, sigma)
+        return (exploding - denoised(exploding, sigma)) / sigma
+
+    np.testing.assert_allclose(made.run(network, unit, noises), expected, rtol=1e-9)
+
+
 @pytest.mark.parametrize("name", ["DPM fast", "DPM adaptive", "dpmpp_3m_sde", "Restart", "res_multistep", "", "?", "a"])
 def test_a_sampler_that_there_is_not_is_not_taken_for_another(name):
     with pytest.raises(intarsia.RequestError, match="scheduler must be one of"):
