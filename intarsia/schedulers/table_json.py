@@ -56,7 +56,7 @@ def table_from_json(values: object) -> Table:
 
     rows = _count(values["timesteps"])
     given = {name: values[name] for name in _NAMES if values.get(name) is not None}
-    filled = {
+    filled: dict[str, Any] = {
         "steps": rows,
         "karras": False,
         "karras_applied": False,

@@ -209,7 +209,9 @@ def test_tracing_leaves_torchs_generators_alone():
 def test_what_is_not_linear_is_refused_with_its_residual(settings, name):
     scheduler = getattr(diffusers, name).from_config({**SD15, **settings})
     (setting,) = settings
-    sentence = rf"{name} is not linear: row \d+ is off by \d\.\de[-+]\d\d of its size; its {setting} cuts .* {setting}=False"
+    sentence = (
+        rf"{name} is not linear: row \d+ is off by \d\.\de[-+]\d\d of its size; its {setting} cuts .* {setting}=False"
+    )
     with pytest.raises(RequestError, match=sentence):
         trace(scheduler, 6)
 

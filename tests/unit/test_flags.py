@@ -487,6 +487,20 @@ def test_a_flag_of_schedulers_show_reaches_the_table(seen, monkeypatch, capsys, 
     assert {key: seen[key] for key in others} == {key: defaults[key] for key in others}
 
 
+def test_schedulers_lists_a_name_a_line_within_80_columns(capsys):
+    run("schedulers")
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split() == ["name", "short", "name", "evaluations", "noise", "Karras"]
+    assert max(map(len, lines)) <= 80
+    assert [line.split()[0] for line in lines[:18]] == list(schedulers.NAMES)
+    table = {line.split()[0]: line[33:].split("  ") for line in lines[:18]}
+    assert [cell.strip() for cell in table["HeunDiscreteScheduler"] if cell] == ["heun", "2N-1", "no", "yes"]
+    assert lines[18] == ""
+    said = " ".join(line.strip() for line in lines[18:])
+    for name in schedulers.NAMES:
+        assert schedulers.info(name).note in said
+
+
 def test_schedulers_prints_all_of_them_as_json(capsys):
     run("schedulers", "--json")
     assert len(json.loads(capsys.readouterr().out)) == 18

@@ -157,9 +157,9 @@ def test_sgms_uniform_spacing_is_near_trailing():
 def test_dpmpp_sde_takes_k_diffusions_steps():
     """N steps of A1111's DPM++ SDE are 2N - 1 here: it evaluates twice in each but the last.
 
-    Lu et al. 2022, DPM-Solver++ (arXiv 2211.01095), the SDE's step of order 2 with r = 1/2 in λ = -log σ, as k-diffusion
-    has it: in σ-space, x' = e^(-2h) x + (1 - e^(-2h)) D + σ' √(1 - e^(-2h)) noise, to the middle with D at the start,
-    then all the way with D in the middle. Levels that are even in λ put the middle at every second one.
+    Lu et al. 2022, DPM-Solver++ (arXiv 2211.01095), the SDE's step of order 2 with r = 1/2 in λ = -log σ, as
+    k-diffusion has it: in σ-space, x' = e^(-2h) x + (1 - e^(-2h)) D + σ' √(1 - e^(-2h)) noise, to the middle with D at
+    the start, then all the way with D in the middle. Levels that are even in λ put the middle at every second one.
     """
     count = 4
     sampler = resolve_sampler("DPM++ SDE Exponential")
@@ -170,10 +170,10 @@ def test_dpmpp_sde_takes_k_diffusions_steps():
     noises = rng.standard_normal((len(made), 5))
     unit = rng.standard_normal(5)
 
-    def denoised(x, sigma):
+    def denoised(x: np.ndarray, sigma: float) -> np.ndarray:
         return np.tanh(x / (1 + sigma))
 
-    def moved(x, image, sigma, target, noise):
+    def moved(x: np.ndarray, image: np.ndarray, sigma: float, target: float, noise: np.ndarray) -> np.ndarray:
         kept = (target / sigma) ** 2
         return kept * x + (1 - kept) * image + target * np.sqrt(1 - kept) * noise
 
@@ -187,7 +187,7 @@ def test_dpmpp_sde_takes_k_diffusions_steps():
 
     rows = iter(made.sigmas)
 
-    def network(sample, timestep):
+    def network(sample: np.ndarray, timestep: float) -> np.ndarray:
         sigma = next(rows)
         exploding = sample * np.hypot(1, sigma)
         return (exploding - denoised(exploding, sigma)) / sigma
