@@ -191,8 +191,28 @@ class SamplingOptions:
         typer.Option("--karras-sigmas/--no-karras-sigmas", help="Karras's spacing of noise levels; on by default."),
         _switched("karras_sigmas"),
     ] = None
+    spacing: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="leading, trailing, linspace, karras or exponential."),
+        _named("spacing"),
+    ] = None
     algorithm_type: Annotated[
         str | None, typer.Option(metavar="NAME", help="Form of the DPM solvers, for example sde-dpmsolver++.")
+    ] = None
+    solver_order: Annotated[
+        str | None, typer.Option(metavar="N", help="1 to 3, of DPM++, UniPC and DEIS; default 2.")
+    ] = None
+    solver_type: Annotated[
+        str | None, typer.Option(metavar="NAME", help="midpoint or heun of DPM++, bh1 or bh2 of UniPC.")
+    ] = None
+    final_sigmas_type: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Where the last step ends: zero or sigma_min.")
+    ] = None
+    eta: Annotated[
+        str | None, typer.Option(metavar="X", help="Fresh noise in DDIM, 0 to 1; default 0."), _named("eta")
+    ] = None
+    table: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A scheduler of your own, as JSON: see docs/schedulers.md.")
     ] = None
     token_merging: Annotated[
         str | None,
@@ -202,7 +222,12 @@ class SamplingOptions:
 
     def fields(self) -> dict[str, Any]:
         """The fields of a request."""
-        return _given(self)
+        given = _given(self)
+        if self.table is not None:
+            from intarsia.schedulers.table_json import read_table
+
+            given["table"] = read_table(self.table)
+        return given
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,7 @@ from intarsia.registry.entries import ModelEntry, PartEntry
 from intarsia.registry.files import entry_hash
 from intarsia.registry.hashing import nothing
 from intarsia.registry.registry import Registry
+from intarsia.schedulers import Table
 from intarsia.token_merging import NO_MERGING, TokenMerging
 
 __all__ = ["Resolved", "outline", "resolve"]
@@ -40,6 +41,7 @@ class Resolved:
     Attributes:
         parts: VAE, LoRAs and IP adapter of the request.
         checker: the safety checker; None where none was asked for.
+        table: the request's own; None where the plan says how to make it.
         warnings: what the caller should know and the plan does not say.
     """
 
@@ -50,6 +52,7 @@ class Resolved:
     canvas: Canvas
     inputs: Inputs
     warnings: tuple[str, ...]
+    table: Table | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +114,7 @@ def resolve(
         checker=entries.checker,
         canvas=canvas,
         inputs=_inputs(plan, canvas, images.prompt, entries.prompts.opened()),
+        table=request.table,
         warnings=(*about_request, *images.warnings, *canvas.warnings, *sampler.notes),
     )
 
@@ -133,7 +137,7 @@ def outline(request: InpaintRequest, registry: Registry) -> dict[str, Any]:
         "canvas": asdict(_canvas_options(request, entry)),
         "prompt": entries.prompts.plan.to_dict(),
         "image_scale": adapter.scale if adapter else 0.0,
-        "sampler": asdict(sampler_plan(request, entry)),
+        "sampler": sampler_plan(request, entry).to_dict(),
         "guidance_scale": _guidance(request),
         "seeds": _seeds(request),
         "merging": merging.to_dict() if merging.ratio else {},

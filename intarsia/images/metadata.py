@@ -129,7 +129,9 @@ def _sampler(meta: Mapping[str, Any]) -> str | None:
         return None
     name = _SAMPLERS.get(str(scheduler), str(scheduler))
     if name == "DPM++ 2M" and "sde" in str(meta.get("algorithm_type") or ""):
-        name = "DPM++ 2M SDE"
+        name = "DPM++ 2M SDE Heun" if meta.get("solver_type") == "heun" else "DPM++ 2M SDE"
+    if meta.get("spacing") == "exponential":
+        return f"{name} Exponential"
     return f"{name} Karras" if meta.get("karras_sigmas") else name
 
 
