@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from intarsia.engine.noise import noise
     from intarsia.engine.plan import Plan
     from intarsia.engine.request import InpaintRequest, IpAdapter, Lora
+    from intarsia.engine.request_from import request_from
     from intarsia.engine.result import Progress, Result
     from intarsia.engine.ticket import Ticket
     from intarsia.errors import (
@@ -60,6 +61,7 @@ _HOMES = {
     "inpaint": "intarsia.api",
     "noise": "intarsia.engine.noise",
     "plan": "intarsia.api",
+    "request_from": "intarsia.engine.request_from",
     "schedulers": "intarsia.schedulers",
 }
 
@@ -86,6 +88,7 @@ __all__ = [
     "inpaint",
     "noise",
     "plan",
+    "request_from",
     "schedulers",
 ]
 

@@ -60,6 +60,7 @@ class Options:
         format: extension of outputs that have none.
         compression: of PNG, 0 (fast) … 9 (small); quality: of JPEG and WebP, 1 … 100; lossless: WebP alone.
         metadata: parameters are written into the files.
+        strip: EXIF, XMP and density of the images are left out of the files.
         runner: "local", or "ray" for Ray Data.
         max_pixels: as for :class:`intarsia.Engine`; the limit that holds here holds in the workers.
         precision, memory: as for :class:`intarsia.Engine`.
@@ -89,6 +90,7 @@ class Options:
     quality: int = 95
     lossless: bool = False
     metadata: bool = True
+    strip: bool = False
     runner: str = "local"
     max_pixels: int | None = None
     precision: str | None = None

@@ -126,6 +126,7 @@ class FileOptions:
     metadata: Annotated[
         bool, typer.Option("--metadata/--no-metadata", help="Write parameters into the files.", show_default=False)
     ] = True
+    strip: Annotated[bool, typer.Option("--strip", help="Leave out EXIF, XMP and DPI of the images.")] = False
 
 
 @batch.command("validate", cls=Command)

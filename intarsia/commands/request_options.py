@@ -92,8 +92,12 @@ class ImageOptions:
         Flag, typer.Option("--fit-output/--no-fit-output", help="Make the output of that size too.")
     ] = None
 
-    def fields(self) -> dict[str, Any]:
-        """The fields of a request."""
+    def fields(self, *, needs_images: bool = True) -> dict[str, Any]:
+        """The fields of a request.
+
+        Args:
+            needs_images: it is an error where image or mask is not given.
+        """
         given = _given(self, without=("image", "mask", "size"))
         for argument, field in (("image", "init_image"), ("mask", "mask_image")):
             value = getattr(self, argument)
@@ -103,7 +107,7 @@ class ImageOptions:
                 raise RequestError(f"--{argument}", message=f"--{argument} is given by the argument {value[:60]} too")
             given[field] = value
         for argument, field in (("image", "init_image"), ("mask", "mask_image")):
-            if field not in given:
+            if field not in given and needs_images:
                 raise RequestError(argument, message=f"{argument} is missing: intarsia inpaint IMAGE MASK")
         return given | self._size(given)
 

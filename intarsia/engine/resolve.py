@@ -14,6 +14,7 @@ from intarsia.canvas.canvas import Canvas, prepare
 from intarsia.canvas.mask import latent_mask
 from intarsia.canvas.options import CanvasOptions
 from intarsia.engine.noise import MAX_SEED
+from intarsia.engine.origin import Origin, fields_for_files, source_of
 from intarsia.engine.parts import Parts, find_checker, find_parts, model_plan
 from intarsia.engine.plan import PLAN_VERSION, CanvasPlan, Plan, PromptPlan, SamplerPlan
 from intarsia.engine.prompts import Prompts, read_prompts
@@ -42,6 +43,7 @@ class Resolved:
         parts: VAE, LoRAs and IP adapter of the request.
         checker: the safety checker; None where none was asked for.
         table: the request's own; None where the plan says how to make it.
+        origin: the request and its images, for the files of its result.
         warnings: what the caller should know and the plan does not say.
     """
 
@@ -51,6 +53,7 @@ class Resolved:
     checker: PartEntry | None
     canvas: Canvas
     inputs: Inputs
+    origin: Origin
     warnings: tuple[str, ...]
     table: Table | None = None
 
@@ -115,6 +118,7 @@ def resolve(
         canvas=canvas,
         inputs=_inputs(plan, canvas, images.prompt, entries.prompts.opened()),
         table=request.table,
+        origin=_origin(request, entries, images, plan),
         warnings=(*about_request, *images.warnings, *canvas.warnings, *sampler.notes),
     )
 
@@ -164,6 +168,19 @@ def _open_images(request: InpaintRequest, access: Access) -> _Images:
     if request.ip_adapter is not None:
         prompt = _open_image("ip_adapter.image", request.ip_adapter.image, access)
     return _Images(image=image, mask=mask, prompt=prompt)
+
+
+def _origin(request: InpaintRequest, entries: _Entries, images: _Images, plan: Plan) -> Origin:
+    opened = {"init_image": (request.init_image, images.image), "mask_image": (request.mask_image, images.mask)}
+    if request.ip_adapter is not None and images.prompt is not None:
+        opened["ip_adapter.image"] = (request.ip_adapter.image, images.prompt)
+    return Origin(
+        request=fields_for_files(request, entries.model, plan),
+        inputs={
+            name: {"sha256": image.sha256, **source_of(value, image.path)} for name, (value, image) in opened.items()
+        },
+        embedded=images.image.embedded,
+    )
 
 
 def _plan(

@@ -142,6 +142,7 @@ def test_other_content_of_an_image_is_another_image(spec, field):
 @pytest.mark.parametrize(
     ("change", "is_another"),
     [({"quality": 90}, True), ({"lossless": True}, True), ({"compression": 9}, True), ({"metadata": False}, True),
+     ({"strip": True}, True),
      ({"threads": 3}, False), ({"workers": 2}, False), ({"seed": 3}, False), ({"slots": 2}, False)],
 )  # fmt: skip
 def test_how_files_are_written_counts_and_who_writes_them_does_not(spec, registry, change, is_another):

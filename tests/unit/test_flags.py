@@ -21,7 +21,7 @@ from intarsia.backends.onnx import sources
 from intarsia.commands import outputs, streams
 from intarsia.endpoints import answer as reply
 from intarsia.engine import engine as engines
-from intarsia.engine import resolve
+from intarsia.engine import request_from, resolve
 from intarsia.engine.field_names import SYNONYMS
 from intarsia.engine.noise import MAX_SEED
 from intarsia.engine.request import InpaintRequest
@@ -170,6 +170,8 @@ INPAINT = {
     "out": (["-o", "x.png"], "paths", [Path("x.png")]),
     "format": (["--format", "webp"], "paths", [Path("intarsia-intarsia.webp")]),
     "metadata": (["--no-metadata"], "metadata", False),
+    "strip": (["--strip"], "strip", True),
+    "from_": (["--from", "old.png"], "steps", 9),
     "quality": (["--quality", 50], "quality", 50),
     "overwrite": (["--overwrite"], ("overwrite", "checked"), (True, True)),
     "as_json": (["--json"], "as_json", True),
@@ -179,7 +181,8 @@ INPAINT = {
 DEFAULTS = {
     **{name: field.default for name, field in InpaintRequest.model_fields.items()},
     "init_image": "photo.png", "mask_image": "mask.png",
-    "paths": [Path("intarsia-intarsia.png")], "metadata": True, "quality": None, "overwrite": False, "checked": False,
+    "paths": [Path("intarsia-intarsia.png")], "metadata": True, "quality": None, "strip": False,
+    "overwrite": False, "checked": False,
     "backend": "auto", "device": "auto", "kernels": "auto", "capture": "auto", "precision": None,
     "memory": None, "weights": None,
     "allow_private_urls": False, "max_pixels": None, "as_json": False, "talk": (False, False),
@@ -210,8 +213,15 @@ def inpainted(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Seen
     def write(result: object, targets: outputs.Targets, output: outputs.OutputOptions) -> list[str]:
         seen.update(paths=targets.paths, metadata=output.metadata, quality=output.quality, overwrite=output.overwrite)
         seen["talk"] = (streams._talk.quiet, streams._talk.verbose)
+        seen["strip"] = output.strip
         return []
 
+    def past(path: str) -> request_from.PastRequest:
+        assert path == "old.png"
+        return request_from.PastRequest(path=path, fields={"steps": 9})
+
+    monkeypatch.setattr(request_from, "read_past_request", past)
+    monkeypatch.setattr(inpaint, "_about_files", lambda past, result: ())
     monkeypatch.setattr(inpaint, "_write", write)
     monkeypatch.setattr(inpaint, "_report", lambda result, paths, warnings, as_json: seen.update(as_json=as_json))
 
