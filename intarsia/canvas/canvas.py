@@ -23,6 +23,7 @@ from intarsia.canvas.mask import Feather, bounding_box, dilate, feather, fit_mas
 from intarsia.canvas.mask_source import binarize, why_empty
 from intarsia.canvas.options import CanvasOptions
 from intarsia.canvas.paste import Blend, blend, composite, match_colors, paste_area, resize
+from intarsia.canvas.remarks import about_hidden, about_scale
 from intarsia.errors import RequestError
 from intarsia.images.fill import FAINT, from_surroundings, hidden_pixels, opaque
 from intarsia.images.rgb_image import RgbImage
@@ -34,9 +35,6 @@ Mask = NDArray[np.bool_]
 
 BLANK = 128
 """Level of ``masked_content="blank"``: the middle of the range, zero for the network."""
-
-# Below this scale the repaint is enlarged visibly when it is pasted back.
-_COARSE = 0.5
 
 # The color match compares a ring around the mask at least this wide, in pixels.
 _LEAST_RING = 8
@@ -169,8 +167,8 @@ def prepare(image: RgbImage, mask: RgbImage, options: CanvasOptions | None = Non
         options=options,
         warnings=(
             *mask_warnings,
-            *_about_scale(layout, options),
-            *_about_hidden(hidden, area),
+            *about_scale(layout, options),
+            *about_hidden(hidden, area),
         ),
     )
 
@@ -271,30 +269,6 @@ def _start(pixels: Pixels, mask: Mask, hole: Mask, options: CanvasOptions) -> Pi
     in_hole = hole[:, :, None]
     filled = from_surroundings(pixels, mask)
     return np.where(in_hole, filled, pixels)
-
-
-def _about_scale(layout: Geometry, options: CanvasOptions) -> tuple[str, ...]:
-    """A warning where the repaint is much coarser than the image around it."""
-    if options.mask_padding is not None or layout.scale >= _COARSE:
-        return ()
-    return (
-        f"generated at {layout.width}x{layout.height} and enlarged {1 / layout.scale:.1f} times; "
-        f"mask_padding generates only the mask's surroundings, at full resolution",
-    )
-
-
-def _about_hidden(hidden: Mask | None, area: Mask) -> tuple[str, ...]:
-    """Warnings about transparent pixels, but for the plain case of a mask that covers a hole."""
-    if hidden is None:
-        return ()
-    if hidden.all():
-        return ("init_image is transparent everywhere: the network is shown plain gray",)
-
-    masked = hidden[area]
-    masked_hidden = int(np.count_nonzero(masked))
-    if 0 < 2 * masked_hidden < masked.size:
-        return ("the mask covers transparent pixels of init_image: what is repainted becomes opaque",)
-    return ()
 
 
 def _cut(array: NDArray[Any], box: Box) -> NDArray[Any]:

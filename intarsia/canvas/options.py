@@ -8,13 +8,16 @@ from typing import Literal, get_args
 
 from intarsia.errors import RequestError
 
-__all__ = ["CanvasOptions", "MaskSource", "MaskedContent"]
+__all__ = ["CanvasOptions", "MaskPadding", "MaskSource", "MaskedContent"]
 
 MaskSource = Literal["auto", "luma", "alpha"]
 """How a mask file is read: by its brightness, by its transparency, or by whichever it was drawn with."""
 
 MaskedContent = Literal["original", "fill", "noise", "blank"]
 """What is under the mask before denoising."""
+
+MaskPadding = Literal["auto"] | int | None
+"""How much around the mask is generated: so many pixels, the whole image (None), or what its size calls for."""
 
 # Limits, in pixels.
 _MOST_DILATE, _MOST_BLUR, _MOST_PADDING = 512, 256, 65536
@@ -30,7 +33,9 @@ class CanvasOptions:
         mask_source, invert_mask: how the mask is read.
         mask_dilate: growth of the mask, pixels of the original.
         mask_blur: standard deviation of the feather, pixels of the output; 0 is a hard edge.
-        mask_padding: least context around the mask, pixels; set, only the mask's surroundings are generated.
+        mask_padding: least context around the mask, pixels: only the mask's surroundings are generated, at the
+            model's native area. None generates the whole image; "auto" does, unless it would be scaled down: then
+            only the mask's surroundings, at their own resolution as far as the model allows.
         masked_content: what is under the mask before denoising.
         color_match: match the generated colors to those around the mask.
         native_size: side of the square the model was trained on.
@@ -47,7 +52,7 @@ class CanvasOptions:
     invert_mask: bool = False
     mask_dilate: int = 0
     mask_blur: float = 4.0
-    mask_padding: int | None = None
+    mask_padding: MaskPadding = None
     masked_content: MaskedContent = "original"
     color_match: bool = False
     native_size: int = 512
@@ -59,7 +64,8 @@ class CanvasOptions:
         self._check_side("height", self.height)
         _check_range("mask_dilate", self.mask_dilate, _MOST_DILATE)
         _check_range("mask_blur", self.mask_blur, _MOST_BLUR)
-        _check_range("mask_padding", self.mask_padding or 0, _MOST_PADDING)
+        if self.mask_padding is not None and self.mask_padding != "auto":
+            _check_range("mask_padding", self.mask_padding, _MOST_PADDING)
         _check_choice("mask_source", self.mask_source, get_args(MaskSource))
         _check_choice("masked_content", self.masked_content, get_args(MaskedContent))
 

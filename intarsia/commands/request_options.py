@@ -69,7 +69,9 @@ class ImageOptions:
     ] = None
     mask_padding: Annotated[
         str | None,
-        typer.Option(metavar="PIXELS", help="Generate only the mask and so much around it, at full resolution."),
+        typer.Option(
+            metavar="PIXELS", help="Generate only the mask and so much around it; whole: all; default auto, by size."
+        ),
         _named("mask_padding"),
     ] = None
     mask_source: Annotated[

@@ -28,10 +28,13 @@ def describe(model: type[BaseModel], field: str) -> str:
 
 @cache
 def kinds_of(model: type[BaseModel], field: str) -> frozenset[str]:
-    """JSON's names of the kinds that a field takes, ``integer`` or ``boolean``; none of one that may be anything."""
+    """JSON's names of the kinds that a field takes, ``integer`` or ``boolean``; none of one that may be anything.
+
+    Text counts where it may be any: one of a few words is none that could be meant by "20".
+    """
     declared = _schema(model)["properties"].get(field, {})
     alternatives = declared.get("anyOf", [declared])
-    return frozenset(each["type"] for each in alternatives if "type" in each)
+    return frozenset(each["type"] for each in alternatives if "type" in each and "enum" not in each)
 
 
 @cache

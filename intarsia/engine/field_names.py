@@ -37,7 +37,7 @@ _ELSEWHERE = {
     "H": "height",
     "size": "width and height, each a number",
     "inpainting_fill": "masked_content takes original, fill, noise or blank",
-    "inpaint_full_res": "mask_padding, set to a number of pixels, generates only the mask's surroundings",
+    "inpaint_full_res": "mask_padding says what is generated: auto, whole, or a number of pixels around the mask",
     "lora_strength": "loras takes a list of {id, strength}",
     "ip_adapter_image": "ip_adapter takes {id, image, scale}",
     "ip_adapter_scale": "ip_adapter takes {id, image, scale}",

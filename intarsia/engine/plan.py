@@ -43,7 +43,8 @@ class CanvasPlan:
 
     Attributes:
         image_sha256, mask_sha256: of the normalized images, however they arrived.
-        The others are the request's, resolved; ``mask_padding`` -1 generates the whole image.
+        mask_padding: -1 generates the whole image; "auto" stands where it chose the mask's surroundings.
+        The others are the request's, resolved.
     """
 
     geometry: Geometry
@@ -53,7 +54,7 @@ class CanvasPlan:
     invert_mask: bool
     mask_dilate: int
     mask_blur: float
-    mask_padding: int
+    mask_padding: Literal["auto"] | int
     masked_content: MaskedContent
     color_match: bool
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Mapping
-from typing import Annotated, Any, Self, Unpack, cast
+from typing import Annotated, Any, Literal, Self, Unpack, cast
 
 from pydantic import (
     AfterValidator,
@@ -66,6 +66,11 @@ def _encodable(text: str) -> str:
     except UnicodeEncodeError:
         raise PydanticCustomError("unicode", "valid Unicode, without lone surrogates") from None
     return text
+
+
+def _as_padding(value: Any) -> Any:
+    """None is the whole image, as "whole" is."""
+    return "whole" if value is None else _as_int(value)
 
 
 def _as_text(value: Any) -> Any:
@@ -147,7 +152,10 @@ class InpaintRequest(BaseModel):
             safety_action: what is put in the place of an image that it flags.
         token_merging: None or False off, True the model's ratio, or a ratio 0 … 0.75.
         mask_blur: feather of the paste-back, pixels of the output. mask_dilate: growth of the mask,
-            pixels. mask_padding: pixels around the mask; set, only the mask's surroundings are generated.
+            pixels.
+        mask_padding: pixels around the mask: only the mask's surroundings are generated, at the model's size. ``auto``
+            does so where the whole image would be scaled down, at the surroundings' own resolution as far as the model
+            allows, and says so in a warning; ``whole`` (or None) always generates the whole image.
         mask_source: ``luma`` repaints what is white, seen on black, ``alpha`` what is transparent; ``auto`` chooses,
             and warns where they differ (see :mod:`intarsia.canvas.mask_source`). invert_mask repaints the rest.
         masked_content: what is under the mask before denoising; a transparent hole is filled in any case.
@@ -187,7 +195,9 @@ class InpaintRequest(BaseModel):
     enhance_prompt: StrictBool = False
     mask_blur: Annotated[Number, Field(ge=0, le=64)] = 4.0
     mask_dilate: Annotated[int, Strict(), Field(ge=0, le=256), Whole] = 0
-    mask_padding: Annotated[int, Strict(), Field(ge=0, le=1024), Whole] | None = None
+    mask_padding: Annotated[
+        Literal["auto", "whole"] | Annotated[int, Strict(), Field(ge=0, le=1024)], BeforeValidator(_as_padding)
+    ] = "auto"
     mask_source: MaskSource = "auto"
     invert_mask: StrictBool = False
     masked_content: MaskedContent = "original"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 if TYPE_CHECKING:
     from intarsia.canvas.options import MaskedContent, MaskSource
@@ -48,7 +48,7 @@ class RequestOptions(TypedDict, total=False):
     enhance_prompt: bool
     mask_blur: float
     mask_dilate: int
-    mask_padding: int | None
+    mask_padding: Literal["auto", "whole"] | int | None
     mask_source: MaskSource
     invert_mask: bool
     masked_content: MaskedContent

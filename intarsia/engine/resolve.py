@@ -5,12 +5,14 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from intarsia.backends.protocol import Inputs, PromptEmbedding
+from intarsia.canvas.boxes import Geometry
 from intarsia.canvas.canvas import Canvas, prepare
+from intarsia.canvas.geometry import follows_mask
 from intarsia.canvas.mask import latent_mask
 from intarsia.canvas.options import CanvasOptions
 from intarsia.engine.noise import MAX_SEED
@@ -229,7 +231,7 @@ def _canvas_options(request: InpaintRequest, entry: ModelEntry) -> CanvasOptions
         invert_mask=request.invert_mask,
         mask_dilate=request.mask_dilate,
         mask_blur=float(request.mask_blur),
-        mask_padding=request.mask_padding,
+        mask_padding=None if request.mask_padding == "whole" else request.mask_padding,
         masked_content=request.masked_content,
         color_match=request.color_match,
         native_size=entry.size,
@@ -245,10 +247,18 @@ def _canvas_plan(canvas: Canvas, options: CanvasOptions, images: _Images) -> Can
         invert_mask=options.invert_mask,
         mask_dilate=options.mask_dilate,
         mask_blur=options.mask_blur,
-        mask_padding=-1 if options.mask_padding is None else options.mask_padding,
+        mask_padding=_padding(canvas.geometry, options),
         masked_content=options.masked_content,
         color_match=options.color_match,
     )
+
+
+def _padding(layout: Geometry, options: CanvasOptions) -> Literal["auto"] | int:
+    """``mask_padding`` of a plan: "auto" where it decided, -1 where all is generated in any case."""
+    padding = options.mask_padding
+    if padding is None or (padding == "auto" and not follows_mask(layout.working, options)):
+        return -1
+    return padding
 
 
 def _open_image(field: str, value: Any, access: Access) -> RgbImage:

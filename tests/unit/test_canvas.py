@@ -73,7 +73,7 @@ options = st.fixed_dictionaries(
         "height": st.integers(64, 160),
         "mask_dilate": st.integers(0, 9),
         "mask_blur": st.sampled_from([0.0, 0.3, 1.0, 4.0, 11.5]),
-        "mask_padding": st.integers(0, 40),
+        "mask_padding": st.one_of(st.just("auto"), st.integers(0, 40)),
         "masked_content": st.sampled_from(["original", "fill", "noise", "blank"]),
         "color_match": st.booleans(),
         "native_size": st.sampled_from([64, 96, 128]),
@@ -211,10 +211,27 @@ def test_big_photographs_are_scaled_down_with_a_warning():
     canvas = made(np.zeros((1500, 2000, 3), np.uint8), box_mask(1500, 2000, (700, 700, 900, 900)))
     layout = canvas.geometry
     assert 0.9 < layout.width * layout.height / (2.25 * 512 * 512) < 1.1
-    assert any("mask_padding" in text for text in canvas.warnings)
+    (remark,) = canvas.warnings
+    assert remark.startswith("the whole image was generated at 888x672 and enlarged 2.3 times; mask_padding 'auto' ")
     canvas = made(np.zeros((1500, 2000, 3), np.uint8), box_mask(1500, 2000, (100, 100, 1900, 1400)), mask_padding=0)
     assert canvas.geometry.scale < 0.5
     assert canvas.warnings == (), "who has taken the advice is not given it again"
+
+
+def test_auto_says_what_it_did():
+    photograph, spot = np.zeros((1200, 1600, 3), np.uint8), box_mask(1200, 1600, (700, 700, 800, 800))
+    (remark,) = made(photograph, spot, mask_padding="auto").warnings
+    assert remark == (
+        "the mask's surroundings, 512x512 of 1600x1200, were generated at 512x512; "
+        "mask_padding 'whole' generates the whole image"
+    )
+    (remark,) = made(photograph, box_mask(1200, 1600, (400, 200, 1000, 800)), mask_padding="auto").warnings
+    assert "1200x1200 of 1600x1200, were generated at 768x768 and enlarged 1.6 times;" in remark
+    (remark,) = made(photograph, box_mask(1200, 1600, (100, 100, 1500, 1100)), mask_padding="auto").warnings
+    assert (
+        remark == "the whole image was generated at 888x672 and enlarged 1.8 times: the mask needs that much around it"
+    )
+    assert made(photograph[:700, :700], spot[:700, :700] | 255, mask_padding="auto").warnings == ()
 
 
 def test_fixed_size_resizes_as_the_endpoint_does():
@@ -341,6 +358,7 @@ def test_one_stray_dark_pixel_does_not_enlarge_the_crop():
     [
         {},
         {"mask_padding": 16, "native_size": 256},
+        {"mask_padding": "auto", "native_size": 128},
         {"width": 448, "height": 320},
         {"mask_dilate": 6, "mask_blur": 8.0, "color_match": True},
     ],

@@ -39,6 +39,9 @@ WRONG = [
     ("seed", "seven", "an integer between 0 and 18446744073709551615"),
     ("seed", "", "an integer between 0 and 18446744073709551615"),
     ("mask_blur", float("nan"), "a finite number between 0 and 64"),
+    ("mask_padding", -1, "one of auto, whole, or an integer between 0 and 1024"),
+    ("mask_padding", "some", "one of auto, whole, or an integer between 0 and 1024"),
+    ("mask_padding", True, "one of auto, whole, or an integer between 0 and 1024"),
     ("masked_content", "nothing", "one of original, fill, noise, blank"),
     ("safety_action", "hide", "one of sensitive_content_text, blur, pixelate, black"),
     ("prompt", None, "a string"),
@@ -92,6 +95,7 @@ LOOSE = {
     "samples": (2.0, 2),
     "width": (" 512 ", 512),
     "mask_dilate": ("4.0", 4),
+    "mask_padding": ("64", 64),
     "guidance_scale": ("75e-1", 7.5),
     "strength": (1, 1.0),
     "mask_blur": ("0", 0.0),
@@ -122,6 +126,11 @@ def test_what_is_wrong_in_any_form_is_refused_in_the_same_words(field, value, al
     with pytest.raises(RequestError, match=f"^{field} must be ") as caught:
         InpaintRequest.parse({field: value})
     assert allowed in str(caught.value)
+
+
+def test_no_mask_padding_is_the_whole_image():
+    assert InpaintRequest().mask_padding == "auto"
+    assert InpaintRequest(mask_padding=None) == InpaintRequest.parse({"mask_padding": "whole"})
 
 
 def test_token_merging_in_loose_form():
