@@ -18,13 +18,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from intarsia.canvas.boxes import Box, Geometry, Size
+from intarsia.canvas.denoise_mask import denoise_mask
 from intarsia.canvas.geometry import geometry
-from intarsia.canvas.mask import Feather, bounding_box, dilate, feather, fit_mask, resize_mask
-from intarsia.canvas.mask_source import binarize, why_empty
+from intarsia.canvas.mask import Feather, bounding_box, feather, resize_mask
 from intarsia.canvas.options import CanvasOptions
 from intarsia.canvas.paste import Blend, blend, composite, match_colors, paste_area, resize
 from intarsia.canvas.remarks import about_hidden, about_scale
-from intarsia.errors import RequestError
 from intarsia.images.fill import FAINT, from_surroundings, hidden_pixels, opaque
 from intarsia.images.rgb_image import RgbImage
 
@@ -142,7 +141,7 @@ def prepare(image: RgbImage, mask: RgbImage, options: CanvasOptions | None = Non
         RequestError: the mask is empty, has another aspect ratio, or an option does not fit.
     """
     options = options or CanvasOptions()
-    area, mask_warnings = _denoise_mask(image, mask, options)
+    area, mask_warnings = denoise_mask(image, mask, options)
     height, width = area.shape
     working_size = (width, height)
     mask_box = bounding_box(area) or (0, 0, width, height)
@@ -171,37 +170,6 @@ def prepare(image: RgbImage, mask: RgbImage, options: CanvasOptions | None = Non
             *about_hidden(hidden, area),
         ),
     )
-
-
-def _denoise_mask(image: RgbImage, mask: RgbImage, options: CanvasOptions) -> tuple[Mask, tuple[str, ...]]:
-    """The grown mask at working size, and warnings."""
-    source = options.mask_source
-    invert = options.invert_mask
-    is_init_image = _looks_same(mask, image)
-
-    binary, source_warnings = binarize(mask, source, invert, is_init_image)
-    area, size_warnings = fit_mask(binary, image.size)
-    if not area.any():
-        reason = why_empty(mask, source, invert)
-        raise RequestError("mask_image", message=f"mask_image is empty: {reason}")
-
-    area = dilate(area, options.mask_dilate)
-    if options.fixed_size and options.width and options.height:
-        fixed_size = (options.width, options.height)
-        area = resize_mask(area, fixed_size)
-    return area, source_warnings + size_warnings
-
-
-def _looks_same(mask: RgbImage, image: RgbImage) -> bool:
-    """Whether one image with transparency is given as both."""
-    if mask.alpha is None or image.alpha is None or mask.size != image.size:
-        return False
-    if not np.array_equal(mask.alpha, image.alpha):
-        return False
-
-    differs = (mask.rgb != image.rgb).any(axis=2)
-    visible = mask.alpha > 0
-    return not differs[visible].any()
 
 
 def _working(image: RgbImage, size: Size) -> RgbImage:

@@ -65,7 +65,19 @@ class ImageOptions:
         _named("mask_blur"),
     ] = None
     mask_dilate: Annotated[
-        str | None, typer.Option(metavar="PIXELS", help="Growth of the mask, 0 to 256."), _named("mask_dilate")
+        str | None,
+        typer.Option(metavar="PIXELS", help="By how much the mask grows, or shrinks below 0: -256 to 256."),
+        _named("mask_dilate"),
+    ] = None
+    mask_fill_holes: Annotated[
+        Flag,
+        typer.Option("--mask-fill-holes/--no-mask-fill-holes", help="Repaint what the mask surrounds, too."),
+        _switched("mask_fill_holes"),
+    ] = None
+    mask_min_area: Annotated[
+        str | None,
+        typer.Option(metavar="AREA", help="Leave out specks of the mask below so many pixels, or 0.5% of the image."),
+        _named("mask_min_area"),
     ] = None
     mask_padding: Annotated[
         str | None,

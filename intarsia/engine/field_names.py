@@ -23,6 +23,8 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "mask_padding": ("padding_mask_crop", "inpaint_full_res_padding", "margin"),
     "mask_dilate": ("mask_grow", "grow_mask", "dilate"),
     "mask_blur": ("feather", "blur"),
+    "mask_fill_holes": ("fill_holes",),
+    "mask_min_area": ("min_area", "min_mask_area"),
     "invert_mask": ("mask_invert", "inpainting_mask_invert"),
     "token_merging": ("tomesd", "token_merging_ratio", "tome_ratio"),
     "safety_action": ("safety_checker_type",),
@@ -31,6 +33,8 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
 """Field → names that other tools have for the same value."""
 
 _ELSEWHERE = {
+    "mask_erode": "mask_dilate below 0 shrinks the mask",
+    "mask_shrink": "mask_dilate below 0 shrinks the mask",
     "generator": "seed takes a number",
     "init_images": "init_image takes one image",
     "W": "width",

@@ -43,6 +43,7 @@ class CanvasPlan:
 
     Attributes:
         image_sha256, mask_sha256: of the normalized images, however they arrived.
+        mask_min_area: in pixels.
         mask_padding: -1 generates the whole image; "auto" stands where it chose the mask's surroundings.
         The others are the request's, resolved.
     """
@@ -57,6 +58,17 @@ class CanvasPlan:
     mask_padding: Literal["auto"] | int
     masked_content: MaskedContent
     color_match: bool
+    mask_fill_holes: bool = False
+    mask_min_area: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values. What is at its default here is left out: plans from before there was it keep their hashes."""
+        values = dataclasses.asdict(self)
+        later = [field for field in dataclasses.fields(self) if field.default is not dataclasses.MISSING]
+        for field in later:
+            if values[field.name] == field.default:
+                del values[field.name]
+        return values
 
 
 @dataclass(frozen=True)
@@ -197,7 +209,8 @@ class Plan:
         values: dict[str, Any] = {}
         for name, value in dataclasses.asdict(self).items():
             values |= self.token_merging.to_dict() if name == "token_merging" else {name: value}
-        return values | {"model": self.model.to_dict(), "prompt": self.prompt.to_dict()}
+        parts = {"model": self.model.to_dict(), "canvas": self.canvas.to_dict(), "prompt": self.prompt.to_dict()}
+        return values | parts
 
     def to_json(self, indent: int | None = 2) -> str:
         """The plan as JSON text."""

@@ -25,7 +25,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from intarsia.canvas.options import MaskedContent, MaskSource
+from intarsia.canvas.options import PER_CENT, MaskedContent, MaskSource
 from intarsia.engine.field_limits import describe
 from intarsia.engine.field_names import hint_for
 from intarsia.engine.loose_values import loosened
@@ -151,8 +151,10 @@ class InpaintRequest(BaseModel):
         safety_checker: True checks the images with the model's checker and is an error where it has none;
             safety_action: what is put in the place of an image that it flags.
         token_merging: None or False off, True the model's ratio, or a ratio 0 … 0.75.
-        mask_blur: feather of the paste-back, pixels of the output. mask_dilate: growth of the mask,
-            pixels.
+        mask_blur: feather of the paste-back, pixels of the output.
+        mask_fill_holes: repaint what the mask surrounds, too. mask_min_area: areas of the mask that are smaller, in
+            pixels or as "0.5%" of the image, are left out. mask_dilate: pixels by which the mask grows after both, or
+            shrinks where negative.
         mask_padding: pixels around the mask: only the mask's surroundings are generated, at the model's size. ``auto``
             does so where the whole image would be scaled down, at the surroundings' own resolution as far as the model
             allows, and says so in a warning; ``whole`` (or None) always generates the whole image.
@@ -194,7 +196,13 @@ class InpaintRequest(BaseModel):
     safety_action: SafetyAction = "sensitive_content_text"
     enhance_prompt: StrictBool = False
     mask_blur: Annotated[Number, Field(ge=0, le=64)] = 4.0
-    mask_dilate: Annotated[int, Strict(), Field(ge=0, le=256), Whole] = 0
+    mask_fill_holes: StrictBool = False
+    mask_min_area: Annotated[
+        Annotated[int, Strict(), Field(ge=0, le=2**28)]
+        | Annotated[str, Field(pattern=PER_CENT, description="per cent of the image, for example 0.5%")],
+        Whole,
+    ] = 0
+    mask_dilate: Annotated[int, Strict(), Field(ge=-256, le=256), Whole] = 0
     mask_padding: Annotated[
         Literal["auto", "whole"] | Annotated[int, Strict(), Field(ge=0, le=1024)], BeforeValidator(_as_padding)
     ] = "auto"

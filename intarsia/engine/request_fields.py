@@ -47,6 +47,8 @@ class RequestOptions(TypedDict, total=False):
     safety_action: SafetyAction
     enhance_prompt: bool
     mask_blur: float
+    mask_fill_holes: bool
+    mask_min_area: int | str
     mask_dilate: int
     mask_padding: Literal["auto", "whole"] | int | None
     mask_source: MaskSource

@@ -14,7 +14,7 @@ from intarsia.canvas.boxes import Geometry
 from intarsia.canvas.canvas import Canvas, prepare
 from intarsia.canvas.geometry import follows_mask
 from intarsia.canvas.mask import latent_mask
-from intarsia.canvas.options import CanvasOptions
+from intarsia.canvas.options import CanvasOptions, pixels_of
 from intarsia.engine.noise import MAX_SEED
 from intarsia.engine.parts import Parts, find_checker, find_parts, model_plan
 from intarsia.engine.plan import PLAN_VERSION, CanvasPlan, Plan, PromptPlan, SamplerPlan
@@ -229,6 +229,8 @@ def _canvas_options(request: InpaintRequest, entry: ModelEntry) -> CanvasOptions
         fixed_size=request.fit_output,
         mask_source=request.mask_source,
         invert_mask=request.invert_mask,
+        mask_fill_holes=request.mask_fill_holes,
+        mask_min_area=request.mask_min_area,
         mask_dilate=request.mask_dilate,
         mask_blur=float(request.mask_blur),
         mask_padding=None if request.mask_padding == "whole" else request.mask_padding,
@@ -250,6 +252,8 @@ def _canvas_plan(canvas: Canvas, options: CanvasOptions, images: _Images) -> Can
         mask_padding=_padding(canvas.geometry, options),
         masked_content=options.masked_content,
         color_match=options.color_match,
+        mask_fill_holes=options.mask_fill_holes,
+        mask_min_area=pixels_of(options.mask_min_area, images.image.size),
     )
 
 

@@ -49,7 +49,8 @@ ROW = {
     "guidance_scale": 7.5, "strength": 1.0, "scheduler": "DPMSolverMultistepScheduler", "karras_sigmas": True,
     "algorithm_type": "dpmsolver++", "clip_skip": 1, "seed": 5, "loras": [], "vae": None, "safety_checker": True,
     "ip_adapter": {"id": "look", "image": "c.png", "scale": 0.5}, "token_merging": 0.25, "safety_action": "blur",
-    "enhance_prompt": False, "mask_blur": 4.0, "mask_dilate": 0, "mask_padding": "whole", "mask_source": "auto",
+    "enhance_prompt": False, "mask_blur": 4.0, "mask_dilate": 0, "mask_padding": "whole",
+    "mask_fill_holes": False, "mask_min_area": 0, "mask_source": "auto",
     "invert_mask": False, "masked_content": "original", "color_match": False,
     "prompt_syntax": "plain", "embeddings": [],
 }  # fmt: skip
@@ -61,6 +62,7 @@ CHANGED = {
     "loras": [[{"id": "ink"}], [{"id": "ink", "strength": 0.5}]], "vae": ["soft"], "safety_checker": [False],
     "ip_adapter": [None, {"id": "look", "image": "c.png", "scale": 0.25}], "token_merging": [0.75, True, None],
     "safety_action": ["black"], "enhance_prompt": [True], "mask_blur": [0.0], "mask_dilate": [1],
+    "mask_fill_holes": [True], "mask_min_area": [9, "1%"],
     "mask_padding": [0, 8, "auto"], "mask_source": ["luma"], "invert_mask": [True], "masked_content": ["noise"],
     "color_match": [True], "prompt_syntax": ["weighted"], "embeddings": [["p"]],
 }  # fmt: skip

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
 from intarsia.canvas.canvas import BLANK, Canvas, prepare
-from intarsia.canvas.mask import dilate, resize_mask
+from intarsia.canvas.mask import dilate, erode, resize_mask
 from intarsia.canvas.options import CanvasOptions
 from intarsia.canvas.paste import match_colors
 from intarsia.errors import RequestError
@@ -61,7 +61,8 @@ def check_untouched(canvas: Canvas, output: Image.Image, base: np.ndarray) -> No
 def grown_mask(mask: np.ndarray, wanted: dict, fixed: bool) -> np.ndarray:
     """The denoise mask at the output's size: each step of it has its own slow definition in test_canvas_mask."""
     drawn = mask < 128 if wanted.get("invert_mask") else mask >= 128
-    drawn = dilate(drawn, wanted.get("mask_dilate", 0))
+    by = wanted.get("mask_dilate", 0)
+    drawn = dilate(drawn, by) if by >= 0 else erode(drawn, -by)
     return resize_mask(drawn, (wanted["width"], wanted["height"])) if fixed else drawn
 
 
@@ -71,7 +72,7 @@ options = st.fixed_dictionaries(
     optional={
         "width": st.integers(64, 160),
         "height": st.integers(64, 160),
-        "mask_dilate": st.integers(0, 9),
+        "mask_dilate": st.integers(-2, 9),
         "mask_blur": st.sampled_from([0.0, 0.3, 1.0, 4.0, 11.5]),
         "mask_padding": st.one_of(st.just("auto"), st.integers(0, 40)),
         "masked_content": st.sampled_from(["original", "fill", "noise", "blank"]),
@@ -93,6 +94,10 @@ def test_nothing_outside_the_feather_changes(height, width, channels, wanted, fi
         wanted = wanted | {"invert_mask": False}
     if fixed:
         wanted = {"width": 64, "height": 72} | wanted | {"fixed_size": True}
+    if not grown_mask(mask, wanted, fixed).any():
+        with pytest.raises(RequestError, match=r"^mask_image is empty: mask_dilate -[12] leaves nothing of it"):
+            made(image, mask, **wanted)
+        return
     canvas = made(image, mask, **wanted)
     layout = canvas.geometry
     assert canvas.image.shape == (layout.height, layout.width, 3)
@@ -319,7 +324,10 @@ def test_masks_that_cannot_be_used_are_refused_with_the_reason():
     [
         {"width": 63},
         {"height": 2049},
-        {"mask_dilate": -1},
+        {"mask_dilate": -513},
+        {"mask_min_area": -1},
+        {"mask_min_area": "5"},
+        {"mask_min_area": "101%"},
         {"mask_blur": float("nan")},
         {"mask_padding": -1},
         {"mask_source": "red"},

@@ -122,6 +122,8 @@ INPAINT = {
     "mask_image": (["--mask", "other.png"], "mask_image", "other.png"),
     "mask_blur": (["--mask-blur", 7], "mask_blur", 7.0),
     "mask_dilate": (["--mask-dilate", 8], "mask_dilate", 8),
+    "mask_fill_holes": (["--mask-fill-holes"], "mask_fill_holes", True),
+    "mask_min_area": (["--mask-min-area", "0.5%"], "mask_min_area", "0.5%"),
     "mask_padding": (["--mask-padding", 64], "mask_padding", 64),
     "mask_source": (["--mask-source", "alpha"], "mask_source", "alpha"),
     "invert_mask": (["--invert-mask"], "invert_mask", True),

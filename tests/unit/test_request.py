@@ -42,6 +42,10 @@ WRONG = [
     ("mask_padding", -1, "one of auto, whole, or an integer between 0 and 1024"),
     ("mask_padding", "some", "one of auto, whole, or an integer between 0 and 1024"),
     ("mask_padding", True, "one of auto, whole, or an integer between 0 and 1024"),
+    ("mask_dilate", -257, "an integer between -256 and 256"),
+    ("mask_min_area", -1, "an integer between 0 and 268435456, or per cent of the image, for example 0.5%"),
+    ("mask_min_area", "120%", "per cent of the image"),
+    ("mask_min_area", "5", "per cent of the image"),
     ("masked_content", "nothing", "one of original, fill, noise, blank"),
     ("safety_action", "hide", "one of sensitive_content_text, blur, pixelate, black"),
     ("prompt", None, "a string"),
@@ -96,6 +100,8 @@ LOOSE = {
     "width": (" 512 ", 512),
     "mask_dilate": ("4.0", 4),
     "mask_padding": ("64", 64),
+    "mask_min_area": ("64", 64),
+    "mask_fill_holes": ("yes", True),
     "guidance_scale": ("75e-1", 7.5),
     "strength": (1, 1.0),
     "mask_blur": ("0", 0.0),
@@ -118,7 +124,13 @@ def test_json_and_tables_may_have_numbers_and_flags_as_text(field):
     assert (value, type(value)) == (read, type(read))
 
 
-RIGHT_AS_TEXT = [("samples", "2"), ("samples", 2.0), ("guidance_scale", "7.5"), ("karras_sigmas", "yes")]
+RIGHT_AS_TEXT = [
+    ("mask_min_area", "5"),
+    ("samples", "2"),
+    ("samples", 2.0),
+    ("guidance_scale", "7.5"),
+    ("karras_sigmas", "yes"),
+]
 
 
 @pytest.mark.parametrize(("field", "value", "allowed"), [row for row in WRONG if row[:2] not in RIGHT_AS_TEXT])
