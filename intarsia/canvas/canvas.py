@@ -24,6 +24,7 @@ from intarsia.canvas.mask import Feather, bounding_box, feather, resize_mask
 from intarsia.canvas.options import CanvasOptions
 from intarsia.canvas.paste import Blend, blend, composite, match_colors, paste_area, resize
 from intarsia.canvas.remarks import about_hidden, about_scale
+from intarsia.canvas.swapped import about_swapped
 from intarsia.images.fill import FAINT, from_surroundings, hidden_pixels, opaque
 from intarsia.images.rgb_image import RgbImage
 
@@ -165,6 +166,7 @@ def prepare(image: RgbImage, mask: RgbImage, options: CanvasOptions | None = Non
         feather=feather(area, options.mask_blur),
         options=options,
         warnings=(
+            *about_swapped(image, mask),
             *mask_warnings,
             *about_scale(layout, options),
             *about_hidden(hidden, area),
