@@ -19,6 +19,7 @@ from PIL import Image
 
 from intarsia.canvas.boxes import Box, Geometry, Size
 from intarsia.canvas.denoise_mask import denoise_mask
+from intarsia.canvas.extension import enlarged
 from intarsia.canvas.geometry import geometry
 from intarsia.canvas.mask import Feather, bounding_box, feather, resize_mask
 from intarsia.canvas.options import CanvasOptions
@@ -135,20 +136,25 @@ class Canvas:
         return Feather(box, weights), alpha
 
 
-def prepare(image: RgbImage, mask: RgbImage, options: CanvasOptions | None = None) -> Canvas:
+def prepare(image: RgbImage, mask: RgbImage | None, options: CanvasOptions | None = None) -> Canvas:
     """Make ``image`` and ``mask`` ready to be generated.
+
+    Args:
+        mask: None where the image is extended and only what is new is repainted.
 
     Raises:
         RequestError: the mask is empty, has another aspect ratio, or an option does not fit.
     """
     options = options or CanvasOptions()
+    swap_warnings = about_swapped(image, mask) if mask else ()
     area, mask_warnings = denoise_mask(image, mask, options)
     height, width = area.shape
     working_size = (width, height)
     mask_box = bounding_box(area) or (0, 0, width, height)
     layout = geometry(image.size, working_size, mask_box, options)
 
-    working = _working(image, working_size)
+    whole = enlarged(image, options.extend) if options.extend else image
+    working = _working(whole, working_size)
     hidden = hidden_pixels(working.alpha)
     shown = _shown(working, area, layout.crop)
 
@@ -166,7 +172,7 @@ def prepare(image: RgbImage, mask: RgbImage, options: CanvasOptions | None = Non
         feather=feather(area, options.mask_blur),
         options=options,
         warnings=(
-            *about_swapped(image, mask),
+            *swap_warnings,
             *mask_warnings,
             *about_scale(layout, options),
             *about_hidden(hidden, area),

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from intarsia.canvas.boxes import Size
 from intarsia.canvas.components import drop_specks, fill_holes, largest_area
+from intarsia.canvas.extension import enlarged_mask
 from intarsia.canvas.mask import dilate, erode, fit_mask, resize_mask
 from intarsia.canvas.mask_source import binarize, why_empty
 from intarsia.canvas.options import CanvasOptions, pixels_of
@@ -18,12 +19,32 @@ __all__ = ["denoise_mask"]
 Mask = NDArray[np.bool_]
 
 
-def denoise_mask(image: RgbImage, mask: RgbImage, options: CanvasOptions) -> tuple[Mask, tuple[str, ...]]:
+def denoise_mask(image: RgbImage, mask: RgbImage | None, options: CanvasOptions) -> tuple[Mask, tuple[str, ...]]:
     """The mask at working size, bool ``[H, W]``, and warnings.
 
+    Args:
+        image: as it came, before it is extended.
+        mask: None where only what extends the image is repainted.
+
     Raises:
-        RequestError: the mask is empty, or has another aspect ratio.
+        RequestError: the mask is empty and the image not extended, or it has another aspect ratio.
     """
+    width, height = image.size
+    area = np.zeros((height, width), np.bool_)
+    warnings: tuple[str, ...] = ()
+    if mask is not None:
+        area, warnings = _given(image, mask, options)
+
+    if options.extend is not None:
+        area = enlarged_mask(area, options.extend)
+    if options.fixed_size and options.width and options.height:
+        fixed_size = (options.width, options.height)
+        area = resize_mask(area, fixed_size)
+    return area, warnings
+
+
+def _given(image: RgbImage, mask: RgbImage, options: CanvasOptions) -> tuple[Mask, tuple[str, ...]]:
+    """The mask file as the mask of the image as it came, and warnings."""
     source = options.mask_source
     invert = options.invert_mask
     is_init_image = _looks_same(mask, image)
@@ -34,9 +55,6 @@ def denoise_mask(image: RgbImage, mask: RgbImage, options: CanvasOptions) -> tup
         raise _empty(why_empty(mask, source, invert))
 
     area = _resized_by(_cleaned(drawn, image.size, options), options.mask_dilate)
-    if options.fixed_size and options.width and options.height:
-        fixed_size = (options.width, options.height)
-        area = resize_mask(area, fixed_size)
     return area, source_warnings + size_warnings
 
 

@@ -9,7 +9,18 @@ from typing import Literal, get_args
 
 from intarsia.errors import RequestError
 
-__all__ = ["CanvasOptions", "MaskPadding", "MaskSource", "MaskedContent", "MinArea", "PER_CENT", "pixels_of"]
+__all__ = [
+    "LARGEST_OVERLAP",
+    "LARGEST_SIDE",
+    "CanvasOptions",
+    "Extension",
+    "MaskPadding",
+    "MaskSource",
+    "MaskedContent",
+    "MinArea",
+    "PER_CENT",
+    "pixels_of",
+]
 
 MaskSource = Literal["auto", "luma", "alpha"]
 """How a mask file is read: by its brightness, by its transparency, or by whichever it was drawn with."""
@@ -26,8 +37,36 @@ MinArea = int | str
 PER_CENT = r"^(100|[0-9]{1,2}(\.[0-9]{1,6})?)%$"
 """What a share of the image looks like."""
 
+LARGEST_SIDE, LARGEST_OVERLAP = 2048, 256
+"""Limits of an extension, in pixels."""
+
 # Limits, in pixels.
 _MOST_DILATE, _MOST_BLUR, _MOST_PADDING = 512, 256, 65536
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extension:
+    """By how many pixels an image is enlarged on each side.
+
+    Attributes:
+        overlap: pixels of the image beside the new area that are repainted with it, so that the two join.
+
+    Raises:
+        RequestError: a value outside its limits, or no side at all.
+    """
+
+    left: int = 0
+    top: int = 0
+    right: int = 0
+    bottom: int = 0
+    overlap: int = 16
+
+    def __post_init__(self) -> None:
+        sides = (self.left, self.top, self.right, self.bottom)
+        if min(sides) < 0 or not 0 < max(sides) <= LARGEST_SIDE:
+            raise RequestError("extend", sides, f"between 0 and {LARGEST_SIDE} on each side, and above 0 on one")
+        if not 0 <= self.overlap <= LARGEST_OVERLAP:
+            raise RequestError("extend.overlap", self.overlap, f"between 0 and {LARGEST_OVERLAP}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +85,7 @@ class CanvasOptions:
             model's native area. None generates the whole image; "auto" does, unless it would be scaled down: then
             only the mask's surroundings, at their own resolution as far as the model allows.
         masked_content: what is under the mask before denoising.
+        extend: the image is enlarged at its sides, and what is new is repainted.
         color_match: match the generated colors to those around the mask.
         native_size: side of the square the model was trained on.
         smallest, largest: limits of a side of the generation size.
@@ -66,6 +106,7 @@ class CanvasOptions:
     mask_padding: MaskPadding = None
     masked_content: MaskedContent = "original"
     color_match: bool = False
+    extend: Extension | None = None
     native_size: int = 512
     smallest: int = 64
     largest: int = 2048

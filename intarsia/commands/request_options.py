@@ -99,6 +99,10 @@ class ImageOptions:
     color_match: Annotated[
         Flag, typer.Option("--color-match/--no-color-match", help="Match colors to the mask's surroundings.")
     ] = None
+    extend: Annotated[
+        str | None,
+        typer.Option(metavar="SIDES", help="Enlarge the image, as in left=256,top=64, and paint what is new."),
+    ] = None
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Generation size, for example 512x512.")] = None
     width: Annotated[str | None, typer.Option(metavar="PIXELS", help="Of the generation, 64 to 2048.")] = None
     height: Annotated[str | None, typer.Option(metavar="PIXELS", help="Of the generation, 64 to 2048.")] = None
@@ -117,7 +121,8 @@ class ImageOptions:
                 raise RequestError(f"--{argument}", message=f"--{argument} is given by the argument {value[:60]} too")
             given[field] = value
         for argument, field in (("image", "init_image"), ("mask", "mask_image")):
-            if field not in given:
+            is_needed = argument == "image" or self.extend is None
+            if is_needed and field not in given:
                 raise RequestError(argument, message=f"{argument} is missing: intarsia inpaint IMAGE MASK")
         return given | self._size(given)
 

@@ -35,6 +35,8 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
 _ELSEWHERE = {
     "mask_erode": "mask_dilate below 0 shrinks the mask",
     "mask_shrink": "mask_dilate below 0 shrinks the mask",
+    "outpaint": "extend takes {left, top, right, bottom} in pixels",
+    "expand": "extend takes {left, top, right, bottom} in pixels",
     "generator": "seed takes a number",
     "init_images": "init_image takes one image",
     "W": "width",

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from intarsia.canvas.boxes import Geometry
-from intarsia.canvas.options import MaskedContent, MaskSource
+from intarsia.canvas.options import Extension, MaskedContent, MaskSource
 from intarsia.execution import STANDARD, Precision
 from intarsia.token_merging import NO_MERGING, TokenMerging
 from intarsia.weighted_text import PromptSyntax
@@ -44,6 +44,7 @@ class CanvasPlan:
     Attributes:
         image_sha256, mask_sha256: of the normalized images, however they arrived.
         mask_min_area: in pixels.
+        extend: how the image is enlarged; then ``mask_sha256`` may be "", without a mask.
         mask_padding: -1 generates the whole image; "auto" stands where it chose the mask's surroundings.
         The others are the request's, resolved.
     """
@@ -60,6 +61,7 @@ class CanvasPlan:
     color_match: bool
     mask_fill_holes: bool = False
     mask_min_area: int = 0
+    extend: Extension | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values. What is at its default here is left out: plans from before there was it keep their hashes."""

@@ -25,7 +25,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from intarsia.canvas.options import PER_CENT, MaskedContent, MaskSource
+from intarsia.canvas.options import LARGEST_OVERLAP, LARGEST_SIDE, PER_CENT, MaskedContent, MaskSource
 from intarsia.engine.field_limits import describe
 from intarsia.engine.field_names import hint_for
 from intarsia.engine.loose_values import loosened
@@ -85,6 +85,15 @@ Number = Annotated[float, Strict()]
 Side = Annotated[int, Strict(), Field(ge=64, le=2048), Whole]
 
 
+def _as_whole(value: Any) -> Any:
+    """Numbers of an object or of a text may be text themselves."""
+    number = whole(value)
+    return value if number is None else number
+
+
+NewSide = Annotated[int, Strict(), Field(ge=0, le=LARGEST_SIDE), BeforeValidator(_as_whole)]
+
+
 class Lora(BaseModel):
     """One low-rank adapter of the registry and its strength; ``"ID"`` and ``"ID:STRENGTH"`` may stand for it."""
 
@@ -117,6 +126,39 @@ class IpAdapter(BaseModel):
     id: Name = Field(min_length=1)
     scale: Annotated[Number, Field(ge=0, le=1)] = 1.0
     image: Any = None
+
+
+class Extend(BaseModel):
+    """How an image is enlarged; ``"left=256,top=64"`` may stand for it.
+
+    Attributes:
+        left, top, right, bottom: 0 … 2048 new pixels on that side.
+        overlap: 0 … 256 pixels of the image beside them, which are repainted with them.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    left: NewSide = 0
+    top: NewSide = 0
+    right: NewSide = 0
+    bottom: NewSide = 0
+    overlap: Annotated[int, Strict(), Field(ge=0, le=LARGEST_OVERLAP), BeforeValidator(_as_whole)] = 16
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        pairs = [part.partition("=") for part in value.split(",")]
+        names = [name.strip() for name, _, _ in pairs]
+        if len(set(names)) < len(names) or not all(equals for _, equals, _ in pairs):
+            raise PydanticCustomError("extend", "sides and pixels, for example left=256,top=64")
+        return {name: number for name, (_, _, number) in zip(names, pairs, strict=True)}
+
+    @model_validator(mode="after")
+    def _has_side(self) -> Self:
+        if not (self.left or self.top or self.right or self.bottom):
+            raise PydanticCustomError("extend", "above 0 on at least one side: left, top, right or bottom")
+        return self
 
 
 class InpaintRequest(BaseModel):
@@ -162,6 +204,9 @@ class InpaintRequest(BaseModel):
             and warns where they differ (see :mod:`intarsia.canvas.mask_source`). invert_mask repaints the rest.
         masked_content: what is under the mask before denoising; a transparent hole is filled in any case.
         color_match: match the generated colors to the seam's surroundings.
+        extend: enlarges the image by so many pixels on its sides, ``{"left": 256}`` or ``"left=256,top=64"``. What is
+            new is repainted, with ``overlap`` pixels (16) beside it, and with the mask, which may be left out. The
+            output has the enlarged size.
         negative numbers, infinities, NaN and unknown fields are refused.
     """
 
@@ -210,6 +255,7 @@ class InpaintRequest(BaseModel):
     invert_mask: StrictBool = False
     masked_content: MaskedContent = "original"
     color_match: StrictBool = False
+    extend: Extend | None = None
 
     def __init__(self, **fields: Unpack[RequestFields]) -> None:
         try:
@@ -222,6 +268,11 @@ class InpaintRequest(BaseModel):
         fields = type(self).model_fields
         values = {name: getattr(self, name) for name in fields}
         return one_liner("InpaintRequest", {name: value for name, value in values.items() if _differs(name, value)})
+
+    @property
+    def required_images(self) -> tuple[str, ...]:
+        """The fields of the images that this request needs: an image that is extended needs no mask."""
+        return ("init_image", "mask_image") if self.extend is None else ("init_image",)
 
     @classmethod
     def parse(cls, fields: Mapping[str, Any]) -> Self:
@@ -252,7 +303,7 @@ def _translated(exc: ValidationError) -> RequestError:
         return RequestError(field, message=f"{named(field)} is not a field of a request: {hint}")
 
     value, reason = problem.get("input"), problem["msg"].removeprefix("Input should be ")
-    if field in ("loras", "embeddings", "ip_adapter"):
+    if field in ("loras", "embeddings", "ip_adapter", "extend"):
         return RequestError(".".join(path), value, reason)
     if problem["type"] == "unicode":
         return RequestError(field, value, reason)

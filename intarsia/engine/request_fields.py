@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 if TYPE_CHECKING:
     from intarsia.canvas.options import MaskedContent, MaskSource
     from intarsia.engine.plan import SafetyAction
-    from intarsia.engine.request import IpAdapter, Lora
+    from intarsia.engine.request import Extend, IpAdapter, Lora
     from intarsia.weighted_text import PromptSyntax
 
 __all__ = ["RequestFields", "RequestOptions"]
@@ -55,6 +55,7 @@ class RequestOptions(TypedDict, total=False):
     invert_mask: bool
     masked_content: MaskedContent
     color_match: bool
+    extend: Extend | Mapping[str, int] | str | None
 
 
 class RequestFields(RequestOptions, total=False):

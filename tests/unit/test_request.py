@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import intarsia
-from intarsia import InpaintRequest, IpAdapter, Lora, RequestError
+from intarsia import Extend, InpaintRequest, IpAdapter, Lora, RequestError
 from intarsia.engine.field_names import SYNONYMS
 from intarsia.engine.request_fields import RequestFields
 
@@ -102,6 +102,7 @@ LOOSE = {
     "mask_padding": ("64", 64),
     "mask_min_area": ("64", 64),
     "mask_fill_holes": ("yes", True),
+    "extend": ({"left": "64", "top": 8.0}, Extend(left=64, top=8)),
     "guidance_scale": ("75e-1", 7.5),
     "strength": (1, 1.0),
     "mask_blur": ("0", 0.0),
@@ -137,6 +138,35 @@ RIGHT_AS_TEXT = [
 def test_what_is_wrong_in_any_form_is_refused_in_the_same_words(field, value, allowed):
     with pytest.raises(RequestError, match=f"^{field} must be ") as caught:
         InpaintRequest.parse({field: value})
+    assert allowed in str(caught.value)
+
+
+def test_sides_to_extend_as_text():
+    assert InpaintRequest(extend=" left = 256, top=64,overlap=0").extend == Extend(left=256, top=64, overlap=0)
+    assert InpaintRequest(extend=Extend(right=1)).required_images == ("init_image",)
+    assert InpaintRequest().required_images == ("init_image", "mask_image")
+
+
+@pytest.mark.parametrize(
+    ("value", "field", "allowed"),
+    [
+        ("left", "extend", "sides and pixels, for example left=256,top=64"),
+        ("left=1,left=2", "extend", "sides and pixels"),
+        ("", "extend", "sides and pixels"),
+        ("left=0", "extend", "above 0 on at least one side"),
+        ({}, "extend", "above 0 on at least one side"),
+        ("left=2049", "extend.left", "less than or equal to 2048"),
+        ("top=-1", "extend.top", "greater than or equal to 0"),
+        ({"left": 1.5}, "extend.left", "a valid integer"),
+        ({"left": 8, "overlap": 257}, "extend.overlap", "less than or equal to 256"),
+        ("middle=3", "extend.middle", "Extra inputs are not permitted"),
+        (64, "extend", "valid dictionary"),
+    ],
+)
+def test_what_no_image_is_extended_by(value, field, allowed):
+    with pytest.raises(RequestError) as caught:
+        InpaintRequest(extend=value)
+    assert caught.value.field == field
     assert allowed in str(caught.value)
 
 

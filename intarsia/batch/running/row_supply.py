@@ -72,7 +72,7 @@ class DoneFilter:
 
     def _known(self, row: Row, request: InpaintRequest) -> str | None:
         """The ``known`` of the row's job; None where it is done. Raises what is wrong with its request."""
-        for name in ("init_image", "mask_image"):
+        for name in request.required_images:
             if getattr(request, name) is None:
                 raise RequestError(name, message=f"{name} is required")
 
@@ -131,7 +131,7 @@ def _size(request: InpaintRequest, native: int) -> Hashable:
         return request.width, request.height
 
     source = request.init_image
-    if isinstance(request.mask_padding, int) or not isinstance(source, str) or not is_path(source):
+    if isinstance(request.mask_padding, int) or request.extend or not isinstance(source, str) or not is_path(source):
         return None
 
     size = _image_size(source)
