@@ -144,6 +144,7 @@ def _request(values: Mapping[str, Any], model: str | None, syntax: PromptSyntax)
         width=values["width"],
         height=values["height"],
         fit_output=True,
+        mask_padding="whole",  # as the hosted services do
         samples=values["samples"],
         steps=values.get("steps"),
         guidance_scale=values["guidance_scale"],

@@ -25,6 +25,8 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "mask_padding": ("padding_mask_crop", "inpaint_full_res_padding", "margin"),
     "mask_dilate": ("mask_grow", "grow_mask", "dilate"),
     "mask_blur": ("feather", "blur"),
+    "mask_fill_holes": ("fill_holes",),
+    "mask_min_area": ("min_area", "min_mask_area"),
     "invert_mask": ("mask_invert", "inpainting_mask_invert"),
     "token_merging": ("tomesd", "token_merging_ratio", "tome_ratio"),
     "safety_action": ("safety_checker_type",),
@@ -33,13 +35,17 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
 """Field → names that other tools have for the same value."""
 
 _ELSEWHERE = {
+    "mask_erode": "mask_dilate below 0 shrinks the mask",
+    "mask_shrink": "mask_dilate below 0 shrinks the mask",
+    "outpaint": "extend takes {left, top, right, bottom} in pixels",
+    "expand": "extend takes {left, top, right, bottom} in pixels",
     "generator": "seed takes a number",
     "init_images": "init_image takes one image",
     "W": "width",
     "H": "height",
     "size": "width and height, each a number",
     "inpainting_fill": "masked_content takes original, fill, noise or blank",
-    "inpaint_full_res": "mask_padding, set to a number of pixels, generates only the mask's surroundings",
+    "inpaint_full_res": "mask_padding says what is generated: auto, whole, or a number of pixels around the mask",
     "lora_strength": "loras takes a list of {id, strength}",
     "ip_adapter_image": "ip_adapter takes {id, image, scale}",
     "ip_adapter_scale": "ip_adapter takes {id, image, scale}",

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from intarsia.canvas.boxes import Geometry
-from intarsia.canvas.options import MaskedContent, MaskSource
+from intarsia.canvas.options import Extension, MaskedContent, MaskSource
 from intarsia.execution import STANDARD, Precision
 from intarsia.token_merging import NO_MERGING, TokenMerging
 from intarsia.weighted_text import PromptSyntax
@@ -43,7 +43,10 @@ class CanvasPlan:
 
     Attributes:
         image_sha256, mask_sha256: of the normalized images, however they arrived.
-        The others are the request's, resolved; ``mask_padding`` -1 generates the whole image.
+        mask_min_area: in pixels.
+        extend: how the image is enlarged; then ``mask_sha256`` may be "", without a mask.
+        mask_padding: -1 generates the whole image; "auto" stands where it chose the mask's surroundings.
+        The others are the request's, resolved.
     """
 
     geometry: Geometry
@@ -53,9 +56,21 @@ class CanvasPlan:
     invert_mask: bool
     mask_dilate: int
     mask_blur: float
-    mask_padding: int
+    mask_padding: Literal["auto"] | int
     masked_content: MaskedContent
     color_match: bool
+    mask_fill_holes: bool = False
+    mask_min_area: int = 0
+    extend: Extension | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values. What is at its default here is left out: plans from before there was it keep their hashes."""
+        values = dataclasses.asdict(self)
+        later = [field for field in dataclasses.fields(self) if field.default is not dataclasses.MISSING]
+        for field in later:
+            if values[field.name] == field.default:
+                del values[field.name]
+        return values
 
 
 @dataclass(frozen=True)
@@ -208,7 +223,7 @@ class Plan:
         values: dict[str, Any] = {}
         for name, value in dataclasses.asdict(self).items():
             values |= self.token_merging.to_dict() if name == "token_merging" else {name: value}
-        parts = {"model": self.model.to_dict(), "prompt": self.prompt.to_dict(), "sampler": self.sampler.to_dict()}
+        parts = {name: getattr(self, name).to_dict() for name in ("model", "canvas", "prompt", "sampler")}
         return values | parts
 
     def to_json(self, indent: int | None = 2) -> str:

@@ -82,6 +82,14 @@ def test_what_a_job_says_of_its_sampler_is_still_what_it_says_once_it_is_stored(
     assert done["result"]["meta"] == json.loads(json.dumps(result.meta))
 
 
+def test_an_image_that_is_extended_needs_no_mask(server, job_fields):
+    fields = {name: value for name, value in job_fields.items() if name != "mask_image"} | {"extend": {"left": 24}}
+    done = ended(server.client, posted(server, fields))
+    with intarsia.Engine("null") as engine:
+        result = engine.run(intarsia.InpaintRequest(**fields))
+    np.testing.assert_array_equal(image_at(server, done["result"]["images"][0]), result.images[0])
+
+
 def test_a_drawn_seed_is_known_before_the_job_runs_and_gives_the_image_again(server, job_fields):
     first = posted(server, job_fields | {"seed": None})
     again = posted(server, job_fields | {"seed": first["seed"]})

@@ -116,6 +116,7 @@ ENGINE = {
     "max_pixels": (["--max-pixels", 5000], "max_pixels", 5000),
 }
 MESSAGES = {"quiet": (["-q"], "talk", (True, False)), "verbose": (["-v"], "talk", (False, True))}
+LEFT_AND_TOP = {"left": 256, "top": 64, "right": 0, "bottom": 0, "overlap": 16}
 LOOK = {"id": "look", "scale": 1.0, "image": None}
 INPAINT = {
     "image": ([], "init_image", "photo.png"),
@@ -124,6 +125,9 @@ INPAINT = {
     "mask_image": (["--mask", "other.png"], "mask_image", "other.png"),
     "mask_blur": (["--mask-blur", 7], "mask_blur", 7.0),
     "mask_dilate": (["--mask-dilate", 8], "mask_dilate", 8),
+    "extend": (["--extend", "left=256,top=64"], "extend", LEFT_AND_TOP),
+    "mask_fill_holes": (["--mask-fill-holes"], "mask_fill_holes", True),
+    "mask_min_area": (["--mask-min-area", "0.5%"], "mask_min_area", "0.5%"),
     "mask_padding": (["--mask-padding", 64], "mask_padding", 64),
     "mask_source": (["--mask-source", "alpha"], "mask_source", "alpha"),
     "invert_mask": (["--invert-mask"], "invert_mask", True),
