@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from intarsia.engine.engine import Engine
     from intarsia.engine.noise import noise
     from intarsia.engine.plan import Plan
-    from intarsia.engine.request import InpaintRequest, IpAdapter, Lora
+    from intarsia.engine.request import Extend, InpaintRequest, IpAdapter, Lora
     from intarsia.engine.request_from import request_from
     from intarsia.engine.result import Progress, Result
     from intarsia.engine.ticket import Ticket
@@ -42,6 +42,7 @@ _HOMES = {
     "BackendError": "intarsia.errors",
     "Cancelled": "intarsia.errors",
     "Engine": "intarsia.engine.engine",
+    "Extend": "intarsia.engine.request",
     "InpaintRequest": "intarsia.engine.request",
     "IntarsiaError": "intarsia.errors",
     "IpAdapter": "intarsia.engine.request",
@@ -69,6 +70,7 @@ __all__ = [
     "BackendError",
     "Cancelled",
     "Engine",
+    "Extend",
     "InpaintRequest",
     "IntarsiaError",
     "IpAdapter",

@@ -6,10 +6,10 @@ import time
 from types import TracebackType
 from typing import Self
 
+from rich.columns import Columns
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from intarsia.batch.ledger.run_stats import RunStats, quantile
 
@@ -52,14 +52,13 @@ class Display:
 
         self._shown_at = now
         self._bar.update(self._task, completed=stats.finished, total=stats.rows)
-        self._live.update(Group(self._bar, _grid(stats)), refresh=True)
+        self._live.update(Group(self._bar, numbers_of(stats)), refresh=True)
 
 
-def _grid(stats: RunStats) -> Table:
+def numbers_of(stats: RunStats) -> Group:
+    """The numbers below the bar, as many in a line as fit: none is cut at any usual width."""
     memory = max((state.memory for state in stats.states), default=0.0)
-    grid = Table.grid(padding=(0, 2))
-
-    grid.add_row(
+    counts = (
         f"{stats.failed} failed",
         f"{stats.rate:.2f} images/s",
         f"batches {stats.fill:.0%} full",
@@ -67,8 +66,11 @@ def _grid(stats: RunStats) -> Table:
         f"{memory:.0f} MiB",
         f"warm-up {stats.first or 0.0:.1f} s",
     )
-    grid.add_row(*_stages(stats))
-    return grid
+    lines = [Columns(counts, padding=(0, 2))]
+    stages = _stages(stats)
+    if stages:
+        lines.append(Columns(["seconds, median/95 %:", *stages], padding=(0, 2)))
+    return Group(*lines)
 
 
 def _stages(stats: RunStats) -> list[str]:

@@ -136,7 +136,7 @@ class _RowChecks:
     def _look(self, row: Row) -> None:
         """Its files are there; what is behind URLs is not asked."""
         sources = sources_of(row.fields)
-        for name in ("init_image", "mask_image"):
+        for name in InpaintRequest.parse(row.fields).required_images:
             if row.fields.get(name) is None:
                 raise RequestError(name, message=f"{name} is required")
         for name, source in sources.items():

@@ -65,11 +65,25 @@ class ImageOptions:
         _named("mask_blur"),
     ] = None
     mask_dilate: Annotated[
-        str | None, typer.Option(metavar="PIXELS", help="Growth of the mask, 0 to 256."), _named("mask_dilate")
+        str | None,
+        typer.Option(metavar="PIXELS", help="By how much the mask grows, or shrinks below 0: -256 to 256."),
+        _named("mask_dilate"),
+    ] = None
+    mask_fill_holes: Annotated[
+        Flag,
+        typer.Option("--mask-fill-holes/--no-mask-fill-holes", help="Repaint what the mask surrounds, too."),
+        _switched("mask_fill_holes"),
+    ] = None
+    mask_min_area: Annotated[
+        str | None,
+        typer.Option(metavar="AREA", help="Leave out specks of the mask below so many pixels, or 0.5% of the image."),
+        _named("mask_min_area"),
     ] = None
     mask_padding: Annotated[
         str | None,
-        typer.Option(metavar="PIXELS", help="Generate only the mask and so much around it, at full resolution."),
+        typer.Option(
+            metavar="PIXELS", help="Generate only the mask and so much around it; whole: all; default auto, by size."
+        ),
         _named("mask_padding"),
     ] = None
     mask_source: Annotated[
@@ -84,6 +98,10 @@ class ImageOptions:
     ] = None
     color_match: Annotated[
         Flag, typer.Option("--color-match/--no-color-match", help="Match colors to the mask's surroundings.")
+    ] = None
+    extend: Annotated[
+        str | None,
+        typer.Option(metavar="SIDES", help="Enlarge the image, as in left=256,top=64, and paint what is new."),
     ] = None
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Generation size, for example 512x512.")] = None
     width: Annotated[str | None, typer.Option(metavar="PIXELS", help="Of the generation, 64 to 2048.")] = None
@@ -107,7 +125,8 @@ class ImageOptions:
                 raise RequestError(f"--{argument}", message=f"--{argument} is given by the argument {value[:60]} too")
             given[field] = value
         for argument, field in (("image", "init_image"), ("mask", "mask_image")):
-            if field not in given and needs_images:
+            is_needed = needs_images and (argument == "image" or self.extend is None)
+            if is_needed and field not in given:
                 raise RequestError(argument, message=f"{argument} is missing: intarsia inpaint IMAGE MASK")
         return given | self._size(given)
 
@@ -195,8 +214,28 @@ class SamplingOptions:
         typer.Option("--karras-sigmas/--no-karras-sigmas", help="Karras's spacing of noise levels; on by default."),
         _switched("karras_sigmas"),
     ] = None
+    spacing: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="leading, trailing, linspace, karras or exponential."),
+        _named("spacing"),
+    ] = None
     algorithm_type: Annotated[
         str | None, typer.Option(metavar="NAME", help="Form of the DPM solvers, for example sde-dpmsolver++.")
+    ] = None
+    solver_order: Annotated[
+        str | None, typer.Option(metavar="N", help="1 to 3, of DPM++, UniPC and DEIS; default 2.")
+    ] = None
+    solver_type: Annotated[
+        str | None, typer.Option(metavar="NAME", help="midpoint or heun of DPM++, bh1 or bh2 of UniPC.")
+    ] = None
+    final_sigmas_type: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Where the last step ends: zero or sigma_min.")
+    ] = None
+    eta: Annotated[
+        str | None, typer.Option(metavar="X", help="Fresh noise in DDIM, 0 to 1; default 0."), _named("eta")
+    ] = None
+    table: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A scheduler of your own, as JSON: see docs/schedulers.md.")
     ] = None
     token_merging: Annotated[
         str | None,
@@ -206,7 +245,12 @@ class SamplingOptions:
 
     def fields(self) -> dict[str, Any]:
         """The fields of a request."""
-        return _given(self)
+        given = _given(self)
+        if self.table is not None:
+            from intarsia.schedulers.table_json import read_table
+
+            given["table"] = read_table(self.table)
+        return given
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -155,6 +155,8 @@ class Result:
             "scheduler": sampler.scheduler,
             "karras_sigmas": sampler.karras and sampler.karras_applied,
             "algorithm_type": sampler.algorithm_type,
+            **dict(sampler.settings),
+            **({"table": sampler.table_sha256} if sampler.table_sha256 else {}),
             "clip_skip": plan.prompt.clip_skip,
             "vae": plan.model.vae,
             "loras": [dataclasses.asdict(adapter) for adapter in plan.model.adapters],

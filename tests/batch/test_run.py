@@ -72,6 +72,19 @@ def test_exif_of_a_rows_image_is_in_its_file_unless_it_is_stripped(album, tmp_pa
     assert intarsia.request_from(tmp_path / "out" / "name.jpg").init_image == row["init_image"]
 
 
+def test_an_image_that_is_extended_needs_no_mask_and_is_done_once(album, tmp_path):
+    row = album.row(3, seed=11, extend="left=24")
+    del row["mask_image"]
+    manifest, out = album.manifest([row]), tmp_path / "out"
+    assert not batch.validate(manifest, album.options).problems
+    assert batch.run(manifest, out, album.options).status["ok"] == 1
+    (line,) = lines(out)
+    with Image.open(album.folder / row["init_image"]) as given, Image.open(out / line["outputs"][0]) as made:
+        assert made.size == (given.width + 24, given.height)
+    os.utime(album.folder / row["init_image"])  # looked at again, and found to be the same
+    assert batch.run(manifest, out, album.options).status == {"skipped": 1}
+
+
 def test_order_shards_workers_and_neighbors_change_no_image(album, tmp_path):
     rows = album.rows(36)
     batch.run(album.manifest(rows), tmp_path / "one", album.with_options(slots=1))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import time
+from array import array
 
 import pytest
+from rich.console import Console
 
 from intarsia.batch.ledger.records import Record
 from intarsia.batch.ledger.run_stats import RunStats, WorkerState, quantile
+from intarsia.batch.live import numbers_of
 from intarsia.batch.running.jobs import Job
 from intarsia.batch.running.worker_pool import WorkerProcess
 
@@ -74,3 +78,23 @@ def test_a_second_attempt_is_made_alone():
     assert worker.room == 7
     worker.jobs = {1: second}
     assert worker.room == 0
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_no_number_is_cut_while_a_run_is_shown(width):
+    stats = RunStats(rows=50_000)
+    stats.states = [WorkerState(evaluations=3, lane_rows=20, slots=8, memory=12345.0)]
+    stats.images, stats.first, stats.latest, stats.again = 1337, 2.0, 102.0, 12
+    stats.status["error"] = 17
+    for number, stage in enumerate(("resolve", "encode", "denoise", "decode", "paste", "safety", "write", "total")):
+        stats.stages[stage] = array("d", [10.125 + number] * 20)
+
+    shown = io.StringIO()
+    Console(file=shown, width=width).print(numbers_of(stats))
+    lines = shown.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    counts = ["17 failed", "13.37 images/s", "batches 83% full", "12 retries", "12345 MiB", "warm-up 2.0 s"]
+    times = [f"{stage} {10.125 + number:.3f}/{10.125 + number:.3f}" for number, stage in enumerate(stats.stages)]
+    for text in counts + times:
+        assert sum(text in line for line in lines) == 1, text
+    assert "…" not in shown.getvalue()

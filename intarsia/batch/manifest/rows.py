@@ -26,6 +26,7 @@ from intarsia.engine.request import InpaintRequest
 from intarsia.errors import OutputError, RequestError, shown
 from intarsia.numbers import is_random_seed
 from intarsia.redact import redacted
+from intarsia.schedulers.table_json import read_table
 
 __all__ = ["Reader", "Refused", "Row", "derived_seed", "in_shard", "is_path", "load_defaults"]
 
@@ -86,8 +87,10 @@ def load_defaults(path: str | os.PathLike[str] | None) -> dict[str, Any]:
     for name in ("id", "output"):
         if name in fields:
             raise RequestError("--defaults", message=f"{path}: {name} cannot be the same for all rows")
+    # A table's path is relative to the manifest, and looked at with the rows.
+    checked = {name: value for name, value in fields.items() if name != "table" or not isinstance(value, str)}
     try:
-        InpaintRequest.parse(fields)
+        InpaintRequest.parse(checked)
     except RequestError as exc:
         raise RequestError("--defaults", message=f"{path}: {exc}") from exc
     return fields
@@ -121,6 +124,7 @@ class Reader:
         self.base = str(base)
         self.options = options
         self.defaults = dict(defaults)
+        self._tables: dict[str, object] = {}
 
     def row(self, line: Line) -> Row | Refused:
         """The row that a line means."""
@@ -135,6 +139,8 @@ class Reader:
             self._check_keys(fields)
             _check_texts(fields)
             fields = loosened(InpaintRequest, fields)
+            if isinstance(fields.get("table"), str):
+                fields["table"] = self._table(fields["table"])
             written_id, output = fields.pop("id", None), fields.pop("output", None)
             identifier = self._id(written_id, fields)
             if output is None:
@@ -201,6 +207,13 @@ class Reader:
     def _is_inline(self, source: str) -> bool:
         """Whether an image is written out in the row, as base64."""
         return not ADDRESS.match(source) and _may_be_base64(source) and self._located(source) == source
+
+    def _table(self, path: str) -> object:
+        """What the file of a scheduler table holds; read once, as rows share it."""
+        located = self._located(path)
+        if located not in self._tables:
+            self._tables[located] = read_table(located)
+        return self._tables[located]
 
     def _adapter(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         adapter = fields.get("ip_adapter")

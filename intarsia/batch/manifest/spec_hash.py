@@ -83,7 +83,9 @@ def _hash(value: Any) -> str:
 
 def contents_of(plan: Plan) -> dict[str, str]:
     """The content hashes in a plan, by field."""
-    contents = {"init_image": plan.canvas.image_sha256, "mask_image": plan.canvas.mask_sha256}
+    contents = {"init_image": plan.canvas.image_sha256}
+    if plan.canvas.mask_sha256:
+        contents["mask_image"] = plan.canvas.mask_sha256
     if plan.prompt.image_sha256:
         contents["ip_adapter.image"] = plan.prompt.image_sha256
     return contents

@@ -181,7 +181,9 @@ class RowRunner:
         return self.engine.submit(item.request)
 
     def _look(self, request: InpaintRequest) -> dict[str, str]:
-        images = {"init_image": request.init_image, "mask_image": request.mask_image}
+        images = {"init_image": request.init_image}
+        if request.mask_image is not None or "mask_image" in request.required_images:
+            images["mask_image"] = request.mask_image
         if request.ip_adapter is not None:
             images["ip_adapter.image"] = request.ip_adapter.image
         return {name: open_image(name, value, self._access).sha256 for name, value in images.items()}
