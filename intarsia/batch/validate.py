@@ -7,12 +7,14 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 from intarsia.batch.ledger.error_kinds import classify, sentence
 from intarsia.batch.manifest.collisions import Collisions
+from intarsia.batch.manifest.prompt_count import PromptCount
 from intarsia.batch.manifest.reader import Manifest
-from intarsia.batch.manifest.rows import Reader, Refused, Row, is_path, load_defaults
+from intarsia.batch.manifest.rows import Reader, Refused, Row, defaults_of, is_path
 from intarsia.batch.manifest.spec_hash import Specs, sources_of
 from intarsia.batch.running.task import keep_out
 from intarsia.batch.settings import Options, Pair
@@ -62,26 +64,33 @@ def validate(
     out = None if out is None else Path(out)
     place = manifest if isinstance(manifest, Pair) else Path(manifest)
     opened = Manifest.of(place, options, out)
-    reader = Reader(opened.base, options, load_defaults(options.defaults))
+    reader = Reader(opened.base, options, defaults_of(options))
     checks = _RowChecks(options, decode)
     if out is not None:
         keep_out(opened, out)
 
-    collisions = Collisions(out)
+    collisions, prompts = Collisions(out), PromptCount()
     count = 0
     problems: list[Refused] = []
-    for row, problem in checks.all(reader.row(line) for line in opened):
+    rows = map(reader.row, opened)
+    for row, problem in checks.all(islice(rows, options.limit)):
         count += 1
         if isinstance(row, Row):
             collisions.add(row)
+            prompts.add(row)
         if problem is not None:
             problems.append(replace(problem, text=printable(problem.text)))
     if not count:
         raise opened.without_rows()
 
-    problems += _collisions(map(reader.row, opened), collisions)
+    for row in rows:  # beyond the limit: they may still collide with those before it
+        if isinstance(row, Row):
+            collisions.add(row)
+    checked = islice(map(reader.row, opened), options.limit)
+    problems += _collisions(checked, collisions)
+
     problems.sort(key=lambda problem: problem.number)
-    return Findings(count, tuple(problems), opened.notes)
+    return Findings(count, tuple(problems), (*opened.notes, *prompts.notes()))
 
 
 def _collisions(rows: Iterable[Row | Refused], collisions: Collisions) -> Iterator[Refused]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -14,19 +13,22 @@ from intarsia.commands.interrupts import held, interruptible
 from intarsia.commands.option_groups import grouped
 from intarsia.commands.options import AsJson, EngineOptions, MessageOptions
 from intarsia.commands.outputs import OutputOptions, Targets
-from intarsia.commands.request_options import ImageOptions, ModelOptions, PromptOptions, SamplingOptions
+from intarsia.commands.request_options import (
+    ImageOptions,
+    MaskOptions,
+    ModelOptions,
+    PromptOptions,
+    SamplingOptions,
+    SeedOptions,
+)
+from intarsia.commands.set_option import Settings, with_settings
 from intarsia.commands.streams import is_quiet, note, print_json, remark
-from intarsia.errors import Cancelled, OutputError, RequestError
+from intarsia.errors import Cancelled, OutputError
 
 if TYPE_CHECKING:
     from intarsia.engine.result import Progress, Result
 
 __all__ = ["inpaint"]
-
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="A field by its name, as JSON or text; may be repeated."),
-]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,28 +36,28 @@ class RequestOptions:
     """The options of ``inpaint`` that make a request, put together."""
 
     images: ImageOptions
+    masks: MaskOptions
     prompt: PromptOptions
+    seed: SeedOptions
     sampling: SamplingOptions
     model: ModelOptions
     settings: list[str] | None
 
     def fields(self) -> dict[str, Any]:
         """The fields of the request; RequestError for one that is given twice."""
-        groups = (self.images, self.prompt, self.sampling, self.model)
+        groups = (self.images, self.masks, self.prompt, self.seed, self.sampling, self.model)
         fields: dict[str, Any] = {}
         for group in groups:
             fields |= group.fields()
-        for name, value in _settings(self.settings or []).items():
-            if name in fields:
-                raise RequestError("--set", message=f"--set {name} is given by an option of its own too")
-            fields[name] = value
-        return fields
+        return with_settings(fields, self.settings)
 
 
 @grouped
 def inpaint(
     images: ImageOptions,
+    masks: MaskOptions,
     prompt: PromptOptions,
+    seed: SeedOptions,
     sampling: SamplingOptions,
     model: ModelOptions,
     output: OutputOptions,
@@ -72,7 +74,9 @@ def inpaint(
     from intarsia.engine.request import InpaintRequest
 
     messages.apply()
-    asked = RequestOptions(images=images, prompt=prompt, sampling=sampling, model=model, settings=set_)
+    asked = RequestOptions(
+        images=images, masks=masks, prompt=prompt, seed=seed, sampling=sampling, model=model, settings=set_
+    )
     request = InpaintRequest.parse(asked.fields())
     targets = output.targets(request.init_image, request.samples)
     targets.check()  # before the work, not after it
@@ -84,20 +88,6 @@ def inpaint(
             warnings = _write(result, targets, output)
             written += targets.paths
         _report(result, targets.paths, warnings, as_json)
-
-
-def _settings(pairs: list[str]) -> dict[str, Any]:
-    """``NAME=VALUE``, the value as JSON where it is JSON, else as text."""
-    fields: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise RequestError("--set", pair, "NAME=VALUE")
-        try:
-            fields[name.strip()] = json.loads(value)
-        except (ValueError, RecursionError):  # no JSON, or a number with too many digits, or lists too deep
-            fields[name.strip()] = value
-    return fields
 
 
 def _with_progress(events: Iterator[Progress | Result]) -> Result:

@@ -88,7 +88,7 @@ def test_the_content_decides_and_the_rest_is_named(place, tmp_path):
 def test_what_is_left_out_is_said_before_the_work(album, tmp_path):
     (album.folder / "photos/IMG_1.HEIC").write_bytes(HEIC)
     (album.folder / "defaults.toml").write_text("steps = 2\nwidth = 64\nheight = 64\n")
-    where = ["--images", album.folder / "photos", "--masks", album.folder / "masks"]
+    where = ["--images", album.folder / "photos", "--masks", album.folder / "masks", "--prompt", "a tree"]
     sentence = f"{album.folder}/photos: left out, no image of a kind that is read: 'IMG_1.HEIC'"
     done = album.call("run", *where, "--out", tmp_path / "out", "--backend", "null", "--defaults", "defaults.toml")
     assert (done.returncode, done.stderr.splitlines()) == (0, [sentence])

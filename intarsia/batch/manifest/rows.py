@@ -27,7 +27,7 @@ from intarsia.errors import OutputError, RequestError, shown
 from intarsia.numbers import is_random_seed
 from intarsia.redact import redacted
 
-__all__ = ["Reader", "Refused", "Row", "derived_seed", "in_shard", "is_path", "load_defaults"]
+__all__ = ["Reader", "Refused", "Row", "derived_seed", "in_shard", "defaults_of", "is_path"]
 
 _IMAGE_FIELDS = ("init_image", "mask_image")
 _MISSPELT = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # "https:/…" is an address to be refused, no path
@@ -72,10 +72,24 @@ class Refused:
     is_nameless: bool = False
 
 
-def load_defaults(path: str | os.PathLike[str] | None) -> dict[str, Any]:
-    """The fields of a defaults file. Unknown keys, and values that no request takes: :class:`RequestError`."""
-    if path is None:
-        return {}
+def defaults_of(options: Options) -> dict[str, Any]:
+    """The fields of a run's defaults file, and over them those of its options.
+
+    Raises:
+        RequestError: an unknown key, or a value that no request takes.
+    """
+    fields = _file_fields(options.defaults) if options.defaults is not None else {}
+    given = {name: value for name, value in (options.request or {}).items() if value is not None}
+
+    for name in ("id", "output"):
+        if name in given:
+            raise RequestError(name, message=f"{name} cannot be the same for all rows")
+    InpaintRequest.parse(loosened(InpaintRequest, given))
+    return fields | given
+
+
+def _file_fields(path: str) -> dict[str, Any]:
+    """The fields of a defaults file."""
     try:
         fields = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except RecursionError as exc:
