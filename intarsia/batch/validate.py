@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 from intarsia.batch.ledger.error_kinds import classify, sentence
+from intarsia.batch.ledger.progress import Progress
 from intarsia.batch.manifest.collisions import Collisions
 from intarsia.batch.manifest.prompt_count import PromptCount
 from intarsia.batch.manifest.reader import Manifest
@@ -49,6 +50,7 @@ def validate(
     *,
     decode: bool = True,
     out: str | os.PathLike[str] | None = None,
+    watch: Callable[[Progress], None] | None = None,
 ) -> Findings:
     """Parse every row, look for its files, and hold ids and outputs against one another.
 
@@ -56,6 +58,7 @@ def validate(
         decode: also open every image and lay out every canvas, as a run would: finds damaged images, empty masks
             and sizes that do not fit. Without it only the files' being there is checked.
         out: the output folder of the run to come; with it, outputs that would replace images of rows are found.
+        watch: called after every row, with how many there are and how many have been looked at.
 
     Raises:
         RequestError: the manifest or the defaults cannot be used at all, or there are no rows.
@@ -70,6 +73,7 @@ def validate(
         keep_out(opened, out)
 
     collisions, prompts = Collisions(out), PromptCount()
+    total = 0 if watch is None else sum(1 for _ in islice(opened, options.limit))
     count = 0
     problems: list[Refused] = []
     rows = map(reader.row, opened)
@@ -80,6 +84,8 @@ def validate(
             prompts.add(row)
         if problem is not None:
             problems.append(replace(problem, text=printable(problem.text)))
+        if watch is not None:
+            watch(Progress(rows=total, finished=count, failed=len(problems)))
     if not count:
         raise opened.without_rows()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import signal
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -42,6 +43,12 @@ batch = group("Offline batches: validate, run, report, retry, merge.", no_args_i
 
 Out = Annotated[Path, typer.Option("--out", "-o", "--output", metavar="FOLDER", help="For images and results.")]
 Folder = Annotated[Path, typer.Argument(help="The output folder of a run.")]
+Every = Annotated[
+    float,
+    typer.Option(
+        "--progress", min=0.1, metavar="SECONDS", help="Between lines of progress, where there is no terminal."
+    ),
+]
 Classes = Annotated[
     str | None, typer.Option("--class", metavar="NAMES", help="Only errors of these classes, comma-separated.")
 ]
@@ -55,6 +62,7 @@ def validate_command(
     prompt: PromptOptions,
     sampling: SamplingOptions,
     model: ModelOptions,
+    messages: MessageOptions,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -67,11 +75,14 @@ def validate_command(
     allow_private_urls: AllowPrivateUrls = False,
     max_pixels: MaxPixels = None,
     set_: Settings = None,
+    every: Every = 30.0,
     as_json: AsJson = False,
 ) -> None:
     """Check every row before a run; exit code 2 where anything is wrong."""
     from intarsia.batch import Options, validate
+    from intarsia.batch.live import CheckDisplay, ProgressLines
 
+    messages.apply()
     fields = RowFields(masks=masks, prompt=prompt, sampling=sampling, model=model, settings=set_)
     options = Options(
         weights=_text(weights),
@@ -81,7 +92,9 @@ def validate_command(
         allow_private_urls=allow_private_urls,
         max_pixels=max_pixels,
     )
-    findings = validate(rows.place(), options, decode=decode, out=out)
+    lines = ProgressLines(_say, every, "with problems")
+    with CheckDisplay(lines=lines, is_shown=not is_quiet()) as display:
+        findings = validate(rows.place(), options, decode=decode, out=out, watch=display)
     typer.echo(printable_json(_findings_as_dict(findings)) if as_json else _findings_as_text(findings))
     if findings.problems:
         raise typer.Exit(RequestError.exit_code)
@@ -116,6 +129,7 @@ def run_or_retry_command(
     messages: MessageOptions,
     out: Out,
     set_: Settings = None,
+    every: Every = 30.0,
     as_json: AsJson = False,
     classes: Classes = None,
 ) -> None:
@@ -134,7 +148,7 @@ def run_or_retry_command(
     command: Runs = run
     if context.info_name == "retry":
         command = functools.partial(retry, classes=_error_kinds(classes))
-    _carry_out(command, rows.place(), options, out=out, as_json=as_json)
+    _carry_out(command, rows.place(), options, out=out, every=every, as_json=as_json)
 
 
 @batch.command("report")
@@ -168,15 +182,16 @@ def _carry_out(
     options: Options,
     *,
     out: Path,
+    every: float,
     as_json: bool,
 ) -> None:
-    """Run or retry with a live display; the numbers on stdout at the end."""
+    """Run or retry with its progress on standard error; the numbers on stdout at the end."""
     from intarsia.batch.ledger.report import run_as_text
-    from intarsia.batch.live import Display
+    from intarsia.batch.live import Display, ProgressLines
 
     before = signal.signal(signal.SIGTERM, _interrupt)  # what ends a job on a cluster is no reason to lose its rows
     try:
-        with Display(is_shown=not is_quiet()) as display:
+        with Display(lines=ProgressLines(_say, every), is_shown=not is_quiet()) as display:
             stats = command(place, out, options, display)
     except KeyboardInterrupt as exc:
         raise Cancelled(f"interrupted; the same command goes on where it stopped ({out})") from exc
@@ -188,6 +203,12 @@ def _carry_out(
     typer.echo(printable_json(numbers) if as_json else run_as_text(numbers))
     if stats.failed:
         raise typer.Exit(1)
+
+
+def _say(line: str) -> None:
+    """A line of progress; where it cannot be written, the work goes on."""
+    with suppress(OSError, ValueError):
+        typer.echo(line, err=True)
 
 
 def _warn(sentences: Iterable[str]) -> None:
