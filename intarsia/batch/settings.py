@@ -36,7 +36,10 @@ _KINDS: dict[object, str] = {
 
 @dataclass(frozen=True)
 class Pair:
-    """A folder of images with a folder of masks of the same stems, or one mask file for all of them."""
+    """A folder of images with a folder of masks of the same stems, or one mask file for all of them.
+
+    One folder may be both: there the masks are called ``NAME_mask.*``.
+    """
 
     images: Path
     masks: Path

@@ -24,7 +24,12 @@ Images = Annotated[
     Path | None, typer.Option("--images", metavar="FOLDER", help="In place of a manifest: a folder of images …")
 ]
 Masks = Annotated[
-    Path | None, typer.Option("--masks", metavar="PATH", help="… and of masks with the same names, or one mask.")
+    Path | None,
+    typer.Option(
+        "--masks",
+        metavar="PATH",
+        help="… its masks, or one for all; default is NAME_mask.* beside NAME.*.",
+    ),
 ]
 Defaults = Annotated[
     Path | None, typer.Option("--defaults", metavar="FILE", help="A TOML file of request fields under the rows.")
@@ -60,9 +65,9 @@ class RowOptions:
 
         if self.manifest is not None and self.images is None and self.masks is None:
             return self.manifest
-        if self.manifest is None and self.images is not None and self.masks is not None:
-            return Pair(self.images, self.masks)
-        raise RequestError("manifest", message="give either a manifest, or both --images and --masks")
+        if self.manifest is None and self.images is not None:
+            return Pair(self.images, self.images if self.masks is None else self.masks)
+        raise RequestError("manifest", message="give either a manifest, or --images and --masks")
 
 
 @dataclass(frozen=True, kw_only=True)

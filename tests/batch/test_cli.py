@@ -36,7 +36,7 @@ def test_a_run_its_report_and_a_retry(album, tmp_path):
 
 BAD = [
     (["run"], "Missing option"),
-    (["run", "--out", "out"], "give either a manifest, or both"),
+    (["run", "--out", "out"], "give either a manifest, or --images"),
     (["run", "m.jsonl", "--out", "out", "--images", "photos", "--masks", "masks"], "give either a manifest"),
     (["run", "none.jsonl", "--out", "out"], "does not exist"),
     (["run", "empty.jsonl", "--out", "out"], "has no rows"),

@@ -173,7 +173,8 @@ class Reader:
 
     def _refused(self, line: Line, identifier: str, text: str) -> Refused:
         text = redacted(text).encode("utf-8", "backslashreplace").decode()  # names of files need not be UTF-8
-        return Refused(line.number, identifier or f"line {line.number}", "param", text, is_nameless=not identifier)
+        error = line.error if line.problem else "param"
+        return Refused(line.number, identifier or f"line {line.number}", error, text, is_nameless=not identifier)
 
     def _written_id(self, line: Line) -> str:
         """The line's own id where it is one, for the name of a row that is refused."""
