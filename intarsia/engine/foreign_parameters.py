@@ -102,7 +102,7 @@ def _sampler(pairs: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
         return {}, {"Sampler": sampler, **left_out}
     fields: dict[str, Any] = {"scheduler": sampler}
     # "Automatic" is the sampler's own spacing, which for most is Karras's, as here; no word of it meant none.
-    if spacing != "Automatic" and not found.karras and schedulers.has_curves(found.scheduler):
+    if spacing != "Automatic" and found.spacing is None and schedulers.has_curves(found.scheduler):
         fields["karras_sigmas"] = False
     return fields, left_out
 

@@ -180,7 +180,9 @@ def _open_images(request: InpaintRequest, access: Access) -> _Images:
 
 
 def _origin(request: InpaintRequest, entries: _Entries, images: _Images, plan: Plan) -> Origin:
-    opened = {"init_image": (request.init_image, images.image), "mask_image": (request.mask_image, images.mask)}
+    opened = {"init_image": (request.init_image, images.image)}
+    if images.mask is not None:
+        opened["mask_image"] = (request.mask_image, images.mask)
     if request.ip_adapter is not None and images.prompt is not None:
         opened["ip_adapter.image"] = (request.ip_adapter.image, images.prompt)
     return Origin(
