@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from intarsia import batch, schedulers
-    from intarsia.api import inpaint, plan
+    from intarsia.api import compare, inpaint, plan
+    from intarsia.comparing.comparison import Comparison
     from intarsia.engine.engine import Engine
     from intarsia.engine.noise import noise
     from intarsia.engine.plan import Plan
@@ -40,6 +41,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "BackendError": "intarsia.errors",
     "Cancelled": "intarsia.errors",
+    "Comparison": "intarsia.comparing.comparison",
     "Engine": "intarsia.engine.engine",
     "InpaintRequest": "intarsia.engine.request",
     "IntarsiaError": "intarsia.errors",
@@ -57,6 +59,7 @@ _HOMES = {
     "Ticket": "intarsia.engine.ticket",
     "WeightsError": "intarsia.errors",
     "batch": "intarsia.batch",
+    "compare": "intarsia.api",
     "inpaint": "intarsia.api",
     "noise": "intarsia.engine.noise",
     "plan": "intarsia.api",
@@ -66,6 +69,7 @@ _HOMES = {
 __all__ = [
     "BackendError",
     "Cancelled",
+    "Comparison",
     "Engine",
     "InpaintRequest",
     "IntarsiaError",
@@ -83,6 +87,7 @@ __all__ = [
     "Ticket",
     "WeightsError",
     "batch",
+    "compare",
     "inpaint",
     "noise",
     "plan",
