@@ -75,7 +75,7 @@ def axes_of(
     names: list[str] = []
     for option in order:
         names += compared if option == "axis" else [option]
-    names += several  # by --set, under whose name they do not stand
+    names += several  # whose options have other names than the field
     found = {**several, **compared}
     axes = [Axis(name, tuple(found[name])) for name in dict.fromkeys(names) if name in found]
     return loosened(InpaintRequest, fields), axes

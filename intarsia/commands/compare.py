@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
 from intarsia.commands.compare_files import Files, GridOptions
-from intarsia.commands.inpaint import RequestOptions
-from intarsia.commands.inpaint import Settings as FixedFields
 from intarsia.commands.interrupts import held, interruptible
 from intarsia.commands.option_groups import grouped
 from intarsia.commands.options import AsJson, EngineOptions, MessageOptions
@@ -26,6 +24,14 @@ __all__ = ["compare"]
 
 COMPARE_SCHEMA = 1
 """Version of what ``--json`` prints; it grows when a key changes its meaning or goes."""
+
+
+class RequestGroup(Protocol):
+    """Options that are fields of a request."""
+
+    def fields(self) -> dict[str, Any]:
+        """Those that are given."""
+
 
 Axes = Annotated[
     list[str] | None,
@@ -48,7 +54,6 @@ def compare(
     engine: EngineOptions,
     messages: MessageOptions,
     axis: Axes = None,
-    set_: FixedFields = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare settings over one image: a labelled grid, a table, and a manifest for intarsia batch.
@@ -59,8 +64,8 @@ def compare(
     from intarsia.comparing.running import Settings, run_comparison
 
     messages.apply()
-    asked = RequestOptions(images=images, prompt=prompt, sampling=sampling, model=model, settings=set_)
-    fields, axes = _fields_and_axes(asked, axis or [], list(context.params))
+    groups = (prompt, sampling, model)
+    fields, axes = _fields_and_axes(images, groups, axis or [], list(context.params))
     files = output.files(fields.get("init_image"))
 
     with interruptible() as written:
@@ -82,23 +87,24 @@ def compare(
 
 
 def _fields_and_axes(
-    asked: RequestOptions, settings: Sequence[str], order: Sequence[str]
+    images: ImageOptions, groups: Sequence[RequestGroup], settings: Sequence[str], order: Sequence[str]
 ) -> tuple[dict[str, Any], list[Axis]]:
     """What all cells have, and the axes; image and mask may be axes alone."""
     from intarsia.commands.axis_text import axes_of, settings_of
 
     compared = settings_of(settings)
-    absent = {"init_image": asked.images.image, "mask_image": asked.images.mask}
-    stand_ins = {name: compared[name][0] for name, argument in absent.items() if name in compared and argument is None}
-    given = [name for name in stand_ins if getattr(asked.images, name) is not None]
-    images = dataclasses.replace(
-        asked.images, **{name: value for name, value in stand_ins.items() if name not in given}
-    )
+    given = {
+        "init_image": images.image is not None or images.init_image is not None,
+        "mask_image": images.mask is not None or images.mask_image is not None,
+    }
+    # for the images' own check of what is missing; the axis takes its place below
+    stand_ins = {name: compared[name][0] for name in given if name in compared and not given[name]}
 
-    fields = dataclasses.replace(asked, images=images).fields()
+    fields = dataclasses.replace(images, **stand_ins).fields()
+    for group in groups:
+        fields |= group.fields()
     for name in stand_ins:
-        if name not in given:
-            del fields[name]
+        del fields[name]
     return axes_of(compared, fields, order)
 
 

@@ -72,8 +72,9 @@ def combined(fields: Mapping[str, Any], axes: Sequence[Axis]) -> list[dict[str, 
 
 
 def label_of(value: Any) -> str:
-    """A value as a person reads it: ``none``, ``yes``, ``7.5``, ``ink:0.5 + wash:1``."""
-    value = plain(value)
+    """A value as a person reads it: ``none``, ``yes``, ``7.5``, ``ink:0.5 + wash:1``, a table's name."""
+    name = None if isinstance(value, os.PathLike) else getattr(value, "name", None)
+    value = name if isinstance(name, str) else plain(value)
     if value is None:
         return "none"
     if isinstance(value, bool):

@@ -11,14 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from PIL import Image
-from pydantic import BaseModel
 
 from intarsia.comparing.axes import Axis, label_of, plain
 from intarsia.comparing.difference import Difference
 from intarsia.comparing.grid import draw_grid
 from intarsia.engine.representations import brief, images_as_html
+from intarsia.engine.request import InpaintRequest
 from intarsia.engine.result import Counters
 from intarsia.errors import RequestError
 
@@ -196,38 +195,30 @@ def _cell_text(name: str, value: Any) -> Any:
 
 
 def _row(cell: Cell) -> dict[str, Any]:
+    """The cell's request as a row; what is at none is left out, as rows leave it out."""
+    request = InpaintRequest(**cell.fields)
     row: dict[str, Any] = {"id": cell.id}
-    for name, value in cell.fields.items():
-        if value is None:
-            continue
-        row[name] = _located(name, value) if name in _IMAGES else _data(name, value)
+    for name in cell.fields:
+        if name in _IMAGES:
+            value: Any = _located(name, getattr(request, name))
+        elif name == "ip_adapter" and request.ip_adapter is not None:
+            adapter = request.ip_adapter
+            image = _located("ip_adapter.image", adapter.image)
+            value = {"id": adapter.id, "scale": adapter.scale, "image": image}
+        else:
+            value = request.model_dump(mode="json", include={name})[name]
+        if value is not None:
+            row[name] = value
     return row
 
 
-def _located(name: str, value: Any) -> str:
+def _located(name: str, value: Any) -> str | None:
     """An image as a row has it: the absolute path of a file, or the text that it was given as."""
     text = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if text is None:
+        return None
     if not isinstance(text, str):
         message = f"{name} was given as {brief(value)}: a manifest takes a path, a URL or base64"
         raise RequestError(name, message=message)
     is_file = len(text) <= _LONGEST_PATH and "\0" not in text and os.path.isfile(text)
     return os.path.abspath(text) if is_file else text
-
-
-def _data(name: str, value: Any) -> Any:
-    """A value that JSON holds whole; an IP adapter's image located as the others are."""
-    if isinstance(value, BaseModel):
-        return _data(name, {field: getattr(value, field) for field in type(value).model_fields})
-    if isinstance(value, Mapping):
-        return {inner: _part(name, inner, part) for inner, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_data(name, part) for part in value]
-    if isinstance(value, os.PathLike):
-        return os.path.abspath(os.fspath(value))
-    if value is None or isinstance(value, str | bool | int | float | np.generic):
-        return plain(value)
-    raise RequestError(name, message=f"{name} was given as {brief(value)}, which no row of a manifest can hold")
-
-
-def _part(name: str, inner: str, value: Any) -> Any:
-    return _located(f"{name}.{inner}", value) if inner == "image" else _data(name, value)

@@ -268,7 +268,6 @@ def test_a_seed_may_be_left_to_chance(inpainted, text):
 
 GRID = {
     "axis": (["--axis", "steps=4,5", "--axis", "strength=1"], "axes", [("steps", (4, 5)), ("strength", (1.0,))]),
-    "set_": INPAINT["set_"],
     "out": (["-o", "x.webp"], "paths", [Path("x.webp"), Path("x.csv"), Path("x.jsonl")]),
     "cell_size": (["--cell-size", 100], "cell_size", 100),
     "keep": (["--keep", "full"], "keep", Path("full")),
@@ -315,6 +314,11 @@ def compared(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Seen]
 def test_a_flag_of_compare_reaches_the_library(compared, flag):
     arguments, names, expected = COMPARE[flag]
     assert look(compared(*arguments), names) == expected
+
+
+def test_every_field_of_a_request_has_an_option_of_compare():
+    options = {parameter.name for parameter in command_of("compare").params}
+    assert set(InpaintRequest.model_fields) <= options
 
 
 def test_axes_stand_in_the_order_of_the_command_line_whatever_their_options_are_called(compared):
