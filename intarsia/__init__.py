@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from intarsia import batch, schedulers
-    from intarsia.api import inpaint, plan
+    from intarsia.api import compare, inpaint, plan
+    from intarsia.comparing.comparison import Comparison
     from intarsia.engine.engine import Engine
     from intarsia.engine.noise import noise
     from intarsia.engine.plan import Plan
@@ -41,6 +42,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "BackendError": "intarsia.errors",
     "Cancelled": "intarsia.errors",
+    "Comparison": "intarsia.comparing.comparison",
     "Engine": "intarsia.engine.engine",
     "Extend": "intarsia.engine.request",
     "InpaintRequest": "intarsia.engine.request",
@@ -59,6 +61,7 @@ _HOMES = {
     "Ticket": "intarsia.engine.ticket",
     "WeightsError": "intarsia.errors",
     "batch": "intarsia.batch",
+    "compare": "intarsia.api",
     "inpaint": "intarsia.api",
     "noise": "intarsia.engine.noise",
     "plan": "intarsia.api",
@@ -69,6 +72,7 @@ _HOMES = {
 __all__ = [
     "BackendError",
     "Cancelled",
+    "Comparison",
     "Engine",
     "Extend",
     "InpaintRequest",
@@ -87,6 +91,7 @@ __all__ = [
     "Ticket",
     "WeightsError",
     "batch",
+    "compare",
     "inpaint",
     "noise",
     "plan",

@@ -16,6 +16,7 @@ import typer
 from intarsia import __version__
 from intarsia.commands.batch import batch
 from intarsia.commands.command import Command, group
+from intarsia.commands.compare import compare
 from intarsia.commands.doctor import doctor
 from intarsia.commands.export import export
 from intarsia.commands.inpaint import inpaint
@@ -34,7 +35,7 @@ from intarsia.errors import BackendError, Cancelled, IntarsiaError, RequestError
 __all__ = ["app", "main"]
 
 app = group("Inpaint images locally.", no_args_is_help=True, add_completion=True)
-for command in (inpaint, request, plan, schema, doctor, export, serve):
+for command in (inpaint, compare, request, plan, schema, doctor, export, serve):
     app.command(cls=Command)(command)
 app.add_group("batch", batch)
 app.add_group("keys", keys)

@@ -5,7 +5,6 @@ Typer's own help is drawn by Rich, whose import takes longer than everything els
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any, ClassVar, TypeAlias, TypeVar
@@ -30,7 +29,7 @@ class Command(TyperCommand):
         aliases: dict[str, tuple[str, ...]] = getattr(self.callback, "option_aliases", {})
         for parameter in self.params:
             for name in aliases.get(parameter.name or "", ()):
-                _renamed(parameter, name).add_to_parser(parser, ctx)
+                _add_under(name, parameter, parser, ctx)
         return parser
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
@@ -150,12 +149,15 @@ def _nothing() -> None:
     """A group's own work, where it has none."""
 
 
-def _renamed(parameter: Any, names: str) -> Any:
-    """A parameter that sets the same value under other names."""
-    renamed = copy.copy(parameter)
+def _add_under(names: str, parameter: Any, parser: Any, ctx: Any) -> None:
+    """Add a parameter to the parser under other names too; itself, as the parser notes in which order they come."""
+    shown = parameter.opts, parameter.secondary_opts
     name, _, secondary = names.partition("/")
-    renamed.opts, renamed.secondary_opts = [name], [secondary] if secondary else []
-    return renamed
+    parameter.opts, parameter.secondary_opts = [name], [secondary] if secondary else []
+    try:
+        parameter.add_to_parser(parser, ctx)
+    finally:
+        parameter.opts, parameter.secondary_opts = shown
 
 
 def _dashed(token: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,17 @@ from intarsia.commands.interrupts import held, interruptible
 from intarsia.commands.option_groups import grouped
 from intarsia.commands.options import AsJson, EngineOptions, MessageOptions
 from intarsia.commands.outputs import OutputOptions, Targets
-from intarsia.commands.request_options import ImageOptions, ModelOptions, PromptOptions, SamplingOptions
+from intarsia.commands.request_options import (
+    ImageOptions,
+    MaskOptions,
+    ModelOptions,
+    PromptOptions,
+    SamplingOptions,
+    SeedOptions,
+)
+from intarsia.commands.set_option import Settings, with_settings
 from intarsia.commands.streams import is_quiet, note, print_json, remark
-from intarsia.errors import Cancelled, OutputError, RequestError, named
+from intarsia.errors import Cancelled, OutputError, named
 
 if TYPE_CHECKING:
     from intarsia.engine.request import InpaintRequest
@@ -25,10 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["inpaint"]
 
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="A field by its name, as JSON or text; may be repeated."),
-]
 From = Annotated[
     str | None,
     typer.Option(
@@ -45,27 +48,27 @@ class RequestOptions:
     """The options of ``inpaint`` that make a request, put together."""
 
     images: ImageOptions
+    masks: MaskOptions
     prompt: PromptOptions
+    seed: SeedOptions
     sampling: SamplingOptions
     model: ModelOptions
     settings: list[str] | None
 
     def fields(self, *, needs_images: bool = True) -> dict[str, Any]:
         """The fields of the request; RequestError for one that is given twice, or an image that is not given."""
-        fields = self.images.fields(needs_images=needs_images)
-        for group in (self.prompt, self.sampling, self.model):
+        fields = self.images.fields(needs_images=needs_images, needs_mask=self.masks.extend is None)
+        for group in (self.masks, self.prompt, self.seed, self.sampling, self.model):
             fields |= group.fields()
-        for name, value in _settings(self.settings or []).items():
-            if name in fields:
-                raise RequestError("--set", message=f"--set {name} is given by an option of its own too")
-            fields[name] = value
-        return fields
+        return with_settings(fields, self.settings)
 
 
 @grouped
 def inpaint(
     images: ImageOptions,
+    masks: MaskOptions,
     prompt: PromptOptions,
+    seed: SeedOptions,
     sampling: SamplingOptions,
     model: ModelOptions,
     output: OutputOptions,
@@ -81,7 +84,9 @@ def inpaint(
     --denoising-strength) are understood too.
     """
     messages.apply()
-    asked = RequestOptions(images=images, prompt=prompt, sampling=sampling, model=model, settings=set_)
+    asked = RequestOptions(
+        images=images, masks=masks, prompt=prompt, seed=seed, sampling=sampling, model=model, settings=set_
+    )
     request, past = _request(asked, from_)
     targets = output.targets(request.init_image, request.samples)
     targets.check()  # before the work, not after it
@@ -114,20 +119,6 @@ def _about_files(past: PastRequest | None, result: Result) -> tuple[str, ...]:
     if not past or not changed:
         return ()
     return (f"{named(past.path)} was made with other files of {', '.join(map(named, changed))}",)
-
-
-def _settings(pairs: list[str]) -> dict[str, Any]:
-    """``NAME=VALUE``, the value as JSON where it is JSON, else as text."""
-    fields: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise RequestError("--set", pair, "NAME=VALUE")
-        try:
-            fields[name.strip()] = json.loads(value)
-        except (ValueError, RecursionError):  # no JSON, or a number with too many digits, or lists too deep
-            fields[name.strip()] = value
-    return fields
 
 
 def _with_progress(events: Iterator[Progress | Result]) -> Result:

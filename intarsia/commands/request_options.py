@@ -19,7 +19,7 @@ from intarsia.engine.field_names import SYNONYMS
 from intarsia.errors import RequestError
 from intarsia.numbers import number
 
-__all__ = ["ModelOptions", "ImageOptions", "PromptOptions", "SamplingOptions"]
+__all__ = ["ModelOptions", "ImageOptions", "MaskOptions", "PromptOptions", "SamplingOptions", "SeedOptions"]
 
 
 def _named(field: str, *, but: tuple[str, ...] = ()) -> Also:
@@ -41,7 +41,7 @@ Flag = bool | None
 
 @dataclass(frozen=True, kw_only=True)
 class ImageOptions:
-    """Image, mask, and how the mask is read."""
+    """Image and mask."""
 
     heading: ClassVar[str] = "Image and mask"
 
@@ -59,6 +59,34 @@ class ImageOptions:
         typer.Option("--mask", metavar="MASK", help="The same as the second argument."),
         Also("--mask-image"),
     ] = None
+
+    def fields(self, *, needs_images: bool = True, needs_mask: bool = True) -> dict[str, Any]:
+        """The fields of a request.
+
+        Args:
+            needs_images: it is an error where the image, or a mask that is needed, is not given.
+        """
+        given = _given(self, without=("image", "mask"))
+        for argument, field in (("image", "init_image"), ("mask", "mask_image")):
+            value = getattr(self, argument)
+            if value is None:
+                continue
+            if field in given:
+                raise RequestError(f"--{argument}", message=f"--{argument} is given by the argument {value[:60]} too")
+            given[field] = value
+        needed = {"image": ("init_image", needs_images), "mask": ("mask_image", needs_images and needs_mask)}
+        for argument, (field, is_needed) in needed.items():
+            if is_needed and field not in given:
+                raise RequestError(argument, message=f"{argument} is missing: intarsia inpaint IMAGE MASK")
+        return given
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskOptions:
+    """How the mask is read, and the size that is generated."""
+
+    heading: ClassVar[str] = "Image and mask"
+
     mask_blur: Annotated[
         str | None,
         typer.Option(metavar="PIXELS", help="Feather of the paste-back, 0 to 64; default 4."),
@@ -110,24 +138,9 @@ class ImageOptions:
         Flag, typer.Option("--fit-output/--no-fit-output", help="Make the output of that size too.")
     ] = None
 
-    def fields(self, *, needs_images: bool = True) -> dict[str, Any]:
-        """The fields of a request.
-
-        Args:
-            needs_images: it is an error where image or mask is not given.
-        """
-        given = _given(self, without=("image", "mask", "size"))
-        for argument, field in (("image", "init_image"), ("mask", "mask_image")):
-            value = getattr(self, argument)
-            if value is None:
-                continue
-            if field in given:
-                raise RequestError(f"--{argument}", message=f"--{argument} is given by the argument {value[:60]} too")
-            given[field] = value
-        for argument, field in (("image", "init_image"), ("mask", "mask_image")):
-            is_needed = needs_images and (argument == "image" or self.extend is None)
-            if is_needed and field not in given:
-                raise RequestError(argument, message=f"{argument} is missing: intarsia inpaint IMAGE MASK")
+    def fields(self) -> dict[str, Any]:
+        """The fields of a request."""
+        given = _given(self, without=("size",))
         return given | self._size(given)
 
     def _size(self, given: dict[str, Any]) -> dict[str, int]:
@@ -178,14 +191,26 @@ class PromptOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SamplingOptions:
-    """How the image is generated."""
+class SeedOptions:
+    """The seed of one request; a batch has one of its own."""
 
     heading: ClassVar[str] = "Sampling"
 
     seed: Annotated[
         str | None, typer.Option(metavar="N", help="Drawn and reported where it is -1 or not given."), _named("seed")
     ] = None
+
+    def fields(self) -> dict[str, Any]:
+        """The fields of a request."""
+        return _given(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """How the image is generated."""
+
+    heading: ClassVar[str] = "Sampling"
+
     samples: Annotated[str | None, typer.Option(metavar="N", help="1 to 4 images; default 1."), _named("samples")] = (
         None
     )

@@ -15,6 +15,7 @@ from intarsia.registry.entries import ModelEntry
 from intarsia.registry.files import scheduler_config
 from intarsia.schedulers.chosen_settings import SETTINGS, chosen_settings
 from intarsia.schedulers.noise_schedule import PredictionType
+from intarsia.schedulers.solvers import DISTILLED_ALONE
 from intarsia.schedulers.table_json import table_hash
 
 __all__ = ["DEFAULT_SCHEDULER", "DEFAULT_STEPS", "prediction_type_of", "sampler_plan", "table_of"]
@@ -68,9 +69,21 @@ def sampler_plan(request: InpaintRequest, entry: ModelEntry) -> SamplerPlan:
         algorithm_type=algorithm or "",
         schedule=_frozen(config),
         evaluations=len(table.timesteps) if strength else 0,
-        notes=tuple(table.notes),
+        notes=_notes(table, entry, config),
         settings=settings,
     )
+
+
+def _notes(table: schedulers.Table, entry: ModelEntry, config: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the table says of itself; not that it needs a distilled model where the model says that it is one.
+
+    It does so by its own scheduler, in its files or for any endpoint of its entry.
+    """
+    of_endpoints = [value for value in entry.defaults.values() if isinstance(value, Mapping)]
+    own = [config.get("_class_name"), *(defaults.get("scheduler") for defaults in (entry.defaults, *of_endpoints))]
+    if any(str(name).casefold() in ("lcm", "lcmscheduler") for name in own):
+        return tuple(note for note in table.notes if note != DISTILLED_ALONE)
+    return table.notes
 
 
 def _plan_of_table(request: InpaintRequest, table: schedulers.Table, config: Mapping[str, Any]) -> SamplerPlan:

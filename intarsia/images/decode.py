@@ -23,12 +23,13 @@ from intarsia.images.access import pixel_limit
 from intarsia.images.containers import Container, Damaged, netpbm, unpack
 from intarsia.images.containers.exif import exif_orientation
 from intarsia.images.embedded import NOTHING, EmbeddedMetadata, kept
+from intarsia.images.heif_decoder import heif_opener
 from intarsia.images.pixel_modes import channels_of, scaled, strips, thrice, transparent
 
 __all__ = ["FORMATS", "Pixels", "check_size", "decode", "is_deep", "opened"]
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO")
-"""Decoders that are used. An allowlist: Pillow's EPS decoder, for one, starts Ghostscript."""
+"""Pillow's decoders that are used. An allowlist: that of EPS, for one, starts Ghostscript. HEIC has one of its own."""
 
 # A row costs a decoder some bytes however narrow it is.
 _LONGEST_SIDE = 1 << 20
@@ -96,7 +97,10 @@ def decode(field: str, data: bytes, notes: list[str], max_pixels: int | None) ->
         check_size(image.size, max_pixels, container.cost)  # of some files only the decoder can tell it
         _allocate(image)
         orientation, profile = _orientation_and_profile(image, container)
+        size = image.size
         rgb, alpha, is_gray = _channels(field, image, container, notes)
+        if image.size != size:
+            raise Damaged(f"says that it has {size[0]}x{size[1]} pixels, and has {image.width}x{image.height}")
         return Pixels(
             rgb=rgb,
             alpha=alpha,
@@ -116,7 +120,9 @@ def _embedded(field: str, container: Container, notes: list[str]) -> EmbeddedMet
 
 
 def _orientation_and_profile(image: ImageFile.ImageFile, container: Container) -> tuple[int, bytes | None]:
-    """From the container, or of an AVIF from its decoder; the image gets the profile too, to convert by."""
+    """From the container, or of AVIF and HEIC from their decoders; the image gets the profile too, to convert by."""
+    if container.kind == "HEIF":  # its decoder has turned it upright
+        return 1, image.info.get("icc_profile")
     if container.kind == "AVIF":
         orientation = None
         if "exif" in image.info:
@@ -273,7 +279,7 @@ def opened(container: Container) -> Iterator[ImageFile.ImageFile]:
     if not names:
         raise Damaged("")
 
-    factory: Any = _openers()[names[0]][0]
+    factory: Any = heif_opener() if names[0] == "HEIF" else _openers()[names[0]][0]
     try:
         image: ImageFile.ImageFile = factory(io.BytesIO(container.data), "")
     except SyntaxError as exc:  # a header that the decoder makes nothing of

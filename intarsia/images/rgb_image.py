@@ -28,7 +28,7 @@ __all__ = ["FORMATS", "RgbImage", "from_array", "from_bytes", "from_image"]
 
 Bytes2D = NDArray[np.uint8]
 
-_READ = "PNG, JPEG, WebP, GIF, BMP, TIFF, PPM, AVIF, JPEG 2000 or ICO"
+_READ = "PNG, JPEG, WebP, GIF, BMP, TIFF, PPM, AVIF, HEIC, JPEG 2000 or ICO"
 _ORIENTATION = 0x0112
 
 # EXIF 2.32, table of tag 0x0112: how the stored rows and columns become an upright image.

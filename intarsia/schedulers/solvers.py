@@ -40,6 +40,9 @@ SIGMAS_HALF = Grid(round_karras=True)
 LOG_RHO = Grid(whole=True, open_end=True, full_range=True, final="sigma_min")
 # The spacing of diffusers' IPNDM, 1 - i/N of the way, on the trained timesteps.
 TRAINED_EVEN = Grid(spacing="trailing", whole=True, choices=())
+DISTILLED_ALONE = "LCMScheduler gives poor images unless the model, or a LoRA, is distilled for it"
+"""The note of a sampler of consistency models."""
+
 DISTILLED = Grid(spacing="distilled", whole=True, choices=())
 EDM = Grid(full_range=True, curve="karras", choices=())
 GEOMETRIC = Grid(full_range=True, curve="exponential", choices=())
@@ -154,6 +157,6 @@ SOLVERS: dict[str, Solver] = {
         curves=False,
         stochastic=True,
         finals=(),
-        note="LCMScheduler gives poor pictures with a model that is not distilled for it",
+        note=DISTILLED_ALONE,
     ),
 }

@@ -114,7 +114,7 @@ def test_a_folder_is_made_once_there_is_something_to_put_there(intarsia, scene):
 
 def test_quiet_leaves_out_warnings_and_verbose_says_what_ran(intarsia):
     call = ("inpaint", "photo.png", "mask.png", "--backend", "null", "--scheduler", "lcm")
-    assert "LCMScheduler gives poor pictures" in intarsia(*call).stderr
+    assert "LCMScheduler gives poor images" in intarsia(*call).stderr
     assert intarsia(*call, "-q").stderr == ""
     before = intarsia("--quiet", *call)
     assert (before.stderr, before.stdout) == ("", "photo-intarsia-3.png\n")

@@ -5,6 +5,7 @@ A flag without a row here fails: what a command forgets to pass on is otherwise 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,12 @@ import typer.main
 
 from intarsia import api, cli, endpoints, schedulers
 from intarsia.backends.onnx import sources
-from intarsia.commands import outputs, streams
+from intarsia.commands import compare_files, outputs, streams
+from intarsia.commands.options import EngineOptions, MessageOptions
+from intarsia.commands.request_options import ImageOptions, ModelOptions, PromptOptions, SamplingOptions
+from intarsia.comparing import running
+from intarsia.comparing.axes import Axis
+from intarsia.comparing.running import Settings
 from intarsia.endpoints import answer as reply
 from intarsia.engine import engine as engines
 from intarsia.engine import request_from, resolve
@@ -282,6 +288,68 @@ def test_names_of_other_tools_set_the_same_field(inpainted, field, name, option)
 @pytest.mark.parametrize("text", ["-1", "random", " -1 "])
 def test_a_seed_may_be_left_to_chance(inpainted, text):
     assert inpainted("--seed", text)["seed"] is None
+
+
+GRID = {
+    "axis": (["--axis", "steps=4,5", "--axis", "strength=1"], "axes", [("steps", (4, 5)), ("strength", (1.0,))]),
+    "out": (["-o", "x.webp"], "paths", [Path("x.webp"), Path("x.csv"), Path("x.jsonl")]),
+    "cell_size": (["--cell-size", 100], "cell_size", 100),
+    "keep": (["--keep", "full"], "keep", Path("full")),
+    "overwrite": (["--overwrite"], "overwrite", (True, True)),
+    "as_json": (["--json"], "as_json", True),
+}
+GROUPS = (ImageOptions, PromptOptions, SamplingOptions, ModelOptions, EngineOptions, MessageOptions)
+SHARED = [field.name for group in GROUPS for field in dataclasses.fields(group)]
+COMPARE = {**{name: INPAINT[name] for name in SHARED}, **GRID}
+
+
+@pytest.fixture
+def compared(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Seen]:
+    """Runs ``intarsia compare`` and gives what reached the library."""
+    from intarsia.commands import compare
+
+    def run_comparison(engine: object, fields: dict[str, Any], axes: list[Axis], settings: Settings) -> SimpleNamespace:
+        request = InpaintRequest(**fields)
+        seen.update({name: getattr(request, name) for name in InpaintRequest.model_fields})
+        seen.update(axes=[(axis.name, axis.values) for axis in axes])
+        seen.update(cell_size=settings.cell_size, keep=settings.keep, kept_over=settings.overwrite)
+        seen["talk"] = (streams._talk.quiet, streams._talk.verbose)
+        return SimpleNamespace(failed=())
+
+    def write(files: compare_files.Files, comparison: object, overwrite: bool) -> None:
+        seen.update(paths=files.paths, overwrite=(overwrite, seen["kept_over"]))
+
+    monkeypatch.setattr(engines, "Engine", seen.engine)
+    monkeypatch.setattr(running, "run_comparison", run_comparison)
+    monkeypatch.setattr(compare_files.Files, "write", write)
+    monkeypatch.setattr(compare, "_report", lambda comparison, files, as_json: seen.update(as_json=as_json))
+
+    def run_compare(*arguments: object) -> Seen:
+        given = {"--image", "--mask"} & set(map(str, arguments))
+        positional = [] if given else ["photo.png", "mask.png"]
+        rest = ["--mask", "mask.png"] if given == {"--image"} else ["--image", "photo.png"] if given else []
+        run("compare", *positional, *arguments, *rest)
+        return seen
+
+    return run_compare
+
+
+@pytest.mark.parametrize("flag", COMPARE)
+def test_a_flag_of_compare_reaches_the_library(compared, flag):
+    arguments, names, expected = COMPARE[flag]
+    assert look(compared(*arguments), names) == expected
+
+
+def test_every_field_of_a_request_has_an_option_of_compare():
+    options = {parameter.name for parameter in command_of("compare").params}
+    assert set(InpaintRequest.model_fields) <= options
+
+
+def test_axes_stand_in_the_order_of_the_command_line_whatever_their_options_are_called(compared):
+    call = ("--sampling-steps", "4,5", "--axis", "seed=1,2", "--strength", "0.5", "--sampler", "euler,ddim")
+    axes = [("steps", (4, 5)), ("seed", (1, 2)), ("scheduler", ("euler", "ddim"))]
+    assert compared(*call)["axes"] == axes
+    assert compared(*call[-2:], *call[:-2])["axes"] == [axes[2], axes[0], axes[1]]
 
 
 REQUEST = {
@@ -634,6 +702,7 @@ def test_a_flag_of_doctor_changes_what_is_looked_at_or_printed(place, monkeypatc
 TABLE = {
     "doctor": DOCTOR,
     "inpaint": INPAINT,
+    "compare": COMPARE,
     "request": REQUEST,
     "plan": PLAN,
     "schema": SCHEMA,

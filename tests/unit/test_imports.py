@@ -61,7 +61,10 @@ ALLOWED = {
         "intarsia.backends.protocol",
         "intarsia.backends.choose",
     ],
+    # of the engine all, and of the images what reads, encodes and saves them
+    "intarsia.comparing": ["intarsia.engine", "intarsia.images"],
     "intarsia.server": [
+        "intarsia.comparing",
         "intarsia.images",
         "intarsia.registry",
         "intarsia.endpoints",

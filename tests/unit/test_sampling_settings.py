@@ -144,3 +144,9 @@ def test_settings_are_in_what_a_result_says_of_itself(engine, request_of):
 def test_fresh_noise_of_ddim_is_drawn(request_of):
     tables = [table_of(intarsia.plan(request_of(scheduler="ddim", eta=eta))) for eta in (0.0, 1.0)]
     assert [made.uses_noise.any() for made in tables] == [False, True]
+
+
+@pytest.mark.parametrize(("model", "says_it"), [("intarsia-tiny", True), ("intarsia-tiny-lcm", False)])
+def test_only_a_model_that_is_not_distilled_is_said_to_need_it(request_of, model, says_it):
+    plan = intarsia.plan(request_of(model=model, scheduler="lcm", steps=4))
+    assert ("distilled" in " ".join(plan.sampler.notes)) == says_it

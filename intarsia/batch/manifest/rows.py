@@ -28,7 +28,7 @@ from intarsia.numbers import is_random_seed
 from intarsia.redact import redacted
 from intarsia.schedulers.table_json import read_table
 
-__all__ = ["Reader", "Refused", "Row", "derived_seed", "in_shard", "is_path", "load_defaults"]
+__all__ = ["Reader", "Refused", "Row", "derived_seed", "in_shard", "defaults_of", "is_path"]
 
 _IMAGE_FIELDS = ("init_image", "mask_image")
 _MISSPELT = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # "https:/…" is an address to be refused, no path
@@ -73,10 +73,24 @@ class Refused:
     is_nameless: bool = False
 
 
-def load_defaults(path: str | os.PathLike[str] | None) -> dict[str, Any]:
-    """The fields of a defaults file. Unknown keys, and values that no request takes: :class:`RequestError`."""
-    if path is None:
-        return {}
+def defaults_of(options: Options) -> dict[str, Any]:
+    """The fields of a run's defaults file, and over them those of its options.
+
+    Raises:
+        RequestError: an unknown key, or a value that no request takes.
+    """
+    fields = _file_fields(options.defaults) if options.defaults is not None else {}
+    given = {name: value for name, value in (options.request or {}).items() if value is not None}
+
+    for name in ("id", "output"):
+        if name in given:
+            raise RequestError(name, message=f"{name} cannot be the same for all rows")
+    InpaintRequest.parse(loosened(InpaintRequest, given))
+    return fields | given
+
+
+def _file_fields(path: str) -> dict[str, Any]:
+    """The fields of a defaults file."""
     try:
         fields = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except RecursionError as exc:
@@ -165,7 +179,8 @@ class Reader:
 
     def _refused(self, line: Line, identifier: str, text: str) -> Refused:
         text = redacted(text).encode("utf-8", "backslashreplace").decode()  # names of files need not be UTF-8
-        return Refused(line.number, identifier or f"line {line.number}", "param", text, is_nameless=not identifier)
+        error = line.error if line.problem else "param"
+        return Refused(line.number, identifier or f"line {line.number}", error, text, is_nameless=not identifier)
 
     def _written_id(self, line: Line) -> str:
         """The line's own id where it is one, for the name of a row that is refused."""
