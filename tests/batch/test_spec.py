@@ -50,7 +50,7 @@ ROW = {
     "algorithm_type": "dpmsolver++", "clip_skip": 1, "seed": 5, "loras": [], "vae": None, "safety_checker": True,
     "ip_adapter": {"id": "look", "image": "c.png", "scale": 0.5}, "token_merging": 0.25, "safety_action": "blur",
     "enhance_prompt": False, "mask_blur": 4.0, "mask_dilate": 0, "mask_padding": "whole",
-    "mask_fill_holes": False, "mask_min_area": 0, "extend": {"left": 8}, "mask_source": "auto",
+    "mask_fill_holes": False, "mask_min_area": 0, "extend": {"left": 8}, "soft_mask": False, "mask_source": "auto",
     "invert_mask": False, "masked_content": "original", "color_match": False,
     "prompt_syntax": "plain", "embeddings": [],
 }  # fmt: skip
@@ -62,7 +62,7 @@ CHANGED = {
     "loras": [[{"id": "ink"}], [{"id": "ink", "strength": 0.5}]], "vae": ["soft"], "safety_checker": [False],
     "ip_adapter": [None, {"id": "look", "image": "c.png", "scale": 0.25}], "token_merging": [0.75, True, None],
     "safety_action": ["black"], "enhance_prompt": [True], "mask_blur": [0.0], "mask_dilate": [1],
-    "mask_fill_holes": [True], "mask_min_area": [9, "1%"],
+    "soft_mask": [True], "mask_fill_holes": [True], "mask_min_area": [9, "1%"],
     "mask_padding": [0, 8, "auto"], "extend": [None, {"top": 8}, {"left": 16}, {"left": 8, "overlap": 0}, "left=9"],
     "mask_source": ["luma"], "invert_mask": [True], "masked_content": ["noise"],
     "color_match": [True], "prompt_syntax": ["weighted"], "embeddings": [["p"]],
