@@ -16,6 +16,7 @@ import typer
 from intarsia import __version__
 from intarsia.commands.batch import batch
 from intarsia.commands.command import Command, group
+from intarsia.commands.compare import compare
 from intarsia.commands.doctor import doctor
 from intarsia.commands.export import export
 from intarsia.commands.inpaint import inpaint
@@ -34,12 +35,12 @@ from intarsia.errors import BackendError, Cancelled, IntarsiaError, RequestError
 __all__ = ["app", "main"]
 
 app = group("Inpaint images locally.", no_args_is_help=True, add_completion=True)
-for command in (inpaint, request, plan, schema, doctor, export, serve):
+for command in (inpaint, compare, request, plan, schema, doctor, export, serve):
     app.command(cls=Command)(command)
-app.add_typer(batch, name="batch")
-app.add_typer(keys, name="keys")
-app.add_typer(models, name="models")
-app.add_typer(schedulers, name="schedulers")
+app.add_group("batch", batch)
+app.add_group("keys", keys)
+app.add_group("models", models)
+app.add_group("schedulers", schedulers)
 
 # Typer carries its own copy of click, or uses the installed one, by version; either way this is what a
 # wrong option, argument or command raises.

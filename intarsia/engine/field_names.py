@@ -16,6 +16,8 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "strength": ("denoising_strength", "denoise"),
     "scheduler": ("sampler", "sampler_name", "sampler_index"),
     "karras_sigmas": ("karras", "use_karras_sigmas"),
+    "spacing": ("timestep_spacing", "schedule_type"),
+    "eta": ("ddim_eta",),
     "model": ("model_id", "checkpoint"),
     "loras": ("lora", "lora_model"),
     "vae": ("vae_model",),
@@ -49,7 +51,8 @@ _ELSEWHERE = {
     "ip_adapter_image": "ip_adapter takes {id, image, scale}",
     "ip_adapter_scale": "ip_adapter takes {id, image, scale}",
     "ip_adapter_id": "ip_adapter takes {id, image, scale}",
-    "use_exponential_sigmas": "a scheduler's table has it (spacing='exponential'), a request has not",
+    "use_exponential_sigmas": "spacing takes exponential",
+    "use_beta_sigmas": "there is no beta spacing: spacing takes leading, trailing, linspace, karras or exponential",
     "output": "images come back in the result",
 }
 """Names of other tools whose values have another form here, and what to give instead."""

@@ -151,6 +151,8 @@ class SamplerPlan:
     Attributes:
         karras: as asked; ``karras_applied`` says whether it means anything for this scheduler.
         schedule: the model's noise schedule, sorted (name, value) pairs.
+        settings: of the solver and its spacing, as the caller chose them, likewise.
+        table_sha256: hash of a table of the caller's own, of which ``scheduler`` is only the name; "" without one.
         evaluations: network evaluations for one image (rows of the table); 0 returns the input.
         notes: remarks of the table, for the result's warnings.
     """
@@ -164,6 +166,16 @@ class SamplerPlan:
     schedule: tuple[tuple[str, Any], ...]
     evaluations: int
     notes: tuple[str, ...] = ()
+    settings: tuple[tuple[str, Any], ...] = ()
+    table_sha256: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values. No settings and no own table are left out: plans from before these keep their hashes."""
+        values = dataclasses.asdict(self)
+        for name in ("settings", "table_sha256"):
+            if not values[name]:
+                del values[name]
+        return values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +224,7 @@ class Plan:
         values: dict[str, Any] = {}
         for name, value in dataclasses.asdict(self).items():
             values |= self.token_merging.to_dict() if name == "token_merging" else {name: value}
-        parts = {"model": self.model.to_dict(), "canvas": self.canvas.to_dict(), "prompt": self.prompt.to_dict()}
+        parts = {name: getattr(self, name).to_dict() for name in ("model", "canvas", "prompt", "sampler")}
         return values | parts
 
     def to_json(self, indent: int | None = 2) -> str:

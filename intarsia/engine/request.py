@@ -18,9 +18,12 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
+    PlainValidator,
     Strict,
     StrictBool,
     ValidationError,
+    WithJsonSchema,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -35,6 +38,8 @@ from intarsia.engine.representations import one_liner
 from intarsia.engine.request_fields import RequestFields
 from intarsia.errors import RequestError, named
 from intarsia.numbers import is_random_seed, number, whole
+from intarsia.schedulers import Table, table_from_json, table_to_json
+from intarsia.schedulers.table_json import checked_table
 from intarsia.weighted_text import PromptSyntax
 
 __all__ = ["InpaintRequest", "IpAdapter", "Lora"]
@@ -78,10 +83,21 @@ def _as_text(value: Any) -> Any:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
+def _as_table(value: Any) -> Table:
+    """A table, also as its JSON; what is wrong with it is named by RequestErrors of its own."""
+    return checked_table(value) if isinstance(value, Table) else table_from_json(value)
+
+
 Text = Annotated[str, AfterValidator(_encodable)]
 Name = Annotated[Text, BeforeValidator(_as_text)]
 Whole = BeforeValidator(_as_int)
 Number = Annotated[float, Strict()]
+OwnTable = Annotated[
+    Table,
+    PlainValidator(_as_table),
+    PlainSerializer(table_to_json),
+    WithJsonSchema({"type": "object", "description": "A table of coefficients: see docs/schedulers.md."}),
+]
 Side = Annotated[int, Strict(), Field(ge=64, le=2048), Whole]
 
 
@@ -181,7 +197,14 @@ class InpaintRequest(BaseModel):
         steps: 1 … 150 of the scheduler's own steps; ``int(steps · strength)`` of them are run.
         guidance_scale: 0 … 20, classifier-free guidance (Ho & Salimans 2022); 1 and less is without, as in diffusers.
         strength: 0 … 1, how much of the masked area's content is replaced; 0 returns the input.
-        scheduler, karras_sigmas, algorithm_type: see :mod:`intarsia.schedulers`.
+        scheduler, algorithm_type: see :mod:`intarsia.schedulers`.
+        spacing: of the noise levels: ``leading``, ``trailing``, ``linspace``, ``karras`` or ``exponential``, by any
+            usual name. karras_sigmas: True is Karras's curve (between the ends of a ``spacing`` given beside it), None
+            takes it where it means something and no spacing is given.
+        eta, solver_order, solver_type, final_sigmas_type: settings of some schedulers; one that a scheduler does not
+            take is refused.
+        table: a :class:`intarsia.schedulers.Table` of one's own, also as its JSON, in place of everything that makes
+            one: scheduler, steps, strength and the settings beside it.
         clip_skip: 1 … 8 in the hosted services' sense: 1 is the text encoder's last layer. None takes the model's, 1
             unless its entry says otherwise.
         seed: 0 … 2**64 - 1, also as text; None, -1 and "random" draw one, and it is reported.
@@ -230,8 +253,14 @@ class InpaintRequest(BaseModel):
     guidance_scale: Annotated[Number, Field(ge=0, le=20)] = 7.5
     strength: Annotated[Number, Field(ge=0, le=1)] = 0.7
     scheduler: Text | None = None
-    karras_sigmas: StrictBool = True
+    karras_sigmas: StrictBool | None = None
     algorithm_type: Text | None = None
+    spacing: Text | None = None
+    eta: Annotated[Number, Field(ge=0, le=1)] | None = None
+    solver_order: Annotated[int, Strict(), Field(ge=1, le=3), Whole] | None = None
+    solver_type: Text | None = None
+    final_sigmas_type: Text | None = None
+    table: OwnTable | None = None
     clip_skip: Annotated[int, Strict(), Field(ge=1, le=8), Whole] | None = None
     seed: Annotated[Annotated[int, Strict(), Field(ge=0, le=MAX_SEED)] | None, BeforeValidator(_as_seed)] = None
     loras: tuple[Lora, ...] = ()

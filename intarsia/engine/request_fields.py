@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from intarsia.canvas.options import MaskedContent, MaskSource
     from intarsia.engine.plan import SafetyAction
     from intarsia.engine.request import Extend, IpAdapter, Lora
+    from intarsia.schedulers import Table
     from intarsia.weighted_text import PromptSyntax
 
 __all__ = ["RequestFields", "RequestOptions"]
@@ -34,8 +35,14 @@ class RequestOptions(TypedDict, total=False):
     guidance_scale: float
     strength: float
     scheduler: str | None
-    karras_sigmas: bool
+    karras_sigmas: bool | None
     algorithm_type: str | None
+    spacing: str | None
+    eta: float | None
+    solver_order: int | None
+    solver_type: str | None
+    final_sigmas_type: str | None
+    table: Table | Mapping[str, Any] | None
     clip_skip: int | None
     embeddings: Sequence[Name]
     seed: int | str | None

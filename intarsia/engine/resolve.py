@@ -18,6 +18,7 @@ from intarsia.canvas.mask import latent_mask
 from intarsia.canvas.options import CanvasOptions, Extension, pixels_of
 from intarsia.canvas.soft_mask import latent_levels
 from intarsia.engine.noise import MAX_SEED
+from intarsia.engine.origin import Origin, fields_for_files, source_of
 from intarsia.engine.parts import Parts, find_checker, find_parts, model_plan
 from intarsia.engine.plan import PLAN_VERSION, CanvasPlan, Plan, PromptPlan, SamplerPlan
 from intarsia.engine.prompts import Prompts, read_prompts
@@ -32,6 +33,7 @@ from intarsia.registry.entries import ModelEntry, PartEntry
 from intarsia.registry.files import entry_hash
 from intarsia.registry.hashing import nothing
 from intarsia.registry.registry import Registry
+from intarsia.schedulers import Table
 from intarsia.token_merging import NO_MERGING, TokenMerging
 
 __all__ = ["Resolved", "outline", "resolve"]
@@ -44,6 +46,8 @@ class Resolved:
     Attributes:
         parts: VAE, LoRAs and IP adapter of the request.
         checker: the safety checker; None where none was asked for.
+        table: the request's own; None where the plan says how to make it.
+        origin: the request and its images, for the files of its result.
         warnings: what the caller should know and the plan does not say.
     """
 
@@ -53,7 +57,9 @@ class Resolved:
     checker: PartEntry | None
     canvas: Canvas
     inputs: Inputs
+    origin: Origin
     warnings: tuple[str, ...]
+    table: Table | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +124,8 @@ def resolve(
         checker=entries.checker,
         canvas=canvas,
         inputs=_inputs(plan, canvas, images.prompt, entries.prompts.opened()),
+        table=request.table,
+        origin=_origin(request, entries, images, plan),
         warnings=(*about_request, *images.warnings, *canvas.warnings, *sampler.notes),
     )
 
@@ -140,7 +148,7 @@ def outline(request: InpaintRequest, registry: Registry) -> dict[str, Any]:
         "canvas": asdict(_canvas_options(request, entry)),
         "prompt": entries.prompts.plan.to_dict(),
         "image_scale": adapter.scale if adapter else 0.0,
-        "sampler": asdict(sampler_plan(request, entry)),
+        "sampler": sampler_plan(request, entry).to_dict(),
         "guidance_scale": _guidance(request),
         "seeds": _seeds(request),
         "merging": merging.to_dict() if merging.ratio else {},
@@ -170,6 +178,21 @@ def _open_images(request: InpaintRequest, access: Access) -> _Images:
     if request.ip_adapter is not None:
         prompt = _open_image("ip_adapter.image", request.ip_adapter.image, access)
     return _Images(image=image, mask=mask, prompt=prompt)
+
+
+def _origin(request: InpaintRequest, entries: _Entries, images: _Images, plan: Plan) -> Origin:
+    opened = {"init_image": (request.init_image, images.image)}
+    if images.mask is not None:
+        opened["mask_image"] = (request.mask_image, images.mask)
+    if request.ip_adapter is not None and images.prompt is not None:
+        opened["ip_adapter.image"] = (request.ip_adapter.image, images.prompt)
+    return Origin(
+        request=fields_for_files(request, entries.model, plan),
+        inputs={
+            name: {"sha256": image.sha256, **source_of(value, image.path)} for name, (value, image) in opened.items()
+        },
+        embedded=images.image.embedded,
+    )
 
 
 def _plan(

@@ -230,7 +230,9 @@ class Acceptance:
 
     def _kept(self, request: InpaintRequest) -> dict[str, Any]:
         """The request as JSON, once its images are in the file store."""
-        values = request.model_dump(exclude={"init_image", "mask_image", "ip_adapter"})
+        # A table of the request's own settles the strength: stored, it would read as asked for.
+        settled = {"strength"} if request.table is not None else set()
+        values = request.model_dump(exclude={"init_image", "mask_image", "ip_adapter", *settled})
         values["init_image"] = self._put(request.init_image)
         if request.mask_image is not None:
             values["mask_image"] = self._put(request.mask_image)

@@ -5,6 +5,7 @@ A flag without a row here fails: what a command forgets to pass on is otherwise 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -16,12 +17,17 @@ from typing import Any, Self
 import pytest
 import typer.main
 
-from intarsia import api, cli, endpoints
+from intarsia import api, cli, endpoints, schedulers
 from intarsia.backends.onnx import sources
-from intarsia.commands import outputs, streams
+from intarsia.commands import compare_files, outputs, streams
+from intarsia.commands.options import EngineOptions, MessageOptions
+from intarsia.commands.request_options import ImageOptions, ModelOptions, PromptOptions, SamplingOptions
+from intarsia.comparing import running
+from intarsia.comparing.axes import Axis
+from intarsia.comparing.running import Settings
 from intarsia.endpoints import answer as reply
 from intarsia.engine import engine as engines
-from intarsia.engine import resolve
+from intarsia.engine import request_from, resolve
 from intarsia.engine.field_names import SYNONYMS
 from intarsia.engine.noise import MAX_SEED
 from intarsia.engine.request import InpaintRequest
@@ -43,6 +49,7 @@ path = "nothing"
 path = "ink.safetensors"
 """
 ASKED = {"init_image": "photo.png", "mask_image": "mask.png"}
+OWN_TABLE = schedulers.table_to_json(schedulers.table("heun", 3))
 
 
 @pytest.fixture
@@ -53,6 +60,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("weights.toml", "other.toml"):
         (tmp_path / name).write_text(REGISTRY)
     (tmp_path / "request.json").write_text(json.dumps(ASKED))
+    (tmp_path / "table.json").write_text(json.dumps(OWN_TABLE))
     monkeypatch.setenv("INTARSIA_WEIGHTS", str(tmp_path / "weights.toml"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -150,6 +158,12 @@ INPAINT = {
     "scheduler": (["--scheduler", "heun"], "scheduler", "heun"),
     "karras_sigmas": (["--no-karras-sigmas"], "karras_sigmas", False),
     "algorithm_type": (["--algorithm-type", "dpmsolver"], "algorithm_type", "dpmsolver"),
+    "spacing": (["--spacing", "exponential"], "spacing", "exponential"),
+    "solver_order": (["--solver-order", 3], "solver_order", 3),
+    "solver_type": (["--solver-type", "heun"], "solver_type", "heun"),
+    "final_sigmas_type": (["--final-sigmas-type", "sigma_min"], "final_sigmas_type", "sigma_min"),
+    "eta": (["--eta", 0.5], "eta", 0.5),
+    "table": (["--table", "table.json"], "table", OWN_TABLE),
     "token_merging": (["--token-merging", "yes"], "token_merging", True),
     "seed": (["--seed", MAX_SEED], "seed", MAX_SEED),
     "loras": (["--lora", "ink:0.5"], "loras", ({"id": "ink", "strength": 0.5},)),
@@ -167,6 +181,8 @@ INPAINT = {
     "out": (["-o", "x.png"], "paths", [Path("x.png")]),
     "format": (["--format", "webp"], "paths", [Path("intarsia-intarsia.webp")]),
     "metadata": (["--no-metadata"], "metadata", False),
+    "strip": (["--strip"], "strip", True),
+    "from_": (["--from", "old.png"], "steps", 9),
     "quality": (["--quality", 50], "quality", 50),
     "overwrite": (["--overwrite"], ("overwrite", "checked"), (True, True)),
     "as_json": (["--json"], "as_json", True),
@@ -176,7 +192,8 @@ INPAINT = {
 DEFAULTS = {
     **{name: field.default for name, field in InpaintRequest.model_fields.items()},
     "init_image": "photo.png", "mask_image": "mask.png",
-    "paths": [Path("intarsia-intarsia.png")], "metadata": True, "quality": None, "overwrite": False, "checked": False,
+    "paths": [Path("intarsia-intarsia.png")], "metadata": True, "quality": None, "strip": False,
+    "overwrite": False, "checked": False,
     "backend": "auto", "device": "auto", "kernels": "auto", "capture": "auto", "precision": None,
     "memory": None, "weights": None,
     "allow_private_urls": False, "max_pixels": None, "as_json": False, "talk": (False, False),
@@ -186,6 +203,8 @@ DEFAULTS = {
 def plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(map(plain, value))
+    if isinstance(value, schedulers.Table):
+        return schedulers.table_to_json(value)
     return value.model_dump() if hasattr(value, "model_dump") else value
 
 
@@ -205,8 +224,15 @@ def inpainted(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Seen
     def write(result: object, targets: outputs.Targets, output: outputs.OutputOptions) -> list[str]:
         seen.update(paths=targets.paths, metadata=output.metadata, quality=output.quality, overwrite=output.overwrite)
         seen["talk"] = (streams._talk.quiet, streams._talk.verbose)
+        seen["strip"] = output.strip
         return []
 
+    def past(path: str) -> request_from.PastRequest:
+        assert path == "old.png"
+        return request_from.PastRequest(path=path, fields={"steps": 9})
+
+    monkeypatch.setattr(request_from, "read_past_request", past)
+    monkeypatch.setattr(inpaint, "_about_files", lambda past, result: ())
     monkeypatch.setattr(inpaint, "_write", write)
     monkeypatch.setattr(inpaint, "_report", lambda result, paths, warnings, as_json: seen.update(as_json=as_json))
 
@@ -263,6 +289,68 @@ def test_names_of_other_tools_set_the_same_field(inpainted, field, name, option)
 @pytest.mark.parametrize("text", ["-1", "random", " -1 "])
 def test_a_seed_may_be_left_to_chance(inpainted, text):
     assert inpainted("--seed", text)["seed"] is None
+
+
+GRID = {
+    "axis": (["--axis", "steps=4,5", "--axis", "strength=1"], "axes", [("steps", (4, 5)), ("strength", (1.0,))]),
+    "out": (["-o", "x.webp"], "paths", [Path("x.webp"), Path("x.csv"), Path("x.jsonl")]),
+    "cell_size": (["--cell-size", 100], "cell_size", 100),
+    "keep": (["--keep", "full"], "keep", Path("full")),
+    "overwrite": (["--overwrite"], "overwrite", (True, True)),
+    "as_json": (["--json"], "as_json", True),
+}
+GROUPS = (ImageOptions, PromptOptions, SamplingOptions, ModelOptions, EngineOptions, MessageOptions)
+SHARED = [field.name for group in GROUPS for field in dataclasses.fields(group)]
+COMPARE = {**{name: INPAINT[name] for name in SHARED}, **GRID}
+
+
+@pytest.fixture
+def compared(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Seen]:
+    """Runs ``intarsia compare`` and gives what reached the library."""
+    from intarsia.commands import compare
+
+    def run_comparison(engine: object, fields: dict[str, Any], axes: list[Axis], settings: Settings) -> SimpleNamespace:
+        request = InpaintRequest(**fields)
+        seen.update({name: getattr(request, name) for name in InpaintRequest.model_fields})
+        seen.update(axes=[(axis.name, axis.values) for axis in axes])
+        seen.update(cell_size=settings.cell_size, keep=settings.keep, kept_over=settings.overwrite)
+        seen["talk"] = (streams._talk.quiet, streams._talk.verbose)
+        return SimpleNamespace(failed=())
+
+    def write(files: compare_files.Files, comparison: object, overwrite: bool) -> None:
+        seen.update(paths=files.paths, overwrite=(overwrite, seen["kept_over"]))
+
+    monkeypatch.setattr(engines, "Engine", seen.engine)
+    monkeypatch.setattr(running, "run_comparison", run_comparison)
+    monkeypatch.setattr(compare_files.Files, "write", write)
+    monkeypatch.setattr(compare, "_report", lambda comparison, files, as_json: seen.update(as_json=as_json))
+
+    def run_compare(*arguments: object) -> Seen:
+        given = {"--image", "--mask"} & set(map(str, arguments))
+        positional = [] if given else ["photo.png", "mask.png"]
+        rest = ["--mask", "mask.png"] if given == {"--image"} else ["--image", "photo.png"] if given else []
+        run("compare", *positional, *arguments, *rest)
+        return seen
+
+    return run_compare
+
+
+@pytest.mark.parametrize("flag", COMPARE)
+def test_a_flag_of_compare_reaches_the_library(compared, flag):
+    arguments, names, expected = COMPARE[flag]
+    assert look(compared(*arguments), names) == expected
+
+
+def test_every_field_of_a_request_has_an_option_of_compare():
+    options = {parameter.name for parameter in command_of("compare").params}
+    assert set(InpaintRequest.model_fields) <= options
+
+
+def test_axes_stand_in_the_order_of_the_command_line_whatever_their_options_are_called(compared):
+    call = ("--sampling-steps", "4,5", "--axis", "seed=1,2", "--strength", "0.5", "--sampler", "euler,ddim")
+    axes = [("steps", (4, 5)), ("seed", (1, 2)), ("scheduler", ("euler", "ddim"))]
+    assert compared(*call)["axes"] == axes
+    assert compared(*call[-2:], *call[:-2])["axes"] == [axes[2], axes[0], axes[1]]
 
 
 REQUEST = {
@@ -443,15 +531,23 @@ SHOW = {
     "karras": (["--karras"], "karras", True),
     "strength": (["--strength", 0.5], "strength", 0.5),
     "algorithm_type": (["--algorithm-type", "dpmsolver"], "algorithm_type", "dpmsolver"),
+    "spacing": (["--spacing", "Exponential"], "spacing", "exponential"),
+    "solver_order": (["--solver-order", 3], "solver_order", 3),
+    "solver_type": (["--solver-type", "heun"], "solver_type", "heun"),
+    "final_sigmas_type": (["--final-sigmas-type", "sigma_min"], "final_sigmas_type", "sigma_min"),
+    "eta": (["--eta", 0.5], "eta", 0.5),
     "plot": (["--plot", "x.png"], "plot", Path("x.png")),
     "as_json": (["--json"], "as_json", True),
 }
+# Heun's method takes none of these.
+TAKE_IT = {
+    "solver_order": "DEISMultistepScheduler", "solver_type": "DPMSolverMultistepScheduler", "eta": "DDIMScheduler",
+}  # fmt: skip
 SCHEDULERS = {"as_json": None}
 
 
 @pytest.mark.parametrize("flag", SHOW)
 def test_a_flag_of_schedulers_show_reaches_the_table(seen, monkeypatch, capsys, flag):
-    from intarsia import schedulers
     from intarsia.commands import schedulers as command
 
     def table(name: str, steps: int, **options: Any) -> Any:
@@ -462,15 +558,30 @@ def test_a_flag_of_schedulers_show_reaches_the_table(seen, monkeypatch, capsys, 
     monkeypatch.setattr(schedulers, "table", table)
     monkeypatch.setattr(command, "_plot", lambda table, path: seen.update(plot=path))
     arguments, name, expected = SHOW[flag]
-    run("schedulers", "show", "heun", *arguments)
+    scheduler = TAKE_IT.get(flag, "HeunDiscreteScheduler")
+    run("schedulers", "show", scheduler, *arguments)
     seen["as_json"] = capsys.readouterr().out.startswith("{")
     assert seen[name] == expected
     defaults = {
-        "name": "HeunDiscreteScheduler", "steps": 21, "karras": False, "strength": 1.0, "algorithm_type": None,
+        "name": scheduler, "steps": 21, "karras": False, "strength": 1.0, "algorithm_type": None,
         "as_json": False,
     }  # fmt: skip
     others = set(defaults) - {name}
     assert {key: seen[key] for key in others} == {key: defaults[key] for key in others}
+
+
+def test_schedulers_lists_a_name_a_line_within_80_columns(capsys):
+    run("schedulers")
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split() == ["name", "short", "name", "evaluations", "noise", "Karras"]
+    assert max(map(len, lines)) <= 80
+    assert [line.split()[0] for line in lines[:18]] == list(schedulers.NAMES)
+    table = {line.split()[0]: line[33:].split("  ") for line in lines[:18]}
+    assert [cell.strip() for cell in table["HeunDiscreteScheduler"] if cell] == ["heun", "2N-1", "no", "yes"]
+    assert lines[18] == ""
+    said = " ".join(line.strip() for line in lines[18:])
+    for name in schedulers.NAMES:
+        assert schedulers.info(name).note in said
 
 
 def test_schedulers_prints_all_of_them_as_json(capsys):
@@ -592,6 +703,7 @@ def test_a_flag_of_doctor_changes_what_is_looked_at_or_printed(place, monkeypatc
 TABLE = {
     "doctor": DOCTOR,
     "inpaint": INPAINT,
+    "compare": COMPARE,
     "request": REQUEST,
     "plan": PLAN,
     "schema": SCHEMA,

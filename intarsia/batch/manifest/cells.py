@@ -24,9 +24,13 @@ __all__ = ["FLAGS", "IMAGE_COLUMNS", "TEXTS", "WHOLE", "CellError", "plain", "wr
 # Columns whose cells are text whatever they look like: a prompt of "42" is no number.
 TEXTS = {
     "id", "output", "prompt", "negative_prompt", "model", "init_image", "mask_image", "scheduler", "algorithm_type",
-    "vae", "safety_action", "mask_source", "masked_content", "prompt_syntax",
+    "vae", "safety_action", "mask_source", "masked_content", "prompt_syntax", "spacing", "solver_type",
+    "final_sigmas_type",
 }  # fmt: skip
-WHOLE = {"width", "height", "samples", "steps", "clip_skip", "seed", "mask_dilate", "mask_padding", "mask_min_area"}
+WHOLE = {
+    "width", "height", "samples", "steps", "clip_skip", "seed", "mask_dilate", "mask_padding", "mask_min_area",
+    "solver_order",
+}  # fmt: skip
 FLAGS = {
     "fit_output", "karras_sigmas", "safety_checker", "enhance_prompt", "invert_mask", "color_match", "mask_fill_holes",
     "soft_mask",

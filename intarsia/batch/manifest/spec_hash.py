@@ -45,7 +45,9 @@ class Specs:
     def __init__(self, registry: Registry, options: Options) -> None:
         self._registry = registry
         saving = options.saving
-        self._written = [saving.quality, saving.lossless, saving.compression, options.metadata]
+        self._written: list[Any] = [saving.quality, saving.lossless, saving.compression, options.metadata]
+        if options.strip:  # hashes of runs without it stay as they were
+            self._written.append("strip")
         self._outlines: dict[str, str] = {}
 
     def outline(self, request: InpaintRequest) -> str:

@@ -15,7 +15,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from intarsia.batch.ledger.error_kinds import classify, sentence
 from intarsia.batch.ledger.records import Record
@@ -30,7 +29,6 @@ from intarsia.engine.result import Result
 from intarsia.engine.ticket import Ticket
 from intarsia.errors import Cancelled, OutputError
 from intarsia.images.access import Access
-from intarsia.images.metadata import a1111_parameters
 from intarsia.images.save import write
 from intarsia.images.sources import open_image
 
@@ -250,14 +248,12 @@ class RowRunner:
         path = self._out / name
         self._make_folder(path.parent, name)
 
-        meta: dict[str, Any] | None = None
-        text: str | None = None
-        if self._options.metadata:
-            meta = result.meta | {"seed": result.seeds[sample]}
-            text = a1111_parameters(meta)
+        texts = result.file_texts(sample, strip=self._options.strip)
+        if not self._options.metadata:
+            texts |= {"metadata": None, "parameters": None}
 
         saving = replace(self._options.saving, overwrite=name in job.own or job.attempt > 1)
-        data = write(result.images[sample], path, metadata=meta, parameters=text, options=saving).data
+        data = write(result.images[sample], path, options=saving, **texts).data
         return hashlib.sha256(data).hexdigest(), len(data)
 
     def _make_folder(self, folder: Path, name: str) -> None:
