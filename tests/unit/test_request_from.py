@@ -53,7 +53,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "extend": ("left=8,top=3", {"right": 16, "overlap": 2}),
     "samples": (2, 3),
 }
-SEEDS = range(36)
+SEEDS = range(45)
 
 
 @pytest.fixture(scope="module")
