@@ -69,7 +69,8 @@ class PastRequest:
             kept = {name: value for name, value in kept.items() if name not in _OF_SCHEDULER}
         fields = kept | dict(changes)
 
-        for name in ("init_image", "mask_image"):
+        is_maskless = fields.get("extend") is not None and "mask_image" not in self.inputs
+        for name in ("init_image",) if is_maskless else ("init_image", "mask_image"):
             if fields.get(name) is None:
                 fields[name] = self._found(name)
         adapter = fields.get("ip_adapter")
