@@ -14,16 +14,13 @@ from intarsia.commands.interrupts import held, interruptible
 from intarsia.commands.option_groups import grouped
 from intarsia.commands.options import AsJson, EngineOptions, MessageOptions
 from intarsia.commands.request_options import ImageOptions, ModelOptions, PromptOptions, SamplingOptions
-from intarsia.commands.streams import complain, is_quiet, note, print_json, remark
+from intarsia.commands.streams import complain, is_quiet, note, print_report, remark
 
 if TYPE_CHECKING:
     from intarsia.comparing.axes import Axis
     from intarsia.comparing.comparison import Comparison
 
 __all__ = ["compare"]
-
-COMPARE_SCHEMA = 1
-"""Version of what ``--json`` prints; it grows when a key changes its meaning or goes."""
 
 
 class RequestGroup(Protocol):
@@ -132,7 +129,7 @@ def _report(comparison: Comparison, files: Files, as_json: bool) -> None:
         complain(f"{cell.id} failed: {cell.error}")
     if as_json:
         paths = dict(zip(("grid", "csv", "manifest"), map(str, files.paths), strict=True))
-        print_json({"schema": COMPARE_SCHEMA, **paths, **comparison.to_dict()})
+        print_report({**paths, **comparison.to_dict()})
         return
 
     for warning in dict.fromkeys(warning for cell in comparison.cells for warning in cell.warnings):

@@ -15,7 +15,7 @@ from intarsia.commands.option_groups import grouped
 from intarsia.commands.options import AsJson, EngineOptions, MessageOptions
 from intarsia.commands.outputs import OutputOptions, Targets
 from intarsia.commands.request_options import ImageOptions, ModelOptions, PromptOptions, SamplingOptions
-from intarsia.commands.streams import is_quiet, note, print_json, remark
+from intarsia.commands.streams import is_quiet, note, print_report, remark
 from intarsia.errors import Cancelled, OutputError, RequestError
 
 if TYPE_CHECKING:
@@ -154,7 +154,6 @@ def _what_ran(result: Result) -> str:
 def _print(result: Result, paths: list[Path], warnings: list[str], as_json: bool) -> None:
     if as_json:
         report = {
-            "schema": 1,
             "output": [str(path) for path in paths],
             "seeds": list(result.seeds),
             "nsfw": list(result.nsfw),
@@ -162,7 +161,7 @@ def _print(result: Result, paths: list[Path], warnings: list[str], as_json: bool
             "timings": dict(result.timings),
             "warnings": warnings,
         }
-        print_json(report)
+        print_report(report)
         return
     for path in paths:
         typer.echo(str(path))

@@ -11,7 +11,7 @@ import typer
 
 from intarsia.commands.command import group
 from intarsia.commands.options import NUMBER, WHOLE, AsJson
-from intarsia.commands.streams import print_json
+from intarsia.commands.streams import print_report
 from intarsia.errors import BackendError, OutputError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def list_schedulers(context: typer.Context, as_json: AsJson = False) -> None:
 
     rows = [asdict(row) for row in catalogue()]
     if as_json:
-        print_json(rows)
+        print_report({"schedulers": rows})
         return
     from rich.console import Console
     from rich.table import Table as Grid

@@ -392,6 +392,7 @@ def test_a_flag_of_plan_reaches_the_registry_or_the_request(seen, monkeypatch, f
 SCHEMA = {
     "endpoint": (["-e", "pony"], lambda made: made["request"]["title"] == "intarsia request: pony"),
     "openapi": (["--openapi"], lambda made: made["openapi"] == "3.1.0"),
+    "as_json": (["--json"], lambda made: "pony" in made),
 }
 
 
@@ -406,18 +407,19 @@ MODELS = {
     "models list": {
         "kind": (["--kind", "loras"], "ink\tevery family\tinstalled\tunknown\n"),
         "weights": (["--weights", "mine.toml"], "mine\tsd15\tmissing, default\tunknown\nnothing\t"),
-        "as_json": (["--kind", "loras", "--json"], '[\n  {\n    "id": "ink",'),
+        "as_json": (["--kind", "loras", "--json"], '{\n  "schema": 1,\n  "kind": "loras",'),
     },
     "models path": {
         "name": (["nothing"], "{place}/nothing\n"),
         "kind": (["--kind", "loras", "ink"], "{place}/ink.safetensors\n"),
         "weights": (["--weights", "folder/other.toml"], "folder/nothing\n"),
+        "as_json": (["nothing", "--json"], '{\n  "schema": 1,\n  "kind": "models",\n  "id": "nothing",'),
     },
     "models verify": {
         "name": (["other"], "ok\t3\tink"),
         "kind": (["--kind", "loras", "pinned"], "ok\t"),
         "weights": (["--weights", "pins.toml"], "ok\t3\tink"),
-        "as_json": (["other", "--json"], '{\n  "model": "other",'),
+        "as_json": (["other", "--json"], '{\n  "schema": 1,\n  "kind": "models",\n  "id": "other",'),
     },
 }
 
@@ -471,6 +473,7 @@ ADDING = {
         "name": (["nothing"], "removed\tnothing\n"),
         "kind": (["--kind", "loras", "ink"], "removed\tink\n"),
         "weights": (["nothing", "--weights", "other.toml"], "removed\tnothing\n"),
+        "as_json": (["nothing", "--json"], '"id": "nothing",\n  "removed_copy": null'),
     },
 }
 
@@ -538,7 +541,7 @@ def test_a_flag_of_schedulers_show_reaches_the_table(seen, monkeypatch, capsys, 
 
 def test_schedulers_prints_all_of_them_as_json(capsys):
     run("schedulers", "--json")
-    assert len(json.loads(capsys.readouterr().out)) == 18
+    assert len(json.loads(capsys.readouterr().out)["schedulers"]) == 18
 
 
 EXPORT = {
@@ -549,12 +552,13 @@ EXPORT = {
     "dtype": (["--dtype", "float16"], "dtype", "float16"),
     "token_merging": (["--no-token-merging"], "merges", None),
     "again": (["--again"], "exported", True),
+    "as_json": (["--json"], "printed", True),
     "weights": (["--weights", "other.toml"], "weights", Path("other.toml")),
 }
 
 
 @pytest.mark.parametrize("flag", EXPORT)
-def test_a_flag_of_export_reaches_the_exporter(seen, place, monkeypatch, flag):
+def test_a_flag_of_export_reaches_the_exporter(seen, place, monkeypatch, capsys, flag):
     pytest.importorskip("onnx", reason="needs onnx: pip install 'intarsia[export]'")
     folder = pytest.importorskip(
         "intarsia.export.folder", reason="needs torch and onnx: pip install 'intarsia[export]'"
@@ -601,6 +605,8 @@ def test_a_flag_of_export_reaches_the_exporter(seen, place, monkeypatch, flag):
         monkeypatch.setattr(sources, name, lambda path, *family: SimpleNamespace(path=path))
     arguments, name, expected = EXPORT[flag]
     run("export", *arguments)
+    printed = capsys.readouterr().out
+    seen["printed"] = printed.startswith("{") and json.loads(printed)["folders"] == [str(place / "made")]
     assert seen[name] == expected
     if flag != "token_merging":
         assert seen["merges"] == folder.Merges(2, 3)
@@ -610,14 +616,16 @@ KEYS = {
     "keys add": {
         "name": (["eve"], "intarsia_"),
         "file": (["eve", "--file", "other.txt"], "intarsia_"),
+        "as_json": (["eve", "--json"], '{\n  "schema": 1,\n  "name": "eve",'),
     },
     "keys list": {
         "file": (["--file", "other.txt"], "bob\tsha256:111111111111…\n"),
-        "as_json": (["--json"], '[\n  {\n    "name": "ann",'),
+        "as_json": (["--json"], '{\n  "schema": 1,\n  "keys": [\n    {\n      "name": "ann",'),
     },
     "keys remove": {
         "name": (["ann"], ""),
         "file": (["bob", "--file", "other.txt"], ""),
+        "as_json": (["ann", "--json"], '{\n  "schema": 1,\n  "name": "ann",\n  "left": 0\n}'),
     },
 }
 
