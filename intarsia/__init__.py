@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from intarsia.engine.engine import Engine
     from intarsia.engine.noise import noise
     from intarsia.engine.plan import Plan
-    from intarsia.engine.request import InpaintRequest, IpAdapter, Lora
+    from intarsia.engine.request import Extend, InpaintRequest, IpAdapter, Lora
+    from intarsia.engine.request_from import request_from
     from intarsia.engine.result import Progress, Result
     from intarsia.engine.ticket import Ticket
     from intarsia.errors import (
@@ -43,6 +44,7 @@ _HOMES = {
     "Cancelled": "intarsia.errors",
     "Comparison": "intarsia.comparing.comparison",
     "Engine": "intarsia.engine.engine",
+    "Extend": "intarsia.engine.request",
     "InpaintRequest": "intarsia.engine.request",
     "IntarsiaError": "intarsia.errors",
     "IpAdapter": "intarsia.engine.request",
@@ -63,6 +65,7 @@ _HOMES = {
     "inpaint": "intarsia.api",
     "noise": "intarsia.engine.noise",
     "plan": "intarsia.api",
+    "request_from": "intarsia.engine.request_from",
     "schedulers": "intarsia.schedulers",
 }
 
@@ -71,6 +74,7 @@ __all__ = [
     "Cancelled",
     "Comparison",
     "Engine",
+    "Extend",
     "InpaintRequest",
     "IntarsiaError",
     "IpAdapter",
@@ -91,6 +95,7 @@ __all__ = [
     "inpaint",
     "noise",
     "plan",
+    "request_from",
     "schedulers",
 ]
 

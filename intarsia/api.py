@@ -48,7 +48,7 @@ def plan(
     return resolve(request, Registry(weights, precision), access).plan
 
 
-def inpaint(image: Any, mask: Any, prompt: str = "", **options: Unpack[RequestOptions]) -> Result:
+def inpaint(image: Any, mask: Any = None, prompt: str = "", **options: Unpack[RequestOptions]) -> Result:
     """Repaint an image where its mask is white, in one line.
 
     >>> intarsia.inpaint("photo.png", "mask.png", "a red circle").images[0].save("out.png")  # doctest: +SKIP
@@ -57,7 +57,8 @@ def inpaint(image: Any, mask: Any, prompt: str = "", **options: Unpack[RequestOp
     ``intarsia.Engine()`` opens. Calls from several threads share its batches.
 
     Args:
-        image, mask: path, URL, data URI, raw base64, bytes, ``PIL.Image`` or numpy array.
+        image, mask: path, URL, data URI, raw base64, bytes, ``PIL.Image`` or numpy array. With ``extend`` the mask
+            may be left out.
         prompt: what to paint; the empty prompt continues the background.
         options: any other field of :class:`intarsia.InpaintRequest`.
 

@@ -46,8 +46,9 @@ def binarize(
     bright = _levels(mask) >= THRESHOLD
     clear = _clear(mask)
     if clear is None:
+        bright, notes = _or_colored(bright, mask)
         on = ~bright if invert else bright
-        return on, ()
+        return on, notes
 
     # Both readings are possible where some of the mask is transparent, and some is not.
     is_partly_clear = bool(clear.any()) and not clear.all()
@@ -65,6 +66,16 @@ def binarize(
     if not is_open or np.array_equal(on, other):
         return on, ()
     return on, (_both_readings(on, other, by_alpha),)
+
+
+def _or_colored(bright: Mask, mask: RgbImage) -> tuple[Mask, tuple[str, ...]]:
+    """The bright pixels, or where there is none those of a bright color: strokes in red or blue, which are dark."""
+    if bright.any():
+        return bright, ()
+    colored = mask.rgb.max(axis=2) >= THRESHOLD
+    if not colored.any():
+        return bright, ()
+    return colored, ("mask_image has strokes in a dark color and nothing bright: its brightest channel was read",)
 
 
 def why_empty(mask: RgbImage, source: MaskSource, invert: bool) -> str:

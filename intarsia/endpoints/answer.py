@@ -28,7 +28,6 @@ from intarsia.engine.request import InpaintRequest
 from intarsia.engine.result import Result
 from intarsia.errors import BackendError, IntarsiaError, OutputError, RequestError
 from intarsia.images.encode import encode
-from intarsia.images.metadata import a1111_parameters
 from intarsia.images.output_names import output_paths
 from intarsia.images.save import check_outputs, save_all
 from intarsia.printable import printable
@@ -180,6 +179,5 @@ def _encoded(result: Result) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def texts(result: Result, sample: int) -> dict[str, Any]:
-    """What an image's file says about its making."""
-    made = result.meta | {"seed": result.seeds[sample]}
-    return {"metadata": made, "parameters": a1111_parameters(made)}
+    """What an image's file says about its making; it may leave the machine, and so has no path and no EXIF data."""
+    return result.file_texts(sample, with_paths=False, strip=True)

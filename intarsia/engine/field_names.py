@@ -16,6 +16,8 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "strength": ("denoising_strength", "denoise"),
     "scheduler": ("sampler", "sampler_name", "sampler_index"),
     "karras_sigmas": ("karras", "use_karras_sigmas"),
+    "spacing": ("timestep_spacing", "schedule_type"),
+    "eta": ("ddim_eta",),
     "model": ("model_id", "checkpoint"),
     "loras": ("lora", "lora_model"),
     "vae": ("vae_model",),
@@ -23,6 +25,8 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "mask_padding": ("padding_mask_crop", "inpaint_full_res_padding", "margin"),
     "mask_dilate": ("mask_grow", "grow_mask", "dilate"),
     "mask_blur": ("feather", "blur"),
+    "mask_fill_holes": ("fill_holes",),
+    "mask_min_area": ("min_area", "min_mask_area"),
     "invert_mask": ("mask_invert", "inpainting_mask_invert"),
     "token_merging": ("tomesd", "token_merging_ratio", "tome_ratio"),
     "safety_action": ("safety_checker_type",),
@@ -31,18 +35,23 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
 """Field → names that other tools have for the same value."""
 
 _ELSEWHERE = {
+    "mask_erode": "mask_dilate below 0 shrinks the mask",
+    "mask_shrink": "mask_dilate below 0 shrinks the mask",
+    "outpaint": "extend takes {left, top, right, bottom} in pixels",
+    "expand": "extend takes {left, top, right, bottom} in pixels",
     "generator": "seed takes a number",
     "init_images": "init_image takes one image",
     "W": "width",
     "H": "height",
     "size": "width and height, each a number",
     "inpainting_fill": "masked_content takes original, fill, noise or blank",
-    "inpaint_full_res": "mask_padding, set to a number of pixels, generates only the mask's surroundings",
+    "inpaint_full_res": "mask_padding says what is generated: auto, whole, or a number of pixels around the mask",
     "lora_strength": "loras takes a list of {id, strength}",
     "ip_adapter_image": "ip_adapter takes {id, image, scale}",
     "ip_adapter_scale": "ip_adapter takes {id, image, scale}",
     "ip_adapter_id": "ip_adapter takes {id, image, scale}",
-    "use_exponential_sigmas": "a scheduler's table has it (spacing='exponential'), a request has not",
+    "use_exponential_sigmas": "spacing takes exponential",
+    "use_beta_sigmas": "there is no beta spacing: spacing takes leading, trailing, linspace, karras or exponential",
     "output": "images come back in the result",
 }
 """Names of other tools whose values have another form here, and what to give instead."""

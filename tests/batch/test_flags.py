@@ -46,6 +46,7 @@ RUN = {
     "--kernels": ("plain", {"kernels": "plain"}),
     "--capture": ("off", {"capture": "off"}),
     "--quality": ("50", {"quality": 50}),
+    "--strip": (None, {"strip": True}),
     "--quiet": (None, {"talk": (True, False)}),
     "-q": (None, {"talk": (True, False)}),
     "--verbose": (None, {"talk": (False, True)}),

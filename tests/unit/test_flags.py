@@ -17,17 +17,24 @@ from typing import Any, Self
 import pytest
 import typer.main
 
-from intarsia import api, cli, endpoints
+from intarsia import api, cli, endpoints, schedulers
 from intarsia.backends.onnx import sources
 from intarsia.commands import compare_files, outputs, streams
 from intarsia.commands.options import EngineOptions, MessageOptions
-from intarsia.commands.request_options import ImageOptions, ModelOptions, PromptOptions, SamplingOptions
+from intarsia.commands.request_options import (
+    ImageOptions,
+    MaskOptions,
+    ModelOptions,
+    PromptOptions,
+    SamplingOptions,
+    SeedOptions,
+)
 from intarsia.comparing import running
 from intarsia.comparing.axes import Axis
 from intarsia.comparing.running import Settings
 from intarsia.endpoints import answer as reply
 from intarsia.engine import engine as engines
-from intarsia.engine import resolve
+from intarsia.engine import request_from, resolve
 from intarsia.engine.field_names import SYNONYMS
 from intarsia.engine.noise import MAX_SEED
 from intarsia.engine.request import InpaintRequest
@@ -49,6 +56,7 @@ path = "nothing"
 path = "ink.safetensors"
 """
 ASKED = {"init_image": "photo.png", "mask_image": "mask.png"}
+OWN_TABLE = schedulers.table_to_json(schedulers.table("heun", 3))
 
 
 @pytest.fixture
@@ -59,6 +67,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("weights.toml", "other.toml"):
         (tmp_path / name).write_text(REGISTRY)
     (tmp_path / "request.json").write_text(json.dumps(ASKED))
+    (tmp_path / "table.json").write_text(json.dumps(OWN_TABLE))
     monkeypatch.setenv("INTARSIA_WEIGHTS", str(tmp_path / "weights.toml"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -120,6 +129,7 @@ ENGINE = {
     "max_pixels": (["--max-pixels", 5000], "max_pixels", 5000),
 }
 MESSAGES = {"quiet": (["-q"], "talk", (True, False)), "verbose": (["-v"], "talk", (False, True))}
+LEFT_AND_TOP = {"left": 256, "top": 64, "right": 0, "bottom": 0, "overlap": 16}
 LOOK = {"id": "look", "scale": 1.0, "image": None}
 INPAINT = {
     "image": ([], "init_image", "photo.png"),
@@ -128,6 +138,9 @@ INPAINT = {
     "mask_image": (["--mask", "other.png"], "mask_image", "other.png"),
     "mask_blur": (["--mask-blur", 7], "mask_blur", 7.0),
     "mask_dilate": (["--mask-dilate", 8], "mask_dilate", 8),
+    "extend": (["--extend", "left=256,top=64"], "extend", LEFT_AND_TOP),
+    "mask_fill_holes": (["--mask-fill-holes"], "mask_fill_holes", True),
+    "mask_min_area": (["--mask-min-area", "0.5%"], "mask_min_area", "0.5%"),
     "mask_padding": (["--mask-padding", 64], "mask_padding", 64),
     "mask_source": (["--mask-source", "alpha"], "mask_source", "alpha"),
     "invert_mask": (["--invert-mask"], "invert_mask", True),
@@ -151,6 +164,12 @@ INPAINT = {
     "scheduler": (["--scheduler", "heun"], "scheduler", "heun"),
     "karras_sigmas": (["--no-karras-sigmas"], "karras_sigmas", False),
     "algorithm_type": (["--algorithm-type", "dpmsolver"], "algorithm_type", "dpmsolver"),
+    "spacing": (["--spacing", "exponential"], "spacing", "exponential"),
+    "solver_order": (["--solver-order", 3], "solver_order", 3),
+    "solver_type": (["--solver-type", "heun"], "solver_type", "heun"),
+    "final_sigmas_type": (["--final-sigmas-type", "sigma_min"], "final_sigmas_type", "sigma_min"),
+    "eta": (["--eta", 0.5], "eta", 0.5),
+    "table": (["--table", "table.json"], "table", OWN_TABLE),
     "token_merging": (["--token-merging", "yes"], "token_merging", True),
     "seed": (["--seed", MAX_SEED], "seed", MAX_SEED),
     "loras": (["--lora", "ink:0.5"], "loras", ({"id": "ink", "strength": 0.5},)),
@@ -168,6 +187,8 @@ INPAINT = {
     "out": (["-o", "x.png"], "paths", [Path("x.png")]),
     "format": (["--format", "webp"], "paths", [Path("intarsia-intarsia.webp")]),
     "metadata": (["--no-metadata"], "metadata", False),
+    "strip": (["--strip"], "strip", True),
+    "from_": (["--from", "old.png"], "steps", 9),
     "quality": (["--quality", 50], "quality", 50),
     "overwrite": (["--overwrite"], ("overwrite", "checked"), (True, True)),
     "as_json": (["--json"], "as_json", True),
@@ -177,7 +198,8 @@ INPAINT = {
 DEFAULTS = {
     **{name: field.default for name, field in InpaintRequest.model_fields.items()},
     "init_image": "photo.png", "mask_image": "mask.png",
-    "paths": [Path("intarsia-intarsia.png")], "metadata": True, "quality": None, "overwrite": False, "checked": False,
+    "paths": [Path("intarsia-intarsia.png")], "metadata": True, "quality": None, "strip": False,
+    "overwrite": False, "checked": False,
     "backend": "auto", "device": "auto", "kernels": "auto", "capture": "auto", "precision": None,
     "memory": None, "weights": None,
     "allow_private_urls": False, "max_pixels": None, "as_json": False, "talk": (False, False),
@@ -187,6 +209,8 @@ DEFAULTS = {
 def plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(map(plain, value))
+    if isinstance(value, schedulers.Table):
+        return schedulers.table_to_json(value)
     return value.model_dump() if hasattr(value, "model_dump") else value
 
 
@@ -206,8 +230,15 @@ def inpainted(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Seen
     def write(result: object, targets: outputs.Targets, output: outputs.OutputOptions) -> list[str]:
         seen.update(paths=targets.paths, metadata=output.metadata, quality=output.quality, overwrite=output.overwrite)
         seen["talk"] = (streams._talk.quiet, streams._talk.verbose)
+        seen["strip"] = output.strip
         return []
 
+    def past(path: str) -> request_from.PastRequest:
+        assert path == "old.png"
+        return request_from.PastRequest(path=path, fields={"steps": 9})
+
+    monkeypatch.setattr(request_from, "read_past_request", past)
+    monkeypatch.setattr(inpaint, "_about_files", lambda past, result: ())
     monkeypatch.setattr(inpaint, "_write", write)
     monkeypatch.setattr(inpaint, "_report", lambda result, paths, warnings, as_json: seen.update(as_json=as_json))
 
@@ -274,7 +305,9 @@ GRID = {
     "overwrite": (["--overwrite"], "overwrite", (True, True)),
     "as_json": (["--json"], "as_json", True),
 }
-GROUPS = (ImageOptions, PromptOptions, SamplingOptions, ModelOptions, EngineOptions, MessageOptions)
+GROUPS = (
+    ImageOptions, MaskOptions, PromptOptions, SeedOptions, SamplingOptions, ModelOptions, EngineOptions, MessageOptions,
+)  # fmt: skip
 SHARED = [field.name for group in GROUPS for field in dataclasses.fields(group)]
 COMPARE = {**{name: INPAINT[name] for name in SHARED}, **GRID}
 
@@ -509,15 +542,23 @@ SHOW = {
     "karras": (["--karras"], "karras", True),
     "strength": (["--strength", 0.5], "strength", 0.5),
     "algorithm_type": (["--algorithm-type", "dpmsolver"], "algorithm_type", "dpmsolver"),
+    "spacing": (["--spacing", "Exponential"], "spacing", "exponential"),
+    "solver_order": (["--solver-order", 3], "solver_order", 3),
+    "solver_type": (["--solver-type", "heun"], "solver_type", "heun"),
+    "final_sigmas_type": (["--final-sigmas-type", "sigma_min"], "final_sigmas_type", "sigma_min"),
+    "eta": (["--eta", 0.5], "eta", 0.5),
     "plot": (["--plot", "x.png"], "plot", Path("x.png")),
     "as_json": (["--json"], "as_json", True),
 }
+# Heun's method takes none of these.
+TAKE_IT = {
+    "solver_order": "DEISMultistepScheduler", "solver_type": "DPMSolverMultistepScheduler", "eta": "DDIMScheduler",
+}  # fmt: skip
 SCHEDULERS = {"as_json": None}
 
 
 @pytest.mark.parametrize("flag", SHOW)
 def test_a_flag_of_schedulers_show_reaches_the_table(seen, monkeypatch, capsys, flag):
-    from intarsia import schedulers
     from intarsia.commands import schedulers as command
 
     def table(name: str, steps: int, **options: Any) -> Any:
@@ -528,15 +569,30 @@ def test_a_flag_of_schedulers_show_reaches_the_table(seen, monkeypatch, capsys, 
     monkeypatch.setattr(schedulers, "table", table)
     monkeypatch.setattr(command, "_plot", lambda table, path: seen.update(plot=path))
     arguments, name, expected = SHOW[flag]
-    run("schedulers", "show", "heun", *arguments)
+    scheduler = TAKE_IT.get(flag, "HeunDiscreteScheduler")
+    run("schedulers", "show", scheduler, *arguments)
     seen["as_json"] = capsys.readouterr().out.startswith("{")
     assert seen[name] == expected
     defaults = {
-        "name": "HeunDiscreteScheduler", "steps": 21, "karras": False, "strength": 1.0, "algorithm_type": None,
+        "name": scheduler, "steps": 21, "karras": False, "strength": 1.0, "algorithm_type": None,
         "as_json": False,
     }  # fmt: skip
     others = set(defaults) - {name}
     assert {key: seen[key] for key in others} == {key: defaults[key] for key in others}
+
+
+def test_schedulers_lists_a_name_a_line_within_80_columns(capsys):
+    run("schedulers")
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split() == ["name", "short", "name", "evaluations", "noise", "Karras"]
+    assert max(map(len, lines)) <= 80
+    assert [line.split()[0] for line in lines[:18]] == list(schedulers.NAMES)
+    table = {line.split()[0]: line[33:].split("  ") for line in lines[:18]}
+    assert [cell.strip() for cell in table["HeunDiscreteScheduler"] if cell] == ["heun", "2N-1", "no", "yes"]
+    assert lines[18] == ""
+    said = " ".join(line.strip() for line in lines[18:])
+    for name in schedulers.NAMES:
+        assert schedulers.info(name).note in said
 
 
 def test_schedulers_prints_all_of_them_as_json(capsys):

@@ -197,7 +197,7 @@ EXTENDING = {
     "intarsia.schedulers": [
         "ALIASES", "Grid", "NAMES", "NoiseSchedule", "Rows", "Sampler", "SamplingRun", "SchedulerInfo", "Solver",
         "Table", "alpha_sigma", "catalogue", "has_curves", "info", "register", "resolve", "resolve_documented",
-        "resolve_sampler", "table", "trace",
+        "resolve_sampler", "table", "table_from_json", "table_to_json", "trace",
     ],
 }  # fmt: skip
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from intarsia.batch.ledger.json_lines import without_repeats
-from intarsia.batch.manifest import folders, parquet, tables
+from intarsia.batch.manifest import album, parquet, tables
 from intarsia.batch.manifest.line import Line
 from intarsia.batch.settings import Options, Pair
 from intarsia.errors import RequestError, shown
@@ -42,7 +42,7 @@ class Manifest:
     out: Path | None = None
     base: Path = field(init=False)
     notes: tuple[str, ...] = field(init=False, default=())
-    _album: folders.Album | None = field(init=False, default=None, repr=False, compare=False)
+    _album: album.Album | None = field(init=False, default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Raises :class:`RequestError` where the manifest is of no known kind, or not there."""
@@ -50,10 +50,10 @@ class Manifest:
         object.__setattr__(self, "base", base.absolute())
 
         if isinstance(self.place, Pair):
-            folders.check(self.place)
-            album = folders.open_album(self.place, self.out)
-            object.__setattr__(self, "_album", album)
-            object.__setattr__(self, "notes", folders.notes(album))
+            album.check(self.place)
+            opened = album.open_album(self.place, self.out)
+            object.__setattr__(self, "_album", opened)
+            object.__setattr__(self, "notes", album.notes(opened))
             return
 
         suffix = self.place.suffix.lower()
@@ -86,7 +86,7 @@ class Manifest:
     def __iter__(self) -> Iterator[Line]:
         if isinstance(self.place, Path):
             return self._read(self.place)
-        return folders.read(self._album) if self._album is not None else iter(())
+        return album.read(self._album) if self._album is not None else iter(())
 
     def _read(self, path: Path) -> Iterator[Line]:
         kind = _READERS[path.suffix.lower()]
