@@ -31,6 +31,7 @@ from intarsia.commands.schema import schema
 from intarsia.commands.serve import serve
 from intarsia.commands.streams import complain, has_printed_json, prepare, print_error, say_more_or_less, start
 from intarsia.errors import BackendError, Cancelled, IntarsiaError, RequestError
+from intarsia.spinning import limit_spinning
 
 __all__ = ["app", "main"]
 
@@ -68,8 +69,7 @@ def before_every_command(
 
 def main() -> None:
     """Entry point: our errors become one line on stderr and an exit code."""
-    # Spinning OpenMP threads starve everything else on a machine that is not ours alone.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    limit_spinning()
     prepare()
     take_sigterm()
     try:

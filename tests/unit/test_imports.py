@@ -18,6 +18,7 @@ EVERYWHERE = [
     "intarsia.errors",
     "intarsia.printable",
     "intarsia.redact",
+    "intarsia.spinning",
     "intarsia.execution",
     "intarsia.extensions",
     "intarsia.former_name",
