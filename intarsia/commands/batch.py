@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -26,7 +26,7 @@ from intarsia.commands.options import (
 )
 from intarsia.commands.request_options import MaskOptions, ModelOptions, PromptOptions, SamplingOptions
 from intarsia.commands.set_option import Settings
-from intarsia.commands.streams import is_quiet, note
+from intarsia.commands.streams import JSON_SCHEMA, is_quiet, note
 from intarsia.errors import Cancelled, RequestError
 from intarsia.printable import printable, printable_json
 
@@ -95,7 +95,7 @@ def validate_command(
     lines = ProgressLines(_say, every, "with problems")
     with CheckDisplay(lines=lines, is_shown=not is_quiet()) as display:
         findings = validate(rows.place(), options, decode=decode, out=out, watch=display)
-    typer.echo(printable_json(_findings_as_dict(findings)) if as_json else _findings_as_text(findings))
+    typer.echo(_as_report(_findings_as_dict(findings)) if as_json else _findings_as_text(findings))
     if findings.problems:
         raise typer.Exit(RequestError.exit_code)
 
@@ -158,7 +158,7 @@ def report_command(out: Folder, as_json: AsJson = False) -> None:
 
     summary = report(out)
     _warn(summary["warnings"])
-    typer.echo(printable_json(summary) if as_json else as_text(summary))
+    typer.echo(_as_report(summary) if as_json else as_text(summary))
 
 
 @batch.command("sheet")
@@ -199,6 +199,7 @@ def sheet_command(
 def merge_command(
     out: Folder,
     others: Annotated[list[Path] | None, typer.Argument(help="Folders whose results are added.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Put the results of shards (and of other folders) into one results.jsonl."""
     from intarsia.batch import merge
@@ -207,7 +208,16 @@ def merge_command(
         rows = merge(out, others or [], lambda sentence: _warn([sentence]))
     except KeyboardInterrupt as exc:
         raise Cancelled(f"interrupted; the same command goes on ({out})") from exc
-    typer.echo(printable(f"{rows} rows in {out / 'results.jsonl'}"))
+    results = out / "results.jsonl"
+    if as_json:
+        typer.echo(_as_report({"rows": rows, "results": str(results)}))
+    else:
+        typer.echo(printable(f"{rows} rows in {results}"))
+
+
+def _as_report(values: Mapping[str, Any]) -> str:
+    """What ``--json`` prints, with the version of its shape; ids and paths in it may be of any characters."""
+    return printable_json({"schema": JSON_SCHEMA, **values})
 
 
 def _carry_out(
@@ -234,7 +244,7 @@ def _carry_out(
 
     numbers = stats.to_dict()
     _warn(stats.warnings)
-    typer.echo(printable_json(numbers) if as_json else run_as_text(numbers))
+    typer.echo(_as_report(numbers) if as_json else run_as_text(numbers))
     if stats.failed:
         raise typer.Exit(1)
 
