@@ -113,6 +113,12 @@ class Workbench:
             else:
                 control.fill(json.dumps(value) if isinstance(value, dict) else str(value))
 
+    def lora(self, name: str, strength: str) -> None:
+        """Choose a LoRA."""
+        item = self.at(".loras li").filter(has_text=name)
+        item.get_by_role("checkbox").check()
+        item.get_by_role("textbox").fill(strength)
+
     def unfold(self, section: str) -> None:
         """Open one of the folded parts."""
         if self.at(f"#{section}").get_attribute("open") is None:

@@ -182,7 +182,7 @@ export class Compare {
     const made = make("tr", {}, make("th", { scope: "row", text: y }));
     for (const [column, x] of across.values.entries()) {
       const picture = this.#pictures[row * across.values.length + column];
-      const alt = text("cell", { across: across.name, x, down, y });
+      const alt = text("cell", { across: text(across.name), x, down: text(down), y });
       made.append(make("td", {}, picture === null ? "–" : make("img", { src: await this.#address(picture), alt, title: alt })));
     }
     return made;
