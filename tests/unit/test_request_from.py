@@ -51,7 +51,6 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "mask_dilate": (1, 3, -2),
     "mask_padding": (0, 8, 16, "auto", "whole"),
     "mask_min_area": (3, 9, "0.5%"),
-    "extend": ("left=8,top=3", {"right": 16, "overlap": 2}),
     "samples": (2, 3),
 }
 SEEDS = range(45)
