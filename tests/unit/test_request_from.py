@@ -49,11 +49,11 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "height": (64, 80, 104),
     "steps": (2, 3, 5),
     "mask_dilate": (1, 3, -2),
-    "mask_min_area": (1, 9),
-    "mask_padding": (0, 8, 16, "whole", "auto"),
+    "mask_padding": (0, 8, 16, "auto", "whole"),
+    "mask_min_area": (3, 9, "0.5%"),
     "samples": (2, 3),
 }
-SEEDS = range(30)
+SEEDS = range(45)
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +189,17 @@ def test_what_the_plan_says_of_the_mask_is_in_the_meta(engine, ask):
     meta = engine.run(ask(**fields, color_match=True, mask_source="luma")).meta
     assert fields.items() <= meta.items()
     assert (meta["color_match"], meta["mask_source"]) == (True, "luma")
+
+
+@pytest.mark.parametrize("has_mask", [True, False])
+def test_an_extended_image_is_made_again_with_or_without_a_mask(engine, ask, tmp_path, has_mask):
+    fields = {"extend": {"left": 8, "top": 16}, "soft_mask": has_mask, **({} if has_mask else {"mask_image": None})}
+    first = engine.run(ask(**fields))
+    first.save(tmp_path / "a.png")
+    assert first.meta["extend"] == {"left": 8, "top": 16, "right": 0, "bottom": 0, "overlap": 16}
+    again = engine.run(intarsia.request_from(tmp_path / "a.png"))
+    assert again.images[0].tobytes() == first.images[0].tobytes()
+    assert again.plan.sha256 == first.plan.sha256
 
 
 def test_karras_is_only_said_where_it_was_applied(engine, ask):
