@@ -153,7 +153,7 @@ def test_where_the_image_is_enlarged_no_mask_is_needed(place, capsys):
     )
     rows = [json.loads(line) for line in (place / "photo-compare.jsonl").read_text().splitlines()]
     assert [(row["extend"]["left"], row["extend"]["top"]) for row in rows] == [(64, 0), (64, 64)]
-    with pytest.raises(RequestError, match="^mask is missing: intarsia compare IMAGE MASK$"):
+    with pytest.raises(RequestError, match=r"^mask is missing: intarsia compare IMAGE MASK$"):
         cli.app(["compare", "photo.png", "--steps", "2,3"], standalone_mode=False)
 
 
