@@ -25,6 +25,7 @@ from intarsia.canvas.mask import Feather, bounding_box, feather, resize_mask
 from intarsia.canvas.options import CanvasOptions
 from intarsia.canvas.paste import Blend, blend, composite, match_colors, paste_area, resize
 from intarsia.canvas.remarks import about_hidden, about_scale
+from intarsia.canvas.soft_mask import resize_levels, soft_mask
 from intarsia.canvas.swapped import about_swapped
 from intarsia.images.fill import FAINT, from_surroundings, hidden_pixels, opaque
 from intarsia.images.rgb_image import RgbImage
@@ -50,6 +51,7 @@ class Canvas:
         image: uint8 ``[h, w, 3]`` at generation size: what is encoded, with ``masked_content`` applied
             ("noise" leaves the image: the engine starts those latents from noise).
         mask: bool ``[h, w]`` at generation size: the denoise mask, True = repaint.
+        levels: uint8 ``[h, w]``, the same of a soft mask: the lower, the later it is repainted; None of a hard one.
         working: the image at working size.
         shown: uint8, the crop of it as it is shown to the network, opaque, before ``masked_content``.
         area: bool ``[H, W]``: the denoise mask at working size.
@@ -61,6 +63,7 @@ class Canvas:
     geometry: Geometry
     image: Pixels
     mask: Mask
+    levels: Pixels | None = None
     working: RgbImage
     shown: Pixels
     area: Mask
@@ -146,8 +149,14 @@ def prepare(image: RgbImage, mask: RgbImage | None, options: CanvasOptions | Non
         RequestError: the mask is empty, has another aspect ratio, or an option does not fit.
     """
     options = options or CanvasOptions()
-    swap_warnings = about_swapped(image, mask) if mask else ()
-    area, mask_warnings = denoise_mask(image, mask, options)
+    levels = None
+    swap_warnings: tuple[str, ...] = ()
+    if mask is not None and options.soft_mask:
+        levels, mask_warnings = soft_mask(image, mask, options)
+        area = levels > 0
+    else:
+        swap_warnings = about_swapped(image, mask) if mask else ()
+        area, mask_warnings = denoise_mask(image, mask, options)
     height, width = area.shape
     working_size = (width, height)
     mask_box = bounding_box(area) or (0, 0, width, height)
@@ -166,6 +175,7 @@ def prepare(image: RgbImage, mask: RgbImage | None, options: CanvasOptions | Non
         geometry=layout,
         image=_start(pixels, generation_mask, hole, options),
         mask=generation_mask,
+        levels=None if levels is None else _generation_levels(levels, layout),
         working=working,
         shown=shown,
         area=area,
@@ -217,6 +227,12 @@ def _generation_mask(area: Mask, layout: Geometry) -> Mask:
     cropped = _cut(area, layout.crop)
     resized = resize_mask(cropped, layout.resized)
     return _padded(resized, layout)
+
+
+def _generation_levels(levels: Pixels, layout: Geometry) -> Pixels:
+    """A soft mask of the working image at generation size."""
+    cropped = _cut(levels, layout.crop)
+    return _padded(resize_levels(cropped, layout.resized), layout)
 
 
 def _hole(hidden: Mask | None, area: Mask, layout: Geometry) -> Mask:

@@ -14,7 +14,7 @@ from intarsia.canvas.options import CanvasOptions, pixels_of
 from intarsia.errors import RequestError
 from intarsia.images.rgb_image import RgbImage
 
-__all__ = ["denoise_mask"]
+__all__ = ["denoise_mask", "empty", "looks_same"]
 
 Mask = NDArray[np.bool_]
 
@@ -47,12 +47,12 @@ def _given(image: RgbImage, mask: RgbImage, options: CanvasOptions) -> tuple[Mas
     """The mask file as the mask of the image as it came, and warnings."""
     source = options.mask_source
     invert = options.invert_mask
-    is_init_image = _looks_same(mask, image)
+    is_init_image = looks_same(mask, image)
 
     binary, source_warnings = binarize(mask, source, invert, is_init_image)
     drawn, size_warnings = fit_mask(binary, image.size)
     if not drawn.any():
-        raise _empty(why_empty(mask, source, invert))
+        raise empty(why_empty(mask, source, invert))
 
     area = _resized_by(_cleaned(drawn, image.size, options), options.mask_dilate)
     return area, source_warnings + size_warnings
@@ -69,7 +69,7 @@ def _cleaned(mask: Mask, size: Size, options: CanvasOptions) -> Mask:
     cleaned = drop_specks(mask, least)
     if not cleaned.any():
         largest = largest_area(mask)
-        raise _empty(f"its largest area has {largest} pixels, and mask_min_area is {least}")
+        raise empty(f"its largest area has {largest} pixels, and mask_min_area is {least}")
     return cleaned
 
 
@@ -78,15 +78,16 @@ def _resized_by(mask: Mask, pixels: int) -> Mask:
         return dilate(mask, pixels)
     eroded = erode(mask, -pixels)
     if not eroded.any():
-        raise _empty(f"mask_dilate {pixels} leaves nothing of it")
+        raise empty(f"mask_dilate {pixels} leaves nothing of it")
     return eroded
 
 
-def _empty(reason: str) -> RequestError:
+def empty(reason: str) -> RequestError:
+    """The error of a mask that repaints nothing."""
     return RequestError("mask_image", message=f"mask_image is empty: {reason}")
 
 
-def _looks_same(mask: RgbImage, image: RgbImage) -> bool:
+def looks_same(mask: RgbImage, image: RgbImage) -> bool:
     """Whether one image with transparency is given as both."""
     if mask.alpha is None or image.alpha is None or mask.size != image.size:
         return False

@@ -11,7 +11,7 @@ from intarsia.canvas.options import Extension
 from intarsia.images.fill import opaque
 from intarsia.images.rgb_image import RgbImage
 
-__all__ = ["enlarged", "enlarged_mask", "enlarged_size"]
+__all__ = ["enlarged", "enlarged_levels", "enlarged_mask", "enlarged_size"]
 
 Mask = NDArray[np.bool_]
 
@@ -55,6 +55,17 @@ def enlarged_mask(mask: Mask, extension: Extension) -> Mask:
     area = np.ones((new_height, new_width), np.bool_)
     area[_inside((width, height), extension)] = mask | ~kept
     return area
+
+
+def enlarged_levels(levels: NDArray[np.uint8], extension: Extension) -> NDArray[np.uint8]:
+    """A soft mask of the image with the new area and its overlap, which are white."""
+    nothing = np.zeros(levels.shape, np.bool_)
+    new = enlarged_mask(nothing, extension)
+    height, width = levels.shape
+    out = np.full(new.shape, 255, np.uint8)
+    inside = _inside((width, height), extension)
+    out[inside] = np.where(new[inside], np.uint8(255), levels)
+    return out
 
 
 def _kept(length: int, before: int, after: int, overlap: int) -> slice:

@@ -85,6 +85,7 @@ class CanvasOptions:
             model's native area. None generates the whole image; "auto" does, unless it would be scaled down: then
             only the mask's surroundings, at their own resolution as far as the model allows.
         masked_content: what is under the mask before denoising.
+        soft_mask: the mask's grays say from which step on a pixel is repainted.
         extend: the image is enlarged at its sides, and what is new is repainted.
         color_match: match the generated colors to those around the mask.
         native_size: side of the square the model was trained on.
@@ -106,6 +107,7 @@ class CanvasOptions:
     mask_padding: MaskPadding = None
     masked_content: MaskedContent = "original"
     color_match: bool = False
+    soft_mask: bool = False
     extend: Extension | None = None
     native_size: int = 512
     smallest: int = 64
@@ -116,6 +118,9 @@ class CanvasOptions:
         self._check_side("height", self.height)
         _check_range("mask_dilate", self.mask_dilate, _MOST_DILATE, least=-_MOST_DILATE)
         _check_min_area(self.mask_min_area)
+        if self.soft_mask and (self.mask_dilate or self.mask_fill_holes):
+            message = "soft_mask takes the mask's grays as they are: not together with mask_dilate or mask_fill_holes"
+            raise RequestError("soft_mask", message=message)
         _check_range("mask_blur", self.mask_blur, _MOST_BLUR)
         if self.mask_padding is not None and self.mask_padding != "auto":
             _check_range("mask_padding", self.mask_padding, _MOST_PADDING)

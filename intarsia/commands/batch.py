@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["batch"]
 
-batch = group("Offline batches: validate, run, report, retry, merge.", no_args_is_help=True)
+batch = group("Offline batches: validate, run, report, sheet, retry, merge.", no_args_is_help=True)
 
 Out = Annotated[Path, typer.Option("--out", "-o", "--output", metavar="FOLDER", help="For images and results.")]
 Folder = Annotated[Path, typer.Argument(help="The output folder of a run.")]
@@ -159,6 +159,40 @@ def report_command(out: Folder, as_json: AsJson = False) -> None:
     summary = report(out)
     _warn(summary["warnings"])
     typer.echo(_as_report(summary) if as_json else as_text(summary))
+
+
+@batch.command("sheet")
+def sheet_command(
+    out: Folder,
+    overview: Annotated[
+        Path | None, typer.Option("--picture", metavar="FILE", help="Also one image of the first rows: sheet.png, say.")
+    ] = None,
+    first: Annotated[int, typer.Option("--first", min=1, max=400, metavar="N", help="How many these are.")] = 40,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, max=64, metavar="N", help="Processes; default one for each core.")
+    ] = None,
+    every: Every = 30.0,
+    as_json: AsJson = False,
+) -> None:
+    """Write a contact sheet, sheet.html: before, mask and after of every row, failures first."""
+    from intarsia.batch import sheet
+    from intarsia.batch.live import CheckDisplay, ProgressLines
+
+    lines = ProgressLines(_say, every, "without images")
+    try:
+        with CheckDisplay(lines=lines, is_shown=not is_quiet()) as display:
+            made = sheet(out, overview=overview, first=first, workers=workers, watch=display)
+    except KeyboardInterrupt as exc:
+        raise Cancelled(f"interrupted; the same command goes on where it stopped ({out})") from exc
+
+    _warn(made.warnings)
+    paths = [made.path, *filter(None, [overview])]
+    if as_json:
+        numbers = {"rows": made.rows, "pages": made.pages, "unreadable": made.unreadable}
+        typer.echo(printable_json({"output": list(map(str, paths)), **numbers, "warnings": list(made.warnings)}))
+        return
+    for path in paths:
+        typer.echo(printable(str(path)))
 
 
 @batch.command("merge")

@@ -120,6 +120,11 @@ class MaskOptions:
     invert_mask: Annotated[
         Flag, typer.Option("--invert-mask/--no-invert-mask", help="Repaint the rest."), _switched("invert_mask")
     ] = None
+    soft_mask: Annotated[
+        Flag,
+        typer.Option("--soft-mask/--no-soft-mask", help="Repaint what is gray in the mask less."),
+        _switched("soft_mask"),
+    ] = None
     masked_content: Annotated[
         str | None,
         typer.Option(metavar="WHICH", help="Under the mask at first: original, fill, noise or blank."),

@@ -26,6 +26,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "mask_dilate": ("mask_grow", "grow_mask", "dilate"),
     "mask_blur": ("feather", "blur"),
     "mask_fill_holes": ("fill_holes",),
+    "soft_mask": ("soft_inpainting", "differential"),
     "mask_min_area": ("min_area", "min_mask_area"),
     "invert_mask": ("mask_invert", "inpainting_mask_invert"),
     "token_merging": ("tomesd", "token_merging_ratio", "tome_ratio"),

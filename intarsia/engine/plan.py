@@ -62,6 +62,7 @@ class CanvasPlan:
     mask_fill_holes: bool = False
     mask_min_area: int = 0
     extend: Extension | None = None
+    soft_mask: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values. What is at its default here is left out: plans from before there was it keep their hashes."""

@@ -225,6 +225,8 @@ class InpaintRequest(BaseModel):
             allows, and says so in a warning; ``whole`` (or None) always generates the whole image.
         mask_source: ``luma`` repaints what is white, seen on black, ``alpha`` what is transparent; ``auto`` chooses,
             and warns where they differ (see :mod:`intarsia.canvas.mask_source`). invert_mask repaints the rest.
+        soft_mask: True repaints a pixel from that step on at which the mask's level exceeds a threshold that falls from
+            white to black: what is gray is changed less (Levin & Fried 2023). False repaints from 128 on.
         masked_content: what is under the mask before denoising; a transparent hole is filled in any case.
         color_match: match the generated colors to the seam's surroundings.
         extend: enlarges the image by so many pixels on its sides, ``{"left": 256}`` or ``"left=256,top=64"``. What is
@@ -282,6 +284,7 @@ class InpaintRequest(BaseModel):
     ] = "auto"
     mask_source: MaskSource = "auto"
     invert_mask: StrictBool = False
+    soft_mask: StrictBool = False
     masked_content: MaskedContent = "original"
     color_match: StrictBool = False
     extend: Extend | None = None

@@ -60,6 +60,7 @@ class RequestOptions(TypedDict, total=False):
     mask_padding: Literal["auto", "whole"] | int | None
     mask_source: MaskSource
     invert_mask: bool
+    soft_mask: bool
     masked_content: MaskedContent
     color_match: bool
     extend: Extend | Mapping[str, int] | str | None

@@ -70,7 +70,8 @@ class PastRequest:
         fields = kept | dict(changes)
 
         for name in ("init_image", "mask_image"):
-            if fields.get(name) is None:
+            is_needed = name in self.inputs or name == "init_image" or fields.get("extend") is None
+            if fields.get(name) is None and is_needed:
                 fields[name] = self._found(name)
         adapter = fields.get("ip_adapter")
         if isinstance(adapter, Mapping) and adapter.get("image") is None and "ip_adapter" not in changes:

@@ -16,8 +16,9 @@ from intarsia.canvas.extension import enlarged_size
 from intarsia.canvas.geometry import follows_mask
 from intarsia.canvas.mask import latent_mask
 from intarsia.canvas.options import CanvasOptions, Extension, pixels_of
+from intarsia.canvas.soft_mask import latent_levels
 from intarsia.engine.noise import MAX_SEED
-from intarsia.engine.origin import Origin, fields_for_files, source_of
+from intarsia.engine.origin import Origin, fields_for_files, input_of
 from intarsia.engine.parts import Parts, find_checker, find_parts, model_plan
 from intarsia.engine.plan import PLAN_VERSION, CanvasPlan, Plan, PromptPlan, SamplerPlan
 from intarsia.engine.prompts import Prompts, read_prompts
@@ -180,16 +181,15 @@ def _open_images(request: InpaintRequest, access: Access) -> _Images:
 
 
 def _origin(request: InpaintRequest, entries: _Entries, images: _Images, plan: Plan) -> Origin:
-    opened = {"init_image": (request.init_image, images.image)}
-    if images.mask is not None:
-        opened["mask_image"] = (request.mask_image, images.mask)
-    if request.ip_adapter is not None and images.prompt is not None:
-        opened["ip_adapter.image"] = (request.ip_adapter.image, images.prompt)
+    shown = request.ip_adapter.image if request.ip_adapter else None
+    opened = {
+        "init_image": (request.init_image, images.image),
+        "mask_image": (request.mask_image, images.mask),
+        "ip_adapter.image": (shown, images.prompt),
+    }
     return Origin(
         request=fields_for_files(request, entries.model, plan),
-        inputs={
-            name: {"sha256": image.sha256, **source_of(value, image.path)} for name, (value, image) in opened.items()
-        },
+        inputs={name: input_of(value, image) for name, (value, image) in opened.items() if image is not None},
         embedded=images.image.embedded,
     )
 
@@ -266,6 +266,7 @@ def _canvas_options(request: InpaintRequest, entry: ModelEntry) -> CanvasOptions
         mask_padding=None if request.mask_padding == "whole" else request.mask_padding,
         masked_content=request.masked_content,
         color_match=request.color_match,
+        soft_mask=request.soft_mask,
         extend=Extension(**request.extend.model_dump()) if request.extend else None,
         native_size=entry.size,
     )
@@ -286,6 +287,7 @@ def _canvas_plan(canvas: Canvas, options: CanvasOptions, images: _Images) -> Can
         mask_fill_holes=options.mask_fill_holes,
         mask_min_area=pixels_of(options.mask_min_area, images.image.size),
         extend=options.extend,
+        soft_mask=options.soft_mask,
     )
 
 
@@ -357,6 +359,7 @@ def _inputs(
         image=canvas.image,
         mask=canvas.mask,
         latent_mask=latent_mask(canvas.mask, plan.model.factor),
+        soft_mask=None if canvas.levels is None else latent_levels(canvas.levels, plan.model.factor),
         noise_fill=plan.canvas.masked_content == "noise",
         image_prompt=shown,
         image_scale=plan.prompt.image_scale,

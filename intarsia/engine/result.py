@@ -229,7 +229,7 @@ class Result:
 def _canvas_fields(plan: Plan) -> dict[str, Any]:
     """What the plan says of mask and canvas, in a request's names; None generates the whole image."""
     canvas = plan.canvas
-    values = {each.name: getattr(canvas, each.name) for each in dataclasses.fields(canvas)}
+    values = dataclasses.asdict(canvas)
     for name in ("geometry", "image_sha256", "mask_sha256"):
         del values[name]
     return values | {"mask_padding": None if canvas.mask_padding == -1 else canvas.mask_padding}

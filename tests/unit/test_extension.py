@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -67,10 +68,10 @@ def test_what_is_not_near_keeps_its_bytes(channels, options):
 
 
 def test_new_pixels_begin_with_the_colors_beside_them():
-    halves = np.full((64, 64, 3), 200, np.uint8)
-    halves[32:] = (10, 20, 30)
-    image = enlarged(from_array("init_image", halves), Extension(right=32, bottom=16))
-    np.testing.assert_array_equal(image.rgb[:64, :64], halves)
+    two_colors = np.full((64, 64, 3), 200, np.uint8)
+    two_colors[32:] = (10, 20, 30)
+    image = enlarged(from_array("init_image", two_colors), Extension(right=32, bottom=16))
+    np.testing.assert_array_equal(image.rgb[:64, :64], two_colors)
     assert image.alpha is None
     assert (image.rgb[:16, 64:] == 200).all()
     assert (image.rgb[60:] == (10, 20, 30)).all()
@@ -94,7 +95,7 @@ def ask(**fields: Any) -> intarsia.InpaintRequest:
 
 
 @pytest.fixture(scope="module")
-def engine():
+def engine() -> Iterator[intarsia.Engine]:
     with intarsia.Engine("null") as opened:
         yield opened
 

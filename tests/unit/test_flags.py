@@ -139,6 +139,7 @@ INPAINT = {
     "mask_blur": (["--mask-blur", 7], "mask_blur", 7.0),
     "mask_dilate": (["--mask-dilate", 8], "mask_dilate", 8),
     "extend": (["--extend", "left=256,top=64"], "extend", LEFT_AND_TOP),
+    "soft_mask": (["--soft-mask"], "soft_mask", True),
     "mask_fill_holes": (["--mask-fill-holes"], "mask_fill_holes", True),
     "mask_min_area": (["--mask-min-area", "0.5%"], "mask_min_area", "0.5%"),
     "mask_padding": (["--mask-padding", 64], "mask_padding", 64),

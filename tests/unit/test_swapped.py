@@ -21,8 +21,8 @@ def photograph(*, gray: bool = False) -> np.ndarray:
     soft = np.asarray(Image.fromarray(noise).filter(ImageFilter.GaussianBlur(2))).astype(np.int32)
     rows, columns = np.mgrid[:HEIGHT, :WIDTH]
     slope = np.dstack([columns, rows, 160 - columns])
-    picture = np.clip(2 * (soft - 128) + 40 + slope, 0, 255).astype(np.uint8)
-    return np.asarray(Image.fromarray(picture).convert("L").convert("RGB")) if gray else picture
+    shown = np.clip(2 * (soft - 128) + 40 + slope, 0, 255).astype(np.uint8)
+    return np.asarray(Image.fromarray(shown).convert("L").convert("RGB")) if gray else shown
 
 
 def spot(blur: float = 0) -> np.ndarray:
@@ -65,8 +65,8 @@ def test_masks_are_not_taken_for_photographs(name):
         "slope": (columns + rows).clip(0, 255).astype(np.uint8),
         "inverted": 255 - spot(6),
     }[name]
-    for picture in (photograph(), spot()):
-        assert about_swapped(from_array("init_image", picture), from_array("mask_image", mask)) == ()
+    for shown in (photograph(), spot()):
+        assert about_swapped(from_array("init_image", shown), from_array("mask_image", mask)) == ()
 
 
 def test_a_photograph_with_an_erased_part_is_a_mask():

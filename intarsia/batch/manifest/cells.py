@@ -33,6 +33,7 @@ WHOLE = {
 }  # fmt: skip
 FLAGS = {
     "fit_output", "karras_sigmas", "safety_checker", "enhance_prompt", "invert_mask", "color_match", "mask_fill_holes",
+    "soft_mask",
 }  # fmt: skip
 # Columns whose cells may hold a file's bytes; ``image`` is that of an IP adapter.
 IMAGE_COLUMNS = {"init_image", "mask_image", "image"}
