@@ -204,7 +204,8 @@ def test_a_result_that_is_opened_as_an_image_offers_its_settings(masked, server,
 def test_settings_of_another_tool_are_read(tab, chunk):
     text = (
         'a "quoted" cat,\nand a dog\nNegative prompt: blurry, low\nSteps: 20, Sampler: DPM++ 2M SDE Karras, '
-        'CFG scale: 6.5, Seed: 18446744073709551615, Size: 512x768, Model hash: abc, Model: "some, model", Denoising strength: 0.75, '
+        "CFG scale: 6.5, Seed: 18446744073709551615, Size: 512x768, Model hash: abc, "
+        'Model: "some, model", Denoising strength: 0.75, '
         "Clip skip: 2, Mask blur: 8, Version: v1.10.1"
     )
     info = PngImagePlugin.PngInfo()
