@@ -39,9 +39,10 @@ docs: $(VENV)/.dev
 gpu: $(VENV)/.dev
 	$(BIN)/python -m pytest -q tests/gpu tests/kernels
 
-# The contact sheets in the README.
+# The contact sheets and the comparison in the README.
 sheet: $(VENV)/.dev
 	$(BIN)/python -m tools.sheet docs/images/sheet.jpg docs/images/parts.jpg
+	$(BIN)/python -m tools.comparison docs/images/compare.jpg
 
 # What some of the page's tests use where it is there: axe-core, and TypeScript's compiler for the modules' JSDoc types.
 page-tools: | $(VENV)/bin/python

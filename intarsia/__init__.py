@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from intarsia import batch, schedulers
-    from intarsia.api import inpaint, plan
+    from intarsia.api import compare, inpaint, plan
+    from intarsia.comparing.comparison import Comparison
     from intarsia.engine.engine import Engine
     from intarsia.engine.noise import noise
     from intarsia.engine.plan import Plan
-    from intarsia.engine.request import InpaintRequest, IpAdapter, Lora
+    from intarsia.engine.request import Extend, InpaintRequest, IpAdapter, Lora
+    from intarsia.engine.request_from import request_from
     from intarsia.engine.result import Progress, Result
     from intarsia.engine.ticket import Ticket
     from intarsia.errors import (
@@ -40,7 +42,9 @@ __version__ = "0.1.0"
 _HOMES = {
     "BackendError": "intarsia.errors",
     "Cancelled": "intarsia.errors",
+    "Comparison": "intarsia.comparing.comparison",
     "Engine": "intarsia.engine.engine",
+    "Extend": "intarsia.engine.request",
     "InpaintRequest": "intarsia.engine.request",
     "IntarsiaError": "intarsia.errors",
     "IpAdapter": "intarsia.engine.request",
@@ -57,16 +61,20 @@ _HOMES = {
     "Ticket": "intarsia.engine.ticket",
     "WeightsError": "intarsia.errors",
     "batch": "intarsia.batch",
+    "compare": "intarsia.api",
     "inpaint": "intarsia.api",
     "noise": "intarsia.engine.noise",
     "plan": "intarsia.api",
+    "request_from": "intarsia.engine.request_from",
     "schedulers": "intarsia.schedulers",
 }
 
 __all__ = [
     "BackendError",
     "Cancelled",
+    "Comparison",
     "Engine",
+    "Extend",
     "InpaintRequest",
     "IntarsiaError",
     "IpAdapter",
@@ -83,9 +91,11 @@ __all__ = [
     "Ticket",
     "WeightsError",
     "batch",
+    "compare",
     "inpaint",
     "noise",
     "plan",
+    "request_from",
     "schedulers",
 ]
 

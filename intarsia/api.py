@@ -1,10 +1,11 @@
-"""Functions of the public API for a caller without an engine: ``plan``, and ``inpaint`` with one that is kept."""
+"""Functions of the public API for a caller without an engine: ``plan``; ``inpaint`` and ``compare`` with a kept one."""
 
 from __future__ import annotations
 
 import atexit
 import os
-from typing import Any, Unpack
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Unpack
 
 from intarsia.engine.engine import Engine
 from intarsia.engine.plan import Plan
@@ -17,7 +18,10 @@ from intarsia.images.access import Access
 from intarsia.registry.registry import Registry
 from intarsia.threads import lock_across_forks
 
-__all__ = ["inpaint", "plan"]
+if TYPE_CHECKING:
+    from intarsia.comparing.comparison import Comparison
+
+__all__ = ["compare", "inpaint", "plan"]
 
 
 def plan(
@@ -44,7 +48,7 @@ def plan(
     return resolve(request, Registry(weights, precision), access).plan
 
 
-def inpaint(image: Any, mask: Any, prompt: str = "", **options: Unpack[RequestOptions]) -> Result:
+def inpaint(image: Any, mask: Any = None, prompt: str = "", **options: Unpack[RequestOptions]) -> Result:
     """Repaint an image where its mask is white, in one line.
 
     >>> intarsia.inpaint("photo.png", "mask.png", "a red circle").images[0].save("out.png")  # doctest: +SKIP
@@ -53,18 +57,66 @@ def inpaint(image: Any, mask: Any, prompt: str = "", **options: Unpack[RequestOp
     ``intarsia.Engine()`` opens. Calls from several threads share its batches.
 
     Args:
-        image, mask: path, URL, data URI, raw base64, bytes, ``PIL.Image`` or numpy array.
+        image, mask: path, URL, data URI, raw base64, bytes, ``PIL.Image`` or numpy array. With ``extend`` the mask
+            may be left out.
         prompt: what to paint; the empty prompt continues the background.
         options: any other field of :class:`intarsia.InpaintRequest`.
 
     Raises:
         RequestError, WeightsError, BackendError: as of :meth:`intarsia.Engine.run`.
     """
-    for field, argument in (("init_image", "image"), ("mask_image", "mask")):
-        if field in options:
-            raise RequestError(field, message=f"{field} is given by the argument {argument} of inpaint")
+    _check_arguments("inpaint", options)
     request = InpaintRequest(init_image=image, mask_image=mask, prompt=prompt, **options)
     return _kept.engine().run(request)
+
+
+def compare(
+    image: Any,
+    mask: Any,
+    prompt: Any = "",
+    *,
+    cell_size: int = 256,
+    keep: str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> Comparison:
+    """Every combination of some fields' values over one image, as one mixed batch and one labelled grid.
+
+    >>> made = intarsia.compare(  # doctest: +SKIP
+    ...     "photo.png", "mask.png", "a red circle", scheduler=["euler", "ddim"], steps=[10, 20, 30]
+    ... )
+    >>> made.grid().save("grid.png")  # doctest: +SKIP
+
+    A field whose value is a list, a tuple or a range is an axis: each of its values is combined with each of the
+    others'. The last axis goes across the grid, the one before it down. ``loras`` and ``embeddings`` are lists
+    themselves: of them a list of lists is an axis. Without a seed one is drawn, and it is the same in all cells.
+
+    The engine is that of :func:`inpaint`. All cells are submitted together and share its evaluations; each has the bits
+    that it has alone. A cell that fails says so in the grid, and the others are there all the same.
+
+    Args:
+        image, mask, prompt: as of :func:`inpaint`, or several of them as an axis.
+        cell_size: pixels of a cell's longer side in the grid, 64 … 1024.
+        keep: folder for the images at full size, which are not kept otherwise; ``cell-01.png`` and so on.
+        options: any other field of :class:`intarsia.InpaintRequest`, or a list of its values.
+
+    Raises:
+        RequestError: a value that no request takes, or more than 200 cells.
+        OutputError: a file in ``keep`` that cannot be written, or is there already.
+        IntarsiaError: every cell has failed; the first one's error.
+    """
+    from intarsia.comparing.axes import split
+    from intarsia.comparing.running import Settings, run_comparison
+
+    _check_arguments("compare", options)
+    fields, axes = split({"init_image": image, "mask_image": mask, "prompt": prompt, **options})
+    return run_comparison(_kept.engine(), fields, axes, Settings(cell_size=cell_size, keep=keep))
+
+
+def _check_arguments(function: str, options: Mapping[str, Any]) -> None:
+    """Refuse the fields of the images, which are arguments of their own."""
+    for field, argument in (("init_image", "image"), ("mask_image", "mask")):
+        if field in options:
+            raise RequestError(field, message=f"{field} is given by the argument {argument} of {function}")
 
 
 class _KeptEngine:

@@ -16,6 +16,7 @@ import typer
 from intarsia import __version__
 from intarsia.commands.batch import batch
 from intarsia.commands.command import Command, group
+from intarsia.commands.compare import compare
 from intarsia.commands.doctor import doctor
 from intarsia.commands.export import export
 from intarsia.commands.inpaint import inpaint
@@ -30,16 +31,17 @@ from intarsia.commands.schema import schema
 from intarsia.commands.serve import serve
 from intarsia.commands.streams import complain, has_printed_json, prepare, print_error, say_more_or_less, start
 from intarsia.errors import BackendError, Cancelled, IntarsiaError, RequestError
+from intarsia.spinning import limit_spinning
 
 __all__ = ["app", "main"]
 
 app = group("Inpaint images locally.", no_args_is_help=True, add_completion=True)
-for command in (inpaint, request, plan, schema, doctor, export, serve):
+for command in (inpaint, compare, request, plan, schema, doctor, export, serve):
     app.command(cls=Command)(command)
-app.add_typer(batch, name="batch")
-app.add_typer(keys, name="keys")
-app.add_typer(models, name="models")
-app.add_typer(schedulers, name="schedulers")
+app.add_group("batch", batch)
+app.add_group("keys", keys)
+app.add_group("models", models)
+app.add_group("schedulers", schedulers)
 
 # Typer carries its own copy of click, or uses the installed one, by version; either way this is what a
 # wrong option, argument or command raises.
@@ -67,8 +69,7 @@ def before_every_command(
 
 def main() -> None:
     """Entry point: our errors become one line on stderr and an exit code."""
-    # Spinning OpenMP threads starve everything else on a machine that is not ours alone.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    limit_spinning()
     prepare()
     take_sigterm()
     try:

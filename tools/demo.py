@@ -1,4 +1,4 @@
-"""`make demo`: draw a scene, paint a star into it with the packaged model, print the image's path and the page's line.
+"""`make demo`: draw a scene, paint what its caption says into it, print the image's path and what opens the page.
 
 The scene comes from the code that drew the model's training images, from a range that it never saw.
 """

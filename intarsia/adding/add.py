@@ -12,7 +12,9 @@ from intarsia.adding.declaration import Pins, declared, pins_of, write_entry, wr
 from intarsia.adding.options import AddOptions, check_options, model_family
 from intarsia.adding.own_copies import copy_in, remove_own
 from intarsia.adding.user_file import edited, user_file
+from intarsia.checkpoints.header import read_header
 from intarsia.checkpoints.identified import Identified
+from intarsia.checkpoints.lora_families import peft_settings_beside
 from intarsia.checkpoints.probe import identify
 from intarsia.errors import WeightsError, shown
 from intarsia.former_name import variable
@@ -73,8 +75,9 @@ def add(
         check_options(registry, found, options)
         _free_id(registry, section, path, options.id)
 
-    if options.copy and section == "ip_adapters" and found.path.is_file():
-        raise WeightsError(f"{found.path}: --copy would part it from its image encoder; add it where it lies")
+    beside = _needed_beside(found.path, section)
+    if options.copy and beside:
+        raise WeightsError(f"{found.path}: --copy would part it from {beside}; add it where it lies")
 
     meanwhile(found)
     if known is not None:
@@ -102,6 +105,16 @@ def visible_entries(registry: Registry, section: str) -> list[Entry]:
     entries: list[Entry] = []
     entries += registry if section == "models" else registry.parts[section].values()
     return entries
+
+
+def _needed_beside(path: Path, section: str) -> str:
+    """What is read from the folder of a file whenever the file is; "" for nothing."""
+    if path.is_dir():
+        return ""
+    if section == "ip_adapters":
+        return "its image encoder"
+    settings = peft_settings_beside(read_header(path)) if section == "loras" else None
+    return f"{settings.name}, which has its alpha" if settings is not None else ""
 
 
 def _declare(path: Path, found: Identified, options: AddOptions, *, weights: Path | None, stored: Path) -> Added:

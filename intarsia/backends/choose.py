@@ -14,6 +14,7 @@ from intarsia.backends.protocol import Backend, Checker, ModelFiles, Session
 from intarsia.errors import BackendError
 from intarsia.execution import Execution
 from intarsia.extensions import Extensions
+from intarsia.spinning import limit_spinning
 
 if TYPE_CHECKING:
     from intarsia.backends.onnx.backend import OnnxBackend
@@ -64,6 +65,7 @@ def choose(backend: str, device: str, execution: Execution) -> Backend:
     Raises:
         BackendError: an unknown name, a package that is missing, a device that is not there.
     """
+    limit_spinning()
     if backend == "auto":
         check_device_name(device, "auto")
         return _automatic(device, execution)

@@ -108,6 +108,8 @@ class Inputs:
         image: uint8 ``[h, w, 3]`` at generation size.
         mask: bool ``[h, w]``, True is repainted.
         latent_mask: float32 ``[h / factor, w / factor]`` of 0 and 1.
+        soft_mask: float32 ``[h / factor, w / factor]``, levels 0 … 1 of a mask that repaints what is gray from a later
+            step on; None of a hard mask.
         noise_fill: start the masked area from noise alone, whatever the strength.
         image_prompt: uint8 ``[H, W, 3]`` of any size, the IP adapter's image; None without one.
         image_scale: weight of its attention, 0 … 1.
@@ -123,6 +125,7 @@ class Inputs:
     image: np.ndarray
     mask: np.ndarray
     latent_mask: np.ndarray
+    soft_mask: np.ndarray | None = None
     noise_fill: bool = False
     image_prompt: np.ndarray | None = None
     image_scale: float = 0.0

@@ -10,10 +10,12 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from intarsia.batch.ledger.lock import locked
+from intarsia.batch.ledger.progress import Progress, RateMeter
+from intarsia.batch.ledger.progress_file import EVERY, remove_progress, write_progress
 from intarsia.batch.ledger.report import write_report
 from intarsia.batch.ledger.results import result_files
 from intarsia.batch.ledger.run_stats import RunStats
@@ -21,6 +23,7 @@ from intarsia.batch.running.local import run_here
 from intarsia.batch.running.policy import Watch, name_the_rest
 from intarsia.batch.running.task import Task, prepare
 from intarsia.batch.settings import Options, Pair
+from intarsia.batch.ticker import Ticker
 from intarsia.errors import OutputError
 from intarsia.former_name import former
 
@@ -89,7 +92,8 @@ def _run(
     with locked(out, options.shard):
         try:
             _sweep(out, options.shard)
-            _carry_out(task, stats, watch)
+            with _progress_kept(task, stats):
+                _carry_out(task, stats, watch)
         except BaseException as exc:
             # Whatever fails in the wake of an error (a disk is full) would only hide it.
             with contextlib.suppress(OSError, OutputError):
@@ -99,6 +103,25 @@ def _run(
             raise
         _conclude(task, stats)
     return stats
+
+
+@contextlib.contextmanager
+def _progress_kept(task: Task, stats: RunStats) -> Iterator[None]:
+    """A file that says how far the run is, for as long as it lasts."""
+    out, shard = task.out, task.options.shard
+    meter = RateMeter()
+
+    def write() -> None:
+        rate = meter.add(stats.done)
+        progress = Progress(rows=stats.rows, finished=stats.finished, failed=stats.failed, rate=rate)
+        write_progress(out, shard, progress)
+
+    write()
+    try:
+        with Ticker(write, EVERY):
+            yield
+    finally:
+        remove_progress(out, shard)
 
 
 def _ignore(stats: RunStats) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from intarsia.endpoints.reading import ENDPOINTS
 from intarsia.engine.noise import MAX_SEED
 from intarsia.errors import RequestError, expect
 from intarsia.images.access import Access, pixel_limit
@@ -35,7 +37,10 @@ _KINDS: dict[object, str] = {
 
 @dataclass(frozen=True)
 class Pair:
-    """A folder of images with a folder of masks of the same stems, or one mask file for all of them."""
+    """A folder of images with a folder of masks of the same stems, or one mask file for all of them.
+
+    One folder may be both: there the masks are called ``NAME_mask.*``.
+    """
 
     images: Path
     masks: Path
@@ -54,12 +59,16 @@ class Options:
         seed: of the run: rows without a seed get theirs from it and their id.
         shard: (i, n): the i-th of n parts of the manifest, counted from 1, divided by hash of the id.
         defaults: a TOML file of request fields under the rows.
+        request: more of them, as JSON has them; they go before those of the file, and a row's own before both.
+        limit: only so many rows, the first ones; None is all.
+        endpoint: rows are documented requests to it; None for rows with the fields of a request.
         allow_extra: keys that no request has are ignored rather than refused.
         max_errors: the run stops when more rows than this have failed: a number, or a share as in "5%".
         fail_fast: the run stops at the first failed row.
         format: extension of outputs that have none.
         compression: of PNG, 0 (fast) … 9 (small); quality: of JPEG and WebP, 1 … 100; lossless: WebP alone.
         metadata: parameters are written into the files.
+        strip: EXIF, XMP and density of the images are left out of the files.
         runner: "local", or "ray" for Ray Data.
         max_pixels: as for :class:`intarsia.Engine`; the limit that holds here holds in the workers.
         precision, memory: as for :class:`intarsia.Engine`.
@@ -89,10 +98,14 @@ class Options:
     quality: int = 95
     lossless: bool = False
     metadata: bool = True
+    strip: bool = False
     runner: str = "local"
     max_pixels: int | None = None
     precision: str | None = None
     memory: str | int | None = None
+    request: Mapping[str, Any] | None = None
+    limit: int | None = None
+    endpoint: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("weights", "defaults"):
@@ -103,6 +116,13 @@ class Options:
         for name, kind in _kinds().items():
             expect(name, getattr(self, name), kind, _KINDS[kind])
         self._check_shard()
+        if self.request is not None and not isinstance(self.request, Mapping):
+            raise RequestError("request", self.request, "a mapping of request fields, or None")
+        if self.limit is not None and self.limit < 1:
+            raise RequestError("limit", self.limit, "at least 1")
+
+        if self.endpoint is not None:
+            self._check_endpoint(self.endpoint)
 
         Access(max_pixels=self.max_pixels)  # its own limits
         read_memory(self.memory)
@@ -126,6 +146,13 @@ class Options:
         if not is_pair:
             raise RequestError("shard", self.shard, "two integers (I, N)")
 
+    def _check_endpoint(self, name: str) -> None:
+        if name not in ENDPOINTS:
+            raise RequestError("endpoint", name, f"one of {', '.join(ENDPOINTS)}")
+        if self.request or self.defaults is not None:
+            message = f"documented requests have the defaults of {name}: leave out --defaults and options of a request"
+            raise RequestError("endpoint", message=message)
+
     @property
     def saving(self) -> SaveOptions:
         """How images are encoded."""
@@ -144,9 +171,12 @@ class Options:
         return asdict(self)
 
     def for_workers(self) -> dict[str, Any]:
-        """:meth:`to_dict` with the limit of pixels that holds in this process, Pillow's where the program set that."""
+        """:meth:`to_dict` with the limit of pixels that holds in this process, Pillow's where the program set that.
+
+        Fields of requests are left out: the rows that workers get have them.
+        """
         limit = min(pixel_limit(self.max_pixels), _UNLIMITED)
-        return self.to_dict() | {"max_pixels": int(limit)}
+        return self.to_dict() | {"max_pixels": int(limit), "request": None}
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> Options:
@@ -157,8 +187,8 @@ class Options:
 
 @cache
 def _kinds() -> dict[str, Any]:
-    """What each option but the shard has to be, as it is declared."""
-    return {name: kind for name, kind in get_type_hints(Options).items() if name != "shard"}
+    """What each option but the shard and the request's fields has to be, as it is declared."""
+    return {name: kind for name, kind in get_type_hints(Options).items() if name not in ("shard", "request")}
 
 
 def _check_count(name: str, value: int | None) -> None:

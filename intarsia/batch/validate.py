@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 from intarsia.batch.ledger.error_kinds import classify, sentence
+from intarsia.batch.ledger.progress import Progress
 from intarsia.batch.manifest.collisions import Collisions
+from intarsia.batch.manifest.prompt_count import PromptCount
 from intarsia.batch.manifest.reader import Manifest
-from intarsia.batch.manifest.rows import Reader, Refused, Row, is_path, load_defaults
+from intarsia.batch.manifest.rows import Reader, Refused, Row, defaults_of, is_path
 from intarsia.batch.manifest.spec_hash import Specs, sources_of
 from intarsia.batch.running.task import keep_out
 from intarsia.batch.settings import Options, Pair
@@ -47,6 +50,7 @@ def validate(
     *,
     decode: bool = True,
     out: str | os.PathLike[str] | None = None,
+    watch: Callable[[Progress], None] | None = None,
 ) -> Findings:
     """Parse every row, look for its files, and hold ids and outputs against one another.
 
@@ -54,6 +58,7 @@ def validate(
         decode: also open every image and lay out every canvas, as a run would: finds damaged images, empty masks
             and sizes that do not fit. Without it only the files' being there is checked.
         out: the output folder of the run to come; with it, outputs that would replace images of rows are found.
+        watch: called after every row, with how many there are and how many have been looked at.
 
     Raises:
         RequestError: the manifest or the defaults cannot be used at all, or there are no rows.
@@ -62,26 +67,36 @@ def validate(
     out = None if out is None else Path(out)
     place = manifest if isinstance(manifest, Pair) else Path(manifest)
     opened = Manifest.of(place, options, out)
-    reader = Reader(opened.base, options, load_defaults(options.defaults))
+    reader = Reader(opened.base, options, defaults_of(options))
     checks = _RowChecks(options, decode)
     if out is not None:
         keep_out(opened, out)
 
-    collisions = Collisions(out)
+    collisions, prompts = Collisions(out), PromptCount()
+    total = 0 if watch is None else sum(1 for _ in islice(opened, options.limit))
     count = 0
     problems: list[Refused] = []
-    for row, problem in checks.all(reader.row(line) for line in opened):
+    rows = map(reader.row, opened)
+    for row, problem in checks.all(islice(rows, options.limit)):
         count += 1
         if isinstance(row, Row):
             collisions.add(row)
+            prompts.add(row)
         if problem is not None:
             problems.append(replace(problem, text=printable(problem.text)))
+        if watch is not None:
+            watch(Progress(rows=total, finished=count, failed=len(problems)))
     if not count:
         raise opened.without_rows()
 
-    problems += _collisions(map(reader.row, opened), collisions)
+    for row in rows:  # beyond the limit: they may still collide with those before it
+        if isinstance(row, Row):
+            collisions.add(row)
+    checked = islice(map(reader.row, opened), options.limit)
+    problems += _collisions(checked, collisions)
+
     problems.sort(key=lambda problem: problem.number)
-    return Findings(count, tuple(problems), opened.notes)
+    return Findings(count, tuple(problems), (*opened.notes, *prompts.notes()))
 
 
 def _collisions(rows: Iterable[Row | Refused], collisions: Collisions) -> Iterator[Refused]:
@@ -136,7 +151,7 @@ class _RowChecks:
     def _look(self, row: Row) -> None:
         """Its files are there; what is behind URLs is not asked."""
         sources = sources_of(row.fields)
-        for name in ("init_image", "mask_image"):
+        for name in InpaintRequest.parse(row.fields).required_images:
             if row.fields.get(name) is None:
                 raise RequestError(name, message=f"{name} is required")
         for name, source in sources.items():

@@ -18,12 +18,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from intarsia.canvas.boxes import Box, Geometry, Size
+from intarsia.canvas.denoise_mask import denoise_mask
+from intarsia.canvas.extension import enlarged
 from intarsia.canvas.geometry import geometry
-from intarsia.canvas.mask import Feather, bounding_box, dilate, feather, fit_mask, resize_mask
-from intarsia.canvas.mask_source import binarize, why_empty
+from intarsia.canvas.mask import Feather, bounding_box, feather, resize_mask
 from intarsia.canvas.options import CanvasOptions
 from intarsia.canvas.paste import Blend, blend, composite, match_colors, paste_area, resize
-from intarsia.errors import RequestError
+from intarsia.canvas.remarks import about_hidden, about_scale
+from intarsia.canvas.soft_mask import resize_levels, soft_mask
+from intarsia.canvas.swapped import about_swapped
 from intarsia.images.fill import FAINT, from_surroundings, hidden_pixels, opaque
 from intarsia.images.rgb_image import RgbImage
 
@@ -34,9 +37,6 @@ Mask = NDArray[np.bool_]
 
 BLANK = 128
 """Level of ``masked_content="blank"``: the middle of the range, zero for the network."""
-
-# Below this scale the repaint is enlarged visibly when it is pasted back.
-_COARSE = 0.5
 
 # The color match compares a ring around the mask at least this wide, in pixels.
 _LEAST_RING = 8
@@ -51,6 +51,7 @@ class Canvas:
         image: uint8 ``[h, w, 3]`` at generation size: what is encoded, with ``masked_content`` applied
             ("noise" leaves the image: the engine starts those latents from noise).
         mask: bool ``[h, w]`` at generation size: the denoise mask, True = repaint.
+        levels: uint8 ``[h, w]``, the same of a soft mask: the lower, the later it is repainted; None of a hard one.
         working: the image at working size.
         shown: uint8, the crop of it as it is shown to the network, opaque, before ``masked_content``.
         area: bool ``[H, W]``: the denoise mask at working size.
@@ -62,6 +63,7 @@ class Canvas:
     geometry: Geometry
     image: Pixels
     mask: Mask
+    levels: Pixels | None = None
     working: RgbImage
     shown: Pixels
     area: Mask
@@ -137,20 +139,31 @@ class Canvas:
         return Feather(box, weights), alpha
 
 
-def prepare(image: RgbImage, mask: RgbImage, options: CanvasOptions | None = None) -> Canvas:
+def prepare(image: RgbImage, mask: RgbImage | None, options: CanvasOptions | None = None) -> Canvas:
     """Make ``image`` and ``mask`` ready to be generated.
+
+    Args:
+        mask: None where the image is extended and only what is new is repainted.
 
     Raises:
         RequestError: the mask is empty, has another aspect ratio, or an option does not fit.
     """
     options = options or CanvasOptions()
-    area, mask_warnings = _denoise_mask(image, mask, options)
+    levels = None
+    swap_warnings: tuple[str, ...] = ()
+    if mask is not None and options.soft_mask:
+        levels, mask_warnings = soft_mask(image, mask, options)
+        area = levels > 0
+    else:
+        swap_warnings = about_swapped(image, mask) if mask else ()
+        area, mask_warnings = denoise_mask(image, mask, options)
     height, width = area.shape
     working_size = (width, height)
     mask_box = bounding_box(area) or (0, 0, width, height)
     layout = geometry(image.size, working_size, mask_box, options)
 
-    working = _working(image, working_size)
+    whole = enlarged(image, options.extend) if options.extend else image
+    working = _working(whole, working_size)
     hidden = hidden_pixels(working.alpha)
     shown = _shown(working, area, layout.crop)
 
@@ -162,48 +175,19 @@ def prepare(image: RgbImage, mask: RgbImage, options: CanvasOptions | None = Non
         geometry=layout,
         image=_start(pixels, generation_mask, hole, options),
         mask=generation_mask,
+        levels=None if levels is None else _generation_levels(levels, layout),
         working=working,
         shown=shown,
         area=area,
         feather=feather(area, options.mask_blur),
         options=options,
         warnings=(
+            *swap_warnings,
             *mask_warnings,
-            *_about_scale(layout, options),
-            *_about_hidden(hidden, area),
+            *about_scale(layout, options),
+            *about_hidden(hidden, area),
         ),
     )
-
-
-def _denoise_mask(image: RgbImage, mask: RgbImage, options: CanvasOptions) -> tuple[Mask, tuple[str, ...]]:
-    """The grown mask at working size, and warnings."""
-    source = options.mask_source
-    invert = options.invert_mask
-    is_init_image = _looks_same(mask, image)
-
-    binary, source_warnings = binarize(mask, source, invert, is_init_image)
-    area, size_warnings = fit_mask(binary, image.size)
-    if not area.any():
-        reason = why_empty(mask, source, invert)
-        raise RequestError("mask_image", message=f"mask_image is empty: {reason}")
-
-    area = dilate(area, options.mask_dilate)
-    if options.fixed_size and options.width and options.height:
-        fixed_size = (options.width, options.height)
-        area = resize_mask(area, fixed_size)
-    return area, source_warnings + size_warnings
-
-
-def _looks_same(mask: RgbImage, image: RgbImage) -> bool:
-    """Whether one image with transparency is given as both."""
-    if mask.alpha is None or image.alpha is None or mask.size != image.size:
-        return False
-    if not np.array_equal(mask.alpha, image.alpha):
-        return False
-
-    differs = (mask.rgb != image.rgb).any(axis=2)
-    visible = mask.alpha > 0
-    return not differs[visible].any()
 
 
 def _working(image: RgbImage, size: Size) -> RgbImage:
@@ -245,6 +229,12 @@ def _generation_mask(area: Mask, layout: Geometry) -> Mask:
     return _padded(resized, layout)
 
 
+def _generation_levels(levels: Pixels, layout: Geometry) -> Pixels:
+    """A soft mask of the working image at generation size."""
+    cropped = _cut(levels, layout.crop)
+    return _padded(resize_levels(cropped, layout.resized), layout)
+
+
 def _hole(hidden: Mask | None, area: Mask, layout: Geometry) -> Mask:
     """The part of the mask where the image is transparent, at generation size."""
     if hidden is None:
@@ -271,30 +261,6 @@ def _start(pixels: Pixels, mask: Mask, hole: Mask, options: CanvasOptions) -> Pi
     in_hole = hole[:, :, None]
     filled = from_surroundings(pixels, mask)
     return np.where(in_hole, filled, pixels)
-
-
-def _about_scale(layout: Geometry, options: CanvasOptions) -> tuple[str, ...]:
-    """A warning where the repaint is much coarser than the image around it."""
-    if options.mask_padding is not None or layout.scale >= _COARSE:
-        return ()
-    return (
-        f"generated at {layout.width}x{layout.height} and enlarged {1 / layout.scale:.1f} times; "
-        f"mask_padding generates only the mask's surroundings, at full resolution",
-    )
-
-
-def _about_hidden(hidden: Mask | None, area: Mask) -> tuple[str, ...]:
-    """Warnings about transparent pixels, but for the plain case of a mask that covers a hole."""
-    if hidden is None:
-        return ()
-    if hidden.all():
-        return ("init_image is transparent everywhere: the network is shown plain gray",)
-
-    masked = hidden[area]
-    masked_hidden = int(np.count_nonzero(masked))
-    if 0 < 2 * masked_hidden < masked.size:
-        return ("the mask covers transparent pixels of init_image: what is repainted becomes opaque",)
-    return ()
 
 
 def _cut(array: NDArray[Any], box: Box) -> NDArray[Any]:

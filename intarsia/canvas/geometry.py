@@ -13,7 +13,7 @@ from intarsia.canvas.boxes import Box, Geometry, Size
 from intarsia.canvas.mask import feather_reach
 from intarsia.canvas.options import CanvasOptions
 
-__all__ = ["MULTIPLE", "geometry"]
+__all__ = ["MULTIPLE", "follows_mask", "geometry"]
 
 MULTIPLE = 8
 """Generation sizes are multiples of this."""
@@ -33,7 +33,7 @@ def geometry(source: Size, working: Size, mask_box: Box, options: CanvasOptions)
         options: the request's sizes and padding.
     """
     crop = (0, 0, *working)
-    if options.mask_padding is not None:
+    if follows_mask(working, options):
         crop = _surroundings(working, mask_box, options)
     x0, y0, x1, y1 = crop
 
@@ -54,9 +54,23 @@ def geometry(source: Size, working: Size, mask_box: Box, options: CanvasOptions)
     )
 
 
+def follows_mask(working: Size, options: CanvasOptions) -> bool:
+    """Whether only the mask's surroundings are generated; ``"auto"`` does so where the whole would be scaled down."""
+    if options.mask_padding != "auto":
+        return options.mask_padding is not None
+    if options.fixed_size:
+        return False
+
+    width, height = working
+    requested = _requested_size(working, options)
+    if requested is None:
+        return _native_scale(working, options) < 1
+    return min(requested[0] / width, requested[1] / height) < 1
+
+
 def _resized(crop: Size, working: Size, options: CanvasOptions) -> tuple[Size, Size]:
     """The crop's size as generated, and the generation size that was requested (0 where none was)."""
-    if options.fixed_size and options.mask_padding is None:
+    if options.fixed_size and not isinstance(options.mask_padding, int):
         return working, working
 
     crop_width, crop_height = crop
@@ -95,7 +109,7 @@ def _native_scale(crop: Size, options: CanvasOptions) -> float:
     native_area = options.native_size**2
 
     area = float(native_area)
-    if options.mask_padding is None:
+    if not isinstance(options.mask_padding, int):
         least = native_area * _SMALLEST_AREA
         most = native_area * _LARGEST_AREA
         area = min(max(crop_area, least), most)
@@ -116,10 +130,11 @@ def _surroundings(working: Size, mask_box: Box, options: CanvasOptions) -> Box:
     left, top, right, bottom = mask_box
     mask_width = right - left
     mask_height = bottom - top
+    least_context = options.mask_padding if isinstance(options.mask_padding, int) else 0
     context = max(
         math.ceil(max(working) / 16),
         math.ceil(max(mask_width, mask_height) / 2),
-        options.mask_padding or 0,
+        least_context,
         feather_reach(options.mask_blur),
     )
 

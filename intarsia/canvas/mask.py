@@ -23,6 +23,7 @@ __all__ = [
     "Feather",
     "bounding_box",
     "dilate",
+    "erode",
     "feather",
     "feather_reach",
     "fit_mask",
@@ -139,6 +140,19 @@ def dilate(mask: Mask, radius: int) -> Mask:
         right = max(0, -shift)
         source = distance[:, right : columns - left]
         region[:, left : columns - right] |= source <= reach
+    return out
+
+
+def erode(mask: Mask, radius: int) -> Mask:
+    """``mask`` without every pixel within ``radius`` of an unmasked one; the image's border takes nothing away."""
+    box = bounding_box(mask) if radius > 0 else None
+    if box is None:
+        return mask
+    height, width = mask.shape
+    x0, y0, x1, y1 = grown(box, 1, (width, height))  # of what is unmasked the nearest is at most one pixel outside
+
+    out = mask.copy()
+    out[y0:y1, x0:x1] = ~dilate(~mask[y0:y1, x0:x1], radius)
     return out
 
 

@@ -15,7 +15,7 @@ from intarsia.errors import RequestError
 from intarsia.images.fill import FAINT
 from intarsia.images.rgb_image import RgbImage
 
-__all__ = ["THRESHOLD", "binarize", "why_empty"]
+__all__ = ["THRESHOLD", "binarize", "gray_levels", "why_empty"]
 
 Mask = NDArray[np.bool_]
 Levels = NDArray[np.uint8]
@@ -40,22 +40,16 @@ def binarize(
     Raises:
         RequestError: ``alpha`` was asked for and the mask has none.
     """
-    if source == "alpha" and mask.alpha is None:
-        raise RequestError("mask_source", source, "luma or auto: mask_image has no alpha channel")
-
+    _check_alpha(mask, source)
     bright = _levels(mask) >= THRESHOLD
     clear = _clear(mask)
     if clear is None:
+        bright, notes = _or_colored(bright, mask)
         on = ~bright if invert else bright
-        return on, ()
+        return on, notes
 
-    # Both readings are possible where some of the mask is transparent, and some is not.
-    is_partly_clear = bool(clear.any()) and not clear.all()
-    is_open = source == "auto" and is_partly_clear
-    by_alpha = source == "alpha"
-    if is_open:
-        by_alpha = is_init_image or _is_stencil(mask, bright)
-
+    is_open = source == "auto" and _is_partly(clear)
+    by_alpha = _reads_alpha(mask, source, bright, clear, is_init_image)
     on, other = bright, clear
     if by_alpha:
         on, other = clear, bright
@@ -65,6 +59,47 @@ def binarize(
     if not is_open or np.array_equal(on, other):
         return on, ()
     return on, (_both_readings(on, other, by_alpha),)
+
+
+def gray_levels(mask: RgbImage, source: MaskSource, invert: bool, is_init_image: bool) -> Levels:
+    """A mask's levels, uint8 ``[H, W]``, 255 where it is to be repainted; of what :func:`binarize` reads.
+
+    Raises:
+        RequestError: ``alpha`` was asked for and the mask has none.
+    """
+    _check_alpha(mask, source)
+    levels = _levels(mask)
+    clear = _clear(mask)
+    if mask.alpha is not None and clear is not None:
+        by_alpha = _reads_alpha(mask, source, levels >= THRESHOLD, clear, is_init_image)
+        levels = 255 - mask.alpha if by_alpha else levels
+    return 255 - levels if invert else levels
+
+
+def _check_alpha(mask: RgbImage, source: MaskSource) -> None:
+    if source == "alpha" and mask.alpha is None:
+        raise RequestError("mask_source", source, "luma or auto: mask_image has no alpha channel")
+
+
+def _is_partly(clear: Mask) -> bool:
+    """Whether some of the mask is transparent, and some is not: then both readings are possible."""
+    return bool(clear.any()) and not clear.all()
+
+
+def _reads_alpha(mask: RgbImage, source: MaskSource, bright: Mask, clear: Mask, is_init_image: bool) -> bool:
+    if source != "auto":
+        return source == "alpha"
+    return _is_partly(clear) and (is_init_image or _is_stencil(mask, bright))
+
+
+def _or_colored(bright: Mask, mask: RgbImage) -> tuple[Mask, tuple[str, ...]]:
+    """The bright pixels, or where there is none those of a bright color: strokes in red or blue, which are dark."""
+    if bright.any():
+        return bright, ()
+    colored = mask.rgb.max(axis=2) >= THRESHOLD
+    if not colored.any():
+        return bright, ()
+    return colored, ("mask_image has strokes in a dark color and nothing bright: its brightest channel was read",)
 
 
 def why_empty(mask: RgbImage, source: MaskSource, invert: bool) -> str:

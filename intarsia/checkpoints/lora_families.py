@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 from intarsia.checkpoints.header import Header
 from intarsia.checkpoints.identified import SD1, SD2, SDXL, Identified, main_dtype, version_of
 
-__all__ = ["find_lora"]
+__all__ = ["find_lora", "peft_settings_beside"]
 
 # Ends of the names of tensors that change a layer: LoRA, and LyCORIS' forms of it.
 _CHANGES = re.compile(
@@ -99,3 +100,10 @@ def _has_convolution(header: Header, names: Iterable[str]) -> bool:
     """Whether its transformers' inputs are 1x1 convolutions, as SD1's are; from SD2 on they are matrices."""
     inputs = (name for name in names if re.search(r"proj_in\.lora_(down|A)\.weight$", name))
     return any(len(header.tensors[name].shape) == 4 for name in inputs)
+
+
+def peft_settings_beside(header: Header) -> Path | None:
+    """The file of PEFT's LoraConfig in the folder of a LoRA that PEFT wrote; None where there is none."""
+    path = header.path.parent / "adapter_config.json"
+    is_of_peft = any(name.startswith("base_model.model.") for name in header.tensors)
+    return path if is_of_peft and path.is_file() else None

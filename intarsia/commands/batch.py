@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 import signal
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from intarsia.commands.batch_options import FileOptions, RowFields, RowOptions, RunOptions, Threads
 from intarsia.commands.command import Command, group
 from intarsia.commands.option_groups import grouped
 from intarsia.commands.options import (
@@ -22,7 +24,9 @@ from intarsia.commands.options import (
     MessageOptions,
     Weights,
 )
-from intarsia.commands.streams import is_quiet, note
+from intarsia.commands.request_options import MaskOptions, ModelOptions, PromptOptions, SamplingOptions
+from intarsia.commands.set_option import Settings
+from intarsia.commands.streams import JSON_SCHEMA, is_quiet, note
 from intarsia.errors import Cancelled, RequestError
 from intarsia.printable import printable, printable_json
 
@@ -35,103 +39,30 @@ if TYPE_CHECKING:
 
 __all__ = ["batch"]
 
-batch = group("Offline batches: validate, run, report, retry, merge.", no_args_is_help=True)
+batch = group("Offline batches: validate, run, report, sheet, retry, merge.", no_args_is_help=True)
 
-Manifest = Annotated[Path | None, typer.Argument(help="A .jsonl, .csv or .parquet file.")]
-Images = Annotated[
-    Path | None, typer.Option("--images", metavar="FOLDER", help="In place of a manifest: a folder of images …")
-]
-Masks = Annotated[
-    Path | None, typer.Option("--masks", metavar="PATH", help="… and of masks with the same names, or one mask.")
-]
 Out = Annotated[Path, typer.Option("--out", "-o", "--output", metavar="FOLDER", help="For images and results.")]
 Folder = Annotated[Path, typer.Argument(help="The output folder of a run.")]
-Defaults = Annotated[
-    Path | None, typer.Option("--defaults", metavar="FILE", help="A TOML file of request fields under the rows.")
-]
-Extra = Annotated[bool, typer.Option("--allow-extra", help="Ignore keys that no request has.")]
-Threads = Annotated[
-    int | None, typer.Option("--threads", min=1, metavar="N", help="Decoding and encoding, in each process.")
+Every = Annotated[
+    float,
+    typer.Option(
+        "--progress", min=0.1, metavar="SECONDS", help="Between lines of progress, where there is no terminal."
+    ),
 ]
 Classes = Annotated[
     str | None, typer.Option("--class", metavar="NAMES", help="Only errors of these classes, comma-separated.")
 ]
 
 
-@dataclass(frozen=True, kw_only=True)
-class RowOptions:
-    """Where the rows of a batch come from."""
-
-    heading: ClassVar[str] = "Rows"
-
-    manifest: Manifest = None
-    images: Images = None
-    masks: Masks = None
-    defaults: Defaults = None
-    allow_extra: Extra = False
-
-    def place(self) -> Path | Pair:
-        """The manifest, or folders of images and masks."""
-        from intarsia.batch.settings import Pair
-
-        if self.manifest is not None and self.images is None and self.masks is None:
-            return self.manifest
-        if self.manifest is None and self.images is not None and self.masks is not None:
-            return Pair(self.images, self.masks)
-        raise RequestError("manifest", message="give either a manifest, or both --images and --masks")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """Which rows run, and how many at a time."""
-
-    heading: ClassVar[str] = "Run"
-
-    seed: Annotated[
-        int, typer.Option("--seed", min=0, metavar="N", help="Of the run; rows without a seed get theirs from it.")
-    ] = 0
-    shard: Annotated[str, typer.Option("--shard", metavar="I/N", help="The I-th of N parts of the rows.")] = "1/1"
-    workers: Annotated[
-        int | None, typer.Option("--workers", min=1, metavar="N", help="Processes; default one for each GPU.")
-    ] = None
-    threads: Threads = None
-    slots: Annotated[int | None, typer.Option("--slots", min=1, metavar="N", help="Images evaluated together.")] = None
-    deterministic: Annotated[
-        bool, typer.Option("--deterministic/--fast", help="Bits that do not depend on what else is in the batch.")
-    ] = True
-    max_errors: Annotated[
-        str | None, typer.Option("--max-errors", metavar="N", help="Stop after more failures than N or P%.")
-    ] = None
-    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")] = False
-    runner: Annotated[str, typer.Option("--runner", metavar="NAME", help="local or ray.")] = "local"
-
-    def fields(self) -> dict[str, Any]:
-        """Fields of :class:`intarsia.batch.Options`."""
-        from intarsia.batch.settings import read_shard
-
-        return asdict(self) | {"shard": read_shard(self.shard)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class FileOptions:
-    """How the images of a batch are written."""
-
-    heading: ClassVar[str] = "Output"
-
-    format: Annotated[
-        str, typer.Option("--format", metavar="NAME", help="png, jpg or webp, for outputs without an extension.")
-    ] = "png"
-    compression: Annotated[int, typer.Option("--compression", min=0, max=9, metavar="N", help="Of PNG.")] = 3
-    quality: Annotated[int, typer.Option("--quality", min=1, max=100, metavar="N", help="Of JPEG and WebP.")] = 95
-    metadata: Annotated[
-        bool, typer.Option("--metadata/--no-metadata", help="Write parameters into the files.", show_default=False)
-    ] = True
-
-
 @batch.command("validate", cls=Command)
 @grouped
 def validate_command(
     rows: RowOptions,
+    masks: MaskOptions,
+    prompt: PromptOptions,
+    sampling: SamplingOptions,
+    model: ModelOptions,
+    messages: MessageOptions,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -143,21 +74,28 @@ def validate_command(
     weights: Weights = None,
     allow_private_urls: AllowPrivateUrls = False,
     max_pixels: MaxPixels = None,
+    set_: Settings = None,
+    every: Every = 30.0,
     as_json: AsJson = False,
 ) -> None:
     """Check every row before a run; exit code 2 where anything is wrong."""
     from intarsia.batch import Options, validate
+    from intarsia.batch.live import CheckDisplay, ProgressLines
 
+    messages.apply()
+    fields = RowFields(masks=masks, prompt=prompt, sampling=sampling, model=model, settings=set_)
     options = Options(
         weights=_text(weights),
-        defaults=_text(rows.defaults),
-        allow_extra=rows.allow_extra,
+        **rows.settings(),
+        request=fields.fields(),
         threads=threads,
         allow_private_urls=allow_private_urls,
         max_pixels=max_pixels,
     )
-    findings = validate(rows.place(), options, decode=decode, out=out)
-    typer.echo(printable_json(_findings_as_dict(findings)) if as_json else _findings_as_text(findings))
+    lines = ProgressLines(_say, every, "with problems")
+    with CheckDisplay(lines=lines, is_shown=not is_quiet()) as display:
+        findings = validate(rows.place(), options, decode=decode, out=out, watch=display)
+    typer.echo(_as_report(_findings_as_dict(findings)) if as_json else _findings_as_text(findings))
     if findings.problems:
         raise typer.Exit(RequestError.exit_code)
 
@@ -183,9 +121,15 @@ def run_or_retry_command(
     rows: RowOptions,
     running: RunOptions,
     files: FileOptions,
+    masks: MaskOptions,
+    prompt: PromptOptions,
+    sampling: SamplingOptions,
+    model: ModelOptions,
     engine: EngineOptions,
     messages: MessageOptions,
     out: Out,
+    set_: Settings = None,
+    every: Every = 30.0,
     as_json: AsJson = False,
     classes: Classes = None,
 ) -> None:
@@ -193,9 +137,10 @@ def run_or_retry_command(
     from intarsia.batch import Options, retry, run
 
     messages.apply()
+    fields = RowFields(masks=masks, prompt=prompt, sampling=sampling, model=model, settings=set_)
     options = Options(
-        defaults=_text(rows.defaults),
-        allow_extra=rows.allow_extra,
+        **rows.settings(),
+        request=fields.fields(),
         **running.fields(),
         **asdict(files),
         **asdict(engine) | {"weights": _text(engine.weights)},
@@ -203,7 +148,7 @@ def run_or_retry_command(
     command: Runs = run
     if context.info_name == "retry":
         command = functools.partial(retry, classes=_error_kinds(classes))
-    _carry_out(command, rows.place(), options, out=out, as_json=as_json)
+    _carry_out(command, rows.place(), options, out=out, every=every, as_json=as_json)
 
 
 @batch.command("report")
@@ -213,13 +158,48 @@ def report_command(out: Folder, as_json: AsJson = False) -> None:
 
     summary = report(out)
     _warn(summary["warnings"])
-    typer.echo(printable_json(summary) if as_json else as_text(summary))
+    typer.echo(_as_report(summary) if as_json else as_text(summary))
+
+
+@batch.command("sheet")
+def sheet_command(
+    out: Folder,
+    overview: Annotated[
+        Path | None, typer.Option("--picture", metavar="FILE", help="Also one image of the first rows: sheet.png, say.")
+    ] = None,
+    first: Annotated[int, typer.Option("--first", min=1, max=400, metavar="N", help="How many these are.")] = 40,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, max=64, metavar="N", help="Processes; default one for each core.")
+    ] = None,
+    every: Every = 30.0,
+    as_json: AsJson = False,
+) -> None:
+    """Write a contact sheet, sheet.html: before, mask and after of every row, failures first."""
+    from intarsia.batch import sheet
+    from intarsia.batch.live import CheckDisplay, ProgressLines
+
+    lines = ProgressLines(_say, every, "without images")
+    try:
+        with CheckDisplay(lines=lines, is_shown=not is_quiet()) as display:
+            made = sheet(out, overview=overview, first=first, workers=workers, watch=display)
+    except KeyboardInterrupt as exc:
+        raise Cancelled(f"interrupted; the same command goes on where it stopped ({out})") from exc
+
+    _warn(made.warnings)
+    paths = [made.path, *filter(None, [overview])]
+    if as_json:
+        numbers = {"rows": made.rows, "pages": made.pages, "unreadable": made.unreadable}
+        typer.echo(printable_json({"output": list(map(str, paths)), **numbers, "warnings": list(made.warnings)}))
+        return
+    for path in paths:
+        typer.echo(printable(str(path)))
 
 
 @batch.command("merge")
 def merge_command(
     out: Folder,
     others: Annotated[list[Path] | None, typer.Argument(help="Folders whose results are added.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Put the results of shards (and of other folders) into one results.jsonl."""
     from intarsia.batch import merge
@@ -228,7 +208,16 @@ def merge_command(
         rows = merge(out, others or [], lambda sentence: _warn([sentence]))
     except KeyboardInterrupt as exc:
         raise Cancelled(f"interrupted; the same command goes on ({out})") from exc
-    typer.echo(printable(f"{rows} rows in {out / 'results.jsonl'}"))
+    results = out / "results.jsonl"
+    if as_json:
+        typer.echo(_as_report({"rows": rows, "results": str(results)}))
+    else:
+        typer.echo(printable(f"{rows} rows in {results}"))
+
+
+def _as_report(values: Mapping[str, Any]) -> str:
+    """What ``--json`` prints, with the version of its shape; ids and paths in it may be of any characters."""
+    return printable_json({"schema": JSON_SCHEMA, **values})
 
 
 def _carry_out(
@@ -237,15 +226,16 @@ def _carry_out(
     options: Options,
     *,
     out: Path,
+    every: float,
     as_json: bool,
 ) -> None:
-    """Run or retry with a live display; the numbers on stdout at the end."""
+    """Run or retry with its progress on standard error; the numbers on stdout at the end."""
     from intarsia.batch.ledger.report import run_as_text
-    from intarsia.batch.live import Display
+    from intarsia.batch.live import Display, ProgressLines
 
     before = signal.signal(signal.SIGTERM, _interrupt)  # what ends a job on a cluster is no reason to lose its rows
     try:
-        with Display(is_shown=not is_quiet()) as display:
+        with Display(lines=ProgressLines(_say, every), is_shown=not is_quiet()) as display:
             stats = command(place, out, options, display)
     except KeyboardInterrupt as exc:
         raise Cancelled(f"interrupted; the same command goes on where it stopped ({out})") from exc
@@ -254,9 +244,15 @@ def _carry_out(
 
     numbers = stats.to_dict()
     _warn(stats.warnings)
-    typer.echo(printable_json(numbers) if as_json else run_as_text(numbers))
+    typer.echo(_as_report(numbers) if as_json else run_as_text(numbers))
     if stats.failed:
         raise typer.Exit(1)
+
+
+def _say(line: str) -> None:
+    """A line of progress; where it cannot be written, the work goes on."""
+    with suppress(OSError, ValueError):
+        typer.echo(line, err=True)
 
 
 def _warn(sentences: Iterable[str]) -> None:

@@ -5,13 +5,17 @@ Typer's own help is drawn by Rich, whose import takes longer than everything els
 
 from __future__ import annotations
 
-import copy
-from typing import Any
+import functools
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-__all__ = ["Command", "group"]
+__all__ = ["Command", "Group", "group"]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+_Builder: TypeAlias = Callable[[], Any]
 
 _GENERAL = "Options"
 
@@ -25,7 +29,7 @@ class Command(TyperCommand):
         aliases: dict[str, tuple[str, ...]] = getattr(self.callback, "option_aliases", {})
         for parameter in self.params:
             for name in aliases.get(parameter.name or "", ()):
-                _renamed(parameter, name).add_to_parser(parser, ctx)
+                _add_under(name, parameter, parser, ctx)
         return parser
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
@@ -47,11 +51,77 @@ class Command(TyperCommand):
                     formatter.write_dl(records, col_max=26)
 
 
-class _Group(TyperGroup):
+class Group(typer.Typer):
+    """Subcommands that are each built when they are asked for, by their names.
+
+    Typer builds every option of every subcommand before it looks at the arguments, which takes longer than what most
+    subcommands do.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        self._builders: dict[str, _Builder] = {}
+        subcommands = _Subcommands(self._builders)
+        super().__init__(cls=type("_GroupOfThese", (_BuiltGroup,), {"subcommands": subcommands}), **settings)
+        # without a callback Typer takes a group that it sees no subcommand of for an empty one
+        self.callback()(_nothing)
+
+    def command(self, name: str | None = None, **settings: Any) -> Callable[[_Function], _Function]:
+        """A decorator that adds a function as the subcommand of a name, or of the function's."""
+
+        def added(function: _Function) -> _Function:
+            alone = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
+            found = name or function.__name__.replace("_", "-")
+            alone.command(found, **settings)(function)
+            self._builders[found] = functools.partial(typer.main.get_command, alone)
+            return function
+
+        return added
+
+    def add_group(self, name: str, group: typer.Typer) -> None:
+        """Add a group of subcommands under a name."""
+        self._builders[name] = functools.partial(_named_group, group, name)
+
+
+class _Subcommands(MutableMapping[str, Any]):
+    """Subcommands by name, in the order in which they were added, each built once, when it is looked up."""
+
+    def __init__(self, builders: Mapping[str, _Builder]) -> None:
+        self._builders = builders
+        self._built: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._built:
+            self._built[name] = self._builders[name]()
+        return self._built[name]
+
+    def __setitem__(self, name: str, command: Any) -> None:
+        raise TypeError(f"subcommands are added to the group before it is built, also {name}")
+
+    def __delitem__(self, name: str) -> None:
+        raise TypeError(f"subcommands stay, also {name}")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._builders)
+
+    def __len__(self) -> int:
+        return len(self._builders)
+
+
+class _BuiltGroup(TyperGroup):
     """A group of subcommands whose switches are off, not None, where they are not given.
 
     For a value that is no boolean Typer imports pydantic, which takes a third of the time of a help.
     """
+
+    subcommands: ClassVar[_Subcommands]
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{**settings, "commands": None})
+        self.commands = self.subcommands
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names of the subcommands."""
+        return list(self.commands)
 
     def get_params(self, ctx: Any) -> Any:
         """The group's own options, ``--help`` among them."""
@@ -62,25 +132,32 @@ class _Group(TyperGroup):
         return params
 
 
-def group(help: str, **settings: Any) -> typer.Typer:
+def group(help: str, **settings: Any) -> Group:
     """An empty group of subcommands: ``-h`` too, underscores in options as dashes, plain help."""
     context = {"help_option_names": ["-h", "--help"], "token_normalize_func": _dashed}
-    return typer.Typer(
-        cls=_Group,
-        help=help,
-        context_settings=context,
-        rich_markup_mode=None,
-        pretty_exceptions_enable=False,
-        **settings,
-    )
+    return Group(help=help, context_settings=context, rich_markup_mode=None, pretty_exceptions_enable=False, **settings)
 
 
-def _renamed(parameter: Any, names: str) -> Any:
-    """A parameter that sets the same value under other names."""
-    renamed = copy.copy(parameter)
+def _named_group(group: typer.Typer, name: str) -> Any:
+    """The built form of a group, under its name in usage lines."""
+    built = typer.main.get_group(group)
+    built.name = name
+    return built
+
+
+def _nothing() -> None:
+    """A group's own work, where it has none."""
+
+
+def _add_under(names: str, parameter: Any, parser: Any, ctx: Any) -> None:
+    """Add a parameter to the parser under other names too; itself, as the parser notes in which order they come."""
+    shown = parameter.opts, parameter.secondary_opts
     name, _, secondary = names.partition("/")
-    renamed.opts, renamed.secondary_opts = [name], [secondary] if secondary else []
-    return renamed
+    parameter.opts, parameter.secondary_opts = [name], [secondary] if secondary else []
+    try:
+        parameter.add_to_parser(parser, ctx)
+    finally:
+        parameter.opts, parameter.secondary_opts = shown
 
 
 def _dashed(token: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,18 +13,33 @@ from intarsia.commands.interrupts import held, interruptible
 from intarsia.commands.option_groups import grouped
 from intarsia.commands.options import AsJson, EngineOptions, MessageOptions
 from intarsia.commands.outputs import OutputOptions, Targets
-from intarsia.commands.request_options import ImageOptions, ModelOptions, PromptOptions, SamplingOptions
-from intarsia.commands.streams import is_quiet, note, print_json, remark
-from intarsia.errors import Cancelled, OutputError, RequestError
+from intarsia.commands.request_options import (
+    ImageOptions,
+    MaskOptions,
+    ModelOptions,
+    PromptOptions,
+    SamplingOptions,
+    SeedOptions,
+)
+from intarsia.commands.set_option import Settings, with_settings
+from intarsia.commands.streams import is_quiet, note, print_report, remark
+from intarsia.errors import Cancelled, OutputError, named
 
 if TYPE_CHECKING:
+    from intarsia.engine.request import InpaintRequest
+    from intarsia.engine.request_from import PastRequest
     from intarsia.engine.result import Progress, Result
 
 __all__ = ["inpaint"]
 
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="A field by its name, as JSON or text; may be repeated."),
+From = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="FILE",
+        help="Repeat the image in a file, varied by other options.",
+        rich_help_panel="Image and mask",
+    ),
 ]
 
 
@@ -34,34 +48,34 @@ class RequestOptions:
     """The options of ``inpaint`` that make a request, put together."""
 
     images: ImageOptions
+    masks: MaskOptions
     prompt: PromptOptions
+    seed: SeedOptions
     sampling: SamplingOptions
     model: ModelOptions
     settings: list[str] | None
 
-    def fields(self) -> dict[str, Any]:
-        """The fields of the request; RequestError for one that is given twice."""
-        groups = (self.images, self.prompt, self.sampling, self.model)
-        fields: dict[str, Any] = {}
-        for group in groups:
+    def fields(self, *, needs_images: bool = True) -> dict[str, Any]:
+        """The fields of the request; RequestError for one that is given twice, or an image that is not given."""
+        fields = self.images.fields(needs_images=needs_images, needs_mask=self.masks.extend is None)
+        for group in (self.masks, self.prompt, self.seed, self.sampling, self.model):
             fields |= group.fields()
-        for name, value in _settings(self.settings or []).items():
-            if name in fields:
-                raise RequestError("--set", message=f"--set {name} is given by an option of its own too")
-            fields[name] = value
-        return fields
+        return with_settings(fields, self.settings)
 
 
 @grouped
 def inpaint(
     images: ImageOptions,
+    masks: MaskOptions,
     prompt: PromptOptions,
+    seed: SeedOptions,
     sampling: SamplingOptions,
     model: ModelOptions,
     output: OutputOptions,
     engine: EngineOptions,
     messages: MessageOptions,
     set_: Settings = None,
+    from_: From = None,
     as_json: AsJson = False,
 ) -> None:
     """Inpaint one image and print the paths of the results.
@@ -69,11 +83,11 @@ def inpaint(
     Options have the names of a request's fields; those of other tools (--cfg-scale, --num-inference-steps, --sampler,
     --denoising-strength) are understood too.
     """
-    from intarsia.engine.request import InpaintRequest
-
     messages.apply()
-    asked = RequestOptions(images=images, prompt=prompt, sampling=sampling, model=model, settings=set_)
-    request = InpaintRequest.parse(asked.fields())
+    asked = RequestOptions(
+        images=images, masks=masks, prompt=prompt, seed=seed, sampling=sampling, model=model, settings=set_
+    )
+    request, past = _request(asked, from_)
     targets = output.targets(request.init_image, request.samples)
     targets.check()  # before the work, not after it
 
@@ -81,23 +95,30 @@ def inpaint(
         with engine.open() as opened:
             result = _with_progress(opened.stream(request))
         with held():
-            warnings = _write(result, targets, output)
+            warnings = [*_write(result, targets, output), *_about_files(past, result)]
             written += targets.paths
         _report(result, targets.paths, warnings, as_json)
 
 
-def _settings(pairs: list[str]) -> dict[str, Any]:
-    """``NAME=VALUE``, the value as JSON where it is JSON, else as text."""
-    fields: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise RequestError("--set", pair, "NAME=VALUE")
-        try:
-            fields[name.strip()] = json.loads(value)
-        except (ValueError, RecursionError):  # no JSON, or a number with too many digits, or lists too deep
-            fields[name.strip()] = value
-    return fields
+def _request(asked: RequestOptions, path: str | None) -> tuple[InpaintRequest, PastRequest | None]:
+    """The request that is asked for, and the file that it repeats or varies."""
+    from intarsia.engine.request import InpaintRequest
+    from intarsia.engine.request_from import read_past_request
+
+    if path is None:
+        return InpaintRequest.parse(asked.fields()), None
+    past = read_past_request(path)
+    for warning in past.warnings:
+        note(warning)
+    return InpaintRequest.parse(past.varied(asked.fields(needs_images=False))), past
+
+
+def _about_files(past: PastRequest | None, result: Result) -> tuple[str, ...]:
+    """A warning where a model or a part has other content than when the file was made."""
+    changed = past.changed_files(result.meta) if past else ()
+    if not past or not changed:
+        return ()
+    return (f"{named(past.path)} was made with other files of {', '.join(map(named, changed))}",)
 
 
 def _with_progress(events: Iterator[Progress | Result]) -> Result:
@@ -121,12 +142,9 @@ def _with_progress(events: Iterator[Progress | Result]) -> Result:
 
 def _write(result: Result, targets: Targets, output: OutputOptions) -> list[str]:
     """Write the images where they were to go, or under the next names where those have been taken since."""
-    from intarsia.images.metadata import a1111_parameters
-
-    texts: list[dict[str, Any]] = [{} for _ in result.images]
-    if output.metadata:
-        metas = [result.meta | {"seed": seed} for seed in result.seeds]
-        texts = [{"metadata": meta, "parameters": a1111_parameters(meta)} for meta in metas]
+    texts = [result.file_texts(sample, strip=output.strip) for sample in range(len(result.images))]
+    if not output.metadata:
+        texts = [text | {"metadata": None, "parameters": None} for text in texts]
     return [*result.warnings, *targets.save(result.images, texts, output.quality)]
 
 
@@ -154,7 +172,6 @@ def _what_ran(result: Result) -> str:
 def _print(result: Result, paths: list[Path], warnings: list[str], as_json: bool) -> None:
     if as_json:
         report = {
-            "schema": 1,
             "output": [str(path) for path in paths],
             "seeds": list(result.seeds),
             "nsfw": list(result.nsfw),
@@ -162,7 +179,7 @@ def _print(result: Result, paths: list[Path], warnings: list[str], as_json: bool
             "timings": dict(result.timings),
             "warnings": warnings,
         }
-        print_json(report)
+        print_report(report)
         return
     for path in paths:
         typer.echo(str(path))

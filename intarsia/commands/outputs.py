@@ -45,6 +45,7 @@ class OutputOptions:
     metadata: Annotated[
         bool, typer.Option("--metadata/--no-metadata", help="Write parameters into the file.", show_default=False)
     ] = True
+    strip: Annotated[bool, typer.Option("--strip", help="Leave out the image's EXIF, XMP and DPI.")] = False
     quality: Annotated[
         int | None, typer.Option(min=1, max=100, metavar="N", help="Of JPEG, default 95; makes WebP smaller and lossy.")
     ] = None

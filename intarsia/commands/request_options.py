@@ -19,7 +19,7 @@ from intarsia.engine.field_names import SYNONYMS
 from intarsia.errors import RequestError
 from intarsia.numbers import number
 
-__all__ = ["ModelOptions", "ImageOptions", "PromptOptions", "SamplingOptions"]
+__all__ = ["ModelOptions", "ImageOptions", "MaskOptions", "PromptOptions", "SamplingOptions", "SeedOptions"]
 
 
 def _named(field: str, *, but: tuple[str, ...] = ()) -> Also:
@@ -41,7 +41,7 @@ Flag = bool | None
 
 @dataclass(frozen=True, kw_only=True)
 class ImageOptions:
-    """Image, mask, and how the mask is read."""
+    """Image and mask."""
 
     heading: ClassVar[str] = "Image and mask"
 
@@ -59,17 +59,59 @@ class ImageOptions:
         typer.Option("--mask", metavar="MASK", help="The same as the second argument."),
         Also("--mask-image"),
     ] = None
+
+    def fields(self, *, needs_images: bool = True, needs_mask: bool = True) -> dict[str, Any]:
+        """The fields of a request.
+
+        Args:
+            needs_images: it is an error where the image, or a mask that is needed, is not given.
+        """
+        given = _given(self, without=("image", "mask"))
+        for argument, field in (("image", "init_image"), ("mask", "mask_image")):
+            value = getattr(self, argument)
+            if value is None:
+                continue
+            if field in given:
+                raise RequestError(f"--{argument}", message=f"--{argument} is given by the argument {value[:60]} too")
+            given[field] = value
+        needed = {"image": ("init_image", needs_images), "mask": ("mask_image", needs_images and needs_mask)}
+        for argument, (field, is_needed) in needed.items():
+            if is_needed and field not in given:
+                raise RequestError(argument, message=f"{argument} is missing: intarsia inpaint IMAGE MASK")
+        return given
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskOptions:
+    """How the mask is read, and the size that is generated."""
+
+    heading: ClassVar[str] = "Image and mask"
+
     mask_blur: Annotated[
         str | None,
         typer.Option(metavar="PIXELS", help="Feather of the paste-back, 0 to 64; default 4."),
         _named("mask_blur"),
     ] = None
     mask_dilate: Annotated[
-        str | None, typer.Option(metavar="PIXELS", help="Growth of the mask, 0 to 256."), _named("mask_dilate")
+        str | None,
+        typer.Option(metavar="PIXELS", help="By how much the mask grows, or shrinks below 0: -256 to 256."),
+        _named("mask_dilate"),
+    ] = None
+    mask_fill_holes: Annotated[
+        Flag,
+        typer.Option("--mask-fill-holes/--no-mask-fill-holes", help="Repaint what the mask surrounds, too."),
+        _switched("mask_fill_holes"),
+    ] = None
+    mask_min_area: Annotated[
+        str | None,
+        typer.Option(metavar="AREA", help="Leave out specks of the mask below so many pixels, or 0.5% of the image."),
+        _named("mask_min_area"),
     ] = None
     mask_padding: Annotated[
         str | None,
-        typer.Option(metavar="PIXELS", help="Generate only the mask and so much around it, at full resolution."),
+        typer.Option(
+            metavar="PIXELS", help="Generate only the mask and so much around it; whole: all; default auto, by size."
+        ),
         _named("mask_padding"),
     ] = None
     mask_source: Annotated[
@@ -78,12 +120,21 @@ class ImageOptions:
     invert_mask: Annotated[
         Flag, typer.Option("--invert-mask/--no-invert-mask", help="Repaint the rest."), _switched("invert_mask")
     ] = None
+    soft_mask: Annotated[
+        Flag,
+        typer.Option("--soft-mask/--no-soft-mask", help="Repaint what is gray in the mask less."),
+        _switched("soft_mask"),
+    ] = None
     masked_content: Annotated[
         str | None,
         typer.Option(metavar="WHICH", help="Under the mask at first: original, fill, noise or blank."),
     ] = None
     color_match: Annotated[
         Flag, typer.Option("--color-match/--no-color-match", help="Match colors to the mask's surroundings.")
+    ] = None
+    extend: Annotated[
+        str | None,
+        typer.Option(metavar="SIDES", help="Enlarge the image, as in left=256,top=64, and paint what is new."),
     ] = None
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Generation size, for example 512x512.")] = None
     width: Annotated[str | None, typer.Option(metavar="PIXELS", help="Of the generation, 64 to 2048.")] = None
@@ -94,17 +145,7 @@ class ImageOptions:
 
     def fields(self) -> dict[str, Any]:
         """The fields of a request."""
-        given = _given(self, without=("image", "mask", "size"))
-        for argument, field in (("image", "init_image"), ("mask", "mask_image")):
-            value = getattr(self, argument)
-            if value is None:
-                continue
-            if field in given:
-                raise RequestError(f"--{argument}", message=f"--{argument} is given by the argument {value[:60]} too")
-            given[field] = value
-        for argument, field in (("image", "init_image"), ("mask", "mask_image")):
-            if field not in given:
-                raise RequestError(argument, message=f"{argument} is missing: intarsia inpaint IMAGE MASK")
+        given = _given(self, without=("size",))
         return given | self._size(given)
 
     def _size(self, given: dict[str, Any]) -> dict[str, int]:
@@ -155,14 +196,26 @@ class PromptOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SamplingOptions:
-    """How the image is generated."""
+class SeedOptions:
+    """The seed of one request; a batch has one of its own."""
 
     heading: ClassVar[str] = "Sampling"
 
     seed: Annotated[
         str | None, typer.Option(metavar="N", help="Drawn and reported where it is -1 or not given."), _named("seed")
     ] = None
+
+    def fields(self) -> dict[str, Any]:
+        """The fields of a request."""
+        return _given(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """How the image is generated."""
+
+    heading: ClassVar[str] = "Sampling"
+
     samples: Annotated[str | None, typer.Option(metavar="N", help="1 to 4 images; default 1."), _named("samples")] = (
         None
     )
@@ -191,8 +244,28 @@ class SamplingOptions:
         typer.Option("--karras-sigmas/--no-karras-sigmas", help="Karras's spacing of noise levels; on by default."),
         _switched("karras_sigmas"),
     ] = None
+    spacing: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="leading, trailing, linspace, karras or exponential."),
+        _named("spacing"),
+    ] = None
     algorithm_type: Annotated[
         str | None, typer.Option(metavar="NAME", help="Form of the DPM solvers, for example sde-dpmsolver++.")
+    ] = None
+    solver_order: Annotated[
+        str | None, typer.Option(metavar="N", help="1 to 3, of DPM++, UniPC and DEIS; default 2.")
+    ] = None
+    solver_type: Annotated[
+        str | None, typer.Option(metavar="NAME", help="midpoint or heun of DPM++, bh1 or bh2 of UniPC.")
+    ] = None
+    final_sigmas_type: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Where the last step ends: zero or sigma_min.")
+    ] = None
+    eta: Annotated[
+        str | None, typer.Option(metavar="X", help="Fresh noise in DDIM, 0 to 1; default 0."), _named("eta")
+    ] = None
+    table: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A scheduler of your own, as JSON: see docs/schedulers.md.")
     ] = None
     token_merging: Annotated[
         str | None,
@@ -202,7 +275,12 @@ class SamplingOptions:
 
     def fields(self) -> dict[str, Any]:
         """The fields of a request."""
-        return _given(self)
+        given = _given(self)
+        if self.table is not None:
+            from intarsia.schedulers.table_json import read_table
+
+            given["table"] = read_table(self.table)
+        return given
 
 
 @dataclass(frozen=True, kw_only=True)

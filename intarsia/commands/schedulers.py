@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,13 +11,20 @@ import typer
 
 from intarsia.commands.command import group
 from intarsia.commands.options import NUMBER, WHOLE, AsJson
-from intarsia.commands.streams import print_json
+from intarsia.commands.streams import print_report
 from intarsia.errors import BackendError, OutputError
 
 if TYPE_CHECKING:
-    from intarsia.schedulers import Table
+    from intarsia.schedulers import SchedulerInfo, Table
 
 __all__ = ["schedulers"]
+
+_BRIEFLY = {
+    "with algorithm_type sde-…": "sde",
+    "not applied": "no",
+    "its levels are Karras's either way": "always",
+    "spaces the noise levels": "yes",
+}
 
 schedulers = group("The documented schedulers and their tables.", invoke_without_command=True)
 
@@ -31,22 +38,10 @@ def list_schedulers(context: typer.Context, as_json: AsJson = False) -> None:
 
     from intarsia.schedulers import catalogue
 
-    rows = [asdict(row) for row in catalogue()]
     if as_json:
-        print_json(rows)
+        print_report({"schedulers": [asdict(each) for each in catalogue()]})
         return
-    from rich.console import Console
-    from rich.table import Table as Grid
-
-    # In a pipe nothing may be cut or wrapped to the width of a terminal that is not there.
-    console = Console(width=None if sys.stdout.isatty() else 220)
-    grid = Grid(show_lines=console.width < 160)
-    for title in ("name", "aliases", "evaluations", "draws noise", "Karras", "note"):
-        grid.add_column(title, overflow="fold")
-    for row in rows:
-        short = ", ".join(row["aliases"])
-        grid.add_row(row["name"], short, row["evaluations"], row["stochastic"], row["karras"], row["note"])
-    console.print(grid)
+    typer.echo(_as_list(catalogue()))
 
 
 @schedulers.command("show")
@@ -56,18 +51,60 @@ def show_scheduler(
     karras: Annotated[bool, typer.Option("--karras/--no-karras")] = False,
     strength: Annotated[float, typer.Option(**NUMBER)] = 1.0,
     algorithm_type: Annotated[str | None, typer.Option("--algorithm-type")] = None,
+    spacing: Annotated[str | None, typer.Option(help="leading, trailing, linspace, karras or exponential.")] = None,
+    solver_order: Annotated[int | None, typer.Option(**WHOLE)] = None,
+    solver_type: Annotated[str | None, typer.Option()] = None,
+    final_sigmas_type: Annotated[str | None, typer.Option()] = None,
+    eta: Annotated[float | None, typer.Option(**NUMBER)] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw sigmas and coefficients into this file.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print a scheduler's table, a row for each evaluation of the network."""
-    from intarsia.schedulers import resolve_sampler, table
+    """Print a scheduler's table, a row for each evaluation of the network.
+
+    With --json it is what --table of intarsia inpaint takes.
+    """
+    from intarsia.schedulers import resolve_sampler, table, table_to_json
+    from intarsia.schedulers.chosen_settings import chosen_settings
 
     sampler = resolve_sampler(name)
-    karras, algorithm_type = karras or sampler.karras, algorithm_type or sampler.algorithm_type
-    rows = table(sampler.scheduler, steps, karras=karras, strength=strength, algorithm_type=algorithm_type)
+    asked = {
+        "spacing": spacing or sampler.spacing,
+        "solver_order": solver_order,
+        "solver_type": solver_type or sampler.solver_type,
+        "final_sigmas_type": final_sigmas_type,
+        "eta": eta,
+    }
+    settings = chosen_settings(sampler.scheduler, asked)
+    algorithm_type = algorithm_type or sampler.algorithm_type
+    rows = table(sampler.scheduler, steps, karras=karras, strength=strength, algorithm_type=algorithm_type, **settings)
     if plot is not None:
         _plot(rows, plot)
-    typer.echo(_as_json(rows) if as_json else _as_text(rows))
+    typer.echo(json.dumps(table_to_json(rows)) if as_json else _as_text(rows))
+
+
+def _as_list(catalogue: tuple[SchedulerInfo, ...]) -> str:
+    """A scheduler a line, and what is to be said of some of them, at 80 columns whatever the terminal has."""
+    layout = "{:<32} {:<15} {:<12} {:<6} {}"
+    lines = [layout.format("name", "short name", "evaluations", "noise", "Karras")]
+    for each in catalogue:
+        short = each.aliases[0] if each.aliases else ""
+        noise, karras = _BRIEFLY.get(each.stochastic, each.stochastic), _BRIEFLY.get(each.karras, each.karras)
+        lines.append(layout.format(each.name, short, each.evaluations, noise, karras))
+
+    explained = [
+        "",
+        "evaluations: of the network for N steps. noise: fresh noise is drawn while it runs; sde: with "
+        "--algorithm-type sde-dpmsolver++. Karras: whether --karras-sigmas spaces its noise levels. "
+        "Other usual names are taken too: DPM++ 2M SDE Karras, dpmpp_2m, UniPCMultistep.",
+        *(_note(each) for each in catalogue if each.note),
+    ]
+    for text in explained:
+        lines += textwrap.wrap(text, 79, subsequent_indent="  ", break_on_hyphens=False) or [""]
+    return "\n".join(lines)
+
+
+def _note(each: SchedulerInfo) -> str:
+    return each.note if each.name in each.note else f"{each.name}: {each.note}"
 
 
 def _as_text(table: Table) -> str:
@@ -84,19 +121,6 @@ def _as_text(table: Table) -> str:
         coefficients = " ".join(f"{value:11.6f}" for value in table.matrix[row, 0])
         lines.append(f"{row:4d} {timestep:10.4f} {sigma:11.6f} {scale:9.6f} {coefficients}")
     return "\n".join(lines)
-
-
-def _as_json(table: Table) -> str:
-    """Everything, at full precision."""
-    from dataclasses import fields
-
-    import numpy as np
-
-    values = {}
-    for field in fields(table):
-        value = getattr(table, field.name)
-        values[field.name] = value.tolist() if isinstance(value, np.ndarray) else value
-    return json.dumps(values)
 
 
 def _plot(table: Table, path: Path) -> None:

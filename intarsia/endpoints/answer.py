@@ -28,14 +28,13 @@ from intarsia.engine.request import InpaintRequest
 from intarsia.engine.result import Result
 from intarsia.errors import BackendError, IntarsiaError, OutputError, RequestError
 from intarsia.images.encode import encode
-from intarsia.images.metadata import a1111_parameters
 from intarsia.images.output_names import output_paths
 from intarsia.images.save import check_outputs, save_all
 from intarsia.printable import printable
 from intarsia.redact import hiding, without_key
 from intarsia.registry.registry import Registry
 
-__all__ = ["Answer", "Runner", "answer", "texts", "without_paths"]
+__all__ = ["Answer", "Runner", "answer", "server_only", "texts", "without_paths"]
 
 log = logging.getLogger("intarsia")
 
@@ -134,7 +133,7 @@ def _succeed(
         seconds=result.timings["total"],
         meta=ran_on(meta(documented, result.plan, prefix), result.meta),
         unsafe=any(result.nsfw),
-        warnings=(*documented.warnings, *result.warnings, *_server_only(documented), *warnings, *notes),
+        warnings=(*documented.warnings, *result.warnings, *server_only(documented), *warnings, *notes),
     )
     delivery = Delivery(id=identifier, output=output, track_id=documented.options.track_id)
 
@@ -155,7 +154,7 @@ def _folder(documented: Documented, out: str | os.PathLike[str] | None) -> tuple
         raise OutputError(f"the temporary folder cannot be made: {exc.strerror}") from exc
 
 
-def _server_only(documented: Documented) -> tuple[str, ...]:
+def server_only(documented: Documented) -> tuple[str, ...]:
     """Warnings for fields that only a server can act on."""
     warnings = []
     if documented.options.webhook is not None:
@@ -180,6 +179,5 @@ def _encoded(result: Result) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def texts(result: Result, sample: int) -> dict[str, Any]:
-    """What an image's file says about its making."""
-    made = result.meta | {"seed": result.seeds[sample]}
-    return {"metadata": made, "parameters": a1111_parameters(made)}
+    """What an image's file says about its making; it may leave the machine, and so has no path and no EXIF data."""
+    return result.file_texts(sample, with_paths=False, strip=True)

@@ -56,7 +56,7 @@ FIELDS: dict[str, Field] = {
     "num_inference_steps": Field(Whole(1, 150), "The same as steps, which wins if both are given."),
     "guidance_scale": Field(Number(1, 20), "Classifier-free guidance; 1 is without."),
     "strength": Field(Number(0, 1), "How much of the masked area is replaced; 0 returns the input."),
-    "scheduler": Field(Solver(), "Documented name, or a short one (see intarsia schedulers)."),
+    "scheduler": Field(Solver(), "Documented name, or another usual one (see intarsia schedulers)."),
     "use_karras_sigmas": Field(Flag(), "Karras et al.'s noise levels, where the scheduler has levels."),
     "algorithm_type": Field(Algorithm(), 'Form of the DPM solvers; "none" or "" is the scheduler\'s own.'),
     "clip_skip": Field(Whole(1, 8), "1 is the text encoder's last layer, 2 the one before it."),

@@ -72,7 +72,7 @@ def read(payload: object, name: str | None, registry: Registry) -> Documented:
     values = _model_defaults(endpoint, entry) | fields
     return Documented(
         endpoint=endpoint,
-        request=_request(values, model, entry.prompt_syntax or "plain"),
+        request=_request(values | _sampler(values, fields), model, entry.prompt_syntax or "plain"),
         options=_options(values),
         warnings=(*_ignored(body, endpoint), *_without_effect(body, values)),
     )
@@ -144,6 +144,7 @@ def _request(values: Mapping[str, Any], model: str | None, syntax: PromptSyntax)
         width=values["width"],
         height=values["height"],
         fit_output=True,
+        mask_padding="whole",  # as the hosted services do
         samples=values["samples"],
         steps=values.get("steps"),
         guidance_scale=values["guidance_scale"],
@@ -151,6 +152,8 @@ def _request(values: Mapping[str, Any], model: str | None, syntax: PromptSyntax)
         scheduler=values.get("scheduler"),
         karras_sigmas=values["use_karras_sigmas"],
         algorithm_type=values["algorithm_type"],
+        spacing=values["spacing"],
+        solver_type=values["solver_type"],
         clip_skip=values["clip_skip"],
         seed=values.get("seed"),
         loras=_loras(values.get("lora_model", ()), values.get("lora_strength", ())),
@@ -162,6 +165,45 @@ def _request(values: Mapping[str, Any], model: str | None, syntax: PromptSyntax)
         safety_action=values["safety_checker_type"],
         enhance_prompt=values["enhance_prompt"],
     )
+
+
+def _sampler(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that a scheduler's name settles: ``DPM++ 2M SDE Karras`` says more than the scheduler.
+
+    What it says comes before documented defaults, and may not contradict what the body itself has.
+
+    Args:
+        values: of all fields.
+        given: those of the body.
+    """
+    sampler = values.get("scheduler")
+    karras, algorithm = values["use_karras_sigmas"], values["algorithm_type"]
+    if sampler is None:
+        return {"spacing": None, "solver_type": None}
+
+    spacing = sampler.spacing
+    if spacing is not None:
+        asked = given.get("use_karras_sigmas")
+        karras = spacing == "karras"
+        if asked is not None and asked != karras:
+            text = "yes" if asked else "no"
+            message = f"use_karras_sigmas is {text}, and scheduler says {spacing}: leave one of them out"
+            raise RequestError("use_karras_sigmas", message=message)
+
+    if sampler.algorithm_type is not None:
+        asked = given.get("algorithm_type")
+        algorithm = sampler.algorithm_type
+        if asked and asked != algorithm:
+            message = f"algorithm_type is {asked}, and scheduler says {algorithm}: leave one of them out"
+            raise RequestError("algorithm_type", message=message)
+
+    return {
+        "scheduler": sampler.scheduler,
+        "use_karras_sigmas": karras,
+        "algorithm_type": algorithm,
+        "spacing": None if spacing == "karras" else spacing,
+        "solver_type": sampler.solver_type,
+    }
 
 
 def _options(values: Mapping[str, Any]) -> ReplyOptions:

@@ -164,7 +164,7 @@ def meta(documented: Documented, plan: Plan, file_prefix: str) -> dict[str, Any]
         "guidance_scale": plan.guidance_scale,
         "strength": sampler.strength,
         "scheduler": sampler.scheduler,
-        "use_karras_sigmas": _flag(sampler.karras),
+        "use_karras_sigmas": _flag(sampler.karras_applied),
         "algorithm_type": sampler.algorithm_type or "none",
         "clip_skip": plan.prompt.clip_skip,
         "safety_checker": _flag(plan.safety != "off"),

@@ -92,9 +92,9 @@ class Names:
 
 @dataclass(frozen=True)
 class Solver:
-    """A documented scheduler or one of its short names."""
+    """A documented scheduler, by any usual name; settings may be part of it (``DPM++ 2M SDE Karras``)."""
 
-    def read(self, name: str, value: Any) -> str:
+    def read(self, name: str, value: Any) -> schedulers.Sampler:
         try:
             return schedulers.resolve_documented(Text().read(name, value))
         except RequestError:

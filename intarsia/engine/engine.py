@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
@@ -22,7 +22,7 @@ from intarsia.engine.result import Counters, Progress, Result
 from intarsia.engine.thread import EngineThread
 from intarsia.engine.ticket import Ticket
 from intarsia.engine.worker import Worker
-from intarsia.errors import RequestError, expect
+from intarsia.errors import IntarsiaError, RequestError, WeightsError, expect
 from intarsia.execution import Execution
 from intarsia.images.access import Access
 from intarsia.registry.registry import Registry
@@ -140,6 +140,33 @@ class Engine:
             RequestError, WeightsError: what is wrong with the request itself, at once.
             BackendError: the engine is closed, or was used before this process was forked; its thread cannot start.
         """
+        ticket = self._ticket(request, allow_paths, preview_every)
+        self._thread.submit(ticket)
+        return ticket
+
+    def submit_together(self, requests: Iterable[InpaintRequest]) -> list[Ticket | IntarsiaError]:
+        """Queue several requests at once: none is begun before all are read, so that they share every evaluation.
+
+        Returns:
+            for each request its ticket, or what is wrong with the request itself: the others are queued all the same.
+
+        Raises:
+            BackendError: as :meth:`submit`.
+        """
+        outcomes: list[Ticket | IntarsiaError] = []
+        for request in requests:
+            try:
+                outcomes.append(self._ticket(request))
+            except (RequestError, WeightsError) as exc:
+                outcomes.append(exc)
+
+        tickets = [outcome for outcome in outcomes if isinstance(outcome, Ticket)]
+        if tickets:
+            self._thread.submit(*tickets)
+        return outcomes
+
+    def _ticket(self, request: InpaintRequest, allow_paths: bool = True, preview_every: int | None = None) -> Ticket:
+        """A request with its plan and its images, not queued yet; errors are those of :meth:`submit`."""
         self._thread.check_open()
         began = time.perf_counter()
         if not isinstance(request, InpaintRequest):
@@ -151,9 +178,7 @@ class Engine:
         access = replace(self._access, allow_paths=allow_paths)
         # hashing a model's files takes seconds, in which the engine's thread imports what opens them
         resolved = resolve(request, self.registry, access, self._thread.start)
-        ticket = Ticket(resolved, began, self._thread.check_wait, preview_every=preview_every)
-        self._thread.submit(ticket)
-        return ticket
+        return Ticket(resolved, began, self._thread.check_wait, preview_every=preview_every)
 
     def reply(
         self, payload: object, endpoint: str | None = None, *, out: str | os.PathLike[str] | None = None
@@ -174,6 +199,11 @@ class Engine:
         from intarsia.endpoints.answer import answer
 
         return answer(self, payload, endpoint, out).reply
+
+    @property
+    def access(self) -> Access:
+        """What requests may make this machine read, and how large an image may be."""
+        return self._access
 
     @property
     def counters(self) -> Counters:

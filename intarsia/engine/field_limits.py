@@ -28,10 +28,13 @@ def describe(model: type[BaseModel], field: str) -> str:
 
 @cache
 def kinds_of(model: type[BaseModel], field: str) -> frozenset[str]:
-    """JSON's names of the kinds that a field takes, ``integer`` or ``boolean``; none of one that may be anything."""
+    """JSON's names of the kinds that a field takes, ``integer`` or ``boolean``; none of one that may be anything.
+
+    Text counts where it may be any: one of a few words, or of a form of its own, is none that is meant by "20".
+    """
     declared = _schema(model)["properties"].get(field, {})
     alternatives = declared.get("anyOf", [declared])
-    return frozenset(each["type"] for each in alternatives if "type" in each)
+    return frozenset(each["type"] for each in alternatives if "type" in each and not each.keys() & {"enum", "pattern"})
 
 
 @cache
@@ -44,6 +47,9 @@ def _sentence(schema: dict[str, Any]) -> str:
         return ", or ".join(text for text in map(_sentence, schema["anyOf"]) if text)
     if "enum" in schema:
         return "one of " + ", ".join(map(str, schema["enum"]))
+
+    if "pattern" in schema and "description" in schema:
+        return str(schema["description"])
 
     kind = _KINDS.get(schema.get("type", ""), "")
     low, high = schema.get("minimum"), schema.get("maximum")

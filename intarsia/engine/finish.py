@@ -54,6 +54,7 @@ def _result(
         drawn=screened.drawn,
         seeds=job.plan.seeds,
         plan=job.plan,
+        origin=job.resolved.origin,
         timings=job.timings,
         runtime=runtime,
         warnings=tuple(dict.fromkeys((*job.warnings, *notes, *screened.warnings))),

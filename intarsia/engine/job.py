@@ -94,7 +94,7 @@ class Job:
 
     def make_lanes(self) -> list[Lane]:
         """A lane for each image; the model is opened when the first is admitted."""
-        table = table_of(self.plan)
+        table = table_of(self.plan, self.resolved.table)
         self.lanes = [
             Lane(
                 key=self.plan.group,

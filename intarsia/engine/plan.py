@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from intarsia.canvas.boxes import Geometry
-from intarsia.canvas.options import MaskedContent, MaskSource
+from intarsia.canvas.options import Extension, MaskedContent, MaskSource
 from intarsia.execution import STANDARD, Precision
 from intarsia.token_merging import NO_MERGING, TokenMerging
 from intarsia.weighted_text import PromptSyntax
@@ -43,7 +43,10 @@ class CanvasPlan:
 
     Attributes:
         image_sha256, mask_sha256: of the normalized images, however they arrived.
-        The others are the request's, resolved; ``mask_padding`` -1 generates the whole image.
+        mask_min_area: in pixels.
+        extend: how the image is enlarged; then ``mask_sha256`` may be "", without a mask.
+        mask_padding: -1 generates the whole image; "auto" stands where it chose the mask's surroundings.
+        The others are the request's, resolved.
     """
 
     geometry: Geometry
@@ -53,9 +56,22 @@ class CanvasPlan:
     invert_mask: bool
     mask_dilate: int
     mask_blur: float
-    mask_padding: int
+    mask_padding: Literal["auto"] | int
     masked_content: MaskedContent
     color_match: bool
+    mask_fill_holes: bool = False
+    mask_min_area: int = 0
+    extend: Extension | None = None
+    soft_mask: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values. What is at its default here is left out: plans from before there was it keep their hashes."""
+        values = dataclasses.asdict(self)
+        later = [field for field in dataclasses.fields(self) if field.default is not dataclasses.MISSING]
+        for field in later:
+            if values[field.name] == field.default:
+                del values[field.name]
+        return values
 
 
 @dataclass(frozen=True)
@@ -135,6 +151,8 @@ class SamplerPlan:
     Attributes:
         karras: as asked; ``karras_applied`` says whether it means anything for this scheduler.
         schedule: the model's noise schedule, sorted (name, value) pairs.
+        settings: of the solver and its spacing, as the caller chose them, likewise.
+        table_sha256: hash of a table of the caller's own, of which ``scheduler`` is only the name; "" without one.
         evaluations: network evaluations for one image (rows of the table); 0 returns the input.
         notes: remarks of the table, for the result's warnings.
     """
@@ -148,6 +166,16 @@ class SamplerPlan:
     schedule: tuple[tuple[str, Any], ...]
     evaluations: int
     notes: tuple[str, ...] = ()
+    settings: tuple[tuple[str, Any], ...] = ()
+    table_sha256: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values. No settings and no own table are left out: plans from before these keep their hashes."""
+        values = dataclasses.asdict(self)
+        for name in ("settings", "table_sha256"):
+            if not values[name]:
+                del values[name]
+        return values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +224,8 @@ class Plan:
         values: dict[str, Any] = {}
         for name, value in dataclasses.asdict(self).items():
             values |= self.token_merging.to_dict() if name == "token_merging" else {name: value}
-        return values | {"model": self.model.to_dict(), "prompt": self.prompt.to_dict()}
+        parts = {name: getattr(self, name).to_dict() for name in ("model", "canvas", "prompt", "sampler")}
+        return values | parts
 
     def to_json(self, indent: int | None = 2) -> str:
         """The plan as JSON text."""

@@ -9,11 +9,16 @@ from intarsia.errors import RequestError
 from intarsia.numbers import number
 from intarsia.printable import printable
 
-__all__ = ["take_lora_tags"]
+__all__ = ["lora_tags", "take_lora_tags"]
 
 _TAG = re.compile(r"<(?:lora|lyco)\s*:([^<>]*)>", re.IGNORECASE)
 _MOST_STRENGTH = 2.0
 _SHOWN = 60
+
+
+def lora_tags(text: str) -> tuple[str, ...]:
+    """What is written in the tags of a prompt, in their order; not checked."""
+    return tuple(match[1] for match in _TAG.finditer(text))
 
 
 def take_lora_tags(field: str, text: str) -> tuple[str, tuple[Lora, ...]]:

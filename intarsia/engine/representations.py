@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-__all__ = ["images_as_html", "one_liner"]
+__all__ = ["brief", "images_as_html", "one_liner"]
 
 _LONGEST = 60
 _SIDE = 512
@@ -19,23 +19,28 @@ _SIDE = 512
 
 def one_liner(kind: str, values: Mapping[str, object]) -> str:
     """``Kind(name=value, …)``: long texts cut, images and other large values by their type and size."""
-    pairs = [f"{name}={_brief(value)}" for name, value in values.items()]
+    pairs = [f"{name}={brief(value)}" for name, value in values.items()]
     return f"{kind}({', '.join(pairs)})"
 
 
-def images_as_html(images: Iterable[Image.Image], captions: Sequence[str]) -> str:
-    """Images side by side, as PNG in the page itself, with a line under each."""
+def images_as_html(images: Iterable[Image.Image], captions: Sequence[str], side: int = _SIDE) -> str:
+    """Images side by side, as PNG in the page itself, with a line under each.
+
+    Args:
+        side: pixels of the longer side that an image has at most.
+    """
     figures = []
     for image, caption in zip(images, captions, strict=True):
         style = "display:inline-block;margin:4px"
-        source = f"data:image/png;base64,{_as_base64(image)}"
+        source = f"data:image/png;base64,{_as_base64(image, side)}"
         figures.append(
             f'<figure style="{style}"><img src="{source}"><figcaption>{html.escape(caption)}</figcaption></figure>'
         )
     return "".join(figures)
 
 
-def _brief(value: Any) -> str:
+def brief(value: Any) -> str:
+    """A value in at most 60 characters; images, arrays and bytes by their type and size."""
     shape = getattr(value, "shape", None)
     if isinstance(value, Image.Image):
         return f"<{value.mode} image {value.width}x{value.height}>"
@@ -47,9 +52,9 @@ def _brief(value: Any) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
-def _as_base64(image: Image.Image) -> str:
+def _as_base64(image: Image.Image, side: int) -> str:
     small = image.copy()
-    small.thumbnail((_SIDE, _SIDE))
+    small.thumbnail((side, side))
     buffer = io.BytesIO()
     small.save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()

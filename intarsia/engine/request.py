@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Mapping
-from typing import Annotated, Any, Self, Unpack, cast
+from typing import Annotated, Any, Literal, Self, Unpack, cast
 
 from pydantic import (
     AfterValidator,
@@ -18,14 +18,17 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
+    PlainValidator,
     Strict,
     StrictBool,
     ValidationError,
+    WithJsonSchema,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
-from intarsia.canvas.options import MaskedContent, MaskSource
+from intarsia.canvas.options import LARGEST_OVERLAP, LARGEST_SIDE, PER_CENT, MaskedContent, MaskSource
 from intarsia.engine.field_limits import describe
 from intarsia.engine.field_names import hint_for
 from intarsia.engine.loose_values import loosened
@@ -35,6 +38,8 @@ from intarsia.engine.representations import one_liner
 from intarsia.engine.request_fields import RequestFields
 from intarsia.errors import RequestError, named
 from intarsia.numbers import is_random_seed, number, whole
+from intarsia.schedulers import Table, table_from_json, table_to_json
+from intarsia.schedulers.table_json import checked_table
 from intarsia.weighted_text import PromptSyntax
 
 __all__ = ["InpaintRequest", "IpAdapter", "Lora"]
@@ -68,16 +73,41 @@ def _encodable(text: str) -> str:
     return text
 
 
+def _as_padding(value: Any) -> Any:
+    """None is the whole image, as "whole" is."""
+    return "whole" if value is None else _as_int(value)
+
+
 def _as_text(value: Any) -> Any:
     """Names of models and parts may be paths of files, as text or as an object."""
     return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _as_table(value: Any) -> Table:
+    """A table, also as its JSON; what is wrong with it is named by RequestErrors of its own."""
+    return checked_table(value) if isinstance(value, Table) else table_from_json(value)
 
 
 Text = Annotated[str, AfterValidator(_encodable)]
 Name = Annotated[Text, BeforeValidator(_as_text)]
 Whole = BeforeValidator(_as_int)
 Number = Annotated[float, Strict()]
+OwnTable = Annotated[
+    Table,
+    PlainValidator(_as_table),
+    PlainSerializer(table_to_json),
+    WithJsonSchema({"type": "object", "description": "A table of coefficients: see docs/schedulers.md."}),
+]
 Side = Annotated[int, Strict(), Field(ge=64, le=2048), Whole]
+
+
+def _as_whole(value: Any) -> Any:
+    """Numbers of an object or of a text may be text themselves."""
+    number = whole(value)
+    return value if number is None else number
+
+
+NewSide = Annotated[int, Strict(), Field(ge=0, le=LARGEST_SIDE), BeforeValidator(_as_whole)]
 
 
 class Lora(BaseModel):
@@ -114,6 +144,39 @@ class IpAdapter(BaseModel):
     image: Any = None
 
 
+class Extend(BaseModel):
+    """How an image is enlarged; ``"left=256,top=64"`` may stand for it.
+
+    Attributes:
+        left, top, right, bottom: 0 … 2048 new pixels on that side.
+        overlap: 0 … 256 pixels of the image beside them, which are repainted with them.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    left: NewSide = 0
+    top: NewSide = 0
+    right: NewSide = 0
+    bottom: NewSide = 0
+    overlap: Annotated[int, Strict(), Field(ge=0, le=LARGEST_OVERLAP), BeforeValidator(_as_whole)] = 16
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        pairs = [part.partition("=") for part in value.split(",")]
+        names = [name.strip() for name, _, _ in pairs]
+        if len(set(names)) < len(names) or not all(equals for _, equals, _ in pairs):
+            raise PydanticCustomError("extend", "sides and pixels, for example left=256,top=64")
+        return {name: number for name, (_, _, number) in zip(names, pairs, strict=True)}
+
+    @model_validator(mode="after")
+    def _has_side(self) -> Self:
+        if not (self.left or self.top or self.right or self.bottom):
+            raise PydanticCustomError("extend", "above 0 on at least one side: left, top, right or bottom")
+        return self
+
+
 class InpaintRequest(BaseModel):
     """One inpainting request: 1 to 4 images from one image, one mask and one prompt.
 
@@ -134,7 +197,14 @@ class InpaintRequest(BaseModel):
         steps: 1 … 150 of the scheduler's own steps; ``int(steps · strength)`` of them are run.
         guidance_scale: 0 … 20, classifier-free guidance (Ho & Salimans 2022); 1 and less is without, as in diffusers.
         strength: 0 … 1, how much of the masked area's content is replaced; 0 returns the input.
-        scheduler, karras_sigmas, algorithm_type: see :mod:`intarsia.schedulers`.
+        scheduler, algorithm_type: see :mod:`intarsia.schedulers`.
+        spacing: of the noise levels: ``leading``, ``trailing``, ``linspace``, ``karras`` or ``exponential``, by any
+            usual name. karras_sigmas: True is Karras's curve (between the ends of a ``spacing`` given beside it), None
+            takes it where it means something and no spacing is given.
+        eta, solver_order, solver_type, final_sigmas_type: settings of some schedulers; one that a scheduler does not
+            take is refused.
+        table: a :class:`intarsia.schedulers.Table` of one's own, also as its JSON, in place of everything that makes
+            one: scheduler, steps, strength and the settings beside it.
         clip_skip: 1 … 8 in the hosted services' sense: 1 is the text encoder's last layer. None takes the model's, 1
             unless its entry says otherwise.
         seed: 0 … 2**64 - 1, also as text; None, -1 and "random" draw one, and it is reported.
@@ -146,12 +216,22 @@ class InpaintRequest(BaseModel):
         safety_checker: True checks the images with the model's checker and is an error where it has none;
             safety_action: what is put in the place of an image that it flags.
         token_merging: None or False off, True the model's ratio, or a ratio 0 … 0.75.
-        mask_blur: feather of the paste-back, pixels of the output. mask_dilate: growth of the mask,
-            pixels. mask_padding: pixels around the mask; set, only the mask's surroundings are generated.
+        mask_blur: feather of the paste-back, pixels of the output.
+        mask_fill_holes: repaint what the mask surrounds, too. mask_min_area: areas of the mask that are smaller, in
+            pixels or as "0.5%" of the image, are left out. mask_dilate: pixels by which the mask grows after both, or
+            shrinks where negative.
+        mask_padding: pixels around the mask: only the mask's surroundings are generated, at the model's size. ``auto``
+            does so where the whole image would be scaled down, at the surroundings' own resolution as far as the model
+            allows, and says so in a warning; ``whole`` (or None) always generates the whole image.
         mask_source: ``luma`` repaints what is white, seen on black, ``alpha`` what is transparent; ``auto`` chooses,
             and warns where they differ (see :mod:`intarsia.canvas.mask_source`). invert_mask repaints the rest.
+        soft_mask: True repaints a pixel from that step on at which the mask's level exceeds a threshold that falls from
+            white to black: what is gray is changed less (Levin & Fried 2023). False repaints from 128 on.
         masked_content: what is under the mask before denoising; a transparent hole is filled in any case.
         color_match: match the generated colors to the seam's surroundings.
+        extend: enlarges the image by so many pixels on its sides, ``{"left": 256}`` or ``"left=256,top=64"``. What is
+            new is repainted, with ``overlap`` pixels (16) beside it, and with the mask, which may be left out. The
+            output has the enlarged size.
         negative numbers, infinities, NaN and unknown fields are refused.
     """
 
@@ -173,8 +253,14 @@ class InpaintRequest(BaseModel):
     guidance_scale: Annotated[Number, Field(ge=0, le=20)] = 7.5
     strength: Annotated[Number, Field(ge=0, le=1)] = 0.7
     scheduler: Text | None = None
-    karras_sigmas: StrictBool = True
+    karras_sigmas: StrictBool | None = None
     algorithm_type: Text | None = None
+    spacing: Text | None = None
+    eta: Annotated[Number, Field(ge=0, le=1)] | None = None
+    solver_order: Annotated[int, Strict(), Field(ge=1, le=3), Whole] | None = None
+    solver_type: Text | None = None
+    final_sigmas_type: Text | None = None
+    table: OwnTable | None = None
     clip_skip: Annotated[int, Strict(), Field(ge=1, le=8), Whole] | None = None
     seed: Annotated[Annotated[int, Strict(), Field(ge=0, le=MAX_SEED)] | None, BeforeValidator(_as_seed)] = None
     loras: tuple[Lora, ...] = ()
@@ -186,12 +272,22 @@ class InpaintRequest(BaseModel):
     safety_action: SafetyAction = "sensitive_content_text"
     enhance_prompt: StrictBool = False
     mask_blur: Annotated[Number, Field(ge=0, le=64)] = 4.0
-    mask_dilate: Annotated[int, Strict(), Field(ge=0, le=256), Whole] = 0
-    mask_padding: Annotated[int, Strict(), Field(ge=0, le=1024), Whole] | None = None
+    mask_fill_holes: StrictBool = False
+    mask_min_area: Annotated[
+        Annotated[int, Strict(), Field(ge=0, le=2**28)]
+        | Annotated[str, Field(pattern=PER_CENT, description="per cent of the image, for example 0.5%")],
+        Whole,
+    ] = 0
+    mask_dilate: Annotated[int, Strict(), Field(ge=-256, le=256), Whole] = 0
+    mask_padding: Annotated[
+        Literal["auto", "whole"] | Annotated[int, Strict(), Field(ge=0, le=1024)], BeforeValidator(_as_padding)
+    ] = "auto"
     mask_source: MaskSource = "auto"
     invert_mask: StrictBool = False
+    soft_mask: StrictBool = False
     masked_content: MaskedContent = "original"
     color_match: StrictBool = False
+    extend: Extend | None = None
 
     def __init__(self, **fields: Unpack[RequestFields]) -> None:
         try:
@@ -204,6 +300,11 @@ class InpaintRequest(BaseModel):
         fields = type(self).model_fields
         values = {name: getattr(self, name) for name in fields}
         return one_liner("InpaintRequest", {name: value for name, value in values.items() if _differs(name, value)})
+
+    @property
+    def required_images(self) -> tuple[str, ...]:
+        """The fields of the images that this request needs: an image that is extended needs no mask."""
+        return ("init_image", "mask_image") if self.extend is None else ("init_image",)
 
     @classmethod
     def parse(cls, fields: Mapping[str, Any]) -> Self:
@@ -234,7 +335,7 @@ def _translated(exc: ValidationError) -> RequestError:
         return RequestError(field, message=f"{named(field)} is not a field of a request: {hint}")
 
     value, reason = problem.get("input"), problem["msg"].removeprefix("Input should be ")
-    if field in ("loras", "embeddings", "ip_adapter"):
+    if field in ("loras", "embeddings", "ip_adapter", "extend"):
         return RequestError(".".join(path), value, reason)
     if problem["type"] == "unicode":
         return RequestError(field, value, reason)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 if TYPE_CHECKING:
     from intarsia.canvas.options import MaskedContent, MaskSource
     from intarsia.engine.plan import SafetyAction
-    from intarsia.engine.request import IpAdapter, Lora
+    from intarsia.engine.request import Extend, IpAdapter, Lora
+    from intarsia.schedulers import Table
     from intarsia.weighted_text import PromptSyntax
 
 __all__ = ["RequestFields", "RequestOptions"]
@@ -34,8 +35,14 @@ class RequestOptions(TypedDict, total=False):
     guidance_scale: float
     strength: float
     scheduler: str | None
-    karras_sigmas: bool
+    karras_sigmas: bool | None
     algorithm_type: str | None
+    spacing: str | None
+    eta: float | None
+    solver_order: int | None
+    solver_type: str | None
+    final_sigmas_type: str | None
+    table: Table | Mapping[str, Any] | None
     clip_skip: int | None
     embeddings: Sequence[Name]
     seed: int | str | None
@@ -47,12 +54,16 @@ class RequestOptions(TypedDict, total=False):
     safety_action: SafetyAction
     enhance_prompt: bool
     mask_blur: float
+    mask_fill_holes: bool
+    mask_min_area: int | str
     mask_dilate: int
-    mask_padding: int | None
+    mask_padding: Literal["auto", "whole"] | int | None
     mask_source: MaskSource
     invert_mask: bool
+    soft_mask: bool
     masked_content: MaskedContent
     color_match: bool
+    extend: Extend | Mapping[str, int] | str | None
 
 
 class RequestFields(RequestOptions, total=False):

@@ -5,22 +5,27 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from intarsia.backends.protocol import Inputs, PromptEmbedding
+from intarsia.canvas.boxes import Geometry
 from intarsia.canvas.canvas import Canvas, prepare
+from intarsia.canvas.extension import enlarged_size
+from intarsia.canvas.geometry import follows_mask
 from intarsia.canvas.mask import latent_mask
-from intarsia.canvas.options import CanvasOptions
+from intarsia.canvas.options import CanvasOptions, Extension, pixels_of
+from intarsia.canvas.soft_mask import latent_levels
 from intarsia.engine.noise import MAX_SEED
+from intarsia.engine.origin import Origin, fields_for_files, input_of
 from intarsia.engine.parts import Parts, find_checker, find_parts, model_plan
 from intarsia.engine.plan import PLAN_VERSION, CanvasPlan, Plan, PromptPlan, SamplerPlan
 from intarsia.engine.prompts import Prompts, read_prompts
 from intarsia.engine.request import InpaintRequest
 from intarsia.engine.sampling import sampler_plan
 from intarsia.errors import RequestError, named
-from intarsia.images.access import Access
+from intarsia.images.access import Access, pixel_limit
 from intarsia.images.fill import opaque
 from intarsia.images.rgb_image import RgbImage
 from intarsia.images.sources import open_image
@@ -28,6 +33,7 @@ from intarsia.registry.entries import ModelEntry, PartEntry
 from intarsia.registry.files import entry_hash
 from intarsia.registry.hashing import nothing
 from intarsia.registry.registry import Registry
+from intarsia.schedulers import Table
 from intarsia.token_merging import NO_MERGING, TokenMerging
 
 __all__ = ["Resolved", "outline", "resolve"]
@@ -40,6 +46,8 @@ class Resolved:
     Attributes:
         parts: VAE, LoRAs and IP adapter of the request.
         checker: the safety checker; None where none was asked for.
+        table: the request's own; None where the plan says how to make it.
+        origin: the request and its images, for the files of its result.
         warnings: what the caller should know and the plan does not say.
     """
 
@@ -49,7 +57,9 @@ class Resolved:
     checker: PartEntry | None
     canvas: Canvas
     inputs: Inputs
+    origin: Origin
     warnings: tuple[str, ...]
+    table: Table | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +74,13 @@ class _Entries:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Images:
-    """The request's images, opened; ``prompt`` is the one that an IP adapter shows to the network."""
+    """The request's images, opened; ``prompt`` is the one that an IP adapter shows to the network.
+
+    An image that is extended may be without a mask.
+    """
 
     image: RgbImage
-    mask: RgbImage
+    mask: RgbImage | None
     prompt: RgbImage | None
 
     @property
@@ -111,6 +124,8 @@ def resolve(
         checker=entries.checker,
         canvas=canvas,
         inputs=_inputs(plan, canvas, images.prompt, entries.prompts.opened()),
+        table=request.table,
+        origin=_origin(request, entries, images, plan),
         warnings=(*about_request, *images.warnings, *canvas.warnings, *sampler.notes),
     )
 
@@ -133,7 +148,7 @@ def outline(request: InpaintRequest, registry: Registry) -> dict[str, Any]:
         "canvas": asdict(_canvas_options(request, entry)),
         "prompt": entries.prompts.plan.to_dict(),
         "image_scale": adapter.scale if adapter else 0.0,
-        "sampler": asdict(sampler_plan(request, entry)),
+        "sampler": sampler_plan(request, entry).to_dict(),
         "guidance_scale": _guidance(request),
         "seeds": _seeds(request),
         "merging": merging.to_dict() if merging.ratio else {},
@@ -155,11 +170,28 @@ def _find_entries(request: InpaintRequest, registry: Registry, allow_paths: bool
 
 def _open_images(request: InpaintRequest, access: Access) -> _Images:
     image = _open_image("init_image", request.init_image, access)
-    mask = _open_image("mask_image", request.mask_image, access)
+    mask = None
+    if request.mask_image is not None or "mask_image" in request.required_images:
+        mask = _open_image("mask_image", request.mask_image, access)
+    _check_extended(image, request, access)
     prompt = None
     if request.ip_adapter is not None:
         prompt = _open_image("ip_adapter.image", request.ip_adapter.image, access)
     return _Images(image=image, mask=mask, prompt=prompt)
+
+
+def _origin(request: InpaintRequest, entries: _Entries, images: _Images, plan: Plan) -> Origin:
+    shown = request.ip_adapter.image if request.ip_adapter else None
+    opened = {
+        "init_image": (request.init_image, images.image),
+        "mask_image": (request.mask_image, images.mask),
+        "ip_adapter.image": (shown, images.prompt),
+    }
+    return Origin(
+        request=fields_for_files(request, entries.model, plan),
+        inputs={name: input_of(value, image) for name, (value, image) in opened.items() if image is not None},
+        embedded=images.image.embedded,
+    )
 
 
 def _plan(
@@ -227,11 +259,15 @@ def _canvas_options(request: InpaintRequest, entry: ModelEntry) -> CanvasOptions
         fixed_size=request.fit_output,
         mask_source=request.mask_source,
         invert_mask=request.invert_mask,
+        mask_fill_holes=request.mask_fill_holes,
+        mask_min_area=request.mask_min_area,
         mask_dilate=request.mask_dilate,
         mask_blur=float(request.mask_blur),
-        mask_padding=request.mask_padding,
+        mask_padding=None if request.mask_padding == "whole" else request.mask_padding,
         masked_content=request.masked_content,
         color_match=request.color_match,
+        soft_mask=request.soft_mask,
+        extend=Extension(**request.extend.model_dump()) if request.extend else None,
         native_size=entry.size,
     )
 
@@ -240,21 +276,44 @@ def _canvas_plan(canvas: Canvas, options: CanvasOptions, images: _Images) -> Can
     return CanvasPlan(
         geometry=canvas.geometry,
         image_sha256=images.image.sha256,
-        mask_sha256=images.mask.sha256,
+        mask_sha256=images.mask.sha256 if images.mask else "",
         mask_source=options.mask_source,
         invert_mask=options.invert_mask,
         mask_dilate=options.mask_dilate,
         mask_blur=options.mask_blur,
-        mask_padding=-1 if options.mask_padding is None else options.mask_padding,
+        mask_padding=_padding(canvas.geometry, options),
         masked_content=options.masked_content,
         color_match=options.color_match,
+        mask_fill_holes=options.mask_fill_holes,
+        mask_min_area=pixels_of(options.mask_min_area, images.image.size),
+        extend=options.extend,
+        soft_mask=options.soft_mask,
     )
+
+
+def _padding(layout: Geometry, options: CanvasOptions) -> Literal["auto"] | int:
+    """``mask_padding`` of a plan: "auto" where it decided, -1 where all is generated in any case."""
+    padding = options.mask_padding
+    if padding is None or (padding == "auto" and not follows_mask(layout.working, options)):
+        return -1
+    return padding
 
 
 def _open_image(field: str, value: Any, access: Access) -> RgbImage:
     if value is None:
         raise RequestError(field, message=f"{field} is required")
     return open_image(field, value, access)
+
+
+def _check_extended(image: RgbImage, request: InpaintRequest, access: Access) -> None:
+    """An enlarged image may have as many pixels as one that is read."""
+    if request.extend is None:
+        return
+    width, height = enlarged_size(image.size, Extension(**request.extend.model_dump()))
+    limit = pixel_limit(access.max_pixels)
+    if width * height > limit:
+        message = f"extend makes {width}x{height} pixels; the limit is {limit:.0f} (max_pixels, --max-pixels)"
+        raise RequestError("extend", message=message)
 
 
 def _prompt(request: InpaintRequest, prompts: Prompts, image_prompt: RgbImage | None) -> PromptPlan:
@@ -300,6 +359,7 @@ def _inputs(
         image=canvas.image,
         mask=canvas.mask,
         latent_mask=latent_mask(canvas.mask, plan.model.factor),
+        soft_mask=None if canvas.levels is None else latent_levels(canvas.levels, plan.model.factor),
         noise_fill=plan.canvas.masked_content == "noise",
         image_prompt=shown,
         image_scale=plan.prompt.image_scale,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,10 +15,15 @@ from PIL import Image
 
 from intarsia import __version__
 from intarsia.backends.protocol import Runtime
+from intarsia.engine.origin import Origin
 from intarsia.engine.plan import Plan
 from intarsia.engine.preview import NOT_ASKED, StepPreviews
 from intarsia.engine.representations import images_as_html, one_liner
 from intarsia.execution import STANDARD
+from intarsia.images.embedded import NOTHING
+from intarsia.images.encode import SaveOptions
+from intarsia.images.metadata import a1111_parameters
+from intarsia.images.save import save
 
 __all__ = ["Counters", "Progress", "Result"]
 
@@ -90,6 +96,7 @@ class Result:
         drawn: uint8 ``[h, w, 3]`` of each image: what :attr:`generated` shows.
         seeds: one for each image.
         plan: what was done.
+        origin: the request and its images, as :meth:`file_texts` has them.
         nsfw: one for each image: True where the safety checker flagged it, and ``safety_action`` was applied to
             it in both its forms; all False without a checker.
         timings: seconds by stage: ``resolve``, ``encode``, ``denoise`` (excludes time queued; includes the
@@ -103,6 +110,7 @@ class Result:
     drawn: Sequence[NDArray[np.uint8]]
     seeds: tuple[int, ...]
     plan: Plan
+    origin: Origin = field(default_factory=Origin)
     timings: Mapping[str, float] = field(default_factory=dict)
     runtime: Runtime | None = None
     warnings: tuple[str, ...] = ()
@@ -147,12 +155,14 @@ class Result:
             "scheduler": sampler.scheduler,
             "karras_sigmas": sampler.karras and sampler.karras_applied,
             "algorithm_type": sampler.algorithm_type,
+            **dict(sampler.settings),
+            **({"table": sampler.table_sha256} if sampler.table_sha256 else {}),
             "clip_skip": plan.prompt.clip_skip,
             "vae": plan.model.vae,
             "loras": [dataclasses.asdict(adapter) for adapter in plan.model.adapters],
             "ip_adapter": plan.model.ip_adapter,
             "ip_adapter_scale": plan.prompt.image_scale,
-            "mask_blur": plan.canvas.mask_blur,
+            **_canvas_fields(plan),
             "token_merging": plan.token_merging.ratio,
             **({} if plan.prompt.syntax == "plain" else {"prompt_syntax": plan.prompt.syntax}),
             **({"embeddings": list(plan.prompt.embeddings)} if plan.prompt.embeddings else {}),
@@ -163,3 +173,63 @@ class Result:
             "device": self.runtime.device if self.runtime else "",
             "version": f"intarsia {__version__}",
         }
+
+    def file_texts(self, sample: int = 0, *, with_paths: bool = True, strip: bool = False) -> dict[str, Any]:
+        """What an image's file says of it, as keyword arguments of :func:`intarsia.images.save.save`.
+
+        ``metadata`` is :attr:`meta` of that image, with ``request`` (each field, as the image was made with it),
+        ``inputs`` (its images, by hash) and the plan's hash: :func:`intarsia.request_from` makes a request of them.
+
+        Args:
+            with_paths: name the files and addresses of the inputs too.
+            strip: leave out EXIF, XMP and density of ``init_image``.
+        """
+        seed = self.seeds[sample]
+        made = self.meta | {"seed": seed}
+        inputs = {name: dict(source) for name, source in self.origin.inputs.items()}
+        if not with_paths:
+            inputs = {name: {"sha256": source["sha256"]} for name, source in inputs.items()}
+
+        metadata = made | {
+            "request": {**self.origin.request, "seed": seed, "samples": 1},
+            "inputs": inputs,
+            "plan_sha256": dataclasses.replace(self.plan, seeds=(seed,)).sha256,
+        }
+        return {
+            "metadata": metadata,
+            "parameters": a1111_parameters(made),
+            "embedded": NOTHING if strip else self.origin.embedded,
+        }
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        sample: int = 0,
+        *,
+        metadata: bool = True,
+        strip: bool = False,
+        options: SaveOptions | None = None,
+    ) -> tuple[str, ...]:
+        """Write an image as PNG, JPEG or WebP, with what it was made from; returns warnings.
+
+        Args:
+            metadata: write how it was made, so that it can be made again from the file.
+            strip: leave out EXIF, XMP and density of ``init_image``.
+            options: quality and compression, and whether a file that is there is replaced.
+
+        Raises:
+            OutputError: as of :func:`intarsia.images.save.save`.
+        """
+        texts = self.file_texts(sample, strip=strip)
+        if not metadata:
+            texts |= {"metadata": None, "parameters": None}
+        return save(self.images[sample], path, options=options, **texts)
+
+
+def _canvas_fields(plan: Plan) -> dict[str, Any]:
+    """What the plan says of mask and canvas, in a request's names; None generates the whole image."""
+    canvas = plan.canvas
+    values = dataclasses.asdict(canvas)
+    for name in ("geometry", "image_sha256", "mask_sha256"):
+        del values[name]
+    return values | {"mask_padding": None if canvas.mask_padding == -1 else canvas.mask_padding}

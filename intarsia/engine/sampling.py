@@ -13,39 +13,57 @@ from intarsia.engine.request import InpaintRequest
 from intarsia.errors import RequestError, expect, shown
 from intarsia.registry.entries import ModelEntry
 from intarsia.registry.files import scheduler_config
+from intarsia.schedulers.chosen_settings import SETTINGS, chosen_settings
 from intarsia.schedulers.noise_schedule import PredictionType
+from intarsia.schedulers.settings import checked_algorithm
+from intarsia.schedulers.solvers import DISTILLED_ALONE
+from intarsia.schedulers.table_json import table_hash
 
 __all__ = ["DEFAULT_SCHEDULER", "DEFAULT_STEPS", "prediction_type_of", "sampler_plan", "table_of"]
 
 DEFAULT_SCHEDULER = "DPMSolverMultistepScheduler"
 DEFAULT_STEPS = 21
 
+# What a table of one's own settles.
+_IN_A_TABLE = ("scheduler", "steps", "strength", "karras_sigmas", "algorithm_type", *SETTINGS)
+
 
 def sampler_plan(request: InpaintRequest, entry: ModelEntry) -> SamplerPlan:
-    """Scheduler, steps and strength of a request, with the model's defaults.
+    """Scheduler, steps and strength of a request, with the model's defaults; or its own table.
 
     Raises:
         RequestError: a scheduler that is not known, or a combination that it does not take.
         WeightsError: the model's scheduler configuration cannot be read.
     """
+    config = scheduler_config(entry)
+    if request.table is not None:
+        return _plan_of_table(request, request.table, config)
+
     scheduler = request.scheduler or _default(entry, "scheduler", DEFAULT_SCHEDULER)
     steps = request.steps or _default(entry, "steps", DEFAULT_STEPS)
-    config = scheduler_config(entry)
-    # Strength 0 returns the input: no rows; the table of strength 1 still checks everything else.
-    strength = float(request.strength)
     sampler = schedulers.resolve_sampler(scheduler)
-    name, algorithm = sampler.scheduler, _algorithm(request, sampler)
-    karras = _karras(request, sampler)
+    name, named = sampler.scheduler, sampler.algorithm_type
+    # Beside a name that says it too, any spelling of it is the same.
+    spelled = checked_algorithm(request.algorithm_type) if named else None
+    algorithm = _chosen("algorithm_type", request, sampler, spelled)
+    chosen = _settings(request, sampler)
+    karras = _karras(request, name, chosen.get("spacing"))
+    if chosen.get("spacing") == "karras":
+        del chosen["spacing"]  # which the plan says as ``karras``
+    settings = tuple(sorted(chosen.items()))
+
     expect("steps", steps, int, "a whole number between 1 and 1000")  # a registry's default may be anything
+    strength = float(request.strength)
     table = _table(
         scheduler=name,
         steps=steps,
+        # Strength 0 returns the input: no rows; the table of strength 1 still checks everything else.
         strength=strength or 1.0,
         karras=karras,
         algorithm_type=algorithm,
+        settings=settings,
         config=json.dumps(config),
     )
-
     return SamplerPlan(
         scheduler=name,
         steps=steps,
@@ -55,44 +73,111 @@ def sampler_plan(request: InpaintRequest, entry: ModelEntry) -> SamplerPlan:
         algorithm_type=algorithm or "",
         schedule=_frozen(config),
         evaluations=len(table.timesteps) if strength else 0,
-        notes=tuple(table.notes),
+        notes=_notes(table, entry, config),
+        settings=settings,
     )
 
 
-def _karras(request: InpaintRequest, sampler: schedulers.Sampler) -> bool:
-    """Whether Karras's spacing is asked for, by the request or in the sampler's name.
+def _notes(table: schedulers.Table, entry: ModelEntry, config: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the table says of itself; not that it needs a distilled model where the model says that it is one.
 
-    It is the default, and no request for anything where it means nothing for the scheduler.
+    It does so by its own scheduler, in its files or for any endpoint of its entry.
     """
-    if "karras_sigmas" not in request.model_fields_set:
-        return sampler.karras or (request.karras_sigmas and schedulers.has_curves(sampler.scheduler))
-    if sampler.karras and not request.karras_sigmas:
-        message = f"karras_sigmas is false, and scheduler {shown(request.scheduler)} says Karras: leave one of them out"
+    of_endpoints = [value for value in entry.defaults.values() if isinstance(value, Mapping)]
+    own = [config.get("_class_name"), *(defaults.get("scheduler") for defaults in (entry.defaults, *of_endpoints))]
+    if any(str(name).casefold() in ("lcm", "lcmscheduler") for name in own):
+        return tuple(note for note in table.notes if note != DISTILLED_ALONE)
+    return table.notes
+
+
+def _plan_of_table(request: InpaintRequest, table: schedulers.Table, config: Mapping[str, Any]) -> SamplerPlan:
+    """The plan of a caller's own table, which settles everything that makes one."""
+    for name in _IN_A_TABLE:
+        is_given = name in request.model_fields_set and getattr(request, name) is not None
+        if is_given:
+            value = getattr(request, name)
+            message = f"{name} is {shown(value)}, and a table is given, which settles it: leave one of them out"
+            raise RequestError(name, value, message=message)
+
+    return SamplerPlan(
+        scheduler=table.name,
+        steps=table.steps,
+        strength=table.strength,
+        karras=table.karras,
+        karras_applied=table.karras_applied,
+        algorithm_type="",
+        schedule=_frozen(config),
+        evaluations=len(table),
+        notes=table.notes,
+        table_sha256=table_hash(table),
+    )
+
+
+def _settings(request: InpaintRequest, sampler: schedulers.Sampler) -> dict[str, Any]:
+    """The solver's settings and its spacing, chosen by the request or in the sampler's name."""
+    chosen = {name: getattr(request, name) for name in SETTINGS}
+    settings = chosen_settings(sampler.scheduler, chosen)
+    for name in ("spacing", "solver_type"):
+        value = _chosen(name, request, sampler, settings.get(name))
+        if value is not None:
+            settings[name] = value
+    return settings
+
+
+def _karras(request: InpaintRequest, scheduler: str, spacing: str | None) -> bool:
+    """Whether the levels lie on Karras's curve: as the request says, else where that means something.
+
+    Beside a spacing that the request gives, or that is in the sampler's name, it is only there if it is asked for.
+    """
+    asked = request.karras_sigmas
+    if asked is None:
+        return schedulers.has_curves(scheduler) if spacing is None else spacing == "karras"
+    contradicts = spacing == "exponential" if asked else spacing == "karras"
+    if contradicts:
+        source = "spacing" if request.spacing is not None else _source(request)
+        message = f"karras_sigmas is {str(asked).lower()}, and {source} says {spacing}: leave one of them out"
         raise RequestError("karras_sigmas", message=message)
-    return request.karras_sigmas
+    return asked
 
 
-def _algorithm(request: InpaintRequest, sampler: schedulers.Sampler) -> str | None:
-    """The form of a DPM solver that is asked for, by the request or in the sampler's name."""
-    named = sampler.algorithm_type
-    if named is None or request.algorithm_type is None:
-        return request.algorithm_type or named
-    if request.algorithm_type != named:
-        name = shown(request.scheduler)
-        message = f"algorithm_type is {shown(request.algorithm_type)}, and scheduler {name} says {named}: leave one out"
-        raise RequestError("algorithm_type", message=message)
+def _chosen(field: str, request: InpaintRequest, sampler: schedulers.Sampler, given: Any = None) -> Any:
+    """A setting that both the request and the sampler's name may say.
+
+    Args:
+        given: what the request says, where that has been read already.
+    """
+    asked, named = getattr(request, field) if given is None else given, getattr(sampler, field)
+    if named is None or asked is None:
+        return named if asked is None else asked
+    if asked != named:
+        message = f"{field} is {shown(getattr(request, field))}, and {_source(request)} says {named}: leave one out"
+        raise RequestError(field, message=message)
     return named
 
 
-def table_of(plan: Plan) -> schedulers.Table:
-    """The plan's solver table, compiled (and cached) on demand."""
+def _source(request: InpaintRequest) -> str:
+    """Where the sampler's name is from."""
+    return "the model's scheduler" if request.scheduler is None else f"scheduler {shown(request.scheduler)}"
+
+
+def table_of(plan: Plan, own: schedulers.Table | None = None) -> schedulers.Table:
+    """The plan's solver table, compiled (and cached) on demand.
+
+    Args:
+        own: the request's own table, where it has one.
+    """
     sampler = plan.sampler
+    if own is not None:
+        return own
+    if sampler.table_sha256:
+        raise RequestError("table", message=f"the plan is of a table of the caller's own, {sampler.scheduler}")
     return _table(
         scheduler=sampler.scheduler,
         steps=sampler.steps,
         strength=sampler.strength,
         karras=sampler.karras,
         algorithm_type=sampler.algorithm_type or None,
+        settings=sampler.settings,
         config=json.dumps(dict(sampler.schedule)),
     )
 
@@ -104,7 +189,14 @@ def prediction_type_of(plan: Plan) -> PredictionType:
 
 @lru_cache(maxsize=256, typed=True)
 def _table(
-    *, scheduler: str, steps: int, strength: float, karras: bool, algorithm_type: str | None, config: str
+    *,
+    scheduler: str,
+    steps: int,
+    strength: float,
+    karras: bool,
+    algorithm_type: str | None,
+    settings: tuple[tuple[str, Any], ...],
+    config: str,
 ) -> schedulers.Table:
     """Cached, as the rows of a batch ask for the same few tables.
 
@@ -118,6 +210,7 @@ def _table(
         karras=karras,
         algorithm_type=algorithm_type,
         schedule=_noise_schedule(config),
+        **dict(settings),
     )
 
 

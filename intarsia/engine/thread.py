@@ -34,7 +34,7 @@ class EngineThread:
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self._inbox: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[tuple[Ticket, ...] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._process: int | None = None
         self._ident: int | None = None
@@ -58,8 +58,8 @@ class EngineThread:
                 self._prepares = True
                 self._start()
 
-    def submit(self, ticket: Ticket) -> None:
-        """Queue a request behind those that came before.
+    def submit(self, *tickets: Ticket) -> None:
+        """Queue requests behind those that came before; of several none is begun before all are queued.
 
         Raises:
             BackendError: closed, used after a fork, or the thread cannot be started.
@@ -70,7 +70,7 @@ class EngineThread:
             self.check_open()
             if self._thread is None:
                 self._start()
-            self._inbox.put(ticket)
+            self._inbox.put(tickets)
         if self._ended:  # it ended between the check and the queue, by a signal's handler
             self._refuse_queued(EngineStopped("the engine is closed"))
 
@@ -172,13 +172,14 @@ class EngineThread:
         """Admit everything that waits; block only where there is nothing else to do."""
         while is_open:
             try:
-                ticket = self._inbox.get(block=not self._worker.busy)
+                tickets = self._inbox.get(block=not self._worker.busy)
             except queue.Empty:
                 return True
-            if ticket is None:
+            if tickets is None:
                 return False
-            self._worker.add(ticket)
-            del ticket  # or the last one would be kept while this waits for the next
+            for ticket in tickets:
+                self._worker.add(ticket)
+            del tickets, ticket  # or the last ones would be kept while this waits for the next
         return False
 
     def _abandon(self, error: BaseException) -> None:
@@ -200,10 +201,10 @@ class EngineThread:
     def _refuse_queued(self, failure: BackendError) -> None:
         while True:
             try:
-                ticket = self._inbox.get(block=False)
+                tickets = self._inbox.get(block=False)
             except queue.Empty:
                 return
-            if ticket is not None:
+            for ticket in tickets or ():
                 ticket.fail(failure)
 
 

@@ -8,7 +8,7 @@ the row's matrix::
 
     ratio  = snr ‖c · buffer‖ / ‖b · buffer‖, or 0 where b · buffer vanishes
     state' = a · buffer + ratio² b · buffer + ratio c · buffer
-    slot 0 outside the mask = image · clean + noise · start + itself · slot 0
+    slot 0 where the mask is at most level = image · clean + noise · start + itself · slot 0
     sample = [slot 0 · scale, extra]
     next_row = row + 1, so that the device counts by itself
 """
@@ -46,14 +46,13 @@ _CONSTANTS = {
     "one": np.array([1], np.int64),
     "last": np.array([-1], np.int64),
     "end": np.array([np.iinfo(np.int64).max], np.int64),
-    "half": np.array(0.5, np.float32),
     "nothing": np.array(0, np.float32),
     "least": np.array(1e-30, np.float32),
 }
 # operator, inputs, outputs, attributes
 _NODES: list[tuple[str, str, str, dict[str, int]]] = [
     ("Gather", "scalars row", "numbers", {"axis": 0}),
-    ("Split", "numbers", "guidance image known itself snr scale", {"axis": 1, "num_outputs": _FIELDS}),
+    ("Split", "numbers", "guidance image known itself snr scale level", {"axis": 1, "num_outputs": _FIELDS}),
     ("Gather", "output zero", "unconditional", {"axis": 0}),
     ("Gather", "output last", "conditional", {"axis": 0}),
     ("Sub", "conditional unconditional", "difference", {}),
@@ -83,9 +82,9 @@ _NODES: list[tuple[str, str, str, dict[str, int]]] = [
     ("Mul", "image clean", "shown", {}),
     ("Mul", "known start", "noised", {}),
     ("Mul", "itself current", "own", {}),
-    ("Add", "shown noised", "level", {}),
-    ("Add", "level own", "outside", {}),
-    ("Greater", "mask half", "inside", {}),
+    ("Add", "shown noised", "kept_level", {}),
+    ("Add", "kept_level own", "outside", {}),
+    ("Greater", "mask level", "inside", {}),
     ("Where", "inside current outside", "kept", {}),
     ("Slice", "stepped one end zero", "others", {}),
     ("Concat", "kept others", "new_state", {"axis": 0}),

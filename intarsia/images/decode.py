@@ -22,12 +22,14 @@ from intarsia.errors import one_line
 from intarsia.images.access import pixel_limit
 from intarsia.images.containers import Container, Damaged, netpbm, unpack
 from intarsia.images.containers.exif import exif_orientation
+from intarsia.images.embedded import NOTHING, EmbeddedMetadata, kept
+from intarsia.images.heif_decoder import heif_opener
 from intarsia.images.pixel_modes import channels_of, scaled, strips, thrice, transparent
 
-__all__ = ["FORMATS", "Pixels", "check_size", "decode", "is_deep"]
+__all__ = ["FORMATS", "Pixels", "check_size", "decode", "is_deep", "opened"]
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO")
-"""Decoders that are used. An allowlist: Pillow's EPS decoder, for one, starts Ghostscript."""
+"""Pillow's decoders that are used. An allowlist: that of EPS, for one, starts Ghostscript. HEIC has one of its own."""
 
 # A row costs a decoder some bytes however narrow it is.
 _LONGEST_SIDE = 1 << 20
@@ -47,6 +49,7 @@ class Pixels:
         is_gray: all three channels are known to be equal.
         profile: the color profile, whatever it describes.
         mode: Pillow's name of what it was stored as.
+        embedded: what else the file says of the image.
     """
 
     rgb: NDArray[np.uint8]
@@ -55,6 +58,7 @@ class Pixels:
     orientation: int
     profile: bytes | None
     mode: str
+    embedded: EmbeddedMetadata = NOTHING
 
 
 def check_size(size: tuple[int, int], max_pixels: int | None, cost: int = 1) -> None:
@@ -89,11 +93,14 @@ def decode(field: str, data: bytes, notes: list[str], max_pixels: int | None) ->
         notes.append(f"{field}: there is more than one frame or page; the first is used")
     notes += [f"{field}: {note}" for note in container.notes]
 
-    with _opened(container) as image:
+    with opened(container) as image:
         check_size(image.size, max_pixels, container.cost)  # of some files only the decoder can tell it
         _allocate(image)
         orientation, profile = _orientation_and_profile(image, container)
+        size = image.size
         rgb, alpha, is_gray = _channels(field, image, container, notes)
+        if image.size != size:
+            raise Damaged(f"says that it has {size[0]}x{size[1]} pixels, and has {image.width}x{image.height}")
         return Pixels(
             rgb=rgb,
             alpha=alpha,
@@ -101,11 +108,21 @@ def decode(field: str, data: bytes, notes: list[str], max_pixels: int | None) ->
             orientation=orientation,
             profile=profile,
             mode=image.mode,
+            embedded=_embedded(field, container, notes),
         )
 
 
+def _embedded(field: str, container: Container, notes: list[str]) -> EmbeddedMetadata:
+    more: list[str] = []
+    embedded = kept(container.exif, container.xmp, container.dpi, more)
+    notes += [f"{field}: {note}" for note in more]
+    return embedded
+
+
 def _orientation_and_profile(image: ImageFile.ImageFile, container: Container) -> tuple[int, bytes | None]:
-    """From the container, or of an AVIF from its decoder; the image gets the profile too, to convert by."""
+    """From the container, or of AVIF and HEIC from their decoders; the image gets the profile too, to convert by."""
+    if container.kind == "HEIF":  # its decoder has turned it upright
+        return 1, image.info.get("icc_profile")
     if container.kind == "AVIF":
         orientation = None
         if "exif" in image.info:
@@ -188,7 +205,7 @@ def _from_deep(image: ImageFile.ImageFile, container: Container) -> tuple[NDArra
     if image.mode == "RGBA" or container.key:
         alpha = np.empty((image.height, image.width), np.uint8)
 
-    with _opened(container) as lower:
+    with opened(container) as lower:
         rawmode = _rawmode(lower)
         mode, order = rawmode[:-1], rawmode[-1]
         _set_rawmode(lower, mode + _OTHER_ORDER[order])
@@ -256,13 +273,13 @@ def _from_netpbm(field: str, data: bytes, notes: list[str], max_pixels: int | No
 
 
 @contextmanager
-def _opened(container: Container) -> Iterator[ImageFile.ImageFile]:
+def opened(container: Container) -> Iterator[ImageFile.ImageFile]:
     """The file opened by its decoder: its header has been read, its pixels have not."""
     names = [container.kind] if container.kind else _recognized(container.data[:16])
     if not names:
         raise Damaged("")
 
-    factory: Any = _openers()[names[0]][0]
+    factory: Any = heif_opener() if names[0] == "HEIF" else _openers()[names[0]][0]
     try:
         image: ImageFile.ImageFile = factory(io.BytesIO(container.data), "")
     except SyntaxError as exc:  # a header that the decoder makes nothing of

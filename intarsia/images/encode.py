@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,14 +12,18 @@ from PIL import Image, PngImagePlugin
 
 from intarsia.errors import OutputError
 from intarsia.former_name import NAME
+from intarsia.images.embedded import NOTHING, EmbeddedMetadata
+from intarsia.images.exif_texts import FileTexts, exif_of
 from intarsia.images.fill import opaque
-from intarsia.images.metadata import as_text, exif, to_json
+from intarsia.images.json_text import as_text, to_json
 from intarsia.images.output_names import Format
 
 __all__ = ["SaveOptions", "encode"]
 
-# A JPEG segment holds 65,535 bytes, two of them its length, six the word "Exif".
-_LONGEST_EXIF = 65535 - 8
+# A JPEG segment holds 65,535 bytes, two of them its length, six the word "Exif"; of XMP, 29 are its name.
+_LONGEST_COMMENT = 65535 - 2
+_LONGEST_EXIF = _LONGEST_COMMENT - 6
+_LONGEST_XMP = _LONGEST_COMMENT - 29
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,27 +59,28 @@ def encode(
     *,
     metadata: Mapping[str, Any] | None = None,
     parameters: str | None = None,
+    embedded: EmbeddedMetadata = NOTHING,
     options: SaveOptions | None = None,
 ) -> tuple[bytes, tuple[str, ...]]:
-    """The encoded file and warnings; the image's own text is not copied.
+    """The encoded file and warnings; of what is in the image's ``info`` only its color profile is copied.
 
     Args:
-        metadata, parameters, options: as in :func:`intarsia.images.save.save`.
+        metadata, parameters, embedded, options: as in :func:`intarsia.images.save.save`.
     """
     options = options or SaveOptions()
+    texts = FileTexts(metadata, parameters, embedded, image.size)
     settings: dict[str, Any] = {"icc_profile": image.info.get("icc_profile")}
-    if format == "PNG":
-        warnings: tuple[str, ...] = ()
-        settings |= {"compress_level": options.compression, "pnginfo": _png_text(metadata, parameters)}
-    else:
-        block, warnings = _exif(format, metadata, parameters)
-        settings |= {"quality": options.quality, "exif": block}
+    warnings: tuple[str, ...] = ()
 
-    if format == "JPEG":
-        settings |= {"subsampling": 0}
+    if format == "PNG":
+        settings |= _png_settings(texts) | {"compress_level": options.compression}
+    elif format == "JPEG":
+        more, warnings = _jpeg_settings(texts)
+        settings |= more | {"quality": options.quality, "subsampling": 0}
         warnings += _about_jpeg(image)
         image = _without_alpha(image)
-    elif format == "WEBP":
+    else:
+        settings |= {"exif": exif_of(texts, with_density=True), "xmp": embedded.xmp, "quality": options.quality}
         # exact: colors under transparent pixels are kept, as everywhere outside the mask
         settings |= {"lossless": options.lossless, "exact": True, "method": 4}
         if not options.lossless:
@@ -94,27 +99,65 @@ def _about_jpeg(image: Image.Image) -> tuple[str, ...]:
     return (lossy,)
 
 
-def _png_text(metadata: Mapping[str, Any] | None, parameters: str | None) -> PngImagePlugin.PngInfo:
-    text = PngImagePlugin.PngInfo()
-    if parameters is not None:
-        text.add_text("parameters", as_text(parameters))
-    if metadata is not None:
-        text.add_text(NAME, to_json(metadata, ascii_only=True))
-    return text
+def _png_settings(texts: FileTexts) -> dict[str, Any]:
+    """What Pillow writes into a PNG: texts in chunks of their own, EXIF as it was."""
+    chunks = PngImagePlugin.PngInfo()
+    if texts.parameters is not None:
+        chunks.add_text("parameters", as_text(texts.parameters))
+    if texts.metadata is not None:
+        chunks.add_text(NAME, to_json(texts.metadata, ascii_only=True))
+
+    embedded = texts.embedded
+    if embedded.xmp:
+        chunks.add_itxt("XML:com.adobe.xmp", embedded.xmp.decode("utf-8", "replace"))
+    settings: dict[str, Any] = {"pnginfo": chunks, "exif": exif_of(texts.of_input)}
+    return settings | ({"dpi": embedded.dpi} if embedded.dpi else {})
 
 
-def _exif(format: Format, metadata: Mapping[str, Any] | None, parameters: str | None) -> tuple[bytes, tuple[str, ...]]:
-    """The EXIF block; where JPEG cannot hold it, without the JSON, then without anything."""
-    if metadata is None and parameters is None:
-        return b"", ()
-    block = exif(parameters, metadata)
-    if format != "JPEG" or len(block) <= _LONGEST_EXIF:
-        return block, ()
+def _jpeg_settings(texts: FileTexts) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """What Pillow writes into a JPEG, where EXIF, XMP and a comment have one segment each; and warnings."""
+    settings, warnings = _jpeg_exif(texts)
+    embedded = texts.embedded
+    if len(embedded.xmp) > _LONGEST_XMP:
+        warnings += ("init_image's XMP data are too long for JPEG and were left out",)
+    elif embedded.xmp:
+        settings["xmp"] = embedded.xmp
+    if embedded.dpi:
+        settings["dpi"] = embedded.dpi
+    return settings, warnings
 
-    block = exif(parameters, None)
-    if len(block) <= _LONGEST_EXIF:
-        return block, ("the metadata are too long for JPEG: only the parameters text was written",)
-    return b"", ("the metadata are too long for JPEG and were left out",)
+
+def _jpeg_exif(texts: FileTexts) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The EXIF segment. What it cannot hold is in the comment's, or is said to be left out."""
+    whole = exif_of(texts)
+    if len(whole) <= _LONGEST_EXIF:
+        return _exif_segment(whole), ()
+
+    json = b"" if texts.metadata is None else to_json(texts.metadata, ascii_only=True).encode()
+    settings: dict[str, Any] = {}
+    warnings: list[str] = []
+    if 0 < len(json) <= _LONGEST_COMMENT:
+        settings["comment"] = json
+    elif json:
+        warnings.append("the metadata are too long for JPEG: only the parameters text was written")
+
+    without_json = replace(texts, metadata=None)
+    without_input = replace(without_json, embedded=replace(texts.embedded, exif=b""))
+    smaller = (
+        (without_json, ""),
+        (without_input, "init_image's EXIF data are too long for JPEG and were left out"),
+        (texts.of_input, "the metadata are too long for JPEG and were left out"),
+    )
+    for each, left_out in smaller:
+        block = exif_of(each)
+        if len(block) <= _LONGEST_EXIF:
+            return settings | _exif_segment(block), (*warnings, *filter(None, [left_out]))
+    nothing_fits = "the metadata and init_image's EXIF data are too long for JPEG and were left out"
+    return settings, (*warnings, nothing_fits)
+
+
+def _exif_segment(block: bytes) -> dict[str, Any]:
+    return {"exif": b"Exif\0\0" + block} if block else {}
 
 
 def _without_alpha(image: Image.Image) -> Image.Image:

@@ -1,19 +1,22 @@
-"""What a file says about its making: the ``parameters`` text that other tools read, JSON, and EXIF."""
+"""What a file says about its making: the ``parameters`` text that other tools read, and JSON."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from PIL import ExifTags, Image
+from PIL import Image
 
-from intarsia.former_name import NAME, under_either_name
+from intarsia.former_name import under_either_name
+from intarsia.images.exif_texts import texts_in
+from intarsia.images.json_text import as_text, json_in
 
-__all__ = ["a1111_parameters", "as_text", "exif", "read_metadata", "to_json"]
+__all__ = ["a1111_parameters", "read_metadata", "read_parameters_text"]
 
 # The names that AUTOMATIC1111's web UI and the readers of its text use.
 _SAMPLERS = {
+    "DDIMInverseScheduler": "DDIM inverse",
     "DDIMScheduler": "DDIM",
     "DDPMScheduler": "DDPM",
     "DEISMultistepScheduler": "DEIS",
@@ -23,14 +26,17 @@ _SAMPLERS = {
     "EulerAncestralDiscreteScheduler": "Euler a",
     "EulerDiscreteScheduler": "Euler",
     "HeunDiscreteScheduler": "Heun",
+    "IPNDMScheduler": "IPNDM",
     "KDPM2AncestralDiscreteScheduler": "DPM2 a",
     "KDPM2DiscreteScheduler": "DPM2",
+    "KarrasVeScheduler": "Karras VE",
     "LCMScheduler": "LCM",
     "LMSDiscreteScheduler": "LMS",
     "PNDMScheduler": "PLMS",
+    "ScoreSdeVeScheduler": "Score SDE VE",
     "UniPCMultistepScheduler": "UniPC",
 }
-_USER_COMMENT = 0x9286
+_MASKED_CONTENT = {"fill": "fill", "noise": "latent noise", "blank": "latent nothing"}
 _SHOWN_HASH = 10
 
 
@@ -41,27 +47,33 @@ def a1111_parameters(meta: Mapping[str, Any]) -> str:
         meta: effective parameters in the names of a request (``Result.meta``); also ``mask_blur`` and
             ``version`` where they are known.
     """
-    lines = [str(meta.get("prompt") or "")]
+    lines = [_prompt(meta)]
     if meta.get("negative_prompt"):
         lines.append(f"Negative prompt: {meta['negative_prompt']}")
 
-    size = model_hash = None
+    size = None
     if meta.get("width") and meta.get("height"):
         size = f"{meta['width']}x{meta['height']}"
-    if meta.get("model_hash"):
-        model_hash = str(meta["model_hash"])[:_SHOWN_HASH]
+    vae, vae_hash = _name_and_hash(meta.get("vae"))
 
     pairs = {
         "Steps": meta.get("steps"),
         "Sampler": _sampler(meta),
+        "Schedule type": _schedule_type(meta),
         "CFG scale": meta.get("guidance_scale"),
         "Seed": meta.get("seed"),
         "Size": size,
-        "Model hash": model_hash,
+        "Model hash": _short(meta.get("model_hash")),
         "Model": meta.get("model"),
+        "VAE hash": vae_hash,
+        "VAE": vae,
         "Denoising strength": meta.get("strength"),
         "Clip skip": meta.get("clip_skip"),
-        "Mask blur": meta.get("mask_blur"),
+        "Eta": meta.get("eta"),
+        "Token merging ratio": meta.get("token_merging") or None,
+        **_about_mask(meta),
+        "Lora hashes": _hashes((lora.get("id"), lora.get("sha256")) for lora in meta.get("loras") or ()),
+        "TI hashes": _hashes(map(_name_and_hash, meta.get("embeddings") or ())),
         "Version": meta.get("version"),
     }
 
@@ -71,39 +83,6 @@ def a1111_parameters(meta: Mapping[str, Any]) -> str:
     return as_text("\n".join(lines))
 
 
-def as_text(text: str) -> str:
-    """``text`` with halves of surrogate pairs replaced: JSON can bring them in and no file can hold them."""
-    units = text.encode("utf-16", "surrogatepass")
-    return units.decode("utf-16", "replace")
-
-
-def to_json(metadata: Mapping[str, Any], *, ascii_only: bool = False) -> str:
-    """``metadata`` as one line of JSON, keys sorted.
-
-    Raises:
-        ValueError: a number that JSON does not have (NaN, infinity).
-        TypeError: a value that is not plain data.
-    """
-    return json.dumps(metadata, sort_keys=True, ensure_ascii=ascii_only, allow_nan=False)
-
-
-def exif(parameters: str | None, metadata: Mapping[str, Any] | None, software: str = NAME) -> bytes:
-    """An EXIF block for formats without text chunks (JPEG, WebP).
-
-    ``parameters`` is the UserComment, in the UTF-16 form that other tools write and read; ``metadata`` is
-    JSON in ImageDescription, which holds ASCII only.
-    """
-    block = Image.Exif()
-    block[ExifTags.Base.Software] = software
-    if metadata is not None:
-        block[ExifTags.Base.ImageDescription] = to_json(metadata, ascii_only=True)
-    if parameters is not None:
-        comment = as_text(parameters).encode("utf-16-be")
-        directory = block.get_ifd(ExifTags.IFD.Exif)
-        directory[_USER_COMMENT] = b"UNICODE\0" + comment
-    return block.tobytes()
-
-
 def read_metadata(image: Image.Image) -> dict[str, Any] | None:
     """The JSON that an image's file holds of how it was made, under the current or the former name.
 
@@ -111,16 +90,30 @@ def read_metadata(image: Image.Image) -> dict[str, Any] | None:
         image: as opened: text chunks of a PNG, EXIF of a JPEG or WebP.
 
     Returns:
-        The metadata (``Result.meta`` with the image's own seed); None where the file holds none that can be read.
+        The metadata (``Result.file_texts``); None where the file holds none that can be read.
     """
-    text = under_either_name(getattr(image, "text", {}))
-    if text is None:
-        text = image.getexif().get(ExifTags.Base.ImageDescription)
-    try:
-        metadata = json.loads(text or "null")
-    except (TypeError, ValueError, RecursionError):  # another program's description
-        return None
-    return metadata if isinstance(metadata, dict) else None
+    return json_in(_texts_of(image)[0])
+
+
+def read_parameters_text(image: Image.Image) -> str | None:
+    """The ``parameters`` text of an image's file, which other programs write too; None where it holds none."""
+    return _texts_of(image)[1]
+
+
+def _texts_of(image: Image.Image) -> tuple[str | None, str | None]:
+    """JSON and ``parameters`` text, wherever the file's format has them."""
+    chunks = {str(name): value for name, value in image.info.items() if isinstance(value, str)}
+    json_text, parameters = texts_in(image.info.get("exif") or b"")
+    comment = image.info.get("comment")  # of a JPEG whose EXIF data were too long
+    if json_text is None and isinstance(comment, bytes):
+        json_text = comment.decode("utf-8", "replace")
+    return under_either_name(chunks) or json_text, chunks.get("parameters") or parameters
+
+
+def _prompt(meta: Mapping[str, Any]) -> str:
+    """The prompt, and LoRAs as tags behind it: where the web UI names them, and other tools look for them."""
+    tags = [f"<lora:{lora['id']}:{lora['strength']:.12g}>" for lora in meta.get("loras") or ()]
+    return " ".join(filter(None, [str(meta.get("prompt") or ""), *tags]))
 
 
 def _sampler(meta: Mapping[str, Any]) -> str | None:
@@ -128,9 +121,48 @@ def _sampler(meta: Mapping[str, Any]) -> str | None:
     if not scheduler:
         return None
     name = _SAMPLERS.get(str(scheduler), str(scheduler))
-    if name == "DPM++ 2M" and "sde" in str(meta.get("algorithm_type") or ""):
-        name = "DPM++ 2M SDE"
-    return f"{name} Karras" if meta.get("karras_sigmas") else name
+    is_stochastic = "sde" in str(meta.get("algorithm_type") or "")
+    if name == "DPM++ 2M" and is_stochastic:
+        return "DPM++ 2M SDE Heun" if meta.get("solver_type") == "heun" else "DPM++ 2M SDE"
+    return "DPM++ SDE" if name == "DPM++ 2S" and is_stochastic else name
+
+
+def _schedule_type(meta: Mapping[str, Any]) -> str | None:
+    """The curve that the noise levels follow; None where the web UI has no name for their spacing."""
+    if meta.get("karras_sigmas"):
+        return "Karras"
+    return "Exponential" if meta.get("spacing") == "exponential" else None
+
+
+def _about_mask(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """The pairs of inpainting; what is the web UI's own default it does not write."""
+    pairs: dict[str, Any] = {"Mask blur": meta.get("mask_blur")}
+    if meta.get("invert_mask"):
+        pairs["Mask mode"] = "Inpaint not masked"
+    if "mask_padding" in meta:
+        padding = meta["mask_padding"]
+        pairs["Inpaint area"] = "Whole picture" if padding is None else "Only masked"
+        pairs["Masked area padding"] = padding if isinstance(padding, int) else None
+    content = meta.get("masked_content")
+    if content is not None:
+        pairs["Masked content"] = _MASKED_CONTENT.get(str(content), str(content))
+    return pairs
+
+
+def _name_and_hash(identity: object) -> tuple[str | None, str | None]:
+    """``id:sha256`` in two; nothing for a model's own, which has no hash."""
+    name, colon, digest = str(identity or "").rpartition(":")
+    return (name, _short(digest)) if colon else (None, None)
+
+
+def _short(digest: object) -> str | None:
+    return str(digest)[:_SHOWN_HASH] if digest else None
+
+
+def _hashes(parts: Iterable[tuple[Any, Any]]) -> str | None:
+    """``name: hash`` of each part, as one value."""
+    shown = [f"{name}: {_short(digest)}" for name, digest in parts if name and digest]
+    return ", ".join(shown) or None
 
 
 def _value(value: Any) -> str:

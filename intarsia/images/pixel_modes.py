@@ -19,8 +19,10 @@ __all__ = ["channels_of", "levels_of", "profile_of", "scaled", "strips", "thrice
 
 Bytes2D = NDArray[np.uint8]
 
-# The field whose colors say nothing but how bright they are: they are not kept, nor hashed.
+# The field whose colors say nothing but how bright they are: they are not kept, nor hashed. Unless all are darker than
+# _DARK, but not their brightest channel: strokes in red or blue.
 _MASK = "mask_image"
+_DARK = 128
 
 # Pixels that are converted at once.
 _STRIP = 1 << 18
@@ -90,8 +92,11 @@ def channels_of(image: Image.Image, notes: list[str], field: str, bits: int = 8)
     if image.has_transparency_data or mode in ("La", "RGBa"):  # these two are premultiplied
         return _with_alpha(image)
 
-    is_color_of_mask = mode == "RGB" and field == _MASK
-    if is_color_of_mask or mode in ("1", "L"):
+    if mode == "RGB" and field == _MASK:
+        gray = _converted(image, "L")
+        if gray.max() >= _DARK or _converted(image, "RGB").max() < _DARK:
+            return thrice(gray), None
+    elif mode in ("1", "L"):
         return thrice(_converted(image, "L")), None
     return _converted(image, "RGB"), None
 

@@ -21,13 +21,14 @@ from PIL import Image
 from intarsia.errors import IntarsiaError, OutOfMemory, SourceError, one_line
 from intarsia.images.containers import Damaged
 from intarsia.images.decode import FORMATS, Pixels, check_size, decode, is_deep
+from intarsia.images.embedded import NOTHING, EmbeddedMetadata, embedded_in
 from intarsia.images.pixel_modes import channels_of, levels_of, profile_of, thrice
 
 __all__ = ["FORMATS", "RgbImage", "from_array", "from_bytes", "from_image"]
 
 Bytes2D = NDArray[np.uint8]
 
-_READ = "PNG, JPEG, WebP, GIF, BMP, TIFF, PPM, AVIF, JPEG 2000 or ICO"
+_READ = "PNG, JPEG, WebP, GIF, BMP, TIFF, PPM, AVIF, HEIC, JPEG 2000 or ICO"
 _ORIENTATION = 0x0112
 
 # EXIF 2.32, table of tag 0x0112: how the stored rows and columns become an upright image.
@@ -53,6 +54,7 @@ class RgbImage:
         path: the file it came from, if it came from one.
         warnings: what the caller should know about the conversion.
         is_gray: all three channels are known to be equal.
+        embedded: EXIF, XMP and density of the source, to be written with the output.
     """
 
     rgb: Bytes2D
@@ -62,6 +64,7 @@ class RgbImage:
     path: str | None = None
     warnings: tuple[str, ...] = ()
     is_gray: bool = False
+    embedded: EmbeddedMetadata = NOTHING
 
     def __post_init__(self) -> None:
         if self.is_gray:
@@ -173,6 +176,7 @@ def from_image(
             orientation=_orientation(image, notes, field),
             profile=profile,
             mode=image.mode,
+            embedded=_embedded(image, notes, field),
         )
         return _upright(pixels, profile, notes, path)
 
@@ -191,7 +195,15 @@ def _upright(pixels: Pixels, profile: bytes | None, notes: list[str], path: str 
         path=path,
         warnings=tuple(notes),
         is_gray=pixels.is_gray,
+        embedded=pixels.embedded,
     )
+
+
+def _embedded(image: Image.Image, notes: list[str], field: str) -> EmbeddedMetadata:
+    more: list[str] = []
+    embedded = embedded_in(image, more)
+    notes += [f"{field}: {note}" for note in more]
+    return embedded
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from PIL import Image
 
 from intarsia.errors import OutputError
 from intarsia.images.atomic_files import naming, place, sweep_once
+from intarsia.images.embedded import NOTHING, EmbeddedMetadata
 from intarsia.images.encode import SaveOptions, encode
 from intarsia.images.output_names import format_of
 
@@ -50,6 +51,7 @@ def save(
     format: str | None = None,
     metadata: Mapping[str, Any] | None = None,
     parameters: str | None = None,
+    embedded: EmbeddedMetadata = NOTHING,
     options: SaveOptions | None = None,
 ) -> tuple[str, ...]:
     """Write an image; returns warnings. The file appears complete or not at all.
@@ -63,6 +65,7 @@ def save(
         format: "PNG", "JPEG" or "WEBP".
         metadata: written as JSON (PNG text ``intarsia``, else EXIF); None writes none.
         parameters: the text from :func:`intarsia.images.metadata.a1111_parameters`; None writes none.
+        embedded: EXIF, XMP and density of the file that the image was made from.
         options: see :class:`SaveOptions`.
 
     Raises:
@@ -74,6 +77,7 @@ def save(
         format=format,
         metadata=metadata,
         parameters=parameters,
+        embedded=embedded,
         options=options,
     )
     return written.warnings
@@ -90,7 +94,7 @@ def save_all(
 
     Args:
         images: each with where it goes.
-        texts: for each, ``metadata`` and ``parameters`` of :func:`save`.
+        texts: for each, ``metadata``, ``parameters`` and ``embedded`` of :func:`save`.
 
     Returns:
         warnings.
@@ -120,12 +124,13 @@ def write(
     format: str | None = None,
     metadata: Mapping[str, Any] | None = None,
     parameters: str | None = None,
+    embedded: EmbeddedMetadata = NOTHING,
     options: SaveOptions | None = None,
 ) -> Written:
     """Like :func:`save`; returns the file's content too, for its hash or its size."""
     target = Path(path)
     options = options or SaveOptions()
-    text = {"metadata": metadata, "parameters": parameters}
+    text = {"metadata": metadata, "parameters": parameters, "embedded": embedded}
     data, warnings = _encoded(image, target, text, options, format)
 
     _place([(target, data)], options.overwrite)
@@ -162,7 +167,7 @@ def _encoded(
     """The content of a file that can be written, as far as can be said before it is, and warnings.
 
     Args:
-        text: ``metadata`` and ``parameters`` of :func:`save`.
+        text: ``metadata``, ``parameters`` and ``embedded`` of :func:`save`.
     """
     kind = format_of(path, format)
     _check(path, options.overwrite)

@@ -16,6 +16,7 @@ _INPUT_SCALE = tl.constexpr(int(Field.INPUT_SCALE))
 _NEXT_INPUT_SCALE = tl.constexpr(int(Field.NEXT_INPUT_SCALE))
 _KNOWN_IMAGE = tl.constexpr(int(Field.KNOWN_IMAGE))
 _KNOWN_NOISE = tl.constexpr(int(Field.KNOWN_NOISE))
+_REPAINT_LEVEL = tl.constexpr(int(Field.REPAINT_LEVEL))
 _LANGEVIN_SNR = tl.constexpr(int(Field.LANGEVIN_SNR))
 _GUIDED = tl.constexpr(int(Field.GUIDED))
 _FIELDS = tl.constexpr(len(Field))
@@ -190,7 +191,8 @@ def step_kernel(
             sample = _apply_row(buffer, record, langevin_row + lane * 3, guided, latent, count, SLOTS, COLUMNS)
 
             if KEEPS_KNOWN:
-                is_repainted = tl.load(mask + lane * pixels + pixel, mask=latent, other=1.0) > 0.5
+                level = tl.load(mask + lane * pixels + pixel, mask=latent, other=1.0)
+                is_repainted = level > tl.load(fields + _REPAINT_LEVEL)
                 image = tl.load(image_latents + lane * count + element, mask=latent, other=0.0)
                 unit_noise = tl.load(noise + lane * count + element, mask=latent, other=0.0)
                 image_level = tl.load(fields + _KNOWN_IMAGE)

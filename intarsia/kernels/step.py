@@ -73,13 +73,15 @@ def langevin(buffer: Tensor, matrix: Tensor, snr: float) -> Tensor:
     return row[None].to(matrix.dtype)
 
 
-def keep_known(sample: Tensor, mask: Tensor, known: Tensor) -> None:
+def keep_known(sample: Tensor, mask: Tensor, known: Tensor, level: float) -> None:
     """Outside the mask the sample is the known image at its noise level; in place.
 
     Args:
-        sample: ``[C, h, w]``. mask: ``[1, h, w]``, 1 where the network repaints. known: ``[C, h, w]``.
+        sample: ``[C, h, w]``. known: ``[C, h, w]``.
+        mask: ``[1, h, w]``, 1 where the network repaints, between 0 and 1 where it does so later.
+        level: of the mask, above which it does so now.
     """
-    is_repainted = mask > 0.5
+    is_repainted = mask > level
     sample.copy_(torch.where(is_repainted, sample, known))
 
 
@@ -129,7 +131,7 @@ def _keep_lane_known(lanes: StepLanes, lane: int, fields: Tensor) -> None:
     sample = lanes.state[lane, 0]
     image = fields[Field.KNOWN_IMAGE] * lanes.image_latents[lane]
     noise = fields[Field.KNOWN_NOISE] * lanes.noise[lane]
-    keep_known(sample, lanes.mask[lane], image + noise)
+    keep_known(sample, lanes.mask[lane], image + noise, float(fields[Field.REPAINT_LEVEL]))
 
 
 def _matrix_and_fields(lanes: StepLanes, lane: int, row: int) -> tuple[Tensor, Tensor]:

@@ -29,9 +29,9 @@ class StepLanes:
         network_input: ``[L or 2L, C or C + E, h, w]`` in channels_last memory and the network's dtype; a lane's samples
             are adjacent.
         inpaint_latents: ``[L, E, h, w]`` in the network's dtype, mask and masked image's latents of a 9-channel
-            network; such a network's known region is not overwritten.
-        mask: float32 ``[L, 1, h, w]``, 1 where the network repaints; needed, as the next
-            two, where there are no ``inpaint_latents``.
+            network; such a network's known region is not overwritten unless there is a ``mask``.
+        mask: float32 ``[L, 1, h, w]``, 1 where the network repaints, between 0 and 1 where it begins later; needed, as
+            the next two, where there are no ``inpaint_latents``.
         image_latents: float32 ``[L, C, h, w]``, latents of the image.
         noise: float32 ``[L, C, h, w]``, the unit noise that the lane started from.
         cursor: int32 ``[L]``, the row that comes next: a step writes it for busy lanes, and
@@ -72,8 +72,8 @@ class StepLanes:
 
     @property
     def keeps_known(self) -> bool:
-        """A step overwrites the known region, as the network has no input for it."""
-        return self.inpaint_latents is None
+        """A step overwrites the known region: the network has no input for it, or the mask is soft."""
+        return self.mask is not None
 
     @property
     def next_row(self) -> Tensor:
@@ -99,7 +99,7 @@ class StepLanes:
 
         if self.inpaint_latents is not None:
             self._check("inpaint_latents", (lanes, inpaint_channels, height, width), dtype)
-        else:
+        if self.inpaint_latents is None or self.keeps_known:
             self._check("mask", (lanes, 1, height, width))
             self._check("image_latents", (lanes, channels, height, width))
             self._check("noise", (lanes, channels, height, width))

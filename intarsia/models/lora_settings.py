@@ -9,12 +9,12 @@ from typing import Any
 
 from intarsia.checkpoints.files import read_json
 from intarsia.checkpoints.header import Header
+from intarsia.checkpoints.lora_families import peft_settings_beside
 from intarsia.errors import WeightsError, one_line, shown
 
 __all__ = ["Settings", "scale_of", "stored_settings"]
 
 _KEY = "lora_adapter_metadata"
-_FILE = "adapter_config.json"
 
 
 class Settings(dict[str, Any]):
@@ -29,7 +29,7 @@ class Settings(dict[str, Any]):
 def stored_settings(header: Header) -> Settings:
     """Those in the file's metadata, or of a folder that PEFT wrote those beside it; WeightsError if unreadable."""
     text = header.metadata.get(_KEY)
-    beside = header.path.parent / _FILE
+    beside = peft_settings_beside(header)
     fields: Any = {}
     source = f"{header.path}: its {_KEY}"
     if text is not None:
@@ -37,7 +37,7 @@ def stored_settings(header: Header) -> Settings:
             fields = json.loads(text)
         except (ValueError, RecursionError) as exc:
             raise WeightsError(f"{source} are not JSON: {one_line(exc)}") from exc
-    elif _is_of_peft(header) and beside.is_file():
+    elif beside is not None:
         fields, source = read_json(beside), str(beside)
     if not isinstance(fields, dict):
         raise WeightsError(f"{source} must be a JSON object, not {type(fields).__name__}")
@@ -45,10 +45,6 @@ def stored_settings(header: Header) -> Settings:
     settings = Settings(fields)
     settings.source = source
     return settings
-
-
-def _is_of_peft(header: Header) -> bool:
-    return any(name.startswith("base_model.model.") for name in header.tensors)
 
 
 def scale_of(settings: Settings, network: str, layer: str, rank: int) -> float:

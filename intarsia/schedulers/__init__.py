@@ -18,6 +18,7 @@ from intarsia.schedulers.rows import Rows, SamplingRun
 from intarsia.schedulers.solvers import Solver
 from intarsia.schedulers.spacing import Grid
 from intarsia.schedulers.spellings import Sampler
+from intarsia.schedulers.table_json import table_from_json, table_to_json
 from intarsia.schedulers.tables import Table
 from intarsia.schedulers.tracing import trace
 
@@ -41,5 +42,7 @@ __all__ = [
     "resolve_documented",
     "resolve_sampler",
     "table",
+    "table_from_json",
+    "table_to_json",
     "trace",
 ]

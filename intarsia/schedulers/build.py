@@ -153,6 +153,7 @@ def _assemble(request: SchedulerRequest, resolved: ResolvedScheduler, run: Sampl
         langevin_snr=np.array(rows.langevin_snr),
         guided=np.array(rows.guided),
         sigmas=sigmas,
+        strength=request.strength,
     )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from difflib import get_close_matches
 
 from intarsia.errors import RequestError, shown
 from intarsia.extensions import Extensions, folded
 from intarsia.schedulers.solvers import SOLVERS, Solver
-from intarsia.schedulers.spellings import SPACINGS_OF_OTHERS, Sampler, key_of, spelled
+from intarsia.schedulers.spacing_names import absence_of, is_spacing, spacing_of, split_spacing
+from intarsia.schedulers.spellings import Sampler, key_of, spelled
 
 NAMES: tuple[str, ...] = tuple(SOLVERS)
 """The documented names, in the documents' order."""
@@ -58,8 +60,9 @@ def resolve(name: str) -> str:
         RequestError: ``name`` is unknown; the message lists all names that there are.
     """
     sampler = resolve_sampler(name)
-    for setting, value in (("karras", sampler.karras), ("algorithm_type", sampler.algorithm_type)):
-        if value:
+    for setting in ("spacing", "algorithm_type"):
+        value = getattr(sampler, setting)
+        if value is not None:
             raise _refusal(name, f"{name} is {sampler.scheduler} with {setting} {value}: give them apart")
     return sampler.scheduler
 
@@ -73,10 +76,23 @@ def resolve_sampler(name: str) -> Sampler:
     if isinstance(name, str):
         key = folded(name)
         full_name = _DOCUMENTED.get(key) or _resolve_outside(key)
-        sampler = Sampler(full_name) if full_name is not None else spelled(name, _KEYS)
+        sampler = Sampler(scheduler=full_name) if full_name is not None else _spelled(name)
         if sampler is not None:
             return sampler
     raise _unknown(name)
+
+
+def _spelled(name: str) -> Sampler | None:
+    """The sampler that a name of another program means; RequestError where its spacing is none of the scheduler's."""
+    key = key_of(name)
+    sampler = None if is_spacing(key) else spelled(key, _KEYS)
+    if sampler is None or sampler.spacing is None:
+        return sampler
+    try:
+        spacing = spacing_of(sampler.spacing, sampler.scheduler, solver_of(sampler.scheduler))
+    except RequestError as exc:
+        raise _refusal(name, f"scheduler {shown(name)} is {sampler.scheduler} with a spacing, and {exc}") from exc
+    return replace(sampler, spacing=spacing)
 
 
 def _unknown(name: object) -> RequestError:
@@ -87,27 +103,26 @@ def _unknown(name: object) -> RequestError:
         return RequestError("scheduler", name, allowed)
 
     key = key_of(name)
-    if key in SPACINGS_OF_OTHERS:
-        hint = "that is a spacing of noise levels, not a sampler: karras_sigmas turns Karras's on or off"
-        return _refusal(name, f"scheduler must be {allowed}, not {shown(name)}; {hint}")
-    if key.endswith("exponential") and spelled(key.removesuffix("exponential"), _KEYS):
-        hint = "requests have no exponential spacing of noise levels, only tables have (spacing='exponential')"
+    if is_spacing(key):
+        hint = absence_of(key) or "spacing takes it"
+        hint = f"that is a spacing of noise levels, not a sampler: {hint}"
         return _refusal(name, f"scheduler must be {allowed}, not {shown(name)}; {hint}")
 
-    near = get_close_matches(key.removesuffix("karras"), [*_KEYS, *map(key_of, known)], n=1, cutoff=0.7)
+    plain, _ = split_spacing(key)
+    near = get_close_matches(plain, [*_KEYS, *map(key_of, known)], n=1, cutoff=0.7)
     if not near:
         return RequestError("scheduler", name, allowed)
     meant = _KEYS.get(near[0]) or next(each for each in known if key_of(each) == near[0])
     return _refusal(name, f"scheduler must be {allowed}, not {shown(name)}; did you mean {meant}?")
 
 
-def resolve_documented(name: str) -> str:
-    """As :func:`resolve`, for requests in a documented form: solvers from outside the package are unknown there."""
+def resolve_documented(name: str) -> Sampler:
+    """As :func:`resolve_sampler`, for requests in a documented form: solvers from outside are unknown there."""
     if isinstance(name, str):
         known = _DOCUMENTED.get(folded(name))
-        sampler = Sampler(known) if known is not None else spelled(name, _KEYS)
-        if sampler is not None and sampler == Sampler(sampler.scheduler):
-            return sampler.scheduler
+        sampler = Sampler(scheduler=known) if known is not None else _spelled(name)
+        if sampler is not None:
+            return sampler
     raise RequestError("scheduler", name, f"one of {', '.join(NAMES)}")
 
 

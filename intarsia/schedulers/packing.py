@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from intarsia.errors import BackendError
 from intarsia.schedulers.tables import Array, Table
 
-__all__ = ["Field", "pack_matrices", "pack_rows", "record_size", "row_fields", "start_fields"]
+__all__ = ["Field", "pack_matrices", "pack_rows", "record_size", "repaint_levels", "row_fields", "start_fields"]
 
 
 class Field(IntEnum):
@@ -31,6 +31,7 @@ class Field(IntEnum):
         KNOWN_SAMPLE: share of the sample itself there: 1 where the known region is not overwritten.
         LANGEVIN_SNR: ratio of norms by which a Langevin row takes its step size, or 0.
         NEXT_INPUT_SCALE: scale of the network's input in the row after it.
+        REPAINT_LEVEL: the mask's level above which a latent is repainted in the row; see :func:`repaint_levels`.
         INPUT_SCALE: scale of the network's input in this row.
     """
 
@@ -40,7 +41,18 @@ class Field(IntEnum):
     KNOWN_SAMPLE = 3
     LANGEVIN_SNR = 4
     NEXT_INPUT_SCALE = 5
-    INPUT_SCALE = 6
+    REPAINT_LEVEL = 6
+    INPUT_SCALE = 7
+
+
+def repaint_levels(table: Table) -> Array:
+    """The mask's level above which a latent is repainted, for each row: from below 1 to 0 in equal steps.
+
+    So a soft mask repaints what is gray from the row on at which its level exceeds this, the darker the later
+    (Levin & Fried 2023, "Differential Diffusion", algorithm 1). A hard mask is 0 and 1, on one side in every row.
+    """
+    rows = len(table)
+    return 1 - np.arange(1, rows + 1) / rows
 
 
 def row_fields(table: Table, *, last_scale: float, keeps_known: bool = True) -> Array:
@@ -62,6 +74,7 @@ def row_fields(table: Table, *, last_scale: float, keeps_known: bool = True) -> 
         fields[:, Field.KNOWN_SAMPLE] = 1
 
     fields[:, Field.LANGEVIN_SNR] = table.langevin_snr
+    fields[:, Field.REPAINT_LEVEL] = repaint_levels(table)
     fields[:, Field.INPUT_SCALE] = table.input_scale
     fields[:-1, Field.NEXT_INPUT_SCALE] = table.input_scale[1:]
     fields[-1, Field.NEXT_INPUT_SCALE] = last_scale

@@ -11,6 +11,7 @@ from intarsia.schedulers.ddpm import ddpm
 from intarsia.schedulers.deis import deis
 from intarsia.schedulers.dpm_multistep import dpm_multistep
 from intarsia.schedulers.dpm_singlestep import dpm_singlestep
+from intarsia.schedulers.dpm_steps import TYPES as DPM_TYPES
 from intarsia.schedulers.euler import euler, euler_ancestral
 from intarsia.schedulers.heun import heun
 from intarsia.schedulers.ipndm import ipndm
@@ -18,11 +19,15 @@ from intarsia.schedulers.karras_ve import karras_ve
 from intarsia.schedulers.kdpm2 import kdpm2, kdpm2_ancestral
 from intarsia.schedulers.lcm import lcm
 from intarsia.schedulers.lms import lms
+from intarsia.schedulers.noise_schedule import FINAL_SIGMAS, FinalSigma
 from intarsia.schedulers.pndm import pndm
 from intarsia.schedulers.rows import Rows, SamplingRun
 from intarsia.schedulers.score_sde_ve import score_sde_ve
 from intarsia.schedulers.spacing import Grid
+from intarsia.schedulers.unipc import TYPES as UNIPC_TYPES
 from intarsia.schedulers.unipc import unipc
+
+ORDERS = (1, 2, 3)
 
 SIGMAS = Grid()
 SIGMAS_TO_ANY = Grid(choices=("spacing", "final"))
@@ -35,6 +40,9 @@ SIGMAS_HALF = Grid(round_karras=True)
 LOG_RHO = Grid(whole=True, open_end=True, full_range=True, final="sigma_min")
 # The spacing of diffusers' IPNDM, 1 - i/N of the way, on the trained timesteps.
 TRAINED_EVEN = Grid(spacing="trailing", whole=True, choices=())
+DISTILLED_ALONE = "LCMScheduler gives poor images unless the model, or a LoRA, is distilled for it"
+"""The note of a sampler of consistency models."""
+
 DISTILLED = Grid(spacing="distilled", whole=True, choices=())
 EDM = Grid(full_range=True, curve="karras", choices=())
 GEOMETRIC = Grid(full_range=True, curve="exponential", choices=())
@@ -52,6 +60,10 @@ class Solver:
         stochastic: rows use fresh noise (for the DPM solvers: in their ``sde-`` forms only).
         evaluations: of the network, for N steps.
         algorithms: it is one of the solvers that ``algorithm_type`` chooses the form of.
+        orders: values of ``solver_order`` that it takes.
+        types: those of ``solver_type``.
+        finals: those of ``final_sigmas_type``: levels that its last step can end at.
+        takes_eta: ``eta`` adds fresh noise.
         note: a sentence that goes into every result; may be empty.
     """
 
@@ -62,12 +74,16 @@ class Solver:
     stochastic: bool = False
     evaluations: str = "N"
     algorithms: bool = False
+    orders: tuple[int, ...] = ()
+    types: tuple[str, ...] = ()
+    finals: tuple[FinalSigma, ...] = FINAL_SIGMAS
+    takes_eta: bool = False
     note: str = ""
 
 
 SOLVERS: dict[str, Solver] = {
     "DDPMScheduler": Solver(rows=ddpm, grid=TRAINED, aliases=("ddpm",), curves=False, stochastic=True),
-    "DDIMScheduler": Solver(rows=ddim, grid=TRAINED_ALPHA, aliases=("ddim",), curves=False),
+    "DDIMScheduler": Solver(rows=ddim, grid=TRAINED_ALPHA, aliases=("ddim",), curves=False, takes_eta=True),
     "PNDMScheduler": Solver(rows=pndm, grid=TRAINED_ALPHA, aliases=("pndm", "plms"), curves=False, evaluations="N+1"),
     "LMSDiscreteScheduler": Solver(rows=lms, grid=SIGMAS, aliases=("lms", "k_lms", "lmsdiscrete")),
     "EulerDiscreteScheduler": Solver(rows=euler, grid=SIGMAS_TO_ANY, aliases=("euler", "k_euler", "eulerdiscrete")),
@@ -82,6 +98,8 @@ SOLVERS: dict[str, Solver] = {
         grid=LOG_SNR,
         aliases=("dpm++ 2m", "dpm++", "dpmpp_2m", "dpmsolver", "dpmsolver++", "dpm multistep"),
         algorithms=True,
+        orders=ORDERS,
+        types=DPM_TYPES,
     ),
     "HeunDiscreteScheduler": Solver(rows=heun, grid=SIGMAS, aliases=("heun", "k_heun"), evaluations="2N-1"),
     "KDPM2DiscreteScheduler": Solver(
@@ -92,6 +110,8 @@ SOLVERS: dict[str, Solver] = {
         grid=LOG_SNR_EVEN,
         aliases=("dpm++ 2s", "dpmpp_2s", "dpm singlestep", "dpmsolversinglestep"),
         algorithms=True,
+        orders=ORDERS,
+        types=DPM_TYPES,
     ),
     "KDPM2AncestralDiscreteScheduler": Solver(
         rows=kdpm2_ancestral,
@@ -100,7 +120,9 @@ SOLVERS: dict[str, Solver] = {
         stochastic=True,
         evaluations="2N-1",
     ),
-    "UniPCMultistepScheduler": Solver(rows=unipc, grid=LOG_SNR, aliases=("unipc", "uni_pc")),
+    "UniPCMultistepScheduler": Solver(
+        rows=unipc, grid=LOG_SNR, aliases=("unipc", "uni_pc"), orders=ORDERS, types=UNIPC_TYPES
+    ),
     "DDIMInverseScheduler": Solver(
         rows=ddim_inverse,
         grid=TRAINED_ALPHA,
@@ -110,7 +132,9 @@ SOLVERS: dict[str, Solver] = {
         note="DDIMInverseScheduler inverts the image to the starting noise level and denoises it from there "
         "with DDIM: twice the evaluations, and no random noise",
     ),
-    "DEISMultistepScheduler": Solver(rows=deis, grid=LOG_RHO, aliases=("deis",)),
+    "DEISMultistepScheduler": Solver(
+        rows=deis, grid=LOG_RHO, aliases=("deis",), orders=ORDERS, types=("logrho",), finals=("sigma_min",)
+    ),
     "IPNDMScheduler": Solver(rows=ipndm, grid=TRAINED_EVEN, aliases=("ipndm",), curves=False),
     "KarrasVeScheduler": Solver(
         rows=karras_ve,
@@ -132,6 +156,7 @@ SOLVERS: dict[str, Solver] = {
         aliases=("lcm",),
         curves=False,
         stochastic=True,
-        note="LCMScheduler gives poor pictures with a model that is not distilled for it",
+        finals=(),
+        note=DISTILLED_ALONE,
     ),
 }

@@ -6,36 +6,39 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["SPACINGS_OF_OTHERS", "Sampler", "key_of", "spelled"]
+from intarsia.schedulers.spacing_names import split_spacing
 
-SDE = "sde-dpmsolver++"
+__all__ = ["Sampler", "key_of", "spelled"]
 
-# A1111 and ComfyUI call the stochastic forms after their algorithm; which scheduler each is, as the overview of
-# schedulers in diffusers' documentation has it.
-_FORMS: dict[str, tuple[str, str]] = {
-    "dpmpp2msde": ("DPMSolverMultistepScheduler", SDE),
-    "dpmsolverppsde": ("DPMSolverMultistepScheduler", SDE),
-    "dpmppsde": ("DPMSolverSinglestepScheduler", SDE),
-    "dpmpp2ssde": ("DPMSolverSinglestepScheduler", SDE),
+_MULTI, _SINGLE = "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler"
+_SDE = "sde-dpmsolver++"
+
+# A1111 and ComfyUI call the stochastic forms after their algorithm. The singlestep one is k-diffusion's step, with its
+# midpoint at a level of the spacing: an evaluation is a step here, and half of one there.
+_FORMS: dict[str, tuple[str, str | None]] = {
+    "dpmpp2msde": (_MULTI, None),
+    "dpmsolverppsde": (_MULTI, None),
+    "dpmpp2msdeheun": (_MULTI, "heun"),
+    "dpmppsde": (_SINGLE, None),
+    "dpmpp2ssde": (_SINGLE, None),
 }
 
-SPACINGS_OF_OTHERS = ("karras", "exponential", "normal", "simple", "sgmuniform", "ddimuniform", "beta", "automatic")
-"""What other programs call a scheduler, and is the spacing of the noise levels: keys of :func:`key_of`."""
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sampler:
-    """What a sampler's name means.
+    """What a sampler's name means; None where it says nothing.
 
     Attributes:
         scheduler: the full name of a scheduler.
-        karras: True where the name says Karras; else it says nothing of it.
-        algorithm_type: the form of a DPM solver that the name says; None says nothing.
+        spacing: of the noise levels.
+        algorithm_type: the form of a DPM solver.
+        solver_type: how that form weighs its second difference.
     """
 
     scheduler: str
-    karras: bool = False
+    spacing: str | None = None
     algorithm_type: str | None = None
+    solver_type: str | None = None
 
 
 def key_of(name: str) -> str:
@@ -43,33 +46,31 @@ def key_of(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name[:100].lower().replace("++", "pp").replace("ancestral", "a"))
 
 
-def spelled(name: str, known: Mapping[str, str]) -> Sampler | None:
-    """The sampler that a name means; None for one that nobody has, or that says exponential.
+def spelled(key: str, known: Mapping[str, str]) -> Sampler | None:
+    """The sampler that the key of a name means, its spacing as it is written; None for one that nobody has.
 
     Args:
         known: keys of names and aliases → full name.
     """
-    key = key_of(name)
     for prefix in ("", "sample", "k"):
         if not key.startswith(prefix):
             continue
-        sampler = _without_settings(key.removeprefix(prefix), known)
+        sampler = _with_spacing(key.removeprefix(prefix), known)
         if sampler is not None:
             return sampler
     return None
 
 
-def _without_settings(key: str, known: Mapping[str, str]) -> Sampler | None:
-    """The sampler of a key, which may end in Karras, and in ComfyUI's ``gpu``."""
+def _with_spacing(key: str, known: Mapping[str, str]) -> Sampler | None:
+    """The sampler of a key, which may end in a spacing, and in ComfyUI's ``gpu``."""
     if key in known:
-        return Sampler(known[key])
-    plain = key.removesuffix("karras")
-    is_karras = plain != key
+        return Sampler(scheduler=known[key])
+    plain, spacing = split_spacing(key)
     plain = plain.removesuffix("gpu")
 
     if plain in known:
-        return Sampler(known[plain], is_karras)
+        return Sampler(scheduler=known[plain], spacing=spacing or None)
     if plain in _FORMS:
-        scheduler, algorithm = _FORMS[plain]
-        return Sampler(scheduler, is_karras, algorithm)
+        scheduler, solver_type = _FORMS[plain]
+        return Sampler(scheduler=scheduler, spacing=spacing or None, algorithm_type=_SDE, solver_type=solver_type)
     return None

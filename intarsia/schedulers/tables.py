@@ -15,7 +15,7 @@ Network = Callable[[Array, float], Array]
 RowNoise = Callable[[int], Array]
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Table:
     """Coefficients of a whole run: ``R`` rows, ``S`` state slots, float64, read-only.
 
@@ -38,7 +38,9 @@ class Table:
     Rows without ``guided[r]`` (DDIMInverse's way up) are evaluated for the negative prompt alone, whatever the
     guidance scale.
 
-    ``sigmas`` has R+1 entries, for display: the noise-to-signal ratio of each evaluation, then the last.
+    ``sigmas`` has R+1 entries, for display and previews: the noise-to-signal ratio of each evaluation, then the last.
+
+    ``strength`` is the share of ``steps`` that the rows run, for display.
     """
 
     name: str
@@ -57,12 +59,16 @@ class Table:
     langevin_snr: Array
     guided: NDArray[np.bool_]
     sigmas: Array
+    strength: float = 1.0
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, np.ndarray):
                 value.setflags(write=False)
+
+    def __repr__(self) -> str:
+        return f"Table({self.name!r}, steps={self.steps}, rows={len(self)})"
 
     def __len__(self) -> int:
         return len(self.timesteps)

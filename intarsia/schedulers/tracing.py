@@ -11,16 +11,18 @@ from typing import Any
 import numpy as np
 
 from intarsia.errors import RequestError
-from intarsia.schedulers.settings import checked_steps
+from intarsia.schedulers.settings import checked_steps, checked_strength
 from intarsia.schedulers.tables import Array, Table
 
 # Some of diffusers' solvers round their sample to float32: what is below this is rounding, not dependence.
 RANK_TOLERANCE = 1e-5
 LINEARITY_TOLERANCE = 1e-4
 MOST_STEPS = 1000
+# What diffusers' schedulers can do to a predicted image that is no sum of their inputs.
+NOT_LINEAR = ("clip_sample", "thresholding")
 
 
-def trace(scheduler: Any, steps: int) -> Table:
+def trace(scheduler: Any, steps: int, strength: float = 1.0) -> Table:
     """Compile ``scheduler``, an object with diffusers' ``set_timesteps`` and ``step``, for ``steps`` steps.
 
     The object is stepped once with a batch in which each entry carries one basis vector: the starting
@@ -29,18 +31,28 @@ def trace(scheduler: Any, steps: int) -> Table:
     (time-varying realization theory: Kung 1978; van der Veen & Dewilde 1992). ``scheduler`` is changed as any
     run changes it. Needs torch.
 
+    Args:
+        strength: the last ``int(steps * strength)`` steps are run, from the image with noise, as diffusers'
+            inpainting pipelines run them; 1 runs all of them, from noise.
+
     Raises:
-        RequestError: it has no such methods, or is not linear; the message gives the residual.
+        RequestError: it has no such methods, or is not linear; the message gives the residual, and what of its
+            configuration is the reason.
     """
     for method in ("step", "set_timesteps"):
         if not callable(getattr(scheduler, method, None)):
             raise RequestError("scheduler", scheduler, "an object with diffusers' set_timesteps and step")
 
-    timesteps = _timesteps(scheduler, checked_steps(steps, MOST_STEPS))
-    count = len(timesteps)
-    unrolled = _unrolled(scheduler, steps, count)
-    matrix = _realized(unrolled)
-    scale, shares, start = _levels(scheduler, steps, count)
+    strength = checked_strength(strength)
+    traced = _Traced(scheduler, checked_steps(steps, MOST_STEPS), strength)
+    count = len(traced.timesteps())
+    if not count:
+        message = f"strength {strength:g} leaves no step of {steps} to run: raise strength or steps"
+        raise RequestError("strength", strength, message=message)
+
+    matrix = _realized(_unrolled(traced, count))
+    scale, shares, noise_at_start = _levels(traced, count)
+    start_image, start_noise = (0.0, noise_at_start) if strength == 1 else shares[0]
 
     config = getattr(scheduler, "config", None)
     karras = bool(getattr(config, "use_karras_sigmas", False))
@@ -51,20 +63,45 @@ def trace(scheduler: Any, steps: int) -> Table:
         karras=karras,
         karras_applied=karras,
         notes=(),
-        timesteps=np.array([float(timestep) for timestep in timesteps]),
+        timesteps=np.array([float(timestep) for timestep in traced.timesteps()]),
         input_scale=scale,
         matrix=matrix,
         uses_noise=(matrix[:, :, -1] != 0).any(axis=1),
-        start_image=0.0,
-        start_noise=start,
+        start_image=float(start_image),
+        start_noise=float(start_noise),
         known_image=shares[1:, 0].copy(),
         known_noise=shares[1:, 1].copy(),
         langevin_snr=np.zeros(count),
         guided=np.ones(count, dtype=np.bool_),
         sigmas=_sigmas(scale, shares),
+        strength=strength,
     )
-    _check_linear(scheduler, steps, table)
+    _check_linear(traced, table)
     return table
+
+
+@dataclass(frozen=True)
+class _Traced:
+    """The object that is traced, and which of its steps are run."""
+
+    scheduler: Any
+    steps: int
+    strength: float
+
+    @property
+    def name(self) -> str:
+        return type(self.scheduler).__name__
+
+    def timesteps(self) -> list[Any]:
+        """Start the object afresh; the timesteps that are run."""
+        scheduler = self.scheduler
+        scheduler.set_timesteps(self.steps)
+        steps_run = min(int(self.steps * self.strength), self.steps)
+        # In diffusers a step of two evaluations has two timesteps.
+        skipped = (self.steps - steps_run) * int(getattr(scheduler, "order", 1))
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(skipped)
+        return list(scheduler.timesteps)[skipped:]
 
 
 @dataclass
@@ -101,15 +138,7 @@ def _prepared(noise: _Noise) -> Iterator[None]:
         yield
 
 
-def _timesteps(scheduler: Any, steps: int) -> list[Any]:
-    """Start ``scheduler`` afresh; its timesteps."""
-    scheduler.set_timesteps(steps)
-    if hasattr(scheduler, "set_begin_index"):
-        scheduler.set_begin_index(0)
-    return list(scheduler.timesteps)
-
-
-def _run(scheduler: Any, steps: int, start: Array, outputs: Array, noises: Array) -> Array:
+def _run(traced: _Traced, start: Array, outputs: Array, noises: Array) -> Array:
     """Samples before the first row and after each, shape [R+1, batch], for inputs [batch], [R, batch] twice."""
     import torch
 
@@ -117,13 +146,13 @@ def _run(scheduler: Any, steps: int, start: Array, outputs: Array, noises: Array
         contiguous = np.ascontiguousarray(values)
         return torch.from_numpy(contiguous).reshape(-1, 1, 1, 1)
 
-    name = type(scheduler).__name__
+    scheduler, name = traced.scheduler, traced.name
     noise = _Noise(lambda row: column(noises[row]))
     sample = column(start)
     samples = [start]
 
     with _prepared(noise):
-        for row, timestep in enumerate(_timesteps(scheduler, steps)):
+        for row, timestep in enumerate(traced.timesteps()):
             noise.row = row
             noise.drawn = 0
             output = column(outputs[row])
@@ -143,13 +172,13 @@ def _run(scheduler: Any, steps: int, start: Array, outputs: Array, noises: Array
     return np.array(samples)
 
 
-def _unrolled(scheduler: Any, steps: int, count: int) -> Array:
+def _unrolled(traced: _Traced, count: int) -> Array:
     """Sample ``r`` as a sum of inputs: [R+1, 1+2R], columns: start, then output and noise of each row."""
     basis = np.eye(1 + 2 * count)
     start = basis[0]
     outputs = basis[1::2]
     noises = basis[2::2]
-    return _run(scheduler, steps, start, outputs, noises)
+    return _run(traced, start, outputs, noises)
 
 
 def _realized(unrolled: Array) -> Array:
@@ -196,7 +225,7 @@ def _state(future: Array) -> Array:
     return np.concatenate([first, vectors[is_independent]])
 
 
-def _levels(scheduler: Any, steps: int, count: int) -> tuple[Array, Array, float]:
+def _levels(traced: _Traced, count: int) -> tuple[Array, Array, float]:
     """Input scales [R], shares of image and noise before each row and at the end [R+1, 2], starting noise."""
     import torch
 
@@ -205,11 +234,12 @@ def _levels(scheduler: Any, steps: int, count: int) -> tuple[Array, Array, float
     scale = np.ones(count)
     shares = np.tile([1.0, 0.0], (count + 1, 1))
 
-    timesteps = _timesteps(scheduler, steps)
+    scheduler, timesteps = traced.scheduler, traced.timesteps()
+    skipped = len(scheduler.timesteps) - count
     start = float(getattr(scheduler, "init_noise_sigma", 1.0))
     with _prepared(_Noise(lambda row: none)):
         for row, timestep in enumerate(timesteps):
-            shares[row] = _shares(scheduler, row, timestep, (one, none))
+            shares[row] = _shares(scheduler, skipped + row, timestep, (one, none))
             if hasattr(scheduler, "scale_model_input"):
                 scale[row] = float(scheduler.scale_model_input(one, timestep))
             scheduler.step(none, timestep, none, return_dict=False)
@@ -228,7 +258,7 @@ def _sigmas(scale: Array, shares: Array) -> Array:
 
 
 def _shares(scheduler: Any, row: int, timestep: Any, units: tuple[Any, Any]) -> tuple[float, float]:
-    """Shares of image and noise at the level that ``row`` starts from."""
+    """Shares of image and noise at the level that the schedule's ``row`` starts from."""
     one, none = units
     if hasattr(scheduler, "add_noise"):
         at = timestep.reshape(1)
@@ -241,14 +271,14 @@ def _shares(scheduler: Any, row: int, timestep: Any, units: tuple[Any, Any]) -> 
     return 1.0, 0.0
 
 
-def _check_linear(scheduler: Any, steps: int, table: Table) -> None:
+def _check_linear(traced: _Traced, table: Table) -> None:
     """Step object and table with the same random inputs, large enough to meet any clipping; compare."""
     rng = np.random.default_rng(0)
     batch, count = 8, len(table)
     start = 30 * rng.standard_normal(batch)
     outputs = 30 * rng.standard_normal((count, batch))
     noises = 30 * rng.standard_normal((count, batch))
-    _, *samples = _run(scheduler, steps, start, outputs, noises)
+    _, *samples = _run(traced, start, outputs, noises)
 
     state = np.zeros((table.state_slots, batch))
     state[0] = start
@@ -261,6 +291,15 @@ def _check_linear(scheduler: Any, steps: int, table: Table) -> None:
         difference = np.abs(state[0] - sample).max()
         residual = float(difference / size)
         if not residual <= LINEARITY_TOLERANCE:
-            name = type(scheduler).__name__
-            message = f"{name} is not linear: row {row} is off by {residual:.1e} of its size"
-            raise RequestError("scheduler", name, message=message)
+            message = f"{traced.name} is not linear: row {row} is off by {residual:.1e} of its size"
+            raise RequestError("scheduler", traced.name, message=message + _reason(traced))
+
+
+def _reason(traced: _Traced) -> str:
+    """What of an object's configuration makes its steps non-linear, as the rest of a sentence."""
+    config = getattr(traced.scheduler, "config", None)
+    settings = [name for name in NOT_LINEAR if getattr(config, name, False)]
+    if not settings:
+        return ""
+    without = ", ".join(f"{name}=False" for name in settings)
+    return f"; its {' and '.join(settings)} cuts predictions off, so make it with {without}"

@@ -230,9 +230,12 @@ class Acceptance:
 
     def _kept(self, request: InpaintRequest) -> dict[str, Any]:
         """The request as JSON, once its images are in the file store."""
-        values = request.model_dump(exclude={"init_image", "mask_image", "ip_adapter"})
+        # A table of the request's own settles the strength: stored, it would read as asked for.
+        settled = {"strength"} if request.table is not None else set()
+        values = request.model_dump(exclude={"init_image", "mask_image", "ip_adapter", *settled})
         values["init_image"] = self._put(request.init_image)
-        values["mask_image"] = self._put(request.mask_image)
+        if request.mask_image is not None:
+            values["mask_image"] = self._put(request.mask_image)
         if request.ip_adapter is not None:
             image = self._put(request.ip_adapter.image)
             values["ip_adapter"] = request.ip_adapter.model_dump(exclude={"image"}) | {"image": image}
@@ -246,8 +249,9 @@ def stored_request(job: Job, files: FileStore) -> InpaintRequest:
     """The request of a job, with its images' bytes from the file store."""
     values = dict(job.request)
     # An image that is its own mask is one object, as the engine remarks on it.
-    images = {sha256: files.input(sha256) for sha256 in {values[name]["sha256"] for name in _IMAGES}}
-    for name in _IMAGES:
+    names = [name for name in _IMAGES if name in values]
+    images = {sha256: files.input(sha256) for sha256 in {values[name]["sha256"] for name in names}}
+    for name in names:
         values[name] = images[values[name]["sha256"]]
     if "ip_adapter" in values:
         adapter = values["ip_adapter"]

@@ -36,7 +36,7 @@ def test_a_run_its_report_and_a_retry(album, tmp_path):
 
 BAD = [
     (["run"], "Missing option"),
-    (["run", "--out", "out"], "give either a manifest, or both"),
+    (["run", "--out", "out"], "give either a manifest, or --images"),
     (["run", "m.jsonl", "--out", "out", "--images", "photos", "--masks", "masks"], "give either a manifest"),
     (["run", "none.jsonl", "--out", "out"], "does not exist"),
     (["run", "empty.jsonl", "--out", "out"], "has no rows"),
@@ -44,6 +44,11 @@ BAD = [
     (["run", "m.jsonl", "--out", "out", "--max-errors", "x"], "max_errors must be"),
     (["retry", "m.jsonl", "--out", "out", "--class", "bad"], "--class must be one of decode"),
     (["run", "m.jsonl", "--out", "out", "--defaults", "typo.toml"], "stepz is not a field"),
+    (["run", "m.jsonl", "--out", "out", "--steps", "many"], "steps must be an integer"),
+    (["run", "m.jsonl", "--out", "out", "--set", "stepz=4"], "stepz is not a field"),
+    (["run", "m.jsonl", "--out", "out", "--set", "output=x.png"], "output cannot be the same for all rows"),
+    (["run", "m.jsonl", "--out", "out", "--steps", "4", "--set", "steps=5"], "--set steps is given by an option"),
+    (["validate", "m.jsonl", "--set", "stepz=4"], "stepz is not a field"),
     (["report", "photos"], "holds no results"),
     (["merge", "photos"], "holds no results"),
     (["validate", "empty.jsonl"], "has no rows"),

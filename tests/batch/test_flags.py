@@ -46,6 +46,7 @@ RUN = {
     "--kernels": ("plain", {"kernels": "plain"}),
     "--capture": ("off", {"capture": "off"}),
     "--quality": ("50", {"quality": 50}),
+    "--strip": (None, {"strip": True}),
     "--quiet": (None, {"talk": (True, False)}),
     "-q": (None, {"talk": (True, False)}),
     "--verbose": (None, {"talk": (False, True)}),
@@ -70,6 +71,7 @@ FLAGS = {
     "merge": {
         "OUT": ("elsewhere", {"out": Path("elsewhere")}),
         "OTHERS": ("more", {"others": [Path("more")]}),
+        "--json": (None, {"json": True}),
     },
 }
 GIVEN = {

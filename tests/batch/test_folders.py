@@ -41,14 +41,15 @@ def place(tmp_path: Path) -> Path:
 
 
 def listed(place: Path, masks: str = "mask.png", out: Path | None = None) -> tuple[dict[str, Any], list[str]]:
-    """Rows by id → their problems, and what was left out by reason."""
+    """Rows by id → their problems, and what is said of what is left out and of what is alone."""
     manifest = Manifest(batch.Pair(place / "images", place / masks), out=out)
-    prefix = f"{place / 'images'}: left out, "
+    prefix = f"{place}/"
     assert all(note.startswith(prefix) for note in manifest.notes)
     return {line.fields["id"]: line.problem for line in manifest}, [note[len(prefix) :] for note in manifest.notes]
 
 
-def test_the_content_decides_and_the_rest_is_named(place, tmp_path):
+def test_the_content_decides_and_the_rest_is_named(place, monkeypatch):
+    monkeypatch.setattr(folders, "has_heif", lambda: False)
     images, other = place / "images", place / "other"
     png, jpeg = encoded("PNG"), encoded("JPEG")
     taken = {
@@ -57,11 +58,12 @@ def test_the_content_decides_and_the_rest_is_named(place, tmp_path):
         "damaged.png": b"text", "empty.jpg": b"", "scan": encoded("TIFF"),
     }  # fmt: skip
     left_out = {
-        "IMG_1.HEIC": HEIC, "IMG_2": HEIC, "notes.txt": b"BMW and P5 are words", "raw.nef": encoded("TIFF"),
+        "notes.txt": b"BMW and P5 are words", "raw.nef": encoded("TIFF"),
         "nothing": b"", "clip.mp4": b"\0\0\0\x18ftypmp42" + bytes(64), "drawing.svg": b"<svg/>",
     }  # fmt: skip
+    heic = {"IMG_1.HEIC": HEIC, "IMG_2": HEIC}
     hidden = [".DS_Store", "._plain.jpg", "Thumbs.db", "desktop.ini", ".hidden.png"]
-    for name, data in {**taken, **left_out, **dict.fromkeys(hidden, png)}.items():
+    for name, data in {**taken, **left_out, **heic, **dict.fromkeys(hidden, png)}.items():
         (images / name).write_bytes(data)
     for name in (".thumbnails", "@eaDir", "deep/er", "done"):
         (images / name).mkdir(parents=True)
@@ -76,37 +78,45 @@ def test_the_content_decides_and_the_rest_is_named(place, tmp_path):
     os.symlink("/nowhere/annex-key", images / "annexed.png")
     rows, notes = listed(place)
     assert set(rows) == {*taken, "deep/er/x.png", "link.png"}
-    assert notes == [
-        "a link to a folder, which is not followed: 'album', 'round'",
-        "a link to nothing: 'annexed.png', 'loop'",
-        "hidden: '.DS_Store', '._plain.jpg', '.hidden.png', '.thumbnails', '@eaDir', 'Thumbs.db', 'desktop.ini'",
-        "no image of a kind that is read: " + ", ".join(f"'{name}'" for name in sorted(left_out)),
-        "outputs of another run: 'done'",
+    counted = "1 .mp4, 1 .svg, 1 .txt, 1 no extension, 1 .nef"
+    kinds = [
+        "HEIC, which needs pip install 'intarsia[heif]' (2): 'IMG_1.HEIC', 'IMG_2'",
+        "a link to a folder, which is not followed (2): 'album', 'round'",
+        "a link to nothing (2): 'annexed.png', 'loop'",
+        "hidden (7): '.DS_Store', '._plain.jpg', '.hidden.png', '.thumbnails', '@eaDir', 'Thumbs.db', 'desktop.ini'",
+        f"no image of a kind that is read ({counted}): 'clip.mp4', 'drawing.svg', 'notes.txt', 'nothing', 'raw.nef'",
+        "outputs of another run (1): 'done'",
     ]
+    assert notes == [f"images: 19 left out: {'; '.join(kinds)}"]
 
 
 def test_what_is_left_out_is_said_before_the_work(album, tmp_path):
-    (album.folder / "photos/IMG_1.HEIC").write_bytes(HEIC)
+    (album.folder / "photos/IMG_1.raw").write_bytes(b"raw")
+    (album.folder / "masks/6.png").write_bytes((album.folder / "masks/0.png").read_bytes())
     (album.folder / "defaults.toml").write_text("steps = 2\nwidth = 64\nheight = 64\n")
-    where = ["--images", album.folder / "photos", "--masks", album.folder / "masks"]
-    sentence = f"{album.folder}/photos: left out, no image of a kind that is read: 'IMG_1.HEIC'"
+    where = ["--images", album.folder / "photos", "--masks", album.folder / "masks", "--prompt", "a tree"]
+    sentences = [
+        f"{album.folder}/photos: 1 left out: no image of a kind that is read (1 .raw): 'IMG_1.raw'",
+        f"{album.folder}/masks: 1 mask without an image: '6.png'",
+    ]
     done = album.call("run", *where, "--out", tmp_path / "out", "--backend", "null", "--defaults", "defaults.toml")
-    assert (done.returncode, done.stderr.splitlines()) == (0, [sentence])
+    assert (done.returncode, done.stderr.splitlines()) == (0, sentences)
     done = album.call("validate", *where)
-    assert (done.returncode, done.stdout.splitlines()) == (0, [sentence, "6 rows, 0 with problems"])
+    assert (done.returncode, done.stdout.splitlines()) == (0, [*sentences, "6 rows, 0 with problems"])
     done = album.call("validate", *where, "--json")
-    assert json.loads(done.stdout) == {"rows": 6, "problems": [], "notes": [sentence]}
+    assert json.loads(done.stdout) == {"rows": 6, "problems": [], "notes": sentences}
 
 
 def test_many_names_are_counted(place):
     for number in range(25):
-        (place / f"images/{number:02}.heic").write_bytes(HEIC)
+        (place / f"images/{number:02}.txt").write_bytes(b"text")
     rows, (note,) = listed(place)
     assert rows == {}
-    assert note.endswith("'19.heic' and 5 more")
-    assert note.count(".heic") == 20
+    assert note.endswith("'19.txt' and 5 more")
+    assert note.startswith("images: 25 left out: no image of a kind that is read (25 .txt): ")
+    assert note.count(".txt'") == 20
     pair = batch.Pair(place / "images", place / "mask.png")
-    with pytest.raises(RequestError, match=r"there are no images in this folder; .*left out, no image.*'00.heic'"):
+    with pytest.raises(RequestError, match=r"there are no images in this folder; .*25 left out: no image.*'00.txt'"):
         batch.validate(pair)
 
 
@@ -120,7 +130,7 @@ def test_a_folder_that_cannot_be_read_is_named(place, monkeypatch):
         return real(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    assert listed(place)[1] == ["cannot be read (Permission denied): 'locked'"]
+    assert listed(place)[1] == ["images: 1 left out: cannot be read (Permission denied) (1): 'locked'"]
 
 
 COMPOSED, DECOMPOSED = unicodedata.normalize("NFC", "bébé"), unicodedata.normalize("NFD", "bébé")
@@ -140,6 +150,11 @@ COMPOSED, DECOMPOSED = unicodedata.normalize("NFC", "bébé"), unicodedata.norma
         ("cat.dat", ["cat.png"], "cat.png"),
         ("cat.v2.png", ["cat.v2.png", "cat.png"], "cat.v2.png"),
         ("cat.v2.png", ["cat.png"], None),
+        ("cat.jpg", ["cat_mask.png"], "cat_mask.png"),
+        ("cat.jpg", ["cat_mask.png", "cat.webp"], "cat.webp"),
+        ("CAT.jpg", ["cat-Mask007.png"], "cat-Mask007.png"),
+        ("a/cat.jpg", ["b/cat_mask.png"], None),
+        ("cat.jpg", ["cat_masks.png", "_mask.png"], None),
         ("cat.png", ["cat.png", "cat.webp"], "more than one mask: cat.png, cat.webp"),
         ("IMG.png", ["img.png", "Img.webp"], "more than one mask: Img.webp, img.png"),
         ("deep/cat.png", ["cat.png"], None),
@@ -154,7 +169,7 @@ def test_the_mask_of_an_image(place, image, masks, found):
     (line,) = Manifest(batch.Pair(place / "images", place / "masks"))
     if found is None:
         assert "has no mask of that name" in line.problem
-    elif "mask" in found:
+    elif "more than one" in found:
         assert found in line.problem
     else:
         assert line.problem == ""
@@ -172,18 +187,67 @@ def test_images_of_other_forms_of_unicode_are_done(album, tmp_path):
 
 
 @pytest.mark.parametrize("spelling", ["images", "images/", "images/../images", "same", "same/."])
-def test_one_folder_for_images_and_masks_is_refused(place, spelling):
+def test_one_folder_for_both_needs_names_of_masks(place, spelling):
+    """Without them each image would be its own mask."""
     (place / "images/cat.png").write_bytes(encoded("PNG"))
-    (place / "images/cat_mask.png").write_bytes(encoded("PNG"))
     os.symlink("images", place / "same")
-    pairs = [(place / "images", place / spelling), (place / spelling, place / "images")]
-    for images, masks in pairs:
+    for images, masks in [(place / "images", place / spelling), (place / spelling, place / "images")]:
         for call in (batch.validate, lambda pair: batch.run(pair, place / "out")):
-            with pytest.raises(
-                RequestError, match="each would be its own mask; put the masks into a folder of their own"
-            ):
+            with pytest.raises(RequestError, match="no file in this folder is called like a mask"):
                 call(batch.Pair(images, masks))
     assert not (place / "out").exists()
+
+    (place / "images/cat_mask.png").write_bytes(encoded("PNG"))
+    (line,) = Manifest(batch.Pair(place / "images", place / spelling))
+    assert (line.fields["id"], line.problem) == ("cat.png", "")
+
+
+def test_masks_beside_their_images(place):
+    """The convention of A1111 and of LaMa's sets; what is alone is named on either side."""
+    names = [
+        "cat.jpg", "cat_mask.png", "Dog.png", "dog-MASK.webp", "one.png", "one_mask001.png", "in/deep.png",
+        "in/deep_mask.png", "two.png", "two_mask1.png", "two_mask2.png", "bare.png", "lost_mask.png", "mask.png",
+    ]  # fmt: skip
+    for name in names:
+        (place / "images" / name).parent.mkdir(exist_ok=True)
+        (place / "images" / name).write_bytes(encoded("PNG"))
+    (place / "images/notes.txt").write_text("text")
+
+    manifest = Manifest(batch.Pair(place / "images", place / "images"))
+    found = {line.fields["id"]: line for line in manifest}
+    masks = {name: line.fields["mask_image"] for name, line in found.items() if not line.problem}
+    assert masks == {
+        name: str(place / "images" / mask)
+        for name, mask in {
+            "cat.jpg": "cat_mask.png", "Dog.png": "dog-MASK.webp", "one.png": "one_mask001.png",
+            "in/deep.png": "in/deep_mask.png",
+        }.items()
+    }  # fmt: skip
+    folder = place / "images"
+    assert {name: line.problem for name, line in found.items() if line.problem} == {
+        "two.png": "two.png has more than one mask: two_mask1.png, two_mask2.png",
+        "bare.png": f"bare.png has no mask of that name in {folder}",
+        "mask.png": f"mask.png has no mask of that name in {folder}",
+    }
+    assert manifest.notes == (
+        f"{folder}: 1 left out: no image of a kind that is read (1 .txt): 'notes.txt'",
+        f"{folder}: 1 mask without an image: 'lost_mask.png'",
+        f"{folder}: 2 images without a mask: 'bare.png', 'mask.png'",
+    )
+
+
+def test_a_missing_mask_is_of_one_class_in_folders_and_in_rows(album, tmp_path):
+    (album.folder / "masks/0.png").unlink()
+    where = ["--images", album.folder / "photos", "--masks", album.folder / "masks", "--prompt", "x", "--steps", "2"]
+    album.call("run", *where, "--size", "64x64", "--out", tmp_path / "folders", "--backend", "null")
+    [failed] = batch.report(tmp_path / "folders")["failed"]
+    batch.run(album.manifest([album.row(0, mask_image=None)]), tmp_path / "rows", album.options)
+    [row] = batch.report(tmp_path / "rows")["failed"]
+    assert (failed["id"], failed["error"], row["error"]) == ("0.png", "mask", "mask")
+
+    (album.folder / "masks/0_mask.png").write_bytes((album.folder / "masks/1.png").read_bytes())
+    retry = ("retry", *where, "--size", "64x64", "--out", tmp_path / "folders", "--backend", "null", "--class", "mask")
+    assert album.call(*retry).stdout.splitlines()[0] == "1 rows: 1 error"  # of another shape: it was taken up
 
 
 def test_no_image_is_its_own_mask(place):
@@ -200,7 +264,7 @@ def test_no_image_is_its_own_mask(place):
     assert rows["own.png"] == ""
     rows, notes = listed(place, "images/hard.png")
     assert set(rows) == {"link.png", "own.png"}
-    assert notes == ["the mask: 'hard.png'"]
+    assert notes == ["images: 1 left out: the mask (1): 'hard.png'"]
 
 
 def test_folders_in_one_another(place):
@@ -208,7 +272,8 @@ def test_folders_in_one_another(place):
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         (place / name).write_bytes(encoded("PNG"))
     rows, notes = listed(place, "images/masks", place / "images/out")
-    assert (list(rows), notes) == (["a.png", "b/a.png"], [])
+    assert list(rows) == ["a.png", "b/a.png"]
+    assert notes == ["images/masks: 1 mask without an image: 'more/b.png'", "images: 1 image without a mask: 'b/a.png'"]
     assert rows["a.png"] == ""
     # the images in the folder of masks
     manifest = Manifest(batch.Pair(place / "images/masks", place / "images"))

@@ -47,6 +47,8 @@ def test_a_row_is_what_the_engine_makes_of_it(album, tmp_path):
     fields |= {name: str(album.folder / fields[name]) for name in ("init_image", "mask_image")}
     with intarsia.Engine("null", weights=album.weights) as engine:
         result = engine.run(intarsia.InpaintRequest(**fields))
+        again = engine.run(intarsia.request_from(out / "deep/down/name-2.png"))
+    assert again.images[0].tobytes() == result.images[1].tobytes()
     for sample in (1, 2):
         with Image.open(out / f"deep/down/name-{sample}.png") as made:
             assert np.array_equal(np.asarray(made), np.asarray(result.images[sample - 1]))
@@ -54,6 +56,33 @@ def test_a_row_is_what_the_engine_makes_of_it(album, tmp_path):
     (line,) = lines(out)
     assert line["seeds"] == [11, 12]
     assert line["model_sha256"] == result.plan.model.sha256
+
+
+@pytest.mark.parametrize("strip", [False, True])
+def test_exif_of_a_rows_image_is_in_its_file_unless_it_is_stripped(album, tmp_path, strip):
+    row = album.row(3, output="name.jpg")
+    block = Image.Exif()
+    block[0x010F] = "Camera"
+    with Image.open(album.folder / row["init_image"]) as image:
+        image.convert("RGB").save(tmp_path / "photo.jpg", exif=block)
+    row["init_image"] = str(tmp_path / "photo.jpg")
+    assert batch.run(album.manifest([row]), tmp_path / "out", album.with_options(strip=strip)).status["ok"] == 1
+    with Image.open(tmp_path / "out" / "name.jpg") as made:
+        assert made.getexif().get(0x010F) == (None if strip else "Camera")
+    assert intarsia.request_from(tmp_path / "out" / "name.jpg").init_image == row["init_image"]
+
+
+def test_an_image_that_is_extended_needs_no_mask_and_is_done_once(album, tmp_path):
+    row = album.row(3, seed=11, extend="left=24")
+    del row["mask_image"]
+    manifest, out = album.manifest([row]), tmp_path / "out"
+    assert not batch.validate(manifest, album.options).problems
+    assert batch.run(manifest, out, album.options).status["ok"] == 1
+    (line,) = lines(out)
+    with Image.open(album.folder / row["init_image"]) as given, Image.open(out / line["outputs"][0]) as made:
+        assert made.size == (given.width + 24, given.height)
+    os.utime(album.folder / row["init_image"])  # looked at again, and found to be the same
+    assert batch.run(manifest, out, album.options).status == {"skipped": 1}
 
 
 def test_order_shards_workers_and_neighbors_change_no_image(album, tmp_path):

@@ -18,6 +18,7 @@ from intarsia.batch.settings import Options
 from intarsia.engine.request import InpaintRequest
 from intarsia.errors import WeightsError
 from intarsia.registry.registry import Registry
+from intarsia.schedulers import table, table_to_json
 from tests.batch.conftest import lines
 
 REGISTRY = """
@@ -49,9 +50,11 @@ ROW = {
     "guidance_scale": 7.5, "strength": 1.0, "scheduler": "DPMSolverMultistepScheduler", "karras_sigmas": True,
     "algorithm_type": "dpmsolver++", "clip_skip": 1, "seed": 5, "loras": [], "vae": None, "safety_checker": True,
     "ip_adapter": {"id": "look", "image": "c.png", "scale": 0.5}, "token_merging": 0.25, "safety_action": "blur",
-    "enhance_prompt": False, "mask_blur": 4.0, "mask_dilate": 0, "mask_padding": None, "mask_source": "auto",
+    "enhance_prompt": False, "mask_blur": 4.0, "mask_dilate": 0, "mask_padding": "whole",
+    "mask_fill_holes": False, "mask_min_area": 0, "extend": {"left": 8}, "soft_mask": False, "mask_source": "auto",
     "invert_mask": False, "masked_content": "original", "color_match": False,
-    "prompt_syntax": "plain", "embeddings": [],
+    "prompt_syntax": "plain", "embeddings": [], "spacing": None, "eta": None, "solver_order": None, "solver_type": None,
+    "final_sigmas_type": None, "table": None,
 }  # fmt: skip
 CHANGED = {
     "output": ["x/a.jpg"], "prompt": ["q"], "negative_prompt": ["m"], "model": ["other"], "width": [136, None],
@@ -61,9 +64,18 @@ CHANGED = {
     "loras": [[{"id": "ink"}], [{"id": "ink", "strength": 0.5}]], "vae": ["soft"], "safety_checker": [False],
     "ip_adapter": [None, {"id": "look", "image": "c.png", "scale": 0.25}], "token_merging": [0.75, True, None],
     "safety_action": ["black"], "enhance_prompt": [True], "mask_blur": [0.0], "mask_dilate": [1],
-    "mask_padding": [0, 8], "mask_source": ["luma"], "invert_mask": [True], "masked_content": ["noise"],
+    "soft_mask": [True], "mask_fill_holes": [True], "mask_min_area": [9, "1%"],
+    "mask_padding": [0, 8, "auto"], "extend": [None, {"top": 8}, {"left": 16}, {"left": 8, "overlap": 0}, "left=9"],
+    "mask_source": ["luma"], "invert_mask": [True], "masked_content": ["noise"],
+    "spacing": ["leading"], "solver_order": [1], "solver_type": ["heun"], "final_sigmas_type": ["sigma_min"],
+    "eta": [0.5], "table": [table_to_json(table("euler", 4)), table_to_json(table("euler", 5))],
     "color_match": [True], "prompt_syntax": ["weighted"], "embeddings": [["p"]],
 }  # fmt: skip
+# What a field needs beside it: eta is DDIM's, and a table settles the rest.
+BESIDE = {
+    "eta": {"scheduler": "DDIMScheduler"},
+    "table": dict.fromkeys(("scheduler", "steps", "strength", "karras_sigmas", "algorithm_type")),
+}
 # An id is only a name. Images count by their content, which stands beside these fields.
 NEVER = {"id": ["b"], "init_image": ["z.png"], "mask_image": ["z.png"], "output": ["y/b.png", "x/a.PNG"],
          "ip_adapter": [{"id": "look", "image": "z.png", "scale": 0.5}]}  # fmt: skip
@@ -109,7 +121,8 @@ def test_every_field_is_decided_on():
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name in sorted(CHANGED) for value in CHANGED[name]])
 def test_a_change_of_any_field_is_another_image(spec, name, value):
-    assert spec(**{name: value}) != spec()
+    beside = BESIDE.get(name, {})
+    assert spec(**{name: value, **beside}) != spec(**beside)
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name in sorted(NEVER) for value in NEVER[name]])
@@ -118,7 +131,7 @@ def test_what_is_only_a_name_changes_nothing(spec, name, value):
 
 
 def test_no_two_changes_are_the_same_image(spec):
-    hashes = [spec(**{name: value}) for name in CHANGED for value in CHANGED[name]]
+    hashes = [spec(**{name: value, **BESIDE.get(name, {})}) for name in CHANGED for value in CHANGED[name]]
     assert len(set(hashes)) == len(hashes)
     one, other = {"prompt": "a", "negative_prompt": "b"}, {"prompt": "b", "negative_prompt": "a"}
     assert spec(**one) != spec(**other)
@@ -132,6 +145,7 @@ def test_other_content_of_an_image_is_another_image(spec, field):
 @pytest.mark.parametrize(
     ("change", "is_another"),
     [({"quality": 90}, True), ({"lossless": True}, True), ({"compression": 9}, True), ({"metadata": False}, True),
+     ({"strip": True}, True),
      ({"threads": 3}, False), ({"workers": 2}, False), ({"seed": 3}, False), ({"slots": 2}, False)],
 )  # fmt: skip
 def test_how_files_are_written_counts_and_who_writes_them_does_not(spec, registry, change, is_another):

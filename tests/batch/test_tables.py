@@ -131,6 +131,7 @@ def test_every_column_is_of_one_kind():
     assert {name for name, spec in kinds.items() if '"boolean"' in spec and "number" not in spec} == FLAGS
     assert {name for name, spec in kinds.items() if '"integer"' in spec} == WHOLE
     others = {"guidance_scale", "strength", "loras", "embeddings", "ip_adapter", "token_merging", "mask_blur"}
+    others |= {"eta", "table"}
     assert TEXTS | WHOLE | FLAGS | others == KEYS
     assert IMAGE_COLUMNS - {"image"} <= TEXTS
 

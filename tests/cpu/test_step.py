@@ -60,5 +60,13 @@ def test_guidance_and_known_region():
     assert guide(a, b, 1.0) == 3
     assert guide(a, b, 4.0) == 9
     sample, mask = torch.ones(4, 2, 2), torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
-    keep_known(sample, mask, torch.full((4, 2, 2), 7.0))
+    keep_known(sample, mask, torch.full((4, 2, 2), 7.0), 0.75)
     np.testing.assert_array_equal(sample[2], [[1, 7], [7, 1]])
+
+
+def test_gray_of_a_mask_is_repainted_below_its_level():
+    mask = torch.tensor([[[1.0, 0.75], [0.5, 0.0]]])
+    for level, expected in ((0.75, [[1, 7], [7, 7]]), (0.25, [[1, 1], [1, 7]]), (0.0, [[1, 1], [1, 7]])):
+        sample = torch.ones(4, 2, 2)
+        keep_known(sample, mask, torch.full((4, 2, 2), 7.0), level)
+        np.testing.assert_array_equal(sample[0], expected)

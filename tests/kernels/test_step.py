@@ -35,11 +35,13 @@ def lanes_of(
     branches: int,
     dtype: torch.dtype,
     shared: bool = False,
+    soft: bool = False,
 ) -> tuple[StepLanes, np.ndarray, np.ndarray]:
     """A lane for each table, at its row 0, in guarded memory; the network's input is poison.
 
     Args:
         shared: both branches have one sample of the network's input.
+        soft: the mask has all levels, with networks of 9 channels too.
 
     Returns:
         The lanes, the latents of their images, and their starting noise.
@@ -59,11 +61,11 @@ def lanes_of(
     for lane, sampler in enumerate(tables):
         state[lane, 0] = sampler.start_image * image_latents[lane] + sampler.start_noise * noise[lane]
 
-    if is_inpainting:
-        known = {"inpaint_latents": guarded(rng.normal(size=(count, 5, *size)), dtype)}
-    else:
-        known = {
-            "mask": guarded(rng.random(size=(count, 1, *size)) > 0.5),
+    known = {"inpaint_latents": guarded(rng.normal(size=(count, 5, *size)), dtype)} if is_inpainting else {}
+    if soft or not is_inpainting:
+        levels = rng.random(size=(count, 1, *size))
+        known |= {
+            "mask": guarded(levels if soft else levels > 0.5),
             "image_latents": guarded(image_latents),
             "noise": guarded(noise),
         }
@@ -164,6 +166,29 @@ def test_the_known_region_is_the_picture_in_the_end(guard, device):
     sample = lanes.state[0, 0].cpu()
     assert torch.equal(sample[known], torch.from_numpy(image_latents[0])[known])
     assert not bool((sample == torch.from_numpy(image_latents[0]))[~known].any())
+
+
+@pytest.mark.parametrize("is_inpainting", [False, True], ids=["4 channels", "9 channels"])
+def test_a_soft_mask_is_repainted_from_the_row_of_its_level(guard, device, is_inpainting):
+    sampler = table("EulerDiscreteScheduler", 5)
+    lanes, image_latents, noise = lanes_of(
+        guard, [sampler], device, is_inpainting=is_inpainting, branches=1, dtype=torch.float32, soft=True
+    )
+    mask = lanes.mask[0].expand(SHAPE).cpu()
+    first_input(lanes, fused=True)
+    for row in range(len(sampler)):
+        lanes.row.fill_(row)
+        lanes.state[:, -1] = 0
+        output, plain = outputs(lanes, [sampler], row, 1, torch.float32), copied(lanes, "cpu")
+        advance(plain, output.cpu().contiguous(memory_format=torch.channels_last), fused=False)
+        advance(lanes, output, fused=True)
+        assert_close(lanes.state, plain.state, 2e-6)
+        assert_close(lanes.network_input, plain.network_input, 2e-6)
+
+        levels = sampler.known_image[row], sampler.known_noise[row]
+        known = torch.from_numpy(levels[0] * image_latents[0] + levels[1] * noise[0])
+        is_known = torch.isclose(lanes.state[0, 0].cpu().double(), known, rtol=1e-6, atol=1e-6)
+        assert torch.equal(is_known, mask <= 1 - (row + 1) / 5)
 
 
 def test_a_vanishing_drift_takes_no_step(guard, device):

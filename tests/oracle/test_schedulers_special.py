@@ -137,6 +137,24 @@ def test_a_traced_object_is_our_table(name):
     assert off_by(traced.sigmas[:-1], made.sigmas[:-1]) < TOLERANCE
 
 
+@pytest.mark.parametrize("name", ["EulerDiscreteScheduler", "HeunDiscreteScheduler", "DPMSolverMultistepScheduler"])
+def test_a_part_of_a_run_is_traced_as_our_table_of_that_strength(name):
+    scheduler = getattr(diffusers, name).from_config(SD15)
+    traced, made = trace(scheduler, 10, strength=0.7), table(name, 10, strength=0.7)
+    rng = np.random.default_rng(4)
+    unit, clean = rng.standard_normal((2, 6))
+    outputs = rng.standard_normal((len(made), 6))
+
+    def result(of: Table) -> np.ndarray:
+        rows = iter(range(len(of)))
+        return of.run(lambda x, timestep: outputs[next(rows)], unit, None, clean)
+
+    assert off_by(result(traced), result(made)) < 1e-4
+    assert (len(traced), traced.strength) == (len(made), 0.7)
+    for field in ("timesteps", "input_scale", "known_image", "known_noise", "start_image", "start_noise"):
+        assert off_by(np.asarray(getattr(traced, field)), getattr(made, field)) < TOLERANCE, field
+
+
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
@@ -190,8 +208,19 @@ def test_tracing_leaves_torchs_generators_alone():
 )
 def test_what_is_not_linear_is_refused_with_its_residual(settings, name):
     scheduler = getattr(diffusers, name).from_config({**SD15, **settings})
-    with pytest.raises(RequestError, match=rf"{name} is not linear: row \d+ is off by \d\.\de[-+]\d\d of its size"):
+    (setting,) = settings
+    sentence = (
+        rf"{name} is not linear: row \d+ is off by \d\.\de[-+]\d\d of its size; its {setting} cuts .* {setting}=False"
+    )
+    with pytest.raises(RequestError, match=sentence):
         trace(scheduler, 6)
+
+
+def test_the_object_that_anyone_tries_first_is_refused_with_the_reason():
+    """DDIM's class clips unless it is told not to, and then is a table."""
+    with pytest.raises(RequestError, match="its clip_sample cuts predictions off, so make it with clip_sample=False"):
+        trace(diffusers.DDIMScheduler(), 6)
+    assert len(trace(diffusers.DDIMScheduler(clip_sample=False), 6)) == 6
 
 
 def test_what_is_no_scheduler_is_refused():
@@ -205,6 +234,10 @@ def test_what_is_no_scheduler_is_refused():
         trace(diffusers.ScoreSdeVeScheduler(), 5)
     with pytest.raises(RequestError, match="steps must be"):
         trace(diffusers.DDIMScheduler.from_config(SD15), 0)
+    with pytest.raises(RequestError, match=r"strength 0\.1 leaves no step of 5 to run"):
+        trace(diffusers.DDIMScheduler.from_config(SD15), 5, strength=0.1)
+    with pytest.raises(RequestError, match="strength must be above 0"):
+        trace(diffusers.DDIMScheduler.from_config(SD15), 5, strength=0)
 
 
 def test_the_default_noise_is_stable_diffusions():

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import intarsia
+from intarsia import schedulers
 from intarsia.server.http.keys_editing import add_key
 from intarsia.server.settings import EngineSettings
 from tests.server.event_stream import ended
@@ -60,6 +61,33 @@ def test_a_job_gives_the_image_that_the_library_gives(server, job_fields):
     assert done["result"]["meta"]["steps"] == 6
     assert done["plan"] == json.loads(json.dumps(result.plan.to_dict()))
     assert server.client.get(job["url"]).json() == done
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"scheduler": "DPM++ 2M SDE Exponential", "steps": 6},
+        {"spacing": "trailing", "final_sigmas_type": "sigma_min", "steps": 6},
+        {"table": schedulers.table_to_json(schedulers.table("heun", 4, strength=0.75))},
+    ],
+    ids=["name", "settings", "table"],
+)
+def test_what_a_job_says_of_its_sampler_is_still_what_it_says_once_it_is_stored(server, job_fields, fields):
+    asked = {name: value for name, value in job_fields.items() if name not in ("scheduler", "steps", "strength")}
+    asked |= fields
+    done = ended(server.client, posted(server, asked))
+    with intarsia.Engine("null") as engine:
+        result = engine.run(intarsia.InpaintRequest(**asked))
+    assert done["plan"] == json.loads(json.dumps(result.plan.to_dict()))
+    assert done["result"]["meta"] == json.loads(json.dumps(result.meta))
+
+
+def test_an_image_that_is_extended_needs_no_mask(server, job_fields):
+    fields = {name: value for name, value in job_fields.items() if name != "mask_image"} | {"extend": {"left": 24}}
+    done = ended(server.client, posted(server, fields))
+    with intarsia.Engine("null") as engine:
+        result = engine.run(intarsia.InpaintRequest(**fields))
+    np.testing.assert_array_equal(image_at(server, done["result"]["images"][0]), result.images[0])
 
 
 def test_a_drawn_seed_is_known_before_the_job_runs_and_gives_the_image_again(server, job_fields):
@@ -125,6 +153,8 @@ def test_a_part_that_comes_twice_is_refused(idle, image_file):
         ({"init_image": {"sha256": "0" * 64}}, "init_image", "must be a URL, data URI or base64"),
         ({"init_image": "/etc/passwd"}, "init_image", "init_image"),
         ({"mask_image": None}, "mask_image", "mask_image"),
+        ({"table": "/etc/passwd"}, "table", "table must be an object of JSON"),
+        ({"scheduler": "euler", "eta": 0.5}, "eta", "which takes spacing and final_sigmas_type"),
     ],
 )
 def test_a_wrong_field_is_named_in_the_librarys_words(idle, job_fields, change, field, message):

@@ -188,6 +188,16 @@ def _job(number: int, model: str) -> Job:
     return Job(id=number, endpoint="community", request={"model": model})
 
 
+def test_loras_in_a_prompt_are_part_of_what_is_open():
+    hosts = [FakeHost(), FakeHost()]
+    many = ManyHosts(hosts)  # type: ignore[arg-type]
+    prompts = ["a tree <lora:ink:0.8>", "a tree", "a lake <lora:ink:0.8>", "a lake"]
+    for number, prompt in enumerate(prompts):
+        request = {"model": "x", "prompt": prompt}
+        many.start(Job(id=number, endpoint="jobs", request=request))
+    assert [[job.id for job in host.jobs] for host in hosts] == [[0, 2], [1, 3]]
+
+
 def test_jobs_go_where_their_model_is_open_and_else_to_the_least_busy():
     hosts = [FakeHost(), FakeHost()]
     many = ManyHosts(hosts)  # type: ignore[arg-type]

@@ -234,6 +234,18 @@ def test_a_copy_is_ours_and_goes_with_its_entry(downloads):
     assert not entry.path.exists()
 
 
+def test_no_copy_parts_a_lora_from_pefts_settings(downloads):
+    layer = "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_k"
+    path = write(
+        downloads / "adapter_model.safetensors", {f"{layer}.lora_A.weight": (2, 8), f"{layer}.lora_B.weight": (8, 2)}
+    )
+    add(path, AddOptions(copy=True, id="alone"))
+    (downloads / "adapter_config.json").write_text('{"r": 2, "lora_alpha": 1}')
+    with pytest.raises(WeightsError, match=r"part it from adapter_config\.json.*add it where it lies"):
+        add(path, AddOptions(copy=True, id="beside"))
+    assert add(path, AddOptions(id="beside")).entry.path == path
+
+
 def test_only_our_own_copies_are_ever_removed(downloads):
     path = write(downloads / "ink.safetensors", SD1_LORA)
     add(path)
@@ -383,7 +395,7 @@ def test_scan_lists_what_is_there_and_changes_nothing(collection):
 def test_scan_add_adds_all_that_can_be_used(collection):
     command = [sys.executable, "-m", "intarsia", "models", "scan", str(collection), "--add", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    states = {Path(row["path"]).name: row["state"] for row in json.loads(done.stdout)}
+    states = {Path(row["path"]).name: row["state"] for row in json.loads(done.stdout)["files"]}
     assert states == {
         "m.safetensors": "added as m", "ink.safetensors": "added as ink", "xl.safetensors": "added as xl",
         "novae.safetensors": "unusable", "old.ckpt": "unusable", "pipeline": "unusable",

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
 from intarsia.canvas.canvas import BLANK, Canvas, prepare
-from intarsia.canvas.mask import dilate, resize_mask
+from intarsia.canvas.mask import dilate, erode, resize_mask
 from intarsia.canvas.options import CanvasOptions
 from intarsia.canvas.paste import match_colors
 from intarsia.errors import RequestError
@@ -61,7 +61,8 @@ def check_untouched(canvas: Canvas, output: Image.Image, base: np.ndarray) -> No
 def grown_mask(mask: np.ndarray, wanted: dict, fixed: bool) -> np.ndarray:
     """The denoise mask at the output's size: each step of it has its own slow definition in test_canvas_mask."""
     drawn = mask < 128 if wanted.get("invert_mask") else mask >= 128
-    drawn = dilate(drawn, wanted.get("mask_dilate", 0))
+    by = wanted.get("mask_dilate", 0)
+    drawn = dilate(drawn, by) if by >= 0 else erode(drawn, -by)
     return resize_mask(drawn, (wanted["width"], wanted["height"])) if fixed else drawn
 
 
@@ -71,9 +72,9 @@ options = st.fixed_dictionaries(
     optional={
         "width": st.integers(64, 160),
         "height": st.integers(64, 160),
-        "mask_dilate": st.integers(0, 9),
+        "mask_dilate": st.integers(-2, 9),
         "mask_blur": st.sampled_from([0.0, 0.3, 1.0, 4.0, 11.5]),
-        "mask_padding": st.integers(0, 40),
+        "mask_padding": st.one_of(st.just("auto"), st.integers(0, 40)),
         "masked_content": st.sampled_from(["original", "fill", "noise", "blank"]),
         "color_match": st.booleans(),
         "native_size": st.sampled_from([64, 96, 128]),
@@ -93,6 +94,10 @@ def test_nothing_outside_the_feather_changes(height, width, channels, wanted, fi
         wanted = wanted | {"invert_mask": False}
     if fixed:
         wanted = {"width": 64, "height": 72} | wanted | {"fixed_size": True}
+    if not grown_mask(mask, wanted, fixed).any():
+        with pytest.raises(RequestError, match=r"^mask_image is empty: mask_dilate -[12] leaves nothing of it"):
+            made(image, mask, **wanted)
+        return
     canvas = made(image, mask, **wanted)
     layout = canvas.geometry
     assert canvas.image.shape == (layout.height, layout.width, 3)
@@ -211,10 +216,27 @@ def test_big_photographs_are_scaled_down_with_a_warning():
     canvas = made(np.zeros((1500, 2000, 3), np.uint8), box_mask(1500, 2000, (700, 700, 900, 900)))
     layout = canvas.geometry
     assert 0.9 < layout.width * layout.height / (2.25 * 512 * 512) < 1.1
-    assert any("mask_padding" in text for text in canvas.warnings)
+    (remark,) = canvas.warnings
+    assert remark.startswith("the whole image was generated at 888x672 and enlarged 2.3 times; mask_padding 'auto' ")
     canvas = made(np.zeros((1500, 2000, 3), np.uint8), box_mask(1500, 2000, (100, 100, 1900, 1400)), mask_padding=0)
     assert canvas.geometry.scale < 0.5
     assert canvas.warnings == (), "who has taken the advice is not given it again"
+
+
+def test_auto_says_what_it_did():
+    photograph, spot = np.zeros((1200, 1600, 3), np.uint8), box_mask(1200, 1600, (700, 700, 800, 800))
+    (remark,) = made(photograph, spot, mask_padding="auto").warnings
+    assert remark == (
+        "the mask's surroundings, 512x512 of 1600x1200, were generated at 512x512; "
+        "mask_padding 'whole' generates the whole image"
+    )
+    (remark,) = made(photograph, box_mask(1200, 1600, (400, 200, 1000, 800)), mask_padding="auto").warnings
+    assert "1200x1200 of 1600x1200, were generated at 768x768 and enlarged 1.6 times;" in remark
+    (remark,) = made(photograph, box_mask(1200, 1600, (100, 100, 1500, 1100)), mask_padding="auto").warnings
+    assert (
+        remark == "the whole image was generated at 888x672 and enlarged 1.8 times: the mask needs that much around it"
+    )
+    assert made(photograph[:700, :700], spot[:700, :700] | 255, mask_padding="auto").warnings == ()
 
 
 def test_fixed_size_resizes_as_the_endpoint_does():
@@ -302,7 +324,10 @@ def test_masks_that_cannot_be_used_are_refused_with_the_reason():
     [
         {"width": 63},
         {"height": 2049},
-        {"mask_dilate": -1},
+        {"mask_dilate": -513},
+        {"mask_min_area": -1},
+        {"mask_min_area": "5"},
+        {"mask_min_area": "101%"},
         {"mask_blur": float("nan")},
         {"mask_padding": -1},
         {"mask_source": "red"},
@@ -341,6 +366,7 @@ def test_one_stray_dark_pixel_does_not_enlarge_the_crop():
     [
         {},
         {"mask_padding": 16, "native_size": 256},
+        {"mask_padding": "auto", "native_size": 128},
         {"width": 448, "height": 320},
         {"mask_dilate": 6, "mask_blur": 8.0, "color_match": True},
     ],

@@ -99,6 +99,52 @@ def test_only_masked_is_generated_at_about_the_native_size():
     assert small.scale == 2.56
 
 
+@pytest.mark.parametrize(
+    ("size", "box", "options", "crop", "generation"),
+    [
+        # at most one and a half times the model's side is generated whole
+        ((768, 768), (300, 300, 340, 340), {}, (0, 0, 768, 768), (768, 768)),
+        ((1024, 576), (300, 300, 340, 340), {}, (0, 0, 1024, 576), (1024, 576)),
+        # more is not: a square of the model's size around a small mask
+        ((776, 776), (300, 300, 340, 340), {}, (64, 64, 576, 576), (512, 512)),
+        ((1600, 1200), (1500, 0, 1600, 100), {}, (1088, 0, 1600, 512), (512, 512)),
+        # around a larger one, twice its size, not scaled down before one and a half times the model's side
+        ((1600, 1200), (700, 500, 1000, 800), {}, (550, 350, 1150, 950), (600, 600)),
+        ((1600, 1200), (600, 400, 1000, 800), {}, (400, 200, 1200, 1000), (768, 768)),
+        # a mask that needs everything around it
+        ((1600, 1200), (200, 100, 1400, 1100), {}, (0, 0, 1600, 1200), (888, 672)),
+        ((1600, 1200), (1500, 0, 1600, 100), {"native_size": 1024}, (0, 0, 1600, 1200), (1600, 1200)),
+        # a size that is asked for is the surroundings'
+        ((1000, 1000), (450, 450, 500, 500), {"width": 512, "height": 256}, (219, 347, 731, 603), (512, 256)),
+        ((500, 250), (100, 100, 150, 150), {"width": 512, "height": 256}, (0, 0, 500, 250), (512, 256)),
+        # what is too long to be generated whole; the surroundings at a quarter of the native area
+        ((3000, 100), (0, 0, 10, 10), {}, (0, 0, 512, 100), (584, 120)),
+    ],
+)
+def test_auto_generates_the_surroundings_where_the_whole_would_be_scaled_down(size, box, options, crop, generation):
+    layout = laid_out(size, box, mask_padding="auto", **options)
+    assert layout.crop == crop
+    assert (layout.width, layout.height) == generation
+
+
+def test_auto_leaves_a_fixed_size_alone():
+    fixed = {"width": 1024, "height": 1024, "fixed_size": True}
+    auto = geometry((3000, 3000), (1024, 1024), (10, 10, 20, 20), CanvasOptions(mask_padding="auto", **fixed))
+    assert auto == geometry((3000, 3000), (1024, 1024), (10, 10, 20, 20), CanvasOptions(**fixed))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.tuples(st.integers(1, 5000), st.integers(1, 5000)), st.data(), st.sampled_from([64, 256, 512]))
+def test_auto_is_never_coarser_than_the_whole_image(size, data, native):
+    x0, y0 = data.draw(st.integers(0, size[0] - 1)), data.draw(st.integers(0, size[1] - 1))
+    box = (x0, y0, data.draw(st.integers(x0 + 1, size[0])), data.draw(st.integers(y0 + 1, size[1])))
+    auto = laid_out(size, box, mask_padding="auto", native_size=native)
+    whole = laid_out(size, box, native_size=native)
+    assert auto.scale >= 0.99 * whole.scale  # sides are whole pixels
+    if whole.scale >= 1:
+        assert auto == whole
+
+
 sizes = st.tuples(st.integers(1, 5000), st.integers(1, 5000))
 
 
@@ -108,7 +154,7 @@ sizes = st.tuples(st.integers(1, 5000), st.integers(1, 5000))
     st.data(),
     st.one_of(st.none(), st.integers(64, 2048)),
     st.one_of(st.none(), st.integers(64, 2048)),
-    st.one_of(st.none(), st.integers(0, 300)),
+    st.one_of(st.none(), st.just("auto"), st.integers(0, 300)),
     st.sampled_from([64, 256, 512, 1024]),
 )
 def test_every_layout_holds_the_mask_and_has_sizes_that_are_multiples_of_8(size, data, width, height, padding, native):

@@ -12,6 +12,7 @@ from PIL import Image, ImageFilter
 from intarsia.canvas.mask import (
     bounding_box,
     dilate,
+    erode,
     feather,
     feather_reach,
     fit_mask,
@@ -60,6 +61,18 @@ def test_dilation_is_every_pixel_within_the_radius(mask, radius):
         expected |= (rows - y) ** 2 + (columns - x) ** 2 <= radius**2
     before = mask.copy()
     np.testing.assert_array_equal(dilate(mask, radius), expected)
+    np.testing.assert_array_equal(mask, before)
+
+
+@given(masks, st.integers(0, 6))
+@settings(max_examples=80, deadline=None)
+def test_erosion_takes_every_pixel_within_the_radius_of_an_unmasked_one(mask, radius):
+    rows, columns = np.mgrid[: mask.shape[0], : mask.shape[1]]
+    expected = mask.copy()
+    for y, x in np.argwhere(~mask) if radius else ():
+        expected &= (rows - y) ** 2 + (columns - x) ** 2 > radius**2
+    before = mask.copy()
+    np.testing.assert_array_equal(erode(mask, radius), expected)
     np.testing.assert_array_equal(mask, before)
 
 

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from intarsia import __version__ as intarsia_version
+from tests.command_line import run_intarsia
 from tests.tiny_files import SD1_LORA, write
 
 
@@ -35,9 +36,7 @@ def intarsia(scene: Path, empty_registry: Path) -> Callable[..., subprocess.Comp
     environment = {**os.environ, "INTARSIA_WEIGHTS": str(empty_registry)}
 
     def run(*arguments: object, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-        given = [each if isinstance(each, bytes) else str(each) for each in arguments]
-        command = [sys.executable, "-m", "intarsia", *given]
-        return subprocess.run(command, cwd=scene, env=environment, capture_output=True, text=True, input=stdin)
+        return run_intarsia(arguments, cwd=scene, environment=environment, stdin=stdin)
 
     return run
 
@@ -62,6 +61,50 @@ def test_default_names_count_up_past_what_is_there(intarsia, scene):
     assert len(list(scene.glob("photo-intarsia*"))) == 5
 
 
+def test_an_image_is_made_again_from_its_file_and_varied(intarsia, scene):
+    options = ("-p", "a cat", "--mask-padding", 16, "--masked-content", "fill", "--sampler", "DPM++ 2M SDE Karras")
+    assert intarsia("inpaint", "photo.png", "mask.png", "--backend", "null", *options).returncode == 0
+    again = ("inpaint", "--from", "photo-intarsia.png", "--backend", "null")
+    done = intarsia(*again)
+    assert (done.stdout, done.stderr) == ("photo-intarsia-2.png\n", "")
+    files = [(scene / name).read_bytes() for name in ("photo-intarsia.png", "photo-intarsia-2.png")]
+    assert files[0] == files[1]
+
+    varied = intarsia(*again, "--mask", "mask.png", "-p", "a dog", "--seed", 7, "--json")
+    report = json.loads(varied.stdout)
+    assert (report["meta"]["prompt"], report["seeds"], report["meta"]["masked_content"]) == ("a dog", [7], "fill")
+
+
+def test_what_cannot_be_made_again_is_said_in_a_sentence(intarsia, scene):
+    done = intarsia("inpaint", "--from", "photo.png", "--backend", "null")
+    assert (done.returncode, done.stderr) == (
+        2, "intarsia: photo.png says nothing of how it was made: it has no metadata\n",
+    )  # fmt: skip
+    text = PngImagePlugin.PngInfo()
+    text.add_text("parameters", "a cat\nSteps: 5, Sampler: DPM fast, Seed: 3, Size: 64x64")
+    Image.new("RGB", (8, 8)).save(scene / "other.png", pnginfo=text)
+    done = intarsia("inpaint", "photo.png", "mask.png", "--from", "other.png", "--backend", "null", "--json")
+    assert json.loads(done.stdout)["seeds"] == [3]
+    assert done.stderr == "intarsia: other.png: not read: Sampler 'DPM fast'\n"
+    done = intarsia("inpaint", "--from", "other.png", "--backend", "null")
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (
+        2, "intarsia: other.png names no file for init_image; give it",
+    )  # fmt: skip
+
+
+def test_exif_of_the_input_is_kept_unless_it_is_stripped(intarsia, scene):
+    block = Image.Exif()
+    block[0x010F] = "Camera"
+    with Image.open(scene / "photo.png") as image:
+        image.save(scene / "photo.jpg", exif=block, dpi=(300, 300), quality=95)
+    for more, maker in (([], "Camera"), (["--strip", "--overwrite"], None)):
+        done = intarsia("inpaint", "photo.jpg", "mask.png", "--backend", "null", "-o", "a.jpg", "--quality", 50, *more)
+        assert done.stdout == "a.jpg\n"
+        with Image.open(scene / "a.jpg") as made:
+            assert made.getexif().get(0x010F) == maker
+            assert made.info["jfif_density"] == ((300, 300) if maker else (1, 1))
+
+
 def test_a_folder_is_made_once_there_is_something_to_put_there(intarsia, scene):
     done = intarsia("inpaint", "photo.png", "mask.png", "--backend", "null", "-o", "new/v1.2/")
     assert done.stdout == "new/v1.2/photo-intarsia.png\n"
@@ -71,7 +114,7 @@ def test_a_folder_is_made_once_there_is_something_to_put_there(intarsia, scene):
 
 def test_quiet_leaves_out_warnings_and_verbose_says_what_ran(intarsia):
     call = ("inpaint", "photo.png", "mask.png", "--backend", "null", "--scheduler", "lcm")
-    assert "LCMScheduler gives poor pictures" in intarsia(*call).stderr
+    assert "LCMScheduler gives poor images" in intarsia(*call).stderr
     assert intarsia(*call, "-q").stderr == ""
     before = intarsia("--quiet", *call)
     assert (before.stderr, before.stdout) == ("", "photo-intarsia-3.png\n")
@@ -309,7 +352,7 @@ def test_a_request_may_begin_with_a_byte_order_mark(intarsia, scene):
 
 def test_models_lists_the_registry_and_says_where_a_model_lies(intarsia):
     assert "nothing\tsd15-inpaint\tmissing, default" in intarsia("models", "list").stdout
-    rows = json.loads(intarsia("models", "list", "--json").stdout)
+    rows = json.loads(intarsia("models", "list", "--json").stdout)["entries"]
     # a folder of which only the index is there cannot be opened
     installed = {row["id"]: row["installed"] for row in rows}
     assert installed == {"nothing": False, "intarsia-tiny": True, "intarsia-tiny-lcm": True}
@@ -330,7 +373,7 @@ def test_what_is_used_with_models(intarsia, empty_registry):
     assert "gone: its file " in answer.stderr
     listed = answer.stdout.splitlines()
     assert listed[:2] == ["ink\tsd15\tinstalled\tunknown", "gone\tevery family\tmissing\tunknown"]
-    rows = json.loads(intarsia("models", "list", *loras, "--json").stdout)
+    rows = json.loads(intarsia("models", "list", *loras, "--json").stdout)["entries"]
     installed = {row["id"]: row["installed"] for row in rows}
     assert installed == {"ink": True, "gone": False, "stripes": True, "pastel": True, "shade": True}
     assert intarsia("models", "path", *loras, "ink").stdout.strip() == str(ink)
@@ -384,7 +427,7 @@ def test_what_needs_no_torch_loads_none(scene, empty_registry, arguments):
 
 
 def test_schedulers_lists_prints_and_plots_tables(intarsia, scene):
-    rows = json.loads(intarsia("schedulers", "--json").stdout)
+    rows = json.loads(intarsia("schedulers", "--json").stdout)["schedulers"]
     assert len(rows) == 18
     listed = intarsia("schedulers").stdout
     assert all(row["name"] in listed for row in rows)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from tests.command_line import run_intarsia
 from tests.unit.endpoint_table import MINIMAL
 from tests.unit.replies import checked
 
@@ -23,8 +23,7 @@ def intarsia(tmp_path: Path, empty_registry: Path) -> Callable[..., subprocess.C
     environment = {**os.environ, "INTARSIA_WEIGHTS": str(empty_registry), "XDG_CACHE_HOME": str(tmp_path / "cache")}
 
     def run(*arguments: object, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", "from intarsia.cli import main; main()", *map(str, arguments)]
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, input=stdin)
+        return run_intarsia(arguments, cwd=tmp_path, environment=environment, stdin=stdin)
 
     return run
 

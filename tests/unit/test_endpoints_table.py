@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -289,3 +290,51 @@ def test_schemas_and_openapi_are_valid_json_schema():
         replies = reply_schemas(endpoint)
         assert ("webhook_status" in replies["success"]["properties"]) is (endpoint.name != "realtime")
         assert ("tip_1" in replies["processing"]["properties"]) is (endpoint.name != "realtime")
+
+
+NAMED: list[tuple[dict[str, Any], tuple[Any, ...]]] = [
+    ({"scheduler": "DPM++ 2M Karras", "use_karras_sigmas": "yes"}, ("DPMSolverMultistepScheduler", True, "", ())),
+    (
+        {"scheduler": "DPM++ 2M SDE Exponential", "algorithm_type": "none"},
+        ("DPMSolverMultistepScheduler", False, "sde-dpmsolver++", (("spacing", "exponential"),)),
+    ),
+    (
+        {"scheduler": "dpmpp_2m_sde_heun", "use_karras_sigmas": "no"},
+        ("DPMSolverMultistepScheduler", False, "sde-dpmsolver++", (("solver_type", "heun"),)),
+    ),
+    ({"scheduler": "Euler Uniform"}, ("EulerDiscreteScheduler", False, "", (("spacing", "linspace"),))),
+    (
+        {"scheduler": "Euler Exponential", "use_karras_sigmas": "yes"},
+        "use_karras_sigmas is yes, and scheduler says exponential: leave one of them out",
+    ),
+    (
+        {"scheduler": "LMS Karras", "use_karras_sigmas": 0},
+        "use_karras_sigmas is no, and scheduler says karras: leave one of them out",
+    ),
+    (
+        {"scheduler": "DPM++ 2M SDE", "algorithm_type": "dpmsolver"},
+        "algorithm_type is dpmsolver, and scheduler says sde-dpmsolver++: leave one of them out",
+    ),
+]
+
+
+@pytest.mark.parametrize(("fields", "expected"), NAMED)
+def test_a_schedulers_name_may_say_more_than_the_scheduler(registry, fields, expected):
+    payload = {**MINIMAL, "width": 64, "height": 64, **fields}
+    if isinstance(expected, str):
+        with pytest.raises(RequestError, match=re.escape(expected)):
+            read(payload, "community", registry)
+        return
+    sampler = resolve(read(payload, "community", registry).request, registry, Access(allow_paths=False)).plan.sampler
+    assert (sampler.scheduler, sampler.karras, sampler.algorithm_type, sampler.settings) == expected
+
+
+def test_a_models_own_scheduler_may_be_such_a_name(tmp_path):
+    text = REGISTRY.replace('scheduler = "EulerDiscreteScheduler"', 'scheduler = "Euler a Exponential"')
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "nothing" / "model_index.json").write_text("{}")
+    (tmp_path / "weights.toml").write_text(text)
+    payload = {name: value for name, value in MINIMAL.items() if name != "model_id"}
+    documented = read(payload, "realtime", Registry(tmp_path / "weights.toml"))
+    assert documented.request.scheduler == "EulerAncestralDiscreteScheduler"
+    assert (documented.request.spacing, documented.request.karras_sigmas) == ("exponential", False)

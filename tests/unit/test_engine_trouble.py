@@ -356,10 +356,10 @@ def test_a_handler_of_a_signal_may_close_the_engine_at_any_point_of_a_submission
         def __getattr__(self, name: str) -> Any:
             return getattr(inbox, name)
 
-        def put(self, ticket: Ticket | None) -> None:
-            if ticket is not None:
+        def put(self, tickets: tuple[Ticket, ...] | None) -> None:
+            if tickets is not None:
                 engine.close()
-            inbox.put(ticket)
+            inbox.put(tickets)
 
     monkeypatch.setattr(engine._thread, "_inbox", Closing())
     assert_ended_with(within(60, engine.run, request_of()), "run", EngineStopped, "the engine is closed")
@@ -370,7 +370,7 @@ def test_what_is_queued_behind_the_end_is_refused(engine, request_of, gate):
     assert gate.reached.wait(60)
     engine._thread.end()
     late = Ticket(first.resolved, 0.0)
-    engine._thread._inbox.put(late)
+    engine._thread._inbox.put((late,))
     gate.passed.set()
     assert first.result(timeout=60).images
     assert str(late.exception(timeout=60)) == "the engine is closed"

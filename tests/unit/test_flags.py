@@ -5,6 +5,7 @@ A flag without a row here fails: what a command forgets to pass on is otherwise 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -16,12 +17,24 @@ from typing import Any, Self
 import pytest
 import typer.main
 
-from intarsia import api, cli, endpoints
+from intarsia import api, cli, endpoints, schedulers
 from intarsia.backends.onnx import sources
-from intarsia.commands import outputs, streams
+from intarsia.commands import compare_files, outputs, streams
+from intarsia.commands.options import EngineOptions, MessageOptions
+from intarsia.commands.request_options import (
+    ImageOptions,
+    MaskOptions,
+    ModelOptions,
+    PromptOptions,
+    SamplingOptions,
+    SeedOptions,
+)
+from intarsia.comparing import running
+from intarsia.comparing.axes import Axis
+from intarsia.comparing.running import Settings
 from intarsia.endpoints import answer as reply
 from intarsia.engine import engine as engines
-from intarsia.engine import resolve
+from intarsia.engine import request_from, resolve
 from intarsia.engine.field_names import SYNONYMS
 from intarsia.engine.noise import MAX_SEED
 from intarsia.engine.request import InpaintRequest
@@ -43,6 +56,7 @@ path = "nothing"
 path = "ink.safetensors"
 """
 ASKED = {"init_image": "photo.png", "mask_image": "mask.png"}
+OWN_TABLE = schedulers.table_to_json(schedulers.table("heun", 3))
 
 
 @pytest.fixture
@@ -53,6 +67,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("weights.toml", "other.toml"):
         (tmp_path / name).write_text(REGISTRY)
     (tmp_path / "request.json").write_text(json.dumps(ASKED))
+    (tmp_path / "table.json").write_text(json.dumps(OWN_TABLE))
     monkeypatch.setenv("INTARSIA_WEIGHTS", str(tmp_path / "weights.toml"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -114,6 +129,7 @@ ENGINE = {
     "max_pixels": (["--max-pixels", 5000], "max_pixels", 5000),
 }
 MESSAGES = {"quiet": (["-q"], "talk", (True, False)), "verbose": (["-v"], "talk", (False, True))}
+LEFT_AND_TOP = {"left": 256, "top": 64, "right": 0, "bottom": 0, "overlap": 16}
 LOOK = {"id": "look", "scale": 1.0, "image": None}
 INPAINT = {
     "image": ([], "init_image", "photo.png"),
@@ -122,6 +138,10 @@ INPAINT = {
     "mask_image": (["--mask", "other.png"], "mask_image", "other.png"),
     "mask_blur": (["--mask-blur", 7], "mask_blur", 7.0),
     "mask_dilate": (["--mask-dilate", 8], "mask_dilate", 8),
+    "extend": (["--extend", "left=256,top=64"], "extend", LEFT_AND_TOP),
+    "soft_mask": (["--soft-mask"], "soft_mask", True),
+    "mask_fill_holes": (["--mask-fill-holes"], "mask_fill_holes", True),
+    "mask_min_area": (["--mask-min-area", "0.5%"], "mask_min_area", "0.5%"),
     "mask_padding": (["--mask-padding", 64], "mask_padding", 64),
     "mask_source": (["--mask-source", "alpha"], "mask_source", "alpha"),
     "invert_mask": (["--invert-mask"], "invert_mask", True),
@@ -145,6 +165,12 @@ INPAINT = {
     "scheduler": (["--scheduler", "heun"], "scheduler", "heun"),
     "karras_sigmas": (["--no-karras-sigmas"], "karras_sigmas", False),
     "algorithm_type": (["--algorithm-type", "dpmsolver"], "algorithm_type", "dpmsolver"),
+    "spacing": (["--spacing", "exponential"], "spacing", "exponential"),
+    "solver_order": (["--solver-order", 3], "solver_order", 3),
+    "solver_type": (["--solver-type", "heun"], "solver_type", "heun"),
+    "final_sigmas_type": (["--final-sigmas-type", "sigma_min"], "final_sigmas_type", "sigma_min"),
+    "eta": (["--eta", 0.5], "eta", 0.5),
+    "table": (["--table", "table.json"], "table", OWN_TABLE),
     "token_merging": (["--token-merging", "yes"], "token_merging", True),
     "seed": (["--seed", MAX_SEED], "seed", MAX_SEED),
     "loras": (["--lora", "ink:0.5"], "loras", ({"id": "ink", "strength": 0.5},)),
@@ -162,6 +188,8 @@ INPAINT = {
     "out": (["-o", "x.png"], "paths", [Path("x.png")]),
     "format": (["--format", "webp"], "paths", [Path("intarsia-intarsia.webp")]),
     "metadata": (["--no-metadata"], "metadata", False),
+    "strip": (["--strip"], "strip", True),
+    "from_": (["--from", "old.png"], "steps", 9),
     "quality": (["--quality", 50], "quality", 50),
     "overwrite": (["--overwrite"], ("overwrite", "checked"), (True, True)),
     "as_json": (["--json"], "as_json", True),
@@ -171,7 +199,8 @@ INPAINT = {
 DEFAULTS = {
     **{name: field.default for name, field in InpaintRequest.model_fields.items()},
     "init_image": "photo.png", "mask_image": "mask.png",
-    "paths": [Path("intarsia-intarsia.png")], "metadata": True, "quality": None, "overwrite": False, "checked": False,
+    "paths": [Path("intarsia-intarsia.png")], "metadata": True, "quality": None, "strip": False,
+    "overwrite": False, "checked": False,
     "backend": "auto", "device": "auto", "kernels": "auto", "capture": "auto", "precision": None,
     "memory": None, "weights": None,
     "allow_private_urls": False, "max_pixels": None, "as_json": False, "talk": (False, False),
@@ -181,6 +210,8 @@ DEFAULTS = {
 def plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(map(plain, value))
+    if isinstance(value, schedulers.Table):
+        return schedulers.table_to_json(value)
     return value.model_dump() if hasattr(value, "model_dump") else value
 
 
@@ -200,8 +231,15 @@ def inpainted(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Seen
     def write(result: object, targets: outputs.Targets, output: outputs.OutputOptions) -> list[str]:
         seen.update(paths=targets.paths, metadata=output.metadata, quality=output.quality, overwrite=output.overwrite)
         seen["talk"] = (streams._talk.quiet, streams._talk.verbose)
+        seen["strip"] = output.strip
         return []
 
+    def past(path: str) -> request_from.PastRequest:
+        assert path == "old.png"
+        return request_from.PastRequest(path=path, fields={"steps": 9})
+
+    monkeypatch.setattr(request_from, "read_past_request", past)
+    monkeypatch.setattr(inpaint, "_about_files", lambda past, result: ())
     monkeypatch.setattr(inpaint, "_write", write)
     monkeypatch.setattr(inpaint, "_report", lambda result, paths, warnings, as_json: seen.update(as_json=as_json))
 
@@ -258,6 +296,70 @@ def test_names_of_other_tools_set_the_same_field(inpainted, field, name, option)
 @pytest.mark.parametrize("text", ["-1", "random", " -1 "])
 def test_a_seed_may_be_left_to_chance(inpainted, text):
     assert inpainted("--seed", text)["seed"] is None
+
+
+GRID = {
+    "axis": (["--axis", "steps=4,5", "--axis", "strength=1"], "axes", [("steps", (4, 5)), ("strength", (1.0,))]),
+    "out": (["-o", "x.webp"], "paths", [Path("x.webp"), Path("x.csv"), Path("x.jsonl")]),
+    "cell_size": (["--cell-size", 100], "cell_size", 100),
+    "keep": (["--keep", "full"], "keep", Path("full")),
+    "overwrite": (["--overwrite"], "overwrite", (True, True)),
+    "as_json": (["--json"], "as_json", True),
+}
+GROUPS = (
+    ImageOptions, MaskOptions, PromptOptions, SeedOptions, SamplingOptions, ModelOptions, EngineOptions, MessageOptions,
+)  # fmt: skip
+SHARED = [field.name for group in GROUPS for field in dataclasses.fields(group)]
+COMPARE = {**{name: INPAINT[name] for name in SHARED}, **GRID}
+
+
+@pytest.fixture
+def compared(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Seen]:
+    """Runs ``intarsia compare`` and gives what reached the library."""
+    from intarsia.commands import compare
+
+    def run_comparison(engine: object, fields: dict[str, Any], axes: list[Axis], settings: Settings) -> SimpleNamespace:
+        request = InpaintRequest(**fields)
+        seen.update({name: getattr(request, name) for name in InpaintRequest.model_fields})
+        seen.update(axes=[(axis.name, axis.values) for axis in axes])
+        seen.update(cell_size=settings.cell_size, keep=settings.keep, kept_over=settings.overwrite)
+        seen["talk"] = (streams._talk.quiet, streams._talk.verbose)
+        return SimpleNamespace(failed=())
+
+    def write(files: compare_files.Files, comparison: object, overwrite: bool) -> None:
+        seen.update(paths=files.paths, overwrite=(overwrite, seen["kept_over"]))
+
+    monkeypatch.setattr(engines, "Engine", seen.engine)
+    monkeypatch.setattr(running, "run_comparison", run_comparison)
+    monkeypatch.setattr(compare_files.Files, "write", write)
+    monkeypatch.setattr(compare, "_report", lambda comparison, files, as_json: seen.update(as_json=as_json))
+
+    def run_compare(*arguments: object) -> Seen:
+        given = {"--image", "--mask"} & set(map(str, arguments))
+        positional = [] if given else ["photo.png", "mask.png"]
+        rest = ["--mask", "mask.png"] if given == {"--image"} else ["--image", "photo.png"] if given else []
+        run("compare", *positional, *arguments, *rest)
+        return seen
+
+    return run_compare
+
+
+@pytest.mark.parametrize("flag", COMPARE)
+def test_a_flag_of_compare_reaches_the_library(compared, flag):
+    arguments, names, expected = COMPARE[flag]
+    assert look(compared(*arguments), names) == expected
+
+
+def test_every_field_of_a_request_has_an_option_of_compare():
+    options = {parameter.name for parameter in command_of("compare").params}
+    assert set(InpaintRequest.model_fields) <= options
+
+
+def test_axes_stand_in_the_order_of_the_command_line_whatever_their_options_are_called(compared):
+    call = ("--sampling-steps", "4,5", "--axis", "seed=1,2", "--strength", "0.5", "--sampler", "euler,ddim")
+    axes = [("steps", (4, 5)), ("seed", (1, 2)), ("scheduler", ("euler", "ddim"))]
+    assert compared(*call)["axes"] == axes
+    assert compared(*call[-2:], *call[:-2])["axes"] == [axes[2], axes[0], axes[1]]
 
 
 REQUEST = {
@@ -324,6 +426,7 @@ def test_a_flag_of_plan_reaches_the_registry_or_the_request(seen, monkeypatch, f
 SCHEMA = {
     "endpoint": (["-e", "pony"], lambda made: made["request"]["title"] == "intarsia request: pony"),
     "openapi": (["--openapi"], lambda made: made["openapi"] == "3.1.0"),
+    "as_json": (["--json"], lambda made: "pony" in made),
 }
 
 
@@ -338,18 +441,19 @@ MODELS = {
     "models list": {
         "kind": (["--kind", "loras"], "ink\tevery family\tinstalled\tunknown\n"),
         "weights": (["--weights", "mine.toml"], "mine\tsd15\tmissing, default\tunknown\nnothing\t"),
-        "as_json": (["--kind", "loras", "--json"], '[\n  {\n    "id": "ink",'),
+        "as_json": (["--kind", "loras", "--json"], '{\n  "schema": 1,\n  "kind": "loras",'),
     },
     "models path": {
         "name": (["nothing"], "{place}/nothing\n"),
         "kind": (["--kind", "loras", "ink"], "{place}/ink.safetensors\n"),
         "weights": (["--weights", "folder/other.toml"], "folder/nothing\n"),
+        "as_json": (["nothing", "--json"], '{\n  "schema": 1,\n  "kind": "models",\n  "id": "nothing",'),
     },
     "models verify": {
         "name": (["other"], "ok\t3\tink"),
         "kind": (["--kind", "loras", "pinned"], "ok\t"),
         "weights": (["--weights", "pins.toml"], "ok\t3\tink"),
-        "as_json": (["other", "--json"], '{\n  "model": "other",'),
+        "as_json": (["other", "--json"], '{\n  "schema": 1,\n  "kind": "models",\n  "id": "other",'),
     },
 }
 
@@ -403,6 +507,7 @@ ADDING = {
         "name": (["nothing"], "removed\tnothing\n"),
         "kind": (["--kind", "loras", "ink"], "removed\tink\n"),
         "weights": (["nothing", "--weights", "other.toml"], "removed\tnothing\n"),
+        "as_json": (["nothing", "--json"], '"id": "nothing",\n  "removed_copy": null'),
     },
 }
 
@@ -438,15 +543,23 @@ SHOW = {
     "karras": (["--karras"], "karras", True),
     "strength": (["--strength", 0.5], "strength", 0.5),
     "algorithm_type": (["--algorithm-type", "dpmsolver"], "algorithm_type", "dpmsolver"),
+    "spacing": (["--spacing", "Exponential"], "spacing", "exponential"),
+    "solver_order": (["--solver-order", 3], "solver_order", 3),
+    "solver_type": (["--solver-type", "heun"], "solver_type", "heun"),
+    "final_sigmas_type": (["--final-sigmas-type", "sigma_min"], "final_sigmas_type", "sigma_min"),
+    "eta": (["--eta", 0.5], "eta", 0.5),
     "plot": (["--plot", "x.png"], "plot", Path("x.png")),
     "as_json": (["--json"], "as_json", True),
 }
+# Heun's method takes none of these.
+TAKE_IT = {
+    "solver_order": "DEISMultistepScheduler", "solver_type": "DPMSolverMultistepScheduler", "eta": "DDIMScheduler",
+}  # fmt: skip
 SCHEDULERS = {"as_json": None}
 
 
 @pytest.mark.parametrize("flag", SHOW)
 def test_a_flag_of_schedulers_show_reaches_the_table(seen, monkeypatch, capsys, flag):
-    from intarsia import schedulers
     from intarsia.commands import schedulers as command
 
     def table(name: str, steps: int, **options: Any) -> Any:
@@ -457,20 +570,35 @@ def test_a_flag_of_schedulers_show_reaches_the_table(seen, monkeypatch, capsys, 
     monkeypatch.setattr(schedulers, "table", table)
     monkeypatch.setattr(command, "_plot", lambda table, path: seen.update(plot=path))
     arguments, name, expected = SHOW[flag]
-    run("schedulers", "show", "heun", *arguments)
+    scheduler = TAKE_IT.get(flag, "HeunDiscreteScheduler")
+    run("schedulers", "show", scheduler, *arguments)
     seen["as_json"] = capsys.readouterr().out.startswith("{")
     assert seen[name] == expected
     defaults = {
-        "name": "HeunDiscreteScheduler", "steps": 21, "karras": False, "strength": 1.0, "algorithm_type": None,
+        "name": scheduler, "steps": 21, "karras": False, "strength": 1.0, "algorithm_type": None,
         "as_json": False,
     }  # fmt: skip
     others = set(defaults) - {name}
     assert {key: seen[key] for key in others} == {key: defaults[key] for key in others}
 
 
+def test_schedulers_lists_a_name_a_line_within_80_columns(capsys):
+    run("schedulers")
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split() == ["name", "short", "name", "evaluations", "noise", "Karras"]
+    assert max(map(len, lines)) <= 80
+    assert [line.split()[0] for line in lines[:18]] == list(schedulers.NAMES)
+    table = {line.split()[0]: line[33:].split("  ") for line in lines[:18]}
+    assert [cell.strip() for cell in table["HeunDiscreteScheduler"] if cell] == ["heun", "2N-1", "no", "yes"]
+    assert lines[18] == ""
+    said = " ".join(line.strip() for line in lines[18:])
+    for name in schedulers.NAMES:
+        assert schedulers.info(name).note in said
+
+
 def test_schedulers_prints_all_of_them_as_json(capsys):
     run("schedulers", "--json")
-    assert len(json.loads(capsys.readouterr().out)) == 18
+    assert len(json.loads(capsys.readouterr().out)["schedulers"]) == 18
 
 
 EXPORT = {
@@ -481,12 +609,13 @@ EXPORT = {
     "dtype": (["--dtype", "float16"], "dtype", "float16"),
     "token_merging": (["--no-token-merging"], "merges", None),
     "again": (["--again"], "exported", True),
+    "as_json": (["--json"], "printed", True),
     "weights": (["--weights", "other.toml"], "weights", Path("other.toml")),
 }
 
 
 @pytest.mark.parametrize("flag", EXPORT)
-def test_a_flag_of_export_reaches_the_exporter(seen, place, monkeypatch, flag):
+def test_a_flag_of_export_reaches_the_exporter(seen, place, monkeypatch, capsys, flag):
     pytest.importorskip("onnx", reason="needs onnx: pip install 'intarsia[export]'")
     folder = pytest.importorskip(
         "intarsia.export.folder", reason="needs torch and onnx: pip install 'intarsia[export]'"
@@ -533,6 +662,8 @@ def test_a_flag_of_export_reaches_the_exporter(seen, place, monkeypatch, flag):
         monkeypatch.setattr(sources, name, lambda path, *family: SimpleNamespace(path=path))
     arguments, name, expected = EXPORT[flag]
     run("export", *arguments)
+    printed = capsys.readouterr().out
+    seen["printed"] = printed.startswith("{") and json.loads(printed)["folders"] == [str(place / "made")]
     assert seen[name] == expected
     if flag != "token_merging":
         assert seen["merges"] == folder.Merges(2, 3)
@@ -542,14 +673,16 @@ KEYS = {
     "keys add": {
         "name": (["eve"], "intarsia_"),
         "file": (["eve", "--file", "other.txt"], "intarsia_"),
+        "as_json": (["eve", "--json"], '{\n  "schema": 1,\n  "name": "eve",'),
     },
     "keys list": {
         "file": (["--file", "other.txt"], "bob\tsha256:111111111111…\n"),
-        "as_json": (["--json"], '[\n  {\n    "name": "ann",'),
+        "as_json": (["--json"], '{\n  "schema": 1,\n  "keys": [\n    {\n      "name": "ann",'),
     },
     "keys remove": {
         "name": (["ann"], ""),
         "file": (["bob", "--file", "other.txt"], ""),
+        "as_json": (["ann", "--json"], '{\n  "schema": 1,\n  "name": "ann",\n  "left": 0\n}'),
     },
 }
 
@@ -587,6 +720,7 @@ def test_a_flag_of_doctor_changes_what_is_looked_at_or_printed(place, monkeypatc
 TABLE = {
     "doctor": DOCTOR,
     "inpaint": INPAINT,
+    "compare": COMPARE,
     "request": REQUEST,
     "plan": PLAN,
     "schema": SCHEMA,

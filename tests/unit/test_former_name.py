@@ -16,7 +16,8 @@ from PIL import Image, PngImagePlugin
 import intarsia
 from intarsia import former_name
 from intarsia.images.encode import encode
-from intarsia.images.metadata import exif, read_metadata
+from intarsia.images.exif_texts import FileTexts, exif_of
+from intarsia.images.metadata import read_metadata
 
 ROOT = Path(__file__).resolve().parents[2]
 # Where the former name may stand: what reads it, what tests that, and the history.
@@ -145,5 +146,5 @@ def test_an_image_without_our_metadata(tmp_path, description):
 
 def test_software_in_exif_is_the_current_name():
     block = Image.Exif()
-    block.load(exif(None, None))
+    block.load(exif_of(FileTexts({}, None)))
     assert block[0x0131] == "intarsia"

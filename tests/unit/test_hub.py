@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 import threading
 import tomllib
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ import pytest
 
 from intarsia.adding.hub import _pipeline_files, download
 from intarsia.errors import WeightsError
+from tests.command_line import run_intarsia
 from tests.tiny_files import SD1_LORA, checkpoint, write
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -164,8 +164,7 @@ def intarsia(tmp_path: Path, hub: Hub) -> Callable[..., Answer]:
     }
 
     def run(*arguments: str, **variables: str) -> Answer:
-        command = [sys.executable, "-m", "intarsia", *arguments]
-        return subprocess.run(command, env=environment | variables, capture_output=True, text=True, check=False)
+        return run_intarsia(arguments, cwd=tmp_path, environment=environment | variables)
 
     return run
 

@@ -18,6 +18,7 @@ EVERYWHERE = [
     "intarsia.errors",
     "intarsia.printable",
     "intarsia.redact",
+    "intarsia.spinning",
     "intarsia.execution",
     "intarsia.extensions",
     "intarsia.former_name",
@@ -61,7 +62,10 @@ ALLOWED = {
         "intarsia.backends.protocol",
         "intarsia.backends.choose",
     ],
+    # of the engine all, and of the images what reads, encodes and saves them
+    "intarsia.comparing": ["intarsia.engine", "intarsia.images"],
     "intarsia.server": [
+        "intarsia.comparing",
         "intarsia.images",
         "intarsia.registry",
         "intarsia.endpoints",
@@ -194,7 +198,7 @@ EXTENDING = {
     "intarsia.schedulers": [
         "ALIASES", "Grid", "NAMES", "NoiseSchedule", "Rows", "Sampler", "SamplingRun", "SchedulerInfo", "Solver",
         "Table", "alpha_sigma", "catalogue", "has_curves", "info", "register", "resolve", "resolve_documented",
-        "resolve_sampler", "table", "trace",
+        "resolve_sampler", "table", "table_from_json", "table_to_json", "trace",
     ],
 }  # fmt: skip
 

@@ -50,6 +50,23 @@ def test_colors_count_by_their_brightness():
     np.testing.assert_array_equal(binarize(from_array("f", colors))[0], [[False, True, False, True]])
 
 
+@pytest.mark.parametrize("color", [(255, 0, 0), (0, 0, 255), (0, 130, 0), (200, 0, 90)])
+@pytest.mark.parametrize("kind", ["array", "PNG", "WebP"])
+def test_strokes_in_a_dark_color_are_read_by_their_brightest_channel(color, kind):
+    stroke = np.where(HOLE[:, :, None], np.asarray(color, np.uint8), np.uint8(0))
+    buffer = io.BytesIO()
+    if kind != "array":
+        Image.fromarray(stroke).save(buffer, kind, lossless=True)
+    read = from_array("mask_image", stroke) if kind == "array" else from_bytes("mask_image", buffer.getvalue(), "m")
+    on, notes = binarize(read)
+    np.testing.assert_array_equal(on, HOLE)
+    assert "brightest channel" in notes[0]
+    np.testing.assert_array_equal(binarize(read, invert=True)[0], ~HOLE)
+
+    stroke[0, 0] = 255  # beside something bright a color counts as it did
+    assert binarize(from_array("mask_image", stroke))[0].sum() == 1
+
+
 @pytest.mark.parametrize("gray", [0, 90])
 def test_of_a_dark_layer_the_transparent_part(gray):
     alpha = np.arange(256).reshape(16, 16)

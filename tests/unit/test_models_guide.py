@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from tests.command_line import run_intarsia
 from tests.tiny_files import SD1_LORA, VAE, checkpoint, write
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "models" / "README.md"
@@ -53,10 +52,7 @@ def test_every_command_of_the_guide_runs(tmp_path):
         assert program == "intarsia"
         if arguments[0] == "inpaint":  # what is drawn is another test's
             arguments += ["--backend", "null", "--overwrite"]
-        command = [sys.executable, "-m", "intarsia", *arguments]
-        done = subprocess.run(
-            command, env=kept | {"HOME": str(tmp_path)}, cwd=tmp_path, capture_output=True, text=True, check=False
-        )
+        done = run_intarsia(arguments, cwd=tmp_path, environment=kept | {"HOME": str(tmp_path)})
         assert done.returncode == 0, f"{line}: {done.stderr}"
         expected = next(text for start, text in PRINTED.items() if line.removeprefix("intarsia ").startswith(start))
         assert any(printed.startswith(expected) for printed in done.stdout.splitlines()), (line, done.stdout)

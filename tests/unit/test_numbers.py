@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import intarsia
-from intarsia.commands.inpaint import _settings
-from intarsia.commands.request_options import ImageOptions, _lora
+from intarsia.commands.request_options import MaskOptions, _lora
+from intarsia.commands.set_option import with_settings
 from intarsia.endpoints import ENDPOINTS
 from intarsia.errors import RequestError
 from intarsia.numbers import number, whole
@@ -83,17 +83,19 @@ def test_the_command_lines_settings(odd):
     # null is the default of two of them, and no strength; JSON's number nearest to 8.999… is 9
     for field in ("strength",) if odd.startswith("8.999") else ("strength", "steps", "seed"):
         with pytest.raises(RequestError, match=f"^{field} must be "):
-            intarsia.InpaintRequest.parse(_settings([f"{field}={odd}"]) | ({field: "x"} if odd == "null" else {}))
+            intarsia.InpaintRequest.parse(
+                with_settings({}, [f"{field}={odd}"]) | ({field: "x"} if odd == "null" else {})
+            )
     with pytest.raises(RequestError, match=r"^--lora must be ID or ID:STRENGTH"):
         _lora(f"ink:{odd}")
     with pytest.raises(RequestError, match=r"^--size must be WIDTHxHEIGHT"):
-        ImageOptions(image="a", mask="b", size=f"{odd}x512").fields()
+        MaskOptions(size=f"{odd}x512").fields()
 
 
 def test_settings_that_are_json_too_deep_or_too_long():
-    assert _settings(["a=" + "[" * 100_000])["a"] == "[" * 100_000
-    assert _settings(["a=" + "9" * 5000])["a"] == "9" * 5000
-    assert _settings(["a=[1, 2]", "b=x=y", "c="]) == {"a": [1, 2], "b": "x=y", "c": ""}
+    assert with_settings({}, ["a=" + "[" * 100_000])["a"] == "[" * 100_000
+    assert with_settings({}, ["a=" + "9" * 5000])["a"] == "9" * 5000
+    assert with_settings({}, ["a=[1, 2]", "b=x=y", "c="]) == {"a": [1, 2], "b": "x=y", "c": ""}
 
 
 def test_rows_of_a_batch(tmp_path):

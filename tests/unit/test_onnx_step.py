@@ -73,6 +73,32 @@ def reference(made: Table, scale: float = 1.0) -> np.ndarray:
     )
 
 
+@pytest.mark.parametrize("name", ["EulerDiscreteScheduler", "UniPCMultistepScheduler"])
+def test_a_soft_mask_is_repainted_from_the_row_of_its_level(step, name):
+    """In each row what is at most the row's level is the image at its noise, the rest what the solver makes of it."""
+    made, clean, start = table(name, 4), field(1), field(2)
+    mask = np.linspace(0, 1, 6 * 9, dtype=np.float32).reshape(1, 6, 9)
+    rows = {"matrices": lanes.matrices(made), "scalars": lanes.scalars(made, 1.0, keeps_known=True)}
+    state = np.zeros((made.state_slots, *SHAPE), np.float32)
+    state[0] = clean
+    for row in range(5):
+        feeds = {
+            **rows, "row": np.array([row]), "state": state, "noise": start if row == 0 else field(row),
+            "output": network(state[:1], 1.0), "clean": clean, "start": start, "extra": np.zeros((0, 6, 9), np.float32),
+        }  # fmt: skip
+        bare, _, _ = step.run(None, feeds | {"mask": np.ones_like(mask)})
+        state, sample, _ = step.run(None, feeds | {"mask": mask})
+        if row == 0:
+            np.testing.assert_array_equal(state, bare)
+            continue
+        known = made.known_image[row - 1] * clean + made.known_noise[row - 1] * start
+        expected = np.where(mask > 1 - row / 4, bare[0], known)
+        np.testing.assert_allclose(state[0], expected, atol=1e-5)
+        np.testing.assert_array_equal(state[1:], bare[1:])
+        scale = made.input_scale[row] if row < 4 else 1.0
+        np.testing.assert_allclose(sample[0], expected * scale, atol=1e-5)
+
+
 @pytest.mark.parametrize("strength", [1.0, 0.6])
 @pytest.mark.parametrize("name", NAMES)
 def test_every_scheduler_as_its_table_says(step, name, strength):

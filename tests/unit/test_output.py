@@ -62,7 +62,7 @@ def test_parameters_are_written_as_the_webui_writes_them():
     assert a1111_parameters(META) == (
         "a red circle, ünïcode 円\n"
         "Negative prompt: blurry\n"
-        "Steps: 21, Sampler: DPM++ 2M SDE Karras, CFG scale: 7.5, Seed: 7, Size: 512x384, "
+        "Steps: 21, Sampler: DPM++ 2M SDE, Schedule type: Karras, CFG scale: 7.5, Seed: 7, Size: 512x384, "
         "Model hash: 0123456789, Model: intarsia-tiny, Denoising strength: 1, Clip skip: 2, Mask blur: 4, "
         "Version: 0.1.0"
     )
@@ -74,7 +74,7 @@ def test_parameters_are_written_as_the_webui_writes_them():
         ({}, "\n"),
         ({"seed": 0, "strength": 0.0}, "\nSeed: 0, Denoising strength: 0"),
         ({"scheduler": "PNDMScheduler"}, "\nSampler: PLMS"),
-        ({"scheduler": "OtherScheduler", "karras_sigmas": True}, "\nSampler: OtherScheduler Karras"),
+        ({"scheduler": "OtherScheduler", "karras_sigmas": True}, "\nSampler: OtherScheduler, Schedule type: Karras"),
         ({"model": "a, b: c"}, '\nModel: "a, b: c"'),
         ({"prompt": "x\ud800y", "negative_prompt": None}, "x\ufffdy\n"),
     ],
@@ -128,7 +128,7 @@ def test_jpeg_and_webp_carry_exif_and_profile(tmp_path, ext):
     with Image.open(tmp_path / f"x{ext}") as again:
         assert again.info["icc_profile"] == PROFILE
         block = again.getexif()
-        assert json.loads(block[0x010E]) == META
+        assert json.loads(block[0x9213]) == META
         comment = block.get_ifd(0x8769)[0x9286]
     assert comment[:8] == b"UNICODE\0"
     assert comment[8:].decode("utf-16-be") == text

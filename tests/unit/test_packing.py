@@ -58,6 +58,17 @@ def test_the_step_graph_reads_the_fields_in_their_order() -> None:
     np.testing.assert_array_equal(found[-1, Field.NEXT_INPUT_SCALE], 1)
 
 
+def test_the_level_that_is_repainted_falls_to_zero_in_equal_steps() -> None:
+    """A hard mask, 0 and 1, is on one side of it in every row."""
+    levels = pack_rows(table("EulerDiscreteScheduler", 4), 1, 4)[:, Field.REPAINT_LEVEL - len(Field)]
+    np.testing.assert_array_equal(levels, [0.75, 0.5, 0.25, 0])
+    for steps in (1, 3, 150):
+        every = pack_rows(table("DPMSolverSinglestepScheduler", steps), 4, 200)[
+            :steps, Field.REPAINT_LEVEL - len(Field)
+        ]
+        assert ((every >= 0) & (every < 1)).all()
+
+
 def test_the_step_graph_splits_as_many_fields() -> None:
     pytest.importorskip("onnx", reason="needs onnx: pip install 'intarsia[export]'")
     from intarsia.export.step import _NODES
@@ -69,6 +80,7 @@ def test_the_step_graph_splits_as_many_fields() -> None:
         "itself": Field.KNOWN_SAMPLE,
         "snr": Field.LANGEVIN_SNR,
         "scale": Field.NEXT_INPUT_SCALE,
+        "level": Field.REPAINT_LEVEL,
     }
     split = next(outputs for kind, inputs, outputs, _ in _NODES if (kind, inputs) == ("Split", "numbers"))
     assert [fields[name] for name in split.split()] == list(range(Field.INPUT_SCALE))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import intarsia
-from intarsia import InpaintRequest, IpAdapter, Lora, RequestError
+from intarsia import Extend, InpaintRequest, IpAdapter, Lora, RequestError
 from intarsia.engine.field_names import SYNONYMS
 from intarsia.engine.request_fields import RequestFields
 
@@ -39,6 +39,13 @@ WRONG = [
     ("seed", "seven", "an integer between 0 and 18446744073709551615"),
     ("seed", "", "an integer between 0 and 18446744073709551615"),
     ("mask_blur", float("nan"), "a finite number between 0 and 64"),
+    ("mask_padding", -1, "one of auto, whole, or an integer between 0 and 1024"),
+    ("mask_padding", "some", "one of auto, whole, or an integer between 0 and 1024"),
+    ("mask_padding", True, "one of auto, whole, or an integer between 0 and 1024"),
+    ("mask_dilate", -257, "an integer between -256 and 256"),
+    ("mask_min_area", -1, "an integer between 0 and 268435456, or per cent of the image, for example 0.5%"),
+    ("mask_min_area", "120%", "per cent of the image"),
+    ("mask_min_area", "5", "per cent of the image"),
     ("masked_content", "nothing", "one of original, fill, noise, blank"),
     ("safety_action", "hide", "one of sensitive_content_text, blur, pixelate, black"),
     ("prompt", None, "a string"),
@@ -92,6 +99,10 @@ LOOSE = {
     "samples": (2.0, 2),
     "width": (" 512 ", 512),
     "mask_dilate": ("4.0", 4),
+    "mask_padding": ("64", 64),
+    "mask_min_area": ("64", 64),
+    "mask_fill_holes": ("yes", True),
+    "extend": ({"left": "64", "top": 8.0}, Extend(left=64, top=8)),
     "guidance_scale": ("75e-1", 7.5),
     "strength": (1, 1.0),
     "mask_blur": ("0", 0.0),
@@ -114,7 +125,13 @@ def test_json_and_tables_may_have_numbers_and_flags_as_text(field):
     assert (value, type(value)) == (read, type(read))
 
 
-RIGHT_AS_TEXT = [("samples", "2"), ("samples", 2.0), ("guidance_scale", "7.5"), ("karras_sigmas", "yes")]
+RIGHT_AS_TEXT = [
+    ("mask_min_area", "5"),
+    ("samples", "2"),
+    ("samples", 2.0),
+    ("guidance_scale", "7.5"),
+    ("karras_sigmas", "yes"),
+]
 
 
 @pytest.mark.parametrize(("field", "value", "allowed"), [row for row in WRONG if row[:2] not in RIGHT_AS_TEXT])
@@ -122,6 +139,40 @@ def test_what_is_wrong_in_any_form_is_refused_in_the_same_words(field, value, al
     with pytest.raises(RequestError, match=f"^{field} must be ") as caught:
         InpaintRequest.parse({field: value})
     assert allowed in str(caught.value)
+
+
+def test_sides_to_extend_as_text():
+    assert InpaintRequest(extend=" left = 256, top=64,overlap=0").extend == Extend(left=256, top=64, overlap=0)
+    assert InpaintRequest(extend=Extend(right=1)).required_images == ("init_image",)
+    assert InpaintRequest().required_images == ("init_image", "mask_image")
+
+
+@pytest.mark.parametrize(
+    ("value", "field", "allowed"),
+    [
+        ("left", "extend", "sides and pixels, for example left=256,top=64"),
+        ("left=1,left=2", "extend", "sides and pixels"),
+        ("", "extend", "sides and pixels"),
+        ("left=0", "extend", "above 0 on at least one side"),
+        ({}, "extend", "above 0 on at least one side"),
+        ("left=2049", "extend.left", "less than or equal to 2048"),
+        ("top=-1", "extend.top", "greater than or equal to 0"),
+        ({"left": 1.5}, "extend.left", "a valid integer"),
+        ({"left": 8, "overlap": 257}, "extend.overlap", "less than or equal to 256"),
+        ("middle=3", "extend.middle", "Extra inputs are not permitted"),
+        (64, "extend", "valid dictionary"),
+    ],
+)
+def test_what_no_image_is_extended_by(value, field, allowed):
+    with pytest.raises(RequestError) as caught:
+        InpaintRequest(extend=value)
+    assert caught.value.field == field
+    assert allowed in str(caught.value)
+
+
+def test_no_mask_padding_is_the_whole_image():
+    assert InpaintRequest().mask_padding == "auto"
+    assert InpaintRequest(mask_padding=None) == InpaintRequest.parse({"mask_padding": "whole"})
 
 
 def test_token_merging_in_loose_form():

@@ -21,6 +21,7 @@ from intarsia.backends.driver import gpu_count
 from intarsia.backends.onnx.folding import fold
 from intarsia.backends.onnx.stream import CudaStream, HostStream, Stream
 from intarsia.errors import BackendError, DeviceLost, OutOfMemory
+from intarsia.spinning import onnx_runtime_settings
 
 __all__ = ["Device", "installed_versions", "pick_device", "translated"]
 
@@ -148,8 +149,8 @@ class Device:
 
         # Several sessions take turns: threads of one that spin when it is done would slow the next.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        if os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE":
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        for key, value in onnx_runtime_settings().items():
+            options.add_session_config_entry(key, value)
 
         # A pattern asks for all memory of a run at once from the second run on, which is the one that is captured.
         options.enable_mem_pattern = not captured

@@ -91,6 +91,7 @@ class OnnxSession:
             image_latents, masked_latents = self._encode_images(inputs)
             mask = inputs.latent_mask.astype(np.float32)[None]
             inpaint_latents = np.concatenate([mask, masked_latents])
+            levels = mask if inputs.soft_mask is None else inputs.soft_mask.astype(np.float32)[None]
             regions, merging_warnings = self._regions(inputs)
 
             conditioning = Conditioning(
@@ -99,7 +100,8 @@ class OnnxSession:
                 time_ids=self._time_ids(inputs),
                 guidance_scale=inputs.guidance_scale,
                 image_latents=image_latents,
-                mask=mask,
+                mask=levels,
+                keeps_known=not self._is_inpainting or inputs.soft_mask is not None,
                 inpaint_latents=inpaint_latents if self._is_inpainting else inpaint_latents[:0],
                 noise_fill=inputs.noise_fill,
                 image_kv=self._image_kv(inputs),
@@ -209,7 +211,7 @@ class OnnxSession:
             "state": state,
             "noise": noise.copy(),
             "matrices": matrices(table),
-            "scalars": scalars(table, conditioning.guidance_scale, keeps_known=not self._is_inpainting),
+            "scalars": scalars(table, conditioning.guidance_scale, keeps_known=conditioning.keeps_known),
             "clean": image_latents,
             "start": noise,
             "mask": mask,

@@ -34,7 +34,8 @@ class Conditioning:
         cross_kv: ``[2, n, K]`` unconditional and conditional, or ``[1, n, K]`` without guidance; on the device.
         pooled: ``[2 or 1, P]`` for networks with added conditioning, else None; ``time_ids`` ``[1, 6]`` likewise.
         image_latents: ``[C, h, w]``.
-        mask: ``[1, h, w]``, 1 is repainted.
+        mask: ``[1, h, w]``, 1 is repainted, between 0 and 1 from a later row on.
+        keeps_known: the loop overwrites the known region: the network has no input for it, or the mask is soft.
         inpaint_latents: mask and masked image's latents ``[1 + C, h, w]`` for 9-channel networks, else ``[0, h, w]``.
         image_kv: ``[2 or 1, m, K]``, keys and values of an IP adapter's image; None without one.
         regions: where and how many tokens merge, one for each resolution of the graph; none where nothing does.
@@ -46,6 +47,7 @@ class Conditioning:
     guidance_scale: float
     image_latents: Floats
     mask: Floats
+    keeps_known: bool
     inpaint_latents: Floats
     noise_fill: bool
     image_kv: Floats | None = None
@@ -87,7 +89,7 @@ def matrices(table: Table) -> Floats:
 
 
 def scalars(table: Table, guidance_scale: float, *, keeps_known: bool) -> Floats:
-    """``[R + 1, 6]``: the fields of :class:`intarsia.schedulers.packing.Field` up to the scale of the network's next
+    """``[R + 1, 7]``: the fields of :class:`intarsia.schedulers.packing.Field` up to the scale of the network's next
     input, the first one multiplied by the guidance scale: 0 takes the negative prompt's output."""
     start = start_fields(table)
     rows = row_fields(table, last_scale=1.0, keeps_known=keeps_known)

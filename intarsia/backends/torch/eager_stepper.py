@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +19,7 @@ from intarsia.kernels.step import apply_row, guide, keep_known, langevin
 from intarsia.models.merging import LevelMerging
 from intarsia.models.unet import UNet
 from intarsia.schedulers import Table
-from intarsia.schedulers.packing import pack_matrices
+from intarsia.schedulers.packing import pack_matrices, repaint_levels
 
 __all__ = ["EagerStepper"]
 
@@ -117,11 +118,12 @@ class EagerStepper:
         apply_row(buffer, matrix)
 
         conditioning = state.conditioning
-        if conditioning.inpaint_latents is None:
+        if conditioning.keeps_known:
             image_share = float(table.known_image[row])
             noise_share = float(table.known_noise[row])
             known = image_share * conditioning.image_latents + noise_share * state.noise
-            keep_known(buffer[0], conditioning.mask, known)
+            level = np.float32(repaint_levels(table)[row])  # as it is in the records of the fused step
+            keep_known(buffer[0], conditioning.mask, known, float(level))
 
 
 def mergings(batch: Sequence[Step]) -> tuple[LevelMerging, ...]:

@@ -311,6 +311,8 @@ class TorchSession:
     def _conditioning(self, inputs: Inputs, prompts: Sequence[EncodedPrompt]) -> Conditioning:
         latents = self._vae.encode(inputs.image, inputs.mask if self._is_inpainting else None)
         mask = upload(inputs.latent_mask, self.device)[None]
+        is_soft = inputs.soft_mask is not None
+        levels = mask if inputs.soft_mask is None else upload(inputs.soft_mask, self.device)[None]
         inpaint_latents = None
         if self._is_inpainting:
             inpaint_latents = torch.cat([mask, latents[1]]).to(self.dtype)
@@ -322,11 +324,12 @@ class TorchSession:
             time_ids=self._time_ids(inputs),
             guidance_scale=inputs.guidance_scale,
             image_latents=latents[0],
-            mask=mask,
+            mask=levels,
             inpaint_latents=inpaint_latents,
             noise_fill=inputs.noise_fill,
             image_kv=self._image_kv(inputs),
             regions=self._regions(inputs),
+            is_soft=is_soft,
         )
 
     def _image_kv(self, inputs: Inputs) -> Tensor | None:

@@ -26,11 +26,12 @@ class Conditioning:
         pooled: ``[branches, P]``, pooled text for networks with added conditioning, else None.
         time_ids: ``[1, 6]``, sizes for networks with added conditioning, else None.
         image_latents: float32 ``[C, h, w]``.
-        mask: float32 ``[1, h, w]``, 1 is repainted.
+        mask: float32 ``[1, h, w]``, 1 is repainted, between 0 and 1 from a later row on.
         inpaint_latents: ``[1 + C, h, w]``, mask and the masked image's latents, for 9-channel networks, else None.
         noise_fill: the masked area starts from noise alone.
         image_kv: ``[branches, m, K]``, keys and values of an IP adapter's image; None without one.
         regions: where and how tokens merge; empty where nothing does.
+        is_soft: the mask has levels between.
     """
 
     cross_kv: Tensor
@@ -43,6 +44,12 @@ class Conditioning:
     noise_fill: bool
     image_kv: Tensor | None = None
     regions: tuple[DeviceRegion, ...] = ()
+    is_soft: bool = False
+
+    @property
+    def keeps_known(self) -> bool:
+        """The loop overwrites the known region: the network has no input for it, or none for the levels of a mask."""
+        return self.inpaint_latents is None or self.is_soft
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +64,7 @@ class BatchKey:
         tokens, image_tokens: of the prompt, and of an IP adapter's image.
         has_branch_embeddings: each branch has its own time embeddings (SDXL's carry the pooled text).
         regions: token merging, one for each resolution that merges.
+        keeps_known: as :attr:`Conditioning.keeps_known`.
     """
 
     latents: tuple[int, int, int]
@@ -67,6 +75,7 @@ class BatchKey:
     image_tokens: int
     has_branch_embeddings: bool
     regions: tuple[RegionShape, ...]
+    keeps_known: bool
 
     @property
     def input_copies(self) -> int:
@@ -126,6 +135,7 @@ class State:
             image_tokens=image_tokens,
             has_branch_embeddings=self.input_copies > 1,
             regions=tuple(region.shape for region in conditioning.regions),
+            keeps_known=conditioning.keeps_known,
         )
 
 

@@ -258,7 +258,7 @@ class StaticBatch:
         inpaint_latents = mask = image_latents = noise = None
         if key.inpaint_channels:
             inpaint_latents = self._zeros((count, key.inpaint_channels, height, width), dtype)
-        else:  # the loop itself keeps the known region
+        if key.keeps_known:  # the loop does, not the network
             mask = self._zeros((count, 1, height, width))
             image_latents = self._zeros((count, *key.latents))
             noise = self._zeros((count, *key.latents))

@@ -33,7 +33,7 @@ ERROR_KINDS: tuple[ErrorKind, ...] = get_args(ErrorKind)
 
 _LONGEST = 10_000
 _SIZES = ("width", "height", "fit_output")
-_MASKS = ("mask_image", "mask_source", "mask_padding", "mask_dilate")
+_MASKS = ("mask_image", "mask_source", "mask_padding", "mask_dilate", "mask_min_area")
 
 # From special to general: the first that an error is an instance of says its class.
 _KINDS: tuple[tuple[type[BaseException], ErrorKind], ...] = (

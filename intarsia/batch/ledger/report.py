@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from intarsia.batch.ledger.json_lines import LONGEST, Damage, read_json
+from intarsia.batch.ledger.progress_file import read_progress
 from intarsia.batch.ledger.records import Record, Status
 from intarsia.batch.ledger.replacing import replacing
 from intarsia.batch.ledger.results import read_history, result_files
@@ -40,6 +41,8 @@ def write_report(out: Path, shard: tuple[int, int], numbers: Mapping[str, Any]) 
 def report(out: str | os.PathLike[str]) -> dict[str, Any]:
     """Rows by status, failed rows with their reasons, and the numbers of the latest run (of each shard).
 
+    Runs that go on now are under ``running``: rows, finished, failed, rate, seconds left.
+
     What is damaged among the lines and numbers is left out, and named under ``warnings``.
 
     Raises:
@@ -59,6 +62,7 @@ def report(out: str | os.PathLike[str]) -> dict[str, Any]:
 
     runs = _runs(folder, history.damage)
     return {
+        "running": [running.to_json() | {"line": running.line()} for running in read_progress(folder)],
         "rows": len(records),
         **{name: status[name] for name in _COUNTED},
         "errors": dict(sorted(errors.items())),
@@ -99,7 +103,8 @@ def _runs(folder: Path, damage: Damage) -> dict[str, Any]:
 def as_text(summary: Mapping[str, Any]) -> str:
     """A report for people; its warnings are left to the caller."""
     counts = ", ".join(_counts(summary))
-    lines = [f"{summary['rows']} rows: {counts or 'none'}"]
+    lines = [running["line"] for running in summary["running"]]
+    lines.append(f"{summary['rows']} rows: {counts or 'none'}")
     lines += [f"  {name}: {count}" for name, count in summary["errors"].items()]
 
     failed = summary["failed"]
@@ -137,10 +142,12 @@ def _lines_of(numbers: Mapping[str, Any]) -> list[str]:
 
 
 def _speed(numbers: Mapping[str, Any]) -> str:
+    seconds = f"{numbers['seconds']:.1f} s ({numbers['warm_up_seconds']:.1f} s until the first)"
     rate = f"{numbers['pictures_per_second']:.2f} a second"
-    warm_up = f"a warm-up of {numbers['warm_up_seconds']:.1f} s"
-    written = f"{numbers['pictures']} images in {numbers['seconds']:.1f} s"
-    return f"{written}, {rate} after {warm_up}; batches {numbers['batch_fill']:.0%} full"
+    steady = numbers.get("pictures_per_second_after_warm_up")
+    if steady is not None:
+        rate += f" ({steady:.2f} after the first)"
+    return f"{numbers['pictures']} images in {seconds}, {rate}; batches {numbers['batch_fill']:.0%} full"
 
 
 def _effort(numbers: Mapping[str, Any]) -> str:

@@ -17,6 +17,11 @@ from intarsia.errors import shown
 __all__ = ["RunStats", "WorkerState", "problem_of", "quantile"]
 
 
+# From where on the rate after the warm-up is one: so many batches of every process, and so long.
+_STEADY_BATCHES = 4
+_STEADY_SECONDS = 5.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class WorkerState:
     """Counters of one process's engine.
@@ -105,13 +110,25 @@ class RunStats:
 
     @property
     def finished(self) -> int:
-        return self.before + sum(self.status.values())
+        return self.before + self.done
+
+    @property
+    def done(self) -> int:
+        """Rows that this run has finished, those that were done before it apart."""
+        return sum(self.status.values())
 
     @property
     def rate(self) -> float:
         """Images a second after the warm-up; 0 before there are two."""
         spent = self.latest - (self.first or 0.0)
         return (self.images - self.first_images) / spent if spent > 0 else 0.0
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether :attr:`rate` means anything: images come in batches, so a few of them have no rate."""
+        slots = sum(state.slots for state in self.states)
+        has_batches = self.images - self.first_images >= _STEADY_BATCHES * max(slots, 1)
+        return has_batches and self.latest - (self.first or 0.0) >= _STEADY_SECONDS
 
     @property
     def fill(self) -> float:
@@ -122,6 +139,8 @@ class RunStats:
 
     def to_dict(self) -> dict[str, Any]:
         """The report of this run."""
+        seconds = time.perf_counter() - self.began
+        steady = {"pictures_per_second_after_warm_up": round(self.rate, 3)} if self.is_steady else {}
         return {
             "rows": self.rows,
             "before": self.before,
@@ -131,9 +150,10 @@ class RunStats:
             "retries": self.again,
             "restarts": self.restarts,
             "stopped": self.stopped,
-            "seconds": round(time.perf_counter() - self.began, 3),
+            "seconds": round(seconds, 3),
             "warm_up_seconds": round(self.first or 0.0, 3),
-            "pictures_per_second": round(self.rate, 3),
+            "pictures_per_second": round(self.images / seconds, 3) if seconds > 0 else 0.0,
+            **steady,
             "batch_fill": round(self.fill, 4),
             "peak_memory_mib": max((state.memory for state in self.states), default=0.0),
             "peak_device_memory_mib": max((state.device_memory for state in self.states), default=0.0),
@@ -168,6 +188,10 @@ def problem_of(numbers: Any) -> str:
 
         if not _is_like(value, example) or (name in _NESTED and not _NESTED[name](value)):
             return f"{name} cannot be {shown(value)}"
+
+    for name in _OPTIONAL & numbers.keys():
+        if not _is_like(numbers[name], 0.0):
+            return f"{name} cannot be {shown(numbers[name])}"
     return ""
 
 
@@ -187,3 +211,6 @@ _NESTED: Mapping[str, Callable[[Any], bool]] = {
     "stages": lambda value: all(map(_is_spread, value.values())),
     "warnings": is_text_list,
 }
+
+_OPTIONAL = {"pictures_per_second_after_warm_up"}
+"""Numbers that a report may leave out."""

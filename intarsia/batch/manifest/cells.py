@@ -24,10 +24,17 @@ __all__ = ["FLAGS", "IMAGE_COLUMNS", "TEXTS", "WHOLE", "CellError", "plain", "wr
 # Columns whose cells are text whatever they look like: a prompt of "42" is no number.
 TEXTS = {
     "id", "output", "prompt", "negative_prompt", "model", "init_image", "mask_image", "scheduler", "algorithm_type",
-    "vae", "safety_action", "mask_source", "masked_content", "prompt_syntax",
+    "vae", "safety_action", "mask_source", "masked_content", "prompt_syntax", "spacing", "solver_type",
+    "final_sigmas_type",
 }  # fmt: skip
-WHOLE = {"width", "height", "samples", "steps", "clip_skip", "seed", "mask_dilate", "mask_padding"}
-FLAGS = {"fit_output", "karras_sigmas", "safety_checker", "enhance_prompt", "invert_mask", "color_match"}
+WHOLE = {
+    "width", "height", "samples", "steps", "clip_skip", "seed", "mask_dilate", "mask_padding", "mask_min_area",
+    "solver_order",
+}  # fmt: skip
+FLAGS = {
+    "fit_output", "karras_sigmas", "safety_checker", "enhance_prompt", "invert_mask", "color_match", "mask_fill_holes",
+    "soft_mask",
+}  # fmt: skip
 # Columns whose cells may hold a file's bytes; ``image`` is that of an IP adapter.
 IMAGE_COLUMNS = {"init_image", "mask_image", "image"}
 

@@ -1,15 +1,10 @@
-"""A folder of images and a folder of masks as a manifest, matched by relative path without extension.
-
-The content of a file decides whether it is an image; whatever is left out is named (:func:`notes`).
-"""
+"""The image files below a folder. Their content decides, not their extension; what is left out has its reason."""
 
 from __future__ import annotations
 
 import os
 import stat
-import unicodedata
-from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -17,23 +12,27 @@ from typing import TypeVar
 from PIL import Image
 
 from intarsia.batch.ledger.results import is_results
-from intarsia.batch.manifest.line import Line
-from intarsia.batch.settings import Pair
-from intarsia.errors import RequestError, shown
+from intarsia.images.containers.heif import is_heif
+from intarsia.images.heif_decoder import NEEDS_HEIF, has_heif
 from intarsia.images.rgb_image import FORMATS
 
-__all__ = ["SUFFIXES", "Album", "check", "notes", "open_album", "read"]
+__all__ = ["NO_IMAGE", "SUFFIXES", "Inode", "Listing", "inode_of", "list_images"]
 
 SUFFIXES = {
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
-    ".pnm", ".pfm", ".avif", ".avifs", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".ico",
+    ".pnm", ".pfm", ".avif", ".avifs", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".ico", ".heic", ".heif", ".hif",
 }  # fmt: skip
 """Extensions of image files: what has one is a row, also where it is damaged. Other files are looked into."""
 
 # What systems put into folders beside names that begin with a dot.
 _LITTER = {"thumbs.db", "desktop.ini", "@eadir", "__macosx", "$recycle.bin", "system volume information"}
-_LISTED = 20
-_Inode = tuple[int, int]
+_HEIF_SUFFIXES = {".heic", ".heif", ".hif"}
+_HEAD = 256  # bytes in which a file says what it is
+
+NO_IMAGE = "no image of a kind that is read"
+"""Why a file is left out that is none."""
+
+Inode = tuple[int, int]
 T = TypeVar("T")
 
 
@@ -46,142 +45,15 @@ class Listing:
         left_out: relative path → why it is no row.
     """
 
-    images: dict[str, _Inode]
+    images: dict[str, Inode]
     left_out: dict[str, str]
 
 
-@dataclass(frozen=True)
-class Album:
-    """Images and their masks: a :class:`Listing` of each folder; None where one mask is for all."""
-
-    pair: Pair
-    images: Listing
-    masks: Listing | None
-
-
-def check(pair: Pair) -> None:
-    """Raises :class:`RequestError` where a folder is not there, or is that of the masks too."""
-    if not os.path.isdir(pair.images):
-        raise RequestError("--images", message=f"{pair.images}: there is no such folder of images")
-    if not os.path.isdir(pair.masks) and not os.path.isfile(pair.masks):
-        raise RequestError("--masks", message=f"{pair.masks}: there is no such folder of masks, nor mask")
-    if os.path.samefile(pair.images, pair.masks):
-        message = (
-            f"{pair.masks}: this is the folder of images, so that each would be its own mask; "
-            "put the masks into a folder of their own, or name both in a manifest"
-        )
-        raise RequestError("--masks", message=message)
-
-
-def open_album(pair: Pair, out: Path | None = None) -> Album:
-    """List both folders.
-
-    Args:
-        out: where outputs go. Below the images, neither it nor the folder of masks is gone into.
-    """
-    if os.path.isdir(pair.masks):
-        images = _list(pair.images, [out, pair.masks])
-        masks = _list(pair.masks, [out, pair.images])
-        return Album(pair, images, masks)
-
-    # One mask for all; it may lie among the images.
-    listing = _list(pair.images, [out])
-    mask = _inode(os.stat(pair.masks))
-    for name in [name for name, inode in listing.images.items() if inode == mask]:
-        del listing.images[name]
-        listing.left_out[name] = "the mask"
-    return Album(pair, listing, None)
-
-
-def read(album: Album) -> Iterator[Line]:
-    """A line for each image, sorted by path; an image whose mask is missing, or not the only one, has a problem."""
-    names = album.images.images
-    if album.masks is None:
-        mask = album.pair.masks.absolute()
-        for number, name in enumerate(names, 1):
-            yield Line(number, {"id": name, "init_image": name, "mask_image": str(mask)})
-        return
-
-    masks_by_key = _by_key(album.masks)
-    for number, name in enumerate(names, 1):
-        masks = _masks_of(name, masks_by_key)
-        problem = _problem(album, name, masks)
-        if problem:
-            yield Line(number, {"id": name}, problem)
-        else:
-            mask = (album.pair.masks / masks[0]).absolute()
-            yield Line(number, {"id": name, "init_image": name, "mask_image": str(mask)})
-
-
-def _problem(album: Album, name: str, masks: Sequence[str]) -> str:
-    """Why an image with those masks is no row; "" where it is one."""
-    folder = album.pair.masks
-    if not masks:
-        return f"{name} has no mask of that name in {folder}"
-    if len(masks) > 1:
-        return f"{name} has more than one mask: {', '.join(map(os.path.basename, masks))}"
-
-    is_same_file = album.masks is not None and album.masks.images[masks[0]] == album.images.images[name]
-    if is_same_file:
-        return f"{name} is its own mask: {masks[0]} in {folder} is the same file"
-    return ""
-
-
-def notes(album: Album) -> tuple[str, ...]:
-    """Sentences about what was left out of the images, one for each reason."""
-    by_reason = defaultdict(list)
-    for name, reason in album.images.left_out.items():
-        by_reason[reason].append(name)
-
-    folder = album.pair.images
-    return tuple(f"{folder}: left out, {reason}: {_enumerated(names)}" for reason, names in sorted(by_reason.items()))
-
-
-def _enumerated(names: Sequence[str]) -> str:
-    listed = ", ".join(map(shown, names[:_LISTED]))
-    if len(names) <= _LISTED:
-        return listed
-    return f"{listed} and {len(names) - _LISTED} more"
-
-
-def _by_key(masks: Listing) -> dict[str, list[str]]:
-    """Masks by every text that they are looked up by."""
-    by_key: dict[str, list[str]] = defaultdict(list)
-    for name in masks.images:
-        keys = {key for stem in _stems(name) for key in _keys(stem)}
-        for key in keys:
-            by_key[key].append(name)
-    return by_key
-
-
-def _masks_of(name: str, masks_by_key: Mapping[str, list[str]]) -> list[str]:
-    """The masks of an image: of that very name, else composed otherwise (NFC, NFD), else in another case."""
-    exact, composed, folded = zip(*map(_keys, _stems(name)), strict=True)
-    for key in (*exact, *composed, *folded):
-        if key in masks_by_key:
-            return masks_by_key[key]
-    return []
-
-
-def _stems(name: str) -> list[str]:
-    """A path without an image's extension; a name that has another one may also be meant as a whole."""
-    stem, suffix = os.path.splitext(name)
-    if not suffix or suffix.lower() in SUFFIXES:
-        return [stem]
-    return [name, stem]
-
-
-def _keys(stem: str) -> tuple[str, str, str]:
-    """A stem's keys, from exact to loose: as it is, composed, without case; a mark keeps them apart."""
-    composed = unicodedata.normalize("NFC", stem)
-    return f"={stem}", f"~{composed}", f"*{composed.casefold()}"
-
-
-def _list(folder: Path, others: Sequence[Path | None]) -> Listing:
+def list_images(folder: Path, others: Sequence[Path | None]) -> Listing:
     """The image files below the folder, but not below ``others`` in it. Links to folders are not followed."""
     here = os.path.realpath(folder)
     apart = {os.path.realpath(other) for other in others if other is not None} - {here}
-    images: dict[str, _Inode] = {}
+    images: dict[str, Inode] = {}
     left_out: dict[str, str] = {}
 
     def note(error: OSError) -> None:
@@ -228,9 +100,9 @@ def _reason_of_folder(path: str, apart: Collection[str]) -> str | None:
     return None
 
 
-def _look(path: str) -> tuple[_Inode, str]:
+def _look(path: str) -> tuple[Inode, str]:
     """A file's device and inode, and why it is no row ("" where it is one)."""
-    nothing: _Inode = (0, 0)
+    nothing: Inode = (0, 0)
     if _is_hidden(os.path.basename(path)):
         return nothing, "hidden"
 
@@ -242,13 +114,35 @@ def _look(path: str) -> tuple[_Inode, str]:
     if not stat.S_ISREG(status.st_mode):
         return nothing, "no regular file"
 
+    reason = _reason_of_content(path, status.st_size)
+    return (nothing if reason else inode_of(status)), reason
+
+
+def _reason_of_content(path: str, size: int) -> str:
+    """Why a regular file is no row; "" where it is one."""
     suffix = os.path.splitext(path)[1].lower()
-    if suffix in SUFFIXES or (status.st_size and _is_image(path, suffix)):
-        return _inode(status), ""
-    return nothing, "no image of a kind that is read"
+    if suffix in SUFFIXES - _HEIF_SUFFIXES:
+        return ""
+    if _is_heif(path):
+        return "" if has_heif() else NEEDS_HEIF
+
+    is_damaged_heif = has_heif() and suffix in _HEIF_SUFFIXES
+    if is_damaged_heif or (size and _is_image(path, suffix)):
+        return ""
+    return NO_IMAGE
 
 
-def _inode(status: os.stat_result) -> _Inode:
+def _is_heif(path: str) -> bool:
+    """Whether a file begins like HEIC; what cannot be read does not."""
+    try:
+        with open(path, "rb") as file:
+            return is_heif(file.read(_HEAD))
+    except OSError:
+        return False
+
+
+def inode_of(status: os.stat_result) -> Inode:
+    """Device and inode: what two names of one file have in common."""
     return status.st_dev, status.st_ino
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from intarsia.batch.ledger.error_kinds import ErrorKind
 from intarsia.engine.request import InpaintRequest
 
 __all__ = ["KEYS", "Line"]
@@ -21,8 +22,12 @@ class Line:
     Attributes:
         number: of the line in the file, from 1; of the row in a Parquet file.
         fields: what it holds; empty where ``problem`` says why it cannot be read.
+        error: the class of the problem.
+        notes: what is to be said about it in its results, where it is run.
     """
 
     number: int
     fields: Mapping[str, Any] = field(default_factory=dict)
     problem: str = ""
+    error: ErrorKind = "param"
+    notes: tuple[str, ...] = ()

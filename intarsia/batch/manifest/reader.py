@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from intarsia.batch.ledger.json_lines import without_repeats
-from intarsia.batch.manifest import folders, parquet, tables
+from intarsia.batch.manifest import album, parquet, tables
+from intarsia.batch.manifest.documented_lines import DocumentedLines
 from intarsia.batch.manifest.line import Line
 from intarsia.batch.settings import Options, Pair
 from intarsia.errors import RequestError, shown
+from intarsia.registry.registry import Registry
 
 __all__ = ["Manifest"]
 
@@ -35,14 +37,16 @@ class Manifest:
         allow_extra: columns that no request has are passed on to the rows rather than refused.
         out: where outputs go; they are no images of the manifest, should they lie among them.
         notes: what is left out of it, in sentences for people.
+        documented: reads the rows as documented requests.
     """
 
     place: Path | Pair
     allow_extra: bool = False
     out: Path | None = None
+    documented: DocumentedLines | None = None
     base: Path = field(init=False)
     notes: tuple[str, ...] = field(init=False, default=())
-    _album: folders.Album | None = field(init=False, default=None, repr=False, compare=False)
+    _album: album.Album | None = field(init=False, default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Raises :class:`RequestError` where the manifest is of no known kind, or not there."""
@@ -50,10 +54,10 @@ class Manifest:
         object.__setattr__(self, "base", base.absolute())
 
         if isinstance(self.place, Pair):
-            folders.check(self.place)
-            album = folders.open_album(self.place, self.out)
-            object.__setattr__(self, "_album", album)
-            object.__setattr__(self, "notes", folders.notes(album))
+            album.check(self.place)
+            opened = album.open_album(self.place, self.out)
+            object.__setattr__(self, "_album", opened)
+            object.__setattr__(self, "notes", album.notes(opened))
             return
 
         suffix = self.place.suffix.lower()
@@ -73,7 +77,14 @@ class Manifest:
         """A manifest from a path or a pair of folders."""
         if not isinstance(place, Pair):
             place = Path(place)
-        return cls(place, options.allow_extra, out)
+        if options.endpoint is None:
+            return cls(place, options.allow_extra, out)
+
+        is_json = isinstance(place, Path) and _READERS.get(place.suffix.lower()) == "jsonl"
+        if not is_json:
+            raise RequestError("endpoint", message="documented requests are JSON lines: give a .jsonl file")
+        documented = DocumentedLines(options.endpoint, Registry(options.weights, options.precision))
+        return cls(place, options.allow_extra, out, documented)
 
     def without_rows(self) -> RequestError:
         """What to raise where nothing has come of it."""
@@ -85,8 +96,9 @@ class Manifest:
 
     def __iter__(self) -> Iterator[Line]:
         if isinstance(self.place, Path):
-            return self._read(self.place)
-        return folders.read(self._album) if self._album is not None else iter(())
+            lines = self._read(self.place)
+            return lines if self.documented is None else map(self.documented.translated, lines)
+        return album.read(self._album) if self._album is not None else iter(())
 
     def _read(self, path: Path) -> Iterator[Line]:
         kind = _READERS[path.suffix.lower()]

@@ -26,8 +26,9 @@ from intarsia.engine.request import InpaintRequest
 from intarsia.errors import OutputError, RequestError, shown
 from intarsia.numbers import is_random_seed
 from intarsia.redact import redacted
+from intarsia.schedulers.table_json import read_table
 
-__all__ = ["Reader", "Refused", "Row", "derived_seed", "in_shard", "is_path", "load_defaults"]
+__all__ = ["Reader", "Refused", "Row", "derived_seed", "in_shard", "defaults_of", "is_path"]
 
 _IMAGE_FIELDS = ("init_image", "mask_image")
 _MISSPELT = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # "https:/…" is an address to be refused, no path
@@ -45,12 +46,14 @@ class Row:
         number: of its line.
         outputs: where its images go, relative to the output folder, one for each sample.
         fields: of the request, paths of images made absolute; its seed is in it.
+        notes: warnings for its results.
     """
 
     number: int
     id: str
     outputs: tuple[str, ...]
     fields: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,10 +75,24 @@ class Refused:
     is_nameless: bool = False
 
 
-def load_defaults(path: str | os.PathLike[str] | None) -> dict[str, Any]:
-    """The fields of a defaults file. Unknown keys, and values that no request takes: :class:`RequestError`."""
-    if path is None:
-        return {}
+def defaults_of(options: Options) -> dict[str, Any]:
+    """The fields of a run's defaults file, and over them those of its options.
+
+    Raises:
+        RequestError: an unknown key, or a value that no request takes.
+    """
+    fields = _file_fields(options.defaults) if options.defaults is not None else {}
+    given = {name: value for name, value in (options.request or {}).items() if value is not None}
+
+    for name in ("id", "output"):
+        if name in given:
+            raise RequestError(name, message=f"{name} cannot be the same for all rows")
+    InpaintRequest.parse(loosened(InpaintRequest, given))
+    return fields | given
+
+
+def _file_fields(path: str) -> dict[str, Any]:
+    """The fields of a defaults file."""
     try:
         fields = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except RecursionError as exc:
@@ -86,8 +103,10 @@ def load_defaults(path: str | os.PathLike[str] | None) -> dict[str, Any]:
     for name in ("id", "output"):
         if name in fields:
             raise RequestError("--defaults", message=f"{path}: {name} cannot be the same for all rows")
+    # A table's path is relative to the manifest, and looked at with the rows.
+    checked = {name: value for name, value in fields.items() if name != "table" or not isinstance(value, str)}
     try:
-        InpaintRequest.parse(fields)
+        InpaintRequest.parse(checked)
     except RequestError as exc:
         raise RequestError("--defaults", message=f"{path}: {exc}") from exc
     return fields
@@ -121,6 +140,7 @@ class Reader:
         self.base = str(base)
         self.options = options
         self.defaults = dict(defaults)
+        self._tables: dict[str, object] = {}
 
     def row(self, line: Line) -> Row | Refused:
         """The row that a line means."""
@@ -135,6 +155,8 @@ class Reader:
             self._check_keys(fields)
             _check_texts(fields)
             fields = loosened(InpaintRequest, fields)
+            if isinstance(fields.get("table"), str):
+                fields["table"] = self._table(fields["table"])
             written_id, output = fields.pop("id", None), fields.pop("output", None)
             identifier = self._id(written_id, fields)
             if output is None:
@@ -144,7 +166,8 @@ class Reader:
             return self._refused(line, identifier or self._written_id(line), str(exc))
 
         self._complete(fields, identifier)
-        return Row(line.number, identifier, outputs, {key: fields[key] for key in fields if key in KEYS})
+        known = {key: fields[key] for key in fields if key in KEYS}
+        return Row(line.number, identifier, outputs, known, line.notes)
 
     def _complete(self, fields: dict[str, Any], identifier: str) -> None:
         """Give a row's fields a seed and absolute paths."""
@@ -159,7 +182,8 @@ class Reader:
 
     def _refused(self, line: Line, identifier: str, text: str) -> Refused:
         text = redacted(text).encode("utf-8", "backslashreplace").decode()  # names of files need not be UTF-8
-        return Refused(line.number, identifier or f"line {line.number}", "param", text, is_nameless=not identifier)
+        error = line.error if line.problem else "param"
+        return Refused(line.number, identifier or f"line {line.number}", error, text, is_nameless=not identifier)
 
     def _written_id(self, line: Line) -> str:
         """The line's own id where it is one, for the name of a row that is refused."""
@@ -201,6 +225,13 @@ class Reader:
     def _is_inline(self, source: str) -> bool:
         """Whether an image is written out in the row, as base64."""
         return not ADDRESS.match(source) and _may_be_base64(source) and self._located(source) == source
+
+    def _table(self, path: str) -> object:
+        """What the file of a scheduler table holds; read once, as rows share it."""
+        located = self._located(path)
+        if located not in self._tables:
+            self._tables[located] = read_table(located)
+        return self._tables[located]
 
     def _adapter(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         adapter = fields.get("ip_adapter")

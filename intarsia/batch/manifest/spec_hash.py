@@ -45,7 +45,9 @@ class Specs:
     def __init__(self, registry: Registry, options: Options) -> None:
         self._registry = registry
         saving = options.saving
-        self._written = [saving.quality, saving.lossless, saving.compression, options.metadata]
+        self._written: list[Any] = [saving.quality, saving.lossless, saving.compression, options.metadata]
+        if options.strip:  # hashes of runs without it stay as they were
+            self._written.append("strip")
         self._outlines: dict[str, str] = {}
 
     def outline(self, request: InpaintRequest) -> str:
@@ -81,7 +83,9 @@ def _hash(value: Any) -> str:
 
 def contents_of(plan: Plan) -> dict[str, str]:
     """The content hashes in a plan, by field."""
-    contents = {"init_image": plan.canvas.image_sha256, "mask_image": plan.canvas.mask_sha256}
+    contents = {"init_image": plan.canvas.image_sha256}
+    if plan.canvas.mask_sha256:
+        contents["mask_image"] = plan.canvas.mask_sha256
     if plan.prompt.image_sha256:
         contents["ip_adapter.image"] = plan.prompt.image_sha256
     return contents

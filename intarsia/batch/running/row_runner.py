@@ -15,7 +15,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from intarsia.batch.ledger.error_kinds import classify, sentence
 from intarsia.batch.ledger.records import Record
@@ -30,7 +29,6 @@ from intarsia.engine.result import Result
 from intarsia.engine.ticket import Ticket
 from intarsia.errors import Cancelled, OutputError
 from intarsia.images.access import Access
-from intarsia.images.metadata import a1111_parameters
 from intarsia.images.save import write
 from intarsia.images.sources import open_image
 
@@ -183,7 +181,9 @@ class RowRunner:
         return self.engine.submit(item.request)
 
     def _look(self, request: InpaintRequest) -> dict[str, str]:
-        images = {"init_image": request.init_image, "mask_image": request.mask_image}
+        images = {"init_image": request.init_image}
+        if request.mask_image is not None or "mask_image" in request.required_images:
+            images["mask_image"] = request.mask_image
         if request.ip_adapter is not None:
             images["ip_adapter.image"] = request.ip_adapter.image
         return {name: open_image(name, value, self._access).sha256 for name, value in images.items()}
@@ -236,7 +236,7 @@ class RowRunner:
             identities=dict(item.identities),
             timings=timings,
             runtime=(runtime.backend, runtime.device) if runtime else (),
-            warnings=tuple(result.warnings) or None,
+            warnings=(*job.notes, *result.warnings) or None,
             nsfw=tuple(result.nsfw) if any(result.nsfw) else None,
         )
 
@@ -248,14 +248,12 @@ class RowRunner:
         path = self._out / name
         self._make_folder(path.parent, name)
 
-        meta: dict[str, Any] | None = None
-        text: str | None = None
-        if self._options.metadata:
-            meta = result.meta | {"seed": result.seeds[sample]}
-            text = a1111_parameters(meta)
+        texts = result.file_texts(sample, strip=self._options.strip)
+        if not self._options.metadata:
+            texts |= {"metadata": None, "parameters": None}
 
         saving = replace(self._options.saving, overwrite=name in job.own or job.attempt > 1)
-        data = write(result.images[sample], path, metadata=meta, parameters=text, options=saving).data
+        data = write(result.images[sample], path, options=saving, **texts).data
         return hashlib.sha256(data).hexdigest(), len(data)
 
     def _make_folder(self, folder: Path, name: str) -> None:

@@ -16,7 +16,7 @@ from intarsia.batch.manifest.rows import Refused, Row, is_path
 from intarsia.batch.manifest.spec_hash import Specs, identity, sources_of
 from intarsia.batch.running.jobs import Job
 from intarsia.batch.running.task import Task
-from intarsia.canvas.geometry import geometry
+from intarsia.canvas.geometry import follows_mask, geometry
 from intarsia.canvas.options import CanvasOptions
 from intarsia.engine.prompts import read_prompts
 from intarsia.engine.request import InpaintRequest
@@ -72,7 +72,7 @@ class DoneFilter:
 
     def _known(self, row: Row, request: InpaintRequest) -> str | None:
         """The ``known`` of the row's job; None where it is done. Raises what is wrong with its request."""
-        for name in ("init_image", "mask_image"):
+        for name in request.required_images:
             if getattr(request, name) is None:
                 raise RequestError(name, message=f"{name} is required")
 
@@ -131,14 +131,21 @@ def _size(request: InpaintRequest, native: int) -> Hashable:
         return request.width, request.height
 
     source = request.init_image
-    if request.mask_padding is not None or not isinstance(source, str) or not is_path(source):
+    if isinstance(request.mask_padding, int) or request.extend or not isinstance(source, str) or not is_path(source):
         return None
 
     size = _image_size(source)
     if size is None or not all(size):
         return None
 
-    options = CanvasOptions(width=request.width, height=request.height, native_size=native)
+    options = CanvasOptions(
+        width=request.width,
+        height=request.height,
+        mask_padding="auto" if request.mask_padding == "auto" else None,
+        native_size=native,
+    )
+    if follows_mask(size, options):
+        return None
     layout = geometry(size, size, (0, 0, *size), options)
     return layout.width, layout.height
 

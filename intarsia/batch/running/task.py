@@ -6,12 +6,14 @@ import logging
 import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from intarsia.batch.ledger.results import History, Record, is_results, read_history, result_files
 from intarsia.batch.manifest.collisions import Collisions, read_rows
+from intarsia.batch.manifest.prompt_count import PromptCount
 from intarsia.batch.manifest.reader import Manifest
-from intarsia.batch.manifest.rows import Reader, Refused, Row, in_shard, load_defaults
+from intarsia.batch.manifest.rows import Reader, Refused, Row, defaults_of, in_shard
 from intarsia.batch.settings import Options, Pair
 from intarsia.errors import RequestError
 from intarsia.registry.registry import Registry
@@ -49,11 +51,7 @@ class Task:
 
     def all_rows(self, history: History) -> Iterator[Row | Refused]:
         """The rows that the run accounts for. What was appended to the manifest since it was looked at is not."""
-        nameless = {record.line: record for record in history.last.values() if record.nameless}
-        for row in self._read():
-            last = history.last.get(row.id) or nameless.get(row.number)
-            if in_shard(_shard_key(row), self.options.shard) and self._is_selected(last):
-                yield row
+        return islice(self._selected_rows(history), self.options.limit)
 
     def stale_rows(self, history: History) -> list[Record]:
         """Records of unparsable lines that the manifest no longer contains."""
@@ -64,6 +62,13 @@ class Task:
 
         stale = candidates - {row.id for row in self._read()}
         return [history.last[name] for name in sorted(stale)]
+
+    def _selected_rows(self, history: History) -> Iterator[Row | Refused]:
+        nameless = {record.line: record for record in history.last.values() if record.nameless}
+        for row in self._read():
+            last = history.last.get(row.id) or nameless.get(row.number)
+            if in_shard(_shard_key(row), self.options.shard) and self._is_selected(last):
+                yield row
 
     def _read(self) -> Iterator[Row | Refused]:
         lines = (line for line, _ in zip(self.manifest, range(self.lines), strict=False))
@@ -98,21 +103,23 @@ def prepare(
     """
     place = manifest if isinstance(manifest, Pair) else Path(manifest)
     opened = Manifest.of(place, options, out)
-    reader = Reader(opened.base, options, load_defaults(options.defaults))
+    reader = Reader(opened.base, options, defaults_of(options))
     keep_out(opened, out)
 
     collisions = Collisions(out)
+    prompts = PromptCount()
     lines = rows = 0
     for line in opened:
         lines += 1
         row = reader.row(line)
         if isinstance(row, Row):
             collisions.add(row)
+            prompts.add(row)
         rows += in_shard(_shard_key(row), options.shard)
 
     if not lines:
         raise opened.without_rows()
-    for note in opened.notes:
+    for note in (*opened.notes, *prompts.notes()):
         log.warning("%s", note)
 
     return Task(
@@ -123,7 +130,7 @@ def prepare(
         options=options,
         registry=Registry(options.weights, options.precision),
         lines=lines,
-        rows=rows,
+        rows=rows if options.limit is None else min(rows, options.limit),
         failures=failures,
     )
 

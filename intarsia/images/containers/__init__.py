@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from types import ModuleType
 
-from intarsia.images.containers import avif, bitmap, gif, ico, jpeg, jpeg2000, png, tiff, webp
+from intarsia.images.containers import avif, bitmap, gif, heif, ico, jpeg, jpeg2000, png, tiff, webp
 from intarsia.images.containers.container import Container, Damaged
 
 __all__ = ["Container", "Damaged", "size_of", "unpack"]
@@ -48,6 +48,8 @@ def _reader(data: bytes) -> ModuleType | None:
         return webp
     if data[4:8] == b"ftyp" and data[8:12] in avif.BRANDS:
         return avif
+    if heif.is_heif(data):
+        return heif
 
     signatures: dict[ModuleType, bytes | tuple[bytes, ...]] = {
         png: png.SIGNATURE,

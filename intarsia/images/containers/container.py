@@ -32,6 +32,9 @@ class Container:
         bits: of a channel, where they are more than the decoder delivers.
         cost: how many times the memory of other images its decoder needs; it may have so many times fewer pixels.
         key: the color that is transparent, one sample or three of ``bits``.
+        exif: EXIF's block, from its TIFF header on or the word before it; b"" where there is none that can be read.
+        xmp: the XMP packet; b"" where there is none.
+        dpi: pixels per inch across and down; None where the file does not say.
         notes: what was left out and may be missed.
     """
 
@@ -44,6 +47,9 @@ class Container:
     bits: int = 8
     cost: int = 1
     key: tuple[int, ...] | None = None
+    exif: bytes = b""
+    xmp: bytes = b""
+    dpi: tuple[float, float] | None = None
     notes: tuple[str, ...] = ()
 
 

@@ -1,4 +1,4 @@
-"""The orientation in EXIF and XMP data, the only thing that is used of them."""
+"""The orientation in EXIF and XMP data, the only thing that decides how an image is read."""
 
 from __future__ import annotations
 

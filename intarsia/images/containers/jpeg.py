@@ -28,6 +28,8 @@ _MOST_SCANNED = 1 << 30  # pixels in all scans together, where there are more th
 _MARKER = re.compile(rb"\xff+([^\xff\x00])")
 _LARGEST_STRIDE = 1 << 18
 _EXIF, _XMP, _ICC = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
+_INCHES = {1: 1.0, 2: 2.54}
+"""JFIF's units of density, pixels per inch and per centimeter, as factors to the first."""
 
 
 @dataclass(kw_only=True)
@@ -39,7 +41,10 @@ class _Segments:
     profile: dict[int, bytes] = field(default_factory=dict)
     profile_parts: int = 0
     exif: int | None = None
+    exif_block: bytes = b""
     xmp: int | None = None
+    xmp_packet: bytes = b""
+    dpi: tuple[float, float] | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -77,6 +82,9 @@ def unpack(data: bytes) -> Container:
         size=segments.size,
         icc_profile=profile,
         orientation=segments.exif or segments.xmp or 1,
+        exif=segments.exif_block,
+        xmp=segments.xmp_packet,
+        dpi=segments.dpi,
         notes=tuple(segments.notes),
     )
 
@@ -118,11 +126,12 @@ def _take(segments: _Segments, kind: int, segment: memoryview) -> None:
     content = bytes(segment[4:])
     if kind == _APP0 and content.startswith(b"JFIF"):
         segments.needed.append(segment)
-    elif kind == _APP1 and content.startswith(_EXIF) and segments.exif is None:
-        segments.exif = _exif(content, segments.notes)
-    elif kind == _APP1 and content.startswith(_XMP) and segments.xmp is None:
-        packet = content.removeprefix(_XMP)
-        segments.xmp = xmp_orientation(packet)
+        segments.dpi = _density(content)
+    elif kind == _APP1 and content.startswith(_EXIF) and not segments.exif_block:
+        segments.exif, segments.exif_block = _exif(content, segments.notes)
+    elif kind == _APP1 and content.startswith(_XMP) and not segments.xmp_packet:
+        segments.xmp_packet = content.removeprefix(_XMP)
+        segments.xmp = xmp_orientation(segments.xmp_packet)
     elif kind == _APP2 and content.startswith(_ICC) and len(content) > len(_ICC) + 2:
         part = content.removeprefix(_ICC)
         number, parts = part[0], part[1]
@@ -130,12 +139,22 @@ def _take(segments: _Segments, kind: int, segment: memoryview) -> None:
         segments.profile.setdefault(number, part[2:])
 
 
-def _exif(block: bytes, notes: list[str]) -> int | None:
+def _density(content: bytes) -> tuple[float, float] | None:
+    """Pixels per inch in a JFIF segment; None where it says a ratio alone."""
+    if len(content) < 12:
+        return None
+    unit, across, down = struct.unpack_from(">BHH", content, 7)
+    factor = _INCHES.get(unit)
+    return (across * factor, down * factor) if factor else None
+
+
+def _exif(block: bytes, notes: list[str]) -> tuple[int | None, bytes]:
+    """The orientation, and the block where it can be read."""
     try:
-        return exif_orientation(block)
+        return exif_orientation(block), block
     except ValueError as exc:
         notes.append(f"the EXIF data cannot be read and were ignored ({exc})")
-        return None
+        return None, b""
 
 
 def _size(segment: bytes | memoryview) -> tuple[int, int]:

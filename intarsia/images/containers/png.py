@@ -19,6 +19,7 @@ _XMP = b"XML:com.adobe.xmp\0"
 # ImageMagick writes EXIF as text, in hexadecimal.
 _RAW_EXIF = re.compile(rb"Raw profile type (?:exif|APP1)\0")
 _MOST_TEXT = 16 << 20
+_PER_METER, _METERS_PER_INCH = 1, 0.0254
 
 
 @dataclass(kw_only=True)
@@ -30,7 +31,10 @@ class _Chunks:
     transparency: bytes = b""
     profile: bytes | None = None
     exif: int | None = None
+    exif_block: bytes = b""
     xmp: int | None = None
+    xmp_packet: bytes = b""
+    dpi: tuple[float, float] | None = None
     is_animated: bool = False
     seen: set[str] = field(default_factory=set)
     notes: dict[str, None] = field(default_factory=dict)
@@ -82,6 +86,9 @@ def _container(chunks: _Chunks) -> Container:
         has_more=chunks.is_animated,
         icc_profile=chunks.profile,
         orientation=chunks.exif or chunks.xmp or 1,
+        exif=chunks.exif_block,
+        xmp=chunks.xmp_packet,
+        dpi=chunks.dpi,
         bits=bits,
         key=_key(chunks, bits, color),
         notes=tuple(chunks.notes),
@@ -144,7 +151,10 @@ def _note(chunks: _Chunks, kind: bytes, content: memoryview) -> None:
     elif kind == b"eXIf":
         _read_exif(chunks, bytes(content))
     elif kind == b"iTXt" and content[: len(_XMP)] == _XMP:
-        chunks.xmp = _xmp(bytes(content))
+        chunks.xmp_packet = _xmp(bytes(content))
+        chunks.xmp = xmp_orientation(chunks.xmp_packet)
+    elif kind == b"pHYs":
+        chunks.dpi = _density(content)
     else:
         return
 
@@ -163,22 +173,33 @@ def _profile(content: bytes, chunks: _Chunks) -> bytes | None:
 def _read_exif(chunks: _Chunks, block: bytes) -> None:
     try:
         chunks.exif = exif_orientation(block)
+        chunks.exif_block = block
     except ValueError as exc:
         chunks.notes[f"the EXIF data cannot be read and were ignored ({exc})"] = None
 
 
-def _xmp(content: bytes) -> int | None:
+def _density(content: memoryview) -> tuple[float, float] | None:
+    """Pixels per inch; None where only their ratio is stored."""
+    if len(content) < 9:
+        return None
+    across, down, unit = struct.unpack_from(">IIB", content)
+    if unit != _PER_METER:
+        return None
+    return across * _METERS_PER_INCH, down * _METERS_PER_INCH
+
+
+def _xmp(content: bytes) -> bytes:
+    """The packet in an iTXt chunk; b"" where it cannot be read."""
     content = content.removeprefix(_XMP)
     is_packed = content[:1] == b"\1"
     method = content[1:2]
     *_, packet = content[2:].split(b"\0", 2)
     if not is_packed:
-        return xmp_orientation(packet)
+        return packet
 
     if method != b"\0":  # the only compression that there is
-        return None
-    plain = inflated(packet, _MOST_TEXT)
-    return xmp_orientation(plain or b"")
+        return b""
+    return inflated(packet, _MOST_TEXT) or b""
 
 
 def _read_raw_exif(chunks: _Chunks, text: bytes, is_packed: bool) -> None:
@@ -189,5 +210,6 @@ def _read_raw_exif(chunks: _Chunks, text: bytes, is_packed: bool) -> None:
     try:
         block = bytes.fromhex(digits.decode("ascii", "replace"))
         chunks.exif = chunks.exif or exif_orientation(block)
+        chunks.exif_block = chunks.exif_block or block
     except ValueError as exc:
         chunks.notes[f"the EXIF data cannot be read and were ignored ({exc})"] = None

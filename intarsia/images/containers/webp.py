@@ -44,6 +44,7 @@ def unpack(data: bytes) -> Container:
     """
     image_chunks: list[bytes | memoryview] = []
     frames, exif, xmp = 0, 1, 1
+    exif_block = xmp_packet = b""
     profile: bytes | None = None
     notes: list[str] = []
 
@@ -57,9 +58,10 @@ def unpack(data: bytes) -> Container:
         elif kind == b"ICCP" and profile is None:
             profile = bytes(chunk[8:])
         elif kind == b"EXIF":
-            exif = _exif(bytes(chunk[8:]), notes)
+            exif, exif_block = _exif(_content(chunk), notes)
         elif kind == b"XMP ":
-            xmp = xmp_orientation(bytes(chunk[8:])) or 1
+            xmp_packet = _content(chunk)
+            xmp = xmp_orientation(xmp_packet) or 1
 
     body = b"".join(image_chunks)
     return Container(
@@ -69,6 +71,8 @@ def unpack(data: bytes) -> Container:
         has_more=frames > 1,
         icc_profile=usable_profile(profile, notes),
         orientation=exif if exif != 1 else xmp,
+        exif=exif_block,
+        xmp=xmp_packet,
         notes=tuple(notes),
     )
 
@@ -100,12 +104,19 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
     raise Damaged(f"has more than {MOST_PARTS} chunks")
 
 
-def _exif(block: bytes, notes: list[str]) -> int:
+def _content(chunk: memoryview) -> bytes:
+    """What is in a chunk, without its padding."""
+    size = int.from_bytes(chunk[4:8], "little")
+    return bytes(chunk[8 : 8 + size])
+
+
+def _exif(block: bytes, notes: list[str]) -> tuple[int, bytes]:
+    """The orientation, and the block where it can be read."""
     try:
-        return exif_orientation(block) or 1
+        return exif_orientation(block) or 1, block
     except ValueError as exc:
         notes.append(f"the EXIF data cannot be read and were ignored ({exc})")
-        return 1
+        return 1, b""
 
 
 def _size(data: bytes) -> tuple[int, int] | None:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import IO
 
+from intarsia.engine.prompt_tags import lora_tags
 from intarsia.lru import Lru
 from intarsia.server.engines import host_messages as messages
 from intarsia.server.engines.host import Listener
@@ -281,7 +282,10 @@ class ManyHosts:
 def model_key(job: Job) -> str:
     """What decides whether two jobs run on the same opened model: the model and what is put into it."""
     request = job.request
-    return repr([request.get(name) for name in ("model", "vae", "loras")])
+    parts = [request.get(name) for name in ("model", "vae", "loras")]
+    # where the prompt is read as plain text its tags name no LoRA: such a job may find another engine, no wrong model
+    in_prompt = lora_tags(request.get("prompt") or "")
+    return repr([*parts, in_prompt])
 
 
 def _whole_lines(pipe: IO[bytes]) -> Iterator[bytes]:
