@@ -13,11 +13,14 @@ const LARGEST_SIDE = 2048;
  */
 export function followsMask(picture, { padding, native, width, height }) {
   if (padding !== "auto") return padding !== "whole" && Number.isFinite(Number(padding));
-  if (width !== null && width < picture.width) return true;
-  if (height !== null && height < picture.height) return true;
-  if (width !== null || height !== null) return false;
-  const isLong = Math.max(picture.width, picture.height) > LARGEST_SIDE;
-  return isLong || picture.width * picture.height > LARGEST_AREA * native ** 2;
+  if (width === null && height === null) {
+    const isLong = Math.max(picture.width, picture.height) > LARGEST_SIDE;
+    return isLong || picture.width * picture.height > LARGEST_AREA * native ** 2;
+  }
+  // One side that is not asked for follows the other, up to the largest.
+  const across = width ?? Math.min(LARGEST_SIDE, Math.round(((height ?? 0) * picture.width) / picture.height));
+  const down = height ?? Math.min(LARGEST_SIDE, Math.round((across * picture.height) / picture.width));
+  return across < picture.width || down < picture.height;
 }
 
 /**
