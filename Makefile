@@ -7,7 +7,7 @@ export OMP_WAIT_POLICY = PASSIVE
 export HF_HUB_OFFLINE = 1
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-random test-slow check lint types docs gpu sheet clean
+.PHONY: demo test test-random test-slow check lint types docs gpu sheet page-tools clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/python -m tools.demo out/demo
@@ -44,11 +44,15 @@ sheet: $(VENV)/.dev
 	$(BIN)/python -m tools.sheet docs/images/sheet.jpg docs/images/parts.jpg
 	$(BIN)/python -m tools.comparison docs/images/compare.jpg
 
+# What some of the page's tests use where it is there: axe-core, and TypeScript's compiler for the modules' JSDoc types.
+page-tools: | $(VENV)/bin/python
+	npm install --no-fund --no-audit --prefix $(VENV)/page-tools axe-core@4.14.1 typescript@5.9.3
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) install -c constraints.txt -e ".[cpu,tools]"
+	$(PIP) install -c constraints.txt -e ".[cpu,serve,tools]"
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python

@@ -14,6 +14,7 @@ from intarsia.batch.ledger.report import report
 from intarsia.batch.ledger.run_stats import RunStats
 from intarsia.batch.runner import retry, run
 from intarsia.batch.settings import Options, Pair
+from intarsia.batch.sheet.contact_sheet import Sheet, sheet
 from intarsia.batch.validate import Findings, validate
 
-__all__ = ["Findings", "Options", "Pair", "RunStats", "merge", "report", "retry", "run", "validate"]
+__all__ = ["Findings", "Options", "Pair", "RunStats", "Sheet", "merge", "report", "retry", "run", "sheet", "validate"]

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from intarsia.endpoints.reading import ENDPOINTS
 from intarsia.engine.noise import MAX_SEED
 from intarsia.errors import RequestError, expect
 from intarsia.images.access import Access, pixel_limit
@@ -60,6 +61,7 @@ class Options:
         defaults: a TOML file of request fields under the rows.
         request: more of them, as JSON has them; they go before those of the file, and a row's own before both.
         limit: only so many rows, the first ones; None is all.
+        endpoint: rows are documented requests to it; None for rows with the fields of a request.
         allow_extra: keys that no request has are ignored rather than refused.
         max_errors: the run stops when more rows than this have failed: a number, or a share as in "5%".
         fail_fast: the run stops at the first failed row.
@@ -103,6 +105,7 @@ class Options:
     memory: str | int | None = None
     request: Mapping[str, Any] | None = None
     limit: int | None = None
+    endpoint: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("weights", "defaults"):
@@ -117,6 +120,9 @@ class Options:
             raise RequestError("request", self.request, "a mapping of request fields, or None")
         if self.limit is not None and self.limit < 1:
             raise RequestError("limit", self.limit, "at least 1")
+
+        if self.endpoint is not None:
+            self._check_endpoint(self.endpoint)
 
         Access(max_pixels=self.max_pixels)  # its own limits
         read_memory(self.memory)
@@ -139,6 +145,13 @@ class Options:
         is_pair = isinstance(self.shard, tuple) and [type(part) for part in self.shard] == [int, int]
         if not is_pair:
             raise RequestError("shard", self.shard, "two integers (I, N)")
+
+    def _check_endpoint(self, name: str) -> None:
+        if name not in ENDPOINTS:
+            raise RequestError("endpoint", name, f"one of {', '.join(ENDPOINTS)}")
+        if self.request or self.defaults is not None:
+            message = f"documented requests have the defaults of {name}: leave out --defaults and options of a request"
+            raise RequestError("endpoint", message=message)
 
     @property
     def saving(self) -> SaveOptions:

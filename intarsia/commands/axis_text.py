@@ -16,6 +16,7 @@ from intarsia.engine.field_names import hint_for
 from intarsia.engine.loose_values import loosened
 from intarsia.engine.request import InpaintRequest
 from intarsia.errors import RequestError, named
+from intarsia.schedulers.table_json import read_table
 
 __all__ = ["axes_of", "settings_of", "values_of"]
 
@@ -108,12 +109,14 @@ def _json_list(text: str) -> list[Any] | None:
 
 
 def _value(name: str, value: Any) -> Any:
-    """One value: ``none`` is null or no list at all, and a LoRA's name a list of one."""
+    """One value: ``none`` is null or no list at all, a LoRA's name a list of one, and a table's file the table."""
     is_none = isinstance(value, str) and value.lower() == "none"
     if name in _LISTS:
         if is_none or value is None:
             return []
         return value if isinstance(value, list) else [value]
+    if name == "table" and isinstance(value, str) and not is_none:
+        return read_table(value)
     if is_none and "null" in kinds_of(InpaintRequest, name):
         return None
     return loosened(InpaintRequest, {name: value})[name]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -26,7 +26,7 @@ from intarsia.commands.options import (
 )
 from intarsia.commands.request_options import MaskOptions, ModelOptions, PromptOptions, SamplingOptions
 from intarsia.commands.set_option import Settings
-from intarsia.commands.streams import is_quiet, note
+from intarsia.commands.streams import JSON_SCHEMA, is_quiet, note
 from intarsia.errors import Cancelled, RequestError
 from intarsia.printable import printable, printable_json
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["batch"]
 
-batch = group("Offline batches: validate, run, report, retry, merge.", no_args_is_help=True)
+batch = group("Offline batches: validate, run, report, sheet, retry, merge.", no_args_is_help=True)
 
 Out = Annotated[Path, typer.Option("--out", "-o", "--output", metavar="FOLDER", help="For images and results.")]
 Folder = Annotated[Path, typer.Argument(help="The output folder of a run.")]
@@ -95,7 +95,7 @@ def validate_command(
     lines = ProgressLines(_say, every, "with problems")
     with CheckDisplay(lines=lines, is_shown=not is_quiet()) as display:
         findings = validate(rows.place(), options, decode=decode, out=out, watch=display)
-    typer.echo(printable_json(_findings_as_dict(findings)) if as_json else _findings_as_text(findings))
+    typer.echo(_as_report(_findings_as_dict(findings)) if as_json else _findings_as_text(findings))
     if findings.problems:
         raise typer.Exit(RequestError.exit_code)
 
@@ -158,13 +158,48 @@ def report_command(out: Folder, as_json: AsJson = False) -> None:
 
     summary = report(out)
     _warn(summary["warnings"])
-    typer.echo(printable_json(summary) if as_json else as_text(summary))
+    typer.echo(_as_report(summary) if as_json else as_text(summary))
+
+
+@batch.command("sheet")
+def sheet_command(
+    out: Folder,
+    overview: Annotated[
+        Path | None, typer.Option("--picture", metavar="FILE", help="Also one image of the first rows: sheet.png, say.")
+    ] = None,
+    first: Annotated[int, typer.Option("--first", min=1, max=400, metavar="N", help="How many these are.")] = 40,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, max=64, metavar="N", help="Processes; default one for each core.")
+    ] = None,
+    every: Every = 30.0,
+    as_json: AsJson = False,
+) -> None:
+    """Write a contact sheet, sheet.html: before, mask and after of every row, failures first."""
+    from intarsia.batch import sheet
+    from intarsia.batch.live import CheckDisplay, ProgressLines
+
+    lines = ProgressLines(_say, every, "without images")
+    try:
+        with CheckDisplay(lines=lines, is_shown=not is_quiet()) as display:
+            made = sheet(out, overview=overview, first=first, workers=workers, watch=display)
+    except KeyboardInterrupt as exc:
+        raise Cancelled(f"interrupted; the same command goes on where it stopped ({out})") from exc
+
+    _warn(made.warnings)
+    paths = [made.path, *filter(None, [overview])]
+    if as_json:
+        numbers = {"rows": made.rows, "pages": made.pages, "unreadable": made.unreadable}
+        typer.echo(_as_report({"output": list(map(str, paths)), **numbers, "warnings": list(made.warnings)}))
+        return
+    for path in paths:
+        typer.echo(printable(str(path)))
 
 
 @batch.command("merge")
 def merge_command(
     out: Folder,
     others: Annotated[list[Path] | None, typer.Argument(help="Folders whose results are added.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Put the results of shards (and of other folders) into one results.jsonl."""
     from intarsia.batch import merge
@@ -173,7 +208,16 @@ def merge_command(
         rows = merge(out, others or [], lambda sentence: _warn([sentence]))
     except KeyboardInterrupt as exc:
         raise Cancelled(f"interrupted; the same command goes on ({out})") from exc
-    typer.echo(printable(f"{rows} rows in {out / 'results.jsonl'}"))
+    results = out / "results.jsonl"
+    if as_json:
+        typer.echo(_as_report({"rows": rows, "results": str(results)}))
+    else:
+        typer.echo(printable(f"{rows} rows in {results}"))
+
+
+def _as_report(values: Mapping[str, Any]) -> str:
+    """What ``--json`` prints, with the version of its shape; ids and paths in it may be of any characters."""
+    return printable_json({"schema": JSON_SCHEMA, **values})
 
 
 def _carry_out(
@@ -200,7 +244,7 @@ def _carry_out(
 
     numbers = stats.to_dict()
     _warn(stats.warnings)
-    typer.echo(printable_json(numbers) if as_json else run_as_text(numbers))
+    typer.echo(_as_report(numbers) if as_json else run_as_text(numbers))
     if stats.failed:
         raise typer.Exit(1)
 

@@ -34,6 +34,10 @@ Masks = Annotated[
 Defaults = Annotated[
     Path | None, typer.Option("--defaults", metavar="FILE", help="A TOML file of request fields under the rows.")
 ]
+Endpoint = Annotated[
+    str | None,
+    typer.Option("--endpoint", "-e", metavar="NAME", help="Rows are documented requests to it, community for example."),
+]
 Extra = Annotated[bool, typer.Option("--allow-extra", help="Ignore keys that no request has.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N rows, for a look.")]
 Threads = Annotated[
@@ -52,12 +56,13 @@ class RowOptions:
     masks: Masks = None
     defaults: Defaults = None
     allow_extra: Extra = False
+    endpoint: Endpoint = None
     limit: Limit = None
 
     def settings(self) -> dict[str, Any]:
         """Fields of :class:`intarsia.batch.Options`."""
         defaults = None if self.defaults is None else str(self.defaults)
-        return {"defaults": defaults, "allow_extra": self.allow_extra, "limit": self.limit}
+        return {"defaults": defaults, "allow_extra": self.allow_extra, "endpoint": self.endpoint, "limit": self.limit}
 
     def place(self) -> Path | Pair:
         """The manifest, or folders of images and masks."""

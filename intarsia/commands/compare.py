@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
@@ -13,17 +12,22 @@ from intarsia.commands.compare_files import Files, GridOptions
 from intarsia.commands.interrupts import held, interruptible
 from intarsia.commands.option_groups import grouped
 from intarsia.commands.options import AsJson, EngineOptions, MessageOptions
-from intarsia.commands.request_options import ImageOptions, ModelOptions, PromptOptions, SamplingOptions
-from intarsia.commands.streams import complain, is_quiet, note, print_json, remark
+from intarsia.commands.request_options import (
+    ImageOptions,
+    MaskOptions,
+    ModelOptions,
+    PromptOptions,
+    SamplingOptions,
+    SeedOptions,
+)
+from intarsia.commands.streams import complain, is_quiet, note, print_report, remark
+from intarsia.errors import RequestError
 
 if TYPE_CHECKING:
     from intarsia.comparing.axes import Axis
     from intarsia.comparing.comparison import Comparison
 
 __all__ = ["compare"]
-
-COMPARE_SCHEMA = 1
-"""Version of what ``--json`` prints; it grows when a key changes its meaning or goes."""
 
 
 class RequestGroup(Protocol):
@@ -47,7 +51,9 @@ Axes = Annotated[
 def compare(
     context: typer.Context,
     images: ImageOptions,
+    masks: MaskOptions,
     prompt: PromptOptions,
+    seed: SeedOptions,
     sampling: SamplingOptions,
     model: ModelOptions,
     output: GridOptions,
@@ -64,7 +70,7 @@ def compare(
     from intarsia.comparing.running import Settings, run_comparison
 
     messages.apply()
-    groups = (prompt, sampling, model)
+    groups = (masks, prompt, seed, sampling, model)
     fields, axes = _fields_and_axes(images, groups, axis or [], list(context.params))
     files = output.files(fields.get("init_image"))
 
@@ -89,22 +95,19 @@ def compare(
 def _fields_and_axes(
     images: ImageOptions, groups: Sequence[RequestGroup], settings: Sequence[str], order: Sequence[str]
 ) -> tuple[dict[str, Any], list[Axis]]:
-    """What all cells have, and the axes; image and mask may be axes alone."""
+    """What all cells have, and the axes; image and mask may be axes."""
     from intarsia.commands.axis_text import axes_of, settings_of
 
     compared = settings_of(settings)
-    given = {
-        "init_image": images.image is not None or images.init_image is not None,
-        "mask_image": images.mask is not None or images.mask_image is not None,
-    }
-    # for the images' own check of what is missing; the axis takes its place below
-    stand_ins = {name: compared[name][0] for name in given if name in compared and not given[name]}
-
-    fields = dataclasses.replace(images, **stand_ins).fields()
+    fields = images.fields(needs_images=False)
     for group in groups:
         fields |= group.fields()
-    for name in stand_ins:
-        del fields[name]
+
+    given = {*fields, *compared}
+    needed = {"image": "init_image"} if "extend" in given else {"image": "init_image", "mask": "mask_image"}
+    for argument, field in needed.items():
+        if field not in given:
+            raise RequestError(argument, message=f"{argument} is missing: intarsia compare IMAGE MASK")
     return axes_of(compared, fields, order)
 
 
@@ -132,7 +135,7 @@ def _report(comparison: Comparison, files: Files, as_json: bool) -> None:
         complain(f"{cell.id} failed: {cell.error}")
     if as_json:
         paths = dict(zip(("grid", "csv", "manifest"), map(str, files.paths), strict=True))
-        print_json({"schema": COMPARE_SCHEMA, **paths, **comparison.to_dict()})
+        print_report({**paths, **comparison.to_dict()})
         return
 
     for warning in dict.fromkeys(warning for cell in comparison.cells for warning in cell.warnings):

@@ -15,15 +15,13 @@ import typer
 
 from intarsia.commands.option_groups import grouped
 from intarsia.commands.options import AsJson, Weights
-from intarsia.commands.streams import print_json
+from intarsia.commands.streams import print_report
 from intarsia.errors import BackendError, WeightsError
 
 if TYPE_CHECKING:
     from intarsia.registry.registry import Registry
 
 __all__ = ["doctor"]
-
-DOCTOR_SCHEMA = 1
 
 PACKAGES = {
     "base": ("numpy", "pillow", "pydantic", "typer", "tokenizers", "safetensors", "huggingface-hub"),
@@ -62,7 +60,6 @@ def doctor(weights: Weights = None, as_json: AsJson = False) -> None:
     choice = automatic_choice(find_spec("torch") is not None, find_spec("onnxruntime") is not None, gpus)
     model = _default_model(Registry(weights))
     found = {
-        "schema": DOCTOR_SCHEMA,
         "version": version("intarsia"),
         "python": platform.python_version(),
         "system": platform.platform(),
@@ -73,7 +70,7 @@ def doctor(weights: Weights = None, as_json: AsJson = False) -> None:
         "auto": choice,
         "model": model,
     }
-    print_json(found) if as_json else typer.echo(_as_text(found))
+    print_report(found) if as_json else typer.echo(_as_text(found))
     if not choice["backend"]:
         raise BackendError(choice["reason"])
     if model["problem"]:

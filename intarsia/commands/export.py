@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from intarsia.commands.options import Weights
-from intarsia.commands.streams import note
+from intarsia.commands.options import AsJson, Weights
+from intarsia.commands.streams import note, print_report
 from intarsia.errors import BackendError
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def export(
     ] = True,
     again: Annotated[bool, typer.Option("--again", help="Also where the graphs are there already.")] = False,
     weights: Weights = None,
+    as_json: AsJson = False,
 ) -> None:
     """Export a model, with its safety checker and the parts that its entry names, for backend onnx.
 
@@ -68,12 +69,17 @@ def export(
     merges = Merges(merging.levels, merging.reuse) if token_merging else None
 
     named = {"vaes": vae or entry.vae, "ip_adapters": ip_adapter or ""}
+    folders: list[str] = []
     for part in _parts(registry, entry, named, str(dtype), merges):
         graphs = cached(part.source, part.dtype, out)
         if again or not (graphs / MANIFEST).is_file():
             note(f"exporting {part.source.path.name}; this takes a minute or more")
             part.write(graphs)
-        typer.echo(str(graphs))
+        folders.append(str(graphs))
+        if not as_json:
+            typer.echo(folders[-1])
+    if as_json:
+        print_report({"folders": folders})
 
 
 @dataclass(frozen=True)

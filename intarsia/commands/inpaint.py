@@ -22,7 +22,7 @@ from intarsia.commands.request_options import (
     SeedOptions,
 )
 from intarsia.commands.set_option import Settings, with_settings
-from intarsia.commands.streams import is_quiet, note, print_json, remark
+from intarsia.commands.streams import is_quiet, note, print_report, remark
 from intarsia.errors import Cancelled, OutputError, named
 
 if TYPE_CHECKING:
@@ -172,7 +172,6 @@ def _what_ran(result: Result) -> str:
 def _print(result: Result, paths: list[Path], warnings: list[str], as_json: bool) -> None:
     if as_json:
         report = {
-            "schema": 1,
             "output": [str(path) for path in paths],
             "seeds": list(result.seeds),
             "nsfw": list(result.nsfw),
@@ -180,7 +179,7 @@ def _print(result: Result, paths: list[Path], warnings: list[str], as_json: bool
             "timings": dict(result.timings),
             "warnings": warnings,
         }
-        print_json(report)
+        print_report(report)
         return
     for path in paths:
         typer.echo(str(path))

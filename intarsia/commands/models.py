@@ -10,7 +10,7 @@ import typer
 from intarsia.commands.command import group
 from intarsia.commands.models_add import add_models, remove_model, scan_folder
 from intarsia.commands.options import AsJson, Weights
-from intarsia.commands.streams import note, print_json
+from intarsia.commands.streams import note, print_report
 from intarsia.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def list_models(kind: OfKind = Kind.models, weights: Weights = None, as_json: As
     entries += registry if kind is Kind.models else registry.parts[kind].values()
     rows = [entry_row(registry, entry) for entry in entries]
     if as_json:
-        print_json(rows)
+        print_report({"kind": kind, "entries": rows})
         return
 
     for row in rows:
@@ -67,12 +67,17 @@ def list_models(kind: OfKind = Kind.models, weights: Weights = None, as_json: As
 
 
 @models.command("path")
-def model_path(name: Name = None, kind: OfKind = Kind.models, weights: Weights = None) -> None:
+def model_path(name: Name = None, kind: OfKind = Kind.models, weights: Weights = None, as_json: AsJson = False) -> None:
     """Print the folder, or the file, of an entry."""
     from intarsia.registry.files import locate
     from intarsia.registry.registry import Registry
 
-    typer.echo(str(locate(_find(Registry(weights), kind, name))))
+    entry = _find(Registry(weights), kind, name)
+    path = str(locate(entry))
+    if as_json:
+        print_report({"kind": kind, "id": entry.id, "path": path})
+    else:
+        typer.echo(path)
 
 
 @models.command("verify")
@@ -87,7 +92,7 @@ def verify_model(
     states = verify(entry)
     if as_json:
         rows = [{"file": item.file.path, "bytes": item.file.bytes, "state": item.state} for item in states]
-        print_json({"model" if kind is Kind.models else "entry": entry.id, "files": rows})
+        print_report({"kind": kind, "id": entry.id, "files": rows})
     else:
         for item in states:
             typer.echo(f"{item.state}\t{item.file.bytes}\t{item.file.path}")

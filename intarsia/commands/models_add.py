@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from intarsia.commands.options import AsJson, Weights
-from intarsia.commands.streams import note, print_json
+from intarsia.commands.streams import note, print_report
 from intarsia.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def add_models(
     )
     rows = [_row(_add_one(path, options, weights)) for path in paths]
     if as_json:
-        print_json(rows)
+        print_report({"entries": rows})
         return
     for row in rows:
         _print(row)
@@ -91,7 +91,7 @@ def scan_folder(
             if row["problem"]:
                 typer.echo(f"\t{row['problem']}")
     if as_json:
-        print_json(rows)
+        print_report({"files": rows})
     elif not add and any(row["state"] == "new" for row in rows):
         note(f"add all of them with: intarsia models scan {folder} --add")
 
@@ -100,6 +100,7 @@ def remove_model(
     name: Annotated[str, typer.Argument(help="Id or alias.")],
     kind: Annotated[str, typer.Option("--kind", help="Which section of the registry it is in.")] = "models",
     weights: Weights = None,
+    as_json: AsJson = False,
 ) -> None:
     """Take an entry out of your weights.toml. Its files stay, but for a copy that `add --copy` made."""
     from intarsia.adding.remove import remove
@@ -109,6 +110,9 @@ def remove_model(
         known = ", ".join(("models", *PARTS))
         raise typer.BadParameter(f"must be of {known}, not {kind}", param_hint="--kind")
     identifier, copy = remove(kind, name, weights)
+    if as_json:
+        print_report({"kind": kind, "id": identifier, "removed_copy": None if copy is None else str(copy)})
+        return
     typer.echo(f"removed\t{identifier}")
     if copy is not None:
         typer.echo(f"removed\t{copy}")

@@ -11,7 +11,7 @@ import typer
 
 from intarsia.commands.command import group
 from intarsia.commands.options import NUMBER, WHOLE, AsJson
-from intarsia.commands.streams import print_json
+from intarsia.commands.streams import print_report
 from intarsia.errors import BackendError, OutputError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def list_schedulers(context: typer.Context, as_json: AsJson = False) -> None:
     from intarsia.schedulers import catalogue
 
     if as_json:
-        print_json([asdict(each) for each in catalogue()])
+        print_report({"schedulers": [asdict(each) for each in catalogue()]})
         return
     typer.echo(_as_list(catalogue()))
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from intarsia.commands.options import Endpoint
+from intarsia.commands.options import AlwaysJson, Endpoint
 from intarsia.commands.streams import print_json
 from intarsia.errors import RequestError
 
@@ -16,6 +16,7 @@ __all__ = ["schema"]
 def schema(
     endpoint: Endpoint = None,
     openapi: Annotated[bool, typer.Option("--openapi", help="All endpoints as one OpenAPI 3.1 document.")] = False,
+    as_json: AlwaysJson = True,
 ) -> None:
     """Print the JSON Schema of an endpoint's request and replies; of all endpoints without one."""
     from intarsia import endpoints

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TextIO
@@ -22,7 +23,7 @@ from intarsia.errors import RequestError
 from intarsia.printable import printable
 
 __all__ = [
-    "ERROR_SCHEMA",
+    "JSON_SCHEMA",
     "complain",
     "has_printed_json",
     "is_quiet",
@@ -30,13 +31,14 @@ __all__ = [
     "prepare",
     "print_error",
     "print_json",
+    "print_report",
     "remark",
     "say_more_or_less",
     "start",
 ]
 
-ERROR_SCHEMA = 1
-"""Version of the object that an error is under ``--json``; it grows when a key changes its meaning or goes."""
+JSON_SCHEMA = 1
+"""Version of what ``--json`` prints, errors too (docs/json.md); it grows when a key changes its meaning or goes."""
 
 _ERRORS = "intarsia-escapes"
 
@@ -94,13 +96,18 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2))
 
 
+def print_report(values: Mapping[str, Any]) -> None:
+    """What a command has to say under ``--json``: an object with the version of its shape."""
+    print_json({"schema": JSON_SCHEMA, **values})
+
+
 def print_error(kind: str, sentence: str, code: int, field: str | None = None) -> None:
     """An error as JSON on standard output, where that has no JSON yet."""
     error: dict[str, Any] = {"kind": kind, "message": printable(sentence), "exit_code": code}
     if field is not None:
         error["field"] = printable(field)
     with suppress(OSError, ValueError):
-        print_json({"schema": ERROR_SCHEMA, "error": error})
+        print_report({"error": error})
 
 
 def complain(sentence: str) -> None:

@@ -85,6 +85,8 @@ def label_of(value: Any) -> str:
         return value or "(empty)"
     if isinstance(value, list):
         return " + ".join(map(label_of, value)) or "none"
+    if isinstance(value, dict) and isinstance(value.get("name"), str):
+        return str(value["name"])
     if isinstance(value, dict) and "id" in value:
         strength = value.get("strength", value.get("scale"))
         return str(value["id"]) if strength is None else f"{value['id']}:{strength:.12g}"

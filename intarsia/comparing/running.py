@@ -22,7 +22,6 @@ from intarsia.engine.result import Counters, Result
 from intarsia.engine.ticket import Ticket
 from intarsia.errors import IntarsiaError, one_line
 from intarsia.images.encode import SaveOptions
-from intarsia.images.metadata import a1111_parameters
 from intarsia.images.output_names import output_paths
 from intarsia.images.save import check_outputs, save_all
 from intarsia.images.sources import is_address, open_image, read_source
@@ -192,8 +191,7 @@ def _keep(result: Result, paths: Sequence[Path], settings: Settings) -> tuple[st
     """Write the images at full size, with what they were made by; returns warnings."""
     if not paths:
         return ()
-    metas = [result.meta | {"seed": seed} for seed in result.seeds]
-    texts = [{"metadata": meta, "parameters": a1111_parameters(meta)} for meta in metas]
+    texts = [result.file_texts(sample) for sample in range(len(paths))]
     options = SaveOptions(overwrite=settings.overwrite)
     warnings = save_all(list(zip(result.images, paths, strict=True)), texts, options)
     if settings.note_kept is not None:

@@ -34,7 +34,7 @@ from intarsia.printable import printable
 from intarsia.redact import hiding, without_key
 from intarsia.registry.registry import Registry
 
-__all__ = ["Answer", "Runner", "answer", "texts", "without_paths"]
+__all__ = ["Answer", "Runner", "answer", "server_only", "texts", "without_paths"]
 
 log = logging.getLogger("intarsia")
 
@@ -133,7 +133,7 @@ def _succeed(
         seconds=result.timings["total"],
         meta=ran_on(meta(documented, result.plan, prefix), result.meta),
         unsafe=any(result.nsfw),
-        warnings=(*documented.warnings, *result.warnings, *_server_only(documented), *warnings, *notes),
+        warnings=(*documented.warnings, *result.warnings, *server_only(documented), *warnings, *notes),
     )
     delivery = Delivery(id=identifier, output=output, track_id=documented.options.track_id)
 
@@ -154,7 +154,7 @@ def _folder(documented: Documented, out: str | os.PathLike[str] | None) -> tuple
         raise OutputError(f"the temporary folder cannot be made: {exc.strerror}") from exc
 
 
-def _server_only(documented: Documented) -> tuple[str, ...]:
+def server_only(documented: Documented) -> tuple[str, ...]:
     """Warnings for fields that only a server can act on."""
     warnings = []
     if documented.options.webhook is not None:

@@ -12,11 +12,12 @@ from intarsia.engine.plan import Plan
 from intarsia.engine.request import InpaintRequest
 from intarsia.engine.sampling import DEFAULT_SCHEDULER, DEFAULT_STEPS
 from intarsia.images.embedded import NOTHING, EmbeddedMetadata
+from intarsia.images.rgb_image import RgbImage
 from intarsia.images.sources import is_address
 from intarsia.redact import redacted
 from intarsia.registry.entries import ModelEntry
 
-__all__ = ["IMAGES", "Origin", "fields_for_files", "source_of"]
+__all__ = ["IMAGES", "Origin", "fields_for_files", "input_of", "source_of"]
 
 IMAGES = ("init_image", "mask_image", "ip_adapter.image")
 """The images of a request, by field."""
@@ -52,11 +53,16 @@ def fields_for_files(request: InpaintRequest, entry: ModelEntry, plan: Plan) -> 
     if asked.get("table") is None:
         defaults |= {"scheduler": DEFAULT_SCHEDULER, "steps": DEFAULT_STEPS}
         defaults |= {name: value for name, value in entry.defaults.items() if name in ("scheduler", "steps")}
-    if "karras_sigmas" not in request.model_fields_set and asked["karras_sigmas"] is not None:
-        asked["karras_sigmas"] = plan.sampler.karras  # on where it means something; asked for, it is on in any case
+    for name in ("model", "vae", "loras", "embeddings", "ip_adapter"):  # which may be paths
+        asked[name] = _with_short_paths(asked[name])
     if asked["token_merging"] is True:
         asked["token_merging"] = plan.token_merging.ratio
     return {name: defaults.get(name) if value is None else value for name, value in asked.items()}
+
+
+def input_of(value: object, image: RgbImage) -> dict[str, str]:
+    """What is written of an image of the request: the hash of its pixels, and where it came from."""
+    return {"sha256": image.sha256, **source_of(value, image.path)}
 
 
 def source_of(value: object, path: str | None) -> dict[str, str]:
@@ -69,6 +75,15 @@ def source_of(value: object, path: str | None) -> dict[str, str]:
     if isinstance(value, str) and is_address(value):
         return {"url": redacted(value.strip(), mark="")}
     return {"path": _without_home(path)} if path else {}
+
+
+def _with_short_paths(value: Any) -> Any:
+    """A value of JSON with the texts in it as :func:`_without_home` has them."""
+    if isinstance(value, list):
+        return [_with_short_paths(each) for each in value]
+    if isinstance(value, dict):
+        return {name: _with_short_paths(each) for name, each in value.items()}
+    return _without_home(value) if isinstance(value, str) else value
 
 
 def _without_home(path: str) -> str:

@@ -69,9 +69,9 @@ class PastRequest:
             kept = {name: value for name, value in kept.items() if name not in _OF_SCHEDULER}
         fields = kept | dict(changes)
 
-        is_maskless = fields.get("extend") is not None and "mask_image" not in self.inputs
-        for name in ("init_image",) if is_maskless else ("init_image", "mask_image"):
-            if fields.get(name) is None:
+        for name in ("init_image", "mask_image"):
+            is_needed = name in self.inputs or name == "init_image" or fields.get("extend") is None
+            if fields.get(name) is None and is_needed:
                 fields[name] = self._found(name)
         adapter = fields.get("ip_adapter")
         if isinstance(adapter, Mapping) and adapter.get("image") is None and "ip_adapter" not in changes:

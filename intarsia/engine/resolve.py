@@ -18,7 +18,7 @@ from intarsia.canvas.mask import latent_mask
 from intarsia.canvas.options import CanvasOptions, Extension, pixels_of
 from intarsia.canvas.soft_mask import latent_levels
 from intarsia.engine.noise import MAX_SEED
-from intarsia.engine.origin import Origin, fields_for_files, source_of
+from intarsia.engine.origin import Origin, fields_for_files, input_of
 from intarsia.engine.parts import Parts, find_checker, find_parts, model_plan
 from intarsia.engine.plan import PLAN_VERSION, CanvasPlan, Plan, PromptPlan, SamplerPlan
 from intarsia.engine.prompts import Prompts, read_prompts
@@ -181,16 +181,15 @@ def _open_images(request: InpaintRequest, access: Access) -> _Images:
 
 
 def _origin(request: InpaintRequest, entries: _Entries, images: _Images, plan: Plan) -> Origin:
-    opened = {"init_image": (request.init_image, images.image)}
-    if images.mask is not None:
-        opened["mask_image"] = (request.mask_image, images.mask)
-    if request.ip_adapter is not None and images.prompt is not None:
-        opened["ip_adapter.image"] = (request.ip_adapter.image, images.prompt)
+    shown = request.ip_adapter.image if request.ip_adapter else None
+    opened = {
+        "init_image": (request.init_image, images.image),
+        "mask_image": (request.mask_image, images.mask),
+        "ip_adapter.image": (shown, images.prompt),
+    }
     return Origin(
         request=fields_for_files(request, entries.model, plan),
-        inputs={
-            name: {"sha256": image.sha256, **source_of(value, image.path)} for name, (value, image) in opened.items()
-        },
+        inputs={name: input_of(value, image) for name, (value, image) in opened.items() if image is not None},
         embedded=images.image.embedded,
     )
 

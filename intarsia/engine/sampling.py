@@ -15,6 +15,7 @@ from intarsia.registry.entries import ModelEntry
 from intarsia.registry.files import scheduler_config
 from intarsia.schedulers.chosen_settings import SETTINGS, chosen_settings
 from intarsia.schedulers.noise_schedule import PredictionType
+from intarsia.schedulers.settings import checked_algorithm
 from intarsia.schedulers.solvers import DISTILLED_ALONE
 from intarsia.schedulers.table_json import table_hash
 
@@ -41,7 +42,10 @@ def sampler_plan(request: InpaintRequest, entry: ModelEntry) -> SamplerPlan:
     scheduler = request.scheduler or _default(entry, "scheduler", DEFAULT_SCHEDULER)
     steps = request.steps or _default(entry, "steps", DEFAULT_STEPS)
     sampler = schedulers.resolve_sampler(scheduler)
-    name, algorithm = sampler.scheduler, _chosen("algorithm_type", request, sampler)
+    name, named = sampler.scheduler, sampler.algorithm_type
+    # Beside a name that says it too, any spelling of it is the same.
+    spelled = checked_algorithm(request.algorithm_type) if named else None
+    algorithm = _chosen("algorithm_type", request, sampler, spelled)
     chosen = _settings(request, sampler)
     karras = _karras(request, name, chosen.get("spacing"))
     if chosen.get("spacing") == "karras":

@@ -91,13 +91,10 @@ class _Block:
     def directory(self, position: int) -> tuple[list[_Entry], int]:
         """The entries of a directory, and where the next one is."""
         count = self.number("H", position)
-        following = position + 2 + 12 * count
-        entries = []
-        for start in range(position + 2, following, 12):
-            tag, kind = self.number("H", start), self.number("H", start + 2)
-            last = bytes(self.data[start + 8 : start + 12])
-            entries.append(_Entry(tag, kind, self.number("I", start + 4), last))
-        return entries, self.number("I", following)
+        start, end = position + 2, position + 2 + 12 * count
+        following = self.number("I", end)
+        stored = struct.iter_unpack(self.order + "HHI4s", self.data[start:end])
+        return [_Entry(*values) for values in stored], following
 
     def size(self, entry: _Entry) -> int:
         """Of a value in bytes; those of at most four are in the entry itself."""

@@ -64,7 +64,7 @@ def save(
         path: where to; the extension decides the format unless ``format`` does.
         format: "PNG", "JPEG" or "WEBP".
         metadata: written as JSON (PNG text ``intarsia``, else EXIF); None writes none.
-        parameters: the text from :func:`intarsia.images.a1111.a1111_parameters`; None writes none.
+        parameters: the text from :func:`intarsia.images.metadata.a1111_parameters`; None writes none.
         embedded: EXIF, XMP and density of the file that the image was made from.
         options: see :class:`SaveOptions`.
 

@@ -24,6 +24,7 @@ from intarsia.server.routes.docs_page import docs_routes
 from intarsia.server.routes.documented import documented_routes
 from intarsia.server.routes.health import health_routes
 from intarsia.server.routes.jobs_api import job_routes
+from intarsia.server.routes.page_files import page_routes
 from intarsia.server.routes.served_files import file_routes
 from intarsia.server.services import Services
 
@@ -51,6 +52,7 @@ def create_app(services: Services) -> FastAPI:
     app.include_router(health_routes())
     app.include_router(catalog_routes())
     app.include_router(docs_routes())
+    app.include_router(page_routes())
     app.add_middleware(RequestCounter, metrics=services.metrics)
     app.add_exception_handler(IntarsiaError, _refused)
     app.add_exception_handler(HTTPException, _no_route)

@@ -153,6 +153,7 @@ def addresses(settings: ServeSettings, listening: socket.socket) -> list[str]:
     return [
         f"serves on {base}",
         *([f"  listens on           {local}"] if settings.public_url else []),
+        f"  page                 {base}/",
         f"  community and pony   {base}/api/v6/images/inpaint",
         f"  enterprise pony      {base}/api/v1/enterprise/pony/inpaint",
         f"  realtime             {base}/api/v6/realtime/inpaint",

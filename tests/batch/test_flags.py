@@ -71,6 +71,7 @@ FLAGS = {
     "merge": {
         "OUT": ("elsewhere", {"out": Path("elsewhere")}),
         "OTHERS": ("more", {"others": [Path("more")]}),
+        "--json": (None, {"json": True}),
     },
 }
 GIVEN = {

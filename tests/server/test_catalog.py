@@ -55,10 +55,10 @@ def pixels_at(server: Running, url: str) -> np.ndarray:
 
 def test_models_and_schedulers_are_what_the_command_line_lists(idle):
     models = idle.client.get("/models").json()
-    assert models["models"] == command("models", "list")
-    assert models["safety"] == command("models", "list", "--kind", "safety")
+    assert models["models"] == command("models", "list")["entries"]
+    assert models["safety"] == command("models", "list", "--kind", "safety")["entries"]
     assert [model["id"] for model in models["models"] if model["default"]] == ["intarsia-tiny"]
-    assert idle.client.get("/schedulers").json()["schedulers"] == command("schedulers")
+    assert idle.client.get("/schedulers").json()["schedulers"] == command("schedulers")["schedulers"]
 
 
 def test_the_hosted_services_lists_name_what_is_here(idle):

@@ -262,7 +262,7 @@ def test_list_shows_names_and_beginnings_of_hashes(run, file):
     hashes = [hashlib.sha256(key.encode()).hexdigest() for key in (ANN, BOB)]
     shown = run("list", "--file", file).stdout
     assert shown == f"ann\tsha256:{hashes[0][:12]}…\nbob\tsha256:{hashes[1][:12]}…\n"
-    rows = json.loads(run("list", "--json", "--file", file).stdout)
+    rows = json.loads(run("list", "--json", "--file", file).stdout)["keys"]
     assert rows == [{"name": "ann", "hash": f"sha256:{hashes[0]}"}, {"name": "bob", "hash": f"sha256:{hashes[1]}"}]
 
 

@@ -395,7 +395,7 @@ def test_scan_lists_what_is_there_and_changes_nothing(collection):
 def test_scan_add_adds_all_that_can_be_used(collection):
     command = [sys.executable, "-m", "intarsia", "models", "scan", str(collection), "--add", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    states = {Path(row["path"]).name: row["state"] for row in json.loads(done.stdout)}
+    states = {Path(row["path"]).name: row["state"] for row in json.loads(done.stdout)["files"]}
     assert states == {
         "m.safetensors": "added as m", "ink.safetensors": "added as ink", "xl.safetensors": "added as xl",
         "novae.safetensors": "unusable", "old.ckpt": "unusable", "pipeline": "unusable",

@@ -352,7 +352,7 @@ def test_a_request_may_begin_with_a_byte_order_mark(intarsia, scene):
 
 def test_models_lists_the_registry_and_says_where_a_model_lies(intarsia):
     assert "nothing\tsd15-inpaint\tmissing, default" in intarsia("models", "list").stdout
-    rows = json.loads(intarsia("models", "list", "--json").stdout)
+    rows = json.loads(intarsia("models", "list", "--json").stdout)["entries"]
     # a folder of which only the index is there cannot be opened
     installed = {row["id"]: row["installed"] for row in rows}
     assert installed == {"nothing": False, "intarsia-tiny": True, "intarsia-tiny-lcm": True}
@@ -373,7 +373,7 @@ def test_what_is_used_with_models(intarsia, empty_registry):
     assert "gone: its file " in answer.stderr
     listed = answer.stdout.splitlines()
     assert listed[:2] == ["ink\tsd15\tinstalled\tunknown", "gone\tevery family\tmissing\tunknown"]
-    rows = json.loads(intarsia("models", "list", *loras, "--json").stdout)
+    rows = json.loads(intarsia("models", "list", *loras, "--json").stdout)["entries"]
     installed = {row["id"]: row["installed"] for row in rows}
     assert installed == {"ink": True, "gone": False, "stripes": True, "pastel": True, "shade": True}
     assert intarsia("models", "path", *loras, "ink").stdout.strip() == str(ink)
@@ -427,7 +427,7 @@ def test_what_needs_no_torch_loads_none(scene, empty_registry, arguments):
 
 
 def test_schedulers_lists_prints_and_plots_tables(intarsia, scene):
-    rows = json.loads(intarsia("schedulers", "--json").stdout)
+    rows = json.loads(intarsia("schedulers", "--json").stdout)["schedulers"]
     assert len(rows) == 18
     listed = intarsia("schedulers").stdout
     assert all(row["name"] in listed for row in rows)

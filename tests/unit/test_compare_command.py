@@ -44,7 +44,9 @@ def run(*arguments: object) -> Any:
         ("guidance_scale", "1,7.5", [1.0, 7.5]),
         ("karras_sigmas", "yes,no", [True, False]),
         ("token_merging", "none,yes,0.5", [None, True, 0.5]),
-        ("mask_padding", "none,32", [None, 32]),
+        ("mask_padding", "whole,auto,32", ["whole", "auto", 32]),
+        ("clip_skip", "none,2", [None, 2]),
+        ("extend", "left=64,top=8", ["left=64,top=8"]),
         ("seed", "1,18446744073709551615", [1, 2**64 - 1]),
         ("masked_content", "none,fill", ["none", "fill"]),
         ("prompt", "a cat, a dog", ["a cat, a dog"]),
@@ -130,6 +132,29 @@ def test_a_failed_cell_is_exit_code_1_and_the_rest_is_written(place, capsys):
     assert made["axes"] == {"steps": [4, 60], "scheduler": ["euler", "lcm"]}
     assert (made["schema"], made["grid"], made["lane_rows"]) == (1, "photo-compare.png", 2 + 2 + 42)
     assert (place / made["grid"]).is_file()
+
+
+def test_tables_of_ones_own_may_be_compared(place, capsys):
+    capsys.readouterr()
+    for name, steps in (("a.json", 2), ("b.json", 3)):
+        cli.app(["schedulers", "show", "euler", "--steps", str(steps), "--json"], standalone_mode=False)
+        (place / name).write_text(capsys.readouterr().out)
+    run("--axis", "table=a.json,b.json", "--json")
+    made = json.loads(capsys.readouterr().out)
+    assert [cell["evaluations"] for cell in made["cells"]] == [2, 3]
+    rows = [json.loads(line) for line in (place / made["manifest"]).read_text().splitlines()]
+    assert [len(row["table"]["timesteps"]) for row in rows] == [2, 3]
+
+
+def test_where_the_image_is_enlarged_no_mask_is_needed(place, capsys):
+    cli.app(
+        ["compare", "photo.png", "--backend", "null", "--axis", "extend=left=64", "--axis", "extend=left=64,top=64"],
+        standalone_mode=False,
+    )
+    rows = [json.loads(line) for line in (place / "photo-compare.jsonl").read_text().splitlines()]
+    assert [(row["extend"]["left"], row["extend"]["top"]) for row in rows] == [(64, 0), (64, 64)]
+    with pytest.raises(RequestError, match=r"^mask is missing: intarsia compare IMAGE MASK$"):
+        cli.app(["compare", "photo.png", "--steps", "2,3"], standalone_mode=False)
 
 
 def test_image_and_mask_may_be_axes_alone(place):

@@ -202,6 +202,17 @@ def test_the_manifest_is_run_by_a_batch_as_it_is(compare, tmp_path, empty_regist
             assert other.text["intarsia"]
 
 
+def test_a_row_has_what_a_request_makes_of_a_field(compare, tmp_path, image_and_mask):
+    """None is the whole image to ``mask_padding``, and left out of a row it would be another default."""
+    for name, pixels in zip(("photo.png", "mask.png"), image_and_mask, strict=True):
+        Image.fromarray(pixels).save(tmp_path / name)
+    images = {"init_image": tmp_path / "photo.png", "mask_image": tmp_path / "mask.png"}
+    made = compare(**images, mask_padding=[None, 8], clip_skip=None, steps=2)
+    rows = [json.loads(line) for line in made.manifest().splitlines()]
+    assert [row["mask_padding"] for row in rows] == ["whole", 8]
+    assert "clip_skip" not in rows[0]
+
+
 def test_pixels_have_no_place_in_a_manifest(compare):
     with pytest.raises(intarsia.RequestError, match=r"^init_image was given as <array 96x128x3>: a manifest takes"):
         compare(steps=[2, 3]).manifest()

@@ -384,7 +384,7 @@ def test_the_command_line_has_both(site, place):
     assert done.returncode == 0, done.stderr
     assert (place / "made.png").is_file()
     listed = cli("schedulers", "--json", installed=site, cwd=place)
-    notes = {row["name"]: row["note"] for row in json.loads(listed.stdout)}
+    notes = {row["name"]: row["note"] for row in json.loads(listed.stdout)["schedulers"]}
     assert notes["OuterEuler"] == "from outside"
     assert "scheduler Broken of distribution outside cannot be loaded" in notes["Broken"]
 

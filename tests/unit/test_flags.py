@@ -21,7 +21,14 @@ from intarsia import api, cli, endpoints, schedulers
 from intarsia.backends.onnx import sources
 from intarsia.commands import compare_files, outputs, streams
 from intarsia.commands.options import EngineOptions, MessageOptions
-from intarsia.commands.request_options import ImageOptions, ModelOptions, PromptOptions, SamplingOptions
+from intarsia.commands.request_options import (
+    ImageOptions,
+    MaskOptions,
+    ModelOptions,
+    PromptOptions,
+    SamplingOptions,
+    SeedOptions,
+)
 from intarsia.comparing import running
 from intarsia.comparing.axes import Axis
 from intarsia.comparing.running import Settings
@@ -299,7 +306,9 @@ GRID = {
     "overwrite": (["--overwrite"], "overwrite", (True, True)),
     "as_json": (["--json"], "as_json", True),
 }
-GROUPS = (ImageOptions, PromptOptions, SamplingOptions, ModelOptions, EngineOptions, MessageOptions)
+GROUPS = (
+    ImageOptions, MaskOptions, PromptOptions, SeedOptions, SamplingOptions, ModelOptions, EngineOptions, MessageOptions,
+)  # fmt: skip
 SHARED = [field.name for group in GROUPS for field in dataclasses.fields(group)]
 COMPARE = {**{name: INPAINT[name] for name in SHARED}, **GRID}
 
@@ -417,6 +426,7 @@ def test_a_flag_of_plan_reaches_the_registry_or_the_request(seen, monkeypatch, f
 SCHEMA = {
     "endpoint": (["-e", "pony"], lambda made: made["request"]["title"] == "intarsia request: pony"),
     "openapi": (["--openapi"], lambda made: made["openapi"] == "3.1.0"),
+    "as_json": (["--json"], lambda made: "pony" in made),
 }
 
 
@@ -431,18 +441,19 @@ MODELS = {
     "models list": {
         "kind": (["--kind", "loras"], "ink\tevery family\tinstalled\tunknown\n"),
         "weights": (["--weights", "mine.toml"], "mine\tsd15\tmissing, default\tunknown\nnothing\t"),
-        "as_json": (["--kind", "loras", "--json"], '[\n  {\n    "id": "ink",'),
+        "as_json": (["--kind", "loras", "--json"], '{\n  "schema": 1,\n  "kind": "loras",'),
     },
     "models path": {
         "name": (["nothing"], "{place}/nothing\n"),
         "kind": (["--kind", "loras", "ink"], "{place}/ink.safetensors\n"),
         "weights": (["--weights", "folder/other.toml"], "folder/nothing\n"),
+        "as_json": (["nothing", "--json"], '{\n  "schema": 1,\n  "kind": "models",\n  "id": "nothing",'),
     },
     "models verify": {
         "name": (["other"], "ok\t3\tink"),
         "kind": (["--kind", "loras", "pinned"], "ok\t"),
         "weights": (["--weights", "pins.toml"], "ok\t3\tink"),
-        "as_json": (["other", "--json"], '{\n  "model": "other",'),
+        "as_json": (["other", "--json"], '{\n  "schema": 1,\n  "kind": "models",\n  "id": "other",'),
     },
 }
 
@@ -496,6 +507,7 @@ ADDING = {
         "name": (["nothing"], "removed\tnothing\n"),
         "kind": (["--kind", "loras", "ink"], "removed\tink\n"),
         "weights": (["nothing", "--weights", "other.toml"], "removed\tnothing\n"),
+        "as_json": (["nothing", "--json"], '"id": "nothing",\n  "removed_copy": null'),
     },
 }
 
@@ -586,7 +598,7 @@ def test_schedulers_lists_a_name_a_line_within_80_columns(capsys):
 
 def test_schedulers_prints_all_of_them_as_json(capsys):
     run("schedulers", "--json")
-    assert len(json.loads(capsys.readouterr().out)) == 18
+    assert len(json.loads(capsys.readouterr().out)["schedulers"]) == 18
 
 
 EXPORT = {
@@ -597,12 +609,13 @@ EXPORT = {
     "dtype": (["--dtype", "float16"], "dtype", "float16"),
     "token_merging": (["--no-token-merging"], "merges", None),
     "again": (["--again"], "exported", True),
+    "as_json": (["--json"], "printed", True),
     "weights": (["--weights", "other.toml"], "weights", Path("other.toml")),
 }
 
 
 @pytest.mark.parametrize("flag", EXPORT)
-def test_a_flag_of_export_reaches_the_exporter(seen, place, monkeypatch, flag):
+def test_a_flag_of_export_reaches_the_exporter(seen, place, monkeypatch, capsys, flag):
     pytest.importorskip("onnx", reason="needs onnx: pip install 'intarsia[export]'")
     folder = pytest.importorskip(
         "intarsia.export.folder", reason="needs torch and onnx: pip install 'intarsia[export]'"
@@ -649,6 +662,8 @@ def test_a_flag_of_export_reaches_the_exporter(seen, place, monkeypatch, flag):
         monkeypatch.setattr(sources, name, lambda path, *family: SimpleNamespace(path=path))
     arguments, name, expected = EXPORT[flag]
     run("export", *arguments)
+    printed = capsys.readouterr().out
+    seen["printed"] = printed.startswith("{") and json.loads(printed)["folders"] == [str(place / "made")]
     assert seen[name] == expected
     if flag != "token_merging":
         assert seen["merges"] == folder.Merges(2, 3)
@@ -658,14 +673,16 @@ KEYS = {
     "keys add": {
         "name": (["eve"], "intarsia_"),
         "file": (["eve", "--file", "other.txt"], "intarsia_"),
+        "as_json": (["eve", "--json"], '{\n  "schema": 1,\n  "name": "eve",'),
     },
     "keys list": {
         "file": (["--file", "other.txt"], "bob\tsha256:111111111111…\n"),
-        "as_json": (["--json"], '[\n  {\n    "name": "ann",'),
+        "as_json": (["--json"], '{\n  "schema": 1,\n  "keys": [\n    {\n      "name": "ann",'),
     },
     "keys remove": {
         "name": (["ann"], ""),
         "file": (["bob", "--file", "other.txt"], ""),
+        "as_json": (["ann", "--json"], '{\n  "schema": 1,\n  "name": "ann",\n  "left": 0\n}'),
     },
 }
 

@@ -60,7 +60,7 @@ def test_sd_parsers_reads_random_prompts(number):
     [sampler] = found.samplers
     assert sampler.parameters["steps"] == str(meta["steps"])
     assert sampler.parameters["seed"] == str(meta["seed"])
-    assert found.metadata.get("Schedule type") == ("Karras" if meta["karras_sigmas"] else None)
+    assert sampler.parameters.get("scheduler") == ("Karras" if meta["karras_sigmas"] else None)
     assert found.metadata["VAE"] == "soft"
 
 

@@ -14,7 +14,7 @@ import pytest
 import intarsia
 from intarsia import RequestError, schedulers
 from intarsia.batch.manifest.line import Line
-from intarsia.batch.manifest.rows import Reader, Refused, Row, load_defaults
+from intarsia.batch.manifest.rows import Reader, Refused, Row, defaults_of
 from intarsia.batch.settings import Options
 from intarsia.schedulers import Table, table_from_json, table_to_json
 from intarsia.schedulers.table_json import MOST_ROWS, read_table, table_hash
@@ -174,7 +174,7 @@ def test_a_table_is_read_from_a_file_by_a_batch(tmp_path):
         assert sentence in refused.text
 
     (tmp_path / "defaults.toml").write_text('table = "mine.json"\n')
-    defaults = load_defaults(tmp_path / "defaults.toml")
+    defaults = defaults_of(Options(defaults=str(tmp_path / "defaults.toml")))
     reader = Reader(tmp_path, Options(), defaults)
     again = row()
     assert isinstance(again, Row)

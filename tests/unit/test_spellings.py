@@ -214,7 +214,7 @@ def test_what_a_name_says_is_what_the_plan_has(request_of):
 
     said = sampler(scheduler="DPM++ 2M SDE Karras")
     asked = sampler(scheduler=MULTI, karras_sigmas=True, algorithm_type=SDE)
-    assert said == asked
+    assert said == asked == sampler(scheduler="DPM++ 2M SDE Karras", algorithm_type="dpmsolver+++")
     assert sampler(scheduler="DPM++ 2M SDE", karras_sigmas=False).karras is False
     with pytest.raises(intarsia.RequestError, match=r"karras_sigmas is false, and scheduler 'LMS Karras' says karras"):
         sampler(scheduler="LMS Karras", karras_sigmas=False)

@@ -32,6 +32,7 @@ class Record:
         outputs, sha256, bytes: files of the outputs, their hashes and sizes, one for each sample.
         contents: sha256 of each input image, by field.
         identities: what each input image was known by without decoding it, by field.
+        sources: paths of the input images that are files, by field; for the contact sheet.
         timings: seconds by stage.
         runtime: backend and device.
         nameless: the id was made of the line's number.
@@ -57,6 +58,7 @@ class Record:
     spec_hash: str | None = None
     contents: Mapping[str, str] | None = None
     identities: Mapping[str, str] | None = None
+    sources: Mapping[str, str] | None = None
     timings: Mapping[str, float] | None = None
     runtime: tuple[str, ...] | None = None
     warnings: tuple[str, ...] | None = None
@@ -106,12 +108,13 @@ _KEY_ORDERS: Mapping[str, tuple[str, ...]] = {
     "ok": (
         *_HEAD,
         *("outputs", "sha256", "bytes", "seeds", "model_sha256", "spec_hash", "contents", "identities"),
+        "sources",
         *("timings", "runtime", "warnings", "nsfw"),
         *_END,
     ),
-    "error": (*_HEAD, "error", "text", *_END),
-    "cancelled": (*_HEAD, "error", "text", *_END),
-    "skipped": (*_HEAD, "error", "text", "identities", "spec_hash", *_END),
+    "error": (*_HEAD, "error", "text", "sources", *_END),
+    "cancelled": (*_HEAD, "error", "text", "sources", *_END),
+    "skipped": (*_HEAD, "error", "text", "identities", "sources", "spec_hash", *_END),
     "retired": ("id", "line", "status", "time", *_END),
 }
 """The order of keys in lines of each status; what else a line holds follows."""
@@ -167,6 +170,7 @@ _CHECKS: Mapping[str, Callable[[object], bool]] = {
     "nameless": lambda value: isinstance(value, bool),
     "contents": _is_text_map,
     "identities": _is_text_map,
+    "sources": _is_text_map,
     "bytes": _is_count_list,
     "seeds": _is_count_list,
     "nsfw": _is_flag_list,

@@ -23,9 +23,11 @@ class Line:
         number: of the line in the file, from 1; of the row in a Parquet file.
         fields: what it holds; empty where ``problem`` says why it cannot be read.
         error: the class of the problem.
+        notes: what is to be said about it in its results, where it is run.
     """
 
     number: int
     fields: Mapping[str, Any] = field(default_factory=dict)
     problem: str = ""
     error: ErrorKind = "param"
+    notes: tuple[str, ...] = ()

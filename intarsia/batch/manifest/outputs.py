@@ -16,8 +16,11 @@ from intarsia.images.output_names import output_names
 __all__ = ["checked_outputs", "default_output", "folded", "is_encodable"]
 
 _LONGEST_NAME = 255
-# Results, reports, claims, locks, notes of actors and unfinished files, of this version and of later ones.
-_OWN = re.compile(rf"results.*\.jsonl|report.*\.json|\.({NAME}|{FORMER})-.*", re.DOTALL)
+# Results, reports, contact sheets, claims, locks, notes of actors, unfinished files: of this version and of later ones.
+_OWN = re.compile(
+    rf"results.*\.jsonl|report.*\.json|sheet\.html|sheet-files|\.({NAME}|{FORMER})-.*",
+    re.DOTALL,
+)
 
 
 def default_output(identifier: str, suffix: str) -> str:

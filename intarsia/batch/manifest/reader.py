@@ -15,9 +15,11 @@ from pathlib import Path
 
 from intarsia.batch.ledger.json_lines import without_repeats
 from intarsia.batch.manifest import album, parquet, tables
+from intarsia.batch.manifest.documented_lines import DocumentedLines
 from intarsia.batch.manifest.line import Line
 from intarsia.batch.settings import Options, Pair
 from intarsia.errors import RequestError, shown
+from intarsia.registry.registry import Registry
 
 __all__ = ["Manifest"]
 
@@ -35,11 +37,13 @@ class Manifest:
         allow_extra: columns that no request has are passed on to the rows rather than refused.
         out: where outputs go; they are no images of the manifest, should they lie among them.
         notes: what is left out of it, in sentences for people.
+        documented: reads the rows as documented requests.
     """
 
     place: Path | Pair
     allow_extra: bool = False
     out: Path | None = None
+    documented: DocumentedLines | None = None
     base: Path = field(init=False)
     notes: tuple[str, ...] = field(init=False, default=())
     _album: album.Album | None = field(init=False, default=None, repr=False, compare=False)
@@ -73,7 +77,14 @@ class Manifest:
         """A manifest from a path or a pair of folders."""
         if not isinstance(place, Pair):
             place = Path(place)
-        return cls(place, options.allow_extra, out)
+        if options.endpoint is None:
+            return cls(place, options.allow_extra, out)
+
+        is_json = isinstance(place, Path) and _READERS.get(place.suffix.lower()) == "jsonl"
+        if not is_json:
+            raise RequestError("endpoint", message="documented requests are JSON lines: give a .jsonl file")
+        documented = DocumentedLines(options.endpoint, Registry(options.weights, options.precision))
+        return cls(place, options.allow_extra, out, documented)
 
     def without_rows(self) -> RequestError:
         """What to raise where nothing has come of it."""
@@ -85,7 +96,8 @@ class Manifest:
 
     def __iter__(self) -> Iterator[Line]:
         if isinstance(self.place, Path):
-            return self._read(self.place)
+            lines = self._read(self.place)
+            return lines if self.documented is None else map(self.documented.translated, lines)
         return album.read(self._album) if self._album is not None else iter(())
 
     def _read(self, path: Path) -> Iterator[Line]:

@@ -46,12 +46,14 @@ class Row:
         number: of its line.
         outputs: where its images go, relative to the output folder, one for each sample.
         fields: of the request, paths of images made absolute; its seed is in it.
+        notes: warnings for its results.
     """
 
     number: int
     id: str
     outputs: tuple[str, ...]
     fields: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,8 @@ class Reader:
             return self._refused(line, identifier or self._written_id(line), str(exc))
 
         self._complete(fields, identifier)
-        return Row(line.number, identifier, outputs, {key: fields[key] for key in fields if key in KEYS})
+        known = {key: fields[key] for key in fields if key in KEYS}
+        return Row(line.number, identifier, outputs, known, line.notes)
 
     def _complete(self, fields: dict[str, Any], identifier: str) -> None:
         """Give a row's fields a seed and absolute paths."""

@@ -23,6 +23,7 @@ class Job:
         alone: nothing else may be in flight beside it.
         degraded: what was done otherwise than requested, for the row's line of results.
         own: outputs that earlier runs wrote, or set out to write, for this very row; they may be replaced.
+        notes: warnings for the row's line of results.
     """
 
     number: int
@@ -34,16 +35,25 @@ class Job:
     alone: bool = False
     degraded: tuple[str, ...] = ()
     own: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, row: Row, known: str = "", own: tuple[str, ...] = ()) -> Self:
         """The first attempt at a row."""
-        return cls(number=row.number, id=row.id, outputs=row.outputs, fields=row.fields, known=known, own=own)
+        return cls(
+            number=row.number,
+            id=row.id,
+            outputs=row.outputs,
+            fields=row.fields,
+            known=known,
+            own=own,
+            notes=row.notes,
+        )
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """The job that :meth:`to_json` gave, also after a way through JSON."""
-        lists = {name: tuple(values[name]) for name in ("outputs", "degraded", "own")}
+        lists = {name: tuple(values[name]) for name in ("outputs", "degraded", "own", "notes")}
         return cls(**{**values, **lists})
 
     def to_json(self) -> dict[str, Any]:

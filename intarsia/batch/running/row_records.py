@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from intarsia.batch.ledger.error_kinds import ErrorKind
 from intarsia.batch.ledger.records import Record, Status, timestamp
-from intarsia.batch.manifest.rows import Refused, Row
+from intarsia.batch.manifest.rows import Refused, Row, is_path
+from intarsia.batch.manifest.spec_hash import sources_of
 from intarsia.batch.running.jobs import Job
 from intarsia.printable import printable
 
@@ -22,8 +24,15 @@ def record_of(job: Job, status: Status) -> Record:
         attempts=job.attempt,
         time=timestamp(),
         degraded=job.degraded or None,
+        sources=_files(job.fields) or None,
         status=status,
     )
+
+
+def _files(fields: Mapping[str, Any]) -> dict[str, str]:
+    """The input images that are files; addresses may hold keys, and base64 is long."""
+    sources = sources_of(fields)
+    return {name: source for name, source in sources.items() if is_path(source)}
 
 
 def failed(job: Job, error: ErrorKind, text: str) -> Record:

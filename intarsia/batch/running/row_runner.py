@@ -236,7 +236,7 @@ class RowRunner:
             identities=dict(item.identities),
             timings=timings,
             runtime=(runtime.backend, runtime.device) if runtime else (),
-            warnings=tuple(result.warnings) or None,
+            warnings=(*job.notes, *result.warnings) or None,
             nsfw=tuple(result.nsfw) if any(result.nsfw) else None,
         )
 

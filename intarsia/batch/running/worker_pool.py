@@ -13,6 +13,7 @@ from pathlib import Path
 
 from intarsia.batch.ledger.records import Record
 from intarsia.batch.ledger.run_stats import WorkerState
+from intarsia.batch.python_path import python_path
 from intarsia.batch.running import messages
 from intarsia.batch.running.jobs import Job
 from intarsia.batch.settings import Options
@@ -190,7 +191,7 @@ class WorkerPool:
 def _spawn() -> subprocess.Popen[bytes]:
     # -P: what lies in the folder that the run is started in, another `intarsia` among it, is not for import.
     command = [sys.executable, "-P", "-m", "intarsia.batch.running.worker"]
-    environment = {**_MALLOC, **os.environ, "PYTHONPATH": _python_path()}
+    environment = {**_MALLOC, **os.environ, "PYTHONPATH": python_path()}
 
     # A session of its own: Ctrl-C in the terminal is the parent's to handle.
     try:
@@ -199,13 +200,6 @@ def _spawn() -> subprocess.Popen[bytes]:
         )
     except OSError as exc:
         raise BackendError(f"a worker process cannot be started: {exc.strerror or exc}") from exc
-
-
-def _python_path() -> str:
-    """Where the worker finds this very package, wherever it is run from."""
-    package = str(Path(__file__).resolve().parents[3])
-    inherited = os.environ.get("PYTHONPATH", "")
-    return os.pathsep.join(filter(None, (package, inherited)))
 
 
 def _last_words(worker: WorkerProcess, status: int) -> str:

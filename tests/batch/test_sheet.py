@@ -1,0 +1,282 @@
+"""Contact sheets: what is in them and in which order, that text stays text, and that they go on where they stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from intarsia import batch
+from intarsia.batch.ledger.records import Record
+from intarsia.batch.sheet import contact_sheet, thumbnail_pool
+from intarsia.batch.sheet.sheet_rows import SheetRow, group_of, in_order
+from intarsia.batch.sheet.thumbnails import GAP, SIDE, Thumbnail, ThumbnailTask, make_thumbnail
+from intarsia.errors import OutputError, RequestError
+from tests.batch.conftest import Album
+
+STEP = SIDE + GAP
+
+
+class Page(HTMLParser):
+    """What a browser makes of a page."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.images: list[Path] = []
+        self.links: list[Path] = []
+        self.texts: list[str] = []
+        self._folder = path.parent
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.tags.add(tag)
+        for name, found in (("src", self.images), ("href", self.links)):
+            target = values.get(name)
+            if target is not None:
+                assert "//" not in target
+                found.append(self._folder / unquote(target))
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return "\n".join(filter(None, map(str.strip, self.texts)))
+
+
+def squares(path: Path) -> list[np.ndarray[Any, Any]]:
+    """The squares of a thumbnail."""
+    with Image.open(path) as image:
+        pixels = np.asarray(image).astype(int)
+    return [pixels[:, left : left + SIDE] for left in range(0, pixels.shape[1], STEP)]
+
+
+def center(square: np.ndarray[Any, Any]) -> list[int]:
+    return [int(level) for level in square[SIDE // 2 - 4 : SIDE // 2 + 4, SIDE // 2 - 4 : SIDE // 2 + 4].mean((0, 1))]
+
+
+def fabricated(out: Path, rows: list[dict[str, Any]]) -> None:
+    """Results of rows that nobody ran."""
+    out.mkdir(exist_ok=True)
+    lines = [{"line": number, "status": "ok", "run": 1, **row} for number, row in enumerate(rows, 1)]
+    (out / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_the_sheet_of_a_run(album: Album, tmp_path: Path) -> None:
+    """Every image that it shows or links to is there, and the failed row is the first."""
+    rows = [*album.rows(3), album.row(3, samples=2), album.row(4, init_image="photos/gone.png")]
+    out = tmp_path / "out"
+    batch.run(album.manifest(rows), out, album.options)
+
+    done = album.call("sheet", out, "--picture", tmp_path / "all.png", "--workers", "1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [str(out / "sheet.html"), str(tmp_path / "all.png")]
+
+    page = Page(out / "sheet.html")
+    assert next(line for line in page.texts if line.startswith("row-")) == "row-4"
+    assert "io: init_image: file not found" in page.text
+    assert len(page.images) == 5
+    assert all(path.is_file() for path in page.images)
+    gone = {path.resolve() for path in page.links if not path.is_file()}
+    assert gone == {album.folder / "photos/gone.png"}
+    assert {(out / name).resolve() for name in ("row-0.png", "row-3-1.png", "row-3-2.png")} < {
+        path.resolve() for path in page.links
+    }
+    assert "script" not in page.tags
+    assert not [path for path in out.rglob("*") if path.name.endswith(".part")]
+
+
+def test_a_thumbnail_is_before_mask_and_after(tmp_path: Path) -> None:
+    before, after = Image.new("RGB", (400, 200), (200, 30, 30)), Image.new("RGB", (400, 200), (200, 30, 30))
+    mask = Image.new("L", (400, 200))
+    mask.paste(255, (150, 50, 250, 150))
+    after.paste((30, 30, 200), (150, 50, 250, 150))
+    for name, image in (("before.png", before), ("mask.png", mask), ("after.png", after)):
+        image.save(tmp_path / name)
+    paths = {name: str(tmp_path / f"{name}.png") for name in ("before", "mask")}
+    task = ThumbnailTask(key="a" * 32, after=(str(tmp_path / "after.png"), str(tmp_path / "gone.png")), **paths)
+
+    made = make_thumbnail(task, tmp_path)
+
+    shown = squares(tmp_path / made.name)
+    colors = [[200, 30, 30], [255, 255, 255], [30, 30, 200], [208, 208, 208]]
+    assert np.abs(np.array([center(square) for square in shown]) - colors).max() < 6
+    assert (shown[0][:20] > 245).all()  # wider than high: paper above it
+    assert made.change is not None
+    assert abs(made.change - (170 + 170) / 3) <= 2  # two of three channels, all over the mask
+    assert Thumbnail.of_name(made.name) == made
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp", "rgba.png", "cmyk.jpg", "1.png", "p.gif", "16.png", "tif"])
+def test_images_of_every_kind_are_upright_and_of_their_colors(tmp_path: Path, kind: str) -> None:
+    """Left half black, right half white; where EXIF turns it, the upper half black."""
+    levels = np.zeros((600, 800), np.uint8)
+    levels[:, 400:] = 255
+    image = Image.fromarray(levels)
+    modes = {"rgba.png": "RGBA", "cmyk.jpg": "CMYK", "1.png": "1", "p.gif": "P", "16.png": "I;16"}
+    image = (
+        Image.fromarray(levels.astype(np.uint16) * 257) if kind == "16.png" else image.convert(modes.get(kind, "RGB"))
+    )
+    path = tmp_path / f"x.{kind}"
+    exif = Image.Exif()
+    exif[0x0112] = 6 if kind in ("jpg", "png", "webp") else 1
+    image.save(path, exif=exif) if kind in ("jpg", "png", "webp") else image.save(path)
+
+    made = make_thumbnail(ThumbnailTask(key="b" * 32, before=str(path), mask=None, after=()), tmp_path)
+
+    shown = squares(tmp_path / made.name)[0].mean(axis=2)
+    if kind in ("jpg", "png", "webp"):
+        two = shown[10 : SIDE // 2 - 10, 40:-40], shown[SIDE // 2 + 10 : -10, 40:-40]
+    else:
+        two = shown[40:-40, 10 : SIDE // 2 - 10], shown[40:-40, SIDE // 2 + 10 : -10]
+    assert two[0].mean() < 12
+    assert two[1].mean() > 243
+
+
+def row(number: int, change: int | None = None, **fields: Any) -> SheetRow:
+    record = Record(id=f"r{number}", line=number, **{"status": "ok", **fields})
+    return SheetRow(record=record, group=group_of(record), thumbnail=Thumbnail("x.jpg", change))
+
+
+def test_what_needs_a_look_comes_first() -> None:
+    rows = [
+        row(1, 40), row(2, 3), row(3, None), row(4, 3, warnings=("w",)), row(5, 50, degraded=("d",)),
+        row(6, 9, nsfw=(False, True)), row(7, status="error", error="mask"), row(8, status="error", error="io"),
+        row(9, status="cancelled"), row(10, status="skipped"), row(11, 9, nsfw=(False,)),
+    ]  # fmt: skip
+    assert [each.record.line for each in in_order(rows)] == [8, 7, 9, 10, 6, 5, 4, 2, 11, 1, 3]
+
+
+def test_it_goes_on_where_it_stopped_and_drops_what_has_changed(
+    album: Album, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest, out = album.manifest(album.rows(3)), tmp_path / "out"
+    batch.run(manifest, out, album.options)
+    batch.sheet(out, workers=1)
+    first = {path.name: path.stat().st_mtime_ns for path in out.rglob("sheet-files/*/*.jpg")}
+    left = out / "sheet-files" / next(iter(first))[:2] / ".intarsia-x.jpg.part"
+    left.write_bytes(b"torn")
+
+    asked: list[int] = []
+    real = thumbnail_pool.thumbnails
+
+    def counted(tasks: list[ThumbnailTask], *arguments: Any) -> Any:
+        asked.append(len(tasks))
+        return real(tasks, *arguments)
+
+    monkeypatch.setattr(contact_sheet, "thumbnails", counted)
+    batch.sheet(out)
+    batch.run(album.manifest([album.row(0), album.row(1, seed=5), album.row(2)]), out, album.options)
+    batch.sheet(out, workers=1)
+
+    again = {path.name: path.stat().st_mtime_ns for path in out.rglob("sheet-files/*/*.jpg")}
+    assert asked == [0, 1]
+    assert len(first.items() & again.items()) == 2
+    assert len(again) == 3
+    assert not left.exists()
+
+
+def test_many_rows_are_divided_into_pages_and_old_pages_go(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    fabricated(out, [{"id": f"r{number}"} for number in range(250)])
+    made = batch.sheet(out, workers=1)
+    assert (made.rows, made.pages, made.unreadable) == (250, 3, 0)
+    pages = [out / "sheet.html", out / "sheet-files/page-2.html", out / "sheet-files/page-3.html"]
+    ids = [line for page in pages for line in Page(page).texts if line.startswith("r") and line[1:].isdigit()]
+    assert ids == [f"r{number}" for number in range(250)]
+    for page in pages:
+        inner = {path.resolve() for path in Page(page).links}
+        assert {other.resolve() for other in pages if other != page} <= inner
+
+    fabricated(out, [{"id": f"r{number}"} for number in range(150)])
+    assert batch.sheet(out, workers=1).pages == 2
+    assert not pages[2].exists()
+
+
+def test_text_of_strangers_is_text(tmp_path: Path) -> None:
+    evil = "<script>alert('1')</script>\x1b[31m&\"\u202e/../<b>"
+    out = tmp_path / "out"
+    fabricated(out, [
+        {"id": evil, "status": "error", "error": "decode", "text": evil},
+        {"id": f"{evil}2", "outputs": [f"{evil}.png"], "sha256": ["1"], "warnings": [evil],
+         "sources": {"init_image": f"/{evil}", "mask_image": "/a:b?c#d"}},
+    ])  # fmt: skip
+    batch.sheet(out, workers=1)
+    page = Page(out / "sheet.html")
+    assert "script" not in page.tags
+    assert page.text.count("<script>alert('1')</script>\\x1b[31m&\"\\u202e/../<b>") == 4
+    assert Path("/a:b?c#d") in {Path(os.path.normpath(path)) for path in page.links}
+
+
+class Deadly:
+    """A process that dies of one task."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def ask(self, group: list[ThumbnailTask]) -> list[str] | None:
+        self.asked.append(len(group))
+        return None if any(task.key == "bad" for task in group) else [f"aa/{task.key}-007.jpg" for task in group]
+
+
+def test_a_decoder_that_crashes_costs_one_thumbnail() -> None:
+    tasks = [ThumbnailTask(key=key, before=None, mask=None, after=()) for key in ("one", "bad", "two")]
+    worker: Any = Deadly()
+    made = dict(thumbnail_pool._made(worker, tasks))
+    assert made == {"one": Thumbnail("aa/one-007.jpg", 7), "bad": Thumbnail(""), "two": Thumbnail("aa/two-007.jpg", 7)}
+    assert worker.asked == [3, 1, 1, 1]
+
+
+def test_a_process_that_is_killed_is_started_again(tmp_path: Path) -> None:
+    worker = thumbnail_pool._Worker(tmp_path)
+    task = ThumbnailTask(key="c" * 32, before=None, mask=None, after=())
+    try:
+        assert worker.ask([task]) == [f"cc/{'c' * 32}-none.jpg"]
+        assert worker._process is not None
+        worker._process.kill()
+        worker._process.wait()
+        assert worker.ask([task]) is None
+        assert worker.ask([task]) == [f"cc/{'c' * 32}-none.jpg"]
+    finally:
+        worker.close()
+
+
+def test_what_cannot_be_made_is_said_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="holds no results of a batch run"):
+        batch.sheet(tmp_path)
+    fabricated(tmp_path, [{"id": "a"}])
+    with pytest.raises(RequestError, match="first must be between 1 and 400, not 0"):
+        batch.sheet(tmp_path, first=0)
+    with pytest.raises(OutputError, match=r"all\.bmp"):
+        batch.sheet(tmp_path, overview=tmp_path / "all.bmp")
+    assert not (tmp_path / "sheet.html").exists()
+    (tmp_path / "sheet-files").write_text("")
+    with pytest.raises(OutputError, match="sheet-files cannot be used for a contact sheet: File exists"):
+        batch.sheet(tmp_path)
+
+
+def test_no_row_writes_where_the_sheet_is(album: Album) -> None:
+    rows = [album.row(0, output="sheet-files/a.png"), album.row(1, output="Sheet.HTML/a.png")]
+    found = batch.validate(album.manifest(rows), album.options)
+    assert ["of the batch runner's own" in problem.text for problem in found.problems] == [True, True]
+
+
+def test_results_name_files_and_no_addresses(album: Album, tmp_path: Path) -> None:
+    """A signed address is a key; and what stands in the row itself is not written once more."""
+    rows = [album.row(0), album.row(1, init_image="https://127.0.0.1/a.png?sig=secret"), album.row(2, mask_image=None)]
+    batch.run(album.manifest(rows), tmp_path / "out", album.options)
+    text = (tmp_path / "out/results.jsonl").read_text()
+    sources = {line["id"]: line.get("sources") for line in map(json.loads, text.splitlines())}
+    photo, mask = (str(album.folder / sort / "{}.png") for sort in ("photos", "masks"))
+    assert sources["row-0"] == {"init_image": photo.format(0), "mask_image": mask.format(0)}
+    assert sources["row-1"] == {"mask_image": mask.format(1)}
+    assert "secret" not in text
