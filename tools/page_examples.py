@@ -10,7 +10,7 @@ from PIL import Image
 from tools.train_tiny.scenes import MEASURING, draw_scene
 
 FOLDER = Path("intarsia/server/page/examples")
-SIZE, QUALITY = 512, 70
+SIZE, QUALITY = 512, 45
 SCENES = {"sky": 3, "stripes": 12, "dusk": 10}
 
 

@@ -94,7 +94,8 @@ def test_every_control_has_a_name(tab):
     nameless = tab.page.evaluate(
         """() => [...document.querySelectorAll('button, input, select, textarea, a')]
             .filter((element) => !element.hidden && element.type !== 'file')
-            .filter((element) => !element.labels?.length && !element.getAttribute('aria-label') && !element.textContent.trim())
+            .filter((element) => !element.labels?.length && !element.getAttribute('aria-label'))
+            .filter((element) => !element.textContent.trim())
             .map((element) => element.outerHTML)"""
     )
     assert nameless == []

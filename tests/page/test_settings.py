@@ -131,27 +131,28 @@ def test_loras_can_be_searched(tab):
     assert tab.at(".loras label").all_inner_texts() == ["stripes", "pastel"]
 
 
-@pytest.mark.parametrize("padding", [None, 0, 40])
+@pytest.mark.parametrize("padding", ["auto", "whole", 0, 40])
 def test_the_box_that_is_shown_is_the_one_that_will_be_generated(tab, padding):
     rng = np.random.default_rng(5)
+    script = """async ([picture, box, padding, options]) => {
+        const { followsMask, generatedBox } = await import('/page/generated_box.js');
+        const whole = [0, 0, picture.width, picture.height];
+        const isPart = followsMask(picture, { padding: String(padding), ...options });
+        return isPart ? generatedBox(picture, box, { padding: Number(padding) || 0, ...options }) : whole;
+    }"""
     for _ in range(40):
-        width, height = (int(side) for side in rng.integers(64, 5000, 2))
+        width, height = (int(side) for side in rng.integers(64, 3000, 2))
         x = sorted(int(value) for value in rng.integers(0, width, 2))
         y = sorted(int(value) for value in rng.integers(0, height, 2))
         box = [x[0], y[0], x[1] + 1, y[1] + 1]
         blur = float(rng.choice([0, 2.5, 16]))
         side = [None, int(rng.integers(64, 2048))][int(rng.integers(2))]
-        options = CanvasOptions(width=side, mask_padding=padding or 0, mask_blur=blur, native_size=512)
-        expected = geometry((width, height), (width, height), tuple(box), options).crop
-        found = tab.page.evaluate(
-            """async ([picture, box, options]) =>
-                (await import('/page/generated_box.js')).generatedBox(picture, box, options)""",
-            [
-                {"width": width, "height": height},
-                box,
-                {"padding": padding or 0, "blur": blur, "native": 512, "width": side, "height": None},
-            ],
+        options = CanvasOptions(
+            width=side, mask_padding=None if padding == "whole" else padding, mask_blur=blur, native_size=512
         )
+        expected = geometry((width, height), (width, height), tuple(box), options).crop
+        shown = {"blur": blur, "native": 512, "width": side, "height": None}
+        found = tab.page.evaluate(script, [{"width": width, "height": height}, box, padding, shown])
         assert tuple(found) == expected
 
 
@@ -163,10 +164,18 @@ def test_the_box_is_drawn_on_the_image_once_only_the_surroundings_are_generated(
     tab.page.wait_for_timeout(100)
     edge = (800 - 256, 600)
     around = [(edge[0] + dx, edge[1] + dy) for dx in range(-4, 5) for dy in range(-12, 13, 2)]
-    assert max(tab.pixel("#marks-canvas", point)[3] for point in around) == 0
+    assert most_opaque(tab, around) > 0
+    tab.settings(mask_padding="whole")
+    tab.page.wait_for_timeout(100)
+    assert most_opaque(tab, around) == 0
     tab.settings(mask_padding=0)
     tab.page.wait_for_timeout(100)
-    assert max(tab.pixel("#marks-canvas", point)[3] for point in around) > 0
+    assert most_opaque(tab, around) > 0
+
+
+def most_opaque(tab: Workbench, points: list[tuple[float, float]]) -> int:
+    """Of the marks at these pixels."""
+    return max(tab.pixels("#marks-canvas", points))
 
 
 def test_a_result_gives_its_settings_back_when_it_is_dropped(masked, server, open_tab, tmp_path):
@@ -204,7 +213,8 @@ def test_a_result_that_is_opened_as_an_image_offers_its_settings(masked, server,
 def test_settings_of_another_tool_are_read(tab, chunk):
     text = (
         'a "quoted" cat,\nand a dog\nNegative prompt: blurry, low\nSteps: 20, Sampler: DPM++ 2M SDE Karras, '
-        'CFG scale: 6.5, Seed: 18446744073709551615, Size: 512x768, Model hash: abc, Model: "some, model", Denoising strength: 0.75, '
+        "CFG scale: 6.5, Seed: 18446744073709551615, Size: 512x768, Model hash: abc, "
+        'Model: "some, model", Denoising strength: 0.75, '
         "Clip skip: 2, Mask blur: 8, Version: v1.10.1"
     )
     info = PngImagePlugin.PngInfo()
@@ -227,7 +237,7 @@ def test_settings_of_another_tool_are_read(tab, chunk):
     assert tab.at("#prompt").input_value() == 'a "quoted" cat,\nand a dog'
     assert tab.at("#field-negative_prompt").input_value() == "blurry, low"
     other = json.loads(tab.at("#field-other").input_value())
-    assert other == {"clip_skip": 2, "algorithm_type": "sde-dpmsolver++"}
+    assert other == {"clip_skip": 2, "algorithm_type": "sde-dpmsolver++", "karras_sigmas": True}
 
 
 def test_a_file_without_settings_is_said(tab, photo):

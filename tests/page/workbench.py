@@ -167,6 +167,18 @@ class Workbench:
         for event in ("dragover", "drop"):
             self.at(target).dispatch_event(event, {"dataTransfer": transfer})
 
+    def pixels(self, canvas: str, points: Sequence[Point]) -> list[int]:
+        """Opacity of a canvas of the stage, at pixels of the picture."""
+        box = self.at("#stage").bounding_box()
+        assert box is not None
+        places = [(int(x - box["x"]), int(y - box["y"])) for x, y in map(self.on_screen, points)]
+        script = """(canvas, places) => {
+            const context = canvas.getContext('2d');
+            return places.map(([x, y]) => context.getImageData(x, y, 1, 1).data[3]);
+        }"""
+        found: list[int] = self.at(canvas).evaluate(script, places)
+        return found
+
     def pixel(self, canvas: str, point: Point) -> Sequence[int]:
         """RGBA of a canvas of the stage, at a pixel of the picture."""
         x, y = self.on_screen(point)

@@ -152,6 +152,8 @@ export class App {
    */
   #show(picture, mask) {
     this.result.close();
+    this.stage.picture?.bitmap.close();
+    this.stage.picture?.small.close();
     show(byId("empty", HTMLElement), false);
     show(byId("notice", HTMLElement), false);
     this.editor.open(picture, mask);

@@ -237,6 +237,7 @@ async function submitAll(subject, across, down, signal) {
   const parts = { image: subject.image, mask: subject.mask, previewEvery: 0 };
   const work = async () => {
     while (next < requests.length) {
+      signal.throwIfAborted();
       const at = next++;
       cells[at] = { fields: requests[at], job: await submitted(requests[at], parts, signal) };
     }

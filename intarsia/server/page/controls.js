@@ -13,7 +13,7 @@ import { text } from "./texts.js";
 
 // What an empty control stands for, where the schema has no default for it.
 /** @type {Record<string, string>} */
-const EMPTY = { seed: "drawn", token_merging: "off", mask_padding: "wholePicture" };
+const EMPTY = { seed: "drawn", token_merging: "off" };
 
 // Controls that take the panel's whole width.
 const WIDE = ["negative_prompt", "model", "other"];

@@ -2,6 +2,27 @@
 
 /** @typedef {import("./shapes.js").Box} Box */
 
+// A picture of more than this many times the model's own area, or a longer side, is not generated whole at its size.
+const LARGEST_AREA = 2.25;
+const LARGEST_SIDE = 2048;
+
+/**
+ * Whether only the mask's surroundings are generated: with `auto` where the whole would be scaled down.
+ * @param {{width: number, height: number}} picture
+ * @param {{padding: string, native: number, width: number | null, height: number | null}} options
+ */
+export function followsMask(picture, { padding, native, width, height }) {
+  if (padding !== "auto") return padding !== "whole" && Number.isFinite(Number(padding));
+  if (width === null && height === null) {
+    const isLong = Math.max(picture.width, picture.height) > LARGEST_SIDE;
+    return isLong || picture.width * picture.height > LARGEST_AREA * native ** 2;
+  }
+  // One side that is not asked for follows the other, up to the largest.
+  const across = width ?? Math.min(LARGEST_SIDE, Math.round(((height ?? 0) * picture.width) / picture.height));
+  const down = height ?? Math.min(LARGEST_SIDE, Math.round((across * picture.height) / picture.width));
+  return across < picture.width || down < picture.height;
+}
+
 /**
  * @param {{width: number, height: number}} picture
  * @param {Box} mask box of the mask, grown as the request grows it

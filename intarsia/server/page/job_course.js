@@ -55,27 +55,38 @@ export class JobCourse {
 
   /** @param {Job} job */
   async ended(job) {
-    this.#close();
-    if (job.state === "done" && job.result !== null) {
-      await this.#done(job, job.result);
-    } else {
-      const message = job.state === "failed" ? text("failed", { message: job.error?.message ?? "" }) : text("cancelled");
-      problems.say("run-error", message);
-      announce(message);
-    }
+    this.#clear();
+    if (job.state === "done" && job.result !== null) await this.#done(job, job.result);
+    else this.#over(text("failed", { message: job.error?.message ?? "" }));
+    this.app.update();
+  }
+
+  cancelled() {
+    this.#clear();
+    this.#over(text("cancelled"));
     this.app.update();
   }
 
   /** @param {unknown} error */
   refused(error) {
-    this.#close();
-    if (error instanceof api.ApiError && error.status === 404) problems.say("run-error", text("jobGone"));
+    this.#clear();
+    // While the server cannot be reached, a job stays known: a reload finds it again.
+    if (error instanceof api.ApiError && error.status === 404) this.#over(text("jobGone"));
     else problems.explain(error, this.app.controls);
     this.app.update();
   }
 
-  #close() {
+  /**
+   * Nothing runs any more, and there is no result.
+   * @param {string} message
+   */
+  #over(message) {
     this.app.store.keep("job", null);
+    problems.say("run-error", message);
+    announce(message);
+  }
+
+  #clear() {
     this.#painter = null;
     this.app.stage.preview = null;
     this.app.stage.refresh();
@@ -88,7 +99,7 @@ export class JobCourse {
   async #done(job, result) {
     const { app } = this;
     if (job.expired) {
-      problems.say("run-error", text("expired"));
+      this.#over(text("expired"));
       return;
     }
     try {
@@ -97,6 +108,7 @@ export class JobCourse {
       problems.explain(error, app.controls);
       return;
     }
+    app.store.keep("job", null);
     const line = text("done", { seconds: result.seconds.toFixed(1), seed: String(job.seed) });
     byId("result-note", HTMLElement).textContent = line;
     announce(line);

@@ -1,6 +1,6 @@
 /** The marks above picture and mask: the box that will be generated, the tool in hand, or the seam of a result. */
 
-import { generatedBox } from "./generated_box.js";
+import { followsMask, generatedBox } from "./generated_box.js";
 import { outlined } from "./tools.js";
 
 /**
@@ -29,18 +29,18 @@ export function drawMarks(app, context) {
  * @returns {import("./shapes.js").Box | null} null where all of the picture is generated
  */
 export function boxOf({ stage: { picture, mask }, controls, settings }) {
-  const padding = controls?.number("mask_padding") ?? null;
   const bounds = mask?.bounds() ?? null;
-  if (controls === null || padding === null || picture === null || mask === null || bounds === null) return null;
+  if (controls === null || picture === null || mask === null || bounds === null) return null;
 
   const fields = settings();
+  const padding = controls.value("mask_padding").trim() || "auto";
+  const size = { native: controls.model?.size ?? 512, width: fields?.width ?? null, height: fields?.height ?? null };
+  if (fields?.fit_output || !followsMask(picture, { padding, ...size })) return null;
   const grow = Number(fields?.mask_dilate ?? 0);
   const grown = mask.clip([bounds[0] - grow, bounds[1] - grow, bounds[2] + grow, bounds[3] + grow]) ?? bounds;
   return generatedBox(picture, grown, {
-    padding,
+    padding: Number(padding) || 0,
     blur: controls.number("mask_blur") ?? 0,
-    native: controls.model?.size ?? 512,
-    width: fields?.width ?? null,
-    height: fields?.height ?? null,
+    ...size,
   });
 }

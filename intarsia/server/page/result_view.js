@@ -67,7 +67,7 @@ export class ResultView {
     this.stage.root.classList.add("is-comparing");
     byId("warnings", HTMLElement).replaceChildren(...result.warnings.map((line) => make("li", { text: line })));
     await this.select(0);
-    this.#moveTo(0.5);
+    this.#moveTo(this.#besideMask());
   }
 
   /** Back to picture and mask. */
@@ -76,6 +76,7 @@ export class ResultView {
     this.#addresses = [];
     this.result = null;
     this.files = [];
+    this.stage.after?.close();
     this.stage.after = null;
     this.stage.root.classList.remove("is-comparing");
     this.#showGrid(false);
@@ -86,7 +87,9 @@ export class ResultView {
   /** @param {number} sample */
   async select(sample) {
     this.selected = sample;
-    this.stage.after = await decode(this.files[sample]);
+    const after = await decode(this.files[sample]);
+    this.stage.after?.close();
+    this.stage.after = after;
     for (const [at, each] of [...this.#samples.children].entries()) {
       each.setAttribute("aria-pressed", String(at === sample));
     }
@@ -120,6 +123,12 @@ export class ResultView {
       context.moveTo(top.x + 9 * stage.ratio, (from + to) / 2);
       context.arc(top.x, (from + to) / 2, 9 * stage.ratio, 0, 2 * Math.PI);
     });
+  }
+
+  /** Where the seam is at first: left of the mask, so that all of what is new is seen. */
+  #besideMask() {
+    const left = this.stage.mask?.bounds()?.[0] ?? 0;
+    return left / (this.stage.picture?.width ?? 1) - 0.02;
   }
 
   /** @param {number} split 0 … 1 */

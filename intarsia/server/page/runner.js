@@ -2,6 +2,7 @@
 
 import * as api from "./api.js";
 import { follow, isTemporary } from "./job_events.js";
+import * as problems from "./problems.js";
 import { duration, text } from "./texts.js";
 
 /**
@@ -11,7 +12,8 @@ import { duration, text } from "./texts.js";
  * @property {(line: string, share: number | null, isNews: boolean) => void} progress what is to be said, how much is
  *   done, and whether it is worth to be read aloud
  * @property {(images: string[]) => void} preview data URIs
- * @property {(job: Job) => void} ended done, failed or cancelled
+ * @property {(job: Job) => void} ended done or failed
+ * @property {() => void} cancelled
  * @property {(error: unknown) => void} refused nothing runs
  */
 
@@ -55,23 +57,22 @@ export class Runner {
     await this.#follow(() => api.job(id));
   }
 
-  /** Cancel the job: between two steps where it runs. */
+  /** Cancel the job: between two steps where it runs, once it is accepted where it is still being sent. */
   async cancel() {
     const running = this.#running;
-    const id = this.#job;
     if (running === null) return;
-    if (id === null) {
-      running.abort();
-      return;
+    if (this.#job !== null) {
+      try {
+        const job = await api.cancel(this.#job);
+        if (job.state === "done" || job.state === "failed") return; // its stream says so
+      } catch (error) {
+        problems.explain(error, null); // it runs on
+        return;
+      }
     }
-    try {
-      const job = await api.cancel(id);
-      if (job.state !== "running" && job.state !== "queued") return; // its stream says so
-      running.abort();
-      this.events.ended({ ...job, state: "cancelled" });
-    } catch (error) {
-      this.events.refused(error);
-    }
+    running.abort();
+    this.#finish();
+    this.events.cancelled();
   }
 
   /** @param {(signal: AbortSignal) => Promise<Job>} open */
@@ -81,11 +82,11 @@ export class Runner {
     this.#began = { time: 0, step: 0 };
     try {
       let job = await open(running.signal);
-      this.#job = job.id;
       if (running.signal.aborted) {
         await api.cancel(job.id);
         return;
       }
+      this.#job = job.id;
       this.events.accepted(job);
       if (["queued", "running"].includes(job.state)) {
         job = await follow(job.id, {
@@ -94,13 +95,14 @@ export class Runner {
           signal: running.signal,
         });
       }
+      if (running.signal.aborted) return;
       this.#finish();
-      this.events.ended(job);
+      if (job.state === "cancelled") this.events.cancelled();
+      else this.events.ended(job);
     } catch (error) {
+      if (running.signal.aborted) return;
       this.#finish();
-      if (!running.signal.aborted) this.events.refused(error);
-    } finally {
-      if (this.#running === running) this.#finish();
+      this.events.refused(error);
     }
   }
 

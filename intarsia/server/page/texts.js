@@ -129,8 +129,8 @@ export const TEXTS = {
   token_mergingHint: "Faster and coarser: the share of tokens that are merged in attention. Empty is off",
   mask_padding: "Only the mask's surroundings",
   mask_paddingHint:
-    "Generates the mask with at least so many pixels around it, at full resolution; the box shows which part. Empty " +
-    "generates the whole picture",
+    "Pixels around the mask that are generated with it, at full resolution; whole: all of the picture; auto: the " +
+    "surroundings where the picture is much larger than what the model is made for. A frame shows which part",
   masked_content: "Under the mask at first",
   masked_contentHint: "What denoising begins with: the original, a fill from the surroundings, noise, or gray",
   mask_blur: "Feather",
@@ -143,7 +143,6 @@ export const TEXTS = {
   modelsOwn: "the model's",
   off: "off",
   drawn: "random",
-  wholePicture: "whole picture",
   limits: "{low} to {high}",
   defaultIs: "Default: {value}",
   restore: "Restore",
