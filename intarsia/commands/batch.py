@@ -189,7 +189,7 @@ def sheet_command(
     paths = [made.path, *filter(None, [overview])]
     if as_json:
         numbers = {"rows": made.rows, "pages": made.pages, "unreadable": made.unreadable}
-        typer.echo(printable_json({"output": list(map(str, paths)), **numbers, "warnings": list(made.warnings)}))
+        typer.echo(_as_report({"output": list(map(str, paths)), **numbers, "warnings": list(made.warnings)}))
         return
     for path in paths:
         typer.echo(printable(str(path)))

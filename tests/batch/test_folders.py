@@ -104,7 +104,7 @@ def test_what_is_left_out_is_said_before_the_work(album, tmp_path):
     done = album.call("validate", *where)
     assert (done.returncode, done.stdout.splitlines()) == (0, [*sentences, "6 rows, 0 with problems"])
     done = album.call("validate", *where, "--json")
-    assert json.loads(done.stdout) == {"rows": 6, "problems": [], "notes": sentences}
+    assert json.loads(done.stdout) == {"schema": 1, "rows": 6, "problems": [], "notes": sentences}
 
 
 def test_many_names_are_counted(place):

@@ -137,6 +137,7 @@ def test_what_precedes_the_prompt_is_computed_once(kind, lanes):
     assert set(batches(unet, lambda: unet(apart(sample), *others)).values()) == {2 * lanes}
 
 
+@pytest.mark.every(5)
 @pytest.mark.parametrize("image", [False, True])
 @pytest.mark.parametrize("lanes", [1, 2, 3, 5])
 @pytest.mark.parametrize("kind", KINDS)
@@ -269,6 +270,7 @@ def stepping(way: str, unet: Any, alone: bool) -> CapturedStepper | EagerStepper
 MIXED = [{}, {"guidance": 1.0}, {"guidance": 7.0}, {"image": True}, {"ratio": 0.5}, {}, {"ratio": 0.5, "guidance": 1.0}]
 
 
+@pytest.mark.every(5)
 @pytest.mark.parametrize("alone", [True, False])
 @pytest.mark.parametrize("kind", ["attention first", "4 channels", "attention lower"])
 @pytest.mark.parametrize("way", ["eager", "launched", "captured"])

@@ -116,6 +116,7 @@ ARGUMENTS = {
     "batch run": ("rows.jsonl", "--out", "out", *NULL),
     "batch retry": ("rows.jsonl", "--out", "out", *NULL),
     "batch report": ("out",),
+    "batch sheet": ("out",),
     "batch merge": ("out",),
 }
 

@@ -72,7 +72,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     (folder / "soft").mkdir()
     (folder / "soft" / "config.json").write_text("{}")
-    (folder / "weights.toml").write_text('schema = 1\n[vaes.soft]\npath = "soft"\n')
+    (folder / "bare").mkdir()
+    (folder / "bare" / "model_index.json").write_text("{}")
+    bare = '[models.bare]\nfamily = "sd15-inpaint"\npath = "bare"\n'
+    (folder / "weights.toml").write_text(f'schema = 1\n[vaes.soft]\npath = "soft"\n{bare}')
     return folder
 
 
@@ -205,10 +208,11 @@ def test_karras_is_only_said_where_it_was_applied(engine, ask):
     assert ["Schedule type: Karras" in texts[name]["parameters"] for name in texts] == [False, True]
 
 
-def test_defaults_of_the_model_are_written_so_that_others_change_nothing(engine, ask):
-    request = ask(steps=None, model=None).model_copy(update={"scheduler": None})
-    written = engine.run(request).file_texts()["metadata"]["request"]
-    assert None not in [written[name] for name in ("model", "steps", "scheduler", "clip_skip", "prompt_syntax", "seed")]
+@pytest.mark.parametrize("model", [None, "bare"])
+def test_defaults_of_the_model_are_written_so_that_others_change_nothing(engine, ask, model):
+    written = engine.run(ask(steps=None, model=model)).file_texts()["metadata"]["request"]
+    names = ("model", "steps", "scheduler", "clip_skip", "prompt_syntax", "seed")
+    assert [name for name in names if written[name] is None] == []
 
 
 def test_changes_vary_the_image(engine, ask, tmp_path):
