@@ -286,9 +286,10 @@ def test_parquet_cells_of_other_types(album, tmp_path):
     ]
     parquet.write_table(pyarrow.Table.from_pylist(rows), album.folder / "m.parquet")
     assert batch.validate(album.folder / "m.parquet", album.options).problems == ()
-    assert batch.run(album.folder / "m.parquet", tmp_path / "a", album.options).status == {"ok": 2}
+    plain = album.with_options(metadata=False)  # which has the paths of inputs that are files
+    assert batch.run(album.folder / "m.parquet", tmp_path / "a", plain).status == {"ok": 2}
     row = album.row(0, id="bytes", prompt="a", guidance_scale=7.5, steps=2)
-    batch.run(album.manifest([{key: row[key] for key in rows[0]}]), tmp_path / "b", album.options)
+    batch.run(album.manifest([{key: row[key] for key in rows[0]}]), tmp_path / "b", plain)
     assert image_hashes(tmp_path / "a")["bytes.png"] == image_hashes(tmp_path / "b")["bytes.png"]
 
     rows = [{**common, "id": "dated", "prompt": date(2026, 1, 2), "vae": None, "seed": None}]
@@ -342,7 +343,7 @@ def test_a_name_of_a_file_that_is_not_utf_8(album, tmp_path, quick):
     (album.folder / "photos/0.png").rename(album.folder / "photos" / name)
     pair = batch.Pair(album.folder / "photos", album.folder / "masks")
     stats = batch.run(pair, tmp_path / "out", quick)
-    assert (stats.status["ok"], stats.errors) == (5, {"param": 1})
+    assert (stats.status["ok"], stats.errors) == (5, {"mask": 1})
     done = album.call("validate", "--images", "photos", "--masks", "masks", "--defaults", "quick.toml")
     assert (done.returncode, done.stderr) == (2, "")
 

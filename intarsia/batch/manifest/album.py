@@ -122,7 +122,7 @@ def notes(album: Album) -> tuple[str, ...]:
     sentences = [_left_out(album.pair.images, album.images.left_out)]
     if album.masks is not None:
         sentences.append(_left_out(album.pair.masks, album.masks.left_out))
-
+    if album.masks is not None and album.images.images:
         matched = {mask for masks in album.pairs.values() for mask in masks}
         alone = [name for name in album.masks.images if name not in matched]
         unmasked = [name for name, masks in album.pairs.items() if not masks]
