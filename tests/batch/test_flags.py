@@ -14,6 +14,8 @@ import typer
 from typer.testing import CliRunner
 
 import intarsia.batch
+from intarsia.batch import live
+from intarsia.batch.live import ProgressLines
 from intarsia.cli import app
 from intarsia.commands import streams
 
@@ -58,9 +60,44 @@ RUN = {
     "--max-pixels": ("1000", {"max_pixels": 1000}),
     "--json": (None, {"json": True}),
 }
+# Options of a request under the name of its field; what else they are called, or make, is below.
+TEXTS = (
+    "mask-blur", "mask-dilate", "mask-min-area", "mask-source", "masked-content", "width", "height", "prompt",
+    "negative-prompt", "clip-skip", "prompt-syntax", "samples", "steps", "guidance-scale", "strength", "scheduler",
+    "algorithm-type", "solver-order", "solver-type", "final-sigmas-type", "eta", "token-merging", "model", "vae",
+    "safety-action", "spacing", "mask-padding",
+)  # fmt: skip
+SWITCHES = (
+    "mask-fill-holes", "invert-mask", "soft-mask", "color-match", "fit-output", "enhance-prompt", "karras-sigmas",
+    "safety-checker",
+)  # fmt: skip
+OF_REQUEST: dict[str, tuple[str | None, dict[str, Any]]] = {
+    **{f"--{name}": ("7", {"request": {name.replace("-", "_"): "7"}}) for name in TEXTS},
+    **{f"--{name}": (None, {"request": {name.replace("-", "_"): True}}) for name in SWITCHES},
+    **{f"--no-{name}": (None, {"request": {name.replace("-", "_"): False}}) for name in SWITCHES},
+    "-p": ("7", {"request": {"prompt": "7"}}),
+    "-n": ("7", {"request": {"negative_prompt": "7"}}),
+    "-s": ("7", {"request": {"steps": "7"}}),
+    "-m": ("7", {"request": {"model": "7"}}),
+    "--size": ("64x72", {"request": {"width": 64, "height": 72}}),
+    "--embedding": ("sun", {"request": {"embeddings": ["sun"]}}),
+    "--lora": ("ink:0.5", {"request": {"loras": [{"id": "ink", "strength": 0.5}]}}),
+    "--ip-adapter": ("plus", {"request": {"ip_adapter": {"id": "plus"}}}),
+    "--set": ("steps=4", {"request": {"steps": 4}}),
+}
+RUN |= OF_REQUEST | {
+    "--endpoint": ("pony", {"endpoint": "pony"}),
+    "-e": ("pony", {"endpoint": "pony"}),
+    "--limit": ("12", {"limit": 12}),
+    "--progress": ("5", {"every": 5.0}),
+}
+ELSEWHERE = ("--ip-adapter-image", "--ip-adapter-scale", "--extend", "--table")
+"""Options that make nothing alone, or of files and texts: their own tests have them."""
+
 OF_VALIDATE = (
     "MANIFEST", "--images", "--masks", "--out", "-o", "--output", "--defaults", "--allow-extra", "--threads",
-    "--weights", "--allow-private-urls", "--max-pixels", "--json",
+    "--weights", "--allow-private-urls", "--max-pixels", "--json", "--quiet", "-q", "--verbose", "-v",
+    "--endpoint", "-e", "--limit", "--progress", *OF_REQUEST,
 )  # fmt: skip
 FLAGS = {
     "run": RUN,
@@ -68,6 +105,14 @@ FLAGS = {
     "validate": {name: RUN[name] for name in OF_VALIDATE}
     | {"--decode": (None, {}), "--no-decode": (None, {"decode": False})},
     "report": {"OUT": ("elsewhere", {"out": Path("elsewhere")}), "--json": (None, {"json": True})},
+    "sheet": {
+        "OUT": ("elsewhere", {"out": Path("elsewhere")}),
+        "--picture": ("all.png", {"overview": Path("all.png")}),
+        "--first": ("7", {"first": 7}),
+        "--workers": ("5", {"workers": 5}),
+        "--progress": ("5", {"every": 5.0}),
+        "--json": (None, {"json": True}),
+    },
     "merge": {
         "OUT": ("elsewhere", {"out": Path("elsewhere")}),
         "OTHERS": ("more", {"others": [Path("more")]}),
@@ -79,6 +124,7 @@ GIVEN = {
     "retry": {"MANIFEST": "m.jsonl", "--out": "out"},
     "validate": {"MANIFEST": "m.jsonl"},
     "report": {"OUT": "out"},
+    "sheet": {"OUT": "out"},
     "merge": {"OUT": "out"},
 }
 """What each command is called with besides the flag in question."""
@@ -94,7 +140,7 @@ def spellings() -> Iterator[tuple[str, str]]:
                 yield name, flag
 
 
-SPELLINGS = [found for found in spellings() if found[1] != "--help"]
+SPELLINGS = [found for found in spellings() if found[1] not in ("--help", *ELSEWHERE)]
 
 
 def call(monkeypatch: pytest.MonkeyPatch, command: str, given: Mapping[str, str | None]) -> dict[str, Any]:
@@ -109,21 +155,32 @@ def call(monkeypatch: pytest.MonkeyPatch, command: str, given: Mapping[str, str 
         return intarsia.batch.RunStats()
 
     def validate(
-        place: Path, options: intarsia.batch.Options, *, decode: bool, out: Path | None
+        place: Path, options: intarsia.batch.Options, *, decode: bool, out: Path | None, watch: object
     ) -> intarsia.batch.Findings:
         reached.update(place=place, decode=decode, out=out, **asdict(options))
+        reached["talk"] = (streams._talk.quiet, streams._talk.verbose)
         return intarsia.batch.Findings(1, ())
 
     def report(out: Path) -> dict[str, Any]:
         reached.update(out=out)
-        lists = {"errors": {}, "failed": [], "runs": {}, "warnings": []}
+        lists = {"running": [], "errors": {}, "failed": [], "runs": {}, "warnings": []}
         return {"rows": 1, "ok": 1, "error": 0, "skipped": 0, "cancelled": 0, **lists}
 
     def merge(out: Path, others: list[Path], warn: object) -> int:
         reached.update(out=out, others=others)
         return 1
 
-    for name, stand_in in (("run", run), ("retry", run), ("validate", validate), ("merge", merge)):
+    def sheet(out: Path, *, watch: object, **more: Any) -> intarsia.batch.Sheet:
+        reached.update(out=out, **more)
+        return intarsia.batch.Sheet(path=out / "sheet.html", rows=1, pages=1, unreadable=0)
+
+    def lines(say: object, every: float, *more: str) -> ProgressLines:
+        reached["every"] = every
+        return ProgressLines(lambda line: None, every, *more)
+
+    monkeypatch.setattr(live, "ProgressLines", lines)
+    library = (("run", run), ("retry", run), ("validate", validate), ("merge", merge), ("sheet", sheet))
+    for name, stand_in in library:
         monkeypatch.setattr(intarsia.batch, name, stand_in)
     monkeypatch.setattr(sys.modules["intarsia.batch.ledger.report"], "report", report)
     positional = [value for name, value in given.items() if name.isupper()]
@@ -152,9 +209,9 @@ def test_without_flags_the_librarys_defaults_hold(monkeypatch, command):
     plain = call(monkeypatch, command, GIVEN[command])
     defaults = asdict(intarsia.batch.Options())
     assert {name: plain[name] for name in defaults} == defaults
-    quiet = {"out": Path("out"), "talk": (False, False)}
+    quiet = {"out": Path("out"), "talk": (False, False), "every": 30.0}
     others = {"run": quiet, "retry": quiet | {"classes": None}}
-    others["validate"] = {"out": None, "decode": True}
+    others["validate"] = quiet | {"out": None, "decode": True}
     assert {name: value for name, value in plain.items() if name not in defaults} == {
         "place": Path("m.jsonl"), "json": False, **others[command],
     }  # fmt: skip
