@@ -87,7 +87,7 @@ def validate_command(
     options = Options(
         weights=_text(weights),
         **rows.settings(),
-        request=fields.fields(),
+        request=fields.fields() or None,
         threads=threads,
         allow_private_urls=allow_private_urls,
         max_pixels=max_pixels,
@@ -140,7 +140,7 @@ def run_or_retry_command(
     fields = RowFields(masks=masks, prompt=prompt, sampling=sampling, model=model, settings=set_)
     options = Options(
         **rows.settings(),
-        request=fields.fields(),
+        request=fields.fields() or None,
         **running.fields(),
         **asdict(files),
         **asdict(engine) | {"weights": _text(engine.weights)},

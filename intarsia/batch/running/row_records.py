@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -30,9 +31,9 @@ def record_of(job: Job, status: Status) -> Record:
 
 
 def _files(fields: Mapping[str, Any]) -> dict[str, str]:
-    """The input images that are files; addresses may hold keys, and base64 is long."""
+    """The input images that are files, and are there: an address may hold keys, also one that looks like a path."""
     sources = sources_of(fields)
-    return {name: source for name, source in sources.items() if is_path(source)}
+    return {name: source for name, source in sources.items() if is_path(source) and os.path.isfile(source)}
 
 
 def failed(job: Job, error: ErrorKind, text: str) -> Record:
