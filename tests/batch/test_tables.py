@@ -131,7 +131,7 @@ def test_every_column_is_of_one_kind():
     assert {name for name, spec in kinds.items() if '"boolean"' in spec and "number" not in spec} == FLAGS
     assert {name for name, spec in kinds.items() if '"integer"' in spec} == WHOLE
     others = {"guidance_scale", "strength", "loras", "embeddings", "ip_adapter", "token_merging", "mask_blur"}
-    others |= {"eta", "table"}
+    others |= {"eta", "table", "extend"}
     assert TEXTS | WHOLE | FLAGS | others == KEYS
     assert IMAGE_COLUMNS - {"image"} <= TEXTS
 
@@ -219,7 +219,8 @@ def test_parquet_of_datasets_is_run(album, tmp_path, parquet):
     table = pa.Table.from_pylist(rows).append_column("width", pa.array([64.0, 64.0, None]))
     parquet.write_table(table, album.folder / "m.parquet")
     (album.folder / "defaults.toml").write_text("steps = 2\nwidth = 64\nheight = 64\nseed = 1\n")
-    options = album.with_options(defaults=str(album.folder / "defaults.toml"))
+    # Without metadata, which has the paths of inputs that are files.
+    options = album.with_options(defaults=str(album.folder / "defaults.toml"), metadata=False)
     (problem,) = batch.validate(album.folder / "m.parquet", options).problems
     assert (problem.number, problem.text) == (3, "id is required where init_image is not a text")
     assert batch.run(album.folder / "m.parquet", tmp_path / "out", options).status == {"ok": 2, "error": 1}
