@@ -15,8 +15,8 @@ from intarsia.batch.ledger.progress import Progress
 from intarsia.batch.manifest.collisions import Collisions
 from intarsia.batch.manifest.prompt_count import PromptCount
 from intarsia.batch.manifest.reader import Manifest
-from intarsia.batch.manifest.rows import Reader, Refused, Row, defaults_of, is_path
-from intarsia.batch.manifest.spec_hash import Specs, sources_of
+from intarsia.batch.manifest.rows import Reader, Refused, Row, defaults_of, is_path, sources_of
+from intarsia.batch.manifest.spec_hash import Specs
 from intarsia.batch.running.task import keep_out
 from intarsia.batch.settings import Options, Pair
 from intarsia.engine.request import InpaintRequest

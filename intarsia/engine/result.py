@@ -174,7 +174,9 @@ class Result:
             "version": f"intarsia {__version__}",
         }
 
-    def file_texts(self, sample: int = 0, *, with_paths: bool = True, strip: bool = False) -> dict[str, Any]:
+    def file_texts(
+        self, sample: int = 0, *, with_paths: bool = True, paths: Mapping[str, str] | None = None, strip: bool = False
+    ) -> dict[str, Any]:
         """What an image's file says of it, as keyword arguments of :func:`intarsia.images.save.save`.
 
         ``metadata`` is :attr:`meta` of that image, with ``request`` (each field, as the image was made with it),
@@ -182,6 +184,7 @@ class Result:
 
         Args:
             with_paths: name the files and addresses of the inputs too.
+            paths: in place of the paths that were read, by field.
             strip: leave out EXIF, XMP and density of ``init_image``.
         """
         seed = self.seeds[sample]
@@ -189,6 +192,9 @@ class Result:
         inputs = {name: dict(source) for name, source in self.origin.inputs.items()}
         if not with_paths:
             inputs = {name: {"sha256": source["sha256"]} for name, source in inputs.items()}
+        for name, path in (paths or {}).items():
+            if "path" in inputs.get(name, {}):
+                inputs[name]["path"] = path
 
         metadata = made | {
             "request": {**self.origin.request, "seed": seed, "samples": 1},

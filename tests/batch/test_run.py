@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -39,7 +40,8 @@ def test_a_thousand_rows_are_all_there_and_the_report_is_right(album, tmp_path):
     assert 0 < numbers["warm_up_seconds"] < numbers["seconds"]
 
 
-def test_a_row_is_what_the_engine_makes_of_it(album, tmp_path):
+def test_a_row_is_what_the_engine_makes_of_it(album, tmp_path, monkeypatch):
+    monkeypatch.chdir(album.folder)  # where the manifest's paths begin
     row = album.row(3, seed=11, samples=2, output="deep/down/name.png")
     out = tmp_path / "out"
     batch.run(album.manifest([row]), out, album.options)
@@ -59,7 +61,8 @@ def test_a_row_is_what_the_engine_makes_of_it(album, tmp_path):
 
 
 @pytest.mark.parametrize("strip", [False, True])
-def test_exif_of_a_rows_image_is_in_its_file_unless_it_is_stripped(album, tmp_path, strip):
+def test_exif_of_a_rows_image_is_in_its_file_unless_it_is_stripped(album, tmp_path, monkeypatch, strip):
+    monkeypatch.chdir(album.folder)
     row = album.row(3, output="name.jpg")
     block = Image.Exif()
     block[0x010F] = "Camera"
@@ -83,6 +86,17 @@ def test_an_image_that_is_extended_needs_no_mask_and_is_done_once(album, tmp_pat
         assert made.size == (given.width + 24, given.height)
     os.utime(album.folder / row["init_image"])  # looked at again, and found to be the same
     assert batch.run(manifest, out, album.options).status == {"skipped": 1}
+
+
+def test_files_say_of_their_inputs_what_the_manifest_says(album, tmp_path):
+    """So that a batch that is run in another place, or on another machine, gives the same bytes."""
+    manifest = album.manifest([album.row(0), album.row(1, output="deep/er/name.png")])
+    batch.run(manifest, tmp_path / "out", album.options)
+    moved = shutil.copytree(album.folder, tmp_path / "elsewhere" / "moved")
+    batch.run(moved / manifest.name, tmp_path / "elsewhere" / "out", album.options)
+    assert image_hashes(tmp_path / "out") == image_hashes(tmp_path / "elsewhere" / "out")
+    with Image.open(tmp_path / "out" / "deep/er/name.png") as made:
+        assert json.loads(made.text["intarsia"])["inputs"]["mask_image"]["path"] == "masks/1.png"
 
 
 def test_order_shards_workers_and_neighbors_change_no_image(album, tmp_path):

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from intarsia.batch.manifest.line import Line
 from intarsia.batch.manifest.outputs import folded
-from intarsia.batch.manifest.rows import Reader, Refused, Row, is_path
-from intarsia.batch.manifest.spec_hash import sources_of
+from intarsia.batch.manifest.rows import Reader, Refused, Row, is_path, sources_of
 from intarsia.errors import shown
 
 __all__ = ["Collisions", "read_rows"]

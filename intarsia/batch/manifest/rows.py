@@ -11,7 +11,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from intarsia.numbers import is_random_seed
 from intarsia.redact import redacted
 from intarsia.schedulers.table_json import read_table
 
-__all__ = ["Reader", "Refused", "Row", "derived_seed", "in_shard", "defaults_of", "is_path"]
+__all__ = ["Reader", "Refused", "Row", "derived_seed", "in_shard", "defaults_of", "is_path", "sources_of"]
 
 _IMAGE_FIELDS = ("init_image", "mask_image")
 _MISSPELT = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # "https:/…" is an address to be refused, no path
@@ -47,6 +47,7 @@ class Row:
         outputs: where its images go, relative to the output folder, one for each sample.
         fields: of the request, paths of images made absolute; its seed is in it.
         notes: warnings for its results.
+        paths: of images, by field, as the manifest has them where they are relative: what files of results say.
     """
 
     number: int
@@ -54,6 +55,7 @@ class Row:
     outputs: tuple[str, ...]
     fields: Mapping[str, Any]
     notes: tuple[str, ...] = ()
+    paths: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -165,9 +167,12 @@ class Reader:
         except (RequestError, OutputError) as exc:
             return self._refused(line, identifier or self._written_id(line), str(exc))
 
+        written = sources_of(fields)
         self._complete(fields, identifier)
+        located = sources_of(fields)
+        paths = {name: text.strip() for name, text in written.items() if located[name] != text.strip()}
         known = {key: fields[key] for key in fields if key in KEYS}
-        return Row(line.number, identifier, outputs, known, line.notes)
+        return Row(line.number, identifier, outputs, known, line.notes, paths)
 
     def _complete(self, fields: dict[str, Any], identifier: str) -> None:
         """Give a row's fields a seed and absolute paths."""
@@ -254,6 +259,15 @@ class Reader:
         path = os.path.join(self.base, os.path.expanduser(text) if text[0] == "~" else text)
         is_other = _may_be_base64(text) or _MISSPELT.match(text)
         return text if is_other and not os.path.lexists(path) else path
+
+
+def sources_of(fields: Mapping[str, Any]) -> dict[str, str]:
+    """Where a row's images come from, by field."""
+    sources = {name: fields[name] for name in ("init_image", "mask_image") if isinstance(fields.get(name), str)}
+    adapter = fields.get("ip_adapter")
+    if isinstance(adapter, dict) and isinstance(adapter.get("image"), str):
+        sources["ip_adapter.image"] = adapter["image"]
+    return sources
 
 
 def is_path(source: str) -> bool:

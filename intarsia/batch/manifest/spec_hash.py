@@ -23,7 +23,7 @@ from intarsia.engine.request import InpaintRequest
 from intarsia.engine.resolve import outline
 from intarsia.registry.registry import Registry
 
-__all__ = ["Contents", "Specs", "contents_of", "identity", "sources_of"]
+__all__ = ["Contents", "Specs", "contents_of", "identity"]
 
 Contents = Mapping[str, str]
 """Field → sha256 of the normalized image in it."""
@@ -89,15 +89,6 @@ def contents_of(plan: Plan) -> dict[str, str]:
     if plan.prompt.image_sha256:
         contents["ip_adapter.image"] = plan.prompt.image_sha256
     return contents
-
-
-def sources_of(fields: Mapping[str, Any]) -> dict[str, str]:
-    """Where a row's images come from, by field."""
-    sources = {name: fields[name] for name in ("init_image", "mask_image") if isinstance(fields.get(name), str)}
-    adapter = fields.get("ip_adapter")
-    if isinstance(adapter, dict) and isinstance(adapter.get("image"), str):
-        sources["ip_adapter.image"] = adapter["image"]
-    return sources
 
 
 def identity(source: str) -> str:

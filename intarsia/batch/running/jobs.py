@@ -24,6 +24,7 @@ class Job:
         degraded: what was done otherwise than requested, for the row's line of results.
         own: outputs that earlier runs wrote, or set out to write, for this very row; they may be replaced.
         notes: warnings for the row's line of results.
+        paths: of images, by field, for the files of results, in place of the absolute ones.
     """
 
     number: int
@@ -36,6 +37,7 @@ class Job:
     degraded: tuple[str, ...] = ()
     own: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    paths: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, row: Row, known: str = "", own: tuple[str, ...] = ()) -> Self:
@@ -48,6 +50,7 @@ class Job:
             known=known,
             own=own,
             notes=row.notes,
+            paths=row.paths,
         )
 
     @classmethod

@@ -9,8 +9,7 @@ from typing import Any
 
 from intarsia.batch.ledger.error_kinds import ErrorKind
 from intarsia.batch.ledger.records import Record, Status, timestamp
-from intarsia.batch.manifest.rows import Refused, Row, is_path
-from intarsia.batch.manifest.spec_hash import sources_of
+from intarsia.batch.manifest.rows import Refused, Row, is_path, sources_of
 from intarsia.batch.running.jobs import Job
 from intarsia.printable import printable
 

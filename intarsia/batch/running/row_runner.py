@@ -18,7 +18,8 @@ from pathlib import Path
 
 from intarsia.batch.ledger.error_kinds import classify, sentence
 from intarsia.batch.ledger.records import Record
-from intarsia.batch.manifest.spec_hash import Specs, contents_of, identity, sources_of
+from intarsia.batch.manifest.rows import sources_of
+from intarsia.batch.manifest.spec_hash import Specs, contents_of, identity
 from intarsia.batch.running.codec_pool import CodecPool
 from intarsia.batch.running.jobs import Job
 from intarsia.batch.running.row_records import failed, record_of, skipped
@@ -248,7 +249,7 @@ class RowRunner:
         path = self._out / name
         self._make_folder(path.parent, name)
 
-        texts = result.file_texts(sample, strip=self._options.strip)
+        texts = result.file_texts(sample, paths=job.paths, strip=self._options.strip)
         if not self._options.metadata:
             texts |= {"metadata": None, "parameters": None}
 

@@ -12,8 +12,8 @@ from intarsia.batch.ledger.claims import Claims
 from intarsia.batch.ledger.error_kinds import classify, sentence
 from intarsia.batch.ledger.records import Record
 from intarsia.batch.ledger.results import History
-from intarsia.batch.manifest.rows import Refused, Row, is_path
-from intarsia.batch.manifest.spec_hash import Specs, identity, sources_of
+from intarsia.batch.manifest.rows import Refused, Row, is_path, sources_of
+from intarsia.batch.manifest.spec_hash import Specs, identity
 from intarsia.batch.running.jobs import Job
 from intarsia.batch.running.task import Task
 from intarsia.canvas.geometry import follows_mask, geometry
