@@ -61,6 +61,7 @@ WRONG = {
     "sha256": ["ab", [None]],
     "bytes": [5, ["5"], [True], [-1]],
     "seeds": [[1.5], "1"],
+    "sources": [[], {"init_image": None}],
     "contents": [5, ["a"], {"init_image": 5}],
     "identities": [[], {"init_image": None}],
     "model_sha256": [5],
@@ -110,7 +111,7 @@ def test_whatever_a_run_writes_is_no_damage(album, tmp_path):
     everything = {
         "id": "x", "line": 1, "attempts": 1, "run": 1, "worker": 0, "nameless": True, "time": "2026", "error": "io",
         "text": "", "outputs": ["a"], "sha256": ["b"], "bytes": [1], "seeds": [1], "contents": {}, "identities": {},
-        "model_sha256": "", "spec_hash": "", "timings": {"a": 1, "b": 0.5}, "runtime": ["null", "cpu"],
+        "sources": {}, "model_sha256": "", "spec_hash": "", "timings": {"a": 1, "b": 0.5}, "runtime": ["null", "cpu"],
         "warnings": ["w"], "degraded": ["d"], "nsfw": [True], "of a later version": {"a": [1]},
     }  # fmt: skip
     assert set(everything) >= set(WRONG) - {"status"}

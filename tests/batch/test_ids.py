@@ -275,4 +275,4 @@ def test_a_pipe_is_never_opened(album):
     with pytest.raises(SourceError, match="is not a regular file"):
         read_source("init_image", str(pipe))
     pair = batch.Pair(album.folder / "photos", album.folder / "masks/0.png")
-    assert any("no regular file: 'pipe.png'" in note for note in batch.validate(pair, album.options).notes)
+    assert any("no regular file (1): 'pipe.png'" in note for note in batch.validate(pair, album.options).notes)

@@ -155,7 +155,7 @@ def test_workers_that_never_start_end_the_run(album, tmp_path, monkeypatch):
         batch.run(album.manifest(album.rows(2)), tmp_path / "c", album.options)
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sign", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupt_names_every_row_and_the_next_run_goes_on(album, tmp_path, sign):
     rows, out = album.rows(80), tmp_path / "out"
     manifest = album.manifest(rows)

@@ -92,7 +92,7 @@ def test_the_first_rows_for_a_look_then_the_rest(album, tmp_path):
     manifest, out = album.manifest([*album.rows(5), "{"]), tmp_path / "out"
     look = batch.run(manifest, out, album.with_options(limit=2))
     assert (look.rows, look.status["ok"], look.before) == (2, 2, 0)
-    assert [line["id"] for line in lines(out)] == ["row-0", "row-1"]
+    assert sorted(line["id"] for line in lines(out)) == ["row-0", "row-1"]
 
     rest = batch.run(manifest, out, album.options)
     assert (rest.rows, rest.status["ok"], rest.before, rest.failed) == (6, 3, 2, 1)

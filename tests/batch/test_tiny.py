@@ -55,6 +55,7 @@ def test_sixty_rows_killed_three_times(tmp_path, photos):
     assert stats.fill >= 0.9, "the network waited for decoded rows"
 
 
+@pytest.mark.slow
 def test_twelve_rows_killed_once(tmp_path):
     kill_and_compare(tmp_path, [], count=12, kills=1)
 

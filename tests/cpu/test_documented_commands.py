@@ -8,7 +8,6 @@ import re
 import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -33,6 +32,7 @@ OF_OTHER_TESTS = {
     "docs/adding-a-scheduler.md": "tests/unit/test_adding_pages.py",
     "docs/batch.md": "tests/batch/test_docs.py",
     "docs/models/README.md": "tests/unit/test_models_guide.py",
+    "docs/schedulers.md": "tests/cpu/test_schedulers_page.py",
     "examples/README.md": "tests/unit/test_examples.py",
 }
 
@@ -88,13 +88,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def given() -> dict[str, Any]:
-    """What a block may take as there: a network as the page of the schedulers describes it, and its latents."""
-    latents = np.zeros((4, 8, 8))
-    network = {"network": lambda sample, timestep: 0.1 * sample}
-    return {"__name__": "documented", **network, "latents": latents, "noise": latents + 1, "clean": latents}
-
-
 def _named(pages: list[Path]) -> list[str]:
     return [page.relative_to(REPOSITORY).as_posix() for page in pages]
 
@@ -122,7 +115,7 @@ def test_a_pages_commands_run(name, folder):
 def test_a_pages_python_runs(name, folder):
     for block in python_blocks(REPOSITORY / name):
         if not any(line in block for line in PYTHON_NOT_RUN):
-            exec(compile(block, name, "exec"), given())  # the repository's own text
+            exec(compile(block, name, "exec"), {"__name__": "documented"})  # the repository's own text
 
 
 def test_no_exception_is_left_that_no_page_needs():

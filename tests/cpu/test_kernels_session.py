@@ -17,6 +17,7 @@ from tests.noise_request import noise_request
 SIZE = 64
 
 
+@pytest.mark.slow
 def test_fused_and_plain_sessions_paint_the_same(tmp_path):
     pytest.importorskip("diffusers", reason="makes its model with diffusers: pip install 'intarsia[torch]'")
     from tests.random_model import write_model, write_registry

@@ -181,6 +181,7 @@ def test_a_graph_holds_no_weights_and_no_paths_of_the_machine_that_made_it(home)
         assert not any(word in content for word in (b".py", b"/home", str(home).encode(), b"site-packages"))
 
 
+@pytest.mark.slow
 def test_what_ships_is_what_its_command_makes_as_far_as_that_takes_seconds():
     """The step, and of the packaged model the text encoder and the decoder."""
     assert STEP.read_bytes() == step_graph()
@@ -221,11 +222,13 @@ def test_what_ships_is_what_its_command_makes():
     assert len(list(graphs.PACKAGED.iterdir())) == len(made)
 
 
+@pytest.mark.slow
 def test_the_same_export_gives_the_same_bytes(home):
     once, again = (decoder_graph(autoencoder(home / "nine", "float32")) for _ in range(2))
     assert once == again
 
 
+@pytest.mark.slow
 def test_float16_graphs_take_and_give_float32(home):
     from intarsia.backends.onnx.device import Device
 

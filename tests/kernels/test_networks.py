@@ -91,7 +91,7 @@ _WITH_SLOW_INTERPRETER = [pytest.param("interpreter", marks=pytest.mark.slow), "
 @pytest.mark.parametrize(
     ("device", "size", "dtype"),
     [
-        ("interpreter", (8, 8), torch.float32),
+        pytest.param("interpreter", (8, 8), torch.float32, marks=pytest.mark.slow),
         pytest.param("interpreter", (7, 10), torch.float16, marks=pytest.mark.slow),
         ("cuda", (8, 8), torch.float32),
         ("cuda", (7, 10), torch.float16),

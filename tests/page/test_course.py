@@ -17,6 +17,8 @@ from tests.page.workbench import Workbench, png
 from tests.server.killed import ServerProcess
 from tests.server.running import Running, running
 
+pytestmark = pytest.mark.slow  # a minute in all; painting and running are quick tests
+
 
 def masked(tab: Workbench, photo: bytes, **settings: object) -> Workbench:
     """With a picture and a mask."""

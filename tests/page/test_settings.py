@@ -20,6 +20,8 @@ from intarsia.canvas.options import CanvasOptions
 from tests.page.conftest import PIXELS
 from tests.page.workbench import Workbench, png
 
+pytestmark = pytest.mark.slow  # a minute in all; painting and running are quick tests
+
 SMALL = {"width": 64, "height": 64}
 
 

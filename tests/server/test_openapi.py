@@ -88,7 +88,7 @@ def test_every_route_is_in_the_document_and_nothing_else_is(idle):
     assert isinstance(application, fastapi.FastAPI)
     routes = {(method, path) for method, path in routes_of(application.router) if method != "HEAD"}
     wanted = {(method, path) for method, path in routes if not path.startswith(ALIASES)}
-    about = {("GET", "/docs"), ("GET", "/openapi.json")}
+    about = {("GET", "/docs"), ("GET", "/openapi.json"), ("GET", "/"), ("GET", "/page/{name:path}")}
     assert wanted - about == {(method, path) for method, path, _ in operations()}
 
 

@@ -16,6 +16,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 pytest.importorskip("pdoc", reason="needs pdoc: pip install -e '.[dev]'")
 
 
+@pytest.mark.slow
 def test_every_public_module_has_a_page(tmp_path):
     done = run([sys.executable, "-m", "tools.api_docs", str(tmp_path / "api")], cwd=REPOSITORY)
     assert done.returncode == 0, done.stderr

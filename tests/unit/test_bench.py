@@ -98,6 +98,7 @@ def spared(side: int, width: int = 320) -> int:
     return 2 * tokens * (products + 2 * tokens * width)
 
 
+@pytest.mark.slow
 def test_the_roofline_is_that_of_the_goals():
     """The goals were set with both branches computed throughout."""
     rows = list(roofline.floors())

@@ -29,6 +29,7 @@ PIECES = (
 PLAIN = ("a cat", "red hat", "(x)", "blue sky", "50 percent", "one of two")  # what YAML does not read as its own
 LORA = {"id": "ink", "strength": 0.5, "sha256": "ab" * 32}
 FORMATS = ("PNG", "JPEG", "WEBP")
+KEPT: list[Image.Image] = []  # sd-parsers remembers the last image by its address, which the next one may have
 
 
 def random_meta(number: int, pieces: tuple[str, ...]) -> dict[str, object]:
@@ -46,7 +47,8 @@ def random_meta(number: int, pieces: tuple[str, ...]) -> dict[str, object]:
 
 def image_of(meta: dict[str, object], format: str) -> Image.Image:
     data, _ = encode(Image.new("RGB", (16, 16)), format, metadata=meta, parameters=a1111_parameters(meta))
-    return Image.open(io.BytesIO(data))
+    KEPT.append(Image.open(io.BytesIO(data)))
+    return KEPT[-1]
 
 
 @pytest.mark.parametrize("number", range(30))

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import random
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from intarsia.endpoints import ENDPOINTS
 from intarsia.engine import resolve as resolving
 from intarsia.errors import IntarsiaError, RequestError, named, shown
 from intarsia.redact import hiding, redacted, without_query
+from tests.command_line import run_intarsia
 from tests.unit.endpoint_table import MINIMAL
 from tests.unit.replies import checked
 
@@ -108,9 +108,9 @@ def test_the_command_line_shows_the_key_on_no_stream(empty_registry, tmp_path):
     for command in ("request", "plan"):
         for fields in ({"width": key}, {"model_id": key}, {"init_image": key}):
             body = json.dumps({**SMALL, "key": key, **fields})
-            line = [sys.executable, "-c", "from intarsia.cli import main; main()", command, "-", "-e", "community"]
-            line += ["--weights", str(empty_registry), *(["--backend", "null"] if command == "request" else [])]
-            done = subprocess.run(line, input=body, capture_output=True, text=True, check=False, cwd=tmp_path)
+            line = [command, "-", "-e", "community", "--weights", empty_registry]
+            line += ["--backend", "null"] if command == "request" else []
+            done = run_intarsia(line, cwd=tmp_path, environment=os.environ, stdin=body)
             assert done.returncode in (2, 3)
             assert key not in done.stdout + done.stderr
             assert "***" in done.stderr
