@@ -14,7 +14,7 @@ __all__ = ["COUNT", "MICROSECONDS", "limit_spinning", "onnx_runtime_settings"]
 COUNT = 20_000
 """Turns of OpenMP's loop; each takes 10 to 50 ns."""
 
-MICROSECONDS = 300
+MICROSECONDS = 1000
 """Of ONNX Runtime's threads."""
 
 
