@@ -64,7 +64,8 @@ def seconds(backend: str, limit: Limit) -> float:
     environment["GOMP_SPINCOUNT" if value.isdigit() else "OMP_WAIT_POLICY"] = value
     command = [sys.executable, "-c", PROGRAM, json.dumps([backend, microseconds, IMAGES])]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    return median(json.loads(done.stdout))
+    times: list[float] = json.loads(done.stdout)
+    return median(times)
 
 
 def main(arguments: list[str]) -> None:
