@@ -1,8 +1,8 @@
 """`python -m benchmarks.spinning [COUNT:MICROSECONDS ...]`: how long threads should spin before they sleep.
 
 For torch and ONNX Runtime, alone on the machine and beside two busy processes: the seconds of an image (256 × 256,
-8 evaluations, packaged model) with endless spinning, without any, and with the limits that are given, as ratios to the
-better of the first two. Beside busy processes endless spinning takes minutes and is left out. Each is measured in a
+8 evaluations, packaged model) with endless spinning, without any, as the package chooses it, and with the limits that
+are given, as ratios to the better of the first two. Beside busy processes endless spinning takes minutes and is left out. Each is measured in a
 process of its own, all of them in turns, ROUNDS times; medians.
 """
 
@@ -23,11 +23,13 @@ BUSY = 2
 
 # What a process runs: first the limits, then its images, of which the first opens the model.
 PROGRAM = """
-import json, sys, time
+import json, os, sys, time
 import numpy as np
 from intarsia import spinning
 backend, microseconds, images = json.loads(sys.argv[1])
 spinning.MICROSECONDS = microseconds
+if "GOMP_SPINCOUNT" in os.environ:
+    spinning.is_busy = lambda: False  # a limit that is to be measured
 import intarsia
 image = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
 mask = np.zeros((256, 256), np.uint8)
@@ -44,14 +46,13 @@ print(json.dumps(times[1:]))
 """
 
 Limit = tuple[str, str, int]
-"""A name, the value of ``GOMP_SPINCOUNT`` or a policy, and ONNX Runtime's microseconds."""
+"""A name, the value of ``GOMP_SPINCOUNT`` or a policy ("" for neither), and ONNX Runtime's microseconds."""
 
 
 def limits(arguments: list[str]) -> list[Limit]:
-    """The policies that are always measured, and the limits of the command line, the package's own by default."""
-    chosen = arguments or [f"{spinning.COUNT}:{spinning.MICROSECONDS}"]
-    found: list[Limit] = [("spinning", "ACTIVE", 0), ("sleeping", "PASSIVE", 0)]
-    for each in chosen:
+    """What is always measured, and the limits of the command line."""
+    found: list[Limit] = [("spinning", "ACTIVE", 0), ("sleeping", "PASSIVE", 0), ("chosen", "", spinning.MICROSECONDS)]
+    for each in arguments:
         count, _, microseconds = each.partition(":")
         found.append((each, count, int(microseconds)))
     return found
@@ -61,7 +62,8 @@ def seconds(backend: str, limit: Limit) -> float:
     """The median of an image in a process with that limit."""
     _, value, microseconds = limit
     environment = {name: text for name, text in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
-    environment["GOMP_SPINCOUNT" if value.isdigit() else "OMP_WAIT_POLICY"] = value
+    if value:
+        environment["GOMP_SPINCOUNT" if value.isdigit() else "OMP_WAIT_POLICY"] = value
     command = [sys.executable, "-c", PROGRAM, json.dumps([backend, microseconds, IMAGES])]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     times: list[float] = json.loads(done.stdout)
