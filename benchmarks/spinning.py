@@ -2,8 +2,8 @@
 
 For torch and ONNX Runtime, alone on the machine and beside two busy processes: the seconds of an image (256 × 256,
 8 evaluations, packaged model) with endless spinning, without any, as the package chooses it, and with the limits that
-are given, as ratios to the better of the first two. Beside busy processes endless spinning takes minutes and is left out. Each is measured in a
-process of its own, all of them in turns, ROUNDS times; medians.
+are given, as ratios to the better of the first two. Beside busy processes endless spinning takes minutes and is left
+out. Each is measured in a process of its own, all of them in turns, ROUNDS times; medians.
 """
 
 from __future__ import annotations
