@@ -50,6 +50,7 @@ def session(request: pytest.FixtureRequest) -> TorchSession:
     return TorchSession(Parts(unet=unet, vae=vae, text=text, scheduler={}, index={}), META, Execution())
 
 
+@pytest.mark.every(5)
 @pytest.mark.parametrize("guidance", [1.0, 5.0])
 @pytest.mark.parametrize("merging", [0.0, 0.5])
 def test_nothing_is_read(session, guidance, merging):

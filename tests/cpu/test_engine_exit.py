@@ -19,7 +19,9 @@ sys.exit(7)
 """
 
 
-@pytest.mark.parametrize(("backend", "package"), [("onnx", "onnxruntime"), ("torch", "torch")])
+@pytest.mark.parametrize(
+    ("backend", "package"), [("onnx", "onnxruntime"), pytest.param("torch", "torch", marks=pytest.mark.slow)]
+)
 def test_the_scripts_own_exit_code_stays(backend, package):
     if find_spec(package) is None:
         pytest.skip(f"needs {package}")

@@ -15,6 +15,8 @@ import intarsia.batch
 from tests.page.workbench import Workbench, png
 from tests.server.running import Running
 
+pytestmark = pytest.mark.slow  # half a minute; painting and running are quick tests
+
 SCHEDULERS = ["euler", "dpm++ 2m", "unipc"]
 STEPS = [4, 6, 8]
 SMALL = {"width": 64, "height": 64}

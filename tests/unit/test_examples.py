@@ -31,7 +31,12 @@ def test_every_example_is_run_and_listed():
     assert all(f"[{name}.py]({name}.py)" in page for name in names)
 
 
-@pytest.mark.parametrize("name", RUNS)
+SLOW = ("batch", "compare_schedulers")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in RUNS]
+)
 def test_an_example_runs(name, tmp_path):
     lines, images = RUNS[name]
     done = run([sys.executable, str(EXAMPLES / f"{name}.py"), "made"], cwd=tmp_path)
