@@ -7,7 +7,6 @@ import os
 import platform
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +59,7 @@ def doctor(weights: Weights = None, as_json: AsJson = False) -> None:
     choice = automatic_choice(find_spec("torch") is not None, find_spec("onnxruntime") is not None, gpus)
     model = _default_model(Registry(weights))
     found = {
-        "version": version("intarsia"),
+        "version": _version("intarsia"),
         "python": platform.python_version(),
         "system": platform.platform(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -129,6 +128,9 @@ def _default_model(registry: Registry) -> dict[str, Any]:
 
 
 def _version(name: str) -> str | None:
+    # which takes as long to import as a third of a help
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(name)
     except PackageNotFoundError:

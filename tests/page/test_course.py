@@ -114,7 +114,7 @@ def test_a_reload_keeps_image_mask_and_settings_and_finds_the_job(open_tab, held
     np.testing.assert_array_equal(tab.mask(tmp_path), mask)
     assert tab.at("#field-guidance_scale").input_value() == "3"
     assert tab.at("#prompt").input_value() == "a cat"
-    assert tab.at("#cancel").is_visible()
+    tab.at("#cancel").wait_for(state="visible")  # once the server has said that the job runs
     gate.open()
     tab.wait_for_result()
     assert len(held.client.get("/jobs").json()["jobs"]) == 1
