@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from urllib.parse import quote
 
-__all__ = ["MASK", "hiding", "is_key", "redacted", "without_key", "without_query"]
+__all__ = ["MASK", "hiding", "is_key", "redacted", "texts_in", "without_key", "without_query"]
 
 MASK = "***"
 # Shorter keys are parts of ordinary words: they are hidden only where they are all of a value.
@@ -139,3 +139,17 @@ def _digits(number: float) -> list[str]:
         return [repr(number)]
     except ValueError:  # more digits than Python writes, and so than any message shows
         return []
+
+
+def texts_in(value: object) -> Iterator[str]:
+    """Every text in a value of JSON, names of fields included: where a key may stand that belongs elsewhere."""
+    parts = [value]
+    while parts:
+        part = parts.pop()
+        if isinstance(part, str):
+            yield part
+        elif isinstance(part, Mapping):
+            parts += part.keys()
+            parts += part.values()
+        elif isinstance(part, list | tuple):
+            parts += part

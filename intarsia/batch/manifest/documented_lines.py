@@ -5,7 +5,7 @@ A body may also have an ``id`` and an ``output``, which no endpoint has. Its key
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -14,7 +14,7 @@ from intarsia.batch.manifest.line import Line
 from intarsia.endpoints.answer import server_only
 from intarsia.endpoints.reading import Documented, read
 from intarsia.errors import IntarsiaError, RequestError
-from intarsia.redact import hiding, without_key
+from intarsia.redact import hiding, texts_in, without_key
 from intarsia.registry.registry import Registry
 
 __all__ = ["DocumentedLines"]
@@ -76,20 +76,7 @@ def _check_key(body: Mapping[str, Any]) -> None:
         return
     forms = {key, quote(key), quote(key, safe="")}
     for name, value in body.items():
-        if name != _KEY and any(form in text for text in _texts(value) for form in forms):
+        if name != _KEY and any(form in text for text in texts_in(value) for form in forms):
             raise RequestError(name, message=f"{without_key(name)} has the API key in it; take it out")
         if any(form in name for form in forms):
             raise RequestError(_KEY, message="the name of a field has the API key in it; take it out")
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """Every text in a value of JSON, names of fields included."""
-    parts = [value]
-    while parts:
-        part = parts.pop()
-        if isinstance(part, str):
-            yield part
-        elif isinstance(part, Mapping):
-            parts += [*part.keys(), *part.values()]
-        elif isinstance(part, list):
-            parts += part

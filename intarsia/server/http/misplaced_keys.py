@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from urllib.parse import quote
 
 from intarsia.errors import RequestError
+from intarsia.redact import texts_in
 from intarsia.server.http.keys import presented_keys
 
 __all__ = ["refuse_misplaced_keys"]
@@ -40,22 +41,8 @@ def refuse_misplaced_keys(
     fields = {name: value for name, value in body.items() if not (in_body and name == _OWN_FIELD)}
     places = [*fields.items(), *((name, headers[name]) for name in _HEADERS if name in headers)]
     for name, value in places:
-        if any(form in text for text in _texts(value) for form in forms):
+        if any(form in text for text in texts_in(value) for form in forms):
             raise RequestError(name, message=f"{name} has the API key in it; send the key as key or in a header alone")
         if any(form in name for form in forms):
             message = "the name of a field has the API key in it; send the key as key or in a header alone"
             raise RequestError(_OWN_FIELD, message=message)
-
-
-def _texts(value: object) -> Iterator[str]:
-    """Every text in a value of JSON, names of fields included."""
-    parts = [value]
-    while parts:
-        part = parts.pop()
-        if isinstance(part, str):
-            yield part
-        elif isinstance(part, Mapping):
-            parts += part.keys()
-            parts += part.values()
-        elif isinstance(part, list | tuple):
-            parts += part
