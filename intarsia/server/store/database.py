@@ -95,6 +95,15 @@ class Database:
             return sa.literal(self._clock(), sa.Float)
         return sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Float)
 
+    @property
+    def time_in_statements(self) -> sa.ColumnElement[float]:
+        """As :attr:`unix_time`, for a statement that is made once and executed with :meth:`times`."""
+        return self.unix_time if self._clock is None else sa.bindparam("now", type_=sa.Float)
+
+    def times(self) -> dict[str, float]:
+        """The parameters of statements with :attr:`time_in_statements`."""
+        return {} if self._clock is None else {"now": self._clock()}
+
     def now(self) -> float:
         """The time in seconds."""
         if self._clock is not None:

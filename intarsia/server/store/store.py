@@ -8,10 +8,8 @@ taken from it, because it seemed dead, changes nothing.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
@@ -23,7 +21,7 @@ from intarsia.server.store.job_rows import job_of, select_jobs, values_of
 from intarsia.server.store.jobs import UPLOAD, Done, Failed, Job, WebhookTarget
 from intarsia.server.store.leases import Leases
 from intarsia.server.store.schema import JOBS, SCHEMA_VERSION, migrate
-from intarsia.server.store.statements import AHEAD, INSERT_JOB, JOB, QUEUED
+from intarsia.server.store.statements import AHEAD, CLAIMED, INSERT_JOB, JOB, QUEUED, JobChanges, ended_values
 from intarsia.server.store.webhook_store import WebhookStore
 
 __all__ = ["IdInUse", "QueueFull", "Store", "StoreError"]
@@ -67,6 +65,7 @@ class Store:
     def __init__(self, where: str | Path, *, shared: bool = False, clock: Callable[[], float] | None = None) -> None:
         self.database = Database(where, clock)
         self.webhooks = WebhookStore(self.database)
+        self._changes = JobChanges(self.database)
         self._leases = Leases(self.database) if shared else None
         migrate(self.database)
         self._file = DatabaseFile(self.database.path)
@@ -146,25 +145,14 @@ class Store:
 
     def claim(self, server: str, most: int = 1) -> list[Job]:
         """Mark the jobs that were accepted first as running on ``server`` and return them; no two servers get one."""
-        first = sa.select(JOBS.c.id).where(JOBS.c.state == "queued").order_by(JOBS.c.sequence).limit(most)
-        if not self.database.is_sqlite:
-            first = first.with_for_update(skip_locked=True)
-
         with self.database.write() as connection:
-            ids = list(connection.execute(first).scalars())
+            ids = list(connection.execute(self._changes.first, {"most": most}).scalars())
             if not ids:
                 return []
             if self._leases is not None:
                 self._leases.renew(connection, server)  # in the transaction: nobody takes the jobs for lost
-            change = {
-                "state": "running",
-                "server": server,
-                "started": self.database.unix_time,
-                "attempts": JOBS.c.attempts + 1,
-            }
-            connection.execute(sa.update(JOBS).where(JOBS.c.id.in_(ids)).values(change))
-            claimed = select_jobs().where(JOBS.c.id.in_(ids)).order_by(JOBS.c.sequence)
-            return [job_of(row) for row in connection.execute(claimed).mappings()]
+            connection.execute(self._changes.claim, {"ids": ids, "by": server, **self.database.times()})
+            return [job_of(row) for row in connection.execute(CLAIMED, {"ids": ids}).mappings()]
 
     def finish(self, job: Job, ended: Done | Failed) -> bool:
         """Store how a running job ended.
@@ -175,9 +163,14 @@ class Store:
         Returns:
             False where that attempt is not running: the job has ended, or was queued again.
         """
-        if isinstance(ended, Done):
-            return self._end(job, "done", {"result": json.dumps(dict(ended.result))})
-        return self._end(job, "failed", {"error": ended.message, "error_kind": ended.kind})
+        end, times = ended_values(ended), self.database.times()
+        with self.database.write() as connection:
+            if not connection.execute(
+                self._changes.end, {"wanted": job.id, "attempt": job.attempts, **end, **times}
+            ).rowcount:
+                return False
+            connection.execute(self._changes.call, {"wanted": job.id, **times})
+        return True
 
     def cancel(self, job_id: int) -> Job | None:
         """Cancel a queued job at once, and mark a running one; returns it as it is then."""
@@ -193,7 +186,12 @@ class Store:
 
     def cancelled(self, job: Job) -> bool:
         """Store that a running job was cancelled; arguments and result as of :meth:`finish`."""
-        return self._end(job, "cancelled", {"cancel_asked": True})
+        values = {"state": "cancelled", "finished": self.database.unix_time, "cancel_asked": True}
+        with self.database.write() as connection:
+            if not connection.execute(sa.update(JOBS).where(_is_attempt(job)).values(values)).rowcount:
+                return False
+            self.webhooks.job_ended(connection, [job.id])
+        return True
 
     def cancel_asked(self, server: str) -> list[int]:
         """Ids of the jobs running on ``server`` that were asked to be cancelled, by whichever process."""
@@ -263,14 +261,6 @@ class Store:
     def close(self) -> None:
         """Close every connection."""
         self.database.close()
-
-    def _end(self, job: Job, state: str, change: Mapping[str, Any]) -> bool:
-        values = {"state": state, "finished": self.database.unix_time, **change}
-        with self.database.write() as connection:
-            if not connection.execute(sa.update(JOBS).where(_is_attempt(job)).values(values)).rowcount:
-                return False
-            self.webhooks.job_ended(connection, [job.id])
-        return True
 
     def _requeue(self, connection: sa.Connection, which: sa.ColumnElement[bool]) -> int:
         running = sa.and_(JOBS.c.state == "running", which)
