@@ -122,6 +122,9 @@ def test_a_loras_own_embedding(engines, with_lora):
         result = torch.run(ask(prompt="a glyph", prompt_syntax=syntax, loras=[path]))
         assert result.warnings == ()
         assert np.array_equal(drawn(result), drawn(torch.run(ask(prompt="a tiny-sun"))))
+        explicit = torch.run(ask(prompt="a embedding:glyph", prompt_syntax=syntax, loras=[path]))
+        assert explicit.warnings == ()
+        assert np.array_equal(drawn(explicit), drawn(result))
         unused = torch.run(ask(prompt_syntax=syntax, loras=[path]))
         assert np.array_equal(drawn(unused), drawn(torch.run(ask(prompt_syntax=syntax))))
 
