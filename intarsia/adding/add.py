@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from intarsia.adding.declaration import Pins, declared, pins_of, write_entry, write_pins
-from intarsia.adding.options import AddOptions, check_options, model_family
+from intarsia.adding.options import AddOptions, check_options, find_encoder, model_family
 from intarsia.adding.own_copies import copy_in, remove_own
 from intarsia.adding.user_file import edited, user_file
 from intarsia.checkpoints.header import read_header
@@ -68,8 +68,8 @@ def add(
     path = Path(os.path.abspath(path.expanduser()))
     target = user_file(weights)
     found = identify(path)
-    section = section_of(found)
     registry = visible_registry(weights, target)
+    section = section_of(found, find_encoder(registry, options))
     known = entry_with_path(visible_entries(registry, section), str(found.path))
     if known is None:
         check_options(registry, found, options)
@@ -124,8 +124,10 @@ def _declare(path: Path, found: Identified, options: AddOptions, *, weights: Pat
         path: as the caller named it: the id comes from it.
         stored: what the entry will name: the file, or the copy of it.
     """
-    target, section = user_file(weights), section_of(found)
-    entry = _entry(found, section, options, stored)
+    target = user_file(weights)
+    encoder = find_encoder(visible_registry(weights, target), options)
+    section = section_of(found, encoder)
+    entry = _entry(found, section, options, stored, encoder=encoder)
     pins = pins_of(entry)
     with edited(target) as document:
         # as it is now, while others wait: another process may have added an entry since
@@ -141,7 +143,7 @@ def _declare(path: Path, found: Identified, options: AddOptions, *, weights: Pat
         if options.default:
             document["default"] = identifier
     names = {"id": identifier, "declared_in": str(target)}
-    entry = _entry(found, section, options, stored, **names)
+    entry = _entry(found, section, options, stored, encoder=encoder, **names)
     return Added(entry=entry, section=section, found=found, state="added", registry=target)
 
 
@@ -185,7 +187,14 @@ def _free_id(registry: Registry, section: str, path: Path, asked: str | None) ->
 
 
 def _entry(
-    found: Identified, section: str, options: AddOptions, stored: Path, *, id: str = "", declared_in: str = ""
+    found: Identified,
+    section: str,
+    options: AddOptions,
+    stored: Path,
+    *,
+    encoder: Path | None,
+    id: str = "",
+    declared_in: str = "",
 ) -> Entry:
     """The entry as it will be declared."""
     if section == "models":
@@ -201,5 +210,6 @@ def _entry(
         id=id,
         path=stored,
         families=options.families or found.families,
+        image_encoder=encoder,
         declared_in=declared_in,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import tomlkit
@@ -29,6 +30,7 @@ def declared(entry: Entry, options: AddOptions) -> dict[str, Any]:
         keys: dict[str, Any] = {
             "path": str(entry.path),
             "families": list(entry.families),
+            "image_encoder": _encoder(entry, options),
             "source": options.source,
         }
     else:
@@ -43,6 +45,12 @@ def declared(entry: Entry, options: AddOptions) -> dict[str, Any]:
             "source": options.source,
         }
     return {key: value for key, value in keys.items() if value}
+
+
+def _encoder(entry: PartEntry, options: AddOptions) -> str:
+    """The id as the caller gave it, or the absolute path."""
+    is_path = Path(options.image_encoder).expanduser().exists()
+    return str(entry.image_encoder) if options.image_encoder and is_path else options.image_encoder
 
 
 def _size(family: str, prediction: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from intarsia.registry.registry import Registry
 from intarsia.registry.toml_file import PREDICTIONS
 from intarsia.registry.usable import SECTIONS, version
 
-__all__ = ["AddOptions", "check_options", "model_family"]
+__all__ = ["AddOptions", "check_options", "find_encoder", "model_family"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,8 @@ class AddOptions:
         prediction: "" leaves it to the file.
         vae, text: ids of entries for what the file lacks.
         tokenizer: folder of a tokenizer in place of CLIP's.
+        image_encoder: of an IP adapter: the folder of its image encoder, or the path or id of another adapter whose
+            image encoder it has.
         default: the model becomes the one that runs where none is named.
         source: where it was downloaded from.
     """
@@ -37,6 +40,7 @@ class AddOptions:
     vae: str = ""
     text: str = ""
     tokenizer: Path | None = None
+    image_encoder: str = ""
     default: bool = False
     source: str = ""
 
@@ -48,6 +52,8 @@ def check_options(registry: Registry, found: Identified, options: AddOptions) ->
             raise WeightsError(f"--family must be of {', '.join(FAMILIES)}, not {shown(family)}")
     if options.prediction not in ("", *PREDICTIONS):
         raise WeightsError(f"--prediction must be {' or '.join(PREDICTIONS)}, not {shown(options.prediction)}")
+    if options.image_encoder and found.kind != "ip_adapter":
+        raise WeightsError(f"{found.path}: is {found.what}; --image-encoder is for IP adapters")
     if SECTIONS[found.kind] != "models":
         _refuse_of_models(found, options)
         return
@@ -64,6 +70,22 @@ def check_options(registry: Registry, found: Identified, options: AddOptions) ->
         raise WeightsError(f"{found.path}: has no text encoders: name a model that has them with --text ID")
     if lacks_vae:
         raise WeightsError(f"{found.path}: has no VAE: name one with --vae ID")
+
+
+def find_encoder(registry: Registry, options: AddOptions) -> Path | None:
+    """The place of the image encoder that the caller names; None where it names none.
+
+    Raises:
+        WeightsError: no IP adapter has that id, and nothing has that path.
+    """
+    named = options.image_encoder
+    if not named:
+        return None
+    path = Path(os.path.abspath(Path(named).expanduser()))
+    if path.exists():
+        return path
+    entry = registry.part("ip_adapters", named)
+    return entry.image_encoder or entry.path
 
 
 def _refuse_of_models(found: Identified, options: AddOptions) -> None:

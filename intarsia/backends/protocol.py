@@ -63,7 +63,8 @@ class ModelFiles:
         text: folder or file of the model whose text encoders and tokenizers it has; None for its own.
         tokenizer: folder of a tokenizer that goes before the model's own, or CLIP's; None without one.
         loras: safetensors files and their strengths, folded into the weights.
-        ip_adapter: folder of ``ip_adapter.safetensors`` and ``image_encoder``; None without one.
+        ip_adapter: folder of ``ip_adapter.safetensors`` and ``image_encoder``, or the file; None without one.
+        image_encoder: what the adapter's entry names in place of its own image encoder.
         precision: a backend or device that cannot compute in it refuses ``fp8``.
         reason: why ``auto`` did not choose its first backend; a note in every result.
     """
@@ -79,6 +80,7 @@ class ModelFiles:
     tokenizer: Path | None = None
     loras: tuple[tuple[Path, float], ...] = ()
     ip_adapter: Path | None = None
+    image_encoder: Path | None = None
     precision: Precision = STANDARD
     reason: str = ""
 

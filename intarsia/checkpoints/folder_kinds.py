@@ -92,9 +92,11 @@ def _schedule(folder: Path) -> tuple[Prediction, bool]:
 def _refused(folder: Path, channels: Any) -> str:
     if channels not in (4, 9):
         return f"its UNet has {shown(channels)} input channels, not 4 or 9"
-    for part in ("unet", "vae", "text_encoder"):
+    for part, stem in COMPONENTS.items():
+        if part != "unet" and not (folder / part).is_dir():
+            continue  # another model's may stand for it
         try:
-            find_weights(folder / part, COMPONENTS[part])
+            find_weights(folder / part, stem)
         except WeightsError as exc:
             return str(exc)
     if not is_there(folder / SCHEDULER):
@@ -111,9 +113,6 @@ def _ip_adapter(folder: Path) -> Identified:
     adapter = find_ip_adapter(header)
     if adapter is None:
         return _other(folder, "a folder whose ip_adapter.safetensors is no IP adapter")
-    refused = adapter.refused
-    if not refused and not is_there(folder / "image_encoder" / "config.json"):
-        refused = "it has no image_encoder/ with config.json and weights"
     return Identified(
         path=folder,
         kind="ip_adapter",
@@ -121,7 +120,7 @@ def _ip_adapter(folder: Path) -> Identified:
         families=adapter.families,
         dtype=adapter.dtype,
         size=_bytes(files_read("ip_adapters", folder)),
-        refused=refused,
+        refused=adapter.refused,
     )
 
 

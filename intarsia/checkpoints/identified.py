@@ -9,10 +9,10 @@ from typing import Literal
 
 from intarsia.checkpoints.header import StoredTensor
 
-__all__ = ["SD1", "SD2", "SDXL", "Identified", "Kind", "Prediction", "main_dtype", "version_of"]
+__all__ = ["SD1", "SD2", "SDXL", "TINY", "Identified", "Kind", "Prediction", "main_dtype", "version_of"]
 
 Kind = Literal["checkpoint", "unet", "folder", "vae", "lora", "embedding", "ip_adapter", "safety", "other"]
-"""A checkpoint has all of a model, or all but its VAE or text encoders; a folder is diffusers' form of a model."""
+"""A checkpoint has all of a model, or all but its VAE or text encoders; a folder is diffusers' form of either."""
 
 Prediction = Literal["", "epsilon", "v_prediction"]
 
@@ -20,6 +20,9 @@ SD1 = ("sd15", "sd15-inpaint")
 SD2 = ("sd21", "sd21-inpaint")
 SDXL = ("sdxl", "sdxl-inpaint")
 """Families by the version of Stable Diffusion: with 4 input channels, and with 9."""
+
+TINY = ("tiny", "tiny-inpaint")
+"""The same of the models that are packaged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +60,8 @@ class Identified:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Networks that the model needs and that are not in the file."""
-        if self.kind not in ("checkpoint", "unet"):
+        """Networks that the model needs and that are not in the file or folder."""
+        if self.kind not in ("checkpoint", "unet", "folder"):
             return ()
         needed = ["unet", "text", "vae"]
         if self.family in SDXL:

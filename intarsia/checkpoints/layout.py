@@ -94,14 +94,16 @@ def network_files(folder: Path, stem: str) -> list[Path]:
     return [folder / "config.json", *index, *files]
 
 
-def files_read(kind: str, path: Path) -> list[Path]:
+def files_read(kind: str, path: Path, encoder: Path | None = None) -> list[Path]:
     """Every file of an entry of the registry that is read, as far as they are there.
 
     Args:
         kind: ``models``, ``vaes``, ``ip_adapters``, ``safety`` or ``loras``.
         path: the entry's folder, or its file.
+        encoder: what an IP adapter's entry names in place of its image encoder.
     """
-    return [file for file in dict.fromkeys(_FILES[kind](path)) if is_there(file)]
+    files = _of_ip_adapter(path, encoder) if kind == "ip_adapters" else _FILES[kind](path)
+    return [file for file in dict.fromkeys(files) if is_there(file)]
 
 
 def _of_network(folder: Path, stem: str) -> Iterator[Path]:
@@ -128,9 +130,9 @@ def _of_model(folder: Path) -> Iterator[Path]:
             yield from (folder / f"tokenizer{suffix}" / name for name in _TOKENIZER)
 
 
-def _of_ip_adapter(path: Path) -> Iterator[Path]:
+def _of_ip_adapter(path: Path, encoder: Path | None) -> Iterator[Path]:
     yield weights_file(path)
-    yield from _of_network(image_encoder(path), "model")
+    yield from _of_network(image_encoder(path, encoder), "model")
 
 
 def _of_checker(folder: Path) -> Iterator[Path]:
@@ -141,7 +143,6 @@ def _of_checker(folder: Path) -> Iterator[Path]:
 _FILES: dict[str, Callable[[Path], Iterator[Path]]] = {
     "models": _of_model,
     "vaes": lambda folder: _of_network(folder, "diffusion_pytorch_model"),
-    "ip_adapters": _of_ip_adapter,
     "safety": _of_checker,
     "loras": lambda file: iter([file]),
 }

@@ -67,7 +67,10 @@ def stored_model(
     Raises:
         WeightsError: anything missing, unreadable or of another kind; one line that names the file.
     """
-    model = stored_file(path) if path.is_file() else stored_folder(path, with_vae=vae is None)
+    if path.is_file():
+        model = stored_file(path)
+    else:
+        model = stored_folder(path, with_vae=vae is None, with_text=text is None)
     networks, tokenizers = dict(model.networks), dict(model.tokenizers)
     if vae is not None:
         networks["vae"] = stored_vae(vae, family)

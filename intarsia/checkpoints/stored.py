@@ -105,18 +105,22 @@ class StoredModel:
         return {name: self.networks[name] for name in TEXT_ENCODERS if name in self.networks}
 
 
-def stored_folder(folder: Path, *, with_vae: bool = True) -> StoredModel:
+def stored_folder(folder: Path, *, with_vae: bool = True, with_text: bool = True) -> StoredModel:
     """A diffusers folder.
 
     Args:
         with_vae: False leaves its autoencoder out, which then need not be there.
+        with_text: the same of its text encoders and tokenizers.
 
     Raises:
         WeightsError: a config, an index or a file of weights that is missing or unreadable; the message names it.
     """
     index = read_json(folder / "model_index.json")
     scheduler = read_json(folder / SCHEDULER)
-    encoders, tokenizers = stored_text_folders(folder)
+    encoders: dict[str, StoredNetwork] = {}
+    tokenizers: dict[str, Path | Padding] = {}
+    if with_text:
+        encoders, tokenizers = stored_text_folders(folder)
     networks = {**encoders, "unet": stored_network(folder / "unet", "unet")}
     if with_vae:
         networks["vae"] = stored_vae_folder(folder / "vae")

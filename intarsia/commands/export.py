@@ -108,10 +108,10 @@ def _parts(
         source = vae_source(path, entry.family)
         yield _Part(source, dtype, partial(export_vae, path, dtype=dtype, family=entry.family))
     if named["ip_adapters"]:
-        path = check(registry.part("ip_adapters", named["ip_adapters"], allow_paths=True))
-        folder = check(entry)
-        source = ip_adapter_source(path, source_of(folder))
-        yield _Part(source, dtype, partial(export_ip_adapter, path, folder, dtype=dtype))
+        adapter = registry.part("ip_adapters", named["ip_adapters"], allow_paths=True)
+        path, folder, encoder = check(adapter), check(entry), adapter.image_encoder
+        source = ip_adapter_source(path, source_of(folder), encoder)
+        yield _Part(source, dtype, partial(export_ip_adapter, path, folder, dtype=dtype, encoder=encoder))
     if entry.safety:
         path = check(registry.part("safety", entry.safety))
         yield _Part(source_of(path), "float32", partial(export_checker, path))

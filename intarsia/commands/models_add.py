@@ -39,6 +39,9 @@ def add_models(
     vae: Annotated[str, typer.Option(help="Id of the VAE of a checkpoint, in place of its own.")] = "",
     text: Annotated[str, typer.Option(help="Id of a model whose text encoders it has.")] = "",
     tokenizer: Annotated[Path | None, typer.Option(help="Folder of a tokenizer in place of CLIP's.")] = None,
+    image_encoder: Annotated[
+        str, typer.Option(help="Of an IP adapter: folder of its image encoder, or id of another that has it.")
+    ] = "",
     default: Annotated[bool, typer.Option("--default", help="Run it where no model is named.")] = False,
     weights: Weights = None,
     as_json: AsJson = False,
@@ -60,6 +63,7 @@ def add_models(
         vae=vae,
         text=text,
         tokenizer=tokenizer,
+        image_encoder=image_encoder,
         default=default,
     )
     rows = [_row(_add_one(path, options, weights)) for path in paths]

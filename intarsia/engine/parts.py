@@ -15,7 +15,7 @@ from intarsia.registry.entries import PARTS, ModelEntry, PartEntry
 from intarsia.registry.files import check, entry_hash, folder_hash, identified, locate
 from intarsia.registry.hashing import nothing
 from intarsia.registry.registry import Registry
-from intarsia.registry.usable import check_content, check_file, missing_networks, version
+from intarsia.registry.usable import check_content, check_file, is_stable_diffusion, missing_networks, version
 
 __all__ = ["Parts", "find_checker", "find_parts", "fitting_part", "model_files", "model_plan"]
 
@@ -135,7 +135,7 @@ def fitting_part(
     """The part of that name, once it fits the model's family."""
     entry = registry.part(kind, name, allow_paths=allow_paths)
     # what a file itself says is a version of Stable Diffusion, and tells nothing about other families
-    is_comparable = bool(entry.declared_in) or len(version(model.family)) > 1
+    is_comparable = bool(entry.declared_in) or is_stable_diffusion(model.family)
     if is_comparable and entry.families and model.family not in entry.families:
         fits = ", ".join(entry.families)
         raise WeightsError(f"{PARTS[kind]} {entry.id} fits the families {fits}, not {model.family} of {model.id}")
@@ -209,5 +209,6 @@ def model_files(model: ModelEntry, parts: Parts, meanwhile: Callable[[], None] =
         tokenizer=model.tokenizer,
         loras=tuple((locate(entry), strength) for entry, strength in parts.loras),
         ip_adapter=locate(parts.ip_adapter) if parts.ip_adapter else None,
+        image_encoder=parts.ip_adapter.image_encoder if parts.ip_adapter else None,
         precision=model.precision,  # which the registry has checked
     )

@@ -20,6 +20,7 @@ from intarsia.checkpoints.ip_adapter_layout import image_encoder, weights_file
 from intarsia.checkpoints.layout import find_weights
 from intarsia.checkpoints.single_file import stored_file, stored_vae
 from intarsia.checkpoints.stored import (
+    TEXT_ENCODERS,
     StoredModel,
     StoredNetwork,
     stored_folder,
@@ -109,11 +110,15 @@ def export_vae(path: Path, out: Path, dtype: str = "float32", *, family: str = "
     _write(source, out, dtype, facts, graphs)
 
 
-def export_ip_adapter(path: Path, model: Path, out: Path, dtype: str = "float32") -> None:
-    """Likewise for an IP adapter, folder or file, with one model, whose UNet then takes an image as well."""
+def export_ip_adapter(path: Path, model: Path, out: Path, dtype: str = "float32", encoder: Path | None = None) -> None:
+    """Likewise for an IP adapter, folder or file, with one model, whose UNet then takes an image as well.
+
+    Args:
+        encoder: what the adapter's entry names in place of its own image encoder.
+    """
     facts: dict[str, Any] = {}
-    graphs = ip_adapter_graphs(path, model, dtype, facts)
-    _write(ip_adapter_source(path, source_of(model)), out, dtype, facts, graphs)
+    graphs = ip_adapter_graphs(path, model, dtype, facts, encoder)
+    _write(ip_adapter_source(path, source_of(model), encoder), out, dtype, facts, graphs)
 
 
 def export_checker(folder: Path, out: Path) -> None:
@@ -175,7 +180,8 @@ def _stored_model(path: Path) -> StoredModel:
     """What is there of a model."""
     if path.is_file():
         return stored_file(path)
-    return stored_folder(path, with_vae=(path / "vae").is_dir())
+    has_text = any((path / name).is_dir() for name in TEXT_ENCODERS)
+    return stored_folder(path, with_vae=(path / "vae").is_dir(), with_text=has_text)
 
 
 def _unet(source: Source, model: StoredModel, dtype: str) -> Network:
@@ -230,18 +236,21 @@ def checker_graphs(folder: Path) -> Graphs:
     yield "safety", safety_graph(network, crop)
 
 
-def ip_adapter_graphs(path: Path, model: Path, dtype: str, facts: dict[str, Any]) -> Graphs:
+def ip_adapter_graphs(
+    path: Path, model: Path, dtype: str, facts: dict[str, Any], declared: Path | None = None
+) -> Graphs:
     """Likewise of an IP adapter: a UNet that takes an image, the image encoder, and what the adapter makes of it."""
     own = source_of(model)
-    source = ip_adapter_source(path, own)
+    source = ip_adapter_source(path, own, declared)
+    folder = image_encoder(path, declared)
     network = _unet(own, _stored_model(model), dtype)
     unet = cast(UNet, network.module)
     # before attention gets its forms for export
-    adapter, encoder, shape = _adapter(path, unet)
+    adapter, encoder, shape = _adapter(path, folder, unet)
     yield "unet_image", denoiser_graph(network, image=True)
 
     plus = isinstance(adapter.image_proj, Resampler)
-    stored = stored_network(image_encoder(path), "image_encoder")
+    stored = stored_network(folder, "image_encoder")
     yield "image_encoder", image_encoder_graph(_network(source, encoder, stored, dtype), shape["image_size"])
     features = (1, encoder.patches, shape["hidden_size"]) if plus else (1, shape["projection_dim"])
     stored = stored_weights(weights_file(path), "ip_adapter")
@@ -249,9 +258,9 @@ def ip_adapter_graphs(path: Path, model: Path, dtype: str, facts: dict[str, Any]
     facts |= {"image_size": shape["image_size"], "resamples": plus}
 
 
-def _adapter(path: Path, unet: UNet) -> tuple[IPAdapter, ClipImage, dict[str, Any]]:
+def _adapter(path: Path, encoder_folder: Path, unet: UNet) -> tuple[IPAdapter, ClipImage, dict[str, Any]]:
     """An adapter's networks on the meta device, and the shape of its image encoder."""
-    config = image_encoder(path) / "config.json"
+    config = encoder_folder / "config.json"
     shape = read_vision_shape(config)
     weights = weights_file(path)
     shapes = {name: tensor.shape for name, tensor in read_header(weights).tensors.items()}

@@ -25,18 +25,21 @@ from intarsia.models.weight_files import check_size, fill, read_tensors, stored_
 _PREFIX = "image_proj."
 
 
-def load_ip_adapter(source: Path, unet: UNet, device: torch.device, dtype: torch.dtype) -> ImagePrompts:
+def load_ip_adapter(
+    source: Path, unet: UNet, device: torch.device, dtype: torch.dtype, encoder: Path | None = None
+) -> ImagePrompts:
     """Load an IP adapter for one UNet.
 
     Args:
         source: its folder, or its file beside which its image encoder lies.
+        encoder: what its entry names in place of that image encoder.
 
     Raises:
         WeightsError: anything missing, unreadable, of a layout that is not known, or made for another UNet.
     """
     path = weights_file(source)
     state = read_tensors([path], device, dtype)
-    encoder, config = _image_encoder(image_encoder(source), device, dtype)
+    vision, config = _image_encoder(image_encoder(source, encoder), device, dtype)
     width = unet.config.cross_attention_dim[0]
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     with torch.device("meta"):
@@ -45,7 +48,7 @@ def load_ip_adapter(source: Path, unet: UNet, device: torch.device, dtype: torch
     adapter = fill(network, state, path)
     check_encoder(path, adapter, config.to_dict())
     processor = _processor(int(config.image_size))
-    return ImagePrompts(adapter, encoder, processor)
+    return ImagePrompts(adapter, vision, processor)
 
 
 def projection_of(path: Path, shapes: Mapping[str, tuple[int, ...]], width: int) -> ImageProjection | Resampler:

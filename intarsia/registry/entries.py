@@ -97,12 +97,15 @@ class PartEntry:
         kind: the section that it is in, a key of :data:`PARTS`.
         path: folder, or one safetensors file.
         families: model families that it fits; empty fits all.
+        image_encoder: of an IP adapter: the folder of its image encoder, or another adapter that has it; None for
+            the one that lies in its folder, or beside its file.
     """
 
     kind: str
     id: str
     path: Path
     families: tuple[str, ...] = ()
+    image_encoder: Path | None = None
     files: tuple[PinnedFile, ...] = ()
     aliases: tuple[str, ...] = ()
     licence: str = "unknown"

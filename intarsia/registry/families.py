@@ -37,5 +37,6 @@ FAMILIES: dict[str, Family] = {
     "sd21-inpaint": Family(in_channels=9, native_size=512),
     "sdxl": Family(in_channels=4, native_size=1024, schedule=_SDXL),
     "sdxl-inpaint": Family(in_channels=9, native_size=1024, schedule=_SDXL),
+    "tiny": Family(in_channels=4, native_size=512),
     "tiny-inpaint": Family(in_channels=9, native_size=512),
 }

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from intarsia.checkpoints.files import is_there, read_json, regular
 from intarsia.checkpoints.identified import Identified
-from intarsia.checkpoints.layout import SCHEDULER, files_read
+from intarsia.checkpoints.ip_adapter_layout import image_encoder
+from intarsia.checkpoints.layout import SCHEDULER, files_read, network_files
 from intarsia.checkpoints.probe import PICKLED, identify
 from intarsia.errors import WeightsError, shown
 from intarsia.registry.entries import PARTS, Entry, ModelEntry, PartEntry, PinnedFile
@@ -160,6 +161,7 @@ def entry_hash(entry: Entry, meanwhile: Callable[[], None] = nothing) -> str:
     """
     if entry.files:
         lines = [f"{pin.path} {pin.sha256}" for pin in entry.files]
+        lines += _lines_of_encoder(entry, meanwhile)
     else:
         lines = _lines_of_unpinned(entry, meanwhile)
 
@@ -175,6 +177,16 @@ def folder_hash(folder: Path) -> str:
     hashes = Hashes(paths)
     content = "\n".join(f"{path.name} {hashes.of(path)}" for path in paths)
     return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _lines_of_encoder(entry: Entry, meanwhile: Callable[[], None]) -> list[str]:
+    """Of the image encoder that an IP adapter's entry names, which lies elsewhere and so has no pins in it."""
+    if not isinstance(entry, PartEntry) or entry.image_encoder is None:
+        return []
+    folder = image_encoder(locate(entry), entry.image_encoder)
+    paths = network_files(folder, "model")
+    hashes = Hashes(paths, meanwhile)
+    return [f"image_encoder/{path.relative_to(folder).as_posix()} {hashes.of(path)}" for path in paths]
 
 
 def _lines_of_unpinned(entry: Entry, meanwhile: Callable[[], None]) -> list[str]:
@@ -193,9 +205,9 @@ def _lines_of_unpinned(entry: Entry, meanwhile: Callable[[], None]) -> list[str]
 def read_files(entry: Entry) -> list[Path]:
     """Every file of an entry that is read: of a folder those that are there, of an adapter's file its encoder's too."""
     path = locate(entry)
-    if os.path.isdir(path) or _kind(entry) == "ip_adapters":
-        return files_read(_kind(entry), path)
-    return [path]
+    if isinstance(entry, PartEntry) and entry.kind == "ip_adapters":
+        return files_read(entry.kind, path, entry.image_encoder)
+    return files_read(_kind(entry), path) if os.path.isdir(path) else [path]
 
 
 def scheduler_config(entry: ModelEntry) -> dict[str, Any]:

@@ -56,6 +56,7 @@ class Registry:
 
         for path in _files(weights):
             self._read(path)
+        self._find_image_encoders()
         if precision is not None:
             self._set_precision(precision)
 
@@ -143,6 +144,16 @@ class Registry:
 
         for part in file.parts:
             self._add(part.kind, self.parts[part.kind], part)
+
+    def _find_image_encoders(self) -> None:
+        """Where an adapter's ``image_encoder`` is the id of another one, name that one's place."""
+        adapters = self.parts["ip_adapters"]
+        for key, entry in adapters.items():
+            named = entry.image_encoder
+            other = self._names["ip_adapters"].get(normalize(named.name)) if named is not None else None
+            is_id = named is not None and named.parent == Path(entry.declared_in).parent and not named.exists()
+            if other is not None and other != key and is_id:
+                adapters[key] = replace(entry, image_encoder=adapters[other].image_encoder or adapters[other].path)
 
     def _add(self, section: str, entries: dict[str, E], entry: E) -> None:
         """File an entry under its id and aliases, unless an earlier file has them."""

@@ -33,6 +33,7 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 # Keys of an entry and their types.
 _COMMON = {"path": str, "aliases": list, "licence": str, "source": str, "files": dict}
 _PART_FIELDS = {**_COMMON, "families": list}
+_IP_ADAPTER_FIELDS = {**_PART_FIELDS, "image_encoder": str}
 _MODEL_FIELDS = {
     **_COMMON,
     "family": str,
@@ -147,7 +148,8 @@ def _model(identifier: str, fields: Any, path: Path) -> ModelEntry:
 
 def _part(kind: str, identifier: str, fields: Any, path: Path) -> PartEntry:
     where = f"{path}: {kind}.{identifier}"
-    fields = _checked(where, fields, _PART_FIELDS, required=("path",))
+    allowed = _IP_ADAPTER_FIELDS if kind == "ip_adapters" else _PART_FIELDS
+    fields = _checked(where, fields, allowed, required=("path",))
     families = tuple(fields.get("families", ()))
     for family in families:
         if family not in FAMILIES:
@@ -155,6 +157,9 @@ def _part(kind: str, identifier: str, fields: Any, path: Path) -> PartEntry:
             raise WeightsError(f"{where}: families must be of {known}, not {shown(family)}")
 
     settings = {**fields, "families": families, **_common(where, fields, path)}
+    if "image_encoder" in fields:
+        # the id of another adapter is a name in the registry file's folder until all files have been read
+        settings["image_encoder"] = _folder(where, "image_encoder", fields["image_encoder"], path)
     return PartEntry(kind=kind, id=identifier, declared_in=str(path), **settings)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
+from intarsia.checkpoints.files import is_there
 from intarsia.checkpoints.folder_kinds import folder_version
-from intarsia.checkpoints.identified import SD1, SD2, SDXL, Identified, Kind
+from intarsia.checkpoints.identified import SD1, SD2, SDXL, TINY, Identified, Kind
 from intarsia.checkpoints.ip_adapter_layout import image_encoder
 from intarsia.checkpoints.layout import COMPONENTS, SCHEDULER, find_weights
 from intarsia.errors import WeightsError
@@ -18,6 +20,7 @@ __all__ = [
     "check_content",
     "check_file",
     "check_usable",
+    "is_stable_diffusion",
     "missing_networks",
     "noun",
     "one",
@@ -60,19 +63,33 @@ def one(section: str) -> str:
 
 
 def version(family: str) -> tuple[str, ...]:
-    """The families of the same version of Stable Diffusion: those with 4 and with 9 channels."""
-    return next((families for families in (SD1, SD2, SDXL) if family in families), (family,))
+    """The families that share text encoders and autoencoders: those with 4 and with 9 channels."""
+    return next((families for families in (SD1, SD2, SDXL, TINY) if family in families), (family,))
 
 
-def section_of(found: Identified) -> str:
-    """The section of the registry that a file or a folder belongs into; WeightsError where it cannot be used."""
+def is_stable_diffusion(family: str) -> bool:
+    """Whether files themselves can tell that they are for the family."""
+    return family in (*SD1, *SD2, *SDXL)
+
+
+def section_of(found: Identified, encoder: Path | None = None) -> str:
+    """The section of the registry that a file or a folder belongs into; WeightsError where it cannot be used.
+
+    Args:
+        encoder: what stands in place of an IP adapter's own image encoder.
+    """
     if found.refused:
         raise WeightsError(f"{found.path}: {found.what} cannot be used: {found.refused}")
     section = SECTIONS.get(found.kind, "")
     if section not in ("models", *PARTS):
         raise WeightsError(f"{found.path}: is {found.what}, for which the registry has no section")
     if section == "ip_adapters":
-        image_encoder(found.path)  # without which it is of no use
+        folder = image_encoder(found.path, encoder)
+        if not is_there(folder / "config.json"):
+            raise WeightsError(
+                f"{found.path}: it has no image_encoder/ with config.json and weights; name another's with "
+                "--image-encoder PATH or ID"
+            )
     return section
 
 
@@ -85,15 +102,25 @@ def check_usable(entry: Entry) -> None:
     path = locate(entry)
     if os.path.isdir(path):
         section = entry.kind if isinstance(entry, PartEntry) else "models"
+        replaced = _replaced(entry)
         for folder, stem in _WEIGHTS[section]:
-            find_weights(path / folder, stem)
+            if folder not in replaced:
+                find_weights(path / folder, stem)
+        _check_encoder(entry)
         if section == "models" and not (path / SCHEDULER).is_file():
             raise WeightsError(f"{entry.id}: {path} has no {SCHEDULER}")
         return
 
     check_file(entry)
+    _check_encoder(entry)
     if isinstance(entry, ModelEntry) and missing_networks(entry):
         raise WeightsError(f"{entry.id}: {path} has no {' and no '.join(missing_networks(entry))}")
+
+
+def _check_encoder(entry: Entry) -> None:
+    """Refuse an IP adapter whose entry names an image encoder that is not there, or is of another width."""
+    if isinstance(entry, PartEntry) and entry.image_encoder is not None:
+        find_weights(image_encoder(entry.path, entry.image_encoder), "model")
 
 
 def check_file(entry: Entry) -> Identified:
@@ -120,13 +147,21 @@ def check_content(entry: Entry) -> None:
         check_file(entry)
         return
 
-    is_stable_diffusion = isinstance(entry, ModelEntry) and len(version(entry.family)) > 1
-    families = folder_version(path) if is_stable_diffusion else ()
-    if isinstance(entry, ModelEntry) and families and entry.family not in families:
+    if not isinstance(entry, ModelEntry) or not is_stable_diffusion(entry.family):
+        return
+    families = folder_version(path)
+    if families and entry.family not in families:
         raise WeightsError(
             f"{entry.id}: the UNet in {path} is of {' or '.join(families)}, "
             f"and its entry says {entry.family} (declared in {entry.declared_in})"
         )
+
+
+def _replaced(entry: Entry) -> tuple[str, ...]:
+    """Networks of an entry's folder that need not be there, as it names others in their place."""
+    if isinstance(entry, ModelEntry):
+        return (*(["vae"] if entry.vae else []), *(["text_encoder"] if entry.text else []))
+    return ("image_encoder",) if entry.image_encoder else ()
 
 
 def missing_networks(entry: ModelEntry) -> tuple[str, ...]:

@@ -16,6 +16,8 @@ pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'intar
 pytest.importorskip("torch", reason="compares with torch: pip install 'intarsia[torch]'")
 
 import intarsia
+from intarsia.adding.add import add
+from intarsia.adding.options import AddOptions
 from intarsia.backends.onnx.relocate import find_root, relocated
 from intarsia.engine.parts import Parts, model_files
 from intarsia.execution import Execution
@@ -147,6 +149,36 @@ def test_the_folder_that_holds_what_links_lead_to(tmp_path):
     assert (root, places) == (tmp_path.resolve(), {"x": "b/blob", "y": "a/model/y"})
 
 
+SHARED = ("vae", "text_encoder", "tokenizer")
+
+
+def test_networks_that_a_folder_lacks_are_those_that_its_entry_names(folder, tmp_path, plain):
+    for name in SHARED:
+        shutil.rmtree(folder / name)
+    registry = tmp_path / "weights.toml"
+    text = 'text = "intarsia-tiny"\n'
+    for lacks, fields in (("text_encoder: no such folder", ""), ("vae/config.json: no such", text)):
+        registry.write_text(f'schema = 1\n[models.mine]\nfamily = "tiny-inpaint"\npath = "mine"\n{fields}')
+        with pytest.raises(intarsia.WeightsError, match=lacks):
+            run(folder, "torch", model="mine")
+
+    with registry.open("a") as file:
+        file.write('vae = "intarsia-tiny-vae"\n')
+    for backend in ("onnx", "torch"):
+        assert np.array_equal(drawn(run(folder, backend, model="mine")), plain[backend])
+
+
+def test_adding_a_folder_asks_for_the_networks_that_it_lacks(folder, tmp_path):
+    for name in SHARED:
+        shutil.rmtree(folder / name)
+    registry, options = tmp_path / "own.toml", AddOptions(families=("sd15-inpaint",))
+    with pytest.raises(intarsia.WeightsError, match="has no text encoders: name a model that has them with --text ID"):
+        add(folder, options, registry)
+    (folder / "text_encoder").mkdir()  # of which the weights are not there: half a copy
+    with pytest.raises(intarsia.WeightsError, match=r"text_encoder/model\.safetensors: no such file"):
+        add(folder, options, registry)
+
+
 STRAYS = ["note.txt", ".DS_Store", "unet/._diffusion_pytorch_model.safetensors", "unet/old.bin", "vae/README.md"]
 STRAYS += ["unet/diffusion_pytorch_model.fp16.safetensors", "unet/diffusion_pytorch_model.non_ema.safetensors"]
 STRAYS += ["text_encoder/model.onnx", "vae/diffusion_pytorch_model.safetensors.index.fp16.json"]
@@ -202,8 +234,12 @@ def test_what_is_left_out_of_a_lora_is_in_every_result(folder, ink, plain):
 def test_what_ran_before_does_not_choose_the_backend(folder, ink, plain):
     """A session that is open with other parts is not taken for a request where auto would take the other backend."""
     why = "made with torch: backend onnx has no graphs that fit the files of mine (see intarsia export)"
+    other = folder.parent / "vae"
+    shutil.copytree(folder / "vae", other)
+    with (other / "config.json").open("a") as config:
+        config.write(" ")  # of no meaning, but no graphs were made of this
     with intarsia.Engine("auto", "cpu", folder.parent / "weights.toml") as engine:
-        result = engine.run(noise_request(**SMALL, **ink, vae=str(folder / "vae")))
+        result = engine.run(noise_request(**SMALL, **ink, vae=str(other)))
         assert (result.runtime.backend, result.warnings[0]) == ("torch", why)
         result = engine.run(noise_request(**SMALL))
     assert result.runtime.backend == "onnx"

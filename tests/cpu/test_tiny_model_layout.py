@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from intarsia.registry.registry import Registry
+
 ASSETS = Path(__file__).resolve().parents[2] / "intarsia" / "assets"
 MODEL = ASSETS / "intarsia-tiny"
-FEW_STEPS = ASSETS / "intarsia-tiny-lcm"
 FILES = (
     "model_index.json",
     "scheduler/scheduler_config.json",
@@ -46,13 +47,17 @@ def test_all_packaged_files_together_are_at_most_40_mb() -> None:
     assert sum(path.stat().st_size for path in ASSETS.rglob("*") if path.is_file()) <= 40_000_000
 
 
-def test_the_model_of_few_steps_differs_in_the_unets_weights_alone() -> None:
-    """Its graphs for ONNX Runtime and the color map of its previews are then the other model's."""
-    names = {path.relative_to(FEW_STEPS).as_posix() for path in FEW_STEPS.rglob("*") if path.is_file()}
-    names.discard("README.md")
-    assert names == {path.relative_to(MODEL).as_posix() for path in MODEL.rglob("*") if path.is_file()} - {"README.md"}
-    different = {name for name in names if (FEW_STEPS / name).read_bytes() != (MODEL / name).read_bytes()}
-    assert different == {"unet/diffusion_pytorch_model.safetensors"}
+@pytest.mark.parametrize(("name", "channels"), [("intarsia-tiny-lcm", 9), ("intarsia-tiny-base", 4)])
+def test_other_models_have_a_unet_of_the_same_configuration_and_no_network_besides(name: str, channels: int) -> None:
+    """Autoencoder, text encoder and tokenizer are the first model's, which their entries name."""
+    folder = ASSETS / name
+    assert {path.name for path in folder.iterdir()} - {"README.md"} == {"model_index.json", "scheduler", "unet"}
+    own = json.loads((folder / "unet" / "config.json").read_text())
+    assert own == {**_config("unet"), "in_channels": channels}
+    entry = Registry().find(name)
+    assert (entry.vae, entry.text, entry.shape.in_channels) == ("intarsia-tiny-vae", "intarsia-tiny", channels)
+    weights = "unet/diffusion_pytorch_model.safetensors"
+    assert (folder / weights).read_bytes() != (MODEL / weights).read_bytes()
 
 
 def test_weights_are_finite_float16() -> None:

@@ -70,7 +70,8 @@ def test_the_hosted_services_lists_name_what_is_here(idle):
     schedulers = answer("schedulers_list", json={"key": "any"})
     assert schedulers == {"status": "success", "schedulers": [row.name for row in catalogue()]}
     models = answer("get_all_models")  # clients send an empty body too
-    assert [model["model_id"] for model in models["models"]] == ["intarsia-tiny", "intarsia-tiny-lcm"]
+    packaged = ["intarsia-tiny", "intarsia-tiny-lcm", "intarsia-tiny-base"]
+    assert [model["model_id"] for model in models["models"]] == packaged
     assert (models["status"], models["models"][0]["installed"]) == ("success", True)
     details = answer("system_details", json={})
     assert (details["status"], details["backend"], details["devices"]) == ("success", "null", ["auto"])

@@ -178,12 +178,13 @@ def image_cases(name: str) -> list[tuple[Any, Any]]:
     ]  # fmt: skip
 
 
+KNOWN = "intarsia-tiny, intarsia-tiny-base, intarsia-tiny-lcm, nothing, quick"
 ROWS = {
     "key": [(value, None) for value in ("sk-1", "", 7, ["x"], {"a": 1}, True)],
     "model_id": [
         ("nothing", "nothing"), ("NOTHING", "nothing"), ("quick", "quick"), (" nothing ", "nothing"),
-        ("nope", Wrong("Model not found: nope; the registry has: intarsia-tiny, intarsia-tiny-lcm, nothing, quick")),
-        (7, Wrong("Model not found: 7; the registry has: intarsia-tiny, intarsia-tiny-lcm, nothing, quick")),
+        ("nope", Wrong(f"Model not found: nope; the registry has: {KNOWN}")),
+        (7, Wrong(f"Model not found: 7; the registry has: {KNOWN}")),
         ("x" * 201, Wrong("model_id must be at most 200 characters, not 201")),
         (["nothing"], Wrong("model_id must be a string, not ['nothing']")),
     ],
@@ -233,8 +234,9 @@ ROWS = {
           for value in (2**64, str(2**64), -2, "-2", 7.5, "7.5", "nan", float("nan"), True, [7], {}, "\uff17", "1_0")),
     ],
     "vae": [
-        ("", "model"), (" ", "model"), ("mine", Wrong("VAE not found: mine; the registry has: none")),
-        (7, Wrong("VAE not found: 7; the registry has: none")), (True, Wrong("vae must be a string, not True")),
+        ("", "model"), (" ", "model"), ("mine", Wrong("VAE not found: mine; the registry has: intarsia-tiny-vae")),
+        (7, Wrong("VAE not found: 7; the registry has: intarsia-tiny-vae")),
+        (True, Wrong("vae must be a string, not True")),
     ],
     "lora_model": [
         ("", ()), ([], ()),
@@ -246,7 +248,7 @@ ROWS = {
     "embeddings_model": [
         ("", ()), ([], ()),
         ("ink", Wrong("embedding not found: ink; the registry has: tiny-sun")),
-        ("tiny-sun", Wrong("embedding tiny-sun fits the families tiny-inpaint, not sd15-inpaint of nothing")),
+        ("tiny-sun", Wrong("embedding tiny-sun fits the families tiny-inpaint, tiny, not sd15-inpaint of nothing")),
         *((value, Wrong(f"embeddings_model must be comma-separated names or a list of names, not {value!r}"))
           for value in ("a,,b", ["a", 3], 7, True)),
     ],

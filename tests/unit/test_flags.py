@@ -493,6 +493,10 @@ ADDING = {
         "vae": ([MODEL, "--vae", "soft"], 'vae = "soft"'),
         "text": ([UNET, "--text", "whole", "--vae", "soft"], 'text = "whole"'),
         "tokenizer": ([MODEL, "--tokenizer", "words"], 'tokenizer = "{place}/words"'),
+        "image_encoder": (
+            ["z-look.safetensors", "--image-encoder", "vision"],
+            'image_encoder = "{place}/vision"',
+        ),
         "default": ([MODEL, "--default"], 'default = "m"'),
         "weights": ([MODEL, "--weights", "new.toml"], "added\tm\t"),
         "as_json": ([MODEL, "--json"], '"id": "m",'),
@@ -521,6 +525,9 @@ def test_a_flag_of_adding_is_in_the_entry_or_in_what_is_printed(place, monkeypat
     write(place / LORA, SD1_LORA, fill=1)
     write(place / BASE, checkpoint(SD2_UNET, SD2_TEXT))
     write(place / "soft.safetensors", VAE)
+    write(place / "z-look.safetensors", {"image_proj.proj.weight": (8, 16), "ip_adapter.1.to_k_ip.weight": (8, 8)})
+    (place / "vision").mkdir()
+    (place / "vision" / "config.json").write_text('{"projection_dim": 16}')
     with (place / "weights.toml").open("a") as file:
         file.write('[vaes.soft]\npath = "soft.safetensors"\n')
         file.write('[models.whole]\nfamily = "sd15"\npath = "whole.safetensors"\n')
@@ -621,7 +628,7 @@ def test_a_flag_of_export_reaches_the_exporter(seen, place, monkeypatch, capsys,
         "intarsia.export.folder", reason="needs torch and onnx: pip install 'intarsia[export]'"
     )
     entry = SimpleNamespace(
-        token_merging=TokenMerging(levels=2, reuse=3), safety="", text="", vae="", family="sd15"
+        token_merging=TokenMerging(levels=2, reuse=3), safety="", text="", vae="", family="sd15", image_encoder=None
     )  # fmt: skip
 
     class Registry:
@@ -646,8 +653,8 @@ def test_a_flag_of_export_reaches_the_exporter(seen, place, monkeypatch, capsys,
     def export_vae(path: Path, made: Path, dtype: str, family: str) -> None:
         assert family == "sd15"
 
-    def export_ip_adapter(path: Path, model: Path, made: Path, dtype: str) -> None:
-        assert model == place / "nothing"
+    def export_ip_adapter(path: Path, model: Path, made: Path, dtype: str, encoder: Path | None) -> None:
+        assert (model, encoder) == (place / "nothing", None)
 
     (place / "made").mkdir()
     if flag == "again":

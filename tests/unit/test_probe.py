@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from intarsia.checkpoints.identified import SD1, SD2, SDXL
+from intarsia.checkpoints.identified import SD1, SD2, SDXL, TINY
 from intarsia.checkpoints.probe import identify
 from intarsia.errors import WeightsError
 from intarsia.registry.entries import PARTS
 from intarsia.registry.families import FAMILIES
-from intarsia.registry.usable import KINDS, SECTIONS
+from intarsia.registry.usable import KINDS, SECTIONS, section_of
 from tests.tiny_files import (
     SD1_LORA,
     SD1_UNET,
@@ -361,13 +361,13 @@ def test_folders_of_parts(tmp_path):
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     write(adapter / "ip_adapter.safetensors", {**ADAPTER, "ip_adapter.1.to_k_ip.weight": (8, 8)})
-    assert (identify(adapter).kind, identify(adapter).refused) == (
-        "ip_adapter", "it has no image_encoder/ with config.json and weights",
-    )  # fmt: skip
+    assert (identify(adapter).kind, identify(adapter).refused) == ("ip_adapter", "")
+    with pytest.raises(WeightsError, match=r"it has no image_encoder/ with config\.json and weights; name another's"):
+        section_of(identify(adapter))
 
 
 def test_families_and_sections_are_those_of_the_registry():
-    assert {*SD1, *SD2, *SDXL} == set(FAMILIES) - {"tiny-inpaint"}
+    assert {*SD1, *SD2, *SDXL} == set(FAMILIES) - set(TINY)
     assert set(PARTS) | {"models"} <= set(KINDS)
     assert sum(len(kinds) for kinds in KINDS.values()) == len(SECTIONS)
     for family in (*SD1, *SD2, *SDXL):

@@ -162,9 +162,34 @@ def write_lcm() -> None:
         path.write_text(text, encoding="utf-8")
 
 
+def write_base() -> None:
+    """Write docs/models/intarsia-tiny-base.md and its copy in the model folder."""
+    settings = read_settings()
+    results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    rows = [
+        f"| {model} | {found['asked color']:.0%} | {found['asked shape']:.0%} |"
+        for model, found in results["base"]["models"].items()
+    ]
+    trained = settings.text_only
+    text = _template("card_base.md").format(
+        count=results["base"]["scenes"],
+        **results["sampling"],
+        rows="\n".join(rows),
+        seed=settings.seed,
+        train_steps=trained.steps,
+        batch=trained.batch,
+        rate=trained.rate,
+        decay=trained.decay,
+    )
+    for path in (CARDS / "intarsia-tiny-base.md", ASSETS / "intarsia-tiny-base" / "README.md"):
+        path.write_text(text, encoding="utf-8")
+
+
 def write() -> None:
     """Write the cards of everything that was measured."""
     write_parts()
+    if "base" in json.loads(RESULTS.read_text(encoding="utf-8")):
+        write_base()
     if "few steps" in json.loads(RESULTS.read_text(encoding="utf-8")):
         write_lcm()
 

@@ -13,6 +13,8 @@ from tools.train_tiny.settings import REPOSITORY
 from tools.train_tiny_parts.examples import MODEL
 
 ASSETS = REPOSITORY / "intarsia" / "assets"
+SHARED = ("vae", "text_encoder", "tokenizer")
+"""Folders that only the packaged model has: the entries of the others name it, and so 40 MB hold three UNets."""
 
 
 def export_file(source: Path, section: str) -> Path:
@@ -34,11 +36,15 @@ def export_folder(source: Path, target: Path) -> None:
 
 
 def export_model(unet: UNet2DConditionModel, name: str, pipeline: str = "StableDiffusionInpaintPipeline") -> None:
-    """Write a model folder that is the packaged model's but for the UNet, float16, and the pipeline's class."""
+    """Write a model folder with a UNet in float16 and the packaged model's scheduler; its entry names the rest.
+
+    Args:
+        pipeline: the class in ``model_index.json``.
+    """
     target = ASSETS / name
     partial = target.with_name(target.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(MODEL, partial, ignore=shutil.ignore_patterns("unet", "README.md"))
+    shutil.copytree(MODEL, partial, ignore=shutil.ignore_patterns("unet", "README.md", *SHARED))
     unet.half().save_pretrained(partial / "unet")
     clean_configurations(partial)
     index = partial / "model_index.json"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -22,11 +23,13 @@ from tools.train_tiny_parts import adapters
 from tools.train_tiny_parts.effects import EFFECTS, share
 from tools.train_tiny_parts.examples import MODEL
 from tools.train_tiny_parts.export import ASSETS
+from tools.train_tiny_parts.packaged import whole
 from tools.train_tiny_parts.references import reference
 from tools.train_tiny_parts.settings import HERE, EmbeddingSettings, Settings, read_settings
 
 RESULTS = HERE / "results.json"
 COUNT, SIZE = 24, 256
+BASE_COUNT = 100
 FIRST = 20_000  # scenes of the measuring range that no other measurement has
 SAMPLING = Sampling(steps=12, guidance=4.0)
 STRENGTHS = (0.0, 0.5, 1.0)
@@ -120,10 +123,32 @@ def _with_references(name: str, scenes: list[Scene], seen: list[np.ndarray], sca
 
 def measure_few_steps(model: str, sampling: Sampling, size: int, count: int) -> dict[str, Any]:
     """One row of intarsia-tiny-lcm's card."""
-    painter = parallel_painter(ASSETS / model, sampling, 1)
-    named = measure_named(painter, size, count, bare=sampling.strength < 1)
-    empty = measure_empty(painter, size, count // 4) if sampling.strength == 1 else None
+    with tempfile.TemporaryDirectory() as folder:
+        painter = parallel_painter(whole(ASSETS / model, Path(folder)), sampling, 1)
+        named = measure_named(painter, size, count, bare=sampling.strength < 1)
+        empty = measure_empty(painter, size, count // 4) if sampling.strength == 1 else None
     return {"model": model, "sampling": asdict(sampling), "named": named, "empty": empty}
+
+
+def measure_base(count: int) -> dict[str, Any]:
+    """Asked color and shape of intarsia-tiny-base, beside those of intarsia-tiny on the same scenes."""
+    scenes = measured_scenes(count)
+    found = {}
+    with intarsia.Engine("torch", "cpu") as engine:
+        for model in ("intarsia-tiny", "intarsia-tiny-base"):
+            verdicts = []
+            for place, scene in enumerate(scenes):
+                request = intarsia.InpaintRequest(
+                    prompt=scene.caption, init_image=scene.background, mask_image=scene.mask, width=SIZE, height=SIZE,
+                    strength=1.0, steps=SAMPLING.steps, guidance_scale=SAMPLING.guidance, clip_skip=SAMPLING.clip_skip,
+                    seed=3000 + place, scheduler="DPMSolverMultistepScheduler", karras_sigmas=True, model=model,
+                )  # fmt: skip
+                image = np.asarray(engine.run(request).generated[0])
+                verdicts.append((judge(image, scene.background, scene.mask), scene))
+            colour = float(np.mean([verdict.colour == scene.colour for verdict, scene in verdicts]))
+            shape = float(np.mean([verdict.shape == scene.shape for verdict, scene in verdicts]))
+            found[model] = {"asked color": colour, "asked shape": shape}
+    return {"scenes": count, "models": found}
 
 
 def few_steps_rows() -> list[tuple[str, Sampling, int]]:
@@ -155,7 +180,7 @@ def main() -> None:
     settings = read_settings()
     names = [*settings.adapters, settings.embedding.token, settings.ip_adapter.name]
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="+", choices=[*names, "lcm"])
+    parser.add_argument("parts", nargs="+", choices=[*names, "lcm", "base"])
     asked = parser.parse_args()
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {"parts": {}}
     results |= {"scenes": COUNT, "sampling": asdict(SAMPLING)}
@@ -165,6 +190,9 @@ def main() -> None:
             for model, sampling, size in few_steps_rows():
                 results["few steps"].append(measure_few_steps(model, sampling, size, FEW_STEPS_COUNT))
                 print(json.dumps(results["few steps"][-1], ensure_ascii=False), flush=True)
+        elif part == "base":
+            results["base"] = measure_base(BASE_COUNT)
+            print(json.dumps(results["base"]), flush=True)
         else:
             results["parts"][part] = measure(part, settings, COUNT)
             print(part, json.dumps(results["parts"][part]), flush=True)

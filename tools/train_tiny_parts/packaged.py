@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -19,6 +20,16 @@ def packaged() -> Networks:
     text = CLIPTextModel.from_pretrained(MODEL / "text_encoder", dtype=torch.float32)
     unet = unet.requires_grad_(False).eval().to(memory_format=torch.channels_last)
     return Networks(unet, text.requires_grad_(False).eval(), [], ())
+
+
+def whole(model: Path, folder: Path) -> Path:
+    """A packaged model with the networks that it shares, as a folder that diffusers opens: links in ``folder``."""
+    for source in (MODEL, model):
+        for path in source.iterdir():
+            link = folder / path.name
+            link.unlink(missing_ok=True)
+            link.symlink_to(path)
+    return folder
 
 
 def batches_of_truth() -> DenoiserSettings:

@@ -88,7 +88,7 @@ def model_sources(files: ModelFiles) -> dict[str, Source]:
         _VAE: own if files.vae_folder is None else vae_source(files.vae_folder, files.family),
     }
     if files.ip_adapter is not None:
-        sources[_IMAGE] = ip_adapter_source(files.ip_adapter, own)
+        sources[_IMAGE] = ip_adapter_source(files.ip_adapter, own, files.image_encoder)
     return sources
 
 

@@ -90,14 +90,18 @@ def vae_source(path: Path, family: str) -> Source:
     return Source(path=path, hashes=_of_folders(path, {path: COMPONENTS["vae"]}), command=command)
 
 
-def ip_adapter_source(path: Path, model: Source) -> Source:
-    """Of an IP adapter, folder or file, with its image encoder, for one model; WeightsError as above."""
-    weights, encoder = weights_file(path), image_encoder(path)
+def ip_adapter_source(path: Path, model: Source, declared: Path | None = None) -> Source:
+    """Of an IP adapter, folder or file, with its image encoder, for one model; WeightsError as above.
+
+    Args:
+        declared: what the adapter's entry names in place of its own image encoder.
+    """
+    weights, encoder = weights_file(path), image_encoder(path, declared)
     files = {WEIGHTS: weights}
     hashes = {f"model/{name}": value for name, value in model.hashes.items()}
     hashes[WEIGHTS] = hash_of(_header(weights))
     for name, value in _of_folders(encoder, {encoder: "model"}).items():
-        place = f"{encoder.name}/{name}"
+        place = f"image_encoder/{name}"
         hashes[place] = value
         if name.endswith(_WEIGHTS):
             files[place] = encoder / name

@@ -65,7 +65,7 @@ class TorchBackend:
 
             image_prompts = None
             if files.ip_adapter is not None:
-                image_prompts = load_ip_adapter(files.ip_adapter, parts.unet, self._device, dtype)
+                image_prompts = load_ip_adapter(files.ip_adapter, parts.unet, self._device, dtype, files.image_encoder)
         return self.open_parts(parts, image_prompts, files=files, precision=files.precision, memory=memory)
 
     def open_parts(
