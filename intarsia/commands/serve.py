@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING
 
 from intarsia.commands.option_groups import grouped
@@ -30,6 +31,18 @@ def serve(
     cluster: ClusterOptions,
 ) -> None:
     """Serve the documented endpoints, so that a client of the hosted service runs here unchanged."""
+    # What is imported and made until the server answers stays as long as it does: looking through all of it for garbage
+    # would be an eighth of the start.
+    gc.disable()
+    try:
+        _serve(address, jobs, kept, models, cluster)
+    finally:
+        gc.enable()
+
+
+def _serve(
+    address: AddressOptions, jobs: JobOptions, kept: KeptOptions, models: ServedModelOptions, cluster: ClusterOptions
+) -> None:
     try:
         from intarsia.server import serving
     except ImportError as exc:
@@ -47,11 +60,17 @@ def serve(
         from intarsia.server.ray_serve import serve_on_ray
 
         _check_on_ray(settings)
-        serve_on_ray(settings, cluster.options(), note)
+        serve_on_ray(settings, cluster.options(), _announce)
         return
     if cluster != ClusterOptions():
         raise RequestError("ray", message="--ray is required with --ray-address, --replicas and the like")
-    serving.serve(settings, note)
+    serving.serve(settings, _announce)
+
+
+def _announce(line: str) -> None:
+    """Say where the server is, once it answers."""
+    gc.enable()
+    note(line)
 
 
 def _check_on_ray(settings: ServeSettings) -> None:
