@@ -12,6 +12,8 @@ from typing import Any, ClassVar, TypeAlias, TypeVar
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from intarsia.commands.option_groups import flattened
+
 __all__ = ["Command", "Group", "group"]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -21,7 +23,7 @@ _GENERAL = "Options"
 
 
 class Command(TyperCommand):
-    """A subcommand; what :func:`intarsia.commands.option_groups.grouped` says of its options holds."""
+    """A subcommand; what :func:`intarsia.commands.option_groups.flattened` says of its options holds."""
 
     def make_parser(self, ctx: Any) -> Any:
         """Click's parser, which takes the options' further names too."""
@@ -69,10 +71,8 @@ class Group(typer.Typer):
         """A decorator that adds a function as the subcommand of a name, or of the function's."""
 
         def added(function: _Function) -> _Function:
-            alone = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
             found = name or function.__name__.replace("_", "-")
-            alone.command(found, **settings)(function)
-            self._builders[found] = functools.partial(typer.main.get_command, alone)
+            self._builders[found] = functools.partial(_built, function, found, settings)
             return function
 
         return added
@@ -136,6 +136,13 @@ def group(help: str, **settings: Any) -> Group:
     """An empty group of subcommands: ``-h`` too, underscores in options as dashes, plain help."""
     context = {"help_option_names": ["-h", "--help"], "token_normalize_func": _dashed}
     return Group(help=help, context_settings=context, rich_markup_mode=None, pretty_exceptions_enable=False, **settings)
+
+
+def _built(function: Callable[..., Any], name: str, settings: Mapping[str, Any]) -> Any:
+    """A subcommand with all its options."""
+    alone = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
+    alone.command(name, **settings)(flattened(function))
+    return typer.main.get_command(alone)
 
 
 def _named_group(group: typer.Typer, name: str) -> Any:

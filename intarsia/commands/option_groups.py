@@ -1,7 +1,7 @@
 """Option groups: dataclasses whose fields are options, so that several commands share one definition of each.
 
-A command takes a group as one parameter; :func:`grouped` gives it, for Typer, the group's fields as parameters of its
-own, under the group's heading in the help.
+A command takes a group as one parameter, and is marked with :func:`grouped`; :func:`flattened` gives it, for Typer, the
+group's fields as parameters of its own, under the group's heading in the help.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from typer.models import OptionInfo
 
-__all__ = ["Also", "grouped"]
+__all__ = ["Also", "flattened", "grouped"]
+
+_MARK = "has_option_groups"
 
 
 class Also:
@@ -30,7 +32,15 @@ class Also:
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """Mark a command that takes option groups; they are only looked at where the command is built."""
+    setattr(command, _MARK, True)
+    return command
+
+
+def flattened(command: Callable[..., Any]) -> Callable[..., Any]:
     """``command`` as Typer reads it: each parameter that is an option group replaced by the group's fields."""
+    if not getattr(command, _MARK, False):
+        return command
     hints = get_type_hints(command, include_extras=True)
     groups: dict[str, type[Any]] = {name: kind for name, kind in hints.items() if _is_group(kind)}
     parameters: list[inspect.Parameter] = []

@@ -178,6 +178,23 @@ def test_the_library_and_its_commands_load_nothing_of_the_server():
     assert not loaded_after(code) & (SERVER_PACKAGES | {"psycopg", "intarsia.server"})
 
 
+def test_a_server_starts_without_what_only_some_requests_need():
+    pytest.importorskip("fastapi", reason="needs the server's packages: pip install 'intarsia[serve]'")
+    rare = {
+        "httpx2",
+        "httpcore2",
+        "torch",
+        "onnxruntime",
+        "transformers",
+        "psycopg",
+        "ray",
+        "fsspec",
+        "rich",
+        "tomlkit",
+    }
+    assert not loaded_after("import intarsia.commands.serve, intarsia.server.serving") & rare
+
+
 def test_keys_are_made_without_the_packages_of_the_server():
     assert not loaded_after("import intarsia.server.http.keys_editing") & SERVER_PACKAGES
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import socket
 
-import httpx2
-
 from intarsia.errors import RequestError
 from intarsia.images.addresses import is_public
 
@@ -22,6 +20,8 @@ def check_webhook(url: str, *, allow_private_urls: bool) -> None:
     Raises:
         RequestError: it is no http address, has user and password in it, or names this machine or a private one.
     """
+    import httpx2  # a tenth of a server's start, and few requests have a webhook
+
     try:
         parsed = httpx2.URL(url)
         host = parsed.raw_host.decode()

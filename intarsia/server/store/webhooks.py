@@ -15,17 +15,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import httpx2
+from typing import TYPE_CHECKING, Any
 
 from intarsia.errors import IntarsiaError
 from intarsia.images.access import Access
-from intarsia.images.guarded_http import Budget, NoExchange, exchange
 from intarsia.server.store.jobs import Job
 from intarsia.server.store.store import Store
 from intarsia.server.store.webhook_store import WebhookCall
 from intarsia.threads import start_thread
+
+if TYPE_CHECKING:
+    import httpx2
 
 __all__ = ["WebhookSender", "WebhookTimes", "signature"]
 
@@ -193,6 +193,10 @@ class WebhookSender:
 
     def _problem(self, call: WebhookCall, body: Body) -> str | None:
         """Make a call; None where the receiver took it, else why not, in words without secrets."""
+        import httpx2  # a tenth of a server's start, and few servers have a webhook to call
+
+        from intarsia.images.guarded_http import Budget, NoExchange, exchange
+
         job = self._store.get(call.job_id)
         if job is None:
             return "its job is kept no longer"
