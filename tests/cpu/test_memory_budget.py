@@ -49,6 +49,7 @@ def images(backend: str, memory: str | None) -> list[np.ndarray]:
         return [engine.run(ask(**fields)).drawn[0] for fields in REQUESTS]
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("backend", ["torch", "onnx"])
 def test_released_text_encoders_change_no_bit(backend):
     """With LoRAs switched on and off in between: weights are changed where they are not there."""

@@ -135,6 +135,7 @@ def test_a_loras_embedding_for_another_model_is_left_out_and_said(engines, with_
     assert result.warnings == ("LoRA ink.safetensors: its embedding glyph was left out: it is for another model",)
 
 
+@pytest.mark.slow
 def test_the_packaged_embedding_paints_a_yellow_circle(engines):
     """The word that the model does not know gives something else."""
     pytest.importorskip("scipy", reason="the judge needs scipy")
