@@ -30,14 +30,23 @@ import aiohttp
 import numpy as np
 from PIL import Image
 
+# Seconds in which all clients arrive for the first time.
+_FIRST = 3
+
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass
 class Measured:
-    """What all clients have seen."""
+    """What all clients have seen.
 
-    accepting: list[float] = field(default_factory=list)
+    Attributes:
+        accepting: when a request was sent that was accepted, and the seconds that this took.
+        late: seconds by which this process resumed a client later than it was to: part of what clients see is its own.
+    """
+
+    accepting: list[tuple[float, float]] = field(default_factory=list)
+    late: list[float] = field(default_factory=list)
     statuses: collections.Counter[int] = field(default_factory=collections.Counter)
     failures: collections.Counter[str] = field(default_factory=collections.Counter)
     jobs: int = 0
@@ -97,7 +106,7 @@ async def _one_job(
     measured.statuses[response.status] += 1
     if response.status != 200:
         return float(response.headers.get("Retry-After", 0))
-    measured.accepting.append(time.perf_counter() - began)
+    measured.accepting.append((began, time.perf_counter() - began))
 
     while reply["status"] == "processing":
         await asyncio.sleep(chance.uniform(0, 2 * pause))
@@ -122,8 +131,32 @@ async def watch(process: int, until: float, seen: list[tuple[float, float, int]]
         await asyncio.sleep(1)
 
 
+async def watch_lateness(until: float, measured: Measured) -> None:
+    """How late this process resumes what waits, as it looks every 20 ms."""
+    while time.monotonic() < until:
+        began = time.perf_counter()
+        await asyncio.sleep(0.02)
+        measured.late.append(time.perf_counter() - began - 0.02)
+
+
+def milliseconds(seconds: list[float]) -> dict[str, float]:
+    """Median, 99th percentile and largest of some durations."""
+    ordered = sorted(seconds)
+    return {
+        "median": round(statistics.median(ordered) * 1e3, 1),
+        "p99": round(ordered[int(len(ordered) * 0.99)] * 1e3, 1),
+        "max": round(ordered[-1] * 1e3, 1),
+    }
+
+
 def resident(process: int) -> float:
     return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * _PAGE / 2**20
+
+
+def processor_seconds(process: int) -> float:
+    """Seconds for which the server's process, without those of its engines, has used a processor."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def open_files(process: int) -> int:
@@ -136,21 +169,24 @@ async def _measure(url: str, process: int, options: argparse.Namespace) -> dict[
     files_before = open_files(process)
     until = time.monotonic() + options.seconds
     clients = [client(url, until, options.pause, bodies, measured) for _ in range(options.clients)]
-    await asyncio.gather(*clients, watch(process, until, seen))
+    began = time.perf_counter()
+    busy_before = processor_seconds(process)
+    await asyncio.gather(*clients, watch(process, until, seen), watch_lateness(until, measured))
+    busy = processor_seconds(process) - busy_before
     await asyncio.sleep(2)
 
-    accepting = sorted(measured.accepting)
     settled = [memory for second, memory, _ in seen if second >= 30] or [seen[-1][1]]
     return {
         "clients": options.clients,
         "seconds": options.seconds,
         "jobs": measured.jobs,
-        "accepted": len(accepting),
-        "accepting_ms": {
-            "median": round(statistics.median(accepting) * 1e3, 1),
-            "p99": round(accepting[int(len(accepting) * 0.99)] * 1e3, 1),
-            "max": round(accepting[-1] * 1e3, 1),
-        },
+        "accepted": len(measured.accepting),
+        "accepting_ms": milliseconds([took for _, took in measured.accepting]),
+        f"accepting_ms_after_{_FIRST}_s": milliseconds(
+            [took for sent, took in measured.accepting if sent > began + _FIRST]
+        ),
+        "generator_late_ms": milliseconds(measured.late),
+        "server_processor_ms_per_job": round(busy / max(1, measured.jobs) * 1e3, 1),
         "statuses": dict(measured.statuses),
         "failures": dict(measured.failures),
         "resident_mib": {

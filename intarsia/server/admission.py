@@ -30,6 +30,15 @@ _BURST = 256
 _STANDING = 0.1
 _SHORT = 12
 
+# Seconds that a request may then expect to wait. Its own turn and its way through the event loop come on top.
+_EXPECTED = 0.05
+
+# So many may come in a second whatever is expected: a few clients on a slow machine are never too many.
+_FEW = 16
+
+# Weight of the last turn in the mean time between two.
+_WEIGHT = 0.1
+
 
 class Overloaded(IntarsiaError):
     """More requests arrive than can be taken in."""
@@ -49,12 +58,23 @@ class Admission:
         self._working = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._since: float | None = None  # when requests began to wait, without a break since
+        self._let_in: deque[float] = deque(maxlen=_FEW)  # when the last few were
+        self._passed_on = 0.0  # when a turn was last passed on, where requests have waited since
+        self._interval = 0.0  # mean seconds between two turns that were passed on
 
     def check(self) -> None:
         """Raise Overloaded where a request that came now would not be let in; takes no turn, and never waits."""
-        is_standing = self._since is not None and self._clock() - self._since > _STANDING
-        if len(self._waiting) >= (_SHORT if is_standing else _BURST):
+        if len(self._waiting) >= self._most_waiting():
             raise Overloaded("more requests arrive than this server can take in; try again later")
+
+    def _most_waiting(self) -> int:
+        """How many may wait at this moment."""
+        now = self._clock()
+        if self._since is None or now - self._since <= _STANDING:
+            return _BURST
+        if len(self._let_in) < _FEW or now - self._let_in[0] > 1 or not self._interval:
+            return _SHORT
+        return min(_SHORT, max(1, int(_EXPECTED / self._interval)))
 
     async def __aenter__(self) -> None:
         """Wait for a turn.
@@ -64,10 +84,13 @@ class Admission:
         """
         if self._working < AT_ONCE:
             self._working += 1
+            self._let_in.append(self._clock())
             return
 
-        self._since = self._clock() if self._since is None else self._since
+        if self._since is None:
+            self._since = self._passed_on = self._clock()
         self.check()
+        self._let_in.append(self._clock())
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         try:
@@ -92,6 +115,8 @@ class Admission:
 
     def _pass_on(self) -> None:
         """Give a turn to whoever has waited longest, or back."""
+        if self._waiting:
+            self._measure()
         while self._waiting:
             turn = self._waiting.popleft()
             self._note_break()
@@ -99,6 +124,13 @@ class Admission:
                 turn.set_result(None)
                 return
         self._working -= 1
+
+    def _measure(self) -> None:
+        """Note how long the turn took that is passed on, while others waited for it."""
+        now = self._clock()
+        took = now - self._passed_on
+        self._interval += (took - self._interval) * (_WEIGHT if self._interval else 1.0)
+        self._passed_on = now
 
     def _note_break(self) -> None:
         if not self._waiting:

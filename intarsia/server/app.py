@@ -6,9 +6,11 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI
 from starlette.exceptions import HTTPException
-from starlette.routing import Match
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp
 
 from intarsia import __version__
@@ -39,25 +41,38 @@ def create_app(services: Services) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         services.events.open()
+        services.open_models()  # beside which nothing more is to be done before the server listens
         yield
         services.is_closing = True
 
     # Its own documentation loads scripts from other hosts; ours is in docs_page. Its redirects to addresses without a
     # slash at the end are no documented replies, and lead to http where a proxy in front serves https.
-    app = FastAPI(title="intarsia", version=__version__, lifespan=lifespan, openapi_url=None, redirect_slashes=False)
+    app = FastAPI(
+        title="intarsia",
+        version=__version__,
+        routes=_routes(),
+        lifespan=lifespan,
+        openapi_url=None,
+        redirect_slashes=False,
+    )
     app.state.services = services
-    app.include_router(documented_routes())
-    app.include_router(file_routes())
-    app.include_router(job_routes())
-    app.include_router(health_routes())
-    app.include_router(catalog_routes())
-    app.include_router(docs_routes())
-    app.include_router(page_routes())
     app.add_middleware(RequestCounter, metrics=services.metrics)
     app.add_exception_handler(IntarsiaError, _refused)
     app.add_exception_handler(HTTPException, _no_route)
     app.add_exception_handler(Exception, _failed)
     return app
+
+
+def _routes() -> list[BaseRoute]:
+    return [
+        *documented_routes(),
+        *file_routes(),
+        *job_routes(),
+        *health_routes(),
+        *catalog_routes(),
+        *docs_routes(),
+        *page_routes(),
+    ]
 
 
 def guarded(application: ASGIApp, services: Services) -> ASGIApp:

@@ -137,8 +137,11 @@ class Services:
         self.metrics.watch_engines(lambda: host.statistics)
         self.dispatcher.start(self.host)
         self.webhooks.start(lambda job, base_url: webhook_body(job, self, base_url))
-        start_thread(self._open_models, "intarsia-preload")
         start_thread(partial(self.retention.run, self._closed), "intarsia-retention")
+
+    def open_models(self) -> None:
+        """Begin to open the models named at the start; ``is_ready`` once that is done."""
+        start_thread(self._open_models, "intarsia-preload")
 
     def close(self) -> None:
         """Stop what runs, which is queued again, and release everything."""

@@ -29,7 +29,8 @@ class Crowd:
 
     def __init__(self, admission: Admission) -> None:
         self.admission = admission
-        self.gate = asyncio.Event()
+        self.is_open = False
+        self.gates: dict[int, asyncio.Event] = {}
         self.tasks: list[asyncio.Task[None]] = []
         self.begun: list[int] = []
         self.done: list[int] = []
@@ -40,16 +41,28 @@ class Crowd:
             self.tasks.append(asyncio.create_task(self._take(len(self.tasks))))
         await asyncio.sleep(0)
 
+    async def let_one_go(self) -> None:
+        """End the turn of whoever has had it for longest, and let the next one begin."""
+        number = self.begun[len(self.done)]
+        self.gates[number].set()
+        await self.tasks[number]
+        await asyncio.sleep(0)
+
     async def finish(self) -> int:
         """Let all go; returns how many had their turn."""
-        self.gate.set()
+        self.is_open = True
+        for gate in self.gates.values():
+            gate.set()
         await asyncio.gather(*self.tasks, return_exceptions=True)
         return len(self.done)
 
     async def _take(self, number: int) -> None:
         async with self.admission:
             self.begun.append(number)
-            await self.gate.wait()
+            gate = self.gates[number] = asyncio.Event()
+            if self.is_open:
+                gate.set()
+            await gate.wait()
             self.done.append(number)
 
 
@@ -98,6 +111,25 @@ async def test_a_few_clients_are_never_too_many():
     clock.now = 1000.0
     await crowd.grow(8)
     assert await crowd.finish() == 16
+
+
+@in_a_loop
+async def test_how_many_may_wait_follows_from_how_long_a_turn_takes():
+    """More than a few were let in within a second: 50 ms are two turns of 17 ms or ten of 4.8; 12 are the most."""
+    for seconds, most in ((0.017, 2), (0.0048, 10), (0.003, 12)):
+        clock = Clock()
+        crowd = Crowd(Admission(clock))
+        await crowd.grow(AT_ONCE + 60)
+        for _ in range(60 - most):
+            clock.now += seconds
+            await crowd.let_one_go()
+        assert len(crowd.begun) == AT_ONCE + 60 - most
+        with pytest.raises(Overloaded):
+            crowd.admission.check()
+
+        await crowd.let_one_go()
+        crowd.admission.check()
+        assert await crowd.finish() == AT_ONCE + 60
 
 
 @in_a_loop

@@ -178,7 +178,7 @@ def test_the_library_and_its_commands_load_nothing_of_the_server():
     assert not loaded_after(code) & (SERVER_PACKAGES | {"psycopg", "intarsia.server"})
 
 
-def test_a_server_starts_without_what_only_some_requests_need():
+def test_a_server_starts_without_what_only_some_requests_need(tmp_path):
     pytest.importorskip("fastapi", reason="needs the server's packages: pip install 'intarsia[serve]'")
     rare = {
         "httpx2",
@@ -191,8 +191,27 @@ def test_a_server_starts_without_what_only_some_requests_need():
         "fsspec",
         "rich",
         "tomlkit",
+        # FastAPI imports it for a route of its own that has a parameter
+        "pydantic.v1",
+        "sqlalchemy.dialects.postgresql",
     }
-    assert not loaded_after("import intarsia.commands.serve, intarsia.server.serving") & rare
+    code = f"""
+import intarsia.commands.serve, intarsia.server.serving
+from pathlib import Path
+from intarsia.server.app import create_app
+from intarsia.server.services import Services
+from intarsia.server.settings import EngineSettings, ServeSettings
+
+services = Services.open(ServeSettings(data=Path({str(tmp_path)!r}), engine=EngineSettings(backend="null")))
+services.start()
+create_app(services)
+services.close()
+"""
+    loaded = loaded_after(code)
+    assert "intarsia.server.store.leases" in loaded
+    assert not loaded & rare
+    # Pillow's decoders are imported beside a server that listens already.
+    assert "PIL.TiffImagePlugin" not in loaded
 
 
 def test_keys_are_made_without_the_packages_of_the_server():

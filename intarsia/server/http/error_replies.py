@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from fastapi import Response
+from starlette.responses import Response
 
 from intarsia.endpoints.answer import without_paths
 from intarsia.endpoints.replies import error_reply, in_documented_names

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from anyio import to_thread
-from fastapi import Request
+from starlette.requests import Request
 
 from intarsia.errors import RequestError
 from intarsia.server.engines.events import Subscription

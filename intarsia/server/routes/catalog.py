@@ -9,7 +9,8 @@ from functools import partial
 from typing import Any
 
 from anyio import to_thread
-from fastapi import APIRouter, Request, Response
+from starlette.requests import Request
+from starlette.responses import Response
 
 from intarsia import __version__
 from intarsia.errors import IntarsiaError
@@ -19,6 +20,7 @@ from intarsia.registry.registry import Registry
 from intarsia.schedulers import catalogue
 from intarsia.server.http.error_replies import error_response, json_response
 from intarsia.server.http.requests import base_url, owner_of, read_json, services_of
+from intarsia.server.http.route import Handler, Route, route
 from intarsia.server.routes.job_replies import file_url
 from intarsia.server.routes.uploads import Uploads
 
@@ -29,19 +31,17 @@ _PONY = "/api/v1/enterprise/pony"
 Payload = dict[str, Any]
 
 
-def catalog_routes() -> APIRouter:
+def catalog_routes() -> list[Route]:
     """``/models``, ``/schedulers``, and the hosted service's lists and its ``base64_to_url``."""
-    router = APIRouter()
-    add = partial(router.add_api_route, include_in_schema=False)
-    add("/models", _models, methods=["GET"])
-    add("/schedulers", _schedulers, methods=["GET"])
-
-    add(f"{_PONY}/schedulers_list", _documented(_schedulers_list), methods=["POST"])
-    add(f"{_PONY}/get_all_models", _documented(_all_models), methods=["POST"])
-    add(f"{_PONY}/system_details", _documented(_system_details), methods=["POST"])
-    add("/api/v6/base64_to_url", _documented(_base64_to_url), methods=["POST"])
-    add("/api/v6/image_editing/base64_to_url", _documented(_base64_to_url), methods=["POST"])
-    return router
+    return [
+        route("/models", _models, "GET"),
+        route("/schedulers", _schedulers, "GET"),
+        route(f"{_PONY}/schedulers_list", _documented(_schedulers_list), "POST"),
+        route(f"{_PONY}/get_all_models", _documented(_all_models), "POST"),
+        route(f"{_PONY}/system_details", _documented(_system_details), "POST"),
+        route("/api/v6/base64_to_url", _documented(_base64_to_url), "POST"),
+        route("/api/v6/image_editing/base64_to_url", _documented(_base64_to_url), "POST"),
+    ]
 
 
 async def _models(request: Request) -> Response:
@@ -63,10 +63,10 @@ async def _schedulers(request: Request) -> Response:
     return json_response({"schedulers": [dataclasses.asdict(row) for row in rows]})
 
 
-def _documented(answer: Callable[[Request, Payload, str], dict[str, Any]]) -> Any:
+def _documented(answer: Callable[[Request, Payload, str], dict[str, Any]]) -> Handler:
     """A route of the hosted service: its body has the key, its reply a status."""
 
-    async def route(request: Request) -> Response:
+    async def handler(request: Request) -> Response:
         payload = await read_json(request, may_be_empty=True)
         with hiding(payload.get("key")):
             services = services_of(request)
@@ -77,7 +77,7 @@ def _documented(answer: Callable[[Request, Payload, str], dict[str, Any]]) -> An
                 return error_response(exc, services.registry)
         return json_response({"status": "success", **reply})
 
-    return route
+    return handler
 
 
 def _schedulers_list(request: Request, payload: Payload, owner: str) -> dict[str, Any]:

@@ -10,9 +10,11 @@ from functools import cache
 from html import escape
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from starlette.requests import Request
+from starlette.responses import Response
 
 from intarsia.server.http.error_replies import json_response
+from intarsia.server.http.route import Route, route
 from intarsia.server.routes.openapi import openapi
 
 __all__ = ["docs_routes", "page"]
@@ -32,12 +34,9 @@ code { font-family: ui-monospace, monospace; font-size: .9em; }
 """
 
 
-def docs_routes() -> APIRouter:
+def docs_routes() -> list[Route]:
     """The document as JSON and as a page; both need no key, as they say nothing about this server."""
-    router = APIRouter()
-    router.add_api_route("/openapi.json", _json, methods=["GET"], include_in_schema=False)
-    router.add_api_route("/docs", _docs, methods=["GET", "HEAD"], include_in_schema=False)
-    return router
+    return [route("/openapi.json", _json, "GET"), route("/docs", _docs, "GET", "HEAD")]
 
 
 async def _json(request: Request) -> Response:

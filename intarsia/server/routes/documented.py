@@ -7,7 +7,8 @@ from functools import partial
 from typing import Any
 
 from anyio import to_thread
-from fastapi import APIRouter, Request, Response
+from starlette.requests import Request
+from starlette.responses import Response
 
 from intarsia.endpoints.reading import ENDPOINTS
 from intarsia.errors import IntarsiaError, RequestError
@@ -23,6 +24,7 @@ from intarsia.server.http.requests import (
     services_of,
     wait_for,
 )
+from intarsia.server.http.route import Handler, Route, route
 from intarsia.server.routes.job_replies import Reply, reply_to
 from intarsia.server.store.jobs import Job
 
@@ -42,17 +44,17 @@ _PREFIXES: Mapping[str, str | None] = {
 _IMAGES = ("init_image", "mask_image", "ip_adapter_image")
 
 
-def documented_routes() -> APIRouter:
+def documented_routes() -> list[Route]:
     """Every documented route and its aliases."""
-    router = APIRouter()
+    routes = []
     for prefix, endpoint in _PREFIXES.items():
-        router.add_api_route(f"{prefix}/inpaint", _inpaint(endpoint), methods=["POST"], include_in_schema=False)
-        router.add_api_route(f"{prefix}/fetch", _fetch_by_body, methods=["POST"], include_in_schema=False)
-        router.add_api_route(f"{prefix}/fetch/{{job_id}}", _fetch, methods=["POST"], include_in_schema=False)
-    return router
+        routes.append(route(f"{prefix}/inpaint", _inpaint(endpoint), "POST"))
+        routes.append(route(f"{prefix}/fetch", _fetch_by_body, "POST"))
+        routes.append(route(f"{prefix}/fetch/{{job_id}}", _fetch, "POST"))
+    return routes
 
 
-def _inpaint(endpoint: str | None) -> Any:
+def _inpaint(endpoint: str | None) -> Handler:
     async def inpaint(request: Request) -> Response:
         check_room(request)
         payload = await read_json(request)
@@ -102,11 +104,11 @@ async def _fetch_by_body(request: Request) -> Response:
             return error_response(exc, services_of(request).registry)
 
 
-async def _fetch(request: Request, job_id: str) -> Response:
+async def _fetch(request: Request) -> Response:
     payload = await read_json(request, may_be_empty=True)
     with hiding(payload.get("key")):
         try:
-            return await _found(request, payload, job_id)
+            return await _found(request, payload, request.path_params["job_id"])
         except IntarsiaError as exc:
             return error_response(exc, services_of(request).registry)
 

@@ -5,26 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from anyio import to_thread
-from fastapi import APIRouter, Request, Response
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from starlette.requests import Request
+from starlette.responses import Response
 
 from intarsia.endpoints.answer import without_paths
 from intarsia.errors import IntarsiaError
 from intarsia.server.http.error_replies import HttpError, json_response
 from intarsia.server.http.keys import candidate_key
 from intarsia.server.http.requests import owner_of, services_of
+from intarsia.server.http.route import Route, route
 from intarsia.server.services import Services
 
 __all__ = ["health_routes", "obstacles"]
 
 
-def health_routes() -> APIRouter:
+def health_routes() -> list[Route]:
     """``/healthz`` and ``/readyz``, which are answered without a key, and ``/metrics``."""
-    router = APIRouter()
-    router.add_api_route("/metrics", _metrics, methods=["GET"], include_in_schema=False)
-    router.add_api_route("/healthz", _healthz, methods=["GET", "HEAD"], include_in_schema=False)
-    router.add_api_route("/readyz", _readyz, methods=["GET", "HEAD"], include_in_schema=False)
-    return router
+    return [
+        route("/metrics", _metrics, "GET"),
+        route("/healthz", _healthz, "GET", "HEAD"),
+        route("/readyz", _readyz, "GET", "HEAD"),
+    ]
 
 
 async def _healthz(request: Request) -> Response:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
+from starlette.requests import Request
 
 from intarsia.errors import RequestError, named
 from intarsia.server.http.requests import parse_object, read_json

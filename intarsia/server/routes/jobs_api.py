@@ -6,12 +6,14 @@ from functools import partial
 from typing import Any
 
 from anyio import to_thread
-from fastapi import APIRouter, Request, Response
+from starlette.requests import Request
+from starlette.responses import Response
 
 from intarsia.errors import RequestError
 from intarsia.server.engines.previews import PREVIEW_EVERY
 from intarsia.server.http.error_replies import HttpError, json_response
 from intarsia.server.http.requests import as_job_id, base_url, check_room, owner_of, refuse_keys_in, services_of
+from intarsia.server.http.route import Route, route
 from intarsia.server.routes.job_events import stream
 from intarsia.server.routes.job_requests import read_job_request
 from intarsia.server.routes.job_view import job_view
@@ -25,16 +27,15 @@ MOST_JOBS = 200
 _JOBS = 50
 
 
-def job_routes() -> APIRouter:
+def job_routes() -> list[Route]:
     """``/jobs``, ``/jobs/{id}`` and ``/jobs/{id}/events``."""
-    router = APIRouter()
-    add = partial(router.add_api_route, include_in_schema=False)
-    add("/jobs", _accept, methods=["POST"])
-    add("/jobs", _page, methods=["GET"])
-    add("/jobs/{job_id}", _show, methods=["GET"])
-    add("/jobs/{job_id}", _cancel, methods=["DELETE"])
-    add("/jobs/{job_id}/events", _events, methods=["GET"])
-    return router
+    return [
+        route("/jobs", _accept, "POST"),
+        route("/jobs", _page, "GET"),
+        route("/jobs/{job_id}", _show, "GET"),
+        route("/jobs/{job_id}", _cancel, "DELETE"),
+        route("/jobs/{job_id}/events", _events, "GET"),
+    ]
 
 
 async def _accept(request: Request) -> Response:
@@ -86,29 +87,29 @@ async def _page(request: Request) -> Response:
     return json_response(await to_thread.run_sync(page))
 
 
-async def _show(request: Request, job_id: str) -> Response:
-    job = await _found(request, job_id)
+async def _show(request: Request) -> Response:
+    job = await _found(request)
     return json_response(await _view(request, job))
 
 
-async def _cancel(request: Request, job_id: str) -> Response:
+async def _cancel(request: Request) -> Response:
     """Stop a job: at once where it is queued, at its next evaluation where it runs. An ended one stays as it is."""
-    job = await _found(request, job_id)
+    job = await _found(request)
     if not job.is_ended:
         cancelled = await to_thread.run_sync(services_of(request).dispatcher.cancel, job.id)
         job = cancelled or job
     return json_response(await _view(request, job))
 
 
-async def _events(request: Request, job_id: str) -> Response:
+async def _events(request: Request) -> Response:
     """The job as it runs, as server-sent events."""
-    return stream(request, await _found(request, job_id))
+    return stream(request, await _found(request))
 
 
-async def _found(request: Request, job_id: str) -> Job:
-    """The job of that id; one of another owner is as unknown as one that never was."""
+async def _found(request: Request) -> Job:
+    """The job of the address; one of another owner is as unknown as one that never was."""
     owner = owner_of(request)
-    number = as_job_id(job_id)
+    number = as_job_id(request.path_params["job_id"])
     job = await to_thread.run_sync(services_of(request).store.get, number) if number is not None else None
     if job is None or job.endpoint == UPLOAD or job.owner != owner:
         raise HttpError(404, "there is no job of that id")

@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from fastapi import APIRouter, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from intarsia.server.http.route import Route, route
 
 __all__ = ["CONTENT_SECURITY_POLICY", "PAGE_FOLDER", "page_routes"]
 
@@ -51,20 +54,17 @@ class PageFile:
     tag: str
 
 
-def page_routes() -> APIRouter:
+def page_routes() -> list[Route]:
     """``/``, ``/page/NAME`` and ``/page/examples/NAME``."""
-    router = APIRouter()
-    router.add_api_route("/", _index, methods=["GET", "HEAD"], include_in_schema=False)
-    router.add_api_route("/page/{name:path}", _file, methods=["GET", "HEAD"], include_in_schema=False)
-    return router
+    return [route("/", _index, "GET", "HEAD"), route("/page/{name:path}", _file, "GET", "HEAD")]
 
 
 async def _index(request: Request) -> Response:
     return _response(request, page_files()["index.html"])
 
 
-async def _file(request: Request, name: str) -> Response:
-    file = page_files().get(name)
+async def _file(request: Request) -> Response:
+    file = page_files().get(request.path_params["name"])
     if file is None:
         raise HTTPException(404)
     return _response(request, file)

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from anyio import to_thread
-from fastapi import APIRouter, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
 
 from intarsia.server.http.requests import services_of
+from intarsia.server.http.route import Route, route
 from intarsia.server.store.files import is_output_name
 
 __all__ = ["file_routes"]
 
 
-def file_routes() -> APIRouter:
+def file_routes() -> list[Route]:
     """``/files/NAME``, and ``/files/temp/NAME`` for images that are kept for a day."""
-    router = APIRouter()
-    router.add_api_route("/files/{name}", _file, methods=["GET", "HEAD"], include_in_schema=False)
-    router.add_api_route("/files/temp/{name}", _file, methods=["GET", "HEAD"], include_in_schema=False)
-    return router
+    return [route(path, _file, "GET", "HEAD") for path in ("/files/{name}", "/files/temp/{name}")]
 
 
-async def _file(request: Request, name: str) -> Response:
+async def _file(request: Request) -> Response:
     """An image; 404 until it is written, and once it is kept no longer."""
+    name = request.path_params["name"]
     if not is_output_name(name):
         raise HTTPException(404)
     data = await to_thread.run_sync(services_of(request).files.output, name)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from intarsia.server.store.database import Database
 from intarsia.server.store.schema import SERVERS
@@ -24,12 +25,12 @@ class Leases:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._insert = _insert(database)
 
     def renew(self, connection: sa.Connection, server: str) -> None:
         """Note that a server is alive now."""
-        insert = sqlite.insert if self._database.is_sqlite else postgresql.insert
         now = self._database.unix_time
-        row = insert(SERVERS).values(name=server, heartbeat=now)
+        row = self._insert(SERVERS).values(name=server, heartbeat=now)
         connection.execute(row.on_conflict_do_update(index_elements=["name"], set_={"heartbeat": now}))
 
     def alive(self, connection: sa.Connection) -> list[str]:
@@ -37,3 +38,14 @@ class Leases:
         now = self._database.unix_time
         connection.execute(sa.delete(SERVERS).where(SERVERS.c.heartbeat < now - _FORGOTTEN_AFTER))
         return list(connection.execute(sa.select(SERVERS.c.name).where(SERVERS.c.heartbeat >= now - LEASE)).scalars())
+
+
+def _insert(database: Database) -> Any:
+    """The database's own INSERT, which can update a row instead; PostgreSQL's is not imported for SQLite."""
+    if database.is_sqlite:
+        from sqlalchemy.dialects import sqlite
+
+        return sqlite.insert
+    from sqlalchemy.dialects import postgresql
+
+    return postgresql.insert
