@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from benchmarks.environment import environment
 
-SIDE, STEPS, RANK = 512, 3, 16
+RANK = 16
 AGREE = 45.0
 """PSNR of torch's and ONNX Runtime's images."""
 
@@ -78,29 +79,44 @@ def write_lora(folder: Path, path: Path) -> None:
     save_file({name: tensor.half() for name, tensor in tensors.items()}, path)
 
 
-def pictures() -> tuple[Image.Image, Image.Image]:
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """Pixels of the images' sides, and evaluations of one image."""
+
+    side: int
+    steps: int
+
+
+def pictures(side: int) -> tuple[Image.Image, Image.Image]:
     """An image and a mask of the size."""
     rng = np.random.default_rng(0)
     small = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    mask = np.zeros((SIDE, SIDE), np.uint8)
-    mask[128:384, 128:384] = 255
-    return Image.fromarray(small).resize((SIDE, SIDE)), Image.fromarray(mask)
+    mask = np.zeros((side, side), np.uint8)
+    mask[side // 4 : -side // 4, side // 4 : -side // 4] = 255
+    return Image.fromarray(small).resize((side, side)), Image.fromarray(mask)
 
 
-def of_package(backend: str, model: str, lora: str, image_file: str) -> dict[str, float]:
+def of_package(size: Size, backend: str, model: str, lora: str, image_file: str) -> dict[str, float]:
     """Our numbers on a backend; the first image is written to a file."""
     began = time.perf_counter()
     import intarsia
 
-    memory, (image, mask) = PeakMemory(), pictures()
+    memory, (image, mask) = PeakMemory(), pictures(size.side)
     asked: dict[str, Any] = {"init_image": image, "mask_image": mask, "prompt": "a red circle", "model": model}
-    asked |= {"scheduler": "EulerDiscreteScheduler", "steps": STEPS, "seed": 1, "strength": 1.0, "guidance_scale": 7.5}
+    asked |= {
+        "scheduler": "EulerDiscreteScheduler",
+        "steps": size.steps,
+        "seed": 1,
+        "strength": 1.0,
+        "guidance_scale": 7.5,
+    }
+    asked |= {"width": size.side, "height": size.side}
     with intarsia.Engine(backend, "cpu") as engine:
         first = engine.run(intarsia.InpaintRequest(**asked))
         opening = time.perf_counter() - began - first.timings["denoise"] - first.timings["decode"]
         numbers = {
             "open_seconds": opening,
-            "step_seconds": first.timings["denoise"] / STEPS,
+            "step_seconds": first.timings["denoise"] / size.steps,
             "peak_mib": memory.taken(),
         }
 
@@ -114,12 +130,12 @@ def of_package(backend: str, model: str, lora: str, image_file: str) -> dict[str
     return numbers
 
 
-def of_diffusers(folder: str, lora: str) -> dict[str, float]:
+def of_diffusers(size: Size, folder: str, lora: str) -> dict[str, float]:
     """The same of diffusers' pipeline, in float32 as ours; its LoRA is fused, as ours is."""
     began = time.perf_counter()
     from diffusers import DiffusionPipeline, EulerDiscreteScheduler
 
-    memory, (image, mask) = PeakMemory(), pictures()
+    memory, (image, mask) = PeakMemory(), pictures(size.side)
     ends: list[float] = []
 
     def on_step(_pipeline: Any, _step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -127,8 +143,10 @@ def of_diffusers(folder: str, lora: str) -> dict[str, float]:
         return tensors
 
     def paint() -> None:
-        pipeline("a red circle", image, mask, height=SIDE, width=SIDE, num_inference_steps=STEPS + 1, strength=1.0,
-                 callback_on_step_end=on_step)  # fmt: skip
+        pipeline(
+            "a red circle", image, mask, height=size.side, width=size.side, num_inference_steps=size.steps + 1,
+            strength=1.0, guidance_scale=7.5, callback_on_step_end=on_step,
+        )  # fmt: skip
 
     pipeline = DiffusionPipeline.from_pretrained(
         folder, torch_dtype=torch.float32, safety_checker=None, local_files_only=True
@@ -149,37 +167,38 @@ def of_diffusers(folder: str, lora: str) -> dict[str, float]:
     return numbers | {"lora_seconds": time.perf_counter() - began, "lora_peak_mib": memory.taken()}
 
 
-def alone(*arguments: str) -> dict[str, float]:
+def alone(size: Size, *arguments: str) -> dict[str, float]:
     """One contender's numbers, from a process of its own."""
     command = [sys.executable, "-m", "benchmarks.full_size", "--alone", json.dumps(arguments)]
+    command += ["--side", str(size.side), "--steps", str(size.steps)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     print(arguments[0], found, flush=True)
     return found
 
 
-def measured(checkpoint: Path, folder: Path) -> dict[str, Any]:
+def measured(checkpoint: Path, folder: Path, size: Size) -> dict[str, Any]:
     """Every contender's numbers, and the check."""
     with tempfile.TemporaryDirectory() as scratch:
         lora = Path(scratch, "lora.safetensors")
         write_lora(folder, lora)
         images = {name: str(Path(scratch, f"{name}.png")) for name in ("torch", "onnx")}
         found = {
-            "torch": alone("torch", str(checkpoint), str(lora), images["torch"]),
-            "onnx": alone("onnx", str(folder), str(lora), images["onnx"]),
-            "diffusers": alone("diffusers", str(folder), str(lora)),
+            "torch": alone(size, "torch", str(checkpoint), str(lora), images["torch"]),
+            "onnx": alone(size, "onnx", str(folder), str(lora), images["onnx"]),
+            "diffusers": alone(size, "diffusers", str(folder), str(lora)),
         }
         one, other = (np.asarray(Image.open(path), np.float64) for path in images.values())
 
     psnr = 10 * np.log10(255**2 / max(float(np.mean((one - other) ** 2)), 1e-9))
     record = {"model": folder.name, "file_mib": checkpoint.stat().st_size / 2**20, "environment": environment()}
-    record |= {"side": SIDE, "steps": STEPS, "psnr": psnr}
+    record |= {"side": size.side, "steps": size.steps, "psnr": psnr}
     return record | ({"numbers": found} if psnr >= AGREE else {"refused": f"the images are {psnr:.1f} dB apart"})
 
 
-def _alone(arguments: list[str]) -> Mapping[str, float]:
+def _alone(size: Size, arguments: list[str]) -> Mapping[str, float]:
     contender, *rest = arguments
-    return of_diffusers(*rest) if contender == "diffusers" else of_package(contender, *rest)
+    return of_diffusers(size, *rest) if contender == "diffusers" else of_package(size, contender, *rest)
 
 
 def main() -> None:
@@ -188,12 +207,15 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path, nargs="?")
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--side", type=int, default=512, help="pixels of the images' sides")
+    parser.add_argument("--steps", type=int, default=3, help="evaluations of one image")
     parser.add_argument("--alone", help=argparse.SUPPRESS)
     asked = parser.parse_args()
+    size = Size(side=asked.side, steps=asked.steps)
     if asked.alone:
-        print(json.dumps(_alone(json.loads(asked.alone))))
+        print(json.dumps(_alone(size, json.loads(asked.alone))))
         return
-    record = measured(asked.checkpoint, asked.folder)
+    record = measured(asked.checkpoint, asked.folder, size)
     print(json.dumps(record, indent=1))
     if asked.out:
         asked.out.write_text(json.dumps(record, indent=1) + "\n")

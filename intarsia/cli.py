@@ -30,6 +30,7 @@ from intarsia.commands.schedulers import schedulers
 from intarsia.commands.schema import schema
 from intarsia.commands.serve import serve
 from intarsia.commands.streams import complain, has_printed_json, prepare, print_error, say_more_or_less, start
+from intarsia.commands.usage_errors import usage_sentence
 from intarsia.errors import BackendError, Cancelled, IntarsiaError, RequestError
 from intarsia.spinning import limit_spinning
 
@@ -133,4 +134,4 @@ def _fail_by_usage(error: Any) -> int:
             error.show()
         return 2
     command = error.ctx.command_path if error.ctx else "intarsia"
-    return _fail("usage", f"{error.format_message().rstrip('.')} (see {command} --help)", 2)
+    return _fail("usage", f"{usage_sentence(error)} (see {command} --help)", 2)

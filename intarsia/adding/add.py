@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from intarsia.adding.declaration import Pins, declared, pins_of, write_entry, wr
 from intarsia.adding.options import AddOptions, check_options, find_encoder, model_family
 from intarsia.adding.own_copies import copy_in, remove_own
 from intarsia.adding.user_file import edited, user_file
+from intarsia.checkpoints.files import is_there
 from intarsia.checkpoints.header import read_header
 from intarsia.checkpoints.identified import Identified
 from intarsia.checkpoints.lora_families import peft_settings_beside
@@ -65,7 +67,9 @@ def add(
             there.
         OutputError: the registry file, or the copy, cannot be written.
     """
-    path = Path(os.path.abspath(path.expanduser()))
+    given, path = path, Path(os.path.abspath(path.expanduser()))
+    if not is_there(path):
+        raise WeightsError(_not_there(given))
     target = user_file(weights)
     found = identify(path)
     registry = visible_registry(weights, target)
@@ -98,6 +102,13 @@ def visible_registry(weights: Path | None, target: Path) -> Registry:
         with edited(target):
             pass
     return Registry(weights)
+
+
+def _not_there(path: Path) -> str:
+    """What to say of a path that leads nowhere; two names with a slash between may be meant as a repository's."""
+    is_repository = not path.suffix and re.fullmatch(r"[\w.-]+/[\w.-]+", str(path))
+    hint = f"; of the Hugging Face hub it is hf:{path}" if is_repository else ""
+    return f"{path}: no such file or folder{hint}"
 
 
 def visible_entries(registry: Registry, section: str) -> list[Entry]:

@@ -58,6 +58,7 @@ class MemoryPlan:
         available: bytes.
         is_budget: the engine was given them; else they are the device's.
         releases_text: text encoders leave the device as soon as a prompt is encoded.
+        releases_vae: without them, weights and a request still do not fit; ONNX Runtime opens the VAE for each use.
         blocked: there is room for ONNX Runtime's faster layout of convolutions.
         whole_pixels: larger images are decoded and encoded in tiles; None leaves that to the device.
         slots: lanes that are evaluated together at most; None leaves that to the engine.
@@ -66,6 +67,7 @@ class MemoryPlan:
     available: int
     is_budget: bool
     releases_text: bool
+    releases_vae: bool
     blocked: bool
     whole_pixels: int | None = None
     slots: int | None = None
@@ -112,6 +114,7 @@ def plan_memory(
         available=available,
         is_budget=budget is not None,
         releases_text=releases_text,
+        releases_vae=resident + scale * _WORKING > available,
         blocked=_BLOCKED * value_bytes * sizes.unet <= available,
         whole_pixels=None if budget is None else left // (value_bytes * _PIXEL),
         slots=slots,

@@ -15,7 +15,7 @@ from intarsia.errors import RequestError
 from intarsia.images.fill import FAINT
 from intarsia.images.rgb_image import RgbImage
 
-__all__ = ["THRESHOLD", "binarize", "gray_levels", "why_empty"]
+__all__ = ["THRESHOLD", "binarize", "gray_levels", "is_partly_transparent", "why_empty"]
 
 Mask = NDArray[np.bool_]
 Levels = NDArray[np.uint8]
@@ -74,6 +74,12 @@ def gray_levels(mask: RgbImage, source: MaskSource, invert: bool, is_init_image:
         by_alpha = _reads_alpha(mask, source, levels >= THRESHOLD, clear, is_init_image)
         levels = 255 - mask.alpha if by_alpha else levels
     return 255 - levels if invert else levels
+
+
+def is_partly_transparent(mask: RgbImage) -> bool:
+    """Whether some of a mask is transparent, and some is not: then it has two readings."""
+    clear = _clear(mask)
+    return clear is not None and _is_partly(clear)
 
 
 def _check_alpha(mask: RgbImage, source: MaskSource) -> None:

@@ -45,7 +45,9 @@ def regular(path: Path) -> os.stat_result:
         if path.is_symlink():
             target = os.readlink(path)
             raise WeightsError(f"{path}: a link to {target}, which does not exist") from exc
-        raise WeightsError(f"{path}: no such file; a model is a diffusers folder, which has it") from exc
+        # weights may be one file that is a whole model; what else is read lies in a folder
+        hint = "" if path.suffix == ".safetensors" else "; a model is a diffusers folder, which has it"
+        raise WeightsError(f"{path}: no such file{hint}") from exc
     except (OSError, ValueError) as exc:
         raise WeightsError(f"{path}: cannot be read: {one_line(exc)}") from exc
     if not stat.S_ISREG(found.st_mode):

@@ -55,19 +55,25 @@ class OutputOptions:
         """Where the images of a request go.
 
         Raises:
-            OutputError: an extension of no known format, or another than ``--format`` says.
+            OutputError: an extension of no known format, or another than ``--format`` says; a quality of PNG.
         """
         out = Path(self.out)
         is_folder = self.out.endswith(("/", os.sep)) or not out.suffix or out.is_dir()
         if is_folder:
             suffix = f".{self.format or Suffix.png}"
+            self._check_quality(suffix)
             # The input's own name would collide with the input where both share a folder.
             stem = f"{_stem(image)}-intarsia"
             return Targets(out, stem, suffix, samples, overwrite=self.overwrite, may_count=not self.overwrite)
 
         if self.format is not None and out.suffix.lower() not in _EXTENSIONS[self.format]:
             raise OutputError(f"--format {self.format} contradicts the name {self.out}: leave one of them out")
+        self._check_quality(out.suffix)
         return Targets(out.parent, out.stem, out.suffix, samples, overwrite=self.overwrite)
+
+    def _check_quality(self, suffix: str) -> None:
+        if self.quality is not None and suffix.lower() == ".png":
+            raise OutputError(f"--quality {self.quality} is for .jpg and .webp, not for .png, which loses nothing")
 
 
 _EXTENSIONS = {Suffix.png: (".png",), Suffix.jpg: (".jpg", ".jpeg"), Suffix.webp: (".webp",)}

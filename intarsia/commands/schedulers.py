@@ -32,8 +32,17 @@ schedulers = group("The documented schedulers and their tables.", invoke_without
 @schedulers.callback()
 def list_schedulers(context: typer.Context, as_json: AsJson = False) -> None:
     """List names, aliases, evaluations, whether they draw noise, and what Karras sigmas do."""
-    if context.invoked_subcommand is not None:
-        return
+    if context.invoked_subcommand is None:
+        _print_list(as_json)
+
+
+@schedulers.command("list")
+def list_by_name(as_json: AsJson = False) -> None:
+    """The same list, as intarsia schedulers prints it alone."""
+    _print_list(as_json)
+
+
+def _print_list(as_json: bool) -> None:
     from dataclasses import asdict
 
     from intarsia.schedulers import catalogue

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 from intarsia.backends.protocol import PromptEmbedding
+from intarsia.checkpoints.bundled_embeddings import bundled_names
+from intarsia.checkpoints.header import read_header
 from intarsia.engine.parts import fitting_part
 from intarsia.engine.plan import PromptPlan
 from intarsia.engine.prompt_syntax import notes_on, notes_on_weighted
@@ -14,7 +17,7 @@ from intarsia.engine.request import InpaintRequest, Lora
 from intarsia.errors import WeightsError, expect, shown
 from intarsia.prompt_words import PromptWords, explicit_words
 from intarsia.registry.entries import ModelEntry, PartEntry, normalize
-from intarsia.registry.files import check, entry_hash
+from intarsia.registry.files import check, entry_hash, locate
 from intarsia.registry.registry import Registry
 from intarsia.registry.usable import check_content
 from intarsia.weighted_text import PromptSyntax
@@ -80,7 +83,8 @@ def read_prompts(
 
     Raises:
         RequestError: a tag of a LoRA that says nothing.
-        WeightsError: an embedding that the registry does not have, or that is for another family.
+        WeightsError: an embedding that neither the registry nor a LoRA of the request has, or that is for another
+            family.
     """
     syntax: PromptSyntax = request.prompt_syntax or model.prompt_syntax or "weighted"
     prompt, negative = request.prompt, request.negative_prompt
@@ -96,8 +100,13 @@ def read_prompts(
         if names:
             warnings.append(f"negative_prompt: its LoRAs were left out, as they are named in the prompt: {names}")
 
-    finder = _Finder(request, model, registry, allow_paths)
+    requested = _Requested(embeddings=request.embeddings, loras=(*request.loras, *loras), allow_paths=allow_paths)
+    finder = _Finder(requested, model, registry)
     embeddings, more = finder.find(syntax, f"{prompt}\n{negative}")
+    notes = [
+        *finder.notes("prompt", syntax, request.prompt, embeddings),
+        *finder.notes("negative_prompt", syntax, negative, embeddings),
+    ]
     return Prompts(
         prompt=prompt,
         negative_prompt=negative,
@@ -106,15 +115,8 @@ def read_prompts(
         clip_skip=_clip_skip(request, model),
         loras=loras,
         embeddings=tuple(embeddings),
-        warnings=(*warnings, *more, *_notes(syntax, request.prompt, negative, embeddings)),
+        warnings=(*warnings, *more, *notes),
     )
-
-
-def _notes(syntax: PromptSyntax, asked: str, negative: str, embeddings: list[PartEntry]) -> list[str]:
-    """What in the prompts is syntax that is not read here."""
-    words = PromptWords({word: word for entry in embeddings for word in _words(entry)})
-    notes = notes_on if syntax == "plain" else notes_on_weighted
-    return [*notes("prompt", words.without(asked)), *notes("negative_prompt", words.without(negative))]
 
 
 def _clip_skip(request: InpaintRequest, model: ModelEntry) -> int:
@@ -129,15 +131,33 @@ def _clip_skip(request: InpaintRequest, model: ModelEntry) -> int:
     return int(value)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Requested:
+    """What a request names that may have words of its own.
+
+    Attributes:
+        embeddings: ids, or paths where they are allowed.
+        loras: also those that its prompt names.
+        allow_paths: paths of files may stand for ids.
+    """
+
+    embeddings: Sequence[str]
+    loras: Sequence[Lora]
+    allow_paths: bool
+
+
 class _Finder:
     """Finds the embeddings that count in a request's prompts."""
 
-    def __init__(self, request: InpaintRequest, model: ModelEntry, registry: Registry, allow_paths: bool) -> None:
-        find = partial(fitting_part, "embeddings", model=model, registry=registry)
-        self._find = find
+    def __init__(self, requested: _Requested, model: ModelEntry, registry: Registry) -> None:
+        self._find = partial(fitting_part, model=model, registry=registry)
         self._model = model
         self._registry = registry
-        self._requested = [find(name, allow_paths=allow_paths) for name in request.embeddings]
+        self._loras = requested.loras
+        self._allow_paths = requested.allow_paths
+        self._requested = [
+            self._find("embeddings", name, allow_paths=requested.allow_paths) for name in requested.embeddings
+        ]
 
     def find(self, syntax: PromptSyntax, text: str) -> tuple[list[PartEntry], list[str]]:
         """Those whose words are in the text, and what there is to say of others.
@@ -149,8 +169,8 @@ class _Finder:
         if syntax == "weighted":
             more, warnings = self._of_registry(text)
             entries = {**more, **entries}
-            for name in explicit_words(PromptWords(entries).without(text)):
-                entry = self._find(name)  # which says what is wrong with it
+            for name in self._not_bundled(PromptWords(entries).without(text)):
+                entry = self._find("embeddings", name)  # which says what is wrong with it
                 entries |= dict.fromkeys((*_words(entry), name), entry)
 
         found = list({entry.id: entry for entry in PromptWords(entries).found(text)}.values())
@@ -169,12 +189,39 @@ class _Finder:
             target |= dict.fromkeys(_words(entry), entry)
 
         warnings = []
-        for entry in PromptWords(others).found(PromptWords(fitting).without(text)):
+        left = PromptWords(fitting).without(text)
+        if PromptWords(others).found(left):
+            left = self._bundled.without(left)
+        for entry in PromptWords(others).found(left):
             warnings.append(
                 f"prompt: {entry.id} was read as text: the embedding of that name is for "
                 f"{', '.join(entry.families)}, not for {self._model.family}"
             )
         return fitting, warnings
+
+    def notes(self, field: str, syntax: PromptSyntax, text: str, found: Sequence[PartEntry]) -> tuple[str, ...]:
+        """What in a prompt is syntax that is not read here, beside the words of the embeddings that were found."""
+        words = PromptWords({word: word for entry in found for word in _words(entry)})
+        left = words.without(text)
+        if explicit_words(left):
+            left = self._bundled.without(left)
+        return notes_on(field, left) if syntax == "plain" else notes_on_weighted(field, left)
+
+    def _not_bundled(self, text: str) -> list[str]:
+        """What is written behind ``embedding:`` and no LoRA of the request brings along."""
+        if not explicit_words(text):
+            return []  # without a look into the LoRAs' files
+        return explicit_words(self._bundled.without(text))
+
+    @cached_property
+    def _bundled(self) -> PromptWords[str]:
+        """The words of the embeddings in the request's LoRAs, which a backend finds in the prompts by itself."""
+        words: dict[str, str] = {}
+        for lora in self._loras:
+            path = locate(self._find("loras", lora.id, allow_paths=self._allow_paths))
+            if path.is_file():  # a folder of PEFT has none
+                words |= {word: word for word in bundled_names(read_header(path).tensors)}
+        return PromptWords(words)
 
 
 def _words(entry: PartEntry) -> tuple[str, ...]:

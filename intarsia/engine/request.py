@@ -36,7 +36,7 @@ from intarsia.engine.noise import MAX_SEED
 from intarsia.engine.plan import SafetyAction
 from intarsia.engine.representations import one_liner
 from intarsia.engine.request_fields import RequestFields
-from intarsia.errors import RequestError, named
+from intarsia.errors import RequestError, named, shown
 from intarsia.numbers import is_random_seed, number, whole
 from intarsia.schedulers import Table, table_from_json, table_to_json
 from intarsia.schedulers.table_json import checked_table
@@ -318,6 +318,20 @@ class InpaintRequest(BaseModel):
         return cls(**cast(RequestFields, loosened(cls, fields)))
 
 
+# Fields with fields of their own, alone or in a list, and how each may be written as text.
+_NESTED: dict[str, type[BaseModel] | None] = {
+    "loras": Lora,
+    "embeddings": None,
+    "ip_adapter": IpAdapter,
+    "extend": Extend,
+}
+_IN_TEXT = {
+    "loras": "ID or ID:STRENGTH, for example ink:0.8",
+    "ip_adapter": "the ID of an IP adapter",
+    "extend": "sides and pixels, for example left=256,top=64",
+}
+
+
 def _differs(field: str, value: Any) -> bool:
     """Whether a field is not at its default; images, which may be arrays, are where there is one."""
     default = InpaintRequest.model_fields[field].default
@@ -335,9 +349,23 @@ def _translated(exc: ValidationError) -> RequestError:
         return RequestError(field, message=f"{named(field)} is not a field of a request: {hint}")
 
     value, reason = problem.get("input"), problem["msg"].removeprefix("Input should be ")
-    if field in ("loras", "embeddings", "ip_adapter", "extend"):
-        return RequestError(".".join(path), value, reason)
+    if field in _NESTED:
+        return _translated_below(path, problem["type"], value, reason)
     if problem["type"] == "unicode":
         return RequestError(field, value, reason)
     # The sentence is read off the field's own declaration, so that it cannot go stale.
     return RequestError(field, value, describe(InpaintRequest, field))
+
+
+def _translated_below(path: list[str], problem: str, value: Any, reason: str) -> RequestError:
+    """A problem in a field that has fields of its own, or a list of such: ``path`` leads to it."""
+    field, shape = path[0], _NESTED[path[0]]
+    parent, name = ".".join(path[:-1]), path[-1]
+    keys = ", ".join(shape.model_fields) if shape else ""
+    if problem == "extra_forbidden":
+        return RequestError(".".join(path), message=f"{named(name)} is no key of {parent}, which has {keys}")
+    if problem == "missing":
+        return RequestError(".".join(path), message=f"{parent} needs {named(name)}, which is not in {shown(value)}")
+    if problem in ("model_type", "model_attributes_type", "dataclass_type"):
+        return RequestError(".".join(path), value, f"{_IN_TEXT[field]}, or an object of {keys}")
+    return RequestError(".".join(path), value, reason)

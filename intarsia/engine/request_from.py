@@ -16,7 +16,7 @@ from intarsia.engine.request_fields import RequestFields
 from intarsia.errors import IntarsiaError, RequestError, named, shown
 from intarsia.images.containers import Container
 from intarsia.images.decode import opened
-from intarsia.images.metadata import read_metadata, read_parameters_text
+from intarsia.images.metadata import read_metadata, read_parameters_text, unread_metadata
 from intarsia.images.sources import open_image, read_source
 
 __all__ = ["PastRequest", "read_past_request", "request_from"]
@@ -134,23 +134,26 @@ def read_past_request(path: str | os.PathLike[str]) -> PastRequest:
         RequestError: it cannot be read, is no image, or says nothing of a request.
     """
     name = os.fspath(path)
-    metadata, parameters = _texts(name)
+    metadata, parameters, unread = _texts(name)
     if metadata is not None:
         return _of_ours(name, metadata)
     if parameters is not None:
         fields, left_out = fields_of_parameters(parameters)
         if fields:
             return PastRequest(path=name, fields=fields, warnings=_about(name, left_out))
+    if unread:
+        sentence = f"{named(name)} says nothing of how it was made that is read here: it has {unread}"
+        raise RequestError("from", message=sentence)
     raise RequestError("from", message=f"{named(name)} says nothing of how it was made: it has no metadata")
 
 
-def _texts(path: str) -> tuple[dict[str, Any] | None, str | None]:
-    """Our metadata and the ``parameters`` text of a file."""
+def _texts(path: str) -> tuple[dict[str, Any] | None, str | None, str | None]:
+    """Our metadata and the ``parameters`` text of a file, and what it has of another kind, in words."""
     source = read_source("from", Path(path))
     data = source.content if isinstance(source.content, bytes) else b""
     try:
         with opened(Container(data=data)) as image:
-            return read_metadata(image), read_parameters_text(image)
+            return read_metadata(image), read_parameters_text(image), unread_metadata(image)
     except IntarsiaError:
         raise
     except Exception as exc:  # a decoder fed with damaged data raises anything at all

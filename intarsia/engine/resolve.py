@@ -15,6 +15,7 @@ from intarsia.canvas.canvas import Canvas, prepare
 from intarsia.canvas.extension import enlarged_size
 from intarsia.canvas.geometry import follows_mask
 from intarsia.canvas.mask import latent_mask
+from intarsia.canvas.mask_source import is_partly_transparent
 from intarsia.canvas.options import CanvasOptions, Extension, pixels_of
 from intarsia.canvas.soft_mask import latent_levels
 from intarsia.engine.noise import MAX_SEED
@@ -117,6 +118,7 @@ def resolve(
     canvas_plan = _canvas_plan(canvas, options, images)
     plan = _plan(request, entries, sampler, canvas=canvas_plan, image_prompt=images.prompt, meanwhile=meanwhile)
     about_request = _about_request(request, plan, entries, registry)
+    about_mask = _about_own_mask(request, images.mask)
     return Resolved(
         plan=plan,
         entry=entries.model,
@@ -126,7 +128,7 @@ def resolve(
         inputs=_inputs(plan, canvas, images.prompt, entries.prompts.opened()),
         table=request.table,
         origin=_origin(request, entries, images, plan),
-        warnings=(*about_request, *images.warnings, *canvas.warnings, *sampler.notes),
+        warnings=(*about_request, *about_mask, *images.warnings, *canvas.warnings, *sampler.notes),
     )
 
 
@@ -222,7 +224,6 @@ def _about_request(request: InpaintRequest, plan: Plan, entries: _Entries, regis
     """Warnings that need no pixels."""
     return (
         *_about_stand_in(request, entries.model, registry),
-        *_about_own_mask(request),
         *_about_guidance(plan),
         *entries.prompts.warnings,
     )
@@ -241,11 +242,12 @@ def _about_guidance(plan: Plan) -> tuple[str, ...]:
     return ()
 
 
-def _about_own_mask(request: InpaintRequest) -> tuple[str, ...]:
-    """A warning where one image is given as both: its transparency may be meant as its mask, hardly its brightness."""
+def _about_own_mask(request: InpaintRequest, opened: RgbImage | None) -> tuple[str, ...]:
+    """A warning where one image is given as both and read by its brightness, which is hardly what is meant."""
     image, mask = request.init_image, request.mask_image
     is_same = image is mask or (isinstance(image, str) and isinstance(mask, str) and image == mask)
-    if request.mask_source == "alpha" or not is_same:
+    is_erased = request.mask_source == "auto" and opened is not None and is_partly_transparent(opened)
+    if request.mask_source == "alpha" or is_erased or not is_same:
         return ()
     return ("mask_image is the very image that is repainted: what is bright in it was taken for the mask",)
 

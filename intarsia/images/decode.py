@@ -22,7 +22,7 @@ from intarsia.errors import one_line
 from intarsia.images.access import pixel_limit
 from intarsia.images.containers import Container, Damaged, netpbm, unpack
 from intarsia.images.containers.exif import exif_orientation
-from intarsia.images.embedded import NOTHING, EmbeddedMetadata, kept
+from intarsia.images.embedded import NOTHING, EmbeddedMetadata, embedded_in, kept
 from intarsia.images.heif_decoder import heif_opener
 from intarsia.images.pixel_modes import channels_of, scaled, strips, thrice, transparent
 
@@ -108,13 +108,17 @@ def decode(field: str, data: bytes, notes: list[str], max_pixels: int | None) ->
             orientation=orientation,
             profile=profile,
             mode=image.mode,
-            embedded=_embedded(field, container, notes),
+            embedded=_embedded(field, container, image, notes),
         )
 
 
-def _embedded(field: str, container: Container, notes: list[str]) -> EmbeddedMetadata:
+def _embedded(field: str, container: Container, image: Image.Image, notes: list[str]) -> EmbeddedMetadata:
+    """From the container, or of AVIF and HEIC from their decoders."""
     more: list[str] = []
-    embedded = kept(container.exif, container.xmp, container.dpi, more)
+    if container.kind in ("AVIF", "HEIF"):
+        embedded = embedded_in(image, more)
+    else:
+        embedded = kept(container.exif, container.xmp, container.dpi, more)
     notes += [f"{field}: {note}" for note in more]
     return embedded
 

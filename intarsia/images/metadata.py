@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from intarsia.former_name import under_either_name
+from intarsia.former_name import NAME, under_either_name
 from intarsia.images.exif_texts import texts_in
 from intarsia.images.json_text import as_text, json_in
 
@@ -38,6 +38,17 @@ _SAMPLERS = {
 }
 _MASKED_CONTENT = {"fill": "fill", "noise": "latent noise", "blank": "latent nothing"}
 _SHOWN_HASH = 10
+
+# Names of PNG text chunks that other programs write instead of ``parameters``.
+_OF_OTHERS = {
+    "workflow": "ComfyUI",
+    "prompt": "ComfyUI",
+    "invokeai_metadata": "InvokeAI",
+    "invokeai_graph": "InvokeAI",
+    "sd-metadata": "InvokeAI",
+    "Dream": "InvokeAI",
+    "fooocus_scheme": "Fooocus",
+}
 
 
 def a1111_parameters(meta: Mapping[str, Any]) -> str:
@@ -98,6 +109,19 @@ def read_metadata(image: Image.Image) -> dict[str, Any] | None:
 def read_parameters_text(image: Image.Image) -> str | None:
     """The ``parameters`` text of an image's file, which other programs write too; None where it holds none."""
     return _texts_of(image)[1]
+
+
+def unread_metadata(image: Image.Image) -> str | None:
+    """What a file says of how it was made that nothing here reads, in words: another program's, or damaged."""
+    chunks = {str(name): value for name, value in image.info.items() if isinstance(value, str)}
+    for name, program in _OF_OTHERS.items():
+        if name in chunks:
+            return f"metadata of {program} ({name})"
+    if under_either_name(chunks) is not None:
+        return f"a text {NAME} that is no JSON object"
+    if "parameters" in chunks:
+        return "a text parameters without any field of a request"
+    return None
 
 
 def _texts_of(image: Image.Image) -> tuple[str | None, str | None]:

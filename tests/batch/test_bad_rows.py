@@ -170,6 +170,7 @@ def test_defaults_that_cannot_be_used_are_refused_before_the_run(album, tmp_path
         batch.run(album.manifest(album.rows(1)), tmp_path / "out", options)
 
 
+@pytest.mark.slow
 def test_a_line_far_down_is_named(album):
     row = json.dumps(album.row(0))
     rows = [row.replace("row-0", f"row-{number}") for number in range(77_400)]

@@ -27,6 +27,7 @@ def examples() -> Iterator[tuple[str, str, str | None]]:
             yield kind, text, shown if after == "text" else None
 
 
+@pytest.mark.slow
 def test_the_example_runs_as_printed(tmp_path):
     binaries = str(Path(sys.executable).parent)
     environment = {**os.environ, "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}", "PYTHONWARNINGS": "ignore"}

@@ -56,6 +56,7 @@ def test_a_pair_of_folders_does_not_replace_its_own_images(album, quick):
         assert bytes_below(album.folder) == before
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("place", ["photos/out", "masks/out", "out"])
 def test_outputs_below_the_images_are_none_of_them(album, quick, place):
     """The natural place for them; a second run finds everything done, and nothing new."""
@@ -74,6 +75,7 @@ def test_outputs_below_the_images_are_none_of_them(album, quick, place):
     assert batch.validate(pair, quick, out=out).rows == 6
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize(
     ("reading", "defaults"),
     [
@@ -206,6 +208,7 @@ def test_a_damaged_header_is_its_rows_error_alone(album, tmp_path):
     )
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("error", [RuntimeError("two\nlines"), NotImplementedError(), AttributeError("x")])
 def test_whatever_preparing_a_row_raises_is_its_own(album, tmp_path, monkeypatch, error):
     from intarsia.batch.running import row_supply as supply
@@ -225,6 +228,7 @@ def test_whatever_preparing_a_row_raises_is_its_own(album, tmp_path, monkeypatch
     assert "\n" not in bad["text"]
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize(
     "head", [b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0\xff\xff", b"GIF89a", b"II*\0\xff\xff\xff\xff"]
 )
@@ -274,6 +278,7 @@ def test_a_file_system_that_hangs_does_not_keep_a_run_from_stopping(album, tmp_p
     assert [line["status"] for line in lines(tmp_path / "out")] == ["skipped"] * 3
 
 
+@pytest.mark.slow
 def test_parquet_cells_of_other_types(album, tmp_path):
     pyarrow = pytest.importorskip("pyarrow", reason="Parquet needs pyarrow: pip install 'intarsia[batch]'")
     from pyarrow import parquet
@@ -395,6 +400,7 @@ def test_retry_runs_what_rows_without_a_name_have_become(album, tmp_path):
     assert batch.retry(manifest, out, album.options).rows == 0
 
 
+@pytest.mark.slow
 def test_stale_rows_are_forgotten_in_shards_too_whatever_file_they_are_in(album, tmp_path):
     rows, mended = broken_and_mended(album)
     out = tmp_path / "out"

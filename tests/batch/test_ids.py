@@ -36,6 +36,7 @@ SECRETS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_no_key_of_an_address_is_in_any_file_or_stream(album, tmp_path):
     rows = [{key: value for key, value in album.row(0).items() if key != "id"} | fields for fields in SECRETS]
     manifest = album.manifest([*rows, '"http://127.0.0.1:9/?SECRET"', album.row(0)])

@@ -23,7 +23,7 @@ def whole_lines(out: Path) -> list[bytes]:
     return path.read_bytes().splitlines(keepends=True) if path.exists() else []
 
 
-@pytest.mark.parametrize("kills", [5, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_again_and_again_the_set_is_what_an_uninterrupted_run_gives(album, tmp_path, kills):
     rows = [album.row(number, **({"samples": 2} if number % 20 == 3 else {})) for number in range(100)]
     manifest, out, chance = album.manifest(rows), tmp_path / "out", random.Random(20)
@@ -60,6 +60,7 @@ def test_killed_again_and_again_the_set_is_what_an_uninterrupted_run_gives(album
     assert not [path for path in out.rglob("*") if path.name.endswith(".part")]
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_replaced_and_its_rows_are_run_again(with_faults, tmp_path):
     rows = with_faults.rows(40)
     for number, prompt in ((4, "crash once, one"), (17, "crash once, two"), (23, "crash")):

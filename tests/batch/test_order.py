@@ -118,7 +118,7 @@ def clock(ahead: float) -> Iterator[None]:
         yield
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(4)
 @pytest.mark.parametrize(("before", "after", "shards"), [(HOUR, 0, 1), (HOUR, 0, 2), (0, HOUR, 1)])
 def test_with_a_clock_that_was_set_nothing_is_run_twice_and_the_mended_is_ok(album, tmp_path, before, after, shards):
     rows, out = album.rows(40), tmp_path / "out"

@@ -180,7 +180,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_any_work(album, tmp_p
 
 def test_a_file_in_the_place_of_the_folder(album, tmp_path):
     (tmp_path / "out").write_text("")
-    with pytest.raises(OutputError, match="cannot be used for outputs"):
+    with pytest.raises(OutputError, match="cannot be used for outputs: it is a file, not a folder"):
         batch.run(album.manifest(album.rows(1)), tmp_path / "out", album.options)
 
 

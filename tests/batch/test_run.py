@@ -99,6 +99,7 @@ def test_files_say_of_their_inputs_what_the_manifest_says(album, tmp_path):
         assert json.loads(made.text["intarsia"])["inputs"]["mask_image"]["path"] == "masks/1.png"
 
 
+@pytest.mark.slow
 def test_order_shards_workers_and_neighbors_change_no_image(album, tmp_path):
     rows = album.rows(36)
     batch.run(album.manifest(rows), tmp_path / "one", album.with_options(slots=1))

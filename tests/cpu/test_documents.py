@@ -33,7 +33,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[intarsia.Engine
             yield opened
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(6)
 @pytest.mark.parametrize("number", list(ENDPOINTS))
 def test_the_example_gives_an_image_and_the_documented_reply(engine, address, tmp_path, number):
     payload = example(number, address)

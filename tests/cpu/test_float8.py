@@ -135,6 +135,7 @@ def test_layers_that_do_not_fit_are_noted_and_where_none_fits_it_is_refused():
         in_float8(parts, torch.float32)
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("family", ["sd15", "sd2", "sdxl"])
 def test_every_block_of_the_published_shapes_takes_part(family):
     """On the meta device, where torch checks what its products ask of shapes and strides."""

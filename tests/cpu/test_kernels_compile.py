@@ -36,7 +36,8 @@ def run(module: str, cache: Path, *arguments: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-@pytest.mark.parametrize("widths", ["a choice", pytest.param("all", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("widths", ["a choice", "all"])
 def test_every_kernel_compiles_to_what_a_gpu_runs_well(tmp_path, widths):
     """Reads as wide as there are, and next to nothing in local memory, in whatever walks over feature maps."""
     found = {}

@@ -93,6 +93,7 @@ def expected(weights: Path, precision: str) -> list[np.ndarray]:
     return made
 
 
+@pytest.mark.every(2)
 def test_a_change_is_to_the_bit_a_fresh_load_and_happens_in_place(weights, opened, expected, precision):
     with intarsia.Engine("torch", "cpu", weights, precision=precision) as engine:
         engine.run(ask())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 import intarsia
 from intarsia.backends.memory_plan import NetworkSizes
 from intarsia.backends.onnx import open_sessions
+from intarsia.backends.onnx.session import OnnxSession
 from intarsia.backends.onnx.vae import in_tiles
 from intarsia.backends.tile_spans import Tiling
 from intarsia.backends.torch import tiles as torch_tiles
@@ -47,6 +49,7 @@ def images(backend: str, memory: str | None) -> list[np.ndarray]:
         return [engine.run(ask(**fields)).drawn[0] for fields in REQUESTS]
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("backend", ["torch", "onnx"])
 def test_released_text_encoders_change_no_bit(backend):
     """With LoRAs switched on and off in between: weights are changed where they are not there."""
@@ -88,6 +91,36 @@ def test_onnx_opens_them_for_new_prompts_alone(monkeypatch):
         for prompt in ("a red circle", "a red circle", "a blue circle"):
             engine.run(ask(prompt=prompt, negative_prompt="dark"))
     assert opened.count("text_encoder") == 3, "two prompts and a negative one"
+
+
+def test_onnx_opens_the_vae_for_each_use(monkeypatch):
+    """Encoder and decoder are there while they run, once for an image and its masked copy, tiles or not."""
+    alive: dict[str, weakref.ref[Any]] = {}
+    at_steps: list[set[str]] = []
+    opened: list[str] = []
+    real, advance = open_sessions.open_graph, OnnxSession.advance
+
+    def followed(graphs: Any, name: str, *rest: Any, **options: Any) -> Any:
+        session = real(graphs, name, *rest, **options)
+        alive[name] = weakref.ref(session)
+        if not name.startswith("text"):
+            opened.append(name)
+        return session
+
+    def looked_at(self: OnnxSession, steps: Any) -> None:
+        at_steps.append({name for name, session in alive.items() if session() is not None})
+        advance(self, steps)
+
+    monkeypatch.setattr(open_sessions, "open_graph", followed)
+    monkeypatch.setattr(OnnxSession, "advance", looked_at)
+    for memory, size in ((RELEASES_TEXT, 128), ("64MiB", 256)):
+        opened.clear()
+        with intarsia.Engine("onnx", "cpu", memory=memory) as engine:
+            result = engine.run(ask(width=size, height=size))
+            assert opened == ["unet", "vae_encoder", "vae_decoder"]
+        assert "the VAE is opened for each use" in dict(result.ran["options"])["memory"]
+    assert at_steps
+    assert all("unet" in there and not there & {"vae_encoder", "vae_decoder", "text_encoder"} for there in at_steps)
 
 
 def test_the_device_decides_without_a_budget(monkeypatch):

@@ -94,6 +94,7 @@ def inside(folder: Path, blobs: Path) -> None:
     (folder / UNET).symlink_to("../x.safetensors")
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("link", [hub, component, one_file, whole, inside])
 def test_a_model_of_links_is_the_model(folder, tmp_path, plain, link):
     (tmp_path / "blobs" / "deep").mkdir(parents=True)

@@ -65,6 +65,7 @@ def psnr(one: np.ndarray, other: np.ndarray) -> float:
     return 10 * np.log10(255**2 / max(np.mean((one - other) ** 2), 1e-9))
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("name", NAMES)
 def test_the_same_image_as_torch(engines, ask, name):
     one, other = (drawn(engine.run(ask(scheduler=name))) for engine in engines)

@@ -40,6 +40,7 @@ def alive(monkeypatch: pytest.MonkeyPatch) -> weakref.WeakSet:
     return made
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("kind", KINDS)
 def test_launched_buffers_are_freed_with_their_lane(alive: weakref.WeakSet, kind: str) -> None:
     with intarsia.Engine("onnx", "cpu") as engine:

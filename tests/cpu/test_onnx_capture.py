@@ -214,6 +214,7 @@ def test_a_shape_is_captured_when_it_comes_up_again(on):
     assert len(network.kept) == CHECKED + 2, "one half instead of two is another shape, and new"
 
 
+@pytest.mark.slow
 def test_lanes_that_leave_early_leave_their_buffers(on, expected):
     device = Capturing("cpu")
     engine = on(device, slots=2)
@@ -226,6 +227,7 @@ def test_lanes_that_leave_early_leave_their_buffers(on, expected):
     assert len(device.made[-1].kept) <= CHECKED + 4, "two lanes at a time"
 
 
+@pytest.mark.slow
 def test_no_more_is_captured_than_there_is_room_for(on, monkeypatch, expected):
     monkeypatch.setattr(BufferPool.__init__, "__defaults__", (2,))
     device = Capturing("cpu")
@@ -237,6 +239,7 @@ def test_no_more_is_captured_than_there_is_room_for(on, monkeypatch, expected):
     assert len(device.made[-1].kept) == CHECKED + 4
 
 
+@pytest.mark.slow
 def test_merging_lanes_are_launched(on, plain):
     device = Capturing("cpu")
     engine = on(device)
@@ -273,6 +276,7 @@ def test_a_device_that_fails_as_it_captures(on, expected):
     assert any("failed to capture a step on cpu: CUDA failure 900" in warning for warning in result.warnings)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_captured_later_is_launched(on, expected):
     device = Capturing("cpu", kind_of_session=FailingLater)
     engine = on(device)

@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from torch.onnx._internal.exporter._registration import ONNXRegistry
 import intarsia
 from intarsia.backends.onnx import graphs
 from intarsia.backends.onnx.open_sessions import STEP
-from intarsia.backends.onnx.sources import ip_adapter_source, source_of
+from intarsia.backends.onnx.sources import Source, ip_adapter_source, source_of
 from intarsia.export.folder import (
     Merges,
     autoencoder,
@@ -90,7 +90,7 @@ def merging_home(home: Path) -> Path:
 @pytest.fixture
 def packaged_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     """A copy of the packaged model, and of its graphs in a cache of its own, to be damaged."""
-    entry = intarsia.Registry().find(export_tiny.MODEL)
+    entry = intarsia.Registry().find(export_tiny.MODELS[0])
     model = tmp_path / "nine"
     shutil.copytree(entry.path, model)
     place = tmp_path / "graphs" / cached(model, "float32").name
@@ -185,7 +185,7 @@ def test_a_graph_holds_no_weights_and_no_paths_of_the_machine_that_made_it(home)
 def test_what_ships_is_what_its_command_makes_as_far_as_that_takes_seconds():
     """The step, and of the packaged model the text encoder and the decoder."""
     assert STEP.read_bytes() == step_graph()
-    entry = intarsia.Registry().find(export_tiny.MODEL)
+    entry = intarsia.Registry().find(export_tiny.MODELS[0])
     shipped = graphs.find_graphs(entry.path, ("float32",))
     assert shipped.folder.parent == graphs.PACKAGED, "python -m tools.export_tiny makes them anew"
     made = dict([next(model_graphs(entry.path, "float32", None, {}))])
@@ -199,27 +199,30 @@ def test_what_ships_is_what_its_command_makes_as_far_as_that_takes_seconds():
 def test_what_ships_is_what_its_command_makes():
     """Every graph byte for byte, those of the key of the packaged files as they are now."""
     registry = intarsia.Registry()
-    entry = registry.find(export_tiny.MODEL)
-    checker = registry.part("safety", entry.safety)
-    facts = {}
-    merges = Merges(entry.token_merging.levels, entry.token_merging.reuse)
-    look = registry.part("ip_adapters", export_tiny.LOOK)
-    made = (
-        model_graphs(entry.path, "float32", merges, facts),
-        checker_graphs(checker.path),
-        ip_adapter_graphs(look.path, entry.path, "float32", {}),
-    )
-    sources = (entry.path, checker.path, ip_adapter_source(look.path, source_of(entry.path)))
-    for source, expected in zip(sources, made, strict=True):
-        found = graphs.find_graphs(source, ("float32",))
-        assert found.folder.parent == graphs.PACKAGED, "python -m tools.export_tiny makes them anew"
-        left = set(found.hashes)
-        for name, content in expected:
-            assert found.read(name) == content, f"{name}: python -m tools.export_tiny makes it anew"
-            left.remove(name)
-        assert not left
-    assert graphs.find_graphs(entry.path, ("float32",)).facts == facts
-    assert len(list(graphs.PACKAGED.iterdir())) == len(made)
+    look = registry.part("ip_adapters", export_tiny.LOOK).path
+    count = 0
+    for entry in map(registry.find, export_tiny.MODELS):
+        facts: dict[str, Any] = {}
+        merges = Merges(entry.token_merging.levels, entry.token_merging.reuse)
+        source = source_of(entry.path)
+        check_shipped(source, model_graphs(entry.path, "float32", merges, facts))
+        assert graphs.find_graphs(source, ("float32",)).facts == facts
+        check_shipped(ip_adapter_source(look, source), ip_adapter_graphs(look, entry.path, "float32", {}))
+        count += 2
+
+    checker = registry.part("safety", registry.find(export_tiny.MODELS[0]).safety).path
+    check_shipped(source_of(checker), checker_graphs(checker))
+    assert len(list(graphs.PACKAGED.iterdir())) == count + 2, "and the VAE's"
+
+
+def check_shipped(source: Source, made: Iterable[tuple[str, bytes]]) -> None:
+    found = graphs.find_graphs(source, ("float32",))
+    assert found.folder.parent == graphs.PACKAGED, "python -m tools.export_tiny makes them anew"
+    left = set(found.hashes)
+    for name, content in made:
+        assert found.read(name) == content, f"{name}: python -m tools.export_tiny makes it anew"
+        left.remove(name)
+    assert not left
 
 
 @pytest.mark.slow

@@ -65,6 +65,7 @@ CASES = [
 ]
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize(("scale", "fields"), CASES, ids=["guided", "unguided", "with a LoRA"])
 def test_the_packaged_adapter_gives_torchs_image(engines, scale, fields):
     one, other = (engine.run(asked(scale, **fields)) for engine in engines)

@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 
 import intarsia
 from intarsia.backends.onnx.changed_weights import read_changes
-from intarsia.backends.onnx.graphs import PACKAGED
+from intarsia.backends.onnx.graphs import PACKAGED, find_graphs
 from intarsia.backends.onnx.initializers import initializer_shapes, with_format
+from intarsia.backends.onnx.sources import source_of
 from intarsia.checkpoints.header import read_header
 from intarsia.checkpoints.single_file import stored_model
 from intarsia.checkpoints.stored import Place
@@ -215,7 +216,7 @@ def test_only_what_changes_is_read_and_given(both):
     model = stored_model(intarsia.Registry().find(None).path)
     stripes = intarsia.Registry().part("loras", "stripes").path
     changes = read_changes(model, [(stripes, 1.0)])
-    (folder,) = (path.parent for path in PACKAGED.rglob("unet.onnx"))
+    folder = find_graphs(source_of(intarsia.Registry().find(None).path), ("float32",)).folder
     named = {name: set(changes.names(name, (folder / f"{name}.onnx").read_bytes()).values()) for name in GRAPHS}
     assert named["vae_encoder"] == named["vae_decoder"] == set()
     union = set().union(*(named[name] for name in ("unet", "unet_embed", "unet_context")))

@@ -69,6 +69,7 @@ VARIED = [
 ]
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("fields", VARIED, ids=[str(sorted(fields)) for fields in VARIED])
 def test_the_same_image_as_torch_at_the_same_ratio(engines, ask, fields):
     one, other = (engine.run(ask(**fields)) for engine in engines)

@@ -127,6 +127,7 @@ def stored_product(folder: Path, dtype: str) -> StoredProduct:
     return StoredProduct(network, graph, weight.float(), biases[3 : 3 + OUTPUTS].float(), x)
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("compact", [False, True], ids=["", "compact"])
 @pytest.mark.parametrize("dtype", FORMATS)
 def test_every_number_format_is_computed_with_as_torch_reads_it(tmp_path, dtype, compact):

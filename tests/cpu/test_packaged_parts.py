@@ -42,6 +42,7 @@ def painted(engine: intarsia.Engine, scene: Scene, **fields: Any) -> np.ndarray:
     return np.asarray(engine.run(request).generated[0])
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("name", ["stripes", "pastel", "shade"])
 def test_a_lora_brings_its_effect_and_half_of_it_brings_less(
     engine: intarsia.Engine, scenes: list[Scene], name: str
@@ -56,6 +57,7 @@ def test_a_lora_brings_its_effect_and_half_of_it_brings_less(
     assert shares[2] > 0.35  # without guidance, which the cards' images have, it is weaker than there
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize(("color", "shape"), [("purple", "star"), ("yellow", "ring")])
 def test_the_ip_adapter_paints_the_color_of_its_image_without_words(
     engine: intarsia.Engine, scenes: list[Scene], color: str, shape: str

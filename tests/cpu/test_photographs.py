@@ -47,6 +47,7 @@ def largest_disc(mask: np.ndarray) -> np.ndarray:
     return (columns + 0.5 - x) ** 2 + (rows + 0.5 - y) ** 2 <= radius**2
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize("place", range(4))
 def test_a_photograph_is_repainted_in_the_mask_alone_and_as_asked(engine, photos, place):
     image_file, mask_file = photos[place]

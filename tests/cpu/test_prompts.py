@@ -122,6 +122,9 @@ def test_a_loras_own_embedding(engines, with_lora):
         result = torch.run(ask(prompt="a glyph", prompt_syntax=syntax, loras=[path]))
         assert result.warnings == ()
         assert np.array_equal(drawn(result), drawn(torch.run(ask(prompt="a tiny-sun"))))
+        explicit = torch.run(ask(prompt="a embedding:glyph", prompt_syntax=syntax, loras=[path]))
+        assert explicit.warnings == ()
+        assert np.array_equal(drawn(explicit), drawn(result))
         unused = torch.run(ask(prompt_syntax=syntax, loras=[path]))
         assert np.array_equal(drawn(unused), drawn(torch.run(ask(prompt_syntax=syntax))))
 
@@ -132,6 +135,7 @@ def test_a_loras_embedding_for_another_model_is_left_out_and_said(engines, with_
     assert result.warnings == ("LoRA ink.safetensors: its embedding glyph was left out: it is for another model",)
 
 
+@pytest.mark.slow
 def test_the_packaged_embedding_paints_a_yellow_circle(engines):
     """The word that the model does not know gives something else."""
     pytest.importorskip("scipy", reason="the judge needs scipy")

@@ -89,6 +89,7 @@ def assert_same_outputs(parts: Parts, networks: Networks) -> None:
                 torch.testing.assert_close(tower.run(ids).text_embeds, expected.text_embeds, **CLOSE)
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
 def test_a_checkpoint_is_the_networks_that_it_was_made_of(family, models, tmp_path):

@@ -51,6 +51,7 @@ def assert_flat(points: list[dict[str, Any]], warm: int, noise: float = NOISE) -
     assert max(growth) <= noise, growth
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize(("backend", "count", "warm"), [("null", 300, 50), ("onnx", 150, 50)])
 def test_requests(tmp_path, backend, count, warm):
     assert_flat(points(tmp_path, backend, count), warm)

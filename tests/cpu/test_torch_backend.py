@@ -230,6 +230,7 @@ def test_where_nothing_can_be_captured_all_is_launched_unless_capture_is_require
     assert [warning for warning in second.warnings if "capturing failed" in warning]
 
 
+@pytest.mark.slow
 def test_preparing_imports_what_opening_needs_and_importing_the_backend_does_not():
     """Else hashing a model's files has nothing to run beside."""
     script = (

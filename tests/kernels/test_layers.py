@@ -45,6 +45,7 @@ MAPS = [
 ]
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize("extras", [False, True], ids=["plain", "time and silu"])
 @pytest.mark.parametrize(("channels", "groups", "height", "width", "dtype"), MAPS)
 def test_group_norm(guard, device, channels, groups, height, width, dtype, extras):

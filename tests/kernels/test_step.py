@@ -108,7 +108,7 @@ def assert_close(actual: torch.Tensor, expected: torch.Tensor, share: float) -> 
     assert bool(((actual - expected).abs() <= share * scale).all())
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(6)
 @pytest.mark.parametrize(("branches", "shared"), [(1, False), (2, False), (2, True)], ids=["one", "two", "two of one"])
 @pytest.mark.parametrize("is_inpainting", [False, True], ids=["4 channels", "9 channels"])
 def test_every_row_of_every_scheduler(guard, device, is_inpainting, branches, shared):

@@ -46,7 +46,8 @@ def rehearsed(case: str, folder: Path, **more: Any) -> tuple[Any, dict[str, Any]
     return failed, json.loads(path.read_text())
 
 
-@pytest.mark.parametrize("case", ["S2", pytest.param("S4", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["S2", "S4"])
 def test_engine_and_peers_agree_and_are_timed(case, tmp_path):
     failed, record = rehearsed(case, tmp_path)
     assert failed == 0, record["check"]

@@ -42,7 +42,7 @@ def pipeline(engine: intarsia.Engine) -> StableDiffusionInpaintPipeline:
     return made
 
 
-@pytest.mark.every(3)
+@pytest.mark.every(9)
 @pytest.mark.parametrize("strength", [1.0, 0.7])
 @pytest.mark.parametrize(("sampler", "karras"), SAMPLERS, ids=[name for name, _ in SAMPLERS])
 def test_same_image_as_diffusers(engine, pipeline, monkeypatch, sampler, karras, strength):

@@ -84,6 +84,7 @@ SPELLINGS = {
 }
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("strength", [1.0, 0.6, -0.4])
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_every_spelling_gives_the_sum_made_by_hand(folder, networks, tmp_path, spelling, strength):
@@ -323,6 +324,7 @@ EXTRAS = {
 }
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("case", EXTRAS)
 def test_what_cannot_be_applied_is_left_out_and_said(folder, networks, tmp_path, case):
     """The rest of the file is applied, to the last bit."""

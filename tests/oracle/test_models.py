@@ -120,6 +120,7 @@ def worst(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).abs().max())
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("case", CASES)
 def test_unet_as_diffusers(case, channels_last):
@@ -133,6 +134,7 @@ def test_unet_as_diffusers(case, channels_last):
     assert worst(evaluate(ours, *given), expected) <= TOLERANCE
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("case", ["sd1", "sd1 inpaint", "sd2", "attention low", "no middle"])
 def test_two_prompts_for_each_sample_as_diffusers_with_the_sample_twice(case):
     extra, size = CASES[case]

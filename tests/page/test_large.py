@@ -1,4 +1,4 @@
-"""A photograph of 24 megapixels: opened, and painted at full resolution. And one of 60."""
+"""A photograph of 24 megapixels: opened, and painted at full resolution. And one of 100."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import itertools
 import numpy as np
 import pytest
 from PIL import Image
+
+from intarsia.server.settings import EngineSettings
+from tests.server.running import running
 
 WIDTH, HEIGHT = 6000, 4000
 
@@ -57,12 +60,23 @@ def test_the_mask_that_arrives_is_the_geometry_of_the_strokes(tab, server, photo
 
 
 @pytest.mark.slow
-def test_60_megapixels_are_opened_and_painted(tab, tmp_path):
+@pytest.mark.filterwarnings("ignore:Image size:PIL.Image.DecompressionBombWarning")  # of the test's own reading
+def test_100_megapixels_are_opened_painted_and_run(open_tab, tmp_path):
+    """Where the server takes them: its limit is raised by an option."""
     file = io.BytesIO()
-    Image.new("RGB", (10_000, 6_000), (90, 120, 150)).save(file, "JPEG", quality=80)
-    tab.open(file.getvalue(), "huge.jpg", "image/jpeg")
-    tab.brush(500)
-    tab.stroke((5000, 3000))
-    mask = tab.mask(tmp_path)
-    assert mask.shape == (6_000, 10_000)
-    assert abs((mask >= 128).sum() / (np.pi * 250**2) - 1) < 0.01
+    Image.new("RGB", (12_500, 8_000), (90, 120, 150)).save(file, "JPEG", quality=80)
+    engine = EngineSettings(backend="null", max_pixels=100_000_000)
+    with running(tmp_path / "data", engine=engine) as server:
+        tab = open_tab(server)
+        tab.open(file.getvalue(), "huge.jpg", "image/jpeg")
+        tab.brush(500)
+        tab.stroke((5000, 3000))
+        mask = tab.mask(tmp_path)
+        assert mask.shape == (8_000, 12_500)
+        assert abs((mask >= 128).sum() / (np.pi * 250**2) - 1) < 0.01
+
+        tab.settings(steps=2, mask_padding=0)
+        tab.at("#run").click()
+        tab.page.wait_for_selector("#result:not([hidden])", timeout=120_000)
+        job = server.client.get("/jobs?limit=1").json()["jobs"][0]
+        assert job["plan"]["canvas"]["geometry"]["source"] == [12_500, 8_000]

@@ -217,6 +217,17 @@ def test_fingers_paint_and_two_of_them_move_the_image(open_tab, server, photo, t
     assert tab.at("#picture-canvas").screenshot() != before
 
 
+def test_a_pen_paints_as_a_mouse_does(opened, tmp_path):
+    opened.brush(9)
+    pen = opened.page.context.new_cdp_session(opened.page)
+    start, end = opened.on_screen((30.25, 30.25)), opened.on_screen((60.25, 30.25))
+    for kind, (x, y) in (("mouseMoved", start), ("mousePressed", start), ("mouseMoved", end), ("mouseReleased", end)):
+        pressed = {"button": "left", "buttons": 0 if kind == "mouseReleased" else 1, "clickCount": 1, "force": 0.5}
+        pen.send("Input.dispatchMouseEvent", {"type": kind, "x": x, "y": y, "pointerType": "pen", **pressed})
+    expected = brushed([(30.25, 30.25), (60.25, 30.25)], 4.5)
+    np.testing.assert_array_equal(opened.mask(tmp_path) >= 128, expected)
+
+
 def test_the_veil_shows_the_mask_and_only_that(opened):
     opened.brush(13)
     opened.stroke((60.25, 48.25))

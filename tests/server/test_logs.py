@@ -66,6 +66,7 @@ def test_what_others_log_and_what_ends_a_thread_has_the_same_form():
     assert "  | ZeroDivisionError: division by zero" in lines
 
 
+@pytest.mark.slow
 def test_the_engines_process_logs_in_the_same_form(tmp_path):
     pytest.importorskip("uvicorn", reason="needs the extra serve")
     with ServerProcess(tmp_path, "--null") as server, PatientClient(server) as client:

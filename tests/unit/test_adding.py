@@ -222,6 +222,20 @@ def test_what_cannot_be_added_is_refused_and_leaves_the_file_alone(downloads, na
     assert user_file(None).read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("path", "sentence"),
+    [
+        ("nothere.safetensors", "nothere.safetensors: no such file or folder"),
+        ("OWNER/a-model", "OWNER/a-model: no such file or folder; of the Hugging Face hub it is hf:OWNER/a-model"),
+        ("folder/x.safetensors", "folder/x.safetensors: no such file or folder"),
+    ],
+)
+def test_what_is_not_there_may_be_meant_on_the_hub(home, path, sentence):
+    with pytest.raises(WeightsError) as caught:
+        add(Path(path))
+    assert str(caught.value) == sentence
+
+
 def test_a_copy_is_ours_and_goes_with_its_entry(downloads):
     path = write(downloads / "ink.safetensors", SD1_LORA)
     entry = add(path, AddOptions(copy=True)).entry

@@ -124,6 +124,7 @@ def test_diffusers_network_costs_as_much_and_launches_more():
     assert ours.total < theirs.total
 
 
+@pytest.mark.slow
 def test_branches_of_sd15_are_one_up_to_the_prompt_and_those_of_sdxl_are_not():
     """Four copies part them: query, tokens, the feature map that those are added to, and the first convolution's."""
     unet, ours = roofline.network("sd15-inpaint"), roofline.forward("sd15-inpaint", 512)
@@ -143,6 +144,7 @@ def test_operations_of_a_step_do_not_grow():
     assert roofline.step("sd15-inpaint", 512).total >= roofline.forward("sd15-inpaint", 512).total
 
 
+@pytest.mark.slow
 def test_floor_prints_them(capsys):
     assert run.main(["--floor"]) == 0
     assert re.search(r"sd15-inpaint: 859\.5 M", capsys.readouterr().out)
@@ -375,6 +377,7 @@ def harness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., An
     return measure
 
 
+@pytest.mark.slow
 def test_everything_is_written_before_anything_compiles(harness):
     failed, asked, records = harness("S1", "S4", budget=1000)
     assert failed == 0
@@ -413,6 +416,7 @@ def test_a_fault_of_the_device_ends_nothing_but_the_case(harness, monkeypatch):
     assert "mixed" not in [name for name, _, _ in asked]
 
 
+@pytest.mark.slow
 def test_the_compiled_peer_has_the_time_that_is_left_or_none(harness):
     _, asked, records = harness("S1", "S4", budget=200)
     assert [name for name, peers, _ in asked if peers == "compile"] == ["S1", "S4"], "these took no time"

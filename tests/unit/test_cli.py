@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,8 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
+from typer.testing import CliRunner
 
+from intarsia import RequestError, request_from
 from intarsia import __version__ as intarsia_version
+from intarsia.cli import UsageError, app
+from intarsia.commands.usage_errors import usage_sentence
 from tests.command_line import run_intarsia
 from tests.tiny_files import SD1_LORA, write
 
@@ -90,6 +95,58 @@ def test_what_cannot_be_made_again_is_said_in_a_sentence(intarsia, scene):
     assert (done.returncode, done.stderr.splitlines()[-1]) == (
         2, "intarsia: other.png names no file for init_image; give it",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("chunk", "text", "said"),
+    [
+        ("workflow", "{}", "it has metadata of ComfyUI (workflow)"),
+        ("invokeai_metadata", '{"steps": 3}', "it has metadata of InvokeAI (invokeai_metadata)"),
+        ("intarsia", "{damaged", "it has a text intarsia that is no JSON object"),
+        ("parameters", "", "it has a text parameters without any field of a request"),
+        ("Author", "somebody", "it has no metadata"),
+    ],
+)
+def test_metadata_that_are_not_read_are_named(tmp_path, chunk, text, said):
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text(chunk, text)
+    Image.new("RGB", (8, 8)).save(tmp_path / "other.png", pnginfo=texts)
+    with pytest.raises(RequestError, match=re.escape(said)):
+        request_from(tmp_path / "other.png")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("inpaint", "--quality", "500"), "--quality must be less than or equal to 100, not '500'"),
+        (("inpaint", "--max-pixels", "0"), "--max-pixels must be greater than or equal to 1, not '0'"),
+        (("inpaint", "--format", "bmp"), "--format: 'bmp' is not one of 'png', 'jpg', 'webp'"),
+        (("serve", "--port", "abc"), "--port must be a valid integer, not 'abc'"),
+        (("inpaint", "--nonsense"), "No such option: --nonsense"),
+    ],
+)
+def test_usage_errors_name_option_and_value(arguments, sentence):
+    """In the words of the Typer that constraints.txt has; an older one names the value itself."""
+    with pytest.raises(UsageError) as caught:
+        app(list(arguments), standalone_mode=False)
+    assert usage_sentence(caught.value).startswith(sentence)
+
+
+def test_a_quality_is_refused_for_png_which_loses_nothing(intarsia):
+    options = ("inpaint", "photo.png", "mask.png", "--backend", "null", "--quality", 50)
+    for out in ([], ["--out", "a.PNG"], ["--format", "png"]):
+        done = intarsia(*options, *out)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "--quality 50 is for .jpg and .webp, not for .png" in done.stderr
+    assert intarsia(*options, "--format", "webp").returncode == 0
+
+
+def test_a_list_of_schedulers_by_either_name():
+    printed = [CliRunner().invoke(app, ["schedulers", *more]).stdout for more in ([], ["list"])]
+    assert printed[0] == printed[1] != ""
+    as_json = [CliRunner().invoke(app, ["schedulers", *more, "--json"]).stdout for more in ([], ["list"])]
+    assert as_json[0] == as_json[1]
+    assert len(json.loads(as_json[0])["schedulers"]) == 18
 
 
 def test_exif_of_the_input_is_kept_unless_it_is_stripped(intarsia, scene):

@@ -98,6 +98,7 @@ def check(payload: dict[str, Any], endpoint: str, field: str, expected: Any, reg
         assert type(found) is type(expected) or field in ("guidance_scale", "strength"), case
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize("endpoint", list(ENDPOINTS))
 def test_every_row_of_the_table_gives_its_value_or_its_sentence(endpoint, field, registry):

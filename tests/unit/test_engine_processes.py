@@ -160,6 +160,7 @@ ENDS = {
 }
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("end", ENDS)
 def test_a_process_that_ends_with_requests_in_flight_keeps_its_exit_code(empty_registry, end):
     code, sentence = ENDS[end]

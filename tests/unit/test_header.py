@@ -180,7 +180,7 @@ def test_what_is_no_regular_file_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.safetensors")
     refused(tmp_path / "pipe.safetensors", "not a named pipe")
     refused(tmp_path, "not a folder")
-    refused(tmp_path / "gone.safetensors", "no such file")
+    refused(tmp_path / "gone.safetensors", r"gone\.safetensors: no such file$")
 
 
 def refused(path: Path, sentence: str) -> None:

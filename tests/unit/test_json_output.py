@@ -109,6 +109,7 @@ ARGUMENTS = {
     "models scan": (".",),
     "models remove": ("nothing",),
     "schedulers": (),
+    "schedulers list": (),
     "keys add": ("ann", "--file", "keys.txt"),
     "keys list": ("--file", "keys.txt"),
     "keys remove": ("ann", "--file", "keys.txt"),

@@ -293,6 +293,22 @@ def test_a_mask_without_alpha_has_none_to_be_read():
         binarize(from_array("f", np.zeros((4, 4), np.uint8)), "alpha")
 
 
+@pytest.mark.parametrize(
+    ("with_hole", "source", "is_remarked"),
+    [(True, "auto", False), (True, "alpha", False), (True, "luma", True), (False, "auto", True)],
+)
+def test_an_image_that_is_its_own_mask_is_remarked_on_where_its_brightness_is_read(
+    empty_registry, with_hole, source, is_remarked
+):
+    image = np.full((SIZE, SIZE, 4), 220, np.uint8)
+    image[:, :, 3] = np.where(HOLE & with_hole, 0, 255)
+    both = Image.fromarray(image)
+    with intarsia.Engine("null", weights=empty_registry) as engine:
+        request = intarsia.InpaintRequest(init_image=both, mask_image=both, mask_source=source, seed=1, steps=2)
+        warnings = engine.run(request).warnings
+    assert any("what is bright in it was taken" in text for text in warnings) is is_remarked
+
+
 def test_what_is_said_of_mask_and_image_reaches_the_result(empty_registry):
     deep = Image.fromarray(np.where(HOLE, 65535, 0).astype(np.uint16))
     buffer = io.BytesIO()

@@ -58,6 +58,16 @@ def test_text_encoders_are_released_where_weights_and_a_request_do_not_fit():
     assert not plan_memory(SD15, budget=5 * GIB, device=64 * GIB, value_bytes=2).releases_text
 
 
+def test_the_vae_is_released_where_text_encoders_are_not_enough():
+    """Float32: 3.5 GiB of weights without the text encoders, and 1.5 for a request."""
+    plans = [
+        plan_memory(SD15, budget=budget, device=64 * GIB, value_bytes=4) for budget in (4 * GIB, 5 * GIB + GIB // 8)
+    ]
+    assert [(plan.releases_text, plan.releases_vae) for plan in plans] == [(True, True), (True, False)]
+    # the decoder still stands beside the rest while it decodes
+    assert plans[0].whole_pixels == (4 * GIB - 4 * (SD15.unet + SD15.other)) // 4096
+
+
 def test_without_a_budget_it_is_the_device_that_decides():
     laptop = plan_memory(SD15, budget=None, device=5 * GIB, value_bytes=4)
     assert laptop.releases_text

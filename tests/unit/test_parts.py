@@ -117,7 +117,7 @@ def test_a_changed_file_changes_the_plan(weights, ask):
 
 
 WRONG = [
-    ({"vae": "nope"}, WeightsError, r"VAE not found: nope; the registry has: single, soft, xl"),
+    ({"vae": "nope"}, WeightsError, r"VAE not found: nope; the registry has: intarsia-tiny-vae, single, soft, xl"),
     ({"loras": [{"id": "nope"}]}, WeightsError, r"LoRA not found: nope; the registry has: chalk, .*ink"),
     ({"ip_adapter": {"id": "nope"}}, WeightsError, r"IP adapter not found: nope; the registry has: empty, look"),
     ({"vae": "xl"}, WeightsError, r"VAE xl fits the families sdxl, not sd15-inpaint of nothing"),
@@ -145,8 +145,8 @@ def test_what_cannot_be_honored_is_refused_by_name(weights, ask, fields, kind, s
     [
         ({"ip_adapter": {"id": "look", "scale": 1.5}}, "ip_adapter.scale", "less than or equal to 1"),
         ({"ip_adapter": {"id": "look", "scale": "1"}}, "ip_adapter.scale", "a valid number"),
-        ({"ip_adapter": {"id": "look", "size": 1}}, "ip_adapter.size", "not permitted"),
-        ({"ip_adapter": {"scale": 1}}, "ip_adapter.id", "required"),
+        ({"ip_adapter": {"id": "look", "size": 1}}, "ip_adapter.size", "is no key of ip_adapter"),
+        ({"ip_adapter": {"scale": 1}}, "ip_adapter.id", "ip_adapter needs id"),
         ({"loras": [{"id": "ink", "strength": "0.5"}]}, "loras.0.strength", "a valid number"),
         ({"loras": [{"id": "ink", "strength": -2.1}]}, "loras.0.strength", "greater than or equal to -2"),
         ({"loras": [{"id": ""}]}, "loras.0.id", "at least 1 character"),

@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 import intarsia
 from intarsia.endpoints.reading import read
+from intarsia.engine.prompts import read_prompts
 from intarsia.prompt_words import PromptWords, explicit_words
 from tests.unit.endpoint_table import MINIMAL
 
@@ -120,6 +121,27 @@ def test_clip_skip_is_the_models_or_the_last_layer(registry, request_of):
     for wrong in ("0", "9", '"two"'):
         with pytest.raises(intarsia.IntarsiaError, match="clip_skip must be a whole number between 1 and 8"):
             resolved(request_of(), registry(f"defaults = {{clip_skip = {wrong}}}"))
+
+
+def test_words_of_a_loras_own_embeddings(registry, request_of, tmp_path):
+    """Behind ``embedding:`` too; it may be that of another family's embedding, and hides no other mistake."""
+    path = registry()
+    entries = intarsia.Registry(path)
+    row = np.ones((1, 768), np.float32)
+    save_file({"bundle_emb.glyph.clip_l": row, "bundle_emb.big.clip_l": row}, tmp_path / "ink.safetensors")
+    for prompt in ("embedding:glyph", "(EMBEDDING:Glyph:1.2), a cat", "glyph", "embedding:big", "big"):
+        for syntax in ("weighted", "plain"):
+            asked = request_of(prompt=prompt, loras=["ink"], prompt_syntax=syntax)
+            found = read_prompts(asked, entries.find("m"), entries)
+            assert found.embeddings == ()
+            assert not [note for note in found.warnings if "glyph" in note.lower() or "big" in note], (prompt, syntax)
+    assert resolved(request_of(prompt="embedding:glyph <lora:ink>"), path).prompt.prompt == "embedding:glyph"
+
+    for prompt in ("embedding:glyph", "<lora:ink> embedding:glyphs embedding:glyph"):
+        with pytest.raises(intarsia.WeightsError, match="embedding not found: glyph"):
+            resolved(request_of(prompt=prompt), path)
+    both = resolved(request_of(prompt="embedding:glyph embedding:hands", loras=["ink"]), path)
+    assert [name.partition(":")[0] for name in both.prompt.embeddings] == ["bad-hands"]
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def test_parts_are_named_by_their_registry_ids(engine):
         ({"lora_model": "nope"}, "LoRA not found: nope; the registry has: ink, pastel, pen, shade, stripes, wash"),
         ({"lora_model": "ink,india_ink"}, "lora_model must be different from one another; ink is there twice"),
         ({"lora_model": "pen"}, "LoRA pen fits the families sdxl, not sd15 of m"),
-        ({"vae": "nope"}, "VAE not found: nope; the registry has: soft"),
+        ({"vae": "nope"}, "VAE not found: nope; the registry has: intarsia-tiny-vae, soft"),
         (
             {"ip_adapter_id": "ip-adapter_sdxl", "ip_adapter_image": IMAGE},
             "IP adapter not found: ip-adapter_sdxl; the registry has: ip-adapter-sd15, tiny-look",

@@ -159,8 +159,8 @@ def test_sides_to_extend_as_text():
         ("top=-1", "extend.top", "greater than or equal to 0"),
         ({"left": 1.5}, "extend.left", "a valid integer"),
         ({"left": 8, "overlap": 257}, "extend.overlap", "less than or equal to 256"),
-        ("middle=3", "extend.middle", "Extra inputs are not permitted"),
-        (64, "extend", "valid dictionary"),
+        ("middle=3", "extend.middle", "middle is no key of extend, which has left, top, right, bottom, overlap"),
+        (64, "extend", "sides and pixels, for example left=256,top=64, or an object of left, top, right, bottom"),
     ],
 )
 def test_what_no_image_is_extended_by(value, field, allowed):
@@ -168,6 +168,23 @@ def test_what_no_image_is_extended_by(value, field, allowed):
         InpaintRequest(extend=value)
     assert caught.value.field == field
     assert allowed in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"loras": [{"idd": "x"}]}, "loras.0 needs id, which is not in {'idd': 'x'}"),
+        ({"loras": [{"id": "x", "weight": 1}]}, "weight is no key of loras.0, which has id, strength"),
+        ({"loras": [5]}, "loras.0 must be ID or ID:STRENGTH, for example ink:0.8, or an object of id, strength, not 5"),
+        ({"ip_adapter": {"idd": "x"}}, "ip_adapter needs id, which is not in {'idd': 'x'}"),
+        ({"ip_adapter": {"id": "x", "weight": 1}}, "weight is no key of ip_adapter, which has id, scale, image"),
+        ({"ip_adapter": 5}, "ip_adapter must be the ID of an IP adapter, or an object of id, scale, image, not 5"),
+    ],
+)
+def test_what_is_wrong_inside_of_a_field_is_said_in_a_sentence(fields, sentence):
+    with pytest.raises(RequestError) as caught:
+        InpaintRequest(**fields)
+    assert str(caught.value) == sentence
 
 
 def test_no_mask_padding_is_the_whole_image():

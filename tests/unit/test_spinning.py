@@ -68,6 +68,7 @@ def test_the_environments_count_stays(environment):
     assert os.environ["GOMP_SPINCOUNT"] == "7"
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("call", ["Engine('torch', 'cpu').close()", "Engine('onnx', 'cpu').close()"])
 def test_an_engine_limits_it_before_torch_is_loaded(environment, call):
     pytest.importorskip("torch", reason="pip install 'intarsia[torch]'")

@@ -38,6 +38,7 @@ def run(*arguments: str | bytes, encoding: str = "utf-8", **settings: Any) -> su
     return subprocess.run([*COMMAND, *arguments], env=environment, check=False, timeout=120, **settings)
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
 def test_text_and_json_in_any_encoding(scene, encoding):
     done = run("inpaint", "фото.png", *INPAINT, "-p", "naïve 🐶", "--json", encoding=encoding)
@@ -51,6 +52,7 @@ def test_text_and_json_in_any_encoding(scene, encoding):
     assert done.stderr.decode("ascii").startswith("intarsia: init_image: file not found: '\\u043d")
 
 
+@pytest.mark.slow
 def test_batches_are_reported_in_any_encoding(scene):
     rows = [{"id": "фото", "init_image": "фото.png", "mask_image": "mask.png", "steps": 2}]
     rows += [{"id": "нет 🐶", "init_image": "нет.png", "mask_image": "mask.png"}]

@@ -30,6 +30,7 @@ from tools.train_tiny_parts.settings import HERE, EmbeddingSettings, Settings, r
 RESULTS = HERE / "results.json"
 COUNT, SIZE = 24, 256
 BASE_COUNT = 100
+LARGE, LARGE_COUNT = 512, 40  # side and scenes of further rows of intarsia-tiny-lcm
 FIRST = 20_000  # scenes of the measuring range that no other measurement has
 SAMPLING = Sampling(steps=12, guidance=4.0)
 STRENGTHS = (0.0, 0.5, 1.0)
@@ -190,6 +191,11 @@ def main() -> None:
             for model, sampling, size in few_steps_rows():
                 results["few steps"].append(measure_few_steps(model, sampling, size, FEW_STEPS_COUNT))
                 print(json.dumps(results["few steps"][-1], ensure_ascii=False), flush=True)
+            results["few steps, large"] = [
+                measure_few_steps(model, sampling, LARGE, LARGE_COUNT)
+                for model, sampling, _ in few_steps_rows()
+                if model == "intarsia-tiny-lcm"
+            ]
         elif part == "base":
             results["base"] = measure_base(BASE_COUNT)
             print(json.dumps(results["base"]), flush=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from intarsia.backends.onnx.stream import Stream
 from intarsia.errors import BackendError
 from intarsia.execution import Capture
 
-__all__ = ["STEP", "ReopenedGraph", "open_graph", "open_step_sessions"]
+__all__ = ["STEP", "ReopenedGraph", "held", "open_graph", "open_step_sessions"]
 
 STEP = Path(__file__).with_name("step.onnx")
 """A row of any table; ``intarsia/export/step.py`` makes it."""
@@ -41,18 +42,37 @@ def open_graph(
 
 
 class ReopenedGraph:
-    """A graph that is opened for each run and then released, as text encoders are where memory is short."""
+    """A graph that is opened for each run and then released, as all but the network are where memory is short."""
 
     def __init__(self, graphs: ModelGraphs, name: str, device: Device) -> None:
         self._graphs, self._name, self._device = graphs, name, device
+        self._session: Any = None
 
     def run(self, outputs: list[str] | None, inputs: Mapping[str, np.ndarray]) -> list[Any]:
         """As a session's."""
-        session = open_graph(self._graphs, self._name, self._device)
-        results: list[Any] = session.run(outputs, inputs)
-        del session
-        release_freed()
+        with self.held():
+            results: list[Any] = self._session.run(outputs, inputs)
         return results
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """The graph is open for all runs within."""
+        if self._session is not None:
+            yield
+            return
+
+        release_freed()  # what the network worked in, before this graph's weights take as much again
+        self._session = open_graph(self._graphs, self._name, self._device)
+        try:
+            yield
+        finally:
+            self._session = None
+            release_freed()
+
+
+def held(graph: ort.InferenceSession) -> AbstractContextManager[None]:
+    """Within it a graph is open, be it one that is opened for each run or not."""
+    return graph.held() if isinstance(graph, ReopenedGraph) else nullcontext()
 
 
 def open_step_sessions(graphs: ModelGraphs, device: Device, capture: Capture) -> tuple[StepSessions, tuple[str, ...]]:

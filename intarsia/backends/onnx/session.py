@@ -24,7 +24,7 @@ from intarsia.backends.onnx.open_sessions import ReopenedGraph, open_graph, open
 from intarsia.backends.onnx.prompts import PromptEncoder
 from intarsia.backends.onnx.state import Conditioning, Floats, State, matrices, scalars, timesteps
 from intarsia.backends.onnx.token_inputs import graph_regions, map_sizes, token_inputs
-from intarsia.backends.onnx.vae import OnnxVae
+from intarsia.backends.onnx.vae import VAE_GRAPHS, OnnxVae
 from intarsia.backends.prompt_reading import prompt_keys
 from intarsia.backends.protocol import Inputs, Runtime, Shares, Snapshot, Step
 from intarsia.backends.token_regions import TokenRegion
@@ -49,7 +49,7 @@ class OnnxSession:
         self.device = device
         self.facts = graphs.facts
         self._graphs = graphs
-        self._releases_text = memory is not None and memory.releases_text
+        self._released = _released(memory)
         # the largest first: opening it takes more than it needs from then on
         sessions, notes = open_step_sessions(graphs, device, capture)
         loras = [file.path for file in graphs.changes.additions.files]
@@ -136,7 +136,8 @@ class OnnxSession:
 
     def decode(self, states: Sequence[State]) -> list[np.ndarray]:
         with translated("decode an image", self.device):
-            images = [self._decode(state.latents) for state in states]
+            with self._vae.decoder_held():
+                images = [self._decode(state.latents) for state in states]
             if self.device.compact:
                 release_freed()
             return images
@@ -167,14 +168,15 @@ class OnnxSession:
             return ()
         return memory.options(
             {
-                "text encoders are opened for each new prompt": self._releases_text,
+                "text encoders are opened for each new prompt": memory.releases_text,
+                "the VAE is opened for each use": memory.releases_vae,
                 "weights in the compact layout": self.device.compact,
                 f"images above {memory.whole_pixels or 0:,} pixels in tiles": memory.whole_pixels is not None,
             }
         )
 
     def _open(self, name: str) -> ort.InferenceSession:
-        if self._releases_text and name in TEXT_ENCODERS:
+        if name in self._released:
             return ReopenedGraph(self._graphs, name, self.device)
         return open_graph(self._graphs, name, self.device)
 
@@ -182,7 +184,8 @@ class OnnxSession:
         """Latents ``[C, h, w]`` of the image, and of the image with the mask gray (0 in -1…1)."""
         image = _pixels(inputs.image)
         masked = image * ~inputs.mask
-        return self._vae.encode(image), self._vae.encode(masked)
+        with self._vae.encoder_held():
+            return self._vae.encode(image), self._vae.encode(masked)
 
     def _image_kv(self, inputs: Inputs) -> Floats | None:
         """Keys and values of the IP adapter's image for each branch."""
@@ -275,6 +278,14 @@ class OnnxSession:
         levels = np.clip(image * 127.5 + 127.5, 0, 255)
         pixels = np.rint(levels).astype(np.uint8)
         return np.ascontiguousarray(pixels.transpose(1, 2, 0))
+
+
+def _released(memory: MemoryPlan | None) -> tuple[str, ...]:
+    """Graphs that are opened for each use."""
+    if memory is None:
+        return ()
+    text = TEXT_ENCODERS if memory.releases_text else ()
+    return (*text, *VAE_GRAPHS) if memory.releases_vae else tuple(text)
 
 
 def _pixels(image: np.ndarray) -> Floats:

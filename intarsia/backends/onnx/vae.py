@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
+from intarsia.backends.onnx.open_sessions import held
 from intarsia.backends.onnx.state import Floats
 from intarsia.backends.tile_spans import Tiling, ramp, scaled, spans
 
-__all__ = ["OnnxVae", "in_tiles"]
+__all__ = ["VAE_GRAPHS", "OnnxVae", "in_tiles"]
+
+VAE_GRAPHS = ("vae_encoder", "vae_decoder")
 
 
 class OnnxVae:
@@ -29,8 +33,7 @@ class OnnxVae:
     def __init__(
         self, open_graph: Callable[[str], ort.InferenceSession], facts: Mapping[str, Any], whole_pixels: int | None
     ) -> None:
-        self._encoder = open_graph("vae_encoder")
-        self._decoder = open_graph("vae_decoder")
+        self._encoder, self._decoder = map(open_graph, VAE_GRAPHS)
         self._whole_pixels = whole_pixels
         factor, channels = facts["factor"], facts["latent_channels"]
         self._factor = factor
@@ -41,22 +44,32 @@ class OnnxVae:
     def encode(self, image: Floats) -> Floats:
         """``[3, H, W]`` in -1…1 → latents ``[C, h, w]``."""
         height, width = image.shape[1:]
-        if self._is_whole("encoded", height, width):
-            latents = self._encode(image[None])
-        else:
-            latents = in_tiles(self._encode, image[None], self._encoding)
+        with self.encoder_held():
+            if self._is_whole("encoded", height, width):
+                latents = self._encode(image[None])
+            else:
+                latents = in_tiles(self._encode, image[None], self._encoding)
         first: Floats = latents[0]
         return first
 
     def decode(self, latents: Floats) -> Floats:
         """``[1, C, h, w]`` → ``[3, H, W]`` in -1…1, more or less."""
         height, width = (self._factor * count for count in latents.shape[2:])
-        if self._is_whole("decoded", height, width):
-            images = self._decode(latents)
-        else:
-            images = in_tiles(self._decode, latents, self._decoding)
+        with self.decoder_held():
+            if self._is_whole("decoded", height, width):
+                images = self._decode(latents)
+            else:
+                images = in_tiles(self._decode, latents, self._decoding)
         first: Floats = images[0]
         return first
+
+    def encoder_held(self) -> AbstractContextManager[None]:
+        """Several images encoded within it take one encoder, where it is opened for each use."""
+        return held(self._encoder)
+
+    def decoder_held(self) -> AbstractContextManager[None]:
+        """The same of images that are decoded."""
+        return held(self._decoder)
 
     def _encode(self, images: Floats) -> Floats:
         latents: Floats = self._encoder.run(None, {"pictures": images})[0]

@@ -41,6 +41,8 @@ def _take_all(folder: Path, shard: tuple[int, int]) -> list[int]:
     except BaseException as exc:
         for handle in handles:
             os.close(handle)
+        if isinstance(exc, FileExistsError):
+            raise OutputError(f"{folder} cannot be used for outputs: it is a file, not a folder") from exc
         if isinstance(exc, OSError):
             raise OutputError(f"{folder} cannot be used for outputs: {exc.strerror or exc}") from exc
         raise

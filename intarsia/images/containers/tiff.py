@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from intarsia.images.containers.container import MOST_PROFILE_BYTES, Container, Damaged, usable_profile
+from intarsia.images.containers.tiff_metadata import TiffMetadata, tiff_metadata
 
 __all__ = ["SIGNATURES", "unpack"]
 
@@ -105,6 +106,7 @@ def unpack(data: bytes) -> Container:
     profile = entries[_PROFILE].values if _PROFILE in entries else None
     orientation = _first(numbers, _ORIENTATION)
     bits = numbers.get(_BITS, ())
+    said = TiffMetadata() if form.is_big else tiff_metadata(data, order, first)
     needed = [entry for tag, entry in sorted(entries.items()) if tag in _NEEDED]
     return Container(
         data=_rewritten(data, form, first, needed),
@@ -114,6 +116,9 @@ def unpack(data: bytes) -> Container:
         icc_profile=usable_profile(profile, notes),
         orientation=orientation if 1 <= orientation <= 8 else 1,
         bits=max(bits, default=1),
+        exif=said.exif,
+        xmp=said.xmp,
+        dpi=said.dpi,
         notes=tuple(notes),
     )
 
