@@ -190,7 +190,7 @@ INPAINT = {
     "metadata": (["--no-metadata"], "metadata", False),
     "strip": (["--strip"], "strip", True),
     "from_": (["--from", "old.png"], "steps", 9),
-    "quality": (["--quality", 50], "quality", 50),
+    "quality": (["--quality", 50, "-o", "x.jpg"], ("quality", "paths"), (50, [Path("x.jpg")])),
     "overwrite": (["--overwrite"], ("overwrite", "checked"), (True, True)),
     "as_json": (["--json"], "as_json", True),
     **ENGINE,
@@ -604,8 +604,9 @@ def test_schedulers_lists_a_name_a_line_within_80_columns(capsys):
 
 
 def test_schedulers_prints_all_of_them_as_json(capsys):
-    run("schedulers", "--json")
-    assert len(json.loads(capsys.readouterr().out)["schedulers"]) == 18
+    for command in (("schedulers",), ("schedulers", "list")):
+        run(*command, "--json")
+        assert len(json.loads(capsys.readouterr().out)["schedulers"]) == 18
 
 
 EXPORT = {
@@ -736,6 +737,7 @@ TABLE = {
     **MODELS,
     **ADDING,
     "schedulers": SCHEDULERS,
+    "schedulers list": SCHEDULERS,
     "schedulers show": SHOW,
 }
 
