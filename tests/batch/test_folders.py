@@ -236,6 +236,7 @@ def test_masks_beside_their_images(place):
     )
 
 
+@pytest.mark.slow
 def test_a_missing_mask_is_of_one_class_in_folders_and_in_rows(album, tmp_path):
     (album.folder / "masks/0.png").unlink()
     where = ["--images", album.folder / "photos", "--masks", album.folder / "masks", "--prompt", "x", "--steps", "2"]

@@ -328,6 +328,7 @@ SURROGATES = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_lone_surrogates_are_refused_by_name(album, tmp_path):
     rows = [album.row(0), *(album.row(number + 1, **fields) for number, fields in enumerate(SURROGATES)), album.row(99)]
     manifest = album.manifest(rows)

@@ -121,6 +121,7 @@ def test_a_retry_that_is_interrupted_leaves_its_rows_to_the_next(with_faults, tm
     assert batch.report(out)["ok"] == 10
 
 
+@pytest.mark.slow
 def test_after_a_cuda_error_another_process_takes_over(with_faults, tmp_path):
     rows = with_faults.rows(20)
     rows[7]["prompt"] = "cuda"

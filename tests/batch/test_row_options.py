@@ -37,6 +37,7 @@ def test_a_rows_own_fields_go_first_then_the_options_then_the_file(album):
     assert "strength" not in plain
 
 
+@pytest.mark.slow
 def test_options_of_the_command_line_are_those_of_the_library(album, tmp_path):
     """Every kind of option: text, number, flag, size, a list, another tool's name, --set; and the same pictures."""
     names = ("id", "init_image", "mask_image")
@@ -67,6 +68,7 @@ def test_changed_options_run_the_rows_again(album, tmp_path):
     assert counts == [2, 0, 1]
 
 
+@pytest.mark.slow
 def test_paths_on_the_command_line_are_relative_to_the_working_folder(album, tmp_path):
     manifest = album.manifest([{"id": "only", "init_image": "../photos/0.png", "prompt": "x"}], "lists.jsonl")
     (album.folder / "lists").mkdir()

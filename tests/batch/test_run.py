@@ -178,6 +178,7 @@ def test_resuming_does_what_is_new_changed_or_gone_and_nothing_else(album, tmp_p
     assert image_hashes(fresh).items() <= image_hashes(out).items()
 
 
+@pytest.mark.slow
 def test_a_changed_model_or_encoding_runs_again(album, tmp_path):
     manifest, out = album.manifest(album.rows(2)), tmp_path / "out"
     batch.run(manifest, out, album.options)
@@ -296,6 +297,7 @@ def test_an_image_cannot_leave_by_a_link(album, tmp_path):
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_unfinished_files_go_but_not_those_of_a_shard_at_work(album, tmp_path):
     manifest, out = album.manifest(album.rows(4)), tmp_path / "out"
     (out / "deep").mkdir(parents=True)

@@ -155,6 +155,7 @@ def test_what_needs_a_look_comes_first() -> None:
     assert [each.record.line for each in in_order(rows)] == [8, 7, 9, 10, 6, 5, 4, 2, 11, 1, 3]
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_stopped_and_drops_what_has_changed(
     album: Album, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

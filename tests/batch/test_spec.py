@@ -198,6 +198,7 @@ def test_an_image_that_cannot_be_looked_at_is_not_the_one_that_was(album, tmp_pa
     assert (stats.before, stats.errors) == (1, {"io": 1})
 
 
+@pytest.mark.slow
 def test_a_changed_negative_prompt_is_painted_again(album, tmp_path):
     """The silent case: nothing else in the row changes, and old images would stay."""
     out = tmp_path / "out"

@@ -45,6 +45,7 @@ def drawn(backend: str, registry: Path | None, adapter: str) -> np.ndarray:
         return np.asarray(engine.run(noise_request(**SMALL, ip_adapter=shown)).generated[0])
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("encoder", ["vision", "./vision", "tiny-look"])
 def test_it_is_the_adapter_with_the_encoder_that_its_entry_names(bare, encoder):
     registry = registry_with(bare.parent, encoder)

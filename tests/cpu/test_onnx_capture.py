@@ -249,6 +249,7 @@ def test_merging_lanes_are_launched(on, plain):
     assert [len(each.kept) for each in device.made] == [CHECKED] * 2
 
 
+@pytest.mark.slow
 def test_graphs_that_do_something_else_are_not_used(on, expected):
     engine = on(Capturing("cpu", kind_of_session=Forgetful))
     result = engine.run(ask())
@@ -377,6 +378,7 @@ def test_a_graph_that_cannot_be_captured_is_launched(on, monkeypatch, expected):
         on(Refusing("cpu"), capture="on").run(ask())
 
 
+@pytest.mark.slow
 def test_through_a_cuda_stream(on, expected):
     driver = HostDriver()
     engine = on(Capturing("cpu", driver=driver))

@@ -138,6 +138,7 @@ def test_a_file_of_the_unet_alone_needs_no_prefix(folder, networks, tmp_path):
     assert close(ours(folder, (path, 0.8)), outputs(networks))
 
 
+@pytest.mark.slow
 def test_against_diffusers_own_loader(folder, networks, tmp_path):
     pytest.importorskip("peft", reason="diffusers' own LoRA loader needs peft: pip install peft")
     for spell in (adapters.kohya, adapters.peft, adapters.processors):

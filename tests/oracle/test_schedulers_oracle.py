@@ -250,7 +250,7 @@ def label(value: Case) -> str:
     return "-".join([value.name.removesuffix("Scheduler"), *(f"{k}={v}" for k, v in value.ours.items())])
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(4)
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 @pytest.mark.parametrize("wanted", CASES, ids=label)
 def test_every_row_is_diffusers_row(monkeypatch: pytest.MonkeyPatch, wanted: Case, prediction: str) -> None:

@@ -97,6 +97,7 @@ def test_a_server_writes_a_line_for_each_request(tmp_path):
     assert "my-secret-key" not in "".join(server.lines)
 
 
+@pytest.mark.slow
 def test_a_server_whose_log_nobody_reads_goes_on_answering(tmp_path):
     pytest.importorskip("uvicorn", reason="needs the extra serve")
     command = [sys.executable, "-m", "intarsia", "serve", "--null", "--port", "0", "--data", str(tmp_path)]

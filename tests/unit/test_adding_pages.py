@@ -36,6 +36,7 @@ def place(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.every(2)
 @pytest.mark.skipif(
     find_spec("onnxruntime") is None and find_spec("torch") is None,
     reason="one page paints with the packaged model: pip install 'intarsia[cpu]'",

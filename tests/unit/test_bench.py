@@ -114,6 +114,7 @@ def test_the_roofline_is_that_of_the_goals():
     assert roofline.parameters("sdxl") == pytest.approx(2567e6, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_diffusers_network_costs_as_much_and_launches_more():
     pytest.importorskip("diffusers", reason="the other count needs diffusers: pip install 'intarsia[torch]'")
     ours, theirs = roofline.forward("sd15-inpaint", 512), roofline.diffusers_forward(512)

@@ -467,6 +467,7 @@ def test_interrupting_leaves_no_file_and_130(scene, empty_registry):
     assert not list(scene.glob("*intarsia*"))
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("arguments", [["plan", "request.json"], ["schedulers", "show", "euler"], ["models", "list"]])
 def test_what_needs_no_torch_loads_none(scene, empty_registry, arguments):
     (scene / "request.json").write_text(json.dumps({"init_image": "photo.png", "mask_image": "mask.png"}))

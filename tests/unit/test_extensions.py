@@ -389,6 +389,7 @@ def test_the_command_line_has_both(site, place):
     assert "scheduler Broken of distribution outside cannot be loaded" in notes["Broken"]
 
 
+@pytest.mark.slow
 def test_a_batch_has_both_in_its_worker_processes(site, place):
     asked = ["OuterEuler", "Broken", "euler", "outer euler"]
     shared = {"init_image": "image.png", "mask_image": "mask.png", "prompt": "x", "steps": 3}

@@ -426,6 +426,7 @@ def test_what_there_is_is_written_while_a_part_is_under_way(tmp_path, call, monk
 # What it needs
 
 
+@pytest.mark.slow
 def test_what_cannot_be_imported_is_named(tmp_path, monkeypatch, capsys):
     """A module that is there and lacks what it imports: a search for it finds nothing wrong."""
     (tmp_path / "outer_part.py").write_text("import missing_part\n")

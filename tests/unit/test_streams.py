@@ -66,6 +66,7 @@ def test_batches_are_reported_in_any_encoding(scene):
     assert (done.returncode, b"1 with problems" in done.stdout) == (2, True)
 
 
+@pytest.mark.slow
 @POSIX
 def test_names_that_are_no_unicode(scene):
     odd = b"photo \xff.png"
