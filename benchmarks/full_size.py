@@ -155,8 +155,8 @@ def of_diffusers(size: Size, folder: str, lora: str) -> dict[str, float]:
 
     def paint() -> None:
         pipeline(
-            "a red circle", image, mask, height=size.side, width=size.side, num_inference_steps=size.steps + 1,
-            strength=1.0, guidance_scale=7.5, callback_on_step_end=on_step,
+            prompt="a red circle", image=image, mask_image=mask, height=size.side, width=size.side,
+            num_inference_steps=size.steps + 1, strength=1.0, guidance_scale=7.5, callback_on_step_end=on_step,
         )  # fmt: skip
 
     pipeline = DiffusionPipeline.from_pretrained(
