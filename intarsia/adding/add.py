@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -73,7 +73,8 @@ def add(
     target = user_file(weights)
     found = identify(path)
     registry = visible_registry(weights, target)
-    section = section_of(found, find_encoder(registry, options))
+    encoder = find_encoder(registry, options)
+    section = section_of(found, encoder)
     known = entry_with_path(visible_entries(registry, section), str(found.path))
     if known is None:
         check_options(registry, found, options)
@@ -88,7 +89,8 @@ def add(
         return _again(known, found, section, target)
     copy = copy_in(found.path, section, id_of(path)) if options.copy else None
     try:
-        return _declare(path, found, options, weights=weights, stored=copy or found.path)
+        entry = _entry(found, section, options, copy or found.path, encoder=encoder)
+        return _declare(path, found, options, weights=weights, entry=entry)
     except BaseException:
         if copy is not None:
             remove_own(copy)
@@ -128,17 +130,15 @@ def _needed_beside(path: Path, section: str) -> str:
     return f"{settings.name}, which has its alpha" if settings is not None else ""
 
 
-def _declare(path: Path, found: Identified, options: AddOptions, *, weights: Path | None, stored: Path) -> Added:
+def _declare(path: Path, found: Identified, options: AddOptions, *, weights: Path | None, entry: Entry) -> Added:
     """Hash the file, and write its entry.
 
     Args:
         path: as the caller named it: the id comes from it.
-        stored: what the entry will name: the file, or the copy of it.
+        entry: as it will be declared, without an id; its path is the file's, or that of the copy of it.
     """
-    target = user_file(weights)
-    encoder = find_encoder(visible_registry(weights, target), options)
-    section = section_of(found, encoder)
-    entry = _entry(found, section, options, stored, encoder=encoder)
+    target, stored = user_file(weights), entry.path
+    section = entry.kind if isinstance(entry, PartEntry) else "models"
     pins = pins_of(entry)
     with edited(target) as document:
         # as it is now, while others wait: another process may have added an entry since
@@ -153,8 +153,7 @@ def _declare(path: Path, found: Identified, options: AddOptions, *, weights: Pat
         write_entry(document, section, identifier, declared(entry, options), pins)
         if options.default:
             document["default"] = identifier
-    names = {"id": identifier, "declared_in": str(target)}
-    entry = _entry(found, section, options, stored, encoder=encoder, **names)
+    entry = replace(entry, id=identifier, declared_in=str(target))
     return Added(entry=entry, section=section, found=found, state="added", registry=target)
 
 
@@ -197,30 +196,19 @@ def _free_id(registry: Registry, section: str, path: Path, asked: str | None) ->
     return asked
 
 
-def _entry(
-    found: Identified,
-    section: str,
-    options: AddOptions,
-    stored: Path,
-    *,
-    encoder: Path | None,
-    id: str = "",
-    declared_in: str = "",
-) -> Entry:
-    """The entry as it will be declared."""
+def _entry(found: Identified, section: str, options: AddOptions, stored: Path, *, encoder: Path | None) -> Entry:
+    """The entry as it will be declared, without an id."""
     if section == "models":
         return ModelEntry(
-            id=id,
+            id="",
             family=model_family(found, options),
             path=stored,
             format="diffusers" if found.kind == "folder" else "single",
-            declared_in=declared_in,
         )
     return PartEntry(
         kind=section,
-        id=id,
+        id="",
         path=stored,
         families=options.families or found.families,
         image_encoder=encoder,
-        declared_in=declared_in,
     )
