@@ -121,6 +121,9 @@ class FileOptions:
         bool, typer.Option("--metadata/--no-metadata", help="Write parameters into the files.", show_default=False)
     ] = True
     strip: Annotated[bool, typer.Option("--strip", help="Leave out EXIF, XMP and DPI of the images.")] = False
+    thumbnails: Annotated[
+        bool, typer.Option("--thumbnails", help="Make those of the contact sheet now, which has it ready sooner.")
+    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)

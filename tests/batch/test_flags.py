@@ -94,6 +94,7 @@ RUN = {
     "--capture": ("off", {"capture": "off"}),
     "--quality": ("50", {"quality": 50}),
     "--strip": (None, {"strip": True}),
+    "--thumbnails": (None, {"thumbnails": True}),
     "--quiet": (None, {"talk": (True, False)}),
     "-q": (None, {"talk": (True, False)}),
     "--verbose": (None, {"talk": (False, True)}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ import pytest
 from PIL import Image
 
 from intarsia import batch
+from intarsia.batch.ledger import results
 from intarsia.batch.ledger.records import Record
-from intarsia.batch.sheet import contact_sheet, thumbnail_pool
+from intarsia.batch.sheet import contact_sheet, thumbnail_pool, thumbnails
 from intarsia.batch.sheet.sheet_rows import SheetRow, group_of, in_order
 from intarsia.batch.sheet.thumbnails import GAP, SIDE, Thumbnail, ThumbnailTask, make_thumbnail
 from intarsia.errors import OutputError, RequestError
@@ -112,6 +114,8 @@ def test_a_thumbnail_is_before_mask_and_after(tmp_path: Path) -> None:
     assert (shown[0][:20] > 245).all()  # wider than high: paper above it
     assert made.change is not None
     assert abs(made.change - (170 + 170) / 3) <= 2  # two of three channels, all over the mask
+    in_memory = make_thumbnail(task, tmp_path, [after])
+    assert in_memory == made
     assert Thumbnail.of_name(made.name) == made
 
 
@@ -155,6 +159,103 @@ def test_what_needs_a_look_comes_first() -> None:
     assert [each.record.line for each in in_order(rows)] == [8, 7, 9, 10, 6, 5, 4, 2, 11, 1, 3]
 
 
+def sheet_files(out: Path) -> dict[str, bytes]:
+    folder = out / "sheet-files"
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.jpg")}
+
+
+def test_a_run_makes_the_thumbnails_that_its_sheet_would_make(
+    album: Album, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the same names, with the same bytes; so that nothing is left for the sheet to make."""
+    for name in ("photos/0.png", "masks/0.png", "photos/1.png", "masks/1.png"):
+        Image.open(album.folder / name).resize((300, 201)).save(album.folder / name)
+    with_alpha = Image.open(album.folder / "photos/2.png").convert("RGBA")
+    with_alpha.putalpha(128)
+    with_alpha.save(album.folder / "photos/2.png")
+    manifest = album.manifest([*album.rows(3), album.row(3, samples=2), album.row(4, init_image="photos/gone.png")])
+
+    out = tmp_path / "out"
+    batch.run(manifest, out, album.with_options(thumbnails=True))
+    made = sheet_files(out)
+    assert len(made) == 4
+
+    asked: list[int] = []
+    real = thumbnail_pool.thumbnails
+
+    def counted(tasks: list[ThumbnailTask], *arguments: Any) -> Any:
+        asked.append(len(tasks))
+        return real(tasks, *arguments)
+
+    monkeypatch.setattr(contact_sheet, "thumbnails", counted)
+    batch.sheet(out, workers=1)
+    of_sheet = sheet_files(out)
+    shutil.rmtree(out / "sheet-files")
+    batch.sheet(out, workers=1)
+    assert asked == [1, 5]  # the first time that of the failed row alone
+    assert made.items() < of_sheet.items()
+    assert sheet_files(out) == of_sheet
+
+
+def test_a_row_is_done_also_where_its_thumbnail_cannot_be_written(album: Album, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "sheet-files").write_text("")
+    stats = batch.run(album.manifest(album.rows(1)), out, album.with_options(thumbnails=True))
+    [line] = map(json.loads, (out / "results.jsonl").read_text().splitlines())
+    assert (stats.failed, line["status"]) == (0, "ok")
+    assert line["warnings"] == ["the contact sheet's thumbnail was not written: Not a directory"]
+
+
+def test_a_sheet_leaves_alone_what_a_run_is_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thumbnails of rows that are done after the results were read, and files that are not finished."""
+    out, inner = tmp_path / "out", tmp_path / "out/sheet-files/ab"
+    fabricated(out, [{"id": "a"}])
+    inner.mkdir(parents=True)
+    unfinished, abandoned = inner / ".intarsia-new.jpg.part", inner / ".intarsia-old.jpg.part"
+    stale, new = inner / f"{'ab' * 16}-001.jpg", inner / f"{'ab' * 16}-002.jpg"
+    for path in (unfinished, abandoned, stale):
+        path.write_bytes(b"")
+    os.utime(abandoned, (0, 0))
+
+    real = results.read_history
+
+    def read_history(*arguments: Any) -> Any:
+        new.write_bytes(b"")
+        return real(*arguments)
+
+    monkeypatch.setattr(contact_sheet, "read_history", read_history)
+    batch.sheet(out, workers=1)
+    assert {path: path.exists() for path in (unfinished, new, abandoned, stale)} == {
+        unfinished: True,
+        new: True,
+        abandoned: False,
+        stale: False,
+    }
+
+
+def test_a_mask_is_read_once_for_rows_that_share_it_and_again_once_it_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "mask.png")
+    read: list[str | None] = []
+    real = thumbnails._small
+
+    def small(path: str | None) -> Image.Image | None:
+        read.append(path)
+        return real(path)
+
+    monkeypatch.setattr(thumbnails, "_small", small)
+    is_white = []
+    for side, level in ((40, 255), (50, 0)):
+        Image.new("L", (side, side), level).save(path)
+        for key in "cd":
+            made = make_thumbnail(ThumbnailTask(key=key * 32, before=None, mask=path, after=()), tmp_path)
+            is_white.append(center(squares(tmp_path / made.name)[1])[0] > 127)
+    assert is_white == [True, True, False, False]
+    assert read.count(path) == 2
+
+
 @pytest.mark.slow
 def test_it_goes_on_where_it_stopped_and_drops_what_has_changed(
     album: Album, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -165,6 +266,7 @@ def test_it_goes_on_where_it_stopped_and_drops_what_has_changed(
     first = {path.name: path.stat().st_mtime_ns for path in out.rglob("sheet-files/*/*.jpg")}
     left = out / "sheet-files" / next(iter(first))[:2] / ".intarsia-x.jpg.part"
     left.write_bytes(b"torn")
+    os.utime(left, (0, 0))
 
     asked: list[int] = []
     real = thumbnail_pool.thumbnails

@@ -24,6 +24,7 @@ from intarsia.batch.running.codec_pool import CodecPool
 from intarsia.batch.running.jobs import Job
 from intarsia.batch.running.row_records import failed, record_of, skipped
 from intarsia.batch.settings import Options
+from intarsia.batch.sheet.row_thumbnail import make_row_thumbnail
 from intarsia.engine.engine import Engine
 from intarsia.engine.request import InpaintRequest
 from intarsia.engine.result import Result
@@ -225,7 +226,7 @@ class RowRunner:
 
         contents = contents_of(result.plan)
         runtime = result.runtime
-        return replace(
+        record = replace(
             record_of(job, "ok"),
             outputs=job.outputs,
             sha256=tuple(digest for digest, _ in files),
@@ -240,6 +241,10 @@ class RowRunner:
             warnings=(*job.notes, *result.warnings) or None,
             nsfw=tuple(result.nsfw) if any(result.nsfw) else None,
         )
+        if not self._options.thumbnails:
+            return record
+        problems = make_row_thumbnail(record, result.images, self._out)
+        return replace(record, warnings=(*(record.warnings or ()), *problems) or None)
 
     def _save(self, result: Result, sample: int, name: str, job: Job) -> tuple[str, int]:
         """Write one image, whole or not at all; its sha256 and size in bytes.

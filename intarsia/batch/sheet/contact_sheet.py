@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ _MOST_WORKERS = 64
 _THUMBNAIL = re.compile(r"([0-9a-f]{32})-(\d{3}|none)\.jpg")
 _PAGE = re.compile(r"page-(\d+)\.html")
 _UNFINISHED = re.compile(r"\.intarsia-.*\.part")
+_ABANDONED = 3600  # seconds after which nobody still writes at an unfinished file
 
 Watch = Callable[[Progress], None]
 
@@ -57,7 +59,8 @@ def sheet(
 ) -> Sheet:
     """Write ``sheet.html`` into the output folder of a run, with its other pages and thumbnails in ``sheet-files``.
 
-    Thumbnails that are there already are kept, so it goes on where it was stopped, and is soon done after another run.
+    Thumbnails that are there already are kept, so it goes on where it was stopped, and is soon done after another run,
+    or after one with ``thumbnails``. It may be made while a run goes on, of the rows that are done so far.
 
     Args:
         overview: a PNG, JPEG or WebP file for one image of the first rows.
@@ -80,10 +83,12 @@ def sheet(
     if not files:
         raise OutputError(f"{folder} holds no results of a batch run")
 
+    # Before the results are read: a run that goes on adds thumbnails of rows that this sheet has not seen.
+    present = _present(folder / FILES)
     history = read_history(files, KEPT)
     records = rows_of(history)
     tasks = [task_of(record, folder.absolute()) for record in records]
-    made = _thumbnails(tasks, folder / FILES, workers or os.cpu_count() or 1, watch)
+    made = _thumbnails(tasks, folder / FILES, present, workers or os.cpu_count() or 1, watch)
 
     rows = in_order(
         SheetRow(record=record, group=group_of(record), thumbnail=made[task.key])
@@ -94,7 +99,7 @@ def sheet(
     )
     try:
         _write_pages(book, folder)
-        _remove_old(folder / FILES, book.pages, {thumbnail.name for thumbnail in made.values()})
+        _remove_old(folder / FILES, book.pages, present.keys() - {each.name for each in made.values()})
     except OSError as exc:
         raise OutputError(f"{folder / FRONT} cannot be written: {exc.strerror or exc}") from exc
 
@@ -109,16 +114,20 @@ def sheet(
     )
 
 
-def _thumbnails(
-    tasks: Sequence[ThumbnailTask], folder: Path, workers: int, watch: Watch | None
-) -> dict[str, Thumbnail]:
-    """A thumbnail for each key; only those that are not there are made."""
+def _present(folder: Path) -> dict[str, str]:
+    """Name → key of each thumbnail that is in the folder, which is made where it is not there."""
     try:
         folder.mkdir(exist_ok=True)
-        known = {key: Thumbnail.of_name(name) for key, name in _existing(folder)}
+        return dict(_existing(folder))
     except OSError as exc:
         raise OutputError(f"{folder} cannot be used for a contact sheet: {exc.strerror or exc}") from exc
 
+
+def _thumbnails(
+    tasks: Sequence[ThumbnailTask], folder: Path, present: Mapping[str, str], workers: int, watch: Watch | None
+) -> dict[str, Thumbnail]:
+    """A thumbnail for each key; only those that are not there are made."""
+    known = {key: Thumbnail.of_name(name) for name, key in present.items()}
     missing = list({task.key: task for task in tasks if task.key not in known}.values())
     unreadable = 0
     for count, (key, thumbnail) in enumerate(thumbnails(missing, folder, min(workers, len(missing) or 1)), 1):
@@ -130,17 +139,23 @@ def _thumbnails(
 
 
 def _existing(folder: Path) -> Iterator[tuple[str, str]]:
-    """Keys and names of the thumbnails that are there; what a killed process left unfinished is removed."""
+    """Names and keys of the thumbnails in it; what a killed process left unfinished is removed."""
     with os.scandir(folder) as entries:
         inner = sorted(entry.name for entry in entries if re.fullmatch(r"[0-9a-f]{2}", entry.name) and entry.is_dir())
     for name in inner:
         for file in os.listdir(folder / name):
             match = _THUMBNAIL.fullmatch(file)
             if match:
-                yield match[1], f"{name}/{file}"
+                yield f"{name}/{file}", match[1]
             elif _UNFINISHED.fullmatch(file):
-                with suppress(FileNotFoundError):
-                    os.unlink(folder / name / file)
+                _remove_abandoned(folder / name / file)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove a file of a process that was killed; what a run is writing at the moment stays."""
+    with suppress(FileNotFoundError):
+        if abs(time.time() - path.stat().st_mtime) >= _ABANDONED:  # a clock may be set back
+            path.unlink()
 
 
 def _write_pages(book: Book, folder: Path) -> None:
@@ -152,12 +167,12 @@ def _write_pages(book: Book, folder: Path) -> None:
         os.replace(temporary, path)
 
 
-def _remove_old(folder: Path, pages: int, kept: set[str]) -> None:
-    """Pages and thumbnails of an earlier sheet that this one does not have."""
+def _remove_old(folder: Path, pages: int, thumbnails: Collection[str]) -> None:
+    """Pages of an earlier sheet that this one does not have, and the thumbnails of these names."""
     for name in os.listdir(folder):
         match = _PAGE.fullmatch(name)
         if match and not 2 <= int(match[1]) <= pages:
             os.unlink(folder / name)
-    for _, name in _existing(folder):
-        if name not in kept:
+    for name in thumbnails:
+        with suppress(FileNotFoundError):
             os.unlink(folder / name)

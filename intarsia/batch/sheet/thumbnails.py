@@ -10,14 +10,16 @@ import io
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from numpy.typing import NDArray
+from PIL import Image, ImageChops
 
-from intarsia.images.containers import unpack
-from intarsia.images.decode import check_size
+from intarsia.images.containers import jpeg, png, unpack
+from intarsia.images.decode import check_size, opened
 from intarsia.images.rgb_image import from_bytes
 
 __all__ = ["GAP", "LAYOUT", "READY", "SIDE", "Thumbnail", "ThumbnailTask", "make_thumbnail", "width_of"]
@@ -35,7 +37,7 @@ READY = b'"ready"\n'
 _QUALITY = 70
 _PAPER, _MISSING, _BEHIND = (255, 255, 255), (208, 208, 208), (160, 160, 160)
 
-_SIGNATURES = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n"}
+_SIGNATURES = (jpeg.SIGNATURE, png.SIGNATURE)
 
 # EXIF orientation → Pillow's way of turning an image upright.
 _UPRIGHT = {
@@ -100,14 +102,21 @@ def width_of(outputs: int) -> int:
     return squares * (SIDE + GAP) - GAP
 
 
-def make_thumbnail(task: ThumbnailTask, folder: Path) -> Thumbnail:
+def make_thumbnail(task: ThumbnailTask, folder: Path, outputs: Sequence[Image.Image] | None = None) -> Thumbnail:
     """Make a thumbnail and put it in place whole. What cannot be read is a gray square.
+
+    Args:
+        folder: of thumbnails.
+        outputs: the images in ``task.after``, where they are in memory; None to read them.
 
     Raises:
         OSError: it cannot be written.
     """
-    before, mask = _small(task.before), _small(task.mask)
-    after = [_small(path) for path in task.after]
+    before, mask = _small(task.before), _small_mask(task.mask)
+    if outputs is None:
+        after = [_small(path) for path in task.after]
+    else:
+        after = [_opaque(_reduced(image)) for image in outputs]
     squares = [before, mask, *(after or [None])]
 
     strip = Image.new("RGB", (width_of(len(after)), SIDE), _PAPER)
@@ -132,14 +141,34 @@ def _paste(strip: Image.Image, square: Image.Image | None, left: int) -> None:
 def _write(path: Path, image: Image.Image) -> None:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=_QUALITY)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".intarsia-{path.name}.part")
-    temporary.write_bytes(buffer.getvalue())
+    try:
+        temporary.write_bytes(buffer.getvalue())
+    except FileNotFoundError:  # the first one in this folder
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(buffer.getvalue())
     os.replace(temporary, path)
 
 
+def _small_mask(path: str | None) -> Image.Image | None:
+    """As :func:`_small`; of a mask that many rows share, the one that was read before."""
+    if path is None:
+        return None
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return _known_mask(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _known_mask(path: str, size: int, changed: int) -> Image.Image | None:
+    """The mask in a file of that size and time of change."""
+    return _small(path)
+
+
 def _small(path: str | None) -> Image.Image | None:
-    """An image upright, in RGB, at most :data:`SIDE` pixels a side; None where there is none to be read."""
+    """An image upright, in RGB or gray, at most :data:`SIDE` pixels a side; None where there is none to be read."""
     if path is None:
         return None
     try:
@@ -151,8 +180,12 @@ def _small(path: str | None) -> Image.Image | None:
 
 
 def _any(data: bytes, path: str) -> Image.Image:
-    """Any image, decoded as a run does; what is transparent is laid upon gray."""
-    image = _reduced(from_bytes("image", data, path).to_pil())
+    """Any image, decoded as a run does."""
+    return _opaque(_reduced(from_bytes("image", data, path).to_pil()))
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """The image; what is transparent in it is laid upon gray."""
     if image.mode != "RGBA":
         return image
     behind = Image.new("RGB", image.size, _BEHIND)
@@ -161,22 +194,24 @@ def _any(data: bytes, path: str) -> Image.Image:
 
 
 def _plain(data: bytes) -> Image.Image | None:
-    """What most images are, in a third of the time: a JPEG, or a PNG in RGB or gray of 8 bits; None for all others."""
-    kind = next((kind for kind, start in _SIGNATURES.items() if data.startswith(start)), None)
-    if kind is None:
+    """What most images are, in a third of the time: a JPEG, or a PNG of 8 bits without palette; None for all others."""
+    if not data.startswith(_SIGNATURES):
         return None
     container = unpack(data)
     if container.size is None or container.bits > 8 or container.key is not None:
         return None
 
     check_size(container.size, None)
-    with Image.open(io.BytesIO(container.data), formats=[kind]) as image:
-        if image.mode not in ("RGB", "L", "CMYK", "1"):
+    with opened(container) as image:
+        if image.mode not in ("RGB", "RGBA", "L", "CMYK", "1"):
             return None
-        image.draft("RGB" if image.mode != "L" else "L", _fitted(image.size))
-        small = _reduced(image).convert("RGB")
+        check_size(image.size, None)
+        image.draft("RGB" if image.mode == "CMYK" else image.mode, _fitted(image.size))
+        small = _reduced(image)
+    if small.mode in ("CMYK", "1"):
+        small = small.convert("RGB")
     turn = _UPRIGHT.get(container.orientation)
-    return small if turn is None else small.transpose(turn)
+    return _opaque(small if turn is None else small.transpose(turn))
 
 
 def _reduced(image: Image.Image) -> Image.Image:
@@ -185,7 +220,7 @@ def _reduced(image: Image.Image) -> Image.Image:
     factor = max(image.size) // SIDE
     if factor > 1 and image.mode != "1":
         image = image.reduce(factor)
-    return image.resize(size, Image.Resampling.BOX)
+    return image.copy() if image.size == size else image.resize(size, Image.Resampling.BOX)
 
 
 def _fitted(size: tuple[int, int]) -> tuple[int, int]:
@@ -201,14 +236,24 @@ def _change(before: Image.Image | None, mask: Image.Image | None, after: Sequenc
     if before is None or mask is None or not outputs:
         return None
 
-    weights = np.asarray(mask.convert("L").resize(before.size), np.float32) / 255
-    changes = [_weighted(before, image, weights) for image in outputs]
+    before = before.convert("RGB")
+    inside = np.asarray(mask.convert("L").resize(before.size), np.float32) / np.float32(255)
+    changes = [_weighted(before, image, inside) for image in outputs]
     return min(999, round(min(changes)))
 
 
-def _weighted(before: Image.Image, after: Image.Image, weights: np.ndarray[Any, Any]) -> float:
-    fitted = after if after.size == before.size else after.resize(before.size)
-    difference = np.abs(np.asarray(before, np.float32) - np.asarray(fitted, np.float32)).mean(axis=2)
-    inside, outside = float(weights.sum()), float((1 - weights).sum())
-    shares = ((difference * weights).sum() / max(inside, 1.0), (difference * (1 - weights)).sum() / max(outside, 1.0))
-    return float(max(shares))
+def _weighted(before: Image.Image, after: Image.Image, inside: NDArray[np.float32]) -> float:
+    """The mean difference of the channels, in the mask or around it, whichever is more.
+
+    Args:
+        inside: ``[H, W]``, 0 … 1: how far each pixel is in the mask.
+    """
+    after = after.convert("RGB")
+    if after.size != before.size:
+        after = after.resize(before.size)
+    red, green, blue = np.moveaxis(np.asarray(ImageChops.difference(before, after), np.float32), 2, 0)
+    difference = (red + green + blue) / 3
+
+    area, difference_inside = float(inside.sum()), float((difference * inside).sum())
+    around, difference_around = inside.size - area, float(difference.sum()) - difference_inside
+    return max(difference_inside / max(area, 1.0), difference_around / max(around, 1.0))
