@@ -18,6 +18,7 @@ from rich.progress import Progress as Bar
 from intarsia.batch.ledger.progress import Progress, RateMeter
 from intarsia.batch.ledger.run_stats import RunStats, quantile
 from intarsia.batch.ticker import Ticker
+from intarsia.counted import counted
 
 __all__ = ["CheckDisplay", "Display", "ProgressLines"]
 
@@ -141,10 +142,10 @@ def numbers_of(stats: RunStats) -> Group:
     """The numbers below the bar, as many in a line as fit: none is cut at any usual width."""
     memory = max((state.memory for state in stats.states), default=0.0)
     counts = (
-        f"{stats.failed} failed",
+        f"{stats.failed:,} failed",
         f"{stats.rate:.2f} images/s",
         f"batches {stats.fill:.0%} full",
-        f"{stats.again} retries",
+        counted(stats.again, "retry", "retries"),
         f"{memory:.0f} MiB",
         f"warm-up {stats.first or 0.0:.1f} s",
     )

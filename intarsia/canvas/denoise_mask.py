@@ -11,6 +11,7 @@ from intarsia.canvas.extension import enlarged_mask
 from intarsia.canvas.mask import dilate, erode, fit_mask, resize_mask
 from intarsia.canvas.mask_source import binarize, why_empty
 from intarsia.canvas.options import CanvasOptions, pixels_of
+from intarsia.counted import counted
 from intarsia.errors import RequestError
 from intarsia.images.rgb_image import RgbImage
 
@@ -69,7 +70,7 @@ def _cleaned(mask: Mask, size: Size, options: CanvasOptions) -> Mask:
     cleaned = drop_specks(mask, least)
     if not cleaned.any():
         largest = largest_area(mask)
-        raise empty(f"its largest area has {largest} pixels, and mask_min_area is {least}")
+        raise empty(f"its largest area has {counted(largest, 'pixel')}, and mask_min_area is {least}")
     return cleaned
 
 

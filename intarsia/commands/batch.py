@@ -27,6 +27,7 @@ from intarsia.commands.options import (
 from intarsia.commands.request_options import MaskOptions, ModelOptions, PromptOptions, SamplingOptions
 from intarsia.commands.set_option import Settings
 from intarsia.commands.streams import JSON_SCHEMA, is_quiet, note
+from intarsia.counted import counted
 from intarsia.errors import Cancelled, RequestError
 from intarsia.printable import printable, printable_json
 
@@ -212,7 +213,7 @@ def merge_command(
     if as_json:
         typer.echo(_as_report({"rows": rows, "results": str(results)}))
     else:
-        typer.echo(printable(f"{rows} rows in {results}"))
+        typer.echo(printable(f"{counted(rows, 'row')} in {results}"))
 
 
 def _as_report(values: Mapping[str, Any]) -> str:
@@ -285,7 +286,7 @@ def _text(path: Path | None) -> str | None:
 def _findings_as_text(findings: Findings) -> str:
     lines = [_problem_line(problem) for problem in findings.problems]
     bad_rows = len({problem.number for problem in findings.problems})
-    summary = f"{findings.rows} rows, {bad_rows} with problems"
+    summary = f"{counted(findings.rows, 'row')}, {bad_rows:,} with problems"
     return "\n".join(map(printable, [*findings.notes, *lines, summary]))
 
 

@@ -21,6 +21,7 @@ from intarsia.commands.request_options import (
     SeedOptions,
 )
 from intarsia.commands.streams import complain, is_quiet, note, print_report, remark
+from intarsia.counted import counted
 from intarsia.errors import RequestError
 
 if TYPE_CHECKING:
@@ -128,7 +129,8 @@ def _report(comparison: Comparison, files: Files, as_json: bool) -> None:
     """What was made, on standard output; what failed, on standard error."""
     counters = comparison.counters
     remark(
-        f"{counters.lane_rows} images went through the network in {counters.evaluations} evaluations, "
+        f"{counted(counters.lane_rows, 'image')} went through the network in "
+        f"{counted(counters.evaluations, 'evaluation')}, "
         f"in {comparison.seconds:.2f} s"
     )
     for cell in comparison.failed:

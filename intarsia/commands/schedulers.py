@@ -12,6 +12,7 @@ import typer
 from intarsia.commands.command import group
 from intarsia.commands.options import NUMBER, WHOLE, AsJson
 from intarsia.commands.streams import print_report
+from intarsia.counted import counted
 from intarsia.errors import BackendError, OutputError
 
 if TYPE_CHECKING:
@@ -118,7 +119,12 @@ def _note(each: SchedulerInfo) -> str:
 
 def _as_text(table: Table) -> str:
     """Fixed columns: row, timestep, sigma, scale, noise, and the new sample's coefficients."""
-    lines = [f"{table.name}, {table.steps} steps, {len(table)} evaluations, {table.state_slots} state slots"]
+    counts = (
+        counted(table.steps, "step"),
+        counted(len(table), "evaluation"),
+        counted(table.state_slots, "state slot"),
+    )
+    lines = [", ".join((table.name, *counts))]
     lines += [f"note: {note}" for note in table.notes]
 
     names = [*(f"state{slot}" for slot in range(table.state_slots)), "output", "noise"]
@@ -142,7 +148,7 @@ def _plot(table: Table, path: Path) -> None:
     figure = Figure(figsize=(8, 7), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
     above.semilogy(range(len(table) + 1), [max(float(sigma), 1e-3) for sigma in table.sigmas], marker=".")
-    above.set(title=f"{table.name}, {table.steps} steps", ylabel="sigma (0 drawn at 0.001)")
+    above.set(title=f"{table.name}, {counted(table.steps, 'step')}", ylabel="sigma (0 drawn at 0.001)")
 
     names = [*(f"state {slot}" for slot in range(table.state_slots)), "output", "noise"]
     for column, name in enumerate(names):

@@ -37,7 +37,7 @@ __all__ = [
     "start",
 ]
 
-JSON_SCHEMA = 1
+JSON_SCHEMA = 2
 """Version of what ``--json`` prints, errors too (docs/json.md); it grows when a key changes its meaning or goes."""
 
 _ERRORS = "intarsia-escapes"

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 
 from intarsia.comparing.axes import Axis
 from intarsia.comparing.labels import Font, distinct, fitted, font
+from intarsia.counted import counted
 from intarsia.errors import RequestError, expect
 
 __all__ = ["MAX_PIXELS", "Tile", "check_size", "draw_grid", "thumbnail"]
@@ -115,7 +116,7 @@ def check_size(cells: int, cell_size: object) -> int:
         raise RequestError("cell_size", cell_size, allowed)
     most = math.isqrt(MAX_PIXELS // max(1, cells))
     if cell_size > most:
-        raise RequestError("cell_size", cell_size, f"at most {most} for a grid of {cells} cells")
+        raise RequestError("cell_size", cell_size, f"at most {most} for a grid of {counted(cells, 'cell')}")
     return cell_size
 
 

@@ -16,6 +16,7 @@ from intarsia.checkpoints.identified import SD1, SD2, SDXL
 from intarsia.checkpoints.lora_families import find_lora
 from intarsia.checkpoints.probe import identify, identify_header
 from intarsia.checkpoints.stored import Place
+from intarsia.counted import counted
 from intarsia.errors import WeightsError
 from intarsia.models.lora import Addition, Additions, LoraFile
 from intarsia.models.lora_arithmetic import Array, Reader
@@ -94,12 +95,13 @@ def _read(path: Path, strength: float, model: _Model, read: Reader) -> LoraFile:
     known = {layer: parts for layer, parts in names.layers.items() if layer in model.layers}
     unknown = [layer for layer in names.layers if layer not in model.layers]
     if len(unknown) > _MOST_UNKNOWN * len(names.layers):
-        _refuse(header, model, unknown, len(names.layers), "are not in this model")
+        _refuse(header, model, unknown, len(names.layers), ("is not in this model", "are not in this model"))
     _check_spellings(header, known, model)
 
     found = _additions(header, known, model, read)
     if found.misfits:
-        _refuse(header, model, found.misfits, len(names.layers), "have another shape than this model's")
+        another = "another shape than this model's"
+        _refuse(header, model, found.misfits, len(names.layers), (f"has {another}", f"have {another}"))
 
     others = dict(names.others)
     for kind, tensors in found.unusable.items():
@@ -202,7 +204,7 @@ def _fitted(addition: Addition, wanted: tuple[int, ...], is_input: bool) -> Addi
 def _notes(others: Mapping[str, tuple[str, ...]], absent: list[str], partly: list[str]) -> tuple[str, ...]:
     left_out = [phrase(kind, names) for kind, names in others.items()]
     if absent:
-        left_out.append(f"{len(absent)} layers that this model does not have: {_listed(absent)}")
+        left_out.append(f"{counted(len(absent), 'layer')} that this model does not have: {_listed(absent)}")
     notes = []
     if left_out:
         notes.append(f"left out, as it cannot be applied: {'; '.join(left_out)}")
@@ -211,15 +213,21 @@ def _notes(others: Mapping[str, tuple[str, ...]], absent: list[str], partly: lis
     return tuple(notes)
 
 
-def _refuse(header: Header, model: _Model, names: Sequence[str], total: int, problem: str) -> None:
-    """WeightsError, in which the version of Stable Diffusion stands where the header says another than the model's."""
+def _refuse(header: Header, model: _Model, names: Sequence[str], total: int, problem: tuple[str, str]) -> None:
+    """WeightsError, in which the version of Stable Diffusion stands where the header says another than the model's.
+
+    Args:
+        names: of the layers that cannot be applied; total: how many there are.
+        problem: what is wrong with one, and with several.
+    """
     identified = find_lora(header)
     families = identified.families if identified else ()
     versions = [name for name, members in _VERSIONS.items() if set(members) <= set(families)]
     reason = ""
     if versions and model.version not in versions:
         reason = f"this LoRA is for {' or '.join(versions)}, the model is {model.version}: "
-    raise WeightsError(f"{header.path}: {reason}{len(names)} of its {total} layers {problem}: {_listed(names)}")
+    one, several = (f"of its {counted(total, 'layer')} {each}" for each in problem)
+    raise WeightsError(f"{header.path}: {reason}{counted(len(names), one, several)}: {_listed(names)}")
 
 
 def _listed(names: Sequence[str]) -> str:

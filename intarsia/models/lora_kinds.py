@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from intarsia.counted import counted
+
 __all__ = ["EMBEDDINGS", "LoraNames", "phrase", "sorted_names"]
 
 _SHOWN = 2
@@ -87,10 +89,9 @@ def sorted_names(names: Iterable[str]) -> LoraNames:
 
 def phrase(kind: str, names: tuple[str, ...]) -> str:
     """A kind with the number and the first names of its tensors, for a sentence."""
-    tensors = "tensor" if len(names) == 1 else "tensors"
     listed = ", ".join(names[:_SHOWN])
     more = ", …" if len(names) > _SHOWN else ""
-    return f"{kind} ({len(names)} {tensors}: {listed}{more})"
+    return f"{kind} ({counted(len(names), 'tensor')}: {listed}{more})"
 
 
 def _part(name: str) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from intarsia.counted import counted
 from intarsia.errors import RequestError
 from intarsia.schedulers.names import NAMES, resolve, solver_of
 from intarsia.schedulers.noise_schedule import NoiseSchedule, alpha_sigma
@@ -121,7 +122,7 @@ def _solved(request: SchedulerRequest, run: SamplingRun) -> Rows:
 
 
 def _failure(request: SchedulerRequest, reason: str) -> RequestError:
-    message = f"the solver of {request.name} failed for {request.steps} steps: {reason}"
+    message = f"the solver of {request.name} failed for {counted(request.steps, 'step')}: {reason}"
     return RequestError("scheduler", request.name, message=message)
 
 

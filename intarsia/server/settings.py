@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from intarsia.counted import counted
 from intarsia.errors import RequestError
 from intarsia.server.http.origins import read_host, read_origin
 
@@ -219,7 +220,7 @@ def shown_seconds(seconds: float) -> str:
     many = (name for name, unit in units.items() if seconds >= 10 * unit)
     name = next(chain(whole, many), "second")
     count = round(seconds / units.get(name, 1.0))
-    return f"1 {name}" if count == 1 else f"{count} {name}s"
+    return counted(count, name)
 
 
 def read_bytes(option: str, text: str) -> int:

@@ -30,7 +30,7 @@ def test_a_run_its_report_and_a_retry(album, tmp_path):
     (album.folder / "photos/3.png").rename(album.folder / "photos/gone.png")
     again = album.call("retry", manifest, "--out", out, "--backend", "null", "--class", "io")
     assert again.returncode == 0
-    assert again.stdout.splitlines()[0] == "1 rows: 1 ok"
+    assert again.stdout.splitlines()[0] == "1 row: 1 ok"
     assert album.call("merge", out).stdout == f"4 rows in {out / 'results.jsonl'}\n"
 
 

@@ -250,14 +250,19 @@ def test_numbers_of_a_run_that_are_damaged_are_left_out(tmp_path, text, reason):
 
 def test_numbers_of_an_earlier_version_are_no_damage(tmp_path):
     (tmp_path / "results.jsonl").write_text(json.dumps(GOOD) + "\n")
-    earlier = {name: value for name, value in RunStats().to_dict().items() if name != "warnings"}
+    stats = RunStats()
+    stats.add(Record(id="a", status="ok", outputs=("a.png",)))
+    numbers = stats.to_dict() | {"images_per_second_after_warm_up": 2.5}
+    earlier = {name.replace("images", "pictures"): value for name, value in numbers.items() if name != "warnings"}
     (tmp_path / "report.json").write_text(json.dumps(earlier))
     (tmp_path / "report-2025.json").write_text("no run's")
     (tmp_path / "report-1-of-2.json").mkdir()
     (tmp_path / "results-1-of-2.jsonl").mkdir()
     report = batch.report(tmp_path)
     assert (list(report["runs"]), report["warnings"], report["rows"]) == (["report"], [], 1)
-    assert CliRunner().invoke(app, ["batch", "report", str(tmp_path)]).exit_code == 0
+    assert report["runs"]["report"].items() == {name: numbers[name] for name in numbers if name != "warnings"}.items()
+    done = CliRunner().invoke(app, ["batch", "report", str(tmp_path)])
+    assert (done.exit_code, "1 image in " in done.stdout, "(2.50 after the first)" in done.stdout) == (0, True, True)
 
 
 def test_records_without_a_run_are_read_as_ever(tmp_path):

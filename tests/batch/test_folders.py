@@ -104,7 +104,7 @@ def test_what_is_left_out_is_said_before_the_work(album, tmp_path):
     done = album.call("validate", *where)
     assert (done.returncode, done.stdout.splitlines()) == (0, [*sentences, "6 rows, 0 with problems"])
     done = album.call("validate", *where, "--json")
-    assert json.loads(done.stdout) == {"schema": 1, "rows": 6, "problems": [], "notes": sentences}
+    assert json.loads(done.stdout) == {"schema": 2, "rows": 6, "problems": [], "notes": sentences}
 
 
 def test_many_names_are_counted(place):
@@ -248,7 +248,7 @@ def test_a_missing_mask_is_of_one_class_in_folders_and_in_rows(album, tmp_path):
 
     (album.folder / "masks/0_mask.png").write_bytes((album.folder / "masks/1.png").read_bytes())
     retry = ("retry", *where, "--size", "64x64", "--out", tmp_path / "folders", "--backend", "null", "--class", "mask")
-    assert album.call(*retry).stdout.splitlines()[0] == "1 rows: 1 error"  # of another shape: it was taken up
+    assert album.call(*retry).stdout.splitlines()[0] == "1 row: 1 error"  # of another shape: it was taken up
 
 
 def test_no_image_is_its_own_mask(place):

@@ -64,7 +64,7 @@ def test_csv_lines_that_are_wrong_are_named_and_the_others_are_read(tmp_path):
     read = [(line.number, line.fields.get("id"), line.problem) for line in Manifest(path)]
     assert read[0] == (3, "a", "")
     assert [(number, problem) for number, _, problem in read[1:4]] == [
-        (4, "has 1 cells; the header has 2"), (5, "has 3 cells; the header has 2"), (6, "is not UTF-8"),
+        (4, "has 1 cell; the header has 2"), (5, "has 3 cells; the header has 2"), (6, "is not UTF-8"),
     ]  # fmt: skip
     assert read[4] == (7, "e", "")
     assert "is not CSV" in read[5][2]

@@ -58,7 +58,7 @@ def test_options_of_the_command_line_are_those_of_the_library(album, tmp_path):
     assert len(image_hashes(tmp_path / "typed")) == 6
     assert image_hashes(tmp_path / "typed") == image_hashes(tmp_path / "called")
     checked = album.call("validate", manifest, *typed[:-2], "--json")
-    assert json.loads(checked.stdout) == {"schema": 1, "rows": 3, "problems": [], "notes": []}
+    assert json.loads(checked.stdout) == {"schema": 2, "rows": 3, "problems": [], "notes": []}
 
 
 def test_changed_options_run_the_rows_again(album, tmp_path):

@@ -33,7 +33,7 @@ def test_a_thousand_rows_are_all_there_and_the_report_is_right(album, tmp_path):
     report = batch.report(out)
     assert (report["rows"], report["ok"], report["error"], report["failed"]) == (1000, 1000, 0, [])
     numbers = report["runs"]["report"]
-    assert numbers["pictures"] == 1010
+    assert numbers["images"] == 1010
     assert {"resolve", "denoise", "decode", "paste", "write", "total"} <= set(numbers["stages"])
     assert all(0 < each["p50"] <= each["p95"] for name, each in numbers["stages"].items() if name == "total")
     assert 0 < numbers["batch_fill"] <= 1

@@ -47,8 +47,8 @@ def test_numbers_of_a_run(monkeypatch):
     ]
     assert stats.to_dict() == {
         "rows": 9, "before": 2, "ok": 3, "error": 2, "skipped": 1, "cancelled": 1, "errors": {"io": 1, "memory": 1},
-        "pictures": 6, "retries": 2 + 1 - 1, "restarts": 0, "stopped": "", "seconds": 20.0, "warm_up_seconds": 10.0,
-        "pictures_per_second": 0.3, "batch_fill": 0.7, "peak_memory_mib": 300.5, "peak_device_memory_mib": 7.0,
+        "images": 6, "retries": 2 + 1 - 1, "restarts": 0, "stopped": "", "seconds": 20.0, "warm_up_seconds": 10.0,
+        "images_per_second": 0.3, "batch_fill": 0.7, "peak_memory_mib": 300.5, "peak_device_memory_mib": 7.0,
         "stages": {"write": {"p50": 0.2, "p95": 0.3}}, "warnings": [],
     }  # fmt: skip
     assert (stats.failed, stats.finished, stats.done) == (2, 2 + 7, 7)
@@ -66,8 +66,8 @@ def test_a_few_batches_have_no_rate_of_their_own(monkeypatch, images, seconds, s
     stats.add(ok(images, 0.1))
     numbers = stats.to_dict()
     monkeypatch.undo()
-    assert numbers["pictures_per_second"] == round((images + 1) / (2 + seconds), 3)
-    assert numbers.get("pictures_per_second_after_warm_up") == steady
+    assert numbers["images_per_second"] == round((images + 1) / (2 + seconds), 3)
+    assert numbers.get("images_per_second_after_warm_up") == steady
     assert problem_of(numbers) == ""
     assert "(20.00 after the first)" in run_as_text(numbers) or steady is None
 
@@ -75,9 +75,9 @@ def test_a_few_batches_have_no_rate_of_their_own(monkeypatch, images, seconds, s
 def test_a_report_may_leave_the_rate_after_the_warm_up_out_but_not_make_it_up():
     numbers = RunStats().to_dict()
     assert problem_of(numbers) == ""
-    assert problem_of(numbers | {"pictures_per_second_after_warm_up": 3.5}) == ""
-    sentence = "pictures_per_second_after_warm_up cannot be 'fast'"
-    assert problem_of(numbers | {"pictures_per_second_after_warm_up": "fast"}) == sentence
+    assert problem_of(numbers | {"images_per_second_after_warm_up": 3.5}) == ""
+    sentence = "images_per_second_after_warm_up cannot be 'fast'"
+    assert problem_of(numbers | {"images_per_second_after_warm_up": "fast"}) == sentence
 
 
 RANKS = [

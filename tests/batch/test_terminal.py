@@ -113,7 +113,7 @@ def test_what_files_of_a_run_hold_acts_on_no_terminal(tmp_path):
     record = {"id": EVIL, "status": "error", "error": EVIL, "text": EVIL, "line": 1}
     (tmp_path / "results.jsonl").write_text(json.dumps(record) + "\n" + json.dumps({"id": EVIL, "status": EVIL}) + "\n")
     numbers = batch.RunStats(rows=1, stopped=EVIL, warnings=[EVIL]).to_dict()
-    numbers |= {"pictures": 1, "errors": {EVIL: 1}, "stages": {EVIL: {"p50": 1, "p95": 1}}}
+    numbers |= {"images": 1, "errors": {EVIL: 1}, "stages": {EVIL: {"p50": 1, "p95": 1}}}
     (tmp_path / "report.json").write_text(json.dumps(numbers))
     done, _ = called("report", tmp_path)
     assert is_harmless(done.stdout + done.stderr)

@@ -225,7 +225,7 @@ def test_a_device_too_few_is_counted(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "init", lambda: None)
     with pytest.raises(
-        intarsia.BackendError, match="cuda:3 is not available: this machine has 1 CUDA devices for torch"
+        intarsia.BackendError, match="cuda:3 is not available: this machine has 1 CUDA device for torch"
     ):
         intarsia.Engine("torch", "cuda:3")
 

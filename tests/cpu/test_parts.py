@@ -172,6 +172,6 @@ def test_a_lora_of_another_model_is_refused_and_the_engine_goes_on(home, tmp_pat
         '[loras.bad]\npath = "bad.safetensors"\n'
     )
     with intarsia.Engine("torch", "cpu", registry) as engine:
-        with pytest.raises(WeightsError, match=r"bad\.safetensors: 1 of its 1 layers are not .*unet\.nowhere"):
+        with pytest.raises(WeightsError, match=r"bad\.safetensors: 1 of its 1 layer is not .*unet\.nowhere"):
             engine.run(ask(model="nine", loras=(Lora(id="bad"),)))
         assert drawn(engine.run(ask(model="nine"))).std() > 1

@@ -224,7 +224,7 @@ WRONG = {
         r"5 of its 5 layers are not in this model: "
         r"unet\.down_blocks\.4\.to_q, unet\.down_blocks\.5\.to_q, unet\.down_blocks\.6\.to_q and 2 more",
     ),
-    "unknown kohya layers": (kohya_pair("lora_unet_nothing_here"), "1 of its 1 layers are not in this model"),
+    "unknown kohya layers": (kohya_pair("lora_unet_nothing_here"), "1 of its 1 layer is not in this model"),
     "one of nine": (
         {k: v for layer in [*LAYERS[:8], "unet.nothing"] for k, v in pair_of(layer).items()},
         r"1 of its 9 layers are not in this model: unet\.nothing",
@@ -235,9 +235,9 @@ WRONG = {
     ),
     "for SD2, by the context's width": (
         pair_of(f"unet.{ATTENTION.replace('attn1', 'attn2')}.to_k", inputs=1024),
-        r"this LoRA is for SD2, the model is SD1\.5: 1 of its 1 layers have another shape than this model's",
+        r"this LoRA is for SD2, the model is SD1\.5: 1 of its 1 layer has another shape than this model's",
     ),
-    "other inputs": (pair_of(f"unet.{ATTENTION}.to_q", inputs=40), "1 of its 1 layers have another shape"),
+    "other inputs": (pair_of(f"unet.{ATTENTION}.to_q", inputs=40), "1 of its 1 layer has another shape"),
     "other outputs": (pair_of(f"unet.{ATTENTION}.to_q", outputs=40), "have another shape"),
     "a norm": (pair_of("unet.conv_norm_out"), "have another shape"),
     "two ranks": (
@@ -316,11 +316,11 @@ EXTRAS = {
     "positions": ({"text_encoder.text_model.embeddings.position_ids": (1, 77)}, "constants"),
     "the bias of a layer without one": (
         {f"{KOHYA}.diff_b": (32,)},
-        rf"1 layers that this model does not have: unet\.{ATTENTION}\.to_q\.bias",
+        rf"1 layer that this model does not have: unet\.{ATTENTION}\.to_q\.bias",
     ),
     "a layer that is not there": (
         {"lora_unet_nothing_here.lora_down.weight": (2, 32), "lora_unet_nothing_here.lora_up.weight": (32, 2)},
-        r"1 layers that this model does not have: lora_unet_nothing",
+        r"1 layer that this model does not have: lora_unet_nothing",
     ),
 }
 

@@ -199,7 +199,7 @@ def test_an_error_is_json_where_json_is_asked_for(intarsia, arguments, kind, cod
     done = intarsia(*arguments, "--json")
     report = json.loads(done.stdout)
     assert done.returncode == code
-    assert report["schema"] == 1
+    assert report["schema"] == 2
     expected = {"kind": kind, "exit_code": code, "message": report["error"]["message"]}
     assert report["error"] == (expected if field is None else expected | {"field": field})
     assert done.stderr == f"intarsia: {report['error']['message']}\n"

@@ -130,7 +130,7 @@ def test_a_failed_cell_is_exit_code_1_and_the_rest_is_written(place, capsys):
     assert captured.err == f"intarsia: cell-04 failed: {made['cells'][3]['error']}\n"
     assert [cell["status"] for cell in made["cells"]] == ["ok", "ok", "ok", "failed"]
     assert made["axes"] == {"steps": [4, 60], "scheduler": ["euler", "lcm"]}
-    assert (made["schema"], made["grid"], made["lane_rows"]) == (1, "photo-compare.png", 2 + 2 + 42)
+    assert (made["schema"], made["grid"], made["lane_rows"]) == (2, "photo-compare.png", 2 + 2 + 42)
     assert (place / made["grid"]).is_file()
 
 

@@ -39,7 +39,7 @@ def doctor(*arguments: str, weights: Path | None = None) -> subprocess.Completed
 def test_json_has_versions_devices_the_choice_and_the_model():
     done = doctor("--json")
     found = json.loads(done.stdout)
-    assert (done.returncode, found["schema"], found["version"]) == (0, 1, version("intarsia"))
+    assert (done.returncode, found["schema"], found["version"]) == (0, 2, version("intarsia"))
     assert found["packages"]["base"]["numpy"] == version("numpy")
     assert found["model"]["id"] == "intarsia-tiny"
     assert found["model"]["problem"] == ""

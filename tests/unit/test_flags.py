@@ -441,19 +441,19 @@ MODELS = {
     "models list": {
         "kind": (["--kind", "loras"], "ink\tevery family\tinstalled\tunknown\n"),
         "weights": (["--weights", "mine.toml"], "mine\tsd15\tmissing, default\tunknown\nnothing\t"),
-        "as_json": (["--kind", "loras", "--json"], '{\n  "schema": 1,\n  "kind": "loras",'),
+        "as_json": (["--kind", "loras", "--json"], '{\n  "schema": 2,\n  "kind": "loras",'),
     },
     "models path": {
         "name": (["nothing"], "{place}/nothing\n"),
         "kind": (["--kind", "loras", "ink"], "{place}/ink.safetensors\n"),
         "weights": (["--weights", "folder/other.toml"], "folder/nothing\n"),
-        "as_json": (["nothing", "--json"], '{\n  "schema": 1,\n  "kind": "models",\n  "id": "nothing",'),
+        "as_json": (["nothing", "--json"], '{\n  "schema": 2,\n  "kind": "models",\n  "id": "nothing",'),
     },
     "models verify": {
         "name": (["other"], "ok\t3\tink"),
         "kind": (["--kind", "loras", "pinned"], "ok\t"),
         "weights": (["--weights", "pins.toml"], "ok\t3\tink"),
-        "as_json": (["other", "--json"], '{\n  "schema": 1,\n  "kind": "models",\n  "id": "other",'),
+        "as_json": (["other", "--json"], '{\n  "schema": 2,\n  "kind": "models",\n  "id": "other",'),
     },
 }
 
@@ -681,16 +681,16 @@ KEYS = {
     "keys add": {
         "name": (["eve"], "intarsia_"),
         "file": (["eve", "--file", "other.txt"], "intarsia_"),
-        "as_json": (["eve", "--json"], '{\n  "schema": 1,\n  "name": "eve",'),
+        "as_json": (["eve", "--json"], '{\n  "schema": 2,\n  "name": "eve",'),
     },
     "keys list": {
         "file": (["--file", "other.txt"], "bob\tsha256:111111111111…\n"),
-        "as_json": (["--json"], '{\n  "schema": 1,\n  "keys": [\n    {\n      "name": "ann",'),
+        "as_json": (["--json"], '{\n  "schema": 2,\n  "keys": [\n    {\n      "name": "ann",'),
     },
     "keys remove": {
         "name": (["ann"], ""),
         "file": (["bob", "--file", "other.txt"], ""),
-        "as_json": (["ann", "--json"], '{\n  "schema": 1,\n  "name": "ann",\n  "left": 0\n}'),
+        "as_json": (["ann", "--json"], '{\n  "schema": 2,\n  "name": "ann",\n  "left": 0\n}'),
     },
 }
 

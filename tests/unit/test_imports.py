@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "intarsia"
 
 # Folder or module → what of ours it may import, besides itself and these, which import nothing but each other.
 EVERYWHERE = [
+    "intarsia.counted",
     "intarsia.errors",
     "intarsia.printable",
     "intarsia.redact",

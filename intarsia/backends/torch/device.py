@@ -12,6 +12,7 @@ from torch import Tensor
 
 from intarsia.backends.device_names import check_device_name
 from intarsia.backends.torch.memory import Attempt, is_out_of_memory, measured, what_would_fit
+from intarsia.counted import counted
 from intarsia.errors import BackendError, DeviceLost, OutOfMemory
 
 __all__ = ["download", "installed_versions", "pick_device", "pick_dtype", "translated", "upload"]
@@ -40,7 +41,7 @@ def _why_not_available(count: int) -> str:
     except RuntimeError as exc:
         text = _first_line(exc)
         return f"torch {torch.__version__} cannot use a driver for CUDA {torch.version.cuda}: {text}"
-    return f"this machine has {count} CUDA devices for torch"
+    return f"this machine has {counted(count, 'CUDA device')} for torch"
 
 
 def pick_dtype(device: torch.device) -> torch.dtype:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from intarsia.counted import counted
 from intarsia.errors import OutputError, shown
 from intarsia.printable import printable
 
@@ -44,8 +45,10 @@ class Damage:
     def warnings(self) -> list[str]:
         """A sentence for each line that is named, and one for all others of its file."""
         named = [sentence for sentences in self._named.values() for sentence in sentences]
-        counted = [printable(f"{path}: {more} more lines are damaged") for path, more in self._more.items()]
-        return named + counted
+        others = []
+        for path, more in self._more.items():
+            others.append(printable(f"{path}: {counted(more, 'more line is', 'more lines are')} damaged"))
+        return named + others
 
 
 def read_values(path: Path, problem_of: Callable[[Any], str], damage: Damage) -> Iterator[Any]:

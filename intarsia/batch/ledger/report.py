@@ -15,7 +15,8 @@ from intarsia.batch.ledger.progress_file import read_progress
 from intarsia.batch.ledger.records import Record, Status
 from intarsia.batch.ledger.replacing import replacing
 from intarsia.batch.ledger.results import read_history, result_files
-from intarsia.batch.ledger.run_stats import problem_of
+from intarsia.batch.ledger.run_stats import problem_of, with_present_names
+from intarsia.counted import counted
 from intarsia.errors import OutputError
 from intarsia.printable import printable
 
@@ -92,6 +93,7 @@ def _runs(folder: Path, damage: Damage) -> dict[str, Any]:
         except OSError as exc:
             raise OutputError(f"{path} cannot be read: {exc.strerror or exc}") from exc
 
+        numbers = with_present_names(numbers)
         problem = problem or problem_of(numbers)
         if problem:
             damage.add(path, "the file", problem)
@@ -104,14 +106,14 @@ def as_text(summary: Mapping[str, Any]) -> str:
     """A report for people; its warnings are left to the caller."""
     counts = ", ".join(_counts(summary))
     lines = [running["line"] for running in summary["running"]]
-    lines.append(f"{summary['rows']} rows: {counts or 'none'}")
-    lines += [f"  {name}: {count}" for name, count in summary["errors"].items()]
+    lines.append(f"{counted(summary['rows'], 'row')}: {counts or 'none'}")
+    lines += [f"  {name}: {count:,}" for name, count in summary["errors"].items()]
 
     failed = summary["failed"]
     for record in failed[:_SHOWN]:
         lines.append(f"{record['id']}: {record.get('error', '')}: {record.get('text', '')}")
     if len(failed) > _SHOWN:
-        lines.append(f"… and {len(failed) - _SHOWN} more (--json shows all)")
+        lines.append(f"… and {len(failed) - _SHOWN:,} more (--json shows all)")
 
     for name, numbers in summary["runs"].items():
         lines += ["", f"latest run ({name}.json)", *_lines_of(numbers)]
@@ -124,37 +126,40 @@ def run_as_text(numbers: Mapping[str, Any]) -> str:
 
 
 def _counts(numbers: Mapping[str, Any]) -> list[str]:
-    return [f"{numbers[name]} {name}" for name in _COUNTED if numbers[name]]
+    return [f"{numbers[name]:,} {name}" for name in _COUNTED if numbers[name]]
 
 
 def _lines_of(numbers: Mapping[str, Any]) -> list[str]:
     counts = _counts(numbers)
     if numbers["before"]:
-        counts.append(f"{numbers['before']} done before")
+        counts.append(f"{numbers['before']:,} done before")
 
-    lines = [f"{numbers['rows']} rows: {', '.join(counts) or 'none'}"]
+    lines = [f"{counted(numbers['rows'], 'row')}: {', '.join(counts) or 'none'}"]
     if numbers["stopped"]:
         lines.append(f"stopped: {numbers['stopped']}")
-    lines += [f"  {name}: {count}" for name, count in numbers["errors"].items()]
-    if numbers["pictures"]:
+    lines += [f"  {name}: {count:,}" for name, count in numbers["errors"].items()]
+    if numbers["images"]:
         lines += [_speed(numbers), _effort(numbers), _stages(numbers)]
     return lines
 
 
 def _speed(numbers: Mapping[str, Any]) -> str:
     seconds = f"{numbers['seconds']:.1f} s ({numbers['warm_up_seconds']:.1f} s until the first)"
-    rate = f"{numbers['pictures_per_second']:.2f} a second"
-    steady = numbers.get("pictures_per_second_after_warm_up")
+    rate = f"{numbers['images_per_second']:.2f} a second"
+    steady = numbers.get("images_per_second_after_warm_up")
     if steady is not None:
         rate += f" ({steady:.2f} after the first)"
-    return f"{numbers['pictures']} images in {seconds}, {rate}; batches {numbers['batch_fill']:.0%} full"
+    images = counted(numbers["images"], "image")
+    return f"{images} in {seconds}, {rate}; batches {numbers['batch_fill']:.0%} full"
 
 
 def _effort(numbers: Mapping[str, Any]) -> str:
     memory = f"{numbers['peak_memory_mib']:.0f} MiB a process"
     if numbers["peak_device_memory_mib"]:
         memory += f", {numbers['peak_device_memory_mib']:.0f} MiB on the device"
-    return f"{numbers['retries']} retries, {numbers['restarts']} restarts of workers; peak memory {memory}"
+    retries = counted(numbers["retries"], "retry", "retries")
+    restarts = counted(numbers["restarts"], "restart")
+    return f"{retries}, {restarts} of workers; peak memory {memory}"
 
 
 def _stages(numbers: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from intarsia.batch.ledger.json_lines import is_text_list
 from intarsia.batch.ledger.records import Record
 from intarsia.errors import shown
 
-__all__ = ["RunStats", "WorkerState", "problem_of", "quantile"]
+__all__ = ["RunStats", "WorkerState", "problem_of", "quantile", "with_present_names"]
 
 
 # From where on the rate after the warm-up is one: so many batches of every process, and so long.
@@ -140,19 +140,19 @@ class RunStats:
     def to_dict(self) -> dict[str, Any]:
         """The report of this run."""
         seconds = time.perf_counter() - self.began
-        steady = {"pictures_per_second_after_warm_up": round(self.rate, 3)} if self.is_steady else {}
+        steady = {"images_per_second_after_warm_up": round(self.rate, 3)} if self.is_steady else {}
         return {
             "rows": self.rows,
             "before": self.before,
             **{name: self.status[name] for name in ("ok", "error", "skipped", "cancelled")},
             "errors": dict(sorted(self.errors.items())),
-            "pictures": self.images,
+            "images": self.images,
             "retries": self.again,
             "restarts": self.restarts,
             "stopped": self.stopped,
             "seconds": round(seconds, 3),
             "warm_up_seconds": round(self.first or 0.0, 3),
-            "pictures_per_second": round(self.images / seconds, 3) if seconds > 0 else 0.0,
+            "images_per_second": round(self.images / seconds, 3) if seconds > 0 else 0.0,
             **steady,
             "batch_fill": round(self.fill, 4),
             "peak_memory_mib": max((state.memory for state in self.states), default=0.0),
@@ -176,6 +176,13 @@ def quantile(ordered: Sequence[float], share: float) -> float:
     # Ranks begin at 1; a share of 0 is the smallest value.
     clamped = min(max(rank, 1), len(ordered))
     return ordered[clamped - 1]
+
+
+def with_present_names(numbers: Any) -> Any:
+    """A report as it is written now: earlier ones called images pictures. What is no object stays as it is."""
+    if not isinstance(numbers, dict):
+        return numbers
+    return {_PRESENT_NAMES.get(name, name): value for name, value in numbers.items()}
 
 
 def problem_of(numbers: Any) -> str:
@@ -212,5 +219,12 @@ _NESTED: Mapping[str, Callable[[Any], bool]] = {
     "warnings": is_text_list,
 }
 
-_OPTIONAL = {"pictures_per_second_after_warm_up"}
+_PRESENT_NAMES = {
+    "pictures": "images",
+    "pictures_per_second": "images_per_second",
+    "pictures_per_second_after_warm_up": "images_per_second_after_warm_up",
+}
+"""Keys of earlier reports → those of now."""
+
+_OPTIONAL = {"images_per_second_after_warm_up"}
 """Numbers that a report may leave out."""

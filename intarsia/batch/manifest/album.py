@@ -12,6 +12,7 @@ from intarsia.batch.manifest.folders import NO_IMAGE, Listing, inode_of, list_im
 from intarsia.batch.manifest.line import Line
 from intarsia.batch.manifest.pairing import is_mask_name, masks_of_images
 from intarsia.batch.settings import Pair
+from intarsia.counted import counted
 from intarsia.errors import RequestError, shown
 
 __all__ = ["Album", "check", "notes", "open_album", "read"]
@@ -155,8 +156,7 @@ def _alone(folder: Path, what: str, without: str, names: Sequence[str]) -> str:
     """A sentence about files that have no partner; "" where there are none."""
     if not names:
         return ""
-    plural = "" if len(names) == 1 else "s"
-    return f"{folder}: {len(names):,} {what}{plural} {without}: {_enumerated(names)}"
+    return f"{folder}: {counted(len(names), what)} {without}: {_enumerated(names)}"
 
 
 def _enumerated(names: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from intarsia.batch.manifest.cells import CellError, written
 from intarsia.batch.manifest.line import KEYS, Line
+from intarsia.counted import counted
 from intarsia.errors import RequestError, shown
 
 __all__ = ["check_columns", "csv_columns", "csv_lines", "notes"]
@@ -131,7 +132,7 @@ def _line(number: int, columns: Sequence[str], cells: list[str]) -> Line:
     if not any(map(str.strip, surplus)):  # spreadsheets write empty cells at the end of a row
         cells = cells[: len(columns)]
     if len(cells) != len(columns):
-        return Line(number, problem=f"has {len(cells)} cells; the header has {len(columns)}")
+        return Line(number, problem=f"has {counted(len(cells), 'cell')}; the header has {len(columns)}")
 
     named = {name: cell for name, cell in zip(columns, cells, strict=True) if cell.strip()}
     if not all(map(_is_utf8, named.values())):

@@ -12,6 +12,7 @@ from intarsia.batch.running.jobs import Job
 from intarsia.batch.running.row_records import failed, not_begun
 from intarsia.batch.running.task import Task, history_of
 from intarsia.batch.settings import Options, read_limit
+from intarsia.counted import counted
 
 __all__ = ["ATTEMPTS", "Watch", "error_limit", "gave_up", "may_retry", "name_the_rest", "over_limit", "run_alone"]
 
@@ -48,7 +49,7 @@ def over_limit(stats: RunStats, limit: int | None) -> str:
     """Why a run stops because of its failures; "" where it goes on."""
     if limit is None or stats.failed <= limit:
         return ""
-    return f"{stats.failed} rows failed, more than {limit}"
+    return f"{counted(stats.failed, 'row')} failed, more than {limit}"
 
 
 def name_the_rest(task: Task, stats: RunStats, reason: str) -> None:

@@ -43,7 +43,7 @@ def failed(job: Job, error: ErrorKind, text: str) -> Record:
 
 def skipped(job: Job, identities: Mapping[str, str]) -> Record:
     """The record of a row that was done before; ``identities`` are those of its input images now."""
-    text = "done before: the pictures are the ones that it was done with"
+    text = "done before: the images are those that it was done with"
     return replace(record_of(job, "skipped"), text=text, identities=dict(identities), spec_hash=job.known)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from intarsia.counted import counted
 from intarsia.endpoints.replies import next_id
 from intarsia.endpoints.temporary_files import KEPT_HOURS
 from intarsia.errors import IntarsiaError, RequestError, expect
@@ -58,7 +59,8 @@ class Uploads:
         field, value = _given(payload)
         total = KeptUploads(self.store.database).of(owner)
         if total.images >= self.most_images:
-            raise self._full(total, f"{total.images} uploaded images of this key are stored, of {self.most_images}")
+            stored = counted(total.images, "uploaded image of this key is", "uploaded images of this key are")
+            raise self._full(total, f"{stored} stored, of {self.most_images:,}")
 
         image = open_image(field, value, self.access)
         data, notes = encode(image.to_pil(), "PNG")

@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from intarsia.counted import counted
 from intarsia.server.store.jobs import Job
 from intarsia.server.store.schema import JOBS, WEBHOOKS
 
@@ -56,4 +57,4 @@ def _webhook_status(status: str | None, tries: int, error: str) -> str:
     word = "waiting" if status == "due" else status
     if not error or status == "delivered":
         return word
-    return f"{word}: {error} after {tries} {'try' if tries == 1 else 'tries'}"
+    return f"{word}: {error} after {counted(tries, 'try', 'tries')}"
