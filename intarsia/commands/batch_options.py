@@ -122,7 +122,7 @@ class FileOptions:
     ] = True
     strip: Annotated[bool, typer.Option("--strip", help="Leave out EXIF, XMP and DPI of the images.")] = False
     thumbnails: Annotated[
-        bool, typer.Option("--thumbnails", help="Make those of the contact sheet now, which has it ready sooner.")
+        bool, typer.Option("--thumbnails", help="Make the contact sheet's with the rows: batch sheet is quick then.")
     ] = False
 
 
