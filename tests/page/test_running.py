@@ -167,7 +167,7 @@ def test_a_image_is_opened_by_a_drop_the_clipboard_and_as_an_example(tab, photo)
         list(png(np.zeros((40, 60, 3), np.uint8))),
     )
     tab.shows("#picture-size", "60 × 40")
-    tab.page.reload()
+    tab.load()
     tab.shows("#picture-size", "60 × 40")
 
 

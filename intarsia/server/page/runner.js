@@ -37,6 +37,11 @@ export class Runner {
     return this.#running !== null;
   }
 
+  /** Whether a job is on its way that the server has not confirmed. */
+  get isSending() {
+    return this.isRunning && this.#job === null;
+  }
+
   /**
    * Send a request and follow it.
    * @param {Record<string, any>} request
