@@ -47,7 +47,7 @@ export class App {
     this.toolbar = new Toolbar(this.editor);
     this.result = new ResultView(this.stage);
     this.history = new History({ restore: (entry) => this.restore(entry), show: (entry) => this.showAgain(entry) });
-    this.autosave = new Autosave(store, this.editor, this.history);
+    this.autosave = new Autosave(store, this.editor);
     this.runner = new Runner(new JobCourse(this));
     this.showCode = codePanel(() => this.settings(), () => this.stage.picture?.name ?? "");
     this.compare = new Compare(() => this.subject(), () => this.controls);
@@ -88,7 +88,7 @@ export class App {
       reset: () => this.controls?.reset(),
     };
     for (const [id, action] of Object.entries(actions)) byId(id, HTMLButtonElement).addEventListener("click", action);
-    // The browser asks before it leaves a page whose last change or whose job would be lost.
+    // The browser asks before a change or a job is lost.
     window.addEventListener("beforeunload", (event) => {
       if (this.runner.isSending || !this.autosave.isComplete) event.preventDefault();
     });
@@ -150,7 +150,7 @@ export class App {
     if (this.runner.isRunning) await this.runner.cancel();
     this.#show(picture);
     this.history.replace([]);
-    await Promise.all([this.autosave.keepPicture(), this.autosave.keepHistory()]);
+    await Promise.all([this.autosave.keepPicture(), this.autosave.keep("history", this.history.entries)]);
     if (this.controls !== null) await offerSettings(this.controls, file, name);
   }
 
@@ -279,7 +279,7 @@ export class App {
     this.stage.refresh();
     this.showCode();
     this.#keptSettings = controls.settings;
-    this.autosave.keepSettings(controls.settings);
+    this.autosave.keep("settings", controls.settings);
   }
 }
 

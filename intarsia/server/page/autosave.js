@@ -3,7 +3,9 @@
 import { notice } from "./settings_files.js";
 import { text } from "./texts.js";
 
-// Milliseconds without a change of the mask before it is written.
+/** @typedef {import("./store.js").Session} Session */
+
+// Milliseconds of quiet before the mask is written.
 const QUIET = 250;
 
 export class Autosave {
@@ -13,12 +15,10 @@ export class Autosave {
   /**
    * @param {import("./store.js").Store} store
    * @param {import("./editor.js").Editor} editor
-   * @param {import("./history.js").History} history
    */
-  constructor(store, editor, history) {
+  constructor(store, editor) {
     this.store = store;
     this.editor = editor;
-    this.history = history;
     document.addEventListener("visibilitychange", () => {
       if (document.visibilityState === "hidden" && !this.#isMaskWritten) this.#keepMask();
     });
@@ -39,43 +39,30 @@ export class Autosave {
     const { picture } = this.editor.stage;
     if (picture === null) return;
     const { file, name, url } = picture;
-    await this.#keep("picture", { file, name, url });
+    await this.keep("picture", { file, name, url });
   }
 
-  keepHistory() {
-    return this.#keep("history", this.history.entries);
-  }
-
-  /** @param {import("./settings.js").Settings} settings */
-  keepSettings(settings) {
-    return this.#keep("settings", settings);
-  }
-
-  /** @param {number | null} job its id while it runs */
-  keepJob(job) {
-    return this.#keep("job", job);
+  /**
+   * Write a part of the session.
+   * @template {keyof Session} Name
+   * @param {Name} name
+   * @param {Session[Name] | Promise<Session[Name]>} value
+   */
+  async keep(name, value) {
+    try {
+      await this.store.keep(name, value);
+    } catch (error) {
+      notice(text("notStored", { reason: error instanceof Error ? error.message : String(error) }));
+    }
   }
 
   async #keepMask() {
     clearTimeout(this.#timer);
     const { mask } = this.editor;
     if (mask === null) return;
-    this.#isMaskWritten = true; // the store counts it from here on, and the next change says otherwise
+    this.#isMaskWritten = true; // by the store, which counts what it has begun
     const { width, height } = mask;
     const made = this.editor.file().then((file) => ({ width, height, file }));
-    await this.#keep("mask", made);
-  }
-
-  /**
-   * @template {keyof import("./store.js").Session} Name
-   * @param {Name} name
-   * @param {import("./store.js").Session[Name] | Promise<import("./store.js").Session[Name]>} value
-   */
-  async #keep(name, value) {
-    try {
-      await this.store.keep(name, value);
-    } catch (error) {
-      notice(text("notStored", { reason: error instanceof Error ? error.message : String(error) }));
-    }
+    await this.keep("mask", made);
   }
 }

@@ -94,9 +94,8 @@ export class ResultView {
     const file = this.files[sample];
     this.selected = sample;
     const after = await decode(file);
-    const isWanted = this.file === file; // not where another was chosen meanwhile, or the view was closed
-    if (isWanted) this.#display(sample, after);
-    else after.close();
+    if (this.file === file) this.#display(sample, after);
+    else after.close(); // another was chosen meanwhile
   }
 
   /**

@@ -37,7 +37,7 @@ export class Runner {
     return this.#running !== null;
   }
 
-  /** Whether a job is on its way that the server has not confirmed. */
+  /** Whether the server has yet to confirm the job. */
   get isSending() {
     return this.isRunning && this.#job === null;
   }

@@ -55,7 +55,7 @@ export class Store {
     return found;
   }
 
-  /** Whether something is not written yet: a page that is left now loses it. */
+  /** Whether something is not written yet. */
   get isWriting() {
     return this.#pending > 0;
   }
@@ -68,8 +68,7 @@ export class Store {
    */
   keep(name, value) {
     this.#pending += 1;
-    const before = this.#writing.get(name) ?? Promise.resolve();
-    const writing = Promise.all([value, before]).then(async ([made]) => {
+    const writing = Promise.all([value, this.#writing.get(name)]).then(async ([made]) => {
       const table = this.database.transaction(TABLE, "readwrite").objectStore(TABLE);
       table.put(Date.now(), [this.session, "used"]);
       await result(table.put(made, [this.session, name]));
