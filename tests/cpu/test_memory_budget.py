@@ -133,6 +133,7 @@ def test_onnx_opens_the_vae_for_each_use(monkeypatch):
     assert all("unet" in there and not there & {"vae_encoder", "vae_decoder", "text_encoder"} for there in at_steps)
 
 
+@pytest.mark.slow
 def test_the_device_decides_without_a_budget(monkeypatch):
     for module in ("intarsia.backends.torch.backend", "intarsia.backends.onnx.backend"):
         monkeypatch.setattr(f"{module}.host_bytes", lambda: 2**30)

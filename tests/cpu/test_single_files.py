@@ -249,6 +249,7 @@ print(most - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads memory from /proc")
 def test_loading_takes_hardly_more_memory_than_the_weights(tmp_path):
     from diffusers import UNet2DConditionModel
