@@ -56,6 +56,7 @@ class MemoryPlan:
 
     Attributes:
         available: bytes.
+        weights: bytes of those that stay on the device.
         is_budget: the engine was given them; else they are the device's.
         releases_text: text encoders leave the device as soon as a prompt is encoded.
         releases_vae: without them, weights and a request still do not fit; ONNX Runtime opens the VAE for each use.
@@ -65,6 +66,7 @@ class MemoryPlan:
     """
 
     available: int
+    weights: int
     is_budget: bool
     releases_text: bool
     releases_vae: bool
@@ -112,6 +114,7 @@ def plan_memory(
 
     return MemoryPlan(
         available=available,
+        weights=resident,
         is_budget=budget is not None,
         releases_text=releases_text,
         releases_vae=resident + scale * _WORKING > available,

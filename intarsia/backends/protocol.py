@@ -37,6 +37,7 @@ __all__ = [
     "Snapshot",
     "State",
     "Step",
+    "Weighs",
 ]
 
 # Opaque handles: only the session that made them reads them.
@@ -249,6 +250,17 @@ class Adapts(Protocol):
             WeightsError: LoRAs that are unreadable or do not fit; the session is as it was.
         """
         ...
+
+
+@runtime_checkable
+class Weighs(Protocol):
+    """Optional: a session that says what its weights take.
+
+    Attributes:
+        weight_bytes: of its device's memory, for as long as it is open.
+    """
+
+    weight_bytes: int
 
 
 @runtime_checkable

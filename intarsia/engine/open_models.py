@@ -6,7 +6,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import replace
 
-from intarsia.backends.protocol import Adapts, Backend, Checker, ModelFiles, Prepares, Session
+from intarsia.backends.protocol import Adapts, Backend, Checker, ModelFiles, Prepares, Session, Weighs
 from intarsia.engine.parts import model_files
 from intarsia.engine.plan import ModelPlan
 from intarsia.engine.resolve import Resolved
@@ -18,6 +18,10 @@ __all__ = ["OpenModels"]
 # Sessions kept open, one for each model with its parts. More are closed, the least recently used first, as soon as no
 # lane needs them.
 _SESSIONS = 2
+# Bytes of weights up to which one network is kept open twice, with other LoRAs or another VAE: what changes between two
+# of them is quick then. Of larger ones the old session is closed before the new one is opened, which takes no more
+# memory than the first did.
+_TWICE = 2**30
 # Checkers kept open; a request that needs another opens it again.
 _CHECKERS = 2
 
@@ -53,7 +57,7 @@ class OpenModels:
         files = model_files(resolved.entry, resolved.parts, self.prepare)
         session = self._adapted(model, files, in_use)
         if session is None:
-            self._close_idle(in_use)
+            self._make_room(model, in_use)
             session = self._backend.open(files)
         self._sessions.put(model, session)
         return session
@@ -89,8 +93,14 @@ class OpenModels:
                 return self._sessions.pop(key)
         return None
 
-    def _close_idle(self, in_use: Collection[ModelPlan]) -> None:
-        """Make room for one more session."""
+    def _make_room(self, model: ModelPlan, in_use: Collection[ModelPlan]) -> None:
+        """Close what is not to be open beside one more session."""
+        for key in self._idle(in_use):
+            session = self._sessions.peek(key)
+            is_large = isinstance(session, Weighs) and session.weight_bytes > _TWICE
+            if is_large and key.sha256 == model.sha256:
+                self._sessions.evict(key)
+
         surplus = len(self._sessions) - _SESSIONS + 1
         for key in self._idle(in_use)[: max(0, surplus)]:
             self._sessions.evict(key)

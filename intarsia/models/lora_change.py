@@ -115,7 +115,7 @@ class _Change:
         fold = folding(additions, stored.name, template.device, template.dtype)
 
         places = {name: place for name, place in stored.places.items() if tensor_name(name) in touched}
-        for name, values in stored_tensors(places, stored.headers):
+        for name, values in stored_tensors(places, stored.headers, in_turn=True):
             _write(state, own_names[tensor_name(name)], fold(name, values), template)
 
 

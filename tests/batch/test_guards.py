@@ -194,6 +194,7 @@ def damaged_headers(folder: Path) -> list[str]:
     return [*names, "odd.png"]
 
 
+@pytest.mark.slow
 def test_a_damaged_header_is_its_rows_error_alone(album, tmp_path):
     names = damaged_headers(album.folder / "photos")
     # without width and height the header is looked at, to find what can be run together
@@ -369,6 +370,7 @@ def broken_and_mended(album: Album) -> tuple[list[Any], list[Any]]:
     return rows, mended
 
 
+@pytest.mark.slow
 def test_rows_without_a_name_are_forgotten_once_the_manifest_is_mended(album, tmp_path):
     rows, mended = broken_and_mended(album)
     out = tmp_path / "out"
@@ -386,6 +388,7 @@ def test_rows_without_a_name_are_forgotten_once_the_manifest_is_mended(album, tm
     assert batch.run(album.manifest(mended), out, album.options).before == 6
 
 
+@pytest.mark.slow
 def test_retry_runs_what_rows_without_a_name_have_become(album, tmp_path):
     rows, mended = broken_and_mended(album)
     out = tmp_path / "out"
@@ -549,6 +552,7 @@ def test_a_worker_whose_parent_says_nothing_goes_quietly():
         assert (done.returncode, done.stdout, done.stderr) == (70, "", "")
 
 
+@pytest.mark.slow
 def test_an_interrupt_while_workers_start(album, tmp_path):
     manifest, out = album.manifest(album.rows(5)), tmp_path / "out"
     command, environment = album.command("run", manifest, "--out", out, "--backend", "null", faults=0.5)

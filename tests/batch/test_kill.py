@@ -96,6 +96,7 @@ def test_a_row_that_kills_its_worker_is_given_up_and_takes_no_other_with_it_twic
     assert attempts.count(2) <= 3
 
 
+@pytest.mark.slow
 def test_a_retry_that_is_interrupted_leaves_its_rows_to_the_next(with_faults, tmp_path, monkeypatch):
     """Those in flight are no errors of another class now: the same command takes them up."""
     monkeypatch.setenv("INTARSIA_TEST_FAULTS", "0.05")

@@ -158,6 +158,7 @@ def test_unfinished_files_go_also_where_their_time_is_to_come(album, tmp_path):
     assert len(image_hashes(out)) == 2
 
 
+@pytest.mark.slow
 def test_a_row_that_failed_for_a_while_is_done_once_its_parameters_are_what_they_were(album, tmp_path):
     good = album.rows(2)
     bad, out = [good[0] | {"steps": 0}, good[1]], tmp_path / "out"

@@ -118,6 +118,7 @@ def test_a_run_that_is_silent_is_not_said_to_run():
     assert not running.to_json()["is_alive"]
 
 
+@pytest.mark.slow
 def test_a_report_while_it_runs_and_after_a_kill(album, tmp_path):
     """An evaluation takes ten minutes, so the run is still at it; off a terminal it says so in lines."""
     manifest, out = album.manifest(album.rows(3)), tmp_path / "out"

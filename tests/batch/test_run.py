@@ -60,6 +60,7 @@ def test_a_row_is_what_the_engine_makes_of_it(album, tmp_path, monkeypatch):
     assert line["model_sha256"] == result.plan.model.sha256
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("strip", [False, True])
 def test_exif_of_a_rows_image_is_in_its_file_unless_it_is_stripped(album, tmp_path, monkeypatch, strip):
     monkeypatch.chdir(album.folder)
@@ -88,6 +89,7 @@ def test_an_image_that_is_extended_needs_no_mask_and_is_done_once(album, tmp_pat
     assert batch.run(manifest, out, album.options).status == {"skipped": 1}
 
 
+@pytest.mark.slow
 def test_files_say_of_their_inputs_what_the_manifest_says(album, tmp_path):
     """So that a batch that is run in another place, or on another machine, gives the same bytes."""
     manifest = album.manifest([album.row(0), album.row(1, output="deep/er/name.png")])
@@ -127,6 +129,7 @@ def test_order_shards_workers_and_neighbors_change_no_image(album, tmp_path):
     assert batch.run(shuffled, tmp_path / "shards", other).status == {}
 
 
+@pytest.mark.slow
 def test_merge_of_other_folders_needs_their_images(album, tmp_path):
     manifest = album.manifest(album.rows(6))
     for part in (1, 2):

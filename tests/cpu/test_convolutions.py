@@ -154,6 +154,7 @@ def plain() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 CHOICES = [choice for count in (1, 2, 3) for choice in combinations(FORMS, count)]
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("choice", CHOICES, ids="+".join)
 @torch.inference_mode()
 def test_networks_compute_the_same_in_every_form(plain, choice):

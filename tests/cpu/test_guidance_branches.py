@@ -270,7 +270,7 @@ def stepping(way: str, unet: Any, alone: bool) -> CapturedStepper | EagerStepper
 MIXED = [{}, {"guidance": 1.0}, {"guidance": 7.0}, {"image": True}, {"ratio": 0.5}, {}, {"ratio": 0.5, "guidance": 1.0}]
 
 
-@pytest.mark.every(5)
+@pytest.mark.every(10)
 @pytest.mark.parametrize("alone", [True, False])
 @pytest.mark.parametrize("kind", ["attention first", "4 channels", "attention lower"])
 @pytest.mark.parametrize("way", ["eager", "launched", "captured"])

@@ -14,6 +14,7 @@ pytest.importorskip("torch", reason="needs torch: pip install 'intarsia[torch]'"
 pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'intarsia[cpu]'")
 
 import torch
+from safetensors.numpy import load_file
 
 import intarsia
 from intarsia.backends.memory_plan import NetworkSizes
@@ -58,6 +59,15 @@ def test_released_text_encoders_change_no_bit(backend):
     assert not np.array_equal(kept[0], kept[1])
     for one, other in zip(kept, released, strict=True):
         assert np.array_equal(one, other)
+
+
+def test_a_session_on_onnx_runtime_says_what_its_weights_take():
+    with intarsia.Engine("onnx", "cpu") as engine:
+        engine.run(ask())
+        (session,) = engine._worker._models._sessions.values()
+        assert session.weight_bytes == sum(
+            4 * values.size for path in MODEL.glob("*/*.safetensors") for values in load_file(path).values()
+        )
 
 
 def test_torch_releases_them_and_says_so(caplog):
@@ -123,6 +133,7 @@ def test_onnx_opens_the_vae_for_each_use(monkeypatch):
     assert all("unet" in there and not there & {"vae_encoder", "vae_decoder", "text_encoder"} for there in at_steps)
 
 
+@pytest.mark.slow
 def test_the_device_decides_without_a_budget(monkeypatch):
     for module in ("intarsia.backends.torch.backend", "intarsia.backends.onnx.backend"):
         monkeypatch.setattr(f"{module}.host_bytes", lambda: 2**30)

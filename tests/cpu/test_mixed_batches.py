@@ -87,6 +87,7 @@ def test_images_of_mixed_requests_have_the_bits_that_they_have_alone(registry, c
     assert counters.evaluations <= 1.1 * ideal
 
 
+@pytest.mark.slow
 def test_cancelling_some_in_the_middle(registry):
     chosen = mixed_requests(18, 10)
     with intarsia.Engine("torch", "cpu", registry, slots=SLOTS) as engine:

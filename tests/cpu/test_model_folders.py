@@ -94,7 +94,7 @@ def inside(folder: Path, blobs: Path) -> None:
     (folder / UNET).symlink_to("../x.safetensors")
 
 
-@pytest.mark.every(3)
+@pytest.mark.every(6)
 @pytest.mark.parametrize("link", [hub, component, one_file, whole, inside])
 def test_a_model_of_links_is_the_model(folder, tmp_path, plain, link):
     (tmp_path / "blobs" / "deep").mkdir(parents=True)
@@ -219,6 +219,7 @@ def ink(folder: Path) -> dict[str, Any]:
     return {"loras": [{"id": "ink"}]}
 
 
+@pytest.mark.slow
 def test_what_is_left_out_of_a_lora_is_in_every_result(folder, ink, plain):
     left = (
         "LoRA ink.safetensors: left out, as it cannot be applied: "

@@ -270,6 +270,7 @@ def test_graphs_that_read_another_lanes_buffers_are_not_used(on, expected):
     assert any("captured steps do not give what launched ones do" in warning for warning in result.warnings)
 
 
+@pytest.mark.slow
 def test_a_device_that_fails_as_it_captures(on, expected):
     """CUDA's own errors come without a class of ONNX Runtime's."""
     result = on(Capturing("cpu", kind_of_session=Failing)).run(ask())
@@ -291,6 +292,7 @@ def test_what_cannot_be_captured_later_is_launched(on, expected):
     assert results[0].runtime.capture == "on", "what was captured before is still replayed"
 
 
+@pytest.mark.slow
 def test_samples_of_a_shape_that_comes_up_once_are_launched(on):
     device = Capturing("cpu")
     on(device).run(ask(samples=4, steps=2))
@@ -320,6 +322,7 @@ def test_buffers_of_a_lane_that_failed_are_not_used_again(on, expected):
     assert len(step.kept) == CHECKED + 4, "the failed lane's buffers are not used again"
 
 
+@pytest.mark.slow
 def test_lanes_that_take_too_much_memory_are_launched(on, monkeypatch):
     monkeypatch.setattr(buffer_pool, "_CAPACITY_BYTES", 1 << 16)
     device = Capturing("cpu")
@@ -329,6 +332,7 @@ def test_lanes_that_take_too_much_memory_are_launched(on, monkeypatch):
     assert len(device.made[-1].kept) == CHECKED
 
 
+@pytest.mark.slow
 def test_the_stream_goes_after_the_sessions_that_work_on_it(on):
     driver, gone = HostDriver(), []
     device = Capturing("cpu", driver=driver)

@@ -45,6 +45,7 @@ FORMATS = {
 _TORCH = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F8_E4M3": torch.float8_e4m3fn}
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize(("family", "dtype"), [("sd15", "float8_e4m3fn"), ("sd21", "float32"), ("sdxl", "bfloat16")])
 def test_every_tensor_is_where_graphs_look_for_it(tmp_path, family, dtype):
     path = save(tmp_path / "model.safetensors", checkpoint(make_networks(family)), FORMATS[dtype])
@@ -127,7 +128,7 @@ def stored_product(folder: Path, dtype: str) -> StoredProduct:
     return StoredProduct(network, graph, weight.float(), biases[3 : 3 + OUTPUTS].float(), x)
 
 
-@pytest.mark.every(3)
+@pytest.mark.every(6)
 @pytest.mark.parametrize("compact", [False, True], ids=["", "compact"])
 @pytest.mark.parametrize("dtype", FORMATS)
 def test_every_number_format_is_computed_with_as_torch_reads_it(tmp_path, dtype, compact):

@@ -47,6 +47,7 @@ def test_a_realtime_request_runs_four_steps_of_lcm_without_guidance() -> None:
     assert (request.scheduler, request.steps, request.guidance_scale) == ("LCMScheduler", 4, 1)
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("strength", [1.0, 0.7])
 def test_color_and_shape_are_right_in_most_of_a_few_scenes(engine: intarsia.Engine, strength: float) -> None:
     scenes = [draw_scene("measure", FIRST + index, SIZE, MEASURING) for index in range(5)]

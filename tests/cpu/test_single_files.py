@@ -18,6 +18,7 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, con
 from intarsia.checkpoints.single_file import stored_model, stored_vae
 from intarsia.errors import WeightsError
 from intarsia.models.loading import Parts, load_pipeline_parts, load_vae
+from intarsia.models.weight_files import read_tensors, stored_tensors
 from tests.original_layout import Networks, State, checkpoint, make_networks, save, unet_state, vae_state
 
 FAMILIES = ("sd15", "sd15-inpaint", "sd21", "sdxl", "sdxl-inpaint")
@@ -188,6 +189,28 @@ def test_a_value_that_is_not_finite_is_named(models, tmp_path):
             load_pipeline_parts(path)
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e5m2])
+def test_a_value_that_is_not_finite_is_found_in_every_format(dtype, value, tmp_path):
+    values = torch.ones(3, 5)
+    values[1, 2] = value
+    path = save(tmp_path / "model.safetensors", {"x": values.to(dtype)})
+    with pytest.raises(WeightsError, match="x has values that are not finite"):
+        read_tensors([path], CPU, torch.float32)
+
+
+def test_tensors_that_are_read_in_turn_share_their_memory(models, tmp_path):
+    path = save(tmp_path / "vae.safetensors", models("sd15").vae.half().state_dict())
+    network = stored_vae(path, "sd15")
+    expected = dict(stored_tensors(network.places, network.headers))
+    addresses = set()
+    for name, values in stored_tensors(network.places, network.headers, in_turn=True):
+        assert torch.equal(values, expected.pop(name))
+        addresses.add(values.data_ptr())
+    assert not expected
+    assert len(addresses) == 1
+
+
 def test_a_file_that_changes_between_header_and_weights_is_no_crash(models, tmp_path):
     path = save(tmp_path / "model.safetensors", checkpoint(models("sd15")))
     stored = stored_model(path)
@@ -226,6 +249,7 @@ print(most - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads memory from /proc")
 def test_loading_takes_hardly_more_memory_than_the_weights(tmp_path):
     from diffusers import UNet2DConditionModel

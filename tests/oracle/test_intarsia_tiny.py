@@ -51,6 +51,7 @@ def test_same_image_as_diffusers(engine, pipeline, monkeypatch, sampler, karras,
     assert psnr >= 50, f"{sampler} strength {strength}: {psnr:.1f} dB"
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("guidance", [0.0, 0.5, 1.0])
 def test_without_guidance_it_is_the_prompts_half_alone_as_in_diffusers(engine, pipeline, monkeypatch, guidance):
     asked = {"strength": 1.0, "guidance_scale": guidance, "negative_prompt": "a red circle"}

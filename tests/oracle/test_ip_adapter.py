@@ -86,6 +86,7 @@ def their_features(encoder: Any, image: np.ndarray, plus: bool) -> torch.Tensor:
     return torch.cat([torch.zeros_like(embeds), embeds])
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("plus", [False, True], ids=["plain", "plus"])
 @pytest.mark.parametrize("case", CASES)
 def test_unet_with_ip_adapter_as_diffusers(tmp_path, image, case, plus):

@@ -86,7 +86,7 @@ def theirs(
     return made.images[0] * 255
 
 
-@pytest.mark.every(4)
+@pytest.mark.every(8)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("strength", [1.0, 0.7])
 @pytest.mark.parametrize(("sampler", "karras"), SAMPLERS, ids=[name for name, _ in SAMPLERS])

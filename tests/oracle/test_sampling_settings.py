@@ -122,7 +122,7 @@ def likeness(one: np.ndarray, other: np.ndarray) -> float:
     return float(10 * np.log10(255**2 / max(np.mean((one - other) ** 2), 1e-9)))
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(4)
 @pytest.mark.parametrize(("fields", "name", "config"), CASES, ids=lambda value: str(value)[:60])
 def test_a_setting_gives_the_image_that_it_gives_in_diffusers(
     engine, pipeline, config_of_model, monkeypatch, fields, name, config

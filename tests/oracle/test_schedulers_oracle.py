@@ -259,7 +259,7 @@ def test_every_row_is_diffusers_row(monkeypatch: pytest.MonkeyPatch, wanted: Cas
     compare(monkeypatch, wanted, SD15, prediction)
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(4)
 @pytest.mark.parametrize("wanted", CASES, ids=label)
 def test_a_models_own_configuration_is_followed(monkeypatch: pytest.MonkeyPatch, wanted: Case) -> None:
     compare(monkeypatch, wanted, SDXL, "epsilon")

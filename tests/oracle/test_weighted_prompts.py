@@ -80,6 +80,7 @@ WEIGHTED = {
 }
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("text", WEIGHTED)
 @pytest.mark.parametrize("clip_skip", [1, 2])
 def test_weights_as_in_the_web_ui(model, text, clip_skip):
@@ -117,6 +118,7 @@ def test_long_prompts_have_the_chunks_of_compel(model, text):
     torch.testing.assert_close(made, cache._parts.unet.cross_kv(expected), atol=CLOSE, rtol=CLOSE)
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("folder", ["model", "xl_model"])
 @pytest.mark.parametrize("text", ["", "a red circle", "\\", "a" * 75, "ab " * 37 + "a", "Émile's 42 – 'quoted'\t\n  ☃"])
 def test_text_without_weights_is_encoded_to_the_same_bits(request, folder, text):

@@ -120,6 +120,23 @@ def test_a_reload_keeps_image_mask_and_settings_and_finds_the_job(open_tab, held
     assert len(held.client.get("/jobs").json()["jobs"]) == 1
 
 
+def test_the_browser_asks_before_it_leaves_a_mask_that_is_not_written(tab, photo, tmp_path):
+    asked = []
+    tab.page.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.dismiss()))
+    tab.open(photo)
+    tab.brush(16)
+    tab.stroke((40, 40))
+    with tab.page.expect_event("dialog"):
+        tab.page.evaluate("setTimeout(() => location.reload())")
+    assert asked == ["beforeunload"]
+    assert tab.mask(tmp_path)[40, 40] == 255  # the person stayed
+
+    tab.wait_until_written()
+    tab.load()
+    assert asked == ["beforeunload"]
+    assert tab.mask(tmp_path)[40, 40] == 255
+
+
 def test_a_closed_tab_is_taken_up_by_the_next_one_and_two_tabs_have_their_own(open_tab, held, gate, photo, tmp_path):
     first = masked(open_tab(held), photo)
     mask = first.mask(tmp_path)
@@ -128,7 +145,8 @@ def test_a_closed_tab_is_taken_up_by_the_next_one_and_two_tabs_have_their_own(op
     second = open_tab(held, beside=first)
     assert second.at("#empty").is_visible()
     second.open(png(np.full((64, 64, 3), 90, np.uint8)), "other.png")
-    second.page.wait_for_timeout(400)
+    first.wait_until_written()
+    second.wait_until_written()
     first.page.close()
     third = open_tab(held, beside=second)
     np.testing.assert_array_equal(third.mask(tmp_path), mask)

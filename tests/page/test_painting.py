@@ -55,6 +55,7 @@ def test_the_eraser_takes_away_what_it_covers(opened, tmp_path):
     np.testing.assert_array_equal(opened.mask(tmp_path), expected * 255)
 
 
+@pytest.mark.slow
 def test_the_rectangle_covers_the_pixels_whose_centers_are_in_it(opened, tmp_path):
     opened.at("[data-tool=rectangle]").click()
     opened.stroke((100.25, 70.75), (50, 50), (20.75, 10.25))
@@ -74,6 +75,7 @@ def test_the_lasso_covers_the_inside_of_what_is_encircled(opened, tmp_path):
     np.testing.assert_array_equal(opened.mask(tmp_path), np.logical_and.reduce(sides) * 255)
 
 
+@pytest.mark.slow
 def test_shift_draws_a_straight_line_from_the_last_stroke(opened, tmp_path):
     opened.brush(9)
     opened.stroke((20.25, 20.25))
@@ -217,6 +219,7 @@ def test_fingers_paint_and_two_of_them_move_the_image(open_tab, server, photo, t
     assert tab.at("#picture-canvas").screenshot() != before
 
 
+@pytest.mark.slow
 def test_a_pen_paints_as_a_mouse_does(opened, tmp_path):
     opened.brush(9)
     pen = opened.page.context.new_cdp_session(opened.page)
@@ -228,6 +231,7 @@ def test_a_pen_paints_as_a_mouse_does(opened, tmp_path):
     np.testing.assert_array_equal(opened.mask(tmp_path) >= 128, expected)
 
 
+@pytest.mark.slow
 def test_the_veil_shows_the_mask_and_only_that(opened):
     opened.brush(13)
     opened.stroke((60.25, 48.25))
@@ -241,6 +245,7 @@ def test_the_veil_shows_the_mask_and_only_that(opened):
     assert "is-feathered" not in (opened.at("#veil-canvas").get_attribute("class") or "")
 
 
+@pytest.mark.slow
 def test_brackets_make_the_brush_smaller_and_larger(opened):
     opened.brush(40)
     opened.page.keyboard.press("]")

@@ -84,6 +84,7 @@ def test_a_turned_photograph_is_painted_upright(tab, server, tmp_path):
     assert (result[~unmasked] != upright[~unmasked]).any()
 
 
+@pytest.mark.slow
 def test_the_slider_shows_before_on_its_left_and_after_on_its_right(masked, server):
     masked.paint()
     result = masked.result(server)
@@ -120,6 +121,7 @@ def test_discard_brings_image_and_mask_back(masked, tmp_path):
     assert masked.at("#undo").is_enabled()
 
 
+@pytest.mark.slow
 def test_vary_draws_a_new_seed_and_leaves_the_settings(masked, server):
     masked.paint()
     assert masked.request_of_last_job(server)["seed"] == 7
@@ -141,6 +143,7 @@ def test_the_download_is_the_server_s_file_with_its_metadata(masked, server, tmp
     assert json.loads(Image.open(path).text["intarsia"])["steps"] == 3
 
 
+@pytest.mark.slow
 def test_samples_stand_side_by_side(masked):
     masked.settings(samples=3)
     masked.paint()
@@ -167,10 +170,11 @@ def test_a_image_is_opened_by_a_drop_the_clipboard_and_as_an_example(tab, photo)
         list(png(np.zeros((40, 60, 3), np.uint8))),
     )
     tab.shows("#picture-size", "60 × 40")
-    tab.page.reload()
+    tab.load()
     tab.shows("#picture-size", "60 × 40")
 
 
+@pytest.mark.slow
 def test_an_example_brings_a_prompt(tab):
     tab.at("[data-example=stripes]").click()
     tab.shows("#picture-size", "512 × 512")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,9 +51,18 @@ class Workbench:
         self.page.on("console", lambda line: self.faults.append(line.text) if _is_fault(line.text) else None)
 
     def load(self) -> None:
-        """Open the page, or reload it."""
+        """Open the page, or reload it once all of it is written."""
+        if self.page.url.startswith(self.url):
+            self.wait_until_written()
         self.page.goto(f"{self.url}/")
         self.page.wait_for_selector(_READY)
+
+    def wait_until_written(self) -> None:
+        """Wait until leaving the page would lose nothing: it does not hold the browser back any more."""
+        end = time.monotonic() + 30
+        while not self.page.evaluate("window.dispatchEvent(new Event('beforeunload', { cancelable: true }))"):
+            assert time.monotonic() < end, "the page was not written"
+            self.page.wait_for_timeout(20)
 
     def at(self, selector: str) -> Locator:
         return self.page.locator(selector)

@@ -196,8 +196,9 @@ def test_after_five_tries_it_has_failed_and_says_why_without_secrets(store, star
         receiver.answers.put(500)
     ended(store, 1, receiver.url)
     with caplog.at_level(logging.WARNING, "intarsia"):
-        start()
+        caller = start()
         assert status(store, 1, "failed") == "failed: status 500 after 5 tries"
+        caller.close()  # waits for its last line, which follows what it stores
     assert receiver.calls.qsize() == 5
     assert "try 5 of 5: status 500" in caplog.text
     assert "secret" not in caplog.text

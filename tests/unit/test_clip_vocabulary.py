@@ -54,6 +54,7 @@ def test_each_encoder_pads_with_its_own_token():
         assert set(ids[0, 4:].tolist()) == {number}
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("padding", ["<|endoftext|>", "!"])
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_tokens_are_those_of_a_folder_with_the_same_vocabulary(tmp_path, padding, prompt):

@@ -227,6 +227,7 @@ def test_limits_can_be_widened_for_a_slow_machine(call, capsys):
     assert "== a (at most 75 s)" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_folder_holds_few_and_small_files(tmp_path, call):
     chatter = "import sys; [sys.stdout.write('x' * 999 + chr(10)) for _ in range(40_000)]"
     plan = [script(f"part {number}", chatter, beside="all") for number in range(3)]
@@ -249,6 +250,7 @@ sys.exit(gpu_run.main(["--out", {out!r}]))
 """
 
 
+@pytest.mark.slow
 def test_a_call_that_was_killed_is_continued_by_the_next(tmp_path, call):
     """SIGKILL while the second of three parts is under way, which ends with it and is run again; the first is not."""
     counts = {name: counter(tmp_path, name) for name in ("one", "two", "three")}

@@ -155,7 +155,7 @@ WRITTEN = "interrupted; a-1.png, a-2.png, a-3.png were written"
 NOTHING = "interrupted; nothing was written"
 
 
-@pytest.mark.every(3)
+@pytest.mark.every(6)
 @pytest.mark.parametrize(("sign", "overwrite"), [(signal.SIGINT, True), (signal.SIGTERM, False)])
 @pytest.mark.parametrize(
     ("where", "times", "sentence"),

@@ -52,9 +52,11 @@ def test_text_encoders_are_released_where_weights_and_a_request_do_not_fit():
     fits = plan_memory(SD15, budget=6 * GIB, device=64 * GIB, value_bytes=4)
     assert not fits.releases_text
     assert fits.options({"x": False}) == (("memory", "a budget of 6.0 GiB: everything fits"),)
+    assert fits.weights == 4 * SD15.all
 
     short = plan_memory(SD15, budget=5 * GIB, device=64 * GIB, value_bytes=4)
     assert short.releases_text
+    assert short.weights == 4 * (SD15.all - SD15.text)
     assert not plan_memory(SD15, budget=5 * GIB, device=64 * GIB, value_bytes=2).releases_text
 
 

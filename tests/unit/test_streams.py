@@ -96,6 +96,7 @@ def test_a_report_that_cannot_be_written_undoes_no_image_and_says_so(scene):
         assert run("inpaint", "gone.png", "mask.png", stderr=full).returncode == 2
 
 
+@pytest.mark.every(2)
 @POSIX
 @pytest.mark.parametrize("stream", ["1", "2", "0"])
 def test_streams_that_are_closed(scene, stream):
@@ -126,6 +127,7 @@ def test_standard_input_is_json_whatever_the_terminal_has(scene, text_encoding):
     assert json.loads(done.stdout)["meta"]["original_prompt"] == "фото 🐶"
 
 
+@pytest.mark.slow
 def test_usage_errors_are_one_printable_line():
     for arguments in (
         ["inpaint"],

@@ -102,6 +102,7 @@ def test_text_without_syntax_is_left_as_it_is(text):
     assert read_weighted(plain) == expected
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize(
     "piece", ["(", "[", ")", ":1.2)", "(a:1.2)", ":", ": ", ":1", ": 1 ", "\\", " BREAK", " ", "(["]
 )

@@ -48,6 +48,7 @@ class OnnxSession:
     ) -> None:
         self.device = device
         self.facts = graphs.facts
+        self.weight_bytes = 0 if memory is None else memory.weights
         self._graphs = graphs
         self._released = _released(memory)
         # the largest first: opening it takes more than it needs from then on

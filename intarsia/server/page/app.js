@@ -1,6 +1,7 @@
 /** The page put together: what is opened, painted, run, shown and kept. */
 
 import * as api from "./api.js";
+import { Autosave } from "./autosave.js";
 import { codePanel } from "./code_panel.js";
 import { Compare } from "./compare.js";
 import { Controls } from "./controls.js";
@@ -18,7 +19,7 @@ import * as problems from "./problems.js";
 import { ResultView } from "./result_view.js";
 import { Runner } from "./runner.js";
 import { fromFields } from "./settings.js";
-import { notice, offerSettings, takeSettings } from "./settings_files.js";
+import { offerSettings, takeSettings } from "./settings_files.js";
 import { Stage } from "./stage.js";
 import { Store } from "./store.js";
 import { fillTexts, text } from "./texts.js";
@@ -29,14 +30,12 @@ import { Toolbar } from "./toolbar.js";
 // Above this a picture that the server has is named by its address instead of sent again.
 const SENT = 24 * 1024 * 1024;
 const PREVIEWS = 8;
-const QUIET = 250;
 
 export class App {
   /** @type {Controls | null} */
   controls = null;
   /** @type {import("./settings.js").Settings | null} settings that wait for the controls */
   #keptSettings = null;
-  #keepingMask = 0;
 
   /** @param {Store} store */
   constructor(store) {
@@ -48,6 +47,7 @@ export class App {
     this.toolbar = new Toolbar(this.editor);
     this.result = new ResultView(this.stage);
     this.history = new History({ restore: (entry) => this.restore(entry), show: (entry) => this.showAgain(entry) });
+    this.autosave = new Autosave(store, this.editor);
     this.runner = new Runner(new JobCourse(this));
     this.showCode = codePanel(() => this.settings(), () => this.stage.picture?.name ?? "");
     this.compare = new Compare(() => this.subject(), () => this.controls);
@@ -58,7 +58,11 @@ export class App {
     const { editor, result } = this;
     editor.canEdit = () => !this.runner.isRunning && !result.isOpen;
     editor.onTool = () => this.toolbar.update();
-    editor.onChange = () => this.#maskChanged();
+    editor.onChange = () => {
+      this.toolbar.update();
+      this.autosave.maskChanged();
+    };
+    result.onChange = () => this.toolbar.update();
     const gestures = new Gestures(this.stage, {
       canDraw: () => result.isOpen || editor.canDraw(),
       begin: (point, keys) => (result.isOpen ? result.drag(point) : editor.begin(point, keys)),
@@ -84,6 +88,10 @@ export class App {
       reset: () => this.controls?.reset(),
     };
     for (const [id, action] of Object.entries(actions)) byId(id, HTMLButtonElement).addEventListener("click", action);
+    // The browser asks before a change or a job is lost.
+    window.addEventListener("beforeunload", (event) => {
+      if (this.runner.isSending || !this.autosave.isComplete) event.preventDefault();
+    });
   }
 
   /** Take up what was open before, and load what the server has. */
@@ -142,7 +150,7 @@ export class App {
     if (this.runner.isRunning) await this.runner.cancel();
     this.#show(picture);
     this.history.replace([]);
-    await Promise.all([this.#keepPicture(), this.keepHistory()]);
+    await Promise.all([this.autosave.keepPicture(), this.autosave.keep("history", this.history.entries)]);
     if (this.controls !== null) await offerSettings(this.controls, file, name);
   }
 
@@ -225,7 +233,7 @@ export class App {
     const { file, url } = this.result;
     const name = this.stage.picture?.name ?? "picture";
     this.#show(await openPicture(file, `${name.replace(/\.\w+$/, "")}.png`, url));
-    await this.#keepPicture();
+    await this.autosave.keepPicture();
   }
 
   closeResult() {
@@ -264,12 +272,6 @@ export class App {
     this.toolbar.update();
   }
 
-  #maskChanged() {
-    this.toolbar.update();
-    clearTimeout(this.#keepingMask);
-    this.#keepingMask = setTimeout(() => this.#keepMask(), QUIET);
-  }
-
   #settingsChanged() {
     const { controls } = this;
     if (controls === null) return;
@@ -277,28 +279,7 @@ export class App {
     this.stage.refresh();
     this.showCode();
     this.#keptSettings = controls.settings;
-    this.store.keep("settings", controls.settings);
-  }
-
-  async #keepPicture() {
-    const { picture } = this.stage;
-    if (picture === null) return;
-    const { file, name, url } = picture;
-    try {
-      await this.store.keep("picture", { file, name, url });
-    } catch (error) {
-      notice(text("notStored", { reason: error instanceof Error ? error.message : String(error) }));
-    }
-  }
-
-  async #keepMask() {
-    const { mask } = this.editor;
-    if (mask === null) return;
-    await this.store.keep("mask", { width: mask.width, height: mask.height, file: await this.editor.file() });
-  }
-
-  keepHistory() {
-    return this.store.keep("history", this.history.entries);
+    this.autosave.keep("settings", controls.settings);
   }
 }
 

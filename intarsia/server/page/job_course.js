@@ -23,7 +23,7 @@ export class JobCourse {
 
   /** @param {Job} job */
   accepted(job) {
-    this.app.store.keep("job", job.id);
+    this.app.autosave.keep("job", job.id);
     const geometry = job.plan?.canvas.geometry;
     const { picture, mask } = this.app.stage;
     const isInPlace = geometry && mask && picture && String(geometry.working) === String([picture.width, picture.height]);
@@ -81,7 +81,7 @@ export class JobCourse {
    * @param {string} message
    */
   #over(message) {
-    this.app.store.keep("job", null);
+    this.app.autosave.keep("job", null);
     problems.say("run-error", message);
     announce(message);
   }
@@ -108,7 +108,7 @@ export class JobCourse {
       problems.explain(error, app.controls);
       return;
     }
-    app.store.keep("job", null);
+    app.autosave.keep("job", null);
     const line = text("done", { seconds: result.seconds.toFixed(1), seed: String(job.seed) });
     byId("result-note", HTMLElement).textContent = line;
     announce(line);
@@ -120,7 +120,7 @@ export class JobCourse {
       mask: await app.editor.file(),
       thumbnail: await thumbnailOf(app.stage.after),
     });
-    await app.keepHistory();
+    await app.autosave.keep("history", app.history.entries);
   }
 }
 

@@ -14,6 +14,8 @@ export class ResultView {
   /** @type {Blob[]} */
   files = [];
   selected = 0;
+  /** @type {() => void} is called when it has opened or closed */
+  onChange = () => {};
   #root = byId("result", HTMLElement);
   #samples = byId("samples", HTMLElement);
   #grid = byId("side-by-side", HTMLElement);
@@ -55,6 +57,7 @@ export class ResultView {
    */
   async open(result) {
     const files = await Promise.all(result.images.map((url) => api.file(url)));
+    const first = await decode(files[0]);
     this.close();
     this.result = result;
     this.files = files;
@@ -66,8 +69,9 @@ export class ResultView {
     show(this.#root, true);
     this.stage.root.classList.add("is-comparing");
     byId("warnings", HTMLElement).replaceChildren(...result.warnings.map((line) => make("li", { text: line })));
-    await this.select(0);
+    this.#display(0, first);
     this.#moveTo(this.#besideMask());
+    this.onChange();
   }
 
   /** Back to picture and mask. */
@@ -82,12 +86,24 @@ export class ResultView {
     this.#showGrid(false);
     show(this.#root, false);
     this.stage.refresh();
+    this.onChange();
   }
 
   /** @param {number} sample */
   async select(sample) {
+    const file = this.files[sample];
     this.selected = sample;
-    const after = await decode(this.files[sample]);
+    const after = await decode(file);
+    if (this.file === file) this.#display(sample, after);
+    else after.close(); // another was chosen meanwhile
+  }
+
+  /**
+   * @param {number} sample
+   * @param {ImageBitmap} after its decoded file
+   */
+  #display(sample, after) {
+    this.selected = sample;
     this.stage.after?.close();
     this.stage.after = after;
     for (const [at, each] of [...this.#samples.children].entries()) {

@@ -37,6 +37,11 @@ export class Runner {
     return this.#running !== null;
   }
 
+  /** Whether the server has yet to confirm the job. */
+  get isSending() {
+    return this.isRunning && this.#job === null;
+  }
+
   /**
    * Send a request and follow it.
    * @param {Record<string, any>} request

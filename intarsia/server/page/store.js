@@ -20,6 +20,7 @@ const KEPT = 6;
 export class Store {
   /** @type {Map<string, Promise<void>>} the last write of each part, so that writes stay in their order */
   #writing = new Map();
+  #pending = 0;
 
   /**
    * @param {IDBDatabase} database
@@ -54,18 +55,28 @@ export class Store {
     return found;
   }
 
+  /** Whether something is not written yet. */
+  get isWriting() {
+    return this.#pending > 0;
+  }
+
   /**
+   * Write a part of the session.
    * @template {keyof Session} Name
    * @param {Name} name
-   * @param {Session[Name]} value
+   * @param {Session[Name] | Promise<Session[Name]>} value
    */
   keep(name, value) {
-    const writing = (this.#writing.get(name) ?? Promise.resolve()).then(async () => {
+    this.#pending += 1;
+    const writing = Promise.all([value, this.#writing.get(name)]).then(async ([made]) => {
       const table = this.database.transaction(TABLE, "readwrite").objectStore(TABLE);
       table.put(Date.now(), [this.session, "used"]);
-      await result(table.put(value, [this.session, name]));
+      await result(table.put(made, [this.session, name]));
     });
-    this.#writing.set(name, writing.catch(() => {}));
+    const ended = writing.catch(() => {}).finally(() => {
+      this.#pending -= 1;
+    });
+    this.#writing.set(name, ended);
     return writing;
   }
 

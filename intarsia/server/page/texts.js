@@ -93,7 +93,7 @@ export const TEXTS = {
   emptyMask: "Paint over what is to change first: the mask is empty.",
   unreadable: "{name} is no picture that can be read here: JPEG, PNG and WebP can.",
   wrongMask: "{name} is {maskWidth} × {maskHeight}: a mask has the picture's shape, {width} × {height}.",
-  notStored: "The browser does not keep this picture ({reason}): it is lost on a reload.",
+  notStored: "This page cannot be kept ({reason}): a reload loses what is open.",
   settingsFound: "This file was made with settings.",
   useSettings: "Use them",
   settingsTaken: "Settings taken from {name}",
