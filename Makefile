@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 # Spinning OpenMP threads make small tensor code many times slower where cores are shared.
 export OMP_WAIT_POLICY = PASSIVE
 export HF_HUB_OFFLINE = 1
+# Tests start hundreds of interpreters, which would compile every module anew where this is set.
+unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .PHONY: demo test test-random test-slow check lint types docs gpu sheet page-tools clean
