@@ -7,6 +7,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from intarsia.backends.protocol import ModelFiles
+from intarsia.checkpoints.header import read_header
+from intarsia.checkpoints.layout import image_encoder_weights
 from intarsia.checkpoints.stored import TEXT_ENCODERS, StoredModel, StoredNetwork
 from intarsia.memory_size import gib
 
@@ -31,23 +34,34 @@ class NetworkSizes:
     Attributes:
         text: of all text encoders.
         other: of the VAE and what else there is.
+        image: of an IP adapter's image encoder.
     """
 
     unet: int
     text: int
     other: int
+    image: int = 0
 
     @classmethod
-    def of(cls, model: StoredModel) -> NetworkSizes:
-        """Counted in the headers of the files."""
+    def of(cls, model: StoredModel, files: ModelFiles | None = None) -> NetworkSizes:
+        """Counted in the headers of a model's files, and of those of its IP adapter's image encoder, if it has one."""
         counts = {name: _values(network) for name, network in model.networks.items()}
         unet = counts.pop("unet", 0)
         text = sum(counts.pop(name, 0) for name in TEXT_ENCODERS)
-        return cls(unet=unet, text=text, other=sum(counts.values()))
+        image = 0
+        if files is not None and files.ip_adapter is not None:
+            for path in image_encoder_weights(files.ip_adapter, files.image_encoder):
+                image += sum(math.prod(tensor.shape) for tensor in read_header(path).tensors.values())
+        return cls(unet=unet, text=text, other=sum(counts.values()), image=image)
 
     @property
     def all(self) -> int:
-        return self.unet + self.text + self.other
+        return self.unet + self.encoders + self.other
+
+    @property
+    def encoders(self) -> int:
+        """Of what is used only before the first evaluation: encoders of text and of an IP adapter's image."""
+        return self.text + self.image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +72,7 @@ class MemoryPlan:
         available: bytes.
         weights: bytes of those that stay on the device.
         is_budget: the engine was given them; else they are the device's.
-        releases_text: text encoders leave the device as soon as a prompt is encoded.
+        releases_encoders: encoders of text, and of an IP adapter's image, leave the device once they have encoded.
         releases_vae: without them, weights and a request still do not fit; ONNX Runtime opens the VAE for each use.
         blocked: there is room for ONNX Runtime's faster layout of convolutions.
         whole_pixels: larger images are decoded and encoded in tiles; None leaves that to the device.
@@ -68,7 +82,7 @@ class MemoryPlan:
     available: int
     weights: int
     is_budget: bool
-    releases_text: bool
+    releases_encoders: bool
     releases_vae: bool
     blocked: bool
     whole_pixels: int | None = None
@@ -103,9 +117,9 @@ def plan_memory(
     available = device if budget is None else min(budget, device)
     scale = value_bytes / 4
     weights = value_bytes * sizes.all
-    releases_text = weights + scale * _WORKING > available
+    releases_encoders = weights + scale * _WORKING > available
 
-    resident = weights - value_bytes * sizes.text if releases_text else weights
+    resident = weights - value_bytes * sizes.encoders if releases_encoders else weights
     left = max(0, available - resident)
     slots = None
     if budget is not None and most_slots is not None:
@@ -116,7 +130,7 @@ def plan_memory(
         available=available,
         weights=resident,
         is_budget=budget is not None,
-        releases_text=releases_text,
+        releases_encoders=releases_encoders,
         releases_vae=resident + scale * _WORKING > available,
         blocked=_BLOCKED * value_bytes * sizes.unet <= available,
         whole_pixels=None if budget is None else left // (value_bytes * _PIXEL),

@@ -13,7 +13,7 @@ from intarsia.checkpoints.files import is_there, read_json
 from intarsia.checkpoints.ip_adapter_layout import image_encoder, weights_file
 from intarsia.errors import WeightsError
 
-__all__ = ["COMPONENTS", "SCHEDULER", "files_read", "find_weights", "network_files"]
+__all__ = ["COMPONENTS", "SCHEDULER", "files_read", "find_weights", "image_encoder_weights", "network_files"]
 
 COMPONENTS = {
     "unet": "diffusion_pytorch_model",
@@ -59,6 +59,11 @@ def find_weights(folder: Path, stem: str) -> list[Path]:
             f"convert it to {stem}.safetensors"
         )
     raise WeightsError(f"{folder / stem}.safetensors: no such file, nor .fp16.safetensors, nor an index of shards")
+
+
+def image_encoder_weights(path: Path, declared: Path | None = None) -> list[Path]:
+    """The weight files of an IP adapter's image encoder; arguments and errors as of :func:`image_encoder`."""
+    return find_weights(image_encoder(path, declared), "model")
 
 
 def _weights_entry(folder: Path, stem: str) -> Path | None:

@@ -39,7 +39,7 @@ def load_ip_adapter(
     """
     path = weights_file(source)
     state = read_tensors([path], device, dtype)
-    vision, config = _image_encoder(image_encoder(source, encoder), device, dtype)
+    vision, config = load_image_encoder(source, device, dtype, encoder)
     width = unet.config.cross_attention_dim[0]
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     with torch.device("meta"):
@@ -85,9 +85,13 @@ def check_encoder(path: Path, adapter: IPAdapter, config: Mapping[str, Any]) -> 
         raise WeightsError(f"{path}: made for an image encoder of {expected} channels, image_encoder gives {encoded}")
 
 
-def _image_encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[nn.Module, Any]:
+def load_image_encoder(
+    source: Path, device: torch.device, dtype: torch.dtype, encoder: Path | None = None
+) -> tuple[nn.Module, Any]:
+    """An adapter's image encoder, and its config; arguments and errors as of :func:`load_ip_adapter`."""
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
+    folder = image_encoder(source, encoder)
     path = folder / "config.json"
     shape = read_vision_shape(path)
     files = find_weights(folder, "model")

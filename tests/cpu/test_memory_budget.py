@@ -103,6 +103,43 @@ def test_onnx_opens_them_for_new_prompts_alone(monkeypatch):
     assert opened.count("text_encoder") == 3, "two prompts and a negative one"
 
 
+def test_an_image_encoder_that_is_released_changes_no_bit(monkeypatch):
+    """Of an IP adapter, on both backends; it is not there while the network is evaluated."""
+    shown = {"id": "tiny-look", "image": np.full((64, 64, 3), (200, 40, 40), np.uint8), "scale": 0.7}
+    values: list[int] = []
+    opened: list[str] = []
+    open_graph, advance = open_sessions.open_graph, TorchSession.advance
+
+    def followed(graphs: Any, name: str, *rest: Any, **options: Any) -> Any:
+        opened.append(name)
+        return open_graph(graphs, name, *rest, **options)
+
+    def looked_at(self: TorchSession, steps: Any) -> None:
+        assert self.image_prompts is not None
+        values.append(sum(weight.numel() for weight in self.image_prompts.encoder.parameters()))
+        advance(self, steps)
+
+    monkeypatch.setattr(open_sessions, "open_graph", followed)
+    monkeypatch.setattr(TorchSession, "advance", looked_at)
+    for backend, sentence in (
+        ("torch", "the image encoder leaves it between images"),
+        ("onnx", "the image encoder is opened for each image"),
+    ):
+        with intarsia.Engine(backend, "cpu") as engine:
+            kept = engine.run(ask(ip_adapter=shown))
+        assert all(values), "without a budget it stays"
+        assert "image_encoder" not in opened
+        values.clear()
+        with intarsia.Engine(backend, "cpu", memory=RELEASES_TEXT) as engine:
+            for _ in range(2):
+                released = engine.run(ask(ip_adapter=shown))
+                assert np.array_equal(kept.drawn[0], released.drawn[0])
+        assert sentence in dict(released.ran["options"])["memory"]
+        assert not any(values)
+        values.clear()
+    assert opened.count("image_encoder") == 2, "once for each image"
+
+
 def test_onnx_opens_the_vae_for_each_use(monkeypatch):
     """Encoder and decoder are there while they run, once for an image and its masked copy, tiles or not."""
     alive: dict[str, weakref.ref[Any]] = {}

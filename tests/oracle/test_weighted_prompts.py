@@ -12,8 +12,8 @@ pytest.importorskip("diffusers", reason="pip install 'intarsia[dev]'")
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from intarsia.backends.prompt_reading import PromptKey
+from intarsia.backends.torch.encoder_memory import text_memory
 from intarsia.backends.torch.prompts import PromptCache
-from intarsia.backends.torch.text_memory import TextMemory
 from intarsia.models.loading import load_pipeline_parts
 from intarsia.models.prompt_chunks import MOST_CHUNKS, prompt_chunks
 from intarsia.models.tokens import load_tokens
@@ -35,7 +35,7 @@ def xl_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def prompts(folder: Path) -> PromptCache:
     parts, cpu = load_pipeline_parts(folder), torch.device("cpu")
-    return PromptCache(parts, torch.float32, TextMemory(lambda: parts, cpu, torch.float32, releases=False))
+    return PromptCache(parts, torch.float32, text_memory(lambda: parts, cpu, torch.float32, releases=False))
 
 
 def weighted(text: str, clip_skip: int = 1) -> PromptKey:

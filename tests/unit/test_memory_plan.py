@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 import intarsia
@@ -50,14 +52,22 @@ def test_an_engine_refuses_it_at_once():
 def test_text_encoders_are_released_where_weights_and_a_request_do_not_fit():
     """Float32: 4.0 GiB of weights, and 1.5 for a request."""
     fits = plan_memory(SD15, budget=6 * GIB, device=64 * GIB, value_bytes=4)
-    assert not fits.releases_text
+    assert not fits.releases_encoders
     assert fits.options({"x": False}) == (("memory", "a budget of 6.0 GiB: everything fits"),)
     assert fits.weights == 4 * SD15.all
 
     short = plan_memory(SD15, budget=5 * GIB, device=64 * GIB, value_bytes=4)
-    assert short.releases_text
+    assert short.releases_encoders
     assert short.weights == 4 * (SD15.all - SD15.text)
-    assert not plan_memory(SD15, budget=5 * GIB, device=64 * GIB, value_bytes=2).releases_text
+    assert not plan_memory(SD15, budget=5 * GIB, device=64 * GIB, value_bytes=2).releases_encoders
+
+
+def test_an_adapters_image_encoder_counts_and_is_released_with_those_of_text():
+    """Float32: 5.2 GiB of weights, of which the image encoder is 1.2."""
+    sizes = replace(SD15, image=320_000_000)
+    plan = plan_memory(sizes, budget=6 * GIB, device=64 * GIB, value_bytes=4)
+    assert plan.releases_encoders
+    assert plan.weights == 4 * (SD15.unet + SD15.other)
 
 
 def test_the_vae_is_released_where_text_encoders_are_not_enough():
@@ -65,14 +75,14 @@ def test_the_vae_is_released_where_text_encoders_are_not_enough():
     plans = [
         plan_memory(SD15, budget=budget, device=64 * GIB, value_bytes=4) for budget in (4 * GIB, 5 * GIB + GIB // 8)
     ]
-    assert [(plan.releases_text, plan.releases_vae) for plan in plans] == [(True, True), (True, False)]
+    assert [(plan.releases_encoders, plan.releases_vae) for plan in plans] == [(True, True), (True, False)]
     # the decoder still stands beside the rest while it decodes
     assert plans[0].whole_pixels == (4 * GIB - 4 * (SD15.unet + SD15.other)) // 4096
 
 
 def test_without_a_budget_it_is_the_device_that_decides():
     laptop = plan_memory(SD15, budget=None, device=5 * GIB, value_bytes=4)
-    assert laptop.releases_text
+    assert laptop.releases_encoders
     assert laptop.whole_pixels is None
     assert laptop.options({"text": True}) == (("memory", "a device with 5.0 GiB: text"),)
 

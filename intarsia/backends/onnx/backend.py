@@ -61,7 +61,7 @@ class OnnxBackend:
             read_json(files.folder / SCHEDULER)  # a plan has read it already; a model without one is half a copy
         graphs = find_model_graphs(files, self._device.dtypes)
         _check(files, graphs)
-        memory = self._memory(graphs)
+        memory = self._memory(files, graphs)
         is_compact = self._device.kind == "cpu" and not memory.blocked
         return OnnxSession(graphs, replace(self._device, compact=is_compact), self._execution.capture, memory)
 
@@ -69,10 +69,10 @@ class OnnxBackend:
         """Load a safety checker."""
         return OnnxChecker(find_graphs(folder, _CHECKER), self._device)
 
-    def _memory(self, graphs: ModelGraphs) -> MemoryPlan:
+    def _memory(self, files: ModelFiles, graphs: ModelGraphs) -> MemoryPlan:
         """On a GPU by the budget alone; what it has, its provider does not say."""
         return plan_memory(
-            NetworkSizes.of(graphs.stored),
+            NetworkSizes.of(graphs.stored, files),
             budget=self._execution.memory,
             device=host_bytes() if self._device.kind == "cpu" else sys.maxsize,
             value_bytes=2 if graphs.unet.dtype == "float16" else 4,

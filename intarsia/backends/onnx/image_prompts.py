@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from intarsia.backends.onnx.open_sessions import held
 from intarsia.backends.onnx.state import Floats
 from intarsia.models.image_prompt import encoder_pixels
 
-__all__ = ["ImagePrompts"]
+__all__ = ["IMAGE_ENCODER", "ImagePrompts"]
+
+IMAGE_ENCODER = "image_encoder"
 
 
 class ImagePrompts:
@@ -25,15 +28,16 @@ class ImagePrompts:
     def __init__(self, facts: Mapping[str, Any], open_graph: Callable[[str], ort.InferenceSession]) -> None:
         self._size = int(facts["image_size"])
         self._resamples = bool(facts["resamples"])
-        self._encoder = open_graph("image_encoder")
+        self._encoder = open_graph(IMAGE_ENCODER)
         self._context = open_graph("image_context")
 
     def image_kv(self, image: np.ndarray, scale: float) -> Floats:
         """Keys and values ``[2, m, K]`` of uint8 ``[H, W, 3]``: of no image (the unconditional branch), and of it."""
         pixels = encoder_pixels(image, self._size)
-        features = self._features(pixels)
-        # as the adapters were trained: no image has no embedding, but patches of what is gray
-        nothing = self._features(np.zeros_like(pixels)) if self._resamples else np.zeros_like(features)
+        with held(self._encoder):
+            features = self._features(pixels)
+            # as the adapters were trained: no image has no embedding, but patches of what is gray
+            nothing = self._features(np.zeros_like(pixels)) if self._resamples else np.zeros_like(features)
         return np.concatenate([self._kv(each, scale) for each in (nothing, features)])
 
     def _features(self, pixels: Floats) -> Floats:

@@ -17,7 +17,7 @@ from intarsia.backends.device_memory import release_freed
 from intarsia.backends.memory_plan import MemoryPlan
 from intarsia.backends.onnx.buffer_pool import BufferPool
 from intarsia.backends.onnx.device import Device, installed_versions, translated
-from intarsia.backends.onnx.image_prompts import ImagePrompts
+from intarsia.backends.onnx.image_prompts import IMAGE_ENCODER, ImagePrompts
 from intarsia.backends.onnx.lane_buffers import LaneInputs
 from intarsia.backends.onnx.model_graphs import ModelGraphs
 from intarsia.backends.onnx.open_sessions import ReopenedGraph, open_graph, open_step_sessions
@@ -167,9 +167,11 @@ class OnnxSession:
     def _memory_options(self, memory: MemoryPlan | None) -> tuple[tuple[str, str], ...]:
         if memory is None:
             return ()
+        has_image = self._image_prompts is not None
         return memory.options(
             {
-                "text encoders are opened for each new prompt": memory.releases_text,
+                "text encoders are opened for each new prompt": memory.releases_encoders,
+                "the image encoder is opened for each image": memory.releases_encoders and has_image,
                 "the VAE is opened for each use": memory.releases_vae,
                 "weights in the compact layout": self.device.compact,
                 f"images above {memory.whole_pixels or 0:,} pixels in tiles": memory.whole_pixels is not None,
@@ -285,8 +287,8 @@ def _released(memory: MemoryPlan | None) -> tuple[str, ...]:
     """Graphs that are opened for each use."""
     if memory is None:
         return ()
-    text = TEXT_ENCODERS if memory.releases_text else ()
-    return (*text, *VAE_GRAPHS) if memory.releases_vae else tuple(text)
+    encoders = (*TEXT_ENCODERS, IMAGE_ENCODER) if memory.releases_encoders else ()
+    return (*encoders, *VAE_GRAPHS) if memory.releases_vae else encoders
 
 
 def _pixels(image: np.ndarray) -> Floats:

@@ -59,7 +59,7 @@ class TorchBackend:
                 text=files.text,
                 tokenizer=files.tokenizer,
             )
-            memory = self._memory(NetworkSizes.of(stored), dtype)
+            memory = self._memory(NetworkSizes.of(stored, files), dtype)
             parts = load_pipeline_parts(stored, self._device, dtype, loras=files.loras)
             _check(files, parts)
 

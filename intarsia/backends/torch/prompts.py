@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from intarsia.backends.prompt_reading import PromptKey, lengthened
-from intarsia.backends.torch.text_memory import TextMemory
+from intarsia.backends.torch.encoder_memory import EncoderMemory
 from intarsia.lru import Lru
 from intarsia.models.loading import Parts
 from intarsia.models.prompt_chunks import tower_chunks
@@ -45,7 +45,7 @@ class PromptCache:
         memory: where the text encoders are between prompts.
     """
 
-    def __init__(self, parts: Parts, dtype: torch.dtype, memory: TextMemory) -> None:
+    def __init__(self, parts: Parts, dtype: torch.dtype, memory: EncoderMemory) -> None:
         self._parts = parts
         self._memory = memory
         self._dtype = dtype

@@ -27,13 +27,13 @@ from intarsia.backends.torch.capture import CudaGraphCapturer, RunAhead, capture
 from intarsia.backends.torch.captured_stepper import CapturedStepper, Limits
 from intarsia.backends.torch.device import download, installed_versions, pick_dtype, translated, upload
 from intarsia.backends.torch.eager_stepper import EagerStepper
+from intarsia.backends.torch.encoder_memory import image_memory, text_memory
 from intarsia.backends.torch.memory import Attempt
 from intarsia.backends.torch.prompts import EncodedPrompt, PromptCache
 from intarsia.backends.torch.regions import DeviceRegion, MergingVariant, upload_regions
 from intarsia.backends.torch.state import Conditioning, State
 from intarsia.backends.torch.static_batch import Network
 from intarsia.backends.torch.stepper import Stepper
-from intarsia.backends.torch.text_memory import TextMemory
 from intarsia.backends.torch.vae import VaeRunner
 from intarsia.errors import WeightsError
 from intarsia.execution import Execution
@@ -112,8 +112,9 @@ class TorchSession:
         self._stepper: Stepper = _make_stepper(network, is_deterministic, self._vae.free_graphs)
 
         self.slots = None if memory is None else memory.slots
-        releases_text = memory is not None and memory.releases_text
-        self._text_memory = TextMemory(lambda: self.parts, device, self.dtype, releases=releases_text)
+        releases = memory is not None and memory.releases_encoders
+        self._text_memory = text_memory(lambda: self.parts, device, self.dtype, releases=releases)
+        self._image_memory = image_memory(image_prompts, files, device, self.dtype, releases=releases)
         self._prompts = PromptCache(parts, self.dtype, self._text_memory)
         self._unusable = ""  # why no request can run, where a change of LoRAs left some weights half-way
         self._attention = Choices(timed=not is_deterministic)
@@ -290,6 +291,7 @@ class TorchSession:
     def _done_for(self, memory: MemoryPlan) -> dict[str, bool]:
         return {
             "text encoders leave the device between prompts": self._text_memory.releases,
+            "the image encoder leaves it between images": self._image_memory.releases,
             f"images above {memory.whole_pixels or 0:,} pixels in tiles": memory.whole_pixels is not None,
             f"{memory.slots} slots": memory.slots is not None,
         }
@@ -337,7 +339,8 @@ class TorchSession:
         if self.image_prompts is None or inputs.image_prompt is None:
             return None
 
-        both_branches = self.image_prompts.image_kv(inputs.image_prompt, inputs.image_scale)
+        with self._image_memory.present():
+            both_branches = self.image_prompts.image_kv(inputs.image_prompt, inputs.image_scale)
         if inputs.guidance_scale > 1:
             return both_branches
         return both_branches[1:]
