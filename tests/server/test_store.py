@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -204,8 +205,10 @@ def test_a_running_job_ends_once_however_many_say_so(open_store):
     def end(number: int) -> bool:
         store = stores[number % 2]
         if number % 4 < 2:
-            return store.finish(claimed, Done({"by": number}))
-        return store.finish(claimed, Failed(f"by {number}")) if number % 3 else store.cancelled(claimed)
+            return store.finish(claimed, Done({"by": number})) is not None
+        if number % 3:
+            return store.finish(claimed, Failed(f"by {number}")) is not None
+        return store.cancelled(claimed)
 
     ended = together(end, range(8), 8)
     assert sum(ended) == 1
@@ -216,6 +219,24 @@ def test_a_running_job_ends_once_however_many_say_so(open_store):
         assert found.error == f"by {winner}"
     else:
         assert (found.state, winner in (3, 6)) == ("cancelled", True)
+
+
+@pytest.mark.parametrize("ended", [Done({"by": "here"}), Failed("no memory", "memory")])
+def test_what_a_change_returns_is_what_is_stored(open_store, ended):
+    store = open_store()
+    accepted, _ = store.accept(job(1), most=9, webhook=TARGET)
+    queue(store, 2)
+    first, second = store.claim("here", 9)
+    assert (first, second) == (store.get(1), store.get(2))
+    assert (first.state, first.attempts, first.created) == ("running", 1, accepted.created)
+    assert (first.webhook_status, second.webhook_status) == ("waiting", "")
+
+    for claimed in (first, second):
+        over = store.finish(claimed, ended)
+        assert over is not None
+        assert replace(over, webhook_status=store.get(claimed.id).webhook_status) == store.get(claimed.id)
+    with store.database.read() as connection:
+        assert connection.execute(sa.text("SELECT job_id, status FROM webhooks")).all() == [(1, "due")]
 
 
 def test_a_server_that_lost_its_job_changes_nothing(open_store):

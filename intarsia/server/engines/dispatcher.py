@@ -35,7 +35,7 @@ class Dispatcher:
 
     Args:
         server: name of this process in the store.
-        on_end: called with the id of each job whose end has been stored.
+        on_end: called with each job whose end has been stored.
         shared: other processes use the same store, so it is looked at without being woken.
     """
 
@@ -45,7 +45,7 @@ class Dispatcher:
         events: JobEvents,
         *,
         server: str,
-        on_end: Callable[[int], None] = lambda job_id: None,
+        on_end: Callable[[Job], None] = lambda job: None,
         shared: bool = False,
     ) -> None:
         self.throughput = Throughput()
@@ -59,6 +59,8 @@ class Dispatcher:
         # Ends that are not stored yet, because the store failed: tried until it takes them.
         self._ended: list[tuple[Job, Ended]] = []
         self._awake, self._stopping = True, False
+        # Whether a look for queued jobs may find one: where no other process queues any, an empty queue stays empty.
+        self._may_be_queued = True
         self._next_heartbeat = 0.0
         self._thread: threading.Thread | None = None
 
@@ -76,7 +78,7 @@ class Dispatcher:
     def wake(self) -> None:
         """Look for queued jobs now."""
         with self._changed:
-            self._awake = True
+            self._awake = self._may_be_queued = True
             self._changed.notify_all()
 
     def cancel(self, job_id: int) -> Job | None:
@@ -86,7 +88,7 @@ class Dispatcher:
             self._host.cancel(job_id)
         if job is not None and job.is_ended:
             self._events.publish(JobEvent(job_id=job_id, kind="state"))
-            self._on_end(job_id)
+            self._on_end(job)
         return job
 
     def stop(self) -> None:
@@ -144,7 +146,7 @@ class Dispatcher:
     def _pause(self) -> None:
         with self._changed:
             self._changed.wait_for(lambda: self._stopping, _LOOK)
-            self._awake = True
+            self._awake = self._may_be_queued = True
 
     def _has_work(self) -> bool:
         return self._awake or self._stopping or bool(self._ended)
@@ -161,9 +163,14 @@ class Dispatcher:
         assert self._host is not None
         with self._changed:
             room = self._host.capacity - len(self._running)
-        if room <= 0:
-            return
-        for job in self._store.claim(self._server, room):
+            if room <= 0 or not (self._may_be_queued or self._shared):
+                return
+            self._may_be_queued = False  # unless another comes from here on
+
+        jobs = self._store.claim(self._server, room)
+        if len(jobs) == room:
+            self._may_be_queued = True
+        for job in jobs:
             self._start(self._host, job)
 
     def _start(self, host: EngineHost, job: Job) -> None:
@@ -197,16 +204,22 @@ class Dispatcher:
             self._store_end(job, ended)
             with self._changed:
                 self._ended.pop(0)
-                self._awake = True
 
     def _store_end(self, job: Job, ended: Ended) -> None:
-        if isinstance(ended, Stopped):
-            if ended.lost:
-                self._store.requeue(job)
-            else:
-                self._store.cancelled(job)
+        if not isinstance(ended, Stopped):
+            over = self._store.finish(job, ended)
         else:
-            self._store.finish(job, ended)
+            over = self._stopped(job, lost=ended.lost)
         self.throughput.ended(job.id, job.lane_rows if isinstance(ended, Done) else 0)
         self._events.publish(JobEvent(job_id=job.id, kind="state"))
-        self._on_end(job.id)
+        if over is not None and over.is_ended:
+            self._on_end(over)
+
+    def _stopped(self, job: Job, *, lost: bool) -> Job | None:
+        """Store that a job was cancelled, or queue it again; returns it as it is then."""
+        if lost:
+            self._store.requeue(job)
+            self._may_be_queued = True
+        else:
+            self._store.cancelled(job)
+        return self._store.get(job.id)

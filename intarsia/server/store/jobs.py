@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -21,6 +21,7 @@ __all__ = [
     "State",
     "Stopped",
     "WebhookTarget",
+    "ended_job",
     "failure",
 ]
 
@@ -133,6 +134,13 @@ class Stopped:
 
 
 Ended = Done | Failed | Stopped
+
+
+def ended_job(job: Job, ended: Done | Failed, finished: float) -> Job:
+    """A running job as it has ended, at that Unix time."""
+    if isinstance(ended, Done):
+        return replace(job, state="done", result=ended.result, finished=finished)
+    return replace(job, state="failed", error=ended.message, error_kind=ended.kind, finished=finished)
 
 
 def failure(error: BaseException) -> Failed:

@@ -15,7 +15,7 @@ from intarsia.server.store.job_rows import select_jobs
 from intarsia.server.store.jobs import Done, Failed
 from intarsia.server.store.schema import JOBS, WEBHOOKS
 
-__all__ = ["AHEAD", "CLAIMED", "INSERT_JOB", "JOB", "QUEUED", "JobChanges", "ended_values"]
+__all__ = ["AHEAD", "INSERT_JOB", "JOB", "QUEUED", "JobChanges", "ended_values"]
 
 _LAST = sa.select(sa.func.coalesce(sa.func.max(JOBS.c.sequence), 0)).scalar_subquery()
 
@@ -40,9 +40,6 @@ AHEAD = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(JOBS.c.lane_rows
 # What the end of a job changes, besides its time.
 _ENDED = ("state", "result", "error", "error_kind")
 
-# Jobs in the order of acceptance; ids: theirs.
-CLAIMED = select_jobs().where(JOBS.c.id.in_(sa.bindparam("ids", expanding=True))).order_by(JOBS.c.sequence)
-
 
 class JobChanges:
     """Statements of the changes that every job goes through.
@@ -50,11 +47,11 @@ class JobChanges:
     Their time is a parameter too, of :meth:`intarsia.server.store.database.Database.times`.
 
     Attributes:
-        first: ids of the jobs that were accepted first of those that are queued; most: how many. PostgreSQL passes
-            over those that another server is claiming.
-        claim: these are running from now on; ids, and by: the server.
-        end: a running job is done or has failed; wanted: its id, attempt: in which attempt, and new_state, new_result,
-            new_error and new_error_kind.
+        first: the jobs that were accepted first of those that are queued; most: how many. PostgreSQL passes over those
+            that another server is claiming.
+        claim: these are running from now on, which returns the time; ids, and by: the server.
+        end: a running job is done or has failed, which returns the time; wanted: its id, attempt: in which attempt, and
+            new_state, new_result, new_error and new_error_kind.
         call: its webhook is due; wanted: its id.
     """
 
@@ -62,21 +59,22 @@ class JobChanges:
         now = database.time_in_statements
         job = JOBS.c
         self.first = (
-            sa.select(job.id)
+            select_jobs()
             .where(job.state == "queued")
             .order_by(job.sequence)
             .limit(sa.bindparam("most", type_=sa.Integer))
-            .with_for_update(skip_locked=True)
+            .with_for_update(skip_locked=True, of=JOBS)
         )
         self.claim = (
             sa.update(JOBS)
             .where(job.id.in_(sa.bindparam("ids", expanding=True)))
             .values(state="running", server=sa.bindparam("by"), started=now, attempts=job.attempts + 1)
+            .returning(job.id, job.started)
         )
         wanted = sa.bindparam("wanted", type_=job.id.type)
         is_attempt = sa.and_(job.id == wanted, job.state == "running", job.attempts == sa.bindparam("attempt"))
         ended = {name: sa.bindparam(f"new_{name}", type_=job[name].type) for name in _ENDED}
-        self.end = sa.update(JOBS).where(is_attempt).values(finished=now, **ended)
+        self.end = sa.update(JOBS).where(is_attempt).values(finished=now, **ended).returning(job.finished)
         waits = sa.and_(WEBHOOKS.c.job_id == wanted, WEBHOOKS.c.status == "waiting")
         self.call = sa.update(WEBHOOKS).where(waits).values(status="due", next_attempt=now)
 

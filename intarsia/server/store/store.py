@@ -9,6 +9,7 @@ taken from it, because it seemed dead, changes nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -18,10 +19,10 @@ from intarsia.errors import IntarsiaError
 from intarsia.server.store.database import Database, StoreError
 from intarsia.server.store.database_file import DatabaseFile
 from intarsia.server.store.job_rows import job_of, select_jobs, values_of
-from intarsia.server.store.jobs import UPLOAD, Done, Failed, Job, WebhookTarget
+from intarsia.server.store.jobs import UPLOAD, Done, Failed, Job, WebhookTarget, ended_job
 from intarsia.server.store.leases import Leases
 from intarsia.server.store.schema import JOBS, SCHEMA_VERSION, migrate
-from intarsia.server.store.statements import AHEAD, CLAIMED, INSERT_JOB, JOB, QUEUED, JobChanges, ended_values
+from intarsia.server.store.statements import AHEAD, INSERT_JOB, JOB, QUEUED, JobChanges, ended_values
 from intarsia.server.store.webhook_store import WebhookStore
 
 __all__ = ["IdInUse", "QueueFull", "Store", "StoreError"]
@@ -146,31 +147,33 @@ class Store:
     def claim(self, server: str, most: int = 1) -> list[Job]:
         """Mark the jobs that were accepted first as running on ``server`` and return them; no two servers get one."""
         with self.database.write() as connection:
-            ids = list(connection.execute(self._changes.first, {"most": most}).scalars())
-            if not ids:
+            queued = [job_of(row) for row in connection.execute(self._changes.first, {"most": most}).mappings()]
+            if not queued:
                 return []
             if self._leases is not None:
                 self._leases.renew(connection, server)  # in the transaction: nobody takes the jobs for lost
-            connection.execute(self._changes.claim, {"ids": ids, "by": server, **self.database.times()})
-            return [job_of(row) for row in connection.execute(CLAIMED, {"ids": ids}).mappings()]
+            claim = {"ids": [job.id for job in queued], "by": server, **self.database.times()}
+            started = {row.id: row.started for row in connection.execute(self._changes.claim, claim)}
+        return [replace(job, state="running", started=started[job.id], attempts=job.attempts + 1) for job in queued]
 
-    def finish(self, job: Job, ended: Done | Failed) -> bool:
+    def finish(self, job: Job, ended: Done | Failed) -> Job | None:
         """Store how a running job ended.
 
         Args:
             job: as :meth:`claim` gave it.
 
         Returns:
-            False where that attempt is not running: the job has ended, or was queued again.
+            The job as it has ended; None where that attempt is not running: it has ended already, or was queued again.
         """
-        end, times = ended_values(ended), self.database.times()
+        times = self.database.times()
+        end = {"wanted": job.id, "attempt": job.attempts, **ended_values(ended), **times}
         with self.database.write() as connection:
-            if not connection.execute(
-                self._changes.end, {"wanted": job.id, "attempt": job.attempts, **end, **times}
-            ).rowcount:
-                return False
-            connection.execute(self._changes.call, {"wanted": job.id, **times})
-        return True
+            finished = connection.execute(self._changes.end, end).scalar()
+            if finished is None:
+                return None
+            if job.webhook_status:
+                connection.execute(self._changes.call, {"wanted": job.id, **times})
+        return ended_job(job, ended, finished)
 
     def cancel(self, job_id: int) -> Job | None:
         """Cancel a queued job at once, and mark a running one; returns it as it is then."""
@@ -185,7 +188,11 @@ class Store:
         return self.get(job_id)
 
     def cancelled(self, job: Job) -> bool:
-        """Store that a running job was cancelled; arguments and result as of :meth:`finish`."""
+        """Store that a running job was cancelled; False where that attempt is not running.
+
+        Args:
+            job: as :meth:`claim` gave it.
+        """
         values = {"state": "cancelled", "finished": self.database.unix_time, "cancel_asked": True}
         with self.database.write() as connection:
             if not connection.execute(sa.update(JOBS).where(_is_attempt(job)).values(values)).rowcount:
