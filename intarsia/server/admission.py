@@ -33,6 +33,9 @@ _SHORT = 12
 # Seconds that a request may then expect to wait. Its own turn and its way through the event loop come on top.
 _EXPECTED = 0.05
 
+# Free places of which some are left a moment later, whoever fills them.
+_PLENTY = 16
+
 # So many may come in a second whatever is expected: a few clients on a slow machine are never too many.
 _FEW = 16
 
@@ -138,12 +141,12 @@ class Admission:
 
 
 class RecentlyFull:
-    """Queues that were full a moment ago: refused again without another look into the database.
+    """Queues that were full, or far from it, a moment ago: no other look into the database is needed.
 
     Its methods may be called from any thread.
 
     Args:
-        seconds: how long a full queue counts as full. Places that become free in the meantime stay unused for as long.
+        seconds: how long a look counts. Places that become free in a full queue stay unused for as long.
         clock: seconds that only grow.
     """
 
@@ -151,6 +154,8 @@ class RecentlyFull:
         self._seconds, self._clock = seconds, clock
         # Owner, or None for the queue of all → its refusal, and when that was.
         self._refused: dict[str | None, tuple[QueueFull, float]] = {}
+        # Owner → until when the places that were found free are more than are filled.
+        self._free_until: dict[str, float] = {}
 
     def check(self, owner: str | None = None) -> None:
         """Raise QueueFull where the queue of all, or the owner's share of it, has just been full."""
@@ -158,6 +163,17 @@ class RecentlyFull:
             refusal, when = self._refused.get(whose, (None, 0.0))
             if refusal is not None and self._clock() - when < self._seconds:
                 raise QueueFull(refusal.most, refusal.owner)
+
+    def note_room(self, owner: str, places: int) -> None:
+        """Remember how many jobs an owner could still queue."""
+        self._free_until[owner] = self._clock() + self._seconds if places >= _PLENTY else 0.0
+
+    def had_room(self, owner: str) -> bool:
+        """Whether an owner had a moment ago more places than are filled since, so that the next job finds one too.
+
+        Where it does not after all, storing it is refused.
+        """
+        return self._clock() < self._free_until.get(owner, 0.0)
 
     @contextmanager
     def noting(self) -> Iterator[None]:

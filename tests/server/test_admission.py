@@ -192,3 +192,18 @@ def test_a_share_that_is_used_up_is_its_owners_alone():
     full.check("bob")
     with pytest.raises(QueueFull, match="2 jobs of this key are queued"):
         full.check("ann")
+
+
+def test_a_queue_with_plenty_of_room_has_it_for_a_moment_without_a_look():
+    clock = Clock()
+    full = RecentlyFull(0.1, clock)
+    assert not full.had_room("ann")
+    full.note_room("ann", 16)
+    assert full.had_room("ann")
+    assert not full.had_room("bob")
+    clock.now = 0.11
+    assert not full.had_room("ann")
+
+    full.note_room("ann", 16)
+    full.note_room("ann", 15)  # which others may fill
+    assert not full.had_room("ann")

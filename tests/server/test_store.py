@@ -23,7 +23,7 @@ from intarsia.server.store.jobs import Done, Failed, Job, WebhookTarget
 from intarsia.server.store.kept_jobs import KeptJobs
 from intarsia.server.store.leases import LEASE
 from intarsia.server.store.schema import SERVERS
-from intarsia.server.store.store import IdInUse, QueueFull, Store
+from intarsia.server.store.store import Accepted, IdInUse, Queue, QueueFull, Store
 
 DONE = Done({"seconds": 1.0})
 TARGET = WebhookTarget("https://example.org/hook", "http://here")
@@ -123,12 +123,12 @@ def test_the_queue_takes_exactly_as_many_as_it_may_from_sixteen_threads(open_sto
 def test_one_key_from_eight_threads_gives_one_job(open_store):
     stores = [open_store(), open_store()]
 
-    def accept(number: int) -> tuple[Job, bool]:
+    def accept(number: int) -> Accepted:
         return stores[number % 2].accept(job(number), most=1000, idempotency_key="once", webhook=TARGET)
 
     accepted = together(accept, range(1, 9), 8)
-    assert len({stored.id for stored, _ in accepted}) == 1
-    assert sum(is_new for _, is_new in accepted) == 1
+    assert len({stored.id for stored, _, _ in accepted}) == 1
+    assert sum(is_new for _, is_new, _ in accepted) == 1
     assert stores[0].counts() == {"queued": 1}
     assert stores[0].webhooks.counts() == {"waiting": 1}
 
@@ -137,7 +137,7 @@ def test_a_key_is_its_owners_and_holds_when_the_queue_is_full(open_store):
     store = open_store()
     store.accept(job(1, owner="ann"), most=2, idempotency_key="k")
     assert store.accept(job(2, owner="bob"), most=2, idempotency_key="k")[1]
-    earlier, is_new = store.accept(job(3, owner="ann"), most=2, idempotency_key="k")
+    earlier, is_new, _ = store.accept(job(3, owner="ann"), most=2, idempotency_key="k")
     assert (earlier.id, is_new) == (1, False)
     assert store.with_key("bob", "k").id == 2
     assert store.with_key("bob", None) is None
@@ -179,9 +179,12 @@ def test_jobs_are_claimed_in_the_order_of_acceptance_whatever_their_ids(open_sto
 
 def test_a_job_says_what_is_ahead_of_it(open_store):
     store = open_store()
-    for number in (9, 5, 7, 1):
-        store.accept(job(number, lane_rows=number), most=9)
+    ahead = [
+        store.accept(job(number, lane_rows=number, owner=f"{number % 4}"), most=9).queue for number in (9, 5, 7, 1)
+    ]
+    assert ahead == [Queue(0, 0, 0), Queue(1, 1, 9), Queue(2, 0, 14), Queue(3, 2, 21)]
     (first,) = store.claim("here")
+    assert store.check_room(9, owner="1") == Queue(3, 2, 22)
     assert store.lane_rows_before(1) == (3, 21)  # what runs counts too
     store.finish(first, DONE)
     assert store.lane_rows_before(1) == (2, 12)
@@ -224,7 +227,7 @@ def test_a_running_job_ends_once_however_many_say_so(open_store):
 @pytest.mark.parametrize("ended", [Done({"by": "here"}), Failed("no memory", "memory")])
 def test_what_a_change_returns_is_what_is_stored(open_store, ended):
     store = open_store()
-    accepted, _ = store.accept(job(1), most=9, webhook=TARGET)
+    accepted = store.accept(job(1), most=9, webhook=TARGET).job
     queue(store, 2)
     first, second = store.claim("here", 9)
     assert (first, second) == (store.get(1), store.get(2))

@@ -61,6 +61,7 @@ class Job:
         result: ``seconds``, ``seeds``, ``nsfw``, ``warnings`` and ``runtime``, once done.
         error, error_kind: one line, and what kind it is of, once failed.
         webhook_status: what became of the webhook; empty without one.
+        rows_ahead: network evaluations that were queued or running as it was accepted; None where that is long ago.
     """
 
     id: int
@@ -83,6 +84,7 @@ class Job:
     error: str = ""
     error_kind: ErrorKind | Literal[""] = ""
     webhook_status: str = ""
+    rows_ahead: int | None = field(default=None, compare=False)
 
     @property
     def is_ended(self) -> bool:

@@ -25,10 +25,15 @@ INSERT_JOB = sa.insert(JOBS).values(sequence=_LAST + 1)
 # One job; wanted: its id.
 JOB = select_jobs().where(JOBS.c.id == sa.bindparam("wanted", type_=JOBS.c.id.type))
 
-_IS_OWN = sa.case((JOBS.c.owner == sa.bindparam("whose", type_=JOBS.c.owner.type), 1), else_=0)
+_IS_QUEUED = JOBS.c.state == "queued"
+_IS_OWN = sa.and_(_IS_QUEUED, JOBS.c.owner == sa.bindparam("whose", type_=JOBS.c.owner.type))
 
-# Queued jobs of all owners, and of one; whose: that one.
-QUEUED = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(_IS_OWN), 0)).where(JOBS.c.state == "queued")
+# Queued jobs of all owners and of one, and network evaluations that are queued or running; whose: that owner.
+QUEUED = sa.select(
+    sa.func.count(sa.case((_IS_QUEUED, 1))),
+    sa.func.count(sa.case((_IS_OWN, 1))),
+    sa.func.coalesce(sa.func.sum(JOBS.c.lane_rows), 0),
+).where(JOBS.c.state.in_(["queued", "running"]))
 
 _PLACE = sa.select(JOBS.c.sequence).where(JOBS.c.id == sa.bindparam("wanted", type_=JOBS.c.id.type)).scalar_subquery()
 

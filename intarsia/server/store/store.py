@@ -9,8 +9,9 @@ taken from it, because it seemed dead, changes nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
@@ -25,7 +26,7 @@ from intarsia.server.store.schema import JOBS, SCHEMA_VERSION, migrate
 from intarsia.server.store.statements import AHEAD, INSERT_JOB, JOB, QUEUED, JobChanges, ended_values
 from intarsia.server.store.webhook_store import WebhookStore
 
-__all__ = ["IdInUse", "QueueFull", "Store", "StoreError"]
+__all__ = ["Accepted", "IdInUse", "Queue", "QueueFull", "Store", "StoreError"]
 
 
 class QueueFull(IntarsiaError):
@@ -40,6 +41,28 @@ class QueueFull(IntarsiaError):
         whose = "jobs are queued" if owner is None else "jobs of this key are queued"
         super().__init__(f"{most} {whose}, which is as many as this server takes; try again later")
         self.most, self.owner = most, owner
+
+
+@dataclass(frozen=True)
+class Queue:
+    """What is queued at one moment.
+
+    Attributes:
+        jobs, own: queued jobs of all owners, and of one.
+        lane_rows: network evaluations of all jobs that are queued or running.
+    """
+
+    jobs: int
+    own: int
+    lane_rows: int
+
+
+class Accepted(NamedTuple):
+    """A stored job, whether it is new, and what was queued before it; None where it is not new."""
+
+    job: Job
+    is_new: bool
+    queue: Queue | None
 
 
 class IdInUse(IntarsiaError):
@@ -79,7 +102,7 @@ class Store:
         share: int | None = None,
         idempotency_key: str | None = None,
         webhook: WebhookTarget | None = None,
-    ) -> tuple[Job, bool]:
+    ) -> Accepted:
         """Store a new job as queued, behind all that were accepted before; durable once this returns.
 
         Args:
@@ -87,9 +110,6 @@ class Store:
             share: jobs of one owner that may be queued; None is ``most``.
             idempotency_key: a later job of the same owner with an equal key is not stored: the first one is returned.
             webhook: what is called when the job has ended.
-
-        Returns:
-            The stored job, and whether it is new.
 
         Raises:
             QueueFull, IdInUse: nothing was stored.
@@ -102,12 +122,12 @@ class Store:
                 self.database.lock(connection, "acceptance")
                 earlier = self._with_key(connection, job.owner, idempotency_key)
                 if earlier is not None:
-                    return earlier, False
-                self._check_room(connection, job.owner, most, share)
+                    return Accepted(earlier, False, None)
+                queue = self._check_room(connection, job.owner, most, share)
                 connection.execute(INSERT_JOB, values)
                 if webhook is not None:
                     self.webhooks.add(connection, job.id, webhook)
-            return job, True
+            return Accepted(job, True, queue)
         except IntegrityError as exc:
             if self.get(job.id) is None:
                 raise StoreError("the job does not fit the database's tables") from exc
@@ -121,10 +141,10 @@ class Store:
             row = connection.execute(JOB, {"wanted": job_id}).mappings().first()
         return None if row is None else job_of(row)
 
-    def check_room(self, most: int, *, owner: str = "", share: int | None = None) -> None:
+    def check_room(self, most: int, *, owner: str = "", share: int | None = None) -> Queue:
         """Raise QueueFull where :meth:`accept` would now: before a request is read and its images are decoded."""
         with self.database.read() as connection:
-            self._check_room(connection, owner, most, share)
+            return self._check_room(connection, owner, most, share)
 
     def with_key(self, owner: str, idempotency_key: str | None) -> Job | None:
         """The job that an owner's idempotency key has given, if any."""
@@ -285,12 +305,13 @@ class Store:
         row = connection.execute(query).mappings().first()
         return None if row is None else job_of(row)
 
-    def _check_room(self, connection: sa.Connection, owner: str, most: int, share: int | None) -> None:
-        queued, own = connection.execute(QUEUED, {"whose": owner}).one()
-        if queued >= most:
+    def _check_room(self, connection: sa.Connection, owner: str, most: int, share: int | None) -> Queue:
+        jobs, own, lane_rows = connection.execute(QUEUED, {"whose": owner}).one()
+        if jobs >= most:
             raise QueueFull(most)
         if share is not None and own >= share:
             raise QueueFull(share, owner)
+        return Queue(jobs, own, int(lane_rows))
 
 
 def _is_attempt(job: Job) -> sa.ColumnElement[bool]:
