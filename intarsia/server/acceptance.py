@@ -23,9 +23,9 @@ from intarsia.server.admission import RecentlyFull
 from intarsia.server.idempotency import Idempotency, KeyReused
 from intarsia.server.settings import DAY
 from intarsia.server.store.files import FileStore, output_names
-from intarsia.server.store.jobs import LIBRARY, Job, WebhookTarget
+from intarsia.server.store.jobs import LIBRARY, Job, Queue, WebhookTarget
 from intarsia.server.store.own_images import missing_own_image, own_image
-from intarsia.server.store.store import IdInUse, Queue, Store
+from intarsia.server.store.store import IdInUse, Store
 from intarsia.server.store.webhook_addresses import check_webhook
 
 __all__ = ["Acceptance", "Draft", "stored_request"]

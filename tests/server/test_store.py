@@ -19,11 +19,11 @@ sa = pytest.importorskip("sqlalchemy", reason="needs SQLAlchemy: pip install 'in
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from intarsia.server.store.jobs import Done, Failed, Job, WebhookTarget
+from intarsia.server.store.jobs import Accepted, Done, Failed, Job, Queue, WebhookTarget
 from intarsia.server.store.kept_jobs import KeptJobs
 from intarsia.server.store.leases import LEASE
 from intarsia.server.store.schema import SERVERS
-from intarsia.server.store.store import Accepted, IdInUse, Queue, QueueFull, Store
+from intarsia.server.store.store import IdInUse, QueueFull, Store
 
 DONE = Done({"seconds": 1.0})
 TARGET = WebhookTarget("https://example.org/hook", "http://here")

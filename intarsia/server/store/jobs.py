@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from intarsia.errors import BackendError, IntarsiaError, OutOfMemory, RequestError, WeightsError
@@ -13,11 +13,13 @@ __all__ = [
     "ENDED",
     "LIBRARY",
     "UPLOAD",
+    "Accepted",
     "Done",
     "Ended",
     "ErrorKind",
     "Failed",
     "Job",
+    "Queue",
     "State",
     "Stopped",
     "WebhookTarget",
@@ -90,6 +92,28 @@ class Job:
     def is_ended(self) -> bool:
         """Whether nothing more happens to it."""
         return self.state in ENDED
+
+
+@dataclass(frozen=True)
+class Queue:
+    """What is queued at one moment.
+
+    Attributes:
+        jobs, own: queued jobs of all owners, and of one.
+        lane_rows: network evaluations of all jobs that are queued or running.
+    """
+
+    jobs: int
+    own: int
+    lane_rows: int
+
+
+class Accepted(NamedTuple):
+    """A stored job, whether it is new, and what was queued before it; None where it is not new."""
+
+    job: Job
+    is_new: bool
+    queue: Queue | None
 
 
 @dataclass(frozen=True)

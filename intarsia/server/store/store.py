@@ -8,10 +8,9 @@ taken from it, because it seemed dead, changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
@@ -20,13 +19,13 @@ from intarsia.errors import IntarsiaError
 from intarsia.server.store.database import Database, StoreError
 from intarsia.server.store.database_file import DatabaseFile
 from intarsia.server.store.job_rows import job_of, select_jobs, values_of
-from intarsia.server.store.jobs import UPLOAD, Done, Failed, Job, WebhookTarget, ended_job
+from intarsia.server.store.jobs import UPLOAD, Accepted, Done, Failed, Job, Queue, WebhookTarget, ended_job
 from intarsia.server.store.leases import Leases
 from intarsia.server.store.schema import JOBS, SCHEMA_VERSION, migrate
 from intarsia.server.store.statements import AHEAD, INSERT_JOB, JOB, QUEUED, JobChanges, ended_values
 from intarsia.server.store.webhook_store import WebhookStore
 
-__all__ = ["Accepted", "IdInUse", "Queue", "QueueFull", "Store", "StoreError"]
+__all__ = ["IdInUse", "QueueFull", "Store", "StoreError"]
 
 
 class QueueFull(IntarsiaError):
@@ -41,28 +40,6 @@ class QueueFull(IntarsiaError):
         whose = "jobs are queued" if owner is None else "jobs of this key are queued"
         super().__init__(f"{most} {whose}, which is as many as this server takes; try again later")
         self.most, self.owner = most, owner
-
-
-@dataclass(frozen=True)
-class Queue:
-    """What is queued at one moment.
-
-    Attributes:
-        jobs, own: queued jobs of all owners, and of one.
-        lane_rows: network evaluations of all jobs that are queued or running.
-    """
-
-    jobs: int
-    own: int
-    lane_rows: int
-
-
-class Accepted(NamedTuple):
-    """A stored job, whether it is new, and what was queued before it; None where it is not new."""
-
-    job: Job
-    is_new: bool
-    queue: Queue | None
 
 
 class IdInUse(IntarsiaError):
@@ -166,15 +143,15 @@ class Store:
 
     def claim(self, server: str, most: int = 1) -> list[Job]:
         """Mark the jobs that were accepted first as running on ``server`` and return them; no two servers get one."""
+        return self.advance(server, (), most)[1]
+
+    def advance(
+        self, server: str, ends: Sequence[tuple[Job, Done | Failed]], most: int
+    ) -> tuple[list[Job | None], list[Job]]:
+        """Several :meth:`finish`, and a :meth:`claim` of ``most`` jobs, in one transaction."""
         with self.database.write() as connection:
-            queued = [job_of(row) for row in connection.execute(self._changes.first, {"most": most}).mappings()]
-            if not queued:
-                return []
-            if self._leases is not None:
-                self._leases.renew(connection, server)  # in the transaction: nobody takes the jobs for lost
-            claim = {"ids": [job.id for job in queued], "by": server, **self.database.times()}
-            started = {row.id: row.started for row in connection.execute(self._changes.claim, claim)}
-        return [replace(job, state="running", started=started[job.id], attempts=job.attempts + 1) for job in queued]
+            over = [self._finish(connection, job, ended) for job, ended in ends]
+            return over, self._claim(connection, server, most) if most > 0 else []
 
     def finish(self, job: Job, ended: Done | Failed) -> Job | None:
         """Store how a running job ended.
@@ -185,15 +162,8 @@ class Store:
         Returns:
             The job as it has ended; None where that attempt is not running: it has ended already, or was queued again.
         """
-        times = self.database.times()
-        end = {"wanted": job.id, "attempt": job.attempts, **ended_values(ended), **times}
         with self.database.write() as connection:
-            finished = connection.execute(self._changes.end, end).scalar()
-            if finished is None:
-                return None
-            if job.webhook_status:
-                connection.execute(self._changes.call, {"wanted": job.id, **times})
-        return ended_job(job, ended, finished)
+            return self._finish(connection, job, ended)
 
     def cancel(self, job_id: int) -> Job | None:
         """Cancel a queued job at once, and mark a running one; returns it as it is then."""
@@ -288,6 +258,26 @@ class Store:
     def close(self) -> None:
         """Close every connection."""
         self.database.close()
+
+    def _claim(self, connection: sa.Connection, server: str, most: int) -> list[Job]:
+        jobs = [job_of(row) for row in connection.execute(self._changes.first, {"most": most}).mappings()]
+        if not jobs:
+            return []
+        if self._leases is not None:
+            self._leases.renew(connection, server)  # in the transaction: nobody takes the jobs for lost
+        claim = {"ids": [job.id for job in jobs], "by": server, **self.database.times()}
+        started = {row.id: row.started for row in connection.execute(self._changes.claim, claim)}
+        return [replace(job, state="running", started=started[job.id], attempts=job.attempts + 1) for job in jobs]
+
+    def _finish(self, connection: sa.Connection, job: Job, ended: Done | Failed) -> Job | None:
+        times = self.database.times()
+        end = {"wanted": job.id, "attempt": job.attempts, **ended_values(ended), **times}
+        finished = connection.execute(self._changes.end, end).scalar()
+        if finished is None:
+            return None
+        if job.webhook_status:
+            connection.execute(self._changes.call, {"wanted": job.id, **times})
+        return ended_job(job, ended, finished)
 
     def _requeue(self, connection: sa.Connection, which: sa.ColumnElement[bool]) -> int:
         running = sa.and_(JOBS.c.state == "running", which)
