@@ -1,4 +1,4 @@
-"""What one job costs a server in statements and transactions: each of them is time in which nothing else is accepted."""
+"""What one job costs a server in statements and transactions, in which nothing else is accepted."""
 
 from __future__ import annotations
 
