@@ -25,8 +25,8 @@ from intarsia.server.settings import ServeSettings
 
 __all__ = ["addresses", "configuration", "listen", "serve"]
 
-# Seconds after which a thread that runs Python lets others run. A request's thread gives the interpreter up a dozen times,
-# at each statement, hash and file: with Python's own 5 ms it would wait for as long each time.
+# Seconds after which a thread that runs Python lets others run. A request's thread gives the interpreter up a dozen
+# times, at each statement, hash and file: with Python's own 5 ms it would wait for as long each time.
 _SWITCH = 0.0005
 
 # Seconds that open requests are given to end, once the server is asked to: whoever waits for a job is answered at
