@@ -100,6 +100,7 @@ async def test_where_requests_keep_waiting_only_a_few_may_wait():
         with pytest.raises(Overloaded):
             async with crowd.admission:
                 raise AssertionError("it has a turn")
+    await crowd.finish()
 
 
 @in_a_loop
@@ -159,6 +160,7 @@ async def test_how_many_may_wait_follows_from_how_long_a_turn_takes():
             crowd.admission.check()
         await crowd.let_one_go()
         crowd.admission.check()
+        await crowd.finish()
 
 
 @in_a_loop
