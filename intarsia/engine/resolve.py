@@ -18,6 +18,7 @@ from intarsia.canvas.mask import latent_mask
 from intarsia.canvas.mask_source import is_partly_transparent
 from intarsia.canvas.options import CanvasOptions, Extension, pixels_of
 from intarsia.canvas.soft_mask import latent_levels
+from intarsia.engine.known_images import ImagesPlan, KnownImages, images_key
 from intarsia.engine.noise import MAX_SEED
 from intarsia.engine.origin import Origin, fields_for_files, input_of
 from intarsia.engine.parts import Parts, find_checker, find_parts, model_plan
@@ -37,7 +38,7 @@ from intarsia.registry.registry import Registry
 from intarsia.schedulers import Table
 from intarsia.token_merging import NO_MERGING, TokenMerging
 
-__all__ = ["Resolved", "outline", "resolve"]
+__all__ = ["Resolved", "outline", "plan_of", "resolve"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -116,7 +117,8 @@ def resolve(
     canvas = prepare(images.image, images.mask, options)
 
     canvas_plan = _canvas_plan(canvas, options, images)
-    plan = _plan(request, entries, sampler, canvas=canvas_plan, image_prompt=images.prompt, meanwhile=meanwhile)
+    shown = images.prompt.sha256 if images.prompt else ""
+    plan = _plan(request, entries, sampler, canvas=canvas_plan, prompt_sha256=shown, meanwhile=meanwhile)
     about_request = _about_request(request, plan, entries, registry)
     about_mask = _about_own_mask(request, images.mask)
     return Resolved(
@@ -130,6 +132,30 @@ def resolve(
         origin=_origin(request, entries, images, plan),
         warnings=(*about_request, *about_mask, *images.warnings, *canvas.warnings, *sampler.notes),
     )
+
+
+def plan_of(request: InpaintRequest, registry: Registry, access: Access, known: KnownImages) -> Plan:
+    """The plan alone, as :func:`resolve` makes it, of a request that is carried out later.
+
+    Args:
+        known: images that need not be opened again; those of the request are in it afterwards.
+
+    Raises:
+        RequestError, WeightsError: as of :func:`resolve`.
+    """
+    entries = _find_entries(request, registry, access.allow_paths)
+    sampler = sampler_plan(request, entries.model)
+    options = _canvas_options(request, entries.model)
+
+    key = images_key(request, options, access)
+    about_images = known.get(key)
+    if about_images is None:
+        about_images = _images_plan(request, options, access)
+        known.put(key, about_images)
+
+    entries.prompts.opened()
+    canvas, shown = about_images.canvas, about_images.prompt_sha256
+    return _plan(request, entries, sampler, canvas=canvas, prompt_sha256=shown)
 
 
 def outline(request: InpaintRequest, registry: Registry) -> dict[str, Any]:
@@ -182,6 +208,14 @@ def _open_images(request: InpaintRequest, access: Access) -> _Images:
     return _Images(image=image, mask=mask, prompt=prompt)
 
 
+def _images_plan(request: InpaintRequest, options: CanvasOptions, access: Access) -> ImagesPlan:
+    """What opening a request's images gives for its plan."""
+    images = _open_images(request, access)
+    canvas = prepare(images.image, images.mask, options)
+    shown = images.prompt.sha256 if images.prompt else ""
+    return ImagesPlan(canvas=_canvas_plan(canvas, options, images), prompt_sha256=shown)
+
+
 def _origin(request: InpaintRequest, entries: _Entries, images: _Images, plan: Plan) -> Origin:
     shown = request.ip_adapter.image if request.ip_adapter else None
     opened = {
@@ -202,14 +236,14 @@ def _plan(
     sampler: SamplerPlan,
     *,
     canvas: CanvasPlan,
-    image_prompt: RgbImage | None,
-    meanwhile: Callable[[], None],
+    prompt_sha256: str,
+    meanwhile: Callable[[], None] = nothing,
 ) -> Plan:
     checker = entries.checker
     return Plan(
         model=model_plan(entries.model, entries.parts, meanwhile),
         canvas=canvas,
-        prompt=_prompt(request, entries.prompts, image_prompt),
+        prompt=_prompt(request, entries.prompts, prompt_sha256),
         sampler=sampler,
         guidance_scale=_guidance(request),
         seeds=_seeds(request),
@@ -318,11 +352,11 @@ def _check_extended(image: RgbImage, request: InpaintRequest, access: Access) ->
         raise RequestError("extend", message=message)
 
 
-def _prompt(request: InpaintRequest, prompts: Prompts, image_prompt: RgbImage | None) -> PromptPlan:
+def _prompt(request: InpaintRequest, prompts: Prompts, image_sha256: str) -> PromptPlan:
     plan = prompts.plan
-    if request.ip_adapter is None or image_prompt is None:
+    if request.ip_adapter is None:
         return plan
-    return replace(plan, image_sha256=image_prompt.sha256, image_scale=float(request.ip_adapter.scale))
+    return replace(plan, image_sha256=image_sha256, image_scale=float(request.ip_adapter.scale))
 
 
 def _guidance(request: InpaintRequest) -> float:

@@ -11,9 +11,10 @@ from typing import Any
 
 from intarsia.endpoints.reading import ENDPOINTS, Documented, read
 from intarsia.endpoints.replies import meta, next_id
+from intarsia.engine.known_images import KnownImages
 from intarsia.engine.plan import Plan
 from intarsia.engine.request import InpaintRequest
-from intarsia.engine.resolve import resolve
+from intarsia.engine.resolve import plan_of
 from intarsia.errors import SourceUnreadable, expect
 from intarsia.images.access import Access
 from intarsia.images.sources import read_source
@@ -22,7 +23,7 @@ from intarsia.server.admission import RecentlyFull
 from intarsia.server.idempotency import Idempotency, KeyReused
 from intarsia.server.settings import DAY
 from intarsia.server.store.files import FileStore, output_names
-from intarsia.server.store.jobs import LIBRARY, Job, WebhookTarget
+from intarsia.server.store.jobs import LIBRARY, Job, Queue, WebhookTarget
 from intarsia.server.store.own_images import missing_own_image, own_image
 from intarsia.server.store.store import IdInUse, Store
 from intarsia.server.store.webhook_addresses import check_webhook
@@ -60,6 +61,8 @@ class Acceptance:
         share: of these, jobs of one owner.
         access: what images may make this machine read; never its files.
         keep: seconds for which images of this server are kept, for a message.
+        full: queues that were full a moment ago.
+        known: images that were accepted before, which are not decoded again.
 
     Raises:
         RequestError, WeightsError: the request cannot be carried out; nothing is stored.
@@ -77,6 +80,7 @@ class Acceptance:
     keep: float = 7 * DAY
     clock: Callable[[], float] = time.time
     full: RecentlyFull = field(default_factory=RecentlyFull)
+    known: KnownImages = field(default_factory=KnownImages)
 
     def documented(
         self,
@@ -163,28 +167,40 @@ class Acceptance:
         """Check a request in full and store its job. A job is one that was accepted before, and stays as it is."""
         if isinstance(draft, Job):
             return draft
-        plan = resolve(draft.request, self.registry, self.access).plan
+        plan = plan_of(draft.request, self.registry, self.access, self.known)
         job, once = draft.job(self._kept(draft.request), plan), draft.once
         if once is not None:
             job = replace(job, delivery={**job.delivery, **once.delivery})
         while True:
             try:
                 with self.full.noting():
-                    stored, _ = self.store.accept(
+                    stored = self.store.accept(
                         job,
                         most=self.queue,
                         share=self.share,
                         idempotency_key=None if once is None else once.key,
                         webhook=draft.webhook,
                     )
-                return stored if once is None else once.check(stored)
+                break
             except IdInUse:  # of another server on the same database, in the same microsecond
                 job = replace(job, id=next_id())
 
+        if stored.queue is not None:
+            self.full.note_room(job.owner, self._places(stored.queue) - 1)
+            return replace(stored.job, rows_ahead=stored.queue.lane_rows)
+        return stored.job if once is None else once.check(stored.job)
+
     def _check_room(self, owner: str) -> None:
         """Raise QueueFull where the job could not be stored now: before a request is read and its images decoded."""
+        if self.full.had_room(owner):
+            return
         with self.full.noting():
-            self.store.check_room(self.queue, owner=owner, share=self.share)
+            queue = self.store.check_room(self.queue, owner=owner, share=self.share)
+        self.full.note_room(owner, self._places(queue))
+
+    def _places(self, queue: Queue) -> int:
+        """How many more jobs an owner may queue."""
+        return min(self.queue - queue.jobs, self.share - queue.own)
 
     def _earlier(self, owner: str, once: Idempotency | None, *, documented_api: bool) -> Job | None:
         """The job that the same request has given before; it is not read again."""

@@ -33,6 +33,12 @@ _SHORT = 12
 # Seconds that a request may then expect to wait. Its own turn and its way through the event loop come on top.
 _EXPECTED = 0.05
 
+# Seconds that a request may wait at all, of many that came together: nobody could expect that turns would take so long.
+_LONGEST = 0.075
+
+# Free places of which some are left a moment later, whoever fills them.
+_PLENTY = 16
+
 # So many may come in a second whatever is expected: a few clients on a slow machine are never too many.
 _FEW = 16
 
@@ -56,7 +62,8 @@ class Admission:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._working = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        # What waits for a turn, and since when.
+        self._waiting: deque[tuple[asyncio.Future[None], float]] = deque()
         self._since: float | None = None  # when requests began to wait, without a break since
         self._let_in: deque[float] = deque(maxlen=_FEW)  # when the last few were
         self._passed_on = 0.0  # when a turn was last passed on, where requests have waited since
@@ -65,22 +72,26 @@ class Admission:
     def check(self) -> None:
         """Raise Overloaded where a request that came now would not be let in; takes no turn, and never waits."""
         if len(self._waiting) >= self._most_waiting():
-            raise Overloaded("more requests arrive than this server can take in; try again later")
+            raise _overloaded()
 
     def _most_waiting(self) -> int:
         """How many may wait at this moment."""
         now = self._clock()
         if self._since is None or now - self._since <= _STANDING:
             return _BURST
-        if len(self._let_in) < _FEW or now - self._let_in[0] > 1 or not self._interval:
+        if self._are_few(now) or not self._interval:
             return _SHORT
         return min(_SHORT, max(1, int(_EXPECTED / self._interval)))
+
+    def _are_few(self, now: float) -> bool:
+        """Whether no more were let in within the last second than may come whatever is expected."""
+        return len(self._let_in) < _FEW or now - self._let_in[0] > 1
 
     async def __aenter__(self) -> None:
         """Wait for a turn.
 
         Raises:
-            Overloaded: too many wait already.
+            Overloaded: too many wait already, or the turn does not come in time.
         """
         if self._working < AT_ONCE:
             self._working += 1
@@ -90,9 +101,10 @@ class Admission:
         if self._since is None:
             self._since = self._passed_on = self._clock()
         self.check()
-        self._let_in.append(self._clock())
+        now = self._clock()
+        self._let_in.append(now)
         turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        self._waiting.append((turn, now))
         try:
             await turn
         except asyncio.CancelledError:
@@ -107,10 +119,9 @@ class Admission:
     def _leave(self, turn: asyncio.Future[None]) -> None:
         """A client has gone while it waited, or just as it had its turn."""
         if turn.cancelled() or not turn.done():
-            if turn in self._waiting:
-                self._waiting.remove(turn)
+            self._waiting = deque(waiting for waiting in self._waiting if waiting[0] is not turn)
             self._note_break()
-        else:
+        elif turn.exception() is None:
             self._pass_on()
 
     def _pass_on(self) -> None:
@@ -118,12 +129,21 @@ class Admission:
         if self._waiting:
             self._measure()
         while self._waiting:
-            turn = self._waiting.popleft()
+            turn, since = self._waiting.popleft()
             self._note_break()
-            if not turn.done():
-                turn.set_result(None)
-                return
+            if turn.done():
+                continue
+            if self._is_late(since):
+                turn.set_exception(_overloaded())
+                continue
+            turn.set_result(None)
+            return
         self._working -= 1
+
+    def _is_late(self, since: float) -> bool:
+        """Whether a request has waited for too long, among too many to wait for each."""
+        now = self._clock()
+        return now - since > _LONGEST and not self._are_few(now)
 
     def _measure(self) -> None:
         """Note how long the turn took that is passed on, while others waited for it."""
@@ -137,13 +157,17 @@ class Admission:
             self._since = None
 
 
+def _overloaded() -> Overloaded:
+    return Overloaded("more requests arrive than this server can take in; try again later")
+
+
 class RecentlyFull:
-    """Queues that were full a moment ago: refused again without another look into the database.
+    """Queues that were full, or far from it, a moment ago: no other look into the database is needed.
 
     Its methods may be called from any thread.
 
     Args:
-        seconds: how long a full queue counts as full. Places that become free in the meantime stay unused for as long.
+        seconds: how long a look counts. Places that become free in a full queue stay unused for as long.
         clock: seconds that only grow.
     """
 
@@ -151,6 +175,8 @@ class RecentlyFull:
         self._seconds, self._clock = seconds, clock
         # Owner, or None for the queue of all → its refusal, and when that was.
         self._refused: dict[str | None, tuple[QueueFull, float]] = {}
+        # Owner → until when the places that were found free are more than are filled.
+        self._free_until: dict[str, float] = {}
 
     def check(self, owner: str | None = None) -> None:
         """Raise QueueFull where the queue of all, or the owner's share of it, has just been full."""
@@ -158,6 +184,17 @@ class RecentlyFull:
             refusal, when = self._refused.get(whose, (None, 0.0))
             if refusal is not None and self._clock() - when < self._seconds:
                 raise QueueFull(refusal.most, refusal.owner)
+
+    def note_room(self, owner: str, places: int) -> None:
+        """Remember how many jobs an owner could still queue."""
+        self._free_until[owner] = self._clock() + self._seconds if places >= _PLENTY else 0.0
+
+    def had_room(self, owner: str) -> bool:
+        """Whether an owner had a moment ago more places than are filled since, so that the next job finds one too.
+
+        Where it does not after all, storing it is refused.
+        """
+        return self._clock() < self._free_until.get(owner, 0.0)
 
     @contextmanager
     def noting(self) -> Iterator[None]:

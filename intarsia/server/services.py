@@ -27,6 +27,7 @@ from intarsia.server.metrics import Metrics
 from intarsia.server.routes.job_replies import webhook_body
 from intarsia.server.settings import ServeSettings
 from intarsia.server.store.files import FileStore, FolderLock
+from intarsia.server.store.jobs import Job
 from intarsia.server.store.kept_jobs import KeptJobs
 from intarsia.server.store.retention import Retention
 from intarsia.server.store.store import Store
@@ -112,7 +113,7 @@ class Services:
                 store,
                 events,
                 server=_server_name(),
-                on_end=partial(_job_ended, store, metrics, webhooks),
+                on_end=partial(_job_ended, metrics, webhooks),
                 shared=shared,
             ),
             retention=Retention(KeptJobs(store.database), files, keep=settings.keep, disk_limit=settings.disk_limit),
@@ -164,10 +165,7 @@ class Services:
         self.on_failure()
 
 
-def _job_ended(store: Store, metrics: Metrics, webhooks: WebhookSender, job_id: int) -> None:
-    job = store.get(job_id)
-    if job is None:
-        return
+def _job_ended(metrics: Metrics, webhooks: WebhookSender, job: Job) -> None:
     metrics.job_ended(job)
     if job.webhook_status:  # each look for calls that are due takes the database some time
         webhooks.wake()

@@ -21,6 +21,7 @@ from intarsia.images.access import Access
 from intarsia.images.metadata import read_metadata
 from intarsia.registry.registry import Registry
 from intarsia.server.acceptance import Acceptance, stored_request
+from intarsia.server.admission import RecentlyFull
 from intarsia.server.idempotency import Idempotency, KeyReused
 from intarsia.server.settings import shown_seconds
 from intarsia.server.store.files import LocalFiles, output_names
@@ -68,6 +69,44 @@ def test_a_full_queue_is_found_before_anything_is_read(acceptance):
         _accepted(acceptance, documented_body(number))
     with pytest.raises(QueueFull):
         _accepted(acceptance, documented_body(9, steps="nothing that could be read"))
+
+
+def test_a_queue_with_plenty_of_room_is_looked_at_once_for_many_requests(acceptance, monkeypatch):
+    clock = [0.0]
+    full = RecentlyFull(0.1, lambda: clock[0])
+    acceptance = dataclasses.replace(acceptance, queue=25, share=25, full=full)
+    looks = []
+    check_room = acceptance.store.check_room
+    monkeypatch.setattr(
+        acceptance.store, "check_room", lambda *args, **more: looks.append(1) or check_room(*args, **more)
+    )
+    for number in range(10):
+        _accepted(acceptance, documented_body(number))
+    assert len(looks) == 1  # the first one; then each that is stored says how much room is left: 24 down to 16
+
+    _accepted(acceptance, documented_body(10))
+    assert len(looks) == 2
+    clock[0] = 1.0
+    for number in range(11, 25):
+        _accepted(acceptance, documented_body(number))
+    with pytest.raises(QueueFull):
+        _accepted(acceptance, documented_body(99, steps="nothing that could be read"))
+
+
+def test_a_job_says_what_was_ahead_of_it_as_it_was_accepted(acceptance):
+    jobs = [_accepted(acceptance, documented_body(number)) for number in range(3)]
+    rows = [job.lane_rows for job in jobs]
+    assert [job.rows_ahead for job in jobs] == [0, rows[0], rows[0] + rows[1]]
+    assert acceptance.store.lane_rows_before(jobs[2].id)[1] == jobs[2].rows_ahead
+    assert acceptance.store.get(jobs[2].id).rows_ahead is None  # as it would not be true for long
+
+
+def test_images_that_were_accepted_before_are_not_decoded_again(acceptance, monkeypatch):
+    first = _accepted(acceptance, documented_body(1))
+    monkeypatch.setattr("intarsia.engine.resolve.open_image", None)
+    again = _accepted(acceptance, documented_body(1, prompt="another"))
+    assert again.request["init_image"] == first.request["init_image"]
+    assert stored_request(again, acceptance.files).prompt == "another"
 
 
 def test_one_owner_has_no_more_of_the_queue_than_the_share(acceptance):

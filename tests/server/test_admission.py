@@ -90,17 +90,46 @@ async def test_where_requests_keep_waiting_only_a_few_may_wait():
     clock = Clock()
     crowd = Crowd(Admission(clock))
     await crowd.grow(AT_ONCE + 20)
-    clock.now = 0.05
+    clock.now = 0.1
     await crowd.grow(1)  # it has not been long
 
-    clock.now = 0.2
+    clock.now = 0.11
     for _ in range(10):
         with pytest.raises(Overloaded, match="more requests arrive than this server can take in"):
             crowd.admission.check()
         with pytest.raises(Overloaded):
             async with crowd.admission:
                 raise AssertionError("it has a turn")
-    assert await crowd.finish() == AT_ONCE + 21
+    await crowd.finish()
+
+
+@in_a_loop
+async def test_what_has_waited_for_too_long_is_refused_as_its_turn_comes():
+    """However many wait, and however slow the turns become: none is let in that has waited for more than 75 ms."""
+    clock = Clock()
+    crowd = Crowd(Admission(clock))
+    await crowd.grow(AT_ONCE + 30)
+    clock.now = 0.01
+    await crowd.grow(2)
+    clock.now = 0.08
+    assert await crowd.finish() == AT_ONCE + 2
+    refused = [task.exception() for task in crowd.tasks if task.exception()]
+    assert [type(error) for error in refused] == [Overloaded] * 30
+    assert (crowd.admission._working, len(crowd.admission._waiting)) == (0, 0)
+
+
+@in_a_loop
+async def test_who_leaves_as_it_is_refused_has_no_turn_to_pass_on():
+    clock = Clock()
+    crowd = Crowd(Admission(clock))
+    await crowd.grow(AT_ONCE + 20)
+    clock.now = 0.1
+    crowd.tasks[0].cancel()  # all that wait are refused as its turn is to be passed on
+    await asyncio.sleep(0)
+    for task in crowd.tasks[AT_ONCE:]:
+        task.cancel()
+    assert await crowd.finish() == AT_ONCE - 1
+    assert crowd.admission._working == 0
 
 
 @in_a_loop
@@ -119,17 +148,19 @@ async def test_how_many_may_wait_follows_from_how_long_a_turn_takes():
     for seconds, most in ((0.017, 2), (0.0048, 10), (0.003, 12)):
         clock = Clock()
         crowd = Crowd(Admission(clock))
-        await crowd.grow(AT_ONCE + 60)
-        for _ in range(60 - most):
+        await crowd.grow(AT_ONCE + most + 1)
+        while clock.now < 0.3:
             clock.now += seconds
             await crowd.let_one_go()
-        assert len(crowd.begun) == AT_ONCE + 60 - most
+            await crowd.grow(1)
+
+        await crowd.grow(20)
+        assert len(crowd.admission._waiting) == most
         with pytest.raises(Overloaded):
             crowd.admission.check()
-
         await crowd.let_one_go()
         crowd.admission.check()
-        assert await crowd.finish() == AT_ONCE + 60
+        await crowd.finish()
 
 
 @in_a_loop
@@ -192,3 +223,18 @@ def test_a_share_that_is_used_up_is_its_owners_alone():
     full.check("bob")
     with pytest.raises(QueueFull, match="2 jobs of this key are queued"):
         full.check("ann")
+
+
+def test_a_queue_with_plenty_of_room_has_it_for_a_moment_without_a_look():
+    clock = Clock()
+    full = RecentlyFull(0.1, clock)
+    assert not full.had_room("ann")
+    full.note_room("ann", 16)
+    assert full.had_room("ann")
+    assert not full.had_room("bob")
+    clock.now = 0.11
+    assert not full.had_room("ann")
+
+    full.note_room("ann", 16)
+    full.note_room("ann", 15)  # which others may fill
+    assert not full.had_room("ann")

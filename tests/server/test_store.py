@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,7 @@ sa = pytest.importorskip("sqlalchemy", reason="needs SQLAlchemy: pip install 'in
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from intarsia.server.store.jobs import Done, Failed, Job, WebhookTarget
+from intarsia.server.store.jobs import Accepted, Done, Failed, Job, Queue, WebhookTarget
 from intarsia.server.store.kept_jobs import KeptJobs
 from intarsia.server.store.leases import LEASE
 from intarsia.server.store.schema import SERVERS
@@ -122,12 +123,12 @@ def test_the_queue_takes_exactly_as_many_as_it_may_from_sixteen_threads(open_sto
 def test_one_key_from_eight_threads_gives_one_job(open_store):
     stores = [open_store(), open_store()]
 
-    def accept(number: int) -> tuple[Job, bool]:
+    def accept(number: int) -> Accepted:
         return stores[number % 2].accept(job(number), most=1000, idempotency_key="once", webhook=TARGET)
 
     accepted = together(accept, range(1, 9), 8)
-    assert len({stored.id for stored, _ in accepted}) == 1
-    assert sum(is_new for _, is_new in accepted) == 1
+    assert len({stored.id for stored, _, _ in accepted}) == 1
+    assert sum(is_new for _, is_new, _ in accepted) == 1
     assert stores[0].counts() == {"queued": 1}
     assert stores[0].webhooks.counts() == {"waiting": 1}
 
@@ -136,7 +137,7 @@ def test_a_key_is_its_owners_and_holds_when_the_queue_is_full(open_store):
     store = open_store()
     store.accept(job(1, owner="ann"), most=2, idempotency_key="k")
     assert store.accept(job(2, owner="bob"), most=2, idempotency_key="k")[1]
-    earlier, is_new = store.accept(job(3, owner="ann"), most=2, idempotency_key="k")
+    earlier, is_new, _ = store.accept(job(3, owner="ann"), most=2, idempotency_key="k")
     assert (earlier.id, is_new) == (1, False)
     assert store.with_key("bob", "k").id == 2
     assert store.with_key("bob", None) is None
@@ -178,9 +179,12 @@ def test_jobs_are_claimed_in_the_order_of_acceptance_whatever_their_ids(open_sto
 
 def test_a_job_says_what_is_ahead_of_it(open_store):
     store = open_store()
-    for number in (9, 5, 7, 1):
-        store.accept(job(number, lane_rows=number), most=9)
+    ahead = [
+        store.accept(job(number, lane_rows=number, owner=f"{number % 4}"), most=9).queue for number in (9, 5, 7, 1)
+    ]
+    assert ahead == [Queue(0, 0, 0), Queue(1, 1, 9), Queue(2, 0, 14), Queue(3, 2, 21)]
     (first,) = store.claim("here")
+    assert store.check_room(9, owner="1") == Queue(3, 2, 22)
     assert store.lane_rows_before(1) == (3, 21)  # what runs counts too
     store.finish(first, DONE)
     assert store.lane_rows_before(1) == (2, 12)
@@ -204,8 +208,10 @@ def test_a_running_job_ends_once_however_many_say_so(open_store):
     def end(number: int) -> bool:
         store = stores[number % 2]
         if number % 4 < 2:
-            return store.finish(claimed, Done({"by": number}))
-        return store.finish(claimed, Failed(f"by {number}")) if number % 3 else store.cancelled(claimed)
+            return store.finish(claimed, Done({"by": number})) is not None
+        if number % 3:
+            return store.finish(claimed, Failed(f"by {number}")) is not None
+        return store.cancelled(claimed)
 
     ended = together(end, range(8), 8)
     assert sum(ended) == 1
@@ -216,6 +222,24 @@ def test_a_running_job_ends_once_however_many_say_so(open_store):
         assert found.error == f"by {winner}"
     else:
         assert (found.state, winner in (3, 6)) == ("cancelled", True)
+
+
+@pytest.mark.parametrize("ended", [Done({"by": "here"}), Failed("no memory", "memory")])
+def test_what_a_change_returns_is_what_is_stored(open_store, ended):
+    store = open_store()
+    accepted = store.accept(job(1), most=9, webhook=TARGET).job
+    queue(store, 2)
+    first, second = store.claim("here", 9)
+    assert (first, second) == (store.get(1), store.get(2))
+    assert (first.state, first.attempts, first.created) == ("running", 1, accepted.created)
+    assert (first.webhook_status, second.webhook_status) == ("waiting", "")
+
+    for claimed in (first, second):
+        over = store.finish(claimed, ended)
+        assert over is not None
+        assert replace(over, webhook_status=store.get(claimed.id).webhook_status) == store.get(claimed.id)
+    with store.database.read() as connection:
+        assert connection.execute(sa.text("SELECT job_id, status FROM webhooks")).all() == [(1, "due")]
 
 
 def test_a_server_that_lost_its_job_changes_nothing(open_store):

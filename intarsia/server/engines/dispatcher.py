@@ -35,7 +35,7 @@ class Dispatcher:
 
     Args:
         server: name of this process in the store.
-        on_end: called with the id of each job whose end has been stored.
+        on_end: called with each job whose end has been stored.
         shared: other processes use the same store, so it is looked at without being woken.
     """
 
@@ -45,7 +45,7 @@ class Dispatcher:
         events: JobEvents,
         *,
         server: str,
-        on_end: Callable[[int], None] = lambda job_id: None,
+        on_end: Callable[[Job], None] = lambda job: None,
         shared: bool = False,
     ) -> None:
         self.throughput = Throughput()
@@ -56,9 +56,12 @@ class Dispatcher:
         self._host: EngineHost | None = None
         self._changed = threading.Condition()
         self._running: dict[int, Job] = {}
-        # Ends that are not stored yet, because the store failed: tried until it takes them.
-        self._ended: list[tuple[Job, Ended]] = []
+        # Ends that are not stored yet: tried until the store takes them.
+        self._ended: list[tuple[Job, Done | Failed]] = []
+        self._stopped: list[tuple[Job, Stopped]] = []
         self._awake, self._stopping = True, False
+        # Whether a look for queued jobs may find one: where no other process queues any, an empty queue stays empty.
+        self._may_be_queued = True
         self._next_heartbeat = 0.0
         self._thread: threading.Thread | None = None
 
@@ -76,7 +79,7 @@ class Dispatcher:
     def wake(self) -> None:
         """Look for queued jobs now."""
         with self._changed:
-            self._awake = True
+            self._awake = self._may_be_queued = True
             self._changed.notify_all()
 
     def cancel(self, job_id: int) -> Job | None:
@@ -86,7 +89,7 @@ class Dispatcher:
             self._host.cancel(job_id)
         if job is not None and job.is_ended:
             self._events.publish(JobEvent(job_id=job_id, kind="state"))
-            self._on_end(job_id)
+            self._on_end(job)
         return job
 
     def stop(self) -> None:
@@ -99,9 +102,11 @@ class Dispatcher:
         if self._host is not None:
             self._host.close()
         try:
-            self._store_ends()
+            self._store_stops()
+            self._advance(room=0)
         except IntarsiaError as exc:  # they are running in the store, and run again at the next start
-            log.error("the ends of %d jobs cannot be stored, which are run again: %s", len(self._ended), exc)
+            count = len(self._ended) + len(self._stopped)
+            log.error("the ends of %d jobs cannot be stored, which are run again: %s", count, exc)
 
     def progressed(self, job_id: int, progress: Progress) -> None:
         self._events.publish(JobEvent(job_id=job_id, kind="step", progress=progress))
@@ -112,7 +117,11 @@ class Dispatcher:
     def ended(self, job_id: int, ended: Ended) -> None:
         with self._changed:
             job = self._running.pop(job_id, None)
-            if job is not None:
+            if job is None:
+                return
+            if isinstance(ended, Stopped):
+                self._stopped.append((job, ended))
+            else:
                 self._ended.append((job, ended))
             self._changed.notify_all()
 
@@ -122,7 +131,7 @@ class Dispatcher:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(self._has_work, _LOOK if self._shared or self._ended else None)
+                self._changed.wait_for(self._has_work, _LOOK if self._shared else None)
                 if self._stopping:
                     return
                 self._awake = False
@@ -130,9 +139,9 @@ class Dispatcher:
                 self.on_failure(self._host.problem)
                 return
             try:
-                self._store_ends()
+                self._store_stops()
                 self._keep_lease()
-                self._start_jobs()
+                self._advance(self._room())
                 self._pass_on_cancels()
             except IntarsiaError as exc:  # of the store: a full disk, a database that is away
                 log.error("the job store fails, and is tried again: %s", exc)
@@ -144,10 +153,10 @@ class Dispatcher:
     def _pause(self) -> None:
         with self._changed:
             self._changed.wait_for(lambda: self._stopping, _LOOK)
-            self._awake = True
+            self._awake = self._may_be_queued = True
 
     def _has_work(self) -> bool:
-        return self._awake or self._stopping or bool(self._ended)
+        return self._awake or self._stopping or bool(self._ended or self._stopped)
 
     def _keep_lease(self) -> None:
         """Say that this server is alive, and take over from those that are not."""
@@ -157,16 +166,36 @@ class Dispatcher:
         self._store.requeue_lost(self._server)
         self._next_heartbeat = time.monotonic() + HEARTBEAT
 
-    def _start_jobs(self) -> None:
+    def _room(self) -> int:
+        """How many jobs may be begun, if any may be queued."""
         assert self._host is not None
         with self._changed:
             room = self._host.capacity - len(self._running)
-        if room <= 0:
-            return
-        for job in self._store.claim(self._server, room):
-            self._start(self._host, job)
+            if room <= 0 or not (self._may_be_queued or self._shared):
+                return 0
+            self._may_be_queued = False  # unless another comes from here on
+            return room
 
-    def _start(self, host: EngineHost, job: Job) -> None:
+    def _advance(self, room: int) -> None:
+        """Store how jobs have ended, and start up to ``room`` others: one transaction for all of them."""
+        with self._changed:
+            ends = list(self._ended)
+        if not ends and not room:
+            return
+
+        over, jobs = self._store.advance(self._server, ends, room)
+        with self._changed:
+            del self._ended[: len(ends)]
+        for (job, ended), stored in zip(ends, over, strict=True):
+            self._is_over(job, stored, job.lane_rows if isinstance(ended, Done) else 0)
+
+        if room and len(jobs) == room:
+            self._may_be_queued = True
+        for job in jobs:
+            self._start(job)
+
+    def _start(self, job: Job) -> None:
+        assert self._host is not None
         with self._changed:
             # It was taken from this server, which seemed dead, and never stopped here.
             is_running = job.id in self._running
@@ -179,7 +208,7 @@ class Dispatcher:
             reason = f"given up: begun {MAX_ATTEMPTS} times, and each time the engine or the server ended"
             self.ended(job.id, Failed(reason, "server"))
             return
-        host.start(job)
+        self._host.start(job)
 
     def _pass_on_cancels(self) -> None:
         """What another process has asked to be cancelled."""
@@ -188,25 +217,26 @@ class Dispatcher:
         for job_id in self._store.cancel_asked(self._server):
             self._host.cancel(job_id)
 
-    def _store_ends(self) -> None:
-        while True:
-            with self._changed:
-                if not self._ended:
-                    return
-                job, ended = self._ended[0]
-            self._store_end(job, ended)
-            with self._changed:
-                self._ended.pop(0)
-                self._awake = True
-
-    def _store_end(self, job: Job, ended: Ended) -> None:
-        if isinstance(ended, Stopped):
-            if ended.lost:
+    def _store_stops(self) -> None:
+        """Store that jobs were cancelled, and queue those again that were lost."""
+        while self._stopped:
+            job, stopped = self._stopped[0]
+            if stopped.lost:
                 self._store.requeue(job)
+                self._may_be_queued = True
             else:
                 self._store.cancelled(job)
-        else:
-            self._store.finish(job, ended)
-        self.throughput.ended(job.id, job.lane_rows if isinstance(ended, Done) else 0)
+            self._is_over(job, self._store.get(job.id), 0)
+            self._stopped.pop(0)
+
+    def _is_over(self, job: Job, stored: Job | None, evaluated: int) -> None:
+        """Say that a job runs here no longer.
+
+        Args:
+            stored: as it is in the store now; None where that was not changed.
+            evaluated: network evaluations that it has had.
+        """
+        self.throughput.ended(job.id, evaluated)
         self._events.publish(JobEvent(job_id=job.id, kind="state"))
-        self._on_end(job.id)
+        if stored is not None and stored.is_ended:
+            self._on_end(stored)

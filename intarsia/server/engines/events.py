@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,6 +58,8 @@ class JobEvents:
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._readers: dict[int, set[Subscription]] = {}
+        # Of jobs that run; kept by whichever thread publishes.
+        self._lock = threading.Lock()
         self._latest: dict[int, Progress] = {}
         self._latest_previews: dict[int, Preview] = {}
 
@@ -65,8 +68,11 @@ class JobEvents:
         self._loop = asyncio.get_running_loop()
 
     def publish(self, event: JobEvent) -> None:
-        """Pass an event on; without effect once the loop is closed."""
-        if self._loop is None:
+        """Keep what is the latest of a job, and pass the event on to its readers; to none once the loop is closed."""
+        with self._lock:
+            self._keep(event)
+        # Most steps have no reader, and each event would wake the loop. Who begins to read now looks first.
+        if self._loop is None or event.job_id not in self._readers:
             return
         try:
             self._loop.call_soon_threadsafe(self._deliver, event)
@@ -100,6 +106,10 @@ class JobEvents:
                 self._readers.pop(job_id, None)
 
     def _deliver(self, event: JobEvent) -> None:
+        for subscription in self._readers.get(event.job_id, ()):
+            subscription.put(event)
+
+    def _keep(self, event: JobEvent) -> None:
         if event.progress is not None:
             self._latest[event.job_id] = event.progress
         elif event.preview is not None:
@@ -107,8 +117,6 @@ class JobEvents:
         else:
             self._latest.pop(event.job_id, None)
             self._latest_previews.pop(event.job_id, None)
-        for subscription in self._readers.get(event.job_id, ()):
-            subscription.put(event)
 
     def _keep_preview(self, job_id: int, preview: Preview) -> None:
         """Unless there is a later one; and of a job that runs, as that of one that has ended would stay for ever."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -69,7 +68,7 @@ class StartJob:
     @classmethod
     def of(cls, job: Job) -> StartJob:
         """The message about a job."""
-        return cls(dataclasses.asdict(job))
+        return cls(_fields(job))
 
     @property
     def as_job(self) -> Job:
@@ -150,7 +149,7 @@ class JobEnded:
     @classmethod
     def of(cls, job_id: int, ended: Ended) -> JobEnded:
         """The message about an end."""
-        return cls(job_id, type(ended).__name__, dataclasses.asdict(ended))
+        return cls(job_id, type(ended).__name__, _fields(ended))
 
     @property
     def ended(self) -> Ended:
@@ -178,8 +177,13 @@ _KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Message
 
 def encode(message: Message) -> bytes:
     """A message as a line."""
-    values = {"message": type(message).__name__, **dataclasses.asdict(message)}
+    values = {"message": type(message).__name__, **_fields(message)}
     return json.dumps(values).encode() + b"\n"
+
+
+def _fields(message: Message | Job | Ended) -> dict[str, Any]:
+    """Fields of a dataclass by name, without the copies of all that is in them that ``asdict`` makes."""
+    return dict(vars(message))
 
 
 def decode(line: str | bytes) -> Message:

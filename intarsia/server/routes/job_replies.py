@@ -121,7 +121,9 @@ def _output(job: Job, services: Services, base_url: str) -> tuple[str, ...]:
 
 
 def _processing(job: Job, services: Services, base_url: str) -> dict[str, Any]:
-    _, rows = services.store.lane_rows_before(job.id)
+    rows = job.rows_ahead
+    if rows is None:
+        _, rows = services.store.lane_rows_before(job.id)
     links = tuple(file_url(job, name, base_url) for name in job.files)
     return processing_reply(
         ENDPOINTS[job.endpoint],

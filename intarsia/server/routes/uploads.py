@@ -72,7 +72,7 @@ class Uploads:
     def _stored(self, job: Job, data: bytes) -> Job:
         self.files.put_outputs([(job.files[0], data)])
         try:
-            stored, _ = self.store.accept(job, most=sys.maxsize)  # it is not queued
+            stored = self.store.accept(job, most=sys.maxsize).job  # it is not queued
         except IntarsiaError:
             self.files.remove_outputs(job.files)
             raise

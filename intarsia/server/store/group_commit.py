@@ -13,6 +13,10 @@ __all__ = ["GroupCommit"]
 _MOST = 64
 """Transactions that are committed together: more would let the first of them wait for long."""
 
+# Of a transaction that is not the first in its group. SQLAlchemy's own savepoints are compiled anew each time, which
+# takes as long as the statements between them.
+_SAVE, _RELEASE, _UNDO = "SAVEPOINT own", "RELEASE own", "ROLLBACK TO own"
+
 # Seconds after which a transaction looks whether whoever was to commit its group was interrupted.
 _PATIENCE = 1.0
 
@@ -21,12 +25,15 @@ class _Group:
     """One transaction of the database, for several of ours.
 
     Attributes:
+        size: transactions that have ended in it.
+        is_changed: one of them has ended well, and another that fails must leave its changes.
         error: why it was not committed, once ``is_over``.
     """
 
     def __init__(self, engine: sa.Engine) -> None:
         self.connection = engine.connect()
         self.size = 0
+        self.is_changed = False
         self.is_over = threading.Event()
         self.error: BaseException | None = None
         try:
@@ -40,6 +47,10 @@ class _Group:
         """Whether the database has not given it up, as it may where the disk is full."""
         raw = self.connection.connection.dbapi_connection
         return raw is not None and bool(raw.in_transaction)
+
+    def execute(self, statement: str) -> None:
+        """Execute a statement without parameters, as it is."""
+        self.connection.exec_driver_sql(statement)
 
     def end(self, error: BaseException | None = None) -> None:
         """Commit it, or undo it for that error."""
@@ -72,13 +83,18 @@ class GroupCommit:
         """A transaction. It sees what those before it in its group have written, which may not be durable yet."""
         with self._own_turn():
             group = self._open = self._open or _Group(self._engine)
-            savepoint = self._savepoint(group)
+            # Most are alone in their group: what fails then is undone with it.
+            has_savepoint = group.is_changed
+            if has_savepoint:
+                self._execute(group, _SAVE)
             try:
                 yield group.connection
-                savepoint.commit()
+                if has_savepoint:
+                    group.execute(_RELEASE)
+                group.is_changed = True
             except BaseException as exc:
-                if group.is_intact:
-                    savepoint.rollback()
+                if has_savepoint and group.is_intact:
+                    self._execute(group, _UNDO)
                 else:
                     self._end(group, exc)
                 raise
@@ -89,9 +105,10 @@ class GroupCommit:
                     self._end(group)
         self._wait(group)
 
-    def _savepoint(self, group: _Group) -> sa.NestedTransaction:
+    def _execute(self, group: _Group, statement: str) -> None:
+        """Execute a statement about a savepoint; the whole group ends where it fails."""
         try:
-            return group.connection.begin_nested()
+            group.execute(statement)
         except BaseException as exc:
             self._end(group, exc)
             raise

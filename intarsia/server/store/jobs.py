@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from intarsia.errors import BackendError, IntarsiaError, OutOfMemory, RequestError, WeightsError
@@ -13,14 +13,17 @@ __all__ = [
     "ENDED",
     "LIBRARY",
     "UPLOAD",
+    "Accepted",
     "Done",
     "Ended",
     "ErrorKind",
     "Failed",
     "Job",
+    "Queue",
     "State",
     "Stopped",
     "WebhookTarget",
+    "ended_job",
     "failure",
 ]
 
@@ -60,6 +63,7 @@ class Job:
         result: ``seconds``, ``seeds``, ``nsfw``, ``warnings`` and ``runtime``, once done.
         error, error_kind: one line, and what kind it is of, once failed.
         webhook_status: what became of the webhook; empty without one.
+        rows_ahead: network evaluations that were queued or running as it was accepted; None where that is long ago.
     """
 
     id: int
@@ -82,11 +86,34 @@ class Job:
     error: str = ""
     error_kind: ErrorKind | Literal[""] = ""
     webhook_status: str = ""
+    rows_ahead: int | None = field(default=None, compare=False)
 
     @property
     def is_ended(self) -> bool:
         """Whether nothing more happens to it."""
         return self.state in ENDED
+
+
+@dataclass(frozen=True)
+class Queue:
+    """What is queued at one moment.
+
+    Attributes:
+        jobs, own: queued jobs of all owners, and of one.
+        lane_rows: network evaluations of all jobs that are queued or running.
+    """
+
+    jobs: int
+    own: int
+    lane_rows: int
+
+
+class Accepted(NamedTuple):
+    """A stored job, whether it is new, and what was queued before it; None where it is not new."""
+
+    job: Job
+    is_new: bool
+    queue: Queue | None
 
 
 @dataclass(frozen=True)
@@ -133,6 +160,13 @@ class Stopped:
 
 
 Ended = Done | Failed | Stopped
+
+
+def ended_job(job: Job, ended: Done | Failed, finished: float) -> Job:
+    """A running job as it has ended, at that Unix time."""
+    if isinstance(ended, Done):
+        return replace(job, state="done", result=ended.result, finished=finished)
+    return replace(job, state="failed", error=ended.message, error_kind=ended.kind, finished=finished)
 
 
 def failure(error: BaseException) -> Failed:

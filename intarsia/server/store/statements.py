@@ -15,7 +15,7 @@ from intarsia.server.store.job_rows import select_jobs
 from intarsia.server.store.jobs import Done, Failed
 from intarsia.server.store.schema import JOBS, WEBHOOKS
 
-__all__ = ["AHEAD", "CLAIMED", "INSERT_JOB", "JOB", "QUEUED", "JobChanges", "ended_values"]
+__all__ = ["AHEAD", "INSERT_JOB", "JOB", "QUEUED", "JobChanges", "ended_values"]
 
 _LAST = sa.select(sa.func.coalesce(sa.func.max(JOBS.c.sequence), 0)).scalar_subquery()
 
@@ -25,10 +25,15 @@ INSERT_JOB = sa.insert(JOBS).values(sequence=_LAST + 1)
 # One job; wanted: its id.
 JOB = select_jobs().where(JOBS.c.id == sa.bindparam("wanted", type_=JOBS.c.id.type))
 
-_IS_OWN = sa.case((JOBS.c.owner == sa.bindparam("whose", type_=JOBS.c.owner.type), 1), else_=0)
+_IS_QUEUED = JOBS.c.state == "queued"
+_IS_OWN = sa.and_(_IS_QUEUED, JOBS.c.owner == sa.bindparam("whose", type_=JOBS.c.owner.type))
 
-# Queued jobs of all owners, and of one; whose: that one.
-QUEUED = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(_IS_OWN), 0)).where(JOBS.c.state == "queued")
+# Queued jobs of all owners and of one, and network evaluations that are queued or running; whose: that owner.
+QUEUED = sa.select(
+    sa.func.count(sa.case((_IS_QUEUED, 1))),
+    sa.func.count(sa.case((_IS_OWN, 1))),
+    sa.func.coalesce(sa.func.sum(JOBS.c.lane_rows), 0),
+).where(JOBS.c.state.in_(["queued", "running"]))
 
 _PLACE = sa.select(JOBS.c.sequence).where(JOBS.c.id == sa.bindparam("wanted", type_=JOBS.c.id.type)).scalar_subquery()
 
@@ -40,9 +45,6 @@ AHEAD = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(JOBS.c.lane_rows
 # What the end of a job changes, besides its time.
 _ENDED = ("state", "result", "error", "error_kind")
 
-# Jobs in the order of acceptance; ids: theirs.
-CLAIMED = select_jobs().where(JOBS.c.id.in_(sa.bindparam("ids", expanding=True))).order_by(JOBS.c.sequence)
-
 
 class JobChanges:
     """Statements of the changes that every job goes through.
@@ -50,11 +52,11 @@ class JobChanges:
     Their time is a parameter too, of :meth:`intarsia.server.store.database.Database.times`.
 
     Attributes:
-        first: ids of the jobs that were accepted first of those that are queued; most: how many. PostgreSQL passes
-            over those that another server is claiming.
-        claim: these are running from now on; ids, and by: the server.
-        end: a running job is done or has failed; wanted: its id, attempt: in which attempt, and new_state, new_result,
-            new_error and new_error_kind.
+        first: the jobs that were accepted first of those that are queued; most: how many. PostgreSQL passes over those
+            that another server is claiming.
+        claim: these are running from now on, which returns the time; ids, and by: the server.
+        end: a running job is done or has failed, which returns the time; wanted: its id, attempt: in which attempt, and
+            new_state, new_result, new_error and new_error_kind.
         call: its webhook is due; wanted: its id.
     """
 
@@ -62,21 +64,22 @@ class JobChanges:
         now = database.time_in_statements
         job = JOBS.c
         self.first = (
-            sa.select(job.id)
+            select_jobs()
             .where(job.state == "queued")
             .order_by(job.sequence)
             .limit(sa.bindparam("most", type_=sa.Integer))
-            .with_for_update(skip_locked=True)
+            .with_for_update(skip_locked=True, of=JOBS)
         )
         self.claim = (
             sa.update(JOBS)
             .where(job.id.in_(sa.bindparam("ids", expanding=True)))
             .values(state="running", server=sa.bindparam("by"), started=now, attempts=job.attempts + 1)
+            .returning(job.id, job.started)
         )
         wanted = sa.bindparam("wanted", type_=job.id.type)
         is_attempt = sa.and_(job.id == wanted, job.state == "running", job.attempts == sa.bindparam("attempt"))
         ended = {name: sa.bindparam(f"new_{name}", type_=job[name].type) for name in _ENDED}
-        self.end = sa.update(JOBS).where(is_attempt).values(finished=now, **ended)
+        self.end = sa.update(JOBS).where(is_attempt).values(finished=now, **ended).returning(job.finished)
         waits = sa.and_(WEBHOOKS.c.job_id == wanted, WEBHOOKS.c.status == "waiting")
         self.call = sa.update(WEBHOOKS).where(waits).values(status="due", next_attempt=now)
 

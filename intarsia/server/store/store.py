@@ -8,7 +8,8 @@ taken from it, because it seemed dead, changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -18,10 +19,10 @@ from intarsia.errors import IntarsiaError
 from intarsia.server.store.database import Database, StoreError
 from intarsia.server.store.database_file import DatabaseFile
 from intarsia.server.store.job_rows import job_of, select_jobs, values_of
-from intarsia.server.store.jobs import UPLOAD, Done, Failed, Job, WebhookTarget
+from intarsia.server.store.jobs import UPLOAD, Accepted, Done, Failed, Job, Queue, WebhookTarget, ended_job
 from intarsia.server.store.leases import Leases
 from intarsia.server.store.schema import JOBS, SCHEMA_VERSION, migrate
-from intarsia.server.store.statements import AHEAD, CLAIMED, INSERT_JOB, JOB, QUEUED, JobChanges, ended_values
+from intarsia.server.store.statements import AHEAD, INSERT_JOB, JOB, QUEUED, JobChanges, ended_values
 from intarsia.server.store.webhook_store import WebhookStore
 
 __all__ = ["IdInUse", "QueueFull", "Store", "StoreError"]
@@ -78,7 +79,7 @@ class Store:
         share: int | None = None,
         idempotency_key: str | None = None,
         webhook: WebhookTarget | None = None,
-    ) -> tuple[Job, bool]:
+    ) -> Accepted:
         """Store a new job as queued, behind all that were accepted before; durable once this returns.
 
         Args:
@@ -86,9 +87,6 @@ class Store:
             share: jobs of one owner that may be queued; None is ``most``.
             idempotency_key: a later job of the same owner with an equal key is not stored: the first one is returned.
             webhook: what is called when the job has ended.
-
-        Returns:
-            The stored job, and whether it is new.
 
         Raises:
             QueueFull, IdInUse: nothing was stored.
@@ -101,12 +99,12 @@ class Store:
                 self.database.lock(connection, "acceptance")
                 earlier = self._with_key(connection, job.owner, idempotency_key)
                 if earlier is not None:
-                    return earlier, False
-                self._check_room(connection, job.owner, most, share)
+                    return Accepted(earlier, False, None)
+                queue = self._check_room(connection, job.owner, most, share)
                 connection.execute(INSERT_JOB, values)
                 if webhook is not None:
                     self.webhooks.add(connection, job.id, webhook)
-            return job, True
+            return Accepted(job, True, queue)
         except IntegrityError as exc:
             if self.get(job.id) is None:
                 raise StoreError("the job does not fit the database's tables") from exc
@@ -120,10 +118,10 @@ class Store:
             row = connection.execute(JOB, {"wanted": job_id}).mappings().first()
         return None if row is None else job_of(row)
 
-    def check_room(self, most: int, *, owner: str = "", share: int | None = None) -> None:
+    def check_room(self, most: int, *, owner: str = "", share: int | None = None) -> Queue:
         """Raise QueueFull where :meth:`accept` would now: before a request is read and its images are decoded."""
         with self.database.read() as connection:
-            self._check_room(connection, owner, most, share)
+            return self._check_room(connection, owner, most, share)
 
     def with_key(self, owner: str, idempotency_key: str | None) -> Job | None:
         """The job that an owner's idempotency key has given, if any."""
@@ -145,32 +143,27 @@ class Store:
 
     def claim(self, server: str, most: int = 1) -> list[Job]:
         """Mark the jobs that were accepted first as running on ``server`` and return them; no two servers get one."""
-        with self.database.write() as connection:
-            ids = list(connection.execute(self._changes.first, {"most": most}).scalars())
-            if not ids:
-                return []
-            if self._leases is not None:
-                self._leases.renew(connection, server)  # in the transaction: nobody takes the jobs for lost
-            connection.execute(self._changes.claim, {"ids": ids, "by": server, **self.database.times()})
-            return [job_of(row) for row in connection.execute(CLAIMED, {"ids": ids}).mappings()]
+        return self.advance(server, (), most)[1]
 
-    def finish(self, job: Job, ended: Done | Failed) -> bool:
+    def advance(
+        self, server: str, ends: Sequence[tuple[Job, Done | Failed]], most: int
+    ) -> tuple[list[Job | None], list[Job]]:
+        """Several :meth:`finish`, and a :meth:`claim` of ``most`` jobs, in one transaction."""
+        with self.database.write() as connection:
+            over = [self._finish(connection, job, ended) for job, ended in ends]
+            return over, self._claim(connection, server, most) if most > 0 else []
+
+    def finish(self, job: Job, ended: Done | Failed) -> Job | None:
         """Store how a running job ended.
 
         Args:
             job: as :meth:`claim` gave it.
 
         Returns:
-            False where that attempt is not running: the job has ended, or was queued again.
+            The job as it has ended; None where that attempt is not running: it has ended already, or was queued again.
         """
-        end, times = ended_values(ended), self.database.times()
         with self.database.write() as connection:
-            if not connection.execute(
-                self._changes.end, {"wanted": job.id, "attempt": job.attempts, **end, **times}
-            ).rowcount:
-                return False
-            connection.execute(self._changes.call, {"wanted": job.id, **times})
-        return True
+            return self._finish(connection, job, ended)
 
     def cancel(self, job_id: int) -> Job | None:
         """Cancel a queued job at once, and mark a running one; returns it as it is then."""
@@ -185,7 +178,11 @@ class Store:
         return self.get(job_id)
 
     def cancelled(self, job: Job) -> bool:
-        """Store that a running job was cancelled; arguments and result as of :meth:`finish`."""
+        """Store that a running job was cancelled; False where that attempt is not running.
+
+        Args:
+            job: as :meth:`claim` gave it.
+        """
         values = {"state": "cancelled", "finished": self.database.unix_time, "cancel_asked": True}
         with self.database.write() as connection:
             if not connection.execute(sa.update(JOBS).where(_is_attempt(job)).values(values)).rowcount:
@@ -262,6 +259,26 @@ class Store:
         """Close every connection."""
         self.database.close()
 
+    def _claim(self, connection: sa.Connection, server: str, most: int) -> list[Job]:
+        jobs = [job_of(row) for row in connection.execute(self._changes.first, {"most": most}).mappings()]
+        if not jobs:
+            return []
+        if self._leases is not None:
+            self._leases.renew(connection, server)  # in the transaction: nobody takes the jobs for lost
+        claim = {"ids": [job.id for job in jobs], "by": server, **self.database.times()}
+        started = {row.id: row.started for row in connection.execute(self._changes.claim, claim)}
+        return [replace(job, state="running", started=started[job.id], attempts=job.attempts + 1) for job in jobs]
+
+    def _finish(self, connection: sa.Connection, job: Job, ended: Done | Failed) -> Job | None:
+        times = self.database.times()
+        end = {"wanted": job.id, "attempt": job.attempts, **ended_values(ended), **times}
+        finished = connection.execute(self._changes.end, end).scalar()
+        if finished is None:
+            return None
+        if job.webhook_status:
+            connection.execute(self._changes.call, {"wanted": job.id, **times})
+        return ended_job(job, ended, finished)
+
     def _requeue(self, connection: sa.Connection, which: sa.ColumnElement[bool]) -> int:
         running = sa.and_(JOBS.c.state == "running", which)
         ended = {"state": "cancelled", "finished": self.database.unix_time}
@@ -278,12 +295,13 @@ class Store:
         row = connection.execute(query).mappings().first()
         return None if row is None else job_of(row)
 
-    def _check_room(self, connection: sa.Connection, owner: str, most: int, share: int | None) -> None:
-        queued, own = connection.execute(QUEUED, {"whose": owner}).one()
-        if queued >= most:
+    def _check_room(self, connection: sa.Connection, owner: str, most: int, share: int | None) -> Queue:
+        jobs, own, lane_rows = connection.execute(QUEUED, {"whose": owner}).one()
+        if jobs >= most:
             raise QueueFull(most)
         if share is not None and own >= share:
             raise QueueFull(share, owner)
+        return Queue(jobs, own, int(lane_rows))
 
 
 def _is_attempt(job: Job) -> sa.ColumnElement[bool]:
