@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
@@ -12,6 +11,7 @@ from intarsia.commands.compare_files import Files, GridOptions
 from intarsia.commands.interrupts import held, interruptible
 from intarsia.commands.option_groups import grouped
 from intarsia.commands.options import AsJson, EngineOptions, MessageOptions
+from intarsia.commands.progress_bar import progress_bar
 from intarsia.commands.request_options import (
     ImageOptions,
     MaskOptions,
@@ -20,7 +20,7 @@ from intarsia.commands.request_options import (
     SamplingOptions,
     SeedOptions,
 )
-from intarsia.commands.streams import complain, is_quiet, note, print_report, remark
+from intarsia.commands.streams import complain, note, print_report, remark
 from intarsia.counted import counted
 from intarsia.errors import RequestError
 
@@ -76,7 +76,7 @@ def compare(
     files = output.files(fields.get("init_image"))
 
     with interruptible() as written:
-        with engine.open() as opened, _progress() as watch:
+        with engine.open() as opened, progress_bar("comparing") as watch:
             settings = Settings(
                 cell_size=output.cell_size,
                 keep=output.keep,
@@ -110,19 +110,6 @@ def _fields_and_axes(
         if field not in given:
             raise RequestError(argument, message=f"{argument} is missing: intarsia compare IMAGE MASK")
     return axes_of(compared, fields, order)
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[float, int], None]]:
-    """A progress bar on stderr where that is a terminal."""
-    from rich.console import Console
-    from rich.progress import Progress as Bar
-
-    console = Console(stderr=True)
-    is_shown = console.is_terminal and not is_quiet()
-    with Bar(console=console, disable=not is_shown, transient=True) as bar:
-        task = bar.add_task("comparing", total=None)
-        yield lambda done, count: bar.update(task, completed=done, total=count)
 
 
 def _report(comparison: Comparison, files: Files, as_json: bool) -> None:

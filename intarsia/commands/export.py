@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from intarsia.commands.options import AsJson, Weights
+from intarsia.commands.progress_bar import progress_bar
 from intarsia.commands.streams import note, print_report
 from intarsia.errors import BackendError
 
@@ -73,8 +75,7 @@ def export(
     for part in _parts(registry, entry, named, str(dtype), merges):
         graphs = cached(part.source, part.dtype, out)
         if again or not (graphs / MANIFEST).is_file():
-            note(f"exporting {part.source.path.name}; this takes a minute or more")
-            part.write(graphs)
+            _write(part, graphs)
         folders.append(str(graphs))
         if not as_json:
             typer.echo(folders[-1])
@@ -88,7 +89,16 @@ class _Part:
 
     source: Source
     dtype: str
-    write: Callable[[Path], None]
+    write: Callable[..., None]
+
+
+def _write(part: _Part, out: Path) -> None:
+    """Make the graphs; a bar says which one has been made last."""
+    name = part.source.path.name
+    note(f"exporting {name}; this takes a minute or more")
+    with progress_bar(f"exporting {name}") as move:
+        counts = count(1)
+        part.write(out, watch=lambda graph: move(next(counts), description=f"exporting {name}: made {graph}"))
 
 
 def _parts(

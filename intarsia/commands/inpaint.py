@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +12,7 @@ from intarsia.commands.interrupts import held, interruptible
 from intarsia.commands.option_groups import grouped
 from intarsia.commands.options import AsJson, EngineOptions, MessageOptions
 from intarsia.commands.outputs import OutputOptions, Targets
+from intarsia.commands.progress_bar import result_of
 from intarsia.commands.request_options import (
     ImageOptions,
     MaskOptions,
@@ -22,13 +22,13 @@ from intarsia.commands.request_options import (
     SeedOptions,
 )
 from intarsia.commands.set_option import Settings, with_settings
-from intarsia.commands.streams import is_quiet, note, print_report, remark
-from intarsia.errors import Cancelled, OutputError, named
+from intarsia.commands.streams import note, print_report, remark
+from intarsia.errors import OutputError, named
 
 if TYPE_CHECKING:
     from intarsia.engine.request import InpaintRequest
     from intarsia.engine.request_from import PastRequest
-    from intarsia.engine.result import Progress, Result
+    from intarsia.engine.result import Result
 
 __all__ = ["inpaint"]
 
@@ -93,7 +93,7 @@ def inpaint(
 
     with interruptible() as written:
         with engine.open() as opened:
-            result = _with_progress(opened.stream(request))
+            result = result_of(opened.stream(request))
         with held():
             warnings = [*_write(result, targets, output), *_about_files(past, result)]
             written += targets.paths
@@ -119,25 +119,6 @@ def _about_files(past: PastRequest | None, result: Result) -> tuple[str, ...]:
     if not past or not changed:
         return ()
     return (f"{named(past.path)} was made with other files of {', '.join(map(named, changed))}",)
-
-
-def _with_progress(events: Iterator[Progress | Result]) -> Result:
-    """Drain the stream; a progress bar on stderr where that is a terminal."""
-    from rich.console import Console
-    from rich.progress import Progress as Bar
-
-    from intarsia.engine.result import Progress, Result
-
-    console = Console(stderr=True)
-    is_shown = console.is_terminal and not is_quiet()
-    with Bar(console=console, disable=not is_shown, transient=True) as bar:
-        task = bar.add_task("denoising", total=None)
-        for event in events:
-            if isinstance(event, Progress):
-                bar.update(task, completed=event.step, total=event.steps)
-            elif isinstance(event, Result):
-                return event
-    raise Cancelled("the request ended without a result")
 
 
 def _write(result: Result, targets: Targets, output: OutputOptions) -> list[str]:

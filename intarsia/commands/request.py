@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from intarsia.commands.json_file import read_json
 from intarsia.commands.option_groups import grouped
 from intarsia.commands.options import AlwaysJson, Endpoint, EngineOptions, MessageOptions
+from intarsia.commands.progress_bar import result_of
 from intarsia.commands.streams import print_json
 from intarsia.errors import IntarsiaError, RequestError, SourceError
 from intarsia.redact import hiding
+
+if TYPE_CHECKING:
+    from intarsia.engine.engine import Engine
+    from intarsia.engine.request import InpaintRequest
+    from intarsia.engine.result import Result
+    from intarsia.registry.registry import Registry
 
 __all__ = ["request"]
 
@@ -40,12 +47,28 @@ def request(
         print_json(error_reply(str(exc)))
         raise
     with engine.open() as opened:
-        answered = answer(opened, payload, endpoint, out)
+        answered = answer(_Watched(opened), payload, endpoint, out)
 
     print_json(answered.reply)
     if answered.error is not None:
         with hiding(payload.get("key") if isinstance(payload, dict) else None):
             raise _explained(answered.error)
+
+
+class _Watched:
+    """An engine whose requests move a progress bar."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @property
+    def registry(self) -> Registry:
+        """The engine's."""
+        return self._engine.registry
+
+    def run(self, request: InpaintRequest, *, allow_paths: bool = True) -> Result:
+        """As the engine's."""
+        return result_of(self._engine.stream(request, allow_paths=allow_paths))
 
 
 def _explained(error: IntarsiaError) -> IntarsiaError:

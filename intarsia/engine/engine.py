@@ -111,13 +111,15 @@ class Engine:
             ticket.cancel()  # an interrupted caller has no use for the rest
             raise
 
-    def stream(self, request: InpaintRequest, *, preview_every: int | None = None) -> Iterator[Progress | Result]:
+    def stream(
+        self, request: InpaintRequest, *, allow_paths: bool = True, preview_every: int | None = None
+    ) -> Iterator[Progress | Result]:
         """``Progress`` after each evaluation, then the ``Result``. Closing the iterator cancels.
 
         Arguments and errors are those of :meth:`submit`.
         """
         self._thread.check_run()
-        ticket = self.submit(request, preview_every=preview_every)
+        ticket = self.submit(request, allow_paths=allow_paths, preview_every=preview_every)
         try:
             yield from ticket.progress()
             yield ticket.result()

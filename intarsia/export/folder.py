@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -69,6 +69,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 _POSITIONS = "embeddings.position_ids"
 Graphs = Iterator[tuple[str, bytes]]
+Watch = Callable[[str], object]
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,9 @@ def cached(source: Path | Source, dtype: str, root: Path | None = None) -> Path:
     return (root or store()) / key_of(source, dtype)
 
 
-def export_model(path: Path, out: Path, dtype: str = "float32", merges: Merges | None = None) -> None:
+def export_model(
+    path: Path, out: Path, dtype: str = "float32", merges: Merges | None = None, *, watch: Watch | None = None
+) -> None:
     """Write the graphs of a diffusers folder, or of a checkpoint's file, replacing what is in ``out``.
 
     A network that a checkpoint lacks has no graphs.
@@ -94,23 +97,32 @@ def export_model(path: Path, out: Path, dtype: str = "float32", merges: Merges |
     Args:
         dtype: what the networks compute in: one of :data:`DTYPES`; see :func:`autoencoder`.
         merges: of a second graph of the UNet; None makes none.
+        watch: is called with the name of each graph that has been made.
 
     Raises:
         WeightsError: anything missing, unreadable, refused or not fitting; one line that names the file.
     """
     facts: dict[str, Any] = {}
-    _write(source_of(path), out, dtype, facts, model_graphs(path, dtype, merges, facts))
+    _write(source_of(path), out, dtype, facts, model_graphs(path, dtype, merges, facts), watch)
 
 
-def export_vae(path: Path, out: Path, dtype: str = "float32", *, family: str = "") -> None:
+def export_vae(path: Path, out: Path, dtype: str = "float32", *, family: str = "", watch: Watch | None = None) -> None:
     """Likewise for an autoencoder alone, folder or file, for models of a family."""
     facts: dict[str, Any] = {}
     source = vae_source(path, family)
     graphs = _vae_graphs(source, stored_vae(path, family), dtype, facts)
-    _write(source, out, dtype, facts, graphs)
+    _write(source, out, dtype, facts, graphs, watch)
 
 
-def export_ip_adapter(path: Path, model: Path, out: Path, dtype: str = "float32", encoder: Path | None = None) -> None:
+def export_ip_adapter(
+    path: Path,
+    model: Path,
+    out: Path,
+    dtype: str = "float32",
+    encoder: Path | None = None,
+    *,
+    watch: Watch | None = None,
+) -> None:
     """Likewise for an IP adapter, folder or file, with one model, whose UNet then takes an image as well.
 
     Args:
@@ -118,15 +130,15 @@ def export_ip_adapter(path: Path, model: Path, out: Path, dtype: str = "float32"
     """
     facts: dict[str, Any] = {}
     graphs = ip_adapter_graphs(path, model, dtype, facts, encoder)
-    _write(ip_adapter_source(path, source_of(model), encoder), out, dtype, facts, graphs)
+    _write(ip_adapter_source(path, source_of(model), encoder), out, dtype, facts, graphs, watch)
 
 
-def export_checker(folder: Path, out: Path) -> None:
+def export_checker(folder: Path, out: Path, *, watch: Watch | None = None) -> None:
     """Likewise for a safety checker; always float32, the same decision on every device."""
-    _write(source_of(folder), out, "float32", {}, checker_graphs(folder))
+    _write(source_of(folder), out, "float32", {}, checker_graphs(folder), watch)
 
 
-def _write(source: Source, out: Path, dtype: str, facts: dict[str, Any], graphs: Graphs) -> None:
+def _write(source: Source, out: Path, dtype: str, facts: dict[str, Any], graphs: Graphs, watch: Watch | None) -> None:
     """In a folder beside ``out`` first. ``graphs`` may add to ``facts`` until its end."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as temporary:
@@ -136,6 +148,8 @@ def _write(source: Source, out: Path, dtype: str, facts: dict[str, Any], graphs:
         for name, content in graphs:
             (complete / f"{name}.onnx").write_bytes(content)
             graph_hashes[name] = hashlib.sha256(content).hexdigest()
+            if watch is not None:
+                watch(name)
 
         manifest = {
             "format": FORMAT,

@@ -8,8 +8,10 @@ the dtype of the network. ONNX Runtime does the casts once, when it loads the gr
 from __future__ import annotations
 
 import inspect
+import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +25,7 @@ from intarsia.export.forms import use_export_forms
 from intarsia.export.rewrite import rewrite
 from intarsia.export.stored import Stored
 
-__all__ = ["PREFIX", "Signature", "translate"]
+__all__ = ["PREFIX", "Signature", "quiet_exporter", "translate"]
 
 PREFIX = "network."
 """A wrapper's attribute for the network that it exports, as parameter names have it."""
@@ -91,7 +93,7 @@ def _exported(wrapper: nn.Module, signature: Signature) -> ir.Model:
     examples = tuple(signature.inputs.values())
     dynamic = _dynamic_shapes(wrapper, signature)
 
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), quiet_exporter(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, about its own future
         program = torch.export.export(wrapper, examples, dynamic_shapes=dynamic, strict=False)
         exported: Any = torch.onnx.export(
@@ -104,6 +106,18 @@ def _exported(wrapper: nn.Module, signature: Signature) -> ir.Model:
         )
     model: ir.Model = exported.model
     return model
+
+
+@contextmanager
+def quiet_exporter() -> Iterator[None]:
+    """Without torch's lines, once a graph, about operations of torchvision that no network here has."""
+    logger = logging.getLogger("torch.onnx._internal.exporter")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _dynamic_shapes(wrapper: nn.Module, signature: Signature) -> tuple[Any, ...]:

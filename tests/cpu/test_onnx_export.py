@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -39,6 +40,7 @@ from intarsia.export.folder import (
 )
 from intarsia.export.networks import decoder_graph
 from intarsia.export.step import step_graph
+from intarsia.export.translate import quiet_exporter
 from intarsia.models.tokens import load_tokens
 from tests import xl_reference
 from tests.random_model import write_model, write_registry, write_xl_model
@@ -75,8 +77,11 @@ def home(tmp_path_factory: pytest.TempPathFactory, _one_table_of_translations: N
 
 @pytest.fixture(scope="module")
 def xl_home(home: Path) -> Path:
-    """With graphs of ``xl``: a minute of work."""
-    export_model(home / "xl", cached(home / "xl", "float32", home / "graphs"))
+    """With graphs of ``xl``: a minute of work, of which each graph is told."""
+    place = cached(home / "xl", "float32", home / "graphs")
+    made: list[str] = []
+    export_model(home / "xl", place, watch=made.append)
+    assert sorted(made) == sorted(path.stem for path in place.glob("*.onnx"))
     return home
 
 
@@ -421,6 +426,21 @@ def test_the_command_exports_once(packaged_copy, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "intarsia.export.folder", None)
     refused = CliRunner().invoke(app, arguments)
     assert isinstance(refused.exception, intarsia.BackendError)
+
+
+@pytest.mark.slow
+def test_the_exporter_keeps_quiet_about_packages_that_no_network_needs():
+    logger = logging.getLogger(ONNXRegistry.__module__)
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logger.addHandler(handler)
+    try:
+        with quiet_exporter():
+            ONNXRegistry.from_torchlib.__wrapped__()
+        assert said == []
+    finally:
+        logger.removeHandler(handler)
 
 
 HIDDEN = """

@@ -630,6 +630,8 @@ def test_engine_reads_no_paths_where_it_must_not(empty_registry, tmp_path):
     with intarsia.Engine("null", weights=empty_registry) as engine:
         with pytest.raises(SourceError, match="paths are not read here"):
             engine.submit(request, allow_paths=False)
+        with pytest.raises(SourceError, match="paths are not read here"):
+            list(engine.stream(request, allow_paths=False))
         assert engine.submit(request).result().images[0].size == (64, 48)
 
 

@@ -226,7 +226,7 @@ def inpainted(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Seen
 
     monkeypatch.setattr(engines, "Engine", seen.engine)
     monkeypatch.setattr(output, "check_outputs", lambda paths, overwrite: seen.update(checked=overwrite))
-    monkeypatch.setattr(inpaint, "_with_progress", list)
+    monkeypatch.setattr(inpaint, "result_of", list)
 
     def write(result: object, targets: outputs.Targets, output: outputs.OutputOptions) -> list[str]:
         seen.update(paths=targets.paths, metadata=output.metadata, quality=output.quality, overwrite=output.overwrite)
@@ -648,13 +648,13 @@ def test_a_flag_of_export_reaches_the_exporter(seen, place, monkeypatch, capsys,
         seen.update(dtype=dtype, out=out)
         return place / "made"
 
-    def export_model(path: Path, made: Path, dtype: str, merges: object) -> None:
+    def export_model(path: Path, made: Path, dtype: str, merges: object, watch: object) -> None:
         seen.update(exported=True, merges=merges)
 
-    def export_vae(path: Path, made: Path, dtype: str, family: str) -> None:
+    def export_vae(path: Path, made: Path, dtype: str, family: str, watch: object) -> None:
         assert family == "sd15"
 
-    def export_ip_adapter(path: Path, model: Path, made: Path, dtype: str, encoder: Path | None) -> None:
+    def export_ip_adapter(path: Path, model: Path, made: Path, dtype: str, encoder: Path | None, watch: object) -> None:
         assert (model, encoder) == (place / "nothing", None)
 
     (place / "made").mkdir()
