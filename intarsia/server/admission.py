@@ -18,8 +18,8 @@ from intarsia.server.store.store import QueueFull
 
 __all__ = ["AT_ONCE", "Admission", "Overloaded", "RecentlyFull"]
 
-AT_ONCE = 4
-"""Requests that are checked and stored at once. More would only share the interpreter; a few wait for the disk."""
+AT_ONCE = 2
+"""Requests that are checked and stored at once: one has the interpreter while the other waits for the disk."""
 
 # Requests that may wait: any burst up to so many is taken in.
 _BURST = 256
@@ -28,19 +28,21 @@ _BURST = 256
 # queue makes every one of them slow without any being done sooner (Nichols and Jacobson, "Controlling Queue Delay",
 # ACM Queue 2012): only a short one is kept, until it is empty.
 _STANDING = 0.1
-_SHORT = 12
 
 # Seconds that a request may then expect to wait. Its own turn and its way through the event loop come on top.
 _EXPECTED = 0.05
 
-# Seconds that a request may wait at all, of many that came together: nobody could expect that turns would take so long.
-_LONGEST = 0.075
+# Seconds that a request may wait at all, where more than so many come in a second: it came in a large burst, or turns
+# take longer than was expected.
+_LONGEST = 0.06
+_MANY = 32
 
 # Free places of which some are left a moment later, whoever fills them.
 _PLENTY = 16
 
 # So many may come in a second whatever is expected: a few clients on a slow machine are never too many.
 _FEW = 16
+_SHORT = _FEW - AT_ONCE
 
 # Weight of the last turn in the mean time between two.
 _WEIGHT = 0.1
@@ -65,13 +67,14 @@ class Admission:
         # What waits for a turn, and since when.
         self._waiting: deque[tuple[asyncio.Future[None], float]] = deque()
         self._since: float | None = None  # when requests began to wait, without a break since
-        self._let_in: deque[float] = deque(maxlen=_FEW)  # when the last few were
+        self._came: deque[float] = deque(maxlen=_MANY + 1)  # when the last ones came, refused ones too
         self._passed_on = 0.0  # when a turn was last passed on, where requests have waited since
         self._interval = 0.0  # mean seconds between two turns that were passed on
 
     def check(self) -> None:
         """Raise Overloaded where a request that came now would not be let in; takes no turn, and never waits."""
         if len(self._waiting) >= self._most_waiting():
+            self._came.append(self._clock())
             raise _overloaded()
 
     def _most_waiting(self) -> int:
@@ -79,13 +82,13 @@ class Admission:
         now = self._clock()
         if self._since is None or now - self._since <= _STANDING:
             return _BURST
-        if self._are_few(now) or not self._interval:
+        if self._lately(now) < _FEW or not self._interval:
             return _SHORT
         return min(_SHORT, max(1, int(_EXPECTED / self._interval)))
 
-    def _are_few(self, now: float) -> bool:
-        """Whether no more were let in within the last second than may come whatever is expected."""
-        return len(self._let_in) < _FEW or now - self._let_in[0] > 1
+    def _lately(self, now: float) -> int:
+        """How many came within the last second, up to one more than :data:`_MANY`."""
+        return sum(now - when <= 1 for when in self._came)
 
     async def __aenter__(self) -> None:
         """Wait for a turn.
@@ -95,14 +98,14 @@ class Admission:
         """
         if self._working < AT_ONCE:
             self._working += 1
-            self._let_in.append(self._clock())
+            self._came.append(self._clock())
             return
 
         if self._since is None:
             self._since = self._passed_on = self._clock()
         self.check()
         now = self._clock()
-        self._let_in.append(now)
+        self._came.append(now)
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append((turn, now))
         try:
@@ -141,9 +144,9 @@ class Admission:
         self._working -= 1
 
     def _is_late(self, since: float) -> bool:
-        """Whether a request has waited for too long, among too many to wait for each."""
+        """Whether a request has waited for too long, among many."""
         now = self._clock()
-        return now - since > _LONGEST and not self._are_few(now)
+        return now - since > _LONGEST and self._lately(now) > _MANY
 
     def _measure(self) -> None:
         """Note how long the turn took that is passed on, while others waited for it."""
