@@ -84,6 +84,8 @@ def answer(
 
 def without_paths(sentence: str, registry: Registry) -> str:
     """``sentence`` with the last component in place of every local path: replies may leave the machine."""
+    if "/" not in sentence and "\\" not in sentence:
+        return sentence
     for path in _registry_paths(registry):  # these may have blanks in them
         if len(path.parts) > 1:
             sentence = sentence.replace(str(path), path.name)

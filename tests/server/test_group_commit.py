@@ -13,6 +13,7 @@ import pytest
 
 sa = pytest.importorskip("sqlalchemy", reason="needs SQLAlchemy: pip install 'intarsia[serve]'")
 
+from intarsia.server.store import group_commit
 from intarsia.server.store.database import Database, StoreError
 
 
@@ -83,6 +84,28 @@ def test_one_by_one_each_is_committed_by_itself(counted):
 def test_those_that_wait_share_a_commit_and_return_after_it(counted):
     assert counted.together((1,), (2,), (3,)) == [[0, 1, 2, 3]] * 4
     assert counted.commits == 1
+
+
+def test_only_those_that_join_others_have_savepoints(counted, monkeypatch):
+    executed: list[str] = []
+    execute = group_commit.execute_plain
+
+    def noting(connection: sa.Connection, statement: str) -> None:
+        executed.append(statement)
+        execute(connection, statement)
+
+    monkeypatch.setattr(group_commit, "execute_plain", noting)
+    assert counted.add(7) == [7]
+    assert executed == []
+    counted.together((1,), (2, "", True))
+    assert executed == ["SAVEPOINT own", "RELEASE own", "SAVEPOINT own", "ROLLBACK TO own"]
+
+
+def test_the_first_of_a_group_that_fails_takes_nothing_with_it(counted):
+    with pytest.raises(ZeroDivisionError):
+        counted.add(1, "", True)
+    assert counted.seen() == []
+    assert counted.together((2,)) == [[0, 2]] * 2
 
 
 def test_one_that_fails_is_undone_alone(counted):

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from intarsia.errors import IntarsiaError, one_line
-from intarsia.server.store.group_commit import GroupCommit
+from intarsia.server.store.group_commit import GroupCommit, execute_plain
 
 __all__ = ["Database", "StoreError"]
 
@@ -161,7 +161,7 @@ def _sqlite(url: sa.URL) -> sa.Engine:
     def _begin(connection: sa.Connection) -> None:
         # A transaction that became a writer only after it has read could be refused.
         writes = connection.get_execution_options().get("intarsia_writes")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        execute_plain(connection, "BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
 
