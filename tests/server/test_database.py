@@ -95,7 +95,7 @@ def test_a_full_disk_refuses_a_job_whole_and_takes_the_next_once_there_is_room(t
 
 
 def _limit_pages(store: Store, pages: int) -> None:
-    with store.database.read() as connection:  # the only connection, which the next transaction uses again
+    with store.database.write() as connection:  # the connection of every transaction
         connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
 
 

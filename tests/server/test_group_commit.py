@@ -135,7 +135,7 @@ def test_a_commit_that_fails_fails_for_all_and_the_next_begins_anew(counted, mon
 
 
 def test_where_the_database_gives_a_transaction_up_nothing_of_it_is_said_to_be_there(counted):
-    with counted.database.read() as connection:  # the only connection, which the next transaction uses again
+    with counted.database.write() as connection:  # the connection of every transaction
         connection.exec_driver_sql("PRAGMA max_page_count = 20")
     results = counted.together((1,), (2, "x" * 1_000_000), (3,))
     seen = counted.seen()

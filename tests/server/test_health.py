@@ -79,8 +79,8 @@ def test_a_database_that_fails_is_named(server, monkeypatch):
 def test_a_database_that_can_only_be_read_is_found_out(tmp_path):
     store = Store(f"sqlite:///{tmp_path / 'jobs.sqlite3'}")
     store.check()
-    with store.database.read() as connection:
-        connection.exec_driver_sql("PRAGMA query_only=1")  # of the pool's only connection
+    with store.database.write() as connection:
+        connection.exec_driver_sql("PRAGMA query_only=1")  # of every transaction's connection
     assert store.get(1) is None
     with pytest.raises(StoreError, match="the database cannot be written: attempt to write a readonly database"):
         store.check()
@@ -152,7 +152,7 @@ def test_a_dispatcher_that_has_ended_is_named(server, monkeypatch):
 
 def test_a_fault_in_the_dispatcher_is_logged_and_does_not_end_it(server, monkeypatch, caplog):
     with monkeypatch.context() as broken:
-        broken.setattr(server.services.store, "claim", None)  # which cannot be called
+        broken.setattr(server.services.store, "advance", None)  # which cannot be called
         server.services.dispatcher.wake()
         deadline = time.monotonic() + 30
         while "jobs cannot be given to the engine" not in caplog.text and time.monotonic() < deadline:
@@ -165,13 +165,16 @@ def test_a_fault_in_the_dispatcher_is_logged_and_does_not_end_it(server, monkeyp
 def test_a_store_that_fails_as_the_server_ends_does_not_hinder_it(tmp_path, monkeypatch, caplog):
     """The job is running in the store, and so it is run again at the next start."""
 
-    def fail(*_: object) -> None:
-        raise StoreError("the database cannot be written: disk full")
+    def fail(store: Store, name: str, ends: list[Any], most: int) -> Any:
+        if ends:
+            raise StoreError("the database cannot be written: disk full")
+        return advance(store, name, ends, most)
 
+    advance = Store.advance
     body = documented_body(1, instant_response=True)
     with monkeypatch.context() as broken:
         with running(tmp_path / "data") as server:
-            broken.setattr(server.services.store, "finish", fail)
+            broken.setattr(Store, "advance", fail)
             job_id = server.client.post("/api/v6/images/inpaint", json=body).json()["id"]
             deadline = time.monotonic() + 30
             while "the job store fails" not in caplog.text and time.monotonic() < deadline:

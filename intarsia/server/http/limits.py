@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from intarsia.lru import Lru
 
@@ -21,6 +22,9 @@ Clock = Callable[[], float]
 """Seconds that never go back."""
 
 _CLIENTS = 10_000
+
+# Addresses whose network is remembered: a client looks it up with each connection and request.
+_ADDRESSES = 1024
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,7 @@ class KeyAttempts:
         failures.append(self._clock())
 
 
+@lru_cache(_ADDRESSES)
 def client_network(address: str) -> str:
     """The network that counts as one client: an IPv4 address, or the /64 of an IPv6 one, which one customer has.
 

@@ -118,6 +118,8 @@ class Database:
 
     def close(self) -> None:
         """Close every connection."""
+        if self._groups is not None:
+            self._groups.close()
         self._engine.dispose()
 
 

@@ -26,6 +26,7 @@ INSERT_JOB = sa.insert(JOBS).values(sequence=_LAST + 1)
 JOB = select_jobs().where(JOBS.c.id == sa.bindparam("wanted", type_=JOBS.c.id.type))
 
 _IS_QUEUED = JOBS.c.state == "queued"
+_IS_AHEAD = sa.or_(_IS_QUEUED, JOBS.c.state == "running")  # a list would be written out anew each time
 _IS_OWN = sa.and_(_IS_QUEUED, JOBS.c.owner == sa.bindparam("whose", type_=JOBS.c.owner.type))
 
 # Queued jobs of all owners and of one, and network evaluations that are queued or running; whose: that owner.
@@ -33,13 +34,13 @@ QUEUED = sa.select(
     sa.func.count(sa.case((_IS_QUEUED, 1))),
     sa.func.count(sa.case((_IS_OWN, 1))),
     sa.func.coalesce(sa.func.sum(JOBS.c.lane_rows), 0),
-).where(JOBS.c.state.in_(["queued", "running"]))
+).where(_IS_AHEAD)
 
 _PLACE = sa.select(JOBS.c.sequence).where(JOBS.c.id == sa.bindparam("wanted", type_=JOBS.c.id.type)).scalar_subquery()
 
 # Jobs that are queued or running ahead of one, and their network evaluations; wanted: its id.
 AHEAD = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(JOBS.c.lane_rows), 0)).where(
-    JOBS.c.state.in_(["queued", "running"]), JOBS.c.sequence < _PLACE
+    _IS_AHEAD, JOBS.c.sequence < _PLACE
 )
 
 # What the end of a job changes, besides its time.
@@ -54,7 +55,7 @@ class JobChanges:
     Attributes:
         first: the jobs that were accepted first of those that are queued; most: how many. PostgreSQL passes over those
             that another server is claiming.
-        claim: these are running from now on, which returns the time; ids, and by: the server.
+        claim: one of these is running from now on, which returns the time; wanted: its id, and by: the server.
         end: a running job is done or has failed, which returns the time; wanted: its id, attempt: in which attempt, and
             new_state, new_result, new_error and new_error_kind.
         call: its webhook is due; wanted: its id.
@@ -63,6 +64,7 @@ class JobChanges:
     def __init__(self, database: Database) -> None:
         now = database.time_in_statements
         job = JOBS.c
+        wanted = sa.bindparam("wanted", type_=job.id.type)
         self.first = (
             select_jobs()
             .where(job.state == "queued")
@@ -72,11 +74,10 @@ class JobChanges:
         )
         self.claim = (
             sa.update(JOBS)
-            .where(job.id.in_(sa.bindparam("ids", expanding=True)))
+            .where(job.id == wanted)
             .values(state="running", server=sa.bindparam("by"), started=now, attempts=job.attempts + 1)
-            .returning(job.id, job.started)
+            .returning(job.started)
         )
-        wanted = sa.bindparam("wanted", type_=job.id.type)
         is_attempt = sa.and_(job.id == wanted, job.state == "running", job.attempts == sa.bindparam("attempt"))
         ended = {name: sa.bindparam(f"new_{name}", type_=job[name].type) for name in _ENDED}
         self.end = sa.update(JOBS).where(is_attempt).values(finished=now, **ended).returning(job.finished)

@@ -265,9 +265,12 @@ class Store:
             return []
         if self._leases is not None:
             self._leases.renew(connection, server)  # in the transaction: nobody takes the jobs for lost
-        claim = {"ids": [job.id for job in jobs], "by": server, **self.database.times()}
-        started = {row.id: row.started for row in connection.execute(self._changes.claim, claim)}
-        return [replace(job, state="running", started=started[job.id], attempts=job.attempts + 1) for job in jobs]
+        return [self._begin(connection, server, job) for job in jobs]
+
+    def _begin(self, connection: sa.Connection, server: str, job: Job) -> Job:
+        claim = {"wanted": job.id, "by": server, **self.database.times()}
+        started = connection.execute(self._changes.claim, claim).scalar_one()
+        return replace(job, state="running", started=started, attempts=job.attempts + 1)
 
     def _finish(self, connection: sa.Connection, job: Job, ended: Done | Failed) -> Job | None:
         times = self.database.times()
