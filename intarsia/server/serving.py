@@ -120,7 +120,7 @@ def configuration(application: ASGIApp, services: Services) -> uvicorn.Config:
         proxy_headers=False,
         timeout_graceful_shutdown=_GRACE,
         # Longer than a client is asked to wait after a refusal, so that it comes back on the same connection.
-        timeout_keep_alive=3 * RETRY_AFTER,
+        timeout_keep_alive=2 * RETRY_AFTER,
         ssl_certfile=settings.certificate,
         ssl_keyfile=settings.certificate_key,
     )

@@ -1,12 +1,16 @@
-"""Statuses that HTTP asks another header for (RFC 9110): 401 and 405."""
+"""Statuses that HTTP asks another header for (RFC 9110): 401, 405 and 429."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
 
+from intarsia.server.admission import Overloaded
+from intarsia.server.http.error_replies import error_response
 from intarsia.server.http.keys_editing import add_key
+from intarsia.server.store.store import QueueFull
 from tests.server.killed import documented_body
 from tests.server.running import Running, running
 
@@ -54,3 +58,12 @@ def test_other_errors_ask_for_no_key(locked):
     response = locked.client.get("/nothing")
     assert response.status_code == 404
     assert not {"www-authenticate", "allow"} & set(response.headers)
+
+
+@pytest.mark.parametrize("error", [QueueFull(64), Overloaded("too many")])
+def test_those_that_are_refused_together_are_asked_back_at_different_times(locked, error):
+    replies = [error_response(error, locked.services.registry) for _ in range(100)]
+    seconds = [int(reply.headers["retry-after"]) for reply in replies]
+    assert {reply.status_code for reply in replies} == {429}
+    assert [json.loads(reply.body)["retry_after"] for reply in replies] == seconds
+    assert set(seconds) == {3, 4, 5, 6, 7, 8}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,8 +26,11 @@ log = logging.getLogger("intarsia")
 # RFC 9110, 15.5.2: what a 401 asks for. No browser opens its window of user and password for this one.
 _CHALLENGE = 'Bearer realm="intarsia"'
 
-RETRY_AFTER = 5
-"""Seconds after which a client that met a full queue, or a busy server, may ask again."""
+RETRY_AFTER = 8
+"""Most seconds after which a client that met a full queue, or a busy server, may ask again."""
+
+# Those that are refused together must not come back together: each is told another time.
+_SOONEST = 3
 
 
 class HttpError(IntarsiaError):
@@ -83,4 +87,4 @@ def _status(error: IntarsiaError) -> int:
 def _retry_after(error: IntarsiaError) -> int | None:
     if isinstance(error, HttpError):
         return error.retry_after
-    return RETRY_AFTER if isinstance(error, QueueFull | Overloaded) else None
+    return random.randint(_SOONEST, RETRY_AFTER) if isinstance(error, QueueFull | Overloaded) else None
