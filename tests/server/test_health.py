@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,9 @@ from tests.server.running import Running, running
 
 def preloaded(server: Running) -> httpx2.Response:
     """Wait until the models named at the start have been tried."""
-    for thread in threading.enumerate():
-        if thread.name == "intarsia-preload":
-            thread.join(60)
+    deadline = time.monotonic() + 60
+    while not server.services.is_ready and time.monotonic() < deadline:
+        time.sleep(0.01)
     return server.client.get("/readyz")
 
 
