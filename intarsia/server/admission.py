@@ -30,19 +30,22 @@ _BURST = 256
 _STANDING = 0.1
 
 # Seconds that a request may then expect to wait. Its own turn and its way through the event loop come on top.
-_EXPECTED = 0.05
+_EXPECTED = 0.03
 
-# Seconds that a request may wait at all, where more than so many come in a second: it came in a large burst, or turns
-# take longer than was expected.
-_LONGEST = 0.06
+# So many clients are never too many: they may all wait, however long it takes.
 _MANY = 32
+
+# Seconds within which a client that was refused comes back, as `Retry-After` tells it to; until then it still counts.
+_BACK = 8.0
+
+# Seconds that a request may wait at all, of more clients: it came in a large burst, or turns take longer than expected.
+_LONGEST = 0.05
 
 # Free places of which some are left a moment later, whoever fills them.
 _PLENTY = 16
 
-# So many may come in a second whatever is expected: a few clients on a slow machine are never too many.
-_FEW = 16
-_SHORT = _FEW - AT_ONCE
+# So many may wait at most, of more clients, however quick the turns are.
+_SHORT = 14
 
 # Weight of the last turn in the mean time between two.
 _WEIGHT = 0.1
@@ -67,28 +70,31 @@ class Admission:
         # What waits for a turn, and since when.
         self._waiting: deque[tuple[asyncio.Future[None], float]] = deque()
         self._since: float | None = None  # when requests began to wait, without a break since
-        self._came: deque[float] = deque(maxlen=_MANY + 1)  # when the last ones came, refused ones too
+        self._refused: deque[float] = deque(maxlen=_MANY + 1)  # when the last ones were
         self._passed_on = 0.0  # when a turn was last passed on, where requests have waited since
         self._interval = 0.0  # mean seconds between two turns that were passed on
 
     def check(self) -> None:
         """Raise Overloaded where a request that came now would not be let in; takes no turn, and never waits."""
         if len(self._waiting) >= self._most_waiting():
-            self._came.append(self._clock())
-            raise _overloaded()
+            raise self._refusal()
 
     def _most_waiting(self) -> int:
         """How many may wait at this moment."""
         now = self._clock()
         if self._since is None or now - self._since <= _STANDING:
             return _BURST
-        if self._lately(now) < _FEW or not self._interval:
-            return _SHORT
+        if self._clients(now) <= _MANY or not self._interval:
+            return _MANY
         return min(_SHORT, max(1, int(_EXPECTED / self._interval)))
 
-    def _lately(self, now: float) -> int:
-        """How many came within the last second, up to one more than :data:`_MANY`."""
-        return sum(now - when <= 1 for when in self._came)
+    def _clients(self, now: float) -> int:
+        """How many clients there are at least: those that are here, and those that were refused and will be back."""
+        return self._working + len(self._waiting) + sum(now - when <= _BACK for when in self._refused)
+
+    def _refusal(self) -> Overloaded:
+        self._refused.append(self._clock())
+        return Overloaded("more requests arrive than this server can take in; try again later")
 
     async def __aenter__(self) -> None:
         """Wait for a turn.
@@ -98,16 +104,13 @@ class Admission:
         """
         if self._working < AT_ONCE:
             self._working += 1
-            self._came.append(self._clock())
             return
 
         if self._since is None:
             self._since = self._passed_on = self._clock()
         self.check()
-        now = self._clock()
-        self._came.append(now)
         turn = asyncio.get_running_loop().create_future()
-        self._waiting.append((turn, now))
+        self._waiting.append((turn, self._clock()))
         try:
             await turn
         except asyncio.CancelledError:
@@ -137,16 +140,16 @@ class Admission:
             if turn.done():
                 continue
             if self._is_late(since):
-                turn.set_exception(_overloaded())
+                turn.set_exception(self._refusal())
                 continue
             turn.set_result(None)
             return
         self._working -= 1
 
     def _is_late(self, since: float) -> bool:
-        """Whether a request has waited for too long, among many."""
+        """Whether a request has waited for too long, among those of many clients."""
         now = self._clock()
-        return now - since > _LONGEST and self._lately(now) > _MANY
+        return now - since > _LONGEST and self._clients(now) > _MANY
 
     def _measure(self) -> None:
         """Note how long the turn took that is passed on, while others waited for it."""
@@ -158,10 +161,6 @@ class Admission:
     def _note_break(self) -> None:
         if not self._waiting:
             self._since = None
-
-
-def _overloaded() -> Overloaded:
-    return Overloaded("more requests arrive than this server can take in; try again later")
 
 
 class RecentlyFull:
