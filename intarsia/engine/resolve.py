@@ -5,32 +5,28 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from intarsia.backends.protocol import Inputs, PromptEmbedding
-from intarsia.canvas.boxes import Geometry
 from intarsia.canvas.canvas import Canvas, prepare
-from intarsia.canvas.extension import enlarged_size
-from intarsia.canvas.geometry import follows_mask
 from intarsia.canvas.mask import latent_mask
 from intarsia.canvas.mask_source import is_partly_transparent
-from intarsia.canvas.options import CanvasOptions, Extension, pixels_of
 from intarsia.canvas.soft_mask import latent_levels
-from intarsia.engine.known_images import ImagesPlan, KnownImages, images_key
+from intarsia.engine.known_images import KnownImages, images_key
 from intarsia.engine.noise import MAX_SEED
 from intarsia.engine.origin import Origin, fields_for_files, input_of
 from intarsia.engine.parts import Parts, find_checker, find_parts, model_plan
 from intarsia.engine.plan import PLAN_VERSION, CanvasPlan, Plan, PromptPlan, SamplerPlan
 from intarsia.engine.prompts import Prompts, read_prompts
 from intarsia.engine.request import InpaintRequest
+from intarsia.engine.request_images import OpenedImages, canvas_options, canvas_plan, images_plan, open_images
 from intarsia.engine.sampling import sampler_plan
 from intarsia.errors import RequestError, named
-from intarsia.images.access import Access, pixel_limit
+from intarsia.images.access import Access
 from intarsia.images.fill import opaque
 from intarsia.images.rgb_image import RgbImage
-from intarsia.images.sources import open_image
 from intarsia.registry.entries import ModelEntry, PartEntry
 from intarsia.registry.files import entry_hash
 from intarsia.registry.hashing import nothing
@@ -74,24 +70,6 @@ class _Entries:
     checker: PartEntry | None
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class _Images:
-    """The request's images, opened; ``prompt`` is the one that an IP adapter shows to the network.
-
-    An image that is extended may be without a mask.
-    """
-
-    image: RgbImage
-    mask: RgbImage | None
-    prompt: RgbImage | None
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """Those of the conversions."""
-        images = (self.prompt, self.image, self.mask)
-        return tuple(warning for image in images if image for warning in image.warnings)
-
-
 def resolve(
     request: InpaintRequest,
     registry: Registry,
@@ -111,14 +89,14 @@ def resolve(
     """
     entries = _find_entries(request, registry, access.allow_paths)
     sampler = sampler_plan(request, entries.model)
-    options = _canvas_options(request, entries.model)
+    options = canvas_options(request, entries.model)
 
-    images = _open_images(request, access)
+    images = open_images(request, access)
     canvas = prepare(images.image, images.mask, options)
 
-    canvas_plan = _canvas_plan(canvas, options, images)
-    shown = images.prompt.sha256 if images.prompt else ""
-    plan = _plan(request, entries, sampler, canvas=canvas_plan, prompt_sha256=shown, meanwhile=meanwhile)
+    planned = canvas_plan(canvas, options, images)
+    shown = images.prompt_sha256
+    plan = _plan(request, entries, sampler, canvas=planned, prompt_sha256=shown, meanwhile=meanwhile)
     about_request = _about_request(request, plan, entries, registry)
     about_mask = _about_own_mask(request, images.mask)
     return Resolved(
@@ -145,12 +123,12 @@ def plan_of(request: InpaintRequest, registry: Registry, access: Access, known: 
     """
     entries = _find_entries(request, registry, access.allow_paths)
     sampler = sampler_plan(request, entries.model)
-    options = _canvas_options(request, entries.model)
+    options = canvas_options(request, entries.model)
 
     key = images_key(request, options, access)
     about_images = known.get(key)
     if about_images is None:
-        about_images = _images_plan(request, options, access)
+        about_images = images_plan(request, options, access)
         known.put(key, about_images)
 
     entries.prompts.opened()
@@ -173,7 +151,7 @@ def outline(request: InpaintRequest, registry: Registry) -> dict[str, Any]:
 
     return {
         "model": model_plan(entry, entries.parts).to_dict(),
-        "canvas": asdict(_canvas_options(request, entry)),
+        "canvas": asdict(canvas_options(request, entry)),
         "prompt": entries.prompts.plan.to_dict(),
         "image_scale": adapter.scale if adapter else 0.0,
         "sampler": sampler_plan(request, entry).to_dict(),
@@ -196,27 +174,7 @@ def _find_entries(request: InpaintRequest, registry: Registry, allow_paths: bool
     )
 
 
-def _open_images(request: InpaintRequest, access: Access) -> _Images:
-    image = _open_image("init_image", request.init_image, access)
-    mask = None
-    if request.mask_image is not None or "mask_image" in request.required_images:
-        mask = _open_image("mask_image", request.mask_image, access)
-    _check_extended(image, request, access)
-    prompt = None
-    if request.ip_adapter is not None:
-        prompt = _open_image("ip_adapter.image", request.ip_adapter.image, access)
-    return _Images(image=image, mask=mask, prompt=prompt)
-
-
-def _images_plan(request: InpaintRequest, options: CanvasOptions, access: Access) -> ImagesPlan:
-    """What opening a request's images gives for its plan."""
-    images = _open_images(request, access)
-    canvas = prepare(images.image, images.mask, options)
-    shown = images.prompt.sha256 if images.prompt else ""
-    return ImagesPlan(canvas=_canvas_plan(canvas, options, images), prompt_sha256=shown)
-
-
-def _origin(request: InpaintRequest, entries: _Entries, images: _Images, plan: Plan) -> Origin:
+def _origin(request: InpaintRequest, entries: _Entries, images: OpenedImages, plan: Plan) -> Origin:
     shown = request.ip_adapter.image if request.ip_adapter else None
     opened = {
         "init_image": (request.init_image, images.image),
@@ -284,72 +242,6 @@ def _about_own_mask(request: InpaintRequest, opened: RgbImage | None) -> tuple[s
     if request.mask_source == "alpha" or is_erased or not is_same:
         return ()
     return ("mask_image is the very image that is repainted: what is bright in it was taken for the mask",)
-
-
-def _canvas_options(request: InpaintRequest, entry: ModelEntry) -> CanvasOptions:
-    if request.fit_output and (request.width is None or request.height is None):
-        raise RequestError("fit_output", message="fit_output needs both width and height")
-    return CanvasOptions(
-        width=request.width,
-        height=request.height,
-        fixed_size=request.fit_output,
-        mask_source=request.mask_source,
-        invert_mask=request.invert_mask,
-        mask_fill_holes=request.mask_fill_holes,
-        mask_min_area=request.mask_min_area,
-        mask_dilate=request.mask_dilate,
-        mask_blur=float(request.mask_blur),
-        mask_padding=None if request.mask_padding == "whole" else request.mask_padding,
-        masked_content=request.masked_content,
-        color_match=request.color_match,
-        soft_mask=request.soft_mask,
-        extend=Extension(**request.extend.model_dump()) if request.extend else None,
-        native_size=entry.size,
-    )
-
-
-def _canvas_plan(canvas: Canvas, options: CanvasOptions, images: _Images) -> CanvasPlan:
-    return CanvasPlan(
-        geometry=canvas.geometry,
-        image_sha256=images.image.sha256,
-        mask_sha256=images.mask.sha256 if images.mask else "",
-        mask_source=options.mask_source,
-        invert_mask=options.invert_mask,
-        mask_dilate=options.mask_dilate,
-        mask_blur=options.mask_blur,
-        mask_padding=_padding(canvas.geometry, options),
-        masked_content=options.masked_content,
-        color_match=options.color_match,
-        mask_fill_holes=options.mask_fill_holes,
-        mask_min_area=pixels_of(options.mask_min_area, images.image.size),
-        extend=options.extend,
-        soft_mask=options.soft_mask,
-    )
-
-
-def _padding(layout: Geometry, options: CanvasOptions) -> Literal["auto"] | int:
-    """``mask_padding`` of a plan: "auto" where it decided, -1 where all is generated in any case."""
-    padding = options.mask_padding
-    if padding is None or (padding == "auto" and not follows_mask(layout.working, options)):
-        return -1
-    return padding
-
-
-def _open_image(field: str, value: Any, access: Access) -> RgbImage:
-    if value is None:
-        raise RequestError(field, message=f"{field} is required")
-    return open_image(field, value, access)
-
-
-def _check_extended(image: RgbImage, request: InpaintRequest, access: Access) -> None:
-    """An enlarged image may have as many pixels as one that is read."""
-    if request.extend is None:
-        return
-    width, height = enlarged_size(image.size, Extension(**request.extend.model_dump()))
-    limit = pixel_limit(access.max_pixels)
-    if width * height > limit:
-        message = f"extend makes {width}x{height} pixels; the limit is {limit:.0f} (max_pixels, --max-pixels)"
-        raise RequestError("extend", message=message)
 
 
 def _prompt(request: InpaintRequest, prompts: Prompts, image_sha256: str) -> PromptPlan:

@@ -16,7 +16,7 @@ from types import TracebackType
 from intarsia.errors import IntarsiaError
 from intarsia.server.store.store import QueueFull
 
-__all__ = ["AT_ONCE", "Admission", "Overloaded", "RecentlyFull"]
+__all__ = ["AT_ONCE", "RETRY_AFTER", "Admission", "Overloaded", "RecentlyFull"]
 
 AT_ONCE = 2
 """Requests that are checked and stored at once: one has the interpreter while the other waits for the disk."""
@@ -35,8 +35,8 @@ _EXPECTED = 0.03
 # So many clients are never too many: they may all wait, however long it takes.
 _MANY = 32
 
-# Seconds within which a client that was refused comes back, as `Retry-After` tells it to; until then it still counts.
-_BACK = 8.0
+RETRY_AFTER = 8
+"""Most seconds after which a client that met a full queue, or a busy server, may ask again; it counts until then."""
 
 # Seconds that a request may wait at all, of more clients: it came in a large burst, or turns take longer than expected.
 _LONGEST = 0.05
@@ -90,7 +90,7 @@ class Admission:
 
     def _clients(self, now: float) -> int:
         """How many clients there are at least: those that are here, and those that were refused and will be back."""
-        return self._working + len(self._waiting) + sum(now - when <= _BACK for when in self._refused)
+        return self._working + len(self._waiting) + sum(now - when <= RETRY_AFTER for when in self._refused)
 
     def _refusal(self) -> Overloaded:
         self._refused.append(self._clock())

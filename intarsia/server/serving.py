@@ -16,8 +16,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from intarsia.errors import BackendError, RequestError
+from intarsia.server.admission import RETRY_AFTER
 from intarsia.server.app import create_app, guarded
-from intarsia.server.http.error_replies import RETRY_AFTER
 from intarsia.server.http.protocol import limited_protocol
 from intarsia.server.logs import log_to_stderr
 from intarsia.server.services import Services

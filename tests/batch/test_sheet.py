@@ -159,14 +159,26 @@ def test_what_needs_a_look_comes_first() -> None:
     assert [each.record.line for each in in_order(rows)] == [8, 7, 9, 10, 6, 5, 4, 2, 11, 1, 3]
 
 
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many thumbnails each sheet has had made."""
+    counts: list[int] = []
+    real = thumbnail_pool.thumbnails
+
+    def counted(tasks: list[ThumbnailTask], *arguments: Any) -> Any:
+        counts.append(len(tasks))
+        return real(tasks, *arguments)
+
+    monkeypatch.setattr(contact_sheet, "thumbnails", counted)
+    return counts
+
+
 def sheet_files(out: Path) -> dict[str, bytes]:
     folder = out / "sheet-files"
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.jpg")}
 
 
-def test_a_run_makes_the_thumbnails_that_its_sheet_would_make(
-    album: Album, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_makes_the_thumbnails_that_its_sheet_would_make(album: Album, tmp_path: Path, asked: list[int]) -> None:
     """Of the same names, with the same bytes; so that nothing is left for the sheet to make."""
     for name in ("photos/0.png", "masks/0.png", "photos/1.png", "masks/1.png"):
         Image.open(album.folder / name).resize((300, 201)).save(album.folder / name)
@@ -180,14 +192,6 @@ def test_a_run_makes_the_thumbnails_that_its_sheet_would_make(
     made = sheet_files(out)
     assert len(made) == 4
 
-    asked: list[int] = []
-    real = thumbnail_pool.thumbnails
-
-    def counted(tasks: list[ThumbnailTask], *arguments: Any) -> Any:
-        asked.append(len(tasks))
-        return real(tasks, *arguments)
-
-    monkeypatch.setattr(contact_sheet, "thumbnails", counted)
     batch.sheet(out, workers=1)
     of_sheet = sheet_files(out)
     shutil.rmtree(out / "sheet-files")
@@ -257,9 +261,7 @@ def test_a_mask_is_read_once_for_rows_that_share_it_and_again_once_it_has_change
 
 
 @pytest.mark.slow
-def test_it_goes_on_where_it_stopped_and_drops_what_has_changed(
-    album: Album, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_goes_on_where_it_stopped_and_drops_what_has_changed(album: Album, tmp_path: Path, asked: list[int]) -> None:
     manifest, out = album.manifest(album.rows(3)), tmp_path / "out"
     batch.run(manifest, out, album.options)
     batch.sheet(out, workers=1)
@@ -268,20 +270,12 @@ def test_it_goes_on_where_it_stopped_and_drops_what_has_changed(
     left.write_bytes(b"torn")
     os.utime(left, (0, 0))
 
-    asked: list[int] = []
-    real = thumbnail_pool.thumbnails
-
-    def counted(tasks: list[ThumbnailTask], *arguments: Any) -> Any:
-        asked.append(len(tasks))
-        return real(tasks, *arguments)
-
-    monkeypatch.setattr(contact_sheet, "thumbnails", counted)
     batch.sheet(out)
     batch.run(album.manifest([album.row(0), album.row(1, seed=5), album.row(2)]), out, album.options)
     batch.sheet(out, workers=1)
 
     again = {path.name: path.stat().st_mtime_ns for path in out.rglob("sheet-files/*/*.jpg")}
-    assert asked == [0, 1]
+    assert asked == [3, 0, 1]
     assert len(first.items() & again.items()) == 2
     assert len(again) == 3
     assert not left.exists()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from intarsia.engine import resolve as resolving
+from intarsia.engine import request_images
 from intarsia.engine.known_images import KnownImages
 from intarsia.engine.request import InpaintRequest
 from intarsia.engine.resolve import plan_of, resolve
@@ -48,8 +48,8 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         fields.append(field)
         return open_image(field, value, access)
 
-    open_image = resolving.open_image
-    monkeypatch.setattr(resolving, "open_image", counted)
+    open_image = request_images.open_image
+    monkeypatch.setattr(request_images, "open_image", counted)
     return fields
 
 

@@ -15,19 +15,16 @@ from intarsia.endpoints.replies import error_reply, in_documented_names
 from intarsia.errors import IntarsiaError, RequestError, WeightsError, named
 from intarsia.redact import without_key
 from intarsia.registry.registry import Registry
-from intarsia.server.admission import Overloaded
+from intarsia.server.admission import RETRY_AFTER, Overloaded
 from intarsia.server.idempotency import KeyReused
 from intarsia.server.store.store import QueueFull
 
-__all__ = ["RETRY_AFTER", "HttpError", "error_response", "json_response"]
+__all__ = ["HttpError", "error_response", "json_response"]
 
 log = logging.getLogger("intarsia")
 
 # RFC 9110, 15.5.2: what a 401 asks for. No browser opens its window of user and password for this one.
 _CHALLENGE = 'Bearer realm="intarsia"'
-
-RETRY_AFTER = 8
-"""Most seconds after which a client that met a full queue, or a busy server, may ask again."""
 
 # Those that are refused together must not come back together: each is told another time.
 _SOONEST = 3
