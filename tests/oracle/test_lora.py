@@ -227,26 +227,26 @@ WRONG = {
     "unknown kohya layers": (kohya_pair("lora_unet_nothing_here"), "1 of its 1 layer is not in this model"),
     "one of nine": (
         {k: v for layer in [*LAYERS[:8], "unet.nothing"] for k, v in pair_of(layer).items()},
-        r"1 of its 9 layers are not in this model: unet\.nothing",
+        r"1 of its 9 layers is not in this model: unet\.nothing",
     ),
     "for SDXL, by a second text encoder": (
         pair_of(f"unet.{ATTENTION}.to_q") | pair_of("text_encoder_2.text_model.encoder.layers.0.self_attn.q_proj"),
-        r"this LoRA is for SDXL, the model is SD1\.5: 1 of its 2 layers are not in this model: text_encoder_2\.text",
+        r"this LoRA is for SDXL, the model is SD1\.5: 1 of its 2 layers is not in this model: text_encoder_2\.text",
     ),
     "for SD2, by the context's width": (
         pair_of(f"unet.{ATTENTION.replace('attn1', 'attn2')}.to_k", inputs=1024),
         r"this LoRA is for SD2, the model is SD1\.5: 1 of its 1 layer has another shape than this model's",
     ),
     "other inputs": (pair_of(f"unet.{ATTENTION}.to_q", inputs=40), "1 of its 1 layer has another shape"),
-    "other outputs": (pair_of(f"unet.{ATTENTION}.to_q", outputs=40), "have another shape"),
-    "a norm": (pair_of("unet.conv_norm_out"), "have another shape"),
+    "other outputs": (pair_of(f"unet.{ATTENTION}.to_q", outputs=40), "has another shape"),
+    "a norm": (pair_of("unet.conv_norm_out"), "has another shape"),
     "two ranks": (
         pair_of(f"unet.{ATTENTION}.to_q") | {f"unet.{ATTENTION}.to_q.lora_B.weight": torch.ones(32, 3)},
-        "have another shape",
+        "has another shape",
     ),
     "a magnitude of another length": (
         kohya_pair(KOHYA) | {f"{KOHYA}.dora_scale": torch.ones(31, 1)},
-        "have another shape",
+        "has another shape",
     ),
     "half a pair": ({f"{KOHYA}.lora_down.weight": torch.ones(2, 32)}, r"it has incomplete layers \(1 tensor"),
     "half a LoHa": ({f"{KOHYA}.hada_w1_a": torch.ones(2, 32)}, r"it has incomplete layers \(1 tensor"),
@@ -262,7 +262,7 @@ WRONG = {
     "too large": ({name: tensor * 1e20 for name, tensor in kohya_pair(KOHYA).items()}, "too large for float32"),
     "a vector": (
         {f"{KOHYA}.lora_down.weight": torch.ones(2), f"{KOHYA}.lora_up.weight": torch.ones(2, 2)},
-        "have another shape",
+        "has another shape",
     ),
     "a long alpha": (kohya_pair(KOHYA) | {f"{KOHYA}.alpha": torch.ones(2)}, "alphas that are more than one number"),
     "two spellings": (

@@ -103,7 +103,7 @@ def test_a_job_says_what_was_ahead_of_it_as_it_was_accepted(acceptance):
 
 def test_images_that_were_accepted_before_are_not_decoded_again(acceptance, monkeypatch):
     first = _accepted(acceptance, documented_body(1))
-    monkeypatch.setattr("intarsia.engine.resolve.open_image", None)
+    monkeypatch.setattr("intarsia.engine.request_images.open_image", None)
     again = _accepted(acceptance, documented_body(1, prompt="another"))
     assert again.request["init_image"] == first.request["init_image"]
     assert stored_request(again, acceptance.files).prompt == "another"

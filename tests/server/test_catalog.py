@@ -198,7 +198,7 @@ def test_an_upload_is_no_job(server, image_file):
 
 
 def test_an_upload_is_stored_where_the_queue_is_full(server, job_fields, image_file, monkeypatch):
-    full = sa.select(sa.literal(10**9), sa.bindparam("whose", type_=sa.Text))
+    full = sa.select(sa.literal(10**9), sa.func.length(sa.bindparam("whose", type_=sa.Text)), sa.literal(0))
     monkeypatch.setattr(store, "QUEUED", full)
     assert server.client.post("/jobs", json=job_fields).status_code == 429
     assert uploaded(server, image_file)["status"] == "success"
