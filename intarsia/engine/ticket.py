@@ -103,9 +103,14 @@ class Ticket(Future[Result]):
         super().add_done_callback(partial(_call, fn))  # without self: a ticket is freed with its last reference
 
     def add_progress_callback(self, fn: Callable[[Progress], Any]) -> None:
-        """Call ``fn`` in the engine's thread after each later evaluation. What it raises is logged."""
+        """Call ``fn`` in the engine's thread after each later evaluation. What it raises is logged.
+
+        Where evaluations have been done already, it is called at once for the last of them.
+        """
         with self._changed:
             self._listeners.append(fn)
+            if self._events and not self._over:
+                _tell(fn, self._events[-1])  # under the lock, so before the next one
 
     def report(self, step: int, previews: StepPreviews = NOT_ASKED) -> None:
         """Called by the worker: every image has done ``step`` evaluations."""
@@ -119,10 +124,7 @@ class Ticket(Future[Result]):
             listeners = tuple(self._listeners)
 
         for listener in listeners:
-            try:
-                listener(progress)
-            except Exception:  # of the caller's; the engine goes on
-                log.exception("a request's progress callback failed; the engine goes on")
+            _tell(listener, progress)
 
     def finish(self, result: Result) -> None:
         """Called by the worker, once."""
@@ -174,6 +176,13 @@ class Ticket(Future[Result]):
 def _end_progress(done: Future[Result]) -> None:
     assert isinstance(done, Ticket)
     done._end()
+
+
+def _tell(listener: Callable[[Progress], Any], progress: Progress) -> None:
+    try:
+        listener(progress)
+    except Exception:  # of the caller's; the engine goes on
+        log.exception("a request's progress callback failed; the engine goes on")
 
 
 def _call(fn: Callable[[Future[Result]], Any], done: Future[Result]) -> None:

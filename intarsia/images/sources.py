@@ -6,7 +6,6 @@ What may be read is said by an :class:`Access`: a request that arrived over a ne
 
 from __future__ import annotations
 
-import base64
 import binascii
 import os
 import re
@@ -162,7 +161,7 @@ def _decode_base64(text: bytes) -> bytes | None:
 
     padding = b"=" * (-len(digits) % 4)
     try:
-        return base64.b64decode(digits + padding, validate=True)
+        return binascii.a2b_base64(digits + padding, strict_mode=True)
     except binascii.Error:  # another character, or a length that no number of bytes encodes to
         return None
 

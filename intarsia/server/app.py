@@ -43,7 +43,7 @@ def create_app(services: Services) -> FastAPI:
         services.events.open()
         services.open_models()  # beside which nothing more is to be done before the server listens
         yield
-        services.is_closing = True
+        services.stop_waiting()
 
     # Its own documentation loads scripts from other hosts; ours is in docs_page. Its redirects to addresses without a
     # slash at the end are no documented replies, and lead to http where a proxy in front serves https.

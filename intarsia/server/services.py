@@ -144,6 +144,11 @@ class Services:
         """Begin to open the models named at the start; ``is_ready`` once that is done."""
         start_thread(self._open_models, "intarsia-preload")
 
+    def stop_waiting(self) -> None:
+        """Say that the server is about to end, to whoever waits for a job."""
+        self.is_closing = True
+        self.events.wake_readers()
+
     def close(self) -> None:
         """Stop what runs, which is queued again, and release everything."""
         self._closed.set()

@@ -52,7 +52,7 @@ class _Server(uvicorn.Server):
             _leave_out_of_collections()
 
     def _end(self) -> None:
-        self._services.is_closing = True
+        self._services.stop_waiting()
         self.should_exit = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -60,7 +60,7 @@ class _Server(uvicorn.Server):
 
         uvicorn would raise the signal again once it has ended; an end that was asked for is none that failed.
         """
-        self._services.is_closing = True
+        self._services.stop_waiting()
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
 

@@ -51,7 +51,7 @@ def running(data: Path, **settings: Any) -> Iterator[Running]:
         with httpx2.Client(base_url=url, timeout=60, trust_env=False) as client:
             yield Running(url, services, client)
     finally:
-        services.is_closing = True
+        services.stop_waiting()
         server.should_exit = True
         thread.join(60)
         services.close()

@@ -62,6 +62,18 @@ def test_a_job_is_three_transactions_of_two_statements_at_most(server):
     assert len(executed.statements) <= 6
 
 
+def test_a_request_that_waits_is_woken_once_at_the_job_s_end(server, monkeypatch):
+    """Steps are no reason to look at the job: sixteen requests that wait would be woken at each of theirs."""
+    looks, delivered = [], []
+    look, deliver = server.services.store.get, server.services.events._deliver
+    monkeypatch.setattr(server.services.store, "get", lambda job_id: looks.append(job_id) or look(job_id))
+    monkeypatch.setattr(server.services.events, "_deliver", lambda event: delivered.append(event) or deliver(event))
+    reply = server.client.post("/api/v6/images/inpaint", json=documented_body(1)).json()
+    assert reply["status"] == "success"
+    assert len(looks) <= 2  # as it begins to wait, and at the end
+    assert {event.kind for event in delivered} <= {"stopped"}
+
+
 def test_fetching_a_job_that_is_done_is_one_statement(server):
     path = _run(server, 1)
     executed = Executed(server)

@@ -269,6 +269,21 @@ def test_a_server_that_is_about_to_end_ends_its_streams(held, gate, job_fields):
     assert held.client.get(job["url"]).json()["state"] == "running"
 
 
+def test_a_server_that_is_about_to_end_answers_who_waits(held, gate, job_fields):
+    body = {key: value for key, value in job_fields.items() if key != "scheduler"}
+    body = body | {"model_id": "intarsia-tiny", "mask_image": job_fields["mask_image"]}
+    replies: list[dict[str, Any]] = []
+    thread = threading.Thread(
+        target=lambda: replies.append(held.client.post("/api/v6/images/inpaint", json=body).json())
+    )
+    thread.start()
+    gate.wait_for(1)
+    held.services.stop_waiting()
+    thread.join(10)  # of the 20 seconds that it would wait
+    held.services.is_closing = False
+    assert [reply["status"] for reply in replies] == ["processing"]
+
+
 def test_a_quiet_stream_says_that_it_is_still_there(held, gate, job_fields, monkeypatch):
     monkeypatch.setattr(job_events, "HEARTBEAT", 0.0)
     job = posted(held, job_fields)

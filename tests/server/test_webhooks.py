@@ -169,6 +169,25 @@ def test_senders_of_two_servers_share_the_calls(store, open_store, start, receiv
 
 
 @ON_SQLITE
+@pytest.mark.parametrize("shared", [False, True])
+def test_only_a_shared_store_is_looked_at_for_the_calls_of_others(open_store, shared, monkeypatch):
+    store, looks = open_store(shared=shared), []
+    enough, claim = threading.Event(), store.webhooks.claim
+
+    def counted(*args: Any) -> Any:
+        looks.append(args)
+        if len(looks) > 8:  # two for each of its threads
+            enough.set()
+        return claim(*args)
+
+    monkeypatch.setattr(store.webhooks, "claim", counted)
+    sender = WebhookSender(store, times=QUICK)
+    sender.start(lambda job, base_url: {})
+    assert enough.wait(10 if shared else 0.5) == shared
+    sender.close()
+
+
+@ON_SQLITE
 def test_the_signature_is_the_hmac_of_the_body(store, start, receiver):
     ended(store, 1, receiver.url)
     start(secret=SECRET)
@@ -182,12 +201,13 @@ def test_failures_are_tried_again_with_one_delivery_id_until_one_is_taken(store,
     for answer in (500, 404, 503):
         receiver.answers.put(answer)
     ended(store, 1, receiver.url)
-    start()
+    sender = start()
     calls = [receiver.next() for _ in range(4)]
     assert status(store, 1, "delivered") == "delivered"
     assert len({call.headers["X-Intarsia-Delivery"] for call in calls}) == 1
     assert len({call.body for call in calls}) == 1
     ended(store, 2, receiver.url)
+    sender.wake()
     assert receiver.next().headers["X-Intarsia-Delivery"] != calls[0].headers["X-Intarsia-Delivery"]
 
 

@@ -120,6 +120,18 @@ def test_a_callback_gets_the_previews_in_the_engines_thread(engine, request_of, 
     assert found == [(4, "RGB", "intarsia-engine"), (6, "RGB", "intarsia-engine")]
 
 
+def test_a_callback_that_comes_late_gets_the_last_evaluation_first(engine, request_of, gate):
+    steps: list[int] = []
+    ticket = engine.submit(request_of(strength=1.0))
+    gate.permits.release()
+    next(ticket.progress())
+    ticket.add_progress_callback(lambda progress: steps.append(progress.step))
+    assert steps[:1] == [1]
+    gate.passed.set()
+    ticket.result(10)
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
 def test_a_backend_without_previews_is_named(engine, request_of, monkeypatch):
     class Bare:
         """The five methods and no more."""

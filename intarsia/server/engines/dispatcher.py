@@ -88,7 +88,7 @@ class Dispatcher:
         if job is not None and job.state == "running" and self._host is not None:
             self._host.cancel(job_id)
         if job is not None and job.is_ended:
-            self._events.publish(JobEvent(job_id=job_id, kind="state"))
+            self._events.publish(JobEvent(job_id=job_id, kind="stopped"))
             self._on_end(job)
         return job
 
@@ -203,7 +203,7 @@ class Dispatcher:
         if is_running:
             return
         self.throughput.began(job.id)
-        self._events.publish(JobEvent(job_id=job.id, kind="state"))
+        self._events.publish(JobEvent(job_id=job.id, kind="started"))
         if job.attempts > MAX_ATTEMPTS:
             reason = f"given up: begun {MAX_ATTEMPTS} times, and each time the engine or the server ended"
             self.ended(job.id, Failed(reason, "server"))
@@ -237,6 +237,6 @@ class Dispatcher:
             evaluated: network evaluations that it has had.
         """
         self.throughput.ended(job.id, evaluated)
-        self._events.publish(JobEvent(job_id=job.id, kind="state"))
+        self._events.publish(JobEvent(job_id=job.id, kind="stopped"))
         if stored is not None and stored.is_ended:
             self._on_end(stored)

@@ -26,9 +26,6 @@ __all__ = ["LOST", "main"]
 LOST = 3
 """Exit code of a process whose device can be used no more; a new one is started in its place."""
 
-# Where cores are short, requests and replies, which are milliseconds of work, go before images, which are seconds.
-_NICENESS = 5
-
 
 class _Server:
     """The server, as a listener."""
@@ -60,8 +57,6 @@ class _Server:
 
 def main() -> None:
     """Run jobs until the input ends."""
-    if hasattr(os, "nice"):  # not on Windows
-        os.nice(_NICENESS)
     server = _Server(log_to_stderr())
     first = sys.stdin.readline()
     if not first:

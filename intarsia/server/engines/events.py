@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from intarsia.engine.result import Progress
 from intarsia.server.engines.previews import Preview
@@ -18,20 +18,27 @@ __all__ = ["JobEvent", "JobEvents", "Subscription"]
 _LONGEST = 64
 
 
+Kind = Literal["started", "step", "preview", "stopped"]
+"""What happens to a job. ``stopped``: it runs no longer; whether it has ended or is queued again, the store says."""
+
+_KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
 @dataclass(frozen=True, kw_only=True)
 class JobEvent:
-    """A step of a job, a preview, or a change of its state; what the state is, the store says."""
+    """Something that has happened to a job; a step comes with its progress, a preview with its images."""
 
     job_id: int
-    kind: Literal["step", "preview", "state"]
+    kind: Kind
     progress: Progress | None = None
     preview: Preview | None = None
 
 
 class Subscription:
-    """The events of one job for one reader."""
+    """The events of one job for one reader: those of some kinds."""
 
-    def __init__(self) -> None:
+    def __init__(self, kinds: Collection[Kind]) -> None:
+        self.kinds = frozenset(kinds)
         self._queue: asyncio.Queue[JobEvent] = asyncio.Queue(_LONGEST)
 
     def put(self, event: JobEvent) -> None:
@@ -57,7 +64,8 @@ class JobEvents:
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._readers: dict[int, set[Subscription]] = {}
+        # Tuples, which another thread may go through while they are replaced.
+        self._readers: dict[int, tuple[Subscription, ...]] = {}
         # Of jobs that run; kept by whichever thread publishes.
         self._lock = threading.Lock()
         self._latest: dict[int, Progress] = {}
@@ -72,12 +80,13 @@ class JobEvents:
         with self._lock:
             self._keep(event)
         # Most steps have no reader, and each event would wake the loop. Who begins to read now looks first.
-        if self._loop is None or event.job_id not in self._readers:
-            return
-        try:
-            self._loop.call_soon_threadsafe(self._deliver, event)
-        except RuntimeError:  # the loop is closed: nobody waits any more
-            return
+        if any(event.kind in reader.kinds for reader in self._readers.get(event.job_id, ())):
+            self._deliver_soon(event)
+
+    def wake_readers(self) -> None:
+        """Have everybody who waits for a job look at it again."""
+        for job_id in list(self._readers):
+            self._deliver_soon(JobEvent(job_id=job_id, kind="stopped"))
 
     def latest(self, job_id: int) -> Progress | None:
         """The last step of a job that runs here."""
@@ -93,21 +102,31 @@ class JobEvents:
         return sum(map(len, self._readers.values()))
 
     @contextmanager
-    def subscribe(self, job_id: int) -> Iterator[Subscription]:
-        """Events of a job from now on."""
-        subscription = Subscription()
-        readers = self._readers.setdefault(job_id, set())
-        readers.add(subscription)
+    def subscribe(self, job_id: int, kinds: Collection[Kind] = _KINDS) -> Iterator[Subscription]:
+        """Events of a job from now on, of some kinds."""
+        subscription = Subscription(kinds)
+        self._readers[job_id] = (*self._readers.get(job_id, ()), subscription)
         try:
             yield subscription
         finally:
-            readers.discard(subscription)
-            if not readers:
-                self._readers.pop(job_id, None)
+            readers = tuple(reader for reader in self._readers[job_id] if reader is not subscription)
+            if readers:
+                self._readers[job_id] = readers
+            else:
+                del self._readers[job_id]
+
+    def _deliver_soon(self, event: JobEvent) -> None:
+        if self._loop is None:
+            return
+        try:
+            self._loop.call_soon_threadsafe(self._deliver, event)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            return
 
     def _deliver(self, event: JobEvent) -> None:
         for subscription in self._readers.get(event.job_id, ()):
-            subscription.put(event)
+            if event.kind in subscription.kinds:
+                subscription.put(event)
 
     def _keep(self, event: JobEvent) -> None:
         if event.progress is not None:

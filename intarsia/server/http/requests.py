@@ -11,7 +11,6 @@ from anyio import to_thread
 from starlette.requests import Request
 
 from intarsia.errors import RequestError
-from intarsia.server.engines.events import Subscription
 from intarsia.server.http.access_log import OWNER
 from intarsia.server.http.error_replies import HttpError
 from intarsia.server.http.misplaced_keys import refuse_misplaced_keys
@@ -31,7 +30,7 @@ __all__ = [
     "wait_for",
 ]
 
-# Seconds after which a waiting request looks into the store, whether it heard of an event or not.
+# Seconds between looks into a store that other processes change, whether an event was heard or not.
 _LOOK = 2.0
 
 # Bytes of JSON that are parsed without a look at how many values they have, and values of larger ones.
@@ -102,23 +101,15 @@ def as_job_id(text: str) -> int | None:
 async def wait_for(job: Job, services: Services, seconds: float) -> Job:
     """The job once it has ended, or as it is after so many seconds, or when the server is about to end."""
     deadline = time.monotonic() + seconds
-    with services.events.subscribe(job.id) as events:
+    longest = _LOOK if services.settings.database else seconds
+    with services.events.subscribe(job.id, ["stopped"]) as events:
         while True:
             found = await to_thread.run_sync(services.store.get, job.id)
             job = found or job
             left = deadline - time.monotonic()
             if job.is_ended or left <= 0 or services.is_closing:
                 return job
-            await _state_change(events, min(left, _LOOK), services)
-
-
-async def _state_change(events: Subscription, seconds: float, services: Services) -> None:
-    """Return at the next change of state; steps are passed over."""
-    deadline = time.monotonic() + seconds
-    while (left := deadline - time.monotonic()) > 0 and not services.is_closing:
-        event = await events.next(min(left, 0.5))
-        if event is not None and event.kind == "state":
-            return
+            await events.next(min(left, longest))
 
 
 async def read_json(request: Request, *, may_be_empty: bool = False) -> dict[str, Any]:

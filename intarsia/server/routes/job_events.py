@@ -144,7 +144,7 @@ class _Follower:
         until = time.monotonic() + _LOOK
         while not self.services.is_closing and (left := until - time.monotonic()) > 0:
             event = await events.next(min(left, _TICK))
-            if event is not None and event.kind == "state":
+            if event is not None and event.kind in ("started", "stopped"):
                 return
             for message in self._happened(event):
                 yield message

@@ -71,6 +71,11 @@ class Store:
         migrate(self.database)
         self._file = DatabaseFile(self.database.path)
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether other servers may use the database at the same time."""
+        return self._leases is not None
+
     def accept(
         self,
         job: Job,

@@ -159,7 +159,10 @@ class WebhookSender:
     def _wait(self, wakes: int) -> None:
         """Until something is due, as far as this process can know, or is said to be."""
         seconds = self._store.webhooks.seconds_to_next(self._busy())
-        seconds = self._times.look if seconds is None else min(seconds, self._times.look)
+        if seconds is not None:
+            seconds = min(seconds, self._times.look)
+        elif self._store.is_shared:
+            seconds = self._times.look
         with self._changed:
             self._changed.wait_for(lambda: self._closing or self._wakes != wakes, seconds)
 
