@@ -81,14 +81,10 @@ def write_lora(folder: Path, path: Path) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """Pixels of the images' sides, evaluations of one image, and whether the LoRA gets an engine of its own.
-
-    ONNX Runtime keeps a model without the LoRA beside one with it, which two of SDXL's size have no room for.
-    """
+    """Pixels of the images' sides, and evaluations of one image."""
 
     side: int
     steps: int
-    lora_apart: bool = False
 
 
 def pictures(side: int) -> tuple[Image.Image, Image.Image]:
@@ -125,18 +121,10 @@ def of_package(size: Size, backend: str, model: str, lora: str, image_file: str)
             "peak_mib": memory.taken(),
         }
         first.generated[0].save(image_file)
-        if not size.lora_apart:
-            again = engine.run(intarsia.InpaintRequest(**asked))
-            with_lora = engine.run(intarsia.InpaintRequest(**asked, loras=[{"id": lora}]))
-            numbers["lora_seconds"] = with_lora.timings["total"] - again.timings["total"]
-            numbers["lora_peak_mib"] = memory.taken()
 
-    if size.lora_apart:
-        memory.taken()
-        with intarsia.Engine(backend, "cpu") as engine:
-            with_lora = engine.run(intarsia.InpaintRequest(**asked, loras=[{"id": lora}]))
-        work = with_lora.timings["denoise"] + with_lora.timings["decode"]
-        numbers["lora_open_seconds"] = with_lora.timings["total"] - work
+        again = engine.run(intarsia.InpaintRequest(**asked))
+        with_lora = engine.run(intarsia.InpaintRequest(**asked, loras=[{"id": lora}]))
+        numbers["lora_seconds"] = with_lora.timings["total"] - again.timings["total"]
         numbers["lora_peak_mib"] = memory.taken()
     return numbers
 
@@ -181,7 +169,7 @@ def of_diffusers(size: Size, folder: str, lora: str) -> dict[str, float]:
 def alone(size: Size, *arguments: str) -> dict[str, float]:
     """One contender's numbers, from a process of its own."""
     command = [sys.executable, "-m", "benchmarks.full_size", "--alone", json.dumps(arguments)]
-    command += ["--side", str(size.side), "--steps", str(size.steps), *(["--lora-apart"] if size.lora_apart else [])]
+    command += ["--side", str(size.side), "--steps", str(size.steps)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     print(arguments[0], found, flush=True)
@@ -203,7 +191,7 @@ def measured(checkpoint: Path, folder: Path, size: Size) -> dict[str, Any]:
 
     psnr = 10 * np.log10(255**2 / max(float(np.mean((one - other) ** 2)), 1e-9))
     record = {"model": folder.name, "file_mib": checkpoint.stat().st_size / 2**20, "environment": environment()}
-    record |= {"side": size.side, "steps": size.steps, "lora_apart": size.lora_apart, "psnr": psnr}
+    record |= {"side": size.side, "steps": size.steps, "psnr": psnr}
     return record | ({"numbers": found} if psnr >= AGREE else {"refused": f"the images are {psnr:.1f} dB apart"})
 
 
@@ -220,10 +208,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--side", type=int, default=512, help="pixels of the images' sides")
     parser.add_argument("--steps", type=int, default=3, help="evaluations of one image")
-    parser.add_argument("--lora-apart", action="store_true", help="the LoRA in an engine of its own")
     parser.add_argument("--alone", help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    size = Size(side=asked.side, steps=asked.steps, lora_apart=asked.lora_apart)
+    size = Size(side=asked.side, steps=asked.steps)
     if asked.alone:
         print(json.dumps(_alone(size, json.loads(asked.alone))))
         return
