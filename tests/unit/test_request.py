@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import get_type_hints
 
 import numpy as np
@@ -245,7 +244,9 @@ def test_a_type_checker_sees_a_wrong_argument(tmp_path):
         'intarsia.inpaint("a.png", "b.png", "a cat", steps="20")\n'
         'intarsia.inpaint("a.png", "b.png", "a cat", steps=20).images[0].save("c.png")\n'
     )
-    settings = ["--follow-imports=silent", "--cache-dir", str(tmp_path / "cache"), "--config-file", os.devnull]
+    (tmp_path / "mypy.ini").write_text("[mypy]\n")  # of an empty file mypy says that it has no section
+    settings = ["--follow-imports=silent", "--cache-dir", str(tmp_path / "cache")]
+    settings += ["--config-file", str(tmp_path / "mypy.ini")]
     found, trouble, _ = api.run([*settings, "--ignore-missing-imports", str(tmp_path / "snippet.py")])
     errors = [line for line in found.splitlines() if ": error: " in line]
     assert trouble == ""
