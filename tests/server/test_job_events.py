@@ -271,7 +271,7 @@ def test_a_server_that_is_about_to_end_ends_its_streams(held, gate, job_fields):
 
 def test_a_server_that_is_about_to_end_answers_who_waits(held, gate, job_fields):
     body = {key: value for key, value in job_fields.items() if key != "scheduler"}
-    body = body | {"model_id": "intarsia-tiny", "mask_image": job_fields["mask_image"]}
+    body = body | {"model_id": "intarsia-tiny"}
     replies: list[dict[str, Any]] = []
     thread = threading.Thread(
         target=lambda: replies.append(held.client.post("/api/v6/images/inpaint", json=body).json())

@@ -163,6 +163,7 @@ class WebhookSender:
             seconds = min(seconds, self._times.look)
         elif self._store.is_shared:
             seconds = self._times.look
+        # Else nothing becomes due without a wake: whatever ends a job here says so.
         with self._changed:
             self._changed.wait_for(lambda: self._closing or self._wakes != wakes, seconds)
 
