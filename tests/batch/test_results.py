@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -70,12 +71,48 @@ def test_a_write_that_fails_leaves_whole_lines(tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(os, "write", full)
+        monkeypatch.setattr("intarsia.batch.ledger.results._ROOM_WITHIN_S", 0.1)
         with pytest.raises(OutputError, match="No space left on device"):
             results.add([line("b")])
         monkeypatch.setattr(os, "write", real)
         results.add([line("c")])
     assert [each.id for each in read_lines(path)] == ["a", "c"]
     assert path.read_text().count("\n") == 2
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_line_waits_for_room_on_a_full_disk(tmp_path, monkeypatch, number):
+    """As while an image is written that will not fit: its part takes the last blocks until it is removed."""
+    path, real, tries = tmp_path / "results.jsonl", os.write, []
+
+    def full(handle: int, data: bytes) -> int:
+        tries.append(data)
+        if len(tries) > 3:
+            return real(handle, data)
+        real(handle, data[:20])
+        raise OSError(number, os.strerror(number))
+
+    with Results(path) as results:
+        results.add([line("a")])
+        monkeypatch.setattr(os, "write", full)
+        results.add([line("b"), line("c")])
+    assert len(tries) == 4
+    assert [each.id for each in read_lines(path)] == ["a", "b", "c"]
+    assert path.read_text().count("\n") == 3
+
+
+def test_other_failures_of_a_write_do_not_wait(tmp_path, monkeypatch):
+    tries = []
+
+    def broken(handle: int, data: bytes) -> int:
+        tries.append(data)
+        raise OSError(errno.EIO, "Input/output error")
+
+    with Results(tmp_path / "results.jsonl") as results:
+        monkeypatch.setattr(os, "write", broken)
+        with pytest.raises(OutputError, match="Input/output error"):
+            results.add([line("a")])
+    assert len(tries) == 1
 
 
 def watched(monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[str]:

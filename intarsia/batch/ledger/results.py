@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import time
@@ -34,6 +35,9 @@ __all__ = [
 ]
 
 _NAME = re.compile(r"results(-\d+-of-\d+|-ray-[0-9a-z-]+)?\.jsonl")
+# How long a line waits for room on a full disk, and how often it looks.
+_ROOM_WITHIN_S = 3.0
+_LOOK_EVERY_S = 0.05
 
 
 def name_of(shard: tuple[int, int]) -> str:
@@ -80,19 +84,32 @@ class Results:
             raise OutputError(f"{path} cannot be written: {exc.strerror or exc}") from exc
 
     def add(self, records: Iterable[Record]) -> None:
-        """Append the records, a line each, with one flush for all of them."""
-        data = "".join(as_line(self._marked(record)) for record in records).encode()
-        end = os.fstat(self._handle).st_size
+        """Append the records, a line each, with one flush for all of them.
 
+        On a full disk they wait a moment: an image that does not fit takes the last blocks too, until what there is of
+        it has been removed, and the lines that say so must not be what stops the run.
+        """
+        data = "".join(as_line(self._marked(record)) for record in records).encode()
+        give_up = time.monotonic() + _ROOM_WITHIN_S
+
+        while True:
+            try:
+                return self._append(data)
+            except OSError as exc:
+                if exc.errno not in (errno.ENOSPC, errno.EDQUOT) or time.monotonic() >= give_up:
+                    raise OutputError(f"{self.path} cannot be written: {exc.strerror or exc}; the run stops") from exc
+            time.sleep(_LOOK_EVERY_S)
+
+    def _append(self, data: bytes) -> None:
+        """Write all of it and flush it, or leave the file as it was."""
+        end = os.fstat(self._handle).st_size
         try:
             written = 0
             while written < len(data):
                 written += os.write(self._handle, data[written:])
             os.fsync(self._handle)
-        except BaseException as exc:  # an interruption too must leave whole lines
+        except BaseException:  # an interruption too must leave whole lines
             os.ftruncate(self._handle, end)
-            if isinstance(exc, OSError):
-                raise OutputError(f"{self.path} cannot be written: {exc.strerror or exc}; the run stops") from exc
             raise
 
     def _marked(self, record: Record) -> Record:
