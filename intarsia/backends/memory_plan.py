@@ -22,9 +22,9 @@ log = logging.getLogger("intarsia")
 _WORKING, _LANE = 3 * 2**29, 2**29
 # Values for each pixel that the decoder holds at its last, largest level: four maps of 256 channels.
 _PIXEL = 4 * 256
-# The blocked layout of the UNet's convolutions is made beside all that it is made of. It needs twice the weights, and
-# is taken where the device has four times them, so that there is room for everything else that runs there.
-_BLOCKED = 4
+# Packed matrices are there beside those they are made of, with what a run worked in. They are kept where there is
+# twice the memory of the UNet's weights.
+_PACKED = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,8 @@ class MemoryPlan:
         is_budget: the engine was given them; else they are the device's.
         releases_encoders: encoders of text, and of an IP adapter's image, leave the device once they have encoded.
         releases_vae: without them, weights and a request still do not fit; ONNX Runtime opens the VAE for each use.
-        blocked: there is room for ONNX Runtime's faster layout of convolutions.
+        packs: ONNX Runtime may keep matrices a second time, packed, and the memory of a run for the next one.
+        is_saving: a large model without a budget, whose encoders and VAE are released although there is room for them.
         whole_pixels: larger images are decoded and encoded in tiles; None leaves that to the device.
         slots: lanes that are evaluated together at most; None leaves that to the engine.
     """
@@ -84,7 +85,8 @@ class MemoryPlan:
     is_budget: bool
     releases_encoders: bool
     releases_vae: bool
-    blocked: bool
+    packs: bool
+    is_saving: bool = False
     whole_pixels: int | None = None
     slots: int | None = None
 
@@ -97,14 +99,22 @@ class MemoryPlan:
         sentences = [sentence for sentence, is_true in done.items() if is_true]
         if not sentences and not self.is_budget:
             return ()
-        what = "a budget of" if self.is_budget else "a device with"
-        text = f"{what} {gib(self.available)}: {', '.join(sentences) or 'everything fits'}"
+        what = f"a {'budget of' if self.is_budget else 'device with'} {gib(self.available)}"
+        if self.is_saving:
+            what = "a large model without a budget"
+        text = f"{what}: {', '.join(sentences) or 'everything fits'}"
         log.info("memory: %s", text)
         return (("memory", text),)
 
 
 def plan_memory(
-    sizes: NetworkSizes, *, budget: int | None, device: int, value_bytes: int, most_slots: int | None = None
+    sizes: NetworkSizes,
+    *,
+    budget: int | None,
+    device: int,
+    value_bytes: int,
+    most_slots: int | None = None,
+    saves_above: int | None = None,
 ) -> MemoryPlan:
     """Decide for one model.
 
@@ -113,11 +123,14 @@ def plan_memory(
         device: bytes that the device has.
         value_bytes: of a value in what the networks compute in.
         most_slots: lanes that the session evaluates together; None where each is evaluated by itself.
+        saves_above: without a budget, a model whose UNet takes more bytes than this is kept as small as it can be:
+            opening its smaller networks again costs little beside one of its images. None does so with no model.
     """
     available = device if budget is None else min(budget, device)
     scale = value_bytes / 4
     weights = value_bytes * sizes.all
-    releases_encoders = weights + scale * _WORKING > available
+    is_saving = budget is None and saves_above is not None and value_bytes * sizes.unet > saves_above
+    releases_encoders = is_saving or weights + scale * _WORKING > available
 
     resident = weights - value_bytes * sizes.encoders if releases_encoders else weights
     left = max(0, available - resident)
@@ -131,8 +144,9 @@ def plan_memory(
         weights=resident,
         is_budget=budget is not None,
         releases_encoders=releases_encoders,
-        releases_vae=resident + scale * _WORKING > available,
-        blocked=_BLOCKED * value_bytes * sizes.unet <= available,
+        releases_vae=is_saving or resident + scale * _WORKING > available,
+        packs=not is_saving and _PACKED * value_bytes * sizes.unet <= available,
+        is_saving=is_saving,
         whole_pixels=None if budget is None else left // (value_bytes * _PIXEL),
         slots=slots,
     )

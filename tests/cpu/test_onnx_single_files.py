@@ -101,8 +101,8 @@ class StoredProduct:
     bias: torch.Tensor
     x: torch.Tensor
 
-    def run(self, graph: bytes, compact: bool, given: Iterable[tuple[str, np.ndarray]] = ()) -> torch.Tensor:
-        device = Device("cpu", compact=compact)
+    def run(self, graph: bytes, folds: bool, given: Iterable[tuple[str, np.ndarray]] = ()) -> torch.Tensor:
+        device = Device("cpu", folds=folds)
         (made,) = device.open(graph, self.network.source.parent, given=given).run(None, {"x": self.x.numpy()})
         return torch.from_numpy(made)
 
@@ -129,15 +129,15 @@ def stored_product(folder: Path, dtype: str) -> StoredProduct:
 
 
 @pytest.mark.every(6)
-@pytest.mark.parametrize("compact", [False, True], ids=["", "compact"])
+@pytest.mark.parametrize("folds", [False, True], ids=["", "folded"])
 @pytest.mark.parametrize("dtype", FORMATS)
-def test_every_number_format_is_computed_with_as_torch_reads_it(tmp_path, dtype, compact):
+def test_every_number_format_is_computed_with_as_torch_reads_it(tmp_path, dtype, folds):
     """As it is in the file, and with a LoRA, whose sums are given in its place."""
     stored = stored_product(tmp_path, dtype)
     for tensor in onnx.load_from_string(stored.graph).graph.initializer:
         assert tensor.data_location == onnx.TensorProto.EXTERNAL, tensor.name
     expected = stored.x @ stored.weight.T + stored.bias
-    torch.testing.assert_close(stored.run(stored.graph, compact), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(stored.run(stored.graph, folds), expected, atol=1e-4, rtol=0)
 
     values = np.random.default_rng(1).standard_normal((OUTPUTS, INPUTS), np.float32)
     tensors = {"weight": Addition(form=Difference(values)), "bias": Addition(form=Difference(values[:, 0].copy()))}
@@ -148,12 +148,12 @@ def test_every_number_format_is_computed_with_as_torch_reads_it(tmp_path, dtype,
     assert set(names.values()) == {"weight", "bias"}
 
     graph = with_format(stored.graph, names, "float32")
-    found = stored.run(graph, compact, changes.values("text_encoder", graph, "float32"))
+    found = stored.run(graph, folds, changes.values("text_encoder", graph, "float32"))
     more = torch.from_numpy(values) * 0.5
     expected = stored.x @ (stored.weight + more).T + stored.bias + more[:, 0]
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
     # and the graph is as it was
-    assert not torch.equal(stored.run(stored.graph, compact), found)
+    assert not torch.equal(stored.run(stored.graph, folds), found)
 
 
 def test_a_file_keeps_its_graphs_under_another_name_and_loses_them_with_another_header(tmp_path):

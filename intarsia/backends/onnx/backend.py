@@ -23,6 +23,10 @@ __all__ = ["OnnxBackend"]
 
 # Facts that an export has to have (intarsia/export/folder.py).
 _FACTS = ("in_channels", "latent_channels", "factor", "added", "zero_empty_prompt", "towers", "attention", "merging")
+# Bytes of a model's weights from which on it pays to fold them here.
+_FOLDED = 2**27
+# Bytes of a UNet of which an evaluation takes so long that opening text encoders and VAE anew hardly adds to an image.
+_LARGE = 2**30
 # The same decision on every device.
 _CHECKER = ("float32",)
 
@@ -62,8 +66,11 @@ class OnnxBackend:
         graphs = find_model_graphs(files, self._device.dtypes)
         _check(files, graphs)
         memory = self._memory(files, graphs)
-        is_compact = self._device.kind == "cpu" and not memory.blocked
-        return OnnxSession(graphs, replace(self._device, compact=is_compact), self._execution.capture, memory)
+        device = self._device
+        if device.kind == "cpu":
+            folds = memory.weights > _FOLDED or not memory.packs
+            device = replace(device, folds=folds, packs=memory.packs)
+        return OnnxSession(graphs, device, self._execution.capture, memory)
 
     def open_checker(self, folder: Path) -> OnnxChecker:
         """Load a safety checker."""
@@ -71,11 +78,13 @@ class OnnxBackend:
 
     def _memory(self, files: ModelFiles, graphs: ModelGraphs) -> MemoryPlan:
         """On a GPU by the budget alone; what it has, its provider does not say."""
+        on_cpu = self._device.kind == "cpu"
         return plan_memory(
             NetworkSizes.of(graphs.stored, files),
             budget=self._execution.memory,
-            device=host_bytes() if self._device.kind == "cpu" else sys.maxsize,
+            device=host_bytes() if on_cpu else sys.maxsize,
             value_bytes=2 if graphs.unet.dtype == "float16" else 4,
+            saves_above=_LARGE if on_cpu else None,
         )
 
     def _refused(self, files: ModelFiles) -> str:

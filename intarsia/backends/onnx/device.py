@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as raised
 
 from intarsia.backends.device_names import check_device_name
 from intarsia.backends.driver import gpu_count
+from intarsia.backends.onnx.blocked_layout import block_channels
 from intarsia.backends.onnx.folding import fold
 from intarsia.backends.onnx.stream import CudaStream, HostStream, Stream
 from intarsia.errors import BackendError, DeviceLost, OutOfMemory
@@ -55,14 +57,16 @@ class Device:
         kind: ``cpu``, ``cuda`` or ``tensorrt``.
         index: of the GPU.
         threads: of one operator on the CPU; 0 lets ONNX Runtime take one for each core.
-        compact: on a CPU, weights are there once, while a graph is opened and after. ONNX Runtime's blocked layout of
-            convolutions and its packed matrices, which make a step some quarter faster, need up to twice the memory.
+        folds: on a CPU, large weights are converted and laid out here, each once in memory, instead of by ONNX Runtime,
+            which needs twice the memory and time for it; small ones are sooner done there.
+        packs: on a CPU, ONNX Runtime keeps matrices a second time, packed, and the memory of a run for the next one.
     """
 
     kind: str
     index: int = 0
     threads: int = 0
-    compact: bool = False
+    folds: bool = False
+    packs: bool = True
 
     @property
     def name(self) -> str:
@@ -125,9 +129,12 @@ class Device:
         values = dict(given)
         settings: dict[str, Any] = {}
         folded: dict[str, ort.OrtValue] = {}
-        if self.compact and weights is not None:
-            graph, folded = _folded(graph, weights, values, options)
-            settings["disabled_optimizers"] = [_BLOCKED_LAYOUT]
+        if self.folds and weights is not None:
+            block = block_channels()
+            folded_graph = fold(graph, weights, values, block=block)
+            graph, folded = folded_graph.content, _shared(folded_graph.weights, options)
+            if not block:
+                settings["disabled_optimizers"] = [_BLOCKED_LAYOUT]  # it cannot read the weights any more
         if values:
             # before anything is computed with them, unlike add_initializer
             # of a packed array an OrtValue is a view; ONNX Runtime takes no other here, and copies it
@@ -151,6 +158,10 @@ class Device:
         options.add_session_config_entry("session.force_spinning_stop", "1")
         for key, value in onnx_runtime_settings().items():
             options.add_session_config_entry(key, value)
+
+        if self.kind == "cpu" and not self.packs:
+            options.add_session_config_entry("session.disable_prepacking", "1")
+            options.enable_cpu_mem_arena = False  # it keeps the most that any run took
 
         # A pattern asks for all memory of a run at once from the second run on, which is the one that is captured.
         options.enable_mem_pattern = not captured
@@ -226,17 +237,12 @@ def installed_versions() -> tuple[tuple[str, str], ...]:
     return tuple(versions)
 
 
-def _folded(
-    graph: bytes, weights: Path, given: dict[str, np.ndarray], options: ort.SessionOptions
-) -> tuple[bytes, dict[str, ort.OrtValue]]:
-    """A graph whose large weights are folded already; second: these, in the memory that its session is to use."""
-    options.add_session_config_entry("session.disable_prepacking", "1")
-    options.enable_cpu_mem_arena = False  # it would keep the most that any run took
-    folded = fold(graph, weights, given)
-    values = {name: ort.OrtValue.ortvalue_from_numpy(weight) for name, weight in folded.weights.items()}
+def _shared(weights: dict[str, NDArray[np.float32]], options: ort.SessionOptions) -> dict[str, ort.OrtValue]:
+    """Have a session use weights where they are. They have to outlive it."""
+    values = {name: ort.OrtValue.ortvalue_from_numpy(weight) for name, weight in weights.items()}
     for name, value in values.items():
         options.add_initializer(name, value)
-    return folded.content, values
+    return values
 
 
 @cache

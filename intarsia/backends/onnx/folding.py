@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from intarsia.backends.onnx.blocked_layout import IMPORT, blocked_weight, is_blockable, with_blocked
 from intarsia.backends.onnx.graph_content import FLOAT, GraphContent, Initializer, Node, parse, serialize
 from intarsia.errors import WeightsError
 
@@ -52,14 +54,15 @@ class FoldedGraph:
     weights: dict[str, Floats]
 
 
-def fold(content: bytes, root: Path, given: dict[str, np.ndarray] | None = None) -> FoldedGraph:
+def fold(content: bytes, root: Path, given: dict[str, np.ndarray] | None = None, *, block: int = 0) -> FoldedGraph:
     """Fold the large weights of a graph.
 
-    ONNX Runtime can no longer look at them, and so not bring those of convolutions into its blocked layout: a session
-    on this graph has to leave that out.
+    ONNX Runtime can no longer look at them, and so not bring those of convolutions into its blocked layout: that is
+    done here, or a session on this graph has to leave it out.
 
     Args:
         root: the folder that its weight files are relative to.
+        block: channels of a block in the blocked layout (:mod:`.blocked_layout`); 0 leaves convolutions as they are.
         given: values of weights by name, in place of those in files. Those that are folded are taken out of it.
 
     Raises:
@@ -67,7 +70,7 @@ def fold(content: bytes, root: Path, given: dict[str, np.ndarray] | None = None)
     """
     try:
         graph = parse(content)
-        return _Folding(graph, root, {} if given is None else given).done()
+        return _Folding(graph, root, {} if given is None else given, block).done()
     except (IndexError, ValueError, KeyError, struct.error) as exc:
         raise WeightsError(f"a graph whose weights cannot be folded: {exc}") from exc
 
@@ -75,16 +78,17 @@ def fold(content: bytes, root: Path, given: dict[str, np.ndarray] | None = None)
 class _Folding:
     """One graph while its weights are folded."""
 
-    def __init__(self, graph: GraphContent, root: Path, given: dict[str, np.ndarray]) -> None:
+    def __init__(self, graph: GraphContent, root: Path, given: dict[str, np.ndarray], block: int) -> None:
         self._graph = graph
         self._root = root
         self._given = given
+        self._block = block
         self._makers = {name: node for node in graph.nodes for name in node.outputs}
         # names that something else is done with than to multiply by them
         self._looked_at = {name for node in graph.nodes for name in self._looks_at(node)}
 
     def done(self) -> FoldedGraph:
-        weights = {name: np.ascontiguousarray(self._value(name)) for name in dict.fromkeys(self._folded_names())}
+        weights = dict(self._folded())
         nodes, used = self._nodes_left(weights)
         for name in set(self._given) - used:
             del self._given[name]
@@ -95,13 +99,45 @@ class _Folding:
             external = {"location": location, **_UNREADABLE}
             tensors[name] = Initializer(name=name, shape=weight.shape, dtype=FLOAT, external=external)
 
-        content = serialize(replace(self._graph, nodes=nodes, initializers=tensors))
+        around = self._graph.around
+        if self._block:
+            around += IMPORT
+            nodes = list(with_blocked(nodes, {name: weight.shape for name, weight in weights.items()}, self._block))
+        content = serialize(replace(self._graph, nodes=nodes, initializers=tensors, around=around))
         return FoldedGraph(content=content, weights=weights)
 
     def _stored(self) -> Iterator[Initializer]:
         return (tensor for tensor in self._graph.initializers.values() if tensor.external)
 
-    def _folded_names(self) -> Iterator[str]:
+    def _folded(self) -> Iterator[tuple[str, Floats]]:
+        """Folded weights by name, in the layout that their operations take."""
+        takers = self._takers()
+        _, used = self._nodes_left(takers)
+        readers = Counter(stored for name in takers for stored in self._roots(name))
+
+        for name, operations in takers.items():
+            value = self._value(name)
+            if not self._block or all(node.op == "MatMul" for node in operations):
+                yield name, np.ascontiguousarray(value, np.float32)
+            elif all(is_blockable(node, value.shape, self._block) for node in operations):
+                yield name, blocked_weight(value, self._block)
+            else:
+                continue  # ONNX Runtime may block it in a way of its own, for which it has to read it
+
+            readers.subtract(self._roots(name))
+            for stored in self._roots(name):
+                if not readers[stored] and stored not in used:
+                    self._given.pop(stored, None)  # else all of these were there twice in the end
+
+    def _roots(self, name: str) -> list[str]:
+        """The stored tensors that a constant value is made of."""
+        if name in self._graph.initializers:
+            return [name]
+        return [stored for source in _sources(self._makers[name]) for stored in self._roots(source)]
+
+    def _takers(self) -> dict[str, list[Node]]:
+        """The names of large weights that can be folded, and the operations that multiply by them."""
+        found: dict[str, list[Node]] = {}
         for node in self._graph.nodes:
             if node.op not in _TAKERS:
                 continue
@@ -109,7 +145,8 @@ class _Folding:
             if name not in self._makers or name in self._looked_at:
                 continue
             if self._is_constant(name) and self._size(name) >= _SMALLEST:
-                yield name
+                found.setdefault(name, []).append(node)
+        return found
 
     def _looks_at(self, node: Node) -> Iterator[str]:
         yield from node.captured
@@ -135,6 +172,7 @@ class _Folding:
         return sum(self._size(source) for source in _sources(self._makers[name]))
 
     def _value(self, name: str) -> np.ndarray:
+        """A weight's values, in a number format that float32 holds all of."""
         tensor = self._graph.initializers.get(name)
         if tensor is not None:
             return self._read(tensor)
@@ -150,12 +188,12 @@ class _Folding:
         if node.op == "Split":
             parts = np.split(values[0], len(node.outputs), axis=node.integers["axis"][0])
             return parts[node.outputs.index(name)]
-        return values[0]  # a Cast: all values are float32 here
+        return values[0]  # a Cast to float32, which comes last, with one copy of the tensor in all
 
-    def _read(self, tensor: Initializer) -> Floats:
-        """A stored tensor in float32, or what is given in its place."""
+    def _read(self, tensor: Initializer) -> np.ndarray:
+        """A stored tensor, or what is given in its place."""
         if tensor.name in self._given:
-            return self._given[tensor.name].astype(np.float32, copy=False)
+            return self._given[tensor.name]
         dtype = _STORED[tensor.dtype]
         count = int(np.prod(tensor.shape))
         path = self._path(tensor.external["location"])
@@ -167,10 +205,7 @@ class _Folding:
             raise WeightsError(f"{path}: does not hold all of {tensor.name}")
 
         values = stored.reshape(tensor.shape)
-        if tensor.dtype == _BFLOAT16:
-            values = (values.astype(np.uint32) << 16).view(np.float32)
-        converted: Floats = values.astype(np.float32, copy=False)
-        return converted
+        return (values.astype(np.uint32) << 16).view(np.float32) if tensor.dtype == _BFLOAT16 else values
 
     def _path(self, location: str) -> Path:
         """A weight file; ONNX Runtime, too, opens none outside of the folder."""
@@ -179,8 +214,8 @@ class _Folding:
             raise WeightsError(f"{path}: weights outside of {self._root}")
         return path
 
-    def _nodes_left(self, weights: dict[str, Floats]) -> tuple[list[Node], set[str]]:
-        """The nodes that still compute something, and all names that they use."""
+    def _nodes_left(self, weights: Collection[str]) -> tuple[list[Node], set[str]]:
+        """The nodes that still compute something beside these weights, and all names that they use."""
         left: list[Node] = []
         used: set[str] = set()
         for node in reversed(self._graph.nodes):

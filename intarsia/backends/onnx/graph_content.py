@@ -12,14 +12,26 @@ from dataclasses import dataclass, field
 from intarsia.backends.onnx.protobuf import field as written
 from intarsia.backends.onnx.protobuf import fields, number_field, numbers
 
-__all__ = ["FLOAT", "GraphContent", "Initializer", "Node", "parse", "serialize"]
+__all__ = [
+    "FLOAT",
+    "GraphContent",
+    "Initializer",
+    "Node",
+    "make_node",
+    "moved_node",
+    "operator_set",
+    "parse",
+    "serialize",
+]
 
 FLOAT = 1
 """TensorProto.DataType of float32."""
 
 _GRAPH, _NODE, _INITIALIZER = 7, 1, 5
-_INPUT, _OUTPUT, _OP_TYPE, _ATTRIBUTE = 1, 2, 4, 5
-_NAME, _INTEGER, _SUBGRAPH, _INTEGERS = 1, 3, 6, 8
+_OPERATOR_SET, _SET_DOMAIN, _SET_VERSION = 8, 1, 2
+_INPUT, _OUTPUT, _OP_TYPE, _ATTRIBUTE, _DOMAIN = 1, 2, 4, 5, 7
+_NAME, _INTEGER, _SUBGRAPH, _INTEGERS, _KIND = 1, 3, 6, 8, 20
+_INTEGER_KIND = 2
 _GRAPH_OUTPUT = 12
 _INT64 = 7
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
@@ -101,6 +113,36 @@ def serialize(graph: GraphContent) -> bytes:
     nodes = b"".join(node.whole for node in graph.nodes)
     tensors = b"".join(tensor.whole or _written(tensor) for tensor in graph.initializers.values())
     return graph.around + written(_GRAPH, nodes + tensors + graph.rest)
+
+
+def make_node(
+    op: str, inputs: tuple[str, ...], outputs: tuple[str, ...], *, domain: str, integers: dict[str, int]
+) -> Node:
+    """A new operation, all of whose attributes are integers."""
+    attributes = b""
+    for name, value in integers.items():
+        attribute = written(_NAME, name.encode()) + number_field(_INTEGER, value)
+        attributes += written(_ATTRIBUTE, attribute + number_field(_KIND, _INTEGER_KIND))
+    return _made(op, inputs, outputs, domain, attributes)
+
+
+def moved_node(node: Node, inputs: tuple[str, ...], outputs: tuple[str, ...], *, domain: str) -> Node:
+    """The operation of that name in another domain, with the same attributes, between other values."""
+    ((_, _, payload),) = fields(node.whole)
+    attributes = b"".join(whole for key, whole, _ in fields(payload or b"") if key == _ATTRIBUTE)
+    return _made(node.op, inputs, outputs, domain, attributes)
+
+
+def operator_set(domain: str, version: int) -> bytes:
+    """The field of a model that imports a domain's operations."""
+    return written(_OPERATOR_SET, written(_SET_DOMAIN, domain.encode()) + number_field(_SET_VERSION, version))
+
+
+def _made(op: str, inputs: tuple[str, ...], outputs: tuple[str, ...], domain: str, attributes: bytes) -> Node:
+    named = [(_INPUT, name) for name in inputs] + [(_OUTPUT, name) for name in outputs]
+    payload = b"".join(written(key, name.encode()) for key, name in [*named, (_OP_TYPE, op), (_DOMAIN, domain)])
+    payload += attributes
+    return _node(written(_NODE, payload), payload)
 
 
 def _node(whole: bytes, payload: bytes) -> Node:

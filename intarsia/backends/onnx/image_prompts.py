@@ -12,9 +12,9 @@ from intarsia.backends.onnx.open_sessions import held
 from intarsia.backends.onnx.state import Floats
 from intarsia.models.image_prompt import encoder_pixels
 
-__all__ = ["IMAGE_ENCODER", "ImagePrompts"]
+__all__ = ["IMAGE_GRAPHS", "ImagePrompts"]
 
-IMAGE_ENCODER = "image_encoder"
+IMAGE_GRAPHS = ("image_encoder", "image_context")
 
 
 class ImagePrompts:
@@ -28,8 +28,7 @@ class ImagePrompts:
     def __init__(self, facts: Mapping[str, Any], open_graph: Callable[[str], ort.InferenceSession]) -> None:
         self._size = int(facts["image_size"])
         self._resamples = bool(facts["resamples"])
-        self._encoder = open_graph(IMAGE_ENCODER)
-        self._context = open_graph("image_context")
+        self._encoder, self._context = map(open_graph, IMAGE_GRAPHS)
 
     def image_kv(self, image: np.ndarray, scale: float) -> Floats:
         """Keys and values ``[2, m, K]`` of uint8 ``[H, W, 3]``: of no image (the unconditional branch), and of it."""
@@ -38,7 +37,8 @@ class ImagePrompts:
             features = self._features(pixels)
             # as the adapters were trained: no image has no embedding, but patches of what is gray
             nothing = self._features(np.zeros_like(pixels)) if self._resamples else np.zeros_like(features)
-        return np.concatenate([self._kv(each, scale) for each in (nothing, features)])
+        with held(self._context):
+            return np.concatenate([self._kv(each, scale) for each in (nothing, features)])
 
     def _features(self, pixels: Floats) -> Floats:
         features: Floats = self._encoder.run(None, {"pixels": pixels})[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import onnxruntime as ort
 
 from intarsia.backends.onnx.model_graphs import ModelGraphs
+from intarsia.backends.onnx.open_sessions import held
 from intarsia.backends.onnx.state import Floats
 from intarsia.backends.prompt_reading import PromptKey, lengthened
 from intarsia.errors import RequestError
@@ -18,7 +20,10 @@ from intarsia.models.prompt_chunks import Chunk, tower_chunks
 from intarsia.models.prompt_embeddings import embedding_words
 from intarsia.models.tokens import ClipTokens
 
-__all__ = ["EncodedPrompt", "PromptEncoder"]
+__all__ = ["CONTEXT", "EncodedPrompt", "PromptEncoder"]
+
+CONTEXT = "unet_context"
+"""The graph of the network's keys and values of encoded text."""
 
 # Encoded prompts kept per session, and the memory that they may take, as in the torch backend.
 _PROMPTS, _PROMPT_BYTES = 64, 256 * 2**20
@@ -75,7 +80,7 @@ class PromptEncoder:
             _Tower(graphs.tokens(encoder), graphs.text_width(encoder), open_graph(encoder)) for encoder in encoders
         ]
         self._loras = loras
-        self._cross_kv = open_graph("unet_context")
+        self._cross_kv = open_graph(CONTEXT)
         self._encoded: Lru[PromptKey, EncodedPrompt] = Lru(_PROMPTS)
 
     def encode_all(self, keys: Sequence[PromptKey]) -> list[EncodedPrompt]:
@@ -85,7 +90,12 @@ class PromptEncoder:
             RequestError: a ``clip_skip`` that the text encoders do not have.
             WeightsError: an embedding that does not fit them.
         """
-        return lengthened(keys, self.encode, lambda prompt: prompt.cross_kv.shape[1], _followed_by)
+        with ExitStack() as opened:
+            if any(key not in self._encoded for key in keys):
+                for tower in self._towers:
+                    opened.enter_context(tower.held())
+                opened.enter_context(held(self._cross_kv))
+            return lengthened(keys, self.encode, lambda prompt: prompt.cross_kv.shape[1], _followed_by)
 
     def encode(self, key: PromptKey) -> EncodedPrompt:
         """One prompt, from the cache where it is there; errors as for :meth:`encode_all`."""
@@ -137,6 +147,10 @@ class _Tower:
     def __init__(self, tokens: ClipTokens, width: int, session: ort.InferenceSession) -> None:
         self.tokens, self.width = tokens, width
         self._session = session
+
+    def held(self) -> AbstractContextManager[None]:
+        """Several prompts encoded within it take one encoder, where it is opened for each use."""
+        return held(self._session)
 
     def run(self, chunk: Chunk, clip_skip: int) -> list[Floats]:
         """``[1, n, D]``, and ``[1, P]`` where it projects."""

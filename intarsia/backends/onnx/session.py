@@ -17,11 +17,11 @@ from intarsia.backends.device_memory import release_freed
 from intarsia.backends.memory_plan import MemoryPlan
 from intarsia.backends.onnx.buffer_pool import BufferPool
 from intarsia.backends.onnx.device import Device, installed_versions, translated
-from intarsia.backends.onnx.image_prompts import IMAGE_ENCODER, ImagePrompts
+from intarsia.backends.onnx.image_prompts import IMAGE_GRAPHS, ImagePrompts
 from intarsia.backends.onnx.lane_buffers import LaneInputs
 from intarsia.backends.onnx.model_graphs import ModelGraphs
-from intarsia.backends.onnx.open_sessions import ReopenedGraph, open_graph, open_step_sessions
-from intarsia.backends.onnx.prompts import PromptEncoder
+from intarsia.backends.onnx.open_sessions import ReopenedGraph, held, open_graph, open_step_sessions
+from intarsia.backends.onnx.prompts import CONTEXT, PromptEncoder
 from intarsia.backends.onnx.state import Conditioning, Floats, State, matrices, scalars, timesteps
 from intarsia.backends.onnx.token_inputs import graph_regions, map_sizes, token_inputs
 from intarsia.backends.onnx.vae import VAE_GRAPHS, OnnxVae
@@ -34,6 +34,9 @@ from intarsia.execution import Capture
 from intarsia.schedulers import Table
 
 __all__ = ["OnnxSession"]
+
+# The part of the network that depends on timesteps and sizes alone.
+_EMBED = "unet_embed"
 
 
 class OnnxSession:
@@ -55,7 +58,7 @@ class OnnxSession:
         sessions, notes = open_step_sessions(graphs, device, capture)
         loras = [file.path for file in graphs.changes.additions.files]
         self._prompts = PromptEncoder(graphs, self._open, loras)
-        self._embed = self._open("unet_embed")
+        self._embed = self._open(_EMBED)
         self._vae = OnnxVae(self._open, self.facts, None if memory is None else memory.whole_pixels)
 
         image_facts = graphs.image_facts
@@ -109,7 +112,7 @@ class OnnxSession:
                 regions=regions,
             )
 
-        if self.device.compact:
+        if not self.device.packs:
             release_freed()
         warnings = [warning for prompt in prompts for warning in prompt.warnings]
         return conditioning, (*warnings, *merging_warnings)
@@ -139,7 +142,7 @@ class OnnxSession:
         with translated("decode an image", self.device):
             with self._vae.decoder_held():
                 images = [self._decode(state.latents) for state in states]
-            if self.device.compact:
+            if not self.device.packs:
                 release_freed()
             return images
 
@@ -173,7 +176,7 @@ class OnnxSession:
                 "text encoders are opened for each new prompt": memory.releases_encoders,
                 "the image encoder is opened for each image": memory.releases_encoders and has_image,
                 "the VAE is opened for each use": memory.releases_vae,
-                "weights in the compact layout": self.device.compact,
+                "matrices are not packed": not self.device.packs,
                 f"images above {memory.whole_pixels or 0:,} pixels in tiles": memory.whole_pixels is not None,
             }
         )
@@ -233,9 +236,10 @@ class OnnxSession:
 
         inputs["time_ids"] = conditioning.time_ids
         branches = []
-        for pooled in conditioning.pooled:
-            inputs["pooled"] = pooled[None]
-            branches.append(self._embed.run(None, inputs)[0])
+        with held(self._embed):
+            for pooled in conditioning.pooled:
+                inputs["pooled"] = pooled[None]
+                branches.append(self._embed.run(None, inputs)[0])
         return np.stack(branches, axis=1)
 
     def _regions(self, inputs: Inputs) -> tuple[tuple[TokenRegion, ...], tuple[str, ...]]:
@@ -287,8 +291,8 @@ def _released(memory: MemoryPlan | None) -> tuple[str, ...]:
     """Graphs that are opened for each use."""
     if memory is None:
         return ()
-    encoders = (*TEXT_ENCODERS, IMAGE_ENCODER) if memory.releases_encoders else ()
-    return (*encoders, *VAE_GRAPHS) if memory.releases_vae else encoders
+    encoders = (*TEXT_ENCODERS, CONTEXT, *IMAGE_GRAPHS) if memory.releases_encoders else ()
+    return (*encoders, *VAE_GRAPHS, _EMBED) if memory.releases_vae else encoders
 
 
 def _pixels(image: np.ndarray) -> Floats:
