@@ -32,6 +32,7 @@ _KINDS: dict[object, str] = {
     int: "an integer",
     int | None: "an integer or None",
     bool: "True or False",
+    bool | None: "True, False or None",
 }
 
 
@@ -69,7 +70,8 @@ class Options:
         compression: of PNG, 0 (fast) … 9 (small); quality: of JPEG and WebP, 1 … 100; lossless: WebP alone.
         metadata: parameters are written into the files.
         strip: EXIF, XMP and density of the images are left out of the files.
-        thumbnails: those of a contact sheet are made with the rows, so that it decodes no results afterwards.
+        thumbnails: those of a contact sheet are made with the rows, so that it decodes no results afterwards; None does
+            so where the manifest has a thousand rows or more.
         runner: "local", or "ray" for Ray Data.
         max_pixels: as for :class:`intarsia.Engine`; the limit that holds here holds in the workers.
         precision, memory: as for :class:`intarsia.Engine`.
@@ -107,7 +109,7 @@ class Options:
     request: Mapping[str, Any] | None = None
     limit: int | None = None
     endpoint: str | None = None
-    thumbnails: bool = False
+    thumbnails: bool | None = None
 
     def __post_init__(self) -> None:
         for name in ("weights", "defaults"):

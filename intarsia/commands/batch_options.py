@@ -122,8 +122,13 @@ class FileOptions:
     ] = True
     strip: Annotated[bool, typer.Option("--strip", help="Leave out EXIF, XMP and DPI of the images.")] = False
     thumbnails: Annotated[
-        bool, typer.Option("--thumbnails", help="Make the contact sheet's with the rows: batch sheet is quick then.")
-    ] = False
+        bool | None,
+        typer.Option(
+            "--thumbnails/--no-thumbnails",
+            help="Make the contact sheet's with the rows: batch sheet is quick then.  [default: from 1,000 rows on]",
+            show_default=False,
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

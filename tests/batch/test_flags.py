@@ -95,6 +95,7 @@ RUN = {
     "--quality": ("50", {"quality": 50}),
     "--strip": (None, {"strip": True}),
     "--thumbnails": (None, {"thumbnails": True}),
+    "--no-thumbnails": (None, {"thumbnails": False}),
     "--quiet": (None, {"talk": (True, False)}),
     "-q": (None, {"talk": (True, False)}),
     "--verbose": (None, {"talk": (False, True)}),

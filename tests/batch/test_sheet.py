@@ -17,6 +17,7 @@ from PIL import Image
 from intarsia import batch
 from intarsia.batch.ledger import results
 from intarsia.batch.ledger.records import Record
+from intarsia.batch.running.task import prepare
 from intarsia.batch.sheet import contact_sheet, thumbnail_pool, thumbnails
 from intarsia.batch.sheet.sheet_rows import SheetRow, group_of, in_order
 from intarsia.batch.sheet.thumbnails import GAP, SIDE, Thumbnail, ThumbnailTask, make_thumbnail
@@ -199,6 +200,20 @@ def test_a_run_makes_the_thumbnails_that_its_sheet_would_make(album: Album, tmp_
     assert asked == [1, 5]  # the first time that of the failed row alone
     assert made.items() < of_sheet.items()
     assert sheet_files(out) == of_sheet
+
+
+@pytest.mark.parametrize(
+    ("rows", "asked_for", "makes_them"), [(3, None, True), (2, None, False), (2, True, True), (3, False, False)]
+)
+def test_a_large_run_makes_them_unasked(
+    album: Album, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, asked_for: bool | None, makes_them: bool
+) -> None:
+    monkeypatch.setattr("intarsia.batch.running.task._MANY", 3)
+    task = prepare(album.manifest(album.rows(rows)), tmp_path / "out", album.with_options(thumbnails=asked_for))
+    assert task.options.thumbnails is makes_them
+    # a part of a large run, too, and a run of its first rows
+    options = album.with_options(thumbnails=asked_for, limit=1, shard=(1, 2))
+    assert prepare(album.manifest(album.rows(rows)), tmp_path / "out", options).options.thumbnails is makes_them
 
 
 def test_a_row_is_done_also_where_its_thumbnail_cannot_be_written(album: Album, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -21,6 +21,9 @@ from intarsia.registry.registry import Registry
 __all__ = ["Task", "history_of", "keep_out", "prepare"]
 
 log = logging.getLogger("intarsia")
+
+# Rows of a manifest from which on thumbnails are made with them, as a contact sheet of files alone takes long then.
+_MANY = 1000
 
 # Of each line, in the order that records have them.
 _KEPT = (
@@ -121,6 +124,8 @@ def prepare(
         raise opened.without_rows()
     for note in (*opened.notes, *prompts.notes()):
         log.warning("%s", note)
+    if options.thumbnails is None:
+        options = replace(options, thumbnails=lines >= _MANY)
 
     return Task(
         manifest=opened,
