@@ -207,6 +207,24 @@ def test_who_folds_is_decided_by_the_weights(monkeypatch, folds_above):
         assert (session.device.folds, session.device.packs) == (folds_above == 0, True)
 
 
+def test_the_network_that_merges_shares_the_weights():
+    """With a LoRA as well; the images are those of two networks with weights of their own, but for rounding."""
+    fields = {"token_merging": 0.5, "loras": [{"id": "stripes", "strength": 0.8}], "prompt": "a red circle"}
+    request = noise_request(128, slice(48, 80), slice(48, 80), model="intarsia-tiny", steps=2, seed=3, **fields)
+    with intarsia.Engine("onnx", "cpu") as engine:
+        expected = engine.run(request)
+    with intarsia.Engine("onnx", "cpu", memory="16MiB") as engine:
+        actual = engine.run(request)
+        (session,) = engine._worker._models._sessions.values()
+        pools = (session._pool, session._merging_pool)
+        networks = [{id(weight) for weight in pool.sessions.network.folded_weights.values()} for pool in pools]
+    assert len(networks[0]) > 50
+    assert networks[0] == networks[1]
+
+    difference = actual.drawn[0].astype(int) - expected.drawn[0].astype(int)
+    assert np.abs(difference).max() <= 2
+
+
 def test_nothing_is_said_where_nothing_is_short():
     with intarsia.Engine("torch", "cpu") as engine:
         assert "memory" not in dict(engine.run(ask()).ran["options"])

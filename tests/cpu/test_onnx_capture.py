@@ -122,10 +122,8 @@ class Capturing(Device):
     def _providers(self, stream: Any, captured: bool) -> Any:
         return super()._providers(None, False)
 
-    def open(
-        self, graph: Any, weights: Path | None = None, *, stream: Any = None, captured: bool = False, given: Any = ()
-    ) -> Any:
-        real = super().open(graph, weights, stream=stream, given=given)
+    def open(self, graph: Any, weights: Path | None = None, *, captured: bool = False, **more: Any) -> Any:
+        real = super().open(graph, weights, **more)
         if not captured:
             return real
         self.made.append(self.kind_of_session(real))

@@ -245,6 +245,30 @@ def test_values_that_are_given_go_as_they_are_used(tmp_path):
     assert np.all(folded.weights["first_t"] == 1)
 
 
+def test_another_graph_of_the_same_network_takes_what_is_there(tmp_path):
+    """Whatever its values are called; what is made otherwise is made for it."""
+    content = every_kind(tmp_path)
+    first = fold(content, tmp_path, block=16)
+    other = onnx.load_from_string(content)
+    for node in other.graph.node:
+        renamed = {"c32": "kernel", "first": "upper", "first_t": "upper_t"}
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        node.output[:] = [renamed.get(name, name) for name in node.output]
+        if node.op_type == "Transpose" and node.output[0] == "f_t":
+            node.attribute[0].ints[:] = [0, 1]
+    second = fold(other.SerializeToString(), tmp_path, block=16, known=first.by_origin)
+
+    assert second.weights["kernel"] is first.weights["c32"]
+    assert second.weights["upper_t"] is first.weights["first_t"]
+    assert second.weights["second_t"] is first.weights["second_t"]
+    assert second.weights["second_t"] is not second.weights["upper_t"]
+    np.testing.assert_array_equal(second.weights["f_t"], first.weights["f_t"].T)
+    assert len({id(weight) for weight in (*first.weights.values(), *second.weights.values())}) == 6
+
+    plain = fold(content, tmp_path, known=first.by_origin)
+    np.testing.assert_array_equal(blocked_weight(plain.weights["c32"], 16), first.weights["c32"])
+
+
 @pytest.mark.parametrize("fault", ["short", "absent", "outside", "cut"])
 def test_weights_that_are_not_there_are_said(tmp_path, fault):
     folder = tmp_path / "model"

@@ -20,7 +20,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as raised
 from intarsia.backends.device_names import check_device_name
 from intarsia.backends.driver import gpu_count
 from intarsia.backends.onnx.blocked_layout import block_channels
-from intarsia.backends.onnx.folding import fold
+from intarsia.backends.onnx.folding import Origin, fold
 from intarsia.backends.onnx.stream import CudaStream, HostStream, Stream
 from intarsia.errors import BackendError, DeviceLost, OutOfMemory
 from intarsia.spinning import onnx_runtime_settings
@@ -110,6 +110,7 @@ class Device:
         stream: Stream | None = None,
         captured: bool = False,
         given: Iterable[tuple[str, np.ndarray]] = (),
+        beside: ort.InferenceSession | None = None,
     ) -> ort.InferenceSession:
         """A session on a graph.
 
@@ -119,6 +120,8 @@ class Device:
             stream: runs are launched on it; None gives the session a stream of its own.
             captured: it can capture runs as CUDA graphs; only with all of the graph on a GPU.
             given: values of weights by name, in place of those in files.
+            beside: a session on another graph of the same network, with the same ``weights`` and ``given``: the two
+                share their folded weights.
 
         Raises:
             BackendError: the provider gave way to another one.
@@ -129,10 +132,13 @@ class Device:
         values = dict(given)
         settings: dict[str, Any] = {}
         folded: dict[str, ort.OrtValue] = {}
+        by_origin: dict[Origin, NDArray[np.float32]] = {}
         if self.folds and weights is not None:
             block = block_channels()
-            folded_graph = fold(graph, weights, values, block=block)
-            graph, folded = folded_graph.content, _shared(folded_graph.weights, options)
+            known = beside.folded_weights if beside is not None else None
+            folded_graph = fold(graph, weights, values, block=block, known=known)
+            graph, by_origin = folded_graph.content, folded_graph.by_origin
+            folded = _shared(folded_graph.weights, options)
             if not block:
                 settings["disabled_optimizers"] = [_BLOCKED_LAYOUT]  # it cannot read the weights any more
         if values:
@@ -143,6 +149,7 @@ class Device:
         session = ort.InferenceSession(graph, options, providers=self._providers(stream, captured), **settings)
         session.disable_fallback()
         session.kept = (stream, folded)  # which have to outlive it
+        session.folded_weights = by_origin
         if session.get_providers()[0] != self.provider:
             raise BackendError(
                 f"{self.provider} cannot be used on {self.name}: its libraries (CUDA, cuDNN, TensorRT) do not load"

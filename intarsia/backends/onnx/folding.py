@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import struct
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,10 @@ from intarsia.backends.onnx.blocked_layout import IMPORT, blocked_weight, is_blo
 from intarsia.backends.onnx.graph_content import FLOAT, GraphContent, Initializer, Node, parse, serialize
 from intarsia.errors import WeightsError
 
-__all__ = ["FoldedGraph", "fold"]
+__all__ = ["FoldedGraph", "Origin", "fold"]
 
 Floats = NDArray[np.float32]
+Origin = tuple[Any, ...]
 
 _FLOAT16, _BFLOAT16 = 10, 16
 _STORED: dict[int, np.dtype[Any]] = {
@@ -48,13 +49,22 @@ class FoldedGraph:
 
     Attributes:
         weights: float32, by the names of the initializers that they stand for; a session refers to their memory.
+        by_origin: the same, by what they were made of and how.
     """
 
     content: bytes
     weights: dict[str, Floats]
+    by_origin: dict[Origin, Floats]
 
 
-def fold(content: bytes, root: Path, given: dict[str, np.ndarray] | None = None, *, block: int = 0) -> FoldedGraph:
+def fold(
+    content: bytes,
+    root: Path,
+    given: dict[str, np.ndarray] | None = None,
+    *,
+    block: int = 0,
+    known: Mapping[Origin, Floats] | None = None,
+) -> FoldedGraph:
     """Fold the large weights of a graph.
 
     ONNX Runtime can no longer look at them, and so not bring those of convolutions into its blocked layout: that is
@@ -64,13 +74,14 @@ def fold(content: bytes, root: Path, given: dict[str, np.ndarray] | None = None,
         root: the folder that its weight files are relative to.
         block: channels of a block in the blocked layout (:mod:`.blocked_layout`); 0 leaves convolutions as they are.
         given: values of weights by name, in place of those in files. Those that are folded are taken out of it.
+        known: folded weights of another graph with the same ``root`` and ``given``, which are not made again.
 
     Raises:
         WeightsError: bytes that are not a graph, or weights that are not in the files.
     """
     try:
         graph = parse(content)
-        return _Folding(graph, root, {} if given is None else given, block).done()
+        return _Folding(graph, root, {} if given is None else given, block, known or {}).done()
     except (IndexError, ValueError, KeyError, struct.error) as exc:
         raise WeightsError(f"a graph whose weights cannot be folded: {exc}") from exc
 
@@ -78,11 +89,20 @@ def fold(content: bytes, root: Path, given: dict[str, np.ndarray] | None = None,
 class _Folding:
     """One graph while its weights are folded."""
 
-    def __init__(self, graph: GraphContent, root: Path, given: dict[str, np.ndarray], block: int) -> None:
+    def __init__(
+        self,
+        graph: GraphContent,
+        root: Path,
+        given: dict[str, np.ndarray],
+        block: int,
+        known: Mapping[Origin, Floats],
+    ) -> None:
         self._graph = graph
         self._root = root
         self._given = given
         self._block = block
+        self._known = known
+        self._by_origin: dict[Origin, Floats] = {}
         self._makers = {name: node for node in graph.nodes for name in node.outputs}
         # names that something else is done with than to multiply by them
         self._looked_at = {name for node in graph.nodes for name in self._looks_at(node)}
@@ -104,7 +124,7 @@ class _Folding:
             around += IMPORT
             nodes = list(with_blocked(nodes, {name: weight.shape for name, weight in weights.items()}, self._block))
         content = serialize(replace(self._graph, nodes=nodes, initializers=tensors, around=around))
-        return FoldedGraph(content=content, weights=weights)
+        return FoldedGraph(content=content, weights=weights, by_origin=self._by_origin)
 
     def _stored(self) -> Iterator[Initializer]:
         return (tensor for tensor in self._graph.initializers.values() if tensor.external)
@@ -116,13 +136,16 @@ class _Folding:
         readers = Counter(stored for name in takers for stored in self._roots(name))
 
         for name, operations in takers.items():
-            value = self._value(name)
-            if not self._block or all(node.op == "MatMul" for node in operations):
-                yield name, np.ascontiguousarray(value, np.float32)
-            elif all(is_blockable(node, value.shape, self._block) for node in operations):
-                yield name, blocked_weight(value, self._block)
-            else:
-                continue  # ONNX Runtime may block it in a way of its own, for which it has to read it
+            block = self._block if any(node.op == "Conv" for node in operations) else 0
+            origin = (block, self._origin(name))
+            weight = self._known.get(origin)
+            if weight is None:
+                value = self._value(name)
+                if block and not all(is_blockable(node, value.shape, block) for node in operations):
+                    continue  # ONNX Runtime may block it in a way of its own, for which it has to read it
+                weight = blocked_weight(value, block) if block else np.ascontiguousarray(value, np.float32)
+            self._by_origin[origin] = weight
+            yield name, weight
 
             readers.subtract(self._roots(name))
             for stored in self._roots(name):
@@ -134,6 +157,20 @@ class _Folding:
         if name in self._graph.initializers:
             return [name]
         return [stored for source in _sources(self._makers[name]) for stored in self._roots(source)]
+
+    def _origin(self, name: str) -> Origin:
+        """What a constant value is made of and how, the same for equal values in all graphs of a network."""
+        tensor = self._graph.initializers.get(name)
+        if tensor is not None:
+            return (name, tensor.dtype, *sorted(tensor.external.items()))
+
+        node = self._makers[name]
+        sources = tuple(self._origin(source) for source in _sources(node))
+        if node.op == "Cast":  # to float32, which all of them are in the end
+            return sources[0]
+        settings = tuple((key, *values) for key, values in sorted(node.integers.items()))
+        shape = self._graph.initializers[node.inputs[1]].integers if node.op == "Reshape" else ()
+        return (node.op, node.outputs.index(name), settings, shape, sources)
 
     def _takers(self) -> dict[str, list[Node]]:
         """The names of large weights that can be folded, and the operations that multiply by them."""

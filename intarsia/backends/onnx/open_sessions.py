@@ -28,9 +28,15 @@ STEP = Path(__file__).with_name("step.onnx")
 
 
 def open_graph(
-    graphs: ModelGraphs, name: str, device: Device, *, stream: Stream | None = None, captured: bool = False
+    graphs: ModelGraphs,
+    name: str,
+    device: Device,
+    *,
+    stream: Stream | None = None,
+    captured: bool = False,
+    beside: ort.InferenceSession | None = None,
 ) -> ort.InferenceSession:
-    """A session on one of a model's graphs; ``stream`` and ``captured`` as in :meth:`Device.open`."""
+    """A session on one of a model's graphs; ``stream``, ``captured`` and ``beside`` as in :meth:`Device.open`."""
     folder = graphs.folder_of(name)
     content = folder.read(name)
     changed = graphs.changes.names(name, content)
@@ -38,7 +44,7 @@ def open_graph(
     if changed:
         content = with_format(content, changed, folder.dtype)
     with translated(f"load {folder.folder / name}.onnx", device):
-        return device.open(content, folder.root, stream=stream, captured=captured, given=given)
+        return device.open(content, folder.root, stream=stream, captured=captured, given=given, beside=beside)
 
 
 class ReopenedGraph:

@@ -272,7 +272,9 @@ class OnnxSession:
             return self._pool
         if self._merging_pool is None:
             sessions = self._pool.sessions
-            network = open_graph(self._graphs, "unet_merging", self.device, stream=sessions.stream)
+            network = open_graph(
+                self._graphs, "unet_merging", self.device, stream=sessions.stream, beside=sessions.network
+            )
             self._merging_pool = BufferPool(replace(sessions, network=network), capacity=0)
         return self._merging_pool
 
