@@ -16,6 +16,12 @@ __all__ = ["COUNT", "MICROSECONDS", "is_busy", "limit_spinning", "onnx_runtime_s
 COUNT = 20_000
 """Turns of OpenMP's loop; each takes 10 to 50 ns."""
 
+CYCLES = 20
+"""Cycles of the processor, as a power of two: about as long, of OpenBLAS' threads. Its own are 26, and count at once:
+as numpy is imported, each of them spins for 30 ms."""
+
+_NO_CYCLES = 4
+
 MICROSECONDS = 1000
 """Of ONNX Runtime's threads."""
 
@@ -32,9 +38,16 @@ def is_busy() -> bool:
 
 
 def limit_spinning() -> None:
-    """Limit the spinning of OpenMP's threads, which torch has; to be called before torch is imported."""
-    if not _policy() and "GOMP_SPINCOUNT" not in os.environ:
+    """Limit the spinning of OpenMP's threads, which torch has, and of OpenBLAS', which numpy has.
+
+    To be called before they are imported; those of what has been imported spin as they did.
+    """
+    policy = _policy()
+    if not policy and "GOMP_SPINCOUNT" not in os.environ:
         os.environ["GOMP_SPINCOUNT"] = "0" if is_busy() else str(COUNT)
+    if policy != "ACTIVE" and "OPENBLAS_THREAD_TIMEOUT" not in os.environ:
+        is_sleeping = policy == "PASSIVE" or is_busy()
+        os.environ["OPENBLAS_THREAD_TIMEOUT"] = str(_NO_CYCLES if is_sleeping else CYCLES)
 
 
 def onnx_runtime_settings() -> dict[str, str]:

@@ -13,7 +13,7 @@ from intarsia import spinning
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OPENBLAS_THREAD_TIMEOUT"):
         # set first, so that what the code under test adds is taken back too
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
@@ -24,6 +24,7 @@ def test_on_an_idle_machine_threads_spin_for_a_moment(environment):
     environment.setattr(spinning, "is_busy", lambda: False)
     spinning.limit_spinning()
     assert os.environ["GOMP_SPINCOUNT"] == str(spinning.COUNT)
+    assert os.environ["OPENBLAS_THREAD_TIMEOUT"] == str(spinning.CYCLES)
     assert spinning.onnx_runtime_settings() == {"session.intra_op.spin_duration_us": str(spinning.MICROSECONDS)}
 
 
@@ -31,6 +32,7 @@ def test_on_a_busy_machine_they_sleep(environment):
     environment.setattr(spinning, "is_busy", lambda: True)
     spinning.limit_spinning()
     assert os.environ["GOMP_SPINCOUNT"] == "0"
+    assert os.environ["OPENBLAS_THREAD_TIMEOUT"] == "4"  # the least that OpenBLAS takes
     assert spinning.onnx_runtime_settings() == {"session.intra_op.allow_spinning": "0"}
 
 
@@ -54,18 +56,23 @@ def test_processes_that_run_are_counted():
         busy.kill()
 
 
-@pytest.mark.parametrize(("policy", "allowed"), [("PASSIVE", "0"), (" passive", "0"), ("ACTIVE", "1")])
-def test_the_environments_policy_goes_before_it(environment, policy, allowed):
+@pytest.mark.parametrize(
+    ("policy", "allowed", "cycles"), [("PASSIVE", "0", "4"), (" passive", "0", "4"), ("ACTIVE", "1", None)]
+)
+def test_the_environments_policy_goes_before_it(environment, policy, allowed, cycles):
     environment.setenv("OMP_WAIT_POLICY", policy)
     spinning.limit_spinning()
     assert "GOMP_SPINCOUNT" not in os.environ
+    assert os.environ.get("OPENBLAS_THREAD_TIMEOUT") == cycles
     assert spinning.onnx_runtime_settings() == {"session.intra_op.allow_spinning": allowed}
 
 
 def test_the_environments_count_stays(environment):
     environment.setenv("GOMP_SPINCOUNT", "7")
+    environment.setenv("OPENBLAS_THREAD_TIMEOUT", "9")
     spinning.limit_spinning()
     assert os.environ["GOMP_SPINCOUNT"] == "7"
+    assert os.environ["OPENBLAS_THREAD_TIMEOUT"] == "9"
 
 
 @pytest.mark.every(2)
