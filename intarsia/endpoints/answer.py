@@ -25,7 +25,7 @@ from intarsia.endpoints.replies import (
 )
 from intarsia.endpoints.temporary_files import KEPT_HOURS, sweep, temporary_folder
 from intarsia.engine.request import InpaintRequest
-from intarsia.engine.result import Result
+from intarsia.engine.result import Result, shared_texts
 from intarsia.errors import BackendError, IntarsiaError, OutputError, RequestError
 from intarsia.images.encode import encode
 from intarsia.images.output_names import output_paths
@@ -34,7 +34,7 @@ from intarsia.printable import printable
 from intarsia.redact import hiding, without_key
 from intarsia.registry.registry import Registry
 
-__all__ = ["Answer", "Runner", "answer", "server_only", "texts", "without_paths"]
+__all__ = ["Answer", "Runner", "answer", "server_only", "without_paths"]
 
 log = logging.getLogger("intarsia")
 
@@ -169,17 +169,12 @@ def server_only(documented: Documented) -> tuple[str, ...]:
 def _written(result: Result, paths: list[Path]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """All images as files, or none of them; paths and warnings."""
     images = list(zip(result.images, paths, strict=True))
-    warnings = save_all(images, [texts(result, sample) for sample in range(len(paths))])
+    warnings = save_all(images, [shared_texts(result, sample) for sample in range(len(paths))])
     return tuple(map(str, paths)), warnings
 
 
 def _encoded(result: Result) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """All images as raw base64 of PNG files, and warnings."""
-    files = [encode(image, "PNG", **texts(result, sample)) for sample, image in enumerate(result.images)]
+    files = [encode(image, "PNG", **shared_texts(result, sample)) for sample, image in enumerate(result.images)]
     output = tuple(base64.b64encode(data).decode("ascii") for data, _ in files)
     return output, tuple(note for _, notes in files for note in notes)
-
-
-def texts(result: Result, sample: int) -> dict[str, Any]:
-    """What an image's file says about its making; it may leave the machine, and so has no path and no EXIF data."""
-    return result.file_texts(sample, with_paths=False, strip=True)

@@ -25,7 +25,7 @@ from intarsia.images.encode import SaveOptions
 from intarsia.images.metadata import a1111_parameters
 from intarsia.images.save import save
 
-__all__ = ["Counters", "Progress", "Result"]
+__all__ = ["Counters", "Progress", "Result", "shared_texts"]
 
 
 @dataclass(frozen=True)
@@ -230,6 +230,11 @@ class Result:
         if not metadata:
             texts |= {"metadata": None, "parameters": None}
         return save(self.images[sample], path, options=options, **texts)
+
+
+def shared_texts(result: Result, sample: int) -> dict[str, Any]:
+    """What an image's file says about its making; it may leave the machine, and so has no path and no EXIF data."""
+    return result.file_texts(sample, with_paths=False, strip=True)
 
 
 def _canvas_fields(plan: Plan) -> dict[str, Any]:

@@ -28,9 +28,7 @@ from intarsia.server.store.own_images import missing_own_image, own_image
 from intarsia.server.store.store import IdInUse, Store
 from intarsia.server.store.webhook_addresses import check_webhook
 
-__all__ = ["Acceptance", "Draft", "stored_request"]
-
-_IMAGES = ("init_image", "mask_image")
+__all__ = ["Acceptance", "Draft"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,20 +257,6 @@ class Acceptance:
 
     def _put(self, data: bytes) -> dict[str, str]:
         return {"sha256": self.files.put_input(data)}
-
-
-def stored_request(job: Job, files: FileStore) -> InpaintRequest:
-    """The request of a job, with its images' bytes from the file store."""
-    values = dict(job.request)
-    # An image that is its own mask is one object, as the engine remarks on it.
-    names = [name for name in _IMAGES if name in values]
-    images = {sha256: files.input(sha256) for sha256 in {values[name]["sha256"] for name in names}}
-    for name in names:
-        values[name] = images[values[name]["sha256"]]
-    if "ip_adapter" in values:
-        adapter = values["ip_adapter"]
-        values["ip_adapter"] = adapter | {"image": files.input(adapter["image"]["sha256"])}
-    return InpaintRequest.parse(values)
 
 
 def _delivery(documented: Documented) -> dict[str, Any]:

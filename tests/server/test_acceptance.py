@@ -20,13 +20,14 @@ from intarsia.errors import RequestError, WeightsError
 from intarsia.images.access import Access
 from intarsia.images.metadata import read_metadata
 from intarsia.registry.registry import Registry
-from intarsia.server.acceptance import Acceptance, stored_request
+from intarsia.server.acceptance import Acceptance
 from intarsia.server.admission import RecentlyFull
 from intarsia.server.idempotency import Idempotency, KeyReused
 from intarsia.server.settings import shown_seconds
 from intarsia.server.store.files import LocalFiles, output_names
 from intarsia.server.store.jobs import Job
 from intarsia.server.store.store import QueueFull, Store
+from intarsia.server.store.stored_request import stored_request
 from intarsia.server.store.webhook_addresses import check_webhook
 from tests.server.killed import documented_body
 from tests.server.running import Running, running

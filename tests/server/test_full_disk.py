@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("uvicorn", reason="needs the extra serve")
 
 from intarsia.errors import OutputError
-from intarsia.server.engines import host
+from intarsia.server.engines import job_runner
 from intarsia.server.store.files import LocalFiles
 from tests.server.killed import documented_body
 from tests.server.running import Running, running
@@ -46,7 +46,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
 
     monkeypatch.setattr(LocalFiles, "put_input", input_on)
     monkeypatch.setattr(LocalFiles, "put_outputs", outputs_on)
-    monkeypatch.setattr(host, "WRITE_AGAIN", 0.01)
+    monkeypatch.setattr(job_runner, "WRITE_AGAIN", 0.01)
     return disk
 
 

@@ -13,7 +13,7 @@ import httpx2
 import pytest
 
 from intarsia.server.engines import process_host
-from intarsia.server.engines.host import JobRunner
+from intarsia.server.engines.job_runner import JobRunner
 from intarsia.server.http.keys_editing import add_key
 from intarsia.server.routes import health
 from intarsia.server.store.store import Store, StoreError

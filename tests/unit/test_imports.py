@@ -211,8 +211,15 @@ services.close()
     loaded = loaded_after(code)
     assert "intarsia.server.store.leases" in loaded
     assert not loaded & rare
+    assert "intarsia.engine.engine" not in loaded  # which is in a process of its own
     # Pillow's decoders are imported beside a server that listens already.
     assert "PIL.TiffImagePlugin" not in loaded
+
+
+def test_an_engines_process_loads_nothing_of_the_server():
+    loaded = loaded_after("import intarsia.server.engines.engine_process")
+    assert "intarsia.engine.engine" in loaded
+    assert not loaded & (SERVER_PACKAGES | {"asyncio", "http.client", "intarsia.endpoints", "torch", "onnxruntime"})
 
 
 def test_keys_are_made_without_the_packages_of_the_server():

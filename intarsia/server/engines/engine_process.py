@@ -15,8 +15,8 @@ from intarsia.engine.result import Progress
 from intarsia.errors import IntarsiaError
 from intarsia.parent_pipe import ParentPipe
 from intarsia.server.engines import host_messages as messages
-from intarsia.server.engines.host import JobRunner, open_engine
 from intarsia.server.engines.hosts import open_files
+from intarsia.server.engines.job_runner import JobRunner, open_engine
 from intarsia.server.engines.previews import Preview
 from intarsia.server.logs import log_to_stderr
 from intarsia.server.store.jobs import Ended, Stopped

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from intarsia.server.engines.host import EngineHost, JobRunner, Listener, open_engine
+from intarsia.server.engines.host import EngineHost, Listener
 from intarsia.server.engines.process_host import ManyHosts, ProcessHost
 from intarsia.server.settings import ServeSettings
 from intarsia.server.store.files import FileStore, LocalFiles
@@ -30,6 +30,9 @@ def open_host(settings: ServeSettings, files: FileStore, listener: Listener) -> 
     """
     engine = settings.engine
     if len(engine.devices) == 1 and not settings.isolate:
+        # A server whose engines have processes of their own imports no engine.
+        from intarsia.server.engines.job_runner import JobRunner, open_engine
+
         return JobRunner(open_engine(engine, engine.devices[0]), files, listener)
 
     # A device may be named again: each has an engine of its own.

@@ -1,4 +1,4 @@
-"""What runs jobs: the interface of an engine host, and the one that has its engine in this process."""
+"""The engine host that has its engine in this process."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from intarsia.backends.device_memory import peak_device_bytes
-from intarsia.endpoints.answer import texts
 from intarsia.engine.engine import Engine
 from intarsia.engine.request import InpaintRequest
-from intarsia.engine.result import Progress, Result
+from intarsia.engine.result import Progress, Result, shared_texts
 from intarsia.engine.ticket import Ticket
 from intarsia.errors import Cancelled, DeviceLost, EngineStopped, IntarsiaError, OutputError
 from intarsia.images.encode import encode
-from intarsia.server.acceptance import stored_request
-from intarsia.server.engines.previews import Preview, preview_of
+from intarsia.server.engines.host import Listener
+from intarsia.server.engines.previews import preview_of
 from intarsia.server.settings import EngineSettings
 from intarsia.server.store.files import FileStore
 from intarsia.server.store.jobs import Done, Ended, Job, Stopped, failure
+from intarsia.server.store.stored_request import stored_request
 
-__all__ = ["EngineHost", "JobRunner", "Listener", "open_engine"]
+__all__ = ["WRITE_AGAIN", "JobRunner", "open_engine"]
 
 log = logging.getLogger("intarsia")
 
@@ -34,53 +34,6 @@ _CODEC_THREADS = 2
 
 WRITE_AGAIN = 2.0
 """Seconds between tries to write a job's images."""
-
-
-class Listener(Protocol):
-    """Is called by a host, from any thread; it returns soon and raises nothing."""
-
-    def progressed(self, job_id: int, progress: Progress) -> None:
-        """A job has done another network evaluation."""
-
-    def previewed(self, job_id: int, preview: Preview) -> None:
-        """A job's images can be shown as they were after an evaluation, perhaps later than what came after it."""
-
-    def ended(self, job_id: int, ended: Ended) -> None:
-        """A job is over, once; what is done has its files written."""
-
-    def has_room(self) -> None:
-        """The capacity has grown: jobs may be waiting for it."""
-
-
-class EngineHost(Protocol):
-    """Runs jobs on one or more engines. Every method may be called from any thread and returns soon."""
-
-    @property
-    def capacity(self) -> int:
-        """Jobs that it can work on or have ready: more of them need not be started yet."""
-
-    @property
-    def problem(self) -> str:
-        """Why it can run nothing, and never will; empty where it can."""
-
-    @property
-    def statistics(self) -> dict[str, float]:
-        """``evaluations``, ``lane_rows`` and ``lane_slots`` (rows that there was room for) since it was opened.
-
-        Also ``peak_bytes`` of device memory, where it is known.
-        """
-
-    def open_models(self, models: Sequence[str]) -> dict[str, str]:
-        """Open models before they are asked for; returns a sentence for each that cannot be."""
-
-    def start(self, job: Job) -> None:
-        """Run a job; the listener hears how it goes."""
-
-    def cancel(self, job_id: int) -> None:
-        """Stop a job at its next evaluation; without effect where it has ended."""
-
-    def close(self) -> None:
-        """Stop every job, which the listener hears as lost, and release the devices."""
 
 
 def open_engine(settings: EngineSettings, device: str) -> Engine:
@@ -99,7 +52,11 @@ def open_engine(settings: EngineSettings, device: str) -> Engine:
 
 
 class JobRunner:
-    """An :class:`EngineHost` with one engine in this process; ``files`` has the inputs and takes the outputs."""
+    """A host (:mod:`intarsia.server.engines.host`) with one engine in this process.
+
+    Args:
+        files: has the inputs of jobs, and takes their outputs.
+    """
 
     def __init__(self, engine: Engine, files: FileStore, listener: Listener) -> None:
         self._engine, self._files, self._listener = engine, files, listener
@@ -218,7 +175,7 @@ class JobRunner:
             warnings = list(result.warnings)
             files = []
             for sample, (name, image) in enumerate(zip(job.files, result.images, strict=True)):
-                data, notes = encode(image, "PNG", **texts(result, sample))
+                data, notes = encode(image, "PNG", **shared_texts(result, sample))
                 files.append((name, data))
                 warnings += notes
             self._put_outputs(job, files)

@@ -12,7 +12,8 @@ from typing import Any
 
 from intarsia.engine.result import Progress
 from intarsia.server.engines import host_messages as messages
-from intarsia.server.engines.host import JobRunner, Listener, open_engine
+from intarsia.server.engines.host import Listener
+from intarsia.server.engines.job_runner import JobRunner, open_engine
 from intarsia.server.engines.previews import Preview
 from intarsia.server.engines.process_host import model_key
 from intarsia.server.settings import EngineSettings
