@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from intarsia.commands.option_groups import grouped
@@ -43,10 +45,6 @@ def serve(
 def _serve(
     address: AddressOptions, jobs: JobOptions, kept: KeptOptions, models: ServedModelOptions, cluster: ClusterOptions
 ) -> None:
-    try:
-        from intarsia.server import serving
-    except ImportError as exc:
-        raise BackendError(f'serve needs more packages: pip install "intarsia[serve]" ({exc.name} is missing)') from exc
     from intarsia.server.settings import ServeSettings
 
     settings = ServeSettings(
@@ -57,14 +55,38 @@ def _serve(
         engine=models.engine(),
     )
     if cluster.ray:
-        from intarsia.server.ray_serve import serve_on_ray
-
-        _check_on_ray(settings)
-        serve_on_ray(settings, cluster.options(), _announce)
+        _serve_on_ray(settings, cluster)
         return
     if cluster != ClusterOptions():
         raise RequestError("ray", message="--ray is required with --ray-address, --replicas and the like")
-    serving.serve(settings, _announce)
+    _serve_here(settings)
+
+
+def _serve_here(settings: ServeSettings) -> None:
+    from intarsia.server.engines.process_start import started_ahead
+
+    # What an engine's process imports takes as long as what the server imports: so it starts first, and both go on
+    # beside each other.
+    with started_ahead(len(settings.engine.devices)) as started:
+        with _needing_packages():
+            from intarsia.server.serving import serve
+        serve(settings, _announce, started=started)
+
+
+def _serve_on_ray(settings: ServeSettings, cluster: ClusterOptions) -> None:
+    _check_on_ray(settings)
+    with _needing_packages():
+        from intarsia.server.ray_serve import serve_on_ray
+    serve_on_ray(settings, cluster.options(), _announce)
+
+
+@contextmanager
+def _needing_packages() -> Iterator[None]:
+    """A block that imports what only the extra ``serve`` installs."""
+    try:
+        yield
+    except ImportError as exc:
+        raise BackendError(f'serve needs more packages: pip install "intarsia[serve]" ({exc.name} is missing)') from exc
 
 
 def _announce(line: str) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import ssl
+import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -18,6 +19,7 @@ from starlette.types import ASGIApp
 from intarsia.errors import BackendError, RequestError
 from intarsia.server.admission import RETRY_AFTER
 from intarsia.server.app import create_app, guarded
+from intarsia.server.engines.hosts import open_host
 from intarsia.server.http.protocol import limited_protocol
 from intarsia.server.logs import log_to_stderr
 from intarsia.server.services import Services
@@ -48,8 +50,8 @@ class _Server(uvicorn.Server):
         """Begin to answer, and say so: from here on a signal ends it in good order."""
         await super().startup(sockets)
         if not self.should_exit:
-            self._announce()
             _leave_out_of_collections()
+            self._announce()
 
     def _end(self) -> None:
         self._services.stop_waiting()
@@ -69,16 +71,22 @@ def _leave_out_of_collections() -> None:
     """Have the garbage collector pass over what is there now: modules and the like, which stay to the end.
 
     It would look through all of them every few seconds under load, for a tenth of a second in which nobody is answered.
+    A collection now would take as long, for less than a megabyte of garbage.
     """
-    gc.collect()
     gc.freeze()
 
 
-def serve(settings: ServeSettings, announce: Callable[[str], None] = print) -> None:
+def serve(
+    settings: ServeSettings,
+    announce: Callable[[str], None] = print,
+    *,
+    started: list[subprocess.Popen[bytes]] | None = None,
+) -> None:
     """Serve until a signal ends it.
 
     Args:
         announce: is given the lines that say where the server is, once it answers.
+        started: engines' processes that were started ahead; those that are used are taken out of the list.
 
     Raises:
         RequestError: the address cannot be listened on.
@@ -96,7 +104,7 @@ def serve(settings: ServeSettings, announce: Callable[[str], None] = print) -> N
         server = _Server(config, services, partial(_announce, lines, announce))
         try:
             log_to_stderr()
-            services.start()
+            services.start(partial(open_host, settings, services.files, started=started))
             server.run(sockets=[listening])
         finally:
             services.close()

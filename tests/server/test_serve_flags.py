@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ pytest.importorskip("uvicorn", reason="needs packages of the server: pip install
 
 from intarsia import cli
 from intarsia.server import ray_serve, serving
+from intarsia.server.engines import process_start
 from intarsia.server.ray_serve import RayOptions
 from intarsia.server.settings import DAY, ServeSettings, default_data_folder
 
@@ -73,22 +75,28 @@ def flat(settings: ServeSettings | RayOptions) -> dict[str, Any]:
     return fields | {f"engine.{name}": value for name, value in engine.items()}
 
 
+@pytest.fixture(autouse=True)
+def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is served here, so no engine is started ahead."""
+    monkeypatch.setattr(process_start, "started_ahead", lambda count: nullcontext([]))
+
+
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> dict[str, Any]:
     """What ``intarsia serve`` starts."""
-    started: dict[str, Any] = {}
+    reached: dict[str, Any] = {}
 
-    def serve(settings: ServeSettings, announce: object) -> None:
-        started.update(flat(settings))
+    def serve(settings: ServeSettings, announce: object, *, started: object) -> None:
+        reached.update(flat(settings))
 
     def serve_on_ray(settings: ServeSettings, options: RayOptions, announce: object) -> None:
-        started.update(flat(settings) | flat(options))
+        reached.update(flat(settings) | flat(options))
 
     monkeypatch.delenv("INTARSIA_WEBHOOK_SECRET", raising=False)
     monkeypatch.setattr(serving, "serve", serve)
     monkeypatch.setattr(ray_serve, "serve_on_ray", serve_on_ray)
     done = CliRunner().invoke(cli.app, ["serve", *arguments], catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    return started
+    return reached
 
 
 @pytest.mark.parametrize("flag", SERVE)
@@ -106,7 +114,7 @@ def test_without_flags_the_defaults_of_the_settings_hold(monkeypatch):
 
 
 def test_the_secret_of_webhooks_is_read_from_the_environment(monkeypatch):
-    monkeypatch.setattr(serving, "serve", lambda settings, announce: secrets.append(settings.webhook_secret))
+    monkeypatch.setattr(serving, "serve", lambda settings, announce, started: secrets.append(settings.webhook_secret))
     secrets: list[str] = []
     done = CliRunner().invoke(cli.app, ["serve"], env={"INTARSIA_WEBHOOK_SECRET": "s"}, catch_exceptions=False)
     assert (done.exit_code, secrets) == (0, ["s"])

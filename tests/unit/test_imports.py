@@ -216,6 +216,27 @@ services.close()
     assert "PIL.TiffImagePlugin" not in loaded
 
 
+def test_an_engines_process_is_started_before_the_server_is_imported(tmp_path):
+    code = f"""
+import sys
+from intarsia.cli import main
+from intarsia.server.engines import process_start
+
+def start():
+    raise SystemExit("started")
+
+process_start.start_process = start
+sys.argv = ["intarsia", "serve", "--null", "--port", "0", "--data", {str(tmp_path / "data")!r}]
+try:
+    main()
+except SystemExit as end:
+    assert str(end) == "started", end
+"""
+    loaded = loaded_after(code)
+    assert "intarsia.server.settings" in loaded
+    assert not loaded & (SERVER_PACKAGES | {"numpy", "PIL", "asyncio", "intarsia.server.serving"})
+
+
 def test_an_engines_process_loads_nothing_of_the_server():
     loaded = loaded_after("import intarsia.server.engines.engine_process")
     assert "intarsia.engine.engine" in loaded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 from intarsia.server.engines.host import EngineHost, Listener
@@ -22,8 +23,17 @@ def open_files(data: Path, url: str) -> FileStore:
     return RemoteFiles(url) if url else LocalFiles(data)
 
 
-def open_host(settings: ServeSettings, files: FileStore, listener: Listener) -> EngineHost:
+def open_host(
+    settings: ServeSettings,
+    files: FileStore,
+    listener: Listener,
+    *,
+    started: list[subprocess.Popen[bytes]] | None = None,
+) -> EngineHost:
     """Open the engine, or one for each device.
+
+    Args:
+        started: processes that were started ahead; those that are used are taken out of the list.
 
     Raises:
         BackendError: an engine in this process cannot be opened.
@@ -36,5 +46,8 @@ def open_host(settings: ServeSettings, files: FileStore, listener: Listener) -> 
         return JobRunner(open_engine(engine, engine.devices[0]), files, listener)
 
     # A device may be named again: each has an engine of its own.
-    hosts = [ProcessHost(settings, device, listener) for device in engine.devices]
+    hosts = []
+    for device in engine.devices:
+        process = started.pop() if started else None
+        hosts.append(ProcessHost(settings, device, listener, started=process))
     return hosts[0] if len(hosts) == 1 else ManyHosts(hosts)

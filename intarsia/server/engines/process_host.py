@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from typing import IO
@@ -14,6 +13,7 @@ from intarsia.engine.prompt_tags import lora_tags
 from intarsia.lru import Lru
 from intarsia.server.engines import host_messages as messages
 from intarsia.server.engines.host import Listener
+from intarsia.server.engines.process_start import start_process
 from intarsia.server.settings import ServeSettings
 from intarsia.server.store.jobs import Job, Stopped
 from intarsia.threads import start_thread
@@ -37,9 +37,17 @@ class ProcessHost:
 
     Args:
         settings: of the server, whose file store both processes use.
+        started: its first process, where that was started ahead.
     """
 
-    def __init__(self, settings: ServeSettings, device: str, listener: Listener) -> None:
+    def __init__(
+        self,
+        settings: ServeSettings,
+        device: str,
+        listener: Listener,
+        *,
+        started: subprocess.Popen[bytes] | None = None,
+    ) -> None:
         self.device = device
         self.problem = ""
         self._start_message = messages.Start(
@@ -50,6 +58,7 @@ class ProcessHost:
         )
         self._listener = listener
         self._lock = threading.Lock()
+        self._started = started
         self._process: subprocess.Popen[bytes] | None = None
         self._capacity = 0
         self._jobs: set[int] = set()
@@ -129,15 +138,11 @@ class ProcessHost:
     def _run_process(self) -> int:
         """One process from its start to its end; returns how many jobs ended in it."""
         try:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "intarsia.server.engines.engine_process"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                start_new_session=True,  # a signal to the server's group is the server's; this ends with its pipe
-            )
+            process = self._started or start_process()
         except OSError as exc:  # no descriptors, processes or memory are left: tried again, as after any end
             log.error("the engine's process on %s cannot be started: %s", self.device, exc.strerror or exc)
             return 0
+        self._started = None
         with self._lock:
             self._process = process
         if self._closing.is_set():
