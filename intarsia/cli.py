@@ -14,21 +14,9 @@ from typing import Annotated, Any
 import typer
 
 from intarsia import __version__
-from intarsia.commands.batch import batch
 from intarsia.commands.command import Command, group
-from intarsia.commands.compare import compare
-from intarsia.commands.doctor import doctor
-from intarsia.commands.export import export
-from intarsia.commands.inpaint import inpaint
 from intarsia.commands.interrupts import take_sigterm
-from intarsia.commands.keys import keys
-from intarsia.commands.models import models
 from intarsia.commands.options import Quiet, Verbose
-from intarsia.commands.plan import plan
-from intarsia.commands.request import request
-from intarsia.commands.schedulers import schedulers
-from intarsia.commands.schema import schema
-from intarsia.commands.serve import serve
 from intarsia.commands.streams import complain, has_printed_json, prepare, print_error, say_more_or_less, start
 from intarsia.commands.usage_errors import usage_sentence
 from intarsia.errors import BackendError, Cancelled, IntarsiaError, RequestError
@@ -37,12 +25,10 @@ from intarsia.spinning import limit_spinning
 __all__ = ["app", "main"]
 
 app = group("Inpaint images locally.", no_args_is_help=True, add_completion=True)
-for command in (inpaint, compare, request, plan, schema, doctor, export, serve):
-    app.command(cls=Command)(command)
-app.add_group("batch", batch)
-app.add_group("keys", keys)
-app.add_group("models", models)
-app.add_group("schedulers", schedulers)
+for command in ("inpaint", "compare", "request", "plan", "schema", "doctor", "export", "serve"):
+    app.add_module("intarsia.commands", command, cls=Command)
+for subcommands in ("batch", "keys", "models", "schedulers"):
+    app.add_module("intarsia.commands", subcommands)
 
 # Typer carries its own copy of click, or uses the installed one, by version; either way this is what a
 # wrong option, argument or command raises.

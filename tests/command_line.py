@@ -13,6 +13,7 @@ import importlib
 import json
 import multiprocessing
 import os
+import pkgutil
 import runpy
 import subprocess
 import sys
@@ -22,9 +23,12 @@ from pathlib import Path
 
 from PIL import Image
 
+from intarsia import commands
+
 # What most calls load sooner or later; torch and ONNX Runtime start threads, which do not survive a fork.
 MODULES = (
     "intarsia.cli",
+    *(f"intarsia.commands.{module.name}" for module in pkgutil.iter_modules(commands.__path__)),
     "intarsia.engine.engine",
     "intarsia.backends.null",
     "intarsia.images.save",

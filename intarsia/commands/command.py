@@ -6,6 +6,7 @@ Typer's own help is drawn by Rich, whose import takes longer than everything els
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
@@ -77,9 +78,12 @@ class Group(typer.Typer):
 
         return added
 
-    def add_group(self, name: str, group: typer.Typer) -> None:
-        """Add a group of subcommands under a name."""
-        self._builders[name] = functools.partial(_named_group, group, name)
+    def add_module(self, package: str, name: str, **settings: Any) -> None:
+        """Add what a module of ``package`` has under its own name: a subcommand, or a group of them.
+
+        The module is imported where the subcommand is built: nobody waits for the options of the others.
+        """
+        self._builders[name] = functools.partial(_built_of_module, f"{package}.{name}", name, settings)
 
 
 class _Subcommands(MutableMapping[str, Any]):
@@ -143,6 +147,11 @@ def _built(function: Callable[..., Any], name: str, settings: Mapping[str, Any])
     alone = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
     alone.command(name, **settings)(flattened(function))
     return typer.main.get_command(alone)
+
+
+def _built_of_module(module: str, name: str, settings: Mapping[str, Any]) -> Any:
+    found = getattr(importlib.import_module(module), name)
+    return _named_group(found, name) if isinstance(found, typer.Typer) else _built(found, name, settings)
 
 
 def _named_group(group: typer.Typer, name: str) -> Any:

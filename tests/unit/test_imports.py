@@ -175,8 +175,11 @@ SERVER_PACKAGES = {
 
 
 def test_the_library_and_its_commands_load_nothing_of_the_server():
-    code = "import intarsia\nfor name in intarsia.__all__: getattr(intarsia, name)\nimport intarsia.cli"
-    assert not loaded_after(code) & (SERVER_PACKAGES | {"psycopg", "intarsia.server"})
+    code = "import intarsia\nfor name in intarsia.__all__: getattr(intarsia, name)\n"
+    code += "import intarsia.cli, typer.main\ndict(typer.main.get_command(intarsia.cli.app).commands)"
+    loaded = loaded_after(code)
+    assert {"intarsia.commands.serve", "intarsia.commands.models"} < loaded
+    assert not loaded & (SERVER_PACKAGES | {"psycopg", "intarsia.server"})
 
 
 def test_a_server_starts_without_what_only_some_requests_need(tmp_path):
@@ -241,6 +244,13 @@ def test_an_engines_process_loads_nothing_of_the_server():
     loaded = loaded_after("import intarsia.server.engines.engine_process")
     assert "intarsia.engine.engine" in loaded
     assert not loaded & (SERVER_PACKAGES | {"asyncio", "http.client", "intarsia.endpoints", "torch", "onnxruntime"})
+
+
+def test_a_command_imports_no_other():
+    code = "import intarsia.cli, typer.main\ntyper.main.get_command(intarsia.cli.app).commands['serve']"
+    loaded = loaded_after(code)
+    assert "intarsia.commands.serve_options" in loaded
+    assert not loaded & {"intarsia.commands.batch", "intarsia.commands.inpaint", "intarsia.commands.request_options"}
 
 
 def test_keys_are_made_without_the_packages_of_the_server():
