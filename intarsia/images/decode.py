@@ -6,6 +6,7 @@ and warns through a mechanism that threads cannot use safely. Sizes are compared
 
 from __future__ import annotations
 
+import importlib
 import io
 import sys
 from collections.abc import Iterator
@@ -26,10 +27,13 @@ from intarsia.images.embedded import NOTHING, EmbeddedMetadata, embedded_in, kep
 from intarsia.images.heif_decoder import heif_opener
 from intarsia.images.pixel_modes import channels_of, scaled, strips, thrice, transparent
 
-__all__ = ["FORMATS", "Pixels", "check_size", "decode", "is_deep", "opened"]
+__all__ = ["FORMATS", "Pixels", "check_size", "decode", "decoders", "is_deep", "opened"]
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO")
 """Pillow's decoders that are used. An allowlist: that of EPS, for one, starts Ghostscript. HEIC has one of its own."""
+
+# Their modules; Pillow's others take longer to import than these.
+_PLUGINS = ("Png", "Jpeg", "WebP", "Gif", "Bmp", "Tiff", "Ppm", "Avif", "Jpeg2K", "Ico")
 
 # A row costs a decoder some bytes however narrow it is.
 _LONGEST_SIDE = 1 << 20
@@ -283,7 +287,7 @@ def opened(container: Container) -> Iterator[ImageFile.ImageFile]:
     if not names:
         raise Damaged("")
 
-    factory: Any = heif_opener() if names[0] == "HEIF" else _openers()[names[0]][0]
+    factory: Any = heif_opener() if names[0] == "HEIF" else decoders()[names[0]][0]
     try:
         image: ImageFile.ImageFile = factory(io.BytesIO(container.data), "")
     except SyntaxError as exc:  # a header that the decoder makes nothing of
@@ -303,7 +307,7 @@ def _allocate(image: ImageFile.ImageFile) -> None:
 
 def _recognized(prefix: bytes) -> list[str]:
     recognized = []
-    for name, (_, recognizes) in _openers().items():
+    for name, (_, recognizes) in decoders().items():
         # PPM is read by containers.netpbm.
         if name != "PPM" and recognizes(prefix) is True:
             recognized.append(name)
@@ -311,7 +315,8 @@ def _recognized(prefix: bytes) -> list[str]:
 
 
 @cache
-def _openers() -> dict[str, Any]:
-    """Those of FORMATS that this build of Pillow has (AVIF, for one, is optional)."""
-    Image.init()
+def decoders() -> dict[str, Any]:
+    """Those of FORMATS that this build of Pillow has (AVIF, for one, is optional), imported at the first call."""
+    for plugin in _PLUGINS:
+        importlib.import_module(f"PIL.{plugin}ImagePlugin")
     return {name: Image.OPEN[name] for name in FORMATS if name in Image.OPEN}

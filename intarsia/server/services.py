@@ -9,10 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from PIL import Image
-
 from intarsia.errors import IntarsiaError
 from intarsia.images.access import Access
+from intarsia.images.decode import decoders
 from intarsia.registry.registry import Registry
 from intarsia.server.acceptance import Acceptance
 from intarsia.server.engines.dispatcher import Dispatcher
@@ -161,7 +160,7 @@ class Services:
     def _open_models(self) -> None:
         """Open the models named at the start; a server whose engine cannot be opened at all ends."""
         assert self.host is not None
-        Image.init()  # imports decoders, for which the first requests would otherwise wait together
+        decoders()  # are imported, for which the first requests would otherwise wait together
         self.problems = self.host.open_models(self.settings.models)
         self.is_ready = True
 

@@ -253,6 +253,14 @@ def test_a_command_imports_no_other():
     assert not loaded & {"intarsia.commands.batch", "intarsia.commands.inpaint", "intarsia.commands.request_options"}
 
 
+def test_of_pillows_decoders_those_that_are_used_are_imported():
+    pillow = "from PIL import Image\nImage.init()"
+    everything = loaded_after(pillow)
+    used = loaded_after("from intarsia.images.decode import decoders\ndecoders()")
+    assert "PIL.EpsImagePlugin" in everything - used
+    assert "PIL.TiffImagePlugin" in everything & used
+
+
 def test_keys_are_made_without_the_packages_of_the_server():
     assert not loaded_after("import intarsia.server.http.keys_editing") & SERVER_PACKAGES
 

@@ -541,3 +541,8 @@ def test_arrays_of_floats_are_converted_in_strips():
     finally:
         tracemalloc.stop()
     assert peak < array.size * 5 + (8 << 20)
+
+
+def test_every_format_that_this_pillow_reads_has_its_decoder():
+    Image.init()
+    assert list(decoding.decoders()) == [name for name in decoding.FORMATS if name in Image.OPEN]
