@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import subprocess
 import sys
@@ -111,6 +112,7 @@ def modules() -> Iterator[tuple[str, Path]]:
         yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
 
 
+@functools.cache
 def imported(path: Path) -> set[str]:
     """Every module of ours that a file imports, inside functions too; ``if TYPE_CHECKING`` counts as well."""
     found = set()
