@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from intarsia.batch import Options
+from tests.command_line import run_intarsia
 
 FAULTS = Path(__file__).parent / "faults"
 
@@ -77,11 +78,10 @@ class Album:
         program = "from intarsia.cli import main; main()"
         return [sys.executable, "-c", program, "batch", *map(str, arguments)], environment
 
-    def call(self, *arguments: object, faults: float | None = None, **more: Any) -> subprocess.CompletedProcess[str]:
-        command, environment = self.command(*arguments, faults=faults)
-        return subprocess.run(
-            command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=600, **more
-        )
+    def call(self, *arguments: object, faults: float | None = None) -> subprocess.CompletedProcess[str]:
+        """What a call gives. Only its workers are new interpreters, and fail as their prompts say."""
+        _, environment = self.command(*arguments, faults=faults)
+        return run_intarsia(["batch", *arguments], cwd=self.folder, environment=environment)
 
 
 @pytest.fixture
