@@ -27,16 +27,17 @@ PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "inpainting"
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
-    """Collect no garbage while tests are imported, and never search what is there then: it lives to the end.
+    """Collect no garbage while tests are imported, never search what is there then, and search the rest seldom.
 
     Searching the objects of torch and its like is a third of what importing them costs, and half a second of each
-    later collection.
+    later collection. Tests that are about garbage collect it themselves.
     """
     gc.disable()
     try:
         yield
     finally:
         gc.freeze()
+        gc.set_threshold(10_000)
         gc.enable()
 
 
