@@ -113,7 +113,8 @@ def test_the_autoencoder_is_torchs_up_to_every_border(onnx, size):
 
 
 def test_an_image_does_not_depend_on_what_it_is_batched_with(onnx, ask):
-    requests = [ask(scheduler=name, steps=4 + place % 3, samples=1 + place % 2) for place, name in enumerate(NAMES[:9])]
+    names = NAMES[:9:2]
+    requests = [ask(scheduler=name, steps=4 + place % 3, samples=1 + place % 2) for place, name in enumerate(names)]
     alone = [onnx.run(request) for request in requests]
     together = [ticket.result() for ticket in [onnx.submit(request) for request in requests]]
     for one, other in zip(alone, together, strict=True):

@@ -30,7 +30,7 @@ from intarsia.models.stored_arrays import stored_arrays
 from intarsia.models.weight_files import stored_tensors
 from tools.train_tiny.scenes import MEASURING, draw_scene
 
-SIZE = 128
+SIZE = 64
 LINEAR = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 CONVOLUTION = "mid_block.resnets.0.conv1"
 NORM = "mid_block.resnets.0.norm1"
