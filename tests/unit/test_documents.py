@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import intarsia
+from tests.command_line import run_intarsia
 from tests.documents import ENDPOINTS, HOSTED, document, example, serving_images
 
 jsonschema = pytest.importorskip("jsonschema", reason="needs jsonschema: pip install -e '.[dev]'")
@@ -111,5 +112,4 @@ def test_the_command_line_runs_the_file_as_it_is(address, tmp_path):
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from intarsia.cli import main; main()", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    return run_intarsia(arguments, cwd=folder, environment=os.environ)
