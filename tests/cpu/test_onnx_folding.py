@@ -340,6 +340,6 @@ def test_opening_takes_hardly_more_than_the_weights_in_float32(tmp_path):
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         peaks[who] = int(done.stdout) / size
 
-    # 2.0 are the weights in float32
-    assert peaks["folded"] <= 2.4
+    # 2.0 are the weights in float32; the rest is one weight on its way, and what a session has of its own
+    assert peaks["folded"] <= 2.5
     assert peaks["onnxruntime"] > 3, "else there would be nothing to gain"

@@ -8,7 +8,7 @@ import pytest
 
 import intarsia
 from intarsia.backends.device_memory import host_bytes
-from intarsia.backends.memory_plan import NetworkSizes, plan_memory
+from intarsia.backends.memory_plan import MemoryPlan, NetworkSizes, plan_memory
 from intarsia.errors import BackendError
 from intarsia.execution import Execution
 from intarsia.memory_size import read_memory
@@ -94,9 +94,26 @@ def test_a_budget_above_the_device_is_the_device():
     assert plan_memory(SD15, budget=64 * GIB, device=5 * GIB, value_bytes=4).available == 5 * GIB
 
 
-def test_the_blocked_layout_needs_four_times_the_network():
-    assert plan_memory(SD15, budget=None, device=16 * GIB, value_bytes=4).blocked
-    assert not plan_memory(SD15, budget=None, device=8 * GIB, value_bytes=4).blocked
+def test_packed_matrices_need_twice_the_network():
+    assert plan_memory(SD15, budget=None, device=8 * GIB, value_bytes=4).packs
+    assert not plan_memory(SD15, budget=None, device=6 * GIB, value_bytes=4).packs
+
+
+def test_a_large_model_without_a_budget_is_kept_small():
+    def plan(saves_above: int | None, budget: int | None = None) -> MemoryPlan:
+        return plan_memory(SD15, budget=budget, device=64 * GIB, value_bytes=4, saves_above=saves_above)
+
+    unet = 4 * SD15.unet
+    saving = plan(unet - 1)
+    assert saving.releases_encoders
+    assert saving.releases_vae
+    assert not saving.packs
+    assert saving.weights == 4 * (SD15.unet + SD15.other)
+    for other in (plan(unet), plan(None), plan(unet - 1, budget=16 * GIB)):
+        assert other.packs
+        assert not (other.releases_encoders)
+        assert not (other.releases_vae)
+        assert not (other.is_saving)
 
 
 def test_images_above_what_is_left_are_done_in_tiles():
