@@ -111,9 +111,9 @@ def test_a_large_model_without_a_budget_is_kept_small():
     assert saving.weights == 4 * (SD15.unet + SD15.other)
     for other in (plan(unet), plan(None), plan(unet - 1, budget=16 * GIB)):
         assert other.packs
-        assert not (other.releases_encoders)
-        assert not (other.releases_vae)
-        assert not (other.is_saving)
+        assert not other.releases_encoders
+        assert not other.releases_vae
+        assert not other.is_saving
 
 
 def test_images_above_what_is_left_are_done_in_tiles():
