@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -232,6 +233,12 @@ def test_another_order_of_weights_is_not_taken_for_the_known_one(monkeypatch):
     """As a future ONNX Runtime could have: convolutions are left as they are then."""
     monkeypatch.setattr(blocked_layout, "blocked_weight", lambda weight, block: weight[::-1])
     assert block_channels.__wrapped__() == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="files in memory are Linux'")
+def test_the_layout_is_found_where_no_temporary_files_can_be_written(monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    assert block_channels.__wrapped__() == block_channels()
 
 
 def test_values_that_are_given_go_as_they_are_used(tmp_path):
