@@ -139,6 +139,61 @@ def test_a_weight_that_is_also_used_otherwise_stays_for_it(tmp_path):
     np.testing.assert_allclose(actual, expected, atol=1e-5 * np.abs(expected).max())
 
 
+def test_parts_of_unequal_size(tmp_path):
+    weights = Writer(tmp_path)
+    make = helper.make_node
+    nodes = [
+        make("Cast", [weights.add("w", (128, 400))], ["w32"], to=TensorProto.FLOAT),
+        make("Split", ["w32"], ["first", "second", "third"], axis=1, num_outputs=3),
+        make("Transpose", ["x"], ["last"], perm=[0, 2, 3, 1]),
+        *(make("MatMul", ["last", name], [f"{name}_y"]) for name in ("first", "second", "third")),
+        make("Concat", ["first_y", "second_y", "third_y"], ["y"], axis=3),
+    ]
+    content = model(nodes, weights.initializers, 128)
+    assert [weight.shape[1] for weight in fold(content, tmp_path).weights.values()] == [134, 134, 132]
+    expected = run(Device("cpu").open(content, tmp_path), 128)
+    np.testing.assert_allclose(run(OURS.open(content, tmp_path), 128), expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_a_weight_that_is_an_output_of_the_graph_is_given_as_it_is(tmp_path):
+    """One that a convolution takes, whose values would be in another order, and one that nothing else takes."""
+    weights = Writer(tmp_path)
+    nodes = [
+        helper.make_node("Cast", [weights.add(name, (128, 128, 1, 1))], [f"{name}32"], to=TensorProto.FLOAT)
+        for name in "ab"
+    ]
+    nodes.append(helper.make_node("Conv", ["x", "a32"], ["y"]))
+    graph = onnx.load_from_string(model(nodes, weights.initializers, 128))
+    graph.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("a32", "b32"))
+
+    content = graph.SerializeToString()
+    stored = np.frombuffer(weights.path.read_bytes()[len(b"header") :], np.float16).reshape(2, 128, 128, 1, 1)
+    x = np.zeros((1, 128, 8, 8), np.float32)
+    _, *outputs = OURS.open(content, tmp_path).run(None, {"x": x})
+    np.testing.assert_array_equal(outputs, stored.astype(np.float32))
+
+
+@pytest.mark.parametrize("has_blocks", [False, True])
+@pytest.mark.parametrize("follows", ["Mul", "BatchNormalization"])
+def test_factors_behind_a_convolution(tmp_path, follows, has_blocks, monkeypatch):
+    """ONNX Runtime would multiply the weight by them, which it cannot read."""
+    if not has_blocks:
+        monkeypatch.setattr(devices, "block_channels", lambda: 0)
+    weights = Writer(tmp_path)
+    factors = np.linspace(0.5, 2, 128, dtype=np.float32)
+    inputs = ["conv", "factors"] if follows == "Mul" else ["conv", *["factors"] * 4]
+    shaped = factors.reshape(1, 128, 1, 1) if follows == "Mul" else factors
+    nodes = [
+        helper.make_node("Cast", [weights.add("c", (128, 128, 3, 3))], ["c32"], to=TensorProto.FLOAT),
+        helper.make_node("Conv", ["x", "c32"], ["conv"], pads=[1, 1, 1, 1]),
+        helper.make_node(follows, inputs, ["y"]),
+    ]
+    content = model(nodes, [*weights.initializers, numpy_helper.from_array(shaped, "factors")], 128)
+    expected = run(Device("cpu").open(content, tmp_path), 128)
+    actual = run(OURS.open(content, tmp_path), 128)
+    np.testing.assert_allclose(actual, expected, atol=1e-5 * np.abs(expected).max())
+
+
 class Convolution(NamedTuple):
     """``[O, I, h, w]`` of a weight, attributes, and whether it is blocked here."""
 

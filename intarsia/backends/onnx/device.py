@@ -45,8 +45,9 @@ _OUT_OF_MEMORY = ("Failed to allocate memory", "bad allocation", "bad_alloc")
 # Up to 1.29, a captured Concat of unequal parts read its pointers from host memory that later runs write to
 # (microsoft/onnxruntime#32121). The first release that was looked at and has the change:
 _CAPTURES_RIGHT = (1, 31)
-# The optimizer that brings the weights of convolutions into the layout of its faster kernels.
-_BLOCKED_LAYOUT = "NchwcTransformer"
+# The optimizers that read weights of convolutions: for the layout of faster kernels, and to multiply them by factors of
+# what follows.
+_READ_CONVOLUTIONS = ["NchwcTransformer", "ConvMulFusion", "ConvBNFusion"]
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ class Device:
             graph, by_origin = folded_graph.content, folded_graph.by_origin
             folded = _shared(folded_graph.weights, options)
             if not block:
-                settings["disabled_optimizers"] = [_BLOCKED_LAYOUT]  # it cannot read the weights any more
+                settings["disabled_optimizers"] = _READ_CONVOLUTIONS  # they can read the weights no more
         if values:
             # before anything is computed with them, unlike add_initializer
             # of a packed array an OrtValue is a view; ONNX Runtime takes no other here, and copies it

@@ -105,7 +105,7 @@ class _Folding:
         self._by_origin: dict[Origin, Floats] = {}
         self._makers = {name: node for node in graph.nodes for name in node.outputs}
         # names that something else is done with than to multiply by them
-        self._looked_at = {name for node in graph.nodes for name in self._looks_at(node)}
+        self._looked_at = {name for node in graph.nodes for name in self._looks_at(node)} | graph.outputs
 
     def done(self) -> FoldedGraph:
         weights = dict(self._folded())
@@ -223,8 +223,10 @@ class _Folding:
         if node.op == "Concat":
             return np.concatenate(values, axis=node.integers["axis"][0])
         if node.op == "Split":
-            parts = np.split(values[0], len(node.outputs), axis=node.integers["axis"][0])
-            return parts[node.outputs.index(name)]
+            axis, parts = node.integers["axis"][0], len(node.outputs)
+            size = -(-values[0].shape[axis] // parts)  # the last part may be smaller
+            cuts = [size * count for count in range(1, parts)]
+            return np.split(values[0], cuts, axis=axis)[node.outputs.index(name)]
         return values[0]  # a Cast to float32, which comes last, with one copy of the tensor in all
 
     def _read(self, tensor: Initializer) -> np.ndarray:
@@ -254,7 +256,7 @@ class _Folding:
     def _nodes_left(self, weights: Collection[str]) -> tuple[list[Node], set[str]]:
         """The nodes that still compute something beside these weights, and all names that they use."""
         left: list[Node] = []
-        used: set[str] = set()
+        used = set(self._graph.outputs)
         for node in reversed(self._graph.nodes):
             needed = [name for name in node.outputs if name in used and name not in weights]
             if node.op in _FOLDED and not needed and self._is_constant(node.outputs[0]):
@@ -276,7 +278,7 @@ def _is_plain(node: Node, initializers: dict[str, Initializer]) -> bool:
     if node.op == "Transpose":
         return "perm" in node.integers
     if node.op == "Split":
-        return len(node.inputs) == 1 and "axis" in node.integers
+        return len(node.inputs) == 1 and "axis" in node.integers and "split" not in node.integers
     if node.op == "Reshape":
         shape = initializers.get(node.inputs[1])
         return shape is not None and bool(shape.integers) and 0 not in shape.integers
