@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -299,8 +300,8 @@ def test_the_layout_is_found_where_no_temporary_files_can_be_written(monkeypatch
 def test_values_that_are_given_go_as_they_are_used(tmp_path):
     """Weights that LoRAs change are there already: each is given back as soon as it has been laid out."""
     content = every_kind(tmp_path)
-    given = {"c": np.ones((128, 128, 3, 3), np.float32), "q": np.ones((128, 128), np.float32)}
-    given["bias"] = np.ones(128, np.float32)
+    shapes = {"c": (128, 128, 3, 3), "q": (128, 128), "bias": (128,)}
+    given = {name: partial(np.ones, shape, np.float32) for name, shape in shapes.items()}
     folded = fold(content, tmp_path, given, block=16)
     assert set(given) == {"bias"}
     assert np.all(folded.weights["c32"] == 1)
@@ -329,6 +330,23 @@ def test_another_graph_of_the_same_network_takes_what_is_there(tmp_path):
 
     plain = fold(content, tmp_path, known=first.by_origin)
     np.testing.assert_array_equal(blocked_weight(plain.weights["c32"], 16), first.weights["c32"])
+
+
+def test_values_for_weights_that_are_there_are_not_made(tmp_path):
+    """Of a model whose weights LoRAs change all are there twice otherwise, until the second graph is open."""
+    made: list[str] = []
+
+    def make() -> np.ndarray:
+        made.append("c")
+        return np.ones((128, 128, 3, 3), np.float32)
+
+    content = every_kind(tmp_path)
+    first = fold(content, tmp_path, {"c": make}, block=16)
+    given = {"c": make}
+    second = fold(content, tmp_path, given, block=16, known=first.by_origin)
+    assert made == ["c"]
+    assert given == {}
+    assert second.weights["c32"] is first.weights["c32"]
 
 
 @pytest.mark.parametrize("fault", ["short", "absent", "outside", "cut"])

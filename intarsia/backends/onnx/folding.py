@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import struct
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,12 @@ from intarsia.backends.onnx.blocked_layout import IMPORT, blocked_weight, is_blo
 from intarsia.backends.onnx.graph_content import FLOAT, GraphContent, Initializer, Node, parse, serialize
 from intarsia.errors import WeightsError
 
-__all__ = ["FoldedGraph", "Origin", "fold"]
+__all__ = ["FoldedGraph", "Origin", "WeightMaker", "fold"]
 
 Floats = NDArray[np.float32]
 Origin = tuple[Any, ...]
+WeightMaker = Callable[[], np.ndarray]
+"""Makes a weight's values at the first call, and keeps them for as long as it is there itself."""
 
 _FLOAT16, _BFLOAT16 = 10, 16
 _STORED: dict[int, np.dtype[Any]] = {
@@ -60,7 +62,7 @@ class FoldedGraph:
 def fold(
     content: bytes,
     root: Path,
-    given: dict[str, np.ndarray] | None = None,
+    given: dict[str, WeightMaker] | None = None,
     *,
     block: int = 0,
     known: Mapping[Origin, Floats] | None = None,
@@ -73,7 +75,7 @@ def fold(
     Args:
         root: the folder that its weight files are relative to.
         block: channels of a block in the blocked layout (:mod:`.blocked_layout`); 0 leaves convolutions as they are.
-        given: values of weights by name, in place of those in files. Those that are folded are taken out of it.
+        given: makes weights by name, in place of those in files. Those that are folded are taken out of it.
         known: folded weights of another graph with the same ``root`` and ``given``, which are not made again.
 
     Raises:
@@ -93,7 +95,7 @@ class _Folding:
         self,
         graph: GraphContent,
         root: Path,
-        given: dict[str, np.ndarray],
+        given: dict[str, WeightMaker],
         block: int,
         known: Mapping[Origin, Floats],
     ) -> None:
@@ -232,7 +234,7 @@ class _Folding:
     def _read(self, tensor: Initializer) -> np.ndarray:
         """A stored tensor, or what is given in its place."""
         if tensor.name in self._given:
-            return self._given[tensor.name]
+            return self._given[tensor.name]()
         dtype = _STORED[tensor.dtype]
         count = int(np.prod(tensor.shape))
         path = self._path(tensor.external["location"])
