@@ -29,6 +29,7 @@ from intarsia.errors import WeightsError
 
 FILE = "weights.bin"
 TYPES = {TensorProto.FLOAT16: np.float16, TensorProto.FLOAT: np.float32, TensorProto.BFLOAT16: np.uint16}
+EIGHT_BITS = (TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E5M2)
 
 
 class Writer:
@@ -43,7 +44,11 @@ class Writer:
     def add(self, name: str, shape: tuple[int, ...], dtype: int = TensorProto.FLOAT16) -> str:
         values = (self._random.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
         stored = values.view(np.uint32) >> 16 if dtype == TensorProto.BFLOAT16 else values
-        content = stored.astype(TYPES[dtype]).tobytes()
+        if dtype in EIGHT_BITS:  # no code of them is an infinity or not a number
+            signs = self._random.integers(0, 2, shape, np.uint8) << 7
+            content = (signs | self._random.integers(0, 0x78, shape, np.uint8)).tobytes()
+        else:
+            content = stored.astype(TYPES[dtype]).tobytes()
 
         tensor = TensorProto(name=name, data_type=dtype, dims=shape, data_location=TensorProto.EXTERNAL)
         place = {"location": FILE, "offset": self.path.stat().st_size, "length": len(content)}
@@ -59,7 +64,7 @@ def model(nodes: list[Any], initializers: list[TensorProto], channels: int) -> b
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, channels, 8, 8])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
     graph = helper.make_graph(nodes, "test", [x], [y], initializers)
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=10)
     content: bytes = made.SerializeToString()
     return content
 
@@ -138,6 +143,20 @@ def test_a_weight_that_is_also_used_otherwise_stays_for_it(tmp_path):
     expected = run(Device("cpu").open(content, tmp_path), 128)
     actual = run(OURS.open(content, tmp_path), 128)
     np.testing.assert_allclose(actual, expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("dtype", EIGHT_BITS)
+def test_numbers_of_eight_bits(tmp_path, dtype):
+    weights = Writer(tmp_path)
+    nodes = [
+        helper.make_node("Cast", [weights.add("c", (128, 128, 3, 3), dtype)], ["c32"], to=TensorProto.FLOAT),
+        helper.make_node("Conv", ["x", "c32"], ["y"], pads=[1, 1, 1, 1]),
+    ]
+    content = model(nodes, weights.initializers, 128)
+    assert set(fold(content, tmp_path).weights) == {"c32"}
+    expected = run(Device("cpu").open(content, tmp_path), 128)
+    assert np.isfinite(expected).all()
+    np.testing.assert_allclose(run(OURS.open(content, tmp_path), 128), expected, atol=1e-5 * np.abs(expected).max())
 
 
 def test_parts_of_unequal_size(tmp_path):

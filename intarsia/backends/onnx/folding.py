@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from intarsia.backends.onnx.blocked_layout import IMPORT, blocked_weight, is_blockable, with_blocked
 from intarsia.backends.onnx.graph_content import FLOAT, GraphContent, Initializer, Node, parse, serialize
 from intarsia.errors import WeightsError
+from intarsia.models.stored_arrays import as_numbers
 
 __all__ = ["FoldedGraph", "Origin", "WeightMaker", "fold"]
 
@@ -29,11 +30,13 @@ Origin = tuple[Any, ...]
 WeightMaker = Callable[[], np.ndarray]
 """Makes a weight's values at the first call, and keeps them for as long as it is there itself."""
 
-_FLOAT16, _BFLOAT16 = 10, 16
-_STORED: dict[int, np.dtype[Any]] = {
-    FLOAT: np.dtype("<f4"),
-    _FLOAT16: np.dtype("<f2"),
-    _BFLOAT16: np.dtype("<u2"),
+# By TensorProto.DataType: how numbers are read, and their type in safetensors where numpy has no such numbers.
+_STORED: dict[int, tuple[np.dtype[Any], str]] = {
+    FLOAT: (np.dtype("<f4"), ""),
+    10: (np.dtype("<f2"), ""),
+    16: (np.dtype("<u2"), "BF16"),
+    17: (np.dtype("u1"), "F8_E4M3"),
+    19: (np.dtype("u1"), "F8_E5M2"),
 }
 # Values; smaller tensors are left to ONNX Runtime.
 _SMALLEST = 1 << 14
@@ -235,7 +238,7 @@ class _Folding:
         """A stored tensor, or what is given in its place."""
         if tensor.name in self._given:
             return self._given[tensor.name]()
-        dtype = _STORED[tensor.dtype]
+        dtype, bits = _STORED[tensor.dtype]
         count = int(np.prod(tensor.shape))
         path = self._path(tensor.external["location"])
         try:
@@ -246,7 +249,7 @@ class _Folding:
             raise WeightsError(f"{path}: does not hold all of {tensor.name}")
 
         values = stored.reshape(tensor.shape)
-        return (values.astype(np.uint32) << 16).view(np.float32) if tensor.dtype == _BFLOAT16 else values
+        return as_numbers(values, bits) if bits else values
 
     def _path(self, location: str) -> Path:
         """A weight file; ONNX Runtime, too, opens none outside of the folder."""
