@@ -61,9 +61,8 @@ def blocked_weight(weight: NDArray[Any], block: int) -> Floats:
 
 def with_blocked(nodes: Iterable[Node], shapes: dict[str, tuple[int, ...]], block: int) -> Iterator[Node]:
     """Nodes in which the convolutions with these weights, whose shapes are given by name, take the blocked layout."""
-    reordered: dict[
-        str, str
-    ] = {}  # maps that are there in the blocked layout too, for several convolutions may take one
+    # maps that are there in the blocked layout too, for several convolutions may take one
+    reordered: dict[str, str] = {}
     for node in nodes:
         shape = shapes.get(node.inputs[1]) if node.op == "Conv" else None
         if shape is None:

@@ -59,7 +59,7 @@ class Device:
         index: of the GPU.
         threads: of one operator on the CPU; 0 lets ONNX Runtime take one for each core.
         folds: on a CPU, large weights are converted and laid out here, each once in memory, instead of by ONNX Runtime,
-            which needs twice the memory and time for it; small ones are sooner done there.
+            which needs twice the memory for it.
         packs: on a CPU, ONNX Runtime keeps matrices a second time, packed, and the memory of a run for the next one.
     """
 
