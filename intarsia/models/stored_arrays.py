@@ -12,7 +12,7 @@ from intarsia.checkpoints.header import Header
 from intarsia.checkpoints.stored import Place, StoredNetwork
 from intarsia.errors import WeightsError, one_line
 
-__all__ = ["stored_arrays", "stored_shapes"]
+__all__ = ["as_numbers", "stored_arrays", "stored_shapes"]
 
 # Number formats that numpy has.
 _NUMPY = {
@@ -61,7 +61,7 @@ def _read(header: Header, place: Place) -> np.ndarray:
     start = stored.start
     if place.rows is not None:
         start += place.rows[0] * ((stored.end - stored.start) // stored.shape[0])
-    values = _numbers(_content(header, start, shape, kind), stored.dtype)
+    values = as_numbers(_content(header, start, shape, kind), stored.dtype)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise WeightsError(f"{header.path}: {place.name} has values that are not finite")
 
@@ -84,7 +84,8 @@ def _content(header: Header, start: int, shape: tuple[int, ...], kind: str) -> n
     return values.reshape(shape)
 
 
-def _numbers(values: np.ndarray, dtype: str) -> np.ndarray:
+def as_numbers(values: np.ndarray, dtype: str) -> np.ndarray:
+    """Values of a type that safetensors has, of which numpy may have the bits alone, as :func:`stored_arrays`."""
     if dtype == "BF16":
         # the upper half of a float32
         return (values.astype("<u4") << 16).view("<f4")

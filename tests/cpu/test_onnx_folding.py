@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +29,7 @@ from intarsia.errors import WeightsError
 
 FILE = "weights.bin"
 TYPES = {TensorProto.FLOAT16: np.float16, TensorProto.FLOAT: np.float32, TensorProto.BFLOAT16: np.uint16}
+EIGHT_BITS = (TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E5M2)
 
 
 class Writer:
@@ -41,7 +44,11 @@ class Writer:
     def add(self, name: str, shape: tuple[int, ...], dtype: int = TensorProto.FLOAT16) -> str:
         values = (self._random.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
         stored = values.view(np.uint32) >> 16 if dtype == TensorProto.BFLOAT16 else values
-        content = stored.astype(TYPES[dtype]).tobytes()
+        if dtype in EIGHT_BITS:  # no code of them is an infinity or not a number
+            signs = self._random.integers(0, 2, shape, np.uint8) << 7
+            content = (signs | self._random.integers(0, 0x78, shape, np.uint8)).tobytes()
+        else:
+            content = stored.astype(TYPES[dtype]).tobytes()
 
         tensor = TensorProto(name=name, data_type=dtype, dims=shape, data_location=TensorProto.EXTERNAL)
         place = {"location": FILE, "offset": self.path.stat().st_size, "length": len(content)}
@@ -57,7 +64,7 @@ def model(nodes: list[Any], initializers: list[TensorProto], channels: int) -> b
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, channels, 8, 8])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
     graph = helper.make_graph(nodes, "test", [x], [y], initializers)
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=10)
     content: bytes = made.SerializeToString()
     return content
 
@@ -133,6 +140,75 @@ def test_a_weight_that_is_also_used_otherwise_stays_for_it(tmp_path):
         helper.make_node("Add", ["conv", "sum"], ["y"]),
     ]
     content = model(nodes, weights.initializers, 128)
+    expected = run(Device("cpu").open(content, tmp_path), 128)
+    actual = run(OURS.open(content, tmp_path), 128)
+    np.testing.assert_allclose(actual, expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("dtype", EIGHT_BITS)
+def test_numbers_of_eight_bits(tmp_path, dtype):
+    weights = Writer(tmp_path)
+    nodes = [
+        helper.make_node("Cast", [weights.add("c", (128, 128, 3, 3), dtype)], ["c32"], to=TensorProto.FLOAT),
+        helper.make_node("Conv", ["x", "c32"], ["y"], pads=[1, 1, 1, 1]),
+    ]
+    content = model(nodes, weights.initializers, 128)
+    assert set(fold(content, tmp_path).weights) == {"c32"}
+    expected = run(Device("cpu").open(content, tmp_path), 128)
+    assert np.isfinite(expected).all()
+    np.testing.assert_allclose(run(OURS.open(content, tmp_path), 128), expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_parts_of_unequal_size(tmp_path):
+    weights = Writer(tmp_path)
+    make = helper.make_node
+    nodes = [
+        make("Cast", [weights.add("w", (128, 400))], ["w32"], to=TensorProto.FLOAT),
+        make("Split", ["w32"], ["first", "second", "third"], axis=1, num_outputs=3),
+        make("Transpose", ["x"], ["last"], perm=[0, 2, 3, 1]),
+        *(make("MatMul", ["last", name], [f"{name}_y"]) for name in ("first", "second", "third")),
+        make("Concat", ["first_y", "second_y", "third_y"], ["y"], axis=3),
+    ]
+    content = model(nodes, weights.initializers, 128)
+    assert [weight.shape[1] for weight in fold(content, tmp_path).weights.values()] == [134, 134, 132]
+    expected = run(Device("cpu").open(content, tmp_path), 128)
+    np.testing.assert_allclose(run(OURS.open(content, tmp_path), 128), expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_a_weight_that_is_an_output_of_the_graph_is_given_as_it_is(tmp_path):
+    """One that a convolution takes, whose values would be in another order, and one that nothing else takes."""
+    weights = Writer(tmp_path)
+    nodes = [
+        helper.make_node("Cast", [weights.add(name, (128, 128, 1, 1))], [f"{name}32"], to=TensorProto.FLOAT)
+        for name in "ab"
+    ]
+    nodes.append(helper.make_node("Conv", ["x", "a32"], ["y"]))
+    graph = onnx.load_from_string(model(nodes, weights.initializers, 128))
+    graph.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("a32", "b32"))
+
+    content = graph.SerializeToString()
+    stored = np.frombuffer(weights.path.read_bytes()[len(b"header") :], np.float16).reshape(2, 128, 128, 1, 1)
+    x = np.zeros((1, 128, 8, 8), np.float32)
+    _, *outputs = OURS.open(content, tmp_path).run(None, {"x": x})
+    np.testing.assert_array_equal(outputs, stored.astype(np.float32))
+
+
+@pytest.mark.parametrize("has_blocks", [False, True])
+@pytest.mark.parametrize("follows", ["Mul", "BatchNormalization"])
+def test_factors_behind_a_convolution(tmp_path, follows, has_blocks, monkeypatch):
+    """ONNX Runtime would multiply the weight by them, which it cannot read."""
+    if not has_blocks:
+        monkeypatch.setattr(devices, "block_channels", lambda: 0)
+    weights = Writer(tmp_path)
+    factors = np.linspace(0.5, 2, 128, dtype=np.float32)
+    inputs = ["conv", "factors"] if follows == "Mul" else ["conv", *["factors"] * 4]
+    shaped = factors.reshape(1, 128, 1, 1) if follows == "Mul" else factors
+    nodes = [
+        helper.make_node("Cast", [weights.add("c", (128, 128, 3, 3))], ["c32"], to=TensorProto.FLOAT),
+        helper.make_node("Conv", ["x", "c32"], ["conv"], pads=[1, 1, 1, 1]),
+        helper.make_node(follows, inputs, ["y"]),
+    ]
+    content = model(nodes, [*weights.initializers, numpy_helper.from_array(shaped, "factors")], 128)
     expected = run(Device("cpu").open(content, tmp_path), 128)
     actual = run(OURS.open(content, tmp_path), 128)
     np.testing.assert_allclose(actual, expected, atol=1e-5 * np.abs(expected).max())
@@ -234,11 +310,17 @@ def test_another_order_of_weights_is_not_taken_for_the_known_one(monkeypatch):
     assert block_channels.__wrapped__() == 0
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="files in memory are Linux'")
+def test_the_layout_is_found_where_no_temporary_files_can_be_written(monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    assert block_channels.__wrapped__() == block_channels()
+
+
 def test_values_that_are_given_go_as_they_are_used(tmp_path):
     """Weights that LoRAs change are there already: each is given back as soon as it has been laid out."""
     content = every_kind(tmp_path)
-    given = {"c": np.ones((128, 128, 3, 3), np.float32), "q": np.ones((128, 128), np.float32)}
-    given["bias"] = np.ones(128, np.float32)
+    shapes = {"c": (128, 128, 3, 3), "q": (128, 128), "bias": (128,)}
+    given = {name: partial(np.ones, shape, np.float32) for name, shape in shapes.items()}
     folded = fold(content, tmp_path, given, block=16)
     assert set(given) == {"bias"}
     assert np.all(folded.weights["c32"] == 1)
@@ -267,6 +349,23 @@ def test_another_graph_of_the_same_network_takes_what_is_there(tmp_path):
 
     plain = fold(content, tmp_path, known=first.by_origin)
     np.testing.assert_array_equal(blocked_weight(plain.weights["c32"], 16), first.weights["c32"])
+
+
+def test_values_for_weights_that_are_there_are_not_made(tmp_path):
+    """Of a model whose weights LoRAs change all are there twice otherwise, until the second graph is open."""
+    made: list[str] = []
+
+    def make() -> np.ndarray:
+        made.append("c")
+        return np.ones((128, 128, 3, 3), np.float32)
+
+    content = every_kind(tmp_path)
+    first = fold(content, tmp_path, {"c": make}, block=16)
+    given = {"c": make}
+    second = fold(content, tmp_path, given, block=16, known=first.by_origin)
+    assert made == ["c"]
+    assert given == {}
+    assert second.weights["c32"] is first.weights["c32"]
 
 
 @pytest.mark.parametrize("fault", ["short", "absent", "outside", "cut"])

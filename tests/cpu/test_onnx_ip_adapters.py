@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,15 @@ def test_a_published_file_beside_its_encoder_has_the_graphs_of_a_folder(engines,
 def test_tokens_do_not_merge_beside_an_image_and_the_result_says_so(engines):
     result = engines[1].run(asked(1.0, token_merging=0.5))
     assert any("token merging: not together with an IP adapter" in each for each in result.warnings)
+
+
+def test_a_session_that_is_closed_keeps_no_network():
+    """Although the session itself is still referred to."""
+    with intarsia.Engine("onnx", "cpu") as engine:
+        engine.run(asked(1.0, steps=2))
+        (session,) = engine._worker._models._sessions.values()
+        networks = [weakref.ref(session._pool.sessions.network), weakref.ref(session._image_prompts._encoder)]
+    assert [network() for network in networks] == [None, None]
 
 
 @pytest.mark.parametrize("size", [(40, 40), (50, 91), (131, 64), (64, 65)])

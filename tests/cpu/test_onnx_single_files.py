@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 import intarsia
 from intarsia.backends.onnx.changed_weights import ChangedWeights
 from intarsia.backends.onnx.device import Device
+from intarsia.backends.onnx.folding import WeightMaker
 from intarsia.backends.onnx.initializers import with_format
 from intarsia.backends.onnx.sources import LOCATION, Source, source_of, vae_source
 from intarsia.checkpoints.header import read_header
@@ -101,7 +102,7 @@ class StoredProduct:
     bias: torch.Tensor
     x: torch.Tensor
 
-    def run(self, graph: bytes, folds: bool, given: Iterable[tuple[str, np.ndarray]] = ()) -> torch.Tensor:
+    def run(self, graph: bytes, folds: bool, given: Mapping[str, WeightMaker] | None = None) -> torch.Tensor:
         device = Device("cpu", folds=folds)
         (made,) = device.open(graph, self.network.source.parent, given=given).run(None, {"x": self.x.numpy()})
         return torch.from_numpy(made)

@@ -6,6 +6,8 @@ import asyncio
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,11 +21,12 @@ from typer.testing import CliRunner
 
 from intarsia.cli import app
 from intarsia.server import serving
-from intarsia.server.engines import process_start
+from intarsia.server.engines import process_host, process_start
 from intarsia.server.engines.hosts import open_host
 from intarsia.server.engines.process_start import start_process, started_ahead
 from intarsia.server.settings import EngineSettings, ServeSettings
 from intarsia.server.store.files import LocalFiles
+from intarsia.threads import start_thread
 from tests.server.test_process_host import Heard
 
 
@@ -67,6 +70,28 @@ def test_hosts_use_them_and_start_what_is_missing(tmp_path):
     assert started == []
     assert [one.process_id == ahead for one in host._hosts] == [True, False]
     host.close()
+
+
+def test_a_host_that_is_closed_at_once_ends_the_process_that_it_was_given(tmp_path, monkeypatch):
+    """Before its thread has come to it."""
+    closed = threading.Event()
+
+    def start_late(run: Callable[[], None], name: str) -> threading.Thread:
+        def late() -> None:
+            closed.wait()
+            run()
+
+        return start_thread(late, name)
+
+    monkeypatch.setattr(process_host, "start_thread", start_late)
+    process = start_process()
+    settings = ServeSettings(data=tmp_path, engine=EngineSettings(backend="null"))
+    host = process_host.ProcessHost(settings, "cpu", Heard(), started=process)
+    monkeypatch.setattr(host, "_closing", closed)
+    host.close()
+    assert process.poll() is not None
+    assert process.stdin.closed
+    assert process.stdout.closed
 
 
 def test_a_server_that_does_not_start_leaves_no_process(tmp_path, monkeypatch):

@@ -8,8 +8,10 @@ that know only the first layout stay as they are, with ``ReorderInput`` and ``Re
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,7 @@ IMPORT = operator_set(_DOMAIN, 1)
 
 # Of ONNX: the versions of the format and of the operators of a model that is made here.
 _IR_VERSION, _OPERATORS = 8, 17
-# Blocks that the kernels of some processor have: 8 channels with AVX2, 16 with AVX-512.
+# Blocks that the kernels of some processor have: 16 channels with AVX-512, else 8 on x86.
 _BLOCKS = (4, 8, 16, 32)
 
 
@@ -59,9 +61,8 @@ def blocked_weight(weight: NDArray[Any], block: int) -> Floats:
 
 def with_blocked(nodes: Iterable[Node], shapes: dict[str, tuple[int, ...]], block: int) -> Iterator[Node]:
     """Nodes in which the convolutions with these weights, whose shapes are given by name, take the blocked layout."""
-    reordered: dict[
-        str, str
-    ] = {}  # maps that are there in the blocked layout too, for several convolutions may take one
+    # maps that are there in the blocked layout too, for several convolutions may take one
+    reordered: dict[str, str] = {}
     for node in nodes:
         shape = shapes.get(node.inputs[1]) if node.op == "Conv" else None
         if shape is None:
@@ -90,8 +91,7 @@ def block_channels() -> int:
     """
     side = max(_BLOCKS)
     weight = np.arange(side * side * 6, dtype=np.float32).reshape(side, side, 2, 3)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "optimized.onnx")
+    with _scratch_file() as path:
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.optimized_model_filepath = str(path)
@@ -99,6 +99,20 @@ def block_channels() -> int:
         optimized = path.read_bytes()
     found = [block for block in _BLOCKS if blocked_weight(weight, block).tobytes() in optimized]
     return found[0] if found else 0
+
+
+@contextmanager
+def _scratch_file() -> Iterator[Path]:
+    """The path of a file for the block alone; on Linux in memory, as a container may have no folder for such files."""
+    if hasattr(os, "memfd_create"):
+        file = os.memfd_create("optimized")
+        try:
+            yield Path(f"/proc/self/fd/{file}")
+        finally:
+            os.close(file)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder, "optimized.onnx")
 
 
 def _one_convolution(weight: Floats) -> bytes:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 
+from intarsia.backends.onnx.folding import WeightMaker
 from intarsia.backends.onnx.initializers import initializer_name, initializer_shapes
-from intarsia.checkpoints.stored import Place, StoredModel, StoredNetwork
+from intarsia.checkpoints.stored import StoredModel, StoredNetwork
 from intarsia.models.lora import Additions, tensor_name
 from intarsia.models.lora_files import read_loras
 from intarsia.models.lora_numpy import changed
@@ -43,18 +45,21 @@ class ChangedWeights:
         named = {initializer_name(place): name for name, place in network.places.items()}
         return {own: name for own, name in named.items() if own in there and tensor_name(name) in touched}
 
-    def values(self, graph_name: str, graph: bytes, dtype: str) -> Iterator[tuple[str, np.ndarray]]:
-        """The graph's names of these, and their values in the shapes that it has for them, one after the other."""
+    def values(self, graph_name: str, graph: bytes, dtype: str) -> dict[str, WeightMaker]:
+        """By the graph's names of these, functions that make their values, each once, in the shapes that it has."""
         network = self._network(graph_name)
         names = self.names(graph_name, graph)
         if network is None or not names:
-            return
+            return {}
         shapes = initializer_shapes(graph)
-        places: dict[str, Place] = {own: network.places[name] for own, name in names.items()}
-        for own, stored in stored_arrays(places, network.headers):
-            total = changed(self.additions, network.name, tensor_name(names[own]), stored, dtype)
-            as_stored = total.T if places[own].transposed else total
-            yield own, as_stored.reshape(shapes[own])
+        return {own: cache(partial(self._value, network, name, shapes[own], dtype)) for own, name in names.items()}
+
+    def _value(self, network: StoredNetwork, name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+        place = network.places[name]
+        ((_, stored),) = stored_arrays({name: place}, network.headers)
+        total = changed(self.additions, network.name, tensor_name(name), stored, dtype)
+        as_stored = total.T if place.transposed else total
+        return as_stored.reshape(shape)
 
     def _network(self, graph_name: str) -> StoredNetwork | None:
         """The network of a graph: ``unet_context`` and others are parts of the UNet."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import cache
@@ -20,7 +20,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as raised
 from intarsia.backends.device_names import check_device_name
 from intarsia.backends.driver import gpu_count
 from intarsia.backends.onnx.blocked_layout import block_channels
-from intarsia.backends.onnx.folding import Origin, fold
+from intarsia.backends.onnx.folding import Origin, WeightMaker, fold
 from intarsia.backends.onnx.stream import CudaStream, HostStream, Stream
 from intarsia.errors import BackendError, DeviceLost, OutOfMemory
 from intarsia.spinning import onnx_runtime_settings
@@ -45,8 +45,9 @@ _OUT_OF_MEMORY = ("Failed to allocate memory", "bad allocation", "bad_alloc")
 # Up to 1.29, a captured Concat of unequal parts read its pointers from host memory that later runs write to
 # (microsoft/onnxruntime#32121). The first release that was looked at and has the change:
 _CAPTURES_RIGHT = (1, 31)
-# The optimizer that brings the weights of convolutions into the layout of its faster kernels.
-_BLOCKED_LAYOUT = "NchwcTransformer"
+# The optimizers that read weights of convolutions: for the layout of faster kernels, and to multiply them by factors of
+# what follows.
+_READ_CONVOLUTIONS = ["NchwcTransformer", "ConvMulFusion", "ConvBNFusion"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Device:
         index: of the GPU.
         threads: of one operator on the CPU; 0 lets ONNX Runtime take one for each core.
         folds: on a CPU, large weights are converted and laid out here, each once in memory, instead of by ONNX Runtime,
-            which needs twice the memory and time for it; small ones are sooner done there.
+            which needs twice the memory for it.
         packs: on a CPU, ONNX Runtime keeps matrices a second time, packed, and the memory of a run for the next one.
     """
 
@@ -109,7 +110,7 @@ class Device:
         *,
         stream: Stream | None = None,
         captured: bool = False,
-        given: Iterable[tuple[str, np.ndarray]] = (),
+        given: Mapping[str, WeightMaker] | None = None,
         beside: ort.InferenceSession | None = None,
     ) -> ort.InferenceSession:
         """A session on a graph.
@@ -119,7 +120,7 @@ class Device:
                 of it; they are mapped, not copied, but for those that are converted.
             stream: runs are launched on it; None gives the session a stream of its own.
             captured: it can capture runs as CUDA graphs; only with all of the graph on a GPU.
-            given: values of weights by name, in place of those in files.
+            given: makes weights by name, in place of those in files; those that are shared are not made.
             beside: a session on another graph of the same network, with the same ``weights`` and ``given``: the two
                 share their folded weights.
 
@@ -129,23 +130,23 @@ class Device:
         if self.kind != "cpu":
             _load_cuda()
         options = self._session_options(weights, captured)
-        values = dict(given)
+        makers = dict(given or {})
         settings: dict[str, Any] = {}
         folded: dict[str, ort.OrtValue] = {}
         by_origin: dict[Origin, NDArray[np.float32]] = {}
         if self.folds and weights is not None:
             block = block_channels()
             known = beside.folded_weights if beside is not None else None
-            folded_graph = fold(graph, weights, values, block=block, known=known)
+            folded_graph = fold(graph, weights, makers, block=block, known=known)
             graph, by_origin = folded_graph.content, folded_graph.by_origin
             folded = _shared(folded_graph.weights, options)
             if not block:
-                settings["disabled_optimizers"] = [_BLOCKED_LAYOUT]  # it cannot read the weights any more
-        if values:
+                settings["disabled_optimizers"] = _READ_CONVOLUTIONS  # they can read the weights no more
+        if makers:
             # before anything is computed with them, unlike add_initializer
             # of a packed array an OrtValue is a view; ONNX Runtime takes no other here, and copies it
-            arrays = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)) for array in values.values()]
-            options.add_external_initializers(list(values), arrays)
+            arrays = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(make())) for make in makers.values()]
+            options.add_external_initializers(list(makers), arrays)
         session = ort.InferenceSession(graph, options, providers=self._providers(stream, captured), **settings)
         session.disable_fallback()
         session.kept = (stream, folded)  # which have to outlive it

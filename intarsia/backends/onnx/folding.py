@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import struct
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,22 @@ from numpy.typing import NDArray
 from intarsia.backends.onnx.blocked_layout import IMPORT, blocked_weight, is_blockable, with_blocked
 from intarsia.backends.onnx.graph_content import FLOAT, GraphContent, Initializer, Node, parse, serialize
 from intarsia.errors import WeightsError
+from intarsia.models.stored_arrays import as_numbers
 
-__all__ = ["FoldedGraph", "Origin", "fold"]
+__all__ = ["FoldedGraph", "Origin", "WeightMaker", "fold"]
 
 Floats = NDArray[np.float32]
 Origin = tuple[Any, ...]
+WeightMaker = Callable[[], np.ndarray]
+"""Makes a weight's values at the first call, and keeps them for as long as it is there itself."""
 
-_FLOAT16, _BFLOAT16 = 10, 16
-_STORED: dict[int, np.dtype[Any]] = {
-    FLOAT: np.dtype("<f4"),
-    _FLOAT16: np.dtype("<f2"),
-    _BFLOAT16: np.dtype("<u2"),
+# By TensorProto.DataType: how numbers are read, and their type in safetensors where numpy has no such numbers.
+_STORED: dict[int, tuple[np.dtype[Any], str]] = {
+    FLOAT: (np.dtype("<f4"), ""),
+    10: (np.dtype("<f2"), ""),
+    16: (np.dtype("<u2"), "BF16"),
+    17: (np.dtype("u1"), "F8_E4M3"),
+    19: (np.dtype("u1"), "F8_E5M2"),
 }
 # Values; smaller tensors are left to ONNX Runtime.
 _SMALLEST = 1 << 14
@@ -60,7 +65,7 @@ class FoldedGraph:
 def fold(
     content: bytes,
     root: Path,
-    given: dict[str, np.ndarray] | None = None,
+    given: dict[str, WeightMaker] | None = None,
     *,
     block: int = 0,
     known: Mapping[Origin, Floats] | None = None,
@@ -73,7 +78,7 @@ def fold(
     Args:
         root: the folder that its weight files are relative to.
         block: channels of a block in the blocked layout (:mod:`.blocked_layout`); 0 leaves convolutions as they are.
-        given: values of weights by name, in place of those in files. Those that are folded are taken out of it.
+        given: makes weights by name, in place of those in files. Those that are folded are taken out of it.
         known: folded weights of another graph with the same ``root`` and ``given``, which are not made again.
 
     Raises:
@@ -93,7 +98,7 @@ class _Folding:
         self,
         graph: GraphContent,
         root: Path,
-        given: dict[str, np.ndarray],
+        given: dict[str, WeightMaker],
         block: int,
         known: Mapping[Origin, Floats],
     ) -> None:
@@ -105,7 +110,7 @@ class _Folding:
         self._by_origin: dict[Origin, Floats] = {}
         self._makers = {name: node for node in graph.nodes for name in node.outputs}
         # names that something else is done with than to multiply by them
-        self._looked_at = {name for node in graph.nodes for name in self._looks_at(node)}
+        self._looked_at = {name for node in graph.nodes for name in self._looks_at(node)} | graph.outputs
 
     def done(self) -> FoldedGraph:
         weights = dict(self._folded())
@@ -223,15 +228,17 @@ class _Folding:
         if node.op == "Concat":
             return np.concatenate(values, axis=node.integers["axis"][0])
         if node.op == "Split":
-            parts = np.split(values[0], len(node.outputs), axis=node.integers["axis"][0])
-            return parts[node.outputs.index(name)]
+            axis, parts = node.integers["axis"][0], len(node.outputs)
+            size = -(-values[0].shape[axis] // parts)  # the last part may be smaller
+            cuts = [size * count for count in range(1, parts)]
+            return np.split(values[0], cuts, axis=axis)[node.outputs.index(name)]
         return values[0]  # a Cast to float32, which comes last, with one copy of the tensor in all
 
     def _read(self, tensor: Initializer) -> np.ndarray:
         """A stored tensor, or what is given in its place."""
         if tensor.name in self._given:
-            return self._given[tensor.name]
-        dtype = _STORED[tensor.dtype]
+            return self._given[tensor.name]()
+        dtype, bits = _STORED[tensor.dtype]
         count = int(np.prod(tensor.shape))
         path = self._path(tensor.external["location"])
         try:
@@ -242,7 +249,7 @@ class _Folding:
             raise WeightsError(f"{path}: does not hold all of {tensor.name}")
 
         values = stored.reshape(tensor.shape)
-        return (values.astype(np.uint32) << 16).view(np.float32) if tensor.dtype == _BFLOAT16 else values
+        return as_numbers(values, bits) if bits else values
 
     def _path(self, location: str) -> Path:
         """A weight file; ONNX Runtime, too, opens none outside of the folder."""
@@ -254,7 +261,7 @@ class _Folding:
     def _nodes_left(self, weights: Collection[str]) -> tuple[list[Node], set[str]]:
         """The nodes that still compute something beside these weights, and all names that they use."""
         left: list[Node] = []
-        used: set[str] = set()
+        used = set(self._graph.outputs)
         for node in reversed(self._graph.nodes):
             needed = [name for name in node.outputs if name in used and name not in weights]
             if node.op in _FOLDED and not needed and self._is_constant(node.outputs[0]):
@@ -276,7 +283,7 @@ def _is_plain(node: Node, initializers: dict[str, Initializer]) -> bool:
     if node.op == "Transpose":
         return "perm" in node.integers
     if node.op == "Split":
-        return len(node.inputs) == 1 and "axis" in node.integers
+        return len(node.inputs) == 1 and "axis" in node.integers and "split" not in node.integers
     if node.op == "Reshape":
         shape = initializers.get(node.inputs[1])
         return shape is not None and bool(shape.integers) and 0 not in shape.integers

@@ -77,10 +77,15 @@ class Initializer:
 
 @dataclass(frozen=True, kw_only=True)
 class GraphContent:
-    """A model's graph; ``around`` and ``rest`` are the fields of model and graph that are none of these."""
+    """A model's graph; ``around`` and ``rest`` are the fields of model and graph that are none of these.
+
+    Attributes:
+        outputs: names of its outputs, whose fields are in ``rest``.
+    """
 
     nodes: list[Node]
     initializers: dict[str, Initializer]
+    outputs: frozenset[str]
     around: bytes
     rest: bytes
 
@@ -96,8 +101,11 @@ def parse(content: bytes) -> GraphContent:
 
     nodes: list[Node] = []
     initializers: dict[str, Initializer] = {}
+    outputs: set[str] = set()
     rest = b""
     for key, whole, payload in fields(graph):
+        if key == _GRAPH_OUTPUT and payload is not None:
+            outputs.update(_output_names(payload))
         if key == _NODE and payload is not None:
             nodes.append(_node(whole, payload))
         elif key == _INITIALIZER and payload is not None:
@@ -105,7 +113,7 @@ def parse(content: bytes) -> GraphContent:
             initializers[tensor.name] = tensor
         else:
             rest += whole
-    return GraphContent(nodes=nodes, initializers=initializers, around=around, rest=rest)
+    return GraphContent(nodes=nodes, initializers=initializers, outputs=frozenset(outputs), around=around, rest=rest)
 
 
 def serialize(graph: GraphContent) -> bytes:
@@ -190,7 +198,12 @@ def _used(subgraph: bytes) -> Iterator[str]:
             yield from node.captured
     for key, _, payload in fields(subgraph):
         if key == _GRAPH_OUTPUT and payload is not None:  # an output may be a value of the graph around it
-            yield from (_text(inner) for entry, _, inner in fields(payload) if entry == _NAME)
+            yield from _output_names(payload)
+
+
+def _output_names(payload: bytes) -> Iterator[str]:
+    """The name of a graph's output, from its field."""
+    return (_text(inner) for entry, _, inner in fields(payload) if entry == _NAME)
 
 
 def _initializer(whole: bytes, payload: bytes) -> Initializer:

@@ -160,7 +160,7 @@ class OnnxSession:
 
     def close(self) -> None:
         """Release sessions and cached prompts."""
-        del self._pool, self._merging_pool, self._prompts, self._embed, self._vae
+        del self._pool, self._merging_pool, self._prompts, self._image_prompts, self._embed, self._vae
 
     @property
     def _is_inpainting(self) -> bool:

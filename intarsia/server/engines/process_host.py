@@ -13,7 +13,7 @@ from intarsia.engine.prompt_tags import lora_tags
 from intarsia.lru import Lru
 from intarsia.server.engines import host_messages as messages
 from intarsia.server.engines.host import Listener
-from intarsia.server.engines.process_start import start_process
+from intarsia.server.engines.process_start import end_process, start_process
 from intarsia.server.settings import ServeSettings
 from intarsia.server.store.jobs import Job, Stopped
 from intarsia.threads import start_thread
@@ -117,6 +117,8 @@ class ProcessHost:
         if process is not None:
             process.kill()
         self._thread.join()
+        if self._started is not None:  # it was closed before its thread came to its first process
+            end_process(self._started)
 
     def _keep_running(self) -> None:
         """The host's thread: one process after another."""

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-__all__ = ["start_process", "started_ahead"]
+__all__ = ["end_process", "start_process", "started_ahead"]
 
 
 def start_process() -> subprocess.Popen[bytes]:
@@ -36,10 +36,11 @@ def started_ahead(count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
         yield processes
     finally:
         for process in processes:
-            _end(process)
+            end_process(process)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end_process(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process that nobody has sent anything, and close its pipes."""
     process.kill()
     process.wait()
     for pipe in (process.stdin, process.stdout):
