@@ -23,10 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -65,6 +63,9 @@ def _anonymous() -> float:
 
 def write_lora(folder: Path, path: Path) -> None:
     """A LoRA of small random numbers for every attention layer of a UNet, in diffusers' names."""
+    import torch  # here, so that it takes no memory of a contender that does without
+    from safetensors.torch import save_file
+
     generator = torch.Generator().manual_seed(0)
     tensors: dict[str, torch.Tensor] = {}
     for file in sorted((folder / "unet").glob("*.safetensors")):
@@ -137,6 +138,7 @@ def _outside(timings: Mapping[str, float]) -> float:
 def of_diffusers(size: Size, folder: str, lora: str) -> dict[str, float]:
     """The same of diffusers' pipeline, in float32 as ours; its LoRA is fused, as ours is."""
     began = time.perf_counter()
+    import torch
     from diffusers import DiffusionPipeline, EulerDiscreteScheduler
 
     memory, (image, mask) = PeakMemory(), pictures(size.side)
