@@ -28,8 +28,6 @@ from safetensors import safe_open
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from benchmarks.environment import environment
-
 RANK, SPACING = 16, "linspace"
 AGREE = 45.0
 """PSNR of torch's and ONNX Runtime's images."""
@@ -185,6 +183,8 @@ def alone(size: Size, *arguments: str) -> dict[str, float]:
 
 def measured(checkpoint: Path, folder: Path, size: Size) -> dict[str, Any]:
     """Every contender's numbers, and the check."""
+    from benchmarks.environment import environment  # which imports torch
+
     with tempfile.TemporaryDirectory() as scratch:
         lora = Path(scratch, "lora.safetensors")
         write_lora(folder, lora)
