@@ -129,8 +129,8 @@ def of_package(size: Size, backend: str, model: str, lora: str, image_file: str)
 
 
 def _outside(timings: Mapping[str, float]) -> float:
-    """Seconds of an image but for evaluations and decoding, which differ by more than a LoRA takes."""
-    return timings["total"] - timings["denoise"] - timings["decode"]
+    """Seconds of an image but for its stages, which differ from image to image by more than a LoRA takes."""
+    return timings["total"] - sum(timings[stage] for stage in ("encode", "denoise", "decode"))
 
 
 def of_diffusers(size: Size, folder: str, lora: str) -> dict[str, float]:
