@@ -278,11 +278,13 @@ def test_a_damaged_file_is_reported_and_not_opened(tmp_path, request_of, monkeyp
 
 
 def test_an_engine_that_only_prepared_is_closed_and_takes_nothing_more(tmp_path, request_of):
+    before = set(threading.enumerate())  # engines of other tests may be open
     engine = intarsia.Engine("null", weights=unpinned(tmp_path))
     with pytest.raises(intarsia.RequestError, match="seed"):  # found after the files were hashed
         engine.submit(request_of(seed=MAX_SEED, samples=2))
-    assert any(thread.name == "intarsia-engine" for thread in threading.enumerate())
+    own = [thread for thread in threading.enumerate() if thread.name == "intarsia-engine" and thread not in before]
+    assert len(own) == 1
     engine.close()
-    assert not any(thread.name == "intarsia-engine" for thread in threading.enumerate())
+    assert not own[0].is_alive()
     with pytest.raises(intarsia.BackendError, match="the engine is closed"):
         engine.submit(request_of())
