@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import NamedTuple
 
 from intarsia.errors import IntarsiaError
 from intarsia.server.store.store import QueueFull
@@ -41,6 +42,10 @@ RETRY_AFTER = 8
 # Seconds that a request may wait at all, of more clients: it came in a large burst, or turns take longer than expected.
 _LONGEST = 0.05
 
+# So many may always wait, however long their turns take: where images are large, a few clients that come at the same
+# moment are no sign of too many.
+_FEW = 4
+
 # Free places of which some are left a moment later, whoever fills them.
 _PLENTY = 16
 
@@ -55,6 +60,14 @@ class Overloaded(IntarsiaError):
     """More requests arrive than can be taken in."""
 
 
+class _Waiting(NamedTuple):
+    """A request that waits: for which turn, since when, and how many waited before it."""
+
+    turn: asyncio.Future[None]
+    since: float
+    before: int
+
+
 class Admission:
     """A context for the work of taking a request in: a few at once, and no long queue that stands.
 
@@ -62,13 +75,16 @@ class Admission:
 
     Args:
         clock: seconds that only grow.
+
+    Attributes:
+        connected: how many connections have asked for something within ``RETRY_AFTER``, where that is known.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.connected: Callable[[], int] = lambda: 0
         self._clock = clock
         self._working = 0
-        # What waits for a turn, and since when.
-        self._waiting: deque[tuple[asyncio.Future[None], float]] = deque()
+        self._waiting: deque[_Waiting] = deque()
         self._since: float | None = None  # when requests began to wait, without a break since
         self._refused: deque[float] = deque(maxlen=_MANY + 1)  # when the last ones were
         self._passed_on = 0.0  # when a turn was last passed on, where requests have waited since
@@ -86,11 +102,17 @@ class Admission:
             return _BURST
         if self._clients(now) <= _MANY or not self._interval:
             return _MANY
-        return min(_SHORT, max(1, int(_EXPECTED / self._interval)))
+        return min(_SHORT, max(_FEW, int(_EXPECTED / self._interval)))
 
     def _clients(self, now: float) -> int:
-        """How many clients there are at least: those that are here, and those that were refused and will be back."""
-        return self._working + len(self._waiting) + sum(now - when <= RETRY_AFTER for when in self._refused)
+        """How many clients there are at least.
+
+        Those that are here, and those that were refused and will be back; or those that are connected, of which most
+        are between two requests.
+        """
+        here = self._working + len(self._waiting)
+        refused = sum(now - when <= RETRY_AFTER for when in self._refused)
+        return max(here + refused, self.connected())
 
     def _refusal(self) -> Overloaded:
         self._refused.append(self._clock())
@@ -110,7 +132,7 @@ class Admission:
             self._since = self._passed_on = self._clock()
         self.check()
         turn = asyncio.get_running_loop().create_future()
-        self._waiting.append((turn, self._clock()))
+        self._waiting.append(_Waiting(turn, self._clock(), len(self._waiting)))
         try:
             await turn
         except asyncio.CancelledError:
@@ -125,7 +147,7 @@ class Admission:
     def _leave(self, turn: asyncio.Future[None]) -> None:
         """A client has gone while it waited, or just as it had its turn."""
         if turn.cancelled() or not turn.done():
-            self._waiting = deque(waiting for waiting in self._waiting if waiting[0] is not turn)
+            self._waiting = deque(waiting for waiting in self._waiting if waiting.turn is not turn)
             self._note_break()
         elif turn.exception() is None:
             self._pass_on()
@@ -135,21 +157,21 @@ class Admission:
         if self._waiting:
             self._measure()
         while self._waiting:
-            turn, since = self._waiting.popleft()
+            waiting = self._waiting.popleft()
             self._note_break()
-            if turn.done():
+            if waiting.turn.done():
                 continue
-            if self._is_late(since):
-                turn.set_exception(self._refusal())
+            if self._is_late(waiting):
+                waiting.turn.set_exception(self._refusal())
                 continue
-            turn.set_result(None)
+            waiting.turn.set_result(None)
             return
         self._working -= 1
 
-    def _is_late(self, since: float) -> bool:
+    def _is_late(self, waiting: _Waiting) -> bool:
         """Whether a request has waited for too long, among those of many clients."""
         now = self._clock()
-        return now - since > _LONGEST and self._clients(now) > _MANY
+        return waiting.before >= _FEW and now - waiting.since > _LONGEST and self._clients(now) > _MANY
 
     def _measure(self) -> None:
         """Note how long the turn took that is passed on, while others waited for it."""

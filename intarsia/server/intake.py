@@ -36,11 +36,14 @@ class Intake:
 
     Args:
         acceptance: what is done with a request.
+
+    Attributes:
+        admission: decides how many are taken in at once, and when there are too many.
     """
 
     def __init__(self, acceptance: Acceptance) -> None:
         self._acceptance = acceptance
-        self._admission = Admission()
+        self.admission = Admission()
         self._accepting = CapacityLimiter(AT_ONCE)
         self._fetching = CapacityLimiter(_FETCHING)
         # Requests of each owner whose images are fetched, or that wait for it; owners without one are not in it.
@@ -57,7 +60,7 @@ class Intake:
             QueueFull, Overloaded: the queue has just been full, or too many requests wait already.
         """
         self._acceptance.full.check(owner)
-        self._admission.check()
+        self.admission.check()
 
     async def accept(
         self, read: Callable[[], Draft | Job], images: Iterable[object], owner: str, finish: Callable[[Job], T]
@@ -84,7 +87,7 @@ class Intake:
         Raises:
             Overloaded: too many wait already.
         """
-        async with self._admission:
+        async with self.admission:
             return await to_thread.run_sync(work, limiter=self._accepting)
 
     async def _fetched(self, read: Callable[[], Draft | Job], owner: str) -> Draft | Job:

@@ -20,7 +20,7 @@ from intarsia.errors import BackendError, RequestError
 from intarsia.server.admission import RETRY_AFTER
 from intarsia.server.app import create_app, guarded
 from intarsia.server.engines.hosts import open_host
-from intarsia.server.http.protocol import limited_protocol
+from intarsia.server.http.protocol import active, limited_protocol
 from intarsia.server.logs import log_to_stderr
 from intarsia.server.services import Services
 from intarsia.server.settings import ServeSettings
@@ -45,6 +45,7 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._services, self._announce = services, announce
         services.on_failure = self._end
+        services.intake.admission.connected = partial(active, self.server_state.connections, RETRY_AFTER)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to answer, and say so: from here on a signal ends it in good order."""

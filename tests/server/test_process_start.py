@@ -21,9 +21,11 @@ from typer.testing import CliRunner
 
 from intarsia.cli import app
 from intarsia.server import serving
+from intarsia.server.admission import RETRY_AFTER, Admission
 from intarsia.server.engines import process_host, process_start
 from intarsia.server.engines.hosts import open_host
 from intarsia.server.engines.process_start import start_process, started_ahead
+from intarsia.server.http.protocol import LimitedProtocol
 from intarsia.server.settings import EngineSettings, ServeSettings
 from intarsia.server.store.files import LocalFiles
 from intarsia.threads import start_thread
@@ -123,7 +125,23 @@ def test_what_is_there_at_the_start_is_left_out_of_collections_before_there_can_
     monkeypatch.setattr(uvicorn.Server, "startup", listen)
     monkeypatch.setattr(serving.gc, "freeze", lambda: done.append("left out"))
     monkeypatch.setattr(serving.gc, "collect", lambda: done.append("collected"))
-    services: Any = SimpleNamespace(on_failure=None)
+    services: Any = SimpleNamespace(on_failure=None, intake=SimpleNamespace(admission=Admission()))
     server = serving._Server(uvicorn.Config(app="none"), services, lambda: done.append("announced"))
     asyncio.run(server.startup())
     assert done == ["listens", "left out", "announced"]
+
+
+def test_the_servers_connections_that_ask_for_something_count_as_clients():
+    async def counted(ages: list[float]) -> int:
+        """Clients that the server counts, with connections whose last requests are so many seconds old."""
+        admission = Admission()
+        services: Any = SimpleNamespace(on_failure=None, intake=SimpleNamespace(admission=admission))
+        server = serving._Server(uvicorn.Config(app="none"), services, lambda: None)
+        for age in ages:
+            connection = LimitedProtocol.__new__(LimitedProtocol)
+            connection._asked = asyncio.get_running_loop().time() - age
+            server.server_state.connections.add(connection)
+        return admission.connected()
+
+    assert asyncio.run(counted([])) == 0
+    assert asyncio.run(counted([0, RETRY_AFTER - 1, RETRY_AFTER + 1, float("inf")])) == 2

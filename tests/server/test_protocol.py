@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("uvicorn", reason="needs the server: pip install 'intarsia[serve]'")
 
-from intarsia.server.http.protocol import limited_protocol
+from intarsia.server.http.protocol import LimitedProtocol, active, limited_protocol
 from tests.server.loopback import Connection, serving
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -337,3 +337,28 @@ def test_the_reply_to_a_refused_client_that_goes_on_sending_arrives(serve, count
             client.send(b"x" * 1000)
         assert refused(client.rest(), 400, "no HTTP/1.1 request")
     assert counts == ["malformed"]
+
+
+@ON_BOTH_LOOPS
+def test_connections_that_asked_for_nothing_lately_are_not_active(serve):
+    connections: set[object] = set()
+
+    async def count(scope: object, receive: object, send: Callable[..., Any]) -> None:
+        body = f"{active(connections, 60)} {active(connections, -1)}".encode()
+        head = [(b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": head})
+        await send({"type": "http.response.body", "body": body})
+
+    original = LimitedProtocol.connection_made
+
+    def connection_made(self: LimitedProtocol, transport: asyncio.Transport) -> None:
+        original(self, transport)
+        connections.add(self)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(LimitedProtocol, "connection_made", connection_made)
+        port = serve(count)
+        with Connection(port), Connection(port) as second, Connection(port) as third:
+            assert second.send(GET).reply().endswith(b"\r\n\r\n1 0")
+            assert third.send(GET).reply().endswith(b"\r\n\r\n2 0")
+            assert third.send(GET).reply().endswith(b"\r\n\r\n2 0")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import http
 from asyncio.events import TimerHandle
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from intarsia.server.http.limits import client_network
 from intarsia.server.http.refusals import SECURITY_HEADERS, Count, Refusal
 
-__all__ = ["ConnectionLimits", "LimitedProtocol", "limited_protocol"]
+__all__ = ["ConnectionLimits", "LimitedProtocol", "active", "limited_protocol"]
 
 # Bytes given to the parser at once, so that a header is refused before much more than the limit of it is kept.
 _PIECE = 16 << 10
@@ -78,6 +79,12 @@ def limited_protocol(
     return Protocol
 
 
+def active(connections: Iterable[object], seconds: float) -> int:
+    """How many of these connections have begun a request in the last seconds; called in the event loop."""
+    since = asyncio.get_running_loop().time() - seconds
+    return sum(isinstance(each, LimitedProtocol) and each._asked >= since for each in connections)
+
+
 class LimitedProtocol(HttpToolsProtocol):
     """uvicorn's protocol under :class:`ConnectionLimits`; made by :func:`limited_protocol`."""
 
@@ -97,6 +104,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
         self._network = ""
         self._has_begun = False
+        self._asked = float("-inf")  # when its last request began, by the clock of the event loop
         self._problem: Refusal | None = None
         self._is_refused = False
 
@@ -151,6 +159,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._asked = self.loop.time()
         self._in_head = True
         self._head_bytes = self._kept_bytes = 0
 
