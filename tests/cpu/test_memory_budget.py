@@ -104,6 +104,26 @@ def test_onnx_opens_them_for_new_prompts_alone(monkeypatch):
     assert opened.count("unet_context") == 2
 
 
+def test_onnx_opens_one_graph_after_the_other_for_all_prompts_of_a_request(monkeypatch):
+    """Also for the empty prompt that is read behind the shorter of two."""
+    opened: list[tuple[str, weakref.ref[Any]]] = []
+    real = open_sessions.open_graph
+
+    def counted(graphs: Any, name: str, *rest: Any, **options: Any) -> Any:
+        assert [other for other, session in opened if session() is not None] in ([], ["unet"])
+        session = real(graphs, name, *rest, **options)
+        opened.append((name, weakref.ref(session)))
+        return session
+
+    monkeypatch.setattr(open_sessions, "open_graph", counted)
+    long = ", ".join(["a red circle"] * 30)
+    with intarsia.Engine("onnx", "cpu", memory="16MiB") as engine:
+        for _ in range(2):
+            engine.run(ask(prompt=long, negative_prompt="dark"))
+    names = [name for name, _ in opened]
+    assert [names.count(name) for name in ("text_encoder", "unet_context")] == [1, 1]
+
+
 def test_an_image_encoder_that_is_released_changes_no_bit(monkeypatch):
     """Of an IP adapter, on both backends; it is not there while the network is evaluated."""
     shown = {"id": "tiny-look", "image": np.full((64, 64, 3), (200, 40, 40), np.uint8), "scale": 0.7}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+import weakref
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -325,6 +326,27 @@ def test_values_that_are_given_go_as_they_are_used(tmp_path):
     assert set(given) == {"bias"}
     assert np.all(folded.weights["c32"] == 1)
     assert np.all(folded.weights["first_t"] == 1)
+
+
+def test_a_session_keeps_no_given_value_that_it_has_folded(tmp_path):
+    """Whoever gave them may still have the mapping: it is empty then."""
+    made: dict[str, weakref.ref[np.ndarray]] = {}
+    alive: list[int] = []
+
+    def make(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        alive.append(sum(value() is not None for value in made.values()))
+        value = np.ones(shape, np.float16)
+        made[name] = weakref.ref(value)
+        return value
+
+    shapes = {"c": (128, 128, 3, 3), "p": (128, 128, 1, 1), "bias": (128,)}
+    given = {name: cache(partial(make, name, shape)) for name, shape in shapes.items()}
+    session = OURS.open(every_kind(tmp_path), tmp_path, given=given)
+    assert given == {}
+    assert list(made) == ["c", "p", "bias"]
+    assert alive == [0, 0, 0]
+    assert [made[name]() for name in ("c", "p")] == [None, None]
+    assert np.isfinite(run(session, 128)).all()
 
 
 def test_another_graph_of_the_same_network_takes_what_is_there(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import cache
@@ -110,7 +110,7 @@ class Device:
         *,
         stream: Stream | None = None,
         captured: bool = False,
-        given: Mapping[str, WeightMaker] | None = None,
+        given: dict[str, WeightMaker] | None = None,
         beside: ort.InferenceSession | None = None,
     ) -> ort.InferenceSession:
         """A session on a graph.
@@ -120,7 +120,8 @@ class Device:
                 of it; they are mapped, not copied, but for those that are converted.
             stream: runs are launched on it; None gives the session a stream of its own.
             captured: it can capture runs as CUDA graphs; only with all of the graph on a GPU.
-            given: makes weights by name, in place of those in files; those that are shared are not made.
+            given: makes weights by name, in place of those in files; those that are shared are not made. It is emptied:
+                what a maker keeps is released as soon as nothing needs it.
             beside: a session on another graph of the same network, with the same ``weights`` and ``given``: the two
                 share their folded weights.
 
@@ -130,7 +131,7 @@ class Device:
         if self.kind != "cpu":
             _load_cuda()
         options = self._session_options(weights, captured)
-        makers = dict(given or {})
+        makers = {} if given is None else given
         settings: dict[str, Any] = {}
         folded: dict[str, ort.OrtValue] = {}
         by_origin: dict[Origin, NDArray[np.float32]] = {}
@@ -147,6 +148,7 @@ class Device:
             # of a packed array an OrtValue is a view; ONNX Runtime takes no other here, and copies it
             arrays = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(make())) for make in makers.values()]
             options.add_external_initializers(list(makers), arrays)
+            makers.clear()
         session = ort.InferenceSession(graph, options, providers=self._providers(stream, captured), **settings)
         session.disable_fallback()
         session.kept = (stream, folded)  # which have to outlive it

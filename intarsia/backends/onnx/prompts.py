@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,19 +43,36 @@ class EncodedPrompt:
     pooled: Floats | None
     warnings: tuple[str, ...]
 
+    @property
+    def length(self) -> int:
+        """Its tokens."""
+        return int(self.cross_kv.shape[1])
+
 
 @dataclass(frozen=True, eq=False)
-class _Text:
-    """What the text encoders give for a prompt: ``[1, n, D]``, ``[1, P]`` or None, warnings."""
+class _Read:
+    """A prompt as the text encoders take it.
+
+    Attributes:
+        chunks: for each text encoder, equally many.
+        warnings: what was cut off.
+    """
+
+    chunks: list[list[Chunk]]
+    warnings: tuple[str, ...]
+
+    @property
+    def length(self) -> int:
+        """Its tokens, with start, end and padding of each chunk."""
+        return sum(chunk.ids.shape[1] for chunk in self.chunks[0])
+
+
+@dataclass(frozen=True, eq=False)
+class _TowerOutput:
+    """What one text encoder gives for a prompt: ``[1, n, D]``, and ``[1, P]`` where it projects."""
 
     hidden: Floats
     pooled: Floats | None
-    warnings: tuple[str, ...]
-
-    def zeros(self) -> _Text:
-        hidden = np.zeros_like(self.hidden)
-        pooled = None if self.pooled is None else np.zeros_like(self.pooled)
-        return _Text(hidden, pooled, self.warnings)
 
 
 class PromptEncoder:
@@ -90,27 +107,50 @@ class PromptEncoder:
             RequestError: a ``clip_skip`` that the text encoders do not have.
             WeightsError: an embedding that does not fit them.
         """
-        with ExitStack() as opened:
-            if any(key not in self._encoded for key in keys):
-                for tower in self._towers:
-                    opened.enter_context(tower.held())
-                opened.enter_context(held(self._cross_kv))
-            return lengthened(keys, self.encode, lambda prompt: prompt.cross_kv.shape[1], _followed_by)
+        found = {key: prompt for key in keys if (prompt := self._encoded.get(key)) is not None}
+        read = {key: self._read(key) for key in keys if key not in found}
 
-    def encode(self, key: PromptKey) -> EncodedPrompt:
-        """One prompt, from the cache where it is there; errors as for :meth:`encode_all`."""
-        encoded = self._encoded.get(key)
-        if encoded is not None:
-            return encoded
+        lengths = [(found[key] if key in found else read[key]).length for key in keys]
+        for key, length in zip(keys, lengths, strict=True):
+            if length == max(lengths) or key.empty in found or key.empty in read:
+                continue
+            empty = self._encoded.get(key.empty)
+            if empty is not None:
+                found[key.empty] = empty
+            else:
+                read[key.empty] = self._read(key.empty)
 
-        text = self._read(key)
-        if key.negative and not key.text and self._zero_empty_prompt:
-            text = text.zeros()
+        found |= self._encode(read)
+        return lengthened(keys, found.__getitem__, lambda prompt: prompt.length, _followed_by)
 
-        (cross_kv,) = self._cross_kv.run(None, {"hidden": text.hidden})
-        encoded = EncodedPrompt(cross_kv, text.pooled, text.warnings)
-        self._encoded.put(key, encoded)
-        self._evict_surplus()
+    def _encode(self, prompts: Mapping[PromptKey, _Read]) -> dict[PromptKey, EncodedPrompt]:
+        """Encode some prompts together, and keep them.
+
+        One graph after the other does its part for all of them, so that of graphs that are opened for each use one is
+        open at a time.
+        """
+        if not prompts:
+            return {}
+        outputs: dict[PromptKey, list[_TowerOutput]] = {key: [] for key in prompts}
+        for place, tower in enumerate(self._towers):
+            with tower.held():
+                for key, prompt in prompts.items():
+                    outputs[key].append(tower.encode(prompt.chunks[place], key.clip_skip))
+
+        encoded: dict[PromptKey, EncodedPrompt] = {}
+        with held(self._cross_kv):
+            for key, prompt in prompts.items():
+                hidden = np.concatenate([output.hidden for output in outputs[key]], axis=2)
+                pooled = next((output.pooled for output in outputs[key] if output.pooled is not None), None)
+                if key.negative and not key.text and self._zero_empty_prompt:
+                    hidden = np.zeros_like(hidden)
+                    pooled = None if pooled is None else np.zeros_like(pooled)
+                (cross_kv,) = self._cross_kv.run(None, {"hidden": hidden})
+                encoded[key] = EncodedPrompt(cross_kv, pooled, prompt.warnings)
+
+        for key, result in encoded.items():
+            self._encoded.put(key, result)
+            self._evict_surplus()
         return encoded
 
     def _evict_surplus(self) -> None:
@@ -118,23 +158,14 @@ class PromptEncoder:
         while len(self._encoded) > 1 and sum(each.cross_kv.nbytes for each in self._encoded.values()) > _PROMPT_BYTES:
             self._encoded.evict(next(iter(self._encoded)))
 
-    def _read(self, key: PromptKey) -> _Text:
+    def _read(self, key: PromptKey) -> _Read:
         if not 1 <= key.clip_skip <= self._clip_skip_limit:
             raise RequestError("clip_skip", key.clip_skip, f"between 1 and {self._clip_skip_limit} for this model")
 
         words, notes = embedding_words(key.files, self._loras, [tower.width for tower in self._towers])
         tokens = [tower.tokens for tower in self._towers]
         chunks, cut = tower_chunks(key.text, key.syntax, tokens, words)
-
-        hidden: list[Floats] = []
-        pooled: Floats | None = None
-        for tower, own_chunks in zip(self._towers, chunks, strict=True):
-            outputs = [tower.run(chunk, key.clip_skip) for chunk in own_chunks]
-            weighted = [_weighted(output[0], chunk) for output, chunk in zip(outputs, own_chunks, strict=True)]
-            hidden.append(np.concatenate(weighted, axis=1))
-            if pooled is None and len(outputs[0]) > 1:
-                pooled = outputs[0][1]
-        return _Text(np.concatenate(hidden, axis=2), pooled, (*notes, *cut))
+        return _Read(chunks, (*notes, *cut))
 
 
 def _followed_by(prompt: EncodedPrompt, other: EncodedPrompt, times: int) -> EncodedPrompt:
@@ -152,7 +183,14 @@ class _Tower:
         """Several prompts encoded within it take one encoder, where it is opened for each use."""
         return held(self._session)
 
-    def run(self, chunk: Chunk, clip_skip: int) -> list[Floats]:
+    def encode(self, chunks: Sequence[Chunk], clip_skip: int) -> _TowerOutput:
+        """All chunks of a prompt, one behind the other; the first one's pooled text is the prompt's."""
+        outputs = [self._run(chunk, clip_skip) for chunk in chunks]
+        weighted = [_weighted(output[0], chunk) for output, chunk in zip(outputs, chunks, strict=True)]
+        pooled = outputs[0][1] if len(outputs[0]) > 1 else None
+        return _TowerOutput(np.concatenate(weighted, axis=1), pooled)
+
+    def _run(self, chunk: Chunk, clip_skip: int) -> list[Floats]:
         """``[1, n, D]``, and ``[1, P]`` where it projects."""
         ids = chunk.ids.copy()
         extra: list[Floats] = []
