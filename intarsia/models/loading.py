@@ -99,7 +99,8 @@ def load_pipeline_parts(
     """Load a model.
 
     Args:
-        model: a diffusers folder, a checkpoint's file, or what :func:`~.single_file.stored_model` gives of one.
+        model: a diffusers folder, a checkpoint's file, or what
+            :func:`~intarsia.checkpoints.single_file.stored_model` gives of one.
         device: where the networks go.
         dtype: what they compute in; weights stored otherwise are cast. An autoencoder whose config says
             ``force_upcast`` would overflow float16; it is rescaled (:meth:`AutoencoderKL.shrink`) where that was asked.

@@ -33,7 +33,7 @@ def load_text(
 
     Args:
         model: a diffusers folder with ``text_encoder``, ``tokenizer`` and perhaps ``text_encoder_2`` and
-            ``tokenizer_2``, or what :func:`~.single_file.stored_model` gives of it.
+            ``tokenizer_2``, or what :func:`~intarsia.checkpoints.single_file.stored_model` gives of it.
         additions: what LoRAs add to the weights.
 
     Raises:

@@ -41,7 +41,11 @@ _DTYPES = {
 
 
 def stored_names(paths: Iterable[Path]) -> list[str]:
-    """Names of all tensors of some safetensors files. WeightsError as :func:`~.header.read_header`."""
+    """Names of all tensors of some safetensors files.
+
+    Raises:
+        WeightsError: as :func:`~intarsia.checkpoints.header.read_header`.
+    """
     return [name for path in paths for name in read_header(path).tensors]
 
 
@@ -126,7 +130,10 @@ def _in_order(places: Mapping[str, Place], headers: Mapping[Path, Header]) -> li
 def _packed(
     places: Mapping[str, Place], headers: Mapping[Path, Header], device: torch.device, dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """Memory for the projections of self-attention, which networks hold in one tensor (:class:`.SelfAttention`)."""
+    """Memory for the projections of self-attention, which networks hold in one tensor.
+
+    See :class:`~.attention.SelfAttention`.
+    """
     state: dict[str, Tensor] = {}
     for name in places:
         prefix, found, _ = name.partition("attn1.to_q.weight")

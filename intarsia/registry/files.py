@@ -243,7 +243,11 @@ def _of_folder(entry: ModelEntry) -> dict[str, Any]:
 
 
 def identified(path: Path) -> Identified:
-    """What an entry's file or folder is, by its header or configs; WeightsError as :func:`~.probe.identify`."""
+    """What an entry's file or folder is, by its header or configs.
+
+    Raises:
+        WeightsError: as :func:`~intarsia.checkpoints.probe.identify`.
+    """
     if os.path.isdir(path):
         return identify(path)
     stat = regular(path)

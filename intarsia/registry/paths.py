@@ -39,7 +39,7 @@ def entry_with_path(entries: Iterable[E], name: str) -> E | None:
 
 
 def model_of_path(name: str) -> ModelEntry:
-    """A model in a checkpoint or a folder, as :func:`intarsia.registry.adding` would declare it.
+    """A model in a checkpoint or a folder, as :mod:`intarsia.adding` would declare it.
 
     Raises:
         WeightsError: nothing is there, it is no model, or one that cannot be used.

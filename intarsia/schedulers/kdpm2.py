@@ -14,7 +14,7 @@ def kdpm2(run: SamplingRun) -> Rows:
 
 
 def kdpm2_ancestral(run: SamplingRun) -> Rows:
-    """The same step past the next level, then noise back up to it (as :func:`euler_ancestral` does)."""
+    """The same step past the next level, then noise back up to it (as :func:`~.euler.euler_ancestral` does)."""
     return _midpoint(run, ancestral=True)
 
 

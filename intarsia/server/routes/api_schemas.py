@@ -32,7 +32,7 @@ def own_schemas() -> dict[str, Schema]:
         request["properties"][name] = _IMAGE
     parts["IpAdapter"]["properties"]["image"] = _IMAGE
     request["properties"]["seed"] = _or_null({"type": ["integer", "string"]})
-    request["description"] = "The library's request: docs/api.md says what each field means."
+    request["description"] = "The library's request: intarsia inpaint --help says what each field means."
 
     return {
         "InpaintRequest": request,
