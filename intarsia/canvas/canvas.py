@@ -149,14 +149,7 @@ def prepare(image: RgbImage, mask: RgbImage | None, options: CanvasOptions | Non
         RequestError: the mask is empty, has another aspect ratio, or an option does not fit.
     """
     options = options or CanvasOptions()
-    levels = None
-    swap_warnings: tuple[str, ...] = ()
-    if mask is not None and options.soft_mask:
-        levels, mask_warnings = soft_mask(image, mask, options)
-        area = levels > 0
-    else:
-        swap_warnings = about_swapped(image, mask) if mask else ()
-        area, mask_warnings = denoise_mask(image, mask, options)
+    area, levels, mask_warnings = _read_mask(image, mask, options)
     height, width = area.shape
     working_size = (width, height)
     mask_box = bounding_box(area) or (0, 0, width, height)
@@ -182,12 +175,24 @@ def prepare(image: RgbImage, mask: RgbImage | None, options: CanvasOptions | Non
         feather=feather(area, options.mask_blur),
         options=options,
         warnings=(
-            *swap_warnings,
             *mask_warnings,
             *about_scale(layout, options),
             *about_hidden(hidden, area),
         ),
     )
+
+
+def _read_mask(
+    image: RgbImage, mask: RgbImage | None, options: CanvasOptions
+) -> tuple[NDArray[np.bool_], NDArray[np.uint8] | None, tuple[str, ...]]:
+    """What is repainted, the levels of a soft mask (None of any other), and warnings."""
+    if mask is not None and options.soft_mask:
+        levels, warnings = soft_mask(image, mask, options)
+        return levels > 0, levels, warnings
+
+    swap_warnings = about_swapped(image, mask) if mask else ()
+    area, warnings = denoise_mask(image, mask, options)
+    return area, None, (*swap_warnings, *warnings)
 
 
 def _working(image: RgbImage, size: Size) -> RgbImage:

@@ -42,20 +42,13 @@ def sampler_plan(request: InpaintRequest, entry: ModelEntry) -> SamplerPlan:
     scheduler = request.scheduler or _default(entry, "scheduler", DEFAULT_SCHEDULER)
     steps = request.steps or _default(entry, "steps", DEFAULT_STEPS)
     sampler = schedulers.resolve_sampler(scheduler)
-    name, named = sampler.scheduler, sampler.algorithm_type
-    # Beside a name that says it too, any spelling of it is the same.
-    spelled = checked_algorithm(request.algorithm_type) if named else None
-    algorithm = _chosen("algorithm_type", request, sampler, spelled)
-    chosen = _settings(request, sampler)
-    karras = _karras(request, name, chosen.get("spacing"))
-    if chosen.get("spacing") == "karras":
-        del chosen["spacing"]  # which the plan says as ``karras``
-    settings = tuple(sorted(chosen.items()))
+    algorithm = _algorithm(request, sampler)
+    settings, karras = _settings_and_karras(request, sampler)
 
     expect("steps", steps, int, "a whole number between 1 and 1000")  # a registry's default may be anything
     strength = float(request.strength)
     table = _table(
-        scheduler=name,
+        scheduler=sampler.scheduler,
         steps=steps,
         # Strength 0 returns the input: no rows; the table of strength 1 still checks everything else.
         strength=strength or 1.0,
@@ -65,7 +58,7 @@ def sampler_plan(request: InpaintRequest, entry: ModelEntry) -> SamplerPlan:
         config=json.dumps(config),
     )
     return SamplerPlan(
-        scheduler=name,
+        scheduler=sampler.scheduler,
         steps=steps,
         strength=strength,
         karras=karras,
@@ -111,6 +104,25 @@ def _plan_of_table(request: InpaintRequest, table: schedulers.Table, config: Map
         notes=table.notes,
         table_sha256=table_hash(table),
     )
+
+
+def _algorithm(request: InpaintRequest, sampler: schedulers.Sampler) -> str | None:
+    """The form of the DPM solvers, chosen by the request or in the sampler's name."""
+    # Beside a name that says it too, any spelling of it is the same.
+    spelled = checked_algorithm(request.algorithm_type) if sampler.algorithm_type else None
+    algorithm: str | None = _chosen("algorithm_type", request, sampler, spelled)
+    return algorithm
+
+
+def _settings_and_karras(
+    request: InpaintRequest, sampler: schedulers.Sampler
+) -> tuple[tuple[tuple[str, Any], ...], bool]:
+    """The solver's settings, sorted by name, and whether the levels lie on Karras's curve."""
+    chosen = _settings(request, sampler)
+    karras = _karras(request, sampler.scheduler, chosen.get("spacing"))
+    if chosen.get("spacing") == "karras":
+        del chosen["spacing"]  # which the plan says as ``karras``
+    return tuple(sorted(chosen.items())), karras
 
 
 def _settings(request: InpaintRequest, sampler: schedulers.Sampler) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from intarsia.checkpoints.files import read_bytes
 from intarsia.errors import WeightsError, one_line, shown
-from intarsia.execution import PRECISIONS, STANDARD
+from intarsia.execution import PRECISIONS
 from intarsia.registry.entries import DEFAULT_MERGING, PARTS, Format, ModelEntry, PartEntry, PinnedFile
 from intarsia.registry.families import FAMILIES
 from intarsia.token_merging import MAX_RATIO, TokenMerging
@@ -28,6 +28,8 @@ _KEYS = ("schema", "default", "realtime", "models", *PARTS)
 # Pixels of the side that a model was trained at.
 _SMALLEST, _LARGEST = 8, 8192
 PREDICTIONS = ("epsilon", "v_prediction")
+# Keys of a model whose value is one of a few.
+_CHOICES = {"prediction": PREDICTIONS, "prompt_syntax": SYNTAXES, "precision": PRECISIONS}
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 # Keys of an entry and their types.
@@ -213,24 +215,13 @@ def _check_model(where: str, fields: Mapping[str, Any]) -> None:
         known = ", ".join(FAMILIES)
         raise WeightsError(f"{where}: family must be one of {known}, not {shown(family)}")
 
-    prediction = fields.get("prediction", "epsilon")
-    if prediction not in PREDICTIONS:
-        known = " or ".join(PREDICTIONS)
-        raise WeightsError(f"{where}: prediction must be {known}, not {shown(prediction)}")
-
     size = fields.get("size", _SMALLEST)
     if not _SMALLEST <= size <= _LARGEST:
         raise WeightsError(f"{where}: size must be between {_SMALLEST} and {_LARGEST}, not {shown(size)}")
 
-    syntax = fields.get("prompt_syntax", "plain")
-    if syntax not in SYNTAXES:
-        known = " or ".join(SYNTAXES)
-        raise WeightsError(f"{where}: prompt_syntax must be {known}, not {shown(syntax)}")
-
-    precision = fields.get("precision", STANDARD)
-    if precision not in PRECISIONS:
-        known = " or ".join(PRECISIONS)
-        raise WeightsError(f"{where}: precision must be {known}, not {shown(precision)}")
+    for key, allowed in _CHOICES.items():
+        if key in fields and fields[key] not in allowed:
+            raise WeightsError(f"{where}: {key} must be {' or '.join(allowed)}, not {shown(fields[key])}")
 
 
 def _format(where: str, fields: Mapping[str, Any]) -> Format:

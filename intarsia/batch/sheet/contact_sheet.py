@@ -72,13 +72,8 @@ def sheet(
         OutputError: the folder holds no results, something cannot be written, an extension of no known format.
         RequestError: ``first`` or ``workers`` outside its limits.
     """
+    _check_arguments(overview, first, workers)
     folder = Path(out)
-    if not 1 <= first <= 400:
-        raise RequestError("first", first, "between 1 and 400")
-    if workers is not None and not 1 <= workers <= _MOST_WORKERS:
-        raise RequestError("workers", workers, f"between 1 and {_MOST_WORKERS}")
-    if overview is not None:
-        format_of(Path(overview))
     files = result_files(folder)
     if not files:
         raise OutputError(f"{folder} holds no results of a batch run")
@@ -112,6 +107,16 @@ def sheet(
         unreadable=sum(not row.thumbnail.name for row in rows),
         warnings=tuple(history.damage.warnings),
     )
+
+
+def _check_arguments(overview: str | os.PathLike[str] | None, first: int, workers: int | None) -> None:
+    """Refuse, before anything is read, what :func:`sheet` does not take."""
+    if not 1 <= first <= 400:
+        raise RequestError("first", first, "between 1 and 400")
+    if workers is not None and not 1 <= workers <= _MOST_WORKERS:
+        raise RequestError("workers", workers, f"between 1 and {_MOST_WORKERS}")
+    if overview is not None:
+        format_of(Path(overview))
 
 
 def _present(folder: Path) -> dict[str, str]:
