@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 import time
@@ -34,6 +35,8 @@ from intarsia.server.store.webhooks import WebhookSender
 from intarsia.threads import start_thread
 
 __all__ = ["Services"]
+
+log = logging.getLogger("intarsia")
 
 
 @dataclass(kw_only=True)
@@ -162,6 +165,8 @@ class Services:
         assert self.host is not None
         decoders()  # are imported, for which the first requests would otherwise wait together
         self.problems = self.host.open_models(self.settings.models)
+        for model, problem in self.problems.items():
+            log.error("the model %s cannot be opened: %s", model, problem)
         self.is_ready = True
 
     def _failed(self, problem: str) -> None:

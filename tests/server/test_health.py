@@ -35,12 +35,13 @@ def test_a_server_that_can_serve_is_ready(server):
     assert server.client.get("/healthz").json() == {"status": "ok"}
 
 
-def test_models_that_cannot_be_opened_are_named(tmp_path):
+def test_models_that_cannot_be_opened_are_named(tmp_path, caplog):
     with running(tmp_path / "data", models=("intarsia-tiny", "none-such")) as server:
         response = preloaded(server)
         (reason,) = response.json()["reasons"]
         assert (response.status_code, response.json()["status"]) == (503, "not ready")
         assert reason.startswith("the model none-such cannot be opened: Model not found: none-such")
+        assert [record.message for record in caplog.records if record.levelname == "ERROR"] == [reason]
         assert server.client.get("/healthz").status_code == 200
 
 
