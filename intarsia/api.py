@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import inspect
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Unpack
@@ -113,10 +114,16 @@ def compare(
 
 
 def _check_arguments(function: str, options: Mapping[str, Any]) -> None:
-    """Refuse the fields of the images, which are arguments of their own."""
+    """Refuse the fields of the images, which are arguments of their own, and the arguments of an engine."""
     for field, argument in (("init_image", "image"), ("mask_image", "mask")):
         if field in options:
             raise RequestError(field, message=f"{field} is given by the argument {argument} of {function}")
+
+    of_engine = inspect.signature(Engine).parameters
+    for name in options:
+        if name in of_engine:
+            message = f"{name} is an argument of intarsia.Engine, not of {function}: open one, and run a request on it"
+            raise RequestError(name, message=message)
 
 
 class _KeptEngine:

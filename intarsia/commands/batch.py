@@ -43,7 +43,7 @@ __all__ = ["batch"]
 batch = group("Offline batches: validate, run, report, sheet, retry, merge.", no_args_is_help=True)
 
 Out = Annotated[Path, typer.Option("--out", "-o", "--output", metavar="FOLDER", help="For images and results.")]
-Folder = Annotated[Path, typer.Argument(help="The output folder of a run.")]
+Folder = Annotated[Path, typer.Argument(metavar="OUT", help="The output folder of a run.")]
 Every = Annotated[
     float,
     typer.Option(
@@ -79,7 +79,10 @@ def validate_command(
     every: Every = 30.0,
     as_json: AsJson = False,
 ) -> None:
-    """Check every row before a run; exit code 2 where anything is wrong."""
+    """Check every row before a run.
+
+    Exit code 2 where anything is wrong.
+    """
     from intarsia.batch import Options, validate
     from intarsia.batch.live import CheckDisplay, ProgressLines
 
@@ -109,8 +112,12 @@ class _EveryRow(Command):
         super().__init__(name, params=shared, **settings)
 
 
-RUN_HELP = "Run the rows that are not done yet; exit code 1 where any failed. May be killed and started again."
-RETRY_HELP = "Run only the rows that failed or were cancelled, with the same options as the run."
+RUN_HELP = """Run the rows that are not done yet.
+
+Exit code 1 where any failed. It may be killed and started again by the same command."""
+RETRY_HELP = """Run only the rows that failed or were cancelled.
+
+The options are those of the run."""
 
 
 # Decorators are applied upwards: run is registered, and listed, before retry.
@@ -154,7 +161,10 @@ def run_or_retry_command(
 
 @batch.command("report")
 def report_command(out: Folder, as_json: AsJson = False) -> None:
-    """Print what became of the rows, the failed ones with their reasons."""
+    """Print what became of the rows.
+
+    Of those that failed the reasons too.
+    """
     from intarsia.batch.ledger.report import as_text, report
 
     summary = report(out)
@@ -175,7 +185,10 @@ def sheet_command(
     every: Every = 30.0,
     as_json: AsJson = False,
 ) -> None:
-    """Write a contact sheet, sheet.html: before, mask and after of every row, failures first."""
+    """Write a contact sheet, sheet.html.
+
+    Before, mask and after of every row; those that failed come first.
+    """
     from intarsia.batch import sheet
     from intarsia.batch.live import CheckDisplay, ProgressLines
 
@@ -199,10 +212,15 @@ def sheet_command(
 @batch.command("merge")
 def merge_command(
     out: Folder,
-    others: Annotated[list[Path] | None, typer.Argument(help="Folders whose results are added.")] = None,
+    others: Annotated[
+        list[Path] | None, typer.Argument(metavar="FOLDER", help="Folders whose results are added.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Put the results of shards (and of other folders) into one results.jsonl."""
+    """Put the results of shards into one results.jsonl.
+
+    Those of other folders too, where they are named.
+    """
     from intarsia.batch import merge
 
     try:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FileOptions", "RowFields", "RowOptions", "RunOptions", "Threads"]
 
-Manifest = Annotated[Path | None, typer.Argument(help="A .jsonl, .csv or .parquet file.")]
+Manifest = Annotated[Path | None, typer.Argument(metavar="MANIFEST", help="A .jsonl, .csv or .parquet file.")]
 Images = Annotated[
     Path | None, typer.Option("--images", metavar="FOLDER", help="In place of a manifest: a folder of images …")
 ]

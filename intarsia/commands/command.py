@@ -45,6 +45,7 @@ class Command(TyperCommand):
             heading = getattr(parameter, "rich_help_panel", None) or _GENERAL
             if parameter.param_type_name == "argument":
                 heading = "Arguments"
+                record = (record[0].partition(" <")[0], record[1])  # without the name of its type in Python
             sections.setdefault(heading, []).append(record)
 
         general = sections.pop(_GENERAL, [])  # --help among them: last
@@ -145,7 +146,7 @@ def group(help: str, **settings: Any) -> Group:
 def _built(function: Callable[..., Any], name: str, settings: Mapping[str, Any]) -> Any:
     """A subcommand with all its options."""
     alone = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
-    alone.command(name, **settings)(flattened(function))
+    alone.command(name, **{"cls": Command, **settings})(flattened(function))
     return typer.main.get_command(alone)
 
 

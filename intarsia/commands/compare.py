@@ -63,7 +63,9 @@ def compare(
     axis: Axes = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare settings over one image: a labelled grid, a table, and a manifest for intarsia batch.
+    """Compare settings over one image, as a labelled grid.
+
+    A table and a manifest for intarsia batch are written beside the grid.
 
     An option with several values is an axis: --scheduler euler,ddim --steps 10,20,30 are six images, made as one batch.
     The last axis goes across, the one before it down. Exit code 1: some cells failed, and say why.

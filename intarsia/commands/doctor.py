@@ -49,7 +49,9 @@ _TORCH_SECONDS = 120
 
 @grouped
 def doctor(weights: Weights = None, as_json: AsJson = False) -> None:
-    """Print what is installed, which devices there are, which backend auto takes and why, and whether a model is there.
+    """Print what is installed, and what would run.
+
+    Versions of packages, devices, which backend auto takes and why, and whether the default model is there.
 
     Exit code 4 where no backend is installed, 3 where the default model is missing or its files differ.
     """

@@ -35,16 +35,22 @@ class Dtype(StrEnum):
 
 def export(
     model: Annotated[
-        str | None, typer.Argument(help="Id or alias in the registry, or a path; the default model without.")
+        str | None, typer.Argument(metavar="MODEL", help="Id, alias or path; default is the default model.")
     ] = None,
-    vae: Annotated[str | None, typer.Option("--vae", help="Another VAE's graphs as well: its id, or a path.")] = None,
+    vae: Annotated[
+        str | None, typer.Option("--vae", metavar="ID", help="Another VAE's graphs as well: its id, or a path.")
+    ] = None,
     ip_adapter: Annotated[
-        str | None, typer.Option("--ip-adapter", help="An IP adapter's graphs with the model: its id, or a path.")
+        str | None,
+        typer.Option("--ip-adapter", metavar="ID", help="An IP adapter's graphs with the model: its id, or a path."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Where folders of graphs are kept; the cache without.")
+        Path | None,
+        typer.Option("--out", "-o", metavar="FOLDER", help="For the folders of graphs; default is the cache."),
     ] = None,
-    dtype: Annotated[Dtype, typer.Option(help="float16 is for GPUs.")] = Dtype.float32,
+    dtype: Annotated[
+        Dtype, typer.Option(metavar="NAME", help="float32, or float16, which is for GPUs.")
+    ] = Dtype.float32,
     token_merging: Annotated[
         bool, typer.Option(help="A second graph of the UNet, which merges tokens, as the registry says of the model.")
     ] = True,
@@ -52,11 +58,11 @@ def export(
     weights: Weights = None,
     as_json: AsJson = False,
 ) -> None:
-    """Export a model, with its safety checker and the parts that its entry names, for backend onnx.
+    """Export a model as graphs for backend onnx.
 
-    Prints the folders of their graphs.
+    With it go its safety checker and the parts that its entry names. The folders of the graphs are printed.
 
-    The graphs hold no weights, they refer to the model's own files. With --out, set INTARSIA_GRAPHS to the same folder
+    Graphs hold no weights, they refer to the model's own files. With --out, set INTARSIA_GRAPHS to the same folder
     where they are to be used.
     """
     from intarsia.registry.registry import Registry

@@ -15,8 +15,8 @@ __all__ = ["keys"]
 
 keys = group("The keys of intarsia serve; the file holds their hashes alone.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(help="Whose key it is: what logs and metrics call its owner.")]
-KeysFile = Annotated[Path, typer.Option("--file", help="The keys file, as of intarsia serve --keys.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Whose key it is: what logs and metrics call its owner.")]
+KeysFile = Annotated[Path, typer.Option("--file", metavar="FILE", help="The keys file, as of intarsia serve --keys.")]
 
 
 @keys.command("add")
@@ -47,7 +47,10 @@ def list_names(file: KeysFile, as_json: AsJson = False) -> None:
 
 @keys.command("remove")
 def remove(name: Name, file: KeysFile, as_json: AsJson = False) -> None:
-    """Remove a key. A server that runs refuses it from its next request on."""
+    """Remove a key.
+
+    A server that runs refuses it from its next request on.
+    """
     from intarsia.server.http.keys import parse, read_file
     from intarsia.server.http.keys_editing import remove_key
 

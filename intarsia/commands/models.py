@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from intarsia.commands.command import group
 from intarsia.commands.models_add import add_models, remove_model, scan_folder
-from intarsia.commands.options import AsJson, Weights
+from intarsia.commands.options import AsJson, Kind, OfKind, Weights
 from intarsia.commands.streams import note, print_report
-from intarsia.errors import WeightsError
+from intarsia.errors import RequestError, WeightsError
 
 if TYPE_CHECKING:
     from intarsia.registry.entries import ModelEntry, PartEntry
@@ -25,24 +24,15 @@ models.command("scan")(scan_folder)
 models.command("remove")(remove_model)
 
 
-class Kind(StrEnum):
-    """A section of the registry."""
-
-    models = "models"
-    vaes = "vaes"
-    loras = "loras"
-    embeddings = "embeddings"
-    ip_adapters = "ip_adapters"
-    safety = "safety"
-
-
-Name = Annotated[str | None, typer.Argument(help="Id or alias; the default model without.")]
-OfKind = Annotated[Kind, typer.Option("--kind", help="Which section of the registry it is in.")]
+Name = Annotated[str | None, typer.Argument(metavar="ID", help="Id or alias; default is the default model.")]
 
 
 @models.command("list")
 def list_models(kind: OfKind = Kind.models, weights: Weights = None, as_json: AsJson = False) -> None:
-    """List the entries of the registry and whether they can be opened; why not is said on standard error."""
+    """List the entries of the registry.
+
+    Whether each can be opened stands beside it; why not is said on standard error.
+    """
     from intarsia.registry.listing import entry_row, why_missing
     from intarsia.registry.registry import Registry
 
@@ -84,7 +74,10 @@ def model_path(name: Name = None, kind: OfKind = Kind.models, weights: Weights =
 def verify_model(
     name: Name = None, kind: OfKind = Kind.models, weights: Weights = None, as_json: AsJson = False
 ) -> None:
-    """Compare every file of an entry with its size and sha256; exit code 3 where one differs."""
+    """Compare every file of an entry with its size and sha256.
+
+    Exit code 3 where one differs.
+    """
     from intarsia.registry.files import verify
     from intarsia.registry.registry import Registry
 
@@ -109,6 +102,6 @@ def _find(registry: Registry, kind: Kind, name: str | None) -> ModelEntry | Part
         return registry.find(name)
     if name is None:
         known = ", ".join(sorted(registry.parts[kind])) or "none"
-        message = f"an id is missing, as only models have a default; {kind} of the registry: {known}"
-        raise typer.BadParameter(message, param_hint="name")
+        message = f"ID is missing, as only models have a default; {kind} of the registry: {known}"
+        raise RequestError("ID", message=message)
     return registry.part(kind, name)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from intarsia.commands.options import AsJson, Weights
+from intarsia.commands.options import AsJson, Kind, OfKind, Weights
 from intarsia.commands.streams import note, print_report
 from intarsia.errors import WeightsError
 
@@ -31,25 +31,40 @@ _USES = {
 
 
 def add_models(
-    paths: Annotated[list[str], typer.Argument(help="Files or folders, or hf:OWNER/NAME[/FILE][@REVISION].")],
-    id: Annotated[str | None, typer.Option("--id", help="Its id; from the file's name without.")] = None,
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATH", help="Files or folders, or hf:OWNER/NAME[/FILE][@REVISION].")
+    ],
+    id: Annotated[
+        str | None, typer.Option("--id", metavar="ID", help="Its id; default is made from the file's name.")
+    ] = None,
     copy: Annotated[bool, typer.Option("--copy", help="Keep a copy of it.")] = False,
-    family: Annotated[list[str] | None, typer.Option(help="In place of what is found; may be repeated.")] = None,
-    prediction: Annotated[str, typer.Option(help="epsilon or v_prediction, where the file does not say it.")] = "",
-    vae: Annotated[str, typer.Option(help="Id of the VAE of a checkpoint, in place of its own.")] = "",
-    text: Annotated[str, typer.Option(help="Id of a model whose text encoders it has.")] = "",
-    tokenizer: Annotated[Path | None, typer.Option(help="Folder of a tokenizer in place of CLIP's.")] = None,
+    family: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Family of models, in place of what the file says; may be repeated."),
+    ] = None,
+    prediction: Annotated[
+        str, typer.Option(metavar="NAME", help="epsilon or v_prediction, where the file does not say it.")
+    ] = "",
+    vae: Annotated[str, typer.Option(metavar="ID", help="Id of the VAE of a checkpoint, in place of its own.")] = "",
+    text: Annotated[str, typer.Option(metavar="ID", help="Id of a model whose text encoders it has.")] = "",
+    tokenizer: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder of a tokenizer in place of CLIP's.")
+    ] = None,
     image_encoder: Annotated[
-        str, typer.Option(help="Of an IP adapter: folder of its image encoder, or id of another that has it.")
+        str,
+        typer.Option(
+            metavar="PATH", help="Of an IP adapter: folder of its image encoder, or id of another that has it."
+        ),
     ] = "",
     default: Annotated[bool, typer.Option("--default", help="Run it where no model is named.")] = False,
     weights: Weights = None,
     as_json: AsJson = False,
 ) -> None:
-    """Add checkpoints, diffusers folders, LoRAs, embeddings, VAEs and IP adapters to your weights.toml.
+    """Add models, LoRAs, VAEs and other files to your registry.
 
-    What each file is, is read from its header. The file stays where it is; nothing is converted. Its sha256 is
-    computed once.
+    Taken are checkpoints, diffusers folders, LoRAs, embeddings, VAEs and IP adapters. What each file is, is read from
+    its header. Its entry is written into your weights.toml, with its sha256. The file stays where it is; nothing is
+    converted.
     """
     from intarsia.adding.options import AddOptions
 
@@ -75,12 +90,15 @@ def add_models(
 
 
 def scan_folder(
-    folder: Annotated[Path, typer.Argument(help="Looked through with all folders below it.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Looked through with all folders below it.")],
     add: Annotated[bool, typer.Option("--add", help="Add everything that can be used.")] = False,
     weights: Weights = None,
     as_json: AsJson = False,
 ) -> None:
-    """List what a folder has: what each file is, its family, and whether it can be used. Adds nothing without --add."""
+    """List the models and parts in a folder.
+
+    Of each file what it is, its family, and whether it can be used. Nothing is added without --add.
+    """
     from intarsia.adding.add import visible_registry
     from intarsia.adding.scan import scan
     from intarsia.adding.user_file import user_file
@@ -101,18 +119,17 @@ def scan_folder(
 
 
 def remove_model(
-    name: Annotated[str, typer.Argument(help="Id or alias.")],
-    kind: Annotated[str, typer.Option("--kind", help="Which section of the registry it is in.")] = "models",
+    name: Annotated[str, typer.Argument(metavar="ID", help="Id or alias.")],
+    kind: OfKind = Kind.models,
     weights: Weights = None,
     as_json: AsJson = False,
 ) -> None:
-    """Take an entry out of your weights.toml. Its files stay, but for a copy that `add --copy` made."""
-    from intarsia.adding.remove import remove
-    from intarsia.registry.entries import PARTS
+    """Take an entry out of your weights.toml.
 
-    if kind not in ("models", *PARTS):
-        known = ", ".join(("models", *PARTS))
-        raise typer.BadParameter(f"must be of {known}, not {kind}", param_hint="--kind")
+    Its files stay, but for a copy that `models add --copy` made.
+    """
+    from intarsia.adding.remove import remove
+
     identifier, copy = remove(kind, name, weights)
     if as_json:
         print_report({"kind": kind, "id": identifier, "removed_copy": None if copy is None else str(copy)})

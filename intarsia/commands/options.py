@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -26,15 +27,34 @@ __all__ = [
     "Endpoint",
     "EngineOptions",
     "Kernels",
+    "Kind",
     "MaxPixels",
     "Memory",
     "MessageOptions",
+    "OfKind",
     "Precision",
     "Quiet",
     "Verbose",
     "Weights",
 ]
 
+
+class Kind(StrEnum):
+    """A section of the registry."""
+
+    models = "models"
+    vaes = "vaes"
+    loras = "loras"
+    embeddings = "embeddings"
+    ip_adapters = "ip_adapters"
+    safety = "safety"
+
+
+_KINDS = ", ".join(kind.replace("_", "-") for kind in Kind)
+
+OfKind = Annotated[
+    Kind, typer.Option("--kind", metavar="SECTION", help=f"Section of the registry that it is in: {_KINDS}.")
+]
 Weights = Annotated[
     Path | None, typer.Option("--weights", metavar="FILE", help="A weights.toml that goes before all others.")
 ]
@@ -74,8 +94,8 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors: no warn
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="What ran, and the log, on standard error.")]
 
 # Numbers of a table: what is none is refused by the library, in the same words as everywhere.
-WHOLE: dict[str, Any] = {"parser": whole_or_text, "metavar": "INTEGER"}
-NUMBER: dict[str, Any] = {"parser": number_or_text, "metavar": "NUMBER"}
+WHOLE: dict[str, Any] = {"parser": whole_or_text, "metavar": "N"}
+NUMBER: dict[str, Any] = {"parser": number_or_text, "metavar": "X"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ __all__ = ["plan"]
 
 
 def plan(
-    file: Annotated[Path, typer.Argument(help="A request as JSON; - reads standard input.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A request as JSON; - reads standard input.")],
     endpoint: Endpoint = None,
     weights: Weights = None,
     allow_private_urls: AllowPrivateUrls = False,
@@ -25,7 +25,9 @@ def plan(
     precision: Precision = None,
     as_json: AlwaysJson = True,
 ) -> None:
-    """Print what a request would do, as JSON. Loads no model and no torch.
+    """Print what a request would do, as JSON.
+
+    No model and no torch are loaded.
 
     Without --endpoint the fields are intarsia's own, with it those of the documented endpoint.
     """
@@ -37,7 +39,7 @@ def plan(
 
     body, registry = read_json(file), Registry(weights, precision)
     if not isinstance(body, dict):
-        raise RequestError("FILE", message=f"{file} must hold a JSON object, not a {type(body).__name__}")
+        raise RequestError("FILE", message=f"{file} must hold a JSON object, not {type(body).__name__}")
     access = Access(allow_paths=endpoint is None, allow_private_urls=allow_private_urls, max_pixels=max_pixels)
     with hiding(body.get("key")):
         if endpoint is None:

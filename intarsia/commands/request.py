@@ -29,14 +29,17 @@ __all__ = ["request"]
 def request(
     engine: EngineOptions,
     messages: MessageOptions,
-    file: Annotated[Path, typer.Argument(help="The request's JSON body; - reads standard input.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The request's JSON body; - reads standard input.")],
     out: Annotated[
         Path, typer.Option("--out", "-o", "--output", metavar="FOLDER", help="For the images; it is made.")
     ] = Path(),
     endpoint: Endpoint = None,
     as_json: AlwaysJson = True,
 ) -> None:
-    """Run a documented request and print the documented reply, as JSON, also where it is an error."""
+    """Run a documented request and print the documented reply.
+
+    The reply is JSON, also where it is an error.
+    """
     from intarsia.endpoints.answer import answer
     from intarsia.endpoints.replies import error_reply
 

@@ -166,7 +166,8 @@ class PromptOptions:
     heading: ClassVar[str] = "Prompt"
 
     prompt: Annotated[
-        str | None, typer.Option("--prompt", "-p", metavar="TEXT", help="What to paint; without, the background.")
+        str | None,
+        typer.Option("--prompt", "-p", metavar="TEXT", help="What to paint; without it the background is continued."),
     ] = None
     negative_prompt: Annotated[
         str | None,

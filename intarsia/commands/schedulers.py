@@ -56,17 +56,28 @@ def _print_list(as_json: bool) -> None:
 
 @schedulers.command("show")
 def show_scheduler(
-    name: Annotated[str, typer.Argument(help="Documented name or alias.")],
-    steps: Annotated[int, typer.Option("--steps", "-s", **WHOLE)] = 21,
-    karras: Annotated[bool, typer.Option("--karras/--no-karras")] = False,
-    strength: Annotated[float, typer.Option(**NUMBER)] = 1.0,
-    algorithm_type: Annotated[str | None, typer.Option("--algorithm-type")] = None,
-    spacing: Annotated[str | None, typer.Option(help="leading, trailing, linspace, karras or exponential.")] = None,
-    solver_order: Annotated[int | None, typer.Option(**WHOLE)] = None,
-    solver_type: Annotated[str | None, typer.Option()] = None,
-    final_sigmas_type: Annotated[str | None, typer.Option()] = None,
-    eta: Annotated[float | None, typer.Option(**NUMBER)] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw sigmas and coefficients into this file.")] = None,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Documented name or alias.")],
+    steps: Annotated[int, typer.Option("--steps", "-s", help="1 to 1000.", **WHOLE)] = 21,
+    karras: Annotated[bool, typer.Option("--karras/--no-karras", help="Karras's spacing of noise levels.")] = False,
+    strength: Annotated[float, typer.Option(help="Above 0, to 1: the share of the steps that is run.", **NUMBER)] = 1.0,
+    algorithm_type: Annotated[
+        str | None,
+        typer.Option("--algorithm-type", metavar="NAME", help="Form of the DPM solvers, for example sde-dpmsolver++."),
+    ] = None,
+    spacing: Annotated[
+        str | None, typer.Option(metavar="NAME", help="leading, trailing, linspace, karras or exponential.")
+    ] = None,
+    solver_order: Annotated[int | None, typer.Option(help="1 to 3, of DPM++, UniPC and DEIS.", **WHOLE)] = None,
+    solver_type: Annotated[
+        str | None, typer.Option(metavar="NAME", help="midpoint or heun of DPM++, bh1 or bh2 of UniPC.")
+    ] = None,
+    final_sigmas_type: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Where the last step ends: zero or sigma_min.")
+    ] = None,
+    eta: Annotated[float | None, typer.Option(help="Fresh noise in DDIM, 0 to 1.", **NUMBER)] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw sigmas and coefficients into this file.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Print a scheduler's table, a row for each evaluation of the network.

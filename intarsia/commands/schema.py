@@ -18,7 +18,10 @@ def schema(
     openapi: Annotated[bool, typer.Option("--openapi", help="All endpoints as one OpenAPI 3.1 document.")] = False,
     as_json: AlwaysJson = True,
 ) -> None:
-    """Print the JSON Schema of an endpoint's request and replies; of all endpoints without one."""
+    """Print the JSON Schema of an endpoint's request and replies.
+
+    Without --endpoint it is that of all endpoints.
+    """
     from intarsia import endpoints
 
     if endpoint is not None and endpoint not in endpoints.ENDPOINTS:

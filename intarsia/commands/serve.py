@@ -32,7 +32,10 @@ def serve(
     models: ServedModelOptions,
     cluster: ClusterOptions,
 ) -> None:
-    """Serve the documented endpoints, so that a client of the hosted service runs here unchanged."""
+    """Serve the documented endpoints over HTTP, and a page.
+
+    A client of the hosted service runs here unchanged but for its base URL.
+    """
     # What is imported and made until the server answers stays as long as it does: looking through all of it for garbage
     # would be an eighth of the start.
     gc.disable()

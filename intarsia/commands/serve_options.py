@@ -12,7 +12,6 @@ from intarsia.commands.options import (
     AllowPrivateUrls,
     Backend,
     Capture,
-    Device,
     Kernels,
     MaxPixels,
     Memory,
@@ -105,7 +104,10 @@ class KeptOptions:
 
     heading: ClassVar[str] = "What is kept"
 
-    data: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder of jobs and images.")] = None
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Of jobs and images; default is intarsia/server in your data folder."),
+    ] = None
     files: Annotated[
         str, typer.Option(metavar="URL", help="Where images are kept: any fsspec address; default is --data.")
     ] = ""
@@ -143,7 +145,9 @@ class ServedModelOptions:
     ] = None
     null: Annotated[bool, typer.Option("--null", help="Flat colors without a model, for client developers.")] = False
     backend: Backend = "auto"
-    device: Device = "auto"
+    device: Annotated[
+        str, typer.Option(metavar="NAMES", help="auto, cpu, cuda[:N], tensorrt[:N] with onnx; several: cuda:0,cuda:1.")
+    ] = "auto"
     slots: Annotated[int | None, typer.Option(metavar="N", help="Images evaluated together.")] = None
     kernels: Kernels = "auto"
     capture: Capture = "auto"
@@ -180,7 +184,9 @@ class ClusterOptions:
         str, typer.Option(metavar="ADDRESS", help="A running Ray cluster; default starts one here.")
     ] = ""
     replicas: Annotated[int, typer.Option(metavar="N", help="With --ray: engines, at least.")] = 1
-    most_replicas: Annotated[int, typer.Option(metavar="N", help="With --ray: engines at most, by the queue.")] = 0
+    most_replicas: Annotated[
+        int, typer.Option(metavar="N", help="With --ray: engines at most, by the queue; 0 is --replicas.")
+    ] = 0
     gpus: Annotated[float, typer.Option(metavar="N", help="With --ray: GPUs of each engine; 0 runs on CPUs.")] = 1.0
     cpus: Annotated[float, typer.Option(metavar="N", help="With --ray: CPUs of each engine.")] = 1.0
     ingresses: Annotated[int, typer.Option(metavar="N", help="With --ray: processes that answer HTTP.")] = 1

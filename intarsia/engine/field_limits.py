@@ -43,14 +43,12 @@ def _schema(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def _sentence(schema: dict[str, Any]) -> str:
+    if "description" in schema and schema.keys() & {"anyOf", "pattern"}:
+        return str(schema["description"])
     if "anyOf" in schema:
         return ", or ".join(text for text in map(_sentence, schema["anyOf"]) if text)
     if "enum" in schema:
         return "one of " + ", ".join(map(str, schema["enum"]))
-
-    if "pattern" in schema and "description" in schema:
-        return str(schema["description"])
-
     kind = _KINDS.get(schema.get("type", ""), "")
     low, high = schema.get("minimum"), schema.get("maximum")
     if low is None or high is None:

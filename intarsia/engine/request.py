@@ -262,7 +262,11 @@ class InpaintRequest(BaseModel):
     final_sigmas_type: Text | None = None
     table: OwnTable | None = None
     clip_skip: Annotated[int, Strict(), Field(ge=1, le=8), Whole] | None = None
-    seed: Annotated[Annotated[int, Strict(), Field(ge=0, le=MAX_SEED)] | None, BeforeValidator(_as_seed)] = None
+    seed: Annotated[
+        Annotated[int, Strict(), Field(ge=0, le=MAX_SEED)] | None,
+        BeforeValidator(_as_seed),
+        Field(description=f"an integer between 0 and {MAX_SEED}, or -1 for a random one, or null"),
+    ] = None
     loras: tuple[Lora, ...] = ()
     embeddings: tuple[Annotated[Name, Field(min_length=1)], ...] = ()
     vae: Name | None = None
@@ -368,4 +372,7 @@ def _translated_below(path: list[str], problem: str, value: Any, reason: str) ->
         return RequestError(".".join(path), message=f"{parent} needs {named(name)}, which is not in {shown(value)}")
     if problem in ("model_type", "model_attributes_type", "dataclass_type"):
         return RequestError(".".join(path), value, f"{_IN_TEXT[field]}, or an object of {keys}")
-    return RequestError(".".join(path), value, reason)
+
+    # Both limits, where there are any: pydantic's reason has the one that was passed.
+    allowed = describe(shape, name) if shape else ""
+    return RequestError(".".join(path), value, allowed if " between " in allowed else reason)

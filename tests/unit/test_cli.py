@@ -118,9 +118,14 @@ def test_metadata_that_are_not_read_are_named(tmp_path, chunk, text, said):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("inpaint", "--quality", "500"), "--quality must be less than or equal to 100, not '500'"),
-        (("inpaint", "--max-pixels", "0"), "--max-pixels must be greater than or equal to 1, not '0'"),
-        (("inpaint", "--format", "bmp"), "--format: 'bmp' is not one of 'png', 'jpg', 'webp'"),
+        (("inpaint", "--quality", "500"), "--quality must be between 1 and 100, not '500'"),
+        (("inpaint", "--max-pixels", "0"), "--max-pixels must be at least 1, not '0'"),
+        (("inpaint", "--format", "bmp"), "--format must be one of png, jpg, webp, not 'bmp'"),
+        (("batch", "run", "--compression", "10"), "--compression must be between 0 and 9, not '10'"),
+        (
+            ("models", "remove", "ink", "--kind", "lora"),
+            "--kind must be one of models, vaes, loras, embeddings, ip-adapters, safety, not 'lora'",
+        ),
         (("serve", "--port", "abc"), "--port must be a valid integer, not 'abc'"),
         (("inpaint", "--nonsense"), "No such option: --nonsense"),
     ],

@@ -143,12 +143,12 @@ def test_what_cannot_be_honored_is_refused_by_name(weights, ask, fields, kind, s
 @pytest.mark.parametrize(
     ("fields", "field", "allowed"),
     [
-        ({"ip_adapter": {"id": "look", "scale": 1.5}}, "ip_adapter.scale", "less than or equal to 1"),
-        ({"ip_adapter": {"id": "look", "scale": "1"}}, "ip_adapter.scale", "a valid number"),
+        ({"ip_adapter": {"id": "look", "scale": 1.5}}, "ip_adapter.scale", "between 0 and 1"),
+        ({"ip_adapter": {"id": "look", "scale": "1"}}, "ip_adapter.scale", "a finite number between 0 and 1"),
         ({"ip_adapter": {"id": "look", "size": 1}}, "ip_adapter.size", "is no key of ip_adapter"),
         ({"ip_adapter": {"scale": 1}}, "ip_adapter.id", "ip_adapter needs id"),
-        ({"loras": [{"id": "ink", "strength": "0.5"}]}, "loras.0.strength", "a valid number"),
-        ({"loras": [{"id": "ink", "strength": -2.1}]}, "loras.0.strength", "greater than or equal to -2"),
+        ({"loras": [{"id": "ink", "strength": "0.5"}]}, "loras.0.strength", "a finite number between -2 and 2"),
+        ({"loras": [{"id": "ink", "strength": -2.1}]}, "loras.0.strength", "between -2 and 2"),
         ({"loras": [{"id": ""}]}, "loras.0.id", "at least 1 character"),
     ],
 )

@@ -31,12 +31,12 @@ WRONG = [
     ("strength", 3, "a finite number between 0 and 1"),
     ("strength", True, "a finite number between 0 and 1"),
     ("clip_skip", 9, "an integer between 1 and 8"),
-    ("seed", -2, "an integer between 0 and 18446744073709551615"),
-    ("seed", 2**64, "an integer between 0 and 18446744073709551615"),
-    ("seed", 7.5, "an integer between 0 and 18446744073709551615"),
-    ("seed", True, "an integer between 0 and 18446744073709551615"),
-    ("seed", "seven", "an integer between 0 and 18446744073709551615"),
-    ("seed", "", "an integer between 0 and 18446744073709551615"),
+    ("seed", -2, "an integer between 0 and 18446744073709551615, or -1 for a random one"),
+    ("seed", 2**64, "an integer between 0 and 18446744073709551615, or -1 for a random one"),
+    ("seed", 7.5, "an integer between 0 and 18446744073709551615, or -1 for a random one"),
+    ("seed", True, "an integer between 0 and 18446744073709551615, or -1 for a random one"),
+    ("seed", "seven", "an integer between 0 and 18446744073709551615, or -1 for a random one"),
+    ("seed", "", "an integer between 0 and 18446744073709551615, or -1 for a random one"),
     ("mask_blur", float("nan"), "a finite number between 0 and 64"),
     ("mask_padding", -1, "one of auto, whole, or an integer between 0 and 1024"),
     ("mask_padding", "some", "one of auto, whole, or an integer between 0 and 1024"),
@@ -154,10 +154,10 @@ def test_sides_to_extend_as_text():
         ("", "extend", "sides and pixels"),
         ("left=0", "extend", "above 0 on at least one side"),
         ({}, "extend", "above 0 on at least one side"),
-        ("left=2049", "extend.left", "less than or equal to 2048"),
-        ("top=-1", "extend.top", "greater than or equal to 0"),
-        ({"left": 1.5}, "extend.left", "a valid integer"),
-        ({"left": 8, "overlap": 257}, "extend.overlap", "less than or equal to 256"),
+        ("left=2049", "extend.left", "between 0 and 2048"),
+        ("top=-1", "extend.top", "between 0 and 2048"),
+        ({"left": 1.5}, "extend.left", "an integer between 0 and 2048"),
+        ({"left": 8, "overlap": 257}, "extend.overlap", "between 0 and 256"),
         ("middle=3", "extend.middle", "middle is no key of extend, which has left, top, right, bottom, overlap"),
         (64, "extend", "sides and pixels, for example left=256,top=64, or an object of left, top, right, bottom"),
     ],
@@ -251,6 +251,12 @@ def test_a_type_checker_sees_a_wrong_argument(tmp_path):
     errors = [line for line in found.splitlines() if ": error: " in line]
     assert trouble == ""
     assert [line.split(":")[1] for line in errors] == ["3", "4", "6"], found
+
+
+@pytest.mark.parametrize("function", ["inpaint", "compare"])
+def test_arguments_of_an_engine_are_refused_by_name(function, image_and_mask):
+    with pytest.raises(RequestError, match=rf"^device is an argument of intarsia\.Engine, not of {function}: open one"):
+        getattr(intarsia, function)(*image_and_mask, device="cpu")
 
 
 def test_one_line_keeps_its_engine_and_opens_another_after_it_was_closed(image_and_mask, monkeypatch):
