@@ -33,8 +33,8 @@ from intarsia import batch
 from intarsia.batch.ledger.records import Record as ResultRecord
 from intarsia.batch.ledger.results import Results
 from intarsia.batch.manifest.reader import Manifest
-from intarsia.batch.manifest.rows import Reader, Row
-from intarsia.batch.manifest.spec_hash import Specs, identity, sources_of
+from intarsia.batch.manifest.rows import Reader, Row, sources_of
+from intarsia.batch.manifest.spec_hash import Specs, identity
 from intarsia.engine.request import InpaintRequest
 from intarsia.images.encode import encode
 from intarsia.images.sources import open_image
