@@ -235,7 +235,12 @@ class Blends(Protocol):
     """Optional: a session that can paste on its device."""
 
     def blend(self, base: np.ndarray, over: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """:func:`intarsia.canvas.paste.blend`, byte for byte."""
+        """:func:`intarsia.canvas.paste.blend`, byte for byte.
+
+        Args:
+            base, over: uint8 ``[h, w, 3]``.
+            weights: uint8 ``[h, w]``; 255 is all of ``over``.
+        """
         ...
 
 

@@ -59,7 +59,7 @@ def scaled(span: slice, scale: float) -> slice:
 
 
 def ramp(count: int, edge: int) -> NDArray[np.float32]:
-    """Weights that fall towards both ends, but not to 0."""
+    """Weights along a side of a tile, float32 ``[count]``: 1 in the middle, falling to 1 / ``edge`` at both ends."""
     positions = np.arange(count, dtype=np.float32)
     nearer = np.minimum(positions + 1, count - positions)
     weights = nearer.clip(max=edge) / np.float32(edge)

@@ -58,7 +58,14 @@ def enlarged_mask(mask: Mask, extension: Extension) -> Mask:
 
 
 def enlarged_levels(levels: NDArray[np.uint8], extension: Extension) -> NDArray[np.uint8]:
-    """A soft mask of the image with the new area and its overlap, which are white."""
+    """A soft mask at the enlarged size: the new area and its overlap are white.
+
+    Args:
+        levels: uint8 ``[height, width]``, the mask of the image as it was; 255 is repainted from the first step.
+
+    Returns:
+        uint8, of the enlarged height and width.
+    """
     nothing = np.zeros(levels.shape, np.bool_)
     new = enlarged_mask(nothing, extension)
     height, width = levels.shape

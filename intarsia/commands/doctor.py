@@ -29,9 +29,11 @@ PACKAGES = {
     "cuda": ("triton", "onnxruntime-gpu"),
     "export": ("onnx", "onnxscript"),
     "batch": ("pyarrow",),
+    "heif": ("pillow-heif",),
     "ray": ("ray",),
     "serve": ("fastapi", "uvicorn", "sqlalchemy", "prometheus-client"),
     "serve-postgres": ("psycopg",),
+    "serve-ray": ("ray",),
     "plot": ("matplotlib",),
 }
 """Extra → the distributions that it installs; their versions are read off metadata, and none is imported."""

@@ -102,6 +102,11 @@ class Engine:
         """Run one request and wait for its images; arguments and errors are those of :meth:`submit`.
 
         In a callback of one of the engine's own requests it is refused with BackendError, as it would wait for itself.
+
+        Raises:
+            OutOfMemory: the device's memory does not hold it; the message says what would fit.
+            NotFinite: the network gave numbers that are not finite.
+            BackendError: the device failed in another way.
         """
         self._thread.check_run()
         ticket = self.submit(request, allow_paths=allow_paths)

@@ -67,7 +67,7 @@ def _from_floats(field: str, array: NDArray[Any]) -> Bytes2D:
 
 
 def scaled(values: NDArray[Any], highest: int) -> Bytes2D:
-    """Whole numbers 0…``highest`` as 0…255, rounded."""
+    """Whole numbers 0 … ``highest``, ``[height, width, …]``, as uint8 0 … 255 of the same shape, rounded."""
     height, width = values.shape[:2]
     levels = np.empty(values.shape, np.uint8)
     for rows in strips(width, height):

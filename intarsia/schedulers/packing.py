@@ -50,6 +50,9 @@ def repaint_levels(table: Table) -> Array:
 
     So a soft mask repaints what is gray from the row on at which its level exceeds this, the darker the later
     (Levin & Fried 2023, "Differential Diffusion", algorithm 1). A hard mask is 0 and 1, on one side in every row.
+
+    Returns:
+        float64 ``[rows]``, levels 0 … 1.
     """
     rows = len(table)
     return 1 - np.arange(1, rows + 1) / rows

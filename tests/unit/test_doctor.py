@@ -98,3 +98,8 @@ def test_every_package_is_one_that_the_project_declares():
     lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
     declared = {re.split(r"[^A-Za-z0-9-]", line)[0].lower() for line in lines}
     assert {name for names in PACKAGES.values() for name in names} <= declared
+
+
+def test_every_extra_but_those_of_developers_is_listed():
+    project = tomllib.loads((Path(__file__).resolve().parents[2] / "pyproject.toml").read_text())["project"]
+    assert set(PACKAGES) - {"base"} == set(project["optional-dependencies"]) - {"oracle", "tools", "dev"}

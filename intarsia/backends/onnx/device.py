@@ -196,7 +196,7 @@ class Device:
         return providers
 
     def put(self, array: np.ndarray) -> ort.OrtValue:
-        """An array on the device."""
+        """A copy of an array on the device, of the same shape and type."""
         packed = np.ascontiguousarray(array)
         return ort.OrtValue.ortvalue_from_numpy(packed, self._memory, self.index)
 
