@@ -1,1 +1,1 @@
-"""``intarsia models add``: files and folders that people have become entries of their own ``weights.toml``."""
+"""``intarsia models add``: files and folders become entries of the user's ``weights.toml``."""

@@ -238,7 +238,7 @@ class Blends(Protocol):
         """:func:`intarsia.canvas.paste.blend`, byte for byte.
 
         Args:
-            base, over: uint8 ``[h, w, 3]``.
+            base, over: uint8 ``[h, w]`` or ``[h, w, 3]``.
             weights: uint8 ``[h, w]``; 255 is all of ``over``.
         """
         ...

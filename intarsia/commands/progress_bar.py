@@ -1,4 +1,4 @@
-"""A progress bar on standard error, where that is a terminal and nobody asked for silence."""
+"""A progress bar on standard error, where that is a terminal and ``-q`` is not given."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def start(*, quiet: bool, verbose: bool) -> None:
 
 
 def say_more_or_less(*, quiet: bool, verbose: bool) -> None:
-    """Add to what :func:`start` was told.
+    """Say less or more from now on, beside what :func:`start` has set.
 
     Raises:
         RequestError: both are asked for.

@@ -1,4 +1,4 @@
-"""``community``: POST /api/v6/images/inpaint for community models (document 000)."""
+"""``community``: POST /api/v6/images/inpaint for community models."""
 
 from __future__ import annotations
 

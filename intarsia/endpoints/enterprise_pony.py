@@ -1,4 +1,4 @@
-"""``enterprise-pony``: POST /api/v1/enterprise/pony/inpaint (document 001)."""
+"""``enterprise-pony``: POST /api/v1/enterprise/pony/inpaint."""
 
 from __future__ import annotations
 

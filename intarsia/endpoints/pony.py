@@ -1,4 +1,4 @@
-"""``pony``: POST /api/v6/images/inpaint for Pony models (documents 002 and 003)."""
+"""``pony``: POST /api/v6/images/inpaint for Pony models."""
 
 from __future__ import annotations
 

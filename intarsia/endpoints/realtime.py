@@ -1,4 +1,4 @@
-"""``realtime``: POST /api/v6/realtime/inpaint (document 004).
+"""``realtime``: POST /api/v6/realtime/inpaint.
 
 Steps and scheduler have no default here: they are the model's, ``[models.X.defaults.realtime]``.
 """

@@ -1,1 +1,1 @@
-"""The backend-neutral heart: request, plan, canvas, noise, lanes. No torch import anywhere in this folder."""
+"""The engine, the same for every backend: request, plan, noise, denoising loop, result. Nothing here imports torch."""

@@ -1,4 +1,4 @@
-"""LoRA files of all kinds that are about, matched to the layers of a model.
+"""LoRA files of every common kind, matched to the layers of a model.
 
 A file is refused by its header where it is something else or made for another model; then its tensors are read, and
 each layer's become the additions that :mod:`.lora_layers` makes of them.

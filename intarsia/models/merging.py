@@ -1,5 +1,7 @@
-"""Token merging: similar tokens go through self-attention as one (Bolya et al. 2023, "Token Merging: Your ViT But
-Faster"; Bolya & Hoffman 2023, "Token Merging for Fast Stable Diffusion").
+"""Token merging: similar tokens go through self-attention as one.
+
+Bolya et al. 2023, "Token Merging: Your ViT But Faster"; Bolya & Hoffman 2023, "Token Merging for Fast Stable
+Diffusion".
 
 The mathematics are those of the package tomesd: every 2x2 cell of a feature map has one destination, the other
 tokens are sources, each source belongs to the destination of the highest cosine similarity, the ``merged`` most

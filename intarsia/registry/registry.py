@@ -106,7 +106,7 @@ class Registry:
         return frozenset(self._names[section])
 
     def _unknown(self, section: str, name: str, allow_paths: bool) -> WeightsError:
-        """The error for a name that no entry has; for who is at this machine, with the name that was probably meant."""
+        """The error for a name that no entry has; to a caller at this machine it says which name was probably meant."""
         entries = self.models if section == "models" else self.parts[section]
         known = ", ".join(sorted(entries)) or "none"
         what = "Model" if section == "models" else PARTS[section]

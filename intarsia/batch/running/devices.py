@@ -1,4 +1,4 @@
-"""Which devices a run's processes sit on."""
+"""Which devices a run's processes use."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def _groups(tasks: Iterable[ThumbnailTask]) -> Iterator[list[ThumbnailTask]]:
 
 
 def _made(worker: _Worker, group: Sequence[ThumbnailTask]) -> list[tuple[str, Thumbnail]]:
-    """The thumbnails of some tasks; where the process dies, one by one, and none of the one that it dies of."""
+    """The thumbnails of some tasks; where a task ends the process, it has none, and the others are made one by one."""
     names = worker.ask(group)
     if names is not None:
         return [(task.key, Thumbnail.of_name(name)) for task, name in zip(group, names, strict=True)]

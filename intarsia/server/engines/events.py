@@ -84,7 +84,7 @@ class JobEvents:
             self._deliver_soon(event)
 
     def wake_readers(self) -> None:
-        """Have everybody who waits for a job look at it again."""
+        """Wake every reader that waits for a job, so that it looks at the job again."""
         for job_id in list(self._readers):
             self._deliver_soon(JobEvent(job_id=job_id, kind="stopped"))
 

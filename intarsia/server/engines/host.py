@@ -50,10 +50,10 @@ class EngineHost(Protocol):
         """Open models before they are asked for; returns a sentence for each that cannot be."""
 
     def start(self, job: Job) -> None:
-        """Run a job; the listener hears how it goes."""
+        """Run a job; its progress and its end are given to the listener."""
 
     def cancel(self, job_id: int) -> None:
         """Stop a job at its next evaluation; without effect where it has ended."""
 
     def close(self) -> None:
-        """Stop every job, which the listener hears as lost, and release the devices."""
+        """Stop every job, which is reported to the listener as lost, and release the devices."""

@@ -113,12 +113,13 @@ class Guards:
 
         # Nobody will read the rest of the body, so nothing can follow it.
         await reply.error(refusal.status, refusal.body, {**refusal.headers, "connection": "close"}, more=True)
-        # As much again as is allowed: who sends a little too much is told so, who sends a gigabyte is cut off.
+        # As much again as is allowed: a client that sends a little too much gets its reply, one that sends a gigabyte
+        # is cut off.
         await drain(receive, 2 * self._settings.body.most)
         await reply.send({"type": "http.response.body", "body": b""})
 
     def _refusal(self, head: RequestHead) -> Refusal | None:
-        """Why a request is refused by its head; None where nothing speaks against it."""
+        """Why a request is refused by its head; None where it may pass."""
         return (
             self._path_refusal(head)
             or self._host_refusal(head)

@@ -58,7 +58,7 @@ class RequestHead:
 
     @property
     def content_length(self) -> int | None:
-        """Bytes of the body; 0 where no header speaks of one, None where it is not known before its end."""
+        """Bytes of the body; 0 where no header announces one, None where the number is not known before its end."""
         lengths = self.values("content-length")
         if self.values("transfer-encoding"):
             return None

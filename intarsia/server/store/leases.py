@@ -1,4 +1,4 @@
-"""Which servers of a shared database are alive: each says so every few seconds, in the database's own time."""
+"""Which servers of a shared database are alive: each renews its row every few seconds, by the database's clock."""
 
 from __future__ import annotations
 

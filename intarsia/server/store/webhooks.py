@@ -157,7 +157,7 @@ class WebhookSender:
             return [host for host, count in self._calls.items() if count >= _PER_HOST]
 
     def _wait(self, wakes: int) -> None:
-        """Until something is due, as far as this process can know, or is said to be."""
+        """Wait until a call is due by the database, or this process says that one is (``wake``)."""
         seconds = self._store.webhooks.seconds_to_next(self._busy())
         if seconds is not None:
             seconds = min(seconds, self._times.look)
