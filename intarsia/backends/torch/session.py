@@ -22,15 +22,16 @@ from torch import Tensor, nn
 from intarsia.backends.memory_plan import MemoryPlan
 from intarsia.backends.prompt_reading import prompt_keys
 from intarsia.backends.protocol import Inputs, ModelFiles, Runtime, Shares, Snapshot, Step
-from intarsia.backends.token_regions import draw_choices, find_regions
+from intarsia.backends.token_regions import draw_choices
 from intarsia.backends.torch.capture import CudaGraphCapturer, RunAhead, captures
 from intarsia.backends.torch.captured_stepper import CapturedStepper, Limits
 from intarsia.backends.torch.device import download, installed_versions, pick_dtype, translated, upload
 from intarsia.backends.torch.eager_stepper import EagerStepper
 from intarsia.backends.torch.encoder_memory import image_memory, text_memory
 from intarsia.backends.torch.memory import Attempt
+from intarsia.backends.torch.network_inputs import merging_regions, row_embeddings, time_ids
 from intarsia.backends.torch.prompts import EncodedPrompt, PromptCache
-from intarsia.backends.torch.regions import DeviceRegion, MergingVariant, upload_regions
+from intarsia.backends.torch.regions import MergingVariant
 from intarsia.backends.torch.state import Conditioning, State
 from intarsia.backends.torch.static_batch import Network
 from intarsia.backends.torch.stepper import Stepper
@@ -172,7 +173,7 @@ class TorchSession:
                 conditioning=conditioning,
                 table=table,
                 packed_table=self._stepper.pack(table),
-                embeddings=self._embed_rows(conditioning, table),
+                embeddings=row_embeddings(self.parts.unet, conditioning, table, self.device),
                 buffer=buffer,
                 noise=unit_noise,
                 choices=tuple(upload(destinations, self.device) for destinations in choices),
@@ -323,14 +324,14 @@ class TorchSession:
         return Conditioning(
             cross_kv=torch.cat([prompt.cross_kv for prompt in prompts]),
             pooled=torch.cat(pooled) if pooled else None,
-            time_ids=self._time_ids(inputs),
+            time_ids=time_ids(self.parts.unet, inputs, self.device),
             guidance_scale=inputs.guidance_scale,
             image_latents=latents[0],
             mask=levels,
             inpaint_latents=inpaint_latents,
             noise_fill=inputs.noise_fill,
             image_kv=self._image_kv(inputs),
-            regions=self._regions(inputs),
+            regions=merging_regions(self.parts.unet, inputs, self._merging, self.device),
             is_soft=is_soft,
         )
 
@@ -344,34 +345,6 @@ class TorchSession:
         if inputs.guidance_scale > 1:
             return both_branches
         return both_branches[1:]
-
-    def _time_ids(self, inputs: Inputs) -> Tensor | None:
-        """SDXL's sizes (Podell et al. 2023, section 2.2): original and target are the generation size."""
-        if self.parts.unet.add_embedding is None:
-            return None
-        height, width = inputs.mask.shape
-        time_ids = np.array([[height, width, 0, 0, height, width]], np.float32)
-        return upload(time_ids, self.device)
-
-    def _embed_rows(self, conditioning: Conditioning, table: Table) -> Tensor:
-        """``[R, 1 or branches, T]``: time embeddings of all rows, each branch with its own pooled text."""
-        timesteps = upload(table.timesteps.astype(np.float32), self.device)
-        pooled: Sequence[Tensor | None] = [None]
-        if conditioning.pooled is not None:
-            pooled = torch.split(conditioning.pooled, 1)
-
-        embed = self.parts.unet.embed
-        branches = [embed(timesteps, text, conditioning.time_ids) for text in pooled]
-        return torch.stack(branches, dim=1)
-
-    def _regions(self, inputs: Inputs) -> tuple[DeviceRegion, ...]:
-        """Where tokens merge; counted on the host, where the mask is."""
-        settings = inputs.token_merging
-        mask = inputs.latent_mask
-        height, width = mask.shape
-        map_sizes = self.parts.unet.attention_sizes(height, width)
-        regions = find_regions(settings, map_sizes, mask, mask_aware=self._merging.mask_aware)
-        return upload_regions(regions, self.device, reuse=settings.reuse, variant=self._merging)
 
 
 def _set_up(parts: Parts, fused: bool, forms: frozenset[str]) -> None:
