@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 
-from intarsia.checkpoints.files import read_json
 from intarsia.checkpoints.single_file import stored_model, stored_vae
 from intarsia.checkpoints.stored import StoredModel, StoredNetwork, stored_network
 from intarsia.errors import WeightsError, one_line, shown
@@ -75,15 +74,8 @@ class Parts:
         return flag("pipeline", self.index, "force_zeros_for_empty_prompt", False)
 
 
-def read_index(folder: Path) -> dict[str, Any]:
-    """A model's ``model_index.json``; WeightsError where it is unreadable or a value in it is not usable."""
-    path = folder / "model_index.json"
-    index = read_json(path)
-    _check_index(path, index)
-    return index
-
-
-def _check_index(path: Path, index: Mapping[str, Any]) -> None:
+def check_index(path: Path, index: Mapping[str, Any]) -> None:
+    """WeightsError where a value of a ``model_index.json``, the file at ``path``, is not usable."""
     with _naming(path):
         flag("pipeline", index, "force_zeros_for_empty_prompt", False)
 
@@ -112,7 +104,7 @@ def load_pipeline_parts(
     """
     stored = model if isinstance(model, StoredModel) else stored_model(Path(model), vae=vae_folder)
     device = torch.device(device)
-    _check_index(stored.path / "model_index.json", stored.index)
+    check_index(stored.path / "model_index.json", stored.index)
     additions = _additions(stored, loras)
 
     text = load_text(stored, device, dtype, additions)

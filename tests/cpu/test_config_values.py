@@ -17,11 +17,12 @@ transformers = pytest.importorskip("transformers", reason="needs transformers: p
 
 from safetensors.torch import save_file
 
+from intarsia.checkpoints.files import read_json
 from intarsia.errors import WeightsError
 from intarsia.models.clip_config import is_projected, read_checker_shape, read_text_shape, read_vision_shape
 from intarsia.models.clip_images import load_preprocessing
 from intarsia.models.ip_adapter_files import load_ip_adapter
-from intarsia.models.loading import build_unet, build_vae, load_pipeline_parts, load_unet, load_vae, read_index
+from intarsia.models.loading import build_unet, build_vae, check_index, load_pipeline_parts, load_unet, load_vae
 from intarsia.models.safety import SafetyNetwork, load_safety_checker
 from intarsia.models.tokens import load_tokens
 from intarsia.models.vae_kl import AutoencoderKL, KLConfig
@@ -85,7 +86,11 @@ READERS = {
     "checker": ({"vision_config": VISION, "projection_dim": 8}, "config.json", read_checker_shape),
     "pictures": (PREPROCESSOR, "preprocessor_config.json", load_preprocessing),
     "tokens": (TOKENS, "tokenizer/tokenizer_config.json", lambda path: load_tokens(path.parent, 77, 1000)),
-    "index": ({"force_zeros_for_empty_prompt": True}, "model_index.json", lambda path: read_index(path.parent)),
+    "index": (
+        {"force_zeros_for_empty_prompt": True},
+        "model_index.json",
+        lambda path: check_index(path, read_json(path)),
+    ),
 }
 
 
