@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
-import sys
 import time
 from dataclasses import replace
 
@@ -27,4 +27,6 @@ def main(order: dict) -> float:
 
 
 if __name__ == "__main__":
-    print(main(json.loads(sys.argv[1])))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("order", type=json.loads)
+    print(main(parser.parse_args().order))

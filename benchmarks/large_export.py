@@ -6,6 +6,7 @@ file and torch's result, export, and the graph's result, which is what a user's 
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import tempfile
@@ -81,12 +82,18 @@ def main(family: str) -> None:
     """All parts, one process after the other."""
     with tempfile.TemporaryDirectory() as folder:
         for name in PARTS:
-            subprocess.run([sys.executable, "-m", "benchmarks.large_export", family, name, folder], check=True)
+            part = ["--part", name, "--folder", folder]
+            subprocess.run([sys.executable, "-m", "benchmarks.large_export", family, *part], check=True)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 4:
-        main(sys.argv[1] if len(sys.argv) > 1 else "sd15-inpaint")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("family", nargs="?", default="sd15-inpaint")
+    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.part is None:
+        main(arguments.family)
     else:
-        PARTS[sys.argv[2]](Path(sys.argv[3]), sys.argv[1])
-        print(f"{sys.argv[2]}: peak {peak_memory() / 1024:.2f} GiB")
+        PARTS[arguments.part](arguments.folder, arguments.family)
+        print(f"{arguments.part}: peak {peak_memory() / 1024:.2f} GiB")

@@ -6,6 +6,7 @@ MiB.
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -28,9 +29,13 @@ def alone(backend: str) -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("backend")
+    parser.add_argument("began", type=float)
+    arguments = parser.parse_args()
     request = requests(next(case for case in CASES if case.name == "cpu"), None)[0]
-    with intarsia.Engine(sys.argv[1], "cpu") as engine:
+    with intarsia.Engine(arguments.backend, "cpu") as engine:
         engine.run(request)
-        print(time.time() - float(sys.argv[2]))
+        print(time.time() - arguments.began)
         engine.run(request)
     print(peak_memory())

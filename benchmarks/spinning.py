@@ -8,6 +8,7 @@ out. Each is measured in a process of its own, all of them in turns, ROUNDS time
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -99,4 +100,6 @@ def _print(situation: str, measured: list[Limit]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("limits", nargs="*", metavar="COUNT:MICROSECONDS")
+    main(parser.parse_args().limits)

@@ -6,6 +6,7 @@ that left those as they were, this changes nothing.
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import sys
 
@@ -48,4 +49,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     main()

@@ -6,6 +6,8 @@ after the autoencoder was trained.
 
 from __future__ import annotations
 
+import argparse
+
 import numpy as np
 
 from intarsia.backends.choose import choose
@@ -40,4 +42,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     main()

@@ -7,6 +7,7 @@ large as the limit of pixels allows cost what they cost: their figures are what 
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import struct
@@ -324,8 +325,12 @@ BOMBS: dict[str, Callable[[], bytes]] = {
 }
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--decode"]:
-        decode(sys.argv[2])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="parts of the names of files")
+    parser.add_argument("--decode", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.decode is not None:
+        decode(arguments.decode)
     else:
         assert SIDE * SIDE == MAX_PIXELS
-        sys.exit(main(sys.argv[1:]))
+        sys.exit(main(arguments.names))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
-import sys
 from pathlib import Path
 
 import tomlkit
@@ -36,4 +36,8 @@ def main(name: str, section: str = "models") -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    parser = argparse.ArgumentParser(prog="python -m tools.pin_model", description=__doc__)
+    parser.add_argument("id", help="of an entry in weights.toml")
+    parser.add_argument("section", nargs="?", default="models", help="of that file (default: models)")
+    arguments = parser.parse_args()
+    main(arguments.id, arguments.section)

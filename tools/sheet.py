@@ -7,7 +7,7 @@ Scenes come from the range that the model was not trained on.
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,4 +96,8 @@ def main(target: Path, parts: Path | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("parts", type=Path, nargs="?")
+    arguments = parser.parse_args()
+    main(arguments.file, arguments.parts)

@@ -1,4 +1,4 @@
-"""What tools, benchmarks and examples import of the repository's own modules is there.
+"""What tools, benchmarks and examples import of the repository is there, and ``--help`` runs none of them.
 
 Their types are not checked, and most of them are run by hand, a long time after a name that they use has changed.
 """
@@ -14,6 +14,12 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 OWN = ("intarsia", "benchmarks", "tools", "tests")
 SCRIPTS = sorted(path for folder in ("benchmarks", "tools", "examples") for path in (REPOSITORY / folder).rglob("*.py"))
+# Examples are as short as they can be.
+RUN = [
+    path
+    for path in SCRIPTS
+    if path.parent.name != "examples" and 'if __name__ == "__main__":' in path.read_text("utf-8")
+]
 
 
 def source(module: str) -> Path | None:
@@ -51,3 +57,10 @@ def test_what_a_script_imports_is_there(path):
         if not is_there:
             missing.append(f"{module}.{name}")
     assert not missing
+
+
+@pytest.mark.parametrize("path", RUN, ids=lambda path: path.relative_to(REPOSITORY).as_posix())
+def test_a_script_reads_its_arguments_before_it_does_anything(path):
+    """Some of them write into the repository, whatever they are asked."""
+    text = path.read_text("utf-8")
+    assert "parse_args(" in text or "from benchmarks.run import main" in text
