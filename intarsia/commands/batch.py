@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shlex
 import signal
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -265,6 +266,8 @@ def _carry_out(
     _warn(stats.warnings)
     typer.echo(_as_report(numbers) if as_json else run_as_text(numbers))
     if stats.failed:
+        if not as_json:
+            note(f"why rows failed: intarsia batch report {shlex.quote(str(out))}")
         raise typer.Exit(1)
 
 

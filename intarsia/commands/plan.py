@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -43,6 +43,7 @@ def plan(
     access = Access(allow_paths=endpoint is None, allow_private_urls=allow_private_urls, max_pixels=max_pixels)
     with hiding(body.get("key")):
         if endpoint is None:
+            _refuse_documented(file, body)
             request, notes = InpaintRequest.parse(body), tuple[str, ...]()
         else:
             documented = read(body, endpoint, registry)
@@ -51,3 +52,14 @@ def plan(
         for warning in (*notes, *resolved.warnings):
             note(without_key(warning))
     print_json(resolved.plan.to_dict())
+
+
+def _refuse_documented(file: Path, body: dict[str, Any]) -> None:
+    """A documented request without its endpoint would be refused one field after the other, by the names of our own."""
+    from intarsia.endpoints import ENDPOINTS
+
+    for name in ("model_id", "key"):
+        if name in body:
+            known = ", ".join(ENDPOINTS)
+            message = f"{file} has {name} as documented requests have: name the endpoint with --endpoint ({known})"
+            raise RequestError("--endpoint", message=message)

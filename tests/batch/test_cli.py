@@ -27,6 +27,10 @@ def test_a_run_its_report_and_a_retry(album, tmp_path):
     assert "row-1: io: init_image: file not found" in report.stdout
     assert json.loads(album.call("report", out, "--json").stdout)["failed"][0]["id"] == "row-1"
 
+    again = album.call("retry", manifest, "--out", out, "--backend", "null", "--class", "io")
+    assert again.returncode == 1
+    assert again.stderr.splitlines()[-1] == f"intarsia: why rows failed: intarsia batch report {out}"
+
     (album.folder / "photos/3.png").rename(album.folder / "photos/gone.png")
     again = album.call("retry", manifest, "--out", out, "--backend", "null", "--class", "io")
     assert again.returncode == 0

@@ -101,6 +101,10 @@ def test_plan_of_a_documented_request(intarsia):
     done = intarsia("plan", "-", "-e", "community", stdin=json.dumps({**PAYLOAD, "init_image": "photo.png"}))
     assert (done.returncode, done.stdout) == (2, "")
 
+    done = intarsia("plan", "-", stdin=json.dumps(PAYLOAD))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "name the endpoint with --endpoint (community, enterprise-pony" in done.stderr
+
 
 def test_schema_prints_one_endpoint_all_of_them_or_openapi(intarsia):
     one = json.loads(intarsia("schema", "--endpoint", "pony").stdout)
