@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from intarsia.server.http.limits import client_network
 from intarsia.server.http.refusals import SECURITY_HEADERS, Count, Refusal
+from intarsia.server.http.request_parser import RequestParser
 
 __all__ = ["ConnectionLimits", "LimitedProtocol", "active", "limited_protocol"]
 
@@ -92,6 +93,10 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.parser = RequestParser(self)
+        # As uvicorn has it: a connection that ends with a request may go on to send, and is answered none the less.
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+
         self._head_timer: TimerHandle | None = None
         self._reply_timer: TimerHandle | None = None
 
@@ -154,6 +159,16 @@ class LimitedProtocol(HttpToolsProtocol):
     def _is_busy(self) -> bool:
         """Whether a request is being answered."""
         return self.cycle is not None and not self.cycle.response_complete
+
+    @property
+    def _is_in_body(self) -> bool:
+        """Whether the rest of a body is to come, and nothing of a reply is on its way: to it or to one before it."""
+        return self._is_busy and self.cycle.more_body and not self.cycle.response_started and not self.pipeline
+
+    def _give_up(self) -> None:
+        """Let the application see that its request has no end; what it replies is dropped."""
+        self.cycle.disconnected = True
+        self.cycle.message_event.set()
 
     # Callbacks of the parser. What they raise makes it stop, and uvicorn call `send_400_response`.
 
@@ -266,8 +281,10 @@ class LimitedProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self.limits.count(refusal.reason)
 
+        if self._is_in_body:
+            self._give_up()
         # An answer in the middle of another one would be taken for a part of it.
-        if self._is_busy:
+        elif self._is_busy:
             self.transport.abort()
             return
 
