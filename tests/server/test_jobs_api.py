@@ -136,6 +136,30 @@ def test_a_form_that_is_wrong_is_refused_by_the_name_of_its_part(idle, parts, fi
     assert message in response.json()["message"]
 
 
+def _form(image: bytes, mask: bytes) -> bytes:
+    """A form as bytes, whose last part is the request."""
+    parts = {b'"init_image"; filename="a.png"': image, b'"mask_image"; filename="b.png"': mask, b'"request"': b"{}"}
+    return b"".join(b"--x\r\nContent-Disposition: form-data; name=%b\r\n\r\n%b\r\n" % part for part in parts.items())
+
+
+@pytest.mark.parametrize("end", [b"", b"--", b"--x", b"--x-", b"--y--\r\n"])
+def test_a_form_without_an_end_is_refused_as_its_last_part_may_be_missing(idle, image_file, mask_file, end):
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    before = idle.client.get("/jobs").json()["jobs"]
+    response = idle.client.post("/jobs", content=_form(image_file, mask_file) + end, headers=headers)
+    assert response.status_code == 400
+    assert response.json()["field"] == "request"
+    assert response.json()["message"].startswith("the form cannot be read: ")
+    assert idle.client.get("/jobs").json()["jobs"] == before
+
+
+@pytest.mark.parametrize("charset", ["undefined", "punycode", "idna", "utf-16", "hex", "no-such-charset"])
+def test_whatever_charset_a_form_says_it_has_is_no_fault_of_the_server(server, image_file, mask_file, charset):
+    headers = {"content-type": f"multipart/form-data; boundary=x; charset={charset}"}
+    response = server.client.post("/jobs", content=_form(image_file, mask_file) + b"--x--\r\n", headers=headers)
+    assert response.status_code in (201, 400), response.text
+
+
 def test_a_part_that_comes_twice_is_refused(idle, image_file):
     response = idle.client.post("/jobs", files=[("init_image", ("a", image_file)), ("init_image", ("b", image_file))])
     assert (response.status_code, response.json()["message"]) == (400, "init_image is in the form twice")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from intarsia.errors import RequestError, named
@@ -30,9 +31,43 @@ async def read_job_request(request: Request) -> dict[str, Any]:
     content_type = request.headers.get("content-type", "")
     if content_type.partition(";")[0].strip().lower() != "multipart/form-data":
         return await read_json(request)
-    async with request.form(max_files=len(_PARTS), max_fields=len(_PARTS), max_part_size=_LONGEST_TEXT) as form:
+    form = await _form(request)
+    try:
         _check_names(form)
         return await _fields(form)
+    finally:
+        await form.close()
+
+
+class _FormParser(MultiPartParser):
+    """Starlette's parser of a form, which notes whether the form has an end."""
+
+    # Files stay in memory, where the whole body is, instead of in a folder for temporary files: that may be full.
+    spool_max_size = _LONGEST_TEXT
+
+    has_end = False
+
+    def on_end(self) -> None:
+        self.has_end = True
+
+
+async def _form(request: Request) -> FormData:
+    count = len(_PARTS)
+    parser = _FormParser(
+        request.headers, request.stream(), max_files=count, max_fields=count, max_part_size=_LONGEST_TEXT
+    )
+    try:
+        form = await parser.parse()
+    except MultiPartException as exc:
+        raise RequestError(REQUEST_PART, message=f"the form cannot be read: {exc.message}") from exc
+    except UnicodeError as exc:  # some of Python's codecs raise no UnicodeDecodeError, for which there is Latin-1
+        raise RequestError(REQUEST_PART, message="the form cannot be read: its charset is not that of text") from exc
+    if parser.has_end:
+        return form
+
+    # Starlette leaves out the part that is not closed.
+    await form.close()
+    raise RequestError(REQUEST_PART, message="the form cannot be read: it has no end, so that its last part is cut off")
 
 
 def _check_names(form: FormData) -> None:
