@@ -128,6 +128,14 @@ def test_any_other_host_is_refused_and_named(server, host):
     assert message.endswith(f"not {host!r}")
 
 
+@pytest.mark.parametrize("blank", [b"\xa0", b"\x85"])
+def test_a_blank_of_another_character_set_is_a_part_of_the_host(server, blank):
+    with Connection(server.port) as client:
+        client.send(b"GET / HTTP/1.1\r\nConnection: close\r\nHost: localhost" + blank + b"\r\n\r\n")
+        assert client.rest().startswith(b"HTTP/1.1 400 ")
+    assert server.counts == ["host"]
+
+
 def test_a_host_is_shown_printable_and_cut(server):
     with Connection(server.port) as client:
         client.send(b"GET / HTTP/1.1\r\nConnection: close\r\nHost: \x9b31m\xe2" + b"x" * 5000 + b"\r\n\r\n")
@@ -200,6 +208,17 @@ def test_two_content_types_are_refused(server):
         client.send(b"Content-Type: application/json\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}")
         assert client.rest().startswith(b"HTTP/1.1 400 ")
     assert (server.counts, server.application.seen) == (["content_type"], [])
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "GZIP", "br", "gzip, identity"])
+def test_a_compressed_body_is_refused_by_the_name_of_its_encoding(server, encoding):
+    reply = server.client.post("/x", json={}, headers={"content-encoding": encoding})
+    assert reply.status_code == 400
+    assert server.refusal(reply) == (
+        "content_type",
+        f"The body must be sent without Content-Encoding; it is {encoding!r}",
+    )
+    assert server.client.post("/x", json={}, headers={"content-encoding": "identity"}).text == "ok"
 
 
 def test_a_form_with_files_may_be_posted_to_jobs_alone(server):

@@ -178,10 +178,18 @@ class Guards:
             allowed.append("multipart/form-data")
         types = [value.partition(";")[0].strip().lower() for value in head.values("content-type")]
         if len(types) == 1 and types[0] in allowed:
-            return None
+            return self._encoding_refusal(head)
 
         given = shown(", ".join(types)) if types else "missing"
         message = f"Content-Type must be {' or '.join(allowed)}; it is {given}"
+        return Refusal(status=400, reason="content_type", message=message)
+
+    def _encoding_refusal(self, head: RequestHead) -> Refusal | None:
+        """A body that is compressed would be called no JSON, and could be as large as it likes once it is unpacked."""
+        encodings = [value for value in head.values("content-encoding") if value.lower() not in ("", "identity")]
+        if not encodings:
+            return None
+        message = f"The body must be sent without Content-Encoding; it is {shown(', '.join(encodings))}"
         return Refusal(status=400, reason="content_type", message=message)
 
     def _headers(self, head: RequestHead) -> dict[str, str]:

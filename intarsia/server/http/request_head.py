@@ -38,8 +38,8 @@ class RequestHead:
         )
 
     def values(self, name: str) -> list[str]:
-        """Every value of a header, without the blanks around it."""
-        return [value.strip() for each, value in self.headers if each == name]
+        """Every value of a header, without the blanks around it: those of RFC 9110, 5.5, and none of Latin-1's."""
+        return [value.strip(" \t") for each, value in self.headers if each == name]
 
     @property
     def changes_state(self) -> bool:
