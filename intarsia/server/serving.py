@@ -6,7 +6,6 @@ import gc
 import os
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from starlette.types import ASGIApp
 from intarsia.errors import BackendError, RequestError
 from intarsia.server.admission import RETRY_AFTER
 from intarsia.server.app import create_app, guarded
+from intarsia.server.certificate import check_certificate
 from intarsia.server.engines.hosts import open_host
 from intarsia.server.http.protocol import active, limited_protocol
 from intarsia.server.logs import log_to_stderr
@@ -96,7 +96,7 @@ def serve(
     """
     sys.setswitchinterval(_SWITCH)
     os.umask(0o077)  # prompts and images are nobody else's, also in a folder that was made before
-    _check_certificate(settings)
+    check_certificate(settings.certificate, settings.certificate_key)
     listening = listen(settings)
     try:
         services = Services.open(settings)
@@ -135,20 +135,6 @@ def configuration(application: ASGIApp, services: Services) -> uvicorn.Config:
     )
 
 
-def _check_certificate(settings: ServeSettings) -> None:
-    if settings.certificate is None:
-        if settings.certificate_key is not None:
-            raise RequestError("certificate", message="certificate is required with certificate-key")
-        return
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.certificate, settings.certificate_key)
-    except OSError as exc:  # SSLError is one
-        reason = exc.strerror or str(exc)
-        raise RequestError(
-            "certificate", message=f"certificate {settings.certificate} cannot be used: {reason}"
-        ) from exc
-
-
 def listen(settings: ServeSettings) -> socket.socket:
     """A listening socket, bound before anything is opened, so that a port in use is one clear line."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
@@ -173,7 +159,8 @@ def addresses(settings: ServeSettings, listening: socket.socket) -> list[str]:
     """The lines that say where a server is: for clients, and on which address it listens itself."""
     port = listening.getsockname()[1]
     scheme = "https" if settings.certificate else "http"
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    name = settings.host.strip("[]")
+    host = f"[{name}]" if ":" in name else name
     local = f"{scheme}://{host}:{port}"
     base = settings.public_url.rstrip("/") or local
     return [

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import socket
 import sqlite3
+import subprocess
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,7 @@ pytest.importorskip("uvicorn", reason="needs the extra serve")
 from typer.testing import CliRunner
 
 from intarsia.cli import app
-from intarsia.errors import IntarsiaError
+from intarsia.errors import IntarsiaError, RequestError
 from intarsia.server.serving import addresses, listen
 from intarsia.server.settings import ServeSettings
 from tests.server.killed import documented_body
@@ -79,6 +82,10 @@ def test_an_address_that_others_reach_needs_keys(tmp_path):
         ("--keys", "/nowhere/keys.txt", "/nowhere/keys.txt"),
         ("--certificate", "/nowhere/cert.pem", "/nowhere/cert.pem"),
         ("--weights", "/nowhere/weights.toml", "/nowhere/weights.toml"),
+        ("--database", "sqlite:////tmp/jobs.sqlite3?mode=ro", "has no options here, such as mode"),
+        ("--files", "memory://jobs", "files: what is in memory is gone with its process"),
+        ("--files", "no-such-scheme://jobs", "files: no-such-scheme://jobs cannot be opened: Protocol not known"),
+        ("--files", "ftp://nowhere.invalid/jobs", "files: ftp://nowhere.invalid/jobs cannot be opened:"),
     ],
 )
 def test_a_setting_that_means_nothing_is_named(tmp_path, option, value, named):
@@ -87,6 +94,52 @@ def test_a_setting_that_means_nothing_is_named(tmp_path, option, value, named):
     assert named in sentence
     assert "\n" not in sentence
     assert "hidden-word" not in sentence
+
+
+@dataclass(frozen=True)
+class Pem:
+    """PEM files: a certificate, its private key, that with a pass phrase, and another private key."""
+
+    certificate: Path
+    key: Path
+    locked_key: Path
+    other_key: Path
+
+
+@pytest.fixture(scope="module")
+def pem(tmp_path_factory) -> Pem:
+    if shutil.which("openssl") is None:
+        pytest.skip("the command openssl is not installed, which makes the certificate")
+    folder = tmp_path_factory.mktemp("pem")
+    files = Pem(*(folder / name for name in ("certificate", "key", "locked_key", "other_key")))
+    made = f"req -x509 -newkey rsa:2048 -nodes -keyout {files.key} -out {files.certificate} -days 2 -subj /CN=a"
+    locked = f"rsa -aes128 -passout pass:hidden-word -in {files.key} -out {files.locked_key}"
+    for arguments in (made, locked, f"genrsa -out {files.other_key} 2048"):
+        subprocess.run(["openssl", *arguments.split()], check=True, capture_output=True)
+    return files
+
+
+def test_a_certificate_that_cannot_be_used_is_one_line_that_says_why(tmp_path, pem, capfd):
+    empty = tmp_path / "empty.pem"
+    empty.touch()
+    needed = "a PEM file with the certificate is needed, and the private key in it or in --certificate-key"
+    refused = {
+        (pem.certificate, None): needed,
+        (pem.certificate, empty): needed,
+        (pem.certificate, pem.certificate): needed,
+        (pem.key, None): needed,
+        (empty, pem.key): needed,
+        (pem.certificate, pem.other_key): "its private key belongs to another certificate",
+        (pem.certificate, pem.locked_key): "its private key has a pass phrase",
+    }
+    for (certificate, key), problem in refused.items():
+        options = ["--certificate", certificate, *(["--certificate-key", key] if key else [])]
+        sentence = _refused(tmp_path, *options)
+        assert sentence.startswith(f"certificate {certificate} cannot be used: {problem}")
+    assert "pass phrase" not in capfd.readouterr().err  # OpenSSL has asked nobody for it
+
+    missing = _refused(tmp_path, "--certificate", pem.certificate, "--certificate-key", "/nowhere/key.pem")
+    assert missing == "certificate-key /nowhere/key.pem cannot be used: No such file or directory"
 
 
 @pytest.mark.parametrize("content", ["", "\n# ann sha256:0\n\n"])
@@ -111,6 +164,17 @@ def test_the_address_that_is_listened_on_is_always_said(tmp_path, public_url, li
         said = addresses(settings, listening)
     assert [line[: len(start)] for line, start in zip(said, lines, strict=False)] == lines
     assert any(line.endswith(f"http://127.0.0.1:{port}") for line in said)
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_an_ipv6_address_is_said_in_brackets_once(tmp_path, host):
+    settings = ServeSettings(data=tmp_path, host=host, port=0)
+    try:
+        listening = listen(settings)
+    except RequestError as exc:
+        pytest.skip(f"this machine has no IPv6: {exc}")
+    with contextlib.closing(listening):
+        assert addresses(settings, listening)[0] == f"serves on http://[::1]:{listening.getsockname()[1]}"
 
 
 def test_a_data_folder_of_a_newer_version_is_left_alone(tmp_path):

@@ -104,6 +104,12 @@ def test_a_database_in_memory_is_refused(url):
     assert "needs the path of a file" in refusal(url)
 
 
+@pytest.mark.parametrize("options", ["mode=ro", "uri=true", "mode=memory&cache=shared&uri=true", "timeout=5"])
+def test_options_of_a_sqlite_url_are_refused(tmp_path, options):
+    assert "has no options here" in refusal(f"sqlite:///{tmp_path}/jobs.sqlite3?{options}")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_urls_that_are_none_or_of_what_is_not_installed():
     assert "pg8000 is missing" in refusal("postgresql+pg8000://localhost/x")
     assert "URL of a database" in refusal("postgresql+psycopg://user:secret@host:port/name")

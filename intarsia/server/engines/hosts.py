@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+from intarsia.errors import RequestError
 from intarsia.server.engines.host import EngineHost, Listener
 from intarsia.server.engines.process_host import ManyHosts, ProcessHost
 from intarsia.server.settings import ServeSettings
@@ -20,6 +21,9 @@ def open_files(data: Path, url: str) -> FileStore:
     Raises:
         OutputError, RequestError, BackendError: it cannot be opened.
     """
+    if url.lower().startswith("memory:"):  # each process has its own
+        message = "files: what is in memory is gone with its process; name a folder or an object store"
+        raise RequestError("files", message=message)
     return RemoteFiles(url) if url else LocalFiles(data)
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from intarsia.errors import IntarsiaError, one_line
+from intarsia.errors import IntarsiaError, named, one_line
 from intarsia.server.store.group_commit import GroupCommit, execute_plain
 
 __all__ = ["Database", "StoreError"]
@@ -148,6 +148,10 @@ def _journal_ahead(connection: sqlite3.Connection) -> None:
 def _sqlite(url: sa.URL) -> sa.Engine:
     if not url.database or url.database == ":memory:":
         raise StoreError("database: SQLite needs the path of a file, as in sqlite:////var/lib/intarsia/jobs.sqlite3")
+    if url.query:  # which SQLAlchemy would ignore, or take for a database in memory or one that cannot be written
+        raise StoreError(
+            f"database: the URL of a SQLite file has no options here, such as {named(next(iter(url.query)))}"
+        )
     engine = sa.create_engine(url, connect_args={"timeout": _PATIENCE, "check_same_thread": False}, **_POOL)
 
     @sa.event.listens_for(engine, "connect")

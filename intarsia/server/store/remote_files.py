@@ -36,7 +36,7 @@ class RemoteFiles:
             self._system, self._root = fsspec.core.url_to_fs(url)
         except ImportError as exc:
             raise BackendError(f"files: {redacted(url)} needs another package: {one_line(exc)}") from exc
-        except ValueError as exc:
+        except (ValueError, OSError) as exc:  # some clients look up or call their host already
             raise RequestError("files", message=f"files: {redacted(url)} cannot be opened: {one_line(exc)}") from exc
         self._moves = "file" in _protocols(self._system)
         with _translated("the file store cannot be opened"):
