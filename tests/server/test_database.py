@@ -123,6 +123,18 @@ def test_a_database_server_that_is_not_there_is_one_line_without_the_password():
     assert "secret" not in message
 
 
+def test_what_a_database_server_says_of_itself_is_for_the_log_alone():
+    with pytest.raises(StoreError, match=r"127\.0\.0\.1") as caught:
+        Store("postgresql+psycopg://user@127.0.0.1:1/name")
+    assert caught.value.public == "the database cannot be opened; the server's log says why"
+
+
+def test_what_sqlite_says_is_for_everybody(tmp_path):
+    with pytest.raises(StoreError) as caught:
+        Store(tmp_path)
+    assert caught.value.public == str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["what?.sqlite3", "a b#c%20.sqlite3", "mode=ro&x.sqlite3"])
 def test_a_path_is_taken_as_it_is_whatever_is_in_it(tmp_path, name):
     store = Store(tmp_path / name)

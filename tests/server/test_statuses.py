@@ -10,7 +10,7 @@ import pytest
 from intarsia.server.admission import Overloaded
 from intarsia.server.http.error_replies import error_response
 from intarsia.server.http.keys_editing import add_key
-from intarsia.server.store.store import QueueFull
+from intarsia.server.store.store import QueueFull, StoreError
 from tests.server.killed import documented_body
 from tests.server.running import Running, running
 
@@ -58,6 +58,13 @@ def test_other_errors_ask_for_no_key(locked):
     response = locked.client.get("/nothing")
     assert response.status_code == 404
     assert not {"www-authenticate", "allow"} & set(response.headers)
+
+
+def test_a_database_that_fails_is_a_500_with_what_is_public_of_it(locked, caplog):
+    error = StoreError("the database cannot be read: no server at db.internal", public="the database cannot be read")
+    response = error_response(error, locked.services.registry)
+    assert (response.status_code, json.loads(response.body)["message"]) == (500, "the database cannot be read")
+    assert "db.internal" in caplog.text
 
 
 @pytest.mark.parametrize("error", [QueueFull(64), Overloaded("too many")])

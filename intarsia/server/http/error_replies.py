@@ -17,7 +17,7 @@ from intarsia.redact import without_key
 from intarsia.registry.registry import Registry
 from intarsia.server.admission import RETRY_AFTER, Overloaded
 from intarsia.server.idempotency import KeyReused
-from intarsia.server.store.store import QueueFull
+from intarsia.server.store.store import QueueFull, StoreError
 
 __all__ = ["HttpError", "error_response", "json_response"]
 
@@ -48,7 +48,8 @@ def error_response(error: IntarsiaError, registry: Registry, *, documented: bool
     Args:
         documented: fields have their documented names; False leaves the library's, and names the field in ``field``.
     """
-    sentence = without_key(in_documented_names(str(error)) if documented else str(error))
+    text = error.public if isinstance(error, StoreError) else str(error)
+    sentence = without_key(in_documented_names(text) if documented else text)
     if not isinstance(error, RequestError):
         sentence = without_paths(sentence, registry)
 

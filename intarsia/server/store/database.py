@@ -37,9 +37,16 @@ class StoreError(IntarsiaError):
     """The database cannot be opened, read or written.
 
     Nothing of the change was made, unless the connection to a database server broke just as it was being committed.
+
+    Args:
+        public: what clients are told; empty is all of it. A database server's own words name its host and user.
     """
 
     exit_code = 2
+
+    def __init__(self, message: str, *, public: str = "") -> None:
+        super().__init__(message)
+        self.public = public or message
 
 
 class Database:
@@ -202,4 +209,5 @@ def _translated(what: str) -> Iterator[None]:
         raise StoreError(f"{what}: {exc.name} is missing ({needed})") from exc
     except (SQLAlchemyError, sqlite3.Error) as exc:
         cause = getattr(exc, "orig", None) or exc
-        raise StoreError(f"{what}: {one_line(cause)}") from exc
+        public = "" if isinstance(cause, sqlite3.Error) else f"{what}; the server's log says why"
+        raise StoreError(f"{what}: {one_line(cause)}", public=public) from exc
