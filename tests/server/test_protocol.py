@@ -387,6 +387,26 @@ def test_refusing_a_pipelined_request_does_not_forge_the_reply_to_the_one_before
 
 
 @ON_BOTH_LOOPS
+@pytest.mark.parametrize("ending", [b"", b"GARBAGE\r\n\r\n"])
+def test_who_leaves_after_several_requests_at_once_has_left_the_first_too(serve, counts, caplog, ending):
+    began, ended = threading.Event(), threading.Event()
+
+    async def waits(scope: object, receive: Callable[..., Any], send: Callable[..., Any]) -> None:
+        began.set()
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"7")]})
+        await send({"type": "http.response.body", "body": b"dropped"})
+        ended.set()
+
+    with Connection(serve(waits)) as client:
+        client.send(GET + GET + ending)
+        assert began.wait(30)
+    assert ended.wait(30)
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+@ON_BOTH_LOOPS
 def test_the_reply_to_a_refused_client_that_goes_on_sending_arrives(serve, counts):
     with Connection(serve()) as client:
         client.send(b"GARBAGE\r\n\r\n")

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from intarsia.server.http.limits import client_network
 from intarsia.server.http.refusals import SECURITY_HEADERS, Count, Refusal
@@ -113,6 +114,9 @@ class LimitedProtocol(HttpToolsProtocol):
         self._problem: Refusal | None = None
         self._is_refused = False
 
+        # The request that is being answered; uvicorn's `cycle` is the last one that has come.
+        self._answered: RequestResponseCycle | None = None
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._network = client_network(self.client[0]) if self.client else ""
@@ -133,7 +137,13 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_head_timer()
         self._stop_reply_timer()
+        if self._answered is not None:
+            _give_up(self._answered)
         super().connection_lost(exc)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
 
     def data_received(self, data: bytes) -> None:
         self._has_begun = True
@@ -164,11 +174,6 @@ class LimitedProtocol(HttpToolsProtocol):
     def _is_in_body(self) -> bool:
         """Whether the rest of a body is to come, and nothing of a reply is on its way: to it or to one before it."""
         return self._is_busy and self.cycle.more_body and not self.cycle.response_started and not self.pipeline
-
-    def _give_up(self) -> None:
-        """Let the application see that its request has no end; what it replies is dropped."""
-        self.cycle.disconnected = True
-        self.cycle.message_event.set()
 
     # Callbacks of the parser. What they raise makes it stop, and uvicorn call `send_400_response`.
 
@@ -282,7 +287,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self.limits.count(refusal.reason)
 
         if self._is_in_body:
-            self._give_up()
+            _give_up(self.cycle)
         # An answer in the middle of another one would be taken for a part of it.
         elif self._is_busy:
             self.transport.abort()
@@ -294,6 +299,12 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         self.transport.write_eof()
         self.loop.call_later(_LINGER_SECONDS, self.transport.abort)
+
+
+def _give_up(cycle: RequestResponseCycle) -> None:
+    """Let the application see that nobody waits for its reply, which is dropped."""
+    cycle.disconnected = True
+    cycle.message_event.set()
 
 
 def _reply(refusal: Refusal) -> bytes:
