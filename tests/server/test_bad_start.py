@@ -107,7 +107,7 @@ class Pem:
 
 
 @pytest.fixture(scope="module")
-def pem(tmp_path_factory) -> Pem:
+def pem(tmp_path_factory: pytest.TempPathFactory) -> Pem:
     if shutil.which("openssl") is None:
         pytest.skip("the command openssl is not installed, which makes the certificate")
     folder = tmp_path_factory.mktemp("pem")

@@ -98,7 +98,8 @@ def test_only_those_that_join_others_have_savepoints(counted, monkeypatch):
     assert counted.add(7) == [7]
     assert executed == []
     counted.together((1,), (2, "", True))
-    assert executed == ["SAVEPOINT own", "RELEASE own", "SAVEPOINT own", "ROLLBACK TO own"]
+    pairs = {tuple(executed[:2]), tuple(executed[2:])}  # whichever of the two had its turn first
+    assert pairs == {("SAVEPOINT own", "RELEASE own"), ("SAVEPOINT own", "ROLLBACK TO own")}
 
 
 def test_the_first_of_a_group_that_fails_takes_nothing_with_it(counted):
