@@ -10,14 +10,16 @@ import http
 from asyncio.events import TimerHandle
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from intarsia.server.http.limits import client_network
 from intarsia.server.http.refusals import SECURITY_HEADERS, Count, Refusal
 from intarsia.server.http.request_parser import RequestParser
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGI3Application
 
 __all__ = ["ConnectionLimits", "LimitedProtocol", "active", "limited_protocol"]
 
