@@ -61,11 +61,8 @@ def follows_mask(working: Size, options: CanvasOptions) -> bool:
     if options.fixed_size:
         return False
 
-    width, height = working
-    requested = _requested_size(working, options)
-    if requested is None:
-        return _native_scale(working, options) < 1
-    return min(requested[0] / width, requested[1] / height) < 1
+    resized, _ = _resized(working, working, options)  # to whole pixels, as it would be generated
+    return max(resized) < max(working)
 
 
 def _resized(crop: Size, working: Size, options: CanvasOptions) -> tuple[Size, Size]:

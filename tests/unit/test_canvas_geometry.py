@@ -133,6 +133,15 @@ def test_auto_leaves_a_fixed_size_alone():
     assert auto == geometry((3000, 3000), (1024, 1024), (10, 10, 20, 20), CanvasOptions(**fixed))
 
 
+def test_auto_takes_the_whole_image_where_less_than_half_a_pixel_of_its_sides_is_too_much():
+    """365 x 404 are four pixels more than 2.25 x 256 x 256: as generated, the image has its own size."""
+    box = (0, 0, 1, 4)
+    auto = laid_out((365, 404), box, mask_padding="auto", native_size=256)
+    assert auto == laid_out((365, 404), box, native_size=256)
+    assert auto.resized == (365, 404)
+    assert laid_out((365, 405), box, mask_padding="auto", native_size=256).crop_size == (256, 256)
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.tuples(st.integers(1, 5000), st.integers(1, 5000)), st.data(), st.sampled_from([64, 256, 512]))
 def test_auto_is_never_coarser_than_the_whole_image(size, data, native):
