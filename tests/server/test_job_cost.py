@@ -102,4 +102,4 @@ def test_ends_and_what_is_begun_in_their_place_share_a_transaction(server, monke
         threading.Event().wait(0.05)
     assert calls[0] == (0, 6)
     assert sum(ended for ended, _ in calls) == 6
-    assert len(calls) <= 7
+    assert len(calls) <= 8  # one look, at most one more for jobs that came during it, and six ends

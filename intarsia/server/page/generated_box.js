@@ -1,8 +1,8 @@
-/** The part of the picture that will be generated: the server's own rule, so that it can be seen before a run. */
+/** The part of the picture that will be generated: the server's own rule. */
 
 /** @typedef {import("./shapes.js").Box} Box */
 
-// A picture of more than this many times the model's own area, or a longer side, is not generated whole at its size.
+// More than this many times the model's own area, or a longer side, is scaled down.
 const LARGEST_AREA = 2.25;
 const LARGEST_SIDE = 2048;
 
@@ -14,8 +14,9 @@ const LARGEST_SIDE = 2048;
 export function followsMask(picture, { padding, native, width, height }) {
   if (padding !== "auto") return padding !== "whole" && Number.isFinite(Number(padding));
   if (width === null && height === null) {
-    const isLong = Math.max(picture.width, picture.height) > LARGEST_SIDE;
-    return isLong || picture.width * picture.height > LARGEST_AREA * native ** 2;
+    const longest = Math.max(picture.width, picture.height);
+    const scale = native * Math.sqrt(LARGEST_AREA / picture.width / picture.height);
+    return longest > LARGEST_SIDE || Math.round(longest * scale) < longest;
   }
   // One side that is not asked for follows the other, up to the largest.
   const across = width ?? Math.min(LARGEST_SIDE, Math.round(((height ?? 0) * picture.width) / picture.height));
